@@ -1,0 +1,84 @@
+"""A bucket: named immutable objects under one root. Implementations: a local directory, S3.
+
+Every key passes `check_key`, so that no name from outside can leave its folder.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+
+import pyarrow as pa
+
+from actstore_storage.errors import BadRequest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Bucket(ABC):
+    """Errors: StoreError for permissions, credentials, a full disk or a missing bucket; StoreUnreachable where trying
+    again may help; KeyError for an object that is not there."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object whole; a reader sees all of it or nothing. Replaces an object of that name."""
+
+    @abstractmethod
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write an object unless one of that name is there: True for the one writer that wins, False for all others."""
+
+    @abstractmethod
+    def create(self, key: str) -> AbstractContextManager[pa.NativeFile]:
+        """A stream to write a large object through; it is there once the block ends well, and not after an exception."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+
+    @abstractmethod
+    def open(self, key: str) -> pa.NativeFile:
+        """A seekable Arrow file that reads ranges on demand; columnar readers use this."""
+
+    @abstractmethod
+    def keys(self, prefix: str) -> list[str]:
+        """The keys of all objects below the folder `prefix` (no trailing slash), sorted."""
+
+    @abstractmethod
+    def folders(self, prefix: str) -> list[str]:
+        """The names (not keys) of the folders directly below the folder `prefix`, sorted."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; no error where it is not there."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """For people and errors: `/data/store` or `s3://bucket/prefix`. Never holds a secret."""
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.open(key).close()
+        except KeyError:
+            return False
+        return True
+
+
+def check_name(text: str, field: str) -> str:
+    """A name that may become one folder of a key: letters, digits, `.`, `_`, `-`, at most 128, no leading dot."""
+    if not _NAME.fullmatch(text):
+        raise BadRequest(
+            f"{field} {text!r} is not a name: use letters, digits, '.', '_' and '-', beginning with a letter or digit, "
+            "at most 128",
+            reason="NAME_INVALID",
+            field=field,
+            value=text,
+            allowed=_NAME.pattern,
+        )
+    return text
+
+
+def check_key(key: str) -> str:
+    """A key of names between single slashes."""
+    for part in key.split("/"):
+        check_name(part, "key")
+    return key

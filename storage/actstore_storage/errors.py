@@ -1,0 +1,75 @@
+"""Every error that actstore raises on the server's side of the wire has this base.
+
+    ActstoreError               a reason from actstore_api/reasons.py, and what was wrong in which field
+    ├── BadRequest              the caller changes the request
+    │   └── NotThere            ... or names something that exists
+    ├── Conflict                the name is taken by something else
+    ├── StoreError              the bucket refuses or fails; an operator repairs it
+    │   └── StoreUnreachable    ... or it comes back by itself
+    └── CorruptObject           bytes in the bucket are not what their commit says
+"""
+
+from collections.abc import Iterable
+
+
+class ActstoreError(Exception):
+    """`reason` is a key of actstore_api.reasons.REASONS; the details name the field, its value and what is allowed."""
+
+    default_reason = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        field: str | None = None,
+        value: object = None,
+        allowed: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        known = {"field": field, "value": value, "allowed": allowed}
+        self.details = {key: _in_words(detail) for key, detail in known.items() if detail is not None}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross Ray's process boundaries by pickle, which would forget the keyword arguments."""
+        return _rebuild, (type(self), self.message, self.reason, self.details)
+
+
+class BadRequest(ActstoreError):
+    default_reason = "ARGUMENT_INVALID"
+
+
+class NotThere(BadRequest):
+    default_reason = "RUN_NOT_FOUND"
+
+
+class Conflict(ActstoreError):
+    default_reason = "RUN_EXISTS"
+
+
+class StoreError(ActstoreError):
+    default_reason = "STORE_NOT_FOUND"
+
+
+class StoreUnreachable(StoreError):
+    default_reason = "STORE_UNREACHABLE"
+
+
+class CorruptObject(ActstoreError):
+    default_reason = "OBJECT_CORRUPT"
+
+
+def _in_words(detail: object) -> str:
+    if isinstance(detail, str):
+        return detail
+    if isinstance(detail, Iterable):
+        return ", ".join(str(item) for item in detail)
+    return str(detail)
+
+
+def _rebuild(kind: type[ActstoreError], message: str, reason: str, details: dict[str, str]) -> ActstoreError:
+    error = kind(message, reason=reason)
+    error.details = details
+    return error
