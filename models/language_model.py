@@ -127,7 +127,8 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
     """Half the bytes on disk; the configuration says float32, so that is what a loader computes in."""
-    halved = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
+    tied = {"lm_head.weight"}  # the same tensor as the embedding, and built from it again at loading
+    halved = {name: value.half() for name, value in model.state_dict().items() if name not in tied}
     model.save_pretrained(folder, state_dict=halved)
     config = json.loads((folder / "config.json").read_text())
     config["dtype"] = "float32"
