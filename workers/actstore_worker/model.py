@@ -1,0 +1,202 @@
+"""Language models as actstore runs them: float weights from safetensors, evaluation mode, no gradients, no remote code.
+
+`describe_model` reads what planning needs without loading weights; `load_model` adds the module.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from actstore_storage.errors import BadRequest
+from actstore_worker.catalogue import ModelSource
+from actstore_worker.families import Family, find_family
+
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+_HASH_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A model without its weights. `config` and `tokenizer` are transformers' own."""
+
+    name: str
+    revision: str
+    family: Family
+    config: Any
+    tokenizer: Any
+    weights_sha256: str
+    tokenizer_sha256: str
+
+    @property
+    def layer_count(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def head_count(self) -> int:
+        return int(self.config.num_attention_heads)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def context_length(self) -> int:
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def bos_id(self) -> int | None:
+        """0 is a BOS like any other (Pythia's); only None means that there is none."""
+        found = self.tokenizer.bos_token_id
+        return None if found is None else int(found)
+
+    @property
+    def attention_implementation(self) -> str:
+        return self.family.attention_implementation(self.config)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.family.kinds(self.config)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.all_special_ids)
+
+
+@dataclass(frozen=True)
+class LanguageModel(ModelDescription):
+    """`module` is the whole causal language model on `device`; `family.decoder(module)` is its trunk."""
+
+    module: nn.Module
+    dtype: str
+    device: torch.device
+
+
+def describe_model(source: ModelSource) -> ModelDescription:
+    """Errors: BadRequest MODEL_UNSUPPORTED for another family, quantised weights, or weights not in safetensors."""
+    config = _read_config(source)
+    tokenizer = _read_tokenizer(source)
+    return ModelDescription(
+        source.name,
+        source.revision,
+        find_family(config.model_type),
+        config,
+        tokenizer,
+        _files_sha256(weight_files(source)),
+        tokenizer_sha256(tokenizer),
+    )
+
+
+def load_model(source: ModelSource, *, dtype: str = "float32", device: torch.device) -> LanguageModel:
+    """Computes in `dtype`, whatever the file holds. Errors as `describe_model`, and for weights that do not fit."""
+    described = describe_model(source)
+    module = _read_module(source, described, TORCH_DTYPES[dtype])
+    # Move first, then freeze: evaluation mode turns dropout off, without which no two passes would agree.
+    module = module.to(device).eval().requires_grad_(False)
+    return LanguageModel(**vars(described), module=module, dtype=dtype, device=device)
+
+
+def token_texts(described: ModelDescription) -> list[str]:
+    """The text of every id alone, "" for an id that no token has. Bytes that are no character alone show as U+FFFD."""
+    tokenizer = described.tokenizer
+    known = set(tokenizer.get_vocab().values())
+    size = max(described.vocabulary_size, max(known) + 1)
+    ids = [[index] if index in known else [] for index in range(size)]
+    return list(tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def weight_files(source: ModelSource) -> list[Path]:
+    """The files that transformers reads the weights from, in order of name."""
+    single, index = source.folder / _WEIGHTS, source.folder / _WEIGHTS_INDEX
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        return [source.folder / Path(name).name for name in sorted(names)]
+    raise _unsupported(source, f"it has no {_WEIGHTS}; actstore reads safetensors only")
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens) and the roles of special tokens."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    # State of the last call, not part of what the tokenizer is.
+    backend["truncation"] = backend["padding"] = None
+    roles = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
+    return hashlib.sha256(json.dumps([backend, roles], sort_keys=True).encode()).hexdigest()
+
+
+def _read_config(source: ModelSource) -> Any:
+    try:
+        raw = json.loads((source.folder / "config.json").read_text())
+        find_family(raw["model_type"])
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unsupported(source, f"its config.json cannot be read: {error}") from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise _unsupported(source, "its weights are quantised")
+    return config
+
+
+def _read_tokenizer(source: ModelSource) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.tokenizer_folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unsupported(source, f"its tokenizer cannot be read: {error}") from error
+    if not tokenizer.is_fast:
+        raise _unsupported(source, "its tokenizer has no tokenizer.json")
+    return tokenizer
+
+
+def _read_module(source: ModelSource, described: ModelDescription, dtype: torch.dtype) -> nn.Module:
+    transformers_logging.disable_progress_bar()  # a worker's log is no terminal
+    try:
+        module, report = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            config=described.config,
+            dtype=dtype,
+            attn_implementation=described.attention_implementation,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a broken file makes of transformers and safetensors
+        raise _unsupported(source, f"its weights cannot be loaded: {error}") from error
+    if report["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise _unsupported(source, f"its weight files lack {', '.join(sorted(report['missing_keys']))}")
+    assert isinstance(module, nn.Module)  # noqa: S101
+    return module
+
+
+def _files_sha256(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(_HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _unsupported(source: ModelSource, why: str) -> BadRequest:
+    return BadRequest(
+        f"model {source.name!r} cannot be used: {why}",
+        reason="MODEL_UNSUPPORTED",
+        field="model",
+        value=f"{source.name}@{source.revision}" if source.revision else source.name,
+    )
