@@ -1,0 +1,80 @@
+"""`python -m actstore_service`: reads the environment, serves until SIGTERM or SIGINT, prints one JSON line when ready.
+
+ACTSTORE_STORE is required: a folder or s3://bucket/prefix, the latter with ACTSTORE_S3_ENDPOINT, _ACCESS_KEY,
+_SECRET_KEY and, where they differ from us-east-1 and 1, _REGION and _SECURE. See Settings for ACTSTORE_LISTEN,
+ACTSTORE_METRICS_LISTEN, ACTSTORE_TOKEN, ACTSTORE_GATEWAY and ACTSTORE_GATEWAY_TOKEN. An empty variable is absent.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+from actstore_service.server import Service
+from actstore_service.settings import Settings
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_storage.opening import S3Access, open_bucket
+from actstore_storage.runs import list_runs
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Before anything is built, so that no signal finds the default; blocked signals wait for sigwait.
+    endings = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+    try:
+        service = _start(os.environ)
+    except ActstoreError as error:
+        print(f"actstore_service: {error.message}", file=sys.stderr)
+        return 2
+    ready = {"ready": "service", "address": service.address, "metrics": service.metrics_address}
+    print(json.dumps(ready), flush=True)
+    signal.sigwait(endings)
+    service.stop()
+    return 0
+
+
+def _start(environment: Mapping[str, str]) -> Service:
+    given = {name: value for name, value in environment.items() if value}
+    bucket = _bucket(given)
+    list_runs(bucket)  # a store that cannot be read shows now, not in the first call
+    return Service(bucket, _settings(given))
+
+
+def _settings(given: Mapping[str, str]) -> Settings:
+    return Settings(
+        listen=given.get("ACTSTORE_LISTEN", Settings.listen),
+        metrics_listen=given.get("ACTSTORE_METRICS_LISTEN", Settings.metrics_listen),
+        token=given.get("ACTSTORE_TOKEN"),
+        gateway=given.get("ACTSTORE_GATEWAY"),
+        gateway_token=given.get("ACTSTORE_GATEWAY_TOKEN"),
+    )
+
+
+def _bucket(given: Mapping[str, str]) -> Bucket:
+    if "ACTSTORE_S3_ENDPOINT" not in given:
+        return open_bucket(_required(given, "ACTSTORE_STORE"))
+    secure = given.get("ACTSTORE_S3_SECURE", "1")
+    if secure not in ("0", "1"):
+        raise BadRequest("ACTSTORE_S3_SECURE is 0 or 1", field="ACTSTORE_S3_SECURE", value=secure, allowed="0, 1")
+    access = S3Access(
+        endpoint=given["ACTSTORE_S3_ENDPOINT"],
+        access_key=_required(given, "ACTSTORE_S3_ACCESS_KEY"),
+        secret_key=_required(given, "ACTSTORE_S3_SECRET_KEY"),
+        region=given.get("ACTSTORE_S3_REGION", "us-east-1"),
+        secure=secure == "1",
+    )
+    return open_bucket(_required(given, "ACTSTORE_STORE"), access)
+
+
+def _required(given: Mapping[str, str], variable: str) -> str:
+    if variable not in given:
+        raise BadRequest(f"{variable} is not set", field=variable, allowed="see python -m actstore_service's docstring")
+    return given[variable]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

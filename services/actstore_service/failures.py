@@ -1,0 +1,57 @@
+"""Errors on their way out: actstore's own as google.rpc.Status, the workers' unchanged, others without internals."""
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import grpc
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from actstore_api.reasons import Failure, to_status
+from actstore_service.guards import guarded
+from actstore_storage.errors import ActstoreError
+
+LOG = logging.getLogger(__name__)
+
+
+class ForwardedError(Exception):
+    """A status that the workers wrote, to be handed on as it is."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+class FailureInterceptor(grpc.ServerInterceptor):
+    """Turns every exception of a servicer into a status."""
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = continuation(handler_call_details)
+        return handler and guarded(handler, lambda context: _answered(context, handler_call_details.method))
+
+
+def abort(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
+    context.abort_with_status(rpc_status.to_status(to_status(failure)))
+    raise AssertionError("abort_with_status returned")
+
+
+@contextmanager
+def _answered(context: grpc.ServicerContext, method: str) -> Iterator[None]:
+    try:
+        yield
+    except ActstoreError as error:
+        abort(context, Failure(error.reason, error.message, error.details))
+    except ForwardedError as error:
+        context.abort_with_status(rpc_status.to_status(error.status))
+    except Exception:
+        request = uuid.uuid4().hex
+        LOG.exception("%s failed, request %s", method, request)
+        # What went wrong may name files, addresses or secrets of the server: it stays in the log.
+        abort(context, Failure("INTERNAL", f"internal error; the service's log has it under request {request}"))

@@ -1,0 +1,133 @@
+"""The workers, seen from the service: one channel, and calls handed on with their deadline, cancellation and errors."""
+
+import logging
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import grpc
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from actstore_api.v1 import capture_pb2
+from actstore_api.v1.service_pb2_grpc import CaptureServiceStub, PatchingServiceStub
+from actstore_service.failures import ForwardedError
+from actstore_service.settings import Limits
+from actstore_storage.errors import ActstoreError
+
+LOG = logging.getLogger(__name__)
+# The name of the Ray Serve application, which its proxy routes by.
+APPLICATION = "actstore"
+# The caller's own doing, which says nothing about the workers.
+_CALLERS = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+class Gateway:
+    """Without an address every call is refused with WORKERS_UNAVAILABLE, as it is while nothing answers there."""
+
+    def __init__(self, address: str | None, token: str | None, limits: Limits) -> None:
+        options = [
+            ("grpc.max_receive_message_length", limits.response_bytes),
+            ("grpc.max_send_message_length", limits.request_bytes),
+        ]
+        self._channel = grpc.insecure_channel(address, options) if address else None
+        self._metadata = (("application", APPLICATION), ("authorization", f"Bearer {token}"))
+        self._streams = threading.BoundedSemaphore(limits.forwarded_streams)
+        self._limits = limits
+
+    @property
+    def configured(self) -> bool:
+        return self._channel is not None
+
+    @property
+    def capture(self) -> Any:
+        return CaptureServiceStub(self._open())
+
+    @property
+    def patching(self) -> Any:
+        return PatchingServiceStub(self._open())
+
+    def answer(self, method: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        """One message for one message. `method` is of a stub of this gateway."""
+        call = method.future(request, timeout=_seconds_left(context), metadata=self._metadata)
+        try:
+            _cancel_with(context, call)
+            return call.result()
+        except (grpc.RpcError, grpc.FutureCancelledError):
+            _hand_on(call)
+
+    def stream(self, method: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        if not self._streams.acquire(blocking=False):
+            raise ActstoreError(
+                f"{self._limits.forwarded_streams} streams to the workers are open, the most that this service holds",
+                reason="LIMIT_EXCEEDED",
+                field="forwarded_streams",
+                value=self._limits.forwarded_streams + 1,
+                allowed=self._limits.forwarded_streams,
+            )
+        try:
+            call = method(request, timeout=_seconds_left(context), metadata=self._metadata)
+            try:
+                _cancel_with(context, call)
+                yield from call
+            except grpc.RpcError:
+                _hand_on(call)
+            finally:
+                call.cancel()
+        finally:
+            self._streams.release()
+
+    def capture_totals(self) -> capture_pb2.GetCaptureTotalsResponse | None:
+        """For dashboards; None while the workers do not answer."""
+        if self._channel is None:
+            return None
+        try:
+            return self.capture.GetCaptureTotals(
+                capture_pb2.GetCaptureTotalsRequest(), timeout=self._limits.totals_seconds, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            LOG.warning("no capture totals from the workers: %s", error.code())
+            return None
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+    def _open(self) -> grpc.Channel:
+        if self._channel is None:
+            raise _unavailable("this service was started without workers (ACTSTORE_GATEWAY)")
+        return self._channel
+
+
+def _seconds_left(context: grpc.ServicerContext) -> float | None:
+    """None for a call without a deadline, whose remaining time gRPC gives as centuries."""
+    seconds = context.time_remaining()
+    return None if seconds is None or math.isinf(seconds) or seconds > threading.TIMEOUT_MAX else seconds
+
+
+def _cancel_with(context: grpc.ServicerContext, call: Any) -> None:
+    if not context.add_callback(call.cancel):
+        call.cancel()
+
+
+def _hand_on(call: Any) -> NoReturn:
+    """Raise what the workers' status says. Only their own table of reasons passes unchanged: a bare status is of Ray
+    Serve or of the network, and its code would mislead (NOT_FOUND: the application is not deployed).
+    """
+    status = rpc_status.from_call(call)
+    code, details = call.code(), call.details()
+    if status is not None and code is not grpc.StatusCode.UNAUTHENTICATED:
+        raise ForwardedError(status)
+    if code in _CALLERS:
+        raise ForwardedError(status_pb2.Status(code=code.value[0], message=details))
+    LOG.error("the workers' gateway answered %s: %s", code, details)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        raise _unavailable("the workers refuse this service's token (ACTSTORE_GATEWAY_TOKEN)")
+    if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
+        raise ActstoreError("the workers failed; the service's log has what they said")
+    raise _unavailable("the workers do not answer now; try again later")
+
+
+def _unavailable(message: str) -> ActstoreError:
+    return ActstoreError(message, reason="WORKERS_UNAVAILABLE")

@@ -1,0 +1,116 @@
+"""The one file that touches Prometheus: what the service counts, and the workers' capture totals at each scrape.
+
+Labels are bounded: methods are those that the server has, all others count as `unknown`; codes are gRPC's.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from actstore_service.gateway import Gateway
+from actstore_service.guards import guarded
+
+UNKNOWN_METHOD = "unknown"
+# From a health check to a feature page over a large run.
+LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """One process's counters, in a registry of their own."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._registry = CollectorRegistry()
+        self._calls = Counter(
+            "actstore_calls",
+            "Finished gRPC calls by method and status code.",
+            ("method", "code"),
+            registry=self._registry,
+        )
+        self._latency_seconds = Histogram(
+            "actstore_call_latency_seconds",
+            "Seconds from a call's start to its last message.",
+            ("method",),
+            buckets=LATENCY_BUCKETS_SECONDS,
+            registry=self._registry,
+        )
+        self._in_flight = Gauge("actstore_calls_in_flight", "gRPC calls that run now.", registry=self._registry)
+        ProcessCollector(registry=self._registry)
+        self._registry.register(_CaptureTotals(gateway))
+
+    def wsgi(self) -> Callable[..., Any]:
+        return make_wsgi_app(self._registry)
+
+    def refused(self, method: str) -> None:
+        self._calls.labels(method, grpc.StatusCode.UNIMPLEMENTED.name).inc()
+
+    @contextmanager
+    def counted(self, context: grpc.ServicerContext, method: str) -> Iterator[None]:
+        started_seconds = time.monotonic()
+        with self._in_flight.track_inprogress():
+            try:
+                yield
+            finally:
+                self._latency_seconds.labels(method).observe(time.monotonic() - started_seconds)
+                self._calls.labels(method, _code(context).name).inc()
+
+
+class MetricsInterceptor(grpc.ServerInterceptor):
+    """The outermost one, so that refusals count too."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = continuation(handler_call_details)
+        if handler is None:
+            self._metrics.refused(UNKNOWN_METHOD)
+            return None
+        return guarded(handler, lambda context: self._metrics.counted(context, handler_call_details.method))
+
+
+class _CaptureTotals(Collector):
+    """Asks the workers while Prometheus waits: the service holds no state, and the workers know."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def describe(self) -> list[Metric]:
+        # Without this, registering would already ask the workers.
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        totals = self._gateway.capture_totals()
+        yield GaugeMetricFamily(
+            "actstore_workers_up", "1 while the workers answer, else 0.", value=int(totals is not None)
+        )
+        if totals is None:
+            return
+        yield GaugeMetricFamily("actstore_captures_running", "Captures that run now.", value=totals.captures_running)
+        ended = CounterMetricFamily(
+            "actstore_captures_ended", "Captures that ended, since the workers started, by state.", labels=("state",)
+        )
+        for state in ("complete", "failed", "cancelled"):
+            ended.add_metric((state,), getattr(totals, f"captures_{state}"))
+        yield ended
+        for noun in ("shards", "tokens", "bytes"):
+            yield CounterMetricFamily(
+                f"actstore_{noun}_committed",
+                f"Captured {noun} in committed shards, since the workers started.",
+                value=getattr(totals, f"{noun}_committed"),
+            )
+
+
+def _code(context: grpc.ServicerContext) -> grpc.StatusCode:
+    if context.code() is not None:
+        return context.code()
+    return grpc.StatusCode.OK if context.is_active() else grpc.StatusCode.CANCELLED

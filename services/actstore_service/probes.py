@@ -1,0 +1,58 @@
+"""HTTP beside gRPC, for Prometheus and for probes: /metrics, /healthz (alive), /readyz (takes calls)."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from actstore_service.settings import split_address
+
+
+class ProbeServer:
+    """Serves from the moment it is built until `close`."""
+
+    def __init__(self, address: str, metrics: Callable[..., Any], ready: Callable[[], bool]) -> None:
+        self._metrics, self._ready = metrics, ready
+        host, port = split_address(address, "metrics_listen")
+        self._server = make_server(host, port, self._answer, _server_for(host), _QuietHandler)
+        self._host = host
+        threading.Thread(target=self._server.serve_forever, name="probes", daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{shown}:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return self._metrics(environ, start_response)  # type: ignore[no-any-return]
+        known = {"/healthz": True, "/readyz": self._ready()}
+        status = "404 Not Found" if path not in known else "200 OK" if known[path] else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "text/plain")])
+        return [status.encode() + b"\n"]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _QuietHandler(WSGIRequestHandler):
+    timeout = 10.0  # seconds that a connection may stay silent
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """A probe every few seconds is no news."""
+
+
+def _server_for(host: str) -> type[_Server]:
+    return _Server6 if ":" in host else _Server

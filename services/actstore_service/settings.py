@@ -1,0 +1,78 @@
+"""What one service process needs to know. The environment is read in `__main__` only."""
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from actstore_storage.errors import BadRequest
+
+KIBIBYTE = 1024
+MEBIBYTE = 1024 * KIBIBYTE
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Everything of which there could be too much."""
+
+    worker_threads: int = 64
+    """Calls that run at once; a server stream holds a thread for as long as it is open."""
+    concurrent_calls: int = 256
+    """Calls that run or wait for a thread; gRPC refuses the next with RESOURCE_EXHAUSTED at once."""
+    concurrent_streams: int = 256
+    """HTTP/2 streams of one connection; the next waits in the client."""
+    forwarded_streams: int = 32
+    """Open streams to the workers (watching captures, sweeps), so that they leave threads for the bucket's answers."""
+    request_bytes: int = 1 * MEBIBYTE
+    """Prompts and specifications are small."""
+    response_bytes: int = 64 * MEBIBYTE
+    """One message of an answer, the workers' included."""
+    batch_bytes: int = 2 * MEBIBYTE
+    """Rows in one message of a stream; below the 4 MiB that any gRPC client accepts without being told."""
+    grace_seconds: float = 20.0
+    """What running calls get to finish after SIGTERM."""
+    totals_seconds: float = 1.0
+    """How long a scrape of /metrics waits for the workers' capture totals."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Addresses are host:port; port 0 takes a free one."""
+
+    listen: str = "127.0.0.1:7433"
+    metrics_listen: str = "127.0.0.1:9433"
+    token: str | None = field(default=None, repr=False)
+    """What clients present as `authorization: Bearer <token>`. None: everyone is let in, on loopback only."""
+    gateway: str | None = None
+    """Where the workers answer. None: capture and patching are refused with WORKERS_UNAVAILABLE."""
+    gateway_token: str | None = field(default=None, repr=False)
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        for name in ("listen", "metrics_listen"):
+            split_address(getattr(self, name), name)
+        if self.token is None and not _is_loopback(self.listen):
+            raise BadRequest(
+                f"without a token the service listens on loopback only, not on {self.listen}: set ACTSTORE_TOKEN",
+                field="listen",
+                value=self.listen,
+                allowed="127.0.0.1, ::1 or localhost, or any address with a token",
+            )
+        if self.gateway is not None and self.gateway_token is None:
+            raise BadRequest(
+                "a gateway needs ACTSTORE_GATEWAY_TOKEN", field="gateway_token", allowed="the workers' token"
+            )
+
+
+def split_address(address: str, field: str) -> tuple[str, int]:
+    """Host (an IPv6 address without its brackets) and port of `host:port`."""
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise BadRequest(f"{field} {address!r} is not host:port", field=field, value=address, allowed="host:port")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(address: str) -> bool:
+    host, _ = split_address(address, "listen")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

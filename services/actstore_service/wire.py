@@ -1,0 +1,103 @@
+"""Messages from and to storage's dataclasses and Arrow tables."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+from actstore_storage.registry import ModelRecord, SaeModelRecord
+
+from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2
+from actstore_storage.errors import BadRequest
+from actstore_storage.snapshot import Provenance, Snapshot
+from actstore_storage.specification import Specification
+
+TOKEN_CLASSES = {common_pb2.TOKEN_CLASS_BOS: "bos", common_pb2.TOKEN_CLASS_SPECIAL: "special"}
+# Its norm would drown every other token's, and it says nothing about the text.
+EXCLUDED_UNLESS_TOLD = frozenset({"bos"})
+
+
+def given(request: Any, *names: str) -> dict[str, Any]:
+    """The optional fields that a request sets; storage knows the defaults of the others."""
+    return {name: getattr(request, name) for name in names if request.HasField(name)}
+
+
+def excluded_classes(request: Any) -> frozenset[str]:
+    """Absent: BOS. Present and empty: none."""
+    if not request.HasField("exclude"):
+        return EXCLUDED_UNLESS_TOLD
+    for number in request.exclude.classes:
+        if number not in TOKEN_CLASSES:
+            raise BadRequest(
+                f"token class {number} cannot be excluded",
+                field="exclude",
+                value=number,
+                allowed=[common_pb2.TokenClass.Name(known) for known in TOKEN_CLASSES],
+            )
+    return frozenset(TOKEN_CLASSES[number] for number in request.exclude.classes)
+
+
+def token_classes(names: Collection[str]) -> list[common_pb2.TokenClass]:
+    return [number for number, name in TOKEN_CLASSES.items() if name in names]
+
+
+def table_message(table: pa.Table | pa.RecordBatch) -> common_pb2.Table:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write(table)
+    return common_pb2.Table(arrow_ipc_stream=sink.getvalue().to_pybytes())
+
+
+def slices(batch: pa.RecordBatch, bytes_max: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of about `bytes_max` bytes at most, but of one row at least."""
+    rows_max = max(1, batch.num_rows * bytes_max // max(1, batch.nbytes))
+    for first in range(0, batch.num_rows, rows_max):
+        yield batch.slice(first, rows_max)
+
+
+def provenance_message(provenance: Provenance) -> common_pb2.Provenance:
+    return common_pb2.Provenance(**asdict(provenance))
+
+
+def model_message(record: ModelRecord) -> catalog_pb2.Model:
+    return catalog_pb2.Model(**asdict(record))
+
+
+def sae_message(record: SaeModelRecord) -> catalog_pb2.Sae:
+    return catalog_pb2.Sae(**asdict(record))
+
+
+def run_message(snapshot: Snapshot) -> catalog_pb2.Run:
+    record = snapshot.record
+    specification = record.specification
+    return catalog_pb2.Run(
+        name=record.run,
+        specification=_specification_message(record.run, specification),
+        provenance=provenance_message(snapshot.provenance(tuple(sae.name for sae in specification.saes))),
+        sequences_total=record.sequences_total,
+        tokens_total=record.tokens_total,
+        tokens_committed=snapshot.tokens_committed,
+        dense_sites=specification.dense_sites,
+        norm_sites=specification.norm_sites,
+        saes=[catalog_pb2.SaeAttachment(name=sae.name, site=sae.site, d_sae=sae.d_sae) for sae in specification.saes],
+        layer_count=record.layer_count,
+        d_model=record.d_model,
+    )
+
+
+def _specification_message(run: str, specification: Specification) -> capture_pb2.CaptureSpecification:
+    return capture_pb2.CaptureSpecification(
+        run=run,
+        model=capture_pb2.ModelReference(name=specification.model, revision=specification.model_revision),
+        dataset=capture_pb2.DatasetReference(
+            name=specification.dataset, text_field=specification.text_field, max_tokens=specification.max_tokens
+        ),
+        context_length=specification.context_length,
+        bos=capture_pb2.BOS_POLICY_PREPEND if specification.prepend_bos else capture_pb2.BOS_POLICY_NONE,
+        dense_sites=specification.dense_sites,
+        norm_sites=specification.norm_sites,
+        saes=[sae.name for sae in specification.saes],
+        dtype=specification.dtype,
+        sequences_per_shard=specification.sequences_per_shard,
+        sequences_per_batch=specification.sequences_per_batch,
+    )
