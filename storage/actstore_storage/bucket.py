@@ -9,14 +9,17 @@ from contextlib import AbstractContextManager
 
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, StoreError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Bucket(ABC):
-    """Errors: StoreError for permissions, credentials, a full disk or a missing bucket; StoreUnreachable where trying
-    again may help; KeyError for an object that is not there."""
+    """A flat namespace of keys.
+
+    Errors: StoreError for permissions, credentials, a full disk or a missing bucket; StoreUnreachable where trying
+    again may help; KeyError for an object that is not there.
+    """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
@@ -28,7 +31,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def create(self, key: str) -> AbstractContextManager[pa.NativeFile]:
-        """A stream to write a large object through; it is there once the block ends well, and not after an exception."""
+        """A stream to write a large object through; it is there once the block ends well, not after an exception."""
 
     @abstractmethod
     def get(self, key: str) -> bytes:
@@ -49,6 +52,10 @@ class Bucket(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; no error where it is not there."""
+
+    @abstractmethod
+    def store_error(self, error: OSError) -> StoreError | None:
+        """The store's own failure behind an error of an opened file; None where the bytes in it are at fault."""
 
     @property
     @abstractmethod
@@ -75,6 +82,11 @@ def check_name(text: str, field: str) -> str:
             allowed=_NAME.pattern,
         )
     return text
+
+
+def is_key(text: str) -> bool:
+    """Whether a foreign name found in a store could be ours."""
+    return all(_NAME.fullmatch(part) for part in text.split("/"))
 
 
 def check_key(key: str) -> str:

@@ -1,12 +1,12 @@
 """Every error that actstore raises on the server's side of the wire has this base.
 
-    ActstoreError               a reason from actstore_api/reasons.py, and what was wrong in which field
-    ├── BadRequest              the caller changes the request
-    │   └── NotThere            ... or names something that exists
-    ├── Conflict                the name is taken by something else
-    ├── StoreError              the bucket refuses or fails; an operator repairs it
-    │   └── StoreUnreachable    ... or it comes back by itself
-    └── CorruptObject           bytes in the bucket are not what their commit says
+ActstoreError               a reason from actstore_api/reasons.py, and what was wrong in which field
+├── BadRequest              the caller changes the request
+│   └── NotThere            ... or names something that exists
+├── Conflict                the name is taken by something else
+├── StoreError              the bucket refuses or fails; an operator repairs it
+│   └── StoreUnreachable    ... or it comes back by itself
+└── CorruptObject           bytes in the bucket are not what their commit says
 """
 
 from collections.abc import Iterable

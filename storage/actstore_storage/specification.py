@@ -49,7 +49,7 @@ class Specification:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(_canonical(asdict(self))).hexdigest()
+        return hashlib.sha256(canonical_json(asdict(self))).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class RunRecord:
         return range(shard * size, min((shard + 1) * size, self.sequences_total))
 
     def to_json(self) -> bytes:
-        return _canonical(asdict(self))
+        return canonical_json(asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "RunRecord":
@@ -99,5 +99,5 @@ class RunRecord:
             raise CorruptObject(f"{key} is not a run record: {error}", field="object", value=key) from error
 
 
-def _canonical(value: object) -> bytes:
+def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,126 @@
+"""What makes a shard visible, and the statistics that it carries so that queries need not read the rows."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from actstore_storage.errors import CorruptObject
+from actstore_storage.specification import canonical_json
+
+TOKEN_CLASSES = ("text", "bos", "special")
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """One object of a shard: its key in the bucket, and what a reader must find there."""
+
+    key: str
+    bytes: int
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mergeable statistics of non-negative numbers. `m2` is the sum of squared distances from the mean."""
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+    minimum: float = math.inf
+    maximum: float = -math.inf
+    log_sum: float = 0.0
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.floating[Any]]) -> "Moments":
+        if not values.size:
+            return cls()
+        wide = values.astype(np.float64)
+        mean = float(wide.mean())
+        with np.errstate(divide="ignore"):  # log 0 = -inf, and the geometric mean is rightly 0
+            log_sum = float(np.log(wide).sum())
+        m2 = float(np.square(wide - mean).sum())
+        return cls(wide.size, mean, m2, float(wide.min()), float(wide.max()), log_sum)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance", equations 2.1."""
+        count = self.count + other.count
+        if not count:
+            return self
+        delta = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + delta * other.count / count,
+            self.m2 + other.m2 + delta * delta * self.count * other.count / count,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+            self.log_sum + other.log_sum,
+        )
+
+    @property
+    def variance(self) -> float:
+        """Of the population, not of a sample; 0 for nothing."""
+        return self.m2 / self.count if self.count else 0.0
+
+    @property
+    def standard_deviation(self) -> float:
+        return math.sqrt(self.variance)
+
+    @property
+    def geometric_mean(self) -> float:
+        return math.exp(self.log_sum / self.count) if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class Commit:
+    """`runs/<run>/commits/<shard>.json`. `objects` is by product: tokens, norms, a site, features-<sae> and so on.
+
+    `norm_moments` is by site, then by token class, over finite norms and without classes that have none.
+    `non_finite` counts, by product, the rows (of a site) or the features that are infinite or no number.
+    """
+
+    run: str
+    shard: int
+    attempt: str
+    specification_sha256: str
+    sequences: int
+    tokens_by_class: Mapping[str, int]
+    objects: Mapping[str, ObjectRecord]
+    norm_moments: Mapping[str, Mapping[str, Moments]]
+    non_finite: Mapping[str, int]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.tokens_by_class.values())
+
+    def to_json(self) -> bytes:
+        fields = asdict(self)
+        for classes in fields["norm_moments"].values():
+            for moments in classes.values():
+                if math.isinf(moments["log_sum"]):  # JSON has no infinity
+                    moments["log_sum"] = None
+        return canonical_json(fields)
+
+    @classmethod
+    def from_json(cls, data: bytes, key: str) -> "Commit":
+        try:
+            fields: dict[str, Any] = json.loads(data)
+            objects = {product: ObjectRecord(**record) for product, record in fields.pop("objects").items()}
+            moments = {
+                site: {name: _moments(values) for name, values in classes.items()}
+                for site, classes in fields.pop("norm_moments").items()
+            }
+            return cls(objects=objects, norm_moments=moments, **fields)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptObject(f"{key} is not a commit: {error}", field="object", value=key) from error
+
+
+def _moments(fields: dict[str, Any]) -> Moments:
+    if fields["log_sum"] is None:
+        fields["log_sum"] = -math.inf
+    return Moments(**fields)

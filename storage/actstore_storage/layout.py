@@ -1,0 +1,46 @@
+"""Where things lie in a bucket. docs/FORMAT.md is the same in words."""
+
+from actstore_storage.bucket import check_name
+from actstore_storage.errors import BadRequest
+
+RUNS = "runs"
+
+
+def storage_name(name: str, field: str) -> str:
+    """A model's or SAE's name as one folder: a hub id's `/` becomes `--`, as in the hub's own cache.
+
+    Hub ids never contain `--`; refusing it elsewhere too keeps two names from sharing a folder.
+    """
+    if "--" in name:
+        message = f"{field} {name!r} contains '--', which stands for '/' in the store"
+        raise BadRequest(message, reason="NAME_INVALID", field=field, value=name, allowed="no '--'")
+    return check_name(name.replace("/", "--"), field)
+
+
+def run_key(run: str) -> str:
+    return f"{RUNS}/{check_name(run, 'run')}/run.json"
+
+
+def commits_folder(run: str) -> str:
+    return f"{RUNS}/{check_name(run, 'run')}/commits"
+
+
+def commit_key(run: str, shard: int) -> str:
+    return f"{commits_folder(run)}/{shard:08d}.json"
+
+
+def object_key(run: str, shard: int, attempt: str, product: str) -> str:
+    folder = check_name(f"{shard:08d}-{attempt}", "attempt")
+    return f"{RUNS}/{check_name(run, 'run')}/data/{folder}/{check_name(product, 'product')}.parquet"
+
+
+def features_product(sae: str) -> str:
+    return f"features-{storage_name(sae, 'sae')}"
+
+
+def index_product(sae: str) -> str:
+    return f"index-{storage_name(sae, 'sae')}"
+
+
+def statistics_product(sae: str) -> str:
+    return f"statistics-{storage_name(sae, 'sae')}"

@@ -1,0 +1,174 @@
+"""A bucket in a local directory. A key is a path below it; `.scratch` holds files that are still being written."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+
+from actstore_storage.bucket import Bucket, check_key, is_key
+from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+# A folder vanishes with its last object, perhaps between our making it and our putting an object there.
+_PLACE_TRIES = 20
+
+
+class LocalBucket(Bucket):
+    def __init__(self, root: Path) -> None:
+        """`root` must exist: a mistyped or unmounted path must not quietly become a new, empty store."""
+        if not root.is_dir():
+            raise StoreError(f"there is no directory {root}", field="store", value=root, allowed="a directory")
+        self._root = root.resolve()
+
+    @property
+    def address(self) -> str:
+        return str(self._root)
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with self._failures(), self._scratch() as scratch:
+            _write_durably(scratch, data)
+            _place(os.replace, scratch, path)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        with self._failures(), self._scratch() as scratch:
+            _write_durably(scratch, data)
+            # A hard link is the one call that makes a whole file appear, and only under a free name.
+            return _place(_link_if_absent, scratch, path) is not False
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[pa.NativeFile]:
+        path = self._path(key)
+        with self._failures(), self._scratch() as scratch:
+            with pa.OSFile(str(scratch), "wb") as stream:
+                yield stream
+            _sync(scratch)
+            _place(os.replace, scratch, path)
+
+    def get(self, key: str) -> bytes:
+        with self._failures(reading=key):
+            return self._path(key).read_bytes()
+
+    def open(self, key: str) -> pa.NativeFile:
+        with self._failures(reading=key):
+            return pa.OSFile(str(self._path(key)), "rb")
+
+    def keys(self, prefix: str) -> list[str]:
+        with self._failures(reading=prefix):
+            return sorted(self._walk(prefix))
+
+    def folders(self, prefix: str) -> list[str]:
+        with self._failures(reading=prefix):
+            below = [entry.name for entry in _entries(self._path(prefix)) if entry.is_dir(follow_symlinks=False)]
+            # A writer that died may leave an empty folder, which S3 would not show.
+            return sorted(name for name in below if any(True for _ in self._walk(f"{prefix}/{name}")))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with self._failures():
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, or already gone
+                for folder in path.parents:
+                    if folder == self._root:
+                        break
+                    folder.rmdir()
+
+    def store_error(self, error: OSError) -> StoreError | None:
+        if error.errno is None:
+            return None
+        where = {"field": "store", "value": self.address}
+        cause = os.strerror(error.errno)
+        if error.errno in _FULL:
+            return StoreError(f"{self.address} is full: {cause}", reason="STORE_FULL", **where)
+        if error.errno in _REFUSED:
+            message = f"{self.address} cannot be written: {cause} ({error.filename or 'a file in it'})"
+            return StoreError(message, reason="STORE_NOT_WRITABLE", **where)
+        return StoreUnreachable(f"{self.address} fails: {cause}", **where)
+
+    def _path(self, key: str) -> Path:
+        path = self._root / check_key(key)
+        if not path.resolve().is_relative_to(self._root):
+            raise BadRequest(f"{key} leaves the store through a link", reason="NAME_INVALID", field="key", value=key)
+        return path
+
+    def _walk(self, prefix: str) -> Iterator[str]:
+        for entry in _entries(self._path(prefix)):
+            key = f"{prefix}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(key)
+            elif entry.is_file(follow_symlinks=False):
+                yield key
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A new path on the root's own file system, so that it can be linked; removed at the end."""
+        folder = self._root / ".scratch"
+        folder.mkdir(exist_ok=True)
+        path = folder / uuid4().hex
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _failures(self, reading: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if reading and error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR} and self._root.is_dir():
+                raise KeyError(reading) from None
+            if reading and error.errno in {errno.EACCES, errno.EPERM}:
+                message = f"{self.address} refuses to be read: {os.strerror(error.errno)}"
+                raise StoreError(message, reason="STORE_CREDENTIALS", field="store", value=self.address) from error
+            if error.errno == errno.ENOENT and not self._root.is_dir():
+                raise StoreError(f"there is no directory {self.address}", field="store", value=self.address) from error
+            raise self.store_error(error) or error from error
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder under names that keys can have; nothing where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if is_key(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _place(move: Callable[[Path, Path], object], scratch: Path, path: Path) -> object:
+    for _ in range(_PLACE_TRIES - 1):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            placed = move(scratch, path)
+        except FileNotFoundError:
+            continue
+        _sync(path.parent)
+        return placed
+    return move(scratch, path)
+
+
+def _link_if_absent(scratch: Path, path: Path) -> bool:
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk: a commit must not survive a power cut that its data did not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,203 @@
+"""How large the activations of each site are, and how they grow from layer to layer.
+
+Means and extremes come from the commits, which carry moments; quantiles are exact and read the stored norms.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore_storage.commit import Moments
+from actstore_storage.errors import BadRequest
+from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_classes, kept_rows
+from actstore_storage.products import NORMS, TOKENS
+from actstore_storage.reading import open_product
+from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
+from actstore_storage.snapshot import Snapshot
+
+DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILES_MAX = 100
+# Exact quantiles hold one site's norms in memory, as float64.
+QUANTILE_TOKENS_MAX = 200_000_000
+GROWTH_LAYERS_MIN = 3
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A least-squares line through log(mean norm) over the layer. `rate` is exp(slope): the factor of one layer.
+
+    `points` has columns layer, mean, fitted, ratio (to the layer before; null where that is not in the fit).
+    """
+
+    site: str
+    first_layer: int
+    last_layer: int
+    rate: float
+    r_squared: float
+    points: pa.Table
+
+
+def norm_profile(
+    snapshot: Snapshot,
+    *,
+    sites: Sequence[str] = (),
+    quantiles: Sequence[float] = DEFAULT_QUANTILES,
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+) -> pa.Table:
+    """A row a site, by kind then layer, over its finite norms; columns as in norm.proto. `sites` are kinds or single
+    sites, and none means all. The standard deviation is the population's, quantiles interpolate linearly."""
+    check_limit(len(quantiles), QUANTILES_MAX, "quantiles", least=0)
+    for quantile in quantiles:
+        if not 0 <= quantile <= 1:
+            raise BadRequest(f"quantile {quantile}", field="quantiles", value=quantile, allowed="0 to 1")
+    chosen = _chosen_sites(snapshot, sites)
+    moments = {site: _moments(snapshot, site, exclude) for site in chosen}
+    if quantiles:
+        check_limit(max(found.count for found in moments.values()), QUANTILE_TOKENS_MAX, "tokens")
+    # quantile -> name, so that a quantile asked for twice is one column
+    names = {quantile: f"q{quantile:g}" for quantile in quantiles}
+    return pa.Table.from_pylist(
+        [_profile_row(snapshot, site, moments[site], names, exclude) for site in chosen],
+        _profile_schema(names.values()),
+    )
+
+
+def fit_growth(
+    snapshot: Snapshot,
+    *,
+    site: str = "resid_post",
+    layers: tuple[int, int] | None = None,
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+) -> Growth:
+    """`layers`: the first and the last one of the fit, both included; at least three."""
+    chosen = _growth_layers(snapshot, site, layers)
+    numbers = [place.layer for place in chosen]
+    means = np.array([_moments(snapshot, place, exclude).mean for place in chosen])
+    if (means <= 0).any():
+        layer = numbers[int(np.argmin(means))]
+        raise _nothing_left(f"the mean norm of {site}.{layer} is 0, which has no logarithm", exclude)
+    slope, intercept, r_squared = _fit_line(np.array(numbers, np.float64), np.log(means))
+    before = dict(zip(numbers, means, strict=True))
+    points = {
+        "layer": pa.array(numbers, pa.int32()),
+        "mean": pa.array(means),
+        "fitted": pa.array(np.exp(intercept + slope * np.array(numbers))),
+        "ratio": pa.array(
+            [mean / before[n - 1] if n - 1 in before else None for n, mean in before.items()], pa.float64()
+        ),
+    }
+    return Growth(site, numbers[0], numbers[-1], math.exp(slope), r_squared, pa.table(points))
+
+
+def _fit_line(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Slope, intercept and R^2 of the ordinary least-squares line; R^2 is 1 where y does not vary."""
+    away, rise = x - x.mean(), y - y.mean()
+    slope = float(away @ rise / (away @ away))
+    intercept = float(y.mean() - slope * x.mean())
+    if np.ptp(y) == 0:
+        return slope, intercept, 1.0
+    residual = rise - slope * away
+    return slope, intercept, float(1 - residual @ residual / (rise @ rise))
+
+
+def _stored_sites(snapshot: Snapshot) -> list[Site]:
+    found = [parse_site(text) for text in snapshot.record.specification.norm_sites]
+    return sorted(found, key=lambda site: (RESIDUAL_KINDS.index(site.kind), site.layer))
+
+
+def _chosen_sites(snapshot: Snapshot, texts: Sequence[str]) -> list[Site]:
+    stored = _stored_sites(snapshot)
+    chosen: set[Site] = set()
+    for text in texts:
+        of_kind = {site for site in stored if site.kind == text}
+        found = of_kind or {parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count)} & set(stored)
+        if not found:
+            raise _unknown_site(snapshot, text, [str(site) for site in stored])
+        chosen |= found
+    return [site for site in stored if site in chosen or not texts]
+
+
+def _growth_layers(snapshot: Snapshot, kind: str, layers: tuple[int, int] | None) -> list[Site]:
+    stored = _stored_sites(snapshot)
+    of_kind = [site for site in stored if site.kind == kind]
+    if not of_kind:
+        raise _unknown_site(snapshot, kind, sorted({site.kind for site in stored}))
+    have = [site.layer for site in of_kind]
+    first, last = layers or (have[0], have[-1])
+    chosen = [site for site in of_kind if first <= site.layer <= last]
+    if first not in have or last not in have or len(chosen) < GROWTH_LAYERS_MIN:
+        raise BadRequest(
+            f"layers {first} to {last} of {kind} cannot be fitted: a line needs at least {GROWTH_LAYERS_MIN} layers that "
+            f"run {snapshot.record.run} has norms of",
+            reason="LAYER_OUT_OF_RANGE",
+            field="layers",
+            value=f"{first} to {last}",
+            allowed=f"at least {GROWTH_LAYERS_MIN} of {', '.join(map(str, have))}",
+        )
+    return chosen
+
+
+def _moments(snapshot: Snapshot, site: Site, exclude: frozenset[str]) -> Moments:
+    kept = kept_classes(exclude)
+    parts = [commit.norm_moments[str(site)][name] for commit in snapshot.commits for name in kept
+             if name in commit.norm_moments[str(site)]]  # fmt: skip
+    merged = reduce(Moments.merge, parts, Moments())
+    if not merged.count:
+        raise _nothing_left(f"no token is left of {site} in {len(snapshot.commits)} committed shards", exclude)
+    return merged
+
+
+def _profile_row(
+    snapshot: Snapshot, site: Site, moments: Moments, quantiles: Mapping[float, str], exclude: frozenset[str]
+) -> dict[str, object]:
+    row: dict[str, object] = {
+        "site": site.kind,
+        "layer": site.layer,
+        "tokens": moments.count,
+        "mean": moments.mean,
+        "standard_deviation": moments.standard_deviation,
+        "geometric_mean": moments.geometric_mean,
+        "minimum": moments.minimum,
+        "maximum": moments.maximum,
+    }
+    if quantiles:
+        values = np.quantile(_norms(snapshot, site, exclude), list(quantiles))
+        row |= dict(zip(quantiles.values(), values.tolist(), strict=True))
+    return row
+
+
+def _norms(snapshot: Snapshot, site: Site, exclude: frozenset[str]) -> npt.NDArray[np.float64]:
+    parts = []
+    for commit in snapshot.commits:
+        with open_product(snapshot.bucket, commit, TOKENS) as file:
+            kept = kept_rows(file.read(columns=["flags"])["flags"].to_numpy(), exclude)
+        with open_product(snapshot.bucket, commit, NORMS) as file:
+            values = file.read(columns=[str(site)]).column(0).to_numpy()
+        parts.append(values[kept & np.isfinite(values)].astype(np.float64))
+    return np.concatenate(parts)
+
+
+def _profile_schema(quantile_names: Iterable[str]) -> pa.Schema:
+    numbers = ("mean", "standard_deviation", "geometric_mean", "minimum", "maximum", *quantile_names)
+    fixed = [("site", pa.string()), ("layer", pa.int32()), ("tokens", pa.int64())]
+    return pa.schema(fixed + [(name, pa.float64()) for name in numbers])
+
+
+def _nothing_left(message: str, exclude: frozenset[str]) -> BadRequest:
+    excluded = ", ".join(sorted(exclude)) or "nothing"
+    return BadRequest(f"{message} ({excluded} excluded)", reason="NOTHING_LEFT", field="exclude", value=excluded)
+
+
+def _unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str]) -> BadRequest:
+    return BadRequest(
+        f"run {snapshot.record.run} has no norms of {text!r}",
+        reason="SITE_UNKNOWN",
+        field="site",
+        value=text,
+        allowed=allowed or "none: this run was captured without norms",
+    )

@@ -1,0 +1,136 @@
+"""Writing one Parquet object of a shard: whole row groups, and a digest of the bytes as they pass."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.commit import ObjectRecord
+
+# Pages of a megabyte may wait for the digest; more and the writer waits too.
+_DIGEST_QUEUE = 16
+
+
+@dataclass(frozen=True)
+class ObjectFormat:
+    """How a product is laid out. `group_rows` is the unit of reading."""
+
+    schema: pa.Schema
+    group_rows: int
+    compression: str = "none"
+    statistics: tuple[str, ...] = ()
+
+
+class ObjectWriter:
+    """Gathers rows into row groups of `group_rows`. Row groups that are full at once are not copied."""
+
+    def __init__(self, stream: "DigestStream", layout: ObjectFormat) -> None:
+        self._layout = layout
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self.rows = 0
+        self._parquet = pq.ParquetWriter(
+            stream,
+            layout.schema,
+            compression=layout.compression,
+            use_dictionary=False,
+            write_statistics=list(layout.statistics) or False,
+            write_page_index=bool(layout.statistics),
+            write_page_checksum=True,
+        )
+
+    def write(self, columns: list[pa.Array]) -> None:
+        """Columns of equal length in the schema's order. They may be changed by the caller afterwards."""
+        table = pa.Table.from_arrays(columns, schema=self._layout.schema)
+        if not table.num_rows:
+            return
+        self.rows += table.num_rows
+        self._pending.append(table)
+        self._pending_rows += table.num_rows
+        whole = self._pending_rows - self._pending_rows % self._layout.group_rows
+        if whole:
+            self._flush(whole)
+        if self._pending:
+            self._pending[-1] = _copied(self._pending[-1])
+
+    def finish(self) -> None:
+        if self._pending_rows:
+            self._flush(self._pending_rows)
+        self._parquet.close()
+
+    def _flush(self, rows: int) -> None:
+        table = pa.concat_tables(self._pending)
+        self._parquet.write_table(table.slice(0, rows), row_group_size=self._layout.group_rows)
+        self._pending_rows -= rows
+        self._pending = [table.slice(rows)] if self._pending_rows else []
+
+
+class DigestStream:
+    """A file for pyarrow that passes bytes on and takes their SHA-256 on a thread of its own.
+
+    On the writer's thread the digest would add half of a dense write's time (1.8 GB/s against 1 GB/s). hashlib lets go
+    of the interpreter's lock, so that it runs beside the encoding and the file system.
+    """
+
+    closed = False
+
+    def __init__(self, stream: pa.NativeFile, digester: ThreadPoolExecutor) -> None:
+        self.bytes = 0
+        self._stream, self._digester = stream, digester
+        self._digest = hashlib.sha256()
+        self._waiting: deque[Future[None]] = deque()
+
+    def write(self, data: bytes) -> int:
+        self._waiting.append(self._digester.submit(self._digest.update, data))
+        if len(self._waiting) > _DIGEST_QUEUE:
+            self._waiting.popleft().result()
+        self._stream.write(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing to do: the bucket's stream flushes when it ends."""
+
+    def close(self) -> None:
+        """The bucket ends its own stream."""
+
+    @property
+    def sha256(self) -> str:
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._digest.hexdigest()
+
+
+class OpenObject:
+    """One object between its first row and its record."""
+
+    def __init__(self, key: str, stream: pa.NativeFile, layout: ObjectFormat, digester: ThreadPoolExecutor) -> None:
+        self._key = key
+        self._digest = DigestStream(stream, digester)
+        self._writer = ObjectWriter(self._digest, layout)
+        self.write = self._writer.write
+
+    def finish(self) -> ObjectRecord:
+        self._writer.finish()
+        return ObjectRecord(self._key, self._digest.bytes, self._writer.rows, self._digest.sha256)
+
+
+@contextmanager
+def open_object(bucket: Bucket, key: str, layout: ObjectFormat, digester: ThreadPoolExecutor) -> Iterator[OpenObject]:
+    """The object is in the bucket once the block ends well; call `finish` before."""
+    with bucket.create(key) as stream:
+        yield OpenObject(key, stream, layout, digester)
+
+
+def _copied(table: pa.Table) -> pa.Table:
+    """Rows in memory of our own: the caller's arrays may be its own reused buffers."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()

@@ -1,0 +1,44 @@
+"""From an address to a bucket: `./folder`, `/folder` or `s3://bucket/prefix`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actstore_storage.bucket import Bucket, check_key
+from actstore_storage.errors import BadRequest, StoreError
+from actstore_storage.local_bucket import LocalBucket
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How to reach an S3-compatible store.
+
+    `endpoint` is `host` or `host:port`, `secure` chooses https.
+    """
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    region: str = "us-east-1"
+    secure: bool = True
+
+
+def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
+    """Nothing is sent to the store yet; a local folder must exist."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return LocalBucket(Path(address))
+    if scheme != "s3" or not rest.strip("/"):
+        raise BadRequest(
+            f"{address!r} is not the address of a store",
+            field="store",
+            value=address,
+            allowed="./folder, /folder, s3://bucket or s3://bucket/prefix",
+        )
+    if s3 is None:
+        raise StoreError(
+            f"{address} needs an S3 endpoint and keys", reason="STORE_CREDENTIALS", field="store", value=address
+        )
+    from actstore_storage.s3_bucket import S3Bucket  # noqa: PLC0415  a second that a local store need not wait
+
+    name, _, prefix = rest.strip("/").partition("/")
+    return S3Bucket(s3, name, check_key(prefix) if prefix else "")

@@ -1,0 +1,109 @@
+"""What workers of this store have loaded or found: models, their tokens' texts, SAEs."""
+
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actstore_storage.bucket import Bucket, check_name
+from actstore_storage.errors import CorruptObject, NotThere
+from actstore_storage.layout import storage_name
+from actstore_storage.runs import FETCH_THREADS
+from actstore_storage.specification import canonical_json
+
+_TOKENIZERS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """`family` is transformers' model_type. An empty `revision` is the one that the name stands for by itself."""
+
+    name: str
+    revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    family: str
+    layer_count: int
+    d_model: int
+    head_count: int
+    vocabulary_size: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class SaeModelRecord:
+    """`site` is the short name of the site that it reads; `model` is empty where the SAE does not say."""
+
+    name: str
+    sha256: str
+    architecture: str
+    site: str
+    d_in: int
+    d_sae: int
+    model: str
+
+
+Record = TypeVar("Record", ModelRecord, SaeModelRecord)
+
+
+def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[str]) -> None:
+    """`token_texts`: the text of each token id. A model that was registered under the name before is replaced."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": pa.array(token_texts, pa.string())}), sink, compression="zstd")
+    bucket.put_if_absent(_texts_key(record.tokenizer_sha256), sink.getvalue())
+    folder = f"models/{storage_name(record.name, 'model')}"
+    if record.revision:
+        key = f"{folder}/revisions/{storage_name(record.revision, 'revision')}.json"
+    else:
+        key = f"{folder}/model.json"
+    bucket.put(key, canonical_json(asdict(record)))
+
+
+def list_models(bucket: Bucket) -> list[ModelRecord]:
+    """In order of name, then revision."""
+    return sorted(_read_all(bucket, "models", ModelRecord), key=lambda model: (model.name, model.revision))
+
+
+def register_sae(bucket: Bucket, record: SaeModelRecord) -> None:
+    """An SAE that was registered under the name before is replaced; runs carry the hash of the one they used."""
+    bucket.put(f"saes/{storage_name(record.name, 'sae')}/sae.json", canonical_json(asdict(record)))
+
+
+def list_saes(bucket: Bucket) -> list[SaeModelRecord]:
+    """In order of name."""
+    return sorted(_read_all(bucket, "saes", SaeModelRecord), key=lambda sae: sae.name)
+
+
+@lru_cache(_TOKENIZERS_KEPT)
+def token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
+    """The text of each token id, kept: the name is the content's hash, so it cannot change."""
+    key = _texts_key(tokenizer_sha256)
+    try:
+        table = pq.read_table(pa.BufferReader(bucket.get(key)))
+    except KeyError:
+        message = f"no model with tokenizer {tokenizer_sha256} is registered in {bucket.address}"
+        raise NotThere(message, reason="MODEL_NOT_FOUND", field="tokenizer_sha256", value=tokenizer_sha256) from None
+    except pa.ArrowException as error:
+        raise CorruptObject(f"{key} is damaged: {error}", field="object", value=key) from error
+    return tuple(table["text"].to_pylist())
+
+
+def _texts_key(tokenizer_sha256: str) -> str:
+    return f"tokenizers/{check_name(tokenizer_sha256, 'tokenizer_sha256')}/texts.parquet"
+
+
+def _read_all(bucket: Bucket, folder: str, kind: type[Record]) -> list[Record]:
+    def read(key: str) -> Record:
+        try:
+            return kind(**json.loads(bucket.get(key)))
+        except (ValueError, TypeError) as error:
+            raise CorruptObject(f"{key} is not a {kind.__name__}: {error}", field="object", value=key) from error
+
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        return list(pool.map(read, bucket.keys(folder)))

@@ -1,0 +1,68 @@
+"""Beginning a run, and finding what is there."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.commit import Commit
+from actstore_storage.errors import Conflict, CorruptObject, NotThere
+from actstore_storage.layout import RUNS, commit_key, commits_folder, run_key
+from actstore_storage.snapshot import Snapshot
+from actstore_storage.specification import RunRecord
+
+# Requests in flight: small objects on S3 are all latency.
+FETCH_THREADS = 16
+
+
+def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
+    """The record as it stands in the bucket: this one, or that of the same specification from before.
+
+    Raises Conflict where another specification has the name.
+    """
+    key = run_key(record.run)
+    if bucket.put_if_absent(key, record.to_json()):
+        return record
+    standing = RunRecord.from_json(bucket.get(key), key)
+    if standing.specification_sha256 != record.specification_sha256:
+        raise Conflict(
+            f"run {record.run} exists with another specification",
+            field="run",
+            value=record.run,
+            allowed=f"another name, or the specification {standing.specification_sha256}",
+        )
+    return standing
+
+
+def list_runs(bucket: Bucket) -> list[str]:
+    names = bucket.folders(RUNS)
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        there = pool.map(lambda name: bucket.exists(run_key(name)), names)
+    return [name for name, exists in zip(names, there, strict=True) if exists]
+
+
+def committed_shards(bucket: Bucket, run: str) -> set[int]:
+    """From one listing; empty for a run that is not there."""
+    stems = (key.rpartition("/")[2].removesuffix(".json") for key in bucket.keys(commits_folder(run)))
+    return {int(stem) for stem in stems if stem.isdigit()}
+
+
+def open_run(bucket: Bucket, run: str) -> Snapshot:
+    """What is committed now. Shards that are committed later are in later snapshots only."""
+    key = run_key(run)
+    try:
+        record = RunRecord.from_json(bucket.get(key), key)
+    except KeyError:
+        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
+    shards = sorted(committed_shards(bucket, run))
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        commits = tuple(pool.map(lambda shard: read_commit(bucket, record, shard), shards))
+    return Snapshot(bucket, record, commits)
+
+
+def read_commit(bucket: Bucket, record: RunRecord, shard: int) -> Commit:
+    key = commit_key(record.run, shard)
+    commit = Commit.from_json(bucket.get(key), key)
+    found = (commit.run, commit.shard, commit.specification_sha256)
+    if found != (record.run, shard, record.specification_sha256):
+        raise CorruptObject(f"{key} is a commit of something else: {found}", field="object", value=key)
+    return commit

@@ -1,0 +1,226 @@
+"""Writing one shard: its objects first, then the commit that makes them visible."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments, ObjectRecord
+from actstore_storage.feature_index import FeatureIndex, SparseFeatures, token_classes
+from actstore_storage.layout import commit_key, features_product, index_product, object_key, statistics_product
+from actstore_storage.object_writer import ObjectFormat, OpenObject, open_object
+from actstore_storage.products import (
+    FEATURES_FORMAT,
+    INDEX_FORMAT,
+    NORMS,
+    STATISTICS_FORMAT,
+    TOKENS,
+    TOKENS_FORMAT,
+    dense_format,
+    norms_format,
+)
+from actstore_storage.specification import RunRecord
+
+_DENSE_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Columns of equal length, one row a token, in order of (sequence, position). `flags` has bits BOS and SPECIAL."""
+
+    sequence: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int32]
+    document: npt.NDArray[np.int64]
+    token: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint8]
+
+
+class ShardWriter:
+    """One attempt at a shard, as a context manager. Nothing of it is visible before `commit`.
+
+    Leaving without a commit removes what was written; so does losing to another attempt.
+    """
+
+    def __init__(self, bucket: Bucket, record: RunRecord, shard: int, attempt: str) -> None:
+        self._bucket, self._record, self._shard, self._attempt = bucket, record, shard, attempt
+        self._saes = {sae.name: FeatureIndex(sae.d_sae) for sae in record.specification.saes}
+        self._objects: dict[str, OpenObject] = {}
+        self._records: dict[str, ObjectRecord] = {}
+        self._streams = ExitStack()
+        self._commit_began = False
+        self._rows = 0
+        self._last = (-1, -1)
+        self._sequences = 0
+        self._tokens_by_class = dict.fromkeys(TOKEN_CLASSES, 0)
+        self._moments = {site: dict.fromkeys(TOKEN_CLASSES, Moments()) for site in record.specification.norm_sites}
+        self._non_finite: dict[str, int] = {}
+
+    def __enter__(self) -> "ShardWriter":
+        asked = self._record.specification
+        try:
+            self._digester = self._streams.enter_context(ThreadPoolExecutor(1, "digest"))
+            self._open(TOKENS, TOKENS_FORMAT)
+            if asked.norm_sites:
+                self._open(NORMS, norms_format(self._record))
+            for site in asked.dense_sites:
+                self._open(site, dense_format(self._record))
+            for sae in self._saes:
+                self._open(features_product(sae), FEATURES_FORMAT)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._commit_began:
+            return
+        abandoned = error or _AbandonedError()
+        self._streams.__exit__(type(abandoned), abandoned, trace)
+        self._remove()
+
+    def add(
+        self,
+        tokens: TokenRows,
+        dense: Mapping[str, npt.NDArray[Any]],
+        norms: Mapping[str, npt.NDArray[np.float32]],
+        features: Mapping[str, SparseFeatures],
+    ) -> None:
+        """One batch; batches come in order of (sequence, position), and sequences whole.
+
+        Every site and SAE of the run has one entry: `dense` arrays of [rows, d_model] in the run's dtype (the raw bits as
+        uint16 for bfloat16), `norms` L2 norms of [rows]. Raises ValueError where they do not fit the run.
+        """
+        rows = len(tokens.sequence)
+        self._check_order(tokens)
+        self._check_products(dense, self._record.specification.dense_sites)
+        self._check_products(norms, self._moments)
+        self._check_products(features, self._saes)
+        self._objects[TOKENS].write([pa.array(getattr(tokens, name), kind) for name, kind in _columns(TOKENS_FORMAT)])
+        classes = token_classes(tokens.flags)
+        for name, mask in classes.items():
+            self._tokens_by_class[name] += int(mask.sum())
+        if norms:
+            self._objects[NORMS].write([self._norms(site, norms[site], rows, classes) for site in self._moments])
+        for site, values in dense.items():
+            self._objects[site].write([self._dense(site, values, rows)])
+        for sae, sparse in features.items():
+            self._features(sae, sparse, tokens.flags)
+        self._rows += rows
+
+    def commit(self) -> bool:
+        """True: this attempt is the shard. False: another attempt's commit stands, and these objects are gone."""
+        if self._sequences != len(self._record.shard_sequences(self._shard)):
+            raise ValueError(
+                f"shard {self._shard} has {self._sequences} of {self._record.shard_sequences(self._shard)}"
+            )
+        for sae, index in self._saes.items():
+            by_feature = index.sort()
+            self._open(index_product(sae), INDEX_FORMAT).write(by_feature.index_columns())
+            self._open(statistics_product(sae), STATISTICS_FORMAT).write(by_feature.statistics_columns())
+        for product, item in self._objects.items():
+            self._records[product] = item.finish()
+        self._streams.close()
+        # From here on an error may hide a commit that stands (its answer was lost), so nothing may be removed.
+        self._commit_began = True
+        won = self._bucket.put_if_absent(commit_key(self._record.run, self._shard), self._commit().to_json())
+        if not won:
+            self._remove()
+        return won
+
+    def _commit(self) -> Commit:
+        moments = {
+            site: {name: found for name, found in classes.items() if found.count}
+            for site, classes in self._moments.items()
+        }
+        return Commit(
+            run=self._record.run,
+            shard=self._shard,
+            attempt=self._attempt,
+            specification_sha256=self._record.specification_sha256,
+            sequences=self._sequences,
+            tokens_by_class=self._tokens_by_class,
+            objects=self._records,
+            norm_moments=moments,
+            non_finite=self._non_finite,
+        )
+
+    def _open(self, product: str, layout: ObjectFormat) -> OpenObject:
+        key = object_key(self._record.run, self._shard, self._attempt, product)
+        self._objects[product] = self._streams.enter_context(open_object(self._bucket, key, layout, self._digester))
+        return self._objects[product]
+
+    def _remove(self) -> None:
+        for product in self._objects:
+            self._bucket.delete(object_key(self._record.run, self._shard, self._attempt, product))
+
+    def _check_products(self, given: Iterable[str], wanted: Iterable[str]) -> None:
+        if set(given) != set(wanted):
+            raise ValueError(f"the run stores {sorted(wanted)}, not {sorted(given)}")
+
+    def _check_order(self, tokens: TokenRows) -> None:
+        if not len(tokens.sequence):
+            raise ValueError("a batch has no rows")
+        sequences, positions = tokens.sequence.astype(np.int64), tokens.position.astype(np.int64)
+        steps = np.diff(sequences, prepend=self._last[0])
+        later = (steps > 0) | ((steps == 0) & (np.diff(positions, prepend=self._last[1]) > 0))
+        if not later.all():
+            raise ValueError(f"row {int(np.argmin(later))} is not after the one before it in (sequence, position)")
+        allowed = self._record.shard_sequences(self._shard)
+        if sequences[0] not in allowed or sequences[-1] not in allowed:
+            raise ValueError(f"shard {self._shard} has {allowed}, not sequences {sequences[0]} to {sequences[-1]}")
+        self._sequences += int((steps > 0).sum())
+        self._last = (int(sequences[-1]), int(positions[-1]))
+
+    def _norms(
+        self, site: str, values: npt.NDArray[np.float32], rows: int, classes: Mapping[str, npt.NDArray[np.bool_]]
+    ) -> pa.Array:
+        if values.shape != (rows,) or values.dtype != np.float32:
+            raise ValueError(f"norms of {site} are {values.dtype} {values.shape}, not float32 ({rows},)")
+        finite = np.isfinite(values)
+        self._count_non_finite(site, rows - int(finite.sum()))
+        for name, mask in classes.items():
+            self._moments[site][name] = self._moments[site][name].merge(Moments.of(values[mask & finite]))
+        return pa.array(values)
+
+    def _dense(self, site: str, values: npt.NDArray[Any], rows: int) -> pa.Array:
+        kind, shape = _DENSE_TYPES[self._record.specification.dtype], (rows, self._record.d_model)
+        if values.shape != shape or values.dtype != kind:
+            raise ValueError(f"{site} is {values.dtype} {values.shape}, not {np.dtype(kind)} {shape}")
+        if site not in self._moments:  # else its norms tell
+            self._count_non_finite(site, int((~_finite(values).all(axis=1)).sum()))
+        bits = pa.py_buffer(np.ascontiguousarray(values))
+        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(values.itemsize * shape[1]), rows, [None, bits])
+
+    def _features(self, sae: str, sparse: SparseFeatures, flags: npt.NDArray[np.uint8]) -> None:
+        product = features_product(sae)
+        counted = sparse.finite()
+        self._count_non_finite(product, len(sparse.row) - len(counted.row))
+        rows = self._saes[sae].add(counted, flags, self._rows)
+        self._objects[product].write([pa.array(rows), pa.array(counted.feature), pa.array(counted.activation)])
+
+    def _count_non_finite(self, product: str, count: int) -> None:
+        self._non_finite[product] = self._non_finite.get(product, 0) + count
+
+
+class _AbandonedError(Exception):
+    """Tells the bucket's streams that the shard was left without a commit."""
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if values.dtype == np.uint16:  # bfloat16 is infinite or no number where all eight bits of the exponent are set
+        exponent_set: npt.NDArray[np.bool_] = (values & 0x7F80) != 0x7F80
+        return exponent_set
+    return np.isfinite(values)
+
+
+def _columns(layout: ObjectFormat) -> list[tuple[str, pa.DataType]]:
+    return [(field.name, field.type) for field in layout.schema]
