@@ -1,23 +1,58 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+.PHONY: help setup check test bench models demo up proto baseline
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+BUF := node_modules/.bin/buf
 STORE ?= directory
+ARGS ?=
 PROTOS := $(wildcard proto/actstore_api/v1/*.proto)
 READY := .venv/.ready
+# Nothing that a verb does asks the network, and Ray reports to nobody.
+QUIET := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 help:  ## print this
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-setup: $(READY)  ## install everything into .venv
+setup: $(READY)  ## install everything into .venv, and buf where npm is there
 
 # PyTorch first and by its exact version: what follows then has no reason to choose another build.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt package.json
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $$(grep -E '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 
-proto: $(READY)  ## regenerate the protobuf code from proto/
+check: $(READY)  ## lint, format, types, the arrows between packages, the contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if test -x $(BUF); then set -x; $(BUF) lint && $(BUF) breaking --against proto/baseline.binpb; \
+	else echo 'LEFT OUT, npm is missing: buf lint, buf breaking'; fi
+
+test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
+	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
+	$(QUIET) $(BIN)/pytest -ra $(ARGS)
+
+bench: $(READY)  ## every benchmark; each prints a table and a last line of JSON
+	for file in benchmarks/[a-z]*.py; do \
+		$(QUIET) $(BIN)/python -m benchmarks.$$(basename $$file .py) --json $(ARGS) || exit 1; done
+
+models: $(READY)  ## train the bundled tokenizer, language model and SAE again (hours), and write their card
+	for step in tokenizer language_model sae card; do $(QUIET) $(BIN)/python -m models.$$step || exit 1; done
+
+demo: $(READY)  ## capture, ask, patch, plot, on the bundled model; STORE=s3 over an S3 server that it starts
+	$(QUIET) $(BIN)/python examples/demo.py --store $(STORE) $(ARGS)
+
+up: $(READY)  ## start the local stack and leave it running
+	$(QUIET) $(BIN)/actstore up $(ARGS)
+
+proto: $(READY)  ## generate the protobuf code from proto/ again
 	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(PROTOS)
+
+baseline: $(READY)  ## at a release: this contract is what later ones must not break
+	$(BUF) build --exclude-source-info --output proto/baseline.binpb

@@ -1,4 +1,4 @@
-"""A small run with planted content, written into any bucket as the workers would, for suites that ask about stored data.
+"""A small run with planted content, written into any bucket as the workers would.
 
 What it holds can be told without running anything:
 
@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.feature_index import SparseFeatures
+from actstore_storage.products import BOS, SPECIAL
 from actstore_storage.registry import ModelRecord, SaeModelRecord, register_model, register_sae
 from actstore_storage.runs import create_run
-from actstore_storage.shard import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
+from actstore_storage.shard import ShardWriter, TokenRows
 from actstore_storage.specification import RunRecord, SaeRecord, Specification
 
 LENGTHS = (16, 5, 16, 9, 4, 12, 7)
@@ -33,7 +35,7 @@ SPECIAL_AT = (5, 11)  # (sequence, position) of the one <end>
 
 @dataclass(frozen=True)
 class StoredRun:
-    """Everything that was written, as arrays with a row a token: [rows], dense [rows, d_model], features [rows, d_sae]."""
+    """What was written, with a row a token: norms [rows], dense [rows, d_model], features [rows, d_sae]."""
 
     record: RunRecord
     tokens: TokenRows
@@ -49,7 +51,7 @@ class StoredRun:
 def write_stored_run(
     bucket: Bucket, run: str = "planted", dtype: str = "float32", shards: Iterable[int] | None = None
 ) -> StoredRun:
-    """Registers model and SAE, creates the run, and commits these shards (None: all of them) in batches of 2 sequences."""
+    """Registers model and SAE, creates the run, and commits these shards (None: all of them)."""
     stored = plant(run, dtype)
     create_run(bucket, stored.record)
     register_model(bucket, _model_record(), TOKEN_TEXTS)

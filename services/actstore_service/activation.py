@@ -5,12 +5,12 @@ from typing import Any
 
 import grpc
 import pyarrow as pa
-from actstore_storage.rows import read_activations, read_tokens
 
 from actstore_api.v1 import activation_pb2
 from actstore_api.v1.service_pb2_grpc import ActivationServiceServicer
 from actstore_service import wire
 from actstore_storage.bucket import Bucket
+from actstore_storage.rows import read_activations, read_tokens
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
 
@@ -34,11 +34,13 @@ class ActivationService(ActivationServiceServicer):
         return self._messages(snapshot, read_tokens(snapshot, **_range(request)), activation_pb2.ReadTokensResponse)
 
     def _messages(self, snapshot: Snapshot, batches: Iterable[pa.RecordBatch], response: type[Any]) -> Iterator[Any]:
-        """Provenance first, by itself, so that a stream without rows has it too."""
-        yield response(provenance=wire.provenance_message(snapshot.provenance()))
-        for batch in batches:
-            for part in wire.slices(batch, self._batch_bytes):
-                yield response(rows=wire.table_message(part))
+        """Provenance comes with the first message, and without rows where there are none."""
+        provenance = wire.provenance_message(snapshot.provenance())
+        parts = (part for batch in batches for part in wire.slices(batch, self._batch_bytes))
+        first = next(parts, None)
+        yield response(rows=None if first is None else wire.table_message(first), provenance=provenance)
+        for part in parts:
+            yield response(rows=wire.table_message(part))
 
 
 def _range(request: Any) -> dict[str, int]:

@@ -1,12 +1,12 @@
 """What is there: runs, models, SAEs."""
 
 import grpc
-from actstore_storage.registry import list_models, list_saes
 
 from actstore_api.v1 import catalog_pb2
 from actstore_api.v1.service_pb2_grpc import CatalogServiceServicer
 from actstore_service import wire
 from actstore_storage.bucket import Bucket
+from actstore_storage.registry import list_models, list_saes
 from actstore_storage.runs import list_runs, open_run
 
 

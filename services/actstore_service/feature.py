@@ -1,12 +1,12 @@
 """What makes a feature fire, and how often."""
 
 import grpc
-from actstore_storage.features import feature_statistics, top_examples
 
 from actstore_api.v1 import feature_pb2
 from actstore_api.v1.service_pb2_grpc import FeatureServiceServicer
 from actstore_service import wire
 from actstore_storage.bucket import Bucket
+from actstore_storage.features import feature_statistics, top_examples
 from actstore_storage.runs import open_run
 
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import grpc
-from actstore_storage.norms import fit_growth, norm_profile
 
 from actstore_api.v1 import norm_pb2
 from actstore_api.v1.service_pb2_grpc import NormServiceServicer
 from actstore_service import wire
 from actstore_storage.bucket import Bucket
+from actstore_storage.norms import fit_growth, norm_profile
 from actstore_storage.runs import open_run
 
 

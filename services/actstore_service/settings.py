@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 from actstore_storage.errors import BadRequest
 
-KIBIBYTE = 1024
-MEBIBYTE = 1024 * KIBIBYTE
+MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Limits:
     """Prompts and specifications are small."""
     response_bytes: int = 64 * MEBIBYTE
     """One message of an answer, the workers' included."""
-    batch_bytes: int = 2 * MEBIBYTE
+    batch_bytes: int = 3 * MEBIBYTE
     """Rows in one message of a stream; below the 4 MiB that any gRPC client accepts without being told."""
     grace_seconds: float = 20.0
     """What running calls get to finish after SIGTERM."""

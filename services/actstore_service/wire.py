@@ -5,16 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
-from actstore_storage.registry import ModelRecord, SaeModelRecord
 
 from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2
 from actstore_storage.errors import BadRequest
+from actstore_storage.exclusion import DEFAULT_EXCLUSION
+from actstore_storage.registry import ModelRecord, SaeModelRecord
 from actstore_storage.snapshot import Provenance, Snapshot
 from actstore_storage.specification import Specification
 
 TOKEN_CLASSES = {common_pb2.TOKEN_CLASS_BOS: "bos", common_pb2.TOKEN_CLASS_SPECIAL: "special"}
-# Its norm would drown every other token's, and it says nothing about the text.
-EXCLUDED_UNLESS_TOLD = frozenset({"bos"})
 
 
 def given(request: Any, *names: str) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def given(request: Any, *names: str) -> dict[str, Any]:
 def excluded_classes(request: Any) -> frozenset[str]:
     """Absent: BOS. Present and empty: none."""
     if not request.HasField("exclude"):
-        return EXCLUDED_UNLESS_TOLD
+        return DEFAULT_EXCLUSION
     for number in request.exclude.classes:
         if number not in TOKEN_CLASSES:
             raise BadRequest(
@@ -49,9 +48,9 @@ def table_message(table: pa.Table | pa.RecordBatch) -> common_pb2.Table:
 
 
 def slices(batch: pa.RecordBatch, bytes_max: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of about `bytes_max` bytes at most, but of one row at least."""
+    """The same rows in batches of about `bytes_max` bytes at most; one batch at least, for the schema's sake."""
     rows_max = max(1, batch.num_rows * bytes_max // max(1, batch.nbytes))
-    for first in range(0, batch.num_rows, rows_max):
+    for first in range(0, max(1, batch.num_rows), rows_max):
         yield batch.slice(first, rows_max)
 
 

@@ -1,0 +1,69 @@
+"""What lands in site-packages, how modules are named, what an import costs, and that the readme shows it all."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+VAGUE = {"utils", "util", "common", "helpers", "helper", "misc"}
+HEAVY = ("torch", "ray", "transformers")
+IMPORT = """
+import json, sys, time
+started = time.monotonic()
+import actstore
+loaded = [name for name in {heavy!r} if name in sys.modules]
+print(json.dumps({{"loaded": loaded, "import_seconds": round(time.monotonic() - started, 2)}}))
+"""
+
+
+def test_only_prefixed_packages_are_installed(packages: list[Path], root: Path) -> None:
+    assert all(package.name.split("_")[0] == "actstore" for package in packages)
+    # An editable install puts the whole folder on the path.
+    beside = {path.parent.relative_to(root) for package in packages for path in root.glob(f"{package.parts[0]}/*/*.py")}
+    assert beside == set(packages)
+
+
+def test_every_package_is_typed(packages: list[Path], root: Path) -> None:
+    assert [package for package in packages if not (root / package / "py.typed").exists()] == []
+
+
+def test_top_folders_are_no_packages(root: Path) -> None:
+    assert [str(path) for path in root.glob("*/__init__.py")] == []
+
+
+def test_module_names(sources: list[Path], project: dict[str, Any]) -> None:
+    taken = VAGUE | set(sys.stdlib_module_names) | _imported_as(project)
+    names = {path: path.parent.name if path.stem == "__init__" else path.stem for path in sources}
+    assert {str(path) for path, name in names.items() if name in taken and name != "__main__"} == set()
+
+
+def _imported_as(project: dict[str, Any]) -> set[str]:
+    """The top-level names under which the project's direct dependencies are imported."""
+    declared = [*project["project"]["dependencies"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        declared += extra
+    wanted = {_canonical(re.split(r"[\[<>=~! ]", requirement)[0]) for requirement in declared} - {"actstore"}
+    return {
+        name for name, owners in packages_distributions().items() if wanted & {_canonical(owner) for owner in owners}
+    }
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_importing_the_client_is_light() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT.format(heavy=HEAVY)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    print(f"import actstore takes {found['import_seconds']} seconds")
+    assert found["loaded"] == []
+
+
+def test_the_readme_shows_every_package(packages: list[Path], root: Path) -> None:
+    readme = (root / "README.md").read_text()
+    assert [str(package) for package in packages if package.name not in readme] == []

@@ -1,0 +1,92 @@
+"""A stand-in for the workers: a real gRPC server of the same contract, which does what the run's name tells it."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_status import rpc_status
+
+from actstore_api.reasons import Failure, to_status
+from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_api.v1.service_pb2_grpc import (
+    CaptureServiceServicer,
+    PatchingServiceServicer,
+    add_CaptureServiceServicer_to_server,
+    add_PatchingServiceServicer_to_server,
+)
+
+TOKEN = "workers-token"
+PROGRESS = 3
+TOTALS = capture_pb2.GetCaptureTotalsResponse(
+    captures_running=1,
+    captures_complete=2,
+    captures_failed=3,
+    captures_cancelled=4,
+    shards_committed=50,
+    tokens_committed=6_000,
+    bytes_committed=70_000,
+)
+FAILURE = Failure(
+    "SAE_MISMATCH", "the SAE reads 768 values, the model has 128", {"field": "saes", "value": "768", "allowed": "128"}
+)
+
+
+class StandIn(CaptureServiceServicer, PatchingServiceServicer):
+    """Run names: `refused` (a rich status), `bare-<CODE>` (a status without details), `waiting` (until cancelled)."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self.waiting = threading.Event()
+        self.metadata: dict[str, str | bytes] = {}
+        self.seconds_left: float | None = None
+        self.requests: list[object] = []
+        self._server = grpc.server(ThreadPoolExecutor(8))
+        add_CaptureServiceServicer_to_server(self, self._server)
+        add_PatchingServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.stop(None).wait()
+
+    def StartCapture(self, request, context):
+        self._meet(request, context, request.specification.run)
+        return capture_pb2.StartCaptureResponse(run=request.specification.run or "made")
+
+    def WatchCapture(self, request, context) -> Iterator[capture_pb2.WatchCaptureResponse]:
+        self._meet(request, context, request.run)
+        for committed in range(PROGRESS):
+            progress = capture_pb2.CaptureProgress(run=request.run, shards_committed=committed, shards_total=PROGRESS)
+            yield capture_pb2.WatchCaptureResponse(progress=progress)
+        if request.run == "refused-late":
+            context.abort_with_status(rpc_status.to_status(to_status(FAILURE)))
+
+    def CancelCapture(self, request, context):
+        self._meet(request, context, request.run)
+        state = capture_pb2.CAPTURE_STATE_CANCELLED
+        return capture_pb2.CancelCaptureResponse(progress=capture_pb2.CaptureProgress(run=request.run, state=state))
+
+    def GetCaptureTotals(self, request, context):
+        self._meet(request, context, "")
+        return TOTALS
+
+    def RunSweep(self, request, context) -> Iterator[patching_pb2.RunSweepResponse]:
+        self._meet(request, context, request.model.name)
+        yield patching_pb2.RunSweepResponse(progress=patching_pb2.SweepProgress(cells_done=1, cells_total=2))
+        yield patching_pb2.RunSweepResponse(result=patching_pb2.SweepResult(clean_logit_difference=1.5))
+
+    def _meet(self, request, context, name: str) -> None:
+        self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
+        self.seconds_left = context.time_remaining()
+        if self.metadata.get("authorization") != f"Bearer {TOKEN}":
+            context.abort_with_status(rpc_status.to_status(to_status(Failure("UNAUTHENTICATED", "not the token"))))
+        if name == "refused":
+            context.abort_with_status(rpc_status.to_status(to_status(FAILURE)))
+        if name.startswith("bare-"):
+            context.abort(grpc.StatusCode[name.removeprefix("bare-")], "Traceback: /secret/path.py")
+        if name == "waiting":
+            context.add_callback(self.cancelled.set)
+            self.waiting.set()
+            self.cancelled.wait(30)

@@ -1,0 +1,186 @@
+"""Captures and sweeps go to the workers and come back unchanged: messages, errors, deadlines, cancellation."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_service.server import Service
+from actstore_service.settings import Limits
+from tests.service import stand_in
+from tests.service.conftest import Caller, Serve
+
+
+def _start(run: str = "new") -> capture_pb2.StartCaptureRequest:
+    return capture_pb2.StartCaptureRequest(specification=capture_pb2.CaptureSpecification(run=run, saes=["a", "b"]))
+
+
+def test_requests_and_answers_pass_unchanged(call: Caller, workers: stand_in.StandIn) -> None:
+    assert call("CaptureService", "StartCapture", _start()).run == "new"
+    assert workers.requests == [_start()]
+    watched = call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))
+    assert [message.progress.shards_committed for message in watched] == [0, 1, 2]
+    cancelled = call("CaptureService", "CancelCapture", capture_pb2.CancelCaptureRequest(run="new"))
+    assert cancelled.progress.state == capture_pb2.CAPTURE_STATE_CANCELLED
+    assert call("CaptureService", "GetCaptureTotals", capture_pb2.GetCaptureTotalsRequest()) == stand_in.TOTALS
+    progress, result = call("PatchingService", "RunSweep", patching_pb2.RunSweepRequest(clean="x"))
+    assert (progress.progress.cells_total, result.result.clean_logit_difference) == (2, 1.5)
+
+
+def test_workers_get_their_own_token_and_the_applications_name(call: Caller, workers: stand_in.StandIn) -> None:
+    call("CaptureService", "StartCapture", _start())
+    assert workers.metadata["application"] == "actstore"
+    assert workers.metadata["authorization"] == f"Bearer {stand_in.TOKEN}"
+
+
+@pytest.mark.parametrize(
+    ("service", "method", "request_"),
+    [
+        ("CaptureService", "StartCapture", _start("refused")),
+        ("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="refused")),
+        ("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="refused-late")),
+        ("CaptureService", "CancelCapture", capture_pb2.CancelCaptureRequest(run="refused")),
+        (
+            "PatchingService",
+            "RunSweep",
+            patching_pb2.RunSweepRequest(model=capture_pb2.ModelReference(name="refused")),
+        ),
+    ],
+)
+def test_rich_errors_pass_unchanged(call: Caller, service: str, method: str, request_: object) -> None:
+    assert call.failure(service, method, request_) == (grpc.StatusCode.INVALID_ARGUMENT, stand_in.FAILURE)
+
+
+@pytest.mark.parametrize(
+    ("bare", "code", "reason"),
+    [
+        ("NOT_FOUND", grpc.StatusCode.UNAVAILABLE, "WORKERS_UNAVAILABLE"),  # Ray Serve without the application
+        ("UNIMPLEMENTED", grpc.StatusCode.UNAVAILABLE, "WORKERS_UNAVAILABLE"),
+        ("RESOURCE_EXHAUSTED", grpc.StatusCode.UNAVAILABLE, "WORKERS_UNAVAILABLE"),  # Ray Serve's back-pressure
+        ("UNKNOWN", grpc.StatusCode.INTERNAL, "INTERNAL"),
+        ("INTERNAL", grpc.StatusCode.INTERNAL, "INTERNAL"),
+    ],
+)
+def test_a_bare_status_is_put_in_actstores_words(call: Caller, bare: str, code: grpc.StatusCode, reason: str) -> None:
+    found, failure = call.failure("CaptureService", "StartCapture", _start(f"bare-{bare}"))
+    assert failure is not None
+    assert (found, failure.reason) == (code, reason)
+    assert "secret" not in failure.message
+
+
+@pytest.mark.parametrize("method", ["StartCapture", "WatchCapture"])
+def test_workers_away(serve: Serve, connect: Callable[..., Caller], method: str, workers: stand_in.StandIn) -> None:
+    requests = {"StartCapture": _start(), "WatchCapture": capture_pb2.WatchCaptureRequest(run="new")}
+    call = connect(serve(gateway=workers.address, gateway_token=stand_in.TOKEN))
+    workers.close()
+    code, failure = call.failure("CaptureService", method, requests[method])
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert failure is not None
+    assert failure.reason == "WORKERS_UNAVAILABLE"
+
+
+def test_no_workers_configured(serve: Serve, connect: Callable[..., Caller]) -> None:
+    call = connect(serve())
+    sweep = patching_pb2.RunSweepRequest()
+    for service, method, request in (
+        ("CaptureService", "StartCapture", _start()),
+        ("PatchingService", "RunSweep", sweep),
+    ):
+        code, failure = call.failure(service, method, request)
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert failure is not None
+        assert failure.reason == "WORKERS_UNAVAILABLE"
+
+
+def test_workers_that_refuse_the_services_token_do_not_blame_the_caller(
+    serve: Serve, connect: Callable[..., Caller], workers: stand_in.StandIn
+) -> None:
+    call = connect(serve(gateway=workers.address, gateway_token="another"))
+    code, failure = call.failure("CaptureService", "StartCapture", _start())
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert failure is not None
+    assert "ACTSTORE_GATEWAY_TOKEN" in failure.message
+
+
+def test_cancelling_a_stream_reaches_the_workers(call: Caller, workers: stand_in.StandIn) -> None:
+    stream = call.stub("CaptureService").WatchCapture(
+        capture_pb2.WatchCaptureRequest(run="waiting"), metadata=call.metadata
+    )
+    assert workers.waiting.wait(10)
+    stream.cancel()
+    assert workers.cancelled.wait(10)
+
+
+def test_cancelling_an_answer_reaches_the_workers(call: Caller, workers: stand_in.StandIn) -> None:
+    answer = call.stub("CaptureService").StartCapture.future(_start("waiting"), metadata=call.metadata)
+    assert workers.waiting.wait(10)
+    answer.cancel()
+    assert workers.cancelled.wait(10)
+
+
+def test_the_deadline_reaches_the_workers(call: Caller, workers: stand_in.StandIn) -> None:
+    started_seconds = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        call("CaptureService", "StartCapture", _start("waiting"), timeout_seconds=0.5)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert workers.cancelled.wait(10)
+    assert time.monotonic() - started_seconds < 5
+    assert workers.seconds_left is not None
+    assert workers.seconds_left <= 0.5
+
+
+def test_no_deadline_is_none_for_the_workers_either(call: Caller, workers: stand_in.StandIn) -> None:
+    call("CaptureService", "StartCapture", _start(), timeout_seconds=None)
+    assert workers.seconds_left is not None
+    assert workers.seconds_left > 365 * 24 * 3600
+
+
+def test_open_streams_are_bounded(serve: Serve, connect: Callable[..., Caller], workers: stand_in.StandIn) -> None:
+    limits = Limits(forwarded_streams=1)
+    call = connect(serve(gateway=workers.address, gateway_token=stand_in.TOKEN, limits=limits))
+    watch = capture_pb2.WatchCaptureRequest(run="waiting")
+    stream = call.stub("CaptureService").WatchCapture(watch, metadata=call.metadata)
+    assert workers.waiting.wait(10)
+    code, failure = call.failure("CaptureService", "WatchCapture", watch)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure is not None
+    assert (failure.details["value"], failure.details["allowed"]) == ("2", "1")
+    stream.cancel()
+    assert workers.cancelled.wait(10)
+    _until(lambda: len(call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))) == 3)
+
+
+def test_a_running_call_is_finished_when_the_service_stops(
+    forwarding: Service, call: Caller, workers: stand_in.StandIn
+) -> None:
+    answer = call.stub("CaptureService").StartCapture.future(_start("waiting"), metadata=call.metadata)
+    assert workers.waiting.wait(10)
+    stopping = _in_thread(forwarding.stop)
+    time.sleep(0.2)
+    assert not answer.done()
+    workers.cancelled.set()  # lets the waiting call go on
+    assert answer.result(10).run == "waiting"
+    stopping.join(10)
+    assert not stopping.is_alive()
+
+
+def _in_thread(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def _until(succeeds: Callable[[], bool], seconds: float = 10) -> None:
+    """Waits for what happens soon but not at once; grpc errors mean not yet."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if succeeds():
+                return
+        except grpc.RpcError:
+            pass
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
