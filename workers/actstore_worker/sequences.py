@@ -1,0 +1,191 @@
+"""Documents turned into token sequences. A sequence never spans documents; a long document is several sequences."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.products import BOS, SPECIAL
+from actstore_storage.shard import TokenRows
+from actstore_worker.model import ModelDescription
+
+# Documents go to the tokenizer, which has threads of its own, in groups of about this many characters.
+_GROUP_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class SequenceShape:
+    # Tokens in a sequence at most, BOS included.
+    context_length: int
+    prepend_bos: bool
+    # Stop after the last whole sequence within this many tokens; None: take all.
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenSequences:
+    """Sequence i of these is sequence `first` + i of the dataset: `tokens[offsets[i]:offsets[i + 1]]`, BOS included."""
+
+    tokens: Int[NDArray[np.int32], " token"]
+    offsets: Int[NDArray[np.int64], " sequence_and_one"]
+    documents: Int[NDArray[np.int64], " sequence"]
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @property
+    def lengths(self) -> Int[NDArray[np.int64], " sequence"]:
+        return np.diff(self.offsets)
+
+    def select(self, sequences: range) -> "TokenSequences":
+        """Some of them, named by their numbers in the dataset."""
+        start, stop = sequences.start - self.first, sequences.stop - self.first
+        if not 0 <= start <= stop <= len(self):
+            raise ValueError(f"{sequences} is not within {range(self.first, self.first + len(self))}")
+        offsets = self.offsets[start : stop + 1]
+        tokens = self.tokens[offsets[0] : offsets[-1]]
+        return TokenSequences(tokens, offsets - offsets[0], self.documents[start:stop], sequences.start)
+
+    def batches(self, size: int) -> Iterator["TokenSequences"]:
+        last = self.first + len(self)
+        for start in range(self.first, last, size):
+            yield self.select(range(start, min(start + size, last)))
+
+    def padded(self) -> tuple[Int[NDArray[np.int64], "batch position"], NDArray[np.bool_]]:
+        """Token ids with zeros on the right, and where the tokens are."""
+        inside = np.arange(self.lengths.max()) < self.lengths[:, None]
+        ids = np.zeros(inside.shape, dtype=np.int64)
+        ids[inside] = self.tokens
+        return ids, inside
+
+    def rows(self, bos_id: int | None, special_ids: frozenset[int]) -> TokenRows:
+        """A row a token. BOS is the token at position 0 only; elsewhere that token is special like others."""
+        lengths = self.lengths
+        position = (np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], lengths)).astype(np.int32)
+        flags = np.where(np.isin(self.tokens, sorted(special_ids)), SPECIAL, 0).astype(np.uint8)
+        if bos_id is not None:
+            flags[(position == 0) & (self.tokens == bos_id)] = BOS
+        return TokenRows(
+            sequence=np.repeat(np.arange(self.first, self.first + len(self)), lengths),
+            position=position,
+            document=np.repeat(self.documents, lengths),
+            token=self.tokens,
+            flags=flags,
+        )
+
+
+@dataclass(frozen=True)
+class TokenisedDataset:
+    """`sha256` is over the documents' token ids and ends, without BOS: equal text under an equal tokenizer is equal."""
+
+    sequences: TokenSequences
+    sha256: str
+
+
+@dataclass
+class _Gathered:
+    shape: SequenceShape
+    ids: list[NDArray[np.int32]] = field(default_factory=list)
+    lengths: list[NDArray[np.int64]] = field(default_factory=list)
+    documents: list[NDArray[np.int64]] = field(default_factory=list)
+    tokens: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, document: int, ids: NDArray[np.int32]) -> bool:
+        """Cut one document into sequences; False once max_tokens leaves no room for the next one."""
+        bos = int(self.shape.prepend_bos)
+        body = self.shape.context_length - bos
+        starts = np.arange(0, len(ids), body)
+        lengths = np.minimum(body, len(ids) - starts) + bos
+        kept = self._fitting(lengths)
+        ids = ids[: int((lengths[:kept] - bos).sum())]
+        self.digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
+        self.ids.append(ids)
+        self.lengths.append(lengths[:kept])
+        self.documents.append(np.full(kept, document))
+        self.tokens += int(lengths[:kept].sum())
+        return kept == len(lengths)
+
+    def _fitting(self, lengths: NDArray[np.int64]) -> int:
+        if self.shape.max_tokens is None:
+            return len(lengths)
+        room = self.shape.max_tokens - self.tokens
+        kept = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
+        if kept == 0 and self.tokens == 0 and len(lengths):
+            raise _max_tokens_too_small(self.shape.max_tokens, int(lengths[0]))
+        return kept
+
+    def sequences(self, bos_id: int | None) -> TokenSequences:
+        if not self.tokens:
+            raise BadRequest("the dataset has no token", reason="DATASET_EMPTY", field="dataset", allowed="some text")
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths))])
+        text = np.concatenate(self.ids)
+        if self.shape.prepend_bos:
+            tokens = np.full(self.tokens, bos_id, dtype=np.int32)
+            is_text = np.ones(self.tokens, dtype=np.bool_)
+            is_text[offsets[:-1]] = False
+            tokens[is_text] = text
+            text = tokens
+        return TokenSequences(text, offsets, np.concatenate(self.documents))
+
+
+def tokenise(described: ModelDescription, documents: Iterable[str], shape: SequenceShape) -> TokenisedDataset:
+    """Document ids are their places in the dataset, those without tokens included.
+
+    Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID where max_tokens holds no sequence; MODEL_UNSUPPORTED where the
+    tokenizer gives an id that the model has no embedding of.
+    """
+    gathered = _Gathered(shape)
+    for document, ids in enumerate(_token_ids(described, documents)):
+        if not gathered.add(document, ids):
+            break
+    return TokenisedDataset(gathered.sequences(described.bos_id), gathered.digest.hexdigest())
+
+
+def _token_ids(described: ModelDescription, documents: Iterable[str]) -> Iterator[NDArray[np.int32]]:
+    for texts in _groups(documents):
+        # verbose: the warning about long texts is about what is done here, cutting them.
+        found = described.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for ids in found["input_ids"]:
+            array = np.asarray(ids, dtype=np.int32)
+            if len(array) and array.max() >= described.vocabulary_size:
+                raise _no_embedding(described, int(array.max()))
+            yield array
+
+
+def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
+    texts: list[str] = []
+    characters = 0
+    for text in documents:
+        texts.append(text)
+        characters += len(text)
+        if characters >= _GROUP_CHARACTERS:
+            yield texts
+            texts, characters = [], 0
+    if texts:
+        yield texts
+
+
+def _max_tokens_too_small(max_tokens: int, first_length: int) -> BadRequest:
+    return BadRequest(
+        f"max_tokens is {max_tokens}, and the first sequence alone has {first_length}",
+        field="dataset.max_tokens",
+        value=max_tokens,
+        allowed=f"at least {first_length}",
+    )
+
+
+def _no_embedding(described: ModelDescription, token: int) -> BadRequest:
+    return BadRequest(
+        f"the tokenizer of {described.name!r} gives id {token}; the model has {described.vocabulary_size} embeddings",
+        reason="MODEL_UNSUPPORTED",
+        field="model",
+        value=described.name,
+        allowed=f"ids below {described.vocabulary_size}",
+    )
