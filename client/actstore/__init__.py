@@ -1,0 +1,69 @@
+"""Ask a lab's activation store: what makes a feature fire, how norms grow, what a patch changes.
+
+lab = actstore.connect()                # the stack that `actstore up` started here
+lab = actstore.connect("host:port")     # a service
+lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/prefix"
+"""
+
+from actstore._activations import Activations
+from actstore._capture import Capture
+from actstore._connect import connect
+from actstore._errors import (
+    ActstoreError,
+    BadRequest,
+    Cancelled,
+    Conflict,
+    CorruptObject,
+    Denied,
+    Fault,
+    LimitExceeded,
+    MissingLibrary,
+    NotFound,
+    StackFailed,
+    StoreFailed,
+    Unavailable,
+)
+from actstore._features import Examples, Feature, FeaturePage, FeatureStatistics
+from actstore._lab import Lab
+from actstore._local_stack import LocalStack
+from actstore._norms import Growth, NormProfile
+from actstore._records import CaptureProgress, CaptureSpecification, Provenance, S3Access, SaeAttachment
+from actstore._run import Run
+from actstore._sweep import Sweep
+from actstore._tables import Answer, Table
+
+__all__ = [
+    "Activations",
+    "ActstoreError",
+    "Answer",
+    "BadRequest",
+    "Cancelled",
+    "Capture",
+    "CaptureProgress",
+    "CaptureSpecification",
+    "Conflict",
+    "CorruptObject",
+    "Denied",
+    "Examples",
+    "Fault",
+    "Feature",
+    "FeaturePage",
+    "FeatureStatistics",
+    "Growth",
+    "Lab",
+    "LimitExceeded",
+    "LocalStack",
+    "MissingLibrary",
+    "NormProfile",
+    "NotFound",
+    "Provenance",
+    "Run",
+    "S3Access",
+    "SaeAttachment",
+    "StackFailed",
+    "StoreFailed",
+    "Sweep",
+    "Table",
+    "Unavailable",
+    "connect",
+]

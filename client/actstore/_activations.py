@@ -1,0 +1,94 @@
+"""Dense activations of one site as they were stored."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore._errors import Fault
+from actstore._tables import Answer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ELEMENT_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # bfloat16 as its raw bits
+_ROW_FIELDS = [
+    pa.field(name, kind, nullable=False)
+    for name, kind in {
+        "sequence": pa.int64(),
+        "position": pa.int32(),
+        "document": pa.int64(),
+        "token": pa.int32(),
+        "flags": pa.uint8(),
+    }.items()
+]
+TOKEN_SCHEMA = pa.schema([*_ROW_FIELDS, pa.field("text", pa.string())])
+
+
+def activation_schema(dtype: str, d_model: int) -> pa.Schema:
+    metadata = {"dtype": dtype, "d_model": str(d_model)}
+    width = d_model * np.dtype(_ELEMENT_TYPES[dtype]).itemsize
+    return pa.schema([*_ROW_FIELDS, pa.field("activation", pa.binary(width), nullable=False, metadata=metadata)])
+
+
+def assembled(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """One table of what a stream brought; where it brought nothing, no rows in the columns that it would have had."""
+    return pa.Table.from_batches(batches) if batches else schema.empty_table()
+
+
+@dataclass(frozen=True, repr=False)
+class Activations(Answer):
+    """A row a token: sequence, position, document, token, flags, and `activation`, the raw bits of d_model elements."""
+
+    site: str
+
+    @property
+    def dtype(self) -> str:
+        """float32, bfloat16 or float16: what the elements are stored as."""
+        return self._metadata(b"dtype")
+
+    @property
+    def d_model(self) -> int:
+        return int(self._metadata(b"d_model"))
+
+    def to_numpy(self) -> npt.NDArray[np.float32]:
+        """[rows, d_model], widened to float32 without changing any value."""
+        return widen(self.table.column("activation"), self.dtype, self.d_model)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """As `to_arrow`, with each activation a float32 array instead of raw bits."""
+        frame = super().to_pandas()
+        frame["activation"] = list(self.to_numpy())
+        return frame
+
+    def _metadata(self, key: bytes) -> str:
+        metadata = self.table.schema.field("activation").metadata or {}
+        if key not in metadata:
+            raise Fault(f"the activation column of {self.site} has no {key.decode()} in its metadata")
+        return str(metadata[key].decode())
+
+    def _title(self) -> str:
+        return f"Activations of {self.site}: {len(self):,} tokens x {self.d_model} {self.dtype}"
+
+    def _shown(self) -> list[dict[str, Any]]:
+        return [{**row, "activation": f"{self.d_model} x {self.dtype}"} for row in super()._shown()]
+
+
+def widen(column: pa.ChunkedArray, dtype: str, d_model: int) -> npt.NDArray[np.float32]:
+    """float32 [rows, d_model] of fixed_size_binary rows. A bfloat16 is the upper half of a float32, so it shifts up."""
+    if dtype not in _ELEMENT_TYPES:
+        raise Fault(f"activations of dtype {dtype!r}: this client reads {', '.join(_ELEMENT_TYPES)}")
+    width = d_model * np.dtype(_ELEMENT_TYPES[dtype]).itemsize
+    chunks = [_bits(chunk, width) for chunk in column.chunks]
+    bits = np.concatenate(chunks) if chunks else np.empty(0, np.uint8)
+    elements = bits.view(_ELEMENT_TYPES[dtype])
+    if dtype == "bfloat16":
+        elements = (elements.astype(np.uint32) << 16).view(np.float32)
+    return elements.astype(np.float32).reshape(-1, d_model)
+
+
+def _bits(chunk: pa.Array, width: int) -> npt.NDArray[np.uint8]:
+    """The bytes of a chunk's rows; a slice shares its parent's buffer, so the offset counts."""
+    return np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * width : (chunk.offset + len(chunk)) * width]

@@ -1,0 +1,85 @@
+"""Whom the client asks: a service over gRPC, or a bucket by itself. The same calls, the same answers, the same errors.
+
+`exclude` is a set of token classes (`bos`, `special`); None elsewhere means the answerer's default.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from actstore._features import Examples, FeatureStatistics
+from actstore._norms import Growth, NormProfile
+from actstore._records import (
+    CaptureProgress,
+    CaptureSpecification,
+    ModelDescription,
+    Provenance,
+    RunDescription,
+    SaeDescription,
+    SweepProgress,
+    SweepRequest,
+)
+from actstore._sweep import Sweep
+
+Rows = tuple[list[pa.RecordBatch], Provenance]
+
+
+class Backend(ABC):
+    """Every method raises errors of actstore._errors only."""
+
+    address: str
+
+    @abstractmethod
+    def list_runs(self) -> list[RunDescription]: ...
+
+    @abstractmethod
+    def get_run(self, run: str) -> RunDescription: ...
+
+    @abstractmethod
+    def list_models(self) -> list[ModelDescription]: ...
+
+    @abstractmethod
+    def list_saes(self) -> list[SaeDescription]: ...
+
+    @abstractmethod
+    def norm_profile(
+        self, run: str, sites: Sequence[str], exclude: frozenset[str], quantiles: Sequence[float]
+    ) -> NormProfile: ...
+
+    @abstractmethod
+    def fit_growth(self, run: str, exclude: frozenset[str], site: str, layers: tuple[int, int] | None) -> Growth: ...
+
+    @abstractmethod
+    def top_examples(
+        self, run: str, sae: str, feature: int, exclude: frozenset[str], k: int, tokens_before: int, tokens_after: int
+    ) -> Examples: ...
+
+    @abstractmethod
+    def feature_statistics(
+        self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int
+    ) -> FeatureStatistics: ...
+
+    @abstractmethod
+    def read_activations(self, run: str, site: str, first: int, count: int | None) -> Rows: ...
+
+    @abstractmethod
+    def read_tokens(self, run: str, first: int, count: int | None) -> Rows: ...
+
+    @abstractmethod
+    def start_capture(self, specification: CaptureSpecification) -> str:
+        """The run's name."""
+
+    @abstractmethod
+    def watch_capture(self, run: str) -> Iterator[CaptureProgress]:
+        """Ends after the first progress in an end state; raises the capture's own error where it failed."""
+
+    @abstractmethod
+    def cancel_capture(self, run: str) -> CaptureProgress: ...
+
+    @abstractmethod
+    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | Sweep]:
+        """Progress, then one sweep."""
+
+    @abstractmethod
+    def close(self) -> None: ...

@@ -1,0 +1,190 @@
+"""Asking a bucket by itself, without a service: the one file of the client that imports actstore_storage."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from actstore._backend import Backend, Rows
+from actstore._errors import ActstoreError, error_of, refused
+from actstore._features import Examples, FeatureStatistics
+from actstore._norms import Growth, NormProfile
+from actstore._records import (
+    CaptureProgress,
+    CaptureSpecification,
+    ModelDescription,
+    Provenance,
+    RunDescription,
+    S3Access,
+    SaeAttachment,
+    SaeDescription,
+    SweepProgress,
+    SweepRequest,
+    field_names,
+)
+from actstore._sweep import Sweep
+from actstore_api.reasons import Failure
+from actstore_storage import errors, features, norms, opening, registry, rows, runs
+from actstore_storage.snapshot import Snapshot
+
+
+class BucketBackend(Backend):
+    def __init__(self, address: str, s3: S3Access | None) -> None:
+        access = opening.S3Access(**asdict(s3)) if s3 else None
+        with _in_our_words():
+            self._bucket = opening.open_bucket(address, access)
+        self.address = self._bucket.address
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    def list_runs(self) -> list[RunDescription]:
+        with _in_our_words():
+            return [_run(runs.open_run(self._bucket, name)) for name in runs.list_runs(self._bucket)]
+
+    def get_run(self, run: str) -> RunDescription:
+        with _in_our_words():
+            return _run(runs.open_run(self._bucket, run))
+
+    def list_models(self) -> list[ModelDescription]:
+        with _in_our_words():
+            return [_record(ModelDescription, model) for model in registry.list_models(self._bucket)]
+
+    def list_saes(self) -> list[SaeDescription]:
+        with _in_our_words():
+            return [_record(SaeDescription, sae) for sae in registry.list_saes(self._bucket)]
+
+    def norm_profile(
+        self, run: str, sites: Sequence[str], exclude: frozenset[str], quantiles: Sequence[float]
+    ) -> NormProfile:
+        chosen = {"quantiles": tuple(quantiles)} if quantiles else {}
+        with self._snapshot(run) as snapshot:
+            table = norms.norm_profile(snapshot, sites=tuple(sites), exclude=exclude, **chosen)
+            return NormProfile(table=table, fit=partial(self.fit_growth, run, exclude), **_origin(snapshot, exclude))
+
+    def fit_growth(self, run: str, exclude: frozenset[str], site: str, layers: tuple[int, int] | None) -> Growth:
+        with self._snapshot(run) as snapshot:
+            growth = norms.fit_growth(snapshot, site=site, layers=layers, exclude=exclude)
+            return Growth(
+                table=growth.points,
+                site=growth.site,
+                layers=(growth.first_layer, growth.last_layer),
+                rate=growth.rate,
+                r_squared=growth.r_squared,
+                **_origin(snapshot, exclude),
+            )
+
+    def top_examples(
+        self, run: str, sae: str, feature: int, exclude: frozenset[str], k: int, tokens_before: int, tokens_after: int
+    ) -> Examples:
+        with self._snapshot(run) as snapshot:
+            table = features.top_examples(
+                snapshot, sae, feature, k=k, tokens_before=tokens_before, tokens_after=tokens_after, exclude=exclude
+            )
+            return Examples(table=table, sae=sae, feature=feature, **_origin(snapshot, exclude, (sae,)))
+
+    def feature_statistics(
+        self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int
+    ) -> FeatureStatistics:
+        with self._snapshot(run) as snapshot:
+            found = features.feature_statistics(snapshot, sae, feature, bins=bins, exclude=exclude)
+            return FeatureStatistics(
+                table=found.histogram,
+                sae=sae,
+                feature=feature,
+                tokens=found.tokens,
+                active_tokens=found.active_tokens,
+                density=found.density,
+                maximum=found.maximum,
+                mean_when_active=found.mean_when_active,
+                **_origin(snapshot, exclude, (sae,)),
+            )
+
+    def read_activations(self, run: str, site: str, first: int, count: int | None) -> Rows:
+        with self._snapshot(run) as snapshot:
+            batches = rows.read_activations(snapshot, site, first_sequence=first, sequence_count=count)
+            return list(batches), _provenance(snapshot, ())
+
+    def read_tokens(self, run: str, first: int, count: int | None) -> Rows:
+        with self._snapshot(run) as snapshot:
+            batches = rows.read_tokens(snapshot, first_sequence=first, sequence_count=count)
+            return list(batches), _provenance(snapshot, ())
+
+    def start_capture(self, specification: CaptureSpecification) -> str:  # noqa: ARG002
+        raise self._needs_service("capture")
+
+    def watch_capture(self, run: str) -> Iterator[CaptureProgress]:  # noqa: ARG002
+        raise self._needs_service("watching a capture")
+
+    def cancel_capture(self, run: str) -> CaptureProgress:  # noqa: ARG002
+        raise self._needs_service("cancelling a capture")
+
+    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | Sweep]:  # noqa: ARG002
+        raise self._needs_service("patch")
+
+    def _needs_service(self, call: str) -> ActstoreError:
+        message = f"{call} runs a model, and {self.address} is a bucket without a service"
+        return refused(message, "address", self.address, "host:port of a service", "NEEDS_SERVICE")
+
+    @contextmanager
+    def _snapshot(self, run: str) -> Iterator[Snapshot]:
+        """What is committed now; each call reads its own."""
+        with _in_our_words():
+            yield runs.open_run(self._bucket, run)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except errors.ActstoreError as error:
+        raise error_of(Failure(error.reason, error.message, error.details)) from None
+
+
+def _record(kind: type[Any], record: object) -> Any:
+    """A dataclass from the storage library's with the same fields."""
+    return kind(**{name: getattr(record, name) for name in field_names(kind)})
+
+
+def _provenance(snapshot: Snapshot, saes: tuple[str, ...]) -> Provenance:
+    provenance: Provenance = _record(Provenance, snapshot.provenance(saes))
+    return provenance
+
+
+def _origin(snapshot: Snapshot, exclude: frozenset[str], saes: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"excluded": tuple(sorted(exclude)), "provenance": _provenance(snapshot, saes)}
+
+
+def _run(snapshot: Snapshot) -> RunDescription:
+    record = snapshot.record
+    asked = record.specification
+    specification = CaptureSpecification(
+        model=asked.model,
+        dataset=asked.dataset,
+        run=record.run,
+        model_revision=asked.model_revision,
+        text_field=asked.text_field,
+        max_tokens=asked.max_tokens,
+        context_length=asked.context_length,
+        bos=asked.prepend_bos,
+        dense_sites=asked.dense_sites,
+        norm_sites=asked.norm_sites,
+        saes=tuple(sae.name for sae in asked.saes),
+        dtype=asked.dtype,
+        sequences_per_shard=asked.sequences_per_shard,
+        sequences_per_batch=asked.sequences_per_batch,
+    )
+    return RunDescription(
+        name=record.run,
+        specification=specification,
+        provenance=_provenance(snapshot, tuple(sae.name for sae in asked.saes)),
+        sequences_total=record.sequences_total,
+        tokens_total=record.tokens_total,
+        tokens_committed=snapshot.tokens_committed,
+        dense_sites=asked.dense_sites,
+        norm_sites=asked.norm_sites,
+        saes=tuple(SaeAttachment(sae.name, sae.site, sae.d_sae) for sae in asked.saes),
+        layer_count=record.layer_count,
+        d_model=record.d_model,
+    )

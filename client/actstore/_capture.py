@@ -1,0 +1,121 @@
+"""A capture in the workers' hands: look at it, wait for it, cancel it."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from actstore._backend import Backend
+from actstore._errors import Cancelled, Fault, Unavailable
+from actstore._records import CaptureProgress
+from actstore._run import Run
+
+BAR_CHARACTERS = 24
+# A watch that breaks off is taken up again; so many times in a row without any news.
+RECONNECTS = 5
+RECONNECT_PAUSE_SECONDS = 1.0
+
+
+class Capture:
+    """Goes on by itself in the workers, whether or not anyone watches."""
+
+    def __init__(self, run_name: str, backend: Backend) -> None:
+        self.run_name = run_name
+        self._backend = backend
+
+    def __repr__(self) -> str:
+        return f"Capture of run {self.run_name}: .wait() for it, .progress() to look, .cancel() to stop it"
+
+    def progress(self) -> Iterator[CaptureProgress]:
+        """News at each commit and at least every few seconds, to the end. Raises the capture's error if it failed."""
+        left = RECONNECTS
+        while True:
+            try:
+                for news in self._backend.watch_capture(self.run_name):
+                    left = RECONNECTS
+                    yield news
+                    if news.ended:
+                        return
+                raise Fault(f"the service stopped telling about the capture of {self.run_name} before its end")
+            except Unavailable:
+                if not left:
+                    raise
+                left -= 1
+                time.sleep(RECONNECT_PAUSE_SECONDS)
+
+    def wait(self, progress: bool = True) -> Run:
+        """The finished run. Draws a bar on stderr where that is a terminal; Ctrl-C leaves the capture running."""
+        bar = Bar(sys.stderr, f"capture {self.run_name}", enabled=progress)
+        last = None
+        try:
+            for last in self.progress():
+                bar.draw(last.tokens_committed, last.tokens_total, _shards(last), "tokens")
+        except KeyboardInterrupt:
+            sys.stderr.write(f"\n{self._left_running()}\n")
+            raise
+        finally:
+            bar.close()
+        if last is not None and last.state == "cancelled":
+            raise Cancelled(f"the capture of run {self.run_name} was cancelled", reason="CANCELLED")
+        return Run(self._backend.get_run(self.run_name), self._backend)
+
+    def cancel(self) -> CaptureProgress:
+        """Stops within seconds. Committed shards stay readable, and the same capture again goes on from there."""
+        return self._backend.cancel_capture(self.run_name)
+
+    def _left_running(self) -> str:
+        return (
+            f"the capture of run {self.run_name} goes on without you; "
+            f"`actstore cancel {self.run_name}` or `lab.attach({self.run_name!r}).cancel()` stops it"
+        )
+
+
+def _shards(news: CaptureProgress) -> str:
+    return f"{news.shards_committed}/{news.shards_total} shards" if news.shards_total else news.state
+
+
+class Bar:
+    """One line that redraws itself; silent where the stream is no terminal."""
+
+    def __init__(
+        self, stream: TextIO, title: str, *, enabled: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream
+        self._title = title
+        self._drawn = False
+        self._enabled = enabled and stream.isatty()
+        self._clock = clock
+        self._first: tuple[float, int] | None = None
+
+    def draw(self, done: int, total: int, detail: str, unit: str) -> None:
+        if not self._enabled:
+            return
+        filled = BAR_CHARACTERS * done // total if total else 0
+        bar = "█" * filled + "░" * (BAR_CHARACTERS - filled)
+        share = f"{done / total:4.0%}" if total else "    "
+        line = f"{self._title} {bar} {share} · {detail} · {done:,}/{total:,} {unit}{self._pace(done, total, unit)}"
+        self._stream.write(f"\r{line}\x1b[K")
+        self._stream.flush()
+        self._drawn = True
+
+    def close(self) -> None:
+        if self._drawn:
+            self._stream.write("\n")
+            self._drawn = False
+
+    def _pace(self, done: int, total: int, unit: str) -> str:
+        """Since the first drawing: what was done before someone looked says nothing about the pace now."""
+        now = self._clock()
+        if self._first is None:
+            self._first = now, done
+        elapsed_seconds, gained = now - self._first[0], done - self._first[1]
+        if gained <= 0 or elapsed_seconds <= 0:
+            return ""
+        rate = gained / elapsed_seconds
+        return f" · {rate:,.0f} {unit}/s · {duration((total - done) / rate)} left"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,277 @@
+"""The command `actstore`: the client's calls from a shell. Tables for people; with --json one object for machines.
+
+Exit status: 0 done, 1 refused or failed (one block on stderr says why, and the next step), 2 not a command, 130 Ctrl-C.
+ACTSTORE_ADDRESS and ACTSTORE_TOKEN say where to ask, as for actstore.connect().
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from actstore import _arguments
+from actstore._connect import connect
+from actstore._errors import ActstoreError
+from actstore._features import DEFAULT_EXAMPLES
+from actstore._lab import Lab
+from actstore._local_stack import LocalStack
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+LOOK_SECONDS = 0.5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    act: Callable[[argparse.Namespace], None] = options.act
+    try:
+        act(options)
+    except ActstoreError as error:
+        print(f"actstore: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader left, as `head` does; say nothing more
+        return FAILED
+    return DONE
+
+
+def up(options: argparse.Namespace) -> None:
+    """Runs in the foreground until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stack = LocalStack(
+        options.store,
+        s3=options.s3,
+        model_folders=options.models,
+        dataset_folders=options.datasets,
+        allow_hub=options.allow_hub,
+        port=options.port,
+    )
+    print("starting the workers and the service ...", file=sys.stderr)
+    with stack:
+        _say(
+            options,
+            {"address": stack.address, "metrics": stack.metrics_address, "store": stack.store},
+            _greeting(stack),
+        )
+        try:
+            while True:
+                stack.check()
+                time.sleep(LOOK_SECONDS)
+        except KeyboardInterrupt:
+            print("stopping ...", file=sys.stderr)
+
+
+def _greeting(stack: LocalStack) -> str:
+    return "\n".join(
+        [
+            f"actstore is up at {stack.address}, over {stack.store}",
+            "  python:   import actstore; lab = actstore.connect()      # in this folder or below it",
+            "  shell:    actstore models",
+            f"  metrics:  http://{stack.metrics_address}/metrics",
+            f"  logs:     {stack.state_folder / 'logs'}",
+            "Ctrl-C stops it.",
+        ]
+    )
+
+
+def models(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        found = {"models": lab.models(), "saes": lab.saes()}
+    _say(
+        options,
+        {name: table.to_dict()["rows"] for name, table in found.items()},
+        "\n\n".join(map(repr, found.values())),
+    )
+
+
+def runs(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        _show(options, lab.runs())
+
+
+def capture(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        started = lab.capture(
+            options.model,
+            dataset=options.dataset,
+            sites=options.sites,
+            norms=options.norms,
+            saes=options.saes,
+            revision=options.revision,
+            context_length=options.context_length,
+            max_tokens=options.max_tokens,
+            dtype=options.dtype,
+            name=options.name,
+            text_field=options.text_field,
+        )
+        if options.no_wait:
+            _say(options, {"run": started.run_name}, repr(started))
+            return
+        run = started.wait()
+        _say(options, {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed}, repr(run))
+
+
+def cancel(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        news = lab.attach(options.run).cancel()
+    text = f"{news.run}: {news.state}, {news.shards_committed} of {news.shards_total} shards stay readable"
+    _say(options, {"run": news.run, "state": news.state, "tokens": news.tokens_committed}, text)
+
+
+def feature(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        page = lab.run(options.run).feature(options.sae, options.index).page(options.k, exclude=options.exclude)
+    _show(options, page)
+
+
+def norms(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        profile = lab.run(options.run).norms(options.sites, exclude=options.exclude)
+        growth = profile.fit_growth(options.fit, options.layers) if options.fit else None
+        _save(options, profile.plot, fit=options.fit)
+    answers = [profile] if growth is None else [profile, growth]
+    names = ("profile", "growth")
+    found = {name: answer.to_dict() for name, answer in zip(names, answers, strict=False)}
+    _say(options, found, "\n\n".join(map(repr, answers)))
+
+
+def patch(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        sweep = lab.patch(
+            options.model,
+            clean=options.clean,
+            corrupt=options.corrupt,
+            answers=options.answers,
+            sites=options.sites,
+            layers=options.layers,
+            directions=options.directions,
+            revision=options.revision,
+        )
+    _show(options, sweep)
+
+
+def _lab(options: argparse.Namespace) -> Lab:
+    return connect(options.address)
+
+
+def _show(options: argparse.Namespace, answer: Any) -> None:
+    if hasattr(answer, "plot"):
+        _save(options, answer.plot)
+    _say(options, answer.to_dict(), repr(answer))
+
+
+def _say(options: argparse.Namespace, found: dict[str, Any], text: str) -> None:
+    print(json.dumps(found) if options.json else text, flush=True)
+
+
+def _save(options: argparse.Namespace, plot: Callable[..., Any], **how: Any) -> None:
+    """A plot is an Axes or a whole Figure."""
+    if options.plot is None:
+        return
+    drawn = plot(**how)
+    figure = getattr(drawn, "figure", drawn)
+    figure.savefig(options.plot, dpi=150)
+    print(f"plot: {options.plot}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="actstore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_up(verbs)
+    _add_capture(verbs)
+    cancelling = _verb(verbs, cancel, "stop a capture; what is committed stays readable")
+    cancelling.add_argument("run")
+    _verb(verbs, runs, "list the runs in the store")
+    _verb(verbs, models, "list the models and SAEs that the workers have found")
+    _add_feature(verbs)
+    _add_norms(verbs)
+    _add_patch(verbs)
+    return parser
+
+
+def _verb(verbs: Any, act: Callable[[argparse.Namespace], None], says: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(act.__name__, help=says, description=says)
+    verb.set_defaults(act=act)
+    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    if act is not up:
+        verb.add_argument(
+            "--address", help="host:port, ./folder or s3://bucket/prefix (default: as actstore.connect())"
+        )
+    return verb
+
+
+def _add_up(verbs: Any) -> None:
+    verb = _verb(verbs, up, "start workers and service here, until Ctrl-C")
+    verb.add_argument("--store", type=Path, metavar="DIR", help="folder of the store (default: .actstore/store)")
+    verb.add_argument("--s3", action="store_true", help="keep the store in a SeaweedFS, reached as S3")
+    verb.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="folders of models and SAEs")
+    verb.add_argument("--datasets", type=Path, nargs="+", default=[], metavar="DIR", help="folders of text")
+    verb.add_argument("--allow-hub", action="store_true", help="let captures name models of the Hugging Face hub")
+    verb.add_argument("--port", type=int, help="of the service (default: 7433 where it is free)")
+
+
+def _add_capture(verbs: Any) -> None:
+    verb = _verb(verbs, capture, "run a model over text and store what it shows")
+    verb.add_argument("model")
+    verb.add_argument("--dataset", required=True)
+    verb.add_argument("--sites", nargs="+", default=[], help="stored as whole vectors: resid_post, or resid_post.2")
+    verb.add_argument("--norms", nargs="+", help="sites whose L2 norms are stored (default: every site)")
+    verb.add_argument("--saes", nargs="+", default=[], help="SAEs whose features are stored")
+    verb.add_argument("--revision", default="")
+    verb.add_argument("--name", help="of the run (default: made from model, dataset and specification)")
+    verb.add_argument("--context-length", type=int, help="tokens in a sequence (default: the model's)")
+    verb.add_argument("--max-tokens", type=int, help="tokens in all (default: the whole dataset)")
+    verb.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    verb.add_argument("--text-field", default="text", help="the column of a JSONL or Parquet dataset")
+    verb.add_argument("--no-wait", action="store_true", help="return as soon as the capture is accepted")
+
+
+def _add_feature(verbs: Any) -> None:
+    verb = _verb(verbs, feature, "what makes an SAE feature fire, and how often")
+    verb.add_argument("run")
+    verb.add_argument("sae")
+    verb.add_argument("index", type=int)
+    verb.add_argument("-k", type=int, default=DEFAULT_EXAMPLES, help="examples at most (default: %(default)s)")
+    _add_exclude(verb)
+    _add_plot(verb)
+
+
+def _add_norms(verbs: Any) -> None:
+    verb = _verb(verbs, norms, "L2 norms by site and layer, and how they grow")
+    verb.add_argument("run")
+    verb.add_argument("--sites", nargs="+", help="site kinds or sites (default: all of the run)")
+    verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help="fit the growth of a site kind")
+    verb.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "LAST"), help="of the fit, both included")
+    _add_exclude(verb)
+    _add_plot(verb)
+
+
+def _add_patch(verbs: Any) -> None:
+    verb = _verb(verbs, patch, "replace one activation at a time and see how far the answer moves")
+    verb.add_argument("model")
+    verb.add_argument("--clean", required=True, help="prompt")
+    verb.add_argument("--corrupt", required=True, help="prompt with as many tokens")
+    verb.add_argument("--answers", required=True, nargs=2, metavar=("CLEAN", "CORRUPT"), help="one token each")
+    verb.add_argument("--sites", nargs="+", help="of resid_pre, attn_out, mlp_out, z (default: all four)")
+    verb.add_argument("--layers", type=int, nargs="+", help="default: every layer")
+    verb.add_argument("--directions", nargs="+", choices=_arguments.DIRECTIONS, help="default: both")
+    verb.add_argument("--revision", default="")
+    _add_plot(verb)
+
+
+def _add_exclude(verb: argparse.ArgumentParser) -> None:
+    choices = _arguments.TOKEN_CLASSES
+    verb.add_argument(
+        "--exclude", nargs="*", default=["bos"], choices=choices, help="tokens to leave out (default: bos)"
+    )
+
+
+def _add_plot(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it into a file; needs the extra `plot`")

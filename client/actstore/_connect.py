@@ -1,0 +1,82 @@
+"""From an address to a lab. The one file, beside the command, that reads the environment."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from actstore._errors import Unavailable, refused
+from actstore._lab import Lab
+from actstore._records import S3Access
+
+STACK_FILE = Path(".actstore") / "stack.json"
+ADDRESSES = "host:port, ./folder, /folder or s3://bucket/prefix"
+
+
+def connect(
+    address: str | os.PathLike[str] | None = None,
+    *,
+    token: str | None = None,
+    s3: S3Access | None = None,
+    tls: bool | None = None,
+) -> Lab:
+    """A lab to ask.
+
+    `address` is `host:port` of a service, or a bucket to read without one: `./folder`, `/folder` or
+    `s3://bucket/prefix`. None: ACTSTORE_ADDRESS, or else the stack that `actstore up` started in this folder or one
+    above. `token` defaults to ACTSTORE_TOKEN, or the stack's own; `s3` to ACTSTORE_S3_ENDPOINT, _ACCESS_KEY,
+    _SECRET_KEY, _REGION and _SECURE. `tls` True encrypts; a token goes in the clear to another machine only with an
+    explicit False.
+    """
+    if address is None:
+        address, token = _found(token)
+    elif not isinstance(address, str):
+        address = str(Path(address).absolute())
+    if _is_bucket(address):
+        from actstore._bucket_backend import BucketBackend
+
+        return Lab(BucketBackend(address, s3 or (_s3_access(os.environ) if address.startswith("s3://") else None)))
+    from actstore._grpc_backend import GrpcBackend
+
+    return Lab(GrpcBackend(_checked(address), token or os.environ.get("ACTSTORE_TOKEN"), tls))
+
+
+def _found(token: str | None) -> tuple[str, str | None]:
+    if address := os.environ.get("ACTSTORE_ADDRESS"):
+        return address, token
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / STACK_FILE).is_file():
+            stack = json.loads((folder / STACK_FILE).read_text())
+            return stack["address"], token or stack["token"]
+    raise Unavailable(
+        f"no address, no ACTSTORE_ADDRESS in the environment, and no {STACK_FILE} in {here} or above it",
+        reason="SERVICE_UNAVAILABLE",
+        field="address",
+        allowed=ADDRESSES,
+        next_step="start a stack here with `actstore up`, or pass an address to connect",
+    )
+
+
+def _is_bucket(address: str) -> bool:
+    return address.startswith(("s3://", "/", "./", "../")) or address in (".", "..")
+
+
+def _checked(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16 or "/" in address:
+        raise refused(f"{address!r} is not an address", "address", address, ADDRESSES)
+    return address
+
+
+def _s3_access(environment: Mapping[str, str]) -> S3Access:
+    names = {name: f"ACTSTORE_S3_{name.upper()}" for name in ("endpoint", "access_key", "secret_key")}
+    missing = [variable for variable in names.values() if not environment.get(variable)]
+    if missing:
+        message = f"an s3:// address needs s3=S3Access(...), or {', '.join(missing)} in the environment"
+        raise refused(message, "s3", "None", "S3Access(endpoint, access_key, secret_key)", "STORE_CREDENTIALS")
+    return S3Access(
+        **{name: environment[variable] for name, variable in names.items()},
+        region=environment.get("ACTSTORE_S3_REGION", "us-east-1"),
+        secure=environment.get("ACTSTORE_S3_SECURE", "1") == "1",
+    )

@@ -1,0 +1,384 @@
+"""Asking a service: the one file of the client that touches gRPC and protobuf messages."""
+
+import ipaddress
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import grpc
+import pyarrow as pa
+from grpc_status import rpc_status
+
+from actstore._backend import Backend, Rows
+from actstore._errors import ActstoreError, Denied, Fault, error_of
+from actstore._features import Examples, FeatureStatistics
+from actstore._norms import Growth, NormProfile
+from actstore._records import (
+    CaptureProgress,
+    CaptureSpecification,
+    ModelDescription,
+    Provenance,
+    RunDescription,
+    SaeAttachment,
+    SaeDescription,
+    SweepProgress,
+    SweepRequest,
+    field_names,
+)
+from actstore._sweep import Sweep
+from actstore_api.reasons import Failure, from_status
+from actstore_api.v1 import (
+    activation_pb2,
+    capture_pb2,
+    catalog_pb2,
+    common_pb2,
+    feature_pb2,
+    norm_pb2,
+    patching_pb2,
+    service_pb2_grpc,
+)
+
+# Of a unary call with all its attempts. Streams have none: a capture may take days.
+DEADLINE_SECONDS = 60.0
+MAXIMUM_MESSAGE_BYTES = 256 * 2**20
+READS = {
+    "CatalogService": ("ListRuns", "GetRun", "ListModels", "ListSaes"),
+    "ActivationService": ("ReadActivations", "ReadTokens"),
+    "FeatureService": ("GetTopExamples", "GetFeatureStatistics"),
+    "NormService": ("GetNormProfile", "FitGrowth"),
+}
+# gRPC retries by itself, and a stream only until its first message. StartCapture, CancelCapture and RunSweep are not
+# here: their caller decides.
+RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.2s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+# What a status means that did not come from actstore itself: a proxy's, or gRPC's own.
+FOREIGN = {
+    grpc.StatusCode.UNAVAILABLE: "SERVICE_UNAVAILABLE",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "SERVICE_UNAVAILABLE",
+    grpc.StatusCode.UNAUTHENTICATED: "UNAUTHENTICATED",
+    grpc.StatusCode.PERMISSION_DENIED: "UNAUTHENTICATED",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "LIMIT_EXCEEDED",
+    grpc.StatusCode.CANCELLED: "CANCELLED",
+}
+_BOS = {
+    None: capture_pb2.BOS_POLICY_UNSPECIFIED,
+    True: capture_pb2.BOS_POLICY_PREPEND,
+    False: capture_pb2.BOS_POLICY_NONE,
+}
+_BOS_BACK = {number: bos for bos, number in _BOS.items()}
+_CLASSES = {"bos": common_pb2.TOKEN_CLASS_BOS, "special": common_pb2.TOKEN_CLASS_SPECIAL}
+_CLASSES_BACK = {number: name for name, number in _CLASSES.items()}
+_DIRECTIONS = {"denoise": patching_pb2.PATCH_DIRECTION_DENOISE, "noise": patching_pb2.PATCH_DIRECTION_NOISE}
+
+
+class GrpcBackend(Backend):
+    def __init__(self, address: str, token: str | None, tls: bool | None) -> None:
+        self.address = address
+        self._channel = _channel(address, token, tls)
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        stubs: Any = service_pb2_grpc  # generated, without types
+        self._catalog = stubs.CatalogServiceStub(self._channel)
+        self._captures = stubs.CaptureServiceStub(self._channel)
+        self._activations = stubs.ActivationServiceStub(self._channel)
+        self._features = stubs.FeatureServiceStub(self._channel)
+        self._norms = stubs.NormServiceStub(self._channel)
+        self._patching = stubs.PatchingServiceStub(self._channel)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def list_runs(self) -> list[RunDescription]:
+        return [_run(run) for run in self._ask(self._catalog.ListRuns, catalog_pb2.ListRunsRequest()).runs]
+
+    def get_run(self, run: str) -> RunDescription:
+        return _run(self._ask(self._catalog.GetRun, catalog_pb2.GetRunRequest(run=run)).run)
+
+    def list_models(self) -> list[ModelDescription]:
+        models = self._ask(self._catalog.ListModels, catalog_pb2.ListModelsRequest()).models
+        return [_record(ModelDescription, model) for model in models]
+
+    def list_saes(self) -> list[SaeDescription]:
+        saes = self._ask(self._catalog.ListSaes, catalog_pb2.ListSaesRequest()).saes
+        return [_record(SaeDescription, sae) for sae in saes]
+
+    def norm_profile(
+        self, run: str, sites: Sequence[str], exclude: frozenset[str], quantiles: Sequence[float]
+    ) -> NormProfile:
+        request = norm_pb2.GetNormProfileRequest(run=run, sites=sites, exclude=_exclusion(exclude), quantiles=quantiles)
+        answer = self._ask(self._norms.GetNormProfile, request)
+        return NormProfile(table=_table(answer.profile), fit=partial(self.fit_growth, run, exclude), **_origin(answer))
+
+    def fit_growth(self, run: str, exclude: frozenset[str], site: str, layers: tuple[int, int] | None) -> Growth:
+        request = norm_pb2.FitGrowthRequest(run=run, site=site, exclude=_exclusion(exclude))
+        if layers is not None:
+            request.layers.CopyFrom(norm_pb2.LayerRange(first=layers[0], last=layers[1]))
+        answer = self._ask(self._norms.FitGrowth, request)
+        return Growth(
+            table=_table(answer.points),
+            site=answer.site,
+            layers=(answer.layers.first, answer.layers.last),
+            rate=answer.rate,
+            r_squared=answer.r_squared,
+            **_origin(answer),
+        )
+
+    def top_examples(
+        self, run: str, sae: str, feature: int, exclude: frozenset[str], k: int, tokens_before: int, tokens_after: int
+    ) -> Examples:
+        request = feature_pb2.GetTopExamplesRequest(
+            feature=feature_pb2.FeatureReference(run=run, sae=sae, feature=feature),
+            k=k,
+            tokens_before=tokens_before,
+            tokens_after=tokens_after,
+            exclude=_exclusion(exclude),
+        )
+        answer = self._ask(self._features.GetTopExamples, request)
+        return Examples(table=_table(answer.examples), sae=sae, feature=feature, **_origin(answer))
+
+    def feature_statistics(
+        self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int
+    ) -> FeatureStatistics:
+        request = feature_pb2.GetFeatureStatisticsRequest(
+            feature=feature_pb2.FeatureReference(run=run, sae=sae, feature=feature),
+            bins=bins,
+            exclude=_exclusion(exclude),
+        )
+        answer = self._ask(self._features.GetFeatureStatistics, request)
+        return FeatureStatistics(
+            table=_table(answer.histogram),
+            sae=sae,
+            feature=feature,
+            tokens=answer.tokens,
+            active_tokens=answer.active_tokens,
+            density=answer.density,
+            maximum=answer.maximum,
+            mean_when_active=answer.mean_when_active,
+            **_origin(answer),
+        )
+
+    def read_activations(self, run: str, site: str, first: int, count: int | None) -> Rows:
+        request = activation_pb2.ReadActivationsRequest(run=run, site=site, first_sequence=first, sequence_count=count)
+        return _rows(self._listen(self._activations.ReadActivations, request))
+
+    def read_tokens(self, run: str, first: int, count: int | None) -> Rows:
+        request = activation_pb2.ReadTokensRequest(run=run, first_sequence=first, sequence_count=count)
+        return _rows(self._listen(self._activations.ReadTokens, request))
+
+    def start_capture(self, specification: CaptureSpecification) -> str:
+        request = capture_pb2.StartCaptureRequest(specification=_specification_out(specification))
+        run: str = self._ask(self._captures.StartCapture, request).run
+        return run
+
+    def watch_capture(self, run: str) -> Iterator[CaptureProgress]:
+        request = capture_pb2.WatchCaptureRequest(run=run)
+        for update in self._listen(self._captures.WatchCapture, request):
+            yield _progress(update.progress)
+
+    def cancel_capture(self, run: str) -> CaptureProgress:
+        request = capture_pb2.CancelCaptureRequest(run=run)
+        return _progress(self._ask(self._captures.CancelCapture, request).progress)
+
+    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | Sweep]:
+        for update in self._listen(self._patching.RunSweep, _sweep_out(request)):
+            if update.HasField("result"):
+                yield _sweep(update.result, request.answers)
+            else:
+                yield SweepProgress(update.progress.cells_done, update.progress.cells_total)
+
+    def _ask(self, verb: Callable[..., Any], request: Any) -> Any:
+        with _in_our_words(self.address):
+            return verb(request, timeout=DEADLINE_SECONDS, metadata=self._metadata)
+
+    def _listen(self, verb: Callable[..., Any], request: Any) -> Iterator[Any]:
+        with _in_our_words(self.address):
+            stream = verb(request, metadata=self._metadata)
+            try:
+                yield from stream
+            finally:
+                stream.cancel()  # nobody listens any more; of no effect on a stream that ended
+
+
+def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
+    if token and tls is None and not _is_loopback(address):
+        raise Denied(
+            f"the token would travel to {address} in the clear",
+            reason="UNAUTHENTICATED",
+            field="tls",
+            value="None",
+            allowed="True, or False where the network itself is trusted",
+            next_step="pass tls=True for a service behind TLS, or tls=False to send the token in the clear",
+        )
+    reads = [
+        {"service": f"actstore_api.v1.{service}", "method": verb} for service, verbs in READS.items() for verb in verbs
+    ]
+    options = [
+        ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
+        ("grpc.service_config", json.dumps({"methodConfig": [{"name": reads, "retryPolicy": RETRY}]})),
+    ]
+    if tls:
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(), options)
+    return grpc.insecure_channel(address, options)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _in_our_words(address: str) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _error(error, address) from None
+
+
+def _error(error: Any, address: str) -> ActstoreError:
+    status = rpc_status.from_call(error)
+    failure = from_status(status) if status is not None else None
+    if failure is None:
+        reason = FOREIGN.get(error.code(), "INTERNAL")
+        said = f"{error.code().name}: {error.details()}"
+        message = f"the service at {address} gave no answer of its own ({said})"
+        failure = Failure(reason, message, {"field": "address", "value": address})
+    return error_of(failure)
+
+
+def _table(message: common_pb2.Table) -> pa.Table:
+    return pa.ipc.open_stream(message.arrow_ipc_stream).read_all()
+
+
+def _rows(messages: Iterator[Any]) -> Rows:
+    """The batches of a stream whose first message has the provenance, with rows or without."""
+    first = next(messages, None)
+    if first is None:
+        raise Fault("the service ended a stream of rows without a first message")
+    batches = [
+        batch
+        for message in itertools.chain([first], messages)
+        if message.HasField("rows")
+        for batch in _table(message.rows).to_batches()
+    ]
+    return batches, _provenance(first.provenance)
+
+
+def _origin(answer: Any) -> dict[str, Any]:
+    excluded = tuple(sorted(_CLASSES_BACK[number] for number in answer.excluded))
+    return {"excluded": excluded, "provenance": _provenance(answer.provenance)}
+
+
+def _record(kind: type[Any], message: Any) -> Any:
+    """A dataclass from the message with the same scalar fields."""
+    return kind(**{name: getattr(message, name) for name in field_names(kind)})
+
+
+def _provenance(message: common_pb2.Provenance) -> Provenance:
+    fields = {name: getattr(message, name) for name in field_names(Provenance)}
+    return Provenance(**{**fields, "sae_sha256": dict(message.sae_sha256)})
+
+
+def _exclusion(classes: Iterable[str]) -> common_pb2.Exclusion:
+    return common_pb2.Exclusion(classes=[_CLASSES[name] for name in sorted(classes)])
+
+
+def _run(message: catalog_pb2.Run) -> RunDescription:
+    return RunDescription(
+        name=message.name,
+        specification=_specification_in(message.specification),
+        provenance=_provenance(message.provenance),
+        sequences_total=message.sequences_total,
+        tokens_total=message.tokens_total,
+        tokens_committed=message.tokens_committed,
+        dense_sites=tuple(message.dense_sites),
+        norm_sites=tuple(message.norm_sites),
+        saes=tuple(_record(SaeAttachment, sae) for sae in message.saes),
+        layer_count=message.layer_count,
+        d_model=message.d_model,
+    )
+
+
+def _given(message: Any, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def _specification_in(message: capture_pb2.CaptureSpecification) -> CaptureSpecification:
+    return CaptureSpecification(
+        model=message.model.name,
+        dataset=message.dataset.name,
+        run=message.run,
+        model_revision=message.model.revision,
+        text_field=message.dataset.text_field,
+        max_tokens=_given(message.dataset, "max_tokens"),
+        context_length=_given(message, "context_length"),
+        bos=_BOS_BACK[message.bos],
+        dense_sites=tuple(message.dense_sites),
+        norm_sites=tuple(message.norm_sites),
+        saes=tuple(message.saes),
+        dtype=message.dtype,
+        sequences_per_shard=_given(message, "sequences_per_shard"),
+        sequences_per_batch=_given(message, "sequences_per_batch"),
+    )
+
+
+def _specification_out(specification: CaptureSpecification) -> capture_pb2.CaptureSpecification:
+    return capture_pb2.CaptureSpecification(
+        run=specification.run,
+        model=capture_pb2.ModelReference(name=specification.model, revision=specification.model_revision),
+        dataset=capture_pb2.DatasetReference(
+            name=specification.dataset, text_field=specification.text_field, max_tokens=specification.max_tokens
+        ),
+        context_length=specification.context_length,
+        bos=_BOS[specification.bos],
+        dense_sites=specification.dense_sites,
+        norm_sites=specification.norm_sites,
+        saes=specification.saes,
+        dtype=specification.dtype,
+        sequences_per_shard=specification.sequences_per_shard,
+        sequences_per_batch=specification.sequences_per_batch,
+    )
+
+
+def _progress(message: capture_pb2.CaptureProgress) -> CaptureProgress:
+    if message.state == capture_pb2.CAPTURE_STATE_FAILED:
+        failed = message.failure
+        raise error_of(Failure(failed.reason, failed.message, dict(failed.details)))
+    state = capture_pb2.CaptureState.Name(message.state).removeprefix("CAPTURE_STATE_").lower()
+    counts = {name: getattr(message, name) for name in field_names(CaptureProgress) if name != "state"}
+    return CaptureProgress(state=state, **counts)
+
+
+def _sweep_out(request: SweepRequest) -> patching_pb2.RunSweepRequest:
+    return patching_pb2.RunSweepRequest(
+        model=capture_pb2.ModelReference(name=request.model, revision=request.model_revision),
+        clean=request.clean,
+        corrupt=request.corrupt,
+        clean_answer=request.answers[0],
+        corrupt_answer=request.answers[1],
+        sites=request.sites,
+        layers=request.layers,
+        directions=[_DIRECTIONS[name] for name in request.directions],
+        bos=_BOS[request.bos],
+    )
+
+
+def _sweep(result: patching_pb2.SweepResult, answers: tuple[str, str]) -> Sweep:
+    return Sweep(
+        table=_table(result.cells),
+        prompt_tokens=_table(result.tokens),
+        clean_logit_difference=result.clean_logit_difference,
+        corrupt_logit_difference=result.corrupt_logit_difference,
+        provenance=_provenance(result.provenance),
+        clean_answer=answers[0],
+        corrupt_answer=answers[1],
+    )

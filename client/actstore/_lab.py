@@ -1,0 +1,186 @@
+"""The lab: what is there, and everything that can be asked of it."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from actstore import _arguments
+from actstore._arguments import optional_count
+from actstore._backend import Backend
+from actstore._capture import Bar, Capture
+from actstore._errors import Fault, refused
+from actstore._records import (
+    CaptureSpecification,
+    ModelDescription,
+    RunDescription,
+    SaeDescription,
+    SweepProgress,
+    SweepRequest,
+    field_names,
+)
+from actstore._run import Run
+from actstore._sweep import Sweep
+from actstore._tables import Table
+
+
+class Lab:
+    """A connection; `with actstore.connect() as lab:` closes it, and so does the end of the program."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def address(self) -> str:
+        return self._backend.address
+
+    def __repr__(self) -> str:
+        return f"Lab at {self.address}: .runs(), .models(), .saes(), .run(name), .capture(...), .patch(...)"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def models(self) -> Table:
+        """Models that the workers of this store have found: a row a revision."""
+        rows = [asdict(model) for model in self._backend.list_models()]
+        return _listing(rows, field_names(ModelDescription))
+
+    def saes(self) -> Table:
+        """Sparse autoencoders that the workers of this store have found."""
+        return _listing([asdict(sae) for sae in self._backend.list_saes()], field_names(SaeDescription))
+
+    def runs(self) -> Table:
+        """Runs in the store, complete or not; `lab.run(name)` opens one."""
+        return _listing([_run_row(run) for run in self._backend.list_runs()], RUN_COLUMNS)
+
+    def run(self, name: str) -> Run:
+        return Run(self._backend.get_run(_arguments.text(name, "run")), self._backend)
+
+    def attach(self, run_name: str) -> Capture:
+        """A capture that someone started before."""
+        return Capture(_arguments.text(run_name, "run"), self._backend)
+
+    def capture(
+        self,
+        model: str,
+        *,
+        dataset: str,
+        sites: Iterable[str] = (),
+        norms: Iterable[str] | None = None,
+        saes: Iterable[str] = (),
+        revision: str = "",
+        context_length: int | None = None,
+        max_tokens: int | None = None,
+        dtype: str = "float32",
+        name: str | None = None,
+        text_field: str = "text",
+        bos: bool | None = None,
+        sequences_per_shard: int | None = None,
+        sequences_per_batch: int | None = None,
+    ) -> Capture:
+        """Run a model over text in the workers and store what it shows; `.wait()` gives the run.
+
+        `sites` are stored as whole vectors, `norms` (None: every site) as L2 norms, `saes` as their nonzero features.
+        A site is `resid_post.2`, or `resid_post` for that site of every layer. `context_length` (None: the model's)
+        counts tokens of a sequence, `max_tokens` of the whole run, both with BOS; `bos` None follows the tokenizer. The
+        same capture again is the same run, and finishes it.
+        """
+        specification = CaptureSpecification(
+            model=_arguments.text(model, "model"),
+            dataset=_arguments.text(dataset, "dataset"),
+            run=_arguments.text(name or "", "name"),
+            model_revision=_arguments.text(revision, "revision"),
+            text_field=_arguments.text(text_field, "text_field"),
+            max_tokens=optional_count(max_tokens, "max_tokens"),
+            context_length=optional_count(context_length, "context_length"),
+            bos=_arguments.tristate(bos, "bos"),
+            dense_sites=_arguments.names(sites, "sites"),
+            norm_sites=_arguments.names(norms, "norms"),
+            saes=_arguments.names(saes, "saes"),
+            dtype=_arguments.text(dtype, "dtype"),
+            sequences_per_shard=optional_count(sequences_per_shard, "sequences_per_shard"),
+            sequences_per_batch=optional_count(sequences_per_batch, "sequences_per_batch"),
+        )
+        return Capture(self._backend.start_capture(specification), self._backend)
+
+    def patch(
+        self,
+        model: str,
+        *,
+        clean: str,
+        corrupt: str,
+        answers: Sequence[str],
+        sites: Iterable[str] | None = None,
+        layers: Iterable[int] | None = None,
+        directions: Iterable[str] | None = None,
+        revision: str = "",
+        bos: bool | None = None,
+        progress: bool = True,
+    ) -> Sweep:
+        """Replace one activation at a time and see how far the answer moves, in both directions unless told otherwise.
+
+        `clean` and `corrupt` have the same number of tokens. `answers` are the one-token answers to the clean and to
+        the corrupt prompt, most of them with a leading space: (" Mary", " John"). `sites` are of resid_pre, attn_out,
+        mlp_out and z (None: all four), `layers` numbers (None: all).
+        """
+        request = SweepRequest(
+            model=_arguments.text(model, "model"),
+            clean=_arguments.text(clean, "clean"),
+            corrupt=_arguments.text(corrupt, "corrupt"),
+            answers=_pair(answers),
+            model_revision=_arguments.text(revision, "revision"),
+            sites=_arguments.names(sites, "sites"),
+            layers=tuple(_arguments.count(layer, "layers") for layer in layers or ()),
+            directions=_arguments.choices(directions, "directions", _arguments.DIRECTIONS),
+            bos=_arguments.tristate(bos, "bos"),
+        )
+        return self._swept(request, Bar(sys.stderr, f"patch {model}", enabled=progress))
+
+    def _swept(self, request: SweepRequest, bar: Bar) -> Sweep:
+        try:
+            for update in self._backend.run_sweep(request):
+                if isinstance(update, SweepProgress):
+                    bar.draw(update.cells_done, update.cells_total, "sweep", "cells")
+                else:
+                    return update
+        finally:
+            bar.close()
+        raise Fault("the service ended the sweep without a result")
+
+
+RUN_COLUMNS = ["name", "model", "dataset", "complete", "tokens_committed", "tokens_total", "dense_sites", "saes"]
+
+
+def _run_row(run: RunDescription) -> dict[str, object]:
+    return {
+        "name": run.name,
+        "model": run.specification.model,
+        "dataset": run.specification.dataset,
+        "complete": run.complete,
+        "tokens_committed": run.tokens_committed,
+        "tokens_total": run.tokens_total,
+        "dense_sites": ", ".join(run.dense_sites),
+        "saes": ", ".join(sae.name for sae in run.saes),
+    }
+
+
+def _listing(rows: list[dict[str, object]], columns: list[str]) -> Table:
+    return Table(table=pa.table({name: [row[name] for row in rows] for name in columns}))
+
+
+def _pair(answers: Sequence[str]) -> tuple[str, str]:
+    if isinstance(answers, str) or len(answers) != 2:
+        message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
+        raise refused(message, "answers", repr(answers), '(" clean", " corrupt")')
+    return _arguments.text(answers[0], "answers"), _arguments.text(answers[1], "answers")

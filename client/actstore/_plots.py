@@ -1,0 +1,99 @@
+"""Line plots and histograms (extra `plot`). Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actstore._tables import library
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from actstore._features import FeatureStatistics
+    from actstore._norms import Growth, NormProfile
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+FIT_COLOUR = "#000000"
+INSTALL = "'actstore[plot]'"
+
+
+def pyplot() -> Any:
+    return library("matplotlib.pyplot", INSTALL)
+
+
+def growth(answer: "Growth", ax: "Axes | None") -> "Axes":
+    ax = _norm_axes(ax)
+    points = answer.points
+    ax.plot(_column(points, "layer"), _column(points, "mean"), "o", color=COLOURS[0], label=f"mean, {answer.site}")
+    _draw_fit(answer, ax)
+    return _finished(ax, answer.excluded)
+
+
+def norm_profile(profile: "NormProfile", ax: "Axes | None", fit: str | None) -> "Axes":
+    ax = _norm_axes(ax)
+    kinds = list(dict.fromkeys(profile.table.column("site").to_pylist()))
+    for kind, colour in zip(kinds, COLOURS * (1 + len(kinds) // len(COLOURS)), strict=False):
+        rows = profile.table.filter(pc.equal(profile.table["site"], kind))
+        _draw_kind(ax, kind, rows, profile.quantiles, colour)
+    if fit is not None and pc.sum(pc.equal(profile.table["site"], fit)).as_py() >= 2:
+        layers = profile.table.filter(pc.equal(profile.table["site"], fit)).column("layer")
+        _draw_fit(profile.fit_growth(fit, (pc.min(layers).as_py(), pc.max(layers).as_py())), ax)
+    return _finished(ax, profile.excluded)
+
+
+def feature_histogram(answer: "FeatureStatistics", ax: "Axes | None") -> "Axes":
+    ax = pyplot().subplots(figsize=(6, 3.5), layout="constrained")[1] if ax is None else ax
+    low, high = _column(answer.table, "low"), _column(answer.table, "high")
+    widths = [upper - lower for lower, upper in zip(low, high, strict=True)]
+    ax.bar(low, _column(answer.table, "count"), width=widths, align="edge", color=COLOURS[0], edgecolor="white")
+    if answer.active_tokens:
+        ax.set_yscale("log")
+    ax.set_xlabel("activation")
+    ax.set_ylabel("tokens")
+    ax.set_title(
+        f"feature {answer.feature} of {answer.sae}\nactive on {answer.density:.3%} of {answer.tokens:,} tokens",
+        fontsize=10,
+    )
+    return ax
+
+
+def _norm_axes(ax: "Axes | None") -> "Axes":
+    if ax is None:
+        ax = pyplot().subplots(figsize=(7, 4.5), layout="constrained")[1]
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("L2 norm")
+    return ax
+
+
+def _draw_kind(ax: "Axes", kind: str, rows: pa.Table, quantiles: tuple[str, ...], colour: str) -> None:
+    layers = _column(rows, "layer")
+    ax.plot(layers, _column(rows, "mean"), "o-", color=colour, label=f"mean, {kind}")
+    if len(quantiles) < 2:
+        return
+    low, high = quantiles[0], quantiles[-1]
+    band = f"{float(low[1:]):.0%} to {float(high[1:]):.0%}, {kind}"
+    ax.fill_between(layers, _column(rows, low), _column(rows, high), color=colour, alpha=0.15, linewidth=0, label=band)
+
+
+def _draw_fit(answer: "Growth", ax: "Axes") -> None:
+    layers, fitted = _column(answer.points, "layer"), _column(answer.points, "fitted")
+    ax.plot(layers, fitted, "--", color=FIT_COLOUR, label=f"fit, {answer.label}")
+
+
+def _finished(ax: "Axes", excluded: tuple[str, ...]) -> "Axes":
+    from matplotlib.ticker import LogFormatter, MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # A stack's norms often span less than a decade, where a log axis would label one tick or none.
+    for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    ax.set_title(f"norm of activations by layer (excluded: {', '.join(excluded) or 'no tokens'})", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def _column(table: pa.Table, name: str) -> list[Any]:
+    values: list[Any] = table.column(name).to_pylist()
+    return values

@@ -1,0 +1,168 @@
+"""What the client's calls take and answer, apart from tables. Field by field the messages of actstore_api.v1."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How to reach the bucket of an `s3://` address. `endpoint` is `host:port` or a host."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    region: str = "us-east-1"
+    secure: bool = True
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a number comes from: enough to compute it again. A live answer has no run, specification or snapshot."""
+
+    model: str = ""
+    model_revision: str = ""
+    weights_sha256: str = ""
+    tokenizer_sha256: str = ""
+    sae_sha256: Mapping[str, str] = field(default_factory=dict)
+    dtype: str = ""
+    attention_implementation: str = ""
+    device: str = ""
+    run: str = ""
+    specification_sha256: str = ""
+    snapshot: str = ""
+    shards_committed: int = 0
+    shards_total: int = 0
+    code_version: str = ""
+
+    @property
+    def summary(self) -> str:
+        """One line for people: model, run and how much of it, hashes shortened to eight digits."""
+        parts = [f"model {self.model}{'@' + self.model_revision if self.model_revision else ''}"]
+        parts.append(f"weights {self.weights_sha256[:8]}")
+        parts += [f"SAE {name} {sha256[:8]}" for name, sha256 in sorted(self.sae_sha256.items())]
+        parts.append(f"{self.dtype} {self.attention_implementation} on {self.device}")
+        if self.run:
+            parts.append(f"run {self.run}, {self.shards_committed} of {self.shards_total} shards")
+            parts.append(f"snapshot {self.snapshot[:8]}")
+        return " · ".join([*parts, f"actstore {self.code_version}"])
+
+
+@dataclass(frozen=True)
+class CaptureSpecification:
+    """What decides a run's content. In a request, None and empty mean the default; a run's has every default filled in.
+
+    `bos`: True prepends a BOS token to every sequence, False does not, None follows the tokenizer.
+    """
+
+    model: str
+    dataset: str
+    run: str = ""
+    model_revision: str = ""
+    text_field: str = ""
+    max_tokens: int | None = None
+    context_length: int | None = None
+    bos: bool | None = None
+    dense_sites: tuple[str, ...] = ()
+    norm_sites: tuple[str, ...] = ()
+    saes: tuple[str, ...] = ()
+    dtype: str = ""
+    sequences_per_shard: int | None = None
+    sequences_per_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class SaeAttachment:
+    """An SAE whose features a run stores, and the site that it reads."""
+
+    name: str
+    site: str
+    d_sae: int
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """A run as a reader finds it at one moment."""
+
+    name: str
+    specification: CaptureSpecification
+    provenance: Provenance
+    sequences_total: int
+    tokens_total: int
+    tokens_committed: int
+    dense_sites: tuple[str, ...]
+    norm_sites: tuple[str, ...]
+    saes: tuple[SaeAttachment, ...]
+    layer_count: int
+    d_model: int
+
+    @property
+    def complete(self) -> bool:
+        return self.provenance.shards_committed == self.provenance.shards_total
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    name: str
+    revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    family: str
+    layer_count: int
+    d_model: int
+    head_count: int
+    vocabulary_size: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class SaeDescription:
+    name: str
+    sha256: str
+    architecture: str
+    site: str
+    d_in: int
+    d_sae: int
+    model: str
+
+
+@dataclass(frozen=True)
+class CaptureProgress:
+    """`state` is preparing, running, complete, cancelled or failed; the totals are 0 while preparing."""
+
+    run: str
+    state: str
+    shards_committed: int = 0
+    shards_total: int = 0
+    tokens_committed: int = 0
+    tokens_total: int = 0
+    elapsed_seconds: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("complete", "cancelled", "failed")
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Empty tuples mean the service's defaults: four site kinds, every layer, both directions."""
+
+    model: str
+    clean: str
+    corrupt: str
+    answers: tuple[str, str]
+    model_revision: str = ""
+    sites: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    directions: tuple[str, ...] = ()
+    bos: bool | None = None
+
+
+@dataclass(frozen=True)
+class SweepProgress:
+    cells_done: int
+    cells_total: int
+
+
+def field_names(record: type) -> list[str]:
+    return [each.name for each in dataclasses.fields(record)]

@@ -1,0 +1,96 @@
+"""Arrow tables with three ways out of them and two ways to look at them."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from actstore import _html, _text
+from actstore._errors import MissingLibrary
+from actstore._records import Provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+SHOWN_ROWS = 20
+
+
+def library(name: str, install: str) -> Any:
+    """An optional library, or one clear sentence how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingLibrary(
+            f"this needs the library {name.split('.')[0]}, which is not installed here",
+            reason="MISSING_LIBRARY",
+            next_step=f"pip install {install}",
+        ) from error
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """Rows under named columns; iterating yields a row as a dict."""
+
+    table: pa.Table = field(kw_only=True)
+
+    def to_arrow(self) -> pa.Table:
+        return self.table
+
+    def to_pandas(self) -> "pd.DataFrame":
+        library("pandas", "pandas")
+        frame: pd.DataFrame = self.table.to_pandas()
+        return frame
+
+    def to_polars(self) -> "pl.DataFrame":
+        frame: pl.DataFrame = library("polars", "polars").from_arrow(self.table)
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {"rows": self.table.to_pylist()}
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from self.table.to_pylist()
+
+    def __repr__(self) -> str:
+        lines = [self._title(), _text.grid(self.table.column_names, self._shown()), *self._notes()]
+        return "\n".join(line for line in lines if line)
+
+    def _repr_html_(self) -> str:
+        return (
+            _html.heading(self._title())
+            + _html.grid(self.table.column_names, self._shown())
+            + "".join(map(_html.note, self._notes()))
+        )
+
+    def _title(self) -> str:
+        return f"{type(self).__name__}: {len(self):,} rows"
+
+    def _shown(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.table.slice(0, SHOWN_ROWS).to_pylist()
+        return rows
+
+    def _notes(self) -> list[str]:
+        hidden = len(self) - SHOWN_ROWS
+        return [f"… {hidden:,} more rows"] if hidden > 0 else []
+
+
+@dataclass(frozen=True, repr=False)
+class Answer(Table):
+    """A table that says where its numbers come from and which token classes (`bos`, `special`) it leaves out."""
+
+    provenance: Provenance = field(kw_only=True)
+    excluded: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "excluded": list(self.excluded), "provenance": asdict(self.provenance)}
+
+    def _notes(self) -> list[str]:
+        excluded = f"excluded: {', '.join(self.excluded) or 'no tokens'}"
+        return [*super()._notes(), f"{excluded} · {self.provenance.summary}"]

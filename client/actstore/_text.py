@@ -1,0 +1,62 @@
+"""Answers for people at a terminal. Tokens come from anywhere: nothing that steers a terminal or hides gets through."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+_VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+CELL_CHARACTERS = 60
+
+
+def visible(text: str) -> str:
+    """White space as `·`, `↵`, `⇥`; control, bidirectional and zero-width characters as their escape."""
+    return "".join(_VISIBLE.get(character) or _printable(character) for character in text)
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def number(value: object) -> str:
+    """Four significant digits for fractions, thousands apart for whole numbers."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return _cell(value)
+
+
+def _cell(value: object) -> str:
+    text = "".join(_printable(character) for character in str(value))
+    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+
+
+def grid(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """Aligned columns under their names; columns of numbers to the right."""
+    rows = list(rows)
+    numeric = {name: all(isinstance(row[name], int | float | None) for row in rows) for name in columns}
+    cells = [[number(row[name]) for name in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if numeric[name] else cell.ljust(width)
+            for name, cell, width in zip(columns, line, widths, strict=True)
+        ).rstrip()
+        for line in [list(columns), *cells]
+    ]
+    return "\n".join(lines)
+
+
+def window(texts: Sequence[str], peak: int) -> str:
+    """A window of tokens on one line, the strongest between « and »."""
+    return "".join(f"«{visible(text)}»" if i == peak else visible(text) for i, text in enumerate(texts))
+
+
+def bars(counts: Sequence[int], lows: Sequence[float], width: int = 40) -> str:
+    """A histogram on its side: a line a bin, from its lower edge."""
+    top = max(counts, default=0)
+    return "\n".join(
+        f"{low:>10.4g} {'█' * round(width * count / top)} {count:,}" for low, count in zip(lows, counts, strict=True)
+    )
