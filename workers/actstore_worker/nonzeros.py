@@ -1,8 +1,9 @@
 """The nonzero features of a batch, found on the device where they were computed.
 
 TopK on the CPU has a way of its own, because `torch.topk` took 10 us a row of 1,024: a sixth of the bundled model's
-whole forward pass. The k-th largest maximum of groups of features is at most the k-th largest feature, so one pass leaves
-little more than k candidates a row, and a partition decides among them. Where that is not certain `torch.topk` answers.
+whole forward pass. The k-th largest maximum of groups of features is at most the k-th largest feature, so one pass
+leaves little more than k candidates a row, and a partition decides among them. Where that is not certain `torch.topk`
+answers.
 """
 
 from collections.abc import Iterator

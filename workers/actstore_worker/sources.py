@@ -17,7 +17,10 @@ from actstore_storage.errors import BadRequest, NotThere
 TABLE_SUFFIXES = (".jsonl", ".parquet")
 # What counts as text in a folder. A file that is named by itself may have any suffix.
 TEXT_SUFFIXES = frozenset(
-    [".c", ".cpp", ".css", ".csv", ".go", ".h", ".html", ".java", ".js", ".json", ".md", ".py", ".rs", ".rst", ".sh", ".sql", ".tex", ".toml", ".ts", ".txt", ".xml", ".yaml", ".yml"]
+    {
+        *(".txt", ".md", ".rst", ".tex", ".html", ".xml", ".csv", ".json", ".yaml", ".yml", ".toml"),
+        *(".py", ".c", ".h", ".cpp", ".go", ".java", ".js", ".ts", ".rs", ".sh", ".sql", ".css"),
+    }
 )
 # A document is tokenised whole, so it must fit into memory several times over.
 DOCUMENT_BYTES_MAX = 1 << 28
