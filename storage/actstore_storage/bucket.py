@@ -47,7 +47,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:
-        """The names (not keys) of the folders directly below the folder `prefix`, sorted."""
+        """The names (not keys) of the folders directly below the folder `prefix`, sorted; an emptied one may linger."""
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -16,28 +16,22 @@ def kept_classes(exclude: frozenset[str]) -> tuple[str, ...]:
     """The token classes that count."""
     unknown = exclude - set(EXCLUDABLE)
     if unknown:
-        raise BadRequest(
-            f"cannot exclude {sorted(unknown)}", field="exclude", value=sorted(unknown), allowed=EXCLUDABLE
-        )
+        value = sorted(unknown)
+        raise BadRequest(f"cannot exclude {value}", field="exclude", value=value, allowed=EXCLUDABLE)
     return tuple(name for name in TOKEN_CLASSES if name not in exclude)
 
 
 def kept_rows(flags: npt.NDArray[np.uint8], exclude: frozenset[str]) -> npt.NDArray[np.bool_]:
     classes = token_classes(flags)
-    return np.logical_or.reduce([classes[name] for name in kept_classes(exclude)])
+    kept: npt.NDArray[np.bool_] = np.logical_or.reduce([classes[name] for name in kept_classes(exclude)])
+    return kept
 
 
 def check_limit(value: int, limit: int, field: str, least: int = 1) -> None:
     """Refuses a number below `least` as wrong, and one above `limit` as too much, with both numbers."""
+    allowed = f"{least} to {limit}"
     if value < least:
-        raise BadRequest(
-            f"{field} is {value}, the least is {least}", field=field, value=value, allowed=f"{least} to {limit}"
-        )
+        raise BadRequest(f"{field} is {value}, the least is {least}", field=field, value=value, allowed=allowed)
     if value > limit:
-        raise BadRequest(
-            f"{field} is {value}, the limit is {limit}",
-            reason="LIMIT_EXCEEDED",
-            field=field,
-            value=value,
-            allowed=f"{least} to {limit}",
-        )
+        message = f"{field} is {value}, the limit is {limit}"
+        raise BadRequest(message, reason="LIMIT_EXCEEDED", field=field, value=value, allowed=allowed)

@@ -82,7 +82,7 @@ class SortedFeatures:
         return [pa.array(column) for column in (self.feature, self.activation, self.row, self.flags)]
 
     def statistics_columns(self) -> list[pa.Array]:
-        """A row for each feature and token class that has a nonzero: feature, class, count, maximum, sum; by feature."""
+        """A row for each feature and token class that has a nonzero; by feature, then class."""
         parts = [self._of_class(number, mask) for number, mask in enumerate(token_classes(self.flags).values())]
         feature, number, count, maximum, total = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         order = np.lexsort((number, feature))

@@ -211,7 +211,7 @@ def _read_shard(snapshot: Snapshot, commit: Commit, sae: str, feature: int) -> _
 
 
 def _rows_of_feature(file: pq.ParquetFile, feature: int) -> pa.Table:
-    """From a file sorted by `feature`, its first column: only row groups whose statistics admit the feature are read."""
+    """From a file sorted by `feature`, its first column: reads only row groups whose statistics admit the feature."""
 
     def bounds(group: int) -> pq.Statistics:
         return file.metadata.row_group(group).column(0).statistics

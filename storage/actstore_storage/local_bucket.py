@@ -65,9 +65,7 @@ class LocalBucket(Bucket):
 
     def folders(self, prefix: str) -> list[str]:
         with self._failures(reading=prefix):
-            below = [entry.name for entry in _entries(self._path(prefix)) if entry.is_dir(follow_symlinks=False)]
-            # A writer that died may leave an empty folder, which S3 would not show.
-            return sorted(name for name in below if any(True for _ in self._walk(f"{prefix}/{name}")))
+            return sorted(entry.name for entry in _entries(self._path(prefix)) if entry.is_dir(follow_symlinks=False))
 
     def delete(self, key: str) -> None:
         path = self._path(key)

@@ -49,8 +49,11 @@ def norm_profile(
     quantiles: Sequence[float] = DEFAULT_QUANTILES,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> pa.Table:
-    """A row a site, by kind then layer, over its finite norms; columns as in norm.proto. `sites` are kinds or single
-    sites, and none means all. The standard deviation is the population's, quantiles interpolate linearly."""
+    """A row a site, by kind then layer, over its finite norms; columns as in norm.proto.
+
+    `sites` are kinds or single sites, and none means all. The standard deviation is the population's, quantiles
+    interpolate linearly.
+    """
     check_limit(len(quantiles), QUANTILES_MAX, "quantiles", least=0)
     for quantile in quantiles:
         if not 0 <= quantile <= 1:
@@ -132,8 +135,8 @@ def _growth_layers(snapshot: Snapshot, kind: str, layers: tuple[int, int] | None
     chosen = [site for site in of_kind if first <= site.layer <= last]
     if first not in have or last not in have or len(chosen) < GROWTH_LAYERS_MIN:
         raise BadRequest(
-            f"layers {first} to {last} of {kind} cannot be fitted: a line needs at least {GROWTH_LAYERS_MIN} layers that "
-            f"run {snapshot.record.run} has norms of",
+            f"layers {first} to {last} of {kind} cannot be fitted: a line needs at least {GROWTH_LAYERS_MIN} layers "
+            f"that run {snapshot.record.run} has norms of",
             reason="LAYER_OUT_OF_RANGE",
             field="layers",
             value=f"{first} to {last}",

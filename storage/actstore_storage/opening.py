@@ -38,7 +38,7 @@ def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
         raise StoreError(
             f"{address} needs an S3 endpoint and keys", reason="STORE_CREDENTIALS", field="store", value=address
         )
-    from actstore_storage.s3_bucket import S3Bucket  # noqa: PLC0415  a second that a local store need not wait
+    from actstore_storage.s3_bucket import S3Bucket  # a local store need not wait for it
 
     name, _, prefix = rest.strip("/").partition("/")
     return S3Bucket(s3, name, check_key(prefix) if prefix else "")

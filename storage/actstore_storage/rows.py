@@ -25,8 +25,10 @@ TOKEN_BATCH_ROWS = 16_384
 def read_activations(
     snapshot: Snapshot, site: str, *, first_sequence: int = 0, sequence_count: int | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Columns sequence, position, document, token, flags and `activation`, the raw bits of a row's d_model elements
-    (see `dense_matrix`). Sequences that no committed shard holds are left out."""
+    """Columns sequence, position, document, token, flags and `activation`: raw bits, see `dense_matrix`.
+
+    Sequences that no committed shard holds are left out.
+    """
     name = _dense_site(snapshot, site)
     shards = _overlapping(snapshot, first_sequence, sequence_count)
     return (batch for commit in shards for batch in _shard_rows(snapshot, commit, name, first_sequence, sequence_count))

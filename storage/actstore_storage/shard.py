@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -13,13 +13,16 @@ import pyarrow as pa
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments, ObjectRecord
+from actstore_storage.errors import StoreError
 from actstore_storage.feature_index import FeatureIndex, SparseFeatures, token_classes
 from actstore_storage.layout import commit_key, features_product, index_product, object_key, statistics_product
 from actstore_storage.object_writer import ObjectFormat, OpenObject, open_object
 from actstore_storage.products import (
+    BOS,
     FEATURES_FORMAT,
     INDEX_FORMAT,
     NORMS,
+    SPECIAL,
     STATISTICS_FORMAT,
     TOKENS,
     TOKENS_FORMAT,
@@ -27,6 +30,8 @@ from actstore_storage.products import (
     norms_format,
 )
 from actstore_storage.specification import RunRecord
+
+__all__ = ["BOS", "SPECIAL", "ShardWriter", "SparseFeatures", "TokenRows"]
 
 _DENSE_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
@@ -85,7 +90,8 @@ class ShardWriter:
             return
         abandoned = error or _AbandonedError()
         self._streams.__exit__(type(abandoned), abandoned, trace)
-        self._remove()
+        with suppress(StoreError):  # what cannot be removed now is an orphan that no reader sees
+            self._remove()
 
     def add(
         self,
@@ -96,8 +102,8 @@ class ShardWriter:
     ) -> None:
         """One batch; batches come in order of (sequence, position), and sequences whole.
 
-        Every site and SAE of the run has one entry: `dense` arrays of [rows, d_model] in the run's dtype (the raw bits as
-        uint16 for bfloat16), `norms` L2 norms of [rows]. Raises ValueError where they do not fit the run.
+        Every site and SAE of the run has one entry: `dense` arrays of [rows, d_model] in the run's dtype (the raw
+        bits as uint16 for bfloat16), `norms` L2 norms of [rows]. Raises ValueError where they do not fit the run.
         """
         rows = len(tokens.sequence)
         self._check_order(tokens)
@@ -217,9 +223,10 @@ class _AbandonedError(Exception):
 
 def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if values.dtype == np.uint16:  # bfloat16 is infinite or no number where all eight bits of the exponent are set
-        exponent_set: npt.NDArray[np.bool_] = (values & 0x7F80) != 0x7F80
-        return exponent_set
-    return np.isfinite(values)
+        finite: npt.NDArray[np.bool_] = (values & 0x7F80) != 0x7F80
+    else:
+        finite = np.isfinite(values)
+    return finite
 
 
 def _columns(layout: ObjectFormat) -> list[tuple[str, pa.DataType]]:

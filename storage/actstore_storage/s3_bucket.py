@@ -1,0 +1,210 @@
+"""A bucket in S3-compatible storage. The one file that touches the S3 client.
+
+minio does small objects, listings and the conditional put; pyarrow's own S3 client streams large objects and reads
+ranges of them.
+"""
+
+import io
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from pyarrow import fs
+from urllib3.exceptions import HTTPError
+
+from actstore_storage.bucket import Bucket, check_key, is_key
+from actstore_storage.errors import StoreError, StoreUnreachable
+
+if TYPE_CHECKING:
+    from actstore_storage.opening import S3Access
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 60.0
+TRIES = 4
+BACKOFF_SECONDS = 0.2  # doubles with each try
+CONNECTIONS = 32
+
+# S3's error codes as `_code` spells them, by what has to be done.
+_NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
+_NO_OBJECT = {"nosuchkey"}
+_CREDENTIALS = {
+    "authorizationheadermalformed",
+    "expiredtoken",
+    "invalidaccesskeyid",
+    "invalidclienttokenid",
+    "invalidtoken",
+    "requesttimetooskewed",
+    "signaturedoesnotmatch",
+}
+_DENIED = {"accessdenied", "allaccessdisabled", "methodnotallowed"}
+_FULL = {"insufficientstorage", "quotaexceeded", "xminiostoragefull"}
+_TRY_AGAIN = {
+    "conditionalrequestconflict",
+    "internalerror",
+    "operationaborted",
+    "requesttimeout",
+    "serviceunavailable",
+    "slowdown",
+}
+_ARROW_CODE = re.compile(r"AWS Error (\w+)")
+
+Answer = TypeVar("Answer")
+
+
+class S3Bucket(Bucket):
+    def __init__(self, access: "S3Access", name: str, prefix: str) -> None:
+        """Sends nothing yet. `prefix` is empty or a key: the folder of the bucket that is this store."""
+        self._name, self._prefix = name, f"{prefix}/" if prefix else ""
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
+        # Retries are our own: urllib3 would repeat a conditional put and report its own first try as the winner.
+        pool = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout, retries=urllib3.Retry(0, redirect=0))
+        self._minio = Minio(
+            access.endpoint,
+            access_key=access.access_key,
+            secret_key=access.secret_key,
+            region=access.region,
+            secure=access.secure,
+            http_client=pool,
+        )
+        self._arrow = fs.S3FileSystem(
+            access_key=access.access_key,
+            secret_key=access.secret_key,
+            region=access.region,
+            endpoint_override=access.endpoint,
+            scheme="https" if access.secure else "http",
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            request_timeout=READ_TIMEOUT_SECONDS,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
+            allow_delayed_open=True,  # one request instead of three for what fits in one part
+        )
+
+    @property
+    def address(self) -> str:
+        return f"s3://{self._name}/{self._prefix}".rstrip("/")
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        self._ask(lambda: self._minio.put_object(self._name, path, io.BytesIO(data), len(data)), key, writing=True)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        tries = 0
+
+        def put() -> bool:
+            nonlocal tries
+            tries += 1
+            try:
+                # `put_object` would send this header as x-amz-meta-if-none-match and silently overwrite.
+                self._minio._put_object(self._name, path, data, headers={"If-None-Match": "*"})  # noqa: SLF001
+            except S3Error as error:
+                if _code(error) != "preconditionfailed":
+                    raise
+                # After a try whose answer was lost, the object that stands may be our own.
+                return tries > 1 and self.get(key) == data
+            return True
+
+        return self._ask(put, key, writing=True)
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[pa.NativeFile]:
+        path = f"{self._name}/{self._path(key)}"
+        try:
+            with self._arrow.open_output_stream(path) as stream:
+                yield stream
+        except BaseException as error:
+            # Closing completed the upload; there is no way to abort it.
+            with suppress(StoreError):
+                self.delete(key)
+            if isinstance(error, OSError):
+                raise self._failure(error, writing=True) from error
+            raise
+
+    def get(self, key: str) -> bytes:
+        path = self._path(key)
+
+        def read() -> bytes:
+            response = self._minio.get_object(self._name, path)
+            try:
+                return bytes(response.read())
+            finally:
+                response.close()
+                response.release_conn()
+
+        return self._ask(read, key)
+
+    def open(self, key: str) -> pa.NativeFile:
+        try:
+            return self._arrow.open_input_file(f"{self._name}/{self._path(key)}")
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def keys(self, prefix: str) -> list[str]:
+        path = f"{self._path(prefix)}/"
+        found = self._ask(lambda: list(self._minio.list_objects(self._name, path, recursive=True)), prefix)
+        keys = (item.object_name.removeprefix(self._prefix) for item in found if not item.is_dir)
+        return sorted(key for key in keys if is_key(key))
+
+    def folders(self, prefix: str) -> list[str]:
+        path = f"{self._path(prefix)}/"
+        found = self._ask(lambda: list(self._minio.list_objects(self._name, path)), prefix)
+        names = (item.object_name.removeprefix(path).rstrip("/") for item in found if item.is_dir)
+        return sorted(name for name in names if is_key(name))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with suppress(KeyError):
+            self._ask(lambda: self._minio.remove_object(self._name, path), key, writing=True)
+
+    def store_error(self, error: OSError) -> StoreError | None:
+        return self._failure(error) if error.errno is not None or _ARROW_CODE.search(str(error)) else None
+
+    def _path(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
+        for tried in range(1, TRIES + 1):
+            try:
+                return request()
+            except (MinioException, HTTPError) as error:
+                if _code(error) in _NO_OBJECT:
+                    raise KeyError(key) from None
+                failure = self._failure(error, writing=writing)
+                if tried == TRIES or not isinstance(failure, StoreUnreachable):
+                    raise failure from error
+                time.sleep(BACKOFF_SECONDS * 2 ** (tried - 1))
+        raise AssertionError("unreachable")
+
+    def _failure(self, error: Exception, *, writing: bool = False) -> StoreError:
+        """What went wrong, in words that hold no secret: the code only, never the server's message."""
+        code, where = _code(error), {"field": "store", "value": self.address}
+        if code in _NO_BUCKET:
+            return StoreError(f"there is no bucket {self._name}", reason="STORE_NOT_FOUND", **where)
+        if code in _CREDENTIALS or (code in _DENIED and not writing):
+            message = f"{self.address} refuses these credentials ({code})"
+            return StoreError(message, reason="STORE_CREDENTIALS", **where)
+        if code in _DENIED:
+            message = f"these credentials may not write to {self.address} ({code})"
+            return StoreError(message, reason="STORE_NOT_WRITABLE", **where)
+        if code in _FULL:
+            return StoreError(f"{self.address} is full ({code})", reason="STORE_FULL", **where)
+        return StoreUnreachable(f"{self.address} cannot be reached ({code})", **where)
+
+
+def _code(error: Exception) -> str:
+    """One spelling of an error's code: minio says NoSuchBucket, pyarrow NO_SUCH_BUCKET, a proxy only a number."""
+    if isinstance(error, S3Error):
+        return str(error.code).lower()
+    if isinstance(error, ServerError):
+        return f"http {error.status_code}"
+    if isinstance(error, InvalidResponseError):
+        return f"http {error._code}"  # noqa: SLF001  its only way to tell
+    found = _ARROW_CODE.search(str(error))
+    return found[1].replace("_", "").lower() if found else type(error).__name__
