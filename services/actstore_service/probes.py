@@ -9,6 +9,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from actstore_service.settings import split_address
 
+# How soon `close` is noticed.
+POLL_SECONDS = 0.1
+
 
 class ProbeServer:
     """Serves from the moment it is built until `close`."""
@@ -18,7 +21,7 @@ class ProbeServer:
         host, port = split_address(address, "metrics_listen")
         self._server = make_server(host, port, self._answer, _server_for(host), _QuietHandler)
         self._host = host
-        threading.Thread(target=self._server.serve_forever, name="probes", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), name="probes", daemon=True).start()
 
     @property
     def address(self) -> str:

@@ -1,5 +1,7 @@
 """A real service on a free port over a real bucket, and a client that is nothing but gRPC."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,3 +117,37 @@ def call(forwarding: Service, connect: Callable[..., Caller]) -> Caller:
 def empty_bucket(tmp_path: Path) -> Bucket:
     (tmp_path / "empty").mkdir()
     return open_bucket(str(tmp_path / "empty"))
+
+
+@pytest.fixture
+def in_thread() -> Iterator[Callable[..., threading.Thread]]:
+    """Runs something beside the test, which does not end before it."""
+    threads = []
+
+    def start(work: Callable[[], None]) -> threading.Thread:
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        return threads[-1]
+
+    yield start
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Waits for what happens soon but not at once; a gRPC error means not yet."""
+
+    def wait(succeeds: Callable[[], bool], seconds: float = 10) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if succeeds():
+                    return
+            except grpc.RpcError:
+                pass
+            assert time.monotonic() < end, "it did not happen"
+            time.sleep(0.02)
+
+    return wait

@@ -138,7 +138,9 @@ def test_no_deadline_is_none_for_the_workers_either(call: Caller, workers: stand
     assert workers.seconds_left > 365 * 24 * 3600
 
 
-def test_open_streams_are_bounded(serve: Serve, connect: Callable[..., Caller], workers: stand_in.StandIn) -> None:
+def test_open_streams_are_bounded(
+    serve: Serve, connect: Callable[..., Caller], workers: stand_in.StandIn, until: Callable[..., None]
+) -> None:
     limits = Limits(forwarded_streams=1)
     call = connect(serve(gateway=workers.address, gateway_token=stand_in.TOKEN, limits=limits))
     watch = capture_pb2.WatchCaptureRequest(run="waiting")
@@ -150,37 +152,18 @@ def test_open_streams_are_bounded(serve: Serve, connect: Callable[..., Caller], 
     assert (failure.details["value"], failure.details["allowed"]) == ("2", "1")
     stream.cancel()
     assert workers.cancelled.wait(10)
-    _until(lambda: len(call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))) == 3)
+    until(lambda: len(call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))) == 3)
 
 
 def test_a_running_call_is_finished_when_the_service_stops(
-    forwarding: Service, call: Caller, workers: stand_in.StandIn
+    forwarding: Service, call: Caller, workers: stand_in.StandIn, in_thread: Callable[..., threading.Thread]
 ) -> None:
     answer = call.stub("CaptureService").StartCapture.future(_start("waiting"), metadata=call.metadata)
     assert workers.waiting.wait(10)
-    stopping = _in_thread(forwarding.stop)
+    stopping = in_thread(forwarding.stop)
     time.sleep(0.2)
     assert not answer.done()
     workers.cancelled.set()  # lets the waiting call go on
     assert answer.result(10).run == "waiting"
     stopping.join(10)
     assert not stopping.is_alive()
-
-
-def _in_thread(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
-def _until(succeeds: Callable[[], bool], seconds: float = 10) -> None:
-    """Waits for what happens soon but not at once; grpc errors mean not yet."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if succeeds():
-                return
-        except grpc.RpcError:
-            pass
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)

@@ -1,0 +1,91 @@
+"""What Prometheus reads off a service: real scrapes after real calls."""
+
+import urllib.request
+from collections.abc import Callable
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from actstore_api.v1 import capture_pb2, catalog_pb2
+from actstore_service.server import Service
+from tests.service import stand_in
+from tests.service.conftest import Caller, Serve
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def _scrape(service: Service) -> Samples:
+    """Values by sample name and label values in order of label name, without histogram bounds."""
+    with urllib.request.urlopen(f"http://{service.metrics_address}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+    return {
+        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
+        for sample in samples
+        if "le" not in sample.labels
+    }
+
+
+def _method(service: str, method: str) -> str:
+    return f"/actstore_api.v1.{service}/{method}"
+
+
+def test_calls_by_method_and_code(forwarding: Service, call: Caller, connect: Callable[..., Caller]) -> None:
+    for _ in range(3):
+        call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest())
+    call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="absent"))
+    call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))
+    connect(forwarding, "wrong").failure("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest())
+    found = _scrape(forwarding)
+    assert found["actstore_calls_total", ("OK", _method("CatalogService", "ListRuns"))] == 3
+    assert found["actstore_calls_total", ("UNAUTHENTICATED", _method("CatalogService", "ListRuns"))] == 1
+    assert found["actstore_calls_total", ("NOT_FOUND", _method("CatalogService", "GetRun"))] == 1
+    assert found["actstore_calls_total", ("OK", _method("CaptureService", "WatchCapture"))] == 1
+    assert found["actstore_call_latency_seconds_count", (_method("CatalogService", "ListRuns"),)] == 4
+    assert 0 < found["actstore_call_latency_seconds_sum", (_method("CatalogService", "ListRuns"),)] < 20
+    assert found["actstore_calls_in_flight", ()] == 0
+
+
+def test_a_running_call_is_in_flight_and_a_cancelled_one_is_counted(
+    forwarding: Service, call: Caller, workers: stand_in.StandIn, until: Callable[..., None]
+) -> None:
+    watch = capture_pb2.WatchCaptureRequest(run="waiting")
+    stream = call.stub("CaptureService").WatchCapture(watch, metadata=call.metadata)
+    assert workers.waiting.wait(10)
+    assert _scrape(forwarding)["actstore_calls_in_flight", ()] == 1
+    stream.cancel()
+    cancelled = "actstore_calls_total", ("CANCELLED", _method("CaptureService", "WatchCapture"))
+    until(lambda: _scrape(forwarding).get(cancelled) == 1)
+    assert _scrape(forwarding)["actstore_calls_in_flight", ()] == 0
+
+
+def test_labels_stay_bounded(forwarding: Service, call: Caller) -> None:
+    for number in range(20):
+        unknown = call.channel.unary_unary(f"/somewhere.Service/Method{number}")
+        with pytest.raises(grpc.RpcError) as caught:
+            unknown(b"", metadata=call.metadata)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run=f"absent{number}"))
+    found = _scrape(forwarding)
+    assert found["actstore_calls_total", ("UNIMPLEMENTED", "unknown")] == 20
+    assert not [key for key in found if "somewhere" in str(key) or "absent" in str(key)]
+
+
+def test_capture_totals_come_from_the_workers(forwarding: Service) -> None:
+    found = _scrape(forwarding)
+    assert found["actstore_workers_up", ()] == 1
+    assert found["actstore_captures_running", ()] == stand_in.TOTALS.captures_running
+    for state in ("complete", "failed", "cancelled"):
+        assert found["actstore_captures_ended_total", (state,)] == getattr(stand_in.TOTALS, f"captures_{state}")
+    for noun in ("shards", "tokens", "bytes"):
+        assert found[f"actstore_{noun}_committed_total", ()] == getattr(stand_in.TOTALS, f"{noun}_committed")
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_scrape_without_workers_says_so(serve: Serve, workers: stand_in.StandIn, configured: bool) -> None:
+    settings = {"gateway": workers.address, "gateway_token": stand_in.TOKEN} if configured else {}
+    workers.close()
+    found = _scrape(serve(**settings))
+    assert found["actstore_workers_up", ()] == 0
+    assert ("actstore_captures_running", ()) not in found

@@ -1,0 +1,182 @@
+"""What any gRPC operator expects: health, reflection, a token, probes, and settings that refuse what is unsafe."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from actstore_api.v1 import capture_pb2, catalog_pb2, service_pb2, service_pb2_grpc
+from actstore_service import activation, capture, catalog, feature, norm, patching
+from actstore_service.server import Service
+from actstore_service.settings import Settings
+from actstore_storage.errors import ActstoreError, BadRequest
+from tests.service import stand_in
+from tests.service.conftest import TOKEN, Caller, Serve
+
+STATES = health_pb2.HealthCheckResponse
+SERVED = {f"actstore_api.v1.{name}" for name in service_pb2.DESCRIPTOR.services_by_name}
+
+
+def _health(service: Service, name: str) -> int:
+    with grpc.insecure_channel(service.address) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        return check(health_pb2.HealthCheckRequest(service=name), timeout=10).status
+
+
+@pytest.mark.parametrize("name", ["", *sorted(SERVED)])
+def test_health_of_every_service_is_open(forwarding: Service, name: str) -> None:
+    assert _health(forwarding, name) == STATES.SERVING
+
+
+def test_forwarding_services_do_not_serve_without_workers(serve: Serve) -> None:
+    service = serve()
+    assert _health(service, "actstore_api.v1.CaptureService") == STATES.NOT_SERVING
+    assert _health(service, "actstore_api.v1.PatchingService") == STATES.NOT_SERVING
+    assert _health(service, "actstore_api.v1.CatalogService") == STATES.SERVING
+
+
+def test_watching_health_holds_no_thread_and_sees_the_end(serve: Serve) -> None:
+    service = serve()
+    with grpc.insecure_channel(service.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch
+        watches = [watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(100)]
+        assert [next(states).status for states in watches] == [STATES.SERVING] * 100
+        # More of them than the service has threads, and a call is still answered.
+        assert _health(service, "") == STATES.SERVING
+        service.stop()
+        assert {next(states).status for states in watches} == {STATES.NOT_SERVING}
+
+
+def test_reflection_describes_every_service(call: Caller) -> None:
+    channel = grpc.intercept_channel(call.channel, _WithToken())
+    database = ProtoReflectionDescriptorDatabase(channel)
+    standard = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert set(database.get_services()) == SERVED | standard
+    pool = DescriptorPool(database)
+    for name in SERVED:
+        ours = service_pb2.DESCRIPTOR.services_by_name[name.rpartition(".")[2]]
+        assert [method.name for method in pool.FindServiceByName(name).methods] == [m.name for m in ours.methods]
+
+
+def test_every_method_is_written() -> None:
+    for module in (activation, capture, catalog, feature, norm, patching):
+        name = f"{module.__name__.rpartition('.')[2].capitalize()}Service"
+        written, generated = getattr(module, name), getattr(service_pb2_grpc, f"{name}Servicer")
+        for method in service_pb2.DESCRIPTOR.services_by_name[name].methods:
+            assert getattr(written, method.name) is not getattr(generated, method.name), method.full_name
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1]])
+@pytest.mark.parametrize(
+    ("service", "method", "request_"),
+    [
+        ("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()),
+        ("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new")),
+    ],
+)
+def test_no_call_without_the_token(
+    forwarding: Service,
+    connect: Callable[..., Caller],
+    workers: stand_in.StandIn,
+    token: str | None,
+    service: str,
+    method: str,
+    request_: object,
+) -> None:
+    code, failure = connect(forwarding, token).failure(service, method, request_)
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    assert failure is not None
+    assert failure.reason == "UNAUTHENTICATED"
+    assert TOKEN not in str(failure)
+    assert workers.requests == []
+
+
+def test_reflection_needs_the_token(forwarding: Service) -> None:
+    with grpc.insecure_channel(forwarding.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        ProtoReflectionDescriptorDatabase(channel).get_services()
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_no_token_on_loopback_lets_everyone_in(serve: Serve, connect: Callable[..., Caller]) -> None:
+    call = connect(serve(token=None), None)
+    assert call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "lab.internal:7433", "10.0.0.1:7433"])
+def test_no_token_beyond_loopback_is_refused(listen: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Settings(listen=listen)
+    assert caught.value.details["field"] == "listen"
+    Settings(listen=listen, token=TOKEN)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:0", "localhost:7433"])
+def test_loopback_is_loopback(listen: str) -> None:
+    Settings(listen=listen)
+
+
+@pytest.mark.parametrize("listen", ["", "localhost", ":7433", "localhost:", "localhost:http", "localhost:65536"])
+def test_an_address_is_host_and_port(listen: str) -> None:
+    with pytest.raises(BadRequest):
+        Settings(listen=listen)
+
+
+def test_a_gateway_needs_its_token() -> None:
+    with pytest.raises(BadRequest):
+        Settings(gateway="127.0.0.1:9000")
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "secret" not in repr(Settings(token="secret1", gateway="127.0.0.1:1", gateway_token="secret2"))
+
+
+def test_a_taken_port_is_said(serve: Serve) -> None:
+    taken = serve().address
+    with pytest.raises(ActstoreError, match=taken):
+        serve(listen=taken)
+
+
+def test_large_requests_are_refused(call: Caller) -> None:
+    code, _ = call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="x" * (1 << 21)))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_probes(serve: Serve) -> None:
+    service = serve()
+    assert _get(service, "/healthz") == (200, "200 OK\n")
+    assert _get(service, "/readyz") == (200, "200 OK\n")
+    assert _get(service, "/elsewhere")[0] == 404
+
+
+def test_not_ready_while_a_call_is_finished(
+    forwarding: Service, call: Caller, workers: stand_in.StandIn, in_thread: Callable[..., None]
+) -> None:
+    start = capture_pb2.StartCaptureRequest(specification=capture_pb2.CaptureSpecification(run="waiting"))
+    answer = call.stub("CaptureService").StartCapture.future(start, metadata=call.metadata)
+    assert workers.waiting.wait(10)
+    in_thread(forwarding.stop)
+    while _get(forwarding, "/readyz")[0] == 200:
+        assert not answer.done()
+    assert _get(forwarding, "/readyz")[0] == 503
+    assert _get(forwarding, "/healthz")[0] == 200
+    workers.cancelled.set()
+    assert answer.result(10).run == "waiting"
+
+
+def _get(service: Service, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{service.metrics_address}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, ""
+
+
+class _WithToken(grpc.StreamStreamClientInterceptor):
+    def intercept_stream_stream(self, continuation, details, requests):
+        return continuation(details._replace(metadata=[("authorization", f"Bearer {TOKEN}")]), requests)

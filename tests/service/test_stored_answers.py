@@ -1,0 +1,371 @@
+"""Every question about stored data over a real socket, against plain numpy over what was planted."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, common_pb2, feature_pb2, norm_pb2
+from actstore_service.settings import Limits
+from actstore_storage.bucket import Bucket
+from actstore_storage.opening import open_bucket
+from actstore_storage.rows import dense_matrix
+from tests import stored_run
+from tests.service.conftest import Caller, Serve
+from tests.stored_run import BOS, DENSE_SITE, FIRING, MODEL, SAE, SPECIAL, StoredRun, write_stored_run
+
+NOTHING_EXCLUDED = common_pb2.Exclusion()
+ALL_EXCLUDED = common_pb2.Exclusion(classes=[common_pb2.TOKEN_CLASS_BOS, common_pb2.TOKEN_CLASS_SPECIAL])
+
+
+def _table(message: common_pb2.Table) -> pa.Table:
+    return pa.ipc.open_stream(message.arrow_ipc_stream).read_all()
+
+
+def _reference(feature: int, sae: str = SAE, run: str = "planted") -> feature_pb2.FeatureReference:
+    return feature_pb2.FeatureReference(run=run, sae=sae, feature=feature)
+
+
+class TestCatalog:
+    def test_run(self, call: Caller, stored: StoredRun) -> None:
+        run = call("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="planted")).run
+        record = stored.record
+        assert (run.name, run.sequences_total, run.tokens_total) == ("planted", 7, 69)
+        assert run.tokens_committed == len(stored.tokens.token)
+        assert (list(run.dense_sites), list(run.norm_sites)) == ([DENSE_SITE], [f"resid_post.{i}" for i in range(3)])
+        assert [(sae.name, sae.site, sae.d_sae) for sae in run.saes] == [(SAE, DENSE_SITE, stored_run.D_SAE)]
+        assert (run.layer_count, run.d_model) == (3, 8)
+        assert run.specification.model.name == MODEL
+        assert run.specification.bos == capture_pb2.BOS_POLICY_PREPEND
+        assert not run.specification.dataset.HasField("max_tokens")
+        assert run.provenance.specification_sha256 == record.specification_sha256
+        assert (run.provenance.shards_committed, run.provenance.shards_total) == (3, 3)
+        assert dict(run.provenance.sae_sha256) == {SAE: "d" * 64}
+        assert list(call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs) == [run]
+
+    def test_models_and_saes(self, call: Caller) -> None:
+        models = call("CatalogService", "ListModels", catalog_pb2.ListModelsRequest()).models
+        assert [(model.name, model.family, model.vocabulary_size) for model in models] == [(MODEL, "gpt2", 40)]
+        saes = call("CatalogService", "ListSaes", catalog_pb2.ListSaesRequest()).saes
+        assert [(sae.name, sae.architecture, sae.d_in, sae.model) for sae in saes] == [(SAE, "standard", 8, MODEL)]
+
+    def test_empty_bucket(self, serve: Serve, connect: Callable[..., Caller], empty_bucket: Bucket) -> None:
+        call = connect(serve(bucket=empty_bucket))
+        assert not call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
+        assert not call("CatalogService", "ListModels", catalog_pb2.ListModelsRequest()).models
+        assert not call("CatalogService", "ListSaes", catalog_pb2.ListSaesRequest()).saes
+
+
+class TestActivations:
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+    def test_rows_and_bits(
+        self, serve: Serve, connect: Callable[..., Caller], empty_bucket: Bucket, dtype: str
+    ) -> None:
+        stored = write_stored_run(empty_bucket, dtype=dtype)
+        call = connect(serve(bucket=empty_bucket))
+        request = activation_pb2.ReadActivationsRequest(run="planted", site=f"blocks.1.hook_{DENSE_SITE.split('.')[0]}")
+        messages = call("ActivationService", "ReadActivations", request)
+        assert messages[0].provenance.dtype == dtype
+        assert not any(message.HasField("provenance") for message in messages[1:])
+        table = pa.concat_tables(_table(message.rows) for message in messages)
+        field = table.schema.field("activation")
+        assert field.metadata == {b"dtype": dtype.encode(), b"d_model": b"8"}
+        assert np.array_equal(dense_matrix(table["activation"], dtype, 8), stored.dense[DENSE_SITE])
+        for column in ("sequence", "position", "document", "token", "flags"):
+            assert np.array_equal(table[column].to_numpy(), getattr(stored.tokens, column)), column
+
+    def test_tokens_have_their_texts(self, call: Caller, stored: StoredRun) -> None:
+        request = activation_pb2.ReadTokensRequest(run="planted", first_sequence=2, sequence_count=3)
+        messages = call("ActivationService", "ReadTokens", request)
+        table = pa.concat_tables(_table(message.rows) for message in messages)
+        inside = (stored.tokens.sequence >= 2) & (stored.tokens.sequence < 5)
+        assert np.array_equal(table["sequence"].to_numpy(), stored.tokens.sequence[inside])
+        assert table["text"].to_pylist() == [stored_run.TOKEN_TEXTS[token] for token in stored.tokens.token[inside]]
+
+    def test_messages_are_bounded(self, serve: Serve, connect: Callable[..., Caller], stored: StoredRun) -> None:
+        call = connect(serve(limits=Limits(batch_bytes=400)))
+        request = activation_pb2.ReadActivationsRequest(run="planted", site=DENSE_SITE)
+        parts = [_table(message.rows) for message in call("ActivationService", "ReadActivations", request)]
+        assert len(parts) > 5
+        assert max(part.nbytes for part in parts) <= 400
+        assert pa.concat_tables(parts)["token"].to_pylist() == stored.tokens.token.tolist()
+
+    def test_past_the_end_there_is_provenance_and_no_row(self, call: Caller) -> None:
+        request = activation_pb2.ReadActivationsRequest(run="planted", site=DENSE_SITE, first_sequence=100)
+        (message,) = call("ActivationService", "ReadActivations", request)
+        assert message.provenance.run == "planted"
+        assert not message.HasField("rows") or _table(message.rows).num_rows == 0
+
+
+class TestFeatures:
+    @pytest.mark.parametrize("exclude", [None, NOTHING_EXCLUDED, ALL_EXCLUDED])
+    @pytest.mark.parametrize("feature", [FIRING, stored_run.EVERYWHERE, stored_run.BOS_ONLY, stored_run.SILENT])
+    def test_top_examples(
+        self, call: Caller, stored: StoredRun, feature: int, exclude: common_pb2.Exclusion | None
+    ) -> None:
+        request = feature_pb2.GetTopExamplesRequest(
+            feature=_reference(feature), k=4, tokens_before=2, tokens_after=1, exclude=exclude
+        )
+        answer = call("FeatureService", "GetTopExamples", request)
+        expected = _top(stored, feature, _excluded_flags(exclude), k=4, before=2, after=1)
+        assert _table(answer.examples).select(list(expected[0]) if expected else ["rank"]).to_pylist() == expected
+        told = [common_pb2.TOKEN_CLASS_BOS] if exclude is None else list(exclude.classes)
+        assert list(answer.excluded) == told
+        assert dict(answer.provenance.sae_sha256) == {SAE: "d" * 64}
+
+    @pytest.mark.parametrize("exclude", [None, NOTHING_EXCLUDED, ALL_EXCLUDED])
+    @pytest.mark.parametrize("feature", [FIRING, stored_run.BOS_ONLY, stored_run.SILENT])
+    def test_statistics(
+        self, call: Caller, stored: StoredRun, feature: int, exclude: common_pb2.Exclusion | None
+    ) -> None:
+        request = feature_pb2.GetFeatureStatisticsRequest(feature=_reference(feature), bins=5, exclude=exclude)
+        answer = call("FeatureService", "GetFeatureStatistics", request)
+        values = stored.features[SAE][stored.rows(_excluded_flags(exclude)), feature]
+        active = values[values > 0]
+        assert (answer.tokens, answer.active_tokens) == (len(values), len(active))
+        assert answer.density == len(active) / len(values)
+        histogram = _table(answer.histogram)
+        if not len(active):
+            assert (answer.maximum, answer.mean_when_active, histogram.num_rows) == (0, 0, 0)
+            return
+        assert answer.maximum == active.max()
+        assert answer.mean_when_active == pytest.approx(active.mean(dtype=np.float64), rel=1e-12)
+        edges = np.linspace(0, float(active.max()), 6)
+        counts = [int(((active > low) & (active <= high)).sum()) for low, high in pairwise(edges)]
+        assert histogram["count"].to_pylist() == counts
+        assert np.allclose(histogram["high"].to_numpy(), edges[1:], rtol=1e-6)
+
+    def test_defaults_are_the_documented_ones(self, call: Caller) -> None:
+        written_out = feature_pb2.GetTopExamplesRequest(
+            feature=_reference(FIRING),
+            k=20,
+            tokens_before=12,
+            tokens_after=6,
+            exclude=common_pb2.Exclusion(classes=[common_pb2.TOKEN_CLASS_BOS]),
+        )
+        left_out = feature_pb2.GetTopExamplesRequest(feature=_reference(FIRING))
+        answers = [call("FeatureService", "GetTopExamples", request) for request in (written_out, left_out)]
+        assert answers[0] == answers[1]
+        assert _table(answers[0].examples).num_rows == len(stored_run.LENGTHS)
+        bins = call(
+            "FeatureService",
+            "GetFeatureStatistics",
+            feature_pb2.GetFeatureStatisticsRequest(feature=_reference(FIRING)),
+        )
+        assert _table(bins.histogram).num_rows == 40
+
+
+class TestNorms:
+    @pytest.mark.parametrize("exclude", [None, NOTHING_EXCLUDED, ALL_EXCLUDED])
+    def test_profile(self, call: Caller, stored: StoredRun, exclude: common_pb2.Exclusion | None) -> None:
+        request = norm_pb2.GetNormProfileRequest(run="planted", exclude=exclude, quantiles=[0.1, 0.5])
+        profile = _table(call("NormService", "GetNormProfile", request).profile).to_pylist()
+        assert [(row["site"], row["layer"]) for row in profile] == [("resid_post", layer) for layer in range(3)]
+        for row in profile:
+            norms = stored.norms[f"resid_post.{row['layer']}"][stored.rows(_excluded_flags(exclude))].astype(np.float64)
+            assert row["tokens"] == len(norms)
+            expected = {
+                "mean": norms.mean(),
+                "standard_deviation": norms.std(),
+                "geometric_mean": np.exp(np.log(norms).mean()),
+                "minimum": norms.min(),
+                "maximum": norms.max(),
+                "q0.1": np.quantile(norms, 0.1),
+                "q0.5": np.quantile(norms, 0.5),
+            }
+            assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+    def test_growth_is_the_planted_one(self, call: Caller) -> None:
+        request = norm_pb2.FitGrowthRequest(run="planted", exclude=ALL_EXCLUDED)
+        growth = call("NormService", "FitGrowth", request)
+        assert (growth.site, growth.layers.first, growth.layers.last) == ("resid_post", 0, 2)
+        assert growth.rate == pytest.approx(stored_run.GROWTH, rel=1e-6)
+        assert growth.r_squared == pytest.approx(1, abs=1e-9)
+        points = _table(growth.points).to_pylist()
+        assert [point["layer"] for point in points] == [0, 1, 2]
+        assert [point["ratio"] for point in points] == [
+            None,
+            pytest.approx(1.5, rel=1e-6),
+            pytest.approx(1.5, rel=1e-6),
+        ]
+        given = norm_pb2.LayerRange(first=0, last=2)
+        request = norm_pb2.FitGrowthRequest(run="planted", site="resid_post", layers=given, exclude=ALL_EXCLUDED)
+        assert call("NormService", "FitGrowth", request) == growth
+
+
+REFUSED = [
+    ("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="absent"), "RUN_NOT_FOUND", "run", "absent"),
+    ("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="../planted"), "NAME_INVALID", "run", "../planted"),
+    ("CatalogService", "GetRun", catalog_pb2.GetRunRequest(), "NAME_INVALID", "run", ""),
+    (
+        "ActivationService",
+        "ReadActivations",
+        activation_pb2.ReadActivationsRequest(run="planted", site="resid_post.2"),
+        "SITE_UNKNOWN",
+        "site",
+        "resid_post.2",
+    ),
+    (
+        "ActivationService",
+        "ReadActivations",
+        activation_pb2.ReadActivationsRequest(run="absent", site=DENSE_SITE),
+        "RUN_NOT_FOUND",
+        "run",
+        "absent",
+    ),
+    ("ActivationService", "ReadTokens", activation_pb2.ReadTokensRequest(run="a/b"), "NAME_INVALID", "run", "a/b"),
+    (
+        "FeatureService",
+        "GetTopExamples",
+        feature_pb2.GetTopExamplesRequest(feature=_reference(12)),
+        "FEATURE_OUT_OF_RANGE",
+        "feature",
+        "12",
+    ),
+    (
+        "FeatureService",
+        "GetFeatureStatistics",
+        feature_pb2.GetFeatureStatisticsRequest(feature=_reference(0, sae="absent")),
+        "SAE_NOT_FOUND",
+        "sae",
+        "absent",
+    ),
+    (
+        "FeatureService",
+        "GetTopExamples",
+        feature_pb2.GetTopExamplesRequest(feature=_reference(0), k=0),
+        "ARGUMENT_INVALID",
+        "k",
+        "0",
+    ),
+    (
+        "FeatureService",
+        "GetTopExamples",
+        feature_pb2.GetTopExamplesRequest(feature=_reference(0), k=2**31),
+        "LIMIT_EXCEEDED",
+        "k",
+        str(2**31),
+    ),
+    (
+        "NormService",
+        "GetNormProfile",
+        norm_pb2.GetNormProfileRequest(run="planted", sites=["resid_pre.0"]),
+        "SITE_UNKNOWN",
+        "site",
+        "resid_pre.0",
+    ),
+    (
+        "NormService",
+        "GetNormProfile",
+        norm_pb2.GetNormProfileRequest(run="planted", quantiles=[1.5]),
+        "ARGUMENT_INVALID",
+        "quantiles",
+        "1.5",
+    ),
+    (
+        "NormService",
+        "GetNormProfile",
+        norm_pb2.GetNormProfileRequest(run="planted", exclude=common_pb2.Exclusion(classes=[9])),  # type: ignore[list-item]
+        "ARGUMENT_INVALID",
+        "exclude",
+        "9",
+    ),
+    (
+        "NormService",
+        "FitGrowth",
+        norm_pb2.FitGrowthRequest(run="planted", layers=norm_pb2.LayerRange(first=0, last=7)),
+        "LAYER_OUT_OF_RANGE",
+        "layers",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("service", "method", "request_", "reason", "field", "value"), REFUSED)
+def test_refusals_name_field_value_and_what_is_allowed(
+    call: Caller, service: str, method: str, request_: object, reason: str, field: str, value: str | None
+) -> None:
+    code, failure = call.failure(service, method, request_)
+    assert code is not grpc.StatusCode.INTERNAL
+    assert failure is not None
+    assert (failure.reason, failure.details["field"]) == (reason, field)
+    assert value is None or failure.details["value"] == value
+    assert failure.details["allowed"]
+
+
+def test_a_truncated_object_is_named(serve: Serve, connect: Callable[..., Caller], tmp_path: Path) -> None:
+    write_stored_run(open_bucket(str(tmp_path)))
+    for path in tmp_path.rglob(f"*{SAE}*.parquet"):
+        path.write_bytes(path.read_bytes()[:-100])
+    call = connect(serve(bucket=open_bucket(str(tmp_path))))
+    request = feature_pb2.GetTopExamplesRequest(feature=_reference(FIRING))
+    code, failure = call.failure("FeatureService", "GetTopExamples", request)
+    assert code is grpc.StatusCode.DATA_LOSS
+    assert failure is not None
+    assert failure.reason == "OBJECT_CORRUPT"
+    assert failure.details["value"].endswith(".parquet")
+
+
+def test_an_unexpected_error_shows_no_internals(
+    serve: Serve,
+    connect: Callable[..., Caller],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket = open_bucket(str(tmp_path))
+    call = connect(serve(bucket=bucket))
+    monkeypatch.setattr(type(bucket), "folders", lambda *_: 1 / 0)
+    code, failure = call.failure("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest())
+    assert code is grpc.StatusCode.INTERNAL
+    assert failure is not None
+    assert "ZeroDivision" not in failure.message
+    request = failure.message.split()[-1]
+    assert request in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def _excluded_flags(exclude: common_pb2.Exclusion | None) -> int:
+    if exclude is None:
+        return BOS
+    bits = {common_pb2.TOKEN_CLASS_BOS: BOS, common_pb2.TOKEN_CLASS_SPECIAL: SPECIAL}
+    return sum(bits[number] for number in exclude.classes)
+
+
+def _top(
+    stored: StoredRun, feature: int, excluded_flags: int, k: int, before: int, after: int
+) -> list[dict[str, object]]:
+    """The slow obvious way: the best row of every sequence, sorted; windows from the dense matrix."""
+    tokens, values = stored.tokens, stored.features[SAE][:, feature]
+    candidates = np.flatnonzero(stored.rows(excluded_flags) & (values > 0))
+    best: dict[int, int] = {}
+    for row in candidates:
+        sequence = int(tokens.sequence[row])
+        if sequence not in best or values[row] > values[best[sequence]]:
+            best[sequence] = int(row)
+    chosen = sorted(best.values(), key=lambda row: (-values[row], tokens.sequence[row], tokens.position[row]))[:k]
+    return [_example(stored, values, row, rank, before, after) for rank, row in enumerate(chosen, 1)]
+
+
+def _example(stored: StoredRun, values: np.ndarray, row: int, rank: int, before: int, after: int) -> dict[str, object]:
+    tokens = stored.tokens
+    window = [
+        other
+        for other in range(max(0, row - before), min(len(values), row + after + 1))
+        if tokens.sequence[other] == tokens.sequence[row]
+    ]
+    return {
+        "rank": rank,
+        "activation": float(values[row]),
+        "sequence": int(tokens.sequence[row]),
+        "position": int(tokens.position[row]),
+        "document": int(tokens.document[row]),
+        "first_position": int(tokens.position[window[0]]),
+        "tokens": tokens.token[window].tolist(),
+        "texts": [stored_run.TOKEN_TEXTS[token] for token in tokens.token[window]],
+        "activations": values[window].tolist(),
+    }
