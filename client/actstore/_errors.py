@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 
 from actstore_api.reasons import REASONS, Failure, Kind
 
+# Reasons of the two errors that never cross a wire, and so are not in the table of reasons.
+MISSING_LIBRARY, STACK_FAILED = "MISSING_LIBRARY", "STACK_FAILED"
 NEXT_STEPS: Mapping[str, str] = {
     "ARGUMENT_INVALID": "change the named field",
     "NAME_INVALID": "choose a name of letters, digits, '.', '_' and '-'",

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from actstore._connect import connect
-from actstore._errors import StackFailed
+from actstore._errors import STACK_FAILED, StackFailed
 from actstore._lab import Lab
 from actstore._records import S3Access
 
@@ -186,7 +186,7 @@ class LocalStack:
         log = self._log(name)
         tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         said = "".join(f"\n  | {line}" for line in tail)
-        return StackFailed(f"{message}; the end of its log:{said}", reason="STACK_FAILED", next_step=f"read {log}")
+        return StackFailed(f"{message}; the end of its log:{said}", reason=STACK_FAILED, next_step=f"read {log}")
 
     @property
     def _log_folder(self) -> Path:

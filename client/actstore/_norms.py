@@ -69,7 +69,7 @@ class NormProfile(Answer):
     def plot(self, ax: "Axes | None" = None, fit: str | None = "resid_post") -> "Axes":
         """Norms over layers on a log axis: a line of means per site kind, in a band between its outer quantiles.
 
-        `fit` names the site kind whose growth is drawn over it, where the profile has at least two layers of it; None
+        `fit` names the site kind whose growth is drawn over it, where the profile has at least three layers of it; None
         draws no fit.
         """
         from actstore import _plots

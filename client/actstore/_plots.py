@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 FIT_COLOUR = "#000000"
+FITTED_LAYERS_MIN = 3  # what a fit needs
 INSTALL = "'actstore[plot]'"
 
 
@@ -36,7 +37,7 @@ def norm_profile(profile: "NormProfile", ax: "Axes | None", fit: str | None) -> 
     for kind, colour in zip(kinds, COLOURS * (1 + len(kinds) // len(COLOURS)), strict=False):
         rows = profile.table.filter(pc.equal(profile.table["site"], kind))
         _draw_kind(ax, kind, rows, profile.quantiles, colour)
-    if fit is not None and pc.sum(pc.equal(profile.table["site"], fit)).as_py() >= 2:
+    if fit is not None and pc.sum(pc.equal(profile.table["site"], fit)).as_py() >= FITTED_LAYERS_MIN:
         layers = profile.table.filter(pc.equal(profile.table["site"], fit)).column("layer")
         _draw_fit(profile.fit_growth(fit, (pc.min(layers).as_py(), pc.max(layers).as_py())), ax)
     return _finished(ax, profile.excluded)

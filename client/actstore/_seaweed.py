@@ -85,6 +85,8 @@ class SeaweedFS:
         # The filer shows each bucket as a folder; making it there needs no signed request.
         self._until_answered(f"http://127.0.0.1:{ports['filer']}/buckets/{self.bucket}/", method="POST")
         self._until_answered(f"http://{self.endpoint}/healthz")
+        # Until the volume server has reported to the master, writes wait for ten seconds and more.
+        self._until_answered(f"http://127.0.0.1:{ports['master']}/dir/assign?collection={self.bucket}")
 
     def _until_answered(self, address: str, method: str = "GET") -> None:
         deadline_seconds = time.monotonic() + READY_SECONDS
@@ -135,6 +137,7 @@ def _arguments(folder: Path, ports: dict[str, int], grpc_ports: dict[str, int]) 
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=1024",
         "-volume.max=0",  # as many volumes as the disk has room for
+        "-volume.preStopSeconds=0",  # there is no other volume server to hand over to
         *listening,
     ]
 

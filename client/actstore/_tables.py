@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from actstore import _html, _text
-from actstore._errors import MissingLibrary
+from actstore._errors import MISSING_LIBRARY, MissingLibrary
 from actstore._records import Provenance
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def library(name: str, install: str) -> Any:
     except ImportError as error:
         raise MissingLibrary(
             f"this needs the library {name.split('.')[0]}, which is not installed here",
-            reason="MISSING_LIBRARY",
+            reason=MISSING_LIBRARY,
             next_step=f"pip install {install}",
         ) from error
 

@@ -1,0 +1,82 @@
+"""The same store behind two doors: a real service on a real socket, and the bucket by itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import actstore
+from actstore_service.server import Service
+from actstore_service.settings import Settings
+from actstore_storage.opening import open_bucket
+from tests.client.stand_in_workers import TOKEN, StandInWorkers
+from tests.stored_run import StoredRun, write_stored_run
+
+SERVICE_TOKEN = "service-token"
+
+
+@pytest.fixture(autouse=True)
+def _no_address_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ACTSTORE_ADDRESS", raising=False)
+    monkeypatch.delenv("ACTSTORE_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs `planted` (float32), `bfloat16` and `float16`; `partial` has shards 0 and 2; `empty` has none."""
+    folder = tmp_path_factory.mktemp("store")
+    bucket = open_bucket(str(folder))
+    write_stored_run(bucket)
+    for dtype in ("bfloat16", "float16"):
+        write_stored_run(bucket, dtype, dtype)
+    write_stored_run(bucket, "partial", shards=(0, 2))
+    write_stored_run(bucket, "empty", shards=())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stored() -> StoredRun:
+    from tests.stored_run import plant
+
+    return plant()
+
+
+@pytest.fixture
+def workers() -> Iterator[StandInWorkers]:
+    started = StandInWorkers()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def service(store: Path, workers: StandInWorkers) -> Iterator[Service]:
+    settings = Settings(
+        listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        token=SERVICE_TOKEN,
+        gateway=workers.address,
+        gateway_token=TOKEN,
+    )
+    started = Service(open_bucket(str(store)), settings)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def remote(service: Service) -> Iterator[actstore.Lab]:
+    with actstore.connect(service.address, token=SERVICE_TOKEN) as lab:
+        yield lab
+
+
+@pytest.fixture
+def direct(store: Path) -> Iterator[actstore.Lab]:
+    with actstore.connect(store) as lab:
+        yield lab
+
+
+@pytest.fixture(params=["remote", "direct"])
+def lab(request: pytest.FixtureRequest) -> actstore.Lab:
+    """Each test of stored data runs through both doors."""
+    found: actstore.Lab = request.getfixturevalue(request.param)
+    return found

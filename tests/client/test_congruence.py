@@ -1,0 +1,98 @@
+"""Every stored question, asked of a service over a socket and of the bucket by itself: the same answer to the last bit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import actstore
+from actstore import ActstoreError, Lab
+from tests.stored_run import BOS_ONLY, EVERYWHERE, FIRING, SAE, SILENT
+
+RUNS = ("planted", "bfloat16", "float16", "partial")
+QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
+    "norms": lambda run: run.norms(),
+    "norms of all tokens": lambda run: run.norms(exclude=()),
+    "norms without special tokens": lambda run: run.norms(exclude=("bos", "special")),
+    "norms of a kind": lambda run: run.norms("resid_post", quantiles=(0.0, 0.1, 1.0)),
+    "norms of a site": lambda run: run.norms(["resid_post.2"], by="layer"),
+    "growth": lambda run: run.norms().fit_growth(),
+    "growth of some layers": lambda run: run.norms(exclude=()).fit_growth("resid_post", layers=(0, 2)),
+    "examples": lambda run: run.feature(SAE, FIRING).top(),
+    "examples in short": lambda run: run.feature(SAE, FIRING).top(3, tokens_before=0, tokens_after=1),
+    "examples on BOS": lambda run: run.feature(SAE, BOS_ONLY).top(exclude=()),
+    "no examples": lambda run: run.feature(SAE, SILENT).top(),
+    "statistics": lambda run: run.feature(SAE, EVERYWHERE).statistics(),
+    "statistics in few bins": lambda run: run.feature(SAE, FIRING).statistics(bins=3, exclude=("special",)),
+    "statistics of nothing": lambda run: run.feature(SAE, SILENT).statistics(),
+    "activations": lambda run: run.activations("resid_post.1"),
+    "activations by the long name": lambda run: run.activations("blocks.1.hook_resid_post", range(2, 5)),
+    "no activations": lambda run: run.activations("resid_post.1", range(100, 200)),
+    "activations of no sequence": lambda run: run.activations("resid_post.1", range(2, 2)),
+    "tokens": lambda run: run.tokens(),
+    "tokens from the third sequence on": lambda run: run.tokens(slice(2, None)),
+    "no tokens": lambda run: run.tokens(range(100, 101)),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_answers(question: str, name: str, remote: Lab, direct: Lab) -> None:
+    far, near = (QUESTIONS[question](lab.run(name)) for lab in (remote, direct))
+    assert type(far) is type(near)
+    assert far.to_arrow().schema.equals(near.to_arrow().schema, check_metadata=True)
+    assert far.to_arrow().equals(near.to_arrow())
+    assert far == near  # excluded, provenance and every number of its own
+    assert repr(far) == repr(near)
+    assert far._repr_html_() == near._repr_html_()
+
+
+@pytest.mark.parametrize("name", [*RUNS, "empty"])
+def test_runs(name: str, remote: Lab, direct: Lab) -> None:
+    far, near = remote.run(name), direct.run(name)
+    assert far._description == near._description
+    assert repr(far) == repr(near)
+
+
+@pytest.mark.parametrize("listing", ["runs", "models", "saes"])
+def test_listings(listing: str, remote: Lab, direct: Lab) -> None:
+    far, near = getattr(remote, listing)(), getattr(direct, listing)()
+    assert len(far) > 0
+    assert far == near
+
+
+WRONG: dict[str, Callable[[Lab], object]] = {
+    "run": lambda lab: lab.run("nothing-there"),
+    "run outside the store": lambda lab: lab.run("../planted"),
+    "site of norms": lambda lab: lab.run("planted").norms("mlp_out"),
+    "layer of norms": lambda lab: lab.run("planted").norms("resid_post.17"),
+    "quantile": lambda lab: lab.run("planted").norms(quantiles=(0.5, 1.5)),
+    "no quantile": lambda lab: lab.run("planted").norms(quantiles=[float("nan")]),
+    "site of growth": lambda lab: lab.run("planted").norms().fit_growth("resid_mid"),
+    "layers of growth": lambda lab: lab.run("planted").norms().fit_growth(layers=(0, 99)),
+    "layers the wrong way": lambda lab: lab.run("planted").norms().fit_growth(layers=(2, 0)),
+    "nothing left": lambda lab: lab.run("empty").norms(),
+    "too many examples": lambda lab: lab.run("planted").feature(SAE, FIRING).top(10**6),
+    "no examples": lambda lab: lab.run("planted").feature(SAE, FIRING).top(0),
+    "window": lambda lab: lab.run("planted").feature(SAE, FIRING).top(tokens_before=10**6),
+    "bins": lambda lab: lab.run("planted").feature(SAE, FIRING).statistics(bins=10**6),
+    "site of activations": lambda lab: lab.run("planted").activations("resid_post.0"),
+    "no site": lambda lab: lab.run("planted").activations("residual"),
+    # Past the client's own check, to see that both doors say the same.
+    "feature": lambda lab: lab._backend.top_examples("planted", SAE, 10**6, frozenset(), 1, 1, 1),
+    "sae": lambda lab: lab._backend.feature_statistics("planted", "other", 0, frozenset(), 4),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_errors(wrong: str, remote: Lab, direct: Lab) -> None:
+    seen = []
+    for lab in (remote, direct):
+        with pytest.raises(ActstoreError) as caught:
+            WRONG[wrong](lab)
+        error = caught.value
+        seen.append((type(error), error.reason, error.message, error.field, error.value, error.allowed))
+    assert seen[0] == seen[1]
+    assert error.field is not None
+    assert error.allowed is not None or error.reason == "NOTHING_LEFT"  # nothing would be allowed
+    assert error.next_step
