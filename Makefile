@@ -46,7 +46,7 @@ models: $(READY)  ## train the bundled tokenizer, language model and SAE again (
 	for step in tokenizer language_model sae card; do $(QUIET) $(BIN)/python -m models.$$step || exit 1; done
 
 demo: $(READY)  ## capture, ask, patch, plot, on the bundled model; STORE=s3 over an S3 server that it starts
-	$(QUIET) $(BIN)/python examples/demo.py --store $(STORE) $(ARGS)
+	$(QUIET) $(BIN)/python -m examples.demo $(if $(filter s3,$(STORE)),--s3) $(ARGS)
 
 up: $(READY)  ## start the local stack and leave it running
 	$(QUIET) $(BIN)/actstore up $(ARGS)

@@ -18,7 +18,7 @@ class ProbeServer:
 
     def __init__(self, address: str, metrics: Callable[..., Any], ready: Callable[[], bool]) -> None:
         self._metrics, self._ready = metrics, ready
-        host, port = split_address(address, "metrics_listen")
+        host, port = split_address(address, "ACTSTORE_METRICS_LISTEN")
         self._server = make_server(host, port, self._answer, _server_for(host), _QuietHandler)
         self._host = host
         threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), name="probes", daemon=True).start()

@@ -95,9 +95,9 @@ def _add_standard_services(server: grpc.Server, servicer: health.HealthServicer,
 
 def _bind(server: grpc.Server, listen: str) -> str:
     """The address that clients connect to, with the real port."""
-    host, _ = split_address(listen, "listen")
+    host, _ = split_address(listen, "ACTSTORE_LISTEN")
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise ActstoreError(f"cannot listen on {listen}: {error}", field="listen", value=listen) from error
+        raise ActstoreError(f"cannot listen on {listen}: {error}", field="ACTSTORE_LISTEN", value=listen) from error
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -46,18 +46,18 @@ class Settings:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        for name in ("listen", "metrics_listen"):
-            split_address(getattr(self, name), name)
+        split_address(self.listen, "ACTSTORE_LISTEN")
+        split_address(self.metrics_listen, "ACTSTORE_METRICS_LISTEN")
         if self.token is None and not _is_loopback(self.listen):
             raise BadRequest(
                 f"without a token the service listens on loopback only, not on {self.listen}: set ACTSTORE_TOKEN",
-                field="listen",
+                field="ACTSTORE_LISTEN",
                 value=self.listen,
                 allowed="127.0.0.1, ::1 or localhost, or any address with a token",
             )
         if self.gateway is not None and self.gateway_token is None:
             raise BadRequest(
-                "a gateway needs ACTSTORE_GATEWAY_TOKEN", field="gateway_token", allowed="the workers' token"
+                "a gateway needs ACTSTORE_GATEWAY_TOKEN", field="ACTSTORE_GATEWAY_TOKEN", allowed="the workers' token"
             )
 
 
@@ -70,7 +70,7 @@ def split_address(address: str, field: str) -> tuple[str, int]:
 
 
 def _is_loopback(address: str) -> bool:
-    host, _ = split_address(address, "listen")
+    host, _ = split_address(address, "ACTSTORE_LISTEN")
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from actstore_api.v1 import capture_pb2, catalog_pb2, service_pb2, service_pb2_grpc
 from actstore_service import activation, capture, catalog, feature, norm, patching
 from actstore_service.server import Service
-from actstore_service.settings import Settings
+from actstore_service.settings import Limits, Settings
 from actstore_storage.errors import ActstoreError, BadRequest
 from tests.service import stand_in
 from tests.service.conftest import TOKEN, Caller, Serve
@@ -41,7 +41,7 @@ def test_forwarding_services_do_not_serve_without_workers(serve: Serve) -> None:
 
 
 def test_watching_health_holds_no_thread_and_sees_the_end(serve: Serve) -> None:
-    service = serve()
+    service = serve(limits=Limits(grace_seconds=0.5))
     with grpc.insecure_channel(service.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch
         watches = [watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(100)]
@@ -111,7 +111,7 @@ def test_no_token_on_loopback_lets_everyone_in(serve: Serve, connect: Callable[.
 def test_no_token_beyond_loopback_is_refused(listen: str) -> None:
     with pytest.raises(BadRequest) as caught:
         Settings(listen=listen)
-    assert caught.value.details["field"] == "listen"
+    assert caught.value.details["field"] == "ACTSTORE_LISTEN"
     Settings(listen=listen, token=TOKEN)
 
 

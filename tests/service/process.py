@@ -1,0 +1,44 @@
+"""The service as an operator starts it: a process of its own, told by its environment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+COMMAND = (sys.executable, "-m", "actstore_service")
+FREE_PORTS = {"ACTSTORE_LISTEN": "127.0.0.1:0", "ACTSTORE_METRICS_LISTEN": "127.0.0.1:0"}
+STOP_SECONDS = 30
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The tests' own environment with no ACTSTORE_ variables but these."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ACTSTORE_")}
+    return inherited | FREE_PORTS | variables
+
+
+@contextmanager
+def running_service(ending: signal.Signals = signal.SIGTERM, **variables: str) -> Iterator[dict[str, str]]:
+    """Yields what the service prints once it is ready; it has to end well by the signal."""
+    process = subprocess.Popen(COMMAND, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"the service did not start: {process.communicate()[1].decode()}"
+        yield json.loads(line)
+        process.send_signal(ending)
+        _, log = process.communicate(timeout=STOP_SECONDS)
+        assert process.returncode == 0, log.decode()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def refused_start(**variables: str) -> str:
+    """What a service that refuses to start says; one line, and no traceback."""
+    done = subprocess.run(COMMAND, env=environment(**variables), capture_output=True, text=True, timeout=STOP_SECONDS)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
