@@ -1,0 +1,125 @@
+"""What capture costs beside the forward pass it needs: `python -m benchmarks.capture --json`.
+
+Both sides run the same batches of real text (the standard library of this Python) through the same model on the same
+device, shard by shard in turns, and medians over shards are compared, because a busy machine changes its mind by the
+second. Forward: the trunk, no logits, stopped after the last layer that the run needs. Capture: norms of every site of
+every layer, one dense site, the features of a TopK SAE, planned, written to a local bucket and committed.
+"""
+
+import argparse
+import json
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+from safetensors.torch import save_file
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.opening import open_bucket
+from actstore_storage.runs import create_run
+from actstore_storage.sites import parse_site
+from actstore_worker.capture import ShardCapture
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.forward import visit
+from actstore_worker.model import LanguageModel, load_model
+from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
+
+MODELS = Path(__file__).parents[1] / "models"
+MODEL, SITE = "pystdlib", "resid_post.1"
+RANDOM_SAE, RANDOM_SAE_WIDTH, RANDOM_SAE_K = "random", 1024, 32
+TOKENS = 262_144
+
+
+def write_text(folder: Path) -> None:
+    """One JSON line a file, as many files as the tokens need."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    with (folder / "stdlib.jsonl").open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"text": file.read_text(encoding="utf-8")}) + "\n" for file in files)
+
+
+def find_or_make_sae(catalogue: ModelCatalogue, folder: Path, d_model: int) -> str:
+    """The bundled SAE; before there is one, random weights, whose features are as many and cost as much."""
+    bundled = [name for name in catalogue.saes() if name.startswith(MODEL)]
+    if bundled:
+        return bundled[0]
+    torch.manual_seed(0)
+    decoder = torch.nn.functional.normalize(torch.randn(RANDOM_SAE_WIDTH, d_model), dim=-1)
+    tensors = {"W_enc": decoder.T.contiguous(), "W_dec": decoder, "b_dec": torch.zeros(d_model)}
+    config = {"architecture": "topk", "k": RANDOM_SAE_K, "d_in": d_model, "d_sae": RANDOM_SAE_WIDTH}
+    (folder / RANDOM_SAE).mkdir()
+    save_file(tensors | {"b_enc": torch.zeros(RANDOM_SAE_WIDTH)}, folder / RANDOM_SAE / "sae_weights.safetensors")
+    (folder / RANDOM_SAE / "cfg.json").write_text(json.dumps(config | {"metadata": {"hook_name": SITE}}))
+    return RANDOM_SAE
+
+
+def prepare(folder: Path, model_name: str, device: str, tokens: int) -> Plan:
+    write_text(folder)
+    catalogue = ModelCatalogue((MODELS, folder))
+    name, _, revision = model_name.partition("@")
+    config = json.loads((catalogue.find_model(name, revision).folder / "config.json").read_text())
+    sae = find_or_make_sae(catalogue, folder, config["hidden_size"])
+    request = CaptureRequest(
+        name, "stdlib.jsonl", model_revision=revision, dense_sites=(SITE,), saes=(sae,), max_tokens=tokens
+    )
+    return plan_capture(request, catalogue, PlanSettings((folder,), device))
+
+
+def forward_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
+    asked = plan.record.specification
+    last = max(map(parse_site, asked.norm_sites), key=lambda site: (site.layer, site.kind == "resid_post"))
+    own = plan.sequences.select(plan.record.shard_sequences(shard))
+    started = time.perf_counter()
+    for batch in own.batches(asked.sequences_per_batch):
+        ids = torch.from_numpy(batch.padded()[0]).to(model.device)
+        visit(model, ids, None, {last}, lambda _site, tensor: None)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def capture_seconds(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int) -> float:
+    started = time.perf_counter()
+    capture.run(bucket, shard, plan.sequences, f"bench-{time.monotonic_ns()}")
+    return time.perf_counter() - started
+
+
+def measure(plan: Plan, device: str, folder: Path) -> Iterator[tuple[int, float, float]]:
+    """(tokens, seconds of forward, seconds of capture) of each shard but the first, which warms both up."""
+    model = load_model(plan.model_source, device=torch.device(device))
+    capture = ShardCapture(model, plan.saes, plan.record)
+    (folder / "store").mkdir()
+    bucket = open_bucket(str(folder / "store"))
+    create_run(bucket, plan.record)
+    for shard in range(plan.record.shards_total):
+        found = forward_seconds(model, plan, shard), capture_seconds(capture, bucket, plan, shard)
+        if shard:
+            sequences = plan.sequences.select(plan.record.shard_sequences(shard))
+            yield len(sequences.tokens), *found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="only the last line")
+    parser.add_argument("--model", default=MODEL, help="NAME or NAME@REVISION below models/")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plan = prepare(folder, arguments.model, arguments.device, arguments.tokens)
+        shards = []
+        for tokens, forward, captured in measure(plan, arguments.device, folder):
+            shards.append((tokens / forward, tokens / captured, forward / captured))
+            print(f"{tokens:7d} tokens  forward {tokens / forward:9.0f}/s  capture {tokens / captured:9.0f}/s")
+    forward_speed, capture_speed, ratio = (median(column) for column in zip(*shards, strict=True))
+    print(f"{arguments.model} on {arguments.device}: capture runs at {ratio:.2f} of the bare forward pass")
+    answer = {"tokens_per_second_forward": forward_speed, "tokens_per_second_capture": capture_speed}
+    print(json.dumps(answer | {"ratio_to_forward": ratio}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Tiny random models and SAEs on disk, as transformers and SAELens save them, for every test that needs one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+BUNDLED_MODELS = REPOSITORY / "models"
+CONTEXT_LENGTH, D_MODEL, LAYERS, HEADS = 32, 16, 3, 4
+BOS, UNKNOWN_BYTES = "<|bos|>", 256
+VOCABULARY_SIZE = UNKNOWN_BYTES + 1
+
+
+def bundled_revision() -> str:
+    """The bundled model itself, or its last revision while it is still being trained."""
+    if (BUNDLED_MODELS / "pystdlib" / "config.json").is_file():
+        return ""
+    steps = [folder.name for folder in (BUNDLED_MODELS / "pystdlib" / "revisions").iterdir()]
+    return max(steps, key=lambda step: int(step.removeprefix("step")))
+
+
+def save_neox(folder: Path, *, parallel: bool = True, bos: bool = True) -> Path:
+    config = GPTNeoXConfig(
+        **_sizes(), hidden_size=D_MODEL, intermediate_size=4 * D_MODEL, use_parallel_residual=parallel, rotary_pct=0.5
+    )
+    return _save(folder, lambda: GPTNeoXForCausalLM(config), bos)
+
+
+def save_gpt2(folder: Path, *, bos: bool = True) -> Path:
+    config = GPT2Config(
+        vocab_size=VOCABULARY_SIZE, n_embd=D_MODEL, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT_LENGTH,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return _save(folder, lambda: GPT2LMHeadModel(config), bos)
+
+
+def save_llama(folder: Path, *, bos: bool = True) -> Path:
+    config = LlamaConfig(**_sizes(), hidden_size=D_MODEL, intermediate_size=3 * D_MODEL, num_key_value_heads=HEADS // 2)
+    return _save(folder, lambda: LlamaForCausalLM(config), bos)
+
+
+# By transformers' model_type; the sequential NeoX is a family member with resid_mid.
+SAVERS: dict[str, Callable[[Path], Path]] = {
+    "neox_parallel": save_neox,
+    "neox_sequential": lambda folder: save_neox(folder, parallel=False),
+    "gpt2": save_gpt2,
+    "llama": save_llama,
+}
+
+
+def save_tokenizer(folder: Path, *, bos: bool = True) -> None:
+    """One token a byte. BOS has id 0, as Pythia's has, which careless code takes for no BOS at all."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {BOS if bos else "<|nothing|>": 0} | {byte: index for index, byte in enumerate(alphabet, start=1)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {"bos_token": BOS, "eos_token": BOS} if bos else {}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+
+
+def save_sae(
+    folder: Path, architecture: str, *, d_in: int = D_MODEL, d_sae: int = 64, site: str = "blocks.1.hook_resid_post",
+    seed: int = 0, **options: Any,
+) -> Path:  # fmt: skip
+    """Random weights in SAELens v6's format, with biases that matter."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    extra = {"standard": ["b_enc"], "topk": ["b_enc"], "jumprelu": ["b_enc", "threshold"]}
+    extra["gated"] = ["b_gate", "b_mag", "r_mag"]
+    shapes |= {name: (d_sae,) for name in extra[architecture]}
+    tensors = {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    if architecture == "jumprelu":
+        tensors["threshold"].abs_()
+    config = {
+        "architecture": architecture, "d_in": d_in, "d_sae": d_sae, "dtype": "float32", "device": "cpu",
+        "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
+        "metadata": {"sae_lens_version": "6.20.0", "model_name": "small", "hook_name": site},
+    } | ({"k": 8} if architecture == "topk" else {}) | options  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "sae_weights.safetensors")
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return folder
+
+
+def _sizes() -> dict[str, int]:
+    return {
+        "vocab_size": VOCABULARY_SIZE, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+        "max_position_embeddings": CONTEXT_LENGTH, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+
+
+def _save(folder: Path, build: Callable[[], Any], bos: bool) -> Path:
+    """Weights five times as large as a fresh model's, so that no site is close to another by accident."""
+    torch.manual_seed(0)
+    model = build()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(5)
+            elif "bias" in name:
+                parameter.normal_(std=0.1)
+    model.save_pretrained(folder)
+    save_tokenizer(folder, bos=bos)
+    return folder
