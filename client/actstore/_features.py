@@ -89,8 +89,8 @@ class FeatureStatistics(Answer):
         return _plots.feature_histogram(self, ax)
 
     def __repr__(self) -> str:
-        columns = self.table.to_pydict()
-        return "\n".join([self._title(), _text.bars(columns["count"], columns["low"]), *self._notes()])
+        chart = f"  0 |{_text.spark(self.table.column('count').to_pylist())}| {self.maximum:.4g}"
+        return "\n".join([self._title(), *([chart] if self.active_tokens else []), *self._notes()])
 
     def _repr_html_(self) -> str:
         columns = self.table.to_pydict()

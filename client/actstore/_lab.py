@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
@@ -54,15 +54,16 @@ class Lab:
     def models(self) -> Table:
         """Models that the workers of this store have found: a row a revision."""
         rows = [asdict(model) for model in self._backend.list_models()]
-        return _listing(rows, field_names(ModelDescription))
+        return _listing("models", rows, field_names(ModelDescription))
 
     def saes(self) -> Table:
         """Sparse autoencoders that the workers of this store have found."""
-        return _listing([asdict(sae) for sae in self._backend.list_saes()], field_names(SaeDescription))
+        rows = [asdict(sae) for sae in self._backend.list_saes()]
+        return _listing("SAEs", rows, field_names(SaeDescription))
 
     def runs(self) -> Table:
         """Runs in the store, complete or not; `lab.run(name)` opens one."""
-        return _listing([_run_row(run) for run in self._backend.list_runs()], RUN_COLUMNS)
+        return _listing("runs", [_run_row(run) for run in self._backend.list_runs()], RUN_COLUMNS)
 
     def run(self, name: str) -> Run:
         return Run(self._backend.get_run(_arguments.text(name, "run")), self._backend)
@@ -175,8 +176,18 @@ def _run_row(run: RunDescription) -> dict[str, object]:
     }
 
 
-def _listing(rows: list[dict[str, object]], columns: list[str]) -> Table:
-    return Table(table=pa.table({name: [row[name] for row in rows] for name in columns}))
+@dataclass(frozen=True, repr=False)
+class Listing(Table):
+    """What is there of one kind."""
+
+    kind: str
+
+    def _title(self) -> str:
+        return f"{len(self):,} {self.kind}"
+
+
+def _listing(kind: str, rows: list[dict[str, object]], columns: list[str]) -> Table:
+    return Listing(kind=kind, table=pa.table({name: [row[name] for row in rows] for name in columns}))
 
 
 def _pair(answers: Sequence[str]) -> tuple[str, str]:

@@ -67,10 +67,10 @@ class NormProfile(Answer):
         return tuple(sorted(found, key=lambda name: float(name[1:])))
 
     def plot(self, ax: "Axes | None" = None, fit: str | None = "resid_post") -> "Axes":
-        """Norms over layers on a log axis: a line of means per site kind, in a band between its outer quantiles.
+        """Norms over layers on a log axis: a line of means per site kind.
 
-        `fit` names the site kind whose growth is drawn over it, where the profile has at least three layers of it; None
-        draws no fit.
+        `fit` names the kind that has a band between its outer quantiles, and its fitted growth drawn over it where the
+        profile has at least three layers of it; None draws neither.
         """
         from actstore import _plots
 

@@ -36,7 +36,10 @@ def norm_profile(profile: "NormProfile", ax: "Axes | None", fit: str | None) -> 
     kinds = list(dict.fromkeys(profile.table.column("site").to_pylist()))
     for kind, colour in zip(kinds, COLOURS * (1 + len(kinds) // len(COLOURS)), strict=False):
         rows = profile.table.filter(pc.equal(profile.table["site"], kind))
-        _draw_kind(ax, kind, rows, profile.quantiles, colour)
+        ax.plot(_column(rows, "layer"), _column(rows, "mean"), "o-", color=colour, label=f"mean, {kind}")
+        # Bands of every kind over each other would hide them all.
+        if kind == fit or len(kinds) == 1:
+            _draw_band(ax, kind, rows, profile.quantiles, colour)
     if fit is not None and pc.sum(pc.equal(profile.table["site"], fit)).as_py() >= FITTED_LAYERS_MIN:
         layers = profile.table.filter(pc.equal(profile.table["site"], fit)).column("layer")
         _draw_fit(profile.fit_growth(fit, (pc.min(layers).as_py(), pc.max(layers).as_py())), ax)
@@ -50,6 +53,7 @@ def feature_histogram(answer: "FeatureStatistics", ax: "Axes | None") -> "Axes":
     ax.bar(low, _column(answer.table, "count"), width=widths, align="edge", color=COLOURS[0], edgecolor="white")
     if answer.active_tokens:
         ax.set_yscale("log")
+        ax.set_ylim(bottom=0.5)  # so that a bin with one token has a height
     ax.set_xlabel("activation")
     ax.set_ylabel("tokens")
     ax.set_title(
@@ -68,14 +72,20 @@ def _norm_axes(ax: "Axes | None") -> "Axes":
     return ax
 
 
-def _draw_kind(ax: "Axes", kind: str, rows: pa.Table, quantiles: tuple[str, ...], colour: str) -> None:
-    layers = _column(rows, "layer")
-    ax.plot(layers, _column(rows, "mean"), "o-", color=colour, label=f"mean, {kind}")
+def _draw_band(ax: "Axes", kind: str, rows: pa.Table, quantiles: tuple[str, ...], colour: str) -> None:
     if len(quantiles) < 2:
         return
     low, high = quantiles[0], quantiles[-1]
     band = f"{float(low[1:]):.0%} to {float(high[1:]):.0%}, {kind}"
-    ax.fill_between(layers, _column(rows, low), _column(rows, high), color=colour, alpha=0.15, linewidth=0, label=band)
+    ax.fill_between(
+        _column(rows, "layer"),
+        _column(rows, low),
+        _column(rows, high),
+        color=colour,
+        alpha=0.15,
+        linewidth=0,
+        label=band,
+    )
 
 
 def _draw_fit(answer: "Growth", ax: "Axes") -> None:

@@ -39,9 +39,10 @@ class Provenance:
     def summary(self) -> str:
         """One line for people: model, run and how much of it, hashes shortened to eight digits."""
         parts = [f"model {self.model}{'@' + self.model_revision if self.model_revision else ''}"]
-        parts.append(f"weights {self.weights_sha256[:8]}")
+        parts += [f"weights {self.weights_sha256[:8]}"] if self.weights_sha256 else []
         parts += [f"SAE {name} {sha256[:8]}" for name, sha256 in sorted(self.sae_sha256.items())]
-        parts.append(f"{self.dtype} {self.attention_implementation} on {self.device}")
+        how = (self.dtype, self.attention_implementation, self.device)
+        parts += [" ".join(filter(None, how))] if any(how) else []
         if self.run:
             parts.append(f"run {self.run}, {self.shards_committed} of {self.shards_total} shards")
             parts.append(f"snapshot {self.snapshot[:8]}")

@@ -17,7 +17,8 @@ from typing import Self
 from actstore._errors import StackFailed
 
 READY_SECONDS = 60.0
-STOP_SECONDS = 20.0
+# Its filer waits some fifteen seconds for its own S3 gateway; whatever it acknowledged survives being killed.
+STOP_SECONDS = 3.0
 _POLL_SECONDS = 0.1
 _START_TRIES = 3  # a free port may be taken between our looking and the server's listening
 _COMPONENTS = ("master", "volume", "filer", "s3")
@@ -37,6 +38,7 @@ class SeaweedFS:
         self.endpoint = ""
         self._folder = folder.absolute()
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket_files: list[Path] = []
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +71,17 @@ class SeaweedFS:
             self._process.kill()
             self._process.wait()
         self._process = None
+        for socket_file in self._socket_files:
+            socket_file.unlink(missing_ok=True)
 
     def _start(self) -> None:
         ports = dict(zip(_COMPONENTS, _free_ports(len(_COMPONENTS)), strict=True))
         grpc_ports = dict(zip(_COMPONENTS, _free_ports(len(_COMPONENTS)), strict=True))
         self.endpoint = f"127.0.0.1:{ports['s3']}"
+        # It makes Unix sockets beside its ports, and leaves them when it is killed.
+        names = [f"{name}-{port}" for name, port in ports.items()]
+        names += [f"{name}-grpc-{port}" for name, port in grpc_ports.items()]
+        self._socket_files = [Path("/tmp") / f"seaweedfs-{name}.sock" for name in names]  # noqa: S108
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [_program(), *_arguments(self._folder, ports, grpc_ports)],

@@ -73,7 +73,7 @@ class Sweep(Answer):
         )
 
     def _shown(self) -> list[dict[str, Any]]:
-        return list(self.top(SHOWN_CELLS))
+        return self.top(SHOWN_CELLS)._shown()
 
     def _notes(self) -> list[str]:
         return super()._notes()[-1:]

@@ -109,7 +109,7 @@ def _label(ax: "Axes", panel: Panel, sweep: "Sweep", z_position: int | None) -> 
     ax.set_ylabel("layer")
     if panel.site == "z":
         where = "strongest position" if z_position is None else f"position {z_position}"
-        ax.set_title(f"{panel.direction}: z by head, {where}", fontsize=9)
+        ax.set_title(f"{panel.direction}: z\n({where})", fontsize=9)
         ax.set_xticks(range(len(panel.across)), [str(head) for head in panel.across])
         ax.set_xlabel("head")
         return

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 SHOWN_ROWS = 20
+TOKEN_TEXT_COLUMNS = ("token", "text")
+HASH_DIGITS = 8
 
 
 def library(name: str, install: str) -> Any:
@@ -70,15 +72,25 @@ class Table:
         )
 
     def _title(self) -> str:
-        return f"{type(self).__name__}: {len(self):,} rows"
+        return f"{len(self):,} rows"
 
     def _shown(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.table.slice(0, SHOWN_ROWS).to_pylist()
-        return rows
+        return [_shown_row(row) for row in self.table.slice(0, SHOWN_ROWS).to_pylist()]
 
     def _notes(self) -> list[str]:
         hidden = len(self) - SHOWN_ROWS
         return [f"… {hidden:,} more rows"] if hidden > 0 else []
+
+
+def _shown_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Texts of tokens with their white space visible, hashes by their first digits."""
+    shown = dict(row)
+    for name, value in row.items():
+        if name in TOKEN_TEXT_COLUMNS and isinstance(value, str):
+            shown[name] = _text.visible(value)
+        elif name.endswith("sha256"):
+            shown[name] = value[:HASH_DIGITS]
+    return shown
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,8 +1,10 @@
 """Answers for people at a terminal. Tokens come from anywhere: nothing that steers a terminal or hides gets through."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 _VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+_EIGHTHS = "▁▂▃▄▅▆▇█"
 CELL_CHARACTERS = 60
 
 
@@ -54,9 +56,7 @@ def window(texts: Sequence[str], peak: int) -> str:
     return "".join(f"«{visible(text)}»" if i == peak else visible(text) for i, text in enumerate(texts))
 
 
-def bars(counts: Sequence[int], lows: Sequence[float], width: int = 40) -> str:
-    """A histogram on its side: a line a bin, from its lower edge."""
+def spark(counts: Sequence[int]) -> str:
+    """A histogram on one line, a character a bin; on a square-root scale, so that rare strong activations stay visible."""
     top = max(counts, default=0)
-    return "\n".join(
-        f"{low:>10.4g} {'█' * round(width * count / top)} {count:,}" for low, count in zip(lows, counts, strict=True)
-    )
+    return "".join(" " if not count else _EIGHTHS[math.ceil(8 * (count / top) ** 0.5) - 1] for count in counts)

@@ -33,14 +33,19 @@ def normalised(direction: str, site: str, layer: int, position: int, head: int |
 
 def cells(sites: tuple[str, ...] = SITES, layers: tuple[int, ...] = tuple(range(LAYERS))) -> pa.Table:
     rows = []
-    for direction, base, source in (("denoise", CORRUPT_DIFFERENCE, CLEAN_DIFFERENCE), ("noise", CLEAN_DIFFERENCE, CORRUPT_DIFFERENCE)):
+    for direction, base, source in (
+        ("denoise", CORRUPT_DIFFERENCE, CLEAN_DIFFERENCE),
+        ("noise", CLEAN_DIFFERENCE, CORRUPT_DIFFERENCE),
+    ):
         texts = CORRUPT if direction == "denoise" else CLEAN
         for site in sites:
             for layer in layers:
                 for position, text in enumerate(texts):
                     for head in range(HEADS) if site == "z" else (None,):
                         value = normalised(direction, site, layer, position, head)
-                        rows.append((direction, site, layer, position, head, text, base + value * (source - base), value))
+                        rows.append(
+                            (direction, site, layer, position, head, text, base + value * (source - base), value)
+                        )
     names = ("direction", "site", "layer", "position", "head", "token", "logit_difference", "normalised")
     kinds = (pa.string(), pa.string(), pa.int32(), pa.int32(), pa.int32(), pa.string(), pa.float64(), pa.float64())
     columns = zip(*rows, strict=True)

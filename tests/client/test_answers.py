@@ -1,0 +1,149 @@
+"""Numbers against the planted run, ways out of a table, and arguments that the client refuses by itself."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import actstore
+from actstore import BadRequest, Lab, NotFound
+from tests.stored_run import D_SAE, DENSE_SITE, FIRING, GROWTH, SAE, SILENT, StoredRun, plant
+
+
+def test_a_run_describes_itself(lab: Lab, stored: StoredRun) -> None:
+    run = lab.run("planted")
+    assert (run.name, run.complete, run.layer_count, run.d_model) == ("planted", True, 3, 8)
+    assert (run.tokens_committed, run.tokens_total) == (len(stored.tokens.token),) * 2
+    assert run.dense_sites == (DENSE_SITE,)
+    assert run.norm_sites == ("resid_post.0", "resid_post.1", "resid_post.2")
+    assert run.saes == (actstore.SaeAttachment(SAE, DENSE_SITE, D_SAE),)
+    assert run.specification.model == run.provenance.model == "planted-model"
+    assert run.specification.bos is True
+    assert run.provenance.sae_sha256 == {SAE: "d" * 64}
+    assert not lab.run("partial").complete
+
+
+def test_norms_are_those_of_the_rows_that_count(lab: Lab, stored: StoredRun) -> None:
+    profile = lab.run("planted").norms(exclude=("bos", "special"))
+    for row in profile:
+        values = stored.norms[f"resid_post.{row['layer']}"][stored.rows(3)].astype(np.float64)
+        assert row["tokens"] == len(values)
+        assert row["mean"] == pytest.approx(values.mean(), rel=1e-6)
+        assert row["q0.95"] == pytest.approx(np.quantile(values, 0.95), rel=1e-6)
+    assert profile.excluded == ("bos", "special")
+    assert profile.fit_growth().rate == pytest.approx(GROWTH, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_activations_widen_exactly(lab: Lab, dtype: str) -> None:
+    run = "planted" if dtype == "float32" else dtype
+    stored = plant(run, dtype)
+    found = lab.run(run).activations("resid_post.1")
+    assert (found.dtype, found.d_model) == (dtype, 8)
+    assert found.to_numpy().dtype == np.float32
+    np.testing.assert_array_equal(found.to_numpy(), stored.dense[DENSE_SITE])
+    np.testing.assert_array_equal(np.stack(found.to_pandas()["activation"]), stored.dense[DENSE_SITE])
+    chosen = (stored.tokens.sequence >= 2) & (stored.tokens.sequence < 5)
+    some = lab.run(run).activations("resid_post.1", slice(2, 5))
+    np.testing.assert_array_equal(some.to_numpy(), stored.dense[DENSE_SITE][chosen])
+    assert some.to_arrow()["sequence"].to_pylist() == stored.tokens.sequence[chosen].tolist()
+
+
+def test_every_finite_and_infinite_bfloat16_widens_to_what_torch_makes_of_it() -> None:
+    import pyarrow as pa
+    import torch
+
+    from actstore._activations import widen
+
+    bits = np.arange(2**16, dtype=np.uint16)
+    # In two chunks, the second a slice of its parent: both an offset and a seam.
+    whole = pa.array([row.tobytes() for row in bits.reshape(-1, 4)], pa.binary(8))
+    column = pa.chunked_array([whole.slice(0, 100), whole.slice(100)])
+    expected = torch.from_numpy(bits.view(np.int16).copy()).view(torch.bfloat16).float().numpy().reshape(-1, 4)
+    np.testing.assert_array_equal(widen(column, "bfloat16", 4).view(np.uint32), expected.view(np.uint32))
+
+
+def test_no_rows_are_a_matrix_of_no_rows(lab: Lab) -> None:
+    nothing = lab.run("planted").activations("resid_post.1", range(100, 200))
+    assert nothing.to_numpy().shape == (0, 8)
+
+
+def test_tokens_have_their_texts(lab: Lab, stored: StoredRun) -> None:
+    tokens = lab.run("planted").tokens(range(1))
+    assert tokens.to_arrow()["token"].to_pylist() == stored.tokens.token[:16].tolist()
+    assert tokens.to_arrow()["text"][0].as_py() == "<bos>"
+
+
+def test_examples_and_statistics(lab: Lab, stored: StoredRun) -> None:
+    feature = lab.run("planted").feature(SAE, FIRING)
+    values = stored.features[SAE][:, FIRING][stored.rows()]
+    top = list(feature.top(1, tokens_before=2, tokens_after=2))
+    assert top[0]["activation"] == values.max()
+    statistics = feature.statistics(bins=4)
+    assert statistics.tokens == len(values)
+    assert statistics.active_tokens == np.count_nonzero(values)
+    assert statistics.maximum == values.max()
+    assert sum(statistics.to_arrow()["count"].to_pylist()) == statistics.active_tokens
+
+
+def test_the_same_rows_leave_in_every_form(lab: Lab) -> None:
+    profile = lab.run("planted").norms()
+    rows = profile.to_arrow().to_pylist()
+    assert profile.to_pandas().to_dict("records") == rows
+    assert profile.to_polars().to_dicts() == rows
+    assert list(profile) == rows
+    assert len(profile) == 3
+    assert json.loads(json.dumps(profile.to_dict()))["rows"] == rows
+    assert profile.to_dict()["provenance"]["run"] == "planted"
+
+
+REFUSED: dict[str, tuple[Callable[[actstore.Run], object], type[Exception], str, str]] = {
+    "feature": (lambda run: run.feature(SAE, D_SAE), BadRequest, "FEATURE_OUT_OF_RANGE", "feature"),
+    "negative feature": (lambda run: run.feature(SAE, -1), BadRequest, "FEATURE_OUT_OF_RANGE", "feature"),
+    "feature that is no number": (lambda run: run.feature(SAE, "3"), BadRequest, "FEATURE_OUT_OF_RANGE", "feature"),
+    "sae": (lambda run: run.feature("other", 0), NotFound, "SAE_NOT_FOUND", "sae"),
+    "k": (lambda run: run.feature(SAE, 0).top(k=-1), BadRequest, "ARGUMENT_INVALID", "k"),
+    "bins": (lambda run: run.feature(SAE, 0).statistics(bins=2.5), BadRequest, "ARGUMENT_INVALID", "bins"),
+    "exclude": (lambda run: run.norms(exclude="padding"), BadRequest, "ARGUMENT_INVALID", "exclude"),
+    "by": (lambda run: run.norms(by="position"), BadRequest, "ARGUMENT_INVALID", "by"),
+    "quantiles": (lambda run: run.norms(quantiles=["median"]), BadRequest, "ARGUMENT_INVALID", "quantiles"),
+    "layers": (lambda run: run.norms().fit_growth(layers=(1,)), BadRequest, "ARGUMENT_INVALID", "layers"),
+    "sequences": (lambda run: run.tokens([1, 2]), BadRequest, "ARGUMENT_INVALID", "sequences"),
+    "step": (lambda run: run.tokens(range(0, 9, 2)), BadRequest, "ARGUMENT_INVALID", "sequences"),
+    "negative start": (lambda run: run.tokens(slice(-2, None)), BadRequest, "ARGUMENT_INVALID", "sequences"),
+    "site": (lambda run: run.activations(3), BadRequest, "ARGUMENT_INVALID", "site"),
+    "surrogates": (lambda run: run.activations("\ud800"), BadRequest, "ARGUMENT_INVALID", "site"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_could_not_be_sent_is_refused_here(case: str, direct: Lab) -> None:
+    ask, kind, reason, field = REFUSED[case]
+    with pytest.raises(kind) as caught:
+        ask(direct.run("planted"))
+    error = caught.value
+    assert isinstance(error, actstore.ActstoreError)
+    assert (error.reason, error.field) == (reason, field)
+    assert error.value
+    assert error.allowed
+
+
+def test_numpy_integers_are_numbers(direct: Lab) -> None:
+    assert direct.run("planted").feature(SAE, np.int64(SILENT)).index == SILENT
+
+
+LIVE: dict[str, Callable[[Lab], object]] = {
+    "capture": lambda lab: lab.capture("planted-model", dataset="text"),
+    "wait": lambda lab: lab.attach("planted").wait(),
+    "cancel": lambda lab: lab.attach("planted").cancel(),
+    "patch": lambda lab: lab.patch("planted-model", clean="a", corrupt="b", answers=(" c", " d")),
+}
+
+
+@pytest.mark.parametrize("call", LIVE)
+def test_live_calls_on_a_bucket_name_the_next_step(call: str, direct: Lab) -> None:
+    with pytest.raises(BadRequest, match="actstore up") as caught:
+        LIVE[call](direct)
+    assert caught.value.reason == "NEEDS_SERVICE"
+    assert (caught.value.field, caught.value.value) == ("address", direct.address)

@@ -1,0 +1,174 @@
+"""Captures through a real service to workers of the same contract, and the bar that people watch."""
+
+import io
+import threading
+import time
+
+import pytest
+
+from actstore import BadRequest, Cancelled, CaptureProgress, Fault, Lab, NotFound, _capture
+from actstore._capture import Bar, Capture
+from actstore_api.v1 import capture_pb2
+from tests.client import stand_in_workers as planted
+from tests.client.stand_in_workers import StandInWorkers
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_capture_ends_in_its_run(remote: Lab) -> None:
+    run = remote.capture("planted-model", dataset="text", sites=["resid_post"]).wait()
+    assert (run.name, run.complete) == ("planted", True)
+
+
+def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:
+    remote.capture(
+        "planted-model",
+        dataset="text",
+        sites=["resid_post"],
+        norms=["resid_post", "mlp_out.1"],
+        saes=["planted-sae"],
+        revision="step-9",
+        context_length=64,
+        max_tokens=1000,
+        dtype="bfloat16",
+        name="mine",
+        text_field="body",
+        bos=True,
+        sequences_per_shard=8,
+        sequences_per_batch=4,
+    )
+    assert workers.requests[-1].specification == capture_pb2.CaptureSpecification(
+        run="mine",
+        model=capture_pb2.ModelReference(name="planted-model", revision="step-9"),
+        dataset=capture_pb2.DatasetReference(name="text", text_field="body", max_tokens=1000),
+        context_length=64,
+        bos=capture_pb2.BOS_POLICY_PREPEND,
+        dense_sites=["resid_post"],
+        norm_sites=["resid_post", "mlp_out.1"],
+        saes=["planted-sae"],
+        dtype="bfloat16",
+        sequences_per_shard=8,
+        sequences_per_batch=4,
+    )
+
+
+def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:
+    remote.capture("planted-model", dataset="text")
+    sent = workers.requests[-1].specification
+    optional = ("context_length", "sequences_per_shard", "sequences_per_batch")
+    assert [name for name in optional if sent.HasField(name)] == []
+    assert not sent.dataset.HasField("max_tokens")
+    assert sent.bos == capture_pb2.BOS_POLICY_UNSPECIFIED
+    assert (sent.run, sent.dtype, sent.dataset.text_field) == ("", "float32", "text")
+
+
+def test_progress_comes_in_plain_records(remote: Lab) -> None:
+    news = list(remote.attach("planted").progress())
+    assert [each.state for each in news] == ["preparing", *["running"] * 4, "complete"]
+    assert news[-1] == CaptureProgress("planted", "complete", 4, 4, 1000, 1000, 4.0)
+
+
+def test_a_failed_capture_raises_its_own_error(remote: Lab) -> None:
+    with pytest.raises(BadRequest, match="768 values") as caught:
+        remote.attach("fails").wait()
+    assert (caught.value.reason, caught.value.field, caught.value.allowed) == ("SAE_MISMATCH", "saes", "8")
+
+
+def test_a_refused_capture_never_starts(remote: Lab) -> None:
+    with pytest.raises(BadRequest) as caught:
+        remote.capture("planted-model", dataset="text", saes=["bad-sae"])
+    assert caught.value.reason == "SAE_MISMATCH"
+
+
+def test_a_cancelled_capture_is_no_run(remote: Lab) -> None:
+    with pytest.raises(Cancelled):
+        remote.attach("cancelled").wait()
+
+
+def test_cancelling_ends_a_wait(remote: Lab) -> None:
+    capture = remote.attach("slow")
+    waited: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            capture.wait()
+        except Cancelled as error:
+            waited.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.2)
+    assert capture.cancel().state == "cancelled"
+    waiting.join(10)
+    assert len(waited) == 1
+
+
+def test_cancelling_what_is_not_captured(remote: Lab) -> None:
+    with pytest.raises(NotFound) as caught:
+        remote.attach("nobody").cancel()
+    assert caught.value.reason == "CAPTURE_NOT_FOUND"
+
+
+def test_a_watch_that_breaks_off_is_taken_up_again(
+    remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_capture, "RECONNECT_PAUSE_SECONDS", 0.01)
+    states = [news.state for news in remote.attach("breaks").progress()]
+    assert states[-1] == "complete"
+    assert states.count("preparing") == 2
+
+
+def test_a_watch_without_an_end_is_a_fault(remote: Lab) -> None:
+    with pytest.raises(Fault, match="before its end"):
+        remote.attach("unfinished").wait()
+
+
+def test_ctrl_c_leaves_the_capture_running_and_says_how_to_stop_it(
+    remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bar, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        remote.attach("slow").wait()
+    assert "`actstore cancel slow`" in capsys.readouterr().err
+    assert not workers.cancelled.is_set()
+
+
+def test_the_bar_says_shards_tokens_pace_and_time_left() -> None:
+    terminal, now = Terminal(), iter([0.0, 2.0])
+    bar = Bar(terminal, "capture r", clock=lambda: next(now))
+    bar.draw(0, 1000, "0/4 shards", "tokens")
+    bar.draw(250, 1000, "1/4 shards", "tokens")
+    bar.close()
+    last = terminal.getvalue().split("\r")[-1]
+    assert (
+        last
+        == "capture r ██████░░░░░░░░░░░░░░░░░░  25% · 1/4 shards · 250/1,000 tokens · 125 tokens/s · 0:06 left\x1b[K\n"
+    )
+
+
+def test_the_bar_knows_no_totals_at_first() -> None:
+    terminal = Terminal()
+    Bar(terminal, "capture r").draw(0, 0, "preparing", "tokens")
+    assert "preparing" in terminal.getvalue()
+
+
+def test_the_bar_is_quiet_away_from_a_terminal(remote: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    remote.attach("planted").wait()
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0:00"), (61, "1:01"), (3725, "1:02:05")])
+def test_durations(seconds: float, words: str) -> None:
+    assert _capture.duration(seconds) == words
+
+
+def test_a_capture_prints_what_can_be_done_with_it(remote: Lab) -> None:
+    assert "run planted" in repr(Capture("planted", remote._backend))
+    assert planted.SHARDS == 4
