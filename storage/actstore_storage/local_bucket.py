@@ -56,8 +56,11 @@ class LocalBucket(Bucket):
             return self._path(key).read_bytes()
 
     def open(self, key: str) -> pa.NativeFile:
+        path = self._path(key)
+        if path.is_dir():  # for which pyarrow's error has no number
+            raise KeyError(key)
         with self._failures(reading=key):
-            return pa.OSFile(str(self._path(key)), "rb")
+            return pa.OSFile(str(path), "rb")
 
     def keys(self, prefix: str) -> list[str]:
         with self._failures(reading=prefix):

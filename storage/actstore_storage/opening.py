@@ -27,7 +27,8 @@ def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
     scheme, separator, rest = address.partition("://")
     if not separator:
         return LocalBucket(Path(address))
-    if scheme != "s3" or not rest.strip("/"):
+    name, _, prefix = rest.rstrip("/").partition("/")
+    if scheme != "s3" or not name:
         raise BadRequest(
             f"{address!r} is not the address of a store",
             field="store",
@@ -35,10 +36,8 @@ def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
             allowed="./folder, /folder, s3://bucket or s3://bucket/prefix",
         )
     if s3 is None:
-        raise StoreError(
-            f"{address} needs an S3 endpoint and keys", reason="STORE_CREDENTIALS", field="store", value=address
-        )
+        message = f"{address} needs an S3 endpoint and keys"
+        raise StoreError(message, reason="STORE_CREDENTIALS", field="store", value=address)
     from actstore_storage.s3_bucket import S3Bucket  # a local store need not wait for it
 
-    name, _, prefix = rest.strip("/").partition("/")
     return S3Bucket(s3, name, check_key(prefix) if prefix else "")

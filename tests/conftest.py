@@ -1,0 +1,40 @@
+"""Stores for tests. Nothing is started before a test asks for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.opening import S3Access, open_bucket
+from tests.servers import SeaweedServer
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[SeaweedServer]:
+    with SeaweedServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_access(seaweed: SeaweedServer) -> S3Access:
+    return S3Access(seaweed.endpoint, seaweed.access_key, seaweed.secret_key, secure=False)
+
+
+@pytest.fixture
+def s3_address(seaweed: SeaweedServer) -> str:
+    """A store of the test's own."""
+    return f"s3://{seaweed.bucket}/{uuid4().hex}"
+
+
+@pytest.fixture
+def s3_bucket(s3_address: str, s3_access: S3Access) -> Bucket:
+    return open_bucket(s3_address, s3_access)
+
+
+@pytest.fixture
+def local_bucket(tmp_path: Path) -> Bucket:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return open_bucket(str(folder))

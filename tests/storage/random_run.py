@@ -1,0 +1,161 @@
+"""Random runs, and the questions of the store answered slowly from their raw rows: the twins of the fast answers."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.registry import ModelRecord, register_model
+from actstore_storage.runs import create_run
+from actstore_storage.shard import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
+from actstore_storage.specification import RunRecord, SaeRecord, Specification
+
+VOCABULARY = 50
+TEXTS = [f"<{token}>" for token in range(VOCABULARY)]
+SAE = "sae"
+NUMPY_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+
+
+@dataclass(frozen=True)
+class RandomRun:
+    """All rows of a run, token-major, as they go into its shards. `features` is dense: [rows, d_sae]."""
+
+    record: RunRecord
+    tokens: TokenRows
+    dense: dict[str, np.ndarray]
+    norms: dict[str, np.ndarray]
+    features: np.ndarray
+
+    def part(self, chosen: np.ndarray) -> tuple[TokenRows, dict, dict, dict]:
+        """What ShardWriter.add takes for some rows."""
+        values = self.features[chosen]
+        row, feature = np.nonzero(values)
+        tokens = TokenRows(*(getattr(self.tokens, name)[chosen] for name in TokenRows.__dataclass_fields__))
+        sparse = SparseFeatures(row, feature.astype(np.int32), values[row, feature])
+        dense = {site: rows[chosen] for site, rows in self.dense.items()}
+        return tokens, dense, {site: rows[chosen] for site, rows in self.norms.items()}, {SAE: sparse}
+
+    def kept(self, exclude: frozenset[str]) -> np.ndarray:
+        bos = self.tokens.flags & BOS != 0
+        special = (self.tokens.flags & SPECIAL != 0) & ~bos
+        return ~(bos & ("bos" in exclude)) & ~(special & ("special" in exclude))
+
+
+def make_run(
+    seed: int,
+    *,
+    sequences: int = 11,
+    longest: int = 14,
+    layers: int = 4,
+    d_model: int = 8,
+    d_sae: int = 6,
+    dtype: str = "float32",
+    sequences_per_shard: int = 3,
+) -> RandomRun:
+    """Sequences of 1 to `longest` tokens; activations from few values, so that many tie."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest + 1, sequences)
+    rows = int(lengths.sum())
+    position = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
+    flags = np.where(rng.random(rows) < 0.1, SPECIAL, 0) | np.where(position == 0, BOS | SPECIAL, 0)
+    sites = tuple(f"{kind}.{layer}" for layer in range(layers) for kind in ("resid_pre", "resid_post"))
+    specification = Specification(
+        model="model",
+        model_revision="",
+        weights_sha256="a" * 64,
+        tokenizer_sha256="b" * 64,
+        dataset="text",
+        dataset_sha256="c" * 64,
+        text_field="text",
+        max_tokens=None,
+        context_length=longest,
+        prepend_bos=True,
+        dense_sites=(f"resid_post.{layers - 1}", "resid_pre.0"),
+        norm_sites=sites,
+        saes=(SaeRecord(SAE, "d" * 64, "resid_post.1", d_sae),),
+        dtype=dtype,
+        sequences_per_shard=sequences_per_shard,
+        sequences_per_batch=2,
+    )
+    record = RunRecord("run", specification, specification.sha256, sequences, rows, layers, d_model, "sdpa", "cpu", "0")
+    sequence = np.repeat(np.arange(sequences), lengths)
+    active = rng.random((rows, d_sae)) < np.linspace(0, 1, d_sae)  # feature 0 never fires, the last one always
+    return RandomRun(
+        record,
+        TokenRows(
+            sequence.astype(np.int64),
+            position,
+            (sequence // 2).astype(np.int64),
+            rng.integers(0, VOCABULARY, rows).astype(np.int32),
+            flags.astype(np.uint8),
+        ),
+        {site: random_bits(rng, rows, d_model, dtype) for site in specification.dense_sites},
+        {site: (rng.lognormal(size=rows) * (1 + 100 * (position == 0))).astype(np.float32) for site in sites},
+        (active * rng.integers(1, 9, (rows, d_sae)) / 7).astype(np.float32),
+    )
+
+
+def random_bits(rng: np.random.Generator, rows: int, d_model: int, dtype: str) -> np.ndarray:
+    """Any bits at all: infinities, NaNs with payloads, subnormal and negative zeros must come back as they were."""
+    kind = np.dtype(NUMPY_TYPES[dtype])
+    raw = rng.integers(0, 256, (rows, d_model * kind.itemsize), dtype=np.uint8)
+    return raw.view(kind)
+
+
+def write_run(bucket: Bucket, run: RandomRun, shards: tuple[int, ...] | None = None, batch_sequences: int = 2) -> None:
+    create_run(bucket, run.record)
+    model = ModelRecord("model", "", "a" * 64, "b" * 64, "gpt2", 4, 8, 2, VOCABULARY, 64)
+    register_model(bucket, model, TEXTS)
+    for shard in range(run.record.shards_total) if shards is None else shards:
+        assert write_shard(bucket, run, shard, "attempt", batch_sequences)
+
+
+def write_shard(bucket: Bucket, run: RandomRun, shard: int, attempt: str, batch_sequences: int = 2) -> bool:
+    held = run.record.shard_sequences(shard)
+    with ShardWriter(bucket, run.record, shard, attempt) as writer:
+        for first in range(held.start, held.stop, batch_sequences):
+            last = min(first + batch_sequences, held.stop)
+            writer.add(*run.part((run.tokens.sequence >= first) & (run.tokens.sequence < last)))
+        return writer.commit()
+
+
+def slow_top_examples(
+    run: RandomRun, feature: int, k: int, before: int, after: int, exclude: frozenset[str]
+) -> list[dict]:
+    """Look at every row; keep each sequence's strongest; sort."""
+    tokens, kept, values = run.tokens, run.kept(exclude), run.features[:, feature]
+    best: dict[int, int] = {}
+    for row in range(len(values)):
+        sequence = int(tokens.sequence[row])
+        if kept[row] and values[row] > 0 and (sequence not in best or values[row] > values[best[sequence]]):
+            best[sequence] = row
+    strongest = sorted(best.values(), key=lambda row: (-values[row], tokens.sequence[row], tokens.position[row]))[:k]
+    found = []
+    for rank, row in enumerate(strongest, start=1):
+        near = range(max(0, row - before), min(len(values), row + after + 1))
+        window = [other for other in near if tokens.sequence[other] == tokens.sequence[row]]
+        found.append(
+            {
+                "rank": rank,
+                "activation": values[row],
+                "sequence": tokens.sequence[row],
+                "position": tokens.position[row],
+                "document": tokens.document[row],
+                "first_position": tokens.position[window[0]],
+                "tokens": [tokens.token[other] for other in window],
+                "texts": [TEXTS[tokens.token[other]] for other in window],
+                "activations": [values[other] for other in window],
+            }
+        )
+    return found
+
+
+def slow_growth(means: list[float], layers: list[int]) -> tuple[float, float]:
+    """Rate and R^2 by numpy's least squares, which is not how the library does it."""
+    logs = np.log(means)
+    design = np.stack([layers, np.ones(len(layers))], axis=1)
+    solution, *_ = np.linalg.lstsq(design, logs, rcond=None)
+    residual = logs - design @ solution
+    total = logs - logs.mean()
+    return math.exp(solution[0]), 1 - float(residual @ residual) / float(total @ total)
