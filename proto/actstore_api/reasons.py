@@ -12,6 +12,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "actstore"
+MESSAGE_BYTES_MAX, DETAIL_BYTES_MAX = 1000, 600
 
 # google.rpc.Code, as numbers, so that this table needs no gRPC.
 CANCELLED, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED = 1, 3, 5, 6, 7
@@ -92,10 +93,13 @@ class Failure:
 
 
 def to_status(failure: Failure) -> status_pb2.Status:
-    info = error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=dict(failure.details))
+    """Long texts are cut: a status travels in HTTP/2 headers, of which gRPC accepts 8 KiB, the message twice."""
+    details = {name: _cut(text, DETAIL_BYTES_MAX) for name, text in failure.details.items()}
+    info = error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=details)
     packed = any_pb2.Any()
     packed.Pack(info)
-    return status_pb2.Status(code=REASONS[failure.reason].status, message=failure.message, details=[packed])
+    message = _cut(failure.message, MESSAGE_BYTES_MAX)
+    return status_pb2.Status(code=REASONS[failure.reason].status, message=message, details=[packed])
 
 
 def from_status(status: status_pb2.Status) -> Failure | None:
@@ -107,3 +111,10 @@ def from_status(status: status_pb2.Status) -> Failure | None:
             reason = info.reason if info.reason in REASONS else "INTERNAL"
             return Failure(reason, status.message, dict(info.metadata))
     return None
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    encoded = text.encode()
+    if len(encoded) <= bytes_max:
+        return text
+    return encoded[: bytes_max - len(" ...")].decode(errors="ignore") + " ..."

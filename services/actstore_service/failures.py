@@ -10,11 +10,13 @@ import grpc
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from actstore_api.reasons import Failure, to_status
+from actstore_api.reasons import REASONS, Failure, Kind, to_status
 from actstore_service.guards import guarded
 from actstore_storage.errors import ActstoreError
 
 LOG = logging.getLogger(__name__)
+# What the caller cannot put right, so that the log has to say it too.
+OPERATORS = frozenset({Kind.STORE, Kind.CORRUPT, Kind.UNAVAILABLE, Kind.FAULT})
 
 
 class ForwardedError(Exception):
@@ -47,6 +49,8 @@ def _answered(context: grpc.ServicerContext, method: str) -> Iterator[None]:
     try:
         yield
     except ActstoreError as error:
+        if REASONS[error.reason].kind in OPERATORS:
+            LOG.error("%s: %s", method, error.message)
         abort(context, Failure(error.reason, error.message, error.details))
     except ForwardedError as error:
         context.abort_with_status(rpc_status.to_status(error.status))

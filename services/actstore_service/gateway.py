@@ -1,7 +1,6 @@
 """The workers, seen from the service: one channel, and calls handed on with their deadline, cancellation and errors."""
 
 import logging
-import math
 import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -30,6 +29,8 @@ class Gateway:
         options = [
             ("grpc.max_receive_message_length", limits.response_bytes),
             ("grpc.max_send_message_length", limits.request_bytes),
+            # Else workers that come back are found only after gRPC's own two minutes.
+            ("grpc.max_reconnect_backoff_ms", int(1000 * limits.reconnect_seconds)),
         ]
         self._channel = grpc.insecure_channel(address, options) if address else None
         self._metadata = (("application", APPLICATION), ("authorization", f"Bearer {token}"))
@@ -103,7 +104,7 @@ class Gateway:
 def _seconds_left(context: grpc.ServicerContext) -> float | None:
     """None for a call without a deadline, whose remaining time gRPC gives as centuries."""
     seconds = context.time_remaining()
-    return None if seconds is None or math.isinf(seconds) or seconds > threading.TIMEOUT_MAX else seconds
+    return None if seconds > threading.TIMEOUT_MAX else seconds
 
 
 def _cancel_with(context: grpc.ServicerContext, call: Any) -> None:

@@ -7,7 +7,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from actstore_service.settings import split_address
+from actstore_service.settings import cannot_listen, split_address
 
 # How soon `close` is noticed.
 POLL_SECONDS = 0.1
@@ -19,7 +19,10 @@ class ProbeServer:
     def __init__(self, address: str, metrics: Callable[..., Any], ready: Callable[[], bool]) -> None:
         self._metrics, self._ready = metrics, ready
         host, port = split_address(address, "ACTSTORE_METRICS_LISTEN")
-        self._server = make_server(host, port, self._answer, _server_for(host), _QuietHandler)
+        try:
+            self._server = make_server(host, port, self._answer, _server_for(host), _QuietHandler)
+        except OSError as error:
+            raise cannot_listen(address, "ACTSTORE_METRICS_LISTEN", error) from error
         self._host = host
         threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), name="probes", daemon=True).start()
 

@@ -20,9 +20,8 @@ from actstore_service.metrics import Metrics, MetricsInterceptor
 from actstore_service.norm import NormService
 from actstore_service.patching import PatchingService
 from actstore_service.probes import ProbeServer
-from actstore_service.settings import Limits, Settings, split_address
+from actstore_service.settings import Limits, Settings, cannot_listen, split_address
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
 FORWARDED = ("actstore_api.v1.CaptureService", "actstore_api.v1.PatchingService")
@@ -41,10 +40,10 @@ class Service:
         _add_standard_services(self._server, self._health, self._gateway)
         self._ready = threading.Event()
         self.address = _bind(self._server, settings.listen)
-        self._server.start()
-        self._ready.set()
         self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), self._ready.is_set)
         self.metrics_address = self._probes.address
+        self._server.start()
+        self._ready.set()
 
     def stop(self) -> None:
         """Not ready at once; then no new calls, and the running ones get the grace period. Blocks until the end."""
@@ -99,5 +98,5 @@ def _bind(server: grpc.Server, listen: str) -> str:
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise ActstoreError(f"cannot listen on {listen}: {error}", field="ACTSTORE_LISTEN", value=listen) from error
+        raise cannot_listen(listen, "ACTSTORE_LISTEN", error) from error
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

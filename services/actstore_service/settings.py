@@ -28,6 +28,8 @@ class Limits:
     """Rows in one message of a stream; below the 4 MiB that any gRPC client accepts without being told."""
     grace_seconds: float = 20.0
     """What running calls get to finish after SIGTERM."""
+    reconnect_seconds: float = 1.0
+    """At most this long between two tries to reach workers that are away."""
     totals_seconds: float = 1.0
     """How long a scrape of /metrics waits for the workers' capture totals."""
 
@@ -67,6 +69,10 @@ def split_address(address: str, field: str) -> tuple[str, int]:
     if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
         raise BadRequest(f"{field} {address!r} is not host:port", field=field, value=address, allowed="host:port")
     return host.strip("[]"), int(port)
+
+
+def cannot_listen(address: str, field: str, error: Exception) -> BadRequest:
+    return BadRequest(f"cannot listen on {address}: {error}", field=field, value=address, allowed="a free address here")
 
 
 def _is_loopback(address: str) -> bool:

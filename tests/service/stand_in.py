@@ -35,7 +35,7 @@ FAILURE = Failure(
 class StandIn(CaptureServiceServicer, PatchingServiceServicer):
     """Run names: `refused` (a rich status), `bare-<CODE>` (a status without details), `waiting` (until cancelled)."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1:0") -> None:
         self.cancelled = threading.Event()
         self.waiting = threading.Event()
         self.metadata: dict[str, str | bytes] = {}
@@ -44,7 +44,7 @@ class StandIn(CaptureServiceServicer, PatchingServiceServicer):
         self._server = grpc.server(ThreadPoolExecutor(8))
         add_CaptureServiceServicer_to_server(self, self._server)
         add_PatchingServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
         self._server.start()
 
     def close(self) -> None:

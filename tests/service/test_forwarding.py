@@ -82,6 +82,17 @@ def test_workers_away(serve: Serve, connect: Callable[..., Caller], method: str,
     assert failure.reason == "WORKERS_UNAVAILABLE"
 
 
+def test_workers_that_come_back_are_found_soon(
+    forwarding: Service, call: Caller, workers: stand_in.StandIn, until: Callable[..., None]
+) -> None:
+    workers.close()
+    for _ in range(3):
+        call.failure("CaptureService", "StartCapture", _start())
+    back = stand_in.StandIn(workers.address)
+    until(lambda: call("CaptureService", "StartCapture", _start()).run == "new", seconds=10)
+    back.close()
+
+
 def test_no_workers_configured(serve: Serve, connect: Callable[..., Caller]) -> None:
     call = connect(serve())
     sweep = patching_pb2.RunSweepRequest()

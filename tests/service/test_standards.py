@@ -14,7 +14,7 @@ from actstore_api.v1 import capture_pb2, catalog_pb2, service_pb2, service_pb2_g
 from actstore_service import activation, capture, catalog, feature, norm, patching
 from actstore_service.server import Service
 from actstore_service.settings import Limits, Settings
-from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_storage.errors import BadRequest
 from tests.service import stand_in
 from tests.service.conftest import TOKEN, Caller, Serve
 
@@ -135,15 +135,26 @@ def test_secrets_are_not_shown() -> None:
     assert "secret" not in repr(Settings(token="secret1", gateway="127.0.0.1:1", gateway_token="secret2"))
 
 
-def test_a_taken_port_is_said(serve: Serve) -> None:
-    taken = serve().address
-    with pytest.raises(ActstoreError, match=taken):
-        serve(listen=taken)
+@pytest.mark.parametrize("setting", ["listen", "metrics_listen"])
+def test_a_taken_port_is_said(serve: Serve, setting: str) -> None:
+    taken = {"listen": serve().address, "metrics_listen": serve().metrics_address}[setting]
+    with pytest.raises(BadRequest, match=taken) as caught:
+        serve(**{setting: taken})
+    assert caught.value.details["field"] == f"ACTSTORE_{setting.upper()}"
 
 
 def test_large_requests_are_refused(call: Caller) -> None:
     code, _ = call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="x" * (1 << 21)))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "𝄞"])
+def test_errors_about_long_texts_fit_into_grpcs_headers(call: Caller, letter: str) -> None:
+    code, failure = call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run=letter * 100_000))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure is not None
+    assert failure.reason == "NAME_INVALID"
+    assert failure.details["value"].endswith(f"{letter} ...")
 
 
 def test_probes(serve: Serve) -> None:
