@@ -28,9 +28,9 @@ SITE = "resid_post.1"
 NAME = "pystdlib-resid_post.1"
 WIDTH = 2048
 K = 16
-TRAIN_TOKENS = 3_000_000
+TRAIN_TOKENS = 2_000_000
 HELD_OUT_TOKENS = 300_000
-SAMPLES = 9_000_000
+SAMPLES = 8_000_000
 BATCH_ROWS = 4096
 SEED = 0
 
@@ -108,7 +108,7 @@ def main() -> None:
         write_datasets(datasets)
         store = str(Path(scratch) / "store")
         with actstore.LocalStack(store=store, model_folders=[MODELS], dataset_folders=[datasets]) as stack:
-            lab = stack.connect()
+            lab = stack.lab
             train_rows = captured_rows(lab, "train.jsonl", TRAIN_TOKENS)
             held_rows = captured_rows(lab, "held-out.jsonl", HELD_OUT_TOKENS)
     train(train_rows).save_inference_model(MODELS / NAME)
