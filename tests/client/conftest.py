@@ -1,6 +1,8 @@
 """The same store behind two doors: a real service on a real socket, and the bucket by itself."""
 
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,27 @@ def lab(request: pytest.FixtureRequest) -> actstore.Lab:
     """Each test of stored data runs through both doors."""
     found: actstore.Lab = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+Plant = Callable[[str], None]
+
+
+@pytest.fixture
+def plant_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Makes `python -m actstore_worker` of processes that this test starts run the given code, at the root of the house."""
+    folder = tmp_path / "stand-in"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[2])]))
+
+    def plant(code: str = "from tests.client.stand_in_workers import main; main()") -> None:
+        (folder / "actstore_worker").mkdir(parents=True)
+        (folder / "actstore_worker" / "__init__.py").touch()
+        (folder / "actstore_worker" / "__main__.py").write_text(code)
+
+    return plant

@@ -4,6 +4,9 @@
 `cancelled`, `slow` (until cancelled), `breaks` (the stream breaks off once), `unfinished` (ends without an end state).
 """
 
+import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,3 +148,11 @@ class StandInWorkers(service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.P
                 capture_pb2.CaptureFailure(reason=MISMATCH.reason, message=MISMATCH.message, details=MISMATCH.details)
             )
         return capture_pb2.WatchCaptureResponse(progress=progress)
+
+
+def main() -> None:
+    """`python -m actstore_worker` of a stand-in stack: the same environment, the same ready line, the same end."""
+    started = StandInWorkers(int(os.environ["ACTSTORE_GATEWAY_PORT"]), os.environ["ACTSTORE_GATEWAY_TOKEN"])
+    print(json.dumps({"ready": "workers", "address": started.address}), flush=True)
+    signal.sigwait({signal.SIGTERM})
+    started.close()

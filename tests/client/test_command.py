@@ -1,0 +1,149 @@
+"""The command as a shell sees it: stdout, stderr, exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actstore_service.server import Service
+from tests.client import stand_in_workers as planted
+from tests.client.conftest import SERVICE_TOKEN, Plant
+from tests.stored_run import FIRING, GROWTH, SAE
+
+Done = subprocess.CompletedProcess[str]
+PATCH = ("patch", "planted-model", "--clean", "a b", "--corrupt", "a c", "--answers", " Mary", " John")
+
+
+def actstore(*arguments: str, address: str, timeout_seconds: float = 60) -> Done:
+    environment = {**os.environ, "ACTSTORE_ADDRESS": address, "ACTSTORE_TOKEN": SERVICE_TOKEN, "MPLBACKEND": "Agg"}
+    return subprocess.run(
+        [sys.executable, "-m", "actstore", *arguments],
+        env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["service", "store"])
+def address(request: pytest.FixtureRequest) -> str:
+    """Questions about stored data go to a service or to a folder."""
+    found: Any = request.getfixturevalue(request.param)
+    return found.address if isinstance(found, Service) else str(found)
+
+
+def said(done: Done) -> Any:
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_runs(address: str) -> None:
+    done = actstore("runs", address=address)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "5 runs"
+    names = [row["name"] for row in said(actstore("runs", "--json", address=address))["rows"]]
+    assert names == ["bfloat16", "empty", "float16", "partial", "planted"]
+
+
+def test_models(address: str) -> None:
+    found = said(actstore("models", "--json", address=address))
+    assert found["models"][0]["family"] == "gpt2"
+    assert found["saes"][0]["name"] == SAE
+    assert "1 SAEs" in actstore("models", address=address).stdout
+
+
+def test_norms(address: str, tmp_path: Path) -> None:
+    arguments = ("norms", "planted", "--fit", "--layers", "0", "2", "--exclude", "bos", "special")
+    found = said(actstore(*arguments, "--json", address=address))
+    assert found["growth"]["rate"] == pytest.approx(GROWTH, rel=1e-6)
+    assert len(found["profile"]["rows"]) == 3
+    done = actstore(*arguments, "--plot", str(tmp_path / "norms.png"), address=address)
+    assert "Growth of resid_post: x1.5 a layer" in done.stdout
+    assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_feature(address: str, tmp_path: Path) -> None:
+    found = said(actstore("feature", "planted", SAE, str(FIRING), "-k", "2", "--json", address=address))
+    assert [row["rank"] for row in found["examples"]["rows"]] == [1, 2]
+    assert found["statistics"]["active_tokens"] == 20
+    done = actstore("feature", "planted", SAE, str(FIRING), "--plot", str(tmp_path / "f.png"), address=address)
+    assert "«·word24»" in done.stdout
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_capture(service: Service) -> None:
+    found = said(actstore("capture", "planted-model", "--dataset", "text", "--json", address=service.address))
+    assert found == {"run": "planted", "complete": True, "tokens": 69}
+    arguments = ("capture", "planted-model", "--dataset", "text", "--name", "slow", "--no-wait", "--json")
+    assert said(actstore(*arguments, address=service.address)) == {"run": "slow"}
+    assert said(actstore("cancel", "slow", "--json", address=service.address))["state"] == "cancelled"
+
+
+def test_patch(service: Service, tmp_path: Path) -> None:
+    found = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--json", address=service.address))
+    assert len(found["rows"]) == 2 * 5 * planted.HEADS
+    done = actstore(*PATCH, "--plot", str(tmp_path / "sweep.png"), address=service.address)
+    assert "logit difference 3 clean, -1 corrupt" in done.stdout
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_refusal_is_one_block_and_status_1(address: str) -> None:
+    done = actstore("norms", "nothing-there", address=address)
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    assert lines[0] == "actstore: there is no run 'nothing-there'"
+    assert lines[-1].startswith("  next step: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("dance",), ("norms",), ("feature", "planted", SAE, "three")])
+def test_what_is_no_command_has_status_2(arguments: tuple[str, ...], store: Path) -> None:
+    done = actstore(*arguments, address=str(store))
+    assert done.returncode == 2
+    assert "usage: actstore" in done.stderr
+
+
+def test_live_commands_need_a_service(store: Path) -> None:
+    done = actstore(*PATCH, address=str(store))
+    assert done.returncode == 1
+    assert "NEEDS_SERVICE" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_traceback(store: Path) -> None:
+    environment = {**os.environ, "ACTSTORE_ADDRESS": str(store)}
+    command = f"{sys.executable} -m actstore feature planted {SAE} 0 -k 7 | true"
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)  # noqa: S607
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_up_until_a_signal(ending: signal.Signals, plant_workers: Plant) -> None:
+    plant_workers()
+    up = subprocess.Popen(
+        [sys.executable, "-m", "actstore", "up", "--port", "0", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert up.stdout is not None
+        ready = json.loads(up.stdout.readline())
+        here = subprocess.run([sys.executable, "-m", "actstore", "runs"], capture_output=True, text=True, check=True)
+        assert here.stdout.startswith("0 runs")
+        up.send_signal(ending)
+        _, errors = up.communicate(timeout=60)
+    finally:
+        up.kill()
+    assert up.returncode == 0
+    assert "Traceback" not in errors
+    assert ready["store"] == str(Path.cwd() / ".actstore" / "store")
+    assert not Path(".actstore/stack.json").exists()
+
+
+def test_up_that_cannot_start(plant_workers: Plant) -> None:
+    plant_workers("raise SystemExit('no luck today')")
+    done = subprocess.run([sys.executable, "-m", "actstore", "up"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "| no luck today" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,80 @@
+"""From an address, the environment or a stack's file to a lab."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import actstore
+from actstore import BadRequest, S3Access, StoreFailed, Unavailable
+from actstore._bucket_backend import BucketBackend
+from actstore._grpc_backend import GrpcBackend
+
+
+@pytest.mark.parametrize("address", ["lab.internal:7433", "10.0.0.1:80", "[::1]:7433"])
+def test_host_and_port_is_a_service(address: str) -> None:
+    with actstore.connect(address) as lab:
+        assert isinstance(lab._backend, GrpcBackend)
+        assert lab.address == address
+
+
+def test_a_folder_is_a_bucket(tmp_path: Path) -> None:
+    for address in (str(tmp_path), "./", ".", tmp_path):
+        lab = actstore.connect(address)
+        assert isinstance(lab._backend, BucketBackend)
+        assert len(lab.runs()) == 0
+
+
+@pytest.mark.parametrize(
+    "address", ["", "lab", "lab:", ":7433", "lab:port", "lab:0", "lab:70000", "http://lab:7433", "store/sub"]
+)
+def test_anything_else_is_refused(address: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        actstore.connect(address)
+    assert caught.value.field == "address"
+    assert "s3://bucket/prefix" in (caught.value.allowed or "")
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed) as caught:
+        actstore.connect(tmp_path / "nowhere").runs()
+    assert caught.value.reason == "STORE_NOT_FOUND"
+
+
+def test_nothing_to_connect_to() -> None:
+    with pytest.raises(Unavailable, match="`actstore up`"):
+        actstore.connect()
+
+
+def test_the_environment_names_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTSTORE_ADDRESS", "localhost:7")
+    monkeypatch.setenv("ACTSTORE_TOKEN", "secret")
+    lab = actstore.connect()
+    assert lab.address == "localhost:7"
+    assert lab._backend._metadata == (("authorization", "Bearer secret"),)
+
+
+def test_the_stack_of_this_folder_or_one_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".actstore").mkdir()
+    (tmp_path / ".actstore" / "stack.json").write_text(json.dumps({"address": "127.0.0.1:9", "token": "secret"}))
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "deep" / "er"):
+        monkeypatch.chdir(folder)
+        lab = actstore.connect()
+        assert lab.address == "127.0.0.1:9"
+        assert lab._backend._metadata == (("authorization", "Bearer secret"),)
+
+
+def test_s3_takes_its_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY"):
+        monkeypatch.delenv(f"ACTSTORE_S3_{name}", raising=False)
+    with pytest.raises(StoreFailed, match="ACTSTORE_S3_ENDPOINT, ACTSTORE_S3_ACCESS_KEY, ACTSTORE_S3_SECRET_KEY"):
+        actstore.connect("s3://bucket/prefix")
+    monkeypatch.setenv("ACTSTORE_S3_ENDPOINT", "127.0.0.1:9")
+    monkeypatch.setenv("ACTSTORE_S3_ACCESS_KEY", "key")
+    monkeypatch.setenv("ACTSTORE_S3_SECRET_KEY", "secret")
+    assert actstore.connect("s3://bucket/prefix").address == "s3://bucket/prefix"
+
+
+def test_secrets_are_not_printed() -> None:
+    assert "secret" not in repr(S3Access("127.0.0.1:9", "key", "secret"))

@@ -1,0 +1,164 @@
+"""Retries, deadlines, tokens, and statuses that actstore did not write."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pyarrow as pa
+import pytest
+from grpc_status import rpc_status
+
+import actstore
+from actstore import ActstoreError, Denied, Fault, LimitExceeded, StoreFailed, Unavailable, _grpc_backend
+from actstore_api.reasons import Failure, to_status
+from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, norm_pb2, service_pb2_grpc
+
+
+class Moody(
+    service_pb2_grpc.CatalogServiceServicer,
+    service_pb2_grpc.CaptureServiceServicer,
+    service_pb2_grpc.ActivationServiceServicer,
+    service_pb2_grpc.NormServiceServicer,
+):
+    """Refuses as told: `refusals` is how many calls are answered with `code` before one succeeds."""
+
+    def __init__(self) -> None:
+        self.refusals, self.calls = 0, 0
+        self.code = grpc.StatusCode.UNAVAILABLE
+        self.failure: Failure | None = None
+        self.pause_seconds = 0.0
+
+    def ListRuns(self, request: Any, context: Any) -> Any:
+        self._meet(context)
+        return catalog_pb2.ListRunsResponse()
+
+    def StartCapture(self, request: Any, context: Any) -> Any:
+        self._meet(context)
+        return capture_pb2.StartCaptureResponse(run="made")
+
+    def ReadTokens(self, request: Any, context: Any) -> Iterator[Any]:
+        yield from ()
+
+    def GetNormProfile(self, request: Any, context: Any) -> Any:
+        table = pa.table({"site": ["x" * 2_000_000]})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return norm_pb2.GetNormProfileResponse(profile={"arrow_ipc_stream": sink.getvalue().to_pybytes()})
+
+    def _meet(self, context: Any) -> None:
+        self.calls += 1
+        time.sleep(self.pause_seconds)
+        if self.failure is not None:
+            context.abort_with_status(rpc_status.to_status(to_status(self.failure)))
+        if self.calls <= self.refusals:
+            context.abort(self.code, "not now")
+
+
+@pytest.fixture
+def moody() -> Moody:
+    return Moody()
+
+
+@pytest.fixture
+def lab(moody: Moody) -> Iterator[actstore.Lab]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    for name in ("Catalog", "Capture", "Activation", "Norm"):
+        getattr(service_pb2_grpc, f"add_{name}ServiceServicer_to_server")(moody, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with actstore.connect(f"127.0.0.1:{port}") as found:
+        yield found
+    server.stop(None).wait()
+
+
+def test_reads_are_tried_again_while_the_service_is_unavailable(lab: actstore.Lab, moody: Moody) -> None:
+    moody.refusals = 3
+    assert len(lab.runs()) == 0
+    assert moody.calls == 4
+
+
+def test_reads_are_not_tried_for_ever(lab: actstore.Lab, moody: Moody) -> None:
+    moody.refusals = 100
+    with pytest.raises(Unavailable, match="UNAVAILABLE: not now"):
+        lab.runs()
+    assert moody.calls == _grpc_backend.RETRY["maxAttempts"]
+
+
+def test_starting_a_capture_is_never_repeated(lab: actstore.Lab, moody: Moody) -> None:
+    moody.refusals = 1
+    with pytest.raises(Unavailable):
+        lab.capture("m", dataset="d")
+    assert moody.calls == 1
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code.name not in ("OK", "UNAVAILABLE")])
+def test_no_other_status_is_tried_again_and_none_leaks(code: grpc.StatusCode, lab: actstore.Lab, moody: Moody) -> None:
+    moody.refusals, moody.code = 1, code
+    with pytest.raises(ActstoreError, match=code.name) as caught:
+        lab.runs()
+    assert moody.calls == 1
+    assert caught.value.reason == _grpc_backend.FOREIGN.get(code, "INTERNAL")
+    assert not isinstance(caught.value, grpc.RpcError)
+
+
+def test_a_slow_service_is_given_up(lab: actstore.Lab, moody: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_grpc_backend, "DEADLINE_SECONDS", 0.2)
+    moody.pause_seconds = 1.0
+    with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
+        lab.runs()
+
+
+def test_a_rich_status_keeps_its_reason(lab: actstore.Lab, moody: Moody) -> None:
+    moody.failure = Failure("STORE_CREDENTIALS", "wrong secret", {"field": "store", "value": "s3://b"})
+    with pytest.raises(StoreFailed, match="wrong secret") as caught:
+        lab.runs()
+    assert (caught.value.reason, caught.value.field) == ("STORE_CREDENTIALS", "store")
+
+
+def test_a_message_past_the_limit_is_refused(moody: Moody, lab: actstore.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_grpc_backend, "MAXIMUM_MESSAGE_BYTES", 1_000_000)
+    with actstore.connect(lab.address) as narrow, pytest.raises(LimitExceeded):
+        narrow._backend.norm_profile("r", (), frozenset(), ())
+
+
+def test_a_verb_that_is_not_there_is_a_fault(lab: actstore.Lab) -> None:
+    with pytest.raises(Fault, match="UNIMPLEMENTED"):
+        lab.models()
+
+
+def test_a_stream_without_a_message_is_a_fault(lab: actstore.Lab) -> None:
+    with pytest.raises(Fault, match="first message"):
+        lab._backend.read_tokens("r", 0, None)
+    assert activation_pb2.ReadTokensRequest().run == ""
+
+
+def test_nobody_there(unused_port: int) -> None:
+    with (
+        actstore.connect(f"127.0.0.1:{unused_port}") as nobody,
+        pytest.raises(Unavailable, match="actstore up") as caught,
+    ):
+        nobody.runs()
+    assert (caught.value.field, caught.value.value) == ("address", f"127.0.0.1:{unused_port}")
+
+
+def test_a_wrong_or_missing_token_is_denied(service: Any) -> None:
+    for token in (None, "other"):
+        with actstore.connect(service.address, token=token) as lab, pytest.raises(Denied, match="ACTSTORE_TOKEN"):
+            lab.runs()
+
+
+def test_a_token_never_travels_in_the_clear_unless_told() -> None:
+    with pytest.raises(Denied, match="in the clear") as caught:
+        actstore.connect("lab.example:7433", token="secret")
+    assert caught.value.field == "tls"
+    assert "secret" not in str(caught.value)
+    for tls in (True, False):
+        actstore.connect("lab.example:7433", token="secret", tls=tls).close()
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:1", "127.9.9.9:1", "[::1]:1"])
+def test_loopback_needs_no_encryption(address: str) -> None:
+    actstore.connect(address, token="secret").close()

@@ -1,0 +1,148 @@
+"""The local stack's life: real processes, of which only the workers are stand-ins (see tests/end_to_end for real ones)."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+import actstore
+from actstore import LocalStack, StackFailed, _local_stack
+from actstore_storage.opening import open_bucket
+from tests.client.conftest import Plant
+from tests.stored_run import write_stored_run
+
+
+def running(pid: int) -> bool:
+    """A zombie does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until_gone(pid: int) -> bool:
+    deadline_seconds = time.monotonic() + 5
+    while running(pid) and time.monotonic() < deadline_seconds:
+        time.sleep(0.02)
+    return not running(pid)
+
+
+def test_a_stack_answers_and_leaves_nothing_behind(plant_workers: Plant, tmp_path: Path) -> None:
+    plant_workers()
+    with LocalStack(port=0) as stack:
+        write_stored_run(open_bucket(stack.store))
+        file = Path(".actstore/stack.json")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert json.loads(file.read_text())["address"] == stack.address
+        with actstore.connect() as lab:
+            assert lab.address == stack.address
+            assert [row["name"] for row in lab.runs()] == ["planted"]
+            assert lab.capture("planted-model", dataset="text").wait().name == "planted"
+        stack.check()
+        pids = [process.pid for process in stack._processes.values()]
+        assert len(pids) == 2
+    assert all(map(until_gone, pids))
+    assert not file.exists()
+    assert sorted(path.name for path in Path(".actstore/logs").glob("*.log")) == ["service.log", "workers.log"]
+
+
+def test_tokens_are_new_with_each_stack() -> None:
+    first, second = LocalStack(), LocalStack()
+    assert first.token != second.token
+    assert len(first.token) >= 43
+
+
+def test_a_stack_over_s3(plant_workers: Plant) -> None:
+    plant_workers()
+    with LocalStack(port=0, s3=True) as stack:
+        assert stack.s3_access is not None
+        write_stored_run(open_bucket(stack.store, _local_stack_access(stack)))
+        with actstore.connect(stack.store, s3=stack.s3_access) as direct, stack.lab as lab:
+            assert direct.run("planted").norms() == lab.run("planted").norms()
+        assert stack.s3_access.secret_key not in Path(".actstore/stack.json").read_text()
+
+
+def _local_stack_access(stack: LocalStack):
+    from dataclasses import asdict
+
+    from actstore_storage.opening import S3Access
+
+    return S3Access(**asdict(stack.s3_access))
+
+
+def test_a_process_that_dies_at_start_shows_the_end_of_its_log(plant_workers: Plant) -> None:
+    plant_workers("import sys; print('line of the log', file=sys.stderr); sys.exit('out of luck')")
+    with pytest.raises(StackFailed, match="status 1 before it was ready") as caught:
+        LocalStack(port=0).start()
+    assert "| line of the log\n  | out of luck" in str(caught.value)
+    assert "workers.log" in caught.value.next_step
+
+
+def test_what_was_started_is_stopped_when_the_rest_does_not_start(plant_workers: Plant, tmp_path: Path) -> None:
+    plant_workers(
+        f"import os, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "from tests.client.stand_in_workers import main; main()"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        stack = LocalStack(port=taken.getsockname()[1])
+        with pytest.raises(StackFailed, match="the service process"):
+            stack.start()
+    assert until_gone(int((tmp_path / "pid").read_text()))
+    assert not Path(".actstore/stack.json").exists()
+
+
+def test_a_process_that_is_never_ready(plant_workers: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_local_stack, "START_SECONDS", 1.0)
+    plant_workers("import time; print('{}', flush=True); time.sleep(60)")
+    with pytest.raises(StackFailed, match="not ready within 1 seconds"):
+        LocalStack(port=0).start()
+
+
+def test_a_process_that_does_not_end_is_killed_with_its_children(
+    plant_workers: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_local_stack, "STOP_SECONDS", 0.5)
+    plant_workers(
+        "import pathlib, signal, subprocess, sys\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "from tests.client.stand_in_workers import StandInWorkers\n"
+        "signal.sigwait = lambda _: child.wait()\n"
+        "from tests.client.stand_in_workers import main; main()\n"
+    )
+    with LocalStack(port=0):
+        child = int((tmp_path / "pid").read_text())
+        assert running(child)
+    assert until_gone(child)
+
+
+def test_a_death_is_noticed(plant_workers: Plant) -> None:
+    plant_workers()
+    with LocalStack(port=0) as stack:
+        os.kill(stack._processes["workers"].pid, signal.SIGKILL)
+        stack._processes["workers"].wait(5)
+        with pytest.raises(StackFailed, match="the workers process ended with status -9"):
+            stack.check()
+
+
+def test_the_documented_port_where_it_is_free(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
+    monkeypatch.setattr(_local_stack, "SERVICE_PORT", unused_port)
+    assert _local_stack._preferred_port() == unused_port
+    with socket.create_server(("127.0.0.1", unused_port)):
+        assert _local_stack._preferred_port() == 0
+
+
+def test_settings_of_the_callers_environment_do_not_leak_into_a_stack(
+    plant_workers: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTSTORE_STORE", "/nowhere")
+    monkeypatch.setenv("ACTSTORE_S3_ENDPOINT", "127.0.0.1:1")
+    plant_workers()
+    with LocalStack(port=0) as stack, stack.lab as lab:
+        assert len(lab.runs()) == 0
