@@ -1,0 +1,327 @@
+"""The workers as their callers meet them: one real process, real Ray, real sockets, a real bucket."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+from grpc_status import rpc_status
+
+from actstore_api.reasons import Failure, from_status
+from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
+from actstore_storage.opening import open_bucket
+from actstore_storage.registry import list_models, token_texts
+from actstore_storage.rows import read_tokens
+from actstore_storage.runs import open_run
+from actstore_storage.snapshot import Snapshot
+from tests.random_models import WORDS, save_model
+from tests.worker_process import WorkerProcess, running_workers
+
+CALL_SECONDS = 60
+DOCUMENTS = 400
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    for name in ("store", "models", "data"):
+        (folder / name).mkdir()
+    save_model(folder / "models" / "tiny", "neox")
+    chosen = random.Random(0)
+    lines = (json.dumps({"text": " ".join(chosen.choices(WORDS, k=chosen.randint(1, 70)))}) for _ in range(DOCUMENTS))
+    (folder / "data" / "words.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workers(folder: Path) -> Iterator[WorkerProcess]:
+    with running_workers(
+        folder / "store",
+        model_folder=folder / "models",
+        dataset_folder=folder / "data",
+        log=folder / "workers.log",
+        environment={"ACTSTORE_CAPTURE_WORKERS": "2"},
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def channel(workers: WorkerProcess) -> Iterator[grpc.Channel]:
+    with workers.channel() as channel:
+        yield channel
+
+
+def specification(run: str, **more: object) -> capture_pb2.CaptureSpecification:
+    return capture_pb2.CaptureSpecification(
+        run=run,
+        model=capture_pb2.ModelReference(name="tiny"),
+        dataset=capture_pb2.DatasetReference(name="words.jsonl"),
+        **more,
+    )
+
+
+class Caller:
+    def __init__(self, workers: WorkerProcess, channel: grpc.Channel) -> None:
+        self.captures = service_pb2_grpc.CaptureServiceStub(channel)
+        self.sweeps = service_pb2_grpc.PatchingServiceStub(channel)
+        self.with_token = {"metadata": workers.metadata(), "timeout": CALL_SECONDS}
+
+    def start(self, wanted: capture_pb2.CaptureSpecification) -> str:
+        request = capture_pb2.StartCaptureRequest(specification=wanted)
+        return self.captures.StartCapture(request, **self.with_token).run
+
+    def watch(self, run: str) -> Iterator[capture_pb2.CaptureProgress]:
+        request = capture_pb2.WatchCaptureRequest(run=run)
+        return (update.progress for update in self.captures.WatchCapture(request, **self.with_token))
+
+    def sweep(self, **change: object) -> list[patching_pb2.RunSweepResponse]:
+        fields = {
+            "model": capture_pb2.ModelReference(name="tiny"),
+            "clean": "When Mary and John went , Mary gave",
+            "corrupt": "When Mary and John went , John gave",
+            "clean_answer": "John",
+            "corrupt_answer": "Mary",
+        }
+        return list(self.sweeps.RunSweep(patching_pb2.RunSweepRequest(**fields | change), **self.with_token))
+
+
+@pytest.fixture(scope="module")
+def caller(workers: WorkerProcess, channel: grpc.Channel) -> Caller:
+    return Caller(workers, channel)
+
+
+def failure(error: grpc.RpcError) -> Failure:
+    status = rpc_status.from_call(error)
+    assert status is not None
+    found = from_status(status)
+    assert found is not None
+    return found
+
+
+def snapshot(folder: Path, run: str) -> Snapshot:
+    return open_run(open_bucket(str(folder / "store")), run)
+
+
+def check_tokens(seen: Snapshot) -> None:
+    """Every token once: rows (sequence, position) ascend without a gap or a repeat, up to the run's total."""
+    assert seen.complete
+    rows = pa.Table.from_batches(list(read_tokens(seen)))
+    assert rows.num_rows == seen.record.tokens_total == seen.tokens_committed
+    sequence, position = (rows[name].to_numpy() for name in ("sequence", "position"))
+    starts = np.flatnonzero(np.diff(sequence, prepend=-1))
+    np.testing.assert_array_equal(sequence[starts], np.arange(seen.record.sequences_total))
+    expected = np.concatenate([np.arange(n) for n in np.diff(starts, append=len(sequence))])
+    np.testing.assert_array_equal(position, expected)
+
+
+def test_a_capture_runs_to_its_end_and_is_watched(caller: Caller, folder: Path) -> None:
+    run = caller.start(specification("whole", dense_sites=["resid_post.1"], sequences_per_shard=100))
+    updates = list(caller.watch(run))
+    assert run == "whole"
+    last = updates[-1]
+    assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
+    committed = [update.shards_committed for update in updates]
+    assert committed == sorted(committed)
+    assert last.shards_committed == last.shards_total > 4
+    assert last.tokens_committed == last.tokens_total
+    assert last.elapsed_seconds > 0
+    seen = snapshot(folder, run)
+    check_tokens(seen)
+    assert seen.record.tokens_total == last.tokens_total
+    assert list(seen.record.specification.dense_sites) == ["resid_post.1"]
+
+
+def test_the_model_and_its_tokens_are_registered(caller: Caller, folder: Path) -> None:
+    caller.start(specification("whole", dense_sites=["resid_post.1"], sequences_per_shard=100))
+    bucket = open_bucket(str(folder / "store"))
+    (model,) = list_models(bucket)
+    assert (model.name, model.family, model.layer_count, model.head_count) == ("tiny", "gpt_neox", 3, 3)
+    assert "Mary" in token_texts(bucket, model.tokenizer_sha256)
+
+
+def test_the_same_specification_again_is_the_same_complete_run(caller: Caller) -> None:
+    wanted = specification("again", sequences_per_shard=400)
+    for _ in range(2):
+        updates = list(caller.watch(caller.start(wanted)))
+        assert updates[-1].state == capture_pb2.CAPTURE_STATE_COMPLETE
+    assert len(updates) == 1  # there was nothing left to do
+
+
+def test_totals_count_what_was_committed(caller: Caller, folder: Path) -> None:
+    def totals() -> capture_pb2.GetCaptureTotalsResponse:
+        return caller.captures.GetCaptureTotals(capture_pb2.GetCaptureTotalsRequest(), **caller.with_token)
+
+    before = totals()
+    list(caller.watch(caller.start(specification("counted", sequences_per_shard=200))))
+    after, seen = totals(), snapshot(folder, "counted")
+    assert after.captures_running == 0
+    assert after.captures_complete - before.captures_complete == 1
+    assert after.shards_committed - before.shards_committed == len(seen.commits)
+    assert after.tokens_committed - before.tokens_committed == seen.tokens_committed
+    assert after.bytes_committed - before.bytes_committed == sum(
+        item.bytes for commit in seen.commits for item in commit.objects.values()
+    )
+
+
+def test_a_killed_worker_costs_nothing_but_time(caller: Caller, workers: WorkerProcess, folder: Path) -> None:
+    """Kill -9 of one capture worker after the first commits; Ray restarts it and its shard is done again."""
+    run = caller.start(
+        specification("killed", dense_sites=["resid_post"], sequences_per_shard=8, sequences_per_batch=1)
+    )
+    killed: set[int] = set()
+    for update in caller.watch(run):
+        if update.shards_committed >= 2 and not killed:
+            assert update.shards_committed < update.shards_total
+            victim = workers.processes("ray::_CaptureActor")[0]
+            os.kill(victim, signal.SIGKILL)
+            killed.add(victim)
+    assert update.state == capture_pb2.CAPTURE_STATE_COMPLETE
+    assert len(killed) == 1
+    check_tokens(snapshot(folder, run))
+
+
+def test_a_cancelled_capture_stops_and_can_be_finished(caller: Caller, folder: Path) -> None:
+    wanted = specification("stopped", dense_sites=["resid_post"], sequences_per_shard=100, sequences_per_batch=1)
+    run = caller.start(wanted)
+    started = time.monotonic()
+    answer = caller.captures.CancelCapture(capture_pb2.CancelCaptureRequest(run=run), **caller.with_token)
+    assert answer.progress.state == capture_pb2.CAPTURE_STATE_CANCELLED
+    assert [update.state for update in caller.watch(run)] == [capture_pb2.CAPTURE_STATE_CANCELLED]
+    assert time.monotonic() - started < 10
+    assert not snapshot(folder, run).complete
+    with pytest.raises(grpc.RpcError) as refusal:
+        caller.captures.CancelCapture(capture_pb2.CancelCaptureRequest(run=run), **caller.with_token)
+    assert failure(refusal.value).reason == "CAPTURE_NOT_FOUND"
+    *_, last = caller.watch(caller.start(wanted))
+    assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
+    check_tokens(snapshot(folder, run))
+
+
+def test_a_sweep_streams_progress_and_one_result(caller: Caller) -> None:
+    *progress, last = caller.sweep()
+    result = last.result
+    cells = pa.ipc.open_stream(result.cells.arrow_ipc_stream).read_all()
+    assert [update.progress.cells_done for update in progress][-1] == cells.num_rows == 2 * 3 * 9 * 6
+    assert cells.column_names == [
+        "direction", "site", "layer", "position", "head", "token", "logit_difference", "normalised",
+    ]  # fmt: skip
+    whole = [
+        row["normalised"]
+        for row in cells.to_pylist()
+        if (row["site"], row["layer"], row["position"]) == ("resid_pre", 0, 7)
+    ]
+    assert whole == pytest.approx([1, 1], abs=1e-4)
+    tokens = pa.ipc.open_stream(result.tokens.arrow_ipc_stream).read_all()
+    assert tokens["clean"].to_pylist() == ["<bos>", *["When", "Mary", "and", "John", "went", ",", "Mary", "gave"]]
+    assert result.clean_logit_difference != result.corrupt_logit_difference
+    assert (result.provenance.model, result.provenance.dtype, result.provenance.run) == ("tiny", "float32", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "reason", "field"),
+    [
+        ({"corrupt": "When"}, grpc.StatusCode.INVALID_ARGUMENT, "PROMPT_LENGTHS_DIFFER", "corrupt"),
+        ({"clean_answer": "a b"}, grpc.StatusCode.INVALID_ARGUMENT, "ANSWER_NOT_ONE_TOKEN", "clean_answer"),
+        ({"model": capture_pb2.ModelReference(name="nobody")}, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model"),
+        ({"model": capture_pb2.ModelReference()}, grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "model"),
+        ({"sites": ["resid_post"]}, grpc.StatusCode.INVALID_ARGUMENT, "SITE_UNKNOWN", "sites"),
+        ({"directions": [7]}, grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "directions"),
+    ],
+)
+def test_a_refused_sweep_says_why_and_sends_nothing_else(
+    caller: Caller, change: dict[str, object], code: grpc.StatusCode, reason: str, field: str
+) -> None:
+    request = {"clean": "Mary gave", "corrupt": "John gave", "clean_answer": "John", "corrupt_answer": "Mary"}
+    model = capture_pb2.ModelReference(name="tiny")
+    stream = caller.sweeps.RunSweep(
+        patching_pb2.RunSweepRequest(**{"model": model} | request | change), **caller.with_token
+    )
+    with pytest.raises(grpc.RpcError) as refusal:
+        next(stream)
+    assert refusal.value.code() == code
+    found = failure(refusal.value)
+    assert (found.reason, found.details["field"]) == (reason, field)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason", "field"),
+    [
+        (capture_pb2.CaptureSpecification(), "ARGUMENT_INVALID", "model"),
+        (
+            capture_pb2.CaptureSpecification(
+                model=capture_pb2.ModelReference(name="nobody"),
+                dataset=capture_pb2.DatasetReference(name="words.jsonl"),
+            ),
+            "MODEL_NOT_FOUND",
+            "model",
+        ),
+        (
+            capture_pb2.CaptureSpecification(
+                model=capture_pb2.ModelReference(name="tiny"), dataset=capture_pb2.DatasetReference(name="nothing")
+            ),
+            "DATASET_NOT_FOUND",
+            "dataset",
+        ),
+        (specification("bad", dense_sites=["resid_post.9"]), "SITE_UNKNOWN", "site"),
+        (specification("bad", saes=["nobody"]), "SAE_NOT_FOUND", "sae"),
+        (specification("bad", dtype="int8"), "ARGUMENT_INVALID", "dtype"),
+        (specification("whole"), "RUN_EXISTS", "run"),
+    ],
+)
+def test_errors_of_planning_are_answers_to_start(
+    caller: Caller, wanted: capture_pb2.CaptureSpecification, reason: str, field: str
+) -> None:
+    caller.start(specification("whole", dense_sites=["resid_post.1"], sequences_per_shard=100))
+    with pytest.raises(grpc.RpcError) as refusal:
+        caller.start(wanted)
+    found = failure(refusal.value)
+    assert (found.reason, found.details["field"]) == (reason, field)
+
+
+def test_watching_what_is_not_captured_is_refused(caller: Caller) -> None:
+    with pytest.raises(grpc.RpcError) as refusal:
+        next(caller.watch("nobody"))
+    assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
+    assert failure(refusal.value).reason == "CAPTURE_NOT_FOUND"
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "gateway-toke", "gateway-token "])
+def test_a_wrong_token_opens_nothing(workers: WorkerProcess, caller: Caller, token: str) -> None:
+    wrong = {"metadata": workers.metadata(token), "timeout": CALL_SECONDS}
+    calls = [
+        lambda: caller.captures.StartCapture(capture_pb2.StartCaptureRequest(), **wrong),
+        lambda: caller.captures.CancelCapture(capture_pb2.CancelCaptureRequest(), **wrong),
+        lambda: caller.captures.GetCaptureTotals(capture_pb2.GetCaptureTotalsRequest(), **wrong),
+        lambda: next(caller.captures.WatchCapture(capture_pb2.WatchCaptureRequest(), **wrong)),
+        lambda: next(caller.sweeps.RunSweep(patching_pb2.RunSweepRequest(), **wrong)),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as refusal:
+            call()
+        assert refusal.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert failure(refusal.value).reason == "UNAUTHENTICATED"
+
+
+def test_a_watch_that_is_left_does_not_disturb_the_capture(
+    caller: Caller, workers: WorkerProcess, folder: Path
+) -> None:
+    run = caller.start(specification("left", sequences_per_shard=50))
+    request = capture_pb2.WatchCaptureRequest(run=run)
+    stream = caller.captures.WatchCapture(request, **caller.with_token)
+    next(stream)
+    stream.cancel()
+    *_, last = caller.watch(run)
+    assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
+    check_tokens(snapshot(folder, run))
+
+
+def test_nothing_is_written_into_the_home_directory(workers: WorkerProcess, folder: Path) -> None:
+    """HOME of the process is the lab's folder."""
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]

@@ -1,0 +1,121 @@
+"""The workers as a real process with a real Ray, for tests that need them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+READY_SECONDS = 150
+STOP_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    address: str
+    token: str
+    pid: int
+
+    @contextmanager
+    def channel(self) -> Iterator[grpc.Channel]:
+        with grpc.insecure_channel(self.address) as channel:
+            yield channel
+
+    def metadata(self, token: str | None = None) -> tuple[tuple[str, str], ...]:
+        """What every call to the gateway carries."""
+        bearer = self.token if token is None else token
+        return ("application", "actstore"), ("authorization", f"Bearer {bearer}")
+
+    def processes(self, title: str) -> list[int]:
+        """The ids of Ray's processes below this one whose title begins so, as `ray::_CaptureActor`."""
+        return [pid for pid in descendants(self.pid) if _title(pid).startswith(title)]
+
+
+@contextmanager
+def running_workers(
+    store: str | Path,
+    *,
+    model_folder: Path,
+    dataset_folder: Path,
+    log: Path,
+    token: str = "gateway-token",  # noqa: S107  a test's own
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[WorkerProcess]:
+    """Started, ready, and stopped by SIGTERM; no process of it is left. `environment` has more of their variables."""
+    variables = {
+        "ACTSTORE_STORE": str(store),
+        "ACTSTORE_MODEL_FOLDERS": str(model_folder),
+        "ACTSTORE_DATASET_FOLDERS": str(dataset_folder),
+        "ACTSTORE_GATEWAY_TOKEN": token,
+        "HOME": str(log.parent),
+        **(environment or {}),
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ACTSTORE_", "RAY_"))}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "actstore_worker"],
+            env=inherited | variables,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    try:
+        yield WorkerProcess(_ready_address(process, log), token, process.pid)
+    finally:
+        left = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            for pid in (process.pid, *left):
+                _kill(pid)
+            raise
+        assert process.stdout is not None
+        process.stdout.close()
+    assert code == 0, log.read_text()
+    assert not [pid for pid in left if _title(pid)]
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children and so on, from /proc."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        parents[int(status.parent.name)] = int(after_name[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, its_parent in parents.items() if its_parent == parent]
+    return found[1:]
+
+
+def _ready_address(process: subprocess.Popen[bytes], log: Path) -> str:
+    assert process.stdout is not None
+    watchdog = threading.Timer(READY_SECONDS, process.kill)
+    watchdog.start()
+    line = process.stdout.readline()
+    watchdog.cancel()
+    assert line, f"the workers did not become ready:\n{log.read_text()}"
+    ready = json.loads(line)
+    assert ready["ready"] == "workers"
+    return str(ready["address"])
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

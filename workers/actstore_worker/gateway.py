@@ -1,0 +1,158 @@
+"""CaptureService and PatchingService as the workers answer them. Knows nothing of Ray, but keeps its ingress's ways:
+
+a method gets the request and a `grpc_context`, and a failure is what it sets there, for the trailers that carry
+google.rpc.Status are sent with a returned message and not with an exception.
+"""
+
+import hmac
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from actstore_api.reasons import REASONS, to_status
+from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_storage.errors import ActstoreError
+from actstore_worker import wire
+from actstore_worker.coordinator import Progress, Totals
+from actstore_worker.patching.plan import SweepRequest
+from actstore_worker.patching.sweep import SweepProgress, SweepResult
+from actstore_worker.plan import CaptureRequest
+
+_log = logging.getLogger(__name__)
+_DETAILS_KEY = "grpc-status-details-bin"
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class Captures(Protocol):
+    """The coordinator, from here."""
+
+    async def submit(self, request: CaptureRequest) -> str: ...
+
+    async def progress_after(self, run: str, version: int) -> tuple[int, Progress]: ...
+
+    async def cancel(self, run: str) -> Progress: ...
+
+    async def totals(self) -> Totals: ...
+
+
+class Sweeps(Protocol):
+    """The model replicas, from here."""
+
+    def run(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]: ...
+
+
+class Context(Protocol):
+    """The part of Ray Serve's gRPC context that is used."""
+
+    def invocation_metadata(self) -> list[tuple[str, str]]: ...
+
+    def set_code(self, code: Any) -> None: ...
+
+    def set_details(self, details: str) -> None: ...
+
+    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, Any]]) -> None: ...
+
+
+class Gateway:
+    """Every call must bring `authorization: Bearer <token>`; only the service knows the token."""
+
+    def __init__(self, token: str, captures: Captures, sweeps: Sweeps) -> None:
+        self._expected = f"Bearer {token}".encode()
+        self._captures, self._sweeps = captures, sweeps
+
+    async def StartCapture(  # noqa: N802
+        self, request: capture_pb2.StartCaptureRequest, grpc_context: Context
+    ) -> capture_pb2.StartCaptureResponse:
+        return await self._answer(self._start, request, grpc_context, capture_pb2.StartCaptureResponse)
+
+    async def CancelCapture(  # noqa: N802
+        self, request: capture_pb2.CancelCaptureRequest, grpc_context: Context
+    ) -> capture_pb2.CancelCaptureResponse:
+        return await self._answer(self._cancel, request, grpc_context, capture_pb2.CancelCaptureResponse)
+
+    async def GetCaptureTotals(  # noqa: N802
+        self, request: capture_pb2.GetCaptureTotalsRequest, grpc_context: Context
+    ) -> capture_pb2.GetCaptureTotalsResponse:
+        return await self._answer(self._totals, request, grpc_context, capture_pb2.GetCaptureTotalsResponse)
+
+    async def WatchCapture(  # noqa: N802
+        self, request: capture_pb2.WatchCaptureRequest, grpc_context: Context
+    ) -> AsyncIterator[capture_pb2.WatchCaptureResponse]:
+        async for message in self._stream(self._watch, request, grpc_context, capture_pb2.WatchCaptureResponse):
+            yield message
+
+    async def RunSweep(  # noqa: N802
+        self, request: patching_pb2.RunSweepRequest, grpc_context: Context
+    ) -> AsyncIterator[patching_pb2.RunSweepResponse]:
+        async for message in self._stream(self._sweep, request, grpc_context, patching_pb2.RunSweepResponse):
+            yield message
+
+    async def _start(self, request: capture_pb2.StartCaptureRequest) -> capture_pb2.StartCaptureResponse:
+        run = await self._captures.submit(wire.capture_request(request.specification))
+        return capture_pb2.StartCaptureResponse(run=run)
+
+    async def _cancel(self, request: capture_pb2.CancelCaptureRequest) -> capture_pb2.CancelCaptureResponse:
+        progress = await self._captures.cancel(request.run)
+        return capture_pb2.CancelCaptureResponse(progress=wire.progress_message(progress))
+
+    async def _totals(self, _: capture_pb2.GetCaptureTotalsRequest) -> capture_pb2.GetCaptureTotalsResponse:
+        return wire.totals_message(await self._captures.totals())
+
+    async def _watch(self, request: capture_pb2.WatchCaptureRequest) -> AsyncIterator[capture_pb2.WatchCaptureResponse]:
+        """Asks again and again rather than holding a stream open, so that a caller who goes away leaves nothing."""
+        version, ended = -1, False
+        while not ended:
+            version, progress = await self._captures.progress_after(request.run, version)
+            yield capture_pb2.WatchCaptureResponse(progress=wire.progress_message(progress))
+            ended = progress.ended
+
+    async def _sweep(self, request: patching_pb2.RunSweepRequest) -> AsyncIterator[patching_pb2.RunSweepResponse]:
+        async for update in self._sweeps.run(wire.sweep_request(request)):
+            yield wire.sweep_response(update)
+
+    async def _answer(
+        self,
+        call: Callable[[Request], Awaitable[Response]],
+        request: Request,
+        context: Context,
+        empty: Callable[[], Response],
+    ) -> Response:
+        try:
+            self._check_token(context)
+            return await call(request)
+        except Exception as error:  # noqa: BLE001  none may reach Serve, which would send its traceback
+            _refuse(context, error)
+            return empty()
+
+    async def _stream(
+        self,
+        call: Callable[[Request], AsyncIterator[Response]],
+        request: Request,
+        context: Context,
+        empty: Callable[[], Response],
+    ) -> AsyncIterator[Response]:
+        """After a failure one empty message takes the status along; `drop_empty_messages` keeps it from the caller."""
+        try:
+            self._check_token(context)
+            async for message in call(request):
+                yield message
+        except Exception as error:  # noqa: BLE001  as above
+            _refuse(context, error)
+            yield empty()
+
+    def _check_token(self, context: Context) -> None:
+        """Of a header that came twice only the first counts, and the time taken tells nothing of the token."""
+        sent = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
+        if not hmac.compare_digest(str(sent).encode(), self._expected):
+            raise ActstoreError("the gateway's token is missing or wrong", reason="UNAUTHENTICATED")
+
+
+def _refuse(context: Context, error: Exception) -> None:
+    if not isinstance(error, ActstoreError):
+        _log.error("a call failed", exc_info=error)
+    failure = wire.failure_of(error)
+    context.set_code(wire.STATUS_CODES[REASONS[failure.reason].status])
+    context.set_details(failure.message)
+    context.set_trailing_metadata([(_DETAILS_KEY, to_status(failure).SerializeToString())])

@@ -1,0 +1,147 @@
+"""How the workers run: one frozen object, built by `__main__` from the environment or by a test by hand."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actstore_storage.opening import S3Access
+from actstore_worker.patching.plan import PatchingLimits
+
+
+class SettingsError(ValueError):
+    """A setting that is missing or impossible; the text names the environment variable."""
+
+
+@dataclass(frozen=True)
+class CoordinatorLimits:
+    # Requests being planned at once; further ones wait.
+    plans: int = 2
+    # Captures running at once; the next is refused.
+    captures: int = 16
+    # Finished captures whose progress can still be asked for.
+    finished_captures: int = 1000
+    # How often a shard is tried before its capture fails.
+    attempts_per_shard: int = 3
+    # Wait before a shard that failed is tried again.
+    retry_seconds: float = 1.0
+    # Longest silence of a watch.
+    heartbeat_seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        if min(self.plans, self.captures, self.finished_captures, self.attempts_per_shard) < 1:
+            raise SettingsError(f"counts must be at least 1: {self}")
+
+
+@dataclass(frozen=True)
+class RayLimits:
+    # Shared memory for what actors hand each other: sequences of shards, tables of sweeps.
+    object_store_bytes: int = 256 * 2**20
+    # Model replicas for sweeps: one always, more under load.
+    model_replicas: int = 2
+    # Models that one replica keeps loaded.
+    models_per_replica: int = 2
+    # Sweeps that one replica runs at once; one more waits in the queue, then in the gateway.
+    sweeps_per_replica: int = 2
+    # Calls that the gateway holds open at once, watches included.
+    gateway_calls: int = 200
+    # On a GPU cluster each capture worker and each model replica takes this share of one GPU.
+    worker_gpus: float = 0.75
+    replica_gpus: float = 0.25
+    # How long the gateway may take to answer its first call.
+    start_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    # The bucket: a directory, or s3://bucket/prefix.
+    store: str
+    gateway_token: str = field(repr=False)
+    # 0: a free port.
+    gateway_port: int = 0
+    s3: S3Access | None = None
+    model_folders: tuple[Path, ...] = ()
+    dataset_folders: tuple[Path, ...] = ()
+    allow_hub: bool = False
+    # None: one for each GPU, or one on a machine without.
+    capture_workers: int | None = None
+    # None: start a Ray of our own, and stop it in the end.
+    ray_address: str | None = None
+    patching: PatchingLimits = field(default_factory=PatchingLimits)
+    coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
+    ray: RayLimits = field(default_factory=RayLimits)
+
+    def __post_init__(self) -> None:
+        if not self.gateway_token:
+            raise SettingsError("ACTSTORE_GATEWAY_TOKEN is required: the service and the workers share it")
+        if self.store.startswith("s3://") and self.s3 is None:
+            raise SettingsError(
+                f"ACTSTORE_STORE is {self.store}, so ACTSTORE_S3_ENDPOINT, _ACCESS_KEY and _SECRET_KEY are required"
+            )
+        if not self.store.startswith("s3://") and self.s3 is not None:
+            raise SettingsError(f"ACTSTORE_S3_ENDPOINT is set, but ACTSTORE_STORE is the directory {self.store}")
+        if self.capture_workers is not None and self.capture_workers < 1:
+            raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS must be at least 1, not {self.capture_workers}")
+        if not 0 <= self.gateway_port < 65536:
+            raise SettingsError(f"ACTSTORE_GATEWAY_PORT must be a port, not {self.gateway_port}")
+
+
+def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
+    """Errors: SettingsError naming the variable."""
+    workers = environment.get("ACTSTORE_CAPTURE_WORKERS")
+    return WorkerSettings(
+        store=_required(environment, "ACTSTORE_STORE"),
+        gateway_token=_required(environment, "ACTSTORE_GATEWAY_TOKEN"),
+        gateway_port=_integer("ACTSTORE_GATEWAY_PORT", environment.get("ACTSTORE_GATEWAY_PORT", "0")),
+        s3=_s3_access(environment),
+        model_folders=_folders(environment, "ACTSTORE_MODEL_FOLDERS"),
+        dataset_folders=_folders(environment, "ACTSTORE_DATASET_FOLDERS"),
+        allow_hub=_switch(environment, "ACTSTORE_ALLOW_HUB", default=False),
+        capture_workers=_integer("ACTSTORE_CAPTURE_WORKERS", workers) if workers else None,
+        ray_address=environment.get("ACTSTORE_RAY_ADDRESS") or None,
+    )
+
+
+def _s3_access(environment: Mapping[str, str]) -> S3Access | None:
+    endpoint = environment.get("ACTSTORE_S3_ENDPOINT")
+    if not endpoint:
+        return None
+    return S3Access(
+        endpoint=endpoint,
+        access_key=_required(environment, "ACTSTORE_S3_ACCESS_KEY"),
+        secret_key=_required(environment, "ACTSTORE_S3_SECRET_KEY"),
+        region=environment.get("ACTSTORE_S3_REGION", "us-east-1"),
+        secure=_switch(environment, "ACTSTORE_S3_SECURE", default=True),
+    )
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name)
+    if not value:
+        raise SettingsError(f"{name} is required")
+    return value
+
+
+def _integer(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SettingsError(f"{name} must be a whole number, not {text!r}") from error
+
+
+def _switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
+    text = environment.get(name)
+    if not text:
+        return default
+    if text not in ("0", "1"):
+        raise SettingsError(f"{name} must be 0 or 1, not {text!r}")
+    return text == "1"
+
+
+def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
+    """Absolute, because Ray's workers run in folders of their own. Errors: SettingsError for one that is not there."""
+    folders = tuple(Path(text).resolve() for text in environment.get(name, "").split(os.pathsep) if text)
+    for folder in folders:
+        if not folder.is_dir():
+            raise SettingsError(f"{name} names {folder}, which is no folder")
+    return folders

@@ -1,0 +1,345 @@
+"""Every actor, deployment, resource and queue of the workers, on one page; the only module that imports Ray.
+
+    gRPC ── proxy ── gateway (Serve, ingress) ──┬── coordinator (named, detached actor) ── capture workers (actors)
+                                                └── models (Serve, multiplexed, autoscaled)
+
+What they do is in classes that know nothing of Ray; here they are only placed, named and called.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import grpc
+import ray
+import torch
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
+
+from actstore_api.v1 import service_pb2_grpc
+from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
+from actstore_storage.errors import ActstoreError
+from actstore_storage.opening import open_bucket
+from actstore_storage.probe import probe
+from actstore_worker.capture_worker import CaptureWorker, ShardReport, ShardTask
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.coordinator import Coordinator, Progress, Totals
+from actstore_worker.gateway import Gateway
+from actstore_worker.model import LanguageModel, load_model
+from actstore_worker.patching.plan import SweepRequest
+from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
+from actstore_worker.plan import CaptureRequest, PlanSettings
+from actstore_worker.preparing import prepare_capture
+from actstore_worker.settings import SettingsError, WorkerSettings
+
+NAMESPACE = APPLICATION = "actstore"
+COORDINATOR = "coordinator"
+_LOOPBACK = "127.0.0.1"
+_POLL_SECONDS = 0.05
+
+Answer = TypeVar("Answer")
+
+
+@contextmanager
+def running(settings: WorkerSettings) -> Iterator[str]:
+    """The workers, up and answering at the yielded address, down again when the block ends.
+
+    Errors: StoreError for a bucket that cannot be trusted; SettingsError for what the cluster cannot hold.
+    """
+    probe(open_bucket(settings.store, settings.s3))
+    with _connected(settings):
+        port = settings.gateway_port or _free_port()
+        try:
+            _start_coordinator(settings)
+            _start_serve(settings, port)
+            _wait_until_answering(f"{_LOOPBACK}:{port}", settings)
+            yield f"{_LOOPBACK}:{port}"
+        finally:
+            _stop(settings)
+
+
+@contextmanager
+def _connected(settings: WorkerSettings) -> Iterator[None]:
+    if settings.ray_address is not None:
+        ray.init(address=settings.ray_address, namespace=NAMESPACE)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # A short path of our own: Ray's socket names must fit into 107 bytes, and nothing of it is wanted afterwards.
+    folder = tempfile.mkdtemp(prefix="actstore-", dir="/tmp")
+    try:
+        ray.init(
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            object_store_memory=settings.ray.object_store_bytes,
+            _temp_dir=folder,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_coordinator(settings: WorkerSettings) -> None:
+    ray.remote(_CoordinatorActor).options(
+        name=COORDINATOR,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+    ).remote(settings, _worker_count(settings), _gpu_count())
+
+
+def _start_serve(settings: WorkerSettings, port: int) -> None:
+    limits = settings.ray
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=_LOOPBACK, port=_free_port()),
+        grpc_options=gRPCOptions(
+            port=port, grpc_servicer_functions=[f"{__name__}.add_services"], enable_reflection=False
+        ),
+    )
+    models = serve.deployment(
+        _model_replica(limits.models_per_replica),
+        name="models",
+        max_ongoing_requests=limits.sweeps_per_replica,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=1,
+            max_replicas=limits.model_replicas,
+            target_ongoing_requests=1,
+        ),
+        ray_actor_options={"num_cpus": 0, "num_gpus": limits.replica_gpus if _gpu_count() else 0},
+    )
+    gateway = serve.deployment(
+        _GatewayIngress,
+        name="gateway",
+        max_ongoing_requests=limits.gateway_calls,
+        ray_actor_options={"num_cpus": 0},
+    )
+    serve.run(gateway.bind(settings, models.bind(settings)), name=APPLICATION, route_prefix=f"/{APPLICATION}")
+
+
+def _wait_until_answering(address: str, settings: WorkerSettings) -> None:
+    """Serve says that an application runs before its proxy knows of it. Errors: ActstoreError after `start_seconds`."""
+    metadata = (("application", APPLICATION), ("authorization", f"Bearer {settings.gateway_token}"))
+    give_up = time.monotonic() + settings.ray.start_seconds
+    with grpc.insecure_channel(address) as channel:
+        captures = service_pb2_grpc.CaptureServiceStub(channel)  # type: ignore[no-untyped-call]
+        while True:
+            try:
+                captures.GetCaptureTotals(
+                    GetCaptureTotalsRequest(), metadata=metadata, timeout=settings.ray.start_seconds
+                )
+            except grpc.RpcError as error:
+                if time.monotonic() > give_up:
+                    raise _unavailable(f"the gateway does not answer: {error}") from error
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+
+
+def _stop(settings: WorkerSettings) -> None:
+    """On a cluster that is not ours, what others run on it goes on."""
+    if settings.ray_address is None:
+        serve.shutdown()
+    else:
+        serve.delete(APPLICATION)
+    with suppress(ValueError):  # it never started
+        ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
+
+
+class _CoordinatorActor(Coordinator):
+    """Owns the capture workers: they end with it, and Ray's restart of it begins with new ones."""
+
+    def __init__(self, settings: WorkerSettings, worker_count: int, gpu_count: int) -> None:
+        bucket = open_bucket(settings.store, settings.s3)
+        catalogue = ModelCatalogue(settings.model_folders, settings.allow_hub)
+        plan_settings = PlanSettings(settings.dataset_folders, device="cuda" if gpu_count else "cpu")
+        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count else 0}
+        threads = max(1, int(ray.cluster_resources()["CPU"]) // worker_count)
+        worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=2, **resources)
+        super().__init__(
+            lambda request: prepare_capture(request, bucket, catalogue, plan_settings),
+            [_RemoteWorker(worker.remote(settings, threads)) for _ in range(worker_count)],
+            settings.coordinator,
+        )
+
+
+class _CaptureActor(CaptureWorker):
+    """Two threads: one that captures, one that can be told to stop."""
+
+    def __init__(self, settings: WorkerSettings, threads: int) -> None:
+        torch.set_num_threads(threads)
+        super().__init__(open_bucket(settings.store, settings.s3), _device())
+
+    def ready(self) -> int:
+        """Its process. Answers once the actor is (again) up."""
+        return os.getpid()
+
+
+class _RemoteWorker:
+    """A capture actor as the coordinator sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def capture(self, task: ShardTask) -> ShardReport:
+        # Ray restarts an actor that died; a call that is tried again waits for that, a capture must not run twice.
+        await _answer(self._actor.ready.options(max_task_retries=-1).remote())
+        return await _answer(self._actor.capture.remote(task))
+
+    async def interrupt(self, attempt: str) -> None:
+        await _answer(self._actor.interrupt.remote(attempt))
+
+
+class _GatewayIngress(Gateway):
+    def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
+        super().__init__(settings.gateway_token, _RemoteCoordinator(), _RemoteModels(models))
+
+
+class _RemoteCoordinator:
+    """Looked up for each call, so that a coordinator that was replaced is found again."""
+
+    async def submit(self, request: CaptureRequest) -> str:
+        return await _answer(self._actor.submit.remote(request))
+
+    async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
+        return await _answer(self._actor.progress_after.remote(run, version))
+
+    async def cancel(self, run: str) -> Progress:
+        return await _answer(self._actor.cancel.remote(run))
+
+    async def totals(self) -> Totals:
+        return await _answer(self._actor.totals.remote())
+
+    @property
+    def _actor(self) -> Any:
+        try:
+            return ray.get_actor(COORDINATOR, NAMESPACE)
+        except ValueError:
+            raise _unavailable("the coordinator is not running") from None
+
+
+class _RemoteModels:
+    def __init__(self, handle: serve.handle.DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def run(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]:
+        """Goes to a replica that has the model, if one has."""
+        model_id = json.dumps([request.model, request.revision])
+        updates = self._handle.options(stream=True, multiplexed_model_id=model_id).sweep.remote(request)
+        try:
+            async for update in updates:
+                yield update
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError:
+            raise _unavailable("the model replica died; the sweep can be tried again") from None
+        finally:
+            updates.cancel()
+
+
+def _model_replica(models_per_replica: int) -> type:
+    """The deployment's class; Serve wants the number of models at the decorator."""
+
+    class ModelReplica:
+        def __init__(self, settings: WorkerSettings) -> None:
+            self._catalogue = ModelCatalogue(settings.model_folders, settings.allow_hub)
+            self._limits = settings.patching
+            # A sweep hooks its model while it runs a slice, so slices of several sweeps take turns.
+            self._turn = threading.Lock()
+
+        @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
+        async def model(self, model_id: str) -> LanguageModel:
+            name, revision = json.loads(model_id)
+            return await asyncio.to_thread(self._load, name, revision)
+
+        async def sweep(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]:
+            model = await self.model(serve.get_multiplexed_model_id())
+            updates = run_sweep(model, request, self._limits)
+            while (update := await asyncio.to_thread(self._next, updates)) is not None:
+                yield update
+
+        def _next(self, updates: Iterator[SweepProgress | SweepResult]) -> SweepProgress | SweepResult | None:
+            with self._turn:
+                return next(updates, None)
+
+        def _load(self, name: str, revision: str) -> LanguageModel:
+            return load_model(self._catalogue.find_model(name, revision), device=_device())
+
+    return ModelReplica
+
+
+def add_services(servicer: object, server: Any) -> None:
+    """What Serve's proxy offers. The proxy answers every method by asking the gateway, whatever `servicer` is."""
+    server.service_handler_factory = drop_empty_messages(server.service_handler_factory)
+    service_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    service_pb2_grpc.add_PatchingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+
+
+def drop_empty_messages(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """No message of ours is empty but the one that takes a failed stream's status along (see gateway.py)."""
+
+    def without_empty(service_method: str, streaming_type: Any) -> Any:
+        handler = factory(service_method=service_method, streaming_type=streaming_type)
+        if streaming_type.value != "unary_stream":
+            return handler
+
+        async def stream(request: Any, context: Any) -> AsyncIterator[bytes]:
+            async for message in handler(request, context):
+                if message:
+                    yield message
+
+        return stream
+
+    return without_empty
+
+
+async def _answer(reference: Awaitable[Answer]) -> Answer:
+    """Errors as they were raised over there; WORKERS_UNAVAILABLE where the process died."""
+    try:
+        return await reference
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayActorError:
+        raise _unavailable("a worker process died; the work can be tried again") from None
+
+
+def _unavailable(message: str) -> ActstoreError:
+    return ActstoreError(message, reason="WORKERS_UNAVAILABLE")
+
+
+def _worker_count(settings: WorkerSettings) -> int:
+    """Errors: SettingsError where that many can never be placed."""
+    resources, gpus = ray.cluster_resources(), _gpu_count()
+    room = int(gpus // settings.ray.worker_gpus) if gpus else int(resources["CPU"])
+    count = settings.capture_workers or gpus or 1
+    if count > room:
+        raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")
+    return count
+
+
+def _gpu_count() -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe_socket:
+        probe_socket.bind((_LOOPBACK, 0))
+        return int(probe_socket.getsockname()[1])
