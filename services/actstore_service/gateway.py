@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 import grpc
 from google.rpc import status_pb2
-from grpc_status import rpc_status
 
 from actstore_api.v1 import capture_pb2
 from actstore_api.v1.service_pb2_grpc import CaptureServiceStub, PatchingServiceStub
@@ -18,6 +17,8 @@ from actstore_storage.errors import ActstoreError
 LOG = logging.getLogger(__name__)
 # The name of the Ray Serve application, which its proxy routes by.
 APPLICATION = "actstore"
+# Read here and not by grpc_status, which refuses a status whose message is not the details to the letter.
+STATUS_KEY = "grpc-status-details-bin"
 # The caller's own doing, which says nothing about the workers.
 _CALLERS = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})
 
@@ -116,10 +117,10 @@ def _hand_on(call: Any) -> NoReturn:
     """Raise what the workers' status says. Only their own table of reasons passes unchanged: a bare status is of Ray
     Serve or of the network, and its code would mislead (NOT_FOUND: the application is not deployed).
     """
-    status = rpc_status.from_call(call)
     code, details = call.code(), call.details()
-    if status is not None and code is not grpc.StatusCode.UNAUTHENTICATED:
-        raise ForwardedError(status)
+    written = dict(call.trailing_metadata() or ()).get(STATUS_KEY)
+    if written is not None and code is not grpc.StatusCode.UNAUTHENTICATED:
+        raise ForwardedError(status_pb2.Status.FromString(written))
     if code in _CALLERS:
         raise ForwardedError(status_pb2.Status(code=code.value[0], message=details))
     LOG.error("the workers' gateway answered %s: %s", code, details)

@@ -33,7 +33,7 @@ FAILURE = Failure(
 
 
 class StandIn(CaptureServiceServicer, PatchingServiceServicer):
-    """Run names: `refused` (a rich status), `bare-<CODE>` (a status without details), `waiting` (until cancelled)."""
+    """Does what the run's name says: `refused` (a rich status), `bare-<CODE>` (one without details), `waiting`, and so on."""
 
     def __init__(self, address: str = "127.0.0.1:0") -> None:
         self.cancelled = threading.Event()
@@ -84,6 +84,10 @@ class StandIn(CaptureServiceServicer, PatchingServiceServicer):
             context.abort_with_status(rpc_status.to_status(to_status(Failure("UNAUTHENTICATED", "not the token"))))
         if name == "refused":
             context.abort_with_status(rpc_status.to_status(to_status(FAILURE)))
+        if name == "refused-at-length":
+            details = ("grpc-status-details-bin", to_status(FAILURE).SerializeToString())
+            context.set_trailing_metadata([details])
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, FAILURE.message * 2)
         if name.startswith("bare-"):
             context.abort(grpc.StatusCode[name.removeprefix("bare-")], "Traceback: /secret/path.py")
         if name == "waiting":

@@ -40,6 +40,7 @@ def test_workers_get_their_own_token_and_the_applications_name(call: Caller, wor
     ("service", "method", "request_"),
     [
         ("CaptureService", "StartCapture", _start("refused")),
+        ("CaptureService", "StartCapture", _start("refused-at-length")),
         ("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="refused")),
         ("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="refused-late")),
         ("CaptureService", "CancelCapture", capture_pb2.CancelCaptureRequest(run="refused")),
