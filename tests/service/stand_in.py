@@ -33,7 +33,7 @@ FAILURE = Failure(
 
 
 class StandIn(CaptureServiceServicer, PatchingServiceServicer):
-    """Does what the run's name says: `refused` (a rich status), `bare-<CODE>` (one without details), `waiting`, and so on."""
+    """Does what the run's name says: `refused` (a rich status), `bare-<CODE>` (one without details), `waiting`..."""
 
     def __init__(self, address: str = "127.0.0.1:0") -> None:
         self.cancelled = threading.Event()
