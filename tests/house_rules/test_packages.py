@@ -42,17 +42,25 @@ def test_module_names(sources: list[Path], project: dict[str, Any]) -> None:
 
 def _imported_as(project: dict[str, Any]) -> set[str]:
     """The top-level names under which the project's direct dependencies are imported."""
-    declared = [*project["project"]["dependencies"]]
-    for extra in project["project"]["optional-dependencies"].values():
-        declared += extra
-    wanted = {_canonical(re.split(r"[\[<>=~! ]", requirement)[0]) for requirement in declared} - {"actstore"}
+    wanted = _declared(project)
     return {
         name for name, owners in packages_distributions().items() if wanted & {_canonical(owner) for owner in owners}
     }
 
 
+def _declared(project: dict[str, Any]) -> set[str]:
+    """The distributions that pyproject.toml asks for, extras included."""
+    asked = project["project"]["dependencies"] + sum(project["project"]["optional-dependencies"].values(), [])
+    return {_canonical(re.split(r"[\[<>=~! ]", requirement)[0]) for requirement in asked} - {"actstore"}
+
+
 def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_everything_declared_is_constrained(project: dict[str, Any], root: Path) -> None:
+    constrained = {line.partition("==")[0] for line in (root / "constraints.txt").read_text().splitlines()}
+    assert _declared(project) - constrained == set()
 
 
 def test_importing_the_client_is_light() -> None:
@@ -67,3 +75,8 @@ def test_importing_the_client_is_light() -> None:
 def test_the_readme_shows_every_package(packages: list[Path], root: Path) -> None:
     readme = (root / "README.md").read_text()
     assert [str(package) for package in packages if package.name not in readme] == []
+
+
+def test_the_architecture_page_draws_the_arrows_that_are_checked(project: dict[str, Any], root: Path) -> None:
+    (layers,) = [found["layers"] for found in project["tool"]["importlinter"]["contracts"] if found["type"] == "layers"]
+    assert " above ".join(f"`{layer}`" for layer in layers) in " ".join((root / "ARCHITECTURE.md").read_text().split())
