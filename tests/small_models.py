@@ -82,7 +82,7 @@ def save_sae(
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     extra = {"standard": ["b_enc"], "topk": ["b_enc"], "jumprelu": ["b_enc", "threshold"]}
     extra["gated"] = ["b_gate", "b_mag", "r_mag"]
-    shapes |= {name: (d_sae,) for name in extra[architecture]}
+    shapes |= dict.fromkeys(extra[architecture], (d_sae,))
     tensors = {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     if architecture == "jumprelu":
         tensors["threshold"].abs_()

@@ -1,0 +1,170 @@
+"""Finding, describing and loading models, and refusing the ones that would run but be wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from actstore_storage.errors import BadRequest, NotThere
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.families import FAMILIES
+from actstore_worker.model import describe_model, load_model, token_texts
+from tests.small_models import (
+    BOS,
+    CONTEXT_LENGTH,
+    D_MODEL,
+    HEADS,
+    LAYERS,
+    SAVERS,
+    VOCABULARY_SIZE,
+    save_gpt2,
+    save_llama,
+    save_neox,
+    save_sae,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_a_model_of_each_family(name: str, tmp_path: Path) -> None:
+    SAVERS[name](tmp_path / name)
+    model = load_model(ModelCatalogue((tmp_path,)).find_model(name), dtype="bfloat16", device=CPU)
+    assert (model.layer_count, model.d_model, model.head_count) == (LAYERS, D_MODEL, HEADS)
+    assert (model.vocabulary_size, model.context_length, model.bos_id) == (VOCABULARY_SIZE, CONTEXT_LENGTH, 0)
+    assert ("resid_mid" in model.kinds) == (name != "neox_parallel")
+    assert {parameter.dtype for parameter in model.module.parameters()} == {torch.bfloat16}
+    assert not model.module.training
+    assert not any(parameter.requires_grad for parameter in model.module.parameters())
+    assert model.module.config._attn_implementation == model.attention_implementation == "sdpa"
+    assert len(model.family.layers(model.module)) == LAYERS
+
+
+def test_eager_attention_where_only_it_honours_the_configuration(tmp_path: Path) -> None:
+    save_gpt2(tmp_path / "gpt2")
+    change_config(tmp_path / "gpt2", reorder_and_upcast_attn=True)
+    model = load_model(ModelCatalogue((tmp_path,)).find_model("gpt2"), device=CPU)
+    assert model.module.config._attn_implementation == model.attention_implementation == "eager"
+
+
+def test_hashes_follow_content(tmp_path: Path) -> None:
+    save_llama(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    catalogue = ModelCatalogue((tmp_path,))
+    first, second = (describe_model(catalogue.find_model(name)) for name in "ab")
+    assert (first.weights_sha256, first.tokenizer_sha256) == (second.weights_sha256, second.tokenizer_sha256)
+    first.tokenizer(["a", "long text"], padding=False, truncation=True, max_length=2)
+    assert describe_model(catalogue.find_model("a")).tokenizer_sha256 == second.tokenizer_sha256
+    weights = load_file(tmp_path / "b" / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, tmp_path / "b" / "model.safetensors", metadata={"format": "pt"})
+    backend = json.loads((tmp_path / "b" / "tokenizer.json").read_text())
+    backend["model"]["vocab"]["!"], backend["model"]["vocab"]['"'] = 2, 1
+    (tmp_path / "b" / "tokenizer.json").write_text(json.dumps(backend))
+    third = describe_model(catalogue.find_model("b"))
+    assert third.weights_sha256 != first.weights_sha256
+    assert third.tokenizer_sha256 != first.tokenizer_sha256
+
+
+def test_texts_of_tokens(tmp_path: Path) -> None:
+    save_neox(tmp_path / "neox")
+    described = describe_model(ModelCatalogue((tmp_path,)).find_model("neox"))
+    texts = token_texts(described)
+    assert len(texts) == VOCABULARY_SIZE
+    assert texts[0] == BOS
+    assert [texts[index] for index in described.tokenizer.encode("a \n", add_special_tokens=False)] == ["a", " ", "\n"]
+    assert [texts[index] for index in described.tokenizer.encode("é", add_special_tokens=False)] == [
+        "\N{REPLACEMENT CHARACTER}"
+    ] * 2
+
+
+def change_config(folder: Path, **change: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+
+
+def refusal(folder: Path) -> BadRequest:
+    with pytest.raises(BadRequest) as refused:
+        load_model(ModelCatalogue((folder.parent,)).find_model(folder.name), device=CPU)
+    assert refused.value.reason == "MODEL_UNSUPPORTED"
+    assert refused.value.details["field"] == "model"
+    return refused.value
+
+
+def test_models_that_would_be_wrong_are_refused(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "llama")
+    weights = folder / "model.safetensors"
+    whole, tensors = weights.read_bytes(), load_file(weights)
+    save_file({name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}, weights)
+    assert "lack model.layers.1.mlp.down_proj.weight" in refusal(folder).message
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "cannot be loaded" in refusal(folder).message
+    weights.rename(folder / "pytorch_model.bin")
+    assert "safetensors only" in refusal(folder).message
+
+
+def test_families_that_are_not_here_are_refused_by_name(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "llama")
+    change_config(folder, model_type="mamba")
+    error = refusal(folder)
+    assert (error.details["value"], error.details["allowed"]) == ("mamba", ", ".join(FAMILIES))
+    change_config(folder, model_type="llama", quantization_config={"quant_method": "awq"})
+    refusal(folder)
+    (folder / "config.json").write_text("{")
+    refusal(folder)
+
+
+def test_the_catalogue_knows_models_revisions_and_saes(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    save_neox(first / "neox")
+    save_neox(first / "owner" / "other")
+    shutil.copytree(first / "neox", second / "neox")
+    revision = first / "neox" / "revisions" / "step1"
+    revision.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(first / "neox" / name, revision)
+    save_sae(second / "sae", "standard")
+    catalogue = ModelCatalogue((first, second))
+    assert [(one.name, one.revision) for one in catalogue.models()] == [
+        ("neox", ""),
+        ("neox", "step1"),
+        ("owner/other", ""),
+    ]
+    assert catalogue.saes() == ["sae"]
+    assert catalogue.find_model("neox").folder == first / "neox"
+    source = catalogue.find_model("neox", "step1")
+    assert (source.folder, source.tokenizer_folder) == (revision, first / "neox")
+    assert describe_model(source).bos_id == 0
+    assert catalogue.find_model("owner/other").name == "owner/other"
+    assert catalogue.find_sae("sae") == second / "sae"
+
+
+def test_what_the_catalogue_does_not_have(tmp_path: Path) -> None:
+    save_neox(tmp_path / "models" / "neox")
+    save_sae(tmp_path / "models" / "sae", "standard")
+    (tmp_path / "models" / "link").symlink_to(save_neox(tmp_path / "elsewhere"))
+    catalogue = ModelCatalogue((tmp_path / "models",))
+    with pytest.raises(NotThere) as missing:
+        catalogue.find_model("gpt5")
+    assert (missing.value.reason, missing.value.details["allowed"]) == ("MODEL_NOT_FOUND", "neox")
+    with pytest.raises(NotThere) as missing:
+        catalogue.find_model("neox", "step1")
+    assert missing.value.details["field"] == "model.revision"
+    with pytest.raises(NotThere) as missing:
+        catalogue.find_sae("neox")
+    assert (missing.value.reason, missing.value.details["allowed"]) == ("SAE_NOT_FOUND", "sae")
+    for name in ("link", "sae"):
+        with pytest.raises(NotThere):
+            catalogue.find_model(name)
+
+
+@pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "a/../../b", "a/b/c", "", ".hidden", "a\\b"])
+def test_names_that_leave_their_folder_are_no_names(name: str, tmp_path: Path) -> None:
+    catalogue = ModelCatalogue((tmp_path,), allow_hub=True)
+    for find in (catalogue.find_model, catalogue.find_sae, lambda text: catalogue.find_model("model", text or "..")):
+        with pytest.raises(BadRequest) as refused:
+            find(name)
+        assert refused.value.reason == "NAME_INVALID"

@@ -1,0 +1,188 @@
+"""Encoders against SAELens over every option that both have; refusals of those that actstore has not."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.sites import Site
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.model import describe_model
+from actstore_worker.nonzeros import nonzero_features, top_by_groups, top_by_sorting
+from actstore_worker.sae import check_fit, load_sae
+from tests.small_models import D_MODEL, save_neox, save_sae
+
+ARCHITECTURES = ["standard", "topk", "jumprelu", "gated"]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"apply_b_dec_to_input": False},
+    {"normalize_activations": "layer_norm"},
+    {"normalize_activations": "constant_norm_rescale"},
+]
+
+
+def rows(count: int = 50) -> torch.Tensor:
+    return torch.randn(count, D_MODEL, generator=torch.Generator().manual_seed(7))
+
+
+def saelens_encode(folder: Path, x: torch.Tensor) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its imports deprecate each other
+        from sae_lens import SAE
+    with torch.no_grad():
+        return SAE.load_from_disk(folder).encode(x).numpy()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_encode_equals_saelens(architecture: str, options: dict[str, Any], tmp_path: Path) -> None:
+    save_sae(tmp_path, architecture, **options)
+    found = load_sae(tmp_path, "small").encode(rows()).numpy()
+    np.testing.assert_allclose(found, saelens_encode(tmp_path, rows()), atol=1e-5)
+
+
+def test_topk_rescaled_by_decoder_norms_equals_saelens(tmp_path: Path) -> None:
+    save_sae(tmp_path, "topk", rescale_acts_by_decoder_norm=True)
+    found = load_sae(tmp_path, "small").encode(rows()).numpy()
+    np.testing.assert_allclose(found, saelens_encode(tmp_path, rows()), atol=1e-5)
+
+
+def test_a_file_from_before_v6_says_the_same(tmp_path: Path) -> None:
+    save_sae(tmp_path, "topk")
+    old = {"d_in": D_MODEL, "d_sae": 64, "dtype": "float32", "hook_name": "blocks.2.hook_resid_pre"}
+    old |= {
+        "model_name": "m",
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": 8},
+        "normalize_activations": False,
+    }
+    (tmp_path / "cfg.json").write_text(json.dumps(old))
+    sae = load_sae(tmp_path, "old")
+    assert (sae.architecture, sae.site, sae.model) == ("topk", Site(2, "resid_pre"), "m")
+    np.testing.assert_allclose(sae.encode(rows()).numpy(), saelens_encode(tmp_path, rows()), atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nonzeros_are_those_of_encode(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actstore_worker.nonzeros.SLICE_BYTES_MAX", 4 * 512 * 7)  # slices of seven rows
+    sae = load_sae(save_sae(tmp_path, architecture, d_sae=512), "small")
+    dense = sae.encode(rows()).numpy()
+    found = nonzero_features(sae, rows())
+    again = np.zeros_like(dense)
+    again[found.row, found.feature] = found.activation
+    np.testing.assert_allclose(again, dense, atol=1e-6)
+    assert (np.diff(found.row * 512 + found.feature) > 0).all()
+    assert (found.row.dtype, found.feature.dtype, found.activation.dtype) == (np.int64, np.int32, np.float32)
+
+
+@pytest.mark.parametrize(("d_sae", "k"), [(512, 16), (512, 1), (2048, 32), (1024, 32)])
+def test_the_fast_way_to_the_largest_is_the_slow_one(d_sae: int, k: int) -> None:
+    before = (
+        torch.randn(200, d_sae, generator=torch.Generator().manual_seed(k)) - 1.5
+    )  # some of the largest are negative
+    fast, slow = top_by_groups(before.numpy(), k), top_by_sorting(before, k)
+    assert fast is not None
+    np.testing.assert_array_equal(fast[0], slow[0])
+    np.testing.assert_array_equal(fast[1], slow[1])
+
+
+def test_the_fast_way_declines_where_it_is_not_certain() -> None:
+    before = torch.randn(4, 512, generator=torch.Generator().manual_seed(0))
+    assert top_by_groups(before.numpy(), 17) is None  # 32 groups are too few
+    assert top_by_groups(before[:, :500].numpy(), 4) is None
+    with_nan = before.clone()
+    with_nan[2, 3] = torch.nan
+    assert top_by_groups(with_nan.numpy(), 4) is None
+    assert top_by_groups(torch.ones(4, 512).numpy(), 4) is None  # all tie
+    assert np.isnan(top_by_sorting(with_nan, 4)[1]).sum() == 1
+
+
+def test_no_number_in_gives_no_silence_out(tmp_path: Path) -> None:
+    x = rows(3)
+    x[1, 0] = torch.inf
+    found = nonzero_features(load_sae(save_sae(tmp_path, "standard"), "small"), x)
+    assert not np.isfinite(found.activation[found.row == 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"architecture": "batchtopk"}, "architecture"),
+        ({"activation_fn": "tanh-relu"}, "activation_fn"),
+        ({"normalize_activations": "expected_average_only_in"}, "normalize_activations"),
+        ({"normalize_activations": True}, "normalize_activations"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations"),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
+        ({"d_sae": 0}, "cfg.json"),
+        (
+            {
+                "metadata": {
+                    "hook_name": "resid_post.1",
+                    "model_from_pretrained_kwargs": {"center_writing_weights": True},
+                }
+            },
+            "center_writing_weights",
+        ),
+    ],
+)
+def test_options_that_would_be_silently_wrong_are_refused(options: dict[str, Any], field: str, tmp_path: Path) -> None:
+    save_sae(tmp_path, "standard")
+    config = json.loads((tmp_path / "cfg.json").read_text()) | options
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(BadRequest) as refused:
+        load_sae(tmp_path, "small")
+    assert (refused.value.reason, refused.value.details["field"]) == ("SAE_UNSUPPORTED", field)
+
+
+@pytest.mark.parametrize("k", [None, 0, 65, "8"])
+def test_a_topk_needs_its_k(k: object, tmp_path: Path) -> None:
+    save_sae(tmp_path, "topk", k=k)
+    with pytest.raises(BadRequest, match=r"k is .*"):
+        load_sae(tmp_path, "small")
+
+
+def test_broken_weights_are_refused(tmp_path: Path) -> None:
+    weights = save_sae(tmp_path, "standard") / "sae_weights.safetensors"
+    tensors = load_file(weights)
+    for change, match in (
+        ({"b_enc": torch.full((64,), torch.nan)}, "NaN"),
+        ({"W_enc": torch.zeros(64, D_MODEL)}, "does not fit"),
+        ({"W_skip": torch.zeros(2)}, "other tensors"),
+        ({"scaling_factor": torch.full((64,), 2.0)}, "other tensors"),
+    ):
+        save_file(tensors | change, weights)
+        with pytest.raises(BadRequest, match=match):
+            load_sae(tmp_path, "small")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BadRequest, match="cannot be read"):
+        load_sae(tmp_path, "small")
+
+
+def test_an_sae_must_fit_its_model(tmp_path: Path) -> None:
+    save_neox(tmp_path / "neox")
+    model = describe_model(ModelCatalogue((tmp_path,)).find_model("neox"))
+    check_fit(load_sae(save_sae(tmp_path / "right", "standard"), "right"), model)
+    wide = load_sae(save_sae(tmp_path / "wide", "standard", d_in=8), "wide")
+    with pytest.raises(BadRequest) as refused:
+        check_fit(wide, model)
+    assert refused.value.reason == "SAE_MISMATCH"
+    assert refused.value.details == {"field": "d_in", "value": "8", "allowed": str(D_MODEL)}
+    for site in ("blocks.3.hook_resid_post", "blocks.0.hook_resid_mid"):
+        with pytest.raises(BadRequest, match=r"model 'neox' has resid_pre.0..2"):
+            check_fit(load_sae(save_sae(tmp_path / "other", "standard", site=site), "other"), model)
+    with pytest.raises(BadRequest) as refused:
+        load_sae(save_sae(tmp_path / "other", "standard", site="blocks.0.attn.hook_z"), "other")
+    assert refused.value.details["field"] == "hook_name"
+
+
+def test_the_hash_is_of_configuration_and_weights(tmp_path: Path) -> None:
+    first = load_sae(save_sae(tmp_path / "a", "standard"), "a").sha256
+    assert load_sae(save_sae(tmp_path / "b", "standard"), "b").sha256 == first
+    assert load_sae(save_sae(tmp_path / "c", "standard", seed=1), "c").sha256 != first
+    assert load_sae(save_sae(tmp_path / "d", "standard", apply_b_dec_to_input=False), "d").sha256 != first

@@ -1,0 +1,110 @@
+"""Sequences against a slow, obvious cutter."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actstore_storage.errors import BadRequest
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.model import ModelDescription, describe_model
+from actstore_worker.sequences import SequenceShape, TokenSequences, tokenise
+from tests.small_models import BOS, save_gpt2, save_neox
+
+DOCUMENTS = ["abcdefghij", "", "k", "lmnopqrs" * 3, "é", ""]
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> ModelDescription:
+    folder = tmp_path_factory.mktemp("models")
+    save_neox(folder / "neox")
+    return describe_model(ModelCatalogue((folder,)).find_model("neox"))
+
+
+def slowly(described: ModelDescription, shape: SequenceShape) -> list[tuple[int, list[int]]]:
+    found, total = [], 0
+    for document, text in enumerate(DOCUMENTS):
+        ids = described.tokenizer.encode(text, add_special_tokens=False)
+        bos = [described.bos_id] if shape.prepend_bos else []
+        while ids:
+            body = shape.context_length - len(bos)
+            sequence, ids = bos + ids[:body], ids[body:]
+            total += len(sequence)
+            if shape.max_tokens is not None and total > shape.max_tokens:
+                return found
+            found.append((document, sequence))
+    return found
+
+
+def as_list(sequences: TokenSequences) -> list[tuple[int, list[int]]]:
+    return [(int(one.documents[0]), one.tokens.tolist()) for one in sequences.batches(1)]
+
+
+@pytest.mark.parametrize("prepend_bos", [True, False])
+@pytest.mark.parametrize("context_length", [2, 5, 8, 32])
+@pytest.mark.parametrize("max_tokens", [None, 11, 12, 13, 30, 1000])
+def test_cut_as_one_would_by_hand(
+    described: ModelDescription, context_length: int, prepend_bos: bool, max_tokens: int | None
+) -> None:
+    shape = SequenceShape(context_length, prepend_bos, max_tokens)
+    assert as_list(tokenise(described, DOCUMENTS, shape).sequences) == slowly(described, shape)
+
+
+def test_rows_know_where_they_are(described: ModelDescription) -> None:
+    text = f"ab{BOS}c"
+    sequences = tokenise(described, ["xyz", "", text], SequenceShape(4, prepend_bos=True)).sequences
+    rows = sequences.select(range(1, 3)).rows(described.bos_id, described.special_ids)
+    assert rows.sequence.tolist() == [1, 1, 1, 1, 2, 2]
+    assert rows.position.tolist() == [0, 1, 2, 3, 0, 1]
+    assert rows.document.tolist() == [2] * 6
+    assert rows.flags.tolist() == [1, 0, 0, 2, 1, 0]  # the BOS that the text spells out is special, and no sink
+    assert rows.token[3] == described.bos_id
+
+
+def test_without_prepending_a_bos_of_the_text_counts_where_it_comes_first(described: ModelDescription) -> None:
+    sequences = tokenise(described, [f"{BOS}a"], SequenceShape(8, prepend_bos=False)).sequences
+    assert sequences.rows(described.bos_id, described.special_ids).flags.tolist() == [1, 0]
+
+
+def test_padding_is_on_the_right(described: ModelDescription) -> None:
+    ids, inside = tokenise(described, ["abc", "d"], SequenceShape(8, prepend_bos=True)).sequences.padded()
+    assert inside.tolist() == [[True] * 4, [True, True, False, False]]
+    assert ids[1, 2:].tolist() == [0, 0]
+
+
+def test_the_hash_is_of_content(described: ModelDescription) -> None:
+    def sha256(texts: list[str], **shape: object) -> str:
+        return tokenise(described, texts, SequenceShape(**{"context_length": 8, "prepend_bos": True} | shape)).sha256
+
+    assert sha256(["ab", "cd"]) == sha256(["ab", "cd"], context_length=3, prepend_bos=False)
+    assert len({sha256(texts) for texts in (["ab", "cd"], ["abcd"], ["cd", "ab"], ["ab", "", "cd"])}) == 4
+    assert sha256(["abcdefg" * 9], max_tokens=8) == sha256(["abcdefg"])
+
+
+def test_refusals(described: ModelDescription, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest) as refused:
+        tokenise(described, ["", ""], SequenceShape(8, prepend_bos=True))
+    assert refused.value.reason == "DATASET_EMPTY"
+    with pytest.raises(BadRequest) as refused:
+        tokenise(described, ["", "abcdef"], SequenceShape(5, prepend_bos=True, max_tokens=4))
+    assert refused.value.details == {"field": "dataset.max_tokens", "value": "4", "allowed": "at least 5"}
+    with pytest.raises(ValueError, match="not within"):
+        tokenise(described, ["abc"], SequenceShape(8, prepend_bos=True)).sequences.select(range(2))
+
+
+def test_a_tokenizer_larger_than_its_model_is_refused_where_it_matters(tmp_path: Path) -> None:
+    save_gpt2(tmp_path / "gpt2")
+    described = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    described.config.vocab_size = 100
+    assert len(tokenise(described, ["!"], SequenceShape(8, prepend_bos=True)).sequences) == 1
+    with pytest.raises(BadRequest, match="100 embeddings"):
+        tokenise(described, ["é"], SequenceShape(8, prepend_bos=True))
+
+
+def test_a_long_dataset_is_tokenised_in_groups(described: ModelDescription, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = SequenceShape(8, prepend_bos=True)
+    whole = tokenise(described, DOCUMENTS, shape).sequences
+    monkeypatch.setattr("actstore_worker.sequences._GROUP_CHARACTERS", 1)
+    parts = tokenise(described, DOCUMENTS, shape).sequences
+    np.testing.assert_array_equal(whole.tokens, parts.tokens)
+    np.testing.assert_array_equal(whole.documents, parts.documents)

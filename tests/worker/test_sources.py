@@ -1,0 +1,110 @@
+"""Documents of every kind of source, and one clear refusal for each kind of bad one."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from actstore_storage.errors import ActstoreError, BadRequest, NotThere
+from actstore_worker import sources
+from actstore_worker.sources import documents, find_dataset
+
+TEXTS = ["one\n", "zwei – Ümläute\r\n", ""]
+
+
+def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:
+    path.write_text("\n\n".join(json.dumps({"id": 1, field: text}, ensure_ascii=False) for text in texts))
+    return path
+
+
+def write_parquet(path: Path, texts: list[str | None], field: str = "text") -> Path:
+    pq.write_table(pa.table({"id": list(range(len(texts))), field: pa.array(texts, pa.large_string())}), path)
+    return path
+
+
+def test_files_and_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "texts" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "b.py").write_bytes(TEXTS[0].encode())
+    (folder / "a.txt").write_bytes(TEXTS[1].encode())
+    (tmp_path / "texts" / "z.txt").write_bytes(b"")
+    (tmp_path / "texts" / "picture.png").write_bytes(b"\xff\xd8")
+    assert list(documents(tmp_path / "texts")) == [TEXTS[1], TEXTS[0], ""]
+    assert list(documents(folder / "b.py")) == [TEXTS[0]]
+    (folder / "no-suffix").write_text("named by itself")
+    assert list(documents(folder / "no-suffix")) == ["named by itself"]
+
+
+def test_tables_one_by_one_and_in_a_folder(tmp_path: Path) -> None:
+    first, second = write_jsonl(tmp_path / "a.jsonl", TEXTS), write_parquet(tmp_path / "b.parquet", TEXTS)
+    (tmp_path / "README.md").write_text("is no part of a folder of tables")
+    assert list(documents(first)) == list(documents(second)) == TEXTS
+    assert list(documents(tmp_path)) == TEXTS + TEXTS
+    assert list(documents(write_jsonl(tmp_path / "c.jsonl", TEXTS, "body"), "body")) == TEXTS
+
+
+def refusal(path: Path, field: str = "text") -> BadRequest:
+    with pytest.raises(BadRequest) as refused:
+        list(documents(path, field))
+    assert refused.value.reason in ("DATASET_UNREADABLE", "DATASET_EMPTY", "LIMIT_EXCEEDED")
+    return refused.value
+
+
+def test_what_is_not_utf8_is_named_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    error = refusal(tmp_path / "latin.txt")
+    assert error.details == {"field": "dataset", "value": "latin.txt at byte 3", "allowed": "UTF-8"}
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "ok"}\n{"text": "\xe9"}\n')
+    assert refusal(tmp_path / "latin.jsonl").details["value"] == "latin.jsonl at byte 25"
+
+
+def test_a_missing_field_names_those_that_are_there(tmp_path: Path) -> None:
+    for path in (write_jsonl(tmp_path / "a.jsonl", TEXTS), write_parquet(tmp_path / "b.parquet", TEXTS)):
+        assert refusal(path, "body").details == {"field": "dataset.text_field", "value": "body", "allowed": "id, text"}
+        assert "not text" in refusal(path, "id").message
+    assert "row 1" in refusal(write_parquet(tmp_path / "c.parquet", ["a", None])).message
+
+
+def test_broken_tables(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "ok"}\n{"text": \n')
+    assert "line 2 is not JSON" in refusal(tmp_path / "a.jsonl").message
+    (tmp_path / "b.jsonl").write_text("[1]")
+    assert "line 1 is not a JSON object" in refusal(tmp_path / "b.jsonl").message
+    whole = write_parquet(tmp_path / "c.parquet", ["a"] * 1000).read_bytes()
+    for size in (0, 3, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.parquet").write_bytes(whole[:size])
+        assert "not a whole Parquet file" in refusal(tmp_path / "cut.parquet").message
+
+
+def test_a_folder_without_text_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\xff")
+    assert refusal(tmp_path).reason == "DATASET_EMPTY"
+
+
+def test_a_document_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "DOCUMENT_BYTES_MAX", 10)
+    (tmp_path / "a.txt").write_text("x" * 11)
+    error = refusal(tmp_path / "a.txt")
+    assert (error.reason, error.details["value"], error.details["allowed"]) == ("LIMIT_EXCEEDED", "11", "at most 10")
+
+
+def test_names_stay_below_the_dataset_folders(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a.txt").write_text("text")
+    (inside / "link.txt").symlink_to(outside / "a.txt")
+    (inside / "folder").mkdir()
+    (inside / "folder" / "link.txt").symlink_to(outside / "a.txt")
+    assert find_dataset("a.txt", (inside,)) == inside / "a.txt"
+    for name in ("../outside/a.txt", str(outside / "a.txt"), "folder/../a.txt", "", ".", "a\0b"):
+        with pytest.raises(ActstoreError) as refused:
+            find_dataset(name, (inside,))
+        assert refused.value.reason == "NAME_INVALID"
+    with pytest.raises(NotThere) as missing:
+        find_dataset("link.txt", (inside,))
+    assert missing.value.reason == "DATASET_NOT_FOUND"
+    assert missing.value.details["allowed"] == "a.txt, folder, link.txt"
+    assert "symbolic link" in refusal(find_dataset("folder", (inside,))).message
