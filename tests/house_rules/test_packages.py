@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _imported_as(project: dict[str, Any]) -> set[str]:
 
 def _declared(project: dict[str, Any]) -> set[str]:
     """The distributions that pyproject.toml asks for, extras included."""
-    asked = project["project"]["dependencies"] + sum(project["project"]["optional-dependencies"].values(), [])
+    asked = chain(project["project"]["dependencies"], *project["project"]["optional-dependencies"].values())
     return {_canonical(re.split(r"[\[<>=~! ]", requirement)[0]) for requirement in asked} - {"actstore"}
 
 
