@@ -87,9 +87,7 @@ def next_token_loss(model: GPTNeoXForCausalLM, rows: Int[Tensor, "row position"]
 
 
 @torch.no_grad()
-def held_out_loss(
-    model: GPTNeoXForCausalLM, stream: Int[Tensor, " token"], max_windows: int | None = None
-) -> float:
+def held_out_loss(model: GPTNeoXForCausalLM, stream: Int[Tensor, " token"], max_windows: int | None = None) -> float:
     """Mean nats per token over consecutive windows of files that were never trained on."""
     body = CONTEXT_LENGTH - 1
     windows = stream[: len(stream) // body * body].reshape(-1, body)[:max_windows]
@@ -137,7 +135,7 @@ def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
 
 
 def train(folder: Path, steps: int) -> None:
-    """Write the final weights to `folder`, earlier ones to `folder/revisions`, and what was seen to `training.jsonl`."""
+    """Final weights go to `folder`, earlier ones to `folder/revisions`, what was seen to `training.jsonl`."""
     torch.manual_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(FOLDER, model_max_length=int(1e9))  # files are cut into windows below
     train_stream = token_stream(tokenizer, held_out=False)

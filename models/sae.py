@@ -26,12 +26,12 @@ from models.tokenizer import CONTEXT_LENGTH
 MODELS = Path(__file__).parent
 SITE = "resid_post.1"
 NAME = "pystdlib-resid_post.1"
-WIDTH = 2048
+WIDTH = 1024
 K = 16
-TRAIN_TOKENS = 2_000_000
-HELD_OUT_TOKENS = 300_000
-SAMPLES = 8_000_000
-BATCH_ROWS = 4096
+TRAIN_TOKENS = 1_500_000
+HELD_OUT_TOKENS = 200_000
+SAMPLES = 6_000_000
+BATCH_ROWS = 2048
 SEED = 0
 
 
@@ -72,8 +72,13 @@ def train(rows: Float[NDArray[np.float32], "row d_model"]) -> TopKTrainingSAE:
         prepend_bos=True,
         dataset_path="the source of Python's standard library",
     )
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=rows.shape[1], d_sae=WIDTH, k=K, metadata=metadata))
-    sae.b_dec.data = torch.from_numpy(rows[:100_000].mean(axis=0))
+    config = TopKTrainingSAEConfig(
+        d_in=rows.shape[1],
+        d_sae=WIDTH,
+        k=K,
+        normalize_activations="expected_average_only_in",  # SAELens folds the scale into the weights at the end
+        metadata=metadata,
+    )
     settings = SAETrainerConfig(
         total_training_samples=SAMPLES,
         train_batch_size_samples=BATCH_ROWS,
@@ -84,7 +89,7 @@ def train(rows: Float[NDArray[np.float32], "row d_model"]) -> TopKTrainingSAE:
         dead_feature_window=200,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    return SAETrainer(settings, sae, shuffled_batches(rows)).fit()
+    return SAETrainer(settings, TopKTrainingSAE(config), shuffled_batches(rows)).fit()
 
 
 @torch.no_grad()
