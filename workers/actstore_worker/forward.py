@@ -18,7 +18,7 @@ from actstore_worker.model import LanguageModel
 See = Callable[[Site, Float[Tensor, "batch position d_model"]], None]
 
 
-class _Enough(Exception):  # noqa: N818  it is no error: it leaves the layers that nobody asked for unrun
+class _Enough(Exception):  # no error: it leaves the layers that nobody asked for unrun
     pass
 
 

@@ -3,10 +3,11 @@
 `describe_model` reads what planning needs without loading weights; `load_model` adds the module.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,14 @@ def load_model(source: ModelSource, *, dtype: str = "float32", device: torch.dev
     module = _read_module(source, described, TORCH_DTYPES[dtype])
     # Move first, then freeze: evaluation mode turns dropout off, without which no two passes would agree.
     module = module.to(device).eval().requires_grad_(False)
-    return LanguageModel(**vars(described), module=module, dtype=dtype, device=device)
+    known = {field.name: getattr(described, field.name) for field in fields(described)}
+    return LanguageModel(**known, module=module, dtype=dtype, device=device)
+
+
+def share_weights(model: LanguageModel) -> LanguageModel:
+    """The same weights in a module of its own, so that two threads can each have their hooks."""
+    shared = {id(tensor): tensor for tensor in (*model.module.parameters(), *model.module.buffers())}
+    return replace(model, module=copy.deepcopy(model.module, shared))
 
 
 def token_texts(described: ModelDescription) -> list[str]:
