@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -64,6 +64,12 @@ class ObjectWriter:
             self._flush(self._pending_rows)
         self._parquet.close()
 
+    def abandon(self) -> None:
+        """Close pyarrow's writer now, or it would write its footer whenever it is collected."""
+        self._pending = []
+        with suppress(OSError, pa.ArrowException):
+            self._parquet.close()
+
     def _flush(self, rows: int) -> None:
         table = pa.concat_tables(self._pending)
         self._parquet.write_table(table.slice(0, rows), row_group_size=self._layout.group_rows)
@@ -79,6 +85,7 @@ class DigestStream:
     """
 
     closed = False
+    abandoned = False  # from then on bytes go nowhere
 
     def __init__(self, stream: pa.NativeFile, digester: ThreadPoolExecutor) -> None:
         self.bytes = 0
@@ -87,6 +94,8 @@ class DigestStream:
         self._waiting: deque[Future[None]] = deque()
 
     def write(self, data: bytes) -> int:
+        if self.abandoned:
+            return len(data)
         self._waiting.append(self._digester.submit(self._digest.update, data))
         if len(self._waiting) > _DIGEST_QUEUE:
             self._waiting.popleft().result()
@@ -120,12 +129,21 @@ class OpenObject:
         self._writer.finish()
         return ObjectRecord(self._key, self._digest.bytes, self._writer.rows, self._digest.sha256)
 
+    def abandon(self) -> None:
+        self._digest.abandoned = True
+        self._writer.abandon()
+
 
 @contextmanager
 def open_object(bucket: Bucket, key: str, layout: ObjectFormat, digester: ThreadPoolExecutor) -> Iterator[OpenObject]:
     """The object is in the bucket once the block ends well; call `finish` before."""
     with bucket.create(key) as stream:
-        yield OpenObject(key, stream, layout, digester)
+        item = OpenObject(key, stream, layout, digester)
+        try:
+            yield item
+        except BaseException:
+            item.abandon()
+            raise
 
 
 def _copied(table: pa.Table) -> pa.Table:

@@ -124,10 +124,9 @@ class ShardWriter:
 
     def commit(self) -> bool:
         """True: this attempt is the shard. False: another attempt's commit stands, and these objects are gone."""
-        if self._sequences != len(self._record.shard_sequences(self._shard)):
-            raise ValueError(
-                f"shard {self._shard} has {self._sequences} of {self._record.shard_sequences(self._shard)}"
-            )
+        wanted = self._record.shard_sequences(self._shard)
+        if self._sequences != len(wanted):
+            raise ValueError(f"shard {self._shard} was given {self._sequences} of its {len(wanted)} sequences")
         for sae, index in self._saes.items():
             by_feature = index.sort()
             self._open(index_product(sae), INDEX_FORMAT).write(by_feature.index_columns())
