@@ -45,7 +45,7 @@ def running_workers(
     model_folder: Path,
     dataset_folder: Path,
     log: Path,
-    token: str = "gateway-token",  # noqa: S107  a test's own
+    token: str = "gateway-token",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[WorkerProcess]:
     """Started, ready, and stopped by SIGTERM; no process of it is left. `environment` has more of their variables."""

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from types import FrameType
 
 from actstore_storage.errors import ActstoreError
@@ -16,30 +15,41 @@ from actstore_worker.settings import SettingsError, WorkerSettings, read_environ
 
 def main() -> int:
     """Exit code 0 after a signal, 2 where a setting or the store forbids to start."""
-    stopped = threading.Event()
     ready_line = _reserve_standard_output()
     _prepare_ray()
+    _stop_on_signals()
     try:
-        _serve_until(stopped, read_environment(os.environ), ready_line)
+        _serve(read_environment(os.environ), ready_line)
     except (SettingsError, ActstoreError) as error:
         print(f"actstore_worker: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        return 0
 
 
-def _serve_until(stopped: threading.Event, settings: WorkerSettings, ready_line: int) -> None:
+def _serve(settings: WorkerSettings, ready_line: int) -> None:
     from actstore_worker.topology import running
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    with running(settings) as address:
-        # Ray has put handlers of its own there, which would end the process in the middle of things.
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+    with running(settings, connected=_stop_on_signals) as address:
         with os.fdopen(ready_line, "w") as output:
             print(json.dumps({"ready": "workers", "address": address}), file=output)
-        stopped.wait()
+        while True:
+            signal.pause()
+
+
+def _stop_on_signals() -> None:
+    """The first signal unwinds everything, from whatever it is at; further ones do not disturb that.
+
+    Called again once Ray is there: Ray puts handlers in place that end the process where it stands.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
 
 
 def _reserve_standard_output() -> int:

@@ -1,5 +1,6 @@
 """What one capture worker does: hold the model of the last run that it worked for, and capture shards of it."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from actstore_worker.catalogue import ModelSource
 from actstore_worker.model import load_model
 from actstore_worker.sae import load_sae
 from actstore_worker.sequences import TokenSequences
+
+# transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class CaptureWorker:
         key = task.record.specification_sha256
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # so that two models never lie in memory side by side
-            model = load_model(task.model_source, dtype=task.record.specification.dtype, device=self._device)
+            with _LOADING:
+                model = load_model(task.model_source, dtype=task.record.specification.dtype, device=self._device)
             saes = tuple(load_sae(path, name) for name, path in task.sae_paths.items())
             self._loaded = key, _InterruptibleCapture(model, saes, task.record)
         return self._loaded[1]

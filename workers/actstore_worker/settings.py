@@ -90,7 +90,7 @@ def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
     """Errors: SettingsError naming the variable."""
     workers = environment.get("ACTSTORE_CAPTURE_WORKERS")
     return WorkerSettings(
-        store=_required(environment, "ACTSTORE_STORE"),
+        store=_store(environment),
         gateway_token=_required(environment, "ACTSTORE_GATEWAY_TOKEN"),
         gateway_port=_integer("ACTSTORE_GATEWAY_PORT", environment.get("ACTSTORE_GATEWAY_PORT", "0")),
         s3=_s3_access(environment),
@@ -100,6 +100,12 @@ def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
         capture_workers=_integer("ACTSTORE_CAPTURE_WORKERS", workers) if workers else None,
         ray_address=environment.get("ACTSTORE_RAY_ADDRESS") or None,
     )
+
+
+def _store(environment: Mapping[str, str]) -> str:
+    """A directory's path is made absolute, because Ray's workers run in folders of their own."""
+    address = _required(environment, "ACTSTORE_STORE")
+    return address if "://" in address else str(Path(address).resolve())
 
 
 def _s3_access(environment: Mapping[str, str]) -> S3Access | None:
@@ -139,7 +145,7 @@ def _switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool
 
 
 def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
-    """Absolute, because Ray's workers run in folders of their own. Errors: SettingsError for one that is not there."""
+    """Absolute, as the store. Errors: SettingsError for one that is not there."""
     folders = tuple(Path(text).resolve() for text in environment.get(name, "").split(os.pathsep) if text)
     for folder in folders:
         if not folder.is_dir():

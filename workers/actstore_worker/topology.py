@@ -50,13 +50,16 @@ Answer = TypeVar("Answer")
 
 
 @contextmanager
-def running(settings: WorkerSettings) -> Iterator[str]:
+def running(settings: WorkerSettings, connected: Callable[[], None]) -> Iterator[str]:
     """The workers, up and answering at the yielded address, down again when the block ends.
+
+    `connected` is called once Ray is there, and has replaced this process's signal handlers.
 
     Errors: StoreError for a bucket that cannot be trusted; SettingsError for what the cluster cannot hold.
     """
     probe(open_bucket(settings.store, settings.s3))
     with _connected(settings):
+        connected()
         port = settings.gateway_port or _free_port()
         try:
             _start_coordinator(settings)
@@ -80,6 +83,7 @@ def _connected(settings: WorkerSettings) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="actstore-", dir="/tmp")
     try:
         ray.init(
+            address="local",
             namespace=NAMESPACE,
             include_dashboard=False,
             object_store_memory=settings.ray.object_store_bytes,
@@ -277,7 +281,8 @@ def _model_replica(models_per_replica: int) -> type:
                 return next(updates, None)
 
         def _load(self, name: str, revision: str) -> LanguageModel:
-            return load_model(self._catalogue.find_model(name, revision), device=_device())
+            with self._turn:  # transformers loads one model at a time in a process
+                return load_model(self._catalogue.find_model(name, revision), device=_device())
 
     return ModelReplica
 

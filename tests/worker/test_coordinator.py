@@ -1,0 +1,359 @@
+"""The coordinator over a real bucket, real planning and real capture, with threads in the place of Ray's actors."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.commit import Commit
+from actstore_storage.errors import ActstoreError, StoreError
+from actstore_storage.opening import open_bucket
+from actstore_storage.runs import committed_shards, open_run
+from actstore_worker.capture_worker import CaptureWorker, ShardReport, ShardTask
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.coordinator import Coordinator, Progress, State
+from actstore_worker.plan import CaptureRequest, PlanSettings
+from actstore_worker.preparing import prepare_capture
+from actstore_worker.settings import CoordinatorLimits
+from tests.random_models import WORDS, save_model
+
+SHARDS = 6
+REQUEST = CaptureRequest("tiny", "words.jsonl", run="run", dense_sites=("resid_post.0",), sequences_per_shard=4)
+LIMITS = CoordinatorLimits(retry_seconds=0.01, heartbeat_seconds=0.05)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)  # such a small model only waits for its second thread
+    lab = tmp_path_factory.mktemp("lab")
+    save_model(lab / "models" / "tiny", "gpt2")
+    chosen = random.Random(1)
+    lines = [json.dumps({"text": " ".join(chosen.choices(WORDS, k=20))}) for _ in range(4 * SHARDS - 1)]
+    (lab / "data").mkdir()
+    (lab / "data" / "words.jsonl").write_text("\n".join(lines))
+    return lab
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Bucket:
+    return open_bucket(str(tmp_path))
+
+
+class ThreadWorker:
+    """A capture worker on a thread. `before` sees each task first: to count, to wait, or to fail in its stead."""
+
+    def __init__(self, bucket: Bucket, before: Callable[[ShardTask], None] = lambda task: None) -> None:
+        self._inner, self._before = CaptureWorker(bucket, torch.device("cpu")), before
+        self.running = self.most_running = 0
+
+    async def capture(self, task: ShardTask) -> ShardReport:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            return await asyncio.to_thread(self._capture, task)
+        finally:
+            self.running -= 1
+
+    async def interrupt(self, attempt: str) -> None:
+        self._inner.interrupt(attempt)
+
+    def _capture(self, task: ShardTask) -> ShardReport:
+        self._before(task)
+        return self._inner.capture(task)
+
+
+def coordinator(lab: Path, bucket: Bucket, *workers: ThreadWorker, limits: CoordinatorLimits = LIMITS) -> Coordinator:
+    catalogue, settings = ModelCatalogue((lab / "models",)), PlanSettings((lab / "data",))
+    return Coordinator(lambda request: prepare_capture(request, bucket, catalogue, settings), workers, limits)
+
+
+async def watch(captures: Coordinator, run: str) -> list[Progress]:
+    """All that a watcher sees, to the end."""
+    seen, version = [], -1
+    while not seen or not seen[-1].ended:
+        version, progress = await captures.progress_after(run, version)
+        seen.append(progress)
+    return seen
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(work, 60))
+
+
+def commits(bucket: Bucket) -> tuple[Commit, ...]:
+    return open_run(bucket, "run").commits
+
+
+def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket: Bucket) -> None:
+    shards: Counter[int] = Counter()
+    workers = [ThreadWorker(bucket, lambda task: shards.update([task.shard])) for _ in range(2)]
+
+    async def work() -> list[Progress]:
+        captures = coordinator(lab, bucket, *workers)
+        return await watch(captures, await captures.submit(REQUEST))
+
+    seen = run(work())
+    assert shards == Counter(range(SHARDS))
+    assert [worker.most_running for worker in workers] == [1, 1]
+    assert [progress.shards_committed for progress in seen] == sorted(progress.shards_committed for progress in seen)
+    snapshot = open_run(bucket, "run")
+    assert snapshot.complete
+    assert seen[-1] == Progress(
+        "run",
+        State.COMPLETE,
+        SHARDS,
+        SHARDS,
+        snapshot.tokens_committed,
+        snapshot.record.tokens_total,
+        seen[-1].elapsed_seconds,
+        None,
+    )
+    assert seen[-1].tokens_committed == seen[-1].tokens_total == 21 * (4 * SHARDS - 1)
+
+
+def test_a_new_coordinator_does_only_what_the_bucket_lacks(lab: Path, bucket: Bucket) -> None:
+    """What the first one knew died with it; the bucket tells the second."""
+    done_by_second: list[int] = []
+
+    async def first() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        name, version, progress = await captures.submit(REQUEST), -1, None
+        while progress is None or progress.shards_committed < 2:
+            version, progress = await captures.progress_after(name, version)
+            assert progress.state is State.RUNNING
+        await captures.cancel(name)
+
+    async def second() -> list[Progress]:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, lambda task: done_by_second.append(task.shard)))
+        return await watch(captures, await captures.submit(REQUEST))
+
+    run(first())
+    there = committed_shards(bucket, "run")
+    assert 2 <= len(there) < SHARDS
+    first_commits = commits(bucket)
+    seen = run(second())
+    assert sorted(done_by_second) == sorted(set(range(SHARDS)) - there)
+    assert seen[0].shards_committed >= len(there)
+    assert seen[-1].state is State.COMPLETE
+    assert tuple(commit for commit in commits(bucket) if commit.shard in there) == first_commits
+
+
+def test_submitting_a_running_capture_again_joins_it(lab: Path, bucket: Bucket) -> None:
+    shards: Counter[int] = Counter()
+
+    async def work() -> list[str]:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, lambda task: shards.update([task.shard])))
+        names = await asyncio.gather(*(captures.submit(REQUEST) for _ in range(3)))
+        await watch(captures, "run")
+        return names
+
+    assert run(work()) == ["run"] * 3
+    assert shards == Counter(range(SHARDS))
+
+
+def test_a_shard_that_fails_is_tried_again(lab: Path, bucket: Bucket) -> None:
+    tried: Counter[int] = Counter()
+
+    def fail_twice(task: ShardTask) -> None:
+        tried[task.shard] += 1
+        if task.shard in (1, 4) and tried[task.shard] <= 2:
+            raise StoreError("no space", reason="STORE_FULL")
+
+    async def work() -> Progress:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, fail_twice), ThreadWorker(bucket, fail_twice))
+        return (await watch(captures, await captures.submit(REQUEST)))[-1]
+
+    assert run(work()).state is State.COMPLETE
+    assert tried == Counter({0: 1, 1: 3, 2: 1, 3: 1, 4: 3, 5: 1})
+
+
+def test_a_shard_that_always_fails_fails_the_capture_and_no_other_shard(lab: Path, bucket: Bucket) -> None:
+    tried: Counter[int] = Counter()
+
+    def fail(task: ShardTask) -> None:
+        tried[task.shard] += 1
+        if task.shard == 2:
+            raise StoreError("the disk is full", reason="STORE_FULL", field="store", value="/data")
+
+    async def work() -> tuple[list[Progress], Any]:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
+        seen = await watch(captures, await captures.submit(REQUEST))
+        return seen, await captures.totals()
+
+    seen, totals = run(work())
+    assert tried[2] == LIMITS.attempts_per_shard
+    last = seen[-1]
+    assert (last.state, last.shards_committed) == (State.FAILED, SHARDS - 1)
+    assert last.failure is not None
+    assert (last.failure.reason, last.failure.message) == ("STORE_FULL", "the disk is full")
+    assert last.failure.details == {"field": "store", "value": "/data"}
+    assert all(progress.failure is None for progress in seen[:-1])
+    assert committed_shards(bucket, "run") == set(range(SHARDS)) - {2}
+    assert (totals.captures_failed, totals.captures_complete, totals.captures_running) == (1, 0, 0)
+
+
+def test_a_fault_tells_no_more_than_that_it_happened(lab: Path, bucket: Bucket) -> None:
+    def fault(task: ShardTask) -> None:
+        raise RuntimeError("secret-key is in here")
+
+    async def work() -> Progress:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, fault))
+        return (await watch(captures, await captures.submit(REQUEST)))[-1]
+
+    failure = run(work()).failure
+    assert failure is not None
+    assert failure.reason == "INTERNAL"
+    assert "secret" not in failure.message + str(failure.details)
+
+
+def test_a_failed_capture_is_finished_by_the_same_request(lab: Path, bucket: Bucket) -> None:
+    broken = [True]
+
+    def fail(task: ShardTask) -> None:
+        if broken[0] and task.shard == 0:
+            raise StoreError("not now")
+
+    async def work() -> tuple[Progress, Progress]:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
+        first = (await watch(captures, await captures.submit(REQUEST)))[-1]
+        broken[0] = False
+        return first, (await watch(captures, await captures.submit(REQUEST)))[-1]
+
+    first, second = run(work())
+    assert (first.state, second.state) == (State.FAILED, State.COMPLETE)
+    assert open_run(bucket, "run").complete
+
+
+def test_cancel_interrupts_the_shard_under_way_and_leaves_nothing_of_it(
+    lab: Path, bucket: Bucket, tmp_path: Path
+) -> None:
+    """One sequence a batch and one shard: the interrupt comes between two batches."""
+    request = replace(REQUEST, sequences_per_shard=1000, sequences_per_batch=1)
+
+    async def work() -> tuple[Progress, Any]:
+        started = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        worker = ThreadWorker(bucket, lambda task: loop.call_soon_threadsafe(started.set))
+        captures = coordinator(lab, bucket, worker)
+        name = await captures.submit(request)
+        await started.wait()
+        progress = await captures.cancel(name)
+        while worker.running:
+            await asyncio.sleep(0.01)
+        return progress, await captures.totals()
+
+    progress, totals = run(work())
+    assert progress.state is State.CANCELLED
+    assert (totals.captures_cancelled, totals.shards_committed) == (1, 0)
+    assert commits(bucket) == ()
+    assert not list(tmp_path.rglob("*.parquet*")) or all("tokenizers" in str(p) for p in tmp_path.rglob("*.parquet*"))
+
+
+def test_cancelling_what_has_ended_is_refused(lab: Path, bucket: Bucket) -> None:
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        await watch(captures, await captures.submit(REQUEST))
+        with pytest.raises(ActstoreError, match="it is complete") as refusal:
+            await captures.cancel("run")
+        assert refusal.value.reason == "CAPTURE_NOT_FOUND"
+        for call in (captures.cancel("nobody"), captures.progress_after("nobody", -1)):
+            with pytest.raises(ActstoreError) as refusal:
+                await call
+            assert (refusal.value.reason, refusal.value.details["value"]) == ("CAPTURE_NOT_FOUND", "nobody")
+
+    run(work())
+
+
+def test_a_watch_hears_something_at_every_heartbeat(lab: Path, bucket: Bucket) -> None:
+    """A shard that takes long, and a watcher who hears of the same version again all the same."""
+
+    async def work() -> None:
+        gate = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        wait = lambda task: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()  # noqa: E731
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, wait))
+        name = await captures.submit(REQUEST)
+        version, first = await captures.progress_after(name, -1)
+        again, second = await asyncio.wait_for(captures.progress_after(name, version), 5)
+        assert (version, first.shards_committed, first.state) == (again, second.shards_committed, second.state)
+        assert second.elapsed_seconds >= first.elapsed_seconds + LIMITS.heartbeat_seconds
+        gate.set()
+        await watch(captures, name)
+
+    run(work())
+
+
+def test_one_capture_too_many_is_refused_with_both_numbers(lab: Path, bucket: Bucket) -> None:
+    async def work() -> None:
+        gate = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        wait = lambda task: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()  # noqa: E731
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, wait), limits=replace(LIMITS, captures=1))
+        await captures.submit(REQUEST)
+        assert await captures.submit(REQUEST) == "run"
+        with pytest.raises(ActstoreError) as refusal:
+            await captures.submit(replace(REQUEST, run="other"))
+        assert refusal.value.reason == "LIMIT_EXCEEDED"
+        assert (refusal.value.details["value"], refusal.value.details["allowed"]) == ("2", "at most 1")
+        gate.set()
+        await watch(captures, "run")
+        await watch(captures, await captures.submit(replace(REQUEST, run="other")))
+
+    run(work())
+
+
+def test_old_captures_are_forgotten(lab: Path, bucket: Bucket) -> None:
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, finished_captures=2))
+        for name in ("a", "b", "c"):
+            await watch(captures, await captures.submit(replace(REQUEST, run=name)))
+        await captures.progress_after("b", -1)
+        with pytest.raises(ActstoreError):
+            await captures.progress_after("a", -1)
+
+    run(work())
+
+
+def test_errors_of_planning_come_from_submit(lab: Path, bucket: Bucket) -> None:
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        for change, reason in (
+            ({"model": "nobody"}, "MODEL_NOT_FOUND"),
+            ({"dataset": "nothing"}, "DATASET_NOT_FOUND"),
+            ({"saes": ("nobody",)}, "SAE_NOT_FOUND"),
+            ({"dense_sites": ("nowhere",)}, "SITE_UNKNOWN"),
+        ):
+            with pytest.raises(ActstoreError) as refusal:
+                await captures.submit(replace(REQUEST, **change))
+            assert refusal.value.reason == reason
+        await watch(captures, await captures.submit(REQUEST))
+        with pytest.raises(ActstoreError) as refusal:
+            await captures.submit(replace(REQUEST, dense_sites=()))
+        assert refusal.value.reason == "RUN_EXISTS"
+
+    run(work())
+
+
+def test_two_coordinators_at_once_commit_every_shard_once(lab: Path, bucket: Bucket) -> None:
+    """As when Ray believed one dead that was not: the bucket decides, and both end well."""
+
+    async def work() -> list[Progress]:
+        both = [coordinator(lab, bucket, ThreadWorker(bucket)) for _ in range(2)]
+        names = await asyncio.gather(*(each.submit(REQUEST) for each in both))
+        return [
+            seen[-1] for seen in await asyncio.gather(*(watch(c, name) for c, name in zip(both, names, strict=True)))
+        ]
+
+    ends = run(work())
+    assert [end.state for end in ends] == [State.COMPLETE] * 2
+    assert {end.tokens_committed for end in ends} == {open_run(bucket, "run").tokens_committed}
+    folders = {commit.objects["tokens"].key.split("/")[3] for commit in commits(bucket)}
+    assert set(bucket.folders("runs/run/data")) == folders  # the losers cleaned up after themselves

@@ -1,0 +1,62 @@
+"""`python -m actstore_worker` when it cannot start, or is stopped before it has."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.worker_process import descendants
+
+START_SECONDS = 60
+
+
+def start(environment: dict[str, str], folder: Path) -> subprocess.Popen[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ACTSTORE_", "RAY_"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "actstore_worker"],
+        env=inherited | environment | {"HOME": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "ACTSTORE_STORE is required"),
+        ({"ACTSTORE_STORE": "/nowhere/at/all", "ACTSTORE_GATEWAY_TOKEN": "t"}, "/nowhere/at/all"),
+    ],
+)
+def test_a_start_that_cannot_be_says_why_in_one_line(environment: dict[str, str], said: str, tmp_path: Path) -> None:
+    process = start(environment, tmp_path)
+    output, errors = process.communicate(timeout=START_SECONDS)
+    assert (process.returncode, output) == (2, "")
+    assert said in errors
+    assert errors.startswith("actstore_worker: ")
+    assert "Traceback" not in errors
+
+
+def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
+    """Sent once Ray runs and Serve is on its way."""
+    (tmp_path / "store").mkdir()
+    before = set(Path("/tmp").glob("actstore-*"))
+    process = start({"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}, tmp_path)
+    own = lambda: set(Path("/tmp").glob("actstore-*")) - before  # noqa: E731
+    give_up = time.monotonic() + START_SECONDS
+    while not any(folder.glob("session_2*/logs/serve") for folder in own()) or not list(
+        next(iter(own())).glob("session_2*/logs/serve")
+    ):
+        assert time.monotonic() < give_up
+        assert process.poll() is None
+        time.sleep(0.1)
+    children = descendants(process.pid)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=START_SECONDS)
+    assert (process.returncode, output) == (0, ""), errors
+    assert not own()
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
