@@ -14,7 +14,7 @@ from actstore_storage.sites import Site, expand_sites
 from actstore_worker.capture import CapturedBatch, ShardCapture, raw_bits
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.forward import observe, visit
-from actstore_worker.model import LanguageModel, load_model
+from actstore_worker.model import LanguageModel, load_model, share_weights
 from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
 from tests.small_models import CONTEXT_LENGTH, LAYERS, SAVERS, save_neox, save_sae
 
@@ -200,6 +200,27 @@ def test_the_second_attempt_loses(folder: Path, local_bucket: Bucket) -> None:
     assert capture.run(local_bucket, 0, only_its_own, "first")
     lengths = planned.sequences.lengths[:8]
     assert open_run(local_bucket, planned.record.run).tokens_committed == lengths.sum()
+
+
+def test_lanes_share_weights_and_leave_threads_as_they_were(folder: Path, local_bucket: Bucket) -> None:
+    planned = plan(folder, sequences_per_shard=8, sequences_per_batch=1)
+    create_run(local_bucket, planned.record)
+    model, threads = load(planned), torch.get_num_threads()
+    twin = share_weights(model)
+    for one, other in zip(model.module.parameters(), twin.module.parameters(), strict=True):
+        assert one.data_ptr() == other.data_ptr()
+    seen: list[Site] = []
+    visit(twin, torch.arange(3)[None], None, [Site(0, "resid_pre")], lambda site, _: seen.append(site))
+    model.family.layers(model.module)[0].register_forward_pre_hook(
+        lambda *_: pytest.fail("a twin runs another's hooks")
+    )
+    observe(twin, torch.arange(3)[None], None, [Site(2, "resid_post")])
+    try:
+        torch.set_num_threads(3)
+        assert ShardCapture(twin, planned.saes, planned.record).run(local_bucket, 0, planned.sequences, "a")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_failing_batch_leaves_nothing(folder: Path, local_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,3 +168,11 @@ def test_names_that_leave_their_folder_are_no_names(name: str, tmp_path: Path) -
         with pytest.raises(BadRequest) as refused:
             find(name)
         assert refused.value.reason == "NAME_INVALID"
+
+
+def test_a_hub_that_has_nothing_is_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(NotThere) as missing:
+        ModelCatalogue((tmp_path,), allow_hub=True).find_model("owner/model", "main")
+    assert (missing.value.reason, missing.value.details["value"]) == ("MODEL_NOT_FOUND", "owner/model@main")

@@ -116,7 +116,7 @@ class ShardCapture:
 
     @contextmanager
     def _open_lanes(self) -> Iterator[ThreadPoolExecutor]:
-        """Threads for `capture`. Torch counts its own threads by thread, but MKL has one count for all: hence the end."""
+        """Threads for `capture`. Torch counts its own threads by thread, MKL for all at once: hence the end."""
         share = (self._threads // self._lanes,)
         try:
             with ThreadPoolExecutor(self._lanes, "lane", torch.set_num_threads, share) as lanes:
