@@ -8,7 +8,7 @@ norms of every site of every layer, one dense site, the features of a TopK SAE, 
 Predicted for the bundled model on a CPU, in us of one core's time a token. Forward 35, of which a third is not matrix
 products. Norms 0.5. An SAE of 1,024 features 3 (its matrix is 8 % of the forward pass's products) and 1 to find the
 largest. Writing 2, sorting and writing the index of 32 nonzeros 7. So capture would run at 0.73 of a forward pass that
-kept every core busy, and 0.78 was measured: `ratio_to_forward_in_lanes`, against a bare pass that runs a batch a thread.
+kept every core busy, and 0.78 was measured: `ratio_to_forward_in_lanes`, against a bare pass with a batch a thread.
 A plain pass does not keep them busy: split over two threads it took 115 us of processor time on busy cores, mostly
 waiting. Capture gives each thread a batch of its own, and so is faster than the bare pass: `ratio_to_forward`.
 """
