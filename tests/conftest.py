@@ -1,5 +1,6 @@
 """Stores for tests. Nothing is started before a test asks for it."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -38,3 +39,12 @@ def local_bucket(tmp_path: Path) -> Bucket:
     folder = tmp_path / "store"
     folder.mkdir()
     return open_bucket(str(folder))
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Free when looked at; nobody listens there."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

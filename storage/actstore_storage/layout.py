@@ -14,6 +14,8 @@ def storage_name(name: str, field: str) -> str:
     if "--" in name:
         message = f"{field} {name!r} contains '--', which stands for '/' in the store"
         raise BadRequest(message, reason="NAME_INVALID", field=field, value=name, allowed="no '--'")
+    for part in name.split("/"):
+        check_name(part, field)
     return check_name(name.replace("/", "--"), field)
 
 
@@ -30,7 +32,7 @@ def commit_key(run: str, shard: int) -> str:
 
 
 def object_key(run: str, shard: int, attempt: str, product: str) -> str:
-    folder = check_name(f"{shard:08d}-{attempt}", "attempt")
+    folder = check_name(f"{shard:08d}-{check_name(attempt, 'attempt')}", "attempt")
     return f"{RUNS}/{check_name(run, 'run')}/data/{folder}/{check_name(product, 'product')}.parquet"
 
 

@@ -64,10 +64,12 @@ class LocalBucket(Bucket):
 
     def keys(self, prefix: str) -> list[str]:
         with self._failures(reading=prefix):
+            self._root.stat()  # a store that is gone is not an empty one
             return sorted(self._walk(prefix))
 
     def folders(self, prefix: str) -> list[str]:
         with self._failures(reading=prefix):
+            self._root.stat()
             return sorted(entry.name for entry in _entries(self._path(prefix)) if entry.is_dir(follow_symlinks=False))
 
     def delete(self, key: str) -> None:

@@ -1,0 +1,184 @@
+"""Stores that fail and objects that are damaged: one clear error each, and nothing lost."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import ActstoreError, CorruptObject, StoreError, StoreUnreachable
+from actstore_storage.features import feature_statistics, top_examples
+from actstore_storage.local_bucket import LocalBucket
+from actstore_storage.norms import norm_profile
+from actstore_storage.opening import S3Access, open_bucket
+from actstore_storage.probe import probe
+from actstore_storage.rows import read_activations, read_tokens
+from actstore_storage.runs import create_run, open_run
+from actstore_storage.snapshot import Snapshot
+from tests.servers import SeaweedServer
+from tests.storage.random_run import SAE, make_run, write_run, write_shard
+
+# Each product, and a question that reads it.
+QUESTIONS: dict[str, Callable[[Snapshot], object]] = {
+    "tokens": lambda snapshot: list(read_tokens(snapshot)),
+    "resid_pre.0": lambda snapshot: list(read_activations(snapshot, "resid_pre.0")),
+    "norms": norm_profile,
+    "index-sae": lambda snapshot: top_examples(snapshot, SAE, 5),
+    "statistics-sae": lambda snapshot: feature_statistics(snapshot, SAE, 5),
+}
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "emptied": lambda data: b"",
+    "lengthened": lambda data: data + b"\0",
+    "footer overwritten": lambda data: data[:-200] + b"\xff" * 200,
+    "another format": lambda data: b"\0" * len(data),
+    "one bit of a page flipped": lambda data: _flipped(data, len(data) // 4),
+}
+
+
+@pytest.fixture(params=["local_bucket", "s3_bucket"])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    found: Bucket = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("product", QUESTIONS)
+def test_a_damaged_object_is_named(bucket: Bucket, product: str, damage: str) -> None:
+    # Rows enough that a quarter of the way into every file lies inside a page.
+    write_run(bucket, make_run(1, sequences=60, longest=60, d_sae=60, sequences_per_shard=30))
+    snapshot = open_run(bucket, "run")
+    key = snapshot.commits[1].objects[product].key
+    bucket.put(key, DAMAGES[damage](bucket.get(key)))
+    with pytest.raises(CorruptObject) as caught:
+        QUESTIONS[product](snapshot)
+    assert caught.value.details["value"] == key
+    assert "run run, shard 1" in caught.value.message
+
+
+@pytest.mark.parametrize("product", QUESTIONS)
+def test_a_missing_object_is_named(bucket: Bucket, product: str) -> None:
+    write_run(bucket, make_run(1))
+    snapshot = open_run(bucket, "run")
+    bucket.delete(snapshot.commits[2].objects[product].key)
+    with pytest.raises(CorruptObject) as caught:
+        QUESTIONS[product](snapshot)
+    assert caught.value.details["value"] == snapshot.commits[2].objects[product].key
+
+
+def test_a_reader_who_may_not_write(seaweed: SeaweedServer, s3_bucket: Bucket) -> None:
+    run = make_run(1)
+    write_run(s3_bucket, run, shards=(0, 1))
+    access = S3Access(seaweed.endpoint, seaweed.reader_access_key, seaweed.reader_secret_key, secure=False)
+    reader = open_bucket(s3_bucket.address, access)
+    assert norm_profile(open_run(reader, "run")).num_rows == 8
+    for refused in (
+        lambda: probe(reader),
+        lambda: reader.put("a/b", b"1"),
+        lambda: reader.delete("runs/run/run.json"),
+        lambda: write_shard(reader, run, 2, "attempt"),
+        lambda: create_run(reader, replace(run.record, run="other")),
+    ):
+        _refused(refused, "STORE_NOT_WRITABLE", reader)
+    assert open_run(s3_bucket, "run").name == open_run(reader, "run").name
+
+
+def _asks(bucket: Bucket) -> Iterator[Callable[[], object]]:
+    yield lambda: probe(bucket)
+    yield lambda: open_run(bucket, "run")
+    yield lambda: bucket.put("a/b", b"1")
+    yield lambda: bucket.keys("runs")
+    yield lambda: bucket.folders("runs")
+    yield lambda: write_shard(bucket, make_run(1), 0, "attempt")
+
+
+@pytest.mark.parametrize(("access_key", "secret_key"), [(None, "not the secret"), ("nobody", "not the secret")])
+def test_wrong_credentials(s3_address: str, s3_access: S3Access, access_key: str | None, secret_key: str) -> None:
+    wrong = replace(s3_access, access_key=access_key or s3_access.access_key, secret_key=secret_key)
+    bucket = open_bucket(s3_address, wrong)
+    for ask in _asks(bucket):
+        error = _refused(ask, "STORE_CREDENTIALS", bucket)
+        assert secret_key not in f"{error!r} {error} {error.details}"
+    _refused(lambda: bucket.open("a/b"), "STORE_CREDENTIALS", bucket)
+
+
+def test_a_bucket_that_is_not_there(s3_access: S3Access) -> None:
+    bucket = open_bucket("s3://nonesuch", s3_access)
+    for ask in _asks(bucket):
+        _refused(ask, "STORE_NOT_FOUND", bucket)
+
+
+def test_an_endpoint_that_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
+    bucket = open_bucket("s3://bucket", S3Access(f"127.0.0.1:{free_port}", "key", "secret", secure=False))
+    for ask in (lambda: probe(bucket), lambda: open_run(bucket, "run"), lambda: bucket.open("a/b")):
+        assert isinstance(_refused(ask, "STORE_UNREACHABLE", bucket), StoreUnreachable)
+
+
+def test_a_file_where_a_folder_should_be(local_bucket: Bucket) -> None:
+    """What a folder without write permission does, also for root, to whom permissions do not apply."""
+    (Path(local_bucket.address) / "runs").write_text("in the way")
+    _refused(lambda: create_run(local_bucket, make_run(1).record), "STORE_NOT_WRITABLE", local_bucket)
+    _refused(lambda: write_shard(local_bucket, make_run(1), 0, "attempt"), "STORE_NOT_WRITABLE", local_bucket)
+
+
+def test_a_read_only_file_system() -> None:
+    """/proc refuses every new file, also to root."""
+    if not Path("/proc/self").is_dir():
+        pytest.skip("this system has no /proc to serve as a directory that nobody may write to")
+    bucket = LocalBucket(Path("/proc"))
+    with pytest.raises(StoreError) as caught:
+        probe(bucket)
+    assert caught.value.details["value"] == "/proc"
+
+
+def test_a_store_that_vanishes(local_bucket: Bucket) -> None:
+    Path(local_bucket.address).rmdir()
+    for ask in _asks(local_bucket):
+        _refused(ask, "STORE_NOT_FOUND", local_bucket)
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from actstore_storage.errors import StoreError
+from actstore_storage.opening import open_bucket
+from actstore_storage.runs import create_run, open_run
+from tests.storage.random_run import make_run, write_run, write_shard
+
+bucket, run = open_bucket(sys.argv[1]), make_run(1, d_model=4096, longest=60)
+write_run(bucket, run, shards=(0,))
+before = bucket.keys("runs")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_shard(bucket, run, 1, "attempt")
+except StoreError as error:
+    print(error.reason, error.details["value"])
+assert bucket.keys("runs") == before, bucket.keys("runs")
+assert not list((Path(sys.argv[1]) / ".scratch").iterdir())
+assert [commit.shard for commit in open_run(bucket, "run").commits] == [0]
+"""
+
+
+def test_a_full_disk_loses_nothing(local_bucket: Bucket) -> None:
+    """The kernel refuses bytes past a limit on file size: a real failing write, without the right to mount a disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, local_bucket.address], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"STORE_FULL {local_bucket.address}\n", "")
+
+
+def _refused(ask: Callable[[], object], reason: str, bucket: Bucket) -> ActstoreError:
+    with pytest.raises(StoreError) as caught:
+        ask()
+    assert caught.value.reason == reason
+    assert caught.value.details["field"] == "store"
+    assert caught.value.details["value"] == bucket.address
+    return caught.value
+
+
+def _flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
