@@ -25,6 +25,23 @@ def start(environment: dict[str, str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
+def serve_controllers(pid: int) -> list[int]:
+    return [child for child in descendants(pid) if _command(child).startswith("ray::ServeController")]
+
+
+def ray_folder(pid: int) -> Path:
+    """Where Ray keeps its logs and sockets: the folder of the session that this process of it belongs to."""
+    logs = (descriptor.readlink() for descriptor in Path(f"/proc/{pid}/fd").iterdir())
+    return next(path.parents[2] for path in logs if path.parent.name == "logs")
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
@@ -44,19 +61,17 @@ def test_a_start_that_cannot_be_says_why_in_one_line(environment: dict[str, str]
 def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
     """Sent once Ray runs and Serve is on its way."""
     (tmp_path / "store").mkdir()
-    before = set(Path("/tmp").glob("actstore-*"))
     process = start({"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}, tmp_path)
-    own = lambda: set(Path("/tmp").glob("actstore-*")) - before  # noqa: E731
     give_up = time.monotonic() + START_SECONDS
-    while not any(folder.glob("session_2*/logs/serve") for folder in own()) or not list(
-        next(iter(own())).glob("session_2*/logs/serve")
-    ):
+    while not (titles := serve_controllers(process.pid)):
         assert time.monotonic() < give_up
         assert process.poll() is None
         time.sleep(0.1)
+    folder = ray_folder(titles[0])
+    assert folder.is_dir()
     children = descendants(process.pid)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=START_SECONDS)
     assert (process.returncode, output) == (0, ""), errors
-    assert not own()
+    assert not folder.exists()
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]

@@ -7,7 +7,7 @@ import pytest
 
 from actstore_storage.opening import S3Access
 from actstore_worker.patching.plan import PatchingLimits
-from actstore_worker.settings import CoordinatorLimits, SettingsError, WorkerSettings, read_environment
+from actstore_worker.settings import CoordinatorLimits, RayLimits, SettingsError, WorkerSettings, read_environment
 
 LEAST = {"ACTSTORE_STORE": "/store", "ACTSTORE_GATEWAY_TOKEN": "gateway"}
 S3 = {
@@ -88,11 +88,12 @@ def test_no_secret_is_shown() -> None:
     assert "gateway'" not in shown
 
 
-def test_limits_are_positive() -> None:
+def test_limits_that_cannot_be_are_refused() -> None:
     for make in (
         lambda: PatchingLimits(cells=0),
         lambda: PatchingLimits(tokens_per_slice=0),
         lambda: CoordinatorLimits(attempts_per_shard=0),
+        lambda: RayLimits(worker_gpus=1.0),
     ):
-        with pytest.raises(ValueError, match="at least 1|positive"):
+        with pytest.raises(ValueError, match=r"at least 1|positive|one GPU"):
             make()

@@ -24,7 +24,8 @@ def main() -> int:
         print(f"actstore_worker: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 0
+        pass
+    return 0
 
 
 def _serve(settings: WorkerSettings, ready_line: int) -> None:

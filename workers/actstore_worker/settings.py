@@ -37,7 +37,7 @@ class CoordinatorLimits:
 class RayLimits:
     # Shared memory for what actors hand each other: sequences of shards, tables of sweeps.
     object_store_bytes: int = 256 * 2**20
-    # Model replicas for sweeps: one always, more under load.
+    # Model replicas for sweeps: one always, more under load, never more than GPUs where there are any.
     model_replicas: int = 2
     # Models that one replica keeps loaded.
     models_per_replica: int = 2
@@ -45,11 +45,15 @@ class RayLimits:
     sweeps_per_replica: int = 2
     # Calls that the gateway holds open at once, watches included.
     gateway_calls: int = 200
-    # On a GPU cluster each capture worker and each model replica takes this share of one GPU.
+    # On a GPU cluster each capture worker and each model replica takes this share of one GPU: one of each fits.
     worker_gpus: float = 0.75
     replica_gpus: float = 0.25
     # How long the gateway may take to answer its first call.
     start_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.worker_gpus + self.replica_gpus > 1:
+            raise SettingsError(f"a capture worker and a model replica must fit on one GPU together: {self}")
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _start_serve(settings: WorkerSettings, port: int) -> None:
         max_ongoing_requests=limits.sweeps_per_replica,
         autoscaling_config=AutoscalingConfig(
             min_replicas=1,
-            max_replicas=limits.model_replicas,
+            max_replicas=min(limits.model_replicas, _gpu_count() or limits.model_replicas),
             target_ongoing_requests=1,
         ),
         ray_actor_options={"num_cpus": 0, "num_gpus": limits.replica_gpus if _gpu_count() else 0},
@@ -328,8 +328,8 @@ def _unavailable(message: str) -> ActstoreError:
 
 def _worker_count(settings: WorkerSettings) -> int:
     """Errors: SettingsError where that many can never be placed."""
-    resources, gpus = ray.cluster_resources(), _gpu_count()
-    room = int(gpus // settings.ray.worker_gpus) if gpus else int(resources["CPU"])
+    gpus = _gpu_count()
+    room = gpus or int(ray.cluster_resources()["CPU"])
     count = settings.capture_workers or gpus or 1
     if count > room:
         raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")
