@@ -59,12 +59,15 @@ def _found(token: str | None) -> tuple[str, str | None]:
 
 
 def _is_bucket(address: str) -> bool:
-    return address.startswith(("s3://", "/", "./", "../")) or address in (".", "..")
+    """A path has a slash, which `host:port` has not; other schemes than s3 are neither."""
+    if "://" in address:
+        return address.startswith("s3://")
+    return "/" in address or address in (".", "..")
 
 
 def _checked(address: str) -> str:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16 or "/" in address:
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise refused(f"{address!r} is not an address", "address", address, ADDRESSES)
     return address
 

@@ -23,7 +23,7 @@ from actstore_api.reasons import REASONS, Failure, Kind
 MISSING_LIBRARY, STACK_FAILED = "MISSING_LIBRARY", "STACK_FAILED"
 NEXT_STEPS: Mapping[str, str] = {
     "ARGUMENT_INVALID": "change the named field",
-    "NAME_INVALID": "choose a name of letters, digits, '.', '_' and '-'",
+    "NAME_INVALID": "choose a name of the allowed form",
     "SITE_UNKNOWN": "choose one of the sites listed as allowed",
     "MODEL_UNSUPPORTED": "choose a model of a supported family",
     "SAE_UNSUPPORTED": "convert the SAE to a supported architecture",
@@ -84,7 +84,8 @@ class ActstoreError(Exception):
         lines = [self.message]
         if self.field is not None and self.value is not None:
             lines.append(f"  {self.field}: {self.value!r}")
-        if self.allowed is not None:
+        # Most messages say it already.
+        if self.allowed is not None and self.allowed not in self.message:
             lines.append(f"  allowed: {self.allowed}")
         return "\n".join([*lines, f"  next step: {self.next_step} [{self.reason}]"])
 

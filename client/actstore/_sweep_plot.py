@@ -23,6 +23,7 @@ COLOUR_MAP = "RdBu_r"
 LABEL = f"normalised logit difference: 0 base run, 1 source run ({COLOUR_MAP}: red positive, blue negative)"
 BASE_PROMPT = {"denoise": "corrupt", "noise": "clean"}
 TOKEN_CHARACTERS = 12
+PANEL_INCHES_MIN, PANEL_INCHES_MAX, CELL_INCHES = 2.0, 12.0, 0.38
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def draw(sweep: "Sweep", z_position: int | None) -> "Figure":
     found = panels(sweep, z_position)
     directions = list(dict.fromkeys(panel.direction for panel in found))
     sites = list(dict.fromkeys(panel.site for panel in found))
-    widths = [max(2.0, 0.38 * len(panel.across)) for panel in found[: len(sites)]]
+    widths = [
+        min(max(PANEL_INCHES_MIN, CELL_INCHES * len(panel.across)), PANEL_INCHES_MAX) for panel in found[: len(sites)]
+    ]
     height = 1.6 + 0.3 * max(len(panel.layers) for panel in found)
     figure, axes = pyplot().subplots(
         len(directions),

@@ -57,6 +57,6 @@ def window(texts: Sequence[str], peak: int) -> str:
 
 
 def spark(counts: Sequence[int]) -> str:
-    """A histogram on one line, a character a bin; on a square-root scale, so that rare strong activations stay visible."""
+    """A histogram on one line, a character a bin; on a square-root scale, so that rare strong ones stay visible."""
     top = max(counts, default=0)
     return "".join(" " if not count else _EIGHTHS[math.ceil(8 * (count / top) ** 0.5) - 1] for count in counts)

@@ -96,7 +96,7 @@ Plant = Callable[[str], None]
 
 @pytest.fixture
 def plant_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
-    """Makes `python -m actstore_worker` of processes that this test starts run the given code, at the root of the house."""
+    """Makes `python -m actstore_worker` of processes that this test starts run this code, with the house importable."""
     folder = tmp_path / "stand-in"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[2])]))
 

@@ -1,4 +1,4 @@
-"""Every stored question, asked of a service over a socket and of the bucket by itself: the same answer to the last bit."""
+"""Every stored question, asked of a service over a socket and of the bucket by itself: the same answer to the bit."""
 
 from collections.abc import Callable
 from typing import Any

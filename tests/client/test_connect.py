@@ -19,14 +19,16 @@ def test_host_and_port_is_a_service(address: str) -> None:
 
 
 def test_a_folder_is_a_bucket(tmp_path: Path) -> None:
-    for address in (str(tmp_path), "./", ".", tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for address in (str(tmp_path), "./", ".", "./store", "store/", ".hidden/../store", tmp_path):
         lab = actstore.connect(address)
         assert isinstance(lab._backend, BucketBackend)
         assert len(lab.runs()) == 0
 
 
 @pytest.mark.parametrize(
-    "address", ["", "lab", "lab:", ":7433", "lab:port", "lab:0", "lab:70000", "http://lab:7433", "store/sub"]
+    "address", ["", "lab", "lab:", ":7433", "lab:port", "lab:0", "lab:70000", "http://lab:7433", "gs://bucket"]
 )
 def test_anything_else_is_refused(address: str) -> None:
     with pytest.raises(BadRequest) as caught:

@@ -1,4 +1,4 @@
-"""The local stack's life: real processes, of which only the workers are stand-ins (see tests/end_to_end for real ones)."""
+"""The life of a local stack: real processes, only the workers are stand-ins (real ones: tests/end_to_end)."""
 
 import json
 import os

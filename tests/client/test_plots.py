@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from actstore import BadRequest, Lab, MissingLibrary, Provenance, Sweep  # noqa: E402
-from tests.client import stand_in_workers as planted  # noqa: E402
-from tests.stored_run import FIRING, SAE, SILENT  # noqa: E402
+from actstore import BadRequest, Lab, MissingLibrary, Provenance, Sweep
+from tests.client import stand_in_workers as planted
+from tests.stored_run import FIRING, SAE, SILENT
 
 
 @pytest.fixture(autouse=True)

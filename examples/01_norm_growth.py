@@ -1,0 +1,17 @@
+"""How fast does the residual stream grow? Norms of every layer, the fitted rate, and a plot.
+
+Start a stack first, in another shell:
+
+    actstore up --models models --datasets "$(python -c 'import os; print(os.path.dirname(os.__file__))')"
+"""
+
+import actstore
+
+with actstore.connect() as lab:
+    # Real text: the source of the standard library's asyncio. The same capture again is the same run.
+    run = lab.capture("pystdlib", dataset="asyncio", max_tokens=20_000).wait()
+    profile = run.norms(["resid_pre", "attn_out", "mlp_out", "resid_post"])
+    print(profile)  # BOS is an attention sink with a massive norm: left out unless you say exclude=()
+    print(profile.fit_growth("resid_post"))
+    profile.plot().figure.savefig("norm_growth.png", dpi=150)
+    print("plot: norm_growth.png")
