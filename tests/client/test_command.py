@@ -125,6 +125,7 @@ def test_up_until_a_signal(ending: signal.Signals, plant_workers: Plant) -> None
     up = subprocess.Popen(
         [sys.executable, "-m", "actstore", "up", "--port", "0", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell starts background jobs
     )  # fmt: skip
     try:
         assert up.stdout is not None

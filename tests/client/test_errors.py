@@ -39,6 +39,13 @@ def test_a_failure_becomes_an_error_that_says_everything(reason: str) -> None:
     ]
 
 
+def test_what_the_message_says_already_is_not_said_twice() -> None:
+    failure = Failure(
+        "MODEL_NOT_FOUND", "no model 'x'; there are: a, b", {"field": "model", "value": "x", "allowed": "a, b"}
+    )
+    assert [line for line in str(_errors.error_of(failure)).splitlines() if "a, b" in line] == [failure.message]
+
+
 def test_a_failure_without_details_says_what_it_can() -> None:
     error = _errors.error_of(Failure("INTERNAL", "unknown"))
     assert (error.field, error.value, error.allowed) == (None, None, None)
