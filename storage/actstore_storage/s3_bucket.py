@@ -101,7 +101,7 @@ class S3Bucket(Bucket):
             tries += 1
             try:
                 # `put_object` would send this header as x-amz-meta-if-none-match and silently overwrite.
-                self._minio._put_object(self._name, path, data, headers={"If-None-Match": "*"})  # noqa: SLF001
+                self._minio._put_object(self._name, path, data, headers={"If-None-Match": "*"})
             except S3Error as error:
                 if _code(error) != "preconditionfailed":
                     raise
@@ -205,6 +205,6 @@ def _code(error: Exception) -> str:
     if isinstance(error, ServerError):
         return f"http {error.status_code}"
     if isinstance(error, InvalidResponseError):
-        return f"http {error._code}"  # noqa: SLF001  its only way to tell
+        return f"http {error._code}"  # its only way to tell
     found = _ARROW_CODE.search(str(error))
     return found[1].replace("_", "").lower() if found else type(error).__name__

@@ -166,7 +166,11 @@ assert [commit.shard for commit in open_run(bucket, "run").commits] == [0]
 def test_a_full_disk_loses_nothing(local_bucket: Bucket) -> None:
     """The kernel refuses bytes past a limit on file size: a real failing write, without the right to mount a disk."""
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, local_bucket.address], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", FULL_DISK, local_bucket.address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert (done.stdout, done.stderr) == (f"STORE_FULL {local_bucket.address}\n", "")
 

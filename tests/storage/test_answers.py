@@ -1,6 +1,7 @@
 """Every stored answer equals what a slow look at all raw rows says."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -122,7 +123,7 @@ def test_fit_growth(
     assert growth.r_squared == pytest.approx(r_squared, abs=1e-10)
     assert growth.points["layer"].to_pylist() == numbers
     assert growth.points["mean"].to_pylist() == pytest.approx(means, rel=1e-12)
-    ratios = [after / before for before, after in zip(means, means[1:], strict=False)]
+    ratios = [after / before for before, after in pairwise(means)]
     assert growth.points["ratio"].to_pylist()[0] is None
     assert growth.points["ratio"].to_pylist()[1:] == pytest.approx(ratios, rel=1e-12)
     fitted = np.polyval(np.polyfit(numbers, np.log(means), 1), numbers)
@@ -181,7 +182,11 @@ def test_a_run_without_commits(run: RandomRun, local_bucket: Bucket) -> None:
 
 
 REFUSALS = [
-    (lambda s: top_examples(s, SAE, 6), "FEATURE_OUT_OF_RANGE", {"field": "feature", "value": "6", "allowed": "0 to 5"}),
+    (
+        lambda s: top_examples(s, SAE, 6),
+        "FEATURE_OUT_OF_RANGE",
+        {"field": "feature", "value": "6", "allowed": "0 to 5"},
+    ),
     (lambda s: feature_statistics(s, SAE, -1), "FEATURE_OUT_OF_RANGE", {"value": "-1", "allowed": "0 to 5"}),
     (lambda s: top_examples(s, "other", 0), "SAE_NOT_FOUND", {"field": "sae", "value": "other", "allowed": SAE}),
     (lambda s: top_examples(s, SAE, 0, k=EXAMPLES_MAX + 1), "LIMIT_EXCEEDED", {"field": "k", "value": "1001"}),

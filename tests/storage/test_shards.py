@@ -64,7 +64,9 @@ def check_features(snapshot: Snapshot, commit: Commit, features: np.ndarray, fla
     row, feature = np.nonzero(features)
     token_major = list(zip(row.tolist(), feature.tolist(), features[row, feature].tolist(), strict=True))
     table = product_table(snapshot, commit.shard, f"features-{SAE}")
-    assert list(zip(*(table[name].to_pylist() for name in ("row", "feature", "activation")), strict=True)) == token_major
+    assert (
+        list(zip(*(table[name].to_pylist() for name in ("row", "feature", "activation")), strict=True)) == token_major
+    )
     by_feature = sorted((f, -activation, r, int(flags[r])) for r, f, activation in token_major)
     index = product_table(snapshot, commit.shard, f"index-{SAE}")
     columns = (index[name].to_pylist() for name in ("feature", "activation", "row", "flags"))
@@ -124,7 +126,7 @@ def test_random_shards_read_back(
 
 
 def test_rows_larger_than_a_batch_and_a_row_group(local_bucket: Bucket) -> None:
-    run = make_run(4, sequences=9, longest=200, d_model=4096, sequences_per_shard=5)
+    run = make_run(4, sequences=9, longest=900, d_model=4096, sequences_per_shard=5)
     write_run(local_bucket, run, batch_sequences=2)
     snapshot = open_run(local_bucket, "run")
     batches = list(read_activations(snapshot, "resid_pre.0"))
@@ -134,8 +136,13 @@ def test_rows_larger_than_a_batch_and_a_row_group(local_bucket: Bucket) -> None:
         sequence = run.tokens.sequence
         chosen = (sequence >= first) & (sequence < (first + count if count is not None else 99))
         parts = list(read_activations(snapshot, "resid_pre.0", first_sequence=first, sequence_count=count))
-        assert b"".join(v.as_py() for part in parts for v in part["activation"]) == run.dense["resid_pre.0"][chosen].tobytes()
-        tokens = [t for b in read_tokens(snapshot, first_sequence=first, sequence_count=count) for t in b["token"].to_pylist()]
+        assert (
+            b"".join(v.as_py() for part in parts for v in part["activation"])
+            == run.dense["resid_pre.0"][chosen].tobytes()
+        )
+        tokens = [
+            t for b in read_tokens(snapshot, first_sequence=first, sequence_count=count) for t in b["token"].to_pylist()
+        ]
         assert tokens == run.tokens.token[chosen].tolist()
 
 
@@ -205,7 +212,7 @@ def test_an_abandoned_shard_leaves_nothing(bucket: Bucket) -> None:
     part = run.part(run.tokens.sequence == 0)
     with ShardWriter(bucket, run.record, 0, "quiet") as writer:
         writer.add(*part)
-    with pytest.raises(ZeroDivisionError), ShardWriter(bucket, run.record, 0, "loud") as writer:
+    with pytest.raises(ZeroDivisionError), ShardWriter(bucket, run.record, 0, "loud") as writer:  # noqa: PT012
         writer.add(*part)
         raise ZeroDivisionError
     assert bucket.keys("runs/run") == ["runs/run/run.json"]
@@ -259,7 +266,9 @@ WRONG = {
     "too few dense rows": lambda t, d, n, f: (t, {site: v[1:] for site, v in d.items()}, n, f),
     "another dtype": lambda t, d, n, f: (t, {site: v.astype(np.float64) for site, v in d.items()}, n, f),
     "norms as float64": lambda t, d, n, f: (t, d, {site: v.astype(np.float64) for site, v in n.items()}, f),
-    "a negative activation": lambda t, d, n, f: (t, d, n, {SAE: SparseFeatures(f[SAE].row, f[SAE].feature, -f[SAE].activation)}),
+    "a negative activation": lambda t, d, n, f: (
+        t, d, n, {SAE: SparseFeatures(f[SAE].row, f[SAE].feature, -f[SAE].activation)}
+    ),
     "a feature past the SAE's": lambda t, d, n, f: (
         t, d, n, {SAE: SparseFeatures(f[SAE].row, f[SAE].feature + 6, f[SAE].activation)}
     ),
@@ -273,7 +282,7 @@ WRONG = {
 def test_refuses_rows_that_do_not_fit_the_run(local_bucket: Bucket, what: str) -> None:
     run = make_run(3)
     create_run(local_bucket, run.record)
-    with pytest.raises(ValueError, match=r"."), ShardWriter(local_bucket, run.record, 0, "attempt") as writer:
+    with pytest.raises(ValueError, match=r"."), ShardWriter(local_bucket, run.record, 0, "attempt") as writer:  # noqa: PT012
         writer.add(*WRONG[what](*run.part(run.tokens.sequence < 3)))
         writer.commit()
     assert local_bucket.keys("runs/run") == ["runs/run/run.json"]
