@@ -48,8 +48,10 @@ models: $(READY)  ## train the bundled tokenizer, language model and SAE again (
 demo: $(READY)  ## capture, ask, patch, plot, on the bundled model; STORE=s3 over an S3 server that it starts
 	$(QUIET) $(BIN)/python -m examples.demo $(if $(filter s3,$(STORE)),--s3) $(ARGS)
 
+# The bundled model, and the source of Python's standard library as text: dataset="asyncio", dataset="json".
 up: $(READY)  ## start the local stack and leave it running
-	$(QUIET) $(BIN)/actstore up $(ARGS)
+	$(QUIET) $(BIN)/actstore up --models models $(ARGS) \
+		--datasets "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
 proto: $(READY)  ## generate the protobuf code from proto/ again
 	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(PROTOS)

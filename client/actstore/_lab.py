@@ -52,12 +52,12 @@ class Lab:
         self._backend.close()
 
     def models(self) -> Table:
-        """Models that the workers of this store have found: a row a revision."""
+        """Models that captures into this store have loaded: a row a revision."""
         rows = [asdict(model) for model in self._backend.list_models()]
         return _listing("models", rows, field_names(ModelDescription))
 
     def saes(self) -> Table:
-        """Sparse autoencoders that the workers of this store have found."""
+        """Sparse autoencoders that captures into this store have loaded."""
         rows = [asdict(sae) for sae in self._backend.list_saes()]
         return _listing("SAEs", rows, field_names(SaeDescription))
 

@@ -97,10 +97,11 @@ def test_the_bucket_alone_answers_the_same(job: MainJob) -> None:
 
 
 def test_the_patch_moves_the_answer_both_ways(job: MainJob) -> None:
-    """Only token 3 differs, so layer 0 there carries the whole difference, and nothing before it carries any."""
+    """Only one token differs, so layer 0 there carries the whole difference, and nothing before it carries any."""
     sweep = job.lab.patch("pystdlib", clean=CLEAN, corrupt=CORRUPT, answers=(" value", " item"), progress=False)
     cells = sweep.to_pandas()
-    differing = next(row["position"] for row in sweep.tokens if row["clean"] != row["corrupt"])
+    pairs = zip(sweep.tokens["clean"], sweep.tokens["corrupt"], strict=True)
+    differing = next(position for position, (clean, corrupt) in enumerate(pairs) if clean != corrupt)
     first = cells[(cells.site == "resid_pre") & (cells.layer == 0)]
     assert set(cells.direction) == {"denoise", "noise"}
     assert np.allclose(first[first.position == differing].normalised, 1, atol=1e-4)
