@@ -6,14 +6,14 @@ are both flushed to the disk (fsync), as a commit demands; reads come from the p
 number is a median.
 
 Predicted: a write costs one encoding and checksum pass (measured alone: 1.0 GB/s, of which CRC-32 is a third) before
-the flush, and SHA-256 (1.8 GB/s) beside it on another core; against a copy that is flushed at 1.0 GB/s, a ratio near 0.5. A
-read costs one copy and a CRC-32 pass (2.4 GB/s alone) against a plain read at 2 to 5 GB/s: near 0.6.
+the flush, and SHA-256 (1.8 GB/s) beside it on another core; against a copy that is flushed at 1.0 GB/s, a ratio near
+0.5. A read costs one copy and a CRC-32 pass (2.4 GB/s alone) against a plain read at 2 to 5 GB/s: near 0.6.
 
-Measured on two cores that five other processes kept busy: copy 0.8 to 1.1 GB/s, write 0.3 to 0.4 GB/s, ratio 0.3 to 0.4;
-plain read 0.6 to 1.1 GB/s, read 0.5 to 1.3 GB/s, ratio 0.6 to 1.3. The write falls short because it computes where a copy
-only waits for the kernel: switching the CRC-32 off gave 1.35 times the speed, the SHA-256 on its thread (of which busy
-cores leave less) at most 1.2 times, the flush nothing that could be told from noise. The read beats its prediction
-because `read_bytes` too spends most of its time on fresh pages of memory.
+Measured on two cores that other work kept busy (load 4 to 6): copy 0.8 to 1.1 GB/s, write 0.2 to 0.4 GB/s, ratio 0.2 to
+0.4; plain read 0.6 to 1.1 GB/s, read 0.5 to 1.3 GB/s, ratio 0.6 to 1.3. The write falls short because it computes where
+a copy only waits for the kernel: without the CRC-32 it ran 1.35 times as fast, without the SHA-256 on its thread (to
+which busy cores leave less) 1.0 to 1.2 times, without the flush no faster that could be told from noise. The read does
+better because `read_bytes` too spends most of its time on fresh pages of memory.
 """
 
 import argparse
