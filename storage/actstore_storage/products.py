@@ -10,8 +10,8 @@ from actstore_storage.specification import DTYPES, RunRecord
 TOKENS, NORMS = "tokens", "norms"
 BOS, SPECIAL = 1, 2  # bits of a token's flags
 
-# One request of reasonable size on S3. On a local disk, groups of 16 MiB were written 1.1 to 1.4 times as fast as groups
-# of 4 MiB.
+# One request of reasonable size on S3. On a local disk, groups of 16 MiB were written 1.1 to 1.4 times as fast as
+# groups of 4 MiB.
 DENSE_GROUP_BYTES = 16 << 20
 _GROUP_ROWS = 65_536
 # Small, because one feature's rows are few and a reader fetches whole row groups.
