@@ -187,6 +187,31 @@ def test_a_killed_worker_costs_nothing_but_time(caller: Caller, workers: WorkerP
     check_tokens(snapshot(folder, run))
 
 
+def test_a_killed_coordinator_comes_back_and_the_bucket_tells_it_the_rest(
+    caller: Caller, workers: WorkerProcess, folder: Path
+) -> None:
+    """Until Ray has restarted it, callers hear that the workers are unavailable; then the same request goes on."""
+    wanted = specification("orphan", dense_sites=["resid_post"], sequences_per_shard=8, sequences_per_batch=1)
+    for update in caller.watch(caller.start(wanted)):
+        if update.shards_committed >= 2:
+            break
+    (victim,) = workers.processes("ray::_CoordinatorActor")
+    os.kill(victim, signal.SIGKILL)
+    give_up = time.monotonic() + CALL_SECONDS
+    while True:
+        try:
+            run = caller.start(wanted)
+            break
+        except grpc.RpcError as error:
+            if failure(error).reason != "WORKERS_UNAVAILABLE" or time.monotonic() > give_up:
+                raise
+            time.sleep(0.2)
+    first, *_, last = caller.watch(run)
+    assert first.shards_committed >= 2
+    assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
+    check_tokens(snapshot(folder, run))
+
+
 def test_a_cancelled_capture_stops_and_can_be_finished(caller: Caller, folder: Path) -> None:
     wanted = specification("stopped", dense_sites=["resid_post"], sequences_per_shard=100, sequences_per_batch=1)
     run = caller.start(wanted)
