@@ -310,6 +310,17 @@ def test_one_capture_too_many_is_refused_with_both_numbers(lab: Path, bucket: Bu
     run(work())
 
 
+def test_one_worker_keeps_runs_of_one_specification_apart(lab: Path, bucket: Bucket) -> None:
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        for name in ("a", "b"):
+            seen = await watch(captures, await captures.submit(replace(REQUEST, run=name)))
+            assert seen[-1].state is State.COMPLETE
+
+    run(work())
+    assert all(open_run(bucket, name).complete for name in ("a", "b"))
+
+
 def test_old_captures_are_forgotten(lab: Path, bucket: Bucket) -> None:
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, finished_captures=2))

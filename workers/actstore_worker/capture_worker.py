@@ -47,7 +47,7 @@ class CaptureWorker:
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
         self._bucket, self._device = bucket, device
-        self._loaded: tuple[str, _InterruptibleCapture] | None = None
+        self._loaded: tuple[RunRecord, _InterruptibleCapture] | None = None
         self._interrupted = ""
 
     def capture(self, task: ShardTask) -> ShardReport:
@@ -64,13 +64,13 @@ class CaptureWorker:
 
     def _load(self, task: ShardTask) -> "_InterruptibleCapture":
         self._check(task.attempt)
-        key = task.record.specification_sha256
-        if self._loaded is None or self._loaded[0] != key:
+        # Not by specification alone: runs of equal ones have names of their own, and a capture writes under its run's.
+        if self._loaded is None or self._loaded[0] != task.record:
             self._loaded = None  # so that two models never lie in memory side by side
             with _LOADING:
                 model = load_model(task.model_source, dtype=task.record.specification.dtype, device=self._device)
             saes = tuple(load_sae(path, name) for name, path in task.sae_paths.items())
-            self._loaded = key, _InterruptibleCapture(model, saes, task.record)
+            self._loaded = task.record, _InterruptibleCapture(model, saes, task.record)
         return self._loaded[1]
 
     def _check(self, attempt: str) -> None:
