@@ -1,7 +1,7 @@
 """The main job, end to end, on real input: `make demo`, or `python -m examples.demo [--s3] [--folder DIR]`.
 
-Starts the local stack, captures the bundled model over source files that it never saw, asks the three kinds of question,
-writes the plots, and stops.
+Starts the local stack, captures the bundled model over source files that it never saw, asks the three kinds of
+question, writes the plots, and stops.
 """
 
 import argparse
@@ -17,7 +17,12 @@ MODEL = "pystdlib"
 SAE = "pystdlib-resid_post.1"
 DENSE_SITE = "resid_post.1"
 TOKENS = 250_000
-FEATURES = {}
+# What each fires on, found by looking at its examples.
+FEATURES = {
+    303: "in prose, the word after a form of `to be`",
+    212: "the word glued to `get` in a function's name",
+    285: "the first word of a test's name",
+}
 # Which of two loop variables is printed? Only one token differs, so whatever carries it to the end shows.
 CLEAN = "for index, value in enumerate(values):\n    print(index,"
 CORRUPT = "for index, item in enumerate(values):\n    print(index,"
@@ -74,6 +79,7 @@ def show_growth(run: actstore.Run, plots: Path) -> None:
     growth = profile.fit_growth(site="resid_post")
     print(profile)
     print(growth)
+    save(profile.plot(), plots / "norm_profile.png")
     save(growth.plot(), plots / "norm_growth.png")
 
 

@@ -15,22 +15,24 @@ from models.tokenizer import CONTEXT_LENGTH, FOLDER, VOCABULARY_SIZE
 TEMPLATES = Path(__file__).parent / "cards"
 
 
-def measured(folder: Path, held_out: torch.Tensor, max_windows: int | None) -> tuple[float, float]:
+def measured(folder: Path, held_out: torch.Tensor) -> tuple[float, float, float]:
+    """Held-out loss, mean over tokens and median over windows, and the induction gap, all in nats."""
     model = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return recipe.held_out_loss(model, held_out, max_windows), recipe.induction_gap(model)
+    losses = recipe.window_losses(model, held_out)
+    return losses.mean().item(), losses.median().item(), recipe.induction_gap(model)
 
 
-def revision_rows(held_out: torch.Tensor) -> list[tuple[int, float, float]]:
+def revision_rows(held_out: torch.Tensor) -> list[tuple[int, float, float, float]]:
     folders = (FOLDER / "revisions").glob("step*")
     steps = sorted(int(folder.name.removeprefix("step")) for folder in folders)
-    return [(step, *measured(FOLDER / "revisions" / f"step{step}", held_out, recipe.REPORT_WINDOWS)) for step in steps]
+    return [(step, *measured(FOLDER / "revisions" / f"step{step}", held_out)) for step in steps]
 
 
 def write_model_card() -> None:
     tokenizer = AutoTokenizer.from_pretrained(FOLDER, model_max_length=int(1e9))
     held_out = recipe.token_stream(tokenizer, held_out=True)
     train = recipe.token_stream(tokenizer, held_out=False)
-    loss, gap = measured(FOLDER, held_out, None)
+    loss, median, gap = measured(FOLDER, held_out)
     rows = revision_rows(held_out)
     model = recipe.build_model()
     card = (
@@ -53,20 +55,21 @@ def write_model_card() -> None:
             repeated=recipe.REPEATED_ROWS,
             seen=recipe.STEPS * recipe.BATCH_ROWS * CONTEXT_LENGTH / 1e6,
             held_out=loss,
+            held_out_median=median,
             gap=gap,
             date=datetime.datetime.now(datetime.UTC).date(),
-            before=max(step for step, _, revision_gap in rows if revision_gap < 1),
-            after=min(step for step, _, revision_gap in rows if revision_gap >= 1),
+            before=max(step for step, _, _, revision_gap in rows if revision_gap < 1),
+            after=min(step for step, _, _, revision_gap in rows if revision_gap >= 1),
             revisions="\n".join(_table_row(f"step{row[0]}", *row) for row in rows),
-            final=_table_row("(main)", recipe.STEPS, loss, gap),
+            final=_table_row("(main)", recipe.STEPS, loss, median, gap),
         )
     )
     (FOLDER / "README.md").write_text(card)
 
 
-def _table_row(revision: str, step: int, loss: float, gap: float) -> str:
+def _table_row(revision: str, step: int, loss: float, median: float, gap: float) -> str:
     seen = step * recipe.BATCH_ROWS * CONTEXT_LENGTH / 1e6
-    return f"| {revision} | {step:,} | {seen:.2f} M | {loss:.3f} | {gap:.2f} |"
+    return f"| {revision} | {step:,} | {seen:.2f} M | {loss:.3f} | {median:.3f} | {gap:.2f} |"
 
 
 def write_sae_card() -> None:

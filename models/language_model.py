@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
@@ -87,12 +87,19 @@ def next_token_loss(model: GPTNeoXForCausalLM, rows: Int[Tensor, "row position"]
 
 
 @torch.no_grad()
-def held_out_loss(model: GPTNeoXForCausalLM, stream: Int[Tensor, " token"], max_windows: int | None = None) -> float:
-    """Mean nats per token over consecutive windows of files that were never trained on."""
+def window_losses(
+    model: GPTNeoXForCausalLM, stream: Int[Tensor, " token"], max_windows: int | None = None
+) -> Float[Tensor, " window"]:
+    """Mean nats per token of each of the stream's consecutive windows, a BOS before each."""
     body = CONTEXT_LENGTH - 1
     windows = stream[: len(stream) // body * body].reshape(-1, body)[:max_windows]
     rows = torch.cat([torch.full((len(windows), 1), BOS_ID), windows], dim=1)
-    return torch.cat([next_token_loss(model, part) for part in rows.split(32)]).mean().item()
+    return torch.cat([next_token_loss(model, part).reshape(len(part), -1).mean(dim=1) for part in rows.split(32)])
+
+
+def held_out_loss(model: GPTNeoXForCausalLM, stream: Int[Tensor, " token"], max_windows: int | None = None) -> float:
+    """Mean nats per token over windows of files that were never trained on."""
+    return window_losses(model, stream, max_windows).mean().item()
 
 
 @torch.no_grad()

@@ -94,12 +94,16 @@ def _draw_fit(answer: "Growth", ax: "Axes") -> None:
 
 
 def _finished(ax: "Axes", excluded: tuple[str, ...]) -> "Axes":
-    from matplotlib.ticker import LogFormatter, MaxNLocator
+    from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator, ScalarFormatter
 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    # A stack's norms often span less than a decade, where a log axis would label one tick or none.
-    for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    low, high = ax.get_ylim()
+    if high < 10 * low:  # a log axis would label one tick of less than a decade, or none
+        ax.yaxis.set_major_locator(MaxNLocator(6))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+    else:
+        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     ax.set_title(f"norm of activations by layer (excluded: {', '.join(excluded) or 'no tokens'})", fontsize=10)
     ax.legend(fontsize=8)
     return ax
