@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -30,7 +31,8 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.opening import open_bucket
 from actstore_storage.runs import create_run
 from actstore_storage.sites import parse_site
-from actstore_worker.capture import ShardCapture
+from actstore_storage.specification import RunRecord
+from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.forward import visit
 from actstore_worker.model import LanguageModel, load_model
@@ -41,6 +43,7 @@ MODELS = Path(__file__).parents[1] / "models"
 MODEL, SITE = "pystdlib", "resid_post.1"
 RANDOM_SAE, RANDOM_SAE_WIDTH, RANDOM_SAE_K = "random", 1024, 32
 TOKENS = 262_144
+ROUNDS = 7
 NUMBERS = (
     "tokens_per_second_forward",
     "tokens_per_second_forward_in_lanes",
@@ -98,7 +101,7 @@ def forward_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
 
 
 def lanes_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
-    """The same forward passes, a batch a thread, as capture runs them on a CPU."""
+    """The same forward passes, each batch split over single threads, as capture runs them on a CPU."""
     asked, threads = plan.record.specification, torch.get_num_threads()
     own = plan.sequences.select(plan.record.shard_sequences(shard))
     trunk = model.family.decoder(model.module)
@@ -109,32 +112,38 @@ def lanes_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
 
     started = time.perf_counter()
     with ThreadPoolExecutor(threads, "lane", torch.set_num_threads, (1,)) as lanes:
-        list(lanes.map(run, own.batches(asked.sequences_per_batch)))
+        list(lanes.map(run, own.batches(-(-asked.sequences_per_batch // threads))))
     seconds = time.perf_counter() - started
     torch.set_num_threads(threads)
     return seconds
 
 
-def capture_seconds(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int) -> float:
+def capture_seconds(worker: CaptureWorker, plan: Plan, record: RunRecord, shards: range) -> float:
+    """As many shards in hand at once as the coordinator gives a worker."""
+    own = [plan.sequences.select(record.shard_sequences(shard)) for shard in shards]
+    tasks = [
+        ShardTask(record, plan.model_source, plan.sae_paths, shard, sequences, "benchmark")
+        for shard, sequences in zip(shards, own, strict=True)
+    ]
     started = time.perf_counter()
-    capture.run(bucket, shard, plan.sequences, f"bench-{time.monotonic_ns()}")
+    with ThreadPoolExecutor(TASKS) as pool:
+        list(pool.map(worker.capture, tasks))
     return time.perf_counter() - started
 
 
-def measure(plan: Plan, device: str, folder: Path) -> Iterator[tuple[int, float, float, float]]:
-    """(tokens, seconds of forward, of forward in lanes, of capture) of each shard but the first, which warms up."""
+def measure(plan: Plan, device: str, bucket: Bucket) -> Iterator[tuple[float, float, float]]:
+    """Tokens/s of forward, of forward in lanes and of capture, over all shards but the first, round after round."""
     model = load_model(plan.model_source, device=torch.device(device))
-    capture = ShardCapture(model, plan.saes, plan.record)
-    (folder / "store").mkdir()
-    bucket = open_bucket(str(folder / "store"))
-    create_run(bucket, plan.record)
-    for shard in range(plan.record.shards_total):
-        forward = forward_seconds(model, plan, shard)
-        lanes = lanes_seconds(model, plan, shard) if device == "cpu" else forward
-        found = forward, lanes, capture_seconds(capture, bucket, plan, shard)
-        if shard:
-            sequences = plan.sequences.select(plan.record.shard_sequences(shard))
-            yield len(sequences.tokens), *found
+    shards = range(1, plan.record.shards_total)
+    sequences = range(plan.record.shard_sequences(1).start, plan.record.sequences_total)
+    tokens = len(plan.sequences.select(sequences).tokens)
+    for number in range(ROUNDS):
+        record = create_run(bucket, replace(plan.record, run=f"round-{number}"))
+        worker = CaptureWorker(bucket, torch.device(device))
+        capture_seconds(worker, plan, record, range(1))  # loads and warms up
+        forward = sum(forward_seconds(model, plan, shard) for shard in shards)
+        lanes = sum(lanes_seconds(model, plan, shard) for shard in shards) if device == "cpu" else forward
+        yield tokens / forward, tokens / lanes, tokens / capture_seconds(worker, plan, record, shards)
 
 
 def main() -> None:
@@ -147,13 +156,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan = prepare(folder, arguments.model, arguments.device, arguments.tokens)
-        shards = []
-        print("forward, forward in lanes, capture")
-        for tokens, forward, lanes, captured in measure(plan, arguments.device, folder):
-            speeds = tokens / forward, tokens / lanes, tokens / captured
-            shards.append((*speeds, forward / captured, lanes / captured))
-            print(f"{tokens:7d} tokens, tokens/s:", *(f"{speed:8.0f}" for speed in speeds))
-    medians = dict(zip(NUMBERS, (median(column) for column in zip(*shards, strict=True)), strict=True))
+        (folder / "store").mkdir()
+        rounds = []
+        print(f"{arguments.model}, tokens/s: forward, forward in lanes, capture")
+        for forward, lanes, captured in measure(plan, arguments.device, open_bucket(str(folder / "store"))):
+            rounds.append((forward, lanes, captured, captured / forward, captured / lanes))
+            print(f"{forward:10.0f} {lanes:10.0f} {captured:10.0f}", flush=True)
+    medians = dict(zip(NUMBERS, (median(column) for column in zip(*rounds, strict=True)), strict=True))
     print(f"{arguments.model} on {arguments.device}: {medians['ratio_to_forward']:.2f} of the bare forward pass")
     if arguments.json:
         print(json.dumps(medians))

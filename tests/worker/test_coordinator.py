@@ -17,7 +17,7 @@ from actstore_storage.commit import Commit
 from actstore_storage.errors import ActstoreError, StoreError
 from actstore_storage.opening import open_bucket
 from actstore_storage.runs import committed_shards, open_run
-from actstore_worker.capture_worker import CaptureWorker, ShardReport, ShardTask
+from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Coordinator, Progress, State
 from actstore_worker.plan import CaptureRequest, PlanSettings
@@ -102,7 +102,7 @@ def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket
 
     seen = run(work())
     assert shards == Counter(range(SHARDS))
-    assert [worker.most_running for worker in workers] == [1, 1]
+    assert [worker.most_running for worker in workers] == [TASKS, TASKS]
     assert [progress.shards_committed for progress in seen] == sorted(progress.shards_committed for progress in seen)
     snapshot = open_run(bucket, "run")
     assert snapshot.complete

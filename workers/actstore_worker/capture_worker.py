@@ -1,7 +1,9 @@
 """What one capture worker does: hold the model of the last run that it worked for, and capture shards of it."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.runs import read_commit
+from actstore_storage.shard import ShardWriter
 from actstore_storage.specification import RunRecord
 from actstore_worker.capture import CapturedBatch, ShardCapture
 from actstore_worker.catalogue import ModelSource
@@ -19,6 +22,8 @@ from actstore_worker.sequences import TokenSequences
 
 # transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
 _LOADING = threading.Lock()
+# Shards that a worker has in hand: one that streams, one that is being committed.
+TASKS = 2
 
 
 @dataclass(frozen=True)
@@ -43,24 +48,32 @@ class ShardReport:
 
 
 class CaptureWorker:
-    """`capture` runs on one thread at a time, `interrupt` on any."""
+    """`capture` runs on up to `TASKS` threads: while one shard is sorted, written out and committed, the next one has
+    the model. `interrupt` runs on any thread.
+    """
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
         self._bucket, self._device = bucket, device
         self._loaded: tuple[RunRecord, _InterruptibleCapture] | None = None
-        self._interrupted = ""
+        self._turn = threading.Lock()
+        self._interrupted: deque[str] = deque(maxlen=TASKS)
 
     def capture(self, task: ShardTask) -> ShardReport:
         """Errors: ActstoreError CANCELLED where it was interrupted; whatever the model, the disk or the bucket do."""
-        capture = self._load(task)
-        capture.check = lambda: self._check(task.attempt)
-        won = capture.run(self._bucket, task.shard, task.sequences, task.attempt)
+        with ExitStack() as open_writer:
+            with self._turn:
+                capture = self._load(task)
+                capture.check = lambda: self._check(task.attempt)
+                writer = open_writer.enter_context(ShardWriter(self._bucket, task.record, task.shard, task.attempt))
+                capture.stream(writer, task.sequences)
+            self._check(task.attempt)
+            won = writer.commit()
         commit = read_commit(self._bucket, task.record, task.shard)
         return ShardReport(won, commit.tokens, sum(item.bytes for item in commit.objects.values()))
 
     def interrupt(self, attempt: str) -> None:
         """That attempt ends before its next batch. Attempts are never named twice."""
-        self._interrupted = attempt
+        self._interrupted.append(attempt)
 
     def _load(self, task: ShardTask) -> "_InterruptibleCapture":
         self._check(task.attempt)
@@ -74,7 +87,7 @@ class CaptureWorker:
         return self._loaded[1]
 
     def _check(self, attempt: str) -> None:
-        if attempt == self._interrupted:
+        if attempt in self._interrupted:
             raise ActstoreError("the capture was cancelled", reason="CANCELLED")
 
 

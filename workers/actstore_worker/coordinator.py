@@ -20,7 +20,7 @@ from actstore_api.reasons import Failure
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import RunRecord
-from actstore_worker.capture_worker import ShardReport, ShardTask
+from actstore_worker.capture_worker import TASKS, ShardReport, ShardTask
 from actstore_worker.plan import CaptureRequest, Plan
 from actstore_worker.settings import CoordinatorLimits
 
@@ -37,7 +37,7 @@ class State(Enum):
 
 
 class Worker(Protocol):
-    """Captures one shard at a time."""
+    """Captures up to `TASKS` shards at a time."""
 
     async def capture(self, task: ShardTask) -> ShardReport:
         """Errors: any; the shard is tried again."""
@@ -142,9 +142,11 @@ class Coordinator:
     ) -> None:
         self._prepare = prepare
         self._limits = limits
-        self._worker_count = len(workers)
+        # Each worker as often as it takes tasks, but all of them once before any of them twice.
+        places = [worker for _ in range(TASKS) for worker in workers]
+        self._lane_count = len(places)
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        for worker in workers:
+        for worker in places:
             self._idle.put_nowait(worker)
         self._captures: dict[str, _Capture] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -200,8 +202,8 @@ class Coordinator:
         return self._totals
 
     async def _run(self, capture: _Capture, plan: Plan) -> None:
-        """As many lanes as there are workers; all captures share the workers, first come, first served."""
-        lanes = min(self._worker_count, len(capture.pending))
+        """A lane for each task that the workers take at once; all captures share them, first come, first served."""
+        lanes = min(self._lane_count, len(capture.pending))
         await asyncio.gather(*(self._lane(capture, plan) for _ in range(lanes)))
         if capture.state is not State.RUNNING:
             return

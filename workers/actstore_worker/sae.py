@@ -9,6 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,7 +112,11 @@ class TopKSae(SparseAutoencoder):
 
     def compete(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
         before = projected.add_(self.tensors["b_enc"])
-        return before.mul_(self.tensors["W_dec"].norm(dim=-1)) if self.rescale_by_decoder_norm else before
+        return before.mul_(self._decoder_norms) if self.rescale_by_decoder_norm else before
+
+    @cached_property
+    def _decoder_norms(self) -> Float[Tensor, " d_sae"]:
+        return torch.linalg.vector_norm(self.tensors["W_dec"], dim=-1)
 
 
 ARCHITECTURES = {kind.architecture: kind for kind in (StandardSae, TopKSae, JumpReluSae, GatedSae)}

@@ -30,7 +30,7 @@ from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
 from actstore_storage.errors import ActstoreError
 from actstore_storage.opening import open_bucket
 from actstore_storage.probe import probe
-from actstore_worker.capture_worker import CaptureWorker, ShardReport, ShardTask
+from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Coordinator, Progress, Totals
 from actstore_worker.gateway import Gateway
@@ -173,7 +173,7 @@ class _CoordinatorActor(Coordinator):
         plan_settings = PlanSettings(settings.dataset_folders, device="cuda" if gpu_count else "cpu")
         resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count else 0}
         threads = max(1, int(ray.cluster_resources()["CPU"]) // worker_count)
-        worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=2, **resources)
+        worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)
         super().__init__(
             lambda request: prepare_capture(request, bucket, catalogue, plan_settings),
             [_RemoteWorker(worker.remote(settings, threads)) for _ in range(worker_count)],
@@ -182,7 +182,7 @@ class _CoordinatorActor(Coordinator):
 
 
 class _CaptureActor(CaptureWorker):
-    """Two threads: one that captures, one that can be told to stop."""
+    """A thread for each task, and one that can be told to stop."""
 
     def __init__(self, settings: WorkerSettings, threads: int) -> None:
         torch.set_num_threads(threads)
