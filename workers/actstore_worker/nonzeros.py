@@ -38,8 +38,10 @@ def _slices(
     sae: SparseAutoencoder, x: Tensor
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]]:
     size = max(1, SLICE_BYTES_MAX // (4 * sae.d_sae))
+    memory = torch.empty(min(size, len(x)), sae.d_sae, device=x.device)  # one for all: fresh memory costs page faults
     for first in range(0, len(x), size):
-        flat, activation = _flat_nonzeros(sae, sae.project(x[first : first + size]))
+        rows = x[first : first + size]
+        flat, activation = _flat_nonzeros(sae, sae.project(rows, out=memory[: len(rows)]))
         row, feature = np.divmod(flat, sae.d_sae)
         yield row + first, feature.astype(np.int32), activation
 

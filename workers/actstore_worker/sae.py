@@ -50,12 +50,12 @@ class SparseAutoencoder(ABC):
         """Feature activations, 0 where a feature is off."""
         return self.activate(self.project(x))
 
-    def project(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
-        """What the encoder's matrix gives, before any bias of the encoder."""
+    def project(self, x: Float[Tensor, "row d_in"], out: Tensor | None = None) -> Float[Tensor, "row d_sae"]:
+        """What the encoder's matrix gives, before any bias of the encoder; into `out` where it is given."""
         x = _normalise(x.float(), self.normalisation)
         if self.subtracts_b_dec:
             x = x - self.tensors["b_dec"]
-        return x @ self.tensors["W_enc"]
+        return torch.mm(x, self.tensors["W_enc"], out=out)
 
     @abstractmethod
     def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]: ...
