@@ -1,16 +1,17 @@
 """What capture costs beside the forward pass it needs: `python -m benchmarks.capture --json`.
 
 Both sides run the same batches of real text (the standard library of this Python) through the same model on the same
-device, shard by shard in turns, and medians over shards are compared, because a busy machine changes its mind by the
-second. Forward: the trunk as transformers runs it, no logits, stopped after the last layer that the run needs. Capture:
-norms of every site of every layer, one dense site, the features of a TopK SAE, written to a local bucket and committed.
+device, in turns, round after round, and the ratios of each round are compared, because a machine's speed drifts. Forward:
+the trunk as transformers runs it, no logits, stopped after the last layer that the run needs. Capture: a capture worker
+with norms of every site of every layer, one dense site and the features of a TopK SAE, written to a local bucket, synced
+and committed. Loading the model is on neither side.
 
-Predicted for the bundled model on a CPU, in us of one core's time a token. Forward 35, of which a third is not matrix
-products. Norms 0.5. An SAE of 1,024 features 3 (its matrix is 8 % of the forward pass's products) and 1 to find the
-largest. Writing 2, sorting and writing the index of 32 nonzeros 7. So capture would run at 0.73 of a forward pass that
-kept every core busy, and 0.78 was measured: `ratio_to_forward_in_lanes`, against a bare pass with a batch a thread.
-A plain pass does not keep them busy: split over two threads it took 115 us of processor time on busy cores, mostly
-waiting. Capture gives each thread a batch of its own, and so is faster than the bare pass: `ratio_to_forward`.
+Predicted for the bundled model on two cores, in us of one core a token: forward 35 to 40; the SAE's matrix 3 and finding
+its 16 largest 2.5; norms 0.5; writing 1; sorting and writing the index and syncing 3.5, beside the next shard's forward
+pass. So at best 0.8 of a forward pass that keeps both cores busy, which is `ratio_to_forward_in_lanes`: the same batches,
+split over single threads. The plain forward pass is slower than that, for threads that split every small operation
+wait for each other, and capture splits its batches, so `ratio_to_forward` is higher. docs/benchmarks.md has what was
+measured.
 """
 
 import argparse
@@ -25,7 +26,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from safetensors.torch import save_file
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.opening import open_bucket
@@ -40,8 +40,7 @@ from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_captur
 from actstore_worker.sequences import TokenSequences
 
 MODELS = Path(__file__).parents[1] / "models"
-MODEL, SITE = "pystdlib", "resid_post.1"
-RANDOM_SAE, RANDOM_SAE_WIDTH, RANDOM_SAE_K = "random", 1024, 32
+MODEL, SITE, SAE = "pystdlib", "resid_post.1", "pystdlib-resid_post.1"
 TOKENS = 262_144
 ROUNDS = 7
 NUMBERS = (
@@ -60,31 +59,13 @@ def write_text(folder: Path) -> None:
         lines.writelines(json.dumps({"text": file.read_text(encoding="utf-8")}) + "\n" for file in files)
 
 
-def find_or_make_sae(catalogue: ModelCatalogue, folder: Path, d_model: int) -> str:
-    """The bundled SAE; before there is one, random weights, whose features are as many and cost as much."""
-    bundled = [name for name in catalogue.saes() if name.startswith(MODEL)]
-    if bundled:
-        return bundled[0]
-    torch.manual_seed(0)
-    decoder = torch.nn.functional.normalize(torch.randn(RANDOM_SAE_WIDTH, d_model), dim=-1)
-    tensors = {"W_enc": decoder.T.contiguous(), "W_dec": decoder, "b_dec": torch.zeros(d_model)}
-    config = {"architecture": "topk", "k": RANDOM_SAE_K, "d_in": d_model, "d_sae": RANDOM_SAE_WIDTH}
-    (folder / RANDOM_SAE).mkdir()
-    save_file(tensors | {"b_enc": torch.zeros(RANDOM_SAE_WIDTH)}, folder / RANDOM_SAE / "sae_weights.safetensors")
-    (folder / RANDOM_SAE / "cfg.json").write_text(json.dumps(config | {"metadata": {"hook_name": SITE}}))
-    return RANDOM_SAE
-
-
 def prepare(folder: Path, model_name: str, device: str, tokens: int) -> Plan:
     write_text(folder)
-    catalogue = ModelCatalogue((MODELS, folder))
     name, _, revision = model_name.partition("@")
-    config = json.loads((catalogue.find_model(name, revision).folder / "config.json").read_text())
-    sae = find_or_make_sae(catalogue, folder, config["hidden_size"])
     request = CaptureRequest(
-        name, "stdlib.jsonl", model_revision=revision, dense_sites=(SITE,), saes=(sae,), max_tokens=tokens
+        name, "stdlib.jsonl", model_revision=revision, dense_sites=(SITE,), saes=(SAE,), max_tokens=tokens
     )
-    return plan_capture(request, catalogue, PlanSettings((folder,), device))
+    return plan_capture(request, ModelCatalogue((MODELS,)), PlanSettings((folder,), device))
 
 
 def forward_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
