@@ -38,7 +38,13 @@ def main() -> None:
     datasets = write_text(arguments.folder / "datasets")
     store = arguments.folder / ("s3" if arguments.s3 else "store")
     heading("Starting the local stack: Ray workers, gateway, service" + (", SeaweedFS" if arguments.s3 else ""))
-    with actstore.LocalStack(store=store, model_folders=[MODELS], dataset_folders=[datasets], s3=arguments.s3) as stack:
+    with actstore.LocalStack(
+        store=store,
+        model_folders=[MODELS],
+        dataset_folders=[datasets],
+        s3=arguments.s3,
+        state_folder=arguments.folder,
+    ) as stack:
         lab = stack.lab
         plots = arguments.folder / "plots"
         plots.mkdir(parents=True, exist_ok=True)

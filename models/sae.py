@@ -111,8 +111,9 @@ def main() -> None:
         datasets = Path(scratch) / "datasets"
         datasets.mkdir()
         write_datasets(datasets)
-        store = str(Path(scratch) / "store")
-        with actstore.LocalStack(store=store, model_folders=[MODELS], dataset_folders=[datasets]) as stack:
+        with actstore.LocalStack(
+            model_folders=[MODELS], dataset_folders=[datasets], state_folder=Path(scratch) / "state"
+        ) as stack:
             lab = stack.lab
             train_rows = captured_rows(lab, "train.jsonl", TRAIN_TOKENS)
             held_rows = captured_rows(lab, "held-out.jsonl", HELD_OUT_TOKENS)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from actstore._errors import refused
 
 TOKEN_CLASSES = ("bos", "special")
+DEFAULT_EXCLUSION = frozenset({"bos"})
 DIRECTIONS = ("denoise", "noise")
 MAXIMUM_COUNT = 2**32 - 1
 
@@ -66,7 +67,8 @@ def choices(values: Iterable[str] | str | None, field: str, allowed: Sequence[st
 
 
 def exclusion(values: Iterable[str] | str | None) -> frozenset[str]:
-    return frozenset(choices(values, "exclude", TOKEN_CLASSES))
+    """None is the default, BOS; an empty collection leaves nothing out."""
+    return DEFAULT_EXCLUSION if values is None else frozenset(choices(values, "exclude", TOKEN_CLASSES))
 
 
 def layer_range(layers: Sequence[int] | None) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
 """Whom the client asks: a service over gRPC, or a bucket by itself. The same calls, the same answers, the same errors.
 
-`exclude` is a set of token classes (`bos`, `special`); None elsewhere means the answerer's default.
+`exclude` is a set of token classes (`bos`, `special`), empty for none; elsewhere None means the answerer's default.
 """
 
 from abc import ABC, abstractmethod

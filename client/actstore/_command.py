@@ -211,7 +211,7 @@ def _verb(verbs: Any, act: Callable[[argparse.Namespace], None], says: str) -> a
 
 def _add_up(verbs: Any) -> None:
     verb = _verb(verbs, up, "start workers and service here, until Ctrl-C")
-    verb.add_argument("--store", type=Path, metavar="DIR", help="folder of the store (default: .actstore/store)")
+    verb.add_argument("--store", type=Path, metavar="DIR", help="folder of the store (default: in .actstore)")
     verb.add_argument("--s3", action="store_true", help="keep the store in a SeaweedFS, reached as S3")
     verb.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="folders of models and SAEs")
     verb.add_argument("--datasets", type=Path, nargs="+", default=[], metavar="DIR", help="folders of text")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from actstore._errors import Unavailable, refused
+from actstore._errors import Denied, Unavailable, refused
 from actstore._lab import Lab
 from actstore._records import S3Access
 
@@ -47,7 +47,7 @@ def _found(token: str | None) -> tuple[str, str | None]:
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / STACK_FILE).is_file():
-            stack = json.loads((folder / STACK_FILE).read_text())
+            stack = read_stack_file(folder / STACK_FILE)
             return stack["address"], token or stack["token"]
     raise Unavailable(
         f"no address, no ACTSTORE_ADDRESS in the environment, and no {STACK_FILE} in {here} or above it",
@@ -55,6 +55,40 @@ def _found(token: str | None) -> tuple[str, str | None]:
         field="address",
         allowed=ADDRESSES,
         next_step="start a stack here with `actstore up`, or pass an address to connect",
+    )
+
+
+def read_stack_file(path: Path) -> dict[str, str]:
+    """Denied where somebody else wrote it: whoever chose the address would be sent what is asked, and could answer it.
+
+    Unavailable where it is not whole, FileNotFoundError where it is not there.
+    """
+    owner = path.stat().st_uid
+    if owner != os.getuid():
+        raise _foreign(path, owner)
+    text = path.read_text(errors="replace")
+    try:
+        stack = json.loads(text)
+        return {"address": str(stack["address"]), "token": str(stack["token"])}
+    except (ValueError, TypeError, KeyError):
+        raise Unavailable(
+            f"{path} is not whole: the stack that wrote it ended early, or another program did",
+            reason="SERVICE_UNAVAILABLE",
+            field="address",
+            value=path,
+            allowed=ADDRESSES,
+            next_step="start the stack again with `actstore up`, or pass an address to connect",
+        ) from None
+
+
+def _foreign(path: Path, owner: int) -> Denied:
+    return Denied(
+        f"{path} belongs to user {owner}, not to you",
+        reason="UNAUTHENTICATED",
+        field="address",
+        value=path,
+        allowed=f"a file of user {os.getuid()}",
+        next_step="pass the address and token to connect, or start a stack of your own with `actstore up`",
     )
 
 

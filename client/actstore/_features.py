@@ -140,7 +140,10 @@ class FeaturePage:
 
 @dataclass(frozen=True)
 class Feature:
-    """Asks only when a method is called; `exclude` names token classes whose activations do not count."""
+    """Asks only when a method is called; `exclude` names token classes whose activations do not count.
+
+    None is the default, BOS; () leaves nothing out.
+    """
 
     run: str
     sae: str
@@ -152,7 +155,7 @@ class Feature:
         k: int = DEFAULT_EXAMPLES,
         tokens_before: int = DEFAULT_TOKENS_BEFORE,
         tokens_after: int = DEFAULT_TOKENS_AFTER,
-        exclude: Iterable[str] | None = ("bos",),
+        exclude: Iterable[str] | str | None = None,
     ) -> Examples:
         """The k strongest examples, each with so many tokens before and after its strongest one."""
         return self.backend.top_examples(
@@ -165,11 +168,11 @@ class Feature:
             _arguments.count(tokens_after, "tokens_after"),
         )
 
-    def statistics(self, bins: int = DEFAULT_BINS, exclude: Iterable[str] | None = ("bos",)) -> FeatureStatistics:
+    def statistics(self, bins: int = DEFAULT_BINS, exclude: Iterable[str] | str | None = None) -> FeatureStatistics:
         """Density and strength, and a histogram in so many bins of equal width between 0 and the maximum."""
         bins = _arguments.count(bins, "bins")
         return self.backend.feature_statistics(self.run, self.sae, self.index, _arguments.exclusion(exclude), bins)
 
-    def page(self, k: int = DEFAULT_EXAMPLES, exclude: Iterable[str] | None = ("bos",)) -> FeaturePage:
+    def page(self, k: int = DEFAULT_EXAMPLES, exclude: Iterable[str] | str | None = None) -> FeaturePage:
         classes = tuple(_arguments.exclusion(exclude))
         return FeaturePage(self.statistics(exclude=classes), self.top(k, exclude=classes))

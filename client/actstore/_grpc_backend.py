@@ -29,7 +29,7 @@ from actstore._records import (
     field_names,
 )
 from actstore._sweep import Sweep
-from actstore_api.reasons import Failure, from_status
+from actstore_api.reasons import Failure, from_status, known_reason
 from actstore_api.v1 import (
     activation_pb2,
     capture_pb2,
@@ -43,6 +43,8 @@ from actstore_api.v1 import (
 
 # Of a unary call with all its attempts. Streams have none: a capture may take days.
 DEADLINE_SECONDS = 60.0
+# The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
+START_CAPTURE_SECONDS = 600.0
 MAXIMUM_MESSAGE_BYTES = 256 * 2**20
 READS = {
     "CatalogService": ("ListRuns", "GetRun", "ListModels", "ListSaes"),
@@ -174,7 +176,7 @@ class GrpcBackend(Backend):
 
     def start_capture(self, specification: CaptureSpecification) -> str:
         request = capture_pb2.StartCaptureRequest(specification=_specification_out(specification))
-        run: str = self._ask(self._captures.StartCapture, request).run
+        run: str = self._ask(self._captures.StartCapture, request, START_CAPTURE_SECONDS).run
         return run
 
     def watch_capture(self, run: str) -> Iterator[CaptureProgress]:
@@ -193,9 +195,9 @@ class GrpcBackend(Backend):
             else:
                 yield SweepProgress(update.progress.cells_done, update.progress.cells_total)
 
-    def _ask(self, verb: Callable[..., Any], request: Any) -> Any:
+    def _ask(self, verb: Callable[..., Any], request: Any, deadline_seconds: float | None = None) -> Any:
         with _in_our_words(self.address):
-            return verb(request, timeout=DEADLINE_SECONDS, metadata=self._metadata)
+            return verb(request, timeout=deadline_seconds or DEADLINE_SECONDS, metadata=self._metadata)
 
     def _listen(self, verb: Callable[..., Any], request: Any) -> Iterator[Any]:
         with _in_our_words(self.address):
@@ -352,7 +354,7 @@ def _specification_out(specification: CaptureSpecification) -> capture_pb2.Captu
 def _progress(message: capture_pb2.CaptureProgress) -> CaptureProgress:
     if message.state == capture_pb2.CAPTURE_STATE_FAILED:
         failed = message.failure
-        raise error_of(Failure(failed.reason, failed.message, dict(failed.details)))
+        raise error_of(Failure(known_reason(failed.reason), failed.message, dict(failed.details)))
     state = capture_pb2.CaptureState.Name(message.state).removeprefix("CAPTURE_STATE_").lower()
     counts = {name: getattr(message, name) for name in field_names(CaptureProgress) if name != "state"}
     return CaptureProgress(state=state, **counts)

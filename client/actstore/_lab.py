@@ -92,7 +92,8 @@ class Lab:
     ) -> Capture:
         """Run a model over text in the workers and store what it shows; `.wait()` gives the run.
 
-        `sites` are stored as whole vectors, `norms` (None: every site) as L2 norms, `saes` as their nonzero features.
+        `sites` are stored as whole vectors, `norms` as L2 norms (None and an empty collection both mean every site),
+        `saes` as their nonzero features.
         A site is `resid_post.2`, or `resid_post` for that site of every layer. `context_length` (None: the model's)
         counts tokens of a sequence, `max_tokens` of the whole run, both with BOS; `bos` None follows the tokenizer. The
         same capture again is the same run, and finishes it.

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from actstore._connect import connect
-from actstore._errors import STACK_FAILED, StackFailed
+from actstore._connect import connect, read_stack_file
+from actstore._errors import STACK_FAILED, ActstoreError, StackFailed, StoreFailed, Unavailable
 from actstore._lab import Lab
 from actstore._records import S3Access
 
@@ -31,9 +31,9 @@ LOG_TAIL_LINES = 25
 class LocalStack:
     """`with LocalStack() as stack: stack.lab.capture(...)`.
 
-    `store` is a folder, made if absent (None: `store` in the state folder); with `s3` a SeaweedFS keeps its files
-    there. Logs and `stack.json`, which `actstore.connect()` finds, lie in `state_folder`. `port` None takes 7433 where
-    it is free, else any free one; 0 takes any free one.
+    `store` is a folder, made if absent; with `s3` a SeaweedFS keeps its files there. None: `store`, or `store-s3`, in
+    the state folder. Logs and `stack.json`, which `actstore.connect()` finds, lie in `state_folder`, which belongs to
+    one stack at a time. `port` None takes 7433 where it is free, else any free one; 0 takes any free one.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class LocalStack:
         state_folder: str | os.PathLike[str] = ".actstore",
     ) -> None:
         self.state_folder = Path(state_folder).absolute()
-        self.store_folder = Path(store).absolute() if store is not None else self.state_folder / "store"
+        # The files of a SeaweedFS are no directory store, so the two do not share a folder.
+        default_store = self.state_folder / ("store-s3" if s3 else "store")
+        self.store_folder = default_store if store is None else Path(store).absolute()
         self.s3_access: S3Access | None = None
         self.store = str(self.store_folder)
         self.address = self.metrics_address = ""
@@ -94,6 +96,7 @@ class LocalStack:
                 raise self._died(name, f"the {name} process ended with status {process.returncode}")
 
     def _start(self) -> None:
+        self._refuse_a_second()
         self._log_folder.mkdir(parents=True, exist_ok=True)
         self.store_folder.mkdir(parents=True, exist_ok=True)
         if self._with_s3:
@@ -189,20 +192,44 @@ class LocalStack:
         return StackFailed(f"{message}; the end of its log:{said}", reason=STACK_FAILED, next_step=f"read {log}")
 
     @property
+    def _stack_file(self) -> Path:
+        return self.state_folder / "stack.json"
+
+    @property
     def _log_folder(self) -> Path:
         return self.state_folder / "logs"
 
     def _log(self, name: str) -> Path:
         return self._log_folder / f"{name}.log"
 
+    def _refuse_a_second(self) -> None:
+        """A stack.json that nobody answers for was left by a stack that was killed, and is replaced."""
+        try:
+            stack = read_stack_file(self._stack_file)
+        except (FileNotFoundError, Unavailable):
+            return
+        address = stack["address"]
+        if not _answers(address, stack["token"]):
+            return
+        message = f"the stack at {address} already runs in {self.state_folder}"
+        next_step = "ask it with actstore.connect(), stop it, or give this one another state_folder"
+        raise StackFailed(
+            message, reason=STACK_FAILED, field="state_folder", value=self.state_folder, next_step=next_step
+        )
+
     def _write_stack_file(self) -> None:
-        """Holds the token, so its owner alone may read it, from the first byte on."""
-        path = self.state_folder / "stack.json"
-        path.unlink(missing_ok=True)
+        """Holds the token, so its owner alone may read it, from the first byte on; whole or not at all."""
         stack = {"address": self.address, "token": self.token, "metrics": self.metrics_address, "store": self.store}
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        scratch = self._stack_file.with_name(f"stack.json.{secrets.token_hex(8)}")
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(stack, file)
-        self._cleanup.callback(path.unlink, missing_ok=True)
+        scratch.replace(self._stack_file)
+        self._cleanup.callback(self._unlink_stack_file)
+
+    def _unlink_stack_file(self) -> None:
+        with suppress(FileNotFoundError, ActstoreError):
+            if read_stack_file(self._stack_file)["token"] == self.token:
+                self._stack_file.unlink()
 
 
 def _joined(folders: Iterable[str | os.PathLike[str]]) -> str:
@@ -224,6 +251,18 @@ def _kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def _answers(address: str, token: str) -> bool:
+    """To this token: another program, or another folder's stack, may have the port by now."""
+    try:
+        with connect(address, token=token) as lab:
+            lab.models()
+    except StoreFailed:
+        return True
+    except ActstoreError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -67,11 +67,14 @@ class Run:
     def norms(
         self,
         sites: Iterable[str] | str | None = None,
-        exclude: Iterable[str] | None = ("bos",),
+        exclude: Iterable[str] | str | None = None,
         quantiles: Sequence[float] | None = None,
         by: str = "layer",
     ) -> NormProfile:
-        """L2 norms over tokens at each site: site kinds (`resid_post`), single sites (`resid_post.3`), or all."""
+        """L2 norms over tokens at each site: site kinds (`resid_post`), single sites (`resid_post.3`), or all.
+
+        `exclude` names token classes that do not count; None is the default, BOS, and () leaves nothing out.
+        """
         _arguments.choices(by, "by", ("layer",))
         sites = _arguments.names(sites, "sites")
         classes = _arguments.exclusion(exclude)

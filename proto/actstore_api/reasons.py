@@ -107,10 +107,13 @@ def from_status(status: status_pb2.Status) -> Failure | None:
     for packed in status.details:
         info = error_details_pb2.ErrorInfo()
         if packed.Unpack(info) and info.domain == DOMAIN:
-            # A newer server may know reasons that this table does not.
-            reason = info.reason if info.reason in REASONS else "INTERNAL"
-            return Failure(reason, status.message, dict(info.metadata))
+            return Failure(known_reason(info.reason), status.message, dict(info.metadata))
     return None
+
+
+def known_reason(reason: str) -> str:
+    """A newer server may know reasons that this table does not; they are INTERNAL here."""
+    return reason if reason in REASONS else "INTERNAL"
 
 
 def _cut(text: str, bytes_max: int) -> str:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
@@ -35,7 +36,7 @@ class Gateway:
         ]
         self._channel = grpc.insecure_channel(address, options) if address else None
         self._metadata = (("application", APPLICATION), ("authorization", f"Bearer {token}"))
-        self._streams = threading.BoundedSemaphore(limits.forwarded_streams)
+        self._places = threading.BoundedSemaphore(limits.forwarded_calls)
         self._limits = limits
 
     @property
@@ -52,23 +53,16 @@ class Gateway:
 
     def answer(self, method: Any, request: Any, context: grpc.ServicerContext) -> Any:
         """One message for one message. `method` is of a stub of this gateway."""
-        call = method.future(request, timeout=_seconds_left(context), metadata=self._metadata)
-        try:
-            _cancel_with(context, call)
-            return call.result()
-        except (grpc.RpcError, grpc.FutureCancelledError):
-            _hand_on(call)
+        with self._place():
+            call = method.future(request, timeout=_seconds_left(context), metadata=self._metadata)
+            try:
+                _cancel_with(context, call)
+                return call.result()
+            except (grpc.RpcError, grpc.FutureCancelledError):
+                _hand_on(call)
 
     def stream(self, method: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        if not self._streams.acquire(blocking=False):
-            raise ActstoreError(
-                f"{self._limits.forwarded_streams} streams to the workers are open, the most that this service holds",
-                reason="LIMIT_EXCEEDED",
-                field="forwarded_streams",
-                value=self._limits.forwarded_streams + 1,
-                allowed=self._limits.forwarded_streams,
-            )
-        try:
+        with self._place():
             call = method(request, timeout=_seconds_left(context), metadata=self._metadata)
             try:
                 _cancel_with(context, call)
@@ -77,8 +71,6 @@ class Gateway:
                 _hand_on(call)
             finally:
                 call.cancel()
-        finally:
-            self._streams.release()
 
     def capture_totals(self) -> capture_pb2.GetCaptureTotalsResponse | None:
         """For dashboards; None while the workers do not answer."""
@@ -95,6 +87,22 @@ class Gateway:
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the threads that calls to the workers may hold; the others answer from the bucket."""
+        if not self._places.acquire(blocking=False):
+            raise ActstoreError(
+                f"{self._limits.forwarded_calls} calls to the workers are open, the most that this service holds",
+                reason="LIMIT_EXCEEDED",
+                field="forwarded_calls",
+                value=self._limits.forwarded_calls + 1,
+                allowed=self._limits.forwarded_calls,
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _open(self) -> grpc.Channel:
         if self._channel is None:

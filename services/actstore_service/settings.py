@@ -18,8 +18,8 @@ class Limits:
     """Calls that run or wait for a thread; gRPC refuses the next with RESOURCE_EXHAUSTED at once."""
     concurrent_streams: int = 256
     """HTTP/2 streams of one connection; the next waits in the client."""
-    forwarded_streams: int = 32
-    """Open streams to the workers (watching captures, sweeps), so that they leave threads for the bucket's answers."""
+    forwarded_calls: int = 32
+    """Open calls to the workers (captures, watching them, sweeps), so that they leave threads for the bucket's answers."""
     request_bytes: int = 1 * MEBIBYTE
     """Prompts and specifications are small."""
     response_bytes: int = 64 * MEBIBYTE

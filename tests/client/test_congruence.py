@@ -12,6 +12,7 @@ from tests.stored_run import BOS_ONLY, EVERYWHERE, FIRING, SAE, SILENT
 RUNS = ("planted", "bfloat16", "float16", "partial")
 QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "norms": lambda run: run.norms(),
+    "norms by default": lambda run: run.norms(exclude=None),
     "norms of all tokens": lambda run: run.norms(exclude=()),
     "norms without special tokens": lambda run: run.norms(exclude=("bos", "special")),
     "norms of a kind": lambda run: run.norms("resid_post", quantiles=(0.0, 0.1, 1.0)),
@@ -21,6 +22,7 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "examples": lambda run: run.feature(SAE, FIRING).top(),
     "examples in short": lambda run: run.feature(SAE, FIRING).top(3, tokens_before=0, tokens_after=1),
     "examples on BOS": lambda run: run.feature(SAE, BOS_ONLY).top(exclude=()),
+    "examples by default": lambda run: run.feature(SAE, BOS_ONLY).top(exclude=None),
     "no examples": lambda run: run.feature(SAE, SILENT).top(),
     "statistics": lambda run: run.feature(SAE, EVERYWHERE).statistics(),
     "statistics in few bins": lambda run: run.feature(SAE, FIRING).statistics(bins=3, exclude=("special",)),
@@ -32,6 +34,7 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "tokens": lambda run: run.tokens(),
     "tokens from the third sequence on": lambda run: run.tokens(slice(2, None)),
     "no tokens": lambda run: run.tokens(range(100, 101)),
+    "tokens of no sequence": lambda run: run.tokens(range(0)),
 }
 
 
@@ -45,6 +48,26 @@ def test_answers(question: str, name: str, remote: Lab, direct: Lab) -> None:
     assert far == near  # excluded, provenance and every number of its own
     assert repr(far) == repr(near)
     assert far._repr_html_() == near._repr_html_()
+
+
+def test_no_exclusion_given_is_bos_and_an_empty_one_is_none(lab: Lab) -> None:
+    run = lab.run("planted")
+    feature = run.feature(SAE, BOS_ONLY)
+    asked: list[Callable[..., Any]] = [run.norms, feature.top, feature.statistics, feature.page]
+    for ask in asked:
+        assert ask(exclude=None) == ask() == ask(exclude=("bos",))
+        assert (ask(exclude=None).excluded, ask(exclude=()).excluded) == (("bos",), ())
+    assert len(feature.top(exclude=None)) == 0 < len(feature.top(exclude=()))
+
+
+@pytest.mark.parametrize("sequences", [range(0), range(2, 2), range(5, 3), slice(4, 4), range(100, 200)])
+@pytest.mark.parametrize("name", RUNS)
+def test_an_empty_range_is_an_empty_table_of_the_same_schema(name: str, sequences: range | slice, lab: Lab) -> None:
+    run = lab.run(name)
+    for ask in (run.tokens, lambda chosen=None: run.activations("resid_post.1", chosen)):
+        empty = ask(sequences).table
+        assert empty.num_rows == 0
+        assert empty.schema.equals(ask().table.schema)
 
 
 @pytest.mark.parametrize("name", [*RUNS, "empty"])

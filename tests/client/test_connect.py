@@ -1,12 +1,13 @@
 """From an address, the environment or a stack's file to a lab."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 import actstore
-from actstore import BadRequest, S3Access, StoreFailed, Unavailable
+from actstore import BadRequest, Denied, S3Access, StoreFailed, Unavailable
 from actstore._bucket_backend import BucketBackend
 from actstore._grpc_backend import GrpcBackend
 
@@ -65,6 +66,27 @@ def test_the_stack_of_this_folder_or_one_above(tmp_path: Path, monkeypatch: pyte
         lab = actstore.connect()
         assert lab.address == "127.0.0.1:9"
         assert lab._backend._metadata == (("authorization", "Bearer secret"),)
+
+
+@pytest.mark.parametrize("text", ["", '{"address": "127.0.0.1:9", "tok', "[]", '{"address": "127.0.0.1:9"}', "\xff"])
+def test_a_stack_file_that_is_not_whole(text: str, tmp_path: Path) -> None:
+    (tmp_path / ".actstore").mkdir()
+    (tmp_path / ".actstore" / "stack.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(Unavailable, match="is not whole") as caught:
+        actstore.connect()
+    assert "actstore up" in caught.value.next_step
+    assert caught.value.value is not None
+    assert caught.value.value.endswith("stack.json")
+
+
+def test_a_stack_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".actstore").mkdir()
+    (tmp_path / ".actstore" / "stack.json").write_text(json.dumps({"address": "127.0.0.1:9", "token": "bait"}))
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(Denied, match=f"belongs to user {owner}, not to you") as caught:
+        actstore.connect()
+    assert caught.value.allowed == f"a file of user {owner + 1}"
 
 
 def test_s3_takes_its_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,11 @@ class Moody(
         self._meet(context)
         return capture_pb2.StartCaptureResponse(run="made")
 
+    def WatchCapture(self, request: Any, context: Any) -> Iterator[Any]:
+        failure = capture_pb2.CaptureFailure(reason="OF_ANOTHER_AGE", message="something new", details={"field": "x"})
+        progress = capture_pb2.CaptureProgress(run="r", state=capture_pb2.CAPTURE_STATE_FAILED, failure=failure)
+        yield capture_pb2.WatchCaptureResponse(progress=progress)
+
     def ReadTokens(self, request: Any, context: Any) -> Iterator[Any]:
         yield from ()
 
@@ -109,6 +114,22 @@ def test_a_slow_service_is_given_up(lab: actstore.Lab, moody: Moody, monkeypatch
     moody.pause_seconds = 1.0
     with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
         lab.runs()
+
+
+def test_starting_a_capture_may_take_long(lab: actstore.Lab, moody: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers tokenise before they answer."""
+    monkeypatch.setattr(_grpc_backend, "DEADLINE_SECONDS", 0.1)
+    moody.pause_seconds = 0.5
+    assert lab.capture("m", dataset="d").run_name == "made"
+    monkeypatch.setattr(_grpc_backend, "START_CAPTURE_SECONDS", 0.1)
+    with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
+        lab.capture("m", dataset="d")
+
+
+def test_a_failed_capture_with_a_newer_reason_is_a_fault(lab: actstore.Lab) -> None:
+    with pytest.raises(Fault, match="something new") as caught:
+        lab.attach("r").wait()
+    assert (caught.value.reason, caught.value.field) == ("INTERNAL", "x")
 
 
 def test_a_rich_status_keeps_its_reason(lab: actstore.Lab, moody: Moody) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import actstore
 from actstore import LocalStack, StackFailed, _local_stack
+from actstore_service.server import Service
 from actstore_storage.opening import open_bucket
 from tests.client.conftest import Plant
 from tests.stored_run import write_stored_run
@@ -49,6 +50,50 @@ def test_a_stack_answers_and_leaves_nothing_behind(plant_workers: Plant, tmp_pat
     assert all(map(until_gone, pids))
     assert not file.exists()
     assert sorted(path.name for path in Path(".actstore/logs").glob("*.log")) == ["service.log", "workers.log"]
+
+
+def test_a_second_stack_leaves_the_first_alone(plant_workers: Plant) -> None:
+    plant_workers()
+    file = Path(".actstore/stack.json")
+    with LocalStack(port=0):
+        before = file.read_text(), {path: path.read_bytes() for path in Path(".actstore/logs").iterdir()}
+        with pytest.raises(StackFailed, match="already runs in") as caught:
+            LocalStack(port=0).start()
+        assert (file.read_text(), {path: path.read_bytes() for path in Path(".actstore/logs").iterdir()}) == before
+        assert caught.value.field == "state_folder"
+        assert "another state_folder" in str(caught.value)
+        with LocalStack(port=0, state_folder="other"), actstore.connect() as lab:
+            assert len(lab.runs()) == 0
+        with actstore.connect() as lab:
+            assert len(lab.runs()) == 0
+
+
+@pytest.mark.parametrize("left", ["", '{"address": "127.0.0.1:1", "token": "x"}', "another service"])
+def test_what_a_killed_stack_left_is_replaced(
+    left: str, plant_workers: Plant, service: Service, tmp_path: Path
+) -> None:
+    """Also where its port is by now another service's, to which its token means nothing."""
+    plant_workers()
+    file = Path(".actstore/stack.json")
+    file.parent.mkdir()
+    another = json.dumps({"address": service.address, "token": "of the one that was killed"})
+    file.write_text(another if left == "another service" else left)
+    with LocalStack(port=0) as stack:
+        assert json.loads(file.read_text())["address"] == stack.address
+        assert [path.name for path in file.parent.glob("stack.json*")] == ["stack.json"]
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_only_its_own_stack_file_is_removed(plant_workers: Plant) -> None:
+    plant_workers()
+    file = Path(".actstore/stack.json")
+    with LocalStack(port=0):
+        file.write_text(json.dumps({"address": "127.0.0.1:1", "token": "of another"}))
+    assert json.loads(file.read_text())["token"] == "of another"
+
+
+def test_the_files_of_an_s3_server_have_a_folder_of_their_own() -> None:
+    assert (LocalStack().store_folder.name, LocalStack(s3=True).store_folder.name) == ("store", "store-s3")
 
 
 def test_tokens_are_new_with_each_stack() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, catalog_pb2, patching_pb2
 from actstore_service.server import Service
 from actstore_service.settings import Limits
 from tests.service import stand_in
@@ -150,10 +150,10 @@ def test_no_deadline_is_none_for_the_workers_either(call: Caller, workers: stand
     assert workers.seconds_left > 365 * 24 * 3600
 
 
-def test_open_streams_are_bounded(
+def test_open_calls_to_the_workers_are_bounded(
     serve: Serve, connect: Callable[..., Caller], workers: stand_in.StandIn, until: Callable[..., None]
 ) -> None:
-    limits = Limits(forwarded_streams=1)
+    limits = Limits(forwarded_calls=1)
     call = connect(serve(gateway=workers.address, gateway_token=stand_in.TOKEN, limits=limits))
     watch = capture_pb2.WatchCaptureRequest(run="waiting")
     stream = call.stub("CaptureService").WatchCapture(watch, metadata=call.metadata)
@@ -162,9 +162,29 @@ def test_open_streams_are_bounded(
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert failure is not None
     assert (failure.details["value"], failure.details["allowed"]) == ("2", "1")
+    code, failure = call.failure("CaptureService", "StartCapture", _start())
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure is not None
+    assert (failure.reason, failure.details["field"]) == ("LIMIT_EXCEEDED", "forwarded_calls")
     stream.cancel()
     assert workers.cancelled.wait(10)
     until(lambda: len(call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))) == 3)
+    for _ in range(3):  # each gives its place back, whether it is answered or refused
+        assert call("CaptureService", "StartCapture", _start()).run == "new"
+        call.failure("CaptureService", "StartCapture", _start("refused"))
+
+
+def test_waiting_answers_leave_threads_for_the_store(
+    serve: Serve, connect: Callable[..., Caller], workers: stand_in.StandIn
+) -> None:
+    limits = Limits(forwarded_calls=1, worker_threads=2)
+    call = connect(serve(gateway=workers.address, gateway_token=stand_in.TOKEN, limits=limits))
+    answer = call.stub("CaptureService").StartCapture.future(_start("waiting"), metadata=call.metadata)
+    assert workers.waiting.wait(10)
+    code, _ = call.failure("CaptureService", "StartCapture", _start("waiting"))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest(), timeout_seconds=5) is not None
+    answer.cancel()
 
 
 def test_a_running_call_is_finished_when_the_service_stops(
