@@ -19,7 +19,7 @@ class Limits:
     concurrent_streams: int = 256
     """HTTP/2 streams of one connection; the next waits in the client."""
     forwarded_calls: int = 32
-    """Open calls to the workers (captures, watching them, sweeps), so that they leave threads for the bucket's answers."""
+    """Open calls to the workers (captures, watches, sweeps), so that they leave threads for the bucket's answers."""
     request_bytes: int = 1 * MEBIBYTE
     """Prompts and specifications are small."""
     response_bytes: int = 64 * MEBIBYTE

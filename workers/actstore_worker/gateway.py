@@ -154,5 +154,6 @@ def _refuse(context: Context, error: Exception) -> None:
         _log.error("a call failed", exc_info=error)
     failure = wire.failure_of(error)
     context.set_code(wire.STATUS_CODES[REASONS[failure.reason].status])
-    context.set_details(failure.message)
-    context.set_trailing_metadata([(_DETAILS_KEY, to_status(failure).SerializeToString())])
+    status = to_status(failure)  # whose texts are cut to what trailers hold
+    context.set_details(status.message)
+    context.set_trailing_metadata([(_DETAILS_KEY, status.SerializeToString())])

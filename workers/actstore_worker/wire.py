@@ -15,10 +15,6 @@ from actstore_worker.patching.plan import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult
 from actstore_worker.plan import CaptureRequest
 
-# HTTP/2 trailers hold 8 kB in all, and a status travels in them twice.
-MESSAGE_CHARACTERS = 1200
-DETAIL_CHARACTERS = 600
-
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _BOS: Mapping[int, bool | None] = {
     capture_pb2.BOS_POLICY_UNSPECIFIED: None,
@@ -106,8 +102,7 @@ def failure_of(error: Exception) -> Failure:
     """What a caller may know of an error: of one that is not actstore's own, nothing but that it happened."""
     if not isinstance(error, ActstoreError):
         return Failure("INTERNAL", "the workers failed; their log says how")
-    details = {key: _clip(value, DETAIL_CHARACTERS) for key, value in error.details.items()}
-    return Failure(error.reason, _clip(error.message, MESSAGE_CHARACTERS), details)
+    return Failure(error.reason, error.message, error.details)
 
 
 def _provenance(provenance: Provenance) -> common_pb2.Provenance:
@@ -138,7 +133,3 @@ def _direction(value: int) -> str:
         message = f"direction {value} is not known"
         raise BadRequest(message, field="directions", value=value, allowed=_DIRECTIONS.values())
     return _DIRECTIONS[value]
-
-
-def _clip(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1] + "…"
