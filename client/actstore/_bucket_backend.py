@@ -41,7 +41,7 @@ class BucketBackend(Backend):
 
     def list_runs(self) -> list[RunDescription]:
         with _in_our_words():
-            return [_run(runs.open_run(self._bucket, name)) for name in runs.list_runs(self._bucket)]
+            return [_run(snapshot) for snapshot in runs.readable_runs(self._bucket)]
 
     def get_run(self, run: str) -> RunDescription:
         with _in_our_words():

@@ -7,7 +7,7 @@ from actstore_api.v1.service_pb2_grpc import CatalogServiceServicer
 from actstore_service import wire
 from actstore_storage.bucket import Bucket
 from actstore_storage.registry import list_models, list_saes
-from actstore_storage.runs import list_runs, open_run
+from actstore_storage.runs import open_run, readable_runs
 
 
 class CatalogService(CatalogServiceServicer):
@@ -17,8 +17,7 @@ class CatalogService(CatalogServiceServicer):
     def ListRuns(
         self, request: catalog_pb2.ListRunsRequest, context: grpc.ServicerContext
     ) -> catalog_pb2.ListRunsResponse:
-        snapshots = [open_run(self._bucket, run) for run in list_runs(self._bucket)]
-        return catalog_pb2.ListRunsResponse(runs=[wire.run_message(snapshot) for snapshot in snapshots])
+        return catalog_pb2.ListRunsResponse(runs=[wire.run_message(found) for found in readable_runs(self._bucket)])
 
     def GetRun(self, request: catalog_pb2.GetRunRequest, context: grpc.ServicerContext) -> catalog_pb2.GetRunResponse:
         return catalog_pb2.GetRunResponse(run=wire.run_message(open_run(self._bucket, request.run)))

@@ -82,6 +82,7 @@ class Commit:
 
     `norm_moments` is by site, then by token class, over finite norms and without classes that have none.
     `non_finite` counts, by product, the rows (of a site) or the features that are infinite or no number.
+    The last three say how this shard came to be, which in a run that was resumed may differ from what `run.json` says.
     """
 
     run: str
@@ -93,6 +94,9 @@ class Commit:
     objects: Mapping[str, ObjectRecord]
     norm_moments: Mapping[str, Mapping[str, Moments]]
     non_finite: Mapping[str, int]
+    attention_implementation: str
+    device: str
+    code_version: str
 
     @property
     def tokens(self) -> int:

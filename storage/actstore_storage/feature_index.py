@@ -10,6 +10,9 @@ import pyarrow as pa
 from actstore_storage.commit import TOKEN_CLASSES
 from actstore_storage.products import BOS, SPECIAL
 
+# Rows are stored as int32.
+ROWS_MAX = 1 << 31
+
 
 @dataclass(frozen=True)
 class SparseFeatures:
@@ -35,6 +38,8 @@ class FeatureIndex:
 
     def add(self, sparse: SparseFeatures, flags: npt.NDArray[np.uint8], first_row: int) -> npt.NDArray[np.int32]:
         """Takes a batch whose row 0 is the shard's row `first_row`; answers the shard's row of each nonzero."""
+        if first_row + len(flags) > ROWS_MAX:
+            raise ValueError(f"a shard with features has at most {ROWS_MAX} rows")
         self._check(sparse, len(flags))
         rows = (sparse.row + first_row).astype(np.int32)
         # The bits of positive floats ascend with their values, so this one integer sorts by feature ascending, then by

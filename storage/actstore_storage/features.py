@@ -69,16 +69,18 @@ def top_examples(
     check_limit(tokens_before, WINDOW_TOKENS_MAX, "tokens_before", least=0)
     check_limit(tokens_after, WINDOW_TOKENS_MAX, "tokens_after", least=0)
     texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)
-    best: list[_Example] = []
+    best: list[_Example] = []  # which keep nothing of their shards alive
     for summary in sorted(_summaries(snapshot, sae, feature, exclude), key=lambda summary: -summary.maximum):
-        if len(best) == k and summary.maximum < best[-1].activation:
+        if len(best) == k and summary.maximum < -best[-1].order[0]:
             break  # no shard that follows has anything stronger
         shard = _read_shard(snapshot, summary.commit, sae, feature)
-        best = sorted([*best, *shard.strongest(k, exclude)], key=_Example.order)[:k]
-    rows = [
-        {"rank": rank} | example.shard.window(example.row, tokens_before, tokens_after, texts)
-        for rank, example in enumerate(best, start=1)
-    ]
+        found = [
+            _Example(order, shard.window(row, tokens_before, tokens_after, texts))
+            for row, order in shard.strongest(k, exclude)
+            if len(best) < k or order < best[-1].order
+        ]
+        best = sorted([*best, *found], key=lambda example: example.order)[:k]
+    rows = [{"rank": rank} | example.shown for rank, example in enumerate(best, start=1)]
     return pa.Table.from_pylist(rows, _EXAMPLES)
 
 
@@ -138,13 +140,14 @@ class _Shard:
     document: npt.NDArray[np.int64]
     token: npt.NDArray[np.int32]
 
-    def strongest(self, k: int, exclude: frozenset[str]) -> "Iterator[_Example]":
-        """The k strongest, each of another sequence."""
+    def strongest(self, k: int, exclude: frozenset[str]) -> "Iterator[tuple[int, _Order]]":
+        """The rows of the k strongest, each of another sequence, and their places among all."""
         kept = kept_rows(self.entries.flags, exclude)
         rows, activations = self.entries.row[kept], self.entries.activation[kept]
         _, firsts = np.unique(self.sequence[rows], return_index=True)
         for i in np.sort(firsts)[:k]:
-            yield _Example(self, int(rows[i]), float(activations[i]))
+            row = int(rows[i])
+            yield row, (-float(activations[i]), int(self.sequence[row]), int(self.position[row]))
 
     def window(self, row: int, before: int, after: int, texts: tuple[str, ...]) -> dict[str, object]:
         begin, end = np.searchsorted(self.sequence, [self.sequence[row], self.sequence[row] + 1])
@@ -165,14 +168,14 @@ class _Shard:
         }
 
 
+# Strongest first, ties by sequence, then position.
+_Order = tuple[float, int, int]
+
+
 @dataclass(frozen=True)
 class _Example:
-    shard: _Shard
-    row: int
-    activation: float
-
-    def order(self) -> tuple[float, int, int]:
-        return -self.activation, int(self.shard.sequence[self.row]), int(self.shard.position[self.row])
+    order: _Order
+    shown: dict[str, object]
 
 
 def _check_feature(snapshot: Snapshot, sae: str, feature: int) -> None:

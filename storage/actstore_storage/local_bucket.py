@@ -33,14 +33,14 @@ class LocalBucket(Bucket):
         path = self._path(key)
         with self._failures(), self._scratch() as scratch:
             _write_durably(scratch, data)
-            _place(os.replace, scratch, path)
+            self._place(os.replace, scratch, path)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         with self._failures(), self._scratch() as scratch:
             _write_durably(scratch, data)
             # A hard link is the one call that makes a whole file appear, and only under a free name.
-            return _place(_link_if_absent, scratch, path) is not False
+            return self._place(_link_if_absent, scratch, path) is not False
 
     @contextmanager
     def create(self, key: str) -> Iterator[pa.NativeFile]:
@@ -49,7 +49,7 @@ class LocalBucket(Bucket):
             with pa.OSFile(str(scratch), "wb") as stream:
                 yield stream
             _sync(scratch)
-            _place(os.replace, scratch, path)
+            self._place(os.replace, scratch, path)
 
     def get(self, key: str) -> bytes:
         with self._failures(reading=key):
@@ -108,6 +108,25 @@ class LocalBucket(Bucket):
             elif entry.is_file(follow_symlinks=False):
                 yield key
 
+    def _place(self, move: Callable[[Path, Path], object], scratch: Path, path: Path) -> object:
+        for _ in range(_PLACE_TRIES - 1):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                placed = move(scratch, path)
+            except FileNotFoundError:
+                continue
+            self._sync_folders(path)
+            return placed
+        return move(scratch, path)
+
+    def _sync_folders(self, path: Path) -> None:
+        """Up to the root: each may be new, made by us or just now by another writer who has not flushed it yet."""
+        for folder in path.parents:
+            with suppress(FileNotFoundError):  # gone with an object that was deleted meanwhile
+                _sync(folder)
+            if folder == self._root:
+                break
+
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         """A new path on the root's own file system, so that it can be linked; removed at the end."""
@@ -141,18 +160,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if is_key(entry.name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _place(move: Callable[[Path, Path], object], scratch: Path, path: Path) -> object:
-    for _ in range(_PLACE_TRIES - 1):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            placed = move(scratch, path)
-        except FileNotFoundError:
-            continue
-        _sync(path.parent)
-        return placed
-    return move(scratch, path)
 
 
 def _link_if_absent(scratch: Path, path: Path) -> bool:

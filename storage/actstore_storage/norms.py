@@ -22,8 +22,8 @@ from actstore_storage.snapshot import Snapshot
 
 DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUANTILES_MAX = 100
-# Exact quantiles hold one site's norms in memory, as float64.
-QUANTILE_TOKENS_MAX = 200_000_000
+# Exact quantiles hold one site's norms in memory, once and as float32: 400 MB.
+QUANTILE_TOKENS_MAX = 100_000_000
 GROWTH_LAYERS_MIN = 3
 
 
@@ -63,7 +63,7 @@ def norm_profile(
     if quantiles:
         check_limit(max(found.count for found in moments.values()), QUANTILE_TOKENS_MAX, "tokens")
     # quantile -> name, so that a quantile asked for twice is one column
-    names = {quantile: f"q{quantile:g}" for quantile in quantiles}
+    names = {quantile: "q" + repr(abs(float(quantile))).removesuffix(".0") for quantile in quantiles}
     return pa.Table.from_pylist(
         [_profile_row(snapshot, site, moments[site], names, exclude) for site in chosen],
         _profile_schema(names.values()),
@@ -162,6 +162,7 @@ def _profile_row(
         "site": site.kind,
         "layer": site.layer,
         "tokens": moments.count,
+        "non_finite": sum(commit.non_finite[str(site)] for commit in snapshot.commits),
         "mean": moments.mean,
         "standard_deviation": moments.standard_deviation,
         "geometric_mean": moments.geometric_mean,
@@ -169,25 +170,38 @@ def _profile_row(
         "maximum": moments.maximum,
     }
     if quantiles:
-        values = np.quantile(_norms(snapshot, site, exclude), list(quantiles))
-        row |= dict(zip(quantiles.values(), values.tolist(), strict=True))
+        values = _exact_quantiles(_norms(snapshot, site, exclude, moments.count), list(quantiles))
+        row |= dict(zip(quantiles.values(), values, strict=True))
     return row
 
 
-def _norms(snapshot: Snapshot, site: Site, exclude: frozenset[str]) -> npt.NDArray[np.float64]:
-    parts = []
+def _norms(snapshot: Snapshot, site: Site, exclude: frozenset[str], count: int) -> npt.NDArray[np.float32]:
+    """The `count` norms that the commits say are left."""
+    norms, filled = np.empty(count, np.float32), 0
     for commit in snapshot.commits:
         with open_product(snapshot.bucket, commit, TOKENS) as file:
             kept = kept_rows(file.read(columns=["flags"])["flags"].to_numpy(), exclude)
         with open_product(snapshot.bucket, commit, NORMS) as file:
             values = file.read(columns=[str(site)]).column(0).to_numpy()
-        parts.append(values[kept & np.isfinite(values)].astype(np.float64))
-    return np.concatenate(parts)
+        part = values[kept & np.isfinite(values)]
+        norms[filled : filled + len(part)] = part
+        filled += len(part)
+    return norms
+
+
+def _exact_quantiles(values: npt.NDArray[np.float32], quantiles: Sequence[float]) -> list[float]:
+    """np.quantile's of the values as float64, without a copy of them as float64; changes their order."""
+    places = np.asarray(quantiles) * (len(values) - 1)
+    below = np.floor(places).astype(np.int64)
+    above = np.minimum(below + 1, len(values) - 1)
+    values.partition(np.union1d(below, above))
+    pairs = np.stack([values[below], values[above]], axis=1).astype(np.float64)
+    return [float(np.quantile(pair, part)) for pair, part in zip(pairs, places - below, strict=True)]
 
 
 def _profile_schema(quantile_names: Iterable[str]) -> pa.Schema:
     numbers = ("mean", "standard_deviation", "geometric_mean", "minimum", "maximum", *quantile_names)
-    fixed = [("site", pa.string()), ("layer", pa.int32()), ("tokens", pa.int64())]
+    fixed = [("site", pa.string()), ("layer", pa.int32()), ("tokens", pa.int64()), ("non_finite", pa.int64())]
     return pa.schema(fixed + [(name, pa.float64()) for name in numbers])
 
 

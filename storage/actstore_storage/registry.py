@@ -55,7 +55,8 @@ Record = TypeVar("Record", ModelRecord, SaeModelRecord)
 def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[str]) -> None:
     """`token_texts`: the text of each token id. A model that was registered under the name before is replaced."""
     sink = io.BytesIO()
-    pq.write_table(pa.table({"text": pa.array(token_texts, pa.string())}), sink, compression="zstd")
+    texts = pa.table({"text": pa.array(token_texts, pa.string())})
+    pq.write_table(texts, sink, compression="zstd", write_page_checksum=True)
     bucket.put_if_absent(_texts_key(record.tokenizer_sha256), sink.getvalue())
     folder = f"models/{storage_name(record.name, 'model')}"
     if record.revision:
@@ -85,13 +86,15 @@ def token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
     """The text of each token id, kept: the name is the content's hash, so it cannot change."""
     key = _texts_key(tokenizer_sha256)
     try:
-        table = pq.read_table(pa.BufferReader(bucket.get(key)))
+        data = bucket.get(key)
     except KeyError:
         message = f"no model with tokenizer {tokenizer_sha256} is registered in {bucket.address}"
         raise NotThere(message, reason="MODEL_NOT_FOUND", field="tokenizer_sha256", value=tokenizer_sha256) from None
-    except pa.ArrowException as error:
+    try:
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        return tuple(table["text"].to_pylist())
+    except (OSError, pa.ArrowException, KeyError) as error:
         raise CorruptObject(f"{key} is damaged: {error}", field="object", value=key) from error
-    return tuple(table["text"].to_pylist())
 
 
 def _texts_key(tokenizer_sha256: str) -> str:

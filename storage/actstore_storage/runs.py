@@ -1,5 +1,6 @@
 """Beginning a run, and finding what is there."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from actstore_storage.bucket import Bucket
@@ -11,6 +12,8 @@ from actstore_storage.specification import RunRecord
 
 # Requests in flight: small objects on S3 are all latency.
 FETCH_THREADS = 16
+
+_log = logging.getLogger(__name__)
 
 
 def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
@@ -37,6 +40,17 @@ def list_runs(bucket: Bucket) -> list[str]:
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         there = pool.map(lambda name: bucket.exists(run_key(name)), names)
     return [name for name, exists in zip(names, there, strict=True) if exists]
+
+
+def readable_runs(bucket: Bucket) -> list[Snapshot]:
+    """Every run that opens. One that is damaged must not hide the others: it is logged, and `open_run` refuses it."""
+    snapshots = []
+    for run in list_runs(bucket):
+        try:
+            snapshots.append(open_run(bucket, run))
+        except CorruptObject as error:
+            _log.warning("run %s is left out of the listing: %s", run, error.message)
+    return snapshots
 
 
 def committed_shards(bucket: Bucket, run: str) -> set[int]:

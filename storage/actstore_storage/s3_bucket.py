@@ -19,7 +19,7 @@ from pyarrow import fs
 from urllib3.exceptions import HTTPError
 
 from actstore_storage.bucket import Bucket, check_key, is_key
-from actstore_storage.errors import StoreError, StoreUnreachable
+from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
 if TYPE_CHECKING:
     from actstore_storage.opening import S3Access
@@ -52,6 +52,8 @@ _TRY_AGAIN = {
     "serviceunavailable",
     "slowdown",
 }
+_ENDPOINT = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", re.ASCII)
+_PORT_MAX = 65_535
 _ARROW_CODE = re.compile(r"AWS Error (\w+)")
 
 Answer = TypeVar("Answer")
@@ -60,6 +62,7 @@ Answer = TypeVar("Answer")
 class S3Bucket(Bucket):
     def __init__(self, access: "S3Access", name: str, prefix: str) -> None:
         """Sends nothing yet. `prefix` is empty or a key: the folder of the bucket that is this store."""
+        _check_endpoint(access.endpoint)
         self._name, self._prefix = name, f"{prefix}/" if prefix else ""
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
         # Retries are our own: urllib3 would repeat a conditional put and report its own first try as the winner.
@@ -196,6 +199,17 @@ class S3Bucket(Bucket):
         if code in _FULL:
             return StoreError(f"{self.address} is full ({code})", reason="STORE_FULL", **where)
         return StoreUnreachable(f"{self.address} cannot be reached ({code})", **where)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    found = _ENDPOINT.fullmatch(endpoint)
+    if not found or int(found[1] or 0) > _PORT_MAX:
+        raise BadRequest(
+            f"{endpoint!r} is not the endpoint of an S3 store; http or https is chosen apart from it",
+            field="endpoint",
+            value=endpoint,
+            allowed="host or host:port",
+        )
 
 
 def _code(error: Exception) -> str:

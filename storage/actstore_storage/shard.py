@@ -50,7 +50,8 @@ class TokenRows:
 class ShardWriter:
     """One attempt at a shard, as a context manager. Nothing of it is visible before `commit`.
 
-    Leaving without a commit removes what was written; so does losing to another attempt.
+    Leaving without a commit removes what was written; so does losing to another attempt. `record` is the capturing
+    process's own: the commit takes device, attention implementation and code version from it.
     """
 
     def __init__(self, bucket: Bucket, record: RunRecord, shard: int, attempt: str) -> None:
@@ -156,6 +157,9 @@ class ShardWriter:
             objects=self._records,
             norm_moments=moments,
             non_finite=self._non_finite,
+            attention_implementation=self._record.attention_implementation,
+            device=self._record.device,
+            code_version=self._record.code_version,
         )
 
     def _open(self, product: str, layout: ObjectFormat) -> OpenObject:

@@ -76,13 +76,17 @@ class Snapshot:
             weights_sha256=asked.weights_sha256,
             tokenizer_sha256=asked.tokenizer_sha256,
             dtype=asked.dtype,
-            attention_implementation=self.record.attention_implementation,
-            device=self.record.device,
+            attention_implementation=self._captured_with("attention_implementation"),
+            device=self._captured_with("device"),
             run=self.record.run,
             specification_sha256=self.record.specification_sha256,
             snapshot=self.name,
             shards_committed=len(self.commits),
             shards_total=self.record.shards_total,
-            code_version=self.record.code_version,
+            code_version=self._captured_with("code_version"),
             sae_sha256={name: self.sae(name).sha256 for name in saes},
         )
+
+    def _captured_with(self, name: str) -> str:
+        """Each value once, in order of shard: a run may be resumed on another device or by another version."""
+        return ", ".join(dict.fromkeys(getattr(part, name) for part in self.commits or (self.record,)))

@@ -59,6 +59,17 @@ def test_a_damaged_object_is_named(bucket: Bucket, product: str, damage: str) ->
     assert "run run, shard 1" in caught.value.message
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_texts_of_tokens_are_named(bucket: Bucket, damage: str) -> None:
+    run = make_run(1)
+    write_run(bucket, run)
+    key = f"tokenizers/{run.record.specification.tokenizer_sha256}/texts.parquet"
+    bucket.put(key, DAMAGES[damage](bucket.get(key)))
+    with pytest.raises(CorruptObject) as caught:
+        list(read_tokens(open_run(bucket, "run")))
+    assert caught.value.details["value"] == key
+
+
 @pytest.mark.parametrize("product", QUESTIONS)
 def test_a_missing_object_is_named(bucket: Bucket, product: str) -> None:
     write_run(bucket, make_run(1))

@@ -1,19 +1,22 @@
 """Every stored answer equals what a slow look at all raw rows says."""
 
+import weakref
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from actstore_storage import features
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.features import BINS_MAX, EXAMPLES_MAX, WINDOW_TOKENS_MAX, feature_statistics, top_examples
 from actstore_storage.norms import QUANTILES_MAX, fit_growth, norm_profile
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
-from tests.storage.random_run import SAE, RandomRun, make_run, slow_growth, slow_top_examples, write_run
+from tests.storage.random_run import SAE, RandomRun, make_run, slow_growth, slow_top_examples, write_run, write_shard
 
 EXCLUSIONS = [frozenset(), frozenset({"bos"}), frozenset({"special"}), frozenset({"bos", "special"})]
 
@@ -99,6 +102,17 @@ def test_norms_that_are_not_finite_are_counted_and_left_out(local_bucket: Bucket
     assert row["tokens"] == len(values) - 3
     assert row["mean"] == pytest.approx(finite.mean(), rel=1e-12)
     assert row["q0.5"] == np.quantile(finite, 0.5)
+    assert [row["non_finite"] for row in norm_profile(snapshot, sites=["resid_post"]).to_pylist()] == [3, 0, 0, 0]
+
+
+def test_quantiles_that_differ_are_columns_that_differ(run: RandomRun, snapshot: Snapshot) -> None:
+    asked = (0.9999999, 1.0, 0.05, 0.5, np.float64(0.25), 1, -0.0)
+    profile = norm_profile(snapshot, sites=["resid_post.0"], quantiles=asked, exclude=frozenset())
+    names = profile.column_names[profile.column_names.index("maximum") + 1 :]
+    assert names == ["q0.9999999", "q1", "q0.05", "q0.5", "q0.25", "q0"]
+    [row] = profile.to_pylist()
+    for name in names:
+        assert row[name] == np.quantile(run.norms["resid_post.0"].astype(np.float64), float(name[1:]))
 
 
 def test_a_norm_of_zero_makes_the_geometric_mean_zero(local_bucket: Bucket) -> None:
@@ -240,6 +254,37 @@ def test_a_feature_index_of_many_row_groups_gives_each_feature_its_rows(local_bu
         assert feature_statistics(snapshot, SAE, feature, exclude=frozenset()).active_tokens == np.count_nonzero(
             run.features[:, feature]
         )
+
+
+def test_top_examples_let_go_of_the_shards_that_they_were_in(
+    run: RandomRun, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, shards = features._read_shard, []
+
+    def watched(*question: Any) -> Any:
+        assert [shard() for shard in shards[:-1]] == [None] * len(shards[:-1])
+        found = read(*question)
+        shards.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(features, "_read_shard", watched)
+    assert top_examples(snapshot, SAE, 4).to_pylist() == slow_top_examples(run, 4, 20, 12, 6, frozenset({"bos"}))
+    assert len(shards) == len(snapshot.commits)
+
+
+def test_provenance_is_of_the_processes_that_captured(run: RandomRun, local_bucket: Bucket) -> None:
+    write_run(local_bucket, run, shards=())
+    began = open_run(local_bucket, "run").provenance()
+    assert (began.attention_implementation, began.device, began.code_version) == ("sdpa", "cpu", "0")
+    resumed = replace(
+        run, record=replace(run.record, device="cuda", attention_implementation="eager", code_version="1")
+    )
+    for shard, captured in ((0, resumed), (1, resumed), (2, run), (3, resumed)):
+        assert write_shard(local_bucket, captured, shard, "attempt")
+        found = open_run(local_bucket, "run").provenance()
+        device, attention = ("cuda", "eager") if shard < 2 else ("cuda, cpu", "eager, sdpa")
+        assert (found.device, found.attention_implementation) == (device, attention)
+    assert found.code_version == "1, 0"
 
 
 def test_provenance_names_only_the_saes_used(run: RandomRun, snapshot: Snapshot) -> None:

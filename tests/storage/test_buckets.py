@@ -165,6 +165,26 @@ class TestLocalBucket(BucketBehaviour):
             raise ZeroDivisionError
         assert list((Path(bucket.address) / ".scratch").iterdir()) == []
 
+    def test_every_folder_on_the_way_is_flushed(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A folder's entry lies in the folder above it, and is lost in a power cut unless that one is flushed."""
+        flushed: list[str] = []
+        monkeypatch.setattr("actstore_storage.local_bucket._sync", lambda path: flushed.append(str(path)))
+
+        def create(key: str) -> None:
+            with bucket.create(key):
+                pass
+
+        writers = {
+            "one": lambda key: bucket.put(key, b"1"),
+            "two": lambda key: bucket.put_if_absent(key, b"1"),
+            "three": create,
+        }
+        for name, write in writers.items():
+            flushed.clear()
+            write(f"{name}/a/b/object")
+            root = bucket.address
+            assert flushed[-4:] == [f"{root}/{name}/a/b", f"{root}/{name}/a", f"{root}/{name}", root]
+
     def test_a_missing_folder_is_refused_not_made(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError) as caught:
             open_bucket(str(tmp_path / "missing"))
@@ -196,6 +216,20 @@ def test_s3_without_access_says_so() -> None:
     with pytest.raises(StoreError) as caught:
         open_bucket("s3://bucket")
     assert caught.value.reason == "STORE_CREDENTIALS"
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://host:9000", "host:9000/path", "host:port", "host:99999", "", "a b", "host\n"]
+)
+def test_refuses_what_is_not_an_endpoint(endpoint: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        open_bucket("s3://bucket", S3Access(endpoint, "key", "secret"))
+    assert caught.value.details == {"field": "endpoint", "value": endpoint, "allowed": "host or host:port"}
+
+
+@pytest.mark.parametrize("endpoint", ["host", "host:9000", "10.0.0.1:1", "[::1]:9000", "a-b.c_d.example:443"])
+def test_accepts_endpoints(endpoint: str) -> None:
+    assert open_bucket("s3://bucket/p", S3Access(endpoint, "key", "secret")).address == "s3://bucket/p"
 
 
 class _Overwriting(LocalBucket):

@@ -15,7 +15,7 @@ from actstore_storage.registry import (
     register_sae,
     token_texts,
 )
-from actstore_storage.runs import committed_shards, create_run, list_runs, open_run
+from actstore_storage.runs import committed_shards, create_run, list_runs, open_run, readable_runs
 from actstore_storage.specification import FORMAT_VERSION, RunRecord
 from tests.storage.random_run import make_run, write_run
 
@@ -103,6 +103,22 @@ def test_a_newer_format_is_refused(local_bucket: Bucket) -> None:
     with pytest.raises(CorruptObject) as caught:
         RunRecord.from_json(newer.to_json(), "key")
     assert caught.value.details["field"] == "format_version"
+
+
+@pytest.mark.parametrize("key", ["runs/b/run.json", "runs/b/commits/00000001.json"])
+def test_a_damaged_run_does_not_hide_the_others(bucket: Bucket, key: str, caplog: pytest.LogCaptureFixture) -> None:
+    run = make_run(1)
+    for name in ("a", "b", "c"):
+        write_run(bucket, replace(run, record=replace(run.record, run=name)))
+    assert [found.record.run for found in readable_runs(bucket)] == ["a", "b", "c"]
+    assert not caplog.records
+    bucket.put(key, b"{")
+    assert [found.name for found in readable_runs(bucket)] == [open_run(bucket, name).name for name in ("a", "c")]
+    [warning] = caplog.records
+    assert warning.levelname == "WARNING"
+    assert key in warning.getMessage()
+    with pytest.raises(CorruptObject):
+        open_run(bucket, "b")
 
 
 def test_registers_models_and_their_tokens(bucket: Bucket) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit, Moments
 from actstore_storage.errors import ActstoreError, CorruptObject
+from actstore_storage.feature_index import FeatureIndex
 from actstore_storage.opening import open_bucket
 from actstore_storage.rows import BATCH_BYTES, dense_matrix, read_activations, read_tokens
 from actstore_storage.runs import committed_shards, create_run, open_run
@@ -286,6 +287,14 @@ def test_refuses_rows_that_do_not_fit_the_run(local_bucket: Bucket, what: str) -
         writer.add(*WRONG[what](*run.part(run.tokens.sequence < 3)))
         writer.commit()
     assert local_bucket.keys("runs/run") == ["runs/run/run.json"]
+
+
+def test_refuses_rows_that_their_column_cannot_number() -> None:
+    sparse = SparseFeatures(np.array([1]), np.array([2], np.int32), np.array([3], np.float32))
+    flags = np.zeros(2, np.uint8)
+    assert FeatureIndex(6).add(sparse, flags, 2**31 - 2).tolist() == [2**31 - 1]
+    with pytest.raises(ValueError, match=str(2**31)):
+        FeatureIndex(6).add(sparse, flags, 2**31 - 1)
 
 
 def test_refuses_to_commit_half_a_shard(local_bucket: Bucket) -> None:

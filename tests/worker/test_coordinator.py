@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,24 @@ def test_a_new_coordinator_does_only_what_the_bucket_lacks(lab: Path, bucket: Bu
     assert seen[0].shards_committed >= len(there)
     assert seen[-1].state is State.COMPLETE
     assert tuple(commit for commit in commits(bucket) if commit.shard in there) == first_commits
+
+
+def test_a_commit_says_which_version_captured_it_not_which_began_the_run(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("actstore_worker.plan.version", lambda name: "older")
+        prepare_capture(REQUEST, bucket, ModelCatalogue((lab / "models",)), PlanSettings((lab / "data",)))
+
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        await watch(captures, await captures.submit(REQUEST))
+
+    run(work())
+    found = open_run(bucket, "run")
+    assert found.record.code_version == "older"
+    assert {commit.code_version for commit in found.commits} == {version("actstore")}
+    assert found.provenance().code_version == version("actstore")
 
 
 def test_submitting_a_running_capture_again_joins_it(lab: Path, bucket: Bucket) -> None:

@@ -232,7 +232,7 @@ class Coordinator:
         capture.in_flight[attempt] = worker
         try:
             if capture.state is State.RUNNING:
-                self._count(capture, await worker.capture(_task(capture.record, plan, shard, attempt)))
+                self._count(capture, await worker.capture(_task(plan, shard, attempt)))
         except ActstoreError as error:
             _log.warning("shard %d of %s: %s", shard, capture.record.run, error.message)
             return Failure(error.reason, error.message, error.details)
@@ -284,6 +284,7 @@ class Coordinator:
             del self._captures[run]
 
 
-def _task(record: RunRecord, plan: Plan, shard: int, attempt: str) -> ShardTask:
-    sequences = plan.sequences.select(record.shard_sequences(shard))
-    return ShardTask(record, plan.model_source, plan.sae_paths, shard, sequences, attempt)
+def _task(plan: Plan, shard: int, attempt: str) -> ShardTask:
+    """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
+    sequences = plan.sequences.select(plan.record.shard_sequences(shard))
+    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, sequences, attempt)
