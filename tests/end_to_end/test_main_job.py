@@ -2,13 +2,15 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 import actstore
@@ -37,7 +39,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainJob]:
     datasets = _datasets(folder / "datasets")
     with actstore.LocalStack(
         folder / "store",
-        model_folders=[MODELS],
+        model_folders=[MODELS, _unfit_saes(folder / "unfit")],
         dataset_folders=[datasets],
         s3=True,
         port=0,
@@ -57,6 +59,22 @@ def _datasets(folder: Path) -> Path:
     (folder / "stdlib.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "empty.jsonl").write_text("")
     (folder / "latin.txt").write_bytes("café".encode("latin-1"))
+    return folder
+
+
+def _unfit_saes(folder: Path) -> Path:
+    """SAEs in SAELens's format, each whole in itself, that do not fit the bundled model."""
+    for name, d_in, hook in (
+        ("wrong-width", 64, "blocks.1.hook_resid_post"),
+        ("wrong-layer", 128, "blocks.9.hook_resid_post"),
+        ("wrong-site", 128, "blocks.1.attn.hook_rot_q"),
+    ):
+        (folder / name).mkdir(parents=True)
+        config = {"architecture": "standard", "d_in": d_in, "d_sae": 8, "metadata": {"hook_name": hook}}
+        (folder / name / "cfg.json").write_text(json.dumps(config))
+        shapes = {"W_enc": (d_in, 8), "W_dec": (8, d_in), "b_enc": (8,), "b_dec": (d_in,)}
+        tensors = {name: torch.ones(shape) for name, shape in shapes.items()}
+        save_file(tensors, folder / name / "sae_weights.safetensors")
     return folder
 
 
@@ -109,56 +127,99 @@ def test_the_patch_moves_the_answer_both_ways(job: MainJob) -> None:
     assert sweep.clean_logit_difference > 0 > sweep.corrupt_logit_difference
 
 
-@pytest.mark.parametrize(
-    ("changed", "error", "reason", "field"),
-    [
-        ({"model": "absent"}, actstore.NotFound, "MODEL_NOT_FOUND", "model"),
-        ({"model": "../pystdlib"}, actstore.ActstoreError, None, "model"),
-        ({"sites": ["resid_post.9"]}, actstore.BadRequest, "SITE_UNKNOWN", "site"),
-        ({"saes": ["absent"]}, actstore.NotFound, "SAE_NOT_FOUND", "sae"),
-        ({"dataset": "absent.jsonl"}, actstore.NotFound, "DATASET_NOT_FOUND", "dataset"),
-        ({"dataset": "empty.jsonl"}, actstore.BadRequest, "DATASET_EMPTY", "dataset"),
-        ({"dataset": "latin.txt"}, actstore.BadRequest, "DATASET_UNREADABLE", "dataset"),
-        ({"dataset": "../../etc/passwd"}, actstore.ActstoreError, None, "dataset"),
-        ({"name": "../up"}, actstore.BadRequest, "NAME_INVALID", None),
-    ],
-)
-def test_bad_captures(
-    job: MainJob, changed: dict[str, object], error: type[actstore.ActstoreError], reason: str | None, field: str | None
-) -> None:
-    asked: dict[str, object] = {"model": "pystdlib", "dataset": "stdlib.jsonl", "sites": [SITE], "max_tokens": 1000}
-    with pytest.raises(error) as refused:
-        job.lab.capture(**{**asked, **changed})  # type: ignore[arg-type]
-    assert reason in (None, refused.value.reason)
-    assert field in (None, refused.value.field)
-    assert refused.value.value is not None
-    assert refused.value.allowed
+@dataclass(frozen=True)
+class Wrong:
+    """What is changed in a good request, and what the error says."""
+
+    changed: dict[str, Any]
+    error: type[actstore.ActstoreError]
+    reason: str
+    field: str
+    value: str
+    # What is listed as allowed; "" where nothing would be.
+    allowed: str
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"corrupt": CORRUPT + " x"}, "PROMPT_LENGTHS_DIFFER"),
-        ({"answers": (" value", " enumerations")}, "ANSWER_NOT_ONE_TOKEN"),
-        ({"sites": ["resid_mid"]}, "SITE_UNKNOWN"),
-        ({"layers": [4]}, "LAYER_OUT_OF_RANGE"),
-        ({"model": "absent"}, "MODEL_NOT_FOUND"),
-    ],
-)
-def test_bad_sweeps(job: MainJob, changed: dict[str, object], reason: str) -> None:
-    asked: dict[str, object] = {"clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item")}
-    model = str(changed.pop("model", "pystdlib"))
-    with pytest.raises(actstore.ActstoreError) as refused:
-        job.lab.patch(model, progress=False, **{**asked, **changed})  # type: ignore[arg-type]
-    assert refused.value.reason == reason
+NAMES = "[A-Za-z0-9]"
+CAPTURES = [
+    Wrong({"model": "absent"}, actstore.NotFound, "MODEL_NOT_FOUND", "model", "absent", "pystdlib"),
+    Wrong({"model": "../pystdlib"}, actstore.BadRequest, "NAME_INVALID", "model", "..", NAMES),
+    Wrong({"sites": ["resid_post.9"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "resid_post.9", "resid_post"),
+    Wrong({"sites": ["residual"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "residual", "resid_post"),
+    Wrong({"norms": ["mlp_out.4"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "mlp_out.4", "mlp_out"),
+    Wrong({"saes": ["absent"]}, actstore.NotFound, "SAE_NOT_FOUND", "sae", "absent", SAE),
+    Wrong({"saes": ["wrong-width"]}, actstore.BadRequest, "SAE_MISMATCH", "d_in", "64", "128"),
+    Wrong({"saes": ["wrong-layer"]}, actstore.BadRequest, "SAE_MISMATCH", "site", "resid_post.9", "resid_post.0..3"),
+    Wrong(
+        {"saes": ["wrong-site"]},
+        actstore.BadRequest,
+        "SAE_MISMATCH",
+        "hook_name",
+        "blocks.1.attn.hook_rot_q",
+        "resid_post.LAYER",
+    ),
+    Wrong({"dataset": "absent.jsonl"}, actstore.NotFound, "DATASET_NOT_FOUND", "dataset", "absent.jsonl", "stdlib"),
+    Wrong({"dataset": "empty.jsonl"}, actstore.BadRequest, "DATASET_EMPTY", "dataset", "empty.jsonl", "some text"),
+    Wrong({"dataset": "latin.txt"}, actstore.BadRequest, "DATASET_UNREADABLE", "dataset", "latin.txt", "UTF-8"),
+    Wrong(
+        {"dataset": "../../etc/passwd"},
+        actstore.BadRequest,
+        "NAME_INVALID",
+        "dataset",
+        "../../etc/passwd",
+        "without '..'",
+    ),
+    Wrong({"name": "../up"}, actstore.BadRequest, "NAME_INVALID", "run", "../up", NAMES),
+    Wrong({"name": "x" * 20_000}, actstore.BadRequest, "NAME_INVALID", "run", "xxx", NAMES),
+]
+SWEEPS = [
+    Wrong({"model": "absent"}, actstore.NotFound, "MODEL_NOT_FOUND", "model", "absent", "pystdlib"),
+    Wrong({"corrupt": CORRUPT + " x"}, actstore.BadRequest, "PROMPT_LENGTHS_DIFFER", "corrupt", "tokens", "tokens"),
+    Wrong(
+        {"answers": (" value", " enumerations")},
+        actstore.BadRequest,
+        "ANSWER_NOT_ONE_TOKEN",
+        "corrupt_answer",
+        " enumerations",
+        "one token",
+    ),
+    Wrong({"sites": ["resid_mid"]}, actstore.BadRequest, "SITE_UNKNOWN", "sites", "resid_mid", "resid_pre"),
+    Wrong({"layers": [4]}, actstore.BadRequest, "LAYER_OUT_OF_RANGE", "layers", "4", "0..3"),
+]
+
+
+@pytest.mark.parametrize("wrong", CAPTURES, ids=lambda wrong: str(wrong.changed)[:40])
+def test_bad_captures(job: MainJob, wrong: Wrong) -> None:
+    asked = {"model": "pystdlib", "dataset": "stdlib.jsonl", "sites": [SITE], "max_tokens": 1000} | wrong.changed
+    _refused(wrong, lambda: job.lab.capture(**asked))
+
+
+@pytest.mark.parametrize("wrong", SWEEPS, ids=lambda wrong: str(wrong.changed)[:40])
+def test_bad_sweeps(job: MainJob, wrong: Wrong) -> None:
+    asked = {"model": "pystdlib", "clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item")} | wrong.changed
+    _refused(wrong, lambda: job.lab.patch(progress=False, **asked))
 
 
 def test_bad_questions(job: MainJob) -> None:
-    with pytest.raises(actstore.NotFound, match="absent"):
-        job.lab.run("absent")
-    with pytest.raises(actstore.BadRequest) as refused:
-        job.run.feature(SAE, 1_000_000)
-    assert refused.value.reason == "FEATURE_OUT_OF_RANGE"
+    absent = Wrong({}, actstore.NotFound, "RUN_NOT_FOUND", "run", "absent", job.run.name)
+    past = Wrong({}, actstore.BadRequest, "FEATURE_OUT_OF_RANGE", "feature", "1024", "1023")
+    direct = actstore.connect(job.stack.store, s3=job.stack.s3_access)
+    for lab in (job.lab, direct):
+        run = lab.run(job.run.name)
+        _refused(absent, lambda lab=lab: lab.run("absent"))
+        _refused(past, lambda run=run: run.feature(SAE, 1024))
+        # Past the client's own check, so that the service's shows.
+        _refused(past, lambda lab=lab: lab._backend.top_examples(job.run.name, SAE, 1024, frozenset(), 1, 1, 1))
+
+
+def _refused(wrong: Wrong, ask: Callable[[], object]) -> None:
+    with pytest.raises(wrong.error) as caught:
+        ask()
+    error = caught.value
+    assert (error.reason, error.field) == (wrong.reason, wrong.field), error
+    assert wrong.value in str(error.value), error
+    assert wrong.allowed in (error.allowed or ""), error
+    assert error.next_step
 
 
 @pytest.mark.skipif(not BUF.exists(), reason="buf is missing: the workers are left untested by a foreign client")
