@@ -9,11 +9,11 @@ Predicted: a write costs one encoding and checksum pass (measured alone: 1.0 GB/
 the flush, and SHA-256 (1.8 GB/s) beside it on another core; against a copy that is flushed at 1.0 GB/s, a ratio near
 0.5. A read costs one copy and a CRC-32 pass (2.4 GB/s alone) against a plain read at 2 to 5 GB/s: near 0.6.
 
-Measured on two cores that other work kept busy (load 4 to 6): copy 0.8 to 1.1 GB/s, write 0.2 to 0.4 GB/s, ratio 0.2 to
-0.4; plain read 0.6 to 1.1 GB/s, read 0.5 to 1.3 GB/s, ratio 0.6 to 1.3. The write falls short because it computes where
-a copy only waits for the kernel: without the CRC-32 it ran 1.35 times as fast, without the SHA-256 on its thread (to
-which busy cores leave less) 1.0 to 1.2 times, without the flush no faster that could be told from noise. The read does
-better because `read_bytes` too spends most of its time on fresh pages of memory.
+Measured on two cores with nothing else heavy on them (load 1.5, three times): copy 1.3 GB/s, write 0.50 to 0.59 GB/s,
+ratio 0.40 to 0.46; plain read 1.5 to 1.7 GB/s, read 1.8 to 1.9 GB/s, ratio 1.1 to 1.2. The write computes
+where a copy only waits for the kernel, so it suffers more from other work on the cores: at load 6 it ran at 0.2 GB/s
+against a copy at 0.8. Pages of 256 KiB were written 1.6 times as fast as pages of a megabyte (at load 2, medians of
+five). The read does better than predicted because `read_bytes` too spends most of its time on fresh pages of memory.
 """
 
 import argparse

@@ -47,6 +47,19 @@ class TestCatalog:
         assert dict(run.provenance.sae_sha256) == {SAE: "d" * 64}
         assert list(call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs) == [run]
 
+    def test_a_damaged_run_does_not_hide_the_others(
+        self, serve: Serve, connect: Callable[..., Caller], empty_bucket: Bucket
+    ) -> None:
+        for run in ("sound", "torn"):
+            stored_run.write_stored_run(empty_bucket, run)
+        empty_bucket.put("runs/torn/run.json", b"{")
+        call = connect(serve(bucket=empty_bucket))
+        listed = call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
+        assert [run.name for run in listed] == ["sound"]
+        _, failure = call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="torn"))
+        assert failure is not None
+        assert (failure.reason, failure.details["value"]) == ("OBJECT_CORRUPT", "runs/torn/run.json")
+
     def test_models_and_saes(self, call: Caller) -> None:
         models = call("CatalogService", "ListModels", catalog_pb2.ListModelsRequest()).models
         assert [(model.name, model.family, model.vocabulary_size) for model in models] == [(MODEL, "gpt2", 40)]
