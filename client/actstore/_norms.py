@@ -52,7 +52,11 @@ class Growth(Answer):
 
 @dataclass(frozen=True, repr=False)
 class NormProfile(Answer):
-    """A row a site: site kind, layer, tokens, mean, standard_deviation, geometric_mean, minimum, maximum, quantiles."""
+    """A row a site: site (kind), layer, tokens, non_finite, mean, standard_deviation, geometric_mean, minimum, maximum
+    and a column `q0.5` for each quantile.
+
+    `non_finite` counts tokens, excluded ones too, whose norm is infinite or no number; the others leave them out.
+    """
 
     fit: Callable[[str, tuple[int, int] | None], Growth] = field(compare=False)
 
