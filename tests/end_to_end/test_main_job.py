@@ -21,6 +21,7 @@ MODELS = ROOT / "models"
 BUF = ROOT / "node_modules" / ".bin" / "buf"
 SAE = "pystdlib-resid_post.1"
 SITE = "resid_post.1"
+FEATURE = 303  # a common one: in prose, the word after a form of `to be`
 TOKENS = 20_000
 CLEAN = "for index, value in enumerate(values):\n    print(index,"
 CORRUPT = "for index, item in enumerate(values):\n    print(index,"
@@ -108,8 +109,7 @@ def test_the_bucket_alone_answers_the_same(job: MainJob) -> None:
     direct = actstore.connect(job.stack.store, s3=job.stack.s3_access).run(job.run.name)
     assert direct.norms().table.equals(job.run.norms().table)
     assert direct.norms().fit_growth().rate == job.run.norms().fit_growth().rate
-    strongest = max(range(20), key=lambda index: job.run.feature(SAE, index).statistics().maximum)
-    ours, theirs = (run.feature(SAE, strongest).top(5) for run in (job.run, direct))
+    ours, theirs = (run.feature(SAE, FEATURE).top(5) for run in (job.run, direct))
     assert len(ours) > 0
     assert ours.table.equals(theirs.table)
 
