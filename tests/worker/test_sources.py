@@ -108,3 +108,12 @@ def test_names_stay_below_the_dataset_folders(tmp_path: Path) -> None:
     assert missing.value.reason == "DATASET_NOT_FOUND"
     assert missing.value.details["allowed"] == "a.txt, folder, link.txt"
     assert "symbolic link" in refusal(find_dataset("folder", (inside,))).message
+
+
+def test_texts_in_tables_are_utf8_too(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b"}')
+    invalid = pa.StringArray.from_buffers(1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff"))
+    pq.write_table(pa.table({"text": invalid}), tmp_path / "b.parquet")
+    for name, value in (("a.jsonl", "a.jsonl line 1"), ("b.parquet", "b.parquet")):
+        assert refusal(tmp_path / name).reason == "DATASET_UNREADABLE"
+        assert refusal(tmp_path / name).details == {"field": "dataset", "value": value, "allowed": "UTF-8"}

@@ -187,7 +187,7 @@ def test_a_killed_worker_costs_nothing_but_time(caller: Caller, workers: WorkerP
     check_tokens(snapshot(folder, run))
 
 
-def test_a_killed_coordinator_comes_back_and_the_bucket_tells_it_the_rest(
+def test_a_capture_submitted_again_after_its_coordinator_was_killed_goes_on(
     caller: Caller, workers: WorkerProcess, folder: Path
 ) -> None:
     """Until Ray has restarted it, callers hear that the workers are unavailable; then the same request goes on."""

@@ -116,7 +116,8 @@ class TopKSae(SparseAutoencoder):
 
     @cached_property
     def _decoder_norms(self) -> Float[Tensor, " d_sae"]:
-        return torch.linalg.vector_norm(self.tensors["W_dec"], dim=-1)
+        norms: Tensor = torch.linalg.vector_norm(self.tensors["W_dec"], dim=-1)
+        return norms
 
 
 ARCHITECTURES = {kind.architecture: kind for kind in (StandardSae, TopKSae, JumpReluSae, GatedSae)}

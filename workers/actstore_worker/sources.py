@@ -120,6 +120,8 @@ def _parquet_texts(file: Path, text_field: str) -> Iterator[str]:
                 row += 1
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, f"it is not a whole Parquet file: {error}", "Parquet") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(file, f"a text is not UTF-8: {error}", "UTF-8") from error
 
 
 def _row_text(row: dict[str, Any], text_field: str, place: str) -> str:
@@ -134,7 +136,17 @@ def _row_text(row: dict[str, Any], text_field: str, place: str) -> str:
             value=text_field,
             allowed="a column of strings",
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
+        raise _not_text(place, error) from error
     return text
+
+
+def _not_text(place: str, error: UnicodeError) -> BadRequest:
+    return BadRequest(
+        f"{place} is not UTF-8: {error}", reason="DATASET_UNREADABLE", field="dataset", value=place, allowed="UTF-8"
+    )
 
 
 def _read(file: Path) -> bytes:
