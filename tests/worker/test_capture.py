@@ -90,6 +90,17 @@ def test_shards_are_whole_batches_of_about_the_bytes_wanted(folder: Path) -> Non
     assert plan(folder, sequences_per_shard=3, sequences_per_batch=5).record.specification.sequences_per_shard == 3
 
 
+def test_a_shard_has_a_limit_in_bytes(folder: Path) -> None:
+    # A token is 25 bytes of its own and 15 norms of 4; sequences here have up to 32.
+    settings = PlanSettings((folder / "data",), shard_bytes_max=4 * 32 * (25 + 60))
+    catalogue = ModelCatalogue((folder / "models",))
+    assert plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=4), catalogue, settings)
+    with pytest.raises(BadRequest) as refused:
+        plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=100), catalogue, settings)
+    assert refused.value.reason == "LIMIT_EXCEEDED"
+    assert refused.value.details["field"] == "sequences_per_shard"
+
+
 REFUSED = [
     ({"model": "nope"}, "MODEL_NOT_FOUND", "model", "nope"),
     ({"dataset": "nope"}, "DATASET_NOT_FOUND", "dataset", "nope"),

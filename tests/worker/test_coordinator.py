@@ -15,7 +15,7 @@ import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
-from actstore_storage.errors import ActstoreError, StoreError
+from actstore_storage.errors import ActstoreError, CorruptObject, StoreError
 from actstore_storage.opening import open_bucket
 from actstore_storage.runs import committed_shards, open_run
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, ShardTask
@@ -200,7 +200,7 @@ def test_a_shard_that_always_fails_fails_the_capture_and_no_other_shard(lab: Pat
     def fail(task: ShardTask) -> None:
         tried[task.shard] += 1
         if task.shard == 2:
-            raise StoreError("the disk is full", reason="STORE_FULL", field="store", value="/data")
+            raise CorruptObject("its text is damaged", field="object", value="x")
 
     async def work() -> tuple[list[Progress], Any]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
@@ -212,11 +212,29 @@ def test_a_shard_that_always_fails_fails_the_capture_and_no_other_shard(lab: Pat
     last = seen[-1]
     assert (last.state, last.shards_committed) == (State.FAILED, SHARDS - 1)
     assert last.failure is not None
-    assert (last.failure.reason, last.failure.message) == ("STORE_FULL", "the disk is full")
-    assert last.failure.details == {"field": "store", "value": "/data"}
+    assert (last.failure.reason, last.failure.message) == ("OBJECT_CORRUPT", "its text is damaged")
+    assert last.failure.details == {"field": "object", "value": "x"}
     assert all(progress.failure is None for progress in seen[:-1])
     assert committed_shards(bucket, "run") == set(range(SHARDS)) - {2}
     assert (totals.captures_failed, totals.captures_complete, totals.captures_running) == (1, 0, 0)
+
+
+def test_what_would_fail_every_shard_ends_the_capture_at_the_first(lab: Path, bucket: Bucket) -> None:
+    tried: Counter[int] = Counter()
+
+    def fail(task: ShardTask) -> None:
+        tried[task.shard] += 1
+        raise StoreError("the disk is full", reason="STORE_FULL", field="store", value="/data")
+
+    async def work() -> Progress:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
+        return (await watch(captures, await captures.submit(REQUEST)))[-1]
+
+    last = run(work())
+    assert (last.state, last.shards_committed) == (State.FAILED, 0)
+    assert last.failure is not None
+    assert last.failure.reason == "STORE_FULL"
+    assert len(tried) <= TASKS < SHARDS
 
 
 def test_a_fault_tells_no_more_than_that_it_happened(lab: Path, bucket: Bucket) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker_process import descendants
+from tests.worker_process import descendants, running_workers
 
 START_SECONDS = 60
 
@@ -75,3 +75,33 @@ def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
     assert (process.returncode, output) == (0, ""), errors
     assert not folder.exists()
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_ray_of_our_own_refuses_who_has_not_its_token(tmp_path: Path) -> None:
+    for name in ("store", "models", "data"):
+        (tmp_path / name).mkdir()
+    with running_workers(
+        tmp_path / "store",
+        model_folder=tmp_path / "models",
+        dataset_folder=tmp_path / "data",
+        log=tmp_path / "workers.log",
+    ) as workers:
+        commands = {pid: _command(pid).split("\0") for pid in descendants(workers.pid)}
+        raylet = next(pid for pid, words in commands.items() if words[0].endswith("/raylet"))
+        address = next(word.partition("=")[2] for word in commands[raylet] if word.startswith("--gcs-address="))
+        variables = Path(f"/proc/{raylet}/environ").read_text().split("\0")
+        token = next(each.partition("=")[2] for each in variables if each.startswith("RAY_AUTH_TOKEN="))
+        assert asks_ray(address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, tmp_path)
+        assert not asks_ray(address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "w" * 43}, tmp_path)
+        assert not asks_ray(address, {"RAY_AUTH_MODE": "disabled"}, tmp_path)
+        assert not asks_ray(address, {}, tmp_path)
+    assert token not in (tmp_path / "workers.log").read_text()
+    assert not (tmp_path / ".ray").exists()
+
+
+def asks_ray(address: str, authentication: dict[str, str], folder: Path) -> bool:
+    """Whether another client of the cluster is answered."""
+    code = f"from ray._raylet import GcsClient; GcsClient(address={address!r}).internal_kv_keys(b'', None, 10)"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = inherited | authentication | {"HOME": str(folder)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0

@@ -108,3 +108,12 @@ def test_a_long_dataset_is_tokenised_in_groups(described: ModelDescription, monk
     parts = tokenise(described, DOCUMENTS, shape).sequences
     np.testing.assert_array_equal(whole.tokens, parts.tokens)
     np.testing.assert_array_equal(whole.documents, parts.documents)
+
+
+def test_a_dataset_of_too_many_tokens_is_refused_unless_it_is_cut(described: ModelDescription) -> None:
+    cut = SequenceShape(5, prepend_bos=True, max_tokens=10)
+    assert len(tokenise(described, ["abcdefghi"] * 3, cut, tokens_max=12).sequences.tokens) == 10
+    with pytest.raises(BadRequest) as refused:
+        tokenise(described, ["abcdefghi"] * 3, SequenceShape(5, prepend_bos=True), tokens_max=12)
+    assert refused.value.reason == "LIMIT_EXCEEDED"
+    assert refused.value.details["allowed"] == "at most 12"

@@ -5,6 +5,7 @@ Prints one line of JSON on standard output once it is ready; everything else goe
 
 import json
 import os
+import secrets
 import signal
 import sys
 from types import FrameType
@@ -61,9 +62,14 @@ def _reserve_standard_output() -> int:
 
 
 def _prepare_ray() -> None:
-    """An operator's own choice stands; without one, Ray would report home and write a token into the home directory."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    """Ray listens on every interface and runs what it is sent, so a Ray of our own wants a token that nobody else has.
+
+    It lives in the environment of its processes alone. On a cluster that is not ours, the operator's choice stands.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not os.environ.get("ACTSTORE_RAY_ADDRESS"):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_urlsafe()
 
 
 if __name__ == "__main__":

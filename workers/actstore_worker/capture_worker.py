@@ -20,8 +20,6 @@ from actstore_worker.model import load_model
 from actstore_worker.sae import load_sae
 from actstore_worker.sequences import TokenSequences
 
-# transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
-_LOADING = threading.Lock()
 # Shards that a worker has in hand: one that streams, one that is being committed.
 TASKS = 2
 
@@ -80,8 +78,7 @@ class CaptureWorker:
         # Not by specification alone: runs of equal ones have names of their own, and a capture writes under its run's.
         if self._loaded is None or self._loaded[0] != task.record:
             self._loaded = None  # so that two models never lie in memory side by side
-            with _LOADING:
-                model = load_model(task.model_source, dtype=task.record.specification.dtype, device=self._device)
+            model = load_model(task.model_source, dtype=task.record.specification.dtype, device=self._device)
             saes = tuple(load_sae(path, name) for name, path in task.sae_paths.items())
             self._loaded = task.record, _InterruptibleCapture(model, saes, task.record)
         return self._loaded[1]

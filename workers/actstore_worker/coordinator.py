@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from actstore_api.reasons import Failure
+from actstore_api.reasons import REASONS, Failure, Kind
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import RunRecord
@@ -25,6 +25,9 @@ from actstore_worker.plan import CaptureRequest, Plan
 from actstore_worker.settings import CoordinatorLimits
 
 _log = logging.getLogger(__name__)
+
+# What fails one shard so will fail all others; after anything else the rest of the run is still captured.
+_HOPELESS = {Kind.STORE, Kind.BAD_REQUEST, Kind.NOT_FOUND, Kind.DENIED, Kind.LIMIT}
 
 
 class State(Enum):
@@ -223,6 +226,8 @@ class Coordinator:
                     break
                 if tried == self._limits.attempts_per_shard:
                     capture.failure = capture.failure or failure
+                    if REASONS[failure.reason].kind in _HOPELESS:
+                        capture.pending.clear()
                     break
                 await asyncio.sleep(self._limits.retry_seconds)
 

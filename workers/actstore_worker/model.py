@@ -6,6 +6,7 @@
 import copy
 import hashlib
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -24,6 +25,8 @@ from actstore_worker.families import Family, find_family
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _HASH_CHUNK_BYTES = 1 << 22
+# transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def describe_model(source: ModelSource) -> ModelDescription:
 def load_model(source: ModelSource, *, dtype: str = "float32", device: torch.device) -> LanguageModel:
     """Computes in `dtype`, whatever the file holds. Errors as `describe_model`, and for weights that do not fit."""
     described = describe_model(source)
-    module = _read_module(source, described, TORCH_DTYPES[dtype])
+    with _LOADING:
+        module = _read_module(source, described, TORCH_DTYPES[dtype])
     # Move first, then freeze: evaluation mode turns dropout off, without which no two passes would agree.
     module = module.to(device).eval().requires_grad_(False)
     known = {field.name: getattr(described, field.name) for field in fields(described)}

@@ -55,6 +55,8 @@ class PlanSettings:
     sequences_per_batch: int = 16
     # A shard is about this large: small enough to be done again after a crash, large enough for an object store.
     shard_bytes_target: int = 64 << 20
+    # A worker holds a shard's nonzeros in memory, and does all of a shard again after a crash.
+    shard_bytes_max: int = 1 << 30
     # A small run is cut this far all the same, so that workers share it and a reader sees it grow.
     shards_target: int = 8
 
@@ -91,7 +93,7 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
         tokenised = tokenise(model, documents(dataset_path, text_field), shape)
     sequences = tokenised.sequences
     token_bytes = _bytes_per_token(model.d_model * DTYPES[dtype], len(dense), len(norms), saes)
-    per_shard = _sequences_per_shard(sequences, token_bytes, batch, settings)
+    per_shard = _sequences_per_shard(request.sequences_per_shard, sequences, token_bytes, batch, settings)
     specification = Specification(
         model=request.model,
         model_revision=request.model_revision,
@@ -107,9 +109,7 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
         norm_sites=tuple(map(str, norms)),
         saes=tuple(SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes),
         dtype=dtype,
-        sequences_per_shard=_count(
-            request.sequences_per_shard, per_shard, SEQUENCES_PER_SHARD_MAX, "sequences_per_shard"
-        ),
+        sequences_per_shard=per_shard,
         sequences_per_batch=batch,
     )
     record = _record(request, specification, model, sequences, settings.device)
@@ -195,13 +195,18 @@ def _bytes_per_token(dense_bytes: int, dense_sites: int, norm_sites: int, saes: 
     return _TOKEN_BYTES + dense_bytes * dense_sites + _NORM_BYTES * norm_sites + _NONZERO_BYTES * nonzeros
 
 
-def _sequences_per_shard(sequences: TokenSequences, token_bytes: int, batch: int, settings: PlanSettings) -> int:
-    """Whole batches; the bytes of a shard are those of an average sequence times their number."""
+def _sequences_per_shard(
+    asked: int | None, sequences: TokenSequences, token_bytes: int, batch: int, settings: PlanSettings
+) -> int:
+    """As asked, or whole batches; the bytes of a shard are those of an average sequence times their number."""
     sequence_bytes = token_bytes * len(sequences.tokens) / len(sequences)
     by_bytes = max(1, int(settings.shard_bytes_target / sequence_bytes))
     by_share = -(-len(sequences) // settings.shards_target)
     batches = max(1, -(-min(by_bytes, by_share) // batch))
-    return min(batches * batch, SEQUENCES_PER_SHARD_MAX)
+    most = SEQUENCES_PER_SHARD_MAX
+    if len(sequences) * sequence_bytes > settings.shard_bytes_max:
+        most = min(most, max(1, int(settings.shard_bytes_max / sequence_bytes)))
+    return _count(asked, min(batches * batch, most), most, "sequences_per_shard")
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from actstore_storage.shard import TokenRows
 from actstore_worker.model import ModelDescription
 
 # Documents go to the tokenizer, which has threads of its own, in groups of about this many characters.
+# The coordinator holds the tokens of a run while it is captured, four bytes each.
+TOKENS_MAX = 500_000_000
 _GROUP_CHARACTERS = 1 << 20
 
 
@@ -135,16 +137,20 @@ class _Gathered:
         return TokenSequences(text, offsets, np.concatenate(self.documents))
 
 
-def tokenise(described: ModelDescription, documents: Iterable[str], shape: SequenceShape) -> TokenisedDataset:
+def tokenise(
+    described: ModelDescription, documents: Iterable[str], shape: SequenceShape, tokens_max: int = TOKENS_MAX
+) -> TokenisedDataset:
     """Document ids are their places in the dataset, those without tokens included.
 
     Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID where max_tokens holds no sequence; MODEL_UNSUPPORTED where the
-    tokenizer gives an id that the model has no embedding of.
+    tokenizer gives an id that the model has no embedding of; LIMIT_EXCEEDED past `tokens_max`.
     """
     gathered = _Gathered(shape)
     for document, ids in enumerate(_token_ids(described, documents)):
         if not gathered.add(document, ids):
             break
+        if gathered.tokens > tokens_max:
+            raise _too_many_tokens(gathered.tokens, tokens_max)
     return TokenisedDataset(gathered.sequences(described.bos_id), gathered.digest.hexdigest())
 
 
@@ -170,6 +176,16 @@ def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
             texts, characters = [], 0
     if texts:
         yield texts
+
+
+def _too_many_tokens(tokens: int, tokens_max: int) -> BadRequest:
+    return BadRequest(
+        f"the dataset has more than {tokens} tokens; one run has at most {tokens_max}: pass max_tokens, or split it",
+        reason="LIMIT_EXCEEDED",
+        field="dataset.max_tokens",
+        value=f"more than {tokens}",
+        allowed=f"at most {tokens_max}",
+    )
 
 
 def _max_tokens_too_small(max_tokens: int, first_length: int) -> BadRequest:

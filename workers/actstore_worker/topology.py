@@ -281,8 +281,7 @@ def _model_replica(models_per_replica: int) -> type:
                 return next(updates, None)
 
         def _load(self, name: str, revision: str) -> LanguageModel:
-            with self._turn:  # transformers loads one model at a time in a process
-                return load_model(self._catalogue.find_model(name, revision), device=_device())
+            return load_model(self._catalogue.find_model(name, revision), device=_device())
 
     return ModelReplica
 
