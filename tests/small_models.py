@@ -25,14 +25,6 @@ BOS, UNKNOWN_BYTES = "<|bos|>", 256
 VOCABULARY_SIZE = UNKNOWN_BYTES + 1
 
 
-def bundled_revision() -> str:
-    """The bundled model itself, or its last revision while it is still being trained."""
-    if (BUNDLED_MODELS / "pystdlib" / "config.json").is_file():
-        return ""
-    steps = [folder.name for folder in (BUNDLED_MODELS / "pystdlib" / "revisions").iterdir()]
-    return max(steps, key=lambda step: int(step.removeprefix("step")))
-
-
 def save_neox(folder: Path, *, parallel: bool = True, bos: bool = True) -> Path:
     config = GPTNeoXConfig(
         **_sizes(), hidden_size=D_MODEL, intermediate_size=4 * D_MODEL, use_parallel_residual=parallel, rotary_pct=0.5

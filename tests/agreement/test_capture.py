@@ -23,7 +23,7 @@ from actstore_worker.capture import ShardCapture
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.model import load_model
 from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
-from tests.small_models import BUNDLED_MODELS, SAVERS, bundled_revision, save_sae
+from tests.small_models import BUNDLED_MODELS, SAVERS, save_sae
 
 TEXT = "def greet(name):\n    return f'hello {name}'\n\n\nclass Café:\n    pass\n"
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
@@ -36,13 +36,8 @@ Observed = dict[str, NDArray[np.float32]]
 
 
 def save_bundled(folder: Path) -> Path:
-    """The bundled model with its tokenizer in one folder, as TransformerLens wants it."""
-    model = BUNDLED_MODELS / "pystdlib"
-    revision = bundled_revision()
-    shutil.copytree(model / "revisions" / revision if revision else model, folder, dirs_exist_ok=True)
-    for file in model.glob("tokenizer*"):
-        shutil.copy(file, folder)
-    return folder
+    """The bundled model without its revisions."""
+    return Path(shutil.copytree(BUNDLED_MODELS / "pystdlib", folder, ignore=shutil.ignore_patterns("revisions")))
 
 
 MODELS: dict[str, Callable[[Path], Path]] = {"bundled": save_bundled, **SAVERS}
@@ -158,25 +153,34 @@ def test_norms_are_those_of_the_stored_rows(dtype: str, tmp_path: Path, local_bu
         assert together.mean == pytest.approx(expected.mean())
 
 
-@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated", "bundled"])
 def test_stored_features_equal_saelens(architecture: str, tmp_path: Path, local_bucket: Bucket) -> None:
-    import pyarrow.parquet as pq
-
+    """The bundled SAE is wide enough for the fast way to the k largest; the small ones are not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its imports deprecate each other
         from sae_lens import SAE
 
-    MODELS["neox_parallel"](tmp_path / "neox")
-    save_sae(tmp_path / "sae", architecture)
-    _, snapshot = capture(tmp_path, "neox", local_bucket, dense_sites=("resid_post.1",), saes=("sae",))
+    if architecture == "bundled":
+        save_bundled(tmp_path / "model")
+        shutil.copytree(BUNDLED_MODELS / "pystdlib-resid_post.1", tmp_path / "sae")
+    else:
+        SAVERS["neox_parallel"](tmp_path / "model")
+        save_sae(tmp_path / "sae", architecture)
+    _, snapshot = capture(tmp_path, "model", local_bucket, dense_sites=("resid_post.1",), saes=("sae",))
     with torch.no_grad():
-        expected = (
-            SAE.load_from_disk(tmp_path / "sae").encode(torch.from_numpy(stored(snapshot, "resid_post.1"))).numpy()
-        )
-    found, first = np.zeros_like(expected), 0
+        rows = torch.from_numpy(stored(snapshot, "resid_post.1"))
+        expected = SAE.load_from_disk(tmp_path / "sae").encode(rows).numpy()
+    np.testing.assert_allclose(stored_features(snapshot, expected.shape), expected, atol=1e-5, rtol=1e-5)
+    assert 0 < np.count_nonzero(expected) < expected.size
+
+
+def stored_features(snapshot: Snapshot, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    import pyarrow.parquet as pq
+
+    found, first = np.zeros(shape, np.float32), 0
     for commit in snapshot.commits:
-        table = pq.read_table(local_bucket.open(object_key(commit.run, commit.shard, commit.attempt, "features-sae")))
+        key = object_key(commit.run, commit.shard, commit.attempt, "features-sae")
+        table = pq.read_table(snapshot.bucket.open(key))
         found[table["row"].to_numpy() + first, table["feature"].to_numpy()] = table["activation"].to_numpy()
         first += commit.tokens
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert 0 < np.count_nonzero(expected) < expected.size
+    return found
