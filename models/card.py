@@ -75,13 +75,12 @@ def _table_row(revision: str, step: int, loss: float, median: float, gap: float)
 def write_sae_card() -> None:
     folder = sae.MODELS / sae.NAME
     quality = json.loads((folder / "quality.json").read_text())
-    layer, kind = sae.SITE.split(".")[1], sae.SITE.split(".")[0]
     card = (
         (TEMPLATES / "sae.md")
         .read_text()
         .format(
             name=sae.NAME,
-            hook=f"blocks.{layer}.hook_{kind}",
+            hook=sae.HOOK,
             width=sae.WIDTH,
             expansion=sae.WIDTH // recipe.build_model().config.hidden_size,
             k=sae.K,

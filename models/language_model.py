@@ -154,21 +154,21 @@ def train(folder: Path, steps: int) -> None:
     ]
     started = time.monotonic()
     save(model, folder / "revisions" / "step0")
-    log = (folder / "training.jsonl").open("w")
-    for step, rows in enumerate(batches(train_stream, steps), start=1):
-        loss = _update(model, rows, rules, schedules)
-        if step in REVISION_STEPS:
-            save(model, folder / "revisions" / f"step{step}")
-        if step % REPORT_EVERY_STEPS == 0 or step in REVISION_STEPS or step == steps:
-            report = {
-                "step": step,
-                "tokens": step * rows.numel(),
-                "train_loss": round(loss, 3),
-                "held_out_loss": round(held_out_loss(model, held_stream, REPORT_WINDOWS), 3),
-                "induction_gap": round(induction_gap(model, 16), 3),
-                "seconds": round(time.monotonic() - started),
-            }
-            print(json.dumps(report), file=log, flush=True)
+    with (folder / "training.jsonl").open("w") as log:
+        for step, rows in enumerate(batches(train_stream, steps), start=1):
+            loss = _update(model, rows, rules, schedules)
+            if step in REVISION_STEPS:
+                save(model, folder / "revisions" / f"step{step}")
+            if step % REPORT_EVERY_STEPS == 0 or step in REVISION_STEPS or step == steps:
+                report = {
+                    "step": step,
+                    "tokens": step * rows.numel(),
+                    "train_loss": round(loss, 3),
+                    "held_out_loss": round(held_out_loss(model, held_stream, REPORT_WINDOWS), 3),
+                    "induction_gap": round(induction_gap(model, 16), 3),
+                    "seconds": round(time.monotonic() - started),
+                }
+                print(json.dumps(report), file=log, flush=True)
     save(model, folder)
 
 

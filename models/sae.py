@@ -24,7 +24,7 @@ from models import corpus
 from models.tokenizer import CONTEXT_LENGTH
 
 MODELS = Path(__file__).parent
-SITE = "resid_post.1"
+SITE, HOOK = "resid_post.1", "blocks.1.hook_resid_post"  # one place, by its short and its long name
 NAME = "pystdlib-resid_post.1"
 WIDTH = 1024
 K = 16
@@ -64,10 +64,9 @@ def shuffled_batches(rows: Float[NDArray[np.float32], "row d_model"]) -> Iterato
 
 def train(rows: Float[NDArray[np.float32], "row d_model"]) -> TopKTrainingSAE:
     torch.manual_seed(SEED)
-    layer, kind = SITE.split(".")[1], SITE.split(".")[0]
     metadata = SAEMetadata(
         model_name="pystdlib",
-        hook_name=f"blocks.{layer}.hook_{kind}",
+        hook_name=HOOK,
         context_size=CONTEXT_LENGTH,
         prepend_bos=True,
         dataset_path="the source of Python's standard library",
