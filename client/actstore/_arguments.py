@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from actstore._errors import refused
 
-TOKEN_CLASSES = ("bos", "special")
+TOKEN_CLASSES = ("bos", "special", "sink")
 DEFAULT_EXCLUSION = frozenset({"bos"})
 DIRECTIONS = ("denoise", "noise")
 MAXIMUM_COUNT = 2**32 - 1

@@ -13,7 +13,11 @@ from actstore_storage.registry import ModelRecord, SaeModelRecord
 from actstore_storage.snapshot import Provenance, Snapshot
 from actstore_storage.specification import Specification
 
-TOKEN_CLASSES = {common_pb2.TOKEN_CLASS_BOS: "bos", common_pb2.TOKEN_CLASS_SPECIAL: "special"}
+TOKEN_CLASSES = {
+    common_pb2.TOKEN_CLASS_BOS: "bos",
+    common_pb2.TOKEN_CLASS_SPECIAL: "special",
+    common_pb2.TOKEN_CLASS_SINK: "sink",
+}
 
 
 def given(request: Any, *names: str) -> dict[str, Any]:

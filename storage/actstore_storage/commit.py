@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from actstore_storage.errors import CorruptObject
 from actstore_storage.specification import canonical_json
 
-TOKEN_CLASSES = ("text", "bos", "special")
+TOKEN_CLASSES = ("text", "bos", "special", "sink")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Commit:
 
     `norm_moments` is by site, then by token class, over finite norms and without classes that have none.
     `non_finite` counts, by product, the rows (of a site) or the features that are infinite or no number.
-    The last three say how this shard came to be, which in a run that was resumed may differ from what `run.json` says.
+    `widened` has the dtype of each dense site that is not stored in the run's own, because a value would not fit.
+    The three before it say how this shard came to be, which in a run that was resumed may differ from what `run.json` says.
     """
 
     run: str
@@ -97,6 +98,7 @@ class Commit:
     attention_implementation: str
     device: str
     code_version: str
+    widened: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:

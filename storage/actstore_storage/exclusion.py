@@ -7,7 +7,7 @@ from actstore_storage.commit import TOKEN_CLASSES
 from actstore_storage.errors import BadRequest
 from actstore_storage.feature_index import token_classes
 
-EXCLUDABLE = ("bos", "special")
+EXCLUDABLE = ("bos", "special", "sink")
 # The beginning-of-sequence token is an attention sink whose norm and features drown those of text.
 DEFAULT_EXCLUSION = frozenset({"bos"})
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.commit import TOKEN_CLASSES
-from actstore_storage.products import BOS, SPECIAL
+from actstore_storage.products import BOS, SINK, SPECIAL
 
 # Rows are stored as int32.
 ROWS_MAX = 1 << 31
@@ -104,10 +104,11 @@ class SortedFeatures:
 
 
 def token_classes(flags: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which rows are of which class. The three exclude each other: a BOS token is special, and counts as BOS."""
+    """Which rows are of which class. They exclude each other: BOS before special before sink, and the rest is text."""
     bos = (flags & BOS) != 0
     special = ((flags & SPECIAL) != 0) & ~bos
-    return dict(zip(TOKEN_CLASSES, (~bos & ~special, bos, special), strict=True))
+    sink = ((flags & SINK) != 0) & ~bos & ~special
+    return dict(zip(TOKEN_CLASSES, (~bos & ~special & ~sink, bos, special, sink), strict=True))
 
 
 def _order(keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.int64]:

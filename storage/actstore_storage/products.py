@@ -8,7 +8,9 @@ from actstore_storage.object_writer import ObjectFormat
 from actstore_storage.specification import DTYPES, RunRecord
 
 TOKENS, NORMS = "tokens", "norms"
-BOS, SPECIAL = 1, 2  # bits of a token's flags
+# The token rows that dense rows are of, where a run stores those of some positions only.
+POSITIONS = "positions"
+BOS, SPECIAL, SINK = 1, 2, 4  # bits of a token's flags
 
 # One request of reasonable size on S3. On a local disk, groups of 16 MiB were written 1.1 to 1.4 times as fast as
 # groups of 4 MiB.

@@ -7,12 +7,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from actstore_storage.errors import CorruptObject
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an element
 
 
@@ -27,8 +27,40 @@ class SaeRecord:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """Which tokens' rows the dense sites store; tokens, norms and features are of every token in any case.
+
+    `kind`: all; last (of each sequence); stride (positions divisible by `stride`); fraction (each token by a hash of
+    seed, sequence and position, so that a shard that is captured again chooses the same); feature (tokens where that
+    feature of that SAE is active).
+    """
+
+    kind: str = "all"
+    stride: int = 1
+    fraction: float = 1.0
+    seed: int = 0
+    sae: str = ""
+    feature: int = 0
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Keeps the rows of a table dataset whose `column` compares so with `value`, as pyarrow's filters do.
+
+    `comparison` is one of ==, !=, <, <=, >, >=, in, not in; `value` is a JSON scalar, or a list for the last two.
+    """
+
+    column: str
+    comparison: str
+    value: Any
+
+
+@dataclass(frozen=True)
 class Specification:
-    """Names are as the caller gave them; hashes are of what the workers found under them."""
+    """Names are as the caller gave them; hashes are of what the workers found under them.
+
+    Fields with a default are newer than format version 1, and a run of that version has the default.
+    """
 
     model: str
     model_revision: str
@@ -46,6 +78,25 @@ class Specification:
     dtype: str
     sequences_per_shard: int
     sequences_per_batch: int
+    # Element type of stored dense rows; empty: `dtype`, in which the model computes.
+    storage_dtype: str = ""
+    # A dense row that `storage_dtype` cannot hold: store that site of that shard in float32 (True), or refuse the shard.
+    widen_on_overflow: bool = False
+    # Several sequences share a row of the model's batch and do not attend to each other.
+    packing: bool = False
+    positions: Positions = field(default_factory=Positions)
+    # The column of token ids of a dataset that is tokenised already; empty: `text_field` has text.
+    tokens_field: str = ""
+    row_filters: tuple[RowFilter, ...] = ()
+    max_documents: int | None = None
+    # A token is a sink where its norm at some resid_post exceeds the median of its sequence this many times; None: no
+    # token is looked at.
+    sink_ratio: float | None = None
+
+    @property
+    def stored_dtype(self) -> str:
+        """Of dense rows, where no shard had to widen it."""
+        return self.storage_dtype or self.dtype
 
     @property
     def sha256(self) -> str:
@@ -54,7 +105,11 @@ class Specification:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """`runs/<run>/run.json`. Shard i holds sequences i * sequences_per_shard up to the next shard's first."""
+    """`runs/<run>/run.json`. Shard i holds sequences i * sequences_per_shard up to the next shard's first.
+
+    `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`.
+    `sequences_sha256` names the run's tokens in the bucket; empty in runs of format version 1, which stored none.
+    """
 
     run: str
     specification: Specification
@@ -66,7 +121,12 @@ class RunRecord:
     attention_implementation: str
     device: str
     code_version: str
+    dense_widths: Mapping[str, int] = field(default_factory=dict)
+    sequences_sha256: str = ""
     format_version: int = FORMAT_VERSION
+
+    def dense_width(self, site: str) -> int:
+        return self.dense_widths.get(site, self.d_model)
 
     @property
     def shards_total(self) -> int:
@@ -94,9 +154,16 @@ class RunRecord:
             inner["saes"] = tuple(SaeRecord(**sae) for sae in inner["saes"])
             for name in ("dense_sites", "norm_sites"):
                 inner[name] = tuple(inner[name])
+            inner["positions"] = Positions(**inner.get("positions", {}))
+            inner["row_filters"] = tuple(_row_filter(found) for found in inner.get("row_filters", ()))
             return cls(specification=Specification(**inner), **fields)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptObject(f"{key} is not a run record: {error}", field="object", value=key) from error
+
+
+def _row_filter(fields: dict[str, Any]) -> RowFilter:
+    value = fields["value"]
+    return RowFilter(fields["column"], fields["comparison"], tuple(value) if isinstance(value, list) else value)
 
 
 def canonical_json(value: object) -> bytes:

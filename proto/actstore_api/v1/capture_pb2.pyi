@@ -7,6 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Comparison(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COMPARISON_UNSPECIFIED: _ClassVar[Comparison]
+    COMPARISON_EQUAL: _ClassVar[Comparison]
+    COMPARISON_NOT_EQUAL: _ClassVar[Comparison]
+    COMPARISON_LESS: _ClassVar[Comparison]
+    COMPARISON_LESS_OR_EQUAL: _ClassVar[Comparison]
+    COMPARISON_GREATER: _ClassVar[Comparison]
+    COMPARISON_GREATER_OR_EQUAL: _ClassVar[Comparison]
+    COMPARISON_IN: _ClassVar[Comparison]
+    COMPARISON_NOT_IN: _ClassVar[Comparison]
+
 class BosPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BOS_POLICY_UNSPECIFIED: _ClassVar[BosPolicy]
@@ -21,6 +33,16 @@ class CaptureState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAPTURE_STATE_COMPLETE: _ClassVar[CaptureState]
     CAPTURE_STATE_CANCELLED: _ClassVar[CaptureState]
     CAPTURE_STATE_FAILED: _ClassVar[CaptureState]
+    CAPTURE_STATE_PAUSED: _ClassVar[CaptureState]
+COMPARISON_UNSPECIFIED: Comparison
+COMPARISON_EQUAL: Comparison
+COMPARISON_NOT_EQUAL: Comparison
+COMPARISON_LESS: Comparison
+COMPARISON_LESS_OR_EQUAL: Comparison
+COMPARISON_GREATER: Comparison
+COMPARISON_GREATER_OR_EQUAL: Comparison
+COMPARISON_IN: Comparison
+COMPARISON_NOT_IN: Comparison
 BOS_POLICY_UNSPECIFIED: BosPolicy
 BOS_POLICY_PREPEND: BosPolicy
 BOS_POLICY_NONE: BosPolicy
@@ -30,6 +52,7 @@ CAPTURE_STATE_RUNNING: CaptureState
 CAPTURE_STATE_COMPLETE: CaptureState
 CAPTURE_STATE_CANCELLED: CaptureState
 CAPTURE_STATE_FAILED: CaptureState
+CAPTURE_STATE_PAUSED: CaptureState
 
 class ModelReference(_message.Message):
     __slots__ = ("name", "revision")
@@ -40,17 +63,73 @@ class ModelReference(_message.Message):
     def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class DatasetReference(_message.Message):
-    __slots__ = ("name", "text_field", "max_tokens")
+    __slots__ = ("name", "text_field", "max_tokens", "tokens_field", "filters", "max_documents")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     text_field: str
     max_tokens: int
-    def __init__(self, name: _Optional[str] = ..., text_field: _Optional[str] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+    tokens_field: str
+    filters: _containers.RepeatedCompositeFieldContainer[RowFilter]
+    max_documents: int
+    def __init__(self, name: _Optional[str] = ..., text_field: _Optional[str] = ..., max_tokens: _Optional[int] = ..., tokens_field: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[RowFilter, _Mapping]]] = ..., max_documents: _Optional[int] = ...) -> None: ...
+
+class RowFilter(_message.Message):
+    __slots__ = ("column", "comparison", "values")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    comparison: Comparison
+    values: _containers.RepeatedCompositeFieldContainer[FilterValue]
+    def __init__(self, column: _Optional[str] = ..., comparison: _Optional[_Union[Comparison, str]] = ..., values: _Optional[_Iterable[_Union[FilterValue, _Mapping]]] = ...) -> None: ...
+
+class FilterValue(_message.Message):
+    __slots__ = ("text", "integer", "real", "truth")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    INTEGER_FIELD_NUMBER: _ClassVar[int]
+    REAL_FIELD_NUMBER: _ClassVar[int]
+    TRUTH_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    integer: int
+    real: float
+    truth: bool
+    def __init__(self, text: _Optional[str] = ..., integer: _Optional[int] = ..., real: _Optional[float] = ..., truth: bool = ...) -> None: ...
+
+class PositionSelection(_message.Message):
+    __slots__ = ("last", "stride", "random", "feature")
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    last: bool
+    stride: int
+    random: RandomFraction
+    feature: FeaturePositions
+    def __init__(self, last: bool = ..., stride: _Optional[int] = ..., random: _Optional[_Union[RandomFraction, _Mapping]] = ..., feature: _Optional[_Union[FeaturePositions, _Mapping]] = ...) -> None: ...
+
+class RandomFraction(_message.Message):
+    __slots__ = ("fraction", "seed")
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    fraction: float
+    seed: int
+    def __init__(self, fraction: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class FeaturePositions(_message.Message):
+    __slots__ = ("sae", "feature")
+    SAE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    sae: str
+    feature: int
+    def __init__(self, sae: _Optional[str] = ..., feature: _Optional[int] = ...) -> None: ...
 
 class CaptureSpecification(_message.Message):
-    __slots__ = ("run", "model", "dataset", "context_length", "bos", "dense_sites", "norm_sites", "saes", "dtype", "sequences_per_shard", "sequences_per_batch")
+    __slots__ = ("run", "model", "dataset", "context_length", "bos", "dense_sites", "norm_sites", "saes", "dtype", "sequences_per_shard", "sequences_per_batch", "storage_dtype", "widen_on_overflow", "packing", "positions", "sink_ratio")
     RUN_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +141,11 @@ class CaptureSpecification(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_PER_SHARD_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_PER_BATCH_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    WIDEN_ON_OVERFLOW_FIELD_NUMBER: _ClassVar[int]
+    PACKING_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    SINK_RATIO_FIELD_NUMBER: _ClassVar[int]
     run: str
     model: ModelReference
     dataset: DatasetReference
@@ -73,7 +157,12 @@ class CaptureSpecification(_message.Message):
     dtype: str
     sequences_per_shard: int
     sequences_per_batch: int
-    def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: _Optional[_Union[BosPolicy, str]] = ..., dense_sites: _Optional[_Iterable[str]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., dtype: _Optional[str] = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ...) -> None: ...
+    storage_dtype: str
+    widen_on_overflow: bool
+    packing: bool
+    positions: PositionSelection
+    sink_ratio: float
+    def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: _Optional[_Union[BosPolicy, str]] = ..., dense_sites: _Optional[_Iterable[str]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., dtype: _Optional[str] = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ..., storage_dtype: _Optional[str] = ..., widen_on_overflow: bool = ..., packing: bool = ..., positions: _Optional[_Union[PositionSelection, _Mapping]] = ..., sink_ratio: _Optional[float] = ...) -> None: ...
 
 class CaptureFailure(_message.Message):
     __slots__ = ("reason", "message", "details")
@@ -93,7 +182,7 @@ class CaptureFailure(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CaptureProgress(_message.Message):
-    __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure")
+    __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +191,7 @@ class CaptureProgress(_message.Message):
     TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_SHARDS_FIELD_NUMBER: _ClassVar[int]
     run: str
     state: CaptureState
     shards_committed: int
@@ -110,7 +200,53 @@ class CaptureProgress(_message.Message):
     tokens_total: int
     elapsed_seconds: float
     failure: CaptureFailure
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ...) -> None: ...
+    failed_shards: _containers.RepeatedCompositeFieldContainer[ShardFailure]
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ...) -> None: ...
+
+class ShardFailure(_message.Message):
+    __slots__ = ("shard", "failure")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    failure: CaptureFailure
+    def __init__(self, shard: _Optional[int] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ...) -> None: ...
+
+class CaptureEstimate(_message.Message):
+    __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds")
+    class BytesByProductEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_BY_PRODUCT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    documents: int
+    sequences: int
+    tokens: int
+    shards: int
+    bytes_by_product: _containers.ScalarMap[str, int]
+    bytes: int
+    seconds: float
+    def __init__(self, documents: _Optional[int] = ..., sequences: _Optional[int] = ..., tokens: _Optional[int] = ..., shards: _Optional[int] = ..., bytes_by_product: _Optional[_Mapping[str, int]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class EstimateCaptureRequest(_message.Message):
+    __slots__ = ("specification",)
+    SPECIFICATION_FIELD_NUMBER: _ClassVar[int]
+    specification: CaptureSpecification
+    def __init__(self, specification: _Optional[_Union[CaptureSpecification, _Mapping]] = ...) -> None: ...
+
+class EstimateCaptureResponse(_message.Message):
+    __slots__ = ("estimate",)
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    estimate: CaptureEstimate
+    def __init__(self, estimate: _Optional[_Union[CaptureEstimate, _Mapping]] = ...) -> None: ...
 
 class StartCaptureRequest(_message.Message):
     __slots__ = ("specification",)

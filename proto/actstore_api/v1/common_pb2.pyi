@@ -12,9 +12,11 @@ class TokenClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TOKEN_CLASS_UNSPECIFIED: _ClassVar[TokenClass]
     TOKEN_CLASS_BOS: _ClassVar[TokenClass]
     TOKEN_CLASS_SPECIAL: _ClassVar[TokenClass]
+    TOKEN_CLASS_SINK: _ClassVar[TokenClass]
 TOKEN_CLASS_UNSPECIFIED: TokenClass
 TOKEN_CLASS_BOS: TokenClass
 TOKEN_CLASS_SPECIAL: TokenClass
+TOKEN_CLASS_SINK: TokenClass
 
 class Table(_message.Message):
     __slots__ = ("arrow_ipc_stream",)

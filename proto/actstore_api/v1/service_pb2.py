@@ -30,7 +30,7 @@ from actstore_api.v1 import norm_pb2 as actstore__api_dot_v1_dot_norm__pb2
 from actstore_api.v1 import patching_pb2 as actstore__api_dot_v1_dot_patching__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/service.proto\x12\x0f\x61\x63tstore_api.v1\x1a actstore_api/v1/activation.proto\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1d\x61\x63tstore_api/v1/catalog.proto\x1a\x1d\x61\x63tstore_api/v1/feature.proto\x1a\x1a\x61\x63tstore_api/v1/norm.proto\x1a\x1e\x61\x63tstore_api/v1/patching.proto2\xd4\x02\n\x0e\x43\x61talogService\x12O\n\x08ListRuns\x12 .actstore_api.v1.ListRunsRequest\x1a!.actstore_api.v1.ListRunsResponse\x12I\n\x06GetRun\x12\x1e.actstore_api.v1.GetRunRequest\x1a\x1f.actstore_api.v1.GetRunResponse\x12U\n\nListModels\x12\".actstore_api.v1.ListModelsRequest\x1a#.actstore_api.v1.ListModelsResponse\x12O\n\x08ListSaes\x12 .actstore_api.v1.ListSaesRequest\x1a!.actstore_api.v1.ListSaesResponse2\x95\x03\n\x0e\x43\x61ptureService\x12[\n\x0cStartCapture\x12$.actstore_api.v1.StartCaptureRequest\x1a%.actstore_api.v1.StartCaptureResponse\x12]\n\x0cWatchCapture\x12$.actstore_api.v1.WatchCaptureRequest\x1a%.actstore_api.v1.WatchCaptureResponse0\x01\x12^\n\rCancelCapture\x12%.actstore_api.v1.CancelCaptureRequest\x1a&.actstore_api.v1.CancelCaptureResponse\x12g\n\x10GetCaptureTotals\x12(.actstore_api.v1.GetCaptureTotalsRequest\x1a).actstore_api.v1.GetCaptureTotalsResponse2\xd4\x01\n\x11\x41\x63tivationService\x12\x66\n\x0fReadActivations\x12\'.actstore_api.v1.ReadActivationsRequest\x1a(.actstore_api.v1.ReadActivationsResponse0\x01\x12W\n\nReadTokens\x12\".actstore_api.v1.ReadTokensRequest\x1a#.actstore_api.v1.ReadTokensResponse0\x01\x32\xe8\x01\n\x0e\x46\x65\x61tureService\x12\x61\n\x0eGetTopExamples\x12&.actstore_api.v1.GetTopExamplesRequest\x1a\'.actstore_api.v1.GetTopExamplesResponse\x12s\n\x14GetFeatureStatistics\x12,.actstore_api.v1.GetFeatureStatisticsRequest\x1a-.actstore_api.v1.GetFeatureStatisticsResponse2\xc4\x01\n\x0bNormService\x12\x61\n\x0eGetNormProfile\x12&.actstore_api.v1.GetNormProfileRequest\x1a\'.actstore_api.v1.GetNormProfileResponse\x12R\n\tFitGrowth\x12!.actstore_api.v1.FitGrowthRequest\x1a\".actstore_api.v1.FitGrowthResponse2d\n\x0fPatchingService\x12Q\n\x08RunSweep\x12 .actstore_api.v1.RunSweepRequest\x1a!.actstore_api.v1.RunSweepResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/service.proto\x12\x0f\x61\x63tstore_api.v1\x1a actstore_api/v1/activation.proto\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1d\x61\x63tstore_api/v1/catalog.proto\x1a\x1d\x61\x63tstore_api/v1/feature.proto\x1a\x1a\x61\x63tstore_api/v1/norm.proto\x1a\x1e\x61\x63tstore_api/v1/patching.proto2\xd4\x02\n\x0e\x43\x61talogService\x12O\n\x08ListRuns\x12 .actstore_api.v1.ListRunsRequest\x1a!.actstore_api.v1.ListRunsResponse\x12I\n\x06GetRun\x12\x1e.actstore_api.v1.GetRunRequest\x1a\x1f.actstore_api.v1.GetRunResponse\x12U\n\nListModels\x12\".actstore_api.v1.ListModelsRequest\x1a#.actstore_api.v1.ListModelsResponse\x12O\n\x08ListSaes\x12 .actstore_api.v1.ListSaesRequest\x1a!.actstore_api.v1.ListSaesResponse2\xfb\x03\n\x0e\x43\x61ptureService\x12[\n\x0cStartCapture\x12$.actstore_api.v1.StartCaptureRequest\x1a%.actstore_api.v1.StartCaptureResponse\x12\x64\n\x0f\x45stimateCapture\x12\'.actstore_api.v1.EstimateCaptureRequest\x1a(.actstore_api.v1.EstimateCaptureResponse\x12]\n\x0cWatchCapture\x12$.actstore_api.v1.WatchCaptureRequest\x1a%.actstore_api.v1.WatchCaptureResponse0\x01\x12^\n\rCancelCapture\x12%.actstore_api.v1.CancelCaptureRequest\x1a&.actstore_api.v1.CancelCaptureResponse\x12g\n\x10GetCaptureTotals\x12(.actstore_api.v1.GetCaptureTotalsRequest\x1a).actstore_api.v1.GetCaptureTotalsResponse2\xd4\x01\n\x11\x41\x63tivationService\x12\x66\n\x0fReadActivations\x12\'.actstore_api.v1.ReadActivationsRequest\x1a(.actstore_api.v1.ReadActivationsResponse0\x01\x12W\n\nReadTokens\x12\".actstore_api.v1.ReadTokensRequest\x1a#.actstore_api.v1.ReadTokensResponse0\x01\x32\xe8\x01\n\x0e\x46\x65\x61tureService\x12\x61\n\x0eGetTopExamples\x12&.actstore_api.v1.GetTopExamplesRequest\x1a\'.actstore_api.v1.GetTopExamplesResponse\x12s\n\x14GetFeatureStatistics\x12,.actstore_api.v1.GetFeatureStatisticsRequest\x1a-.actstore_api.v1.GetFeatureStatisticsResponse2\xc4\x01\n\x0bNormService\x12\x61\n\x0eGetNormProfile\x12&.actstore_api.v1.GetNormProfileRequest\x1a\'.actstore_api.v1.GetNormProfileResponse\x12R\n\tFitGrowth\x12!.actstore_api.v1.FitGrowthRequest\x1a\".actstore_api.v1.FitGrowthResponse2d\n\x0fPatchingService\x12Q\n\x08RunSweep\x12 .actstore_api.v1.RunSweepRequest\x1a!.actstore_api.v1.RunSweepResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,13 +40,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGSERVICE']._serialized_start=238
   _globals['_CATALOGSERVICE']._serialized_end=578
   _globals['_CAPTURESERVICE']._serialized_start=581
-  _globals['_CAPTURESERVICE']._serialized_end=986
-  _globals['_ACTIVATIONSERVICE']._serialized_start=989
-  _globals['_ACTIVATIONSERVICE']._serialized_end=1201
-  _globals['_FEATURESERVICE']._serialized_start=1204
-  _globals['_FEATURESERVICE']._serialized_end=1436
-  _globals['_NORMSERVICE']._serialized_start=1439
-  _globals['_NORMSERVICE']._serialized_end=1635
-  _globals['_PATCHINGSERVICE']._serialized_start=1637
-  _globals['_PATCHINGSERVICE']._serialized_end=1737
+  _globals['_CAPTURESERVICE']._serialized_end=1088
+  _globals['_ACTIVATIONSERVICE']._serialized_start=1091
+  _globals['_ACTIVATIONSERVICE']._serialized_end=1303
+  _globals['_FEATURESERVICE']._serialized_start=1306
+  _globals['_FEATURESERVICE']._serialized_end=1538
+  _globals['_NORMSERVICE']._serialized_start=1541
+  _globals['_NORMSERVICE']._serialized_end=1737
+  _globals['_PATCHINGSERVICE']._serialized_start=1739
+  _globals['_PATCHINGSERVICE']._serialized_end=1839
 # @@protoc_insertion_point(module_scope)

@@ -249,6 +249,11 @@ class CaptureServiceStub(object):
                 request_serializer=actstore__api_dot_v1_dot_capture__pb2.StartCaptureRequest.SerializeToString,
                 response_deserializer=actstore__api_dot_v1_dot_capture__pb2.StartCaptureResponse.FromString,
                 _registered_method=True)
+        self.EstimateCapture = channel.unary_unary(
+                '/actstore_api.v1.CaptureService/EstimateCapture',
+                request_serializer=actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureResponse.FromString,
+                _registered_method=True)
         self.WatchCapture = channel.unary_stream(
                 '/actstore_api.v1.CaptureService/WatchCapture',
                 request_serializer=actstore__api_dot_v1_dot_capture__pb2.WatchCaptureRequest.SerializeToString,
@@ -272,6 +277,13 @@ class CaptureServiceServicer(object):
 
     def StartCapture(self, request, context):
         """Returns as soon as the work is accepted. The same specification again returns the same run, and finishes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateCapture(self, request, context):
+        """Everything that StartCapture checks, and what the capture would take. Writes nothing and runs no model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -303,6 +315,11 @@ def add_CaptureServiceServicer_to_server(servicer, server):
                     servicer.StartCapture,
                     request_deserializer=actstore__api_dot_v1_dot_capture__pb2.StartCaptureRequest.FromString,
                     response_serializer=actstore__api_dot_v1_dot_capture__pb2.StartCaptureResponse.SerializeToString,
+            ),
+            'EstimateCapture': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateCapture,
+                    request_deserializer=actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureResponse.SerializeToString,
             ),
             'WatchCapture': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchCapture,
@@ -348,6 +365,33 @@ class CaptureService(object):
             '/actstore_api.v1.CaptureService/StartCapture',
             actstore__api_dot_v1_dot_capture__pb2.StartCaptureRequest.SerializeToString,
             actstore__api_dot_v1_dot_capture__pb2.StartCaptureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateCapture(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.CaptureService/EstimateCapture',
+            actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureRequest.SerializeToString,
+            actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureResponse.FromString,
             options,
             channel_credentials,
             insecure,
