@@ -83,7 +83,8 @@ class Commit:
     `norm_moments` is by site, then by token class, over finite norms and without classes that have none.
     `non_finite` counts, by product, the rows (of a site) or the features that are infinite or no number.
     `widened` has the dtype of each dense site that is not stored in the run's own, because a value would not fit.
-    The three before it say how this shard came to be, which in a run that was resumed may differ from what `run.json` says.
+    `code_version`, `device` and `attention` say how this shard came to be, which in a resumed run may differ from
+    what `run.json` says.
     """
 
     run: str

@@ -80,7 +80,7 @@ class Specification:
     sequences_per_batch: int
     # Element type of stored dense rows; empty: `dtype`, in which the model computes.
     storage_dtype: str = ""
-    # A dense row that `storage_dtype` cannot hold: store that site of that shard in float32 (True), or refuse the shard.
+    # A row that `storage_dtype` cannot hold: store that site of that shard in float32 (True), or refuse the shard.
     widen_on_overflow: bool = False
     # Several sequences share a row of the model's batch and do not attend to each other.
     packing: bool = False

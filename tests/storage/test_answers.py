@@ -212,7 +212,11 @@ REFUSALS = [
     ),
     (lambda s: top_examples(s, SAE, 0, tokens_after=-1), "ARGUMENT_INVALID", {"field": "tokens_after"}),
     (lambda s: feature_statistics(s, SAE, 0, bins=BINS_MAX + 1), "LIMIT_EXCEEDED", {"field": "bins"}),
-    (lambda s: top_examples(s, SAE, 0, exclude=frozenset({"pad"})), "ARGUMENT_INVALID", {"allowed": "bos, special, sink"}),
+    (
+        lambda s: top_examples(s, SAE, 0, exclude=frozenset({"pad"})),
+        "ARGUMENT_INVALID",
+        {"allowed": "bos, special, sink"},
+    ),
     (lambda s: norm_profile(s, sites=["mlp_out"]), "SITE_UNKNOWN", {"field": "site", "value": "mlp_out"}),
     (lambda s: norm_profile(s, sites=["resid_post.4"]), "SITE_UNKNOWN", {"value": "resid_post.4"}),
     (lambda s: norm_profile(s, quantiles=[1.5]), "ARGUMENT_INVALID", {"field": "quantiles", "allowed": "0 to 1"}),
