@@ -1,0 +1,66 @@
+"""Stores that earlier versions wrote, kept as they were: every later version must read them.
+
+What the runs of `golden/format-1` hold is told at the top of tests/stored_run.py, and is computed again here from that
+text alone, so that a change of the writer cannot change what is expected.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import actstore
+
+GOLDEN = Path(__file__).parents[1] / "storage/golden"
+SAE = "planted-sae"
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> actstore.Run:
+    store = shutil.copytree(GOLDEN / "format-1", tmp_path / "store")
+    return actstore.connect(str(store)).run(request.param)
+
+
+def test_a_run_of_format_1_has_every_token_and_the_defaults_of_its_time(run):
+    assert run.complete
+    assert run.tokens_committed == run.tokens_total == 69
+    tokens = run.tokens().to_pandas()
+    assert tokens.groupby("sequence").size().tolist() == [16, 5, 16, 9, 4, 12, 7]
+    assert tokens.text[0] == "<bos>"
+    assert run.specification.dtype == run.name
+    assert run.provenance.shards_committed == 3
+
+
+def test_its_norms_grow_as_planted(run):
+    profile = run.norms(exclude=("bos", "special"))
+    position = run.tokens().to_pandas().query("flags == 0").position.to_numpy()
+    expected = [2 * 1.5**layer * (1 + position / 10).mean() for layer in range(3)]
+    np.testing.assert_allclose(profile.to_pandas()["mean"], expected, rtol=1e-6)
+    assert profile.fit_growth(site="resid_post").rate == pytest.approx(1.5, rel=1e-6)
+
+
+def test_its_dense_rows_are_the_bits_of_the_files(run):
+    activations = run.activations("resid_post.1")
+    folder = GOLDEN / "format-1/runs" / run.name / "data"
+    files = sorted(folder.glob("*/resid_post.1.parquet"))
+    raw = [value.as_py() for file in files for value in pq.read_table(file)["activation"]]
+    assert activations.to_arrow()["activation"].to_pylist() == raw
+    assert activations.dtype == run.name
+    lengths = np.linalg.norm(activations.to_numpy(), axis=1)
+    text = activations.to_pandas()["flags"] == 0
+    expected = 2 * 1.5 * (1 + activations.to_pandas().position[text] / 10)
+    np.testing.assert_allclose(lengths[text], expected, rtol=1e-6 if run.name == "float32" else 2**-7)
+
+
+def test_its_features_answer(run):
+    # Of text tokens where (sequence + position) % 3 == 0, sequence + position / 16: the longest late sequences first.
+    tokens = run.tokens().to_pandas()
+    fires = tokens[(tokens["flags"] == 0) & ((tokens.sequence + tokens.position) % 3 == 0)]
+    values = fires.sequence + fires.position / 16
+    statistics = run.feature(SAE, 3).statistics()
+    assert statistics.active_tokens == len(fires)
+    assert statistics.maximum == values.max()
+    best = run.feature(SAE, 3).top(3).to_pandas().activation.tolist()
+    assert best == values.groupby(fires.sequence).max().nlargest(3).tolist()
