@@ -35,7 +35,8 @@ from actstore_storage.specification import RunRecord
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.forward import visit
-from actstore_worker.model import LanguageModel, load_model
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel
 from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
 from actstore_worker.sequences import TokenSequences
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -45,13 +49,38 @@ def save_llama(folder: Path, *, bos: bool = True) -> Path:
     return _save(folder, lambda: LlamaForCausalLM(config), bos)
 
 
+# What each further family needs beside the common sizes: heads that share keys, widths of heads, windows and caps that
+# matter on sequences as short as ours.
+_GROUPED = {"num_key_value_heads": HEADS // 2}
+FURTHER: dict[str, dict[str, Any]] = {
+    "mistral": _GROUPED | {"sliding_window": 5},
+    "qwen2": _GROUPED,
+    "qwen3": _GROUPED | {"head_dim": 6},
+    "gemma": _GROUPED | {"head_dim": 6},
+    "gemma2": _GROUPED | {"head_dim": 6, "sliding_window": 5, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 5},
+    "opt": {"ffn_dim": 3 * D_MODEL, "word_embed_proj_dim": D_MODEL},
+    "bert": {},
+}
+
+
+def save_family(model_type: str, folder: Path, **options: Any) -> Path:
+    sizes = {**_sizes(), "hidden_size": D_MODEL, "intermediate_size": 3 * D_MODEL, "pad_token_id": 0}
+    config = AutoConfig.for_model(model_type, **sizes | FURTHER[model_type] | options)
+    build = AutoModel if model_type == "bert" else AutoModelForCausalLM
+    return _save(folder, lambda: build.from_config(config), True)
+
+
 # By transformers' model_type; the sequential NeoX is a family member with resid_mid.
 SAVERS: dict[str, Callable[[Path], Path]] = {
     "neox_parallel": save_neox,
     "neox_sequential": lambda folder: save_neox(folder, parallel=False),
     "gpt2": save_gpt2,
     "llama": save_llama,
+    **{name: partial(save_family, name) for name in FURTHER if name != "bert"},
 }
+
+# An encoder, for what is about more than next tokens.
+BERT: dict[str, Callable[[Path], Path]] = {"bert": partial(save_family, "bert")}
 
 
 def save_tokenizer(folder: Path, *, bos: bool = True) -> None:
@@ -61,7 +90,7 @@ def save_tokenizer(folder: Path, *, bos: bool = True) -> None:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = {"bos_token": BOS, "eos_token": BOS} if bos else {}
+    special = dict.fromkeys(("bos_token", "eos_token", "cls_token", "sep_token"), BOS) if bos else {}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
 
 

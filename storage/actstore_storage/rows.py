@@ -13,7 +13,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.products import TOKENS, TOKENS_FORMAT, dense_format
 from actstore_storage.reading import open_product
 from actstore_storage.registry import token_texts
-from actstore_storage.sites import RESIDUAL_KINDS, parse_site
+from actstore_storage.sites import KINDS, parse_site
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import DTYPES
 
@@ -97,7 +97,7 @@ def _groups(file: pq.ParquetFile, first: int, last: int) -> Iterator[tuple[int, 
 
 def _dense_site(snapshot: Snapshot, text: str) -> str:
     stored = snapshot.record.specification.dense_sites
-    name = str(parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count))
+    name = str(parse_site(text, KINDS, snapshot.record.layer_count))
     if name not in stored:
         raise BadRequest(
             f"run {snapshot.record.run} does not store {name}",

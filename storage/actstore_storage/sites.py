@@ -1,52 +1,94 @@
 """Names of places in a model, as TransformerLens names them.
 
-`resid_post.3` (short) and `blocks.3.hook_resid_post` (long) are the same site; `resid_post` alone is a kind.
+`resid_post.3` (short) and `blocks.3.hook_resid_post` (long) are the same site; `resid_post` alone is a kind. Sites with
+heads may name one of them: `z.3.5`, in layer 3 head 5; without, the heads lie side by side.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from actstore_storage.errors import BadRequest
 
-# In the order in which a forward pass meets them in a block.
-RESIDUAL_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-_SHORT = re.compile(r"([a-z_]+)\.(\d+)")
-_LONG = re.compile(r"blocks\.(\d+)\.hook_([a-z_]+)")
+# In the order in which a forward pass meets them in a block; each is a vector of d_model. Post-LN blocks alone have the
+# last: there resid_mid and resid_post are sums before their LayerNorm.
+RESIDUAL_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "normalized_resid_post")
+# q, k and v before rotary embedding and norms of their own; pattern: each head's attention weights, after softmax.
+HEAD_KINDS = ("q", "k", "v", "pattern", "z")
+KINDS = RESIDUAL_KINDS + HEAD_KINDS
+_SHORT = re.compile(r"([a-z_]+)\.(\d+)(?:\.(\d+))?")
+_LONG = re.compile(r"blocks\.(\d+)\.(attn\.)?hook_([a-z_]+)")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Site:
     layer: int
     kind: str
+    # One head of a site with heads; None: all of them, or a site without.
+    head: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind}.{self.layer}"
+        return f"{self.kind}.{self.layer}" + ("" if self.head is None else f".{self.head}")
+
+    @property
+    def whole(self) -> "Site":
+        """The site of which this is one head, or the site itself."""
+        return Site(self.layer, self.kind)
 
 
-def parse_site(text: str, kinds: Sequence[str] = RESIDUAL_KINDS, layer_count: int | None = None) -> Site:
-    """A site from its short or long name; refuses other kinds, and layers past the model's."""
+def parse_site(
+    text: str,
+    kinds: Sequence[str] = KINDS,
+    layer_count: int | None = None,
+    head_counts: Mapping[str, int] | None = None,
+) -> Site:
+    """A site from its short or long name; refuses other kinds, layers past the model's, and heads past the kind's."""
     short, long = _SHORT.fullmatch(text), _LONG.fullmatch(text)
     if short:
-        site = Site(int(short[2]), short[1])
-    elif long:
-        site = Site(int(long[1]), long[2])
+        site = Site(int(short[2]), short[1], None if short[3] is None else int(short[3]))
+    elif long and bool(long[2]) == (long[3] in HEAD_KINDS):
+        site = Site(int(long[1]), long[3])
     else:
         raise _unknown(text, kinds, layer_count)
     if site.kind not in kinds or (layer_count is not None and site.layer >= layer_count):
         raise _unknown(text, kinds, layer_count)
+    if site.head is not None:
+        _check_head(text, site.kind, site.head, head_counts)
     return site
 
 
-def expand_sites(texts: Iterable[str], kinds: Sequence[str], layer_count: int) -> tuple[Site, ...]:
-    """Sites in layer order, then in order of `kinds`; a bare kind stands for that site of every layer."""
+def expand_sites(
+    texts: Iterable[str], kinds: Sequence[str], layer_count: int, head_counts: Mapping[str, int] | None = None
+) -> tuple[Site, ...]:
+    """Sites in order of layer, then of `kinds`, then of head; a bare kind stands for that site of every layer."""
     found: set[Site] = set()
     for text in texts:
         if text in kinds:
             found |= {Site(layer, text) for layer in range(layer_count)}
         else:
-            found.add(parse_site(text, kinds, layer_count))
-    return tuple(sorted(found, key=lambda site: (site.layer, kinds.index(site.kind))))
+            found.add(parse_site(text, kinds, layer_count, head_counts))
+    return tuple(
+        sorted(found, key=lambda site: (site.layer, kinds.index(site.kind), -1 if site.head is None else site.head))
+    )
+
+
+def _check_head(text: str, kind: str, head: int, head_counts: Mapping[str, int] | None) -> None:
+    if kind not in HEAD_KINDS:
+        raise BadRequest(
+            f"site {text!r} names a head, and {kind} has none",
+            reason="SITE_UNKNOWN",
+            field="site",
+            value=text,
+            allowed=f"{kind}.LAYER, or a head of {', '.join(HEAD_KINDS)}",
+        )
+    if head_counts is not None and head >= head_counts[kind]:
+        raise BadRequest(
+            f"site {text!r} names head {head}; {kind} has {head_counts[kind]} heads in this model",
+            reason="SITE_UNKNOWN",
+            field="site",
+            value=text,
+            allowed=f"heads 0..{head_counts[kind] - 1}",
+        )
 
 
 def _unknown(text: str, kinds: Sequence[str], layer_count: int | None) -> BadRequest:

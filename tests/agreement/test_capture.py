@@ -21,7 +21,7 @@ from actstore_storage.runs import create_run, open_run
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture import ShardCapture
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.model import load_model
+from actstore_worker.loading import load_model
 from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
 from tests.small_models import BUNDLED_MODELS, SAVERS, save_sae
 

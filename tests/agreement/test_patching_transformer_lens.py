@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.model import load_model
+from actstore_worker.loading import load_model
 from actstore_worker.patching.plan import PatchingLimits, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.random_models import save_model

@@ -14,7 +14,8 @@ from actstore_storage.sites import Site, expand_sites
 from actstore_worker.capture import CapturedBatch, ShardCapture, raw_bits
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.forward import observe, visit
-from actstore_worker.model import LanguageModel, load_model, share_weights
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel, share_weights
 from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
 from tests.small_models import CONTEXT_LENGTH, LAYERS, SAVERS, save_neox, save_sae
 
@@ -157,8 +158,8 @@ def test_a_batch_does_not_change_its_sequences(name: str, folder: Path) -> None:
 def test_a_forward_pass_stops_after_the_last_site(name: str, folder: Path) -> None:
     model = load(plan(folder, name))
     ran: list[int] = []
-    for index, layer in enumerate(model.family.layers(model.module)):
-        model.family.mlp(layer).register_forward_hook(lambda *_, index=index: ran.append(index))
+    for index, layer in enumerate(model.layers):
+        layer.get_submodule(model.family.taps["mlp_out"].path).register_forward_hook(lambda *_, index=index: ran.append(index))
     model.module.get_output_embeddings().register_forward_hook(lambda *_: ran.append(-1))
     ids = torch.arange(10)[None]
     expected = [({Site(1, "resid_pre")}, [0]), ({Site(1, "resid_post"), Site(0, "attn_out")}, [0, 1]), (set(), [])]
@@ -166,7 +167,7 @@ def test_a_forward_pass_stops_after_the_last_site(name: str, folder: Path) -> No
         ran.clear()
         assert observe(model, ids, None, sites).keys() == sites
         assert ran == layers
-    layer = model.family.layers(model.module)[0]
+    layer = model.layers[0]
     assert not layer._forward_pre_hooks
     assert not layer._forward_hooks
 
@@ -179,7 +180,7 @@ def test_hooks_are_gone_after_an_error(folder: Path) -> None:
 
     with pytest.raises(RuntimeError, match="as an observer may"):
         visit(model, torch.arange(3)[None], None, [Site(0, "resid_pre"), Site(1, "resid_post")], fail)
-    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.family.layers(model.module))
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.layers)
 
 
 def test_batches_of_any_size_capture_the_same(folder: Path) -> None:
@@ -222,7 +223,7 @@ def test_lanes_share_weights_and_leave_threads_as_they_were(folder: Path, local_
         assert one.data_ptr() == other.data_ptr()
     seen: list[Site] = []
     visit(twin, torch.arange(3)[None], None, [Site(0, "resid_pre")], lambda site, _: seen.append(site))
-    model.family.layers(model.module)[0].register_forward_pre_hook(
+    model.layers[0].register_forward_pre_hook(
         lambda *_: pytest.fail("a twin runs another's hooks")
     )
     observe(twin, torch.arange(3)[None], None, [Site(2, "resid_post")])

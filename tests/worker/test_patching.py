@@ -11,7 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.model import LanguageModel, load_model
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel
 from actstore_worker.patching.kernel import FullForward, Recording, record
 from actstore_worker.patching.plan import PATCH_KINDS, PatchingLimits, SweepRequest, plan_sweep
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep

@@ -16,7 +16,7 @@ from actstore_storage.shard import ShardWriter
 from actstore_storage.specification import RunRecord
 from actstore_worker.capture import CapturedBatch, ShardCapture
 from actstore_worker.catalogue import ModelSource
-from actstore_worker.model import load_model
+from actstore_worker.loading import load_model
 from actstore_worker.sae import load_sae
 from actstore_worker.sequences import TokenSequences
 

@@ -1,133 +1,160 @@
 """The model families that actstore can look into, and where each keeps its parts.
 
-A site of TransformerLens is the input or output of one module of transformers. Each family says which; nobody else
-knows the attribute names. All of them run with dropout off, so what a module returns is what the residual stream gets.
+A site of TransformerLens is what goes into, or comes out of, one module of transformers. Each family says which; nobody
+else knows the attribute names. All of them run with dropout off, so what a module returns is what the residual stream
+gets. `loading.py` checks, on each model, that the parts add up as its family says.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import RESIDUAL_KINDS
 
 
-class Family(ABC):
-    """`name` is transformers' `model_type`. A `layer` is one element of `layers(module)`."""
+@dataclass(frozen=True)
+class Tap:
+    """What goes into the module at `path` of a layer ("": the layer itself), or else item `item` of what comes out.
+
+    `select` takes the site's part of that tensor [batch, position, width], where the module computes more than it;
+    its second argument is the model's configuration.
+    """
+
+    path: str
+    is_input: bool = False
+    item: int = 0
+    select: Callable[[Tensor, Any], Tensor] | None = None
+
+
+def _fused_by_head(part: int) -> Callable[[Tensor, Any], Tensor]:
+    """GPT-NeoX: each head's q, k and v lie together."""
+
+    def select(fused: Tensor, config: Any) -> Tensor:
+        heads = int(config.num_attention_heads)
+        return fused.unflatten(-1, (heads, 3, -1))[..., part, :].flatten(-2)
+
+    return select
+
+
+def _fused(part: int) -> Callable[[Tensor, Any], Tensor]:
+    """GPT-2: the q of all heads, then the k, then the v."""
+    return lambda fused, _config: fused.chunk(3, dim=-1)[part]
+
+
+@dataclass(frozen=True)
+class Family:
+    """`name` is transformers' `model_type`; `taps` are by site kind, within one of the layers.
+
+    `trunk` is the module without the unembedding; `final_norm`, below it, is what the last residual goes through before
+    the unembedding ("": there is none). `causal`: a token's activations do not depend on those after it.
+    `auto_class` is the one of transformers that loads it.
+    """
 
     name: str
-
-    def kinds(self, config: Any) -> tuple[str, ...]:  # noqa: ARG002
-        """The site kinds that such a model has, in the order of a forward pass."""
-        return RESIDUAL_KINDS
-
-    def attention_implementation(self, config: Any) -> str:  # noqa: ARG002
-        """What attention runs with, in transformers' words."""
-        return "sdpa"
-
-    @abstractmethod
-    def decoder(self, module: nn.Module) -> nn.Module:
-        """The trunk: embedding, layers and final norm, without the unembedding."""
-
-    @abstractmethod
-    def layers(self, module: nn.Module) -> nn.ModuleList: ...
-
-    @abstractmethod
-    def attention(self, layer: nn.Module) -> nn.Module:
-        """Returns attn_out as the first element of a tuple."""
-
-    @abstractmethod
-    def attention_projection(self, layer: nn.Module) -> nn.Module:
-        """Its input is z, heads concatenated: [batch, position, head_count * d_head]."""
-
-    @abstractmethod
-    def mlp(self, layer: nn.Module) -> nn.Module:
-        """Returns mlp_out."""
-
-    @abstractmethod
-    def middle(self, layer: nn.Module) -> nn.Module:
-        """Its input is resid_mid; meaningless where `kinds` has no resid_mid."""
-
-
-class GptNeoX(Family):
-    name = "gpt_neox"
+    trunk: str
+    layers: str
+    final_norm: str
+    taps: Mapping[str, Tap]
+    causal: bool = True
+    auto_class: type = AutoModelForCausalLM
 
     def kinds(self, config: Any) -> tuple[str, ...]:
-        """In a parallel block attention and MLP read the same residual: there is nothing in the middle."""
-        if config.use_parallel_residual:
-            return tuple(kind for kind in RESIDUAL_KINDS if kind != "resid_mid")
-        return RESIDUAL_KINDS
-
-    def decoder(self, module: nn.Module) -> nn.Module:
-        return module.get_submodule("gpt_neox")
-
-    def layers(self, module: nn.Module) -> nn.ModuleList:
-        return _list(module, "gpt_neox.layers")
-
-    def attention(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("attention")
-
-    def attention_projection(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("attention.dense")
-
-    def mlp(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("mlp")
-
-    def middle(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("post_attention_layernorm")
-
-
-class Gpt2(Family):
-    name = "gpt2"
+        """The residual site kinds that such a model has, in the order of a forward pass; sites with heads all have."""
+        # In a parallel block attention and MLP read the same residual: there is nothing in the middle.
+        missing = {"resid_mid"} if getattr(config, "use_parallel_residual", False) else set()
+        return tuple(kind for kind in RESIDUAL_KINDS if kind in self.taps and kind not in missing)
 
     def attention_implementation(self, config: Any) -> str:
-        """Transformers honours this option in eager attention only, and ignores it elsewhere without a word."""
-        return "eager" if config.reorder_and_upcast_attn else "sdpa"
+        """What attention runs with, in transformers' words."""
+        # Transformers honours GPT-2's option in eager attention only, and ignores it elsewhere without a word; so it
+        # does Gemma 2's soft cap of attention scores.
+        special = getattr(config, "reorder_and_upcast_attn", False) or getattr(config, "attn_logit_softcapping", None)
+        return "eager" if special else "sdpa"
 
     def decoder(self, module: nn.Module) -> nn.Module:
-        return module.get_submodule("transformer")
+        return module.get_submodule(self.trunk)
 
-    def layers(self, module: nn.Module) -> nn.ModuleList:
-        return _list(module, "transformer.h")
-
-    def attention(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("attn")
-
-    def attention_projection(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("attn.c_proj")
-
-    def mlp(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("mlp")
-
-    def middle(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("ln_2")
+    def layers_of(self, module: nn.Module) -> nn.ModuleList:
+        layers = module.get_submodule(self.layers)
+        assert isinstance(layers, nn.ModuleList)  # noqa: S101
+        return layers
 
 
-class Llama(Family):
-    name = "llama"
-
-    def decoder(self, module: nn.Module) -> nn.Module:
-        return module.get_submodule("model")
-
-    def layers(self, module: nn.Module) -> nn.ModuleList:
-        return _list(module, "model.layers")
-
-    def attention(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("self_attn")
-
-    def attention_projection(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("self_attn.o_proj")
-
-    def mlp(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("mlp")
-
-    def middle(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule("post_attention_layernorm")
+def _taps(attention: str, projection: str, mlp: str, middle: str, heads: Mapping[str, Tap]) -> dict[str, Tap]:
+    """A pre-LN block: attention's and the MLP's outputs are added to the residual as they come."""
+    return {
+        "resid_pre": Tap("", is_input=True),
+        **heads,
+        "pattern": Tap(attention, item=1),
+        "z": Tap(projection, is_input=True),
+        "attn_out": Tap(attention),
+        "resid_mid": Tap(middle, is_input=True),
+        "mlp_out": Tap(mlp),
+        "resid_post": Tap(""),
+    }
 
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (GptNeoX(), Gpt2(), Llama())}
+def _separate(attention: str, q: str = "q_proj", k: str = "k_proj", v: str = "v_proj") -> dict[str, Tap]:
+    return {kind: Tap(f"{attention}.{name}") for kind, name in zip("qkv", (q, k, v), strict=True)}
+
+
+_LLAMA = _taps("self_attn", "self_attn.o_proj", "mlp", "post_attention_layernorm", _separate("self_attn"))
+# Gemma 2 norms what attention and MLP give before it adds it.
+_GEMMA2 = _LLAMA | {
+    "attn_out": Tap("post_attention_layernorm"),
+    "resid_mid": Tap("pre_feedforward_layernorm", is_input=True),
+    "mlp_out": Tap("post_feedforward_layernorm"),
+}
+_NEOX_HEADS = {kind: Tap("attention.query_key_value", select=_fused_by_head(part)) for part, kind in enumerate("qkv")}
+_GPT2_HEADS = {kind: Tap("attn.c_attn", select=_fused(part)) for part, kind in enumerate("qkv")}
+# Post-LN, under TransformerLens's names: the sums before the LayerNorms are resid_mid and resid_post.
+_BERT = {
+    "resid_pre": Tap("", is_input=True),
+    **_separate("attention.self", "query", "key", "value"),
+    "pattern": Tap("attention.self", item=1),
+    "z": Tap("attention.output.dense", is_input=True),
+    "attn_out": Tap("attention.output.dense"),
+    "resid_mid": Tap("attention.output.LayerNorm", is_input=True),
+    "mlp_out": Tap("output.dense"),
+    "resid_post": Tap("output.LayerNorm", is_input=True),
+    "normalized_resid_post": Tap(""),
+}
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family(
+            "gpt_neox",
+            "gpt_neox",
+            "gpt_neox.layers",
+            "gpt_neox.final_layer_norm",
+            _taps("attention", "attention.dense", "mlp", "post_attention_layernorm", _NEOX_HEADS),
+        ),
+        Family(
+            "gpt2",
+            "transformer",
+            "transformer.h",
+            "transformer.ln_f",
+            _taps("attn", "attn.c_proj", "mlp", "ln_2", _GPT2_HEADS),
+        ),
+        *(
+            Family(name, "model", "model.layers", "model.norm", _GEMMA2 if name == "gemma2" else _LLAMA)
+            for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+        ),
+        Family(
+            "opt",
+            "model",
+            "model.decoder.layers",
+            "model.decoder.final_layer_norm",
+            _taps("self_attn", "self_attn.out_proj", "fc2", "final_layer_norm", _separate("self_attn")),
+        ),
+        Family("bert", "", "encoder.layer", "", _BERT, causal=False, auto_class=AutoModel),
+    )
+}
 
 
 def find_family(model_type: str) -> Family:
@@ -142,7 +169,12 @@ def find_family(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def _list(module: nn.Module, name: str) -> nn.ModuleList:
-    layers = module.get_submodule(name)
-    assert isinstance(layers, nn.ModuleList)  # noqa: S101
-    return layers
+def unsupported_option(config: Any) -> str | None:
+    """Why such a model is refused although its family is known; None where it is not."""
+    if config.model_type == "opt" and not config.do_layer_norm_before:
+        return "it norms after attention and MLP (as opt-350m does), which actstore does not read"
+    if config.model_type == "opt" and config.word_embed_proj_dim != config.hidden_size:
+        return "it projects its embeddings, so that its first residual is not what it reads"
+    if config.model_type == "bert" and (config.is_decoder or config.add_cross_attention):
+        return "it is a decoder; of BERT, actstore reads encoders"
+    return None

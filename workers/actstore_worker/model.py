@@ -1,13 +1,13 @@
 """Language models as actstore runs them: float weights from safetensors, evaluation mode, no gradients, no remote code.
 
-`describe_model` reads what planning needs without loading weights; `load_model` adds the module.
+`describe_model` reads what planning needs without loading weights; `read_model` adds the module.
 """
 
 import copy
 import hashlib
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from actstore_storage.errors import BadRequest
+from actstore_storage.sites import HEAD_KINDS, Site
 from actstore_worker.catalogue import ModelSource
-from actstore_worker.families import Family, find_family
+from actstore_worker.families import Family, find_family, unsupported_option
 
+# transformers' word for where the parts of a model go: "auto" spreads it over the devices that there are.
+DeviceMap = str | dict[str, str] | None
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _HASH_CHUNK_BYTES = 1 << 22
+# What BERT's encoder never computes with.
+_UNUSED = "pooler."
 # transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
 _LOADING = threading.Lock()
 
@@ -63,8 +68,14 @@ class ModelDescription:
 
     @property
     def bos_id(self) -> int | None:
-        """0 is a BOS like any other (Pythia's); only None means that there is none."""
-        found = self.tokenizer.bos_token_id
+        """0 is a BOS like any other (Pythia's); only None means that there is none. An encoder's is its CLS token."""
+        found = self.tokenizer.bos_token_id if self.family.causal else self.tokenizer.cls_token_id
+        return None if found is None else int(found)
+
+    @property
+    def end_id(self) -> int | None:
+        """What closes a sequence that has a BOS token: an encoder's SEP, which it was trained to see there."""
+        found = None if self.family.causal else self.tokenizer.sep_token_id
         return None if found is None else int(found)
 
     @property
@@ -73,7 +84,22 @@ class ModelDescription:
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """Residual kinds; `head_counts` has those with heads."""
         return self.family.kinds(self.config)
+
+    @property
+    def head_counts(self) -> Mapping[str, int]:
+        """How many heads a site of each kind has: of k and v, where queries share them, fewer."""
+        shared = getattr(self.config, "num_key_value_heads", None) or self.head_count
+        return {kind: int(shared) if kind in "kv" else self.head_count for kind in HEAD_KINDS}
+
+    def site_width(self, site: Site, context_length: int) -> int:
+        """Elements of a token's row at a site; attention weights are over a context of so many tokens."""
+        if site.kind not in HEAD_KINDS:
+            return self.d_model
+        d_head = int(getattr(self.config, "head_dim", None) or self.d_model // self.head_count)
+        width = context_length if site.kind == "pattern" else d_head
+        return width * (self.head_counts[site.kind] if site.head is None else 1)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -86,7 +112,14 @@ class LanguageModel(ModelDescription):
 
     module: nn.Module
     dtype: str
+    # Where token ids go. Parts of a model that is spread over several devices may be on others.
     device: torch.device
+    # What attention runs with: `attention_implementation`, or eager, whose weights can be seen.
+    attention: str
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.family.layers_of(self.module)
 
 
 def describe_model(source: ModelSource) -> ModelDescription:
@@ -104,15 +137,20 @@ def describe_model(source: ModelSource) -> ModelDescription:
     )
 
 
-def load_model(source: ModelSource, *, dtype: str = "float32", device: torch.device) -> LanguageModel:
-    """Computes in `dtype`, whatever the file holds. Errors as `describe_model`, and for weights that do not fit."""
+def read_model(
+    source: ModelSource, *, dtype: str = "float32", device: torch.device, attention: str = "", device_map: DeviceMap = None
+) -> LanguageModel:
+    """As `loading.load_model`, without looking at how the model is wired."""
     described = describe_model(source)
+    attention = attention or described.attention_implementation
     with _LOADING:
-        module = _read_module(source, described, TORCH_DTYPES[dtype])
-    # Move first, then freeze: evaluation mode turns dropout off, without which no two passes would agree.
-    module = module.to(device).eval().requires_grad_(False)
+        module = _read_module(source, described, TORCH_DTYPES[dtype], attention, device_map)
+    if device_map is None:
+        module = module.to(device)
+    # Evaluation mode turns dropout off, without which no two passes would agree.
+    module = module.eval().requires_grad_(False)
     known = {field.name: getattr(described, field.name) for field in fields(described)}
-    return LanguageModel(**known, module=module, dtype=dtype, device=device)
+    return LanguageModel(**known, module=module, dtype=dtype, device=device, attention=attention)
 
 
 def share_weights(model: LanguageModel) -> LanguageModel:
@@ -142,12 +180,16 @@ def weight_files(source: ModelSource) -> list[Path]:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens) and the roles of special tokens."""
+    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens), the roles of special tokens, and the
+    chat template where there is one.
+    """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # State of the last call, not part of what the tokenizer is.
     backend["truncation"] = backend["padding"] = None
     roles = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
-    return hashlib.sha256(json.dumps([backend, roles], sort_keys=True).encode()).hexdigest()
+    template = getattr(tokenizer, "chat_template", None)
+    parts = [backend, roles, template] if template else [backend, roles]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _read_config(source: ModelSource) -> Any:
@@ -159,6 +201,8 @@ def _read_config(source: ModelSource) -> Any:
         raise _unsupported(source, f"its config.json cannot be read: {error}") from error
     if getattr(config, "quantization_config", None) is not None:
         raise _unsupported(source, "its weights are quantised")
+    if why := unsupported_option(config):
+        raise _unsupported(source, why)
     return config
 
 
@@ -174,14 +218,17 @@ def _read_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
-def _read_module(source: ModelSource, described: ModelDescription, dtype: torch.dtype) -> nn.Module:
+def _read_module(
+    source: ModelSource, described: ModelDescription, dtype: torch.dtype, attention: str, device_map: DeviceMap
+) -> nn.Module:
     transformers_logging.disable_progress_bar()  # a worker's log is no terminal
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
+        module, report = described.family.auto_class.from_pretrained(
             source.folder,
             config=described.config,
             dtype=dtype,
-            attn_implementation=described.attention_implementation,
+            attn_implementation=attention,
+            device_map=device_map,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -189,9 +236,10 @@ def _read_module(source: ModelSource, described: ModelDescription, dtype: torch.
         )
     except Exception as error:  # whatever a broken file makes of transformers and safetensors
         raise _unsupported(source, f"its weights cannot be loaded: {error}") from error
-    if report["missing_keys"]:
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(_UNUSED))
+    if missing:
         # transformers would go on with random numbers in their place.
-        raise _unsupported(source, f"its weight files lack {', '.join(sorted(report['missing_keys']))}")
+        raise _unsupported(source, f"its weight files lack {', '.join(missing)}")
     assert isinstance(module, nn.Module)  # noqa: S101
     return module
 

@@ -34,7 +34,8 @@ from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, Sh
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Coordinator, Progress, Totals
 from actstore_worker.gateway import Gateway
-from actstore_worker.model import LanguageModel, load_model
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel
 from actstore_worker.patching.plan import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
 from actstore_worker.plan import CaptureRequest, PlanSettings

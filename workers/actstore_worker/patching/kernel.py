@@ -98,17 +98,17 @@ def _replacement(rows: Sequence[int], cells: Sequence[Cell], source: Tensor, hea
 def _last_logits(
     model: LanguageModel, tokens: Int[Tensor, "batch position"], changes: Mapping[Site, Change]
 ) -> Float[Tensor, "batch vocabulary"]:
-    with _changed(model, changes):
+    with _changed(model, changes, tokens.shape):
         logits: Tensor = model.module(input_ids=tokens, use_cache=False, logits_to_keep=1).logits
     return logits[:, -1]
 
 
 @contextmanager
-def _changed(model: LanguageModel, changes: Mapping[Site, Change]) -> Iterator[None]:
+def _changed(model: LanguageModel, changes: Mapping[Site, Change], shape: torch.Size) -> Iterator[None]:
     handles: list[RemovableHandle] = []
     try:
         for site, change in changes.items():
-            handles.append(_attach(model, site, change))
+            handles.append(_attach(model, site, _on_rows(change, shape)))
         yield
     finally:
         for handle in handles:
@@ -116,17 +116,18 @@ def _changed(model: LanguageModel, changes: Mapping[Site, Change]) -> Iterator[N
 
 
 def _attach(model: LanguageModel, site: Site, change: Change) -> RemovableHandle:
-    layer = model.family.layers(model.module)[site.layer]
-    match site.kind:
-        case "resid_pre":
-            return layer.register_forward_pre_hook(_on_input(change))
-        case "z":
-            return model.family.attention_projection(layer).register_forward_pre_hook(_on_input(change))
-        case "attn_out":
-            return model.family.attention(layer).register_forward_hook(_on_output(change))
-        case "mlp_out":
-            return model.family.mlp(layer).register_forward_hook(_on_output(change))
-    raise ValueError(f"{site} cannot be patched")
+    tap = model.family.taps[site.kind]
+    module = model.layers[site.layer].get_submodule(tap.path)
+    return (
+        module.register_forward_pre_hook(_on_input(change))
+        if tap.is_input
+        else module.register_forward_hook(_on_output(change))
+    )
+
+
+def _on_rows(change: Change, shape: torch.Size) -> Change:
+    """OPT's MLP sees the rows of all sequences as one list."""
+    return lambda found: change(found.unflatten(0, shape)).flatten(0, 1) if found.ndim == 2 else change(found)
 
 
 def _on_input(change: Change) -> Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]:

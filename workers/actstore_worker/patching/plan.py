@@ -63,6 +63,7 @@ class SweepPlan:
 
 def plan_sweep(model: LanguageModel, request: SweepRequest, limits: PatchingLimits) -> SweepPlan:
     """Errors: BadRequest for everything that the caller can get wrong, before any forward pass."""
+    _check_causal(model)
     prepend_bos = _prepends_bos(model, request.prepend_bos)
     clean = _prompt_tokens(model, "clean", request.clean, prepend_bos)
     corrupt = _prompt_tokens(model, "corrupt", request.corrupt, prepend_bos)
@@ -141,6 +142,18 @@ def _answer_token(model: LanguageModel, field: str, text: str) -> int:
             allowed="text of one token",
         )
     return tokens[0]
+
+
+def _check_causal(model: LanguageModel) -> None:
+    if not model.family.causal:
+        raise BadRequest(
+            f"{model.name!r} is a {model.family.name} model, an encoder: it predicts no next token whose logits a patch "
+            "could change",
+            reason="MODEL_UNSUPPORTED",
+            field="model",
+            value=model.name,
+            allowed="a causal language model",
+        )
 
 
 def _kinds(model: LanguageModel, asked: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,144 @@
+"""A model is what its family says, or it is refused; what its sites show is what transformers itself says is there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.sites import Site
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.forward import observe
+from actstore_worker.loading import check_wiring, load_model
+from actstore_worker.model import LanguageModel
+from tests.small_models import BERT, SAVERS, save_family, save_llama
+
+CPU = torch.device("cpu")
+
+
+def load(folder: Path, name: str, **options: object) -> LanguageModel:
+    {**SAVERS, **BERT}[name](folder / name)
+    return load_model(ModelCatalogue((folder,)).find_model(name), device=CPU, **options)
+
+
+@pytest.mark.parametrize("name", [*SAVERS, *BERT])
+def test_sites_are_where_transformers_says(name: str, tmp_path: Path) -> None:
+    """Its `hidden_states` are the inputs of the layers; its `attentions` are the weights of eager attention."""
+    model = load(tmp_path, name, attention="eager")
+    ids = torch.tensor([[0, 5, 6, 7, 5, 9, 11, 2], [0, 3, 2, 8, 8, 1, 4, 100]])
+    kinds = ("resid_pre", "pattern", "q", "k", "v", "z")
+    seen = observe(model, ids, None, [Site(layer, kind) for layer in range(model.layer_count) for kind in kinds])
+    with torch.inference_mode():
+        said = model.module(input_ids=ids, output_hidden_states=True, output_attentions=True)
+    for layer in range(model.layer_count):
+        torch.testing.assert_close(seen[Site(layer, "resid_pre")], said.hidden_states[layer])
+        pattern = seen[Site(layer, "pattern")].unflatten(-1, (model.head_count, -1)).transpose(1, 2)
+        torch.testing.assert_close(pattern, said.attentions[layer])
+        for kind in kinds[1:]:
+            tensor = seen[Site(layer, kind)]
+            assert tensor.shape == (2, 8, model.site_width(Site(layer, kind), context_length=8))
+            heads = [observe(model, ids, None, [Site(layer, kind, head)]) for head in range(model.head_counts[kind])]
+            parts = [tensor for found in heads for tensor in found.values()]
+            torch.testing.assert_close(torch.cat(parts, dim=-1), tensor)
+
+
+@pytest.mark.parametrize("name", [*SAVERS, *BERT])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_check_of_the_wiring_leaves_a_model_as_it_was(name: str, dtype: str, tmp_path: Path) -> None:
+    model = load(tmp_path, name, dtype=dtype)
+    assert model.module.config._attn_implementation == model.attention == model.attention_implementation
+
+
+def _scale_output(module: nn.Module) -> None:
+    def scale(_module: nn.Module, _arguments: object, output: Tensor) -> Tensor:
+        return output * 1.01
+
+    module.register_forward_hook(scale)
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        (lambda model: model.layers[1], "resid_post.1"),
+        (lambda model: model.layers[1].self_attn.v_proj, None),
+        (lambda model: model.layers[0].self_attn.o_proj, None),
+        (lambda model: model.module.lm_head, None),
+    ],
+)
+def test_what_is_added_on_the_way_is_noticed(
+    part: Callable[[LanguageModel], nn.Module], named: str | None, tmp_path: Path
+) -> None:
+    """Scaling a module's output changes the model, but not whether its sites add up; scaling a sum does."""
+    model = load(tmp_path, "llama")
+    _scale_output(part(model))
+    if named is None:
+        check_wiring(model)
+        return
+    with pytest.raises(BadRequest, match=named) as refused:
+        check_wiring(model)
+    assert refused.value.reason == "MODEL_UNSUPPORTED"
+    assert refused.value.details["value"] == "llama"
+
+
+def test_logits_that_are_scaled_after_the_unembedding_are_noticed(tmp_path: Path) -> None:
+    model = load(tmp_path, "llama")
+
+    def scale(_module: nn.Module, _arguments: object, output: object) -> object:
+        output.logits = output.logits / 8  # as models do that were trained with a multiplier there
+        return output
+
+    model.module.register_forward_hook(scale)
+    with pytest.raises(BadRequest, match="logits differs"):
+        check_wiring(model)
+
+
+def test_attention_that_is_not_what_its_weights_say_is_noticed(tmp_path: Path) -> None:
+    model = load(tmp_path, "llama")
+
+    def keep_less(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0] * 0.9,)
+
+    model.layers[2].self_attn.o_proj.register_forward_pre_hook(keep_less)
+    with pytest.raises(BadRequest, match=r"z\.2 differs"):
+        check_wiring(model)
+
+
+def test_a_weight_that_is_no_number_is_noticed(tmp_path: Path) -> None:
+    model = load(tmp_path, "llama")
+    model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(BadRequest, match=r"resid_post\.0"):
+        check_wiring(model)
+
+
+def test_a_model_in_parts_shows_the_same(tmp_path: Path) -> None:
+    """Spread by accelerate, here over memory and disk as it would be over GPUs."""
+    whole = load(tmp_path, "llama")
+    source = ModelCatalogue((tmp_path,)).find_model("llama")
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    places |= {"model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "disk"}
+    parts = load_model(source, device=CPU, device_map=places)
+    assert parts.layers[1].mlp.down_proj.weight.is_meta
+    ids = torch.tensor([[0, 5, 6, 7]])
+    sites = [Site(layer, kind) for layer in range(3) for kind in ("q", "z", "resid_mid", "resid_post")]
+    expected = observe(whole, ids, None, sites)
+    for site, tensor in observe(parts, ids, None, sites).items():
+        torch.testing.assert_close(tensor, expected[site])
+
+
+def test_models_of_a_known_family_that_are_built_otherwise_are_refused(tmp_path: Path) -> None:
+    for model_type, option in (("opt", "do_layer_norm_before"), ("opt", "word_embed_proj_dim"), ("bert", "is_decoder")):
+        values = {"do_layer_norm_before": False, "word_embed_proj_dim": 8, "is_decoder": True}
+        save_family(model_type, tmp_path / option, **{option: values[option]})
+        with pytest.raises(BadRequest) as refused:
+            load_model(ModelCatalogue((tmp_path,)).find_model(option), device=CPU)
+        assert refused.value.reason == "MODEL_UNSUPPORTED"
+
+
+def test_sizes_of_rows(tmp_path: Path) -> None:
+    save_llama(tmp_path / "llama")
+    model = load(tmp_path, "qwen3")
+    widths = {kind: model.site_width(Site(0, kind), context_length=10) for kind in ("resid_pre", "q", "k", "z", "pattern")}
+    assert widths == {"resid_pre": 16, "q": 24, "k": 12, "z": 24, "pattern": 40}
+    assert model.site_width(Site(0, "pattern", 1), context_length=10) == 10

@@ -1,0 +1,116 @@
+"""Loads models, and asks of each: is it wired as its family says? One short input shows.
+
+A fork of a known architecture may scale a residual, norm an output, or move a LayerNorm, and every number read from it
+would be plausible and wrong. So what is seen at the sites must add up: to each other, and to the logits.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.sites import Site
+from actstore_worker.forward import observe
+from actstore_worker.catalogue import ModelSource
+from actstore_worker.model import DeviceMap, LanguageModel, read_model
+
+_TOKENS = 8
+# Of the norm of what is compared. Sums come out in another order here than in the model, each rounded to the dtype.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
+_Seen = dict[Site, Float[Tensor, "1 position width"]]
+
+
+def load_model(
+    source: ModelSource, *, dtype: str = "float32", device: torch.device, attention: str = "", device_map: DeviceMap = None
+) -> LanguageModel:
+    """Computes in `dtype`, whatever the file holds, with attention as the family's, or as asked.
+
+    Errors: BadRequest MODEL_UNSUPPORTED as `describe_model`; for weights that do not fit; and as `check_wiring`.
+    """
+    model = read_model(source, dtype=dtype, device=device, attention=attention, device_map=device_map)
+    check_wiring(model)
+    return model
+
+
+def check_wiring(model: LanguageModel) -> None:
+    """Errors: BadRequest MODEL_UNSUPPORTED with the site, or the output, that is not what the others make of it."""
+    ids = _some_tokens(model)
+    kinds = (*model.kinds, "v", "pattern", "z")
+    with _attention(model, "eager"):
+        seen = observe(model, ids, None, [Site(layer, kind) for layer in range(model.layer_count) for kind in kinds])
+    for layer in range(model.layer_count):
+        _check_block(model, seen, layer)
+    out = "resid_post" if model.family.causal else "normalized_resid_post"
+    for layer, following in pairwise(range(model.layer_count)):
+        _compare(model, f"resid_pre.{following}", seen[Site(following, "resid_pre")], seen[Site(layer, out)])
+    _check_logits(model, ids, seen[Site(model.layer_count - 1, out)])
+
+
+def _check_block(model: LanguageModel, seen: _Seen, layer: int) -> None:
+    at = {kind: seen[Site(layer, kind)] for kind in (*model.kinds, "v", "pattern", "z")}
+    middle = at["resid_pre"] + at["attn_out"]
+    if "resid_mid" in at:
+        _compare(model, f"resid_mid.{layer}", at["resid_mid"], middle)
+    if model.family.causal:
+        _compare(model, f"resid_post.{layer}", at["resid_post"], middle + at["mlp_out"])
+    else:
+        norm = model.layers[layer].get_submodule("attention.output.LayerNorm")
+        _compare(model, f"resid_post.{layer}", at["resid_post"], norm(middle) + at["mlp_out"])
+    weights = at["pattern"].unflatten(-1, (model.head_count, -1))  # [1, query, head, key]
+    rows = weights.sum(-1)
+    _compare(model, f"pattern.{layer}", rows, torch.ones_like(rows))
+    values = at["v"].unflatten(-1, (model.head_counts["v"], -1))
+    values = values.repeat_interleave(model.head_count // model.head_counts["v"], dim=2)  # [1, key, head, d_head]
+    mixed = torch.einsum("bqhk,bkhd->bqhd", weights, values)
+    _compare(model, f"z.{layer}", at["z"], mixed.flatten(2))
+
+
+def _check_logits(model: LanguageModel, ids: Int[Tensor, "1 position"], last: Tensor) -> None:
+    """The last residual, through final norm and unembedding, against what the whole model answers."""
+    if not model.family.final_norm:
+        return
+    with torch.inference_mode():
+        logits = model.module(input_ids=ids, use_cache=False).logits
+        normed = model.module.get_submodule(model.family.final_norm)(last)
+        found = model.module.get_output_embeddings()(normed)
+        cap = getattr(model.config, "final_logit_softcapping", None)
+        found = cap * torch.tanh(found / cap) if cap else found
+    _compare(model, "logits", logits, found.to(logits.device))
+
+
+def _compare(model: LanguageModel, what: str, found: Tensor, expected: Tensor) -> None:
+    found, expected = found.float(), expected.to(found.device).float()
+    distance = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected).clamp_min(1e-30)
+    if not distance <= _TOLERANCE[model.dtype]:  # also where it is no number
+        raise BadRequest(
+            f"model {model.name!r} is not wired as {model.family.name} models are: {what} differs from what the sites "
+            f"before it make of it by {float(distance):.2g} of its norm",
+            reason="MODEL_UNSUPPORTED",
+            field="model",
+            value=model.name,
+            allowed=f"a difference of at most {_TOLERANCE[model.dtype]} in {model.dtype}",
+        )
+
+
+@contextmanager
+def _attention(model: LanguageModel, implementation: str) -> Iterator[None]:
+    """Only eager attention shows its weights."""
+    set_to: Callable[[str], None] = model.module.set_attn_implementation  # type: ignore[assignment]
+    usual = model.attention
+    try:
+        if usual != implementation:
+            set_to(implementation)
+        yield
+    finally:
+        if usual != implementation:
+            set_to(usual)
+
+
+def _some_tokens(model: LanguageModel) -> Int[Tensor, "1 position"]:
+    """Spread over the vocabulary; all of them different, so that no two positions look alike."""
+    count = min(_TOKENS, model.context_length, model.vocabulary_size)
+    return (torch.arange(count, device=model.device) * (model.vocabulary_size // count))[None]
