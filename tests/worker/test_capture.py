@@ -159,7 +159,8 @@ def test_a_forward_pass_stops_after_the_last_site(name: str, folder: Path) -> No
     model = load(plan(folder, name))
     ran: list[int] = []
     for index, layer in enumerate(model.layers):
-        layer.get_submodule(model.family.taps["mlp_out"].path).register_forward_hook(lambda *_, index=index: ran.append(index))
+        mlp = layer.get_submodule(model.family.taps["mlp_out"].path)
+        mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
     model.module.get_output_embeddings().register_forward_hook(lambda *_: ran.append(-1))
     ids = torch.arange(10)[None]
     expected = [({Site(1, "resid_pre")}, [0]), ({Site(1, "resid_post"), Site(0, "attn_out")}, [0, 1]), (set(), [])]
@@ -223,9 +224,7 @@ def test_lanes_share_weights_and_leave_threads_as_they_were(folder: Path, local_
         assert one.data_ptr() == other.data_ptr()
     seen: list[Site] = []
     visit(twin, torch.arange(3)[None], None, [Site(0, "resid_pre")], lambda site, _: seen.append(site))
-    model.layers[0].register_forward_pre_hook(
-        lambda *_: pytest.fail("a twin runs another's hooks")
-    )
+    model.layers[0].register_forward_pre_hook(lambda *_: pytest.fail("a twin runs another's hooks"))
     observe(twin, torch.arange(3)[None], None, [Site(2, "resid_post")])
     try:
         torch.set_num_threads(3)

@@ -139,6 +139,7 @@ def test_models_of_a_known_family_that_are_built_otherwise_are_refused(tmp_path:
 def test_sizes_of_rows(tmp_path: Path) -> None:
     save_llama(tmp_path / "llama")
     model = load(tmp_path, "qwen3")
-    widths = {kind: model.site_width(Site(0, kind), context_length=10) for kind in ("resid_pre", "q", "k", "z", "pattern")}
+    kinds = ("resid_pre", "q", "k", "z", "pattern")
+    widths = {kind: model.site_width(Site(0, kind), context_length=10) for kind in kinds}
     assert widths == {"resid_pre": 16, "q": 24, "k": 12, "z": 24, "pattern": 40}
     assert model.site_width(Site(0, "pattern", 1), context_length=10) == 10

@@ -35,7 +35,8 @@ def _fused_by_head(part: int) -> Callable[[Tensor, Any], Tensor]:
 
     def select(fused: Tensor, config: Any) -> Tensor:
         heads = int(config.num_attention_heads)
-        return fused.unflatten(-1, (heads, 3, -1))[..., part, :].flatten(-2)
+        by_head: Tensor = fused.unflatten(-1, (heads, 3, -1))
+        return by_head[..., part, :].flatten(-2)
 
     return select
 
@@ -60,7 +61,7 @@ class Family:
     final_norm: str
     taps: Mapping[str, Tap]
     causal: bool = True
-    auto_class: type = AutoModelForCausalLM
+    auto_class: Any = AutoModelForCausalLM
 
     def kinds(self, config: Any) -> tuple[str, ...]:
         """The residual site kinds that such a model has, in the order of a forward pass; sites with heads all have."""

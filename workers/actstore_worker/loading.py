@@ -4,9 +4,10 @@ A fork of a known architecture may scale a residual, norm an output, or move a L
 would be plausible and wrong. So what is seen at the sites must add up: to each other, and to the logits.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import Site
-from actstore_worker.forward import observe
 from actstore_worker.catalogue import ModelSource
+from actstore_worker.forward import observe
 from actstore_worker.model import DeviceMap, LanguageModel, read_model
 
 _TOKENS = 8
@@ -25,7 +26,12 @@ _Seen = dict[Site, Float[Tensor, "1 position width"]]
 
 
 def load_model(
-    source: ModelSource, *, dtype: str = "float32", device: torch.device, attention: str = "", device_map: DeviceMap = None
+    source: ModelSource,
+    *,
+    dtype: str = "float32",
+    device: torch.device,
+    attention: str = "",
+    device_map: DeviceMap = None,
 ) -> LanguageModel:
     """Computes in `dtype`, whatever the file holds, with attention as the family's, or as asked.
 
@@ -73,10 +79,11 @@ def _check_logits(model: LanguageModel, ids: Int[Tensor, "1 position"], last: Te
     """The last residual, through final norm and unembedding, against what the whole model answers."""
     if not model.family.final_norm:
         return
+    module: Any = model.module
     with torch.inference_mode():
-        logits = model.module(input_ids=ids, use_cache=False).logits
-        normed = model.module.get_submodule(model.family.final_norm)(last)
-        found = model.module.get_output_embeddings()(normed)
+        logits = module(input_ids=ids, use_cache=False).logits
+        normed = module.get_submodule(model.family.final_norm)(last)
+        found = module.get_output_embeddings()(normed)
         cap = getattr(model.config, "final_logit_softcapping", None)
         found = cap * torch.tanh(found / cap) if cap else found
     _compare(model, "logits", logits, found.to(logits.device))
@@ -99,15 +106,15 @@ def _compare(model: LanguageModel, what: str, found: Tensor, expected: Tensor) -
 @contextmanager
 def _attention(model: LanguageModel, implementation: str) -> Iterator[None]:
     """Only eager attention shows its weights."""
-    set_to: Callable[[str], None] = model.module.set_attn_implementation  # type: ignore[assignment]
+    module: Any = model.module
     usual = model.attention
     try:
         if usual != implementation:
-            set_to(implementation)
+            module.set_attn_implementation(implementation)
         yield
     finally:
         if usual != implementation:
-            set_to(usual)
+            module.set_attn_implementation(usual)
 
 
 def _some_tokens(model: LanguageModel) -> Int[Tensor, "1 position"]:

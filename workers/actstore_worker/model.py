@@ -138,7 +138,12 @@ def describe_model(source: ModelSource) -> ModelDescription:
 
 
 def read_model(
-    source: ModelSource, *, dtype: str = "float32", device: torch.device, attention: str = "", device_map: DeviceMap = None
+    source: ModelSource,
+    *,
+    dtype: str = "float32",
+    device: torch.device,
+    attention: str = "",
+    device_map: DeviceMap = None,
 ) -> LanguageModel:
     """As `loading.load_model`, without looking at how the model is wired."""
     described = describe_model(source)
@@ -180,8 +185,8 @@ def weight_files(source: ModelSource) -> list[Path]:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens), the roles of special tokens, and the
-    chat template where there is one.
+    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens), the roles of special tokens, and
+    the chat template where there is one.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # State of the last call, not part of what the tokenizer is.

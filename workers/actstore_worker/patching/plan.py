@@ -147,8 +147,8 @@ def _answer_token(model: LanguageModel, field: str, text: str) -> int:
 def _check_causal(model: LanguageModel) -> None:
     if not model.family.causal:
         raise BadRequest(
-            f"{model.name!r} is a {model.family.name} model, an encoder: it predicts no next token whose logits a patch "
-            "could change",
+            f"{model.name!r} is a {model.family.name} model, an encoder: it predicts no next token whose logits "
+            "a patch could change",
             reason="MODEL_UNSUPPORTED",
             field="model",
             value=model.name,
