@@ -42,6 +42,7 @@ INDEX_FORMAT = ObjectFormat(
     compression="lz4",
     statistics=("feature",),
 )
+POSITIONS_FORMAT = ObjectFormat(_schema(row=pa.int32()), _GROUP_ROWS, compression="zstd", statistics=("row",))
 STATISTICS_FORMAT = ObjectFormat(
     _schema(feature=pa.int32(), token_class=pa.string(), count=pa.int64(), maximum=pa.float32(), sum=pa.float64()),
     INDEX_GROUP_ROWS,
@@ -55,9 +56,10 @@ def norms_format(record: RunRecord) -> ObjectFormat:
     return ObjectFormat(_schema(**columns), _GROUP_ROWS)
 
 
-def dense_format(record: RunRecord) -> ObjectFormat:
-    dtype, d_model = record.specification.dtype, record.d_model
-    width = d_model * DTYPES[dtype]
-    metadata = {"dtype": dtype, "d_model": str(d_model)}
+def dense_format(record: RunRecord, site: str, dtype: str = "") -> ObjectFormat:
+    """`dtype`: of a shard that had to widen it; empty: the run's."""
+    dtype, elements = dtype or record.specification.stored_dtype, record.dense_width(site)
+    width = elements * DTYPES[dtype]
+    metadata = {"dtype": dtype, "d_model": str(elements)}
     field = pa.field("activation", pa.binary(width), nullable=False, metadata=metadata)
     return ObjectFormat(pa.schema([field]), max(1, DENSE_GROUP_BYTES // width))

@@ -22,6 +22,8 @@ from actstore_storage.products import (
     FEATURES_FORMAT,
     INDEX_FORMAT,
     NORMS,
+    POSITIONS,
+    POSITIONS_FORMAT,
     SPECIAL,
     STATISTICS_FORMAT,
     TOKENS,
@@ -51,11 +53,17 @@ class ShardWriter:
     """One attempt at a shard, as a context manager. Nothing of it is visible before `commit`.
 
     Leaving without a commit removes what was written; so does losing to another attempt. `record` is the capturing
-    process's own: the commit takes device, attention implementation and code version from it.
+    process's own: the commit takes device, attention implementation and code version from it. `widened` are dense
+    sites that come, and are stored, as float32 because the run's own dtype cannot hold them.
     """
 
-    def __init__(self, bucket: Bucket, record: RunRecord, shard: int, attempt: str) -> None:
+    def __init__(
+        self, bucket: Bucket, record: RunRecord, shard: int, attempt: str, widened: Iterable[str] = ()
+    ) -> None:
         self._bucket, self._record, self._shard, self._attempt = bucket, record, shard, attempt
+        self._dtypes = dict.fromkeys(record.specification.dense_sites, record.specification.stored_dtype)
+        self._widened = dict.fromkeys(sorted(widened), "float32")
+        self._dtypes |= self._widened
         self._saes = {sae.name: FeatureIndex(sae.d_sae) for sae in record.specification.saes}
         self._objects: dict[str, OpenObject] = {}
         self._records: dict[str, ObjectRecord] = {}
@@ -76,7 +84,9 @@ class ShardWriter:
             if asked.norm_sites:
                 self._open(NORMS, norms_format(self._record))
             for site in asked.dense_sites:
-                self._open(site, dense_format(self._record))
+                self._open(site, dense_format(self._record, site, self._dtypes[site]))
+            if asked.dense_sites and asked.positions.kind != "all":
+                self._open(POSITIONS, POSITIONS_FORMAT)
             for sae in self._saes:
                 self._open(features_product(sae), FEATURES_FORMAT)
         except BaseException as error:
@@ -100,11 +110,13 @@ class ShardWriter:
         dense: Mapping[str, npt.NDArray[Any]],
         norms: Mapping[str, npt.NDArray[np.float32]],
         features: Mapping[str, SparseFeatures],
+        chosen: npt.NDArray[np.int32] | None = None,
     ) -> None:
         """One batch; batches come in order of (sequence, position), and sequences whole.
 
-        Every site and SAE of the run has one entry: `dense` arrays of [rows, d_model] in the run's dtype (the raw
-        bits as uint16 for bfloat16), `norms` L2 norms of [rows]. Raises ValueError where they do not fit the run.
+        Every site and SAE of the run has one entry: `dense` arrays of [chosen rows, width] in the run's stored dtype
+        (the raw bits as uint16 for bfloat16), `norms` L2 norms of [rows]. `chosen` are the batch's rows that dense
+        sites store, ascending; a run that stores them all has None. Raises ValueError where they do not fit the run.
         """
         rows = len(tokens.sequence)
         self._check_order(tokens)
@@ -117,8 +129,11 @@ class ShardWriter:
             self._tokens_by_class[name] += int(mask.sum())
         if norms:
             self._objects[NORMS].write([self._norms(site, norms[site], rows, classes) for site in self._moments])
+        if (chosen is None) == (POSITIONS in self._objects):
+            raise ValueError("rows are chosen just where the run stores dense rows of some tokens only")
+        dense_rows = rows if chosen is None else self._positions(chosen, rows)
         for site, values in dense.items():
-            self._objects[site].write([self._dense(site, values, rows)])
+            self._objects[site].write([self._dense(site, values, dense_rows)])
         for sae, sparse in features.items():
             self._features(sae, sparse, tokens.flags)
         self._rows += rows
@@ -160,6 +175,7 @@ class ShardWriter:
             attention_implementation=self._record.attention_implementation,
             device=self._record.device,
             code_version=self._record.code_version,
+            widened=self._widened,
         )
 
     def _open(self, product: str, layout: ObjectFormat) -> OpenObject:
@@ -200,8 +216,14 @@ class ShardWriter:
             self._moments[site][name] = self._moments[site][name].merge(Moments.of(values[mask & finite]))
         return pa.array(values)
 
+    def _positions(self, chosen: npt.NDArray[np.int32], rows: int) -> int:
+        if len(chosen) and (chosen[0] < 0 or chosen[-1] >= rows or (np.diff(chosen) <= 0).any()):
+            raise ValueError(f"chosen rows ascend from 0 to {rows - 1}")
+        self._objects[POSITIONS].write([pa.array(chosen + self._rows, pa.int32())])
+        return len(chosen)
+
     def _dense(self, site: str, values: npt.NDArray[Any], rows: int) -> pa.Array:
-        kind, shape = _DENSE_TYPES[self._record.specification.dtype], (rows, self._record.d_model)
+        kind, shape = _DENSE_TYPES[self._dtypes[site]], (rows, self._record.dense_width(site))
         if values.shape != shape or values.dtype != kind:
             raise ValueError(f"{site} is {values.dtype} {values.shape}, not {np.dtype(kind)} {shape}")
         if site not in self._moments:  # else its norms tell

@@ -9,7 +9,7 @@ The bundled model's forward pass took 17 us a token in two lanes and 19 to 22 wi
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,34 +22,39 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actstore_storage.bucket import Bucket
 from actstore_storage.feature_index import SparseFeatures
+from actstore_storage.selection import selected
 from actstore_storage.shard import ShardWriter, TokenRows
 from actstore_storage.sites import Site, parse_site
-from actstore_storage.specification import RunRecord
+from actstore_storage.specification import DTYPES, RunRecord
+from actstore_worker.batching import Batch, Window, windows
 from actstore_worker.forward import visit
-from actstore_worker.model import LanguageModel, share_weights
+from actstore_worker.model import TORCH_DTYPES, LanguageModel, share_weights
 from actstore_worker.nonzeros import nonzero_features
+from actstore_worker.overflow import stored_bits
 from actstore_worker.sae import SparseAutoencoder
 from actstore_worker.sequences import TokenSequences
+from actstore_worker.sinks import with_sinks
+from actstore_worker.transfer import HostCopies, OnHost
 
 # Each lane holds a batch's activations.
 LANES_MAX = 8
-# Captured parts of batches that wait for the writer, beside those in the lanes.
-_PARTS_WAITING = 2
+# Captured batches that wait for the writer, beside those in the lanes.
+_BATCHES_WAITING = 2
+# Sequences are sorted by length among so many batches, unless their rows would be larger than this.
+_WINDOW_BATCHES, _WINDOW_BYTES = 8, 256 << 20
 
 
 @dataclass
 class CapturedBatch:
-    """One batch as ShardWriter takes it."""
+    """What a run stores of a batch, in its order; `chosen` are the rows that dense sites store (None: all)."""
 
+    batch: Batch
     tokens: TokenRows
-    dense: dict[str, NDArray[Any]] = field(default_factory=dict)
-    norms: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    dense: dict[str, OnHost] = field(default_factory=dict)
+    norms: dict[str, OnHost] = field(default_factory=dict)
     features: dict[str, SparseFeatures] = field(default_factory=dict)
-
-    def add_to(self, writer: ShardWriter) -> None:
-        writer.add(self.tokens, self.dense, self.norms, self.features)
+    chosen: NDArray[np.int64] | None = None
 
 
 class ShardCapture:
@@ -66,12 +71,14 @@ class ShardCapture:
         if (model.weights_sha256, model.dtype) != (asked.weights_sha256, asked.dtype):
             raise ValueError(f"run {record.run} was not planned with these weights of {model.name} in {model.dtype}")
         self._record, self._bos_id, self._special_ids = record, model.bos_id, model.special_ids
-        self._device, self._threads = model.device, torch.get_num_threads()
+        self._device, self._threads, self._causal = model.device, torch.get_num_threads(), model.family.causal
         self._lanes = min(self._threads, LANES_MAX) if model.device.type == "cpu" else 1
+        self._head_counts = model.head_counts
+        self._copies = HostCopies(model.device)
         # Hooks belong to a module, so each lane needs one of its own; the weights are shared.
         self._models: SimpleQueue[LanguageModel] = SimpleQueue()
         for _ in range(self._lanes):
-            self._models.put(share_weights(model))
+            self._models.put(share_weights(model) if self._lanes > 1 else model)
         self._dense = {parse_site(site) for site in asked.dense_sites}
         self._norms = {parse_site(site) for site in asked.norm_sites}
         self._saes: dict[Site, list[SparseAutoencoder]] = {}
@@ -79,46 +86,112 @@ class ShardCapture:
             self._saes.setdefault(sae.site, []).append(sae.to(model.device))
         self._sites = self._dense | self._norms | self._saes.keys()
 
-    def run(self, bucket: Bucket, shard: int, sequences: TokenSequences, attempt: str) -> bool:
-        """Capture the shard's sequences, which `sequences` holds among others. True: this attempt's commit won."""
-        with ShardWriter(bucket, self._record, shard, attempt) as writer:
-            self.stream(writer, sequences.select(self._record.shard_sequences(shard)))
-            return writer.commit()
+    def stream(self, writer: ShardWriter, sequences: TokenSequences, widened: Iterable[str] = ()) -> None:
+        """Everything that the run stores of `sequences`, in their order, to a writer that is not yet committed.
 
-    def stream(self, writer: ShardWriter, sequences: TokenSequences) -> None:
-        """Everything that the run stores of `sequences`, in their order, to a writer that is not yet committed."""
-        # The lanes share a batch: all of them together then hold no more than one pass over it would.
-        size = -(-self._record.specification.sequences_per_batch // self._lanes)
+        Errors: OverflowRefused for a value that the stored dtype cannot hold, at a site that is not `widened`.
+        """
+        wide = frozenset(widened)
         with self._open_lanes() as lanes:
-            waiting: deque[Future[CapturedBatch]] = deque()
-            for part in sequences.batches(size):
-                waiting.append(lanes.submit(self.capture, part))
-                if len(waiting) > self._lanes + _PARTS_WAITING:
-                    waiting.popleft().result().add_to(writer)
+            waiting: deque[tuple[Window, list[Future[CapturedBatch]]]] = deque()
+            in_flight = 0
+            for window in self._windows(sequences):
+                waiting.append((window, [lanes.submit(self.capture, batch, wide) for batch in window.batches]))
+                in_flight += len(window.batches)
+                while in_flight > self._lanes + _BATCHES_WAITING and len(waiting) > 1:
+                    in_flight -= len(waiting[0][1])
+                    self._write(writer, *waiting.popleft())
             while waiting:
-                waiting.popleft().result().add_to(writer)
+                self._write(writer, *waiting.popleft())
 
-    def capture(self, batch: TokenSequences) -> CapturedBatch:
-        """One forward pass. Padding on the right takes part in it, changes nothing, and is left out of all products."""
-        captured = CapturedBatch(batch.rows(self._bos_id, self._special_ids))
-        ids, inside = batch.padded()
-        mask = None if inside.all() else torch.from_numpy(inside).to(self._device)
-        shared: dict[int, tuple[Tensor, NDArray[np.float32]]] = {}
+    def capture(self, batch: Batch, widened: frozenset[str] = frozenset()) -> CapturedBatch:
+        """One forward pass. Padding takes part in it, changes nothing, and is left out of all products."""
+        captured = CapturedBatch(batch, batch.sequences.rows(self._bos_id, self._special_ids))
+        inside = None if batch.inside.all() else torch.from_numpy(batch.inside).to(self._device)
+        take = _TakeRows(inside)
+        wanted = self._by_place(captured)
+        held: dict[Site, Tensor] = {}
 
-        def see(site: Site, tensor: Float[Tensor, "batch position d_model"]) -> None:
-            rows = tensor.flatten(0, 1) if mask is None else None
+        def see(site: Site, tensor: Float[Tensor, "batch position width"]) -> None:
             if site in self._norms:
-                captured.norms[str(site)] = _norms(tensor, mask, shared)
-            if site in self._dense or site in self._saes:
-                rows = tensor[mask] if rows is None else rows
-                self._keep_rows(site, rows, captured)
+                captured.norms[str(site)] = self._copies.start(take.norms(tensor))
+            if site in self._saes or site in self._dense:
+                rows = take.rows(tensor)
+                for sae in self._saes.get(site, ()):
+                    captured.features[sae.name] = nonzero_features(sae, rows.to(self._device))
+                if site in self._dense:
+                    held[site] = rows if wanted is None else rows[wanted.to(rows.device)]
+                    if not self._chosen_by_feature:
+                        self._keep(site, held.pop(site), captured, widened)
 
         model = self._models.get()
         try:
-            visit(model, torch.from_numpy(ids).to(self._device), None, self._sites, see)
+            ids = torch.from_numpy(batch.ids).to(self._device)
+            positions = None if batch.position_ids is None else torch.from_numpy(batch.position_ids).to(self._device)
+            visit(model, ids, None if self._causal else inside, self._sites, see, positions)
         finally:
             self._models.put(model)
+        if self._chosen_by_feature:
+            captured.chosen = self._by_feature(captured)
+            rows_kept = torch.from_numpy(captured.chosen).to(self._device)
+            for site, rows in held.items():
+                self._keep(site, rows[rows_kept.to(rows.device)], captured, widened)
         return captured
+
+    @property
+    def _chosen_by_feature(self) -> bool:
+        return bool(self._dense) and self._record.specification.positions.kind == "feature"
+
+    def _by_place(self, captured: CapturedBatch) -> Tensor | None:
+        """Which rows are chosen before the model runs; also into `captured`. None: all, or not known yet."""
+        positions = self._record.specification.positions
+        if not self._dense or positions.kind in ("all", "feature"):
+            return None
+        # `last` looks at where the sequence number changes, which it does in any order of whole sequences.
+        captured.chosen = np.flatnonzero(selected(positions, captured.tokens.sequence, captured.tokens.position))
+        return torch.from_numpy(captured.chosen).to(self._device)
+
+    def _by_feature(self, captured: CapturedBatch) -> NDArray[np.int64]:
+        positions = self._record.specification.positions
+        sparse = captured.features[positions.sae].finite()
+        return np.unique(sparse.row[sparse.feature == positions.feature])
+
+    def _keep(
+        self, site: Site, rows: Float[Tensor, "row width"], captured: CapturedBatch, widened: frozenset[str]
+    ) -> None:
+        asked, name = self._record.specification, str(site)
+        if site.kind == "pattern":
+            rows = self._over_context(site, rows)
+        dtype = TORCH_DTYPES["float32" if name in widened else asked.stored_dtype]
+        tokens, chosen = captured.tokens, captured.chosen
+
+        def place(row: int) -> tuple[int, int]:
+            row = row if chosen is None else int(chosen[row])
+            return int(tokens.sequence[row]), int(tokens.position[row])
+
+        captured.dense[name] = self._copies.start(stored_bits(rows, dtype, name, place))
+
+    def _over_context(self, site: Site, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+        """Attention weights over the whole context: zeros beyond the batch's longest sequence."""
+        heads = self._head_counts[site.kind] if site.head is None else 1
+        weights = rows.unflatten(-1, (heads, -1))
+        missing = self._record.specification.context_length - weights.shape[-1]
+        return torch.nn.functional.pad(weights, (0, missing)).flatten(1)
+
+    def _windows(self, sequences: TokenSequences) -> Iterator[Window]:
+        asked = self._record.specification
+        # The lanes share a batch: all of them together then hold no more than one pass over it would.
+        size = -(-asked.sequences_per_batch // self._lanes)
+        row_bytes = sum(DTYPES[asked.stored_dtype] * self._record.dense_width(site) for site in asked.dense_sites)
+        sequence_bytes = max(1, asked.context_length * row_bytes)
+        most = max(1, min(_WINDOW_BATCHES, _WINDOW_BYTES // (sequence_bytes * asked.sequences_per_batch)))
+        window = most * asked.sequences_per_batch
+        return windows(sequences, window, size, asked.context_length if asked.packing else None)
+
+    def _write(self, writer: ShardWriter, window: Window, batches: list[Future[CapturedBatch]]) -> None:
+        found = [future.result() for future in batches]
+        parts = [_Finished.of(part, self._record.specification.sink_ratio) for part in found]
+        writer.add(*(parts[0] if len(parts) == 1 else _in_order(window, parts)).arguments)
 
     @contextmanager
     def _open_lanes(self) -> Iterator[ThreadPoolExecutor]:
@@ -126,34 +199,91 @@ class ShardCapture:
         share = (self._threads // self._lanes,)
         try:
             with ThreadPoolExecutor(self._lanes, "lane", torch.set_num_threads, share) as lanes:
-                yield lanes
+                try:
+                    yield lanes
+                except BaseException:
+                    lanes.shutdown(wait=False, cancel_futures=True)
+                    raise
         finally:
             torch.set_num_threads(self._threads)
 
-    def _keep_rows(self, site: Site, rows: Float[Tensor, "row d_model"], captured: CapturedBatch) -> None:
-        if site in self._dense:
-            captured.dense[str(site)] = raw_bits(rows)
-        for sae in self._saes.get(site, ()):
-            captured.features[sae.name] = nonzero_features(sae, rows)
 
+@dataclass
+class _TakeRows:
+    """The rows of a batch's tokens out of its tensors. resid_post and the next resid_pre are one tensor: one norm.
 
-def raw_bits(rows: Float[Tensor, "row d_model"]) -> NDArray[Any]:
-    """As NumPy holds them; bfloat16, which it does not know, as uint16."""
-    rows = rows.contiguous()
-    return (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).cpu().numpy()
-
-
-def _norms(
-    tensor: Float[Tensor, "batch position d_model"],
-    mask: Bool[Tensor, "batch position"] | None,
-    shared: dict[int, tuple[Tensor, NDArray[np.float32]]],
-) -> NDArray[np.float32]:
-    """L2, in float32 whatever the model computes in. resid_post and the next resid_pre are one tensor, so one norm.
-
-    `shared` holds the tensor beside its norm: an address means nothing once the tensor is gone.
+    The tensor is held beside its norms: an address means nothing once it is gone.
     """
-    if id(tensor) not in shared:
-        norms = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float32)
-        shared.clear()
-        shared[id(tensor)] = tensor, (norms.flatten() if mask is None else norms[mask]).cpu().numpy()
-    return shared[id(tensor)][1]
+
+    inside: Bool[Tensor, "batch position"] | None
+    _last: tuple[Tensor, Tensor] | None = None
+
+    def rows(self, tensor: Float[Tensor, "batch position width"]) -> Float[Tensor, "row width"]:
+        return tensor.flatten(0, 1) if self.inside is None else tensor[self.inside.to(tensor.device)]
+
+    def norms(self, tensor: Float[Tensor, "batch position width"]) -> Float[Tensor, " row"]:
+        """L2, in float32 whatever the model computes in."""
+        if self._last is None or self._last[0] is not tensor:
+            norms = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float32)
+            found = norms.flatten() if self.inside is None else norms[self.inside.to(tensor.device)]
+            self._last = tensor, found
+        return self._last[1]
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A part of the shard as ShardWriter takes it; `rows` are the window's rows that its rows are."""
+
+    rows: NDArray[np.int64]
+    tokens: TokenRows
+    dense: dict[str, NDArray[Any]]
+    norms: dict[str, NDArray[np.float32]]
+    features: dict[str, SparseFeatures]
+    chosen: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, part: CapturedBatch, sink_ratio: float | None) -> "_Finished":
+        norms = {site: copy.wait() for site, copy in part.norms.items()}
+        tokens = with_sinks(part.tokens, part.batch.sequences.offsets, norms, sink_ratio)
+        dense = {site: copy.wait() for site, copy in part.dense.items()}
+        return cls(part.batch.rows, tokens, dense, norms, part.features, part.chosen)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        chosen = None if self.chosen is None else self.chosen.astype(np.int32)
+        return self.tokens, self.dense, self.norms, self.features, chosen
+
+
+def _in_order(window: Window, parts: list[_Finished]) -> _Finished:
+    """The parts' rows in the order of the window's sequences. Each row is copied once."""
+    size = len(window.sequences.tokens)
+    every = [part.rows for part in parts]
+    tokens = {
+        name: _scattered(size, every, [getattr(part.tokens, name) for part in parts])
+        for name in TokenRows.__dataclass_fields__
+    }
+    norms = {site: _scattered(size, every, [part.norms[site] for part in parts]) for site in parts[0].norms}
+    saes = parts[0].features
+    features = {sae: _features_in_order([(part.rows, part.features[sae]) for part in parts]) for sae in saes}
+    chosen, places, dense_size = None, every, size
+    if parts[0].chosen is not None:
+        picked = [part.rows[part.chosen] for part in parts if part.chosen is not None]
+        chosen = np.sort(np.concatenate(picked))
+        places, dense_size = [np.searchsorted(chosen, rows) for rows in picked], len(chosen)
+    dense = {site: _scattered(dense_size, places, [part.dense[site] for part in parts]) for site in parts[0].dense}
+    return _Finished(np.arange(size), TokenRows(**tokens), dense, norms, features, chosen)
+
+
+def _scattered(size: int, places: list[NDArray[np.int64]], values: list[NDArray[Any]]) -> NDArray[Any]:
+    out = np.empty((size, *values[0].shape[1:]), values[0].dtype)
+    for place, value in zip(places, values, strict=True):
+        out[place] = value
+    return out
+
+
+def _features_in_order(parts: list[tuple[NDArray[np.int64], SparseFeatures]]) -> SparseFeatures:
+    row = np.concatenate([rows[sparse.row] for rows, sparse in parts])
+    order = np.argsort(row, kind="stable")  # of one row the features ascend already
+    feature = np.concatenate([sparse.feature for _, sparse in parts])
+    activation = np.concatenate([sparse.activation for _, sparse in parts])
+    return SparseFeatures(row[order], feature[order], activation[order])

@@ -11,12 +11,17 @@ import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
+from actstore_storage.layout import commit_key
 from actstore_storage.runs import read_commit
 from actstore_storage.shard import ShardWriter
 from actstore_storage.specification import RunRecord
+from actstore_worker.batching import Batch
 from actstore_worker.capture import CapturedBatch, ShardCapture
 from actstore_worker.catalogue import ModelSource
+from actstore_worker.flops import measured_flops
 from actstore_worker.loading import load_model
+from actstore_worker.model import TORCH_DTYPES
+from actstore_worker.overflow import OverflowRefused
 from actstore_worker.sae import load_sae
 from actstore_worker.sequences import TokenSequences
 
@@ -54,31 +59,67 @@ class CaptureWorker:
         self._bucket, self._device = bucket, device
         self._loaded: tuple[RunRecord, _InterruptibleCapture] | None = None
         self._turn = threading.Lock()
+        self._flops: float | None = None
         self._interrupted: deque[str] = deque(maxlen=TASKS)
 
     def capture(self, task: ShardTask) -> ShardReport:
         """Errors: ActstoreError CANCELLED where it was interrupted; whatever the model, the disk or the bucket do."""
+        if self._bucket.exists(commit_key(task.record.run, task.shard)):
+            return self._report(task, won=False)  # another coordinator's worker was here
         with ExitStack() as open_writer:
             with self._turn:
                 capture = self._load(task)
                 capture.check = lambda: self._check(task.attempt)
-                writer = open_writer.enter_context(ShardWriter(self._bucket, task.record, task.shard, task.attempt))
-                capture.stream(writer, task.sequences)
+                writer = self._stream(capture, task, open_writer)
             self._check(task.attempt)
             won = writer.commit()
-        commit = read_commit(self._bucket, task.record, task.shard)
-        return ShardReport(won, commit.tokens, sum(item.bytes for item in commit.objects.values()))
+        return self._report(task, won)
+
+    def flops(self) -> float:
+        """In float32, or in the dtype of the run in hand. A measurement of 0.2 s, once."""
+        if self._flops is None:
+            dtype = "float32" if self._loaded is None else self._loaded[0].specification.dtype
+            self._flops = measured_flops(self._device, TORCH_DTYPES[dtype])
+        return self._flops
 
     def interrupt(self, attempt: str) -> None:
         """That attempt ends before its next batch. Attempts are never named twice."""
         self._interrupted.append(attempt)
+
+    def _stream(self, capture: "_InterruptibleCapture", task: ShardTask, stack: ExitStack) -> ShardWriter:
+        """A writer that has all of the shard. A site with a value that its dtype cannot hold is wide the next time."""
+        widened: set[str] = set()
+        while True:
+            with ExitStack() as attempt:
+                writer = attempt.enter_context(
+                    ShardWriter(self._bucket, task.record, task.shard, task.attempt, sorted(widened))
+                )
+                try:
+                    capture.stream(writer, task.sequences, widened)
+                except OverflowRefused as error:
+                    if not task.record.specification.widen_on_overflow or error.site in widened:
+                        raise
+                    widened.add(error.site)
+                    continue
+                stack.push(attempt.pop_all())
+                return writer
+
+    def _report(self, task: ShardTask, won: bool) -> ShardReport:
+        commit = read_commit(self._bucket, task.record, task.shard)
+        return ShardReport(won, commit.tokens, sum(item.bytes for item in commit.objects.values()))
 
     def _load(self, task: ShardTask) -> "_InterruptibleCapture":
         self._check(task.attempt)
         # Not by specification alone: runs of equal ones have names of their own, and a capture writes under its run's.
         if self._loaded is None or self._loaded[0] != task.record:
             self._loaded = None  # so that two models never lie in memory side by side
-            model = load_model(task.model_source, dtype=task.record.specification.dtype, device=self._device)
+            model = load_model(
+                task.model_source,
+                dtype=task.record.specification.dtype,
+                device=self._device,
+                attention=task.record.attention_implementation,
+                device_map="auto" if self._device.type == "cuda" and torch.cuda.device_count() > 1 else None,
+            )
             saes = tuple(load_sae(path, name) for name, path in task.sae_paths.items())
             self._loaded = task.record, _InterruptibleCapture(model, saes, task.record)
         return self._loaded[1]
@@ -93,6 +134,6 @@ class _InterruptibleCapture(ShardCapture):
 
     check: Callable[[], None]
 
-    def capture(self, batch: TokenSequences) -> CapturedBatch:
+    def capture(self, batch: Batch, widened: frozenset[str] = frozenset()) -> CapturedBatch:
         self.check()
-        return super().capture(batch)
+        return super().capture(batch, widened)

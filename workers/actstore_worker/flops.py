@@ -1,0 +1,49 @@
+"""How much computing a capture is, and how fast a device computes: what a duration is estimated from."""
+
+import re
+import time
+
+import torch
+from safetensors import safe_open
+
+from actstore_storage.sites import parse_site
+from actstore_worker.model import weight_files
+from actstore_worker.plan import Plan
+
+_MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
+_MEASURE_SECONDS = 0.2
+_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+def forward_flops_per_token(plan: Plan) -> float:
+    """Two for each weight of a matrix in the layers that run, and four for each score that attention computes.
+
+    Kaplan et al. (2020), "Scaling laws for neural language models", section 2.1; a capture stops after its last site,
+    and on average a token attends to half of its sequence.
+    """
+    asked = plan.record.specification
+    named = [*asked.dense_sites, *asked.norm_sites, *(sae.site for sae in asked.saes)]
+    last_layer = max((parse_site(site).layer for site in named), default=-1)
+    weights = 0
+    for path in weight_files(plan.model_source):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no mapping
+                found, shape = _LAYER.search(name), file.get_slice(name).get_shape()
+                if found and int(found[1]) <= last_layer and len(shape) == 2:
+                    weights += shape[0] * shape[1]
+    length = plan.record.tokens_total / plan.record.sequences_total
+    encoders = sum(plan.model.d_model * sae.d_sae for sae in asked.saes)
+    return 2.0 * (weights + encoders) + 2.0 * length * plan.model.d_model * (last_layer + 1)
+
+
+def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large square matrix product."""
+    size = _MATRIX_SIZE.get(device.type, _MATRIX_SIZE["cpu"])
+    left = torch.randn(size, size, device=device).to(dtype)
+    products, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < _MEASURE_SECONDS:
+        left @ left
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        products += 1
+    return products * 2.0 * size**3 / elapsed

@@ -1,0 +1,57 @@
+"""Rows in the dtype that they are stored in, and the refusal of values that it cannot hold."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actstore_storage.errors import BadRequest
+
+
+class OverflowRefused(BadRequest):
+    """A finite value would be stored as an infinity. `details` has the site, the value and where it was."""
+
+    default_reason = "VALUE_OVERFLOW"
+
+    @property
+    def site(self) -> str:
+        return self.details["field"]
+
+
+def stored_bits(
+    rows: Float[Tensor, "row width"], dtype: torch.dtype, site: str, place: Callable[[int], tuple[int, int]]
+) -> Tensor:
+    """[rows, width] as NumPy can hold them: bfloat16, which it does not know, as uint16.
+
+    An infinity that the model itself computed is stored and counted, except in float16, whose range is so small that it
+    is an overflow of the model's. `place` gives the sequence and position of a row.
+    """
+    stored = rows.to(dtype)
+    narrowed = stored.dtype != rows.dtype and dtype != torch.float32
+    if narrowed or rows.dtype == torch.float16:
+        _check(rows, stored, site, place)
+    stored = stored.contiguous()
+    return stored.view(torch.uint16) if dtype == torch.bfloat16 else stored
+
+
+def _check(rows: Tensor, stored: Tensor, site: str, place: Callable[[int], tuple[int, int]]) -> None:
+    if bool(torch.isfinite(stored).all()):
+        return
+    lost = torch.isinf(stored)
+    if rows.dtype != torch.float16:
+        lost &= torch.isfinite(rows)
+    if not bool(lost.any()):
+        return
+    row, element = (int(index) for index in lost.nonzero()[0])
+    sequence, position = place(row)
+    dtype = str(stored.dtype).removeprefix("torch.")
+    raise OverflowRefused(
+        f"{site}, sequence {sequence}, position {position}, element {element}: {dtype} cannot hold "
+        f"{float(rows[row, element]):.6g}, its largest number is {torch.finfo(stored.dtype).max:.6g}",
+        field=site,
+        value=f"{float(rows[row, element]):.6g} at sequence {sequence}, position {position}",
+        allowed="dtype bfloat16 or float32"
+        if rows.dtype == torch.float16
+        else "storage_dtype bfloat16 or float32, or widen_on_overflow",
+    )
