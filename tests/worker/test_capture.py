@@ -3,20 +3,25 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
-from actstore_storage.runs import committed_shards, create_run, open_run
+from actstore_storage.runs import create_run
+from actstore_storage.shard import ShardWriter
 from actstore_storage.sites import Site, expand_sites
-from actstore_worker.capture import CapturedBatch, ShardCapture, raw_bits
+from actstore_worker.batching import Batch
+from actstore_worker.capture import CapturedBatch, ShardCapture
+from actstore_worker.capture_worker import CaptureWorker, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.forward import observe, visit
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel, share_weights
-from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
+from actstore_worker.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.request import CaptureRequest
+from tests.capturing import capture_shard
 from tests.small_models import CONTEXT_LENGTH, LAYERS, SAVERS, save_neox, save_sae
 
 CPU = torch.device("cpu")
@@ -41,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(folder: Path, model: str = "gpt2", dataset: str = "text", **options: object) -> Plan:
-    settings = PlanSettings((folder / "data",))
+    settings = PlanSettings(DatasetPlaces((folder / "data",)))
     return plan_capture(CaptureRequest(model, dataset, **options), ModelCatalogue((folder / "models",)), settings)
 
 
@@ -76,24 +81,24 @@ def test_equal_requests_are_the_same_run_and_others_are_not(folder: Path) -> Non
 
 def test_shards_are_whole_batches_of_about_the_bytes_wanted(folder: Path) -> None:
     catalogue, request = ModelCatalogue((folder / "models",)), CaptureRequest("gpt2", "text", context_length=4)
-    total = plan_capture(request, catalogue, PlanSettings((folder / "data",))).record.sequences_total
+    total = plan_capture(request, catalogue, PlanSettings(DatasetPlaces((folder / "data",)))).record.sequences_total
 
     def shards(**settings: int) -> tuple[int, int]:
-        small = PlanSettings((folder / "data",), **{"sequences_per_batch": 2} | settings)
+        small = PlanSettings(DatasetPlaces((folder / "data",)), **{"sequences_per_batch": 2} | settings)
         record = plan_capture(request, catalogue, small).record
         return record.specification.sequences_per_shard, record.shards_total
 
     assert shards() == (2 * -(-total // 16), -(-total // (2 * -(-total // 16))))
     assert shards(shards_target=1) == (total + total % 2, 1)
     assert shards(shard_bytes_target=1)[0] == 2
-    # A token is 25 bytes of its own and 15 norms of 4.
-    assert shards(shards_target=1, shard_bytes_target=8 * 4 * (25 + 60))[0] == 8
+    # A token is 5 bytes of its own and 15 norms of 4; sequences here have up to 4.
+    assert shards(shards_target=1, shard_bytes_target=7 * 4 * (5 + 60))[0] == 8
     assert plan(folder, sequences_per_shard=3, sequences_per_batch=5).record.specification.sequences_per_shard == 3
 
 
 def test_a_shard_has_a_limit_in_bytes(folder: Path) -> None:
     # A token is 25 bytes of its own and 15 norms of 4; sequences here have up to 32.
-    settings = PlanSettings((folder / "data",), shard_bytes_max=4 * 32 * (25 + 60))
+    settings = PlanSettings(DatasetPlaces((folder / "data",)), shard_bytes_max=4 * 32 * (25 + 60))
     catalogue = ModelCatalogue((folder / "models",))
     assert plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=4), catalogue, settings)
     with pytest.raises(BadRequest) as refused:
@@ -184,35 +189,21 @@ def test_hooks_are_gone_after_an_error(folder: Path) -> None:
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.layers)
 
 
-def test_batches_of_any_size_capture_the_same(folder: Path) -> None:
-    def products(size: int) -> list[CapturedBatch]:
-        planned = plan(folder, dense_sites=("resid_post.1",), saes=("topk", "gated"), sequences_per_batch=size)
-        capture = ShardCapture(load(planned), planned.saes, planned.record)
-        return [capture.capture(batch) for batch in planned.sequences.batches(size)]
-
-    many, few = products(1), products(100)
-    assert len(few) == 1
-    assert few[0].norms.keys() == many[0].norms.keys()
-    for site, norms in few[0].norms.items():
-        np.testing.assert_allclose(np.concatenate([one.norms[site] for one in many]), norms, rtol=1e-4)
-    dense = np.concatenate([one.dense["resid_post.1"] for one in many])
-    np.testing.assert_allclose(dense, few[0].dense["resid_post.1"], atol=2e-5, rtol=1e-4)
-    for field in ("sequence", "position", "document", "token", "flags"):
-        joined = np.concatenate([getattr(one.tokens, field) for one in many])
-        np.testing.assert_array_equal(joined, getattr(few[0].tokens, field))
-
-
 def test_the_second_attempt_loses(folder: Path, local_bucket: Bucket) -> None:
     planned = plan(folder, dense_sites=("resid_pre.0",), saes=("topk",), sequences_per_shard=4, sequences_per_batch=3)
     create_run(local_bucket, planned.record)
-    capture = ShardCapture(load(planned), planned.saes, planned.record)
-    assert capture.run(local_bucket, 1, planned.sequences, "first")
-    assert not capture.run(local_bucket, 1, planned.sequences, "second")
-    assert committed_shards(local_bucket, planned.record.run) == {1}
-    only_its_own = planned.sequences.select(planned.record.shard_sequences(0))
-    assert capture.run(local_bucket, 0, only_its_own, "first")
-    lengths = planned.sequences.lengths[:8]
-    assert open_run(local_bucket, planned.record.run).tokens_committed == lengths.sum()
+    capture, own = ShardCapture(load(planned), planned.saes, planned.record), planned.shard_sequences(1)
+    with ShardWriter(local_bucket, planned.record, 1, "slow") as slow:
+        capture.stream(slow, own)
+        with ShardWriter(local_bucket, planned.record, 1, "fast") as fast:
+            capture.stream(fast, own)
+            assert fast.commit()
+        assert not slow.commit()
+    assert not [key for key in local_bucket.keys("runs") if "slow" in key]
+    task = ShardTask(planned.record, planned.model_source, planned.sae_paths, 1, own, "late")
+    report = CaptureWorker(local_bucket, CPU).capture(task)
+    assert (report.won, report.tokens) == (False, len(own.tokens))
+    assert not [key for key in local_bucket.keys("runs") if "late" in key]
 
 
 def test_lanes_share_weights_and_leave_threads_as_they_were(folder: Path, local_bucket: Bucket) -> None:
@@ -228,7 +219,7 @@ def test_lanes_share_weights_and_leave_threads_as_they_were(folder: Path, local_
     observe(twin, torch.arange(3)[None], None, [Site(2, "resid_post")])
     try:
         torch.set_num_threads(3)
-        assert ShardCapture(twin, planned.saes, planned.record).run(local_bucket, 0, planned.sequences, "a")
+        assert capture_shard(ShardCapture(twin, planned.saes, planned.record), local_bucket, planned, 0, "a")
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -241,14 +232,14 @@ def test_a_failing_batch_leaves_nothing(folder: Path, local_bucket: Bucket, monk
     before = local_bucket.keys("runs")
     good, calls = capture.capture, iter(range(100))
 
-    def fails_late(batch: object) -> CapturedBatch:
+    def fails_late(batch: Batch, _widened: frozenset[str]) -> CapturedBatch:
         if next(calls) == 3:
             raise RuntimeError("the device is gone")
         return good(batch)
 
     monkeypatch.setattr(capture, "capture", fails_late)
     with pytest.raises(RuntimeError, match="the device is gone"):
-        capture.run(local_bucket, 0, planned.sequences, "first")
+        capture_shard(capture, local_bucket, planned, 0, "first")
     assert local_bucket.keys("runs") == before
 
 
@@ -261,10 +252,3 @@ def test_capture_checks_that_it_has_what_was_planned(folder: Path) -> None:
         ShardCapture(dataclasses.replace(model, weights_sha256="0"), planned.saes, planned.record)
     with pytest.raises(ValueError, match="not planned with these weights"):
         ShardCapture(dataclasses.replace(model, dtype="bfloat16"), planned.saes, planned.record)
-
-
-@pytest.mark.parametrize(("dtype", "kind"), [(torch.float32, "f4"), (torch.float16, "f2"), (torch.bfloat16, "u2")])
-def test_raw_bits_are_the_tensors_own(dtype: torch.dtype, kind: str) -> None:
-    tensor = torch.tensor([[1.0, -2.5], [torch.inf, 3e-3]]).to(dtype)
-    assert raw_bits(tensor).dtype == kind
-    assert raw_bits(tensor.T).tobytes() == bytes(tensor.T.contiguous().view(torch.uint8).flatten().tolist())

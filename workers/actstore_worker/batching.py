@@ -93,8 +93,8 @@ def _batch(window: TokenSequences, bins: list[list[int]], several_in_a_row: bool
     ids[row, column], inside[row, column] = sequences.tokens, True
     position_ids = None
     if several_in_a_row:
-        # Padding counts on, as if it were the last sequence's: nothing attends to what comes after it.
-        position_ids = np.arange(shape[1]) - np.zeros(shape, np.int64)
+        # Padding counts by column, which every model has an embedding of: nothing attends to what comes after it.
+        position_ids = np.tile(np.arange(shape[1]), (shape[0], 1))
         position_ids[row, column] = sequences.positions
     rows = np.repeat(window.offsets[order], lengths) + sequences.positions
     return Batch(sequences, rows, ids, inside, position_ids)
