@@ -34,10 +34,12 @@ from actstore_storage.sites import parse_site
 from actstore_storage.specification import RunRecord
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.forward import visit
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
-from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
+from actstore_worker.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.request import CaptureRequest
 from actstore_worker.sequences import TokenSequences
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -66,13 +68,13 @@ def prepare(folder: Path, model_name: str, device: str, tokens: int) -> Plan:
     request = CaptureRequest(
         name, "stdlib.jsonl", model_revision=revision, dense_sites=(SITE,), saes=(SAE,), max_tokens=tokens
     )
-    return plan_capture(request, ModelCatalogue((MODELS,)), PlanSettings((folder,), device))
+    return plan_capture(request, ModelCatalogue((MODELS,)), PlanSettings(DatasetPlaces((folder,)), device))
 
 
 def forward_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
     asked = plan.record.specification
     last = max(map(parse_site, asked.norm_sites), key=lambda site: (site.layer, site.kind == "resid_post"))
-    own = plan.sequences.select(plan.record.shard_sequences(shard))
+    own = plan.shard_sequences(shard)
     started = time.perf_counter()
     for batch in own.batches(asked.sequences_per_batch):
         ids = torch.from_numpy(batch.padded()[0]).to(model.device)
@@ -85,7 +87,7 @@ def forward_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
 def lanes_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
     """The same forward passes, each batch split over single threads, as capture runs them on a CPU."""
     asked, threads = plan.record.specification, torch.get_num_threads()
-    own = plan.sequences.select(plan.record.shard_sequences(shard))
+    own = plan.shard_sequences(shard)
     trunk = model.family.decoder(model.module)
 
     @torch.inference_mode()
@@ -102,10 +104,9 @@ def lanes_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
 
 def capture_seconds(worker: CaptureWorker, plan: Plan, record: RunRecord, shards: range) -> float:
     """As many shards in hand at once as the coordinator gives a worker."""
-    own = [plan.sequences.select(record.shard_sequences(shard)) for shard in shards]
     tasks = [
-        ShardTask(record, plan.model_source, plan.sae_paths, shard, sequences, "benchmark")
-        for shard, sequences in zip(shards, own, strict=True)
+        ShardTask(record, plan.model_source, plan.sae_paths, shard, plan.shard_sequences(shard), "benchmark")
+        for shard in shards
     ]
     started = time.perf_counter()
     with ThreadPoolExecutor(TASKS) as pool:
@@ -117,8 +118,7 @@ def measure(plan: Plan, device: str, bucket: Bucket) -> Iterator[tuple[float, fl
     """Tokens/s of forward, of forward in lanes and of capture, over all shards but the first, round after round."""
     model = load_model(plan.model_source, device=torch.device(device))
     shards = range(1, plan.record.shards_total)
-    sequences = range(plan.record.shard_sequences(1).start, plan.record.sequences_total)
-    tokens = len(plan.sequences.select(sequences).tokens)
+    tokens = sum(len(plan.shard_sequences(shard).tokens) for shard in shards)
     for number in range(ROUNDS):
         record = create_run(bucket, replace(plan.record, run=f"round-{number}"))
         worker = CaptureWorker(bucket, torch.device(device))
