@@ -27,7 +27,15 @@ from actstore._features import Examples, Feature, FeaturePage, FeatureStatistics
 from actstore._lab import Lab
 from actstore._local_stack import LocalStack
 from actstore._norms import Growth, NormProfile
-from actstore._records import CaptureProgress, CaptureSpecification, Provenance, S3Access, SaeAttachment
+from actstore._records import (
+    CaptureEstimate,
+    CaptureProgress,
+    CaptureSpecification,
+    Positions,
+    Provenance,
+    S3Access,
+    SaeAttachment,
+)
 from actstore._run import Run
 from actstore._sweep import Sweep
 from actstore._tables import Answer, Table
@@ -39,6 +47,7 @@ __all__ = [
     "BadRequest",
     "Cancelled",
     "Capture",
+    "CaptureEstimate",
     "CaptureProgress",
     "CaptureSpecification",
     "Conflict",
@@ -56,6 +65,7 @@ __all__ = [
     "MissingLibrary",
     "NormProfile",
     "NotFound",
+    "Positions",
     "Provenance",
     "Run",
     "S3Access",

@@ -1,5 +1,6 @@
 """Dense activations of one site as they were stored."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from actstore import _arguments
 from actstore._errors import Fault
 from actstore._tables import Answer
 
@@ -24,13 +26,18 @@ _ROW_FIELDS = [
         "flags": pa.uint8(),
     }.items()
 ]
+ROW_COLUMNS = tuple(field.name for field in _ROW_FIELDS)
 TOKEN_SCHEMA = pa.schema([*_ROW_FIELDS, pa.field("text", pa.string())])
 
 
-def activation_schema(dtype: str, d_model: int) -> pa.Schema:
+def activation_schema(columns: Iterable[str], sites: Iterable[str], dtype: str, d_model: int) -> pa.Schema:
+    """Of an answer without rows, which does not tell its own."""
     metadata = {"dtype": dtype, "d_model": str(d_model)}
     width = d_model * np.dtype(_ELEMENT_TYPES[dtype]).itemsize
-    return pa.schema([*_ROW_FIELDS, pa.field("activation", pa.binary(width), nullable=False, metadata=metadata)])
+    beside = [field for field in _ROW_FIELDS if field.name in set(columns)]
+    return pa.schema(
+        [*beside, *(pa.field(site, pa.binary(width), nullable=False, metadata=metadata) for site in sites)]
+    )
 
 
 def assembled(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
@@ -40,40 +47,56 @@ def assembled(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
 
 @dataclass(frozen=True, repr=False)
 class Activations(Answer):
-    """A row a token: sequence, position, document, token, flags, and `activation`, the raw bits of d_model elements."""
+    """A row a token: sequence, position, document, token, flags, and `activation`, the raw bits of d_model elements.
 
-    site: str
+    Of several sites each has a column of its own, under its name, instead of `activation`.
+    """
+
+    sites: tuple[str, ...]
+
+    @property
+    def site(self) -> str:
+        """The first, or only, one."""
+        return self.sites[0]
 
     @property
     def dtype(self) -> str:
-        """float32, bfloat16 or float16: what the elements are stored as."""
-        return self._metadata(b"dtype")
+        """float32, bfloat16 or float16: what the elements of the first site are stored as."""
+        return self._metadata(self.site, b"dtype")
 
     @property
     def d_model(self) -> int:
-        return int(self._metadata(b"d_model"))
+        """Elements in a row of the first site."""
+        return int(self._metadata(self.site, b"d_model"))
 
-    def to_numpy(self) -> npt.NDArray[np.float32]:
-        """[rows, d_model], widened to float32 without changing any value."""
-        return widen(self.table.column("activation"), self.dtype, self.d_model)
+    def to_numpy(self, site: str | None = None) -> npt.NDArray[np.float32]:
+        """[rows, d_model] of one site (None: the first), widened to float32 without changing any value."""
+        site = _arguments.chosen(site, "site", self.sites)
+        dtype, width = self._metadata(site, b"dtype"), int(self._metadata(site, b"d_model"))
+        return widen(self.table.column(self._column(site)), dtype, width)
 
     def to_pandas(self) -> "pd.DataFrame":
         """As `to_arrow`, with each activation a float32 array instead of raw bits."""
         frame = super().to_pandas()
-        frame["activation"] = list(self.to_numpy())
+        for site in self.sites:
+            frame[self._column(site)] = list(self.to_numpy(site))
         return frame
 
-    def _metadata(self, key: bytes) -> str:
-        metadata = self.table.schema.field("activation").metadata or {}
+    def _column(self, site: str) -> str:
+        return "activation" if len(self.sites) == 1 else site
+
+    def _metadata(self, site: str, key: bytes) -> str:
+        metadata = self.table.schema.field(self._column(site)).metadata or {}
         if key not in metadata:
-            raise Fault(f"the activation column of {self.site} has no {key.decode()} in its metadata")
+            raise Fault(f"the activation column of {site} has no {key.decode()} in its metadata")
         return str(metadata[key].decode())
 
     def _title(self) -> str:
-        return f"Activations of {self.site}: {len(self):,} tokens x {self.d_model} {self.dtype}"
+        return f"Activations of {', '.join(self.sites)}: {len(self):,} tokens x {self.d_model} {self.dtype}"
 
     def _shown(self) -> list[dict[str, Any]]:
-        return [{**row, "activation": f"{self.d_model} x {self.dtype}"} for row in super()._shown()]
+        vectors = {self._column(site): f"{self._metadata(site, b'd_model')} x {self.dtype}" for site in self.sites}
+        return [{**row, **vectors} for row in super()._shown()]
 
 
 def widen(column: pa.ChunkedArray, dtype: str, d_model: int) -> npt.NDArray[np.float32]:

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from actstore._errors import refused
+from actstore._records import Positions, RowFilter
 
 TOKEN_CLASSES = ("bos", "special", "sink")
 DEFAULT_EXCLUSION = frozenset({"bos"})
+COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
 DIRECTIONS = ("denoise", "noise")
 MAXIMUM_COUNT = 2**32 - 1
 
@@ -28,6 +30,8 @@ def optional_count(value: int | None, field: str) -> int | None:
 
 def names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...]:
     """Several names; one string counts as one name, never as its letters."""
+    if not isinstance(values, str | Iterable | None):
+        raise refused(f"{field} must be text, not {type(values).__name__}", field, repr(values), "a string, or several")
     found = (values,) if isinstance(values, str) else tuple(values or ())
     for name in found:
         text(name, field)
@@ -66,6 +70,50 @@ def choices(values: Iterable[str] | str | None, field: str, allowed: Sequence[st
     return found
 
 
+def chosen(value: str | None, field: str, allowed: Sequence[str]) -> str:
+    """None is the first."""
+    if value is None:
+        return allowed[0]
+    return choices(value, field, allowed)[0]
+
+
+def whole_numbers(values: Iterable[int] | None, field: str, maximum: int) -> tuple[int, ...]:
+    return tuple(count(value, field, maximum=maximum) for value in values or ())
+
+
+def positions(value: object) -> Positions:
+    """Numbers that the wire could not carry are refused here, the rest by the workers."""
+    if value is None:
+        return Positions()
+    if not isinstance(value, Positions):
+        allowed = "Positions.last(), .every(stride), .random(fraction, seed), .active(sae, feature)"
+        raise refused(f"positions cannot be {value!r}", "positions", repr(value), allowed)
+    count(value.stride, "positions.stride")
+    count(value.seed, "positions.seed", maximum=2**64 - 1)
+    count(value.feature, "positions.feature")
+    fractions([value.fraction], "positions.fraction")
+    return value
+
+
+def row_filters(values: Iterable[tuple[str, str, object]]) -> tuple[RowFilter, ...]:
+    return tuple(_row_filter(value) for value in values)
+
+
+def _row_filter(value: tuple[str, str, object]) -> RowFilter:
+    allowed = f"(column, one of {' '.join(COMPARISONS)}, value)"
+    if isinstance(value, str) or len(value) != 3 or value[1] not in COMPARISONS:
+        raise refused(f"{value!r} is not a filter", "filters", repr(value), allowed)
+    column, comparison, wanted = value
+    several = comparison in ("in", "not in")
+    if several and (isinstance(wanted, str) or not isinstance(wanted, Iterable)):
+        raise refused(f"{comparison!r} compares with several values", "filters", repr(value), allowed)
+    wanted_values = tuple(wanted) if several and isinstance(wanted, Iterable) else (wanted,)
+    for one in wanted_values:
+        if type(one) not in (str, int, float, bool):
+            raise refused(f"a filter compares with text or numbers, not {one!r}", "filters", repr(value), allowed)
+    return RowFilter(text(column, "filters"), comparison, wanted_values if several else wanted)
+
+
 def exclusion(values: Iterable[str] | str | None) -> frozenset[str]:
     """None is the default, BOS; an empty collection leaves nothing out."""
     return DEFAULT_EXCLUSION if values is None else frozenset(choices(values, "exclude", TOKEN_CLASSES))
@@ -81,16 +129,16 @@ def layer_range(layers: Sequence[int] | None) -> tuple[int, int] | None:
     return count(layers[0], "layers"), count(layers[1], "layers")
 
 
-def sequence_range(sequences: object) -> tuple[int, int | None]:
-    """(first sequence, how many or None for all that follow) of a range or slice with step 1."""
-    if sequences is None:
+def stretch(values: object, field: str) -> tuple[int, int | None]:
+    """(first, how many or None for all that follow) of a range or slice with step 1."""
+    if values is None:
         return 0, None
-    if not isinstance(sequences, range | slice):
-        message = "sequences is a range or a slice, such as range(10)"
-        raise refused(message, "sequences", repr(sequences), "range or slice")
-    if sequences.step not in (None, 1):
-        raise refused(f"sequences {sequences} has a step other than 1", "sequences", repr(sequences), "step 1")
-    first = count(sequences.start or 0, "sequences")
-    if sequences.stop is None:
+    if not isinstance(values, range | slice):
+        message = f"{field} is a range or a slice, such as range(10)"
+        raise refused(message, field, repr(values), "range or slice")
+    if values.step not in (None, 1):
+        raise refused(f"{field} {values} has a step other than 1", field, repr(values), "step 1")
+    first = count(values.start or 0, field)
+    if values.stop is None:
         return first, None
-    return first, max(count(sequences.stop, "sequences") - first, 0)
+    return first, max(count(values.stop, field) - first, 0)

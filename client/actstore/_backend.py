@@ -1,6 +1,6 @@
 """Whom the client asks: a service over gRPC, or a bucket by itself. The same calls, the same answers, the same errors.
 
-`exclude` is a set of token classes (`bos`, `special`), empty for none; elsewhere None means the answerer's default.
+`exclude` is a set of token classes (bos, special, sink), empty for none; elsewhere None means the answerer's default.
 """
 
 from abc import ABC, abstractmethod
@@ -11,10 +11,12 @@ import pyarrow as pa
 from actstore._features import Examples, FeatureStatistics
 from actstore._norms import Growth, NormProfile
 from actstore._records import (
+    CaptureEstimate,
     CaptureProgress,
     CaptureSpecification,
     ModelDescription,
     Provenance,
+    RowQuery,
     RunDescription,
     SaeDescription,
     SweepProgress,
@@ -61,10 +63,14 @@ class Backend(ABC):
     ) -> FeatureStatistics: ...
 
     @abstractmethod
-    def read_activations(self, run: str, site: str, first: int, count: int | None) -> Rows: ...
+    def read_activations(self, run: str, query: RowQuery) -> Rows:
+        """One site's column is `activation`; several have their names."""
 
     @abstractmethod
-    def read_tokens(self, run: str, first: int, count: int | None) -> Rows: ...
+    def read_tokens(self, run: str, query: RowQuery) -> Rows: ...
+
+    @abstractmethod
+    def estimate_capture(self, specification: CaptureSpecification) -> CaptureEstimate: ...
 
     @abstractmethod
     def start_capture(self, specification: CaptureSpecification) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,14 @@ from actstore._errors import ActstoreError, error_of, refused
 from actstore._features import Examples, FeatureStatistics
 from actstore._norms import Growth, NormProfile
 from actstore._records import (
+    CaptureEstimate,
     CaptureProgress,
     CaptureSpecification,
     ModelDescription,
+    Positions,
     Provenance,
+    RowFilter,
+    RowQuery,
     RunDescription,
     S3Access,
     SaeAttachment,
@@ -101,15 +105,18 @@ class BucketBackend(Backend):
                 **_origin(snapshot, exclude, (sae,)),
             )
 
-    def read_activations(self, run: str, site: str, first: int, count: int | None) -> Rows:
+    def read_activations(self, run: str, query: RowQuery) -> Rows:
+        sites = query.sites[0] if len(query.sites) == 1 else query.sites
         with self._snapshot(run) as snapshot:
-            batches = rows.read_activations(snapshot, site, first_sequence=first, sequence_count=count)
+            batches = rows.read_activations(snapshot, sites, _filter(query), query.columns)
             return list(batches), _provenance(snapshot, ())
 
-    def read_tokens(self, run: str, first: int, count: int | None) -> Rows:
+    def read_tokens(self, run: str, query: RowQuery) -> Rows:
         with self._snapshot(run) as snapshot:
-            batches = rows.read_tokens(snapshot, first_sequence=first, sequence_count=count)
-            return list(batches), _provenance(snapshot, ())
+            return list(rows.read_tokens(snapshot, _filter(query))), _provenance(snapshot, ())
+
+    def estimate_capture(self, specification: CaptureSpecification) -> CaptureEstimate:  # noqa: ARG002
+        raise self._needs_service("estimating a capture")
 
     def start_capture(self, specification: CaptureSpecification) -> str:  # noqa: ARG002
         raise self._needs_service("capture")
@@ -174,6 +181,14 @@ def _run(snapshot: Snapshot) -> RunDescription:
         dtype=asked.dtype,
         sequences_per_shard=asked.sequences_per_shard,
         sequences_per_batch=asked.sequences_per_batch,
+        storage_dtype=asked.storage_dtype,
+        widen_on_overflow=asked.widen_on_overflow,
+        packing=asked.packing,
+        positions=_record(Positions, asked.positions),
+        tokens_field=asked.tokens_field,
+        row_filters=tuple(_record(RowFilter, found) for found in asked.row_filters),
+        max_documents=asked.max_documents,
+        sink_ratio=asked.sink_ratio or 0.0,
     )
     return RunDescription(
         name=record.run,
@@ -188,3 +203,7 @@ def _run(snapshot: Snapshot) -> RunDescription:
         layer_count=record.layer_count,
         d_model=record.d_model,
     )
+
+
+def _filter(query: RowQuery) -> rows.TokenFilter:
+    return rows.TokenFilter(**{field.name: getattr(query, field.name) for field in fields(rows.TokenFilter)})

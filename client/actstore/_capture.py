@@ -71,7 +71,11 @@ class Capture:
 
 
 def _shards(news: CaptureProgress) -> str:
-    return f"{news.shards_committed}/{news.shards_total} shards" if news.shards_total else news.state
+    if not news.shards_total:
+        return news.state
+    failed = f", {len(news.failed_shards)} failed" if news.failed_shards else ""
+    paused = f", paused: {news.failure}" if news.state == "paused" else ""
+    return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}"
 
 
 class Bar:

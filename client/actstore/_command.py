@@ -10,16 +10,37 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from actstore import _arguments
 from actstore._connect import connect
-from actstore._errors import ActstoreError
+from actstore._errors import ActstoreError, refused
 from actstore._features import DEFAULT_EXAMPLES
 from actstore._lab import Lab
 from actstore._local_stack import LocalStack
+from actstore._records import Positions
 
+POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
+CAPTURE_OPTIONS = (
+    "dataset",
+    "sites",
+    "norms",
+    "saes",
+    "revision",
+    "context_length",
+    "max_tokens",
+    "dtype",
+    "name",
+    "text_field",
+    "storage_dtype",
+    "widen_on_overflow",
+    "packing",
+    "tokens_field",
+    "max_documents",
+    "sink_ratio",
+)
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 LOOK_SECONDS = 0.5
 
@@ -97,25 +118,38 @@ def runs(options: argparse.Namespace) -> None:
 
 
 def capture(options: argparse.Namespace) -> None:
+    asked = {name: getattr(options, name) for name in CAPTURE_OPTIONS} | {"positions": _positions(options)}
     with _lab(options) as lab:
-        started = lab.capture(
-            options.model,
-            dataset=options.dataset,
-            sites=options.sites,
-            norms=options.norms,
-            saes=options.saes,
-            revision=options.revision,
-            context_length=options.context_length,
-            max_tokens=options.max_tokens,
-            dtype=options.dtype,
-            name=options.name,
-            text_field=options.text_field,
-        )
+        if options.dry_run:
+            estimate = lab.estimate(options.model, **asked)
+            _say(options, asdict(estimate), repr(estimate))
+            return
+        started = lab.capture(options.model, **asked)
         if options.no_wait:
             _say(options, {"run": started.run_name}, repr(started))
             return
         run = started.wait()
         _say(options, {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed}, repr(run))
+
+
+def _positions(options: argparse.Namespace) -> Positions | None:
+    """Of --positions: last, every:4, random:0.1 or random:0.1:SEED, active:SAE:FEATURE."""
+    kind, *rest = (options.positions or "all").split(":")
+    try:
+        match kind, rest:
+            case "all", []:
+                return None
+            case "last", []:
+                return Positions.last()
+            case "every", [stride]:
+                return Positions.every(int(stride))
+            case "random", [fraction, *seed] if len(seed) < 2:
+                return Positions.random(float(fraction), int(seed[0]) if seed else 0)
+            case "active", [sae, feature]:
+                return Positions.active(sae, int(feature))
+    except ValueError:
+        pass
+    raise refused(f"--positions {options.positions!r} is not known", "positions", options.positions, POSITIONS_HELP)
 
 
 def cancel(options: argparse.Namespace) -> None:
@@ -231,7 +265,17 @@ def _add_capture(verbs: Any) -> None:
     verb.add_argument("--context-length", type=int, help="tokens in a sequence (default: the model's)")
     verb.add_argument("--max-tokens", type=int, help="tokens in all (default: the whole dataset)")
     verb.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    verb.add_argument("--text-field", default="text", help="the column of a JSONL or Parquet dataset")
+    verb.add_argument("--storage-dtype", default="", choices=("", "float32", "bfloat16", "float16"), help="of vectors")
+    verb.add_argument("--widen-on-overflow", action="store_true", help="store what does not fit as float32")
+    verb.add_argument("--packing", action="store_true", help="several sequences to a row of a batch")
+    verb.add_argument("--positions", help=f"whose vectors are stored: {POSITIONS_HELP} (default: all)")
+    verb.add_argument("--text-field", default="", help="the column of a JSONL or Parquet dataset (default: text)")
+    verb.add_argument("--tokens-field", default="", help="the column of token ids, where the dataset has them")
+    verb.add_argument("--max-documents", type=int, help="documents in all (default: the whole dataset)")
+    verb.add_argument("--sink-ratio", type=float, help="norm of a sink over its sequence's median (default: 10)")
+    verb.add_argument(
+        "--dry-run", action="store_true", help="print tokens, bytes by product and seconds; store nothing"
+    )
     verb.add_argument("--no-wait", action="store_true", help="return as soon as the capture is accepted")
 
 

@@ -3,7 +3,7 @@
 import ipaddress
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,13 +17,18 @@ from actstore._errors import ActstoreError, Denied, Fault, error_of
 from actstore._features import Examples, FeatureStatistics
 from actstore._norms import Growth, NormProfile
 from actstore._records import (
+    CaptureEstimate,
     CaptureProgress,
     CaptureSpecification,
     ModelDescription,
+    Positions,
     Provenance,
+    RowFilter,
+    RowQuery,
     RunDescription,
     SaeAttachment,
     SaeDescription,
+    ShardFailure,
     SweepProgress,
     SweepRequest,
     field_names,
@@ -44,7 +49,7 @@ from actstore_api.v1 import (
 # Of a unary call with all its attempts. Streams have none: a capture may take days.
 DEADLINE_SECONDS = 60.0
 # The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
-START_CAPTURE_SECONDS = 600.0
+START_CAPTURE_SECONDS = 3600.0
 MAXIMUM_MESSAGE_BYTES = 256 * 2**20
 READS = {
     "CatalogService": ("ListRuns", "GetRun", "ListModels", "ListSaes"),
@@ -75,8 +80,26 @@ _BOS = {
     True: capture_pb2.BOS_POLICY_PREPEND,
     False: capture_pb2.BOS_POLICY_NONE,
 }
+_COMPARISONS = {
+    "==": capture_pb2.COMPARISON_EQUAL,
+    "!=": capture_pb2.COMPARISON_NOT_EQUAL,
+    "<": capture_pb2.COMPARISON_LESS,
+    "<=": capture_pb2.COMPARISON_LESS_OR_EQUAL,
+    ">": capture_pb2.COMPARISON_GREATER,
+    ">=": capture_pb2.COMPARISON_GREATER_OR_EQUAL,
+    "in": capture_pb2.COMPARISON_IN,
+    "not in": capture_pb2.COMPARISON_NOT_IN,
+}
+_COMPARISONS_BACK = {number: comparison for comparison, number in _COMPARISONS.items()}
+_VALUE_FIELDS = {str: "text", int: "integer", float: "real", bool: "truth"}
 _BOS_BACK = {number: bos for bos, number in _BOS.items()}
-_CLASSES = {"bos": common_pb2.TOKEN_CLASS_BOS, "special": common_pb2.TOKEN_CLASS_SPECIAL}
+_CLASSES: Mapping[str, Any] = {
+    name: common_pb2.TokenClass.Value(f"TOKEN_CLASS_{name.upper()}") for name in ("bos", "special", "sink")
+}
+_COLUMNS: Mapping[str, Any] = {
+    name: activation_pb2.RowColumn.Value(f"ROW_COLUMN_{name.upper()}")
+    for name in ("sequence", "position", "document", "token", "flags")
+}
 _CLASSES_BACK = {number: name for name, number in _CLASSES.items()}
 _DIRECTIONS = {"denoise": patching_pb2.PATCH_DIRECTION_DENOISE, "noise": patching_pb2.PATCH_DIRECTION_NOISE}
 
@@ -166,13 +189,25 @@ class GrpcBackend(Backend):
             **_origin(answer),
         )
 
-    def read_activations(self, run: str, site: str, first: int, count: int | None) -> Rows:
-        request = activation_pb2.ReadActivationsRequest(run=run, site=site, first_sequence=first, sequence_count=count)
+    def read_activations(self, run: str, query: RowQuery) -> Rows:
+        request = activation_pb2.ReadActivationsRequest(
+            run=run,
+            site=query.sites[0],
+            more_sites=query.sites[1:],
+            columns=[_COLUMNS[name] for name in query.columns] or [activation_pb2.ROW_COLUMN_NONE],
+            **_row_range(query),
+        )
         return _rows(self._listen(self._activations.ReadActivations, request))
 
-    def read_tokens(self, run: str, first: int, count: int | None) -> Rows:
-        request = activation_pb2.ReadTokensRequest(run=run, first_sequence=first, sequence_count=count)
+    def read_tokens(self, run: str, query: RowQuery) -> Rows:
+        request = activation_pb2.ReadTokensRequest(run=run, **_row_range(query))
         return _rows(self._listen(self._activations.ReadTokens, request))
+
+    def estimate_capture(self, specification: CaptureSpecification) -> CaptureEstimate:
+        request = capture_pb2.EstimateCaptureRequest(specification=_specification_out(specification))
+        found = self._ask(self._captures.EstimateCapture, request, START_CAPTURE_SECONDS).estimate
+        fields = {name: getattr(found, name) for name in field_names(CaptureEstimate)}
+        return CaptureEstimate(**{**fields, "bytes_by_product": dict(found.bytes_by_product)})
 
     def start_capture(self, specification: CaptureSpecification) -> str:
         request = capture_pb2.StartCaptureRequest(specification=_specification_out(specification))
@@ -294,6 +329,18 @@ def _exclusion(classes: Iterable[str]) -> common_pb2.Exclusion:
     return common_pb2.Exclusion(classes=[_CLASSES[name] for name in sorted(classes)])
 
 
+def _row_range(query: RowQuery) -> dict[str, Any]:
+    """The fields that both requests for rows have."""
+    kept = activation_pb2.TokenFilter(
+        tokens=query.tokens,
+        documents=query.documents,
+        first_position=query.first_position,
+        end_position=query.end_position,
+        exclude=_exclusion(query.exclude),
+    )
+    return {"first_sequence": query.first_sequence, "sequence_count": query.sequence_count, "filter": kept}
+
+
 def _run(message: catalog_pb2.Run) -> RunDescription:
     return RunDescription(
         name=message.name,
@@ -330,6 +377,57 @@ def _specification_in(message: capture_pb2.CaptureSpecification) -> CaptureSpeci
         dtype=message.dtype,
         sequences_per_shard=_given(message, "sequences_per_shard"),
         sequences_per_batch=_given(message, "sequences_per_batch"),
+        storage_dtype=message.storage_dtype,
+        widen_on_overflow=message.widen_on_overflow,
+        packing=message.packing,
+        positions=_positions_in(message.positions),
+        tokens_field=message.dataset.tokens_field,
+        row_filters=tuple(_row_filter_in(found) for found in message.dataset.filters),
+        max_documents=_given(message.dataset, "max_documents"),
+        sink_ratio=_given(message, "sink_ratio"),
+    )
+
+
+def _positions_in(message: capture_pb2.PositionSelection) -> Positions:
+    match message.WhichOneof("kind"):
+        case "last":
+            return Positions.last()
+        case "stride":
+            return Positions.every(message.stride)
+        case "random":
+            return Positions.random(message.random.fraction, message.random.seed)
+        case "feature":
+            return Positions.active(message.feature.sae, message.feature.feature)
+    return Positions()
+
+
+def _positions_out(positions: Positions) -> capture_pb2.PositionSelection | None:
+    match positions.kind:
+        case "last":
+            return capture_pb2.PositionSelection(last=True)
+        case "stride":
+            return capture_pb2.PositionSelection(stride=positions.stride)
+        case "fraction":
+            random = capture_pb2.RandomFraction(fraction=positions.fraction, seed=positions.seed)
+            return capture_pb2.PositionSelection(random=random)
+        case "feature":
+            feature = capture_pb2.FeaturePositions(sae=positions.sae, feature=positions.feature)
+            return capture_pb2.PositionSelection(feature=feature)
+    return None
+
+
+def _row_filter_in(message: capture_pb2.RowFilter) -> RowFilter:
+    comparison = _COMPARISONS_BACK[message.comparison]
+    values = tuple(getattr(value, value.WhichOneof("kind")) for value in message.values)
+    return RowFilter(message.column, comparison, values if comparison in ("in", "not in") else values[0])
+
+
+def _row_filter_out(found: RowFilter) -> capture_pb2.RowFilter:
+    values = found.value if isinstance(found.value, tuple) else (found.value,)
+    return capture_pb2.RowFilter(
+        column=found.column,
+        comparison=_COMPARISONS[found.comparison],
+        values=[capture_pb2.FilterValue(**{_VALUE_FIELDS[type(value)]: value}) for value in values],
     )
 
 
@@ -338,7 +436,12 @@ def _specification_out(specification: CaptureSpecification) -> capture_pb2.Captu
         run=specification.run,
         model=capture_pb2.ModelReference(name=specification.model, revision=specification.model_revision),
         dataset=capture_pb2.DatasetReference(
-            name=specification.dataset, text_field=specification.text_field, max_tokens=specification.max_tokens
+            name=specification.dataset,
+            text_field=specification.text_field,
+            max_tokens=specification.max_tokens,
+            tokens_field=specification.tokens_field,
+            filters=[_row_filter_out(found) for found in specification.row_filters],
+            max_documents=specification.max_documents,
         ),
         context_length=specification.context_length,
         bos=_BOS[specification.bos],
@@ -348,16 +451,27 @@ def _specification_out(specification: CaptureSpecification) -> capture_pb2.Captu
         dtype=specification.dtype,
         sequences_per_shard=specification.sequences_per_shard,
         sequences_per_batch=specification.sequences_per_batch,
+        storage_dtype=specification.storage_dtype,
+        widen_on_overflow=specification.widen_on_overflow,
+        packing=specification.packing,
+        positions=_positions_out(specification.positions),
+        sink_ratio=specification.sink_ratio,
     )
 
 
 def _progress(message: capture_pb2.CaptureProgress) -> CaptureProgress:
     if message.state == capture_pb2.CAPTURE_STATE_FAILED:
         failed = message.failure
-        raise error_of(Failure(known_reason(failed.reason), failed.message, dict(failed.details)))
+        shards = ", ".join(str(found.shard) for found in message.failed_shards)
+        text = f"{failed.message} (shards {shards}; all others are committed)" if shards else failed.message
+        raise error_of(Failure(known_reason(failed.reason), text, dict(failed.details)))
     state = capture_pb2.CaptureState.Name(message.state).removeprefix("CAPTURE_STATE_").lower()
-    counts = {name: getattr(message, name) for name in field_names(CaptureProgress) if name != "state"}
-    return CaptureProgress(state=state, **counts)
+    own = ("state", "failure", "failed_shards")
+    counts: dict[str, Any] = {name: getattr(message, name) for name in field_names(CaptureProgress) if name not in own}
+    failed_shards = tuple(
+        ShardFailure(found.shard, found.failure.reason, found.failure.message) for found in message.failed_shards
+    )
+    return CaptureProgress(state=state, failure=message.failure.message, failed_shards=failed_shards, **counts)
 
 
 def _sweep_out(request: SweepRequest) -> patching_pb2.RunSweepRequest:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -14,8 +14,10 @@ from actstore._backend import Backend
 from actstore._capture import Bar, Capture
 from actstore._errors import Fault, refused
 from actstore._records import (
+    CaptureEstimate,
     CaptureSpecification,
     ModelDescription,
+    Positions,
     RunDescription,
     SaeDescription,
     SweepProgress,
@@ -85,20 +87,69 @@ class Lab:
         max_tokens: int | None = None,
         dtype: str = "float32",
         name: str | None = None,
-        text_field: str = "text",
+        text_field: str = "",
         bos: bool | None = None,
         sequences_per_shard: int | None = None,
         sequences_per_batch: int | None = None,
+        storage_dtype: str = "",
+        widen_on_overflow: bool = False,
+        packing: bool = False,
+        positions: Positions | None = None,
+        tokens_field: str = "",
+        filters: Iterable[tuple[str, str, object]] = (),
+        max_documents: int | None = None,
+        sink_ratio: float | None = None,
     ) -> Capture:
         """Run a model over text in the workers and store what it shows; `.wait()` gives the run.
 
         `sites` are stored as whole vectors, `norms` as L2 norms (None and an empty collection both mean every site),
         `saes` as their nonzero features.
-        A site is `resid_post.2`, or `resid_post` for that site of every layer. `context_length` (None: the model's)
-        counts tokens of a sequence, `max_tokens` of the whole run, both with BOS; `bos` None follows the tokenizer. The
-        same capture again is the same run, and finishes it.
+        A site is `resid_post.2`, or `resid_post` for that site of every layer; of q, k, v, z and pattern, `z.2` has all
+        heads of a layer and `z.2.5` one. `context_length` (None: the model's) counts tokens of a sequence, `max_tokens`
+        of the whole run, both with BOS; `bos` None follows the tokenizer. The same capture again is the same run, and
+        finishes it.
+
+        `dataset` is a path below the workers' dataset folders or stores, or `hf:OWNER/NAME:SPLIT`. Of a table,
+        `text_field` or (token ids) `tokens_field` is the column to read; `filters` keep rows, as pyarrow's do:
+        ("language", "==", "en"); `max_documents` counts those kept. `storage_dtype` (empty: `dtype`) is what vectors
+        are stored in; a value that it cannot hold refuses the shard, or stores that site of it as float32 with
+        `widen_on_overflow`. `positions` chooses the tokens whose vectors are stored: Positions.last(), .every(4),
+        .random(0.1, seed=0), .active(sae, feature). `packing` puts several sequences into a row of a batch, without
+        attention between them. A token is flagged as a sink where its norm exceeds its sequence's median `sink_ratio`
+        times (None: 10; 0: none is).
         """
-        specification = CaptureSpecification(
+        return Capture(self._backend.start_capture(self._specification(**_given(locals()))), self._backend)
+
+    def estimate(self, model: str, *, dataset: str, **options: Any) -> CaptureEstimate:
+        """What `capture` with the same arguments would take: tokens, bytes by product, seconds. Nothing is stored."""
+        return self._backend.estimate_capture(self._specification(model, dataset, **options))
+
+    @staticmethod
+    def _specification(
+        model: str,
+        dataset: str,
+        sites: Iterable[str] = (),
+        norms: Iterable[str] | None = None,
+        saes: Iterable[str] = (),
+        revision: str = "",
+        context_length: int | None = None,
+        max_tokens: int | None = None,
+        dtype: str = "float32",
+        name: str | None = None,
+        text_field: str = "",
+        bos: bool | None = None,
+        sequences_per_shard: int | None = None,
+        sequences_per_batch: int | None = None,
+        storage_dtype: str = "",
+        widen_on_overflow: bool = False,
+        packing: bool = False,
+        positions: Positions | None = None,
+        tokens_field: str = "",
+        filters: Iterable[tuple[str, str, object]] = (),
+        max_documents: int | None = None,
+        sink_ratio: float | None = None,
+    ) -> CaptureSpecification:
+        return CaptureSpecification(
             model=_arguments.text(model, "model"),
             dataset=_arguments.text(dataset, "dataset"),
             run=_arguments.text(name or "", "name"),
@@ -113,8 +164,15 @@ class Lab:
             dtype=_arguments.text(dtype, "dtype"),
             sequences_per_shard=optional_count(sequences_per_shard, "sequences_per_shard"),
             sequences_per_batch=optional_count(sequences_per_batch, "sequences_per_batch"),
+            storage_dtype=_arguments.text(storage_dtype, "storage_dtype"),
+            widen_on_overflow=bool(widen_on_overflow),
+            packing=bool(packing),
+            positions=_arguments.positions(positions),
+            tokens_field=_arguments.text(tokens_field, "tokens_field"),
+            row_filters=_arguments.row_filters(filters),
+            max_documents=optional_count(max_documents, "max_documents"),
+            sink_ratio=None if sink_ratio is None else _arguments.fractions([sink_ratio], "sink_ratio")[0],
         )
-        return Capture(self._backend.start_capture(specification), self._backend)
 
     def patch(
         self,
@@ -196,3 +254,7 @@ def _pair(answers: Sequence[str]) -> tuple[str, str]:
         message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
         raise refused(message, "answers", repr(answers), '(" clean", " corrupt")')
     return _arguments.text(answers[0], "answers"), _arguments.text(answers[1], "answers")
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name != "self"}

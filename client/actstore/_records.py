@@ -50,6 +50,47 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """Which tokens' vectors a capture stores; norms and features are of every token. Made by the methods below."""
+
+    kind: str = "all"
+    stride: int = 1
+    fraction: float = 1.0
+    seed: int = 0
+    sae: str = ""
+    feature: int = 0
+
+    @classmethod
+    def last(cls) -> "Positions":
+        """The last token of each sequence."""
+        return cls("last")
+
+    @classmethod
+    def every(cls, stride: int) -> "Positions":
+        """Positions divisible by `stride`."""
+        return cls("stride", stride=stride)
+
+    @classmethod
+    def random(cls, fraction: float, seed: int = 0) -> "Positions":
+        """Each token with this probability; the same ones for the same seed."""
+        return cls("fraction", fraction=fraction, seed=seed)
+
+    @classmethod
+    def active(cls, sae: str, feature: int) -> "Positions":
+        """Tokens on which the feature is active; `sae` is one of the capture's."""
+        return cls("feature", sae=sae, feature=feature)
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Rows of a table dataset whose `column` compares so with `value`; `in` and `not in` take a tuple of values."""
+
+    column: str
+    comparison: str
+    value: object
+
+
+@dataclass(frozen=True)
 class CaptureSpecification:
     """What decides a run's content. In a request, None and empty mean the default; a run's has every default filled in.
 
@@ -70,6 +111,43 @@ class CaptureSpecification:
     dtype: str = ""
     sequences_per_shard: int | None = None
     sequences_per_batch: int | None = None
+    storage_dtype: str = ""
+    widen_on_overflow: bool = False
+    packing: bool = False
+    positions: Positions = field(default_factory=Positions)
+    tokens_field: str = ""
+    row_filters: tuple[RowFilter, ...] = ()
+    max_documents: int | None = None
+    # 0: no token is flagged as a sink.
+    sink_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class CaptureEstimate:
+    """What a capture would take, found without running the model; `seconds` are of the forward passes alone."""
+
+    documents: int
+    sequences: int
+    tokens: int
+    shards: int
+    bytes_by_product: Mapping[str, int]
+    bytes: int
+    seconds: float
+
+    def __repr__(self) -> str:
+        sizes = [f"  {product:<24} {size:>16,} bytes" for product, size in sorted(self.bytes_by_product.items())]
+        counts = f"{self.tokens:,} tokens in {self.sequences:,} sequences of {self.documents:,} documents"
+        time = f"about {self.seconds:,.0f} s of forward passes"
+        return "\n".join([f"{counts}, {self.shards:,} shards", *sizes, f"  {self.bytes:,} bytes in all; {time}"])
+
+
+@dataclass(frozen=True)
+class ShardFailure:
+    """A shard that failed each time it was tried, and why."""
+
+    shard: int
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -129,7 +207,10 @@ class SaeDescription:
 
 @dataclass(frozen=True)
 class CaptureProgress:
-    """`state` is preparing, running, complete, cancelled or failed; the totals are 0 while preparing."""
+    """`state` is preparing, running, paused, complete, cancelled or failed; the totals are 0 while preparing.
+
+    Paused: the store is not there, or refuses its credentials; `failure` says how, and it goes on once that is mended.
+    """
 
     run: str
     state: str
@@ -138,10 +219,27 @@ class CaptureProgress:
     tokens_committed: int = 0
     tokens_total: int = 0
     elapsed_seconds: float = 0.0
+    failure: str = ""
+    failed_shards: tuple[ShardFailure, ...] = ()
 
     @property
     def ended(self) -> bool:
         return self.state in ("complete", "cancelled", "failed")
+
+
+@dataclass(frozen=True)
+class RowQuery:
+    """Which stored rows, and which columns of them. Positions are from `first_position` to before `end_position`."""
+
+    sites: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ("sequence", "position", "document", "token", "flags")
+    first_sequence: int = 0
+    sequence_count: int | None = None
+    tokens: tuple[int, ...] = ()
+    documents: tuple[int, ...] = ()
+    first_position: int | None = None
+    end_position: int | None = None
+    exclude: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from actstore import _arguments, _html, _text
-from actstore._activations import TOKEN_SCHEMA, Activations, activation_schema, assembled
+from actstore._activations import ROW_COLUMNS, TOKEN_SCHEMA, Activations, activation_schema, assembled
 from actstore._backend import Backend
 from actstore._errors import refused
 from actstore._features import Feature
 from actstore._norms import NormProfile
-from actstore._records import CaptureSpecification, Provenance, RunDescription, SaeAttachment
+from actstore._records import CaptureSpecification, Provenance, RowQuery, RunDescription, SaeAttachment
 from actstore._tables import Answer
 
 
@@ -89,17 +89,46 @@ class Run:
         index = _arguments.count(index, "feature", maximum=widths[sae] - 1, reason="FEATURE_OUT_OF_RANGE")
         return Feature(self.name, sae, index, self._backend)
 
-    def activations(self, site: str, sequences: range | slice | None = None) -> Activations:
-        """Stored vectors of a dense site, of all sequences or those of a range or slice; all of it lands in memory."""
-        first, count = _arguments.sequence_range(sequences)
-        site = _arguments.text(site, "site")
-        batches, provenance = self._backend.read_activations(self.name, site, first, count)
-        schema = activation_schema(self.specification.dtype, self.d_model)
-        return Activations(table=assembled(batches, schema), site=site, provenance=provenance)
+    def activations(
+        self,
+        site: str | Sequence[str],
+        sequences: range | slice | None = None,
+        *,
+        positions: range | slice | None = None,
+        documents: Iterable[int] | None = None,
+        tokens: Iterable[int] | None = None,
+        exclude: Iterable[str] | str = (),
+        columns: Iterable[str] | str = ROW_COLUMNS,
+    ) -> Activations:
+        """Stored vectors of one dense site, or of several side by side; all of it lands in memory.
 
-    def tokens(self, sequences: range | slice | None = None) -> Answer:
-        """Columns sequence, position, document, token, flags (1 BOS, 2 special) and text."""
-        batches, provenance = self._backend.read_tokens(self.name, *_arguments.sequence_range(sequences))
+        Rows are those of the sequences, positions, documents and token ids given (None: all), without the token classes
+        in `exclude` (bos, special, sink). `columns` are those that come beside the vectors. `actstore_storage.loader`
+        reads a bucket for training, shuffled and without holding it in memory.
+        """
+        sites = _arguments.names(site, "site")
+        if not sites:
+            raise refused("name a site to read", "site", repr(site), self.dense_sites)
+        beside = _arguments.choices(columns, "columns", ROW_COLUMNS)
+        query = _row_query(sequences, positions, documents, tokens, exclude, sites=sites, columns=beside)
+        batches, provenance = self._backend.read_activations(self.name, query)
+        titles = ["activation"] if len(sites) == 1 else sites
+        asked = self.specification
+        schema = activation_schema(beside, titles, asked.storage_dtype or asked.dtype, self.d_model)
+        return Activations(table=assembled(batches, schema), sites=sites, provenance=provenance)
+
+    def tokens(
+        self,
+        sequences: range | slice | None = None,
+        *,
+        positions: range | slice | None = None,
+        documents: Iterable[int] | None = None,
+        tokens: Iterable[int] | None = None,
+        exclude: Iterable[str] | str = (),
+    ) -> Answer:
+        """Columns sequence, position, document, token, flags (1 BOS, 2 special, 4 sink) and text; rows as above."""
+        query = _row_query(sequences, positions, documents, tokens, exclude)
+        batches, provenance = self._backend.read_tokens(self.name, query)
         return Answer(table=assembled(batches, TOKEN_SCHEMA), provenance=provenance)
 
     def _rows(self) -> list[dict[str, object]]:
@@ -122,3 +151,25 @@ class Run:
 
     def _repr_html_(self) -> str:
         return _html.grid(["", self.name], self._rows()) + _html.note(self.provenance.summary)
+
+
+def _row_query(
+    sequences: range | slice | None,
+    positions: range | slice | None,
+    documents: Iterable[int] | None,
+    tokens: Iterable[int] | None,
+    exclude: Iterable[str] | str,
+    **of_activations: tuple[str, ...],
+) -> RowQuery:
+    first_sequence, sequence_count = _arguments.stretch(sequences, "sequences")
+    first_position, position_count = _arguments.stretch(positions, "positions")
+    return RowQuery(
+        first_sequence=first_sequence,
+        sequence_count=sequence_count,
+        tokens=_arguments.whole_numbers(tokens, "tokens", 2**31 - 1),
+        documents=_arguments.whole_numbers(documents, "documents", 2**63 - 1),
+        first_position=None if positions is None else first_position,
+        end_position=None if position_count is None else first_position + position_count,
+        exclude=_arguments.exclusion(exclude),
+        **of_activations,
+    )

@@ -1,6 +1,6 @@
 """Stored rows, in messages of bounded size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -10,9 +10,12 @@ from actstore_api.v1 import activation_pb2
 from actstore_api.v1.service_pb2_grpc import ActivationServiceServicer
 from actstore_service import wire
 from actstore_storage.bucket import Bucket
-from actstore_storage.rows import read_activations, read_tokens
+from actstore_storage.errors import BadRequest
+from actstore_storage.rows import TOKEN_COLUMNS, TokenFilter, read_activations, read_tokens
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
+
+_COLUMNS = {activation_pb2.RowColumn.Value(f"ROW_COLUMN_{name.upper()}"): name for name in TOKEN_COLUMNS}
 
 
 class ActivationService(ActivationServiceServicer):
@@ -24,14 +27,15 @@ class ActivationService(ActivationServiceServicer):
         self, request: activation_pb2.ReadActivationsRequest, context: grpc.ServicerContext
     ) -> Iterator[activation_pb2.ReadActivationsResponse]:
         snapshot = open_run(self._bucket, request.run)
-        batches = read_activations(snapshot, request.site, **_range(request))
+        sites = [request.site, *request.more_sites] if request.more_sites else request.site
+        batches = read_activations(snapshot, sites, _filter(request), _columns(request.columns))
         return self._messages(snapshot, batches, activation_pb2.ReadActivationsResponse)
 
     def ReadTokens(
         self, request: activation_pb2.ReadTokensRequest, context: grpc.ServicerContext
     ) -> Iterator[activation_pb2.ReadTokensResponse]:
         snapshot = open_run(self._bucket, request.run)
-        return self._messages(snapshot, read_tokens(snapshot, **_range(request)), activation_pb2.ReadTokensResponse)
+        return self._messages(snapshot, read_tokens(snapshot, _filter(request)), activation_pb2.ReadTokensResponse)
 
     def _messages(self, snapshot: Snapshot, batches: Iterable[pa.RecordBatch], response: type[Any]) -> Iterator[Any]:
         """Provenance comes with the first message, and without rows where there are none."""
@@ -43,5 +47,24 @@ class ActivationService(ActivationServiceServicer):
             yield response(rows=wire.table_message(part))
 
 
-def _range(request: Any) -> dict[str, int]:
-    return {"first_sequence": request.first_sequence, **wire.given(request, "sequence_count")}
+def _filter(request: Any) -> TokenFilter:
+    asked = request.filter
+    return TokenFilter(
+        first_sequence=request.first_sequence,
+        tokens=tuple(asked.tokens),
+        documents=tuple(asked.documents),
+        exclude=wire.excluded_classes(asked, default=frozenset()),
+        **wire.given(request, "sequence_count"),
+        **wire.given(asked, "first_position", "end_position"),
+    )
+
+
+def _columns(numbers: Sequence[int]) -> tuple[str, ...]:
+    """Nothing asked: all of them."""
+    for number in numbers:
+        if number != activation_pb2.ROW_COLUMN_NONE and number not in _COLUMNS:
+            allowed = [activation_pb2.RowColumn.Name(known) for known in _COLUMNS]
+            raise BadRequest(f"rows have no column {number}", field="columns", value=number, allowed=allowed)
+    if activation_pb2.ROW_COLUMN_NONE in numbers:
+        return ()
+    return tuple(name for number, name in _COLUMNS.items() if not numbers or number in numbers)

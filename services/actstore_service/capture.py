@@ -18,6 +18,11 @@ class CaptureService(CaptureServiceServicer):
     ) -> capture_pb2.StartCaptureResponse:
         return self._gateway.answer(self._gateway.capture.StartCapture, request, context)
 
+    def EstimateCapture(
+        self, request: capture_pb2.EstimateCaptureRequest, context: grpc.ServicerContext
+    ) -> capture_pb2.EstimateCaptureResponse:
+        return self._gateway.answer(self._gateway.capture.EstimateCapture, request, context)
+
     def WatchCapture(
         self, request: capture_pb2.WatchCaptureRequest, context: grpc.ServicerContext
     ) -> Iterator[capture_pb2.WatchCaptureResponse]:

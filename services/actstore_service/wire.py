@@ -11,7 +11,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION
 from actstore_storage.registry import ModelRecord, SaeModelRecord
 from actstore_storage.snapshot import Provenance, Snapshot
-from actstore_storage.specification import Specification
+from actstore_storage.specification import Positions, RowFilter, Specification
 
 TOKEN_CLASSES = {
     common_pb2.TOKEN_CLASS_BOS: "bos",
@@ -20,15 +20,28 @@ TOKEN_CLASSES = {
 }
 
 
+_COMPARISONS = {
+    "==": capture_pb2.COMPARISON_EQUAL,
+    "!=": capture_pb2.COMPARISON_NOT_EQUAL,
+    "<": capture_pb2.COMPARISON_LESS,
+    "<=": capture_pb2.COMPARISON_LESS_OR_EQUAL,
+    ">": capture_pb2.COMPARISON_GREATER,
+    ">=": capture_pb2.COMPARISON_GREATER_OR_EQUAL,
+    "in": capture_pb2.COMPARISON_IN,
+    "not in": capture_pb2.COMPARISON_NOT_IN,
+}
+_VALUE_FIELDS = {str: "text", int: "integer", float: "real", bool: "truth"}
+
+
 def given(request: Any, *names: str) -> dict[str, Any]:
     """The optional fields that a request sets; storage knows the defaults of the others."""
     return {name: getattr(request, name) for name in names if request.HasField(name)}
 
 
-def excluded_classes(request: Any) -> frozenset[str]:
-    """Absent: BOS. Present and empty: none."""
+def excluded_classes(request: Any, default: frozenset[str] = DEFAULT_EXCLUSION) -> frozenset[str]:
+    """Absent: the default, BOS. Present and empty: none."""
     if not request.HasField("exclude"):
-        return DEFAULT_EXCLUSION
+        return default
     for number in request.exclude.classes:
         if number not in TOKEN_CLASSES:
             raise BadRequest(
@@ -93,7 +106,12 @@ def _specification_message(run: str, specification: Specification) -> capture_pb
         run=run,
         model=capture_pb2.ModelReference(name=specification.model, revision=specification.model_revision),
         dataset=capture_pb2.DatasetReference(
-            name=specification.dataset, text_field=specification.text_field, max_tokens=specification.max_tokens
+            name=specification.dataset,
+            text_field=specification.text_field,
+            max_tokens=specification.max_tokens,
+            tokens_field=specification.tokens_field,
+            filters=[_row_filter_message(found) for found in specification.row_filters],
+            max_documents=specification.max_documents,
         ),
         context_length=specification.context_length,
         bos=capture_pb2.BOS_POLICY_PREPEND if specification.prepend_bos else capture_pb2.BOS_POLICY_NONE,
@@ -103,4 +121,33 @@ def _specification_message(run: str, specification: Specification) -> capture_pb
         dtype=specification.dtype,
         sequences_per_shard=specification.sequences_per_shard,
         sequences_per_batch=specification.sequences_per_batch,
+        storage_dtype=specification.storage_dtype,
+        widen_on_overflow=specification.widen_on_overflow,
+        packing=specification.packing,
+        positions=_positions_message(specification.positions),
+        sink_ratio=specification.sink_ratio or 0.0,
+    )
+
+
+def _positions_message(positions: Positions) -> capture_pb2.PositionSelection | None:
+    match positions.kind:
+        case "last":
+            return capture_pb2.PositionSelection(last=True)
+        case "stride":
+            return capture_pb2.PositionSelection(stride=positions.stride)
+        case "fraction":
+            random = capture_pb2.RandomFraction(fraction=positions.fraction, seed=positions.seed)
+            return capture_pb2.PositionSelection(random=random)
+        case "feature":
+            feature = capture_pb2.FeaturePositions(sae=positions.sae, feature=positions.feature)
+            return capture_pb2.PositionSelection(feature=feature)
+    return None
+
+
+def _row_filter_message(found: RowFilter) -> capture_pb2.RowFilter:
+    values = found.value if isinstance(found.value, tuple) else (found.value,)
+    return capture_pb2.RowFilter(
+        column=found.column,
+        comparison=_COMPARISONS[found.comparison],
+        values=[capture_pb2.FilterValue(**{_VALUE_FIELDS[type(value)]: value}) for value in values],
     )

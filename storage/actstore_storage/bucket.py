@@ -42,8 +42,11 @@ class Bucket(ABC):
         """A seekable Arrow file that reads ranges on demand; columnar readers use this."""
 
     @abstractmethod
-    def keys(self, prefix: str) -> list[str]:
-        """The keys of all objects below the folder `prefix` (no trailing slash), sorted."""
+    def keys(self, prefix: str, *, after: str | None = None, until: str | None = None) -> list[str]:
+        """The keys of all objects below the folder `prefix` (no trailing slash), sorted.
+
+        With `after` and `until` those after the one and up to the other, which is included; neither need be there.
+        """
 
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:

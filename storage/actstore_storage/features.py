@@ -91,7 +91,7 @@ def feature_statistics(
     _check_feature(snapshot, sae, feature)
     check_limit(bins, BINS_MAX, "bins")
     kept = kept_classes(exclude)
-    tokens = sum(commit.tokens_by_class.get(name, 0) for commit in snapshot.commits for name in kept)
+    tokens = sum(snapshot.tokens_by_class.get(name, 0) for name in kept)
     summaries = list(_summaries(snapshot, sae, feature, exclude))
     active = sum(summary.count for summary in summaries)
     maximum = max((summary.maximum for summary in summaries), default=0.0)

@@ -4,6 +4,7 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
 
 RUNS = "runs"
+WANTED = "captures"
 
 
 def storage_name(name: str, field: str) -> str:
@@ -29,6 +30,18 @@ def commits_folder(run: str) -> str:
 
 def commit_key(run: str, shard: int) -> str:
     return f"{commits_folder(run)}/{shard:08d}.json"
+
+
+def wanted_key(run: str) -> str:
+    return f"{WANTED}/{check_name(run, 'run')}.json"
+
+
+def checkpoints_folder(run: str) -> str:
+    return f"{RUNS}/{check_name(run, 'run')}/checkpoints"
+
+
+def checkpoint_key(run: str, shards: range) -> str:
+    return f"{checkpoints_folder(run)}/{shards.start:08d}-{shards.stop - 1:08d}.parquet"
 
 
 def object_key(run: str, shard: int, attempt: str, product: str) -> str:

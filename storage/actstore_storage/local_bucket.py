@@ -2,6 +2,7 @@
 
 import errno
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,10 +63,12 @@ class LocalBucket(Bucket):
         with self._failures(reading=key):
             return pa.OSFile(str(path), "rb")
 
-    def keys(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str, *, after: str | None = None, until: str | None = None) -> list[str]:
         with self._failures(reading=prefix):
             self._root.stat()  # a store that is gone is not an empty one
-            return sorted(self._walk(prefix))
+            found = sorted(self._walk(prefix))
+        first = 0 if after is None else bisect_right(found, after)
+        return found[first : len(found) if until is None else bisect_right(found, until)]
 
     def folders(self, prefix: str) -> list[str]:
         with self._failures(reading=prefix):

@@ -147,9 +147,8 @@ def _growth_layers(snapshot: Snapshot, kind: str, layers: tuple[int, int] | None
 
 def _moments(snapshot: Snapshot, site: Site, exclude: frozenset[str]) -> Moments:
     kept = kept_classes(exclude)
-    parts = [commit.norm_moments[str(site)][name] for commit in snapshot.commits for name in kept
-             if name in commit.norm_moments[str(site)]]  # fmt: skip
-    merged = reduce(Moments.merge, parts, Moments())
+    by_class = snapshot.norm_moments(str(site))
+    merged = reduce(Moments.merge, [by_class[name] for name in kept if name in by_class], Moments())
     if not merged.count:
         raise _nothing_left(f"no token is left of {site} in {len(snapshot.commits)} committed shards", exclude)
     return merged
@@ -162,7 +161,7 @@ def _profile_row(
         "site": site.kind,
         "layer": site.layer,
         "tokens": moments.count,
-        "non_finite": sum(commit.non_finite[str(site)] for commit in snapshot.commits),
+        "non_finite": snapshot.non_finite(str(site)),
         "mean": moments.mean,
         "standard_deviation": moments.standard_deviation,
         "geometric_mean": moments.geometric_mean,

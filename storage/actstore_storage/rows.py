@@ -1,6 +1,8 @@
 """Stored rows as they lie in the bucket, in order of (sequence, position)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,8 @@ import pyarrow.parquet as pq
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
 from actstore_storage.errors import BadRequest
-from actstore_storage.products import TOKENS, TOKENS_FORMAT, dense_format
+from actstore_storage.exclusion import kept_classes, kept_rows
+from actstore_storage.products import POSITIONS, TOKENS, TOKENS_FORMAT, dense_format
 from actstore_storage.reading import open_product
 from actstore_storage.registry import token_texts
 from actstore_storage.sites import KINDS, parse_site
@@ -20,32 +23,91 @@ from actstore_storage.specification import DTYPES
 # What one record batch holds at most, so that it travels in one message.
 BATCH_BYTES = 2 << 20
 TOKEN_BATCH_ROWS = 16_384
+TOKEN_COLUMNS = tuple(TOKENS_FORMAT.schema.names)
+
+
+@dataclass(frozen=True)
+class TokenFilter:
+    """Rows that pass every part that is given. Positions are from `first_position` to before `end_position`."""
+
+    first_sequence: int = 0
+    sequence_count: int | None = None
+    tokens: tuple[int, ...] = ()
+    documents: tuple[int, ...] = ()
+    first_position: int | None = None
+    end_position: int | None = None
+    exclude: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for field in ("first_sequence", "sequence_count", "first_position", "end_position"):
+            value = getattr(self, field)
+            if value is not None and value < 0:
+                raise BadRequest(f"{field} is {value}", field=field, value=value, allowed="0 or more")
+        kept_classes(self.exclude)  # refuses others
+
+    @property
+    def end_sequence(self) -> int | None:
+        return None if self.sequence_count is None else self.first_sequence + self.sequence_count
+
+    def mask(self, tokens: pa.Table) -> npt.NDArray[np.bool_]:
+        """Which rows of a shard's tokens pass."""
+        sequence, position = tokens["sequence"].to_numpy(), tokens["position"].to_numpy()
+        keep: npt.NDArray[np.bool_] = kept_rows(tokens["flags"].to_numpy(), self.exclude) & (
+            sequence >= self.first_sequence
+        )
+        if self.end_sequence is not None:
+            keep &= sequence < self.end_sequence
+        if self.tokens:
+            keep &= np.isin(tokens["token"].to_numpy(), self.tokens)
+        if self.documents:
+            keep &= np.isin(tokens["document"].to_numpy(), self.documents)
+        if self.first_position is not None:
+            keep &= position >= self.first_position
+        if self.end_position is not None:
+            keep &= position < self.end_position
+        return keep
+
+
+EVERY_ROW = TokenFilter()
 
 
 def read_activations(
-    snapshot: Snapshot, site: str, *, first_sequence: int = 0, sequence_count: int | None = None
+    snapshot: Snapshot,
+    sites: str | Sequence[str],
+    keep: TokenFilter = EVERY_ROW,
+    columns: Sequence[str] = TOKEN_COLUMNS,
 ) -> Iterator[pa.RecordBatch]:
-    """Columns sequence, position, document, token, flags and `activation`: raw bits, see `dense_matrix`.
+    """The `columns` of sequence, position, document, token and flags, and raw bits of the sites: see `dense_matrix`.
 
-    Sequences that no committed shard holds are left out.
+    One site's column is `activation`; several have their short names, and their rows are of the same tokens. Sequences
+    that no committed shard holds are left out, and so are tokens whose rows the run does not store. Where a shard had
+    to widen a site, all rows of that site come as float32, which changes no value.
     """
-    name = _dense_site(snapshot, site)
-    shards = _overlapping(snapshot, first_sequence, sequence_count)
-    return (batch for commit in shards for batch in _shard_rows(snapshot, commit, name, first_sequence, sequence_count))
+    names = [_dense_site(snapshot, site) for site in ([sites] if isinstance(sites, str) else sites)]
+    titles = ["activation"] if isinstance(sites, str) else names
+    _check_columns(columns)
+    shards = _overlapping(snapshot, keep)
+    read = [_SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
+    return (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, columns))
 
 
-def read_tokens(
-    snapshot: Snapshot, *, first_sequence: int = 0, sequence_count: int | None = None
-) -> Iterator[pa.RecordBatch]:
+def read_tokens(snapshot: Snapshot, keep: TokenFilter = EVERY_ROW) -> Iterator[pa.RecordBatch]:
     """Columns sequence, position, document, token, flags and `text`: the token's own text."""
-    shards = _overlapping(snapshot, first_sequence, sequence_count)
     texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256), pa.string())
-    for commit in shards:
+    for commit in _overlapping(snapshot, keep):
         tokens = shard_tokens(snapshot.bucket, commit)
-        first, last = _row_range(tokens, first_sequence, sequence_count)
-        chosen = tokens.slice(first, last - first)
+        chosen = tokens.filter(pa.array(keep.mask(tokens)))
         chosen = chosen.append_column("text", texts.take(chosen["token"]))
         yield from chosen.combine_chunks().to_batches(TOKEN_BATCH_ROWS)
+
+
+def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray[np.int64]:
+    """Row i of every dense site of the shard is of token row [i] of this; the shard has so many tokens."""
+    if POSITIONS not in commit.objects:
+        return np.arange(tokens)
+    with open_product(bucket, commit, POSITIONS) as file:
+        rows: npt.NDArray[np.int64] = file.read()["row"].to_numpy().astype(np.int64)
+    return rows
 
 
 def shard_tokens(bucket: Bucket, commit: Commit) -> pa.Table:
@@ -70,29 +132,90 @@ def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -
     return matrix.reshape(len(column), d_model)
 
 
+class _SiteRead:
+    """How one site is read: the dtype in which all of its rows come, and its column."""
+
+    def __init__(self, snapshot: Snapshot, shards: Sequence[Commit], site: str, title: str) -> None:
+        self._record, self.site = snapshot.record, site
+        stored = snapshot.record.specification.stored_dtype
+        self._dtype = "float32" if any(site in commit.widened for commit in shards) else stored
+        self.field = dense_format(snapshot.record, site, self._dtype).schema.field("activation").with_name(title)
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.field.type.byte_width)
+
+    def column(self, commit: Commit, raw: pa.Array) -> pa.Array:
+        stored = commit.widened.get(self.site, self._record.specification.stored_dtype)
+        if stored == self._dtype:
+            return raw
+        matrix = dense_matrix(raw, stored, self._record.dense_width(self.site))
+        bits = pa.py_buffer(np.ascontiguousarray(matrix))
+        return pa.FixedSizeBinaryArray.from_buffers(self.field.type, len(raw), [None, bits])
+
+
+class DenseReader:
+    """Rows of a site's object by their numbers; holds the row group that it read last."""
+
+    def __init__(self, file: pq.ParquetFile) -> None:
+        self._file = file
+        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self.ends = np.cumsum([0, *counts])
+        self._held: tuple[int, pa.Array] | None = None
+
+    def rows(self, first: int, last: int) -> pa.Array:
+        """From `first` to before `last`."""
+        parts = []
+        while first < last:
+            group = int(np.searchsorted(self.ends, first, side="right")) - 1
+            begin, end = int(self.ends[group]), min(int(self.ends[group + 1]), last)
+            parts.append(self._group(group).slice(first - begin, end - first))
+            first = end
+        return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+
+    def _group(self, group: int) -> pa.Array:
+        if self._held is None or self._held[0] != group:
+            self._held = None
+            self._held = group, self._file.read_row_group(group, use_threads=False)["activation"].combine_chunks()
+        return self._held[1]
+
+
 def _shard_rows(
-    snapshot: Snapshot, commit: Commit, site: str, first_sequence: int, sequence_count: int | None
+    snapshot: Snapshot, commit: Commit, read: Sequence[_SiteRead], keep: TokenFilter, columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     tokens = shard_tokens(snapshot.bucket, commit)
-    first, last = _row_range(tokens, first_sequence, sequence_count)
-    field = dense_format(snapshot.record).schema.field("activation")
-    batch_rows = max(1, BATCH_BYTES // field.type.byte_width)
-    with open_product(snapshot.bucket, commit, site) as file:
-        for start, column in _groups(file, first, last):
-            rows = tokens.slice(start, len(column)).append_column(field, column)
-            yield from rows.combine_chunks().to_batches(batch_rows)
+    rows = dense_token_rows(snapshot.bucket, commit, tokens.num_rows)
+    wanted = np.flatnonzero(keep.mask(tokens)[rows])
+    if not len(wanted):
+        return
+    beside = tokens.select(list(columns))
+    batch_rows = max(1, BATCH_BYTES // sum(site.row_bytes for site in read))
+    with ExitStack() as files:
+        readers = [DenseReader(files.enter_context(open_product(snapshot.bucket, commit, site.site))) for site in read]
+        smallest = max(readers, key=lambda reader: len(reader.ends))
+        for first, last in zip(smallest.ends[:-1], smallest.ends[1:], strict=True):
+            chosen = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)]
+            if not len(chosen):
+                continue
+            found = _take(beside, rows[chosen])
+            for site, reader in zip(read, readers, strict=True):
+                raw = reader.rows(int(chosen[0]), int(chosen[-1]) + 1)
+                raw = raw if len(raw) == len(chosen) else raw.take(pa.array(chosen - chosen[0]))
+                found = found.append_column(site.field, site.column(commit, raw))
+            yield from found.combine_chunks().to_batches(batch_rows)
 
 
-def _groups(file: pq.ParquetFile, first: int, last: int) -> Iterator[tuple[int, pa.ChunkedArray]]:
-    """The rows from `first` to before `last` in the row groups that hold them, each with its first row's number."""
-    begin = 0
-    for group in range(file.num_row_groups):
-        end = begin + file.metadata.row_group(group).num_rows
-        if begin < last and end > first:
-            column = file.read_row_group(group, use_threads=False)["activation"]
-            start = max(begin, first)
-            yield start, column.slice(start - begin, min(end, last) - start)
-        begin = end
+def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Without a copy where the rows lie side by side."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(pa.array(rows))
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    for name in columns:
+        if name not in TOKEN_COLUMNS:
+            raise BadRequest(f"rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
 
 
 def _dense_site(snapshot: Snapshot, text: str) -> str:
@@ -109,22 +232,7 @@ def _dense_site(snapshot: Snapshot, text: str) -> str:
     return name
 
 
-def _overlapping(snapshot: Snapshot, first_sequence: int, sequence_count: int | None) -> list[Commit]:
-    for field, value in (("first_sequence", first_sequence), ("sequence_count", sequence_count)):
-        if value is not None and value < 0:
-            raise BadRequest(f"{field} is {value}", field=field, value=value, allowed="0 or more")
-    end = snapshot.record.sequences_total if sequence_count is None else first_sequence + sequence_count
-
-    def overlaps(commit: Commit) -> bool:
-        held = snapshot.record.shard_sequences(commit.shard)
-        return held.start < end and held.stop > first_sequence
-
-    return [commit for commit in snapshot.commits if overlaps(commit)]
-
-
-def _row_range(tokens: pa.Table, first_sequence: int, sequence_count: int | None) -> tuple[int, int]:
-    sequences = tokens["sequence"].to_numpy()
-    first = int(np.searchsorted(sequences, first_sequence))
-    if sequence_count is None:
-        return first, len(sequences)
-    return first, int(np.searchsorted(sequences, first_sequence + sequence_count))
+def _overlapping(snapshot: Snapshot, keep: TokenFilter) -> list[Commit]:
+    total = snapshot.record.sequences_total
+    end = total if keep.end_sequence is None else min(keep.end_sequence, total)
+    return snapshot.commits_of(range(keep.first_sequence, max(keep.first_sequence, end)))

@@ -1,9 +1,11 @@
 """Beginning a run, and finding what is there."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.checkpoint import Commits, open_checkpoints
 from actstore_storage.commit import Commit
 from actstore_storage.errors import Conflict, CorruptObject, NotThere
 from actstore_storage.layout import RUNS, commit_key, commits_folder, run_key
@@ -55,7 +57,11 @@ def readable_runs(bucket: Bucket) -> list[Snapshot]:
 
 def committed_shards(bucket: Bucket, run: str) -> set[int]:
     """From one listing; empty for a run that is not there."""
-    stems = (key.rpartition("/")[2].removesuffix(".json") for key in bucket.keys(commits_folder(run)))
+    return _shard_numbers(bucket.keys(commits_folder(run)))
+
+
+def _shard_numbers(keys: Iterable[str]) -> set[int]:
+    stems = (key.rpartition("/")[2].removesuffix(".json") for key in keys)
     return {int(stem) for stem in stems if stem.isdigit()}
 
 
@@ -67,10 +73,24 @@ def open_run(bucket: Bucket, run: str) -> Snapshot:
     except KeyError:
         allowed = list_runs(bucket) or "none: nothing was captured into this store"
         raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
-    shards = sorted(committed_shards(bucket, run))
+    # Before the listing: a commit that is folded in between is then found twice, and not never.
+    checkpoints = open_checkpoints(bucket, record)
+    loose = _loose_shards(bucket, record, [checkpoint.shards for checkpoint in checkpoints])
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        commits = tuple(pool.map(lambda shard: read_commit(bucket, record, shard), shards))
-    return Snapshot(bucket, record, commits)
+        commits = list(pool.map(lambda shard: read_commit(bucket, record, shard), loose))
+    return Snapshot(bucket, record, Commits(checkpoints, commits))
+
+
+def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> list[int]:
+    """Committed shards that no checkpoint holds; lists the stretches between checkpoints alone."""
+    folder, found = commits_folder(record.run), []
+    starts = [0, *(block.stop for block in folded)]
+    stops = [*(block.start for block in folded), record.shards_total]
+    for start, stop in zip(starts, stops, strict=True):
+        if start < stop:
+            after = commit_key(record.run, start - 1) if start else None
+            found += bucket.keys(folder, after=after, until=commit_key(record.run, stop - 1))
+    return sorted(_shard_numbers(found))
 
 
 def read_commit(bucket: Bucket, record: RunRecord, shard: int) -> Commit:

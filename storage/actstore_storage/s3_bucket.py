@@ -149,11 +149,21 @@ class S3Bucket(Bucket):
         except OSError as error:
             raise self._failure(error) from error
 
-    def keys(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str, *, after: str | None = None, until: str | None = None) -> list[str]:
         path = f"{self._path(prefix)}/"
-        found = self._ask(lambda: list(self._minio.list_objects(self._name, path, recursive=True)), prefix)
-        keys = (item.object_name.removeprefix(self._prefix) for item in found if not item.is_dir)
-        return sorted(key for key in keys if is_key(key))
+        start = None if after is None else self._path(after)
+
+        def listed() -> list[str]:
+            keys = []
+            for item in self._minio.list_objects(self._name, path, recursive=True, start_after=start):
+                key = item.object_name.removeprefix(self._prefix)
+                if until is not None and key > until:
+                    break
+                if not item.is_dir and is_key(key) and (after is None or key > after):
+                    keys.append(key)
+            return keys
+
+        return sorted(self._ask(listed, prefix))
 
     def folders(self, prefix: str) -> list[str]:
         path = f"{self._path(prefix)}/"

@@ -5,8 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
 from actstore_storage.bucket import Bucket
-from actstore_storage.commit import Commit
+from actstore_storage.checkpoint import Commits
+from actstore_storage.commit import Commit, Moments
 from actstore_storage.errors import NotThere
 from actstore_storage.layout import commit_key
 from actstore_storage.specification import RunRecord, SaeRecord
@@ -38,17 +42,39 @@ class Snapshot:
 
     bucket: Bucket
     record: RunRecord
-    commits: tuple[Commit, ...]
+    commits: Commits
+
+    @property
+    def shards(self) -> npt.NDArray[np.int64]:
+        """Those that are committed, ascending."""
+        return self.commits.shards
 
     @cached_property
     def name(self) -> str:
         """SHA-256 over the commits' keys: two readers with the same name saw the same rows."""
-        keys = [commit_key(self.record.run, commit.shard) for commit in self.commits]
+        keys = [commit_key(self.record.run, shard) for shard in self.shards.tolist()]
         return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+    def commits_of(self, sequences: range) -> list[Commit]:
+        """Those of shards that hold some of these sequences."""
+        size = self.record.specification.sequences_per_shard
+        shards = range(sequences.start // size, -(-sequences.stop // size)) if sequences else range(0)
+        return list(self.commits.of_shards(shards))
+
+    @property
+    def tokens_by_class(self) -> Mapping[str, int]:
+        return self.commits.summary.tokens_by_class
 
     @property
     def tokens_committed(self) -> int:
-        return sum(commit.tokens for commit in self.commits)
+        return sum(self.tokens_by_class.values())
+
+    def norm_moments(self, site: str) -> Mapping[str, Moments]:
+        """By token class, over all committed shards; classes without a token are left out."""
+        return self.commits.summary.norm_moments.get(site, {})
+
+    def non_finite(self, product: str) -> int:
+        return self.commits.summary.non_finite.get(product, 0)
 
     @property
     def complete(self) -> bool:
@@ -89,4 +115,4 @@ class Snapshot:
 
     def _captured_with(self, name: str) -> str:
         """Each value once, in order of shard: a run may be resumed on another device or by another version."""
-        return ", ".join(dict.fromkeys(getattr(part, name) for part in self.commits or (self.record,)))
+        return ", ".join(self.commits.summary.how[name] or (getattr(self.record, name),))

@@ -108,7 +108,6 @@ class RunRecord:
     """`runs/<run>/run.json`. Shard i holds sequences i * sequences_per_shard up to the next shard's first.
 
     `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`.
-    `sequences_sha256` names the run's tokens in the bucket; empty in runs of format version 1, which stored none.
     """
 
     run: str
@@ -122,7 +121,6 @@ class RunRecord:
     device: str
     code_version: str
     dense_widths: Mapping[str, int] = field(default_factory=dict)
-    sequences_sha256: str = ""
     format_version: int = FORMAT_VERSION
 
     def dense_width(self, site: str) -> int:

@@ -21,8 +21,10 @@ from actstore_storage.runs import create_run, open_run
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture import ShardCapture
 from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.loading import load_model
-from actstore_worker.plan import CaptureRequest, Plan, PlanSettings, plan_capture
+from actstore_worker.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.request import CaptureRequest
 from tests.small_models import BUNDLED_MODELS, SAVERS, save_sae
 
 TEXT = "def greet(name):\n    return f'hello {name}'\n\n\nclass Café:\n    pass\n"
@@ -49,7 +51,7 @@ def capture(folder: Path, model: str, bucket: Bucket, **options: object) -> tupl
     for name, text in {"long": TEXT * 3, "short": "x", "empty": "", "middle": TEXT[:20]}.items():
         (folder / "text" / f"{name}.txt").write_text(text)
     request = CaptureRequest(model, "text", context_length=24, sequences_per_batch=4, sequences_per_shard=6, **options)
-    plan = plan_capture(request, ModelCatalogue((folder,)), PlanSettings((folder,)))
+    plan = plan_capture(request, ModelCatalogue((folder,)), PlanSettings(DatasetPlaces((folder,))))
     create_run(bucket, plan.record)
     loaded = load_model(plan.model_source, dtype=plan.record.specification.dtype, device=torch.device("cpu"))
     capturing = ShardCapture(loaded, plan.saes, plan.record)

@@ -62,7 +62,7 @@ def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: Stand
     assert [name for name in optional if sent.HasField(name)] == []
     assert not sent.dataset.HasField("max_tokens")
     assert sent.bos == capture_pb2.BOS_POLICY_UNSPECIFIED
-    assert (sent.run, sent.dtype, sent.dataset.text_field) == ("", "float32", "text")
+    assert (sent.run, sent.dtype, sent.dataset.text_field) == ("", "float32", "")
 
 
 def test_progress_comes_in_plain_records(remote: Lab) -> None:

@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 
 import actstore
 from actstore import ActstoreError, Denied, Fault, LimitExceeded, StoreFailed, Unavailable, _grpc_backend
+from actstore._records import RowQuery
 from actstore_api.reasons import Failure, to_status
 from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, norm_pb2, service_pb2_grpc
 
@@ -152,7 +153,7 @@ def test_a_verb_that_is_not_there_is_a_fault(lab: actstore.Lab) -> None:
 
 def test_a_stream_without_a_message_is_a_fault(lab: actstore.Lab) -> None:
     with pytest.raises(Fault, match="first message"):
-        lab._backend.read_tokens("r", 0, None)
+        lab._backend.read_tokens("r", RowQuery())
     assert activation_pb2.ReadTokensRequest().run == ""
 
 

@@ -19,7 +19,7 @@ from actstore_storage.commit import Commit, Moments
 from actstore_storage.errors import ActstoreError, CorruptObject
 from actstore_storage.feature_index import FeatureIndex
 from actstore_storage.opening import open_bucket
-from actstore_storage.rows import BATCH_BYTES, dense_matrix, read_activations, read_tokens
+from actstore_storage.rows import BATCH_BYTES, TokenFilter, dense_matrix, read_activations, read_tokens
 from actstore_storage.runs import committed_shards, create_run, open_run
 from actstore_storage.shard import ShardWriter, SparseFeatures
 from actstore_storage.snapshot import Snapshot
@@ -136,14 +136,12 @@ def test_rows_larger_than_a_batch_and_a_row_group(local_bucket: Bucket) -> None:
     for first, count in ((0, None), (3, 3), (4, 0), (8, 100), (9, None), (2, 1)):
         sequence = run.tokens.sequence
         chosen = (sequence >= first) & (sequence < (first + count if count is not None else 99))
-        parts = list(read_activations(snapshot, "resid_pre.0", first_sequence=first, sequence_count=count))
+        parts = list(read_activations(snapshot, "resid_pre.0", TokenFilter(first, count)))
         assert (
             b"".join(v.as_py() for part in parts for v in part["activation"])
             == run.dense["resid_pre.0"][chosen].tobytes()
         )
-        tokens = [
-            t for b in read_tokens(snapshot, first_sequence=first, sequence_count=count) for t in b["token"].to_pylist()
-        ]
+        tokens = [t for b in read_tokens(snapshot, TokenFilter(first, count)) for t in b["token"].to_pylist()]
         assert tokens == run.tokens.token[chosen].tolist()
 
 

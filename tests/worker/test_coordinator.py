@@ -20,9 +20,12 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.runs import committed_shards, open_run
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.coordinator import Coordinator, Progress, State
-from actstore_worker.plan import CaptureRequest, PlanSettings
-from actstore_worker.preparing import prepare_capture
+from actstore_worker.coordinator import Coordinator
+from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.plan import PlanSettings
+from actstore_worker.preparing import Preparing
+from actstore_worker.progress import Progress, State
+from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import CoordinatorLimits
 from tests.random_models import WORDS, save_model
 
@@ -63,6 +66,12 @@ class ThreadWorker:
         finally:
             self.running -= 1
 
+    async def ready(self) -> None:
+        pass
+
+    async def flops(self) -> float:
+        return await asyncio.to_thread(self._inner.flops)
+
     async def interrupt(self, attempt: str) -> None:
         self._inner.interrupt(attempt)
 
@@ -72,8 +81,8 @@ class ThreadWorker:
 
 
 def coordinator(lab: Path, bucket: Bucket, *workers: ThreadWorker, limits: CoordinatorLimits = LIMITS) -> Coordinator:
-    catalogue, settings = ModelCatalogue((lab / "models",)), PlanSettings((lab / "data",))
-    return Coordinator(lambda request: prepare_capture(request, bucket, catalogue, settings), workers, limits)
+    catalogue, settings = ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
+    return Coordinator(Preparing(bucket, catalogue, settings), workers, limits)
 
 
 async def watch(captures: Coordinator, run: str) -> list[Progress]:
@@ -90,7 +99,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def commits(bucket: Bucket) -> tuple[Commit, ...]:
-    return open_run(bucket, "run").commits
+    return tuple(open_run(bucket, "run").commits)
 
 
 def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket: Bucket) -> None:
@@ -152,7 +161,8 @@ def test_a_commit_says_which_version_captured_it_not_which_began_the_run(
 ) -> None:
     with monkeypatch.context() as before:
         before.setattr("actstore_worker.plan.version", lambda name: "older")
-        prepare_capture(REQUEST, bucket, ModelCatalogue((lab / "models",)), PlanSettings((lab / "data",)))
+        settings = PlanSettings(DatasetPlaces((lab / "data",)))
+        Preparing(bucket, ModelCatalogue((lab / "models",)), settings).prepare(REQUEST)
 
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))

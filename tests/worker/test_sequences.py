@@ -8,8 +8,16 @@ import pytest
 from actstore_storage.errors import BadRequest
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.model import ModelDescription, describe_model
-from actstore_worker.sequences import SequenceShape, TokenSequences, tokenise
+from actstore_worker.sequences import SequenceShape, TokenisedDataset, TokenSequences
+from actstore_worker.sequences import tokenise as tokenise_documents
+from actstore_worker.sources import Document
 from tests.small_models import BOS, save_gpt2, save_neox
+
+
+def tokenise(described: ModelDescription, texts: list[str], shape: SequenceShape, **limits: int) -> TokenisedDataset:
+    documents = [Document(number, text) for number, text in enumerate(texts)]
+    return tokenise_documents(described, documents, shape, **limits)
+
 
 DOCUMENTS = ["abcdefghij", "", "k", "lmnopqrs" * 3, "é", ""]
 
@@ -53,7 +61,7 @@ def test_cut_as_one_would_by_hand(
 def test_rows_know_where_they_are(described: ModelDescription) -> None:
     text = f"ab{BOS}c"
     sequences = tokenise(described, ["xyz", "", text], SequenceShape(4, prepend_bos=True)).sequences
-    rows = sequences.select(range(1, 3)).rows(described.bos_id, described.special_ids)
+    rows = sequences.slice(1, 3).rows(described.bos_id, described.special_ids)
     assert rows.sequence.tolist() == [1, 1, 1, 1, 2, 2]
     assert rows.position.tolist() == [0, 1, 2, 3, 0, 1]
     assert rows.document.tolist() == [2] * 6
@@ -89,7 +97,7 @@ def test_refusals(described: ModelDescription, tmp_path: Path) -> None:
         tokenise(described, ["", "abcdef"], SequenceShape(5, prepend_bos=True, max_tokens=4))
     assert refused.value.details == {"field": "dataset.max_tokens", "value": "4", "allowed": "at least 5"}
     with pytest.raises(ValueError, match="not within"):
-        tokenise(described, ["abc"], SequenceShape(8, prepend_bos=True)).sequences.select(range(2))
+        tokenise(described, ["abc"], SequenceShape(8, prepend_bos=True)).sequences.slice(0, 2)
 
 
 def test_a_tokenizer_larger_than_its_model_is_refused_where_it_matters(tmp_path: Path) -> None:

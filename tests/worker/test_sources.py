@@ -9,9 +9,17 @@ import pytest
 
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_worker import sources
-from actstore_worker.sources import documents, find_dataset
+from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.sources import DocumentQuery
+from actstore_worker.sources import documents as dataset_documents
 
 TEXTS = ["one\n", "zwei – Ümläute\r\n", ""]
+
+
+def documents(path: Path, field: str = "text", **query: object) -> list[str]:
+    """What is in a file or folder, found by its name in the folder around it."""
+    dataset = DatasetPlaces((path.parent,)).find(path.name)
+    return [document.content for document in dataset_documents(dataset, DocumentQuery(field, **query))]
 
 
 def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:
@@ -31,23 +39,23 @@ def test_files_and_folders(tmp_path: Path) -> None:
     (folder / "a.txt").write_bytes(TEXTS[1].encode())
     (tmp_path / "texts" / "z.txt").write_bytes(b"")
     (tmp_path / "texts" / "picture.png").write_bytes(b"\xff\xd8")
-    assert list(documents(tmp_path / "texts")) == [TEXTS[1], TEXTS[0], ""]
-    assert list(documents(folder / "b.py")) == [TEXTS[0]]
+    assert (documents(tmp_path / "texts")) == [TEXTS[1], TEXTS[0], ""]
+    assert (documents(folder / "b.py")) == [TEXTS[0]]
     (folder / "no-suffix").write_text("named by itself")
-    assert list(documents(folder / "no-suffix")) == ["named by itself"]
+    assert (documents(folder / "no-suffix")) == ["named by itself"]
 
 
 def test_tables_one_by_one_and_in_a_folder(tmp_path: Path) -> None:
     first, second = write_jsonl(tmp_path / "a.jsonl", TEXTS), write_parquet(tmp_path / "b.parquet", TEXTS)
     (tmp_path / "README.md").write_text("is no part of a folder of tables")
-    assert list(documents(first)) == list(documents(second)) == TEXTS
-    assert list(documents(tmp_path)) == TEXTS + TEXTS
-    assert list(documents(write_jsonl(tmp_path / "c.jsonl", TEXTS, "body"), "body")) == TEXTS
+    assert (documents(first)) == (documents(second)) == TEXTS
+    assert (documents(tmp_path)) == TEXTS + TEXTS
+    assert (documents(write_jsonl(tmp_path / "c.jsonl", TEXTS, "body"), "body")) == TEXTS
 
 
 def refusal(path: Path, field: str = "text") -> BadRequest:
     with pytest.raises(BadRequest) as refused:
-        list(documents(path, field))
+        (documents(path, field))
     assert refused.value.reason in ("DATASET_UNREADABLE", "DATASET_EMPTY", "LIMIT_EXCEEDED")
     return refused.value
 
@@ -87,7 +95,11 @@ def test_a_document_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sources, "DOCUMENT_BYTES_MAX", 10)
     (tmp_path / "a.txt").write_text("x" * 11)
     error = refusal(tmp_path / "a.txt")
-    assert (error.reason, error.details["value"], error.details["allowed"]) == ("LIMIT_EXCEEDED", "11", "at most 10")
+    assert (error.reason, error.details["value"], error.details["allowed"]) == (
+        "LIMIT_EXCEEDED",
+        "at least 11",
+        "at most 10",
+    )
 
 
 def test_names_stay_below_the_dataset_folders(tmp_path: Path) -> None:
@@ -98,16 +110,16 @@ def test_names_stay_below_the_dataset_folders(tmp_path: Path) -> None:
     (inside / "link.txt").symlink_to(outside / "a.txt")
     (inside / "folder").mkdir()
     (inside / "folder" / "link.txt").symlink_to(outside / "a.txt")
-    assert find_dataset("a.txt", (inside,)) == inside / "a.txt"
+    assert documents(inside / "a.txt") == ["text"]
     for name in ("../outside/a.txt", str(outside / "a.txt"), "folder/../a.txt", "", ".", "a\0b"):
         with pytest.raises(ActstoreError) as refused:
-            find_dataset(name, (inside,))
+            DatasetPlaces((inside,)).find(name)
         assert refused.value.reason == "NAME_INVALID"
     with pytest.raises(NotThere) as missing:
-        find_dataset("link.txt", (inside,))
+        DatasetPlaces((inside,)).find("link.txt")
     assert missing.value.reason == "DATASET_NOT_FOUND"
     assert missing.value.details["allowed"] == "a.txt, folder, link.txt"
-    assert "symbolic link" in refusal(find_dataset("folder", (inside,))).message
+    assert "symbolic link" in refusal(inside / "folder").message
 
 
 def test_texts_in_tables_are_utf8_too(tmp_path: Path) -> None:

@@ -191,7 +191,8 @@ class ShardCapture:
     def _write(self, writer: ShardWriter, window: Window, batches: list[Future[CapturedBatch]]) -> None:
         found = [future.result() for future in batches]
         parts = [_Finished.of(part, self._record.specification.sink_ratio) for part in found]
-        writer.add(*(parts[0] if len(parts) == 1 else _in_order(window, parts)).arguments)
+        in_order = len(parts) == 1 and bool((np.diff(parts[0].rows) == 1).all())
+        writer.add(*(parts[0] if in_order else _in_order(window, parts)).arguments)
 
     @contextmanager
     def _open_lanes(self) -> Iterator[ThreadPoolExecutor]:

@@ -1,52 +1,55 @@
 """Hands the shards of captures to workers until the bucket has all of them.
 
-Its only memory is the bucket: what is committed is never done again, and the same specification submitted again
-finishes what is missing. Knows nothing of Ray: workers are objects that capture a shard.
+Its only memory is the bucket: what is committed is never done again, the same specification submitted again finishes
+what is missing, and a coordinator that starts finishes what another one left. Knows nothing of Ray: workers are objects
+that capture a shard.
 """
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from actstore_api.reasons import REASONS, Failure, Kind
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import RunRecord
 from actstore_worker.capture_worker import TASKS, ShardReport, ShardTask
-from actstore_worker.plan import CaptureRequest, Plan
+from actstore_worker.flops import forward_flops_per_token
+from actstore_worker.plan import Plan
+from actstore_worker.progress import CaptureState, Estimate, Progress, State, Totals
+from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import CoordinatorLimits
 
 _log = logging.getLogger(__name__)
 
 # What fails one shard so will fail all others; after anything else the rest of the run is still captured.
 _HOPELESS = {Kind.STORE, Kind.BAD_REQUEST, Kind.NOT_FOUND, Kind.DENIED, Kind.LIMIT}
-
-
-class State(Enum):
-    """The names of proto CaptureState."""
-
-    RUNNING = "RUNNING"
-    COMPLETE = "COMPLETE"
-    CANCELLED = "CANCELLED"
-    FAILED = "FAILED"
+# What comes back: the capture pauses until it does.
+_PAUSING = {"STORE_UNREACHABLE", "STORE_CREDENTIALS"}
+# What is the shard's own doing and happens again each time.
+_CERTAIN = {"VALUE_OVERFLOW"}
+_LOST_WORKER = "WORKERS_UNAVAILABLE"
+# Of the measured speed of a matrix product, what a forward pass reaches.
+_FLOPS_SHARE = 0.5
 
 
 class Worker(Protocol):
     """Captures up to `TASKS` shards at a time."""
 
     async def capture(self, task: ShardTask) -> ShardReport:
-        """Errors: any; the shard is tried again."""
+        """Errors: any; the shard is tried again. WORKERS_UNAVAILABLE where the worker died."""
 
     async def interrupt(self, attempt: str) -> None:
         """Make `capture` of this attempt give up soon; no effect where it is over."""
+
+    async def ready(self) -> None:
+        """Returns once the worker can take shards: of one that died, once another is in its place."""
+
+    async def flops(self) -> float:
+        """Floating-point operations a second of a large matrix product on its device."""
 
 
 @dataclass(frozen=True)
@@ -57,126 +60,93 @@ class Prepared:
     snapshot: Snapshot
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Fields of proto CaptureProgress."""
+class Preparer(Protocol):
+    """What is asked of models, datasets and the bucket, on threads."""
 
-    run: str
-    state: State
-    shards_committed: int
-    shards_total: int
-    tokens_committed: int
-    tokens_total: int
-    elapsed_seconds: float
-    failure: Failure | None
+    def plan(self, request: CaptureRequest) -> Plan:
+        """Without a trace in the bucket."""
 
-    @property
-    def ended(self) -> bool:
-        return self.state is not State.RUNNING
+    def prepare(self, request: CaptureRequest) -> Prepared: ...
 
+    def want(self, run: str, request: CaptureRequest) -> None:
+        """Whoever coordinates after us finishes this run."""
 
-@dataclass
-class Totals:
-    """Counts since this coordinator started; the fields of proto GetCaptureTotalsResponse."""
+    def unwant(self, run: str) -> None: ...
 
-    captures_running: int = 0
-    captures_complete: int = 0
-    captures_failed: int = 0
-    captures_cancelled: int = 0
-    shards_committed: int = 0
-    tokens_committed: int = 0
-    bytes_committed: int = 0
+    def wanted(self) -> dict[str, CaptureRequest]:
+        """By run."""
 
-
-@dataclass
-class _Capture:
-    """`in_flight` holds the worker of each attempt; `changed` is set, and replaced, at each change."""
-
-    record: RunRecord
-    pending: deque[int]
-    shards_committed: int
-    tokens_committed: int
-    state: State = State.RUNNING
-    failure: Failure | None = None
-    in_flight: dict[str, Worker] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    version: int = 0
-    started: float = field(default_factory=time.monotonic)
-    elapsed_seconds: float | None = None
-
-    @classmethod
-    def of(cls, snapshot: Snapshot) -> "_Capture":
-        there = {commit.shard for commit in snapshot.commits}
-        pending = deque(shard for shard in range(snapshot.record.shards_total) if shard not in there)
-        return cls(snapshot.record, pending, len(there), snapshot.tokens_committed)
-
-    def progress(self) -> Progress:
-        elapsed_seconds = time.monotonic() - self.started if self.elapsed_seconds is None else self.elapsed_seconds
-        return Progress(
-            self.record.run,
-            self.state,
-            self.shards_committed,
-            self.record.shards_total,
-            self.tokens_committed,
-            self.record.tokens_total,
-            elapsed_seconds,
-            self.failure if self.state is State.FAILED else None,
-        )
-
-    def end(self, state: State) -> None:
-        self.elapsed_seconds = time.monotonic() - self.started
-        self.state = state
-        self.tell()
-
-    def tell(self) -> None:
-        self.version += 1
-        self.changed.set()
-        self.changed = asyncio.Event()
+    def fold(self, run: str) -> None:
+        """Commits into checkpoints."""
 
 
 class Coordinator:
     """All methods run in one event loop, so that its state needs no locks."""
 
-    def __init__(
-        self,
-        prepare: Callable[[CaptureRequest], Prepared],
-        workers: Sequence[Worker],
-        limits: CoordinatorLimits,
-    ) -> None:
-        self._prepare = prepare
+    def __init__(self, preparer: Preparer, workers: Iterable[Worker], limits: CoordinatorLimits) -> None:
+        self._preparer = preparer
         self._limits = limits
-        # Each worker as often as it takes tasks, but all of them once before any of them twice.
-        places = [worker for _ in range(TASKS) for worker in workers]
-        self._lane_count = len(places)
+        self._workers: list[Worker] = []
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        for worker in places:
-            self._idle.put_nowait(worker)
-        self._captures: dict[str, _Capture] = {}
+        self._in_flight: dict[str, tuple[str, Worker]] = {}  # by attempt: its run and worker
+        self._captures: dict[str, CaptureState] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._planning = asyncio.Semaphore(limits.plans)
         self._totals = Totals()
+        self.add_workers(list(workers))
+
+    def add_workers(self, workers: list[Worker]) -> None:
+        """Each as often as it takes tasks, but all of them once before any of them twice."""
+        self._workers += workers
+        for worker in [worker for _ in range(TASKS) for worker in workers]:
+            self._idle.put_nowait(worker)
 
     async def submit(self, request: CaptureRequest) -> str:
         """The run's name once it is planned and in the bucket. Errors: whatever is wrong with the request."""
         async with self._planning:
-            prepared = await asyncio.to_thread(self._prepare, request)
+            prepared = await asyncio.to_thread(self._preparer.prepare, request)
         run = prepared.snapshot.record.run
         known = self._captures.get(run)
-        if known is not None and known.state is State.RUNNING:
+        if known is not None and known.active:
             return run
         self._check_room()
         self._captures.pop(run, None)
         self._forget_old()
-        capture = self._captures[run] = _Capture.of(prepared.snapshot)
-        task = asyncio.create_task(self._run(capture, prepared.plan))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        capture = self._captures[run] = CaptureState.of(prepared.snapshot)
+        await asyncio.to_thread(self._preparer.want, run, request)
+        self._start(self._run(capture, prepared.plan))
         return run
+
+    async def resume(self) -> None:
+        """Take up every run that is wanted and that nobody here works on."""
+        for run, request in (await asyncio.to_thread(self._preparer.wanted)).items():
+            if run in self._captures:
+                continue
+            try:
+                await self.submit(request)
+            except ActstoreError as error:
+                _log.warning("run %s is wanted and cannot be resumed: %s", run, error.message)
+
+    async def estimate(self, request: CaptureRequest) -> Estimate:
+        async with self._planning:
+            plan = await asyncio.to_thread(self._preparer.plan, request)
+        speeds = await asyncio.gather(*(worker.flops() for worker in self._workers), return_exceptions=True)
+        flops = sum(speed for speed in speeds if isinstance(speed, float)) * _FLOPS_SHARE
+        work = forward_flops_per_token(plan) * plan.record.tokens_total
+        return Estimate(
+            documents=plan.documents,
+            sequences=plan.record.sequences_total,
+            tokens=plan.record.tokens_total,
+            shards=plan.record.shards_total,
+            bytes_by_product=plan.bytes_by_product,
+            bytes=sum(plan.bytes_by_product.values()),
+            seconds=work / flops if flops else 0.0,
+        )
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
         """Progress and its version: at once where it is newer than `version`, else at the next change or heartbeat."""
         capture = self._find(run)
-        if capture.version <= version and capture.state is State.RUNNING:
+        if capture.version <= version and capture.active:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(capture.changed.wait(), self._limits.heartbeat_seconds)
         return capture.version, capture.progress()
@@ -184,7 +154,7 @@ class Coordinator:
     async def cancel(self, run: str) -> Progress:
         """Gives out no more shards and interrupts those under way. What is committed stays."""
         capture = self._find(run)
-        if capture.state is not State.RUNNING:
+        if not capture.active:
             raise NotThere(
                 f"run {run!r} is not being captured: it is {capture.state.value.lower()}",
                 reason="CAPTURE_NOT_FOUND",
@@ -192,73 +162,149 @@ class Coordinator:
                 value=run,
                 allowed=self._running(),
             )
-        capture.pending.clear()
         capture.end(State.CANCELLED)
         self._totals.captures_cancelled += 1
-        await asyncio.gather(
-            *(worker.interrupt(attempt) for attempt, worker in capture.in_flight.items()), return_exceptions=True
-        )
+        under_way = [(attempt, worker) for attempt, (of, worker) in self._in_flight.items() if of == run]
+        await asyncio.gather(*(worker.interrupt(attempt) for attempt, worker in under_way), return_exceptions=True)
+        await self._unwant(run)
         return capture.progress()
 
     async def totals(self) -> Totals:
         self._totals.captures_running = len(self._running())
         return self._totals
 
-    async def _run(self, capture: _Capture, plan: Plan) -> None:
-        """A lane for each task that the workers take at once; all captures share them, first come, first served."""
-        lanes = min(self._lane_count, len(capture.pending))
-        await asyncio.gather(*(self._lane(capture, plan) for _ in range(lanes)))
-        if capture.state is not State.RUNNING:
+    async def _run(self, capture: CaptureState, plan: Plan) -> None:
+        """All captures share the workers, first come, first served. A shard goes out once a worker is idle."""
+        attempts: set[asyncio.Task[None]] = set()
+        while capture.active and (capture.pending or attempts):
+            # A shard that waits to be tried again keeps its place: what fails every shard shall not try them all.
+            if not capture.pending or len(attempts) >= TASKS * len(self._workers):
+                _, attempts = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+                continue
+            worker = await self._idle.get()
+            if not capture.pending:
+                self._idle.put_nowait(worker)
+                continue
+            attempts.add(asyncio.create_task(self._attempt(capture, plan, capture.pending.popleft(), worker)))
+            attempts = {task for task in attempts if not task.done()}
+        if attempts:
+            await asyncio.wait(attempts)
+        await self._finish(capture)
+
+    async def _finish(self, capture: CaptureState) -> None:
+        run = capture.record.run
+        with contextlib.suppress(ActstoreError):  # another time will do
+            await asyncio.to_thread(self._preparer.fold, run)
+        if not capture.active:
             return
-        if capture.failure is None:
+        await self._unwant(run)
+        if capture.failed_shards:
+            _, first = min(capture.failed_shards.items())
+            capture.end(State.FAILED, first)
+            self._totals.captures_failed += 1
+        else:
             capture.end(State.COMPLETE)
             self._totals.captures_complete += 1
+
+    async def _attempt(self, capture: CaptureState, plan: Plan, shard: int, worker: Worker) -> None:
+        """Once. A shard that failed and is to be tried again goes back among those pending."""
+        failure = await self._try_shard(capture, plan, shard, worker)
+        if failure is None or not capture.active:
+            return
+        if failure.reason in _PAUSING:
+            if capture.pause(failure) > self._limits.patience_seconds:
+                await self._give_up(capture, failure)
+                return
+            await asyncio.sleep(self._limits.pause_seconds)
+        elif not self._may_try_again(capture, shard, failure):
+            capture.fail_shard(shard, failure)
+            if REASONS[failure.reason].kind in _HOPELESS and failure.reason not in _CERTAIN:
+                await self._give_up(capture, failure)
+            return
         else:
-            capture.end(State.FAILED)
+            await asyncio.sleep(self._limits.retry_seconds)
+        if capture.active:
+            capture.pending.appendleft(shard)
+
+    def _may_try_again(self, capture: CaptureState, shard: int, failure: Failure) -> bool:
+        if failure.reason in _CERTAIN:
+            return False
+        if failure.reason == _LOST_WORKER:
+            capture.lost[shard] += 1
+            return capture.lost[shard] < self._limits.losses_per_shard
+        capture.tried[shard] += 1
+        return capture.tried[shard] < self._limits.attempts_per_shard
+
+    async def _give_up(self, capture: CaptureState, failure: Failure) -> None:
+        if capture.active:
+            capture.end(State.FAILED, failure)
             self._totals.captures_failed += 1
+            await self._unwant(capture.record.run)
 
-    async def _lane(self, capture: _Capture, plan: Plan) -> None:
-        while capture.pending:
-            shard = capture.pending.popleft()
-            for tried in itertools.count(1):
-                failure = await self._try_shard(capture, plan, shard)
-                if failure is None or capture.state is not State.RUNNING:
-                    break
-                if tried == self._limits.attempts_per_shard:
-                    capture.failure = capture.failure or failure
-                    if REASONS[failure.reason].kind in _HOPELESS:
-                        capture.pending.clear()
-                    break
-                await asyncio.sleep(self._limits.retry_seconds)
-
-    async def _try_shard(self, capture: _Capture, plan: Plan, shard: int) -> Failure | None:
-        worker = await self._idle.get()
+    async def _try_shard(self, capture: CaptureState, plan: Plan, shard: int, worker: Worker) -> Failure | None:
         attempt = uuid.uuid4().hex[:12]
-        capture.in_flight[attempt] = worker
+        run = capture.record.run
+        self._in_flight[attempt] = run, worker
+        lost = False
         try:
-            if capture.state is State.RUNNING:
-                self._count(capture, await worker.capture(_task(plan, shard, attempt)))
+            self._count(capture, await worker.capture(_task(plan, shard, attempt)))
         except ActstoreError as error:
-            _log.warning("shard %d of %s: %s", shard, capture.record.run, error.message)
+            _log.warning("shard %d of %s: %s", shard, run, error.message)
+            lost = error.reason == _LOST_WORKER
             return Failure(error.reason, error.message, error.details)
         except Exception:  # noqa: BLE001  a worker's fault must not end the coordinator
-            _log.exception("shard %d of %s", shard, capture.record.run)
+            _log.exception("shard %d of %s", shard, run)
             return Failure("INTERNAL", f"shard {shard} failed; the coordinator's log says how", {"shard": str(shard)})
         finally:
-            del capture.in_flight[attempt]
-            self._idle.put_nowait(worker)
+            del self._in_flight[attempt]
+            if lost:
+                self._start(self._back_when_ready(worker))
+            else:
+                self._idle.put_nowait(worker)
+        if capture.shards_committed % self._limits.fold_shards == 0:
+            self._start(self._fold(run))
         return None
 
-    def _count(self, capture: _Capture, report: ShardReport) -> None:
-        capture.shards_committed += 1
-        capture.tokens_committed += report.tokens
+    async def _back_when_ready(self, worker: Worker) -> None:
+        """A worker that died takes no shard from others before there is another in its place."""
+        while True:
+            try:
+                await worker.ready()
+            except ActstoreError:
+                await asyncio.sleep(self._limits.retry_seconds)
+            else:
+                self._idle.put_nowait(worker)
+                return
+
+    async def _fold(self, run: str) -> None:
+        try:
+            await asyncio.to_thread(self._preparer.fold, run)
+        except ActstoreError as error:
+            _log.warning("the commits of %s could not be folded: %s", run, error.message)
+
+    async def _unwant(self, run: str) -> None:
+        try:
+            await asyncio.to_thread(self._preparer.unwant, run)
+        except ActstoreError as error:  # then a coordinator that starts finds that nothing is left to do
+            _log.warning("run %s stays wanted: %s", run, error.message)
+
+    def _count(self, capture: CaptureState, report: ShardReport) -> None:
         if report.won:
             self._totals.shards_committed += 1
             self._totals.tokens_committed += report.tokens
             self._totals.bytes_committed += report.bytes
-        capture.tell()
+        else:
+            capture.shuffle()
+        if capture.active:
+            capture.go_on()
+        capture.committed(report.tokens)
 
-    def _find(self, run: str) -> _Capture:
+    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _find(self, run: str) -> CaptureState:
         if run not in self._captures:
             raise NotThere(
                 f"run {run!r} is not being captured",
@@ -270,7 +316,7 @@ class Coordinator:
         return self._captures[run]
 
     def _running(self) -> list[str]:
-        return [run for run, capture in self._captures.items() if capture.state is State.RUNNING]
+        return [run for run, capture in self._captures.items() if capture.active]
 
     def _check_room(self) -> None:
         running = len(self._running())
@@ -284,12 +330,11 @@ class Coordinator:
             )
 
     def _forget_old(self) -> None:
-        ended = [run for run, capture in self._captures.items() if capture.state is not State.RUNNING]
+        ended = [run for run, capture in self._captures.items() if not capture.active]
         for run in ended[: max(0, len(ended) - self._limits.finished_captures + 1)]:
             del self._captures[run]
 
 
 def _task(plan: Plan, shard: int, attempt: str) -> ShardTask:
     """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
-    sequences = plan.sequences.select(plan.record.shard_sequences(shard))
-    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, sequences, attempt)
+    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, plan.shard_sequences(shard), attempt)

@@ -13,10 +13,10 @@ from actstore_api.reasons import REASONS, to_status
 from actstore_api.v1 import capture_pb2, patching_pb2
 from actstore_storage.errors import ActstoreError
 from actstore_worker import wire
-from actstore_worker.coordinator import Progress, Totals
 from actstore_worker.patching.plan import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult
-from actstore_worker.plan import CaptureRequest
+from actstore_worker.progress import Estimate, Progress, Totals
+from actstore_worker.request import CaptureRequest
 
 _log = logging.getLogger(__name__)
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -29,6 +29,8 @@ class Captures(Protocol):
     """The coordinator, from here."""
 
     async def submit(self, request: CaptureRequest) -> str: ...
+
+    async def estimate(self, request: CaptureRequest) -> Estimate: ...
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]: ...
 
@@ -67,6 +69,11 @@ class Gateway:
     ) -> capture_pb2.StartCaptureResponse:
         return await self._answer(self._start, request, grpc_context, capture_pb2.StartCaptureResponse)
 
+    async def EstimateCapture(  # noqa: N802
+        self, request: capture_pb2.EstimateCaptureRequest, grpc_context: Context
+    ) -> capture_pb2.EstimateCaptureResponse:
+        return await self._answer(self._estimate, request, grpc_context, capture_pb2.EstimateCaptureResponse)
+
     async def CancelCapture(  # noqa: N802
         self, request: capture_pb2.CancelCaptureRequest, grpc_context: Context
     ) -> capture_pb2.CancelCaptureResponse:
@@ -92,6 +99,10 @@ class Gateway:
     async def _start(self, request: capture_pb2.StartCaptureRequest) -> capture_pb2.StartCaptureResponse:
         run = await self._captures.submit(wire.capture_request(request.specification))
         return capture_pb2.StartCaptureResponse(run=run)
+
+    async def _estimate(self, request: capture_pb2.EstimateCaptureRequest) -> capture_pb2.EstimateCaptureResponse:
+        found = await self._captures.estimate(wire.capture_request(request.specification))
+        return capture_pb2.EstimateCaptureResponse(estimate=wire.estimate_message(found))
 
     async def _cancel(self, request: capture_pb2.CancelCaptureRequest) -> capture_pb2.CancelCaptureResponse:
         progress = await self._captures.cancel(request.run)

@@ -1,55 +1,33 @@
 """From a request for a capture to its run: everything is looked up and checked here, before any forward pass."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import Site, expand_sites
-from actstore_storage.specification import DTYPES, RunRecord, SaeRecord, Specification
+from actstore_storage.sites import HEAD_KINDS, Site, expand_sites, parse_site
+from actstore_storage.specification import RunRecord, SaeRecord, Specification
 from actstore_worker.catalogue import ModelCatalogue, ModelSource
+from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.model import ModelDescription, describe_model
-from actstore_worker.sae import SparseAutoencoder, TopKSae, check_fit, load_sae
+from actstore_worker.request import CaptureRequest
+from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
 from actstore_worker.sequences import SequenceShape, TokenSequences, tokenise
-from actstore_worker.sources import documents, find_dataset
+from actstore_worker.sources import documents
+from actstore_worker.storing import bytes_by_product, checked_options, document_query
 
 SEQUENCES_PER_BATCH_MAX = 1024
 SEQUENCES_PER_SHARD_MAX = 1 << 20
-# Bytes of a token's row in tokens.parquet, of one norm, and of one nonzero in the two orders in which it is stored.
-_TOKEN_BYTES, _NORM_BYTES, _NONZERO_BYTES = 25, 4, 24
-# Where the architecture does not fix how many features are on.
-_NONZEROS_GUESS = 64
 _HASH_DIGITS_IN_NAME = 8
 
 
 @dataclass(frozen=True)
-class CaptureRequest:
-    """What a caller asks for, as in actstore_api's CaptureSpecification; None and empty mean the same there."""
-
-    model: str
-    dataset: str
-    run: str = ""
-    model_revision: str = ""
-    text_field: str = ""
-    max_tokens: int | None = None
-    context_length: int | None = None
-    # None: where the tokenizer has a BOS token.
-    prepend_bos: bool | None = None
-    dense_sites: tuple[str, ...] = ()
-    norm_sites: tuple[str, ...] = ()
-    saes: tuple[str, ...] = ()
-    dtype: str = ""
-    sequences_per_shard: int | None = None
-    sequences_per_batch: int | None = None
-
-
-@dataclass(frozen=True)
 class PlanSettings:
-    dataset_folders: tuple[Path, ...]
+    datasets: DatasetPlaces
     # Where the capture workers run models: cpu or cuda.
     device: str = "cpu"
     sequences_per_batch: int = 16
@@ -59,11 +37,13 @@ class PlanSettings:
     shard_bytes_max: int = 1 << 30
     # A small run is cut this far all the same, so that workers share it and a reader sees it grow.
     shards_target: int = 8
+    # What one run may store.
+    run_bytes_max: int = 10 << 40
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`sequences` are all of the run's; a worker needs `sequences.select(record.shard_sequences(shard))`."""
+    """`sequences` are all of the run's; a worker needs those of its shard. `bytes_by_product` is an estimate."""
 
     record: RunRecord
     sequences: TokenSequences
@@ -71,29 +51,37 @@ class Plan:
     model: ModelDescription
     sae_paths: dict[str, Path]
     saes: tuple[SparseAutoencoder, ...]
+    documents: int
+    bytes_by_product: Mapping[str, int]
+
+    def shard_sequences(self, shard: int) -> TokenSequences:
+        held = self.record.shard_sequences(shard)
+        return self.sequences.slice(held.start, held.stop)
 
 
 def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: PlanSettings) -> Plan:
     """Errors: BadRequest or NotThere with field, value and what is allowed."""
     if request.run:
         check_name(request.run, "run")
-    dtype = _dtype(request.dtype)
     batch = _count(
         request.sequences_per_batch, settings.sequences_per_batch, SEQUENCES_PER_BATCH_MAX, "sequences_per_batch"
     )
-    dataset_path = find_dataset(request.dataset, settings.dataset_folders)
+    query = document_query(request)
+    dataset = settings.datasets.find(request.dataset)
     source = catalogue.find_model(request.model, request.model_revision)
     model = describe_model(source)
     shape = _shape(request, model)
     dense, norms = _sites(request, model)
     sae_paths = {name: catalogue.find_sae(name) for name in dict.fromkeys(request.saes)}
     saes = tuple(_fitting_sae(path, name, model) for name, path in sae_paths.items())
-    text_field = request.text_field or "text"
+    options = checked_options(request, model, dense, saes)
     with _naming_dataset(request.dataset):
-        tokenised = tokenise(model, documents(dataset_path, text_field), shape)
+        tokenised = tokenise(model, documents(dataset, query), shape)
     sequences = tokenised.sequences
-    token_bytes = _bytes_per_token(model.d_model * DTYPES[dtype], len(dense), len(norms), saes)
-    per_shard = _sequences_per_shard(request.sequences_per_shard, sequences, token_bytes, batch, settings)
+    widths = {str(site): model.site_width(site, shape.context_length) for site in dense}
+    sizes = bytes_by_product(options, widths, len(norms), saes, sequences)
+    _check_run_bytes(sizes, settings.run_bytes_max)
+    per_shard = _sequences_per_shard(request.sequences_per_shard, sequences, sizes, batch, settings)
     specification = Specification(
         model=request.model,
         model_revision=request.model_revision,
@@ -101,19 +89,23 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
         tokenizer_sha256=model.tokenizer_sha256,
         dataset=request.dataset,
         dataset_sha256=tokenised.sha256,
-        text_field=text_field,
+        text_field=query.text_field,
         max_tokens=request.max_tokens,
         context_length=shape.context_length,
         prepend_bos=shape.prepend_bos,
         dense_sites=tuple(map(str, dense)),
         norm_sites=tuple(map(str, norms)),
         saes=tuple(SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes),
-        dtype=dtype,
         sequences_per_shard=per_shard,
         sequences_per_batch=batch,
+        tokens_field=request.tokens_field,
+        row_filters=request.row_filters,
+        max_documents=request.max_documents,
+        **asdict(options) | {"positions": options.positions},
     )
     record = _record(request, specification, model, sequences, settings.device)
-    return Plan(record, sequences, source, model, sae_paths, saes)
+    record = replace(record, dense_widths={site: width for site, width in widths.items() if width != model.d_model})
+    return Plan(record, sequences, source, model, sae_paths, saes, tokenised.documents, sizes)
 
 
 def default_run_name(specification: Specification) -> str:
@@ -138,17 +130,16 @@ def _record(
         tokens_total=len(sequences.tokens),
         layer_count=model.layer_count,
         d_model=model.d_model,
-        attention_implementation=model.attention_implementation,
+        attention_implementation=_attention(model, specification.dense_sites),
         device=device,
         code_version=version("actstore"),
     )
 
 
-def _dtype(asked: str) -> str:
-    dtype = asked or "float32"
-    if dtype not in DTYPES:
-        raise BadRequest(f"dtype {dtype!r} is not known", field="dtype", value=dtype, allowed=DTYPES)
-    return dtype
+def _attention(model: ModelDescription, dense_sites: Iterable[str]) -> str:
+    """Attention weights can be seen in eager attention only."""
+    shows_weights = any(parse_site(site).kind == "pattern" for site in dense_sites)
+    return "eager" if shows_weights else model.attention_implementation
 
 
 def _count(asked: int | None, default: int, limit: int, field: str) -> int:
@@ -169,7 +160,7 @@ def _shape(request: CaptureRequest, model: ModelDescription) -> SequenceShape:
         )
     prepend = model.bos_id is not None if prepend is None else prepend
     length = model.context_length if request.context_length is None else request.context_length
-    shortest = 1 + int(prepend)
+    shortest = 1 + int(prepend) + int(prepend and model.end_id is not None)
     if length > model.context_length:
         raise _limit("context_length", length, model.context_length)
     if length < shortest:
@@ -179,7 +170,8 @@ def _shape(request: CaptureRequest, model: ModelDescription) -> SequenceShape:
 
 
 def _sites(request: CaptureRequest, model: ModelDescription) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
-    dense = expand_sites(request.dense_sites, model.kinds, model.layer_count)
+    """Dense sites may have heads; norms are of residual kinds."""
+    dense = expand_sites(request.dense_sites, (*model.kinds, *HEAD_KINDS), model.layer_count, model.head_counts)
     norms = expand_sites(request.norm_sites or model.kinds, model.kinds, model.layer_count)
     return dense, norms
 
@@ -190,16 +182,11 @@ def _fitting_sae(path: Path, name: str, model: ModelDescription) -> SparseAutoen
     return sae
 
 
-def _bytes_per_token(dense_bytes: int, dense_sites: int, norm_sites: int, saes: tuple[SparseAutoencoder, ...]) -> int:
-    nonzeros = sum(sae.k if isinstance(sae, TopKSae) else _NONZEROS_GUESS for sae in saes)
-    return _TOKEN_BYTES + dense_bytes * dense_sites + _NORM_BYTES * norm_sites + _NONZERO_BYTES * nonzeros
-
-
 def _sequences_per_shard(
-    asked: int | None, sequences: TokenSequences, token_bytes: int, batch: int, settings: PlanSettings
+    asked: int | None, sequences: TokenSequences, sizes: Mapping[str, int], batch: int, settings: PlanSettings
 ) -> int:
     """As asked, or whole batches; the bytes of a shard are those of an average sequence times their number."""
-    sequence_bytes = token_bytes * len(sequences.tokens) / len(sequences)
+    sequence_bytes = sum(sizes.values()) / len(sequences)
     by_bytes = max(1, int(settings.shard_bytes_target / sequence_bytes))
     by_share = -(-len(sequences) // settings.shards_target)
     batches = max(1, -(-min(by_bytes, by_share) // batch))
@@ -207,6 +194,19 @@ def _sequences_per_shard(
     if len(sequences) * sequence_bytes > settings.shard_bytes_max:
         most = min(most, max(1, int(settings.shard_bytes_max / sequence_bytes)))
     return _count(asked, min(batches * batch, most), most, "sequences_per_shard")
+
+
+def _check_run_bytes(sizes: Mapping[str, int], run_bytes_max: int) -> None:
+    total = sum(sizes.values())
+    if total > run_bytes_max:
+        largest = max(sizes, key=lambda product: sizes[product])
+        raise BadRequest(
+            f"the run would store about {total} bytes, most of them {largest}; the limit is {run_bytes_max}",
+            reason="LIMIT_EXCEEDED",
+            field="bytes",
+            value=total,
+            allowed=f"at most {run_bytes_max}: fewer tokens, sites or positions",
+        )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.products import BOS, SPECIAL
 from actstore_storage.shard import TokenRows
 from actstore_worker.model import ModelDescription
+from actstore_worker.sources import Document
 
 # Documents go to the tokenizer, which has threads of its own, in groups of about this many characters.
 # The coordinator holds the tokens of a run while it is captured, four bytes each.
@@ -31,12 +32,12 @@ class SequenceShape:
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """Sequence i of these is sequence `first` + i of the dataset: `tokens[offsets[i]:offsets[i + 1]]`, BOS included."""
+    """Sequence i of these is sequence `numbers[i]` of the dataset: `tokens[offsets[i]:offsets[i + 1]]`, with BOS."""
 
     tokens: Int[NDArray[np.int32], " token"]
     offsets: Int[NDArray[np.int64], " sequence_and_one"]
     documents: Int[NDArray[np.int64], " sequence"]
-    first: int = 0
+    numbers: Int[NDArray[np.int64], " sequence"]
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -45,19 +46,28 @@ class TokenSequences:
     def lengths(self) -> Int[NDArray[np.int64], " sequence"]:
         return np.diff(self.offsets)
 
-    def select(self, sequences: range) -> "TokenSequences":
-        """Some of them, named by their numbers in the dataset."""
-        start, stop = sequences.start - self.first, sequences.stop - self.first
+    def slice(self, start: int, stop: int) -> "TokenSequences":
+        """From the one at `start` to before `stop`, counted from 0."""
         if not 0 <= start <= stop <= len(self):
-            raise ValueError(f"{sequences} is not within {range(self.first, self.first + len(self))}")
+            raise ValueError(f"{range(start, stop)} is not within {range(len(self))}")
         offsets = self.offsets[start : stop + 1]
         tokens = self.tokens[offsets[0] : offsets[-1]]
-        return TokenSequences(tokens, offsets - offsets[0], self.documents[start:stop], sequences.start)
+        return TokenSequences(tokens, offsets - offsets[0], self.documents[start:stop], self.numbers[start:stop])
+
+    def take(self, order: Int[NDArray[np.int64], " sequence"]) -> "TokenSequences":
+        """Those, in that order."""
+        lengths = self.lengths[order]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.repeat(self.offsets[order] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return TokenSequences(self.tokens[places], offsets, self.documents[order], self.numbers[order])
 
     def batches(self, size: int) -> Iterator["TokenSequences"]:
-        last = self.first + len(self)
-        for start in range(self.first, last, size):
-            yield self.select(range(start, min(start + size, last)))
+        for start in range(0, len(self), size):
+            yield self.slice(start, min(start + size, len(self)))
+
+    @property
+    def positions(self) -> Int[NDArray[np.int64], " token"]:
+        return np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
 
     def padded(self) -> tuple[Int[NDArray[np.int64], "batch position"], NDArray[np.bool_]]:
         """Token ids with zeros on the right, and where the tokens are."""
@@ -69,12 +79,12 @@ class TokenSequences:
     def rows(self, bos_id: int | None, special_ids: frozenset[int]) -> TokenRows:
         """A row a token. BOS is the token at position 0 only; elsewhere that token is special like others."""
         lengths = self.lengths
-        position = (np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], lengths)).astype(np.int32)
+        position = self.positions.astype(np.int32)
         flags = np.where(np.isin(self.tokens, sorted(special_ids)), SPECIAL, 0).astype(np.uint8)
         if bos_id is not None:
             flags[(position == 0) & (self.tokens == bos_id)] = BOS
         return TokenRows(
-            sequence=np.repeat(np.arange(self.first, self.first + len(self)), lengths),
+            sequence=np.repeat(self.numbers, lengths),
             position=position,
             document=np.repeat(self.documents, lengths),
             token=self.tokens,
@@ -88,25 +98,31 @@ class TokenisedDataset:
 
     sequences: TokenSequences
     sha256: str
+    documents: int
 
 
 @dataclass
 class _Gathered:
     shape: SequenceShape
+    # Ids before and after the text of each sequence.
+    before: tuple[int, ...]
+    after: tuple[int, ...]
     ids: list[NDArray[np.int32]] = field(default_factory=list)
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
     documents: list[NDArray[np.int64]] = field(default_factory=list)
     tokens: int = 0
+    documents_seen: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, document: int, ids: NDArray[np.int32]) -> bool:
         """Cut one document into sequences; False once max_tokens leaves no room for the next one."""
-        bos = int(self.shape.prepend_bos)
-        body = self.shape.context_length - bos
+        around = len(self.before) + len(self.after)
+        body = self.shape.context_length - around
         starts = np.arange(0, len(ids), body)
-        lengths = np.minimum(body, len(ids) - starts) + bos
+        lengths = np.minimum(body, len(ids) - starts) + around
         kept = self._fitting(lengths)
-        ids = ids[: int((lengths[:kept] - bos).sum())]
+        ids = ids[: int((lengths[:kept] - around).sum())]
+        self.documents_seen += 1
         self.digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
         self.ids.append(ids)
         self.lengths.append(lengths[:kept])
@@ -123,59 +139,80 @@ class _Gathered:
             raise _max_tokens_too_small(self.shape.max_tokens, int(lengths[0]))
         return kept
 
-    def sequences(self, bos_id: int | None) -> TokenSequences:
+    def sequences(self) -> TokenSequences:
         if not self.tokens:
             raise BadRequest("the dataset has no token", reason="DATASET_EMPTY", field="dataset", allowed="some text")
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths))])
-        text = np.concatenate(self.ids)
-        if self.shape.prepend_bos:
-            tokens = np.full(self.tokens, bos_id, dtype=np.int32)
-            is_text = np.ones(self.tokens, dtype=np.bool_)
-            is_text[offsets[:-1]] = False
-            tokens[is_text] = text
-            text = tokens
-        return TokenSequences(text, offsets, np.concatenate(self.documents))
+        text, documents = np.concatenate(self.ids), np.concatenate(self.documents)
+        is_text = np.ones(self.tokens, dtype=np.bool_)
+        tokens = np.empty(self.tokens, dtype=np.int32)
+        for place, token in [(offsets[:-1], token) for token in self.before] + [
+            (offsets[1:] - 1, token) for token in self.after
+        ]:
+            is_text[place] = False
+            tokens[place] = token
+        tokens[is_text] = text
+        return TokenSequences(tokens, offsets, documents, np.arange(len(documents)))
 
 
 def tokenise(
-    described: ModelDescription, documents: Iterable[str], shape: SequenceShape, tokens_max: int = TOKENS_MAX
+    described: ModelDescription, documents: Iterable[Document], shape: SequenceShape, tokens_max: int = TOKENS_MAX
 ) -> TokenisedDataset:
-    """Document ids are their places in the dataset, those without tokens included.
+    """Documents that are token ids already are cut like those that are text.
 
     Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID where max_tokens holds no sequence; MODEL_UNSUPPORTED where the
     tokenizer gives an id that the model has no embedding of; LIMIT_EXCEEDED past `tokens_max`.
     """
-    gathered = _Gathered(shape)
-    for document, ids in enumerate(_token_ids(described, documents)):
+    before = (described.bos_id,) if shape.prepend_bos and described.bos_id is not None else ()
+    after = (described.end_id,) if shape.prepend_bos and described.end_id is not None else ()
+    gathered = _Gathered(shape, before, after)
+    for document, ids in _token_ids(described, documents, before):
         if not gathered.add(document, ids):
             break
         if gathered.tokens > tokens_max:
             raise _too_many_tokens(gathered.tokens, tokens_max)
-    return TokenisedDataset(gathered.sequences(described.bos_id), gathered.digest.hexdigest())
+    return TokenisedDataset(gathered.sequences(), gathered.digest.hexdigest(), gathered.documents_seen)
 
 
-def _token_ids(described: ModelDescription, documents: Iterable[str]) -> Iterator[NDArray[np.int32]]:
-    for texts in _groups(documents):
+def _token_ids(
+    described: ModelDescription, documents: Iterable[Document], before: tuple[int, ...]
+) -> Iterator[tuple[int, Int[NDArray[np.int32], " token"]]]:
+    """With each document's number. What was tokenised with its BOS in front will have that one, and not two."""
+    for group in _groups(documents):
+        texts = [document.content for document in group if isinstance(document.content, str)]
+        found = iter(_tokenised(described, texts))
+        for document in group:
+            if isinstance(document.content, str):
+                ids = next(found)
+            else:
+                ids = document.content[len(before) :] if _begins_with(document.content, before) else document.content
+            if len(ids) and ids.max() >= described.vocabulary_size:
+                raise _no_embedding(described, int(ids.max()))
+            yield document.number, ids
+
+
+def _begins_with(ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...]) -> bool:
+    return bool(before) and tuple(ids[: len(before)].tolist()) == before
+
+
+def _tokenised(described: ModelDescription, texts: list[str]) -> Iterator[Int[NDArray[np.int32], " token"]]:
+    if texts:
         # verbose: the warning about long texts is about what is done here, cutting them.
         found = described.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        for ids in found["input_ids"]:
-            array = np.asarray(ids, dtype=np.int32)
-            if len(array) and array.max() >= described.vocabulary_size:
-                raise _no_embedding(described, int(array.max()))
-            yield array
+        yield from (np.asarray(ids, dtype=np.int32) for ids in found["input_ids"])
 
 
-def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
-    texts: list[str] = []
+def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    group: list[Document] = []
     characters = 0
-    for text in documents:
-        texts.append(text)
-        characters += len(text)
+    for document in documents:
+        group.append(document)
+        characters += len(document.content)
         if characters >= _GROUP_CHARACTERS:
-            yield texts
-            texts, characters = [], 0
-    if texts:
-        yield texts
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
 
 
 def _too_many_tokens(tokens: int, tokens_max: int) -> BadRequest:

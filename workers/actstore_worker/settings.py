@@ -25,6 +25,15 @@ class CoordinatorLimits:
     attempts_per_shard: int = 3
     # Wait before a shard that failed is tried again.
     retry_seconds: float = 1.0
+    # How many workers may die with one shard before the shard is given up.
+    losses_per_shard: int = 10
+    # While the store is not there, or refuses the credentials, one try so often, for so long.
+    pause_seconds: float = 5.0
+    patience_seconds: float = 6 * 3600.0
+    # Commits are folded into checkpoints after so many of them.
+    fold_shards: int = 256
+    # How often the cluster is looked at for more places.
+    pool_seconds: float = 5.0
     # Longest silence of a watch.
     heartbeat_seconds: float = 2.0
 
@@ -66,6 +75,8 @@ class WorkerSettings:
     s3: S3Access | None = None
     model_folders: tuple[Path, ...] = ()
     dataset_folders: tuple[Path, ...] = ()
+    # s3://bucket/prefix, reached with the credentials of the store.
+    dataset_stores: tuple[str, ...] = ()
     allow_hub: bool = False
     # None: one for each GPU, or one on a machine without.
     capture_workers: int | None = None
@@ -82,8 +93,14 @@ class WorkerSettings:
             raise SettingsError(
                 f"ACTSTORE_STORE is {self.store}, so ACTSTORE_S3_ENDPOINT, _ACCESS_KEY and _SECRET_KEY are required"
             )
-        if not self.store.startswith("s3://") and self.s3 is not None:
+        if not self.store.startswith("s3://") and self.s3 is not None and not self.dataset_stores:
             raise SettingsError(f"ACTSTORE_S3_ENDPOINT is set, but ACTSTORE_STORE is the directory {self.store}")
+        for address in self.dataset_stores:
+            if not address.startswith("s3://") or self.s3 is None:
+                raise SettingsError(
+                    f"ACTSTORE_DATASET_STORES names {address}; it takes s3://bucket/prefix, separated by spaces, and "
+                    "needs ACTSTORE_S3_ENDPOINT; a folder is one of ACTSTORE_DATASET_FOLDERS"
+                )
         if self.capture_workers is not None and self.capture_workers < 1:
             raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS must be at least 1, not {self.capture_workers}")
         if not 0 <= self.gateway_port < 65536:
@@ -100,6 +117,7 @@ def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
         s3=_s3_access(environment),
         model_folders=_folders(environment, "ACTSTORE_MODEL_FOLDERS"),
         dataset_folders=_folders(environment, "ACTSTORE_DATASET_FOLDERS"),
+        dataset_stores=tuple(environment.get("ACTSTORE_DATASET_STORES", "").split()),
         allow_hub=_switch(environment, "ACTSTORE_ALLOW_HUB", default=False),
         capture_workers=_integer("ACTSTORE_CAPTURE_WORKERS", workers) if workers else None,
         ray_address=environment.get("ACTSTORE_RAY_ADDRESS") or None,

@@ -1,132 +1,186 @@
-"""Where text comes from: the documents of a file or folder below the dataset folders.
+"""Where documents come from: the rows of tables, and plain text.
 
 A JSONL or Parquet file has a document a row; a plain-text file is one document. Text is UTF-8 or refused: a document
 that is silently repaired is no longer what its name says.
 """
 
+import itertools
 import json
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
+from numpy.typing import NDArray
 
-from actstore_storage.errors import BadRequest, NotThere
+from actstore_storage.errors import BadRequest
+from actstore_storage.specification import RowFilter
+from actstore_worker.dataset_files import Dataset, DatasetFile, unreadable
 
-TABLE_SUFFIXES = (".jsonl", ".parquet")
-# What counts as text in a folder. A file that is named by itself may have any suffix.
-TEXT_SUFFIXES = frozenset(
-    {
-        *(".txt", ".md", ".rst", ".tex", ".html", ".xml", ".csv", ".json", ".yaml", ".yml", ".toml"),
-        *(".py", ".c", ".h", ".cpp", ".go", ".java", ".js", ".ts", ".rs", ".sh", ".sql", ".css"),
-    }
-)
 # A document is tokenised whole, so it must fit into memory several times over.
 DOCUMENT_BYTES_MAX = 1 << 28
 _PARQUET_BATCH_ROWS = 256
+_ID_MAX = np.iinfo(np.int32).max
+COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "in": lambda value, allowed: value in allowed,
+    "not in": lambda value, allowed: value not in allowed,
+}
+
+TokenIds = Int[NDArray[np.int32], " token"]
+_Row = tuple[str, Mapping[str, Any]]  # where it lies, for messages; its columns
 
 
-def find_dataset(name: str, dataset_folders: tuple[Path, ...]) -> Path:
-    """The file or folder of that name. Errors: NotThere DATASET_NOT_FOUND; BadRequest NAME_INVALID for `..`."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-        raise BadRequest(
-            f"dataset {name!r} is not a name: it is a path below a dataset folder, without '..'",
-            reason="NAME_INVALID",
-            field="dataset",
-            value=name,
-            allowed="a relative path without '..'",
-        )
-    for folder in dataset_folders:
-        path = folder.joinpath(*parts)
-        if path.exists() and _is_inside(path, folder):
-            return path
-    there = sorted({path.name for folder in dataset_folders for path in folder.iterdir()})
-    raise NotThere(
-        f"no dataset {name!r}; the dataset folders have: {', '.join(there) or 'nothing'}",
-        reason="DATASET_NOT_FOUND",
-        field="dataset",
-        value=name,
-        allowed=there,
-    )
+@dataclass(frozen=True)
+class DocumentQuery:
+    """Which documents of a dataset, and what of them. With `tokens_field` they are tokenised already."""
+
+    text_field: str = "text"
+    tokens_field: str = ""
+    row_filters: tuple[RowFilter, ...] = ()
+    max_documents: int | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Those of a table that are read."""
+        content = self.tokens_field or self.text_field
+        return list(dict.fromkeys([content, *(found.column for found in self.row_filters)]))
 
 
-def documents(path: Path, text_field: str = "text") -> Iterator[str]:
-    """Texts in a fixed order: files by path, rows as they lie.
+@dataclass(frozen=True)
+class Document:
+    """`number` is its place in the dataset, which documents that a filter leaves out have too."""
 
-    Errors: BadRequest DATASET_UNREADABLE with file and place, DATASET_EMPTY for a folder without text files.
+    number: int
+    content: str | TokenIds
+
+
+def documents(dataset: Dataset, query: DocumentQuery) -> Iterator[Document]:
+    """In a fixed order: files by path, rows as they lie.
+
+    Errors: BadRequest DATASET_UNREADABLE with file and place; ARGUMENT_INVALID for a filter of text without columns,
+    or one that compares what cannot be compared.
     """
-    for file in dataset_files(path):
+    passing = (Document(number, found) for number, found in enumerate(_contents(dataset, query)) if found is not None)
+    yield from itertools.islice(passing, query.max_documents)
+
+
+def _contents(dataset: Dataset, query: DocumentQuery) -> Iterator[str | TokenIds | None]:
+    """Of every document in its turn; None for one that a filter leaves out."""
+    if dataset.table is not None:
+        yield from (_content(place, row, query) for place, row in _library_rows(dataset, query))
+    for file in dataset.files:
         if file.suffix == ".jsonl":
-            yield from _jsonl_texts(file, text_field)
+            yield from (_content(place, row, query) for place, row in _jsonl_rows(file))
         elif file.suffix == ".parquet":
-            yield from _parquet_texts(file, text_field)
+            yield from (_content(place, row, query) for place, row in _parquet_rows(file, query))
         else:
-            yield _decode(_read(file), file, 0)
+            yield _plain_text(file, query)
 
 
-def dataset_files(path: Path) -> list[Path]:
-    """The file itself; or every table below the folder; or, where it has no table, every text file."""
-    if path.is_file():
-        return [path]
-    below = sorted(file for file in path.rglob("*") if file.is_file())
-    tables = [file for file in below if file.suffix in TABLE_SUFFIXES]
-    found = tables or [file for file in below if file.suffix in TEXT_SUFFIXES]
-    if not found:
+def _content(place: str, row: Mapping[str, Any], query: DocumentQuery) -> str | TokenIds | None:
+    if not all(_passes(place, row, found) for found in query.row_filters):
+        return None
+    if query.tokens_field:
+        return _row_tokens(place, row, query.tokens_field)
+    return _row_text(place, row, query.text_field)
+
+
+def _passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
+    """A missing value passes nothing, as with pyarrow's filters."""
+    if found.column not in row:
+        raise _no_field(place, found.column, row, "dataset.filters")
+    value = row[found.column]
+    if value is None:
+        return False
+    try:
+        return bool(COMPARISONS[found.comparison](value, found.value))
+    except TypeError as error:
         raise BadRequest(
-            f"dataset folder {path.name} has no file that is text",
-            reason="DATASET_EMPTY",
-            field="dataset",
-            value=path.name,
-            allowed=[*TABLE_SUFFIXES, *sorted(TEXT_SUFFIXES)],
-        )
-    for file in found:
-        if not _is_inside(file, path):
-            raise _unreadable(file, "it is a symbolic link that leaves the dataset", "a file inside the dataset")
-    return found
+            f"{place}: {found.column} is {value!r}, which does not compare with {found.value!r} by {found.comparison}",
+            field="dataset.filters",
+            value=f"{found.column} {found.comparison} {found.value!r}",
+            allowed=f"a value like {type(value).__name__}",
+        ) from error
 
 
-def _jsonl_texts(file: Path, text_field: str) -> Iterator[str]:
+def _jsonl_rows(file: DatasetFile) -> Iterator[_Row]:
     offset = 0
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    with file.open() as lines:
+        for number, line in enumerate(iter(lambda: lines.readline(DOCUMENT_BYTES_MAX + 1), b""), start=1):
+            _check_size(file, len(line))
             if line.strip():
-                yield _row_text(
-                    _json_row(_decode(line, file, offset), file, number), text_field, f"{file.name} line {number}"
-                )
+                yield f"{file.name} line {number}", _json_row(_decode(line, file, offset), file, number)
             offset += len(line)
 
 
-def _json_row(line: str, file: Path, number: int) -> dict[str, Any]:
+def _json_row(line: str, file: DatasetFile, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise _unreadable(file, f"line {number} is not JSON: {error}", "a JSON object a line") from error
+        raise unreadable(file.name, f"line {number} is not JSON: {error}", "a JSON object a line") from error
     if not isinstance(row, dict):
-        raise _unreadable(file, f"line {number} is not a JSON object", "a JSON object a line")
+        raise unreadable(file.name, f"line {number} is not a JSON object", "a JSON object a line")
     return row
 
 
-def _parquet_texts(file: Path, text_field: str) -> Iterator[str]:
+def _parquet_rows(file: DatasetFile, query: DocumentQuery) -> Iterator[_Row]:
     try:
-        table = pq.ParquetFile(file)
-        if text_field not in table.schema_arrow.names:
-            raise _no_field(file.name, text_field, table.schema_arrow.names)
-        row = 0
-        for batch in table.iter_batches(_PARQUET_BATCH_ROWS, columns=[text_field]):
-            for text in batch.column(0).to_pylist():
-                yield _row_text({text_field: text}, text_field, f"{file.name} row {row}")
-                row += 1
+        with file.open() as source:
+            table = pq.ParquetFile(source)
+            there = table.schema_arrow.names
+            for column in query.columns:
+                if column not in there:
+                    raise _missing_column(file.name, column, there, query)
+            number = 0
+            for batch in table.iter_batches(_PARQUET_BATCH_ROWS, columns=query.columns):
+                for row in batch.to_pylist():
+                    yield f"{file.name} row {number}", row
+                    number += 1
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, f"it is not a whole Parquet file: {error}", "Parquet") from error
+        raise unreadable(file.name, f"it is not a whole Parquet file: {error}", "Parquet") from error
     except UnicodeDecodeError as error:
-        raise _unreadable(file, f"a text is not UTF-8: {error}", "UTF-8") from error
+        raise unreadable(file.name, f"a text is not UTF-8: {error}", "UTF-8") from error
 
 
-def _row_text(row: dict[str, Any], text_field: str, place: str) -> str:
+def _library_rows(dataset: Dataset, query: DocumentQuery) -> Iterator[_Row]:
+    for column in query.columns:
+        if column not in dataset.table.column_names:
+            raise _missing_column(dataset.name, column, dataset.table.column_names, query)
+    for number, row in enumerate(dataset.table.select_columns(query.columns)):
+        yield f"{dataset.name} row {number}", row
+
+
+def _plain_text(file: DatasetFile, query: DocumentQuery) -> str:
+    if query.tokens_field or query.row_filters:
+        field = "dataset.tokens_field" if query.tokens_field else "dataset.filters"
+        raise BadRequest(
+            f"{file.name} is plain text, without columns",
+            field=field,
+            value=query.tokens_field or query.row_filters[0].column,
+            allowed="a dataset of JSONL or Parquet",
+        )
+    try:
+        with file.open() as source:
+            data = source.read(DOCUMENT_BYTES_MAX + 1)
+    except OSError as error:
+        raise unreadable(file.name, str(error), "a readable file") from error
+    _check_size(file, len(data))
+    return _decode(data, file, 0)
+
+
+def _row_text(place: str, row: Mapping[str, Any], text_field: str) -> str:
     if text_field not in row:
-        raise _no_field(place, text_field, row)
+        raise _no_field(place, text_field, row, "dataset.text_field")
     text = row[text_field]
     if not isinstance(text, str):
         raise BadRequest(
@@ -143,58 +197,59 @@ def _row_text(row: dict[str, Any], text_field: str, place: str) -> str:
     return text
 
 
+def _row_tokens(place: str, row: Mapping[str, Any], tokens_field: str) -> TokenIds:
+    if tokens_field not in row:
+        raise _no_field(place, tokens_field, row, "dataset.tokens_field")
+    ids = row[tokens_field]
+    whole = isinstance(ids, list) and all(type(token) is int and 0 <= token <= _ID_MAX for token in ids)
+    if not whole:
+        raise BadRequest(
+            f"{place}: {tokens_field!r} is not a list of token ids",
+            reason="DATASET_UNREADABLE",
+            field="dataset.tokens_field",
+            value=tokens_field,
+            allowed="a column of lists of whole numbers from 0",
+        )
+    return np.asarray(ids, dtype=np.int32)
+
+
+def _check_size(file: DatasetFile, size: int) -> None:
+    if size > DOCUMENT_BYTES_MAX:
+        raise BadRequest(
+            f"{file.name} has a document of more than {DOCUMENT_BYTES_MAX} bytes, the limit",
+            reason="LIMIT_EXCEEDED",
+            field="dataset",
+            value=f"at least {size}",
+            allowed=f"at most {DOCUMENT_BYTES_MAX}",
+        )
+
+
 def _not_text(place: str, error: UnicodeError) -> BadRequest:
     return BadRequest(
         f"{place} is not UTF-8: {error}", reason="DATASET_UNREADABLE", field="dataset", value=place, allowed="UTF-8"
     )
 
 
-def _read(file: Path) -> bytes:
-    size = file.stat().st_size
-    if size > DOCUMENT_BYTES_MAX:
-        raise BadRequest(
-            f"{file.name} is one document of {size} bytes; the limit is {DOCUMENT_BYTES_MAX}",
-            reason="LIMIT_EXCEEDED",
-            field="dataset",
-            value=size,
-            allowed=f"at most {DOCUMENT_BYTES_MAX}",
-        )
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise _unreadable(file, str(error), "a readable file") from error
-
-
-def _decode(data: bytes, file: Path, offset: int) -> str:
+def _decode(data: bytes, file: DatasetFile, offset: int) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         place = offset + error.start
-        raise _unreadable(
-            file, f"byte {data[error.start]:#04x} at offset {place} is not UTF-8", "UTF-8", place
-        ) from error
+        why = f"byte {data[error.start]:#04x} at offset {place} is not UTF-8"
+        raise unreadable(file.name, why, "UTF-8", place) from error
 
 
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Also after every symbolic link on the way is followed."""
-    return path.resolve().is_relative_to(folder.resolve())
+def _missing_column(place: str, column: str, there: list[str], query: DocumentQuery) -> BadRequest:
+    if column not in (query.tokens_field, query.text_field):
+        return _no_field(place, column, there, "dataset.filters")
+    return _no_field(place, column, there, "dataset.tokens_field" if query.tokens_field else "dataset.text_field")
 
 
-def _unreadable(file: Path, why: str, allowed: str, offset: int | None = None) -> BadRequest:
+def _no_field(place: str, column: str, there: Any, field: str) -> BadRequest:
     return BadRequest(
-        f"{file.name} cannot be read: {why}",
+        f"{place} has no field {column!r}; it has: {', '.join(there) or 'none'}",
         reason="DATASET_UNREADABLE",
-        field="dataset",
-        value=file.name if offset is None else f"{file.name} at byte {offset}",
-        allowed=allowed,
-    )
-
-
-def _no_field(place: str, text_field: str, there: Any) -> BadRequest:
-    return BadRequest(
-        f"{place} has no field {text_field!r}; it has: {', '.join(there) or 'none'}",
-        reason="DATASET_UNREADABLE",
-        field="dataset.text_field",
-        value=text_field,
+        field=field,
+        value=column,
         allowed=sorted(there),
     )

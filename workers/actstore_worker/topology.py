@@ -32,14 +32,17 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.probe import probe
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.coordinator import Coordinator, Progress, Totals
+from actstore_worker.coordinator import Coordinator
+from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.gateway import Gateway
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.plan import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
-from actstore_worker.plan import CaptureRequest, PlanSettings
-from actstore_worker.preparing import prepare_capture
+from actstore_worker.plan import PlanSettings
+from actstore_worker.preparing import Preparing
+from actstore_worker.progress import Estimate, Progress, Totals
+from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import SettingsError, WorkerSettings
 
 NAMESPACE = APPLICATION = "actstore"
@@ -171,15 +174,29 @@ class _CoordinatorActor(Coordinator):
     def __init__(self, settings: WorkerSettings, worker_count: int, gpu_count: int) -> None:
         bucket = open_bucket(settings.store, settings.s3)
         catalogue = ModelCatalogue(settings.model_folders, settings.allow_hub)
-        plan_settings = PlanSettings(settings.dataset_folders, device="cuda" if gpu_count else "cpu")
+        stores = tuple(open_bucket(address, settings.s3) for address in settings.dataset_stores)
+        places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
+        plan_settings = PlanSettings(places, device="cuda" if gpu_count else "cpu")
         resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count else 0}
         threads = max(1, int(ray.cluster_resources()["CPU"]) // worker_count)
         worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)
+        self._new_worker: Callable[[], _RemoteWorker] = lambda: _RemoteWorker(worker.remote(settings, threads))
         super().__init__(
-            lambda request: prepare_capture(request, bucket, catalogue, plan_settings),
-            [_RemoteWorker(worker.remote(settings, threads)) for _ in range(worker_count)],
+            Preparing(bucket, catalogue, plan_settings),
+            [self._new_worker() for _ in range(worker_count)],
             settings.coordinator,
         )
+        self._start(self._look_after_workers(settings))
+
+    async def _look_after_workers(self, settings: WorkerSettings) -> None:
+        """Finish what another coordinator left; then use every place that joins the cluster. Ray itself puts a worker
+        that died where there is room for it.
+        """
+        await self.resume()
+        while settings.capture_workers is None:
+            await asyncio.sleep(settings.coordinator.pool_seconds)
+            missing = _worker_count(settings) - len(self._workers)
+            self.add_workers([self._new_worker() for _ in range(missing)])
 
 
 class _CaptureActor(CaptureWorker):
@@ -202,8 +219,14 @@ class _RemoteWorker:
 
     async def capture(self, task: ShardTask) -> ShardReport:
         # Ray restarts an actor that died; a call that is tried again waits for that, a capture must not run twice.
-        await _answer(self._actor.ready.options(max_task_retries=-1).remote())
+        await self.ready()
         return await _answer(self._actor.capture.remote(task))
+
+    async def ready(self) -> None:
+        await _answer(self._actor.ready.options(max_task_retries=-1).remote())
+
+    async def flops(self) -> float:
+        return await _answer(self._actor.flops.remote())
 
     async def interrupt(self, attempt: str) -> None:
         await _answer(self._actor.interrupt.remote(attempt))
@@ -219,6 +242,9 @@ class _RemoteCoordinator:
 
     async def submit(self, request: CaptureRequest) -> str:
         return await _answer(self._actor.submit.remote(request))
+
+    async def estimate(self, request: CaptureRequest) -> Estimate:
+        return await _answer(self._actor.estimate.remote(request))
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
         return await _answer(self._actor.progress_after.remote(run, version))
@@ -327,10 +353,14 @@ def _unavailable(message: str) -> ActstoreError:
 
 
 def _worker_count(settings: WorkerSettings) -> int:
-    """Errors: SettingsError where that many can never be placed."""
+    """As many as were asked for; else one a GPU, or one a node without.
+
+    Errors: SettingsError where that many can never be placed.
+    """
     gpus = _gpu_count()
     room = gpus or int(ray.cluster_resources()["CPU"])
-    count = settings.capture_workers or gpus or 1
+    nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
+    count = settings.capture_workers or gpus or nodes
     if count > room:
         raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")
     return count

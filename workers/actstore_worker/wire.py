@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from typing import Any
 
 import grpc
 import pyarrow as pa
@@ -10,16 +11,27 @@ from actstore_api.reasons import Failure
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.snapshot import Provenance
-from actstore_worker.coordinator import Progress, Totals
+from actstore_storage.specification import Positions, RowFilter
 from actstore_worker.patching.plan import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult
-from actstore_worker.plan import CaptureRequest
+from actstore_worker.progress import Estimate, Progress, Totals
+from actstore_worker.request import CaptureRequest
 
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _BOS: Mapping[int, bool | None] = {
     capture_pb2.BOS_POLICY_UNSPECIFIED: None,
     capture_pb2.BOS_POLICY_PREPEND: True,
     capture_pb2.BOS_POLICY_NONE: False,
+}
+_COMPARISONS: Mapping[int, str] = {
+    capture_pb2.COMPARISON_EQUAL: "==",
+    capture_pb2.COMPARISON_NOT_EQUAL: "!=",
+    capture_pb2.COMPARISON_LESS: "<",
+    capture_pb2.COMPARISON_LESS_OR_EQUAL: "<=",
+    capture_pb2.COMPARISON_GREATER: ">",
+    capture_pb2.COMPARISON_GREATER_OR_EQUAL: ">=",
+    capture_pb2.COMPARISON_IN: "in",
+    capture_pb2.COMPARISON_NOT_IN: "not in",
 }
 _DIRECTIONS: Mapping[int, str] = {
     patching_pb2.PATCH_DIRECTION_DENOISE: "denoise",
@@ -35,16 +47,65 @@ def capture_request(message: capture_pb2.CaptureSpecification) -> CaptureRequest
         model_revision=message.model.revision,
         dataset=_required(message.dataset.name, "dataset"),
         text_field=message.dataset.text_field,
-        max_tokens=message.dataset.max_tokens if message.dataset.HasField("max_tokens") else None,
-        context_length=message.context_length if message.HasField("context_length") else None,
+        max_tokens=_given(message.dataset, "max_tokens"),
+        context_length=_given(message, "context_length"),
         prepend_bos=_bos(message.bos),
         dense_sites=tuple(message.dense_sites),
         norm_sites=tuple(message.norm_sites),
         saes=tuple(message.saes),
         dtype=message.dtype,
-        sequences_per_shard=message.sequences_per_shard if message.HasField("sequences_per_shard") else None,
-        sequences_per_batch=message.sequences_per_batch if message.HasField("sequences_per_batch") else None,
+        sequences_per_shard=_given(message, "sequences_per_shard"),
+        sequences_per_batch=_given(message, "sequences_per_batch"),
+        storage_dtype=message.storage_dtype,
+        widen_on_overflow=message.widen_on_overflow,
+        packing=message.packing,
+        positions=_positions(message.positions),
+        tokens_field=message.dataset.tokens_field,
+        row_filters=tuple(_row_filter(found) for found in message.dataset.filters),
+        max_documents=_given(message.dataset, "max_documents"),
+        sink_ratio=_given(message, "sink_ratio"),
     )
+
+
+def _given(message: Any, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def _positions(message: capture_pb2.PositionSelection) -> Positions:
+    match message.WhichOneof("kind"):
+        case "last":
+            return Positions("last")
+        case "stride":
+            return Positions("stride", stride=message.stride)
+        case "random":
+            return Positions("fraction", fraction=message.random.fraction, seed=message.random.seed)
+        case "feature":
+            return Positions("feature", sae=message.feature.sae, feature=message.feature.feature)
+    return Positions()
+
+
+def _row_filter(message: capture_pb2.RowFilter) -> RowFilter:
+    field = "dataset.filters"
+    column = _required(message.column, field)
+    if message.comparison not in _COMPARISONS:
+        raise BadRequest(
+            f"comparison {message.comparison} of {column} is not known",
+            field=field,
+            value=message.comparison,
+            allowed=_COMPARISONS.values(),
+        )
+    comparison = _COMPARISONS[message.comparison]
+    kinds = [value.WhichOneof("kind") for value in message.values]
+    several = comparison in ("in", "not in")
+    if None in kinds or (len(kinds) != 1 and not several):
+        allowed = "values with a kind; one of them, or any number for IN and NOT_IN"
+        raise BadRequest(f"the filter of {column} has no value", field=field, value=column, allowed=allowed)
+    values = tuple(getattr(value, str(kind)) for value, kind in zip(message.values, kinds, strict=True))
+    return RowFilter(column, comparison, values if several else values[0])
+
+
+def estimate_message(estimate: Estimate) -> capture_pb2.CaptureEstimate:
+    return capture_pb2.CaptureEstimate(**asdict(estimate))
 
 
 def progress_message(progress: Progress) -> capture_pb2.CaptureProgress:
@@ -58,10 +119,14 @@ def progress_message(progress: Progress) -> capture_pb2.CaptureProgress:
         elapsed_seconds=progress.elapsed_seconds,
     )
     if progress.failure is not None:
-        message.failure.reason = progress.failure.reason
-        message.failure.message = progress.failure.message
-        message.failure.details.update(progress.failure.details)
+        message.failure.CopyFrom(_failure_message(progress.failure))
+    for shard, failure in progress.failed_shards.items():
+        message.failed_shards.add(shard=shard, failure=_failure_message(failure))
     return message
+
+
+def _failure_message(failure: Failure) -> capture_pb2.CaptureFailure:
+    return capture_pb2.CaptureFailure(reason=failure.reason, message=failure.message, details=failure.details)
 
 
 def totals_message(totals: Totals) -> capture_pb2.GetCaptureTotalsResponse:

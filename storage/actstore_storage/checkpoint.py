@@ -1,0 +1,268 @@
+"""Many commits in few objects: what keeps a run of 100,000 shards cheap to open.
+
+`fold_commits` copies the commits of whole blocks of shards into one Parquet object each, in blocks of 256, 4,096 and
+65,536. Commits stay where they are: a checkpoint says nothing that they do not, so it may be lost, written twice, or
+seen late. A reader takes the largest blocks that there are, and lists commits only of shards that none of them holds.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments
+from actstore_storage.errors import CorruptObject
+from actstore_storage.layout import checkpoint_key, checkpoints_folder
+from actstore_storage.specification import RunRecord, canonical_json
+
+if TYPE_CHECKING:
+    from actstore_storage.snapshot import Snapshot
+
+BLOCKS = (256, 4096, 65_536)
+# Commits that are decoded together when one of them is asked for.
+_GROUP_ROWS = 64
+_DECODED_GROUPS = 64
+_SUMMARY_KEY, _OF_KEY = b"actstore.summary", b"actstore.specification_sha256"
+_HOW = ("attention_implementation", "device", "code_version")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What many commits say together. `how` has each distinct value of `_HOW`'s fields, in order of shard."""
+
+    tokens_by_class: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(TOKEN_CLASSES, 0))
+    norm_moments: Mapping[str, Mapping[str, Moments]] = field(default_factory=dict)
+    non_finite: Mapping[str, int] = field(default_factory=dict)
+    how: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, commit: Commit) -> "Summary":
+        how = {name: (getattr(commit, name),) for name in _HOW}
+        return cls(commit.tokens_by_class, commit.norm_moments, commit.non_finite, how)
+
+    @classmethod
+    def merged(cls, parts: Sequence["Summary"]) -> "Summary":
+        tokens = {name: sum(part.tokens_by_class.get(name, 0) for part in parts) for name in TOKEN_CLASSES}
+        sites = dict.fromkeys(site for part in parts for site in part.norm_moments)
+        products = dict.fromkeys(product for part in parts for product in part.non_finite)
+        return cls(
+            tokens,
+            {site: _merged_classes([part.norm_moments.get(site, {}) for part in parts]) for site in sites},
+            {product: sum(part.non_finite.get(product, 0) for part in parts) for product in products},
+            {name: tuple(dict.fromkeys(one for part in parts for one in part.how.get(name, ()))) for name in _HOW},
+        )
+
+    def to_json(self) -> bytes:
+        fields = asdict(self)
+        for classes in fields["norm_moments"].values():
+            for moments in classes.values():
+                if math.isinf(moments["log_sum"]):  # JSON has no infinity
+                    moments["log_sum"] = None
+        return canonical_json(fields)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Summary":
+        fields = json.loads(data)
+        for classes in fields["norm_moments"].values():
+            for name, moments in classes.items():
+                log_sum = -math.inf if moments["log_sum"] is None else moments["log_sum"]
+                classes[name] = Moments(**moments | {"log_sum": log_sum})
+        return cls(**fields | {"how": {name: tuple(values) for name, values in fields["how"].items()}})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The commits of `shards`, decoded only where one is asked for."""
+
+    bucket: Bucket
+    key: str
+    shards: range
+    tokens: npt.NDArray[np.int64]
+    summary: Summary
+
+    def commits(self, first: int, last: int) -> Iterator[Commit]:
+        """Of shards `first` to before `last`."""
+        for group in range((first - self.shards.start) // _GROUP_ROWS, -(-(last - self.shards.start) // _GROUP_ROWS)):
+            begin = self.shards.start + group * _GROUP_ROWS
+            for shard, commit in enumerate(self._group(group), start=begin):
+                if first <= shard < last:
+                    yield commit
+
+    @cached_property
+    def _group(self) -> Callable[[int], tuple[Commit, ...]]:
+        """Not for longer than the snapshot: a run that is removed may come again under its name."""
+        return lru_cache(maxsize=_DECODED_GROUPS)(lambda group: _decoded(self.bucket, self.key, group))
+
+
+class Commits(Sequence[Commit]):
+    """A run's commits in order of shard: whole checkpoints, and the commits that no checkpoint holds."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], loose: Sequence[Commit]) -> None:
+        self._parts: list[Checkpoint | Commit] = sorted([*checkpoints, *loose], key=_first_shard)
+        held = [part.shards if isinstance(part, Checkpoint) else [part.shard] for part in self._parts]
+        self.shards = np.concatenate([np.empty(0, np.int64), *(np.asarray(part, np.int64) for part in held)])
+        self._starts = np.cumsum([0, *map(len, held)])
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @overload
+    def __getitem__(self, index: int) -> Commit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Commit]: ...
+
+    def __getitem__(self, index: int | slice) -> Commit | list[Commit]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(index)
+        [commit] = self._between(place, place + 1)
+        return commit
+
+    def __iter__(self) -> Iterator[Commit]:
+        return self._between(0, len(self))
+
+    def of_shards(self, shards: range) -> Iterator[Commit]:
+        """Those of these shards that are committed; others are not looked at."""
+        first, last = np.searchsorted(self.shards, [shards.start, shards.stop])
+        return self._between(int(first), int(last))
+
+    @cached_property
+    def summary(self) -> Summary:
+        return Summary.merged(
+            [part.summary if isinstance(part, Checkpoint) else Summary.of(part) for part in self._parts]
+        )
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return [part for part in self._parts if isinstance(part, Checkpoint)]
+
+    def _between(self, first: int, last: int) -> Iterator[Commit]:
+        """By place, not by shard."""
+        part = int(np.searchsorted(self._starts, first, side="right")) - 1
+        while first < last:
+            found, begin, end = self._parts[part], int(self._starts[part]), int(self._starts[part + 1])
+            if isinstance(found, Checkpoint):
+                offset = found.shards.start - begin
+                yield from found.commits(first + offset, min(end, last) + offset)
+            else:
+                yield found
+            first, part = end, part + 1
+
+
+def fold_commits(snapshot: "Snapshot") -> list[str]:
+    """Writes each checkpoint that the snapshot's commits fill and that is not there; answers the new ones' keys.
+
+    Two at once write the same. Errors: StoreError.
+    """
+    written = []
+    there = set(_listed(snapshot.bucket, snapshot.record.run))
+    for size in BLOCKS:
+        for start in range(0, snapshot.record.shards_total - size + 1, size):
+            block = range(start, start + size)
+            covered = any(block.start >= other.start and block.stop <= other.stop for other in there)
+            if covered or not _holds_all(snapshot.commits, block):
+                continue
+            key = checkpoint_key(snapshot.record.run, block)
+            snapshot.bucket.put_if_absent(key, _encoded(list(snapshot.commits.of_shards(block))))
+            written.append(key)
+            there.add(block)
+    return written
+
+
+def open_checkpoints(bucket: Bucket, record: RunRecord) -> list[Checkpoint]:
+    """The largest ones, no shard twice, in order of shard. Errors: CorruptObject for one that cannot be read."""
+    chosen: list[range] = []
+    for block in sorted(_listed(bucket, record.run), key=len, reverse=True):
+        if not any(block.start < other.stop and other.start < block.stop for other in chosen):
+            chosen.append(block)
+    return [_opened(bucket, record, block) for block in sorted(chosen, key=lambda block: block.start)]
+
+
+def _listed(bucket: Bucket, run: str) -> list[range]:
+    """The blocks of the checkpoints that are there; of other sizes than ours they may be a later version's."""
+    found = []
+    for key in bucket.keys(checkpoints_folder(run)):
+        first, separator, last = key.rpartition("/")[2].removesuffix(".parquet").partition("-")
+        if separator and first.isdigit() and last.isdigit() and int(last) >= int(first):
+            found.append(range(int(first), int(last) + 1))
+    return found
+
+
+def _holds_all(commits: Commits, block: range) -> bool:
+    first, last = np.searchsorted(commits.shards, [block.start, block.stop])
+    return bool(last - first == len(block))
+
+
+def _encoded(commits: Sequence[Commit]) -> bytes:
+    """Small columns for those who count, and the commits' own JSON for those who read."""
+    columns = {
+        "shard": pa.array([commit.shard for commit in commits], pa.int32()),
+        "tokens": pa.array([commit.tokens for commit in commits], pa.int64()),
+        "record": pa.array([commit.to_json() for commit in commits], pa.binary()),
+    }
+    schema = pa.schema([pa.field(name, column.type, nullable=False) for name, column in columns.items()])
+    summary = Summary.merged([Summary.of(commit) for commit in commits])
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        schema.with_metadata({_SUMMARY_KEY: summary.to_json(), _OF_KEY: commits[0].specification_sha256.encode()}),
+        compression="zstd",
+        use_dictionary=False,
+        write_page_checksum=True,
+    ) as file:
+        file.write_table(pa.table(columns, schema), row_group_size=_GROUP_ROWS)
+    return bytes(sink.getvalue())
+
+
+def _opened(bucket: Bucket, record: RunRecord, block: range) -> Checkpoint:
+    key = checkpoint_key(record.run, block)
+    try:
+        with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+            columns = file.read(columns=["shard", "tokens"])
+            summary = Summary.from_json(file.schema_arrow.metadata[_SUMMARY_KEY])
+            specification = file.schema_arrow.metadata[_OF_KEY]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        failure = bucket.store_error(error) if isinstance(error, OSError) else None
+        raise failure or _corrupt(key, str(error)) from error
+    if specification != record.specification_sha256.encode():
+        raise _corrupt(key, "it is of another specification")
+    if columns["shard"].to_pylist() != list(block):
+        raise _corrupt(key, "it does not hold the shards of its name")
+    return Checkpoint(bucket, key, block, columns["tokens"].to_numpy(), summary)
+
+
+def _decoded(bucket: Bucket, key: str, group: int) -> tuple[Commit, ...]:
+    try:
+        with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+            records = file.read_row_group(group, columns=["record"])["record"].to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        failure = bucket.store_error(error) if isinstance(error, OSError) else None
+        raise failure or _corrupt(key, str(error)) from error
+    return tuple(Commit.from_json(record, key) for record in records)
+
+
+def _merged_classes(parts: Sequence[Mapping[str, Moments]]) -> dict[str, Moments]:
+    merged: dict[str, Moments] = {}
+    for part in parts:
+        for name, moments in part.items():
+            merged[name] = merged.get(name, Moments()).merge(moments)
+    return merged
+
+
+def _first_shard(part: Checkpoint | Commit) -> int:
+    return part.shards.start if isinstance(part, Checkpoint) else part.shard
+
+
+def _corrupt(key: str, what: str) -> CorruptObject:
+    return CorruptObject(f"checkpoint {key} is damaged: {what}", field="object", value=key)

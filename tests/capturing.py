@@ -1,0 +1,26 @@
+"""Captures without a coordinator, for tests: a shard, or a whole run, on the calling thread."""
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.runs import create_run, open_run
+from actstore_storage.shard import ShardWriter
+from actstore_storage.snapshot import Snapshot
+from actstore_worker.capture import ShardCapture
+from actstore_worker.capture_worker import CaptureWorker, ShardTask
+from actstore_worker.plan import Plan
+
+
+def capture_shard(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int, attempt: str) -> bool:
+    """True: this attempt's commit won."""
+    with ShardWriter(bucket, plan.record, shard, attempt) as writer:
+        capture.stream(writer, plan.shard_sequences(shard))
+        return writer.commit()
+
+
+def capture_run(plan: Plan, bucket: Bucket, worker: CaptureWorker) -> Snapshot:
+    """Every shard, as a capture worker does it."""
+    create_run(bucket, plan.record)
+    for shard in range(plan.record.shards_total):
+        sequences = plan.shard_sequences(shard)
+        task = ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, sequences, f"attempt{shard}")
+        assert worker.capture(task).won
+    return open_run(bucket, plan.record.run)
