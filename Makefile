@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test bench models demo up proto baseline
+.PHONY: help setup check test faults bench models demo up proto baseline
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -40,6 +40,9 @@ check: $(READY)  ## lint, format, types, the arrows between packages, the contra
 test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
 	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
+
+faults: $(READY)  ## kill -9 of twenty processes at random moments; ARGS='--collect-only' names them with their seed
+	$(QUIET) ACTSTORE_FAULT_KILLS=$${ACTSTORE_FAULT_KILLS:-20} $(BIN)/pytest -ra tests/faults/test_capture_faults.py $(ARGS)
 
 bench: $(READY)  ## every benchmark; each prints a table and a last line of JSON
 	for file in benchmarks/[a-z]*.py; do \

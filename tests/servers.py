@@ -1,5 +1,6 @@
 """Real servers for tests, usable without pytest: `with SeaweedServer() as server: ...`."""
 
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,21 @@ class SeaweedServer(SeaweedFS):
 
     def __enter__(self) -> Self:
         return super().__enter__()
+
+    def kill(self) -> None:
+        """As a crash would: nothing is flushed or closed."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        """On the same folder and ports, once it was killed."""
+        assert self._process is not None
+        for socket_file in self._socket_files:
+            socket_file.unlink(missing_ok=True)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._process.args, stdout=log, stderr=log, cwd=self._folder)
+        self._until_answered(f"http://{self.endpoint}/healthz")
 
     def stop(self) -> None:
         super().stop()

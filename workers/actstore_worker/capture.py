@@ -39,6 +39,8 @@ from actstore_worker.transfer import HostCopies, OnHost
 
 # Each lane holds a batch's activations.
 LANES_MAX = 8
+# On a CPU a batch runs in so many parts, which the lanes take in turn.
+_CPU_PARTS = 2
 # Captured batches that wait for the writer, beside those in the lanes.
 _BATCHES_WAITING = 2
 # Sequences are sorted by length among so many batches, unless their rows would be larger than this.
@@ -180,8 +182,8 @@ class ShardCapture:
 
     def _windows(self, sequences: TokenSequences) -> Iterator[Window]:
         asked = self._record.specification
-        # The lanes share a batch: all of them together then hold no more than one pass over it would.
-        size = -(-asked.sequences_per_batch // self._lanes)
+        # Not by the lanes that there are: a shard that is captured again, by a worker with fewer cores, has the same bits.
+        size = -(-asked.sequences_per_batch // (_CPU_PARTS if self._device.type == "cpu" else 1))
         row_bytes = sum(DTYPES[asked.stored_dtype] * self._record.dense_width(site) for site in asked.dense_sites)
         sequence_bytes = max(1, asked.context_length * row_bytes)
         most = max(1, min(_WINDOW_BATCHES, _WINDOW_BYTES // (sequence_bytes * asked.sequences_per_batch)))

@@ -1,0 +1,155 @@
+"""A lab of real processes that can be killed: a Ray cluster of several nodes, workers, a service, a SeaweedFS."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+import actstore
+from tests.servers import SeaweedServer
+from tests.service.process import COMMAND, environment
+from tests.worker_process import descendants, running_workers
+
+NODE_CPUS = 2
+NODES = 2  # beside the head, on which nothing captures
+APPEAR_SECONDS = 60.0
+
+
+class KillableLab:
+    """`kill(target)` sends SIGKILL to one of TARGETS, and brings back what does not come back by itself."""
+
+    def __init__(self, seaweed: SeaweedServer, cluster: Cluster, service_port: int, gateway: str, token: str) -> None:
+        self.seaweed, self._cluster = seaweed, cluster
+        self._service_port, self._gateway, self._token = service_port, gateway, token
+        self._service: subprocess.Popen[bytes] | None = None
+        self.targets = {
+            "worker": lambda: self._kill_process("ray::_CaptureActor"),
+            "coordinator": lambda: self._kill_process("ray::_CoordinatorActor"),
+            "node": self._kill_node,
+            "service": self._kill_service,
+            "store": self._kill_store,
+        }
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._service_port}"
+
+    def connect(self) -> actstore.Lab:
+        return actstore.connect(self.address)
+
+    def kill(self, target: str) -> None:
+        self.targets[target]()
+
+    def start_service(self) -> None:
+        variables = environment(
+            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self._gateway, ACTSTORE_GATEWAY_TOKEN=self._token,
+            **store_variables(self.seaweed),
+        )  # fmt: skip
+        self._service = subprocess.Popen(COMMAND, env=variables, stdout=subprocess.PIPE)
+        assert self._service.stdout is not None
+        assert self._service.stdout.readline()
+
+    def stop_service(self) -> None:
+        if self._service is not None:
+            self._service.kill()
+            self._service.communicate()
+
+    def _kill_process(self, title: str) -> None:
+        """One of those so named, in any node; Ray starts another."""
+        give_up = time.monotonic() + APPEAR_SECONDS
+        while not (found := self._processes(title)):
+            assert time.monotonic() < give_up, f"no process {title}"
+            time.sleep(0.1)
+        with suppress(ProcessLookupError):
+            os.kill(found[0], signal.SIGKILL)
+
+    def _processes(self, title: str) -> list[int]:
+        nodes = [self._cluster.head_node, *self._cluster.worker_nodes]
+        below = [pid for node in nodes for pid in descendants(_raylet(node))]
+        return [pid for pid in below if _command_line(pid).startswith(title)]
+
+    def _kill_node(self) -> None:
+        """The raylet and all its workers, at once, as when a machine loses power; another machine joins."""
+        node = next(iter(self._cluster.worker_nodes))
+        doomed = [_raylet(node), *descendants(_raylet(node))]
+        for pid in doomed:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._cluster.add_node(num_cpus=NODE_CPUS)
+
+    def _kill_service(self) -> None:
+        self.stop_service()
+        self.start_service()
+
+    def _kill_store(self) -> None:
+        self.seaweed.kill()
+        self.seaweed.restart()
+
+
+def store_variables(seaweed: SeaweedServer) -> dict[str, str]:
+    return {
+        "ACTSTORE_STORE": f"s3://{seaweed.bucket}/faults",
+        "ACTSTORE_S3_ENDPOINT": seaweed.endpoint,
+        "ACTSTORE_S3_ACCESS_KEY": seaweed.access_key,
+        "ACTSTORE_S3_SECRET_KEY": seaweed.secret_key,
+        "ACTSTORE_S3_SECURE": "0",
+    }
+
+
+@contextmanager
+def killable_lab(folder: Path) -> Iterator[KillableLab]:
+    """`folder` has `models` and `data`. Several seconds, several processes; none of them is left."""
+    with ExitStack() as stack:
+        seaweed = stack.enter_context(SeaweedServer())
+        # A short path: Ray's socket names must fit into 107 bytes.
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+        )
+        cluster = Cluster(
+            initialize_head=True,
+            # The head runs what coordinates; it has too few processors for a capture worker.
+            head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": scratch},
+        )
+        stack.callback(cluster.shutdown)
+        for _ in range(NODES):
+            cluster.add_node(num_cpus=NODE_CPUS)
+        workers = stack.enter_context(
+            running_workers(
+                store_variables(seaweed)["ACTSTORE_STORE"],
+                model_folder=folder / "models",
+                dataset_folder=folder / "data",
+                log=folder / "workers.log",
+                environment=store_variables(seaweed) | {"ACTSTORE_RAY_ADDRESS": cluster.address},
+            )
+        )
+        lab = KillableLab(seaweed, cluster, _free_port(), workers.address, workers.token)
+        stack.callback(lab.stop_service)
+        lab.start_service()
+        yield lab
+
+
+def _raylet(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

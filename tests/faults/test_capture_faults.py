@@ -1,0 +1,141 @@
+"""kill -9 of every kind of process, at random moments of a capture: the run ends as if nothing had happened.
+
+ACTSTORE_FAULT_KILLS says how many kills there are (default: one of each kind), ACTSTORE_FAULT_SEED makes the same ones
+again; the seed is in the test's name. `make faults` asks for more of them.
+"""
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+import actstore
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import StoreError
+from actstore_storage.opening import S3Access, open_bucket
+from actstore_storage.reading import open_product
+from actstore_storage.runs import open_run
+from tests.faults.cluster import KillableLab, killable_lab
+from tests.random_models import WORDS, save_model
+
+TARGETS = ("worker", "coordinator", "node", "service", "store")
+SEED = int(os.environ.get("ACTSTORE_FAULT_SEED", str(random.SystemRandom().randrange(1 << 32))))
+KILLS = int(os.environ.get("ACTSTORE_FAULT_KILLS", str(len(TARGETS))))
+SHARDS = 24
+ENDS_SECONDS = 240.0
+
+
+def kills() -> list[str]:
+    """Each kind once, in random order, then any."""
+    chosen = random.Random(SEED)
+    order = chosen.sample(TARGETS, len(TARGETS)) + chosen.choices(TARGETS, k=max(0, KILLS - len(TARGETS)))
+    return order[:KILLS]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableLab]:
+    folder = tmp_path_factory.mktemp("faults")
+    save_model(folder / "models" / "tiny", "llama-grouped")
+    chosen = random.Random(0)
+    lines = (json.dumps({"text": " ".join(chosen.choices(WORDS, k=chosen.randint(1, 70)))}) for _ in range(40 * SHARDS))
+    (folder / "data").mkdir()
+    (folder / "data" / "words.jsonl").write_text("\n".join(lines))
+    with killable_lab(folder) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def bucket(lab: KillableLab) -> Bucket:
+    access = S3Access(lab.seaweed.endpoint, lab.seaweed.access_key, lab.seaweed.secret_key, secure=False)
+    return open_bucket(f"s3://{lab.seaweed.bucket}/faults", access)
+
+
+def start(lab: actstore.Lab, name: str) -> actstore.Capture:
+    return lab.capture(
+        "tiny", dataset="words.jsonl", sites=["resid_post.1", "z.2"], name=name, sequences_per_batch=4,
+        sequences_per_shard=60, packing=True,
+    )  # fmt: skip
+
+
+def contents(bucket: Bucket, run: str) -> dict[int, dict[str, tuple[int, int, str]]]:
+    """By shard and product, the bytes, rows and SHA-256 of what was committed."""
+    snapshot = open_run(bucket, run)
+    assert snapshot.complete
+    assert [commit.shard for commit in snapshot.commits] == list(range(snapshot.record.shards_total))
+    return {
+        commit.shard: {product: (item.bytes, item.rows, item.sha256) for product, item in commit.objects.items()}
+        for commit in snapshot.commits
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lab: KillableLab, bucket: Bucket) -> dict[int, dict[str, tuple[int, int, str]]]:
+    with lab.connect() as found:
+        start(found, "undisturbed").wait(progress=False)
+    return contents(bucket, "undisturbed")
+
+
+@contextmanager
+def reading(bucket: Bucket, run: str) -> Iterator[list[Exception]]:
+    """A reader who opens the run again and again and reads all that is committed; what went wrong is in the list."""
+    found: list[Exception] = []
+    over = threading.Event()
+
+    def read() -> None:
+        seen: set[int] = set()
+        while not over.wait(0.2):
+            try:
+                for commit in open_run(bucket, run).commits:
+                    if commit.shard in seen:
+                        continue
+                    for product, item in commit.objects.items():
+                        with open_product(bucket, commit, product) as file:
+                            assert file.read().num_rows == item.rows
+                    seen.add(commit.shard)
+            except StoreError:
+                pass  # the store itself was killed
+            except Exception as error:  # noqa: BLE001  told to the test
+                found.append(error)
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        reader.join()
+
+
+def wait(lab: KillableLab, run: str) -> None:
+    """To the end, whoever has to be asked again on the way."""
+    give_up = time.monotonic() + ENDS_SECONDS
+    while time.monotonic() < give_up:
+        with lab.connect() as found, suppress(actstore.Unavailable, actstore.NotFound):
+            found.attach(run).wait(progress=False)
+            return
+        time.sleep(0.5)
+    pytest.fail(f"run {run} did not end in {ENDS_SECONDS} s")
+
+
+@pytest.mark.parametrize(("number", "target"), list(enumerate(kills())), ids=lambda value: f"{SEED}-{value}")
+def test_a_killed_process_loses_nothing(
+    number: int, target: str, lab: KillableLab, bucket: Bucket, undisturbed: dict[int, dict[str, tuple[int, int, str]]]
+) -> None:
+    chosen, run = random.Random(SEED + number), f"killed-{number}"
+    with reading(bucket, run) as went_wrong:
+        with lab.connect() as found:
+            capture = start(found, run)
+            committed = chosen.randrange(SHARDS // 2)
+            next(news for news in capture.progress() if news.shards_committed >= committed)
+        time.sleep(chosen.random() * 0.3)
+        assert not open_run(bucket, run).complete, "the kill would come too late to matter"
+        lab.kill(target)
+        wait(lab, run)
+    assert not went_wrong
+    assert contents(bucket, run) == undisturbed
