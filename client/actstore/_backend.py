@@ -5,9 +5,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
+from actstore._errors import ActstoreError, refused
 from actstore._features import Examples, FeatureStatistics
 from actstore._norms import Growth, NormProfile
 from actstore._records import (
@@ -23,6 +25,7 @@ from actstore._records import (
     SweepRequest,
 )
 from actstore._sweep import Sweep
+from actstore._verdict import Verdict
 
 Rows = tuple[list[pa.RecordBatch], Provenance]
 
@@ -87,5 +90,20 @@ class Backend(ABC):
     def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | Sweep]:
         """Progress, then one sweep."""
 
+    def check_runs(self, run: str | None, quick: bool, remove_orphans: bool) -> Verdict:  # noqa: ARG002
+        raise needs_bucket("checking a store", self.address)
+
+    def remove_run(self, run: str, force: bool) -> int:  # noqa: ARG002
+        raise needs_bucket("removing a run", self.address)
+
+    def export(self, run: str, site: str, layout: str, folder: Path) -> int:  # noqa: ARG002
+        raise needs_bucket("exporting a run", self.address)
+
     @abstractmethod
     def close(self) -> None: ...
+
+
+def needs_bucket(call: str, address: str) -> ActstoreError:
+    """What reads or removes a store's own objects is for those who have the store's keys."""
+    allowed = "./folder, or s3://bucket/prefix with its keys"
+    return refused(f"{call} is done on the bucket itself, and {address} is a service", "address", address, allowed)

@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from actstore._backend import Backend, Rows
 from actstore._errors import ActstoreError, error_of, refused
@@ -28,8 +31,9 @@ from actstore._records import (
     field_names,
 )
 from actstore._sweep import Sweep
+from actstore._verdict import Verdict
 from actstore_api.reasons import Failure
-from actstore_storage import errors, features, norms, opening, registry, rows, runs
+from actstore_storage import errors, export, features, fsck, norms, opening, registry, removal, rows, runs
 from actstore_storage.snapshot import Snapshot
 
 
@@ -114,6 +118,30 @@ class BucketBackend(Backend):
     def read_tokens(self, run: str, query: RowQuery) -> Rows:
         with self._snapshot(run) as snapshot:
             return list(rows.read_tokens(snapshot, _filter(query))), _provenance(snapshot, ())
+
+    def check_runs(self, run: str | None, quick: bool, remove_orphans: bool) -> Verdict:
+        with _in_our_words():
+            found = fsck.check_runs(self._bucket, run, quick=quick, remove_orphans=remove_orphans)
+        findings = pa.table({name: [getattr(one, name) for one in found.findings] for name in ("kind", "key", "what")})
+        return Verdict(
+            table=findings,
+            sound=found.sound,
+            runs=found.runs,
+            shards=found.shards,
+            objects=found.objects,
+            bytes=found.bytes,
+        )
+
+    def remove_run(self, run: str, force: bool) -> int:
+        with _in_our_words():
+            return removal.remove_run(self._bucket, run, force=force)
+
+    def export(self, run: str, site: str, layout: str, folder: Path) -> int:
+        """How many files, or contexts, were written."""
+        with self._snapshot(run) as snapshot:
+            if layout == "saelens":
+                return export.export_saelens(snapshot, site, folder)
+            return len(export.export_safetensors(snapshot, site, folder))
 
     def estimate_capture(self, specification: CaptureSpecification) -> CaptureEstimate:  # noqa: ARG002
         raise self._needs_service("estimating a capture")

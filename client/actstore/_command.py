@@ -47,9 +47,9 @@ LOOK_SECONDS = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    act: Callable[[argparse.Namespace], None] = options.act
+    act: Callable[[argparse.Namespace], int | None] = options.act
     try:
-        act(options)
+        return act(options) or DONE
     except ActstoreError as error:
         print(f"actstore: {error}", file=sys.stderr)
         return FAILED
@@ -58,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader left, as `head` does; say nothing more
         return FAILED
-    return DONE
 
 
 def up(options: argparse.Namespace) -> None:
@@ -159,6 +158,29 @@ def cancel(options: argparse.Namespace) -> None:
     _say(options, {"run": news.run, "state": news.state, "tokens": news.tokens_committed}, text)
 
 
+def fsck(options: argparse.Namespace) -> int:
+    with _lab(options) as lab:
+        verdict = lab.check(options.run, quick=options.quick, remove_orphans=options.remove_orphans)
+    counts = {name: getattr(verdict, name) for name in ("sound", "runs", "shards", "objects", "bytes")}
+    _say(options, counts | {"findings": verdict.to_dict()["rows"]}, repr(verdict))
+    return DONE if verdict.sound else FAILED
+
+
+def rm(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        if not options.yes:
+            raise refused(f"this removes run {options.run} for good", "yes", "not given", "actstore rm RUN --yes")
+        removed = lab.remove(options.run, force=options.force)
+    _say(options, {"run": options.run, "objects": removed}, f"{options.run}: {removed:,} objects removed")
+
+
+def export(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        written = lab.run(options.run).export(options.site, options.folder, layout=options.layout)
+    unit = "contexts" if options.layout == "saelens" else "files"
+    _say(options, {"folder": str(options.folder), unit: written}, f"{options.folder}: {written:,} {unit}")
+
+
 def feature(options: argparse.Namespace) -> None:
     with _lab(options) as lab:
         page = lab.run(options.run).feature(options.sae, options.index).page(options.k, exclude=options.exclude)
@@ -229,10 +251,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_feature(verbs)
     _add_norms(verbs)
     _add_patch(verbs)
+    _add_upkeep(verbs)
     return parser
 
 
-def _verb(verbs: Any, act: Callable[[argparse.Namespace], None], says: str) -> argparse.ArgumentParser:
+def _verb(verbs: Any, act: Callable[[argparse.Namespace], int | None], says: str) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(act.__name__, help=says, description=says)
     verb.set_defaults(act=act)
     verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -310,6 +333,22 @@ def _add_patch(verbs: Any) -> None:
     verb.add_argument("--directions", nargs="+", choices=_arguments.DIRECTIONS, help="default: both")
     verb.add_argument("--revision", default="")
     _add_plot(verb)
+
+
+def _add_upkeep(verbs: Any) -> None:
+    checking = _verb(verbs, fsck, "compare a bucket with its commits; exit status 1 where it is not sound")
+    checking.add_argument("run", nargs="?", help="default: every run")
+    checking.add_argument("--quick", action="store_true", help="leave out what reads every byte")
+    checking.add_argument("--remove-orphans", action="store_true", help="of runs that are not being captured")
+    removing = _verb(verbs, rm, "remove a run from a bucket, for good")
+    removing.add_argument("run")
+    removing.add_argument("--yes", action="store_true", help="without this nothing is removed")
+    removing.add_argument("--force", action="store_true", help="even one that is being captured, which then fails")
+    exporting = _verb(verbs, export, "write a site's vectors from a bucket as files for other programs")
+    exporting.add_argument("run")
+    exporting.add_argument("site")
+    exporting.add_argument("folder", type=Path)
+    exporting.add_argument("--layout", choices=("safetensors", "saelens"), default="safetensors")
 
 
 def _add_exclude(verb: argparse.ArgumentParser) -> None:

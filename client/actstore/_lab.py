@@ -27,6 +27,7 @@ from actstore._records import (
 from actstore._run import Run
 from actstore._sweep import Sweep
 from actstore._tables import Table
+from actstore._verdict import Verdict
 
 
 class Lab:
@@ -69,6 +70,22 @@ class Lab:
 
     def run(self, name: str) -> Run:
         return Run(self._backend.get_run(_arguments.text(name, "run")), self._backend)
+
+    def check(self, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
+        """Reads every object of a run (None: of all runs) and compares it with its commit; finds what no commit names.
+
+        `quick` leaves out what reads every byte. Orphans of a run that is being captured are left, since those of an
+        attempt under way look the same. On a bucket, not through a service.
+        """
+        name = None if run is None else _arguments.text(run, "run")
+        return self._backend.check_runs(name, bool(quick), bool(remove_orphans))
+
+    def remove(self, run: str, *, force: bool = False) -> int:
+        """Remove a run from the bucket, for good; how many objects that were. On a bucket, not through a service.
+
+        One that is being captured is refused unless by `force`; its capture then fails.
+        """
+        return self._backend.remove_run(_arguments.text(run, "run"), bool(force))
 
     def attach(self, run_name: str) -> Capture:
         """A capture that someone started before."""

@@ -1,6 +1,7 @@
 """One run: what it stores, and every question about it."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from actstore import _arguments, _html, _text
 from actstore._activations import ROW_COLUMNS, TOKEN_SCHEMA, Activations, activation_schema, assembled
@@ -130,6 +131,15 @@ class Run:
         query = _row_query(sequences, positions, documents, tokens, exclude)
         batches, provenance = self._backend.read_tokens(self.name, query)
         return Answer(table=assembled(batches, TOKEN_SCHEMA), provenance=provenance)
+
+    def export(self, site: str, folder: str | Path, *, layout: str = "safetensors") -> int:
+        """Stored vectors of a site as files for other programs; how many files, or contexts. On a bucket only.
+
+        `layout` safetensors: tensors `activation` and the tokens' columns, about a gigabyte a file. `saelens`: what its
+        `cached_activations_path` takes, whole contexts only, in float32.
+        """
+        layout = _arguments.choices(layout, "layout", ("safetensors", "saelens"))[0]
+        return self._backend.export(self.name, _arguments.text(site, "site"), layout, Path(folder))
 
     def _rows(self) -> list[dict[str, object]]:
         asked = self.specification

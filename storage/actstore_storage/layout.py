@@ -32,6 +32,10 @@ def commit_key(run: str, shard: int) -> str:
     return f"{commits_folder(run)}/{shard:08d}.json"
 
 
+def data_folder(run: str) -> str:
+    return f"{RUNS}/{check_name(run, 'run')}/data"
+
+
 def wanted_key(run: str) -> str:
     return f"{WANTED}/{check_name(run, 'run')}.json"
 

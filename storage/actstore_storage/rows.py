@@ -87,7 +87,7 @@ def read_activations(
     titles = ["activation"] if isinstance(sites, str) else names
     _check_columns(columns)
     shards = _overlapping(snapshot, keep)
-    read = [_SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
+    read = [SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
     return (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, columns))
 
 
@@ -132,14 +132,15 @@ def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -
     return matrix.reshape(len(column), d_model)
 
 
-class _SiteRead:
+class SiteRead:
     """How one site is read: the dtype in which all of its rows come, and its column."""
 
-    def __init__(self, snapshot: Snapshot, shards: Sequence[Commit], site: str, title: str) -> None:
-        self._record, self.site = snapshot.record, site
+    def __init__(self, snapshot: Snapshot, shards: Sequence[Commit], site: str, title: str = "activation") -> None:
+        self._record, self.site = snapshot.record, _dense_site(snapshot, site)
+        self.width = snapshot.record.dense_width(self.site)
         stored = snapshot.record.specification.stored_dtype
-        self._dtype = "float32" if any(site in commit.widened for commit in shards) else stored
-        self.field = dense_format(snapshot.record, site, self._dtype).schema.field("activation").with_name(title)
+        self.dtype = "float32" if any(self.site in commit.widened for commit in shards) else stored
+        self.field = dense_format(snapshot.record, self.site, self.dtype).schema.field("activation").with_name(title)
 
     @property
     def row_bytes(self) -> int:
@@ -147,9 +148,9 @@ class _SiteRead:
 
     def column(self, commit: Commit, raw: pa.Array) -> pa.Array:
         stored = commit.widened.get(self.site, self._record.specification.stored_dtype)
-        if stored == self._dtype:
+        if stored == self.dtype:
             return raw
-        matrix = dense_matrix(raw, stored, self._record.dense_width(self.site))
+        matrix = dense_matrix(raw, stored, self.width)
         bits = pa.py_buffer(np.ascontiguousarray(matrix))
         return pa.FixedSizeBinaryArray.from_buffers(self.field.type, len(raw), [None, bits])
 
@@ -181,7 +182,7 @@ class DenseReader:
 
 
 def _shard_rows(
-    snapshot: Snapshot, commit: Commit, read: Sequence[_SiteRead], keep: TokenFilter, columns: Sequence[str]
+    snapshot: Snapshot, commit: Commit, read: Sequence[SiteRead], keep: TokenFilter, columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     tokens = shard_tokens(snapshot.bucket, commit)
     rows = dense_token_rows(snapshot.bucket, commit, tokens.num_rows)

@@ -24,6 +24,13 @@ def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
     Raises Conflict where another specification has the name.
     """
     key = run_key(record.run)
+    if not bucket.exists(key) and (left := bucket.keys(f"{RUNS}/{record.run}")) and key not in left:
+        raise Conflict(
+            f"run {record.run} was removed, but not to the end",
+            field="run",
+            value=record.run,
+            allowed="another name, or remove the run again",
+        )
     if bucket.put_if_absent(key, record.to_json()):
         return record
     standing = RunRecord.from_json(bucket.get(key), key)

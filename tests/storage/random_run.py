@@ -103,20 +103,35 @@ def random_bits(rng: np.random.Generator, rows: int, d_model: int, dtype: str) -
     return raw.view(kind)
 
 
-def write_run(bucket: Bucket, run: RandomRun, shards: tuple[int, ...] | None = None, batch_sequences: int = 2) -> None:
+def write_run(
+    bucket: Bucket,
+    run: RandomRun,
+    shards: tuple[int, ...] | None = None,
+    batch_sequences: int = 2,
+    chosen: np.ndarray | None = None,
+) -> None:
+    """`chosen`: the rows of which dense sites are stored, where the run does not store them all."""
     create_run(bucket, run.record)
     model = ModelRecord("model", "", "a" * 64, "b" * 64, "gpt2", 4, 8, 2, VOCABULARY, 64)
     register_model(bucket, model, TEXTS)
     for shard in range(run.record.shards_total) if shards is None else shards:
-        assert write_shard(bucket, run, shard, "attempt", batch_sequences)
+        assert write_shard(bucket, run, shard, "attempt", batch_sequences, chosen)
 
 
-def write_shard(bucket: Bucket, run: RandomRun, shard: int, attempt: str, batch_sequences: int = 2) -> bool:
+def write_shard(
+    bucket: Bucket, run: RandomRun, shard: int, attempt: str, batch_sequences: int = 2, chosen: np.ndarray | None = None
+) -> bool:
     held = run.record.shard_sequences(shard)
     with ShardWriter(bucket, run.record, shard, attempt) as writer:
         for first in range(held.start, held.stop, batch_sequences):
             last = min(first + batch_sequences, held.stop)
-            writer.add(*run.part((run.tokens.sequence >= first) & (run.tokens.sequence < last)))
+            rows = (run.tokens.sequence >= first) & (run.tokens.sequence < last)
+            tokens, dense, norms, features = run.part(rows)
+            if chosen is None:
+                writer.add(tokens, dense, norms, features)
+                continue
+            dense = {site: values[chosen[rows]] for site, values in dense.items()}
+            writer.add(tokens, dense, norms, features, np.flatnonzero(chosen[rows]).astype(np.int32))
         return writer.commit()
 
 

@@ -182,7 +182,7 @@ class ShardCapture:
 
     def _windows(self, sequences: TokenSequences) -> Iterator[Window]:
         asked = self._record.specification
-        # Not by the lanes that there are: a shard that is captured again, by a worker with fewer cores, has the same bits.
+        # Not by the lanes that there are: a shard has the same bits where a worker with fewer cores captures it again.
         size = -(-asked.sequences_per_batch // (_CPU_PARTS if self._device.type == "cpu" else 1))
         row_bytes = sum(DTYPES[asked.stored_dtype] * self._record.dense_width(site) for site in asked.dense_sites)
         sequence_bytes = max(1, asked.context_length * row_bytes)

@@ -1,0 +1,23 @@
+"""What a check of a store found."""
+
+from dataclasses import dataclass
+
+from actstore._tables import Table
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict(Table):
+    """A row a finding: kind (damaged, missing, unreadable, orphan, removed), key, and what is wrong.
+
+    `sound` where nothing is damaged, missing or unreadable: orphans, which crashes leave, take space and do no harm.
+    """
+
+    sound: bool
+    runs: int
+    shards: int
+    objects: int
+    bytes: int
+
+    def _title(self) -> str:
+        state = "sound" if self.sound else "NOT SOUND"
+        return f"{state}: {self.runs:,} runs, {self.shards:,} shards, {self.objects:,} objects, {self.bytes:,} bytes"

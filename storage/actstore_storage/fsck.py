@@ -1,0 +1,150 @@
+"""Is everything in the bucket that the commits say, and nothing else?"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.checkpoint import Checkpoint
+from actstore_storage.commit import Commit, ObjectRecord
+from actstore_storage.errors import CorruptObject
+from actstore_storage.layout import RUNS, data_folder, run_key, wanted_key
+from actstore_storage.products import NORMS, POSITIONS, TOKENS
+from actstore_storage.runs import open_run, read_commit
+from actstore_storage.specification import RunRecord
+
+_READ_BYTES = 1 << 22
+_OF_FEATURES = ("features-", "index-", "statistics-")
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`kind`: damaged (not what its commit says), missing, orphan (of no commit), unreadable, or removed."""
+
+    kind: str
+    key: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was looked at, and what is wrong with it."""
+
+    runs: int
+    shards: int
+    objects: int
+    bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Orphans take space and do no harm."""
+        return all(finding.kind in ("orphan", "removed") for finding in self.findings)
+
+
+def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
+    """One run, or all of them: checksums and row counts of every object, checkpoints against commits, orphans.
+
+    `quick` leaves out the checksums and row counts, which read every byte. Orphans are removed only from runs that
+    nobody is asked to capture: those of an attempt under way look the same. Errors: RUN_NOT_FOUND; StoreError.
+    """
+    verdicts = [_check_run(bucket, name, quick, remove_orphans) for name in ([run] if run else bucket.folders(RUNS))]
+    return Verdict(
+        len(verdicts),
+        sum(each.shards for each in verdicts),
+        sum(each.objects for each in verdicts),
+        sum(each.bytes for each in verdicts),
+        tuple(finding for each in verdicts for finding in each.findings),
+    )
+
+
+def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool) -> Verdict:
+    if not bucket.exists(run_key(run)) and bucket.keys(f"{RUNS}/{run}"):
+        left = Finding("unreadable", run_key(run), "gone, and objects of the run are not: `actstore rm` ends that")
+        return Verdict(1, 0, 0, 0, (left,))
+    try:
+        snapshot = open_run(bucket, run)
+        commits = list(snapshot.commits)
+    except CorruptObject as error:
+        return Verdict(1, 0, 0, 0, (Finding("unreadable", error.details["value"], error.message),))
+    findings: list[Finding] = []
+    for checkpoint in snapshot.commits.checkpoints:
+        findings += _check_checkpoint(bucket, snapshot.record, checkpoint)
+    items = [(commit, item) for commit in commits for item in commit.objects.values()]
+    if not quick:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            checked = pool.map(lambda pair: list(_check_object(bucket, pair[1])), items)
+            findings += [found for part in checked for found in part]
+        findings += [found for commit in commits for found in _check_rows(commit)]
+    findings += _orphans(bucket, run, {item.key for _, item in items}, remove_orphans, findings)
+    return Verdict(1, len(commits), len(items), sum(item.bytes for _, item in items), tuple(findings))
+
+
+def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
+    digest = hashlib.sha256()
+    try:
+        with bucket.open(item.key) as source:
+            size = source.size()
+            while chunk := source.read(_READ_BYTES):
+                digest.update(chunk)
+            if size != item.bytes or digest.hexdigest() != item.sha256:
+                yield Finding("damaged", item.key, f"it has {size} bytes of another SHA-256 than its commit says")
+                return
+            source.seek(0)
+            rows = pq.ParquetFile(source).metadata.num_rows
+    except KeyError:
+        yield Finding("missing", item.key, "its commit names it")
+    except (pa.ArrowException, OSError) as error:
+        failure = bucket.store_error(error) if isinstance(error, OSError) else None
+        if failure is not None:
+            raise failure from error
+        yield Finding("damaged", item.key, str(error).strip())
+    else:
+        if rows != item.rows:
+            yield Finding("damaged", item.key, f"it has {rows} rows, and its commit says {item.rows}")
+
+
+def _check_rows(commit: Commit) -> Iterator[Finding]:
+    """Tokens, norms and dense rows are of the same tokens."""
+    dense = commit.objects[POSITIONS].rows if POSITIONS in commit.objects else commit.tokens
+    for product, item in commit.objects.items():
+        if product in (TOKENS, NORMS):
+            expected = commit.tokens
+        elif product == POSITIONS or product.startswith(_OF_FEATURES):
+            continue
+        else:
+            expected = dense
+        if item.rows != expected:
+            yield Finding("damaged", item.key, f"it has {item.rows} rows, and its shard {expected} tokens")
+
+
+def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint) -> list[Finding]:
+    found = []
+    for folded in checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop):
+        try:
+            own = read_commit(bucket, record, folded.shard)
+        except KeyError:
+            found.append(Finding("missing", checkpoint.key, f"the commit of shard {folded.shard}, which it holds"))
+        else:
+            if own != folded:
+                found.append(Finding("damaged", checkpoint.key, f"shard {folded.shard} is not as its commit"))
+    return found
+
+
+def _orphans(bucket: Bucket, run: str, named: set[str], remove: bool, found: list[Finding]) -> list[Finding]:
+    wanted = bucket.exists(wanted_key(run))
+    orphans = [key for key in bucket.keys(data_folder(run)) if key not in named]
+    findings = []
+    for key in orphans:
+        if remove and not wanted and not any(finding.kind == "unreadable" for finding in found):
+            bucket.delete(key)
+            findings.append(Finding("removed", key, "no commit names it"))
+        else:
+            why = ", and the run is being captured: it may be under way" if wanted else ""
+            findings.append(Finding("orphan", key, f"no commit names it{why}"))
+    return findings

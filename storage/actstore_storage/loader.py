@@ -1,0 +1,187 @@
+"""Stored rows for training: shuffled, from the bucket directly, several sites of the same tokens side by side.
+
+Row groups are taken in a random order, so many of them at a time as a pool, and batches are drawn at random from the
+pool's rows. Nothing is copied but each row into its batch. A batch's rows therefore come from `pool_groups` random
+places of the run; what two rows of a batch have in common, beyond chance, is that they may be of one row group.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore_storage.commit import Commit
+from actstore_storage.errors import BadRequest
+from actstore_storage.exclusion import kept_classes, kept_rows
+from actstore_storage.reading import open_product
+from actstore_storage.rows import TOKEN_COLUMNS, DenseReader, SiteRead, dense_token_rows, shard_tokens
+from actstore_storage.runs import FETCH_THREADS
+from actstore_storage.snapshot import Snapshot
+
+# Elements as NumPy holds them; bfloat16, which it does not know, as its raw bits.
+ELEMENT_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+# Row groups read at the same time, beside those of the pool that is being served.
+READERS = 2
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """`sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns asked for."""
+
+    sites: Mapping[str, npt.NDArray[Any]]
+    dtypes: Mapping[str, str]
+    tokens: Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Dense rows `first` to before `last` of a shard: a row group of the site with the smallest ones."""
+
+    commit: Commit
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    sites: dict[str, npt.NDArray[Any]]
+    tokens: dict[str, npt.NDArray[Any]]
+    # Rows of the chunk that no excluded token has.
+    kept: npt.NDArray[np.int64]
+
+
+class TrainingLoader:
+    """Iterates over one epoch's batches; iterated again, over the next epoch's, in another order.
+
+    `state()` may be taken after any batch; a loader made with the same arguments goes on from there with `resume`, with
+    the same batches. Rows of `exclude`d token classes are left out. The last batch of an epoch may be smaller.
+
+    Errors: BadRequest for a site that the run does not store, or a batch or pool without rows.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        sites: Sequence[str],
+        *,
+        batch_rows: int = 4096,
+        seed: int = 0,
+        pool_groups: int = 16,
+        exclude: frozenset[str] = frozenset({"bos"}),
+        columns: Sequence[str] = (),
+    ) -> None:
+        for field, value in (("batch_rows", batch_rows), ("pool_groups", pool_groups)):
+            if value < 1:
+                raise BadRequest(f"{field} is {value}", field=field, value=value, allowed="1 or more")
+        for name in columns:
+            if name not in TOKEN_COLUMNS:
+                raise BadRequest(f"rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
+        kept_classes(exclude)
+        commits = list(snapshot.commits)
+        self._snapshot, self._sites = snapshot, [SiteRead(snapshot, commits, site) for site in sites]
+        self._batch_rows, self._seed, self._pool_groups = batch_rows, seed, pool_groups
+        self._exclude, self._columns = exclude, tuple(columns)
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+            self._chunks = [chunk for part in pool.map(self._chunks_of, commits) for chunk in part]
+        self._state: dict[str, Any] = {"epoch": 0, "pool": 0, "batch": 0, "carried": []}
+
+    @property
+    def row_groups(self) -> int:
+        return len(self._chunks)
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers and lists, for a checkpoint of the training."""
+        return {**self._state, "carried": [list(place) for place in self._state["carried"]]}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        self._state = {**state, "carried": [tuple(place) for place in state["carried"]]}
+
+    def __iter__(self) -> Iterator[LoadedBatch]:
+        with ThreadPoolExecutor(READERS, "row-groups") as readers:
+            yield from self._epoch(readers)
+        self._state = {"epoch": self._state["epoch"] + 1, "pool": 0, "batch": 0, "carried": []}
+
+    def _epoch(self, readers: ThreadPoolExecutor) -> Iterator[LoadedBatch]:
+        epoch, first_pool = self._state["epoch"], self._state["pool"]
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chunks))
+        pools = [order[start : start + self._pool_groups] for start in range(0, len(order), self._pool_groups)]
+        # Rows that the pools before did not fill a batch with, as (chunk, row).
+        carried = np.array(self._state["carried"], np.int64).reshape(-1, 2)
+        held = {int(chunk): self._load(int(chunk)) for chunk in np.unique(carried[:, 0])}
+        coming: deque[dict[int, Future[_Loaded]]] = deque()
+        for number in range(first_pool, len(pools)):
+            while len(coming) < 2 and number + len(coming) < len(pools):  # this one, and the next while it is served
+                wanted = pools[number + len(coming)]
+                coming.append({int(chunk): readers.submit(self._load, int(chunk)) for chunk in wanted})
+            loaded = {chunk: future.result() for chunk, future in coming.popleft().items()}
+            held = {chunk: held[chunk] for chunk in {int(chunk) for chunk in carried[:, 0]}} | loaded
+            places = np.concatenate([carried, self._shuffled(loaded, epoch, number)])
+            last = number + 1 == len(pools)
+            whole = len(places) if last else len(places) - len(places) % self._batch_rows
+            skipped = self._state["batch"] if number == first_pool else 0
+            # Of a pool that was begun, the carried rows are those it began with.
+            self._state |= {"pool": number, "carried": [tuple(place) for place in carried.tolist()]}
+            for start in range(skipped * self._batch_rows, whole, self._batch_rows):
+                self._state["batch"] = start // self._batch_rows + 1
+                yield self._gather(held, places[start : start + self._batch_rows])
+            carried = places[whole:]
+            self._state |= {"pool": number + 1, "batch": 0, "carried": [tuple(place) for place in carried.tolist()]}
+
+    def _shuffled(self, loaded: Mapping[int, _Loaded], epoch: int, pool: int) -> npt.NDArray[np.int64]:
+        """(chunk, row) of every row of a pool, in the order in which they are served."""
+        rows = [found.kept for found in loaded.values()]
+        chunks = np.repeat(np.fromiter(loaded, np.int64, len(loaded)), [len(part) for part in rows])
+        places = np.stack([chunks, np.concatenate([np.empty(0, np.int64), *rows])], axis=1)
+        return np.random.default_rng([self._seed, epoch, pool]).permutation(places)
+
+    def _gather(self, held: Mapping[int, _Loaded], places: npt.NDArray[np.int64]) -> LoadedBatch:
+        size = len(places)
+        sites = {site.site: np.empty((size, site.width), ELEMENT_TYPES[site.dtype]) for site in self._sites}
+        tokens: dict[str, npt.NDArray[Any]] = {}
+        by_chunk = np.argsort(places[:, 0], kind="stable")
+        starts = np.flatnonzero(np.diff(places[by_chunk, 0], prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], size], strict=True):
+            into = by_chunk[start:stop]
+            chunk = held[int(places[into[0], 0])]
+            rows = places[into, 1]
+            for name, out in sites.items():
+                out[into] = chunk.sites[name][rows]
+            for name, values in chunk.tokens.items():
+                tokens.setdefault(name, np.empty(size, values.dtype))[into] = values[rows]
+        return LoadedBatch(sites, {site.site: site.dtype for site in self._sites}, tokens)
+
+    def _chunks_of(self, commit: Commit) -> list[_Chunk]:
+        """From the footers alone."""
+        smallest = max(self._sites, key=lambda site: site.row_bytes)
+        with open_product(self._snapshot.bucket, commit, smallest.site) as file:
+            ends = DenseReader(file).ends
+        return [_Chunk(commit, int(first), int(last)) for first, last in pairwise(ends)]
+
+    def _load(self, number: int) -> _Loaded:
+        chunk = self._chunks[number]
+        bucket, size = self._snapshot.bucket, chunk.last - chunk.first
+        sites: dict[str, npt.NDArray[Any]] = {}
+        for site in self._sites:
+            with open_product(bucket, chunk.commit, site.site) as file:
+                raw = site.column(chunk.commit, DenseReader(file).rows(chunk.first, chunk.last))
+            sites[site.site] = _elements(raw, site.dtype, site.width)
+        if not self._exclude and not self._columns:
+            return _Loaded(sites, {}, np.arange(size))
+        tokens = shard_tokens(bucket, chunk.commit)
+        rows = dense_token_rows(bucket, chunk.commit, tokens.num_rows)[chunk.first : chunk.last]
+        kept = np.flatnonzero(kept_rows(tokens["flags"].to_numpy()[rows], self._exclude))
+        return _Loaded(sites, {name: tokens[name].to_numpy()[rows] for name in self._columns}, kept)
+
+
+def _elements(raw: pa.Array, dtype: str, width: int) -> npt.NDArray[Any]:
+    """[rows, width] in the memory that Arrow read into."""
+    kind = np.dtype(ELEMENT_TYPES[dtype])
+    row_bytes, first = width * kind.itemsize, raw.offset
+    held = np.frombuffer(raw.buffers()[1] or b"", np.uint8)[first * row_bytes : (first + len(raw)) * row_bytes]
+    return held.view(kind).reshape(len(raw), width)

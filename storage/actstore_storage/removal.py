@@ -1,0 +1,34 @@
+"""Taking a run out of the bucket."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import Conflict, NotThere
+from actstore_storage.layout import RUNS, checkpoints_folder, commits_folder, data_folder, run_key, wanted_key
+from actstore_storage.runs import FETCH_THREADS, list_runs
+
+
+def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
+    """How many objects were removed. From its first step on nobody opens the run; what an interruption leaves, the same
+    call removes.
+
+    Errors: RUN_NOT_FOUND; Conflict for a run that is being captured, unless by `force`: its capture then fails.
+    """
+    if not bucket.keys(f"{RUNS}/{run}"):
+        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed)
+    if bucket.exists(wanted_key(run)) and not force:
+        raise Conflict(
+            f"run {run} is being captured",
+            field="run",
+            value=run,
+            allowed="cancel it first, or force: its capture then fails",
+        )
+    bucket.delete(wanted_key(run))
+    removed = 0
+    # What makes the run visible goes first, its bytes last. Commits before checkpoints, which are made of them.
+    bucket.delete(run_key(run))
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        for folder in (commits_folder(run), checkpoints_folder(run), data_folder(run)):
+            removed += len(list(pool.map(bucket.delete, bucket.keys(folder))))
+    return removed + 1
