@@ -32,7 +32,10 @@ READERS = 2
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """`sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns asked for."""
+    """`sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns asked for.
+
+    Rows of one row group lie together: a batch is drawn at random, and its order is not.
+    """
 
     sites: Mapping[str, npt.NDArray[Any]]
     dtypes: Mapping[str, str]
@@ -61,6 +64,8 @@ class TrainingLoader:
 
     `state()` may be taken after any batch; a loader made with the same arguments goes on from there with `resume`, with
     the same batches. Rows of `exclude`d token classes are left out. The last batch of an epoch may be smaller.
+    Checksums, which are two thirds of what a read costs, are verified when a loader reads a row group first, and not
+    again in later epochs.
 
     Errors: BadRequest for a site that the run does not store, or a batch or pool without rows.
     """
@@ -89,6 +94,7 @@ class TrainingLoader:
         self._exclude, self._columns = exclude, tuple(columns)
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             self._chunks = [chunk for part in pool.map(self._chunks_of, commits) for chunk in part]
+        self._verified: set[int] = set()
         self._state: dict[str, Any] = {"epoch": 0, "pool": 0, "batch": 0, "carried": []}
 
     @property
@@ -144,16 +150,15 @@ class TrainingLoader:
         size = len(places)
         sites = {site.site: np.empty((size, site.width), ELEMENT_TYPES[site.dtype]) for site in self._sites}
         tokens: dict[str, npt.NDArray[Any]] = {}
-        by_chunk = np.argsort(places[:, 0], kind="stable")
-        starts = np.flatnonzero(np.diff(places[by_chunk, 0], prepend=-1))
+        # One row group after the other: rows that are copied side by side go twice as fast as rows that are scattered.
+        places = places[np.argsort(places[:, 0], kind="stable")]
+        starts = np.flatnonzero(np.diff(places[:, 0], prepend=-1))
         for start, stop in zip(starts, [*starts[1:], size], strict=True):
-            into = by_chunk[start:stop]
-            chunk = held[int(places[into[0], 0])]
-            rows = places[into, 1]
+            chunk, rows = held[int(places[start, 0])], places[start:stop, 1]
             for name, out in sites.items():
-                out[into] = chunk.sites[name][rows]
+                np.take(chunk.sites[name], rows, axis=0, out=out[start:stop], mode="clip")  # else it copies twice
             for name, values in chunk.tokens.items():
-                tokens.setdefault(name, np.empty(size, values.dtype))[into] = values[rows]
+                tokens.setdefault(name, np.empty(size, values.dtype))[start:stop] = values[rows]
         return LoadedBatch(sites, {site.site: site.dtype for site in self._sites}, tokens)
 
     def _chunks_of(self, commit: Commit) -> list[_Chunk]:
@@ -168,9 +173,10 @@ class TrainingLoader:
         bucket, size = self._snapshot.bucket, chunk.last - chunk.first
         sites: dict[str, npt.NDArray[Any]] = {}
         for site in self._sites:
-            with open_product(bucket, chunk.commit, site.site) as file:
+            with open_product(bucket, chunk.commit, site.site, verify=number not in self._verified) as file:
                 raw = site.column(chunk.commit, DenseReader(file).rows(chunk.first, chunk.last))
             sites[site.site] = _elements(raw, site.dtype, site.width)
+        self._verified.add(number)
         if not self._exclude and not self._columns:
             return _Loaded(sites, {}, np.arange(size))
         tokens = shard_tokens(bucket, chunk.commit)

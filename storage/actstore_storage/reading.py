@@ -12,14 +12,17 @@ from actstore_storage.errors import CorruptObject
 
 
 @contextmanager
-def open_product(bucket: Bucket, commit: Commit, product: str) -> Iterator[pq.ParquetFile]:
-    """Raises CorruptObject, here or while the block reads, where the bytes are not what the commit says."""
+def open_product(bucket: Bucket, commit: Commit, product: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
+    """Raises CorruptObject, here or while the block reads, where the bytes are not what the commit says.
+
+    Without `verify` the pages' checksums are not computed: for who has read the same pages before.
+    """
     record = commit.objects[product]
     try:
         with bucket.open(record.key) as source:
             if source.size() != record.bytes:
                 raise _corrupt(commit, record.key, f"it has {source.size()} bytes, its commit says {record.bytes}")
-            yield pq.ParquetFile(source, page_checksum_verification=True)
+            yield pq.ParquetFile(source, page_checksum_verification=verify)
     except KeyError:
         raise _corrupt(commit, record.key, "it is not there") from None
     except (OSError, pa.ArrowException) as error:

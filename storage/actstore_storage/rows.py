@@ -177,7 +177,8 @@ class DenseReader:
     def _group(self, group: int) -> pa.Array:
         if self._held is None or self._held[0] != group:
             self._held = None
-            self._held = group, self._file.read_row_group(group, use_threads=False)["activation"].combine_chunks()
+            column = self._file.read_row_group(group, use_threads=False)["activation"]
+            self._held = group, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         return self._held[1]
 
 
