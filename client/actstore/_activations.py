@@ -1,6 +1,5 @@
 """Dense activations of one site as they were stored."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,33 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ELEMENT_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # bfloat16 as its raw bits
-_ROW_FIELDS = [
-    pa.field(name, kind, nullable=False)
-    for name, kind in {
-        "sequence": pa.int64(),
-        "position": pa.int32(),
-        "document": pa.int64(),
-        "token": pa.int32(),
-        "flags": pa.uint8(),
-    }.items()
-]
-ROW_COLUMNS = tuple(field.name for field in _ROW_FIELDS)
-TOKEN_SCHEMA = pa.schema([*_ROW_FIELDS, pa.field("text", pa.string())])
-
-
-def activation_schema(columns: Iterable[str], sites: Iterable[str], dtype: str, d_model: int) -> pa.Schema:
-    """Of an answer without rows, which does not tell its own."""
-    metadata = {"dtype": dtype, "d_model": str(d_model)}
-    width = d_model * np.dtype(_ELEMENT_TYPES[dtype]).itemsize
-    beside = [field for field in _ROW_FIELDS if field.name in set(columns)]
-    return pa.schema(
-        [*beside, *(pa.field(site, pa.binary(width), nullable=False, metadata=metadata) for site in sites)]
-    )
-
-
-def assembled(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """One table of what a stream brought; where it brought nothing, no rows in the columns that it would have had."""
-    return pa.Table.from_batches(batches) if batches else schema.empty_table()
+ROW_COLUMNS = ("sequence", "position", "document", "token", "flags")
 
 
 @dataclass(frozen=True, repr=False)

@@ -88,20 +88,32 @@ def positions(value: object) -> Positions:
     if not isinstance(value, Positions):
         allowed = "Positions.last(), .every(stride), .random(fraction, seed), .active(sae, feature)"
         raise refused(f"positions cannot be {value!r}", "positions", repr(value), allowed)
-    count(value.stride, "positions.stride")
-    count(value.seed, "positions.seed", maximum=2**64 - 1)
-    count(value.feature, "positions.feature")
-    fractions([value.fraction], "positions.fraction")
+    choices(value.kind, "positions", ("all", "last", "stride", "fraction", "feature"))
+    return Positions(
+        kind=value.kind,
+        stride=count(value.stride, "positions.stride"),
+        fraction=fractions([value.fraction], "positions.fraction")[0],
+        seed=count(value.seed, "positions.seed", maximum=2**64 - 1),
+        sae=text(value.sae, "positions.sae"),
+        feature=count(value.feature, "positions.feature"),
+    )
+
+
+def switch(value: bool, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise refused(f"{field} is True or False", field, repr(value), "True, False")
     return value
 
 
-def row_filters(values: Iterable[tuple[str, str, object]]) -> tuple[RowFilter, ...]:
+def row_filters(values: object) -> tuple[RowFilter, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise refused(f"filters are several, not {values!r}", "filters", repr(values), "a list of filters")
     return tuple(_row_filter(value) for value in values)
 
 
-def _row_filter(value: tuple[str, str, object]) -> RowFilter:
+def _row_filter(value: object) -> RowFilter:
     allowed = f"(column, one of {' '.join(COMPARISONS)}, value)"
-    if isinstance(value, str) or len(value) != 3 or value[1] not in COMPARISONS:
+    if not isinstance(value, tuple | list) or len(value) != 3 or value[1] not in COMPARISONS:
         raise refused(f"{value!r} is not a filter", "filters", repr(value), allowed)
     column, comparison, wanted = value
     several = comparison in ("in", "not in")
@@ -109,7 +121,9 @@ def _row_filter(value: tuple[str, str, object]) -> RowFilter:
         raise refused(f"{comparison!r} compares with several values", "filters", repr(value), allowed)
     wanted_values = tuple(wanted) if several and isinstance(wanted, Iterable) else (wanted,)
     for one in wanted_values:
-        if type(one) not in (str, int, float, bool):
+        if isinstance(one, str):
+            text(one, "filters")
+        elif type(one) not in (int, float, bool) or (type(one) is int and not -(2**63) <= one < 2**63):
             raise refused(f"a filter compares with text or numbers, not {one!r}", "filters", repr(value), allowed)
     return RowFilter(text(column, "filters"), comparison, wanted_values if several else wanted)
 

@@ -27,7 +27,7 @@ from actstore._records import (
 from actstore._sweep import Sweep
 from actstore._verdict import Verdict
 
-Rows = tuple[list[pa.RecordBatch], Provenance]
+Rows = tuple[pa.Table, Provenance]
 
 
 class Backend(ABC):

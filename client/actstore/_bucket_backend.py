@@ -113,11 +113,12 @@ class BucketBackend(Backend):
         sites = query.sites[0] if len(query.sites) == 1 else query.sites
         with self._snapshot(run) as snapshot:
             batches = rows.read_activations(snapshot, sites, _filter(query), query.columns)
-            return list(batches), _provenance(snapshot, ())
+            return pa.Table.from_batches(list(batches)), _provenance(snapshot, ())
 
     def read_tokens(self, run: str, query: RowQuery) -> Rows:
         with self._snapshot(run) as snapshot:
-            return list(rows.read_tokens(snapshot, _filter(query))), _provenance(snapshot, ())
+            batches = rows.read_tokens(snapshot, _filter(query))
+            return pa.Table.from_batches(list(batches)), _provenance(snapshot, ())
 
     def check_runs(self, run: str | None, quick: bool, remove_orphans: bool) -> Verdict:
         with _in_our_words():

@@ -1,6 +1,7 @@
 """The command `actstore`: the client's calls from a shell. Tables for people; with --json one object for machines.
 
-Exit status: 0 done, 1 refused or failed (one block on stderr says why, and the next step), 2 not a command, 130 Ctrl-C.
+Exit status: 0 done, 1 refused or failed (one block on stderr says why, and the next step), 2 not a command, 3 a store
+that `fsck` finds unsound, 130 Ctrl-C.
 ACTSTORE_ADDRESS and ACTSTORE_TOKEN say where to ask, as for actstore.connect().
 """
 
@@ -41,7 +42,7 @@ CAPTURE_OPTIONS = (
     "max_documents",
     "sink_ratio",
 )
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 130
 LOOK_SECONDS = 0.5
 
 
@@ -163,7 +164,7 @@ def fsck(options: argparse.Namespace) -> int:
         verdict = lab.check(options.run, quick=options.quick, remove_orphans=options.remove_orphans)
     counts = {name: getattr(verdict, name) for name in ("sound", "runs", "shards", "objects", "bytes")}
     _say(options, counts | {"findings": verdict.to_dict()["rows"]}, repr(verdict))
-    return DONE if verdict.sound else FAILED
+    return DONE if verdict.sound else UNSOUND
 
 
 def rm(options: argparse.Namespace) -> None:
@@ -336,7 +337,7 @@ def _add_patch(verbs: Any) -> None:
 
 
 def _add_upkeep(verbs: Any) -> None:
-    checking = _verb(verbs, fsck, "compare a bucket with its commits; exit status 1 where it is not sound")
+    checking = _verb(verbs, fsck, "compare a bucket with its commits; exit status 3 where it is not sound")
     checking.add_argument("run", nargs="?", help="default: every run")
     checking.add_argument("--quick", action="store_true", help="leave out what reads every byte")
     checking.add_argument("--remove-orphans", action="store_true", help="of runs that are not being captured")

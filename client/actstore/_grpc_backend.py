@@ -297,17 +297,12 @@ def _table(message: common_pb2.Table) -> pa.Table:
 
 
 def _rows(messages: Iterator[Any]) -> Rows:
-    """The batches of a stream whose first message has the provenance, with rows or without."""
+    """The rows of a stream, of which the first message has the provenance."""
     first = next(messages, None)
     if first is None:
         raise Fault("the service ended a stream of rows without a first message")
-    batches = [
-        batch
-        for message in itertools.chain([first], messages)
-        if message.HasField("rows")
-        for batch in _table(message.rows).to_batches()
-    ]
-    return batches, _provenance(first.provenance)
+    tables = [_table(message.rows) for message in itertools.chain([first], messages)]
+    return pa.concat_tables(tables), _provenance(first.provenance)
 
 
 def _origin(answer: Any) -> dict[str, Any]:
@@ -462,8 +457,8 @@ def _specification_out(specification: CaptureSpecification) -> capture_pb2.Captu
 def _progress(message: capture_pb2.CaptureProgress) -> CaptureProgress:
     if message.state == capture_pb2.CAPTURE_STATE_FAILED:
         failed = message.failure
-        shards = ", ".join(str(found.shard) for found in message.failed_shards)
-        text = f"{failed.message} (shards {shards}; all others are committed)" if shards else failed.message
+        causes = "".join(f"\n  shard {found.shard}: {found.failure.message}" for found in message.failed_shards)
+        text = f"{failed.message}; all other shards are committed{causes}" if causes else failed.message
         raise error_of(Failure(known_reason(failed.reason), text, dict(failed.details)))
     state = capture_pb2.CaptureState.Name(message.state).removeprefix("CAPTURE_STATE_").lower()
     own = ("state", "failure", "failed_shards")

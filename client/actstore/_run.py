@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from actstore import _arguments, _html, _text
-from actstore._activations import ROW_COLUMNS, TOKEN_SCHEMA, Activations, activation_schema, assembled
+from actstore._activations import ROW_COLUMNS, Activations
 from actstore._backend import Backend
 from actstore._errors import refused
 from actstore._features import Feature
@@ -112,11 +112,8 @@ class Run:
             raise refused("name a site to read", "site", repr(site), self.dense_sites)
         beside = _arguments.choices(columns, "columns", ROW_COLUMNS)
         query = _row_query(sequences, positions, documents, tokens, exclude, sites=sites, columns=beside)
-        batches, provenance = self._backend.read_activations(self.name, query)
-        titles = ["activation"] if len(sites) == 1 else sites
-        asked = self.specification
-        schema = activation_schema(beside, titles, asked.storage_dtype or asked.dtype, self.d_model)
-        return Activations(table=assembled(batches, schema), sites=sites, provenance=provenance)
+        table, provenance = self._backend.read_activations(self.name, query)
+        return Activations(table=table, sites=sites, provenance=provenance)
 
     def tokens(
         self,
@@ -129,8 +126,8 @@ class Run:
     ) -> Answer:
         """Columns sequence, position, document, token, flags (1 BOS, 2 special, 4 sink) and text; rows as above."""
         query = _row_query(sequences, positions, documents, tokens, exclude)
-        batches, provenance = self._backend.read_tokens(self.name, query)
-        return Answer(table=assembled(batches, TOKEN_SCHEMA), provenance=provenance)
+        table, provenance = self._backend.read_tokens(self.name, query)
+        return Answer(table=table, provenance=provenance)
 
     def export(self, site: str, folder: str | Path, *, layout: str = "safetensors") -> int:
         """Stored vectors of a site as files for other programs; how many files, or contexts. On a bucket only.

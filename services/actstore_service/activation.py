@@ -38,11 +38,10 @@ class ActivationService(ActivationServiceServicer):
         return self._messages(snapshot, read_tokens(snapshot, _filter(request)), activation_pb2.ReadTokensResponse)
 
     def _messages(self, snapshot: Snapshot, batches: Iterable[pa.RecordBatch], response: type[Any]) -> Iterator[Any]:
-        """Provenance comes with the first message, and without rows where there are none."""
+        """Provenance comes with the first message; its rows may be none, for their schema."""
         provenance = wire.provenance_message(snapshot.provenance())
         parts = (part for batch in batches for part in wire.slices(batch, self._batch_bytes))
-        first = next(parts, None)
-        yield response(rows=None if first is None else wire.table_message(first), provenance=provenance)
+        yield response(rows=wire.table_message(next(parts)), provenance=provenance)
         for part in parts:
             yield response(rows=wire.table_message(part))
 

@@ -81,24 +81,32 @@ def read_activations(
 
     One site's column is `activation`; several have their short names, and their rows are of the same tokens. Sequences
     that no committed shard holds are left out, and so are tokens whose rows the run does not store. Where a shard had
-    to widen a site, all rows of that site come as float32, which changes no value.
+    to widen a site, all rows of that site come as float32, which changes no value. Where there are no rows, one empty
+    batch comes, for its schema.
     """
     names = [_dense_site(snapshot, site) for site in ([sites] if isinstance(sites, str) else sites)]
     titles = ["activation"] if isinstance(sites, str) else names
-    _check_columns(columns)
+    columns = _ordered(columns)
     shards = _overlapping(snapshot, keep)
     read = [SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
-    return (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, columns))
+    schema = pa.schema([*(TOKENS_FORMAT.schema.field(name) for name in columns), *(site.field for site in read)])
+    found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema))
+    return _at_least_one(found, schema)
 
 
 def read_tokens(snapshot: Snapshot, keep: TokenFilter = EVERY_ROW) -> Iterator[pa.RecordBatch]:
     """Columns sequence, position, document, token, flags and `text`: the token's own text."""
     texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256), pa.string())
-    for commit in _overlapping(snapshot, keep):
-        tokens = shard_tokens(snapshot.bucket, commit)
-        chosen = tokens.filter(pa.array(keep.mask(tokens)))
-        chosen = chosen.append_column("text", texts.take(chosen["token"]))
-        yield from chosen.combine_chunks().to_batches(TOKEN_BATCH_ROWS)
+    schema = TOKENS_FORMAT.schema.append(pa.field("text", pa.string()))
+
+    def found() -> Iterator[pa.RecordBatch]:
+        for commit in _overlapping(snapshot, keep):
+            tokens = shard_tokens(snapshot.bucket, commit)
+            chosen = tokens.filter(pa.array(keep.mask(tokens)))
+            chosen = chosen.append_column("text", texts.take(chosen["token"]))
+            yield from chosen.combine_chunks().to_batches(TOKEN_BATCH_ROWS)
+
+    return _at_least_one(found(), schema)
 
 
 def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray[np.int64]:
@@ -183,14 +191,13 @@ class DenseReader:
 
 
 def _shard_rows(
-    snapshot: Snapshot, commit: Commit, read: Sequence[SiteRead], keep: TokenFilter, columns: Sequence[str]
+    snapshot: Snapshot, commit: Commit, read: Sequence[SiteRead], keep: TokenFilter, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     tokens = shard_tokens(snapshot.bucket, commit)
     rows = dense_token_rows(snapshot.bucket, commit, tokens.num_rows)
     wanted = np.flatnonzero(keep.mask(tokens)[rows])
     if not len(wanted):
         return
-    beside = tokens.select(list(columns))
     batch_rows = max(1, BATCH_BYTES // sum(site.row_bytes for site in read))
     with ExitStack() as files:
         readers = [DenseReader(files.enter_context(open_product(snapshot.bucket, commit, site.site))) for site in read]
@@ -199,12 +206,19 @@ def _shard_rows(
             chosen = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)]
             if not len(chosen):
                 continue
-            found = _take(beside, rows[chosen])
+            beside = _take(tokens, rows[chosen])
+            found = [beside[name].combine_chunks() for name in schema.names[: -len(read)]]
             for site, reader in zip(read, readers, strict=True):
                 raw = reader.rows(int(chosen[0]), int(chosen[-1]) + 1)
                 raw = raw if len(raw) == len(chosen) else raw.take(pa.array(chosen - chosen[0]))
-                found = found.append_column(site.field, site.column(commit, raw))
-            yield from found.combine_chunks().to_batches(batch_rows)
+                found.append(site.column(commit, raw))
+            yield from pa.Table.from_arrays(found, schema=schema).to_batches(batch_rows)
+
+
+def _at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    first = next(batches, None)
+    yield pa.RecordBatch.from_pylist([], schema) if first is None else first
+    yield from batches
 
 
 def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
@@ -214,10 +228,11 @@ def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
     return table.take(pa.array(rows))
 
 
-def _check_columns(columns: Sequence[str]) -> None:
+def _ordered(columns: Sequence[str]) -> list[str]:
     for name in columns:
         if name not in TOKEN_COLUMNS:
             raise BadRequest(f"rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
+    return [name for name in TOKEN_COLUMNS if name in columns]
 
 
 def _dense_site(snapshot: Snapshot, text: str) -> str:

@@ -25,6 +25,7 @@ from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.loading import load_model
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
+from tests.capturing import capture_shard
 from tests.small_models import BUNDLED_MODELS, SAVERS, save_sae
 
 TEXT = "def greet(name):\n    return f'hello {name}'\n\n\nclass Café:\n    pass\n"
@@ -42,7 +43,9 @@ def save_bundled(folder: Path) -> Path:
     return Path(shutil.copytree(BUNDLED_MODELS / "pystdlib", folder, ignore=shutil.ignore_patterns("revisions")))
 
 
-MODELS: dict[str, Callable[[Path], Path]] = {"bundled": save_bundled, **SAVERS}
+# One of each wiring; test_families.py has every family.
+WIRINGS = ("neox_parallel", "neox_sequential", "gpt2", "llama")
+MODELS: dict[str, Callable[[Path], Path]] = {"bundled": save_bundled} | {name: SAVERS[name] for name in WIRINGS}
 
 
 def capture(folder: Path, model: str, bucket: Bucket, **options: object) -> tuple[Plan, Snapshot]:
@@ -56,7 +59,7 @@ def capture(folder: Path, model: str, bucket: Bucket, **options: object) -> tupl
     loaded = load_model(plan.model_source, dtype=plan.record.specification.dtype, device=torch.device("cpu"))
     capturing = ShardCapture(loaded, plan.saes, plan.record)
     for shard in range(plan.record.shards_total):
-        assert capturing.run(bucket, shard, plan.sequences, "a")
+        assert capture_shard(capturing, bucket, plan, shard, "a")
     return plan, open_run(bucket, plan.record.run)
 
 

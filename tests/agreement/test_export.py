@@ -79,7 +79,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--yes" in capsys.readouterr().err
     key = next((tmp_path / "store/runs/run/data").glob("*/norms.parquet"))
     key.write_bytes(key.read_bytes()[:-1])
-    assert main(["fsck", *address]) == 1
+    assert main(["fsck", *address]) == 3
     assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "damaged"
     assert main(["rm", "run", "--yes", *address]) == 0
     assert main(["rm", "run", "--yes", *address]) == 1

@@ -92,6 +92,14 @@ class StandInWorkers(service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.P
             _refuse(context, MISMATCH)
         return capture_pb2.StartCaptureResponse(run=request.specification.run or "planted")
 
+    def EstimateCapture(self, request, context):
+        self._meet(request, context)
+        sizes = {"tokens": 500, "resid_post.0": 4000}
+        estimate = capture_pb2.CaptureEstimate(
+            documents=3, sequences=4, tokens=100, shards=2, bytes_by_product=sizes, bytes=4500, seconds=12.0
+        )
+        return capture_pb2.EstimateCaptureResponse(estimate=estimate)
+
     def WatchCapture(self, request, context) -> Iterator[capture_pb2.WatchCaptureResponse]:
         self._meet(request, context)
         self._watches += 1

@@ -3,12 +3,25 @@
 import io
 import threading
 import time
+from dataclasses import asdict
 
 import pytest
 
-from actstore import BadRequest, Cancelled, CaptureProgress, Fault, Lab, NotFound, _capture
+from actstore import (
+    BadRequest,
+    Cancelled,
+    CaptureEstimate,
+    CaptureProgress,
+    Fault,
+    Lab,
+    NotFound,
+    Positions,
+    _capture,
+)
 from actstore._capture import Bar, Capture
 from actstore_api.v1 import capture_pb2
+from actstore_storage.specification import Positions as StoredPositions
+from actstore_worker.wire import capture_request
 from tests.client import stand_in_workers as planted
 from tests.client.stand_in_workers import StandInWorkers
 
@@ -53,6 +66,63 @@ def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> 
         sequences_per_shard=8,
         sequences_per_batch=4,
     )
+
+
+POSITIONS = {
+    "last": (Positions.last(), capture_pb2.PositionSelection(last=True)),
+    "every": (Positions.every(4), capture_pb2.PositionSelection(stride=4)),
+    "random": (
+        Positions.random(0.25, seed=7),
+        capture_pb2.PositionSelection(random=capture_pb2.RandomFraction(fraction=0.25, seed=7)),
+    ),
+    "active": (
+        Positions.active("planted-sae", 3),
+        capture_pb2.PositionSelection(feature=capture_pb2.FeaturePositions(sae="planted-sae", feature=3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_what_is_stored_and_of_which_rows(kind: str, remote: Lab, workers: StandInWorkers) -> None:
+    """The workers read from the message what the caller said."""
+    positions, message = POSITIONS[kind]
+    filters = [("language", "==", "en"), ("score", "in", (1, 2.5)), ("kept", "!=", True)]
+    remote.capture(
+        "planted-model", dataset="text", sites=["z.0.2"], storage_dtype="float16", widen_on_overflow=True, packing=True,
+        positions=positions, tokens_field="ids", filters=filters, max_documents=10, sink_ratio=20.0,
+    )  # fmt: skip
+    sent = workers.requests[-1].specification
+    assert sent.positions == message
+    request = capture_request(sent)
+    assert request.positions == StoredPositions(**asdict(positions))
+    assert [(found.column, found.comparison, found.value) for found in request.row_filters] == filters
+    assert (request.storage_dtype, request.widen_on_overflow, request.packing) == ("float16", True, True)
+    assert (request.tokens_field, request.max_documents, request.sink_ratio) == ("ids", 10, 20.0)
+
+
+def test_a_dry_run_is_an_estimate(remote: Lab, workers: StandInWorkers) -> None:
+    estimate = remote.estimate("planted-model", dataset="text", sites=["resid_post"], max_tokens=100)
+    assert isinstance(workers.requests[-1], capture_pb2.EstimateCaptureRequest)
+    assert workers.requests[-1].specification.dataset.max_tokens == 100
+    assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0)
+    for word in ("100 tokens", "resid_post.0", "4,500 bytes", "12 s"):
+        assert word in repr(estimate)
+
+
+BAD: dict[str, dict[str, object]] = {
+    "positions": {"positions": "last"},
+    "positions.stride": {"positions": Positions.every(-1)},
+    "filters": {"filters": [("a", "like", "b")]},
+    "max_documents": {"max_documents": -1},
+    "sink_ratio": {"sink_ratio": "large"},
+}
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_what_the_wire_could_not_carry_is_refused_here(field: str, remote: Lab) -> None:
+    with pytest.raises(BadRequest) as refused:
+        remote.capture("planted-model", dataset="text", **BAD[field])
+    assert refused.value.field == field
 
 
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:

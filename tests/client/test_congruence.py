@@ -31,6 +31,13 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "activations by the long name": lambda run: run.activations("blocks.1.hook_resid_post", range(2, 5)),
     "no activations": lambda run: run.activations("resid_post.1", range(100, 200)),
     "activations of no sequence": lambda run: run.activations("resid_post.1", range(2, 2)),
+    "activations of text": lambda run: run.activations("resid_post.1", exclude=("bos", "special", "sink")),
+    "activations of some": lambda run: run.activations(
+        "resid_post.1", range(1, 6), positions=range(1, 9), documents=[1, 2, 4], columns=["token", "position"]
+    ),
+    "activations alone": lambda run: run.activations(["resid_post.1"], positions=slice(3, None), columns=()),
+    "activations of tokens": lambda run: run.activations("resid_post.1", tokens=[2, 5, 6, 7]),
+    "tokens of some": lambda run: run.tokens(tokens=[2, 3, 4, 5], exclude="bos", positions=range(4)),
     "tokens": lambda run: run.tokens(),
     "tokens from the third sequence on": lambda run: run.tokens(slice(2, None)),
     "no tokens": lambda run: run.tokens(range(100, 101)),
@@ -101,6 +108,7 @@ WRONG: dict[str, Callable[[Lab], object]] = {
     "bins": lambda lab: lab.run("planted").feature(SAE, FIRING).statistics(bins=10**6),
     "site of activations": lambda lab: lab.run("planted").activations("resid_post.0"),
     "no site": lambda lab: lab.run("planted").activations("residual"),
+    "one site of several": lambda lab: lab.run("planted").activations(["resid_post.1", "z.0"]),
     # Past the client's own check, to see that both doors say the same.
     "feature": lambda lab: lab._backend.top_examples("planted", SAE, 10**6, frozenset(), 1, 1, 1),
     "sae": lambda lab: lab._backend.feature_statistics("planted", "other", 0, frozenset(), 4),

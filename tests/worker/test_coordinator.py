@@ -1,105 +1,26 @@
-"""The coordinator over a real bucket, real planning and real capture, with threads in the place of Ray's actors."""
+"""The coordinator: every shard once, progress, cancellation, limits."""
 
 import asyncio
-import json
-import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.commit import Commit
 from actstore_storage.errors import ActstoreError, CorruptObject, StoreError
-from actstore_storage.opening import open_bucket
 from actstore_storage.runs import committed_shards, open_run
-from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, ShardTask
+from actstore_worker.capture_worker import TASKS, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Progress, State
-from actstore_worker.request import CaptureRequest
-from actstore_worker.settings import CoordinatorLimits
-from tests.random_models import WORDS, save_model
+from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
 
-SHARDS = 6
-REQUEST = CaptureRequest("tiny", "words.jsonl", run="run", dense_sites=("resid_post.0",), sequences_per_shard=4)
-LIMITS = CoordinatorLimits(retry_seconds=0.01, heartbeat_seconds=0.05)
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)  # such a small model only waits for its second thread
-    lab = tmp_path_factory.mktemp("lab")
-    save_model(lab / "models" / "tiny", "gpt2")
-    chosen = random.Random(1)
-    lines = [json.dumps({"text": " ".join(chosen.choices(WORDS, k=20))}) for _ in range(4 * SHARDS - 1)]
-    (lab / "data").mkdir()
-    (lab / "data" / "words.jsonl").write_text("\n".join(lines))
-    return lab
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> Bucket:
-    return open_bucket(str(tmp_path))
-
-
-class ThreadWorker:
-    """A capture worker on a thread. `before` sees each task first: to count, to wait, or to fail in its stead."""
-
-    def __init__(self, bucket: Bucket, before: Callable[[ShardTask], None] = lambda task: None) -> None:
-        self._inner, self._before = CaptureWorker(bucket, torch.device("cpu")), before
-        self.running = self.most_running = 0
-
-    async def capture(self, task: ShardTask) -> ShardReport:
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        try:
-            return await asyncio.to_thread(self._capture, task)
-        finally:
-            self.running -= 1
-
-    async def ready(self) -> None:
-        pass
-
-    async def flops(self) -> float:
-        return await asyncio.to_thread(self._inner.flops)
-
-    async def interrupt(self, attempt: str) -> None:
-        self._inner.interrupt(attempt)
-
-    def _capture(self, task: ShardTask) -> ShardReport:
-        self._before(task)
-        return self._inner.capture(task)
-
-
-def coordinator(lab: Path, bucket: Bucket, *workers: ThreadWorker, limits: CoordinatorLimits = LIMITS) -> Coordinator:
-    catalogue, settings = ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
-    return Coordinator(Preparing(bucket, catalogue, settings), workers, limits)
-
-
-async def watch(captures: Coordinator, run: str) -> list[Progress]:
-    """All that a watcher sees, to the end."""
-    seen, version = [], -1
-    while not seen or not seen[-1].ended:
-        version, progress = await captures.progress_after(run, version)
-        seen.append(progress)
-    return seen
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 60))
-
-
-def commits(bucket: Bucket) -> tuple[Commit, ...]:
-    return tuple(open_run(bucket, "run").commits)
+__all__ = ["bucket", "lab"]
 
 
 def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket: Bucket) -> None:

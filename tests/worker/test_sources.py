@@ -1,15 +1,19 @@
 """Documents of every kind of source, and one clear refusal for each kind of bad one."""
 
 import json
+import sys
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
+from actstore_storage.specification import RowFilter
 from actstore_worker import sources
-from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.dataset_files import Dataset, DatasetPlaces
 from actstore_worker.sources import DocumentQuery
 from actstore_worker.sources import documents as dataset_documents
 
@@ -129,3 +133,126 @@ def test_texts_in_tables_are_utf8_too(tmp_path: Path) -> None:
     for name, value in (("a.jsonl", "a.jsonl line 1"), ("b.parquet", "b.parquet")):
         assert refusal(tmp_path / name).reason == "DATASET_UNREADABLE"
         assert refusal(tmp_path / name).details == {"field": "dataset", "value": value, "allowed": "UTF-8"}
+
+
+ROWS = [
+    {"text": "a", "language": "en", "score": 1, "ids": [1, 2]},
+    {"text": "b", "language": "fr", "score": 2, "ids": [3]},
+    {"text": "c", "language": None, "score": 3, "ids": []},
+    {"text": "d", "language": "en", "score": 4, "ids": [4, 5, 6]},
+]
+FILTERS: dict[tuple[str, str, object], list[int]] = {
+    ("language", "==", "en"): [0, 3],
+    ("language", "!=", "en"): [1],
+    ("language", "in", ("en", "fr")): [0, 1, 3],
+    ("language", "not in", ("fr",)): [0, 3],
+    ("score", "<", 3): [0, 1],
+    ("score", "<=", 3): [0, 1, 2],
+    ("score", ">", 3): [3],
+    ("score", ">=", 3.5): [3],
+}
+
+
+@pytest.fixture(params=["rows.jsonl", "rows.parquet", "saved"])
+def table(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
+    path = tmp_path / request.param
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    else:
+        datasets.Dataset.from_list(ROWS).save_to_disk(path)
+    return DatasetPlaces((tmp_path,)).find(request.param)
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+def test_rows_that_pass_keep_their_numbers(wanted: tuple[str, str, object], table: Dataset) -> None:
+    found = list(dataset_documents(table, DocumentQuery(row_filters=(RowFilter(*wanted),))))
+    assert [document.number for document in found] == FILTERS[wanted]
+    assert [document.content for document in found] == [ROWS[number]["text"] for number in FILTERS[wanted]]
+    first = list(dataset_documents(table, DocumentQuery(row_filters=(RowFilter(*wanted),), max_documents=1)))
+    assert first == found[:1]
+
+
+def test_columns_of_token_ids(table: Dataset) -> None:
+    found = list(dataset_documents(table, DocumentQuery(text_field="", tokens_field="ids")))
+    assert [document.content.tolist() for document in found] == [row["ids"] for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        (DocumentQuery(row_filters=(RowFilter("nothing", "==", 1),)), "dataset.filters"),
+        (DocumentQuery(row_filters=(RowFilter("language", "<", 1),)), "dataset.filters"),
+        (DocumentQuery(text_field="", tokens_field="text"), "dataset.tokens_field"),
+        (DocumentQuery(text_field="", tokens_field="nothing"), "dataset.tokens_field"),
+        (DocumentQuery(text_field="nothing"), "dataset.text_field"),
+        (DocumentQuery(text_field="score"), "dataset.text_field"),
+    ],
+    ids=str,
+)
+def test_columns_that_are_not_there_or_not_that(query: DocumentQuery, field: str, table: Dataset) -> None:
+    with pytest.raises(BadRequest) as refused:
+        list(dataset_documents(table, query))
+    assert refused.value.details["field"] == field
+    assert refused.value.details["allowed"]
+
+
+def test_plain_text_has_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    for query in ({"row_filters": (RowFilter("a", "==", 1),)}, {"tokens_field": "ids"}):
+        with pytest.raises(BadRequest, match="plain text, without columns"):
+            documents(tmp_path / "a.txt", **query)
+
+
+def test_datasets_in_a_store(s3_bucket: Bucket, tmp_path: Path) -> None:
+    s3_bucket.put("corpus/a.jsonl", b'{"text": "one"}\n{"text": "two"}\n')
+    pq.write_table(pa.table({"text": ["three"]}), tmp_path / "b.parquet")
+    s3_bucket.put("corpus/b.parquet", (tmp_path / "b.parquet").read_bytes())
+    s3_bucket.put("corpus/notes.txt", b"no part of a folder of tables")
+    places = DatasetPlaces((tmp_path,), (s3_bucket,))
+
+    def texts(name: str) -> list[object]:
+        return [document.content for document in dataset_documents(places.find(name), DocumentQuery())]
+
+    assert texts("corpus") == ["one", "two", "three"]
+    assert texts("corpus/b.parquet") == texts("b.parquet") == ["three"]
+    assert texts("corpus/notes.txt") == ["no part of a folder of tables"]
+    for name in ("corpu", "corpus/missing.txt", "../corpus"):
+        with pytest.raises(BadRequest):
+            places.find(name)
+
+
+def test_datasets_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub itself cannot be asked here; what would be asked of the library is seen."""
+    asked: list[tuple[object, ...]] = []
+
+    def load(name: str, config: str | None, split: str) -> object:
+        asked.append((name, config, split))
+        if name == "owner/gone":
+            raise FileNotFoundError(name)
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    places = DatasetPlaces(allow_hub=True)
+    for name in ("hf:owner/name:train", "hf:owner/name:config:test"):
+        assert len(list(dataset_documents(places.find(name), DocumentQuery()))) == len(ROWS)
+    assert asked == [("owner/name", None, "train"), ("owner/name", "config", "test")]
+    for searched, name, reason in (
+        (places, "hf:owner/gone:train", "DATASET_NOT_FOUND"),
+        (DatasetPlaces(), "hf:owner/name:train", "DATASET_NOT_FOUND"),
+        (places, "hf:owner/name", "NAME_INVALID"),
+        (places, "hf:owner/name::", "NAME_INVALID"),
+    ):
+        with pytest.raises(BadRequest) as refused:
+            searched.find(name)
+        assert (refused.value.reason, refused.value.details["field"]) == (reason, "dataset")
+
+
+def test_without_the_library_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for places, name in ((DatasetPlaces((tmp_path,)), "saved"), (DatasetPlaces(allow_hub=True), "hf:a/b:train")):
+        with pytest.raises(BadRequest, match="Hugging Face `datasets` library") as refused:
+            places.find(name)
+        assert refused.value.reason == "DATASET_UNREADABLE"

@@ -106,31 +106,41 @@ class Coordinator:
         async with self._planning:
             prepared = await asyncio.to_thread(self._preparer.prepare, request)
         run = prepared.snapshot.record.run
-        known = self._captures.get(run)
-        if known is not None and known.active:
+        if not self._is_active(run):
+            await asyncio.to_thread(self._preparer.want, run, request)
+        if self._is_active(run):  # since before, or since that was waited for
             return run
         self._check_room()
         self._captures.pop(run, None)
         self._forget_old()
         capture = self._captures[run] = CaptureState.of(prepared.snapshot)
-        await asyncio.to_thread(self._preparer.want, run, request)
         self._start(self._run(capture, prepared.plan))
         return run
 
-    async def resume(self) -> None:
-        """Take up every run that is wanted and that nobody here works on."""
-        for run, request in (await asyncio.to_thread(self._preparer.wanted)).items():
+    async def resume(self) -> bool:
+        """Take up every run that is wanted and that nobody here has worked on. False: the store failed, ask again."""
+        whole = True
+        try:
+            wanted = await asyncio.to_thread(self._preparer.wanted)
+        except ActstoreError as error:
+            _log.warning("what is wanted cannot be read: %s", error.message)
+            return False
+        for run, request in wanted.items():
             if run in self._captures:
                 continue
             try:
                 await self.submit(request)
             except ActstoreError as error:
                 _log.warning("run %s is wanted and cannot be resumed: %s", run, error.message)
+                whole = whole and error.reason not in _PAUSING
+        return whole
 
     async def estimate(self, request: CaptureRequest) -> Estimate:
         async with self._planning:
             plan = await asyncio.to_thread(self._preparer.plan, request)
-        speeds = await asyncio.gather(*(worker.flops() for worker in self._workers), return_exceptions=True)
+        # A worker that does not answer counts for nothing.
+        answers = (asyncio.wait_for(worker.flops(), self._limits.answer_seconds) for worker in self._workers)
+        speeds = await asyncio.gather(*answers, return_exceptions=True)
         flops = sum(speed for speed in speeds if isinstance(speed, float)) * _FLOPS_SHARE
         work = forward_flops_per_token(plan) * plan.record.tokens_total
         return Estimate(
@@ -162,11 +172,13 @@ class Coordinator:
                 value=run,
                 allowed=self._running(),
             )
-        capture.end(State.CANCELLED)
-        self._totals.captures_cancelled += 1
+        await self._end(capture, State.CANCELLED)
         under_way = [(attempt, worker) for attempt, (of, worker) in self._in_flight.items() if of == run]
-        await asyncio.gather(*(worker.interrupt(attempt) for attempt, worker in under_way), return_exceptions=True)
-        await self._unwant(run)
+        with contextlib.suppress(TimeoutError):  # a worker that does not answer has nothing to interrupt
+            async with asyncio.timeout(self._limits.heartbeat_seconds):
+                await asyncio.gather(
+                    *(worker.interrupt(attempt) for attempt, worker in under_way), return_exceptions=True
+                )
         return capture.progress()
 
     async def totals(self) -> Totals:
@@ -179,7 +191,10 @@ class Coordinator:
         while capture.active and (capture.pending or attempts):
             # A shard that waits to be tried again keeps its place: what fails every shard shall not try them all.
             if not capture.pending or len(attempts) >= TASKS * len(self._workers):
-                _, attempts = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+                # And now and then, for workers that joined.
+                _, attempts = await asyncio.wait(
+                    attempts, timeout=self._limits.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
                 continue
             worker = await self._idle.get()
             if not capture.pending:
@@ -197,14 +212,22 @@ class Coordinator:
             await asyncio.to_thread(self._preparer.fold, run)
         if not capture.active:
             return
-        await self._unwant(run)
         if capture.failed_shards:
             _, first = min(capture.failed_shards.items())
-            capture.end(State.FAILED, first)
-            self._totals.captures_failed += 1
+            await self._end(capture, State.FAILED, first)
         else:
-            capture.end(State.COMPLETE)
-            self._totals.captures_complete += 1
+            await self._end(capture, State.COMPLETE)
+
+    async def _end(self, capture: CaptureState, state: State, failure: Failure | None = None) -> None:
+        """Once: nobody who hears of the end finds the run still wanted, and whoever submits it again waits for this."""
+        capture.pending.clear()
+        async with capture.ending:
+            if not capture.active:
+                return
+            await self._unwant(capture.record.run)
+            capture.end(state, failure)
+        counted = f"captures_{state.value.lower()}"
+        setattr(self._totals, counted, getattr(self._totals, counted) + 1)
 
     async def _attempt(self, capture: CaptureState, plan: Plan, shard: int, worker: Worker) -> None:
         """Once. A shard that failed and is to be tried again goes back among those pending."""
@@ -213,13 +236,13 @@ class Coordinator:
             return
         if failure.reason in _PAUSING:
             if capture.pause(failure) > self._limits.patience_seconds:
-                await self._give_up(capture, failure)
+                await self._end(capture, State.FAILED, failure)
                 return
             await asyncio.sleep(self._limits.pause_seconds)
         elif not self._may_try_again(capture, shard, failure):
             capture.fail_shard(shard, failure)
             if REASONS[failure.reason].kind in _HOPELESS and failure.reason not in _CERTAIN:
-                await self._give_up(capture, failure)
+                await self._end(capture, State.FAILED, failure)
             return
         else:
             await asyncio.sleep(self._limits.retry_seconds)
@@ -234,12 +257,6 @@ class Coordinator:
             return capture.lost[shard] < self._limits.losses_per_shard
         capture.tried[shard] += 1
         return capture.tried[shard] < self._limits.attempts_per_shard
-
-    async def _give_up(self, capture: CaptureState, failure: Failure) -> None:
-        if capture.active:
-            capture.end(State.FAILED, failure)
-            self._totals.captures_failed += 1
-            await self._unwant(capture.record.run)
 
     async def _try_shard(self, capture: CaptureState, plan: Plan, shard: int, worker: Worker) -> Failure | None:
         attempt = uuid.uuid4().hex[:12]
@@ -314,6 +331,9 @@ class Coordinator:
                 allowed=self._running(),
             )
         return self._captures[run]
+
+    def _is_active(self, run: str) -> bool:
+        return run in self._captures and self._captures[run].active
 
     def _running(self) -> list[str]:
         return [run for run, capture in self._captures.items() if capture.active]

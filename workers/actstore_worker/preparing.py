@@ -1,6 +1,7 @@
 """From a request to a run that is in the bucket: planned, created once, its model and SAEs registered."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass, replace
 
 from actstore_storage.bucket import Bucket
@@ -16,6 +17,8 @@ from actstore_worker.model import ModelDescription, token_texts
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import SparseAutoencoder
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,13 @@ class Preparing:
     def wanted(self) -> dict[str, CaptureRequest]:
         found = {}
         for key in self.bucket.keys(WANTED):
-            request = _request(self.bucket.get(key), key)
+            try:
+                request = _request(self.bucket.get(key), key)
+            except KeyError:  # its capture has just ended
+                continue
+            except CorruptObject as error:
+                _log.warning("%s", error.message)
+                continue
             found[request.run] = request
         return found
 

@@ -92,6 +92,7 @@ class CaptureState:
     tried: Counter[int] = field(default_factory=Counter)
     lost: Counter[int] = field(default_factory=Counter)
     paused_since: float | None = None
+    ending: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     version: int = 0
     started: float = field(default_factory=time.monotonic)

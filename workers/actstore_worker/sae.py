@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import Site, parse_site
+from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
 from actstore_worker.catalogue import SAE_CONFIGURATION, SAE_WEIGHTS
 from actstore_worker.model import ModelDescription
 
@@ -224,7 +224,7 @@ def _metadata(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _site(config: Mapping[str, Any], name: str) -> Site:
     hook = str(_metadata(config).get("hook_name") or config.get("hook_name") or config.get("hook_point") or "")
     try:
-        return parse_site(hook)
+        return parse_site(hook, RESIDUAL_KINDS)
     except BadRequest as error:
         raise _mismatch(name, "hook_name", hook, error.details["allowed"], "that site is not captured") from error
 

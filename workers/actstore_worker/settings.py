@@ -34,6 +34,8 @@ class CoordinatorLimits:
     fold_shards: int = 256
     # How often the cluster is looked at for more places.
     pool_seconds: float = 5.0
+    # How long a worker may take to say how fast it is, and that it is there.
+    answer_seconds: float = 30.0
     # Longest silence of a watch.
     heartbeat_seconds: float = 2.0
 

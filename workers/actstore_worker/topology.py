@@ -180,7 +180,9 @@ class _CoordinatorActor(Coordinator):
         resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count else 0}
         threads = max(1, int(ray.cluster_resources()["CPU"]) // worker_count)
         worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)
-        self._new_worker: Callable[[], _RemoteWorker] = lambda: _RemoteWorker(worker.remote(settings, threads))
+        self._new_worker: Callable[[], _RemoteWorker] = lambda: _RemoteWorker(
+            worker.remote(settings, threads), settings.coordinator.answer_seconds
+        )
         super().__init__(
             Preparing(bucket, catalogue, plan_settings),
             [self._new_worker() for _ in range(worker_count)],
@@ -189,11 +191,12 @@ class _CoordinatorActor(Coordinator):
         self._start(self._look_after_workers(settings))
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
-        """Finish what another coordinator left; then use every place that joins the cluster. Ray itself puts a worker
-        that died where there is room for it.
+        """Finish what a coordinator before this one left, and use every place that joins the cluster. Ray itself puts a
+        worker that died where there is room for it.
         """
-        await self.resume()
-        while settings.capture_workers is None:
+        resumed = False
+        while True:
+            resumed = resumed or await self.resume()
             await asyncio.sleep(settings.coordinator.pool_seconds)
             missing = _worker_count(settings) - len(self._workers)
             self.add_workers([self._new_worker() for _ in range(missing)])
@@ -214,12 +217,16 @@ class _CaptureActor(CaptureWorker):
 class _RemoteWorker:
     """A capture actor as the coordinator sees it."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, actor: Any, answer_seconds: float) -> None:
+        self._actor, self._answer_seconds = actor, answer_seconds
 
     async def capture(self, task: ShardTask) -> ShardReport:
         # Ray restarts an actor that died; a call that is tried again waits for that, a capture must not run twice.
-        await self.ready()
+        try:
+            # A place may be left from before its actor died; without this the shard would wait for another node.
+            await asyncio.wait_for(self.ready(), self._answer_seconds)
+        except TimeoutError:
+            raise _unavailable("a worker process is not there; another one may be tried") from None
         return await _answer(self._actor.capture.remote(task))
 
     async def ready(self) -> None:

@@ -74,7 +74,7 @@ def _given(message: Any, name: str) -> Any:
 def _positions(message: capture_pb2.PositionSelection) -> Positions:
     match message.WhichOneof("kind"):
         case "last":
-            return Positions("last")
+            return Positions("last" if message.last else "all")
         case "stride":
             return Positions("stride", stride=message.stride)
         case "random":
