@@ -64,3 +64,52 @@ def test_its_features_answer(run):
     assert statistics.maximum == values.max()
     best = run.feature(SAE, 3).top(3).to_pandas().activation.tolist()
     assert best == values.groupby(fires.sequence).max().nlargest(3).tolist()
+
+
+@pytest.fixture
+def selected(tmp_path: Path) -> actstore.Run:
+    """A run of format 2 with all that is new in it.
+
+    Of the same tokens; dense rows of even positions: for the token row i, z.1.0 has i * (1, -1, 0.5, 0) and resid_post.1
+    has i + 0..7, in float16, but of sequence 4 ten thousand times that, so that shard 1 had to be widened. In sequence 6
+    position 3 is a sink with a norm of 700. The commits of shards 0 and 1 are folded into a checkpoint.
+    """
+    store = shutil.copytree(GOLDEN / "format-2", tmp_path / "store")
+    return actstore.connect(str(store)).run("selected")
+
+
+def test_a_run_of_format_2_says_what_was_asked(selected):
+    asked = selected.specification
+    assert selected.complete
+    assert asked.positions == actstore.Positions.every(2)
+    assert (asked.storage_dtype, asked.widen_on_overflow, asked.packing) == ("float16", True, True)
+    assert [(found.column, found.comparison, found.value) for found in asked.row_filters] == [
+        ("language", "in", ("en", "fr"))
+    ]
+    assert (asked.max_documents, asked.sink_ratio) == (6, 10.0)
+
+
+def test_its_chosen_rows_are_as_planted(selected):
+    tokens = selected.tokens().to_pandas()
+    row = np.flatnonzero(tokens.position % 2 == 0)
+    both = selected.activations(["resid_post.1", "z.1.0"])
+    np.testing.assert_array_equal(both.to_numpy("z.1.0"), row[:, None] * np.array([1, -1, 0.5, 0]))
+    scale = np.where(tokens.sequence == 4, 10_000, 1)[row]
+    np.testing.assert_array_equal(both.to_numpy("resid_post.1"), (row[:, None] + np.arange(8)) * scale[:, None])
+    np.testing.assert_array_equal(both.to_pandas().token, tokens.token[row])
+
+
+def test_its_sink_is_left_out_where_asked(selected):
+    sinks = selected.tokens().to_pandas().query("flags >= 4")
+    assert sinks[["sequence", "position"]].values.tolist() == [[6, 3]]
+    least = selected.norms(exclude=("bos", "special", "sink")).to_pandas()
+    assert (least["maximum"] < 20).all()
+    assert (selected.norms(exclude=("bos", "special")).to_pandas()["maximum"] == 700).all()
+
+
+def test_its_checkpoint_is_read(selected, tmp_path):
+    (tmp_path / "store/runs/selected/commits/00000001.json").write_text("not looked at")
+    again = actstore.connect(str(tmp_path / "store")).run("selected")
+    assert again.complete
+    assert len(again.tokens()) == 69
+    assert again.provenance == selected.provenance
