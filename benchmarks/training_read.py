@@ -2,7 +2,7 @@
 
 1 GiB of bfloat16 rows of d_model 768 in sixteen shards of a local directory, batches of 4,096, all in the page cache:
 
-- the loader, pools of sixteen row groups of 10,922 rows; in the first epoch checksums are verified, later not;
+- the loader, pools of eight row groups of 10,922 rows; in the first epoch checksums are verified, later not;
 - a sequential read of one plain file of the same bytes;
 - a memory map of that file with random rows, the least that shuffling can cost;
 - SAELens's reader of cached activations with its mixing buffer, on the layout that `export_saelens` writes, a part of
@@ -11,7 +11,7 @@
 Mixing is told by the distance, in rows of the run, between two random rows of a batch, over what random rows of the
 whole run would have (1.0), and by how many of the run's row groups a batch has rows of.
 
-Predicted: reading and checking a row group runs at 1.8 GB/s on a core, gathering rows from a pool of 256 MiB at what a
+Predicted: reading and checking a row group runs at 1.8 GB/s on a core, gathering rows from a pool of 128 MiB at what a
 memory map does, 2.0 to 2.5 M rows/s or 3 to 4 GB/s; the two overlap on two cores: 0.5 of the memory map.
 """
 

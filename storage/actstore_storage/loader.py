@@ -77,7 +77,7 @@ class TrainingLoader:
         *,
         batch_rows: int = 4096,
         seed: int = 0,
-        pool_groups: int = 16,
+        pool_groups: int = 8,
         exclude: frozenset[str] = frozenset({"bos"}),
         columns: Sequence[str] = (),
     ) -> None:

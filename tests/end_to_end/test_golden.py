@@ -70,8 +70,8 @@ def test_its_features_answer(run):
 def selected(tmp_path: Path) -> actstore.Run:
     """A run of format 2 with all that is new in it.
 
-    Of the same tokens; dense rows of even positions: for the token row i, z.1.0 has i * (1, -1, 0.5, 0) and resid_post.1
-    has i + 0..7, in float16, but of sequence 4 ten thousand times that, so that shard 1 had to be widened. In sequence 6
+    Of the same tokens; dense rows of even positions: of token row i, z.1.0 has i * (1, -1, 0.5, 0) and resid_post.1 has
+    i + 0..7, in float16, but of sequence 4 ten thousand times that, so that shard 1 had to be widened. In sequence 6,
     position 3 is a sink with a norm of 700. The commits of shards 0 and 1 are folded into a checkpoint.
     """
     store = shutil.copytree(GOLDEN / "format-2", tmp_path / "store")
