@@ -1,7 +1,6 @@
 """Asking a service: the one file of the client that touches gRPC and protobuf messages."""
 
 import ipaddress
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,6 +74,12 @@ FOREIGN = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "LIMIT_EXCEEDED",
     grpc.StatusCode.CANCELLED: "CANCELLED",
 }
+# Of protobuf's wire format: the kind of bytes and messages, and the lengths of those that are of fixed length.
+_LENGTH_DELIMITED, _FIXED_BYTES = 2, {1: 8, 5: 4}
+_ROWS, _PROVENANCE = (
+    activation_pb2.ReadActivationsResponse.DESCRIPTOR.fields_by_name[name].number for name in ("rows", "provenance")
+)
+_STREAM = common_pb2.Table.DESCRIPTOR.fields_by_name["arrow_ipc_stream"].number
 _BOS = {
     None: capture_pb2.BOS_POLICY_UNSPECIFIED,
     True: capture_pb2.BOS_POLICY_PREPEND,
@@ -112,7 +117,8 @@ class GrpcBackend(Backend):
         stubs: Any = service_pb2_grpc  # generated, without types
         self._catalog = stubs.CatalogServiceStub(self._channel)
         self._captures = stubs.CaptureServiceStub(self._channel)
-        self._activations = stubs.ActivationServiceStub(self._channel)
+        self._read_activations = _rows_call(self._channel, "ReadActivations")
+        self._read_tokens = _rows_call(self._channel, "ReadTokens")
         self._features = stubs.FeatureServiceStub(self._channel)
         self._norms = stubs.NormServiceStub(self._channel)
         self._patching = stubs.PatchingServiceStub(self._channel)
@@ -197,11 +203,11 @@ class GrpcBackend(Backend):
             columns=[_COLUMNS[name] for name in query.columns] or [activation_pb2.ROW_COLUMN_NONE],
             **_row_range(query),
         )
-        return _rows(self._listen(self._activations.ReadActivations, request))
+        return _rows(self._listen(self._read_activations, request))
 
     def read_tokens(self, run: str, query: RowQuery) -> Rows:
         request = activation_pb2.ReadTokensRequest(run=run, **_row_range(query))
-        return _rows(self._listen(self._activations.ReadTokens, request))
+        return _rows(self._listen(self._read_tokens, request))
 
     def estimate_capture(self, specification: CaptureSpecification) -> CaptureEstimate:
         request = capture_pb2.EstimateCaptureRequest(specification=_specification_out(specification))
@@ -296,13 +302,56 @@ def _table(message: common_pb2.Table) -> pa.Table:
     return pa.ipc.open_stream(message.arrow_ipc_stream).read_all()
 
 
-def _rows(messages: Iterator[Any]) -> Rows:
-    """The rows of a stream, of which the first message has the provenance."""
-    first = next(messages, None)
-    if first is None:
+def _rows_call(channel: grpc.Channel, verb: str) -> Any:
+    """Its answers stay bytes: see `_rows`."""
+    return channel.unary_stream(
+        f"/actstore_api.v1.ActivationService/{verb}",
+        request_serializer=lambda request: request.SerializeToString(),
+        response_deserializer=lambda message: message,
+    )
+
+
+def _rows(messages: Iterator[bytes]) -> Rows:
+    """The rows of a stream, of which the first message has the provenance.
+
+    The messages are read here, because protobuf would copy each byte twice more; Arrow's tables lie in them.
+    """
+    tables, provenance = [], None
+    for message in messages:
+        fields = _fields(memoryview(message))
+        if provenance is None:
+            provenance = _provenance(common_pb2.Provenance.FromString(bytes(fields.get(_PROVENANCE, b""))))
+        stream = _fields(fields[_ROWS])[_STREAM]
+        tables.append(pa.ipc.open_stream(pa.py_buffer(stream)).read_all())
+    if provenance is None:
         raise Fault("the service ended a stream of rows without a first message")
-    tables = [_table(message.rows) for message in itertools.chain([first], messages)]
-    return pa.concat_tables(tables), _provenance(first.provenance)
+    return pa.concat_tables(tables), provenance
+
+
+def _fields(message: memoryview) -> dict[int, memoryview]:
+    """By number, the fields of a protobuf message that are bytes or messages; other kinds are skipped."""
+    found, place = {}, 0
+    while place < len(message):
+        tag, place = _varint(message, place)
+        if tag & 7 == _LENGTH_DELIMITED:
+            length, place = _varint(message, place)
+            found[tag >> 3] = message[place : place + length]
+            place += length
+        elif tag & 7 in _FIXED_BYTES:
+            place += _FIXED_BYTES[tag & 7]
+        else:
+            _, place = _varint(message, place)
+    return found
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = message[place]
+        number |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return number, place
 
 
 def _origin(answer: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from actstore_api.v1 import activation_pb2
 from actstore_api.v1.service_pb2_grpc import ActivationServiceServicer
 from actstore_service import wire
+from actstore_service.encoded import ahead, rows_message
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.rows import TOKEN_COLUMNS, TokenFilter, read_activations, read_tokens
@@ -39,11 +40,9 @@ class ActivationService(ActivationServiceServicer):
 
     def _messages(self, snapshot: Snapshot, batches: Iterable[pa.RecordBatch], response: type[Any]) -> Iterator[Any]:
         """Provenance comes with the first message; its rows may be none, for their schema."""
-        provenance = wire.provenance_message(snapshot.provenance())
+        first: bytes = response(provenance=wire.provenance_message(snapshot.provenance())).SerializeToString()
         parts = (part for batch in batches for part in wire.slices(batch, self._batch_bytes))
-        yield response(rows=wire.table_message(next(parts)), provenance=provenance)
-        for part in parts:
-            yield response(rows=wire.table_message(part))
+        return ahead(rows_message(part, b"" if number else first) for number, part in enumerate(parts))
 
 
 def _filter(request: Any) -> TokenFilter:

@@ -13,6 +13,7 @@ from actstore_service.access import AccessInterceptor
 from actstore_service.activation import ActivationService
 from actstore_service.capture import CaptureService
 from actstore_service.catalog import CatalogService
+from actstore_service.encoded import EncodedInterceptor
 from actstore_service.failures import FailureInterceptor
 from actstore_service.feature import FeatureService
 from actstore_service.gateway import Gateway
@@ -59,7 +60,7 @@ def _grpc_server(settings: Settings, metrics: Metrics) -> grpc.Server:
     access = [AccessInterceptor(settings.token)] if settings.token is not None else []
     return grpc.server(
         ThreadPoolExecutor(limits.worker_threads, thread_name_prefix="call"),
-        interceptors=[MetricsInterceptor(metrics), *access, FailureInterceptor()],
+        interceptors=[MetricsInterceptor(metrics), *access, FailureInterceptor(), EncodedInterceptor()],
         maximum_concurrent_rpcs=limits.concurrent_calls,
         options=[
             ("grpc.max_receive_message_length", limits.request_bytes),
