@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +21,10 @@ from actstore_storage.errors import StoreError
 from actstore_storage.opening import S3Access, open_bucket
 from actstore_storage.reading import open_product
 from actstore_storage.runs import open_run
-from tests.faults.cluster import KillableLab, killable_lab
+from tests.faults.cluster import KillableLab, killable_lab, store_variables
 from tests.random_models import WORDS, save_model
+from tests.service.process import running_service
+from tests.worker_process import running_workers
 
 TARGETS = ("worker", "coordinator", "node", "service", "store")
 SEED = int(os.environ.get("ACTSTORE_FAULT_SEED", str(random.SystemRandom().randrange(1 << 32))))
@@ -38,13 +41,18 @@ def kills() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableLab]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     save_model(folder / "models" / "tiny", "llama-grouped")
     chosen = random.Random(0)
     lines = (json.dumps({"text": " ".join(chosen.choices(WORDS, k=chosen.randint(1, 70)))}) for _ in range(40 * SHARDS))
     (folder / "data").mkdir()
     (folder / "data" / "words.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(folder: Path) -> Iterator[KillableLab]:
     with killable_lab(folder) as lab:
         yield lab
 
@@ -139,3 +147,27 @@ def test_a_killed_process_loses_nothing(
         wait(lab, run)
     assert not went_wrong
     assert contents(bucket, run) == undisturbed
+
+
+def test_two_clusters_share_a_run(
+    folder: Path, lab: KillableLab, bucket: Bucket, undisturbed: dict[int, dict[str, tuple[int, int, str]]]
+) -> None:
+    """Two coordinators who know nothing of each other: each shard has one winner, and both end well."""
+    variables = store_variables(lab.seaweed)
+    with (
+        running_workers(
+            variables["ACTSTORE_STORE"], model_folder=folder / "models", dataset_folder=folder / "data",
+            log=folder / "second.log", environment=variables,
+        ) as workers,
+        running_service(ACTSTORE_GATEWAY=workers.address, ACTSTORE_GATEWAY_TOKEN=workers.token, **variables) as ready,
+        lab.connect() as first,
+        actstore.connect(ready["address"]) as second,
+        reading(bucket, "shared") as went_wrong,
+    ):  # fmt: skip
+        captures = [start(one, "shared") for one in (first, second)]
+        for capture in captures:
+            assert capture.wait(progress=False).complete
+    assert not went_wrong
+    assert contents(bucket, "shared") == undisturbed
+    named = {item.key for commit in open_run(bucket, "shared").commits for item in commit.objects.values()}
+    assert set(bucket.keys("runs/shared/data")) == named
