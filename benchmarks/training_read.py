@@ -13,6 +13,10 @@ whole run would have (1.0), and by how many of the run's row groups a batch has 
 
 Predicted: reading and checking a row group runs at 1.8 GB/s on a core, gathering rows from a pool of 128 MiB at what a
 memory map does, 2.0 to 2.5 M rows/s or 3 to 4 GB/s; the two overlap on two cores: 0.5 of the memory map.
+
+Measured on a faster machine: 0.63 of the memory map (5.1 M rows/s), 0.45 in the first epoch; a core decodes such pages
+at 12 GB/s, and at 3.6 with their CRC-32. With pools of sixteen row groups it was 0.41, with eight 0.63: 128 MiB stay
+nearer to the cores than 256.
 """
 
 import argparse

@@ -19,7 +19,7 @@ _LENGTH_DELIMITED = 2
 _ROWS = activation_pb2.ReadActivationsResponse.DESCRIPTOR.fields_by_name["rows"].number
 _STREAM = common_pb2.Table.DESCRIPTOR.fields_by_name["arrow_ipc_stream"].number
 # Messages that are made while one is on its way.
-_AHEAD = 2
+_AHEAD = 8
 
 Item = TypeVar("Item")
 
