@@ -135,7 +135,8 @@ class CaptureEstimate:
     seconds: float
 
     def __repr__(self) -> str:
-        sizes = [f"  {product:<24} {size:>16,} bytes" for product, size in sorted(self.bytes_by_product.items())]
+        width = max(map(len, self.bytes_by_product), default=0)
+        sizes = [f"  {product:<{width}} {size:>16,} bytes" for product, size in sorted(self.bytes_by_product.items())]
         counts = f"{self.tokens:,} tokens in {self.sequences:,} sequences of {self.documents:,} documents"
         time = f"about {self.seconds:,.0f} s of forward passes"
         return "\n".join([f"{counts}, {self.shards:,} shards", *sizes, f"  {self.bytes:,} bytes in all; {time}"])

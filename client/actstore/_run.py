@@ -113,7 +113,7 @@ class Run:
         beside = _arguments.choices(columns, "columns", ROW_COLUMNS)
         query = _row_query(sequences, positions, documents, tokens, exclude, sites=sites, columns=beside)
         table, provenance = self._backend.read_activations(self.name, query)
-        return Activations(table=table, sites=sites, provenance=provenance)
+        return Activations(table=table, sites=sites, provenance=provenance, excluded=tuple(sorted(query.exclude)))
 
     def tokens(
         self,
@@ -127,7 +127,7 @@ class Run:
         """Columns sequence, position, document, token, flags (1 BOS, 2 special, 4 sink) and text; rows as above."""
         query = _row_query(sequences, positions, documents, tokens, exclude)
         table, provenance = self._backend.read_tokens(self.name, query)
-        return Answer(table=table, provenance=provenance)
+        return Answer(table=table, provenance=provenance, excluded=tuple(sorted(query.exclude)))
 
     def export(self, site: str, folder: str | Path, *, layout: str = "safetensors") -> int:
         """Stored vectors of a site as files for other programs; how many files, or contexts. On a bucket only.

@@ -67,6 +67,15 @@ def test_no_exclusion_given_is_bos_and_an_empty_one_is_none(lab: Lab) -> None:
     assert len(feature.top(exclude=None)) == 0 < len(feature.top(exclude=()))
 
 
+def test_rows_say_what_they_leave_out(lab: Lab) -> None:
+    run = lab.run("planted")
+    for ask in (run.tokens, lambda **options: run.activations("resid_post.1", **options)):
+        assert ask().excluded == ()
+        assert ask(exclude="bos").excluded == ("bos",)
+        assert ask(exclude=("special", "bos")).excluded == ("bos", "special")
+        assert len(ask(exclude="bos").table) < len(ask().table)
+
+
 @pytest.mark.parametrize("sequences", [range(0), range(2, 2), range(5, 3), slice(4, 4), range(100, 200)])
 @pytest.mark.parametrize("name", RUNS)
 def test_an_empty_range_is_an_empty_table_of_the_same_schema(name: str, sequences: range | slice, lab: Lab) -> None:
