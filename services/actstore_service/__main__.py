@@ -1,7 +1,8 @@
 """`python -m actstore_service`: reads the environment, serves until SIGTERM or SIGINT, prints one JSON line when ready.
 
 ACTSTORE_STORE is required: a folder or s3://bucket/prefix, the latter with ACTSTORE_S3_ENDPOINT, _ACCESS_KEY,
-_SECRET_KEY and, where they differ from us-east-1 and 1, _REGION and _SECURE. See Settings for ACTSTORE_LISTEN,
+_SECRET_KEY (or _CREDENTIALS_FILE, which is read again when it changes) and, where they differ from us-east-1 and 1,
+_REGION and _SECURE. See Settings for ACTSTORE_LISTEN,
 ACTSTORE_METRICS_LISTEN, ACTSTORE_TOKEN, ACTSTORE_GATEWAY and ACTSTORE_GATEWAY_TOKEN. An empty variable is absent.
 """
 
@@ -62,12 +63,21 @@ def _bucket(given: Mapping[str, str]) -> Bucket:
         raise BadRequest("ACTSTORE_S3_SECURE is 0 or 1", field="ACTSTORE_S3_SECURE", value=secure, allowed="0, 1")
     access = S3Access(
         endpoint=given["ACTSTORE_S3_ENDPOINT"],
-        access_key=_required(given, "ACTSTORE_S3_ACCESS_KEY"),
-        secret_key=_required(given, "ACTSTORE_S3_SECRET_KEY"),
+        **_s3_keys(given),
         region=given.get("ACTSTORE_S3_REGION", "us-east-1"),
         secure=secure == "1",
     )
     return open_bucket(_required(given, "ACTSTORE_STORE"), access)
+
+
+def _s3_keys(given: Mapping[str, str]) -> dict[str, str]:
+    """A file that may be renewed while the service runs, or the keys themselves."""
+    if file := given.get("ACTSTORE_S3_CREDENTIALS_FILE"):
+        return {"credentials_file": file}
+    return {
+        "access_key": _required(given, "ACTSTORE_S3_ACCESS_KEY"),
+        "secret_key": _required(given, "ACTSTORE_S3_SECRET_KEY"),
+    }
 
 
 def _required(given: Mapping[str, str], variable: str) -> str:

@@ -4,16 +4,19 @@ minio does small objects, listings and the conditional put; pyarrow's own S3 cli
 ranges of them.
 """
 
+import configparser
 import io
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 import urllib3
 from minio import Minio
+from minio.credentials import AWSConfigProvider, Credentials
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from pyarrow import fs
 from urllib3.exceptions import HTTPError
@@ -67,25 +70,19 @@ class S3Bucket(Bucket):
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
         # Retries are our own: urllib3 would repeat a conditional put and report its own first try as the winner.
         pool = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout, retries=urllib3.Retry(0, redirect=0))
+        self._access, self._keys = access, _Keys(access)
         self._minio = Minio(
-            access.endpoint,
-            access_key=access.access_key,
-            secret_key=access.secret_key,
-            region=access.region,
-            secure=access.secure,
-            http_client=pool,
+            access.endpoint, credentials=self._keys, region=access.region, secure=access.secure, http_client=pool
         )
-        self._arrow = fs.S3FileSystem(
-            access_key=access.access_key,
-            secret_key=access.secret_key,
-            region=access.region,
-            endpoint_override=access.endpoint,
-            scheme="https" if access.secure else "http",
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            request_timeout=READ_TIMEOUT_SECONDS,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
-            allow_delayed_open=True,  # one request instead of three for what fits in one part
-        )
+        self._arrow_with: tuple[Credentials, fs.S3FileSystem] | None = None
+
+    @property
+    def _arrow(self) -> fs.S3FileSystem:
+        """Arrow's client keeps the keys that it was made with, so new keys take a new one."""
+        keys = self._keys.retrieve()
+        if self._arrow_with is None or self._arrow_with[0] is not keys:
+            self._arrow_with = keys, _arrow_client(self._access, keys)
+        return self._arrow_with[1]
 
     @property
     def address(self) -> str:
@@ -209,6 +206,42 @@ class S3Bucket(Bucket):
         if code in _FULL:
             return StoreError(f"{self.address} is full ({code})", reason="STORE_FULL", **where)
         return StoreUnreachable(f"{self.address} cannot be reached ({code})", **where)
+
+
+class _Keys:
+    """The keys as they are now, for minio too; the same object for as long as they stay the same."""
+
+    def __init__(self, access: "S3Access") -> None:
+        self._file, self._seen = access.credentials_file, -1
+        self._found = Credentials(access.access_key or "none", access.secret_key or "none")
+
+    def retrieve(self) -> Credentials:
+        """Errors: StoreError STORE_CREDENTIALS for a file that cannot be read, or has no keys."""
+        if not self._file:
+            return self._found
+        try:
+            changed = Path(self._file).stat().st_mtime_ns
+            if changed != self._seen:
+                self._found, self._seen = AWSConfigProvider(self._file, "default").retrieve(), changed
+        except (OSError, ValueError, configparser.Error) as error:
+            message = f"{self._file} has no S3 credentials: {type(error).__name__}"
+            raise StoreError(message, reason="STORE_CREDENTIALS", field="credentials_file", value=self._file) from error
+        return self._found
+
+
+def _arrow_client(access: "S3Access", keys: Credentials) -> fs.S3FileSystem:
+    return fs.S3FileSystem(
+        access_key=keys.access_key,
+        secret_key=keys.secret_key,
+        session_token=keys.session_token,
+        region=access.region,
+        endpoint_override=access.endpoint,
+        scheme="https" if access.secure else "http",
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        request_timeout=READ_TIMEOUT_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
+        allow_delayed_open=True,  # one request instead of three for what fits in one part
+    )
 
 
 def _check_endpoint(endpoint: str) -> None:

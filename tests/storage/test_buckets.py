@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -261,3 +264,40 @@ def test_the_probe_refuses_a_store_without_a_conditional_put(tmp_path: Path, kin
 def _race(address: str, body: str, rounds: int) -> list[bool]:
     bucket = open_bucket(address)
     return [bucket.put_if_absent(f"race/{number}", body.encode()) for number in range(rounds)]
+
+
+def test_keys_that_are_renewed_in_a_file(s3_address: str, s3_access: S3Access, tmp_path: Path) -> None:
+    """Small objects, streams and ranges all go on with the new ones, in the same bucket object."""
+    file = tmp_path / "credentials"
+
+    def write(secret: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id = {s3_access.access_key}\naws_secret_access_key = {secret}\n")
+        os.utime(file, ns=(time.time_ns(), time.time_ns()))
+
+    bucket = open_bucket(s3_address, replace(s3_access, access_key="", secret_key="", credentials_file=str(file)))
+
+    def use(name: str) -> None:
+        bucket.put(f"{name}-small", b"small")
+        with bucket.create(f"{name}-large") as stream:
+            stream.write(b"large")
+        assert bucket.get(f"{name}-small") == b"small"
+        with bucket.open(f"{name}-large") as source:
+            assert source.read() == b"large"
+
+    def refused(ask: Callable[[], object]) -> None:
+        with pytest.raises(StoreError) as caught:
+            ask()
+        assert caught.value.reason == "STORE_CREDENTIALS"
+        assert s3_access.secret_key not in str(caught.value)
+
+    refused(lambda: use("missing"))
+    write(s3_access.secret_key)
+    use("first")
+    write("expired")
+    refused(lambda: bucket.get("first-small"))
+    refused(lambda: bucket.open("first-large").read())
+    refused(lambda: bucket.put("again", b""))
+    write(s3_access.secret_key)
+    use("second")
+    file.write_text("no keys here")
+    refused(lambda: bucket.get("first-small"))

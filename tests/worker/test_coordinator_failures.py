@@ -10,6 +10,8 @@ import pytest
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, CorruptObject, StoreError
+from actstore_storage.fsck import check_runs
+from actstore_storage.opening import S3Access, open_bucket
 from actstore_storage.runs import open_run
 from actstore_storage.specification import Positions
 from actstore_worker.capture_worker import TASKS, ShardTask
@@ -240,3 +242,38 @@ def test_commits_are_folded_on_the_way(lab: Path, bucket: Bucket, monkeypatch: p
 
     run(work())
     assert [found.shards for found in open_run(bucket, "run").commits.checkpoints] == [range(4), range(4, 6)]
+
+
+def test_keys_that_expire_pause_a_capture_until_they_are_renewed(
+    lab: Path, s3_address: str, s3_access: S3Access, tmp_path: Path
+) -> None:
+    """In a real store, with nothing started again."""
+    file = tmp_path / "credentials"
+
+    def write(secret: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id = {s3_access.access_key}\naws_secret_access_key = {secret}\n")
+
+    write(s3_access.secret_key)
+    bucket = open_bucket(s3_address, replace(s3_access, access_key="", secret_key="", credentials_file=str(file)))
+
+    async def work() -> list[Progress]:
+        def expire(task: ShardTask) -> None:
+            if task.shard == 2 and not expired:
+                expired.append(task.shard)
+                write("expired")
+
+        expired: list[int] = []
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, expire), limits=replace(LIMITS, pause_seconds=0.05))
+        name, seen, version = await captures.submit(REQUEST), [], -1
+        while not seen or not seen[-1].ended:
+            version, progress = await captures.progress_after(name, version)
+            seen.append(progress)
+            if progress.state is State.PAUSED:
+                write(s3_access.secret_key)
+        return seen
+
+    seen = run(work())
+    assert State.PAUSED in {progress.state for progress in seen}
+    assert seen[-1].state is State.COMPLETE
+    assert open_run(bucket, "run").complete
+    assert check_runs(bucket).sound

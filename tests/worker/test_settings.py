@@ -54,6 +54,12 @@ def test_everything(tmp_path: Path) -> None:
     )
 
 
+def test_keys_in_a_file(tmp_path: Path) -> None:
+    environment = {name: value for name, value in (LEAST | S3).items() if not name.endswith("_KEY")}
+    found = read_environment(environment | {"ACTSTORE_S3_CREDENTIALS_FILE": f"{tmp_path}/keys"})
+    assert found.s3 == S3Access("127.0.0.1:9000", credentials_file=f"{tmp_path}/keys")
+
+
 def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -93,7 +93,8 @@ class WorkerSettings:
             raise SettingsError("ACTSTORE_GATEWAY_TOKEN is required: the service and the workers share it")
         if self.store.startswith("s3://") and self.s3 is None:
             raise SettingsError(
-                f"ACTSTORE_STORE is {self.store}, so ACTSTORE_S3_ENDPOINT, _ACCESS_KEY and _SECRET_KEY are required"
+                f"ACTSTORE_STORE is {self.store}, so ACTSTORE_S3_ENDPOINT, _ACCESS_KEY and _SECRET_KEY (or "
+                "_CREDENTIALS_FILE) are required"
             )
         if not self.store.startswith("s3://") and self.s3 is not None and not self.dataset_stores:
             raise SettingsError(f"ACTSTORE_S3_ENDPOINT is set, but ACTSTORE_STORE is the directory {self.store}")
@@ -138,11 +139,20 @@ def _s3_access(environment: Mapping[str, str]) -> S3Access | None:
         return None
     return S3Access(
         endpoint=endpoint,
-        access_key=_required(environment, "ACTSTORE_S3_ACCESS_KEY"),
-        secret_key=_required(environment, "ACTSTORE_S3_SECRET_KEY"),
+        **_s3_keys(environment),
         region=environment.get("ACTSTORE_S3_REGION", "us-east-1"),
         secure=_switch(environment, "ACTSTORE_S3_SECURE", default=True),
     )
+
+
+def _s3_keys(environment: Mapping[str, str]) -> dict[str, str]:
+    """A file that may be renewed while the workers run, or the keys themselves."""
+    if file := environment.get("ACTSTORE_S3_CREDENTIALS_FILE"):
+        return {"credentials_file": str(Path(file).resolve())}
+    return {
+        "access_key": _required(environment, "ACTSTORE_S3_ACCESS_KEY"),
+        "secret_key": _required(environment, "ACTSTORE_S3_SECRET_KEY"),
+    }
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:
