@@ -42,7 +42,7 @@ test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
 
 faults: $(READY)  ## kill -9 of twenty processes at random moments; ARGS='--collect-only' names them with their seed
-	$(QUIET) ACTSTORE_FAULT_KILLS=$${ACTSTORE_FAULT_KILLS:-20} $(BIN)/pytest -ra tests/faults/test_capture_faults.py $(ARGS)
+	$(QUIET) ACTSTORE_FAULT_KILLS=$${ACTSTORE_FAULT_KILLS:-20} $(BIN)/pytest -v tests/faults/test_capture_faults.py $(ARGS)
 
 bench: $(READY)  ## every benchmark; each prints a table and a last line of JSON
 	for file in benchmarks/[a-z]*.py; do \
