@@ -26,12 +26,12 @@ Item = TypeVar("Item")
 
 def rows_message(batch: pa.RecordBatch, rest: bytes = b"") -> bytes:
     """ReadActivationsResponse, or ReadTokensResponse, with these rows; `rest` is such a message without rows."""
-    size = pa.MockOutputStream()
-    _write(size, batch)
-    stream = pa.allocate_buffer(size.size())
-    _write(pa.FixedSizeBufferWriter(stream), batch)
-    table = _head(_STREAM, len(stream))
-    return b"".join((rest, _head(_ROWS, len(table) + len(stream)), table, memoryview(stream)))
+    stream = _Pieces()
+    with pa.ipc.new_stream(stream, batch.schema) as writer:
+        writer.write(batch)
+    length = sum(map(len, stream.pieces))
+    table = _head(_STREAM, length)
+    return b"".join((rest, _head(_ROWS, len(table) + length), table, *stream.pieces))
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
@@ -84,9 +84,23 @@ class EncodedInterceptor(grpc.ServerInterceptor):
         )
 
 
-def _write(sink: Any, batch: pa.RecordBatch) -> None:
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write(batch)
+class _Pieces:
+    """A file to Arrow that keeps what it is given where it lies, so that the message is the one copy of it."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.pieces: list[Any] = []
+
+    def write(self, piece: Any) -> int:
+        self.pieces.append(piece)
+        return len(piece)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _head(field: int, length: int) -> bytes:
