@@ -143,6 +143,12 @@ class Commits(Sequence[Commit]):
             [part.summary if isinstance(part, Checkpoint) else Summary.of(part) for part in self._parts]
         )
 
+    @cached_property
+    def token_counts(self) -> npt.NDArray[np.int64]:
+        """Of each commit, in their order."""
+        held = [part.tokens if isinstance(part, Checkpoint) else [part.tokens] for part in self._parts]
+        return np.concatenate([np.empty(0, np.int64), *(np.asarray(part, np.int64) for part in held)])
+
     @property
     def checkpoints(self) -> list[Checkpoint]:
         return [part for part in self._parts if isinstance(part, Checkpoint)]

@@ -52,7 +52,7 @@ class FeatureIndex:
 
     def sort(self) -> "SortedFeatures":
         keys = np.concatenate([np.empty(0, np.uint64), *self._keys])
-        order = _order(keys, bits=32 + (self.d_sae - 1).bit_length())
+        order = sorted_order(keys, bits=32 + (self.d_sae - 1).bit_length())
         keys = keys[order]
         return SortedFeatures(
             feature=(keys >> np.uint64(32)).astype(np.int32),
@@ -111,7 +111,7 @@ def token_classes(flags: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool
     return dict(zip(TOKEN_CLASSES, (~bos & ~special & ~sink, bos, special, sink), strict=True))
 
 
-def _order(keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.int64]:
+def sorted_order(keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.int64]:
     """A stable argsort, so that equal activations stay in order of row.
 
     NumPy sorts 16-bit integers by radix; going through the digits from the lowest up took 40 ns a key where its stable

@@ -12,9 +12,11 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import Checkpoint
 from actstore_storage.commit import Commit, ObjectRecord
 from actstore_storage.errors import CorruptObject
-from actstore_storage.layout import RUNS, data_folder, run_key, wanted_key
+from actstore_storage.index_segments import Segment, listed_segments, read_segment
+from actstore_storage.layout import RUNS, data_folder, index_product, indexes_folder, run_key, segment_key, wanted_key
 from actstore_storage.products import NORMS, POSITIONS, TOKENS
 from actstore_storage.runs import open_run, read_commit
+from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import RunRecord
 
 _READ_BYTES = 1 << 22
@@ -24,7 +26,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Finding:
-    """`kind`: damaged (not what its commit says), missing, orphan (of no commit), unreadable, or removed."""
+    """`kind`: damaged (not as recorded), missing, orphan (named by no commit and no index), unreadable, or removed."""
 
     kind: str
     key: str
@@ -75,14 +77,44 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool) -> V
     findings: list[Finding] = []
     for checkpoint in snapshot.commits.checkpoints:
         findings += _check_checkpoint(bucket, snapshot.record, checkpoint)
-    items = [(commit, item) for commit in commits for item in commit.objects.values()]
+    segments = _segments(snapshot, findings)
+    owners: list[Commit | Segment] = [*commits, *segments.values()]
+    items = [item for owner in owners for item in _objects(owner)]
     if not quick:
         with ThreadPoolExecutor(_THREADS) as pool:
-            checked = pool.map(lambda pair: list(_check_object(bucket, pair[1])), items)
+            checked = pool.map(lambda item: list(_check_object(bucket, item)), items)
             findings += [found for part in checked for found in part]
         findings += [found for commit in commits for found in _check_rows(commit)]
-    findings += _orphans(bucket, run, {item.key for _, item in items}, remove_orphans, findings)
-    return Verdict(1, len(commits), len(items), sum(item.bytes for _, item in items), tuple(findings))
+        findings += [found for key, segment in segments.items() for found in _check_segment(snapshot, key, segment)]
+    named = {item.key for item in items} | set(segments)
+    findings += _orphans(bucket, run, named, remove_orphans, findings)
+    return Verdict(1, len(commits), len(items), sum(item.bytes for item in items), tuple(findings))
+
+
+def _objects(owner: Commit | Segment) -> list[ObjectRecord]:
+    return owner.objects if isinstance(owner, Segment) else list(owner.objects.values())
+
+
+def _segments(snapshot: Snapshot, findings: list[Finding]) -> dict[str, Segment]:
+    """The run's merged indexes, by the keys of their manifests."""
+    run, found = snapshot.record.run, {}
+    for sae in snapshot.record.specification.saes:
+        for shards in listed_segments(snapshot.bucket, run, sae.name):
+            key = segment_key(run, sae.name, shards)
+            try:
+                found[key] = read_segment(snapshot, sae.name, shards)
+            except CorruptObject as error:
+                findings.append(Finding("unreadable", key, error.message))
+    return found
+
+
+def _check_segment(snapshot: Snapshot, key: str, segment: Segment) -> Iterator[Finding]:
+    """It has as many rows as its shards' own indexes."""
+    merged = sum(part.object.rows for part in segment.parts)
+    product = index_product(segment.sae)
+    shards = sum(commit.objects[product].rows for commit in snapshot.commits.of_shards(segment.shards))
+    if merged != shards:
+        yield Finding("damaged", key, f"it has {merged} rows, and its shards' indexes {shards}")
 
 
 def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
@@ -138,13 +170,14 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
 
 def _orphans(bucket: Bucket, run: str, named: set[str], remove: bool, found: list[Finding]) -> list[Finding]:
     wanted = bucket.exists(wanted_key(run))
-    orphans = [key for key in bucket.keys(data_folder(run)) if key not in named]
+    there = (*bucket.keys(data_folder(run)), *bucket.keys(indexes_folder(run)))
+    orphans = [key for key in there if key not in named]
     findings = []
     for key in orphans:
         if remove and not wanted and not any(finding.kind == "unreadable" for finding in found):
             bucket.delete(key)
-            findings.append(Finding("removed", key, "no commit names it"))
+            findings.append(Finding("removed", key, "nothing names it"))
         else:
             why = ", and the run is being captured: it may be under way" if wanted else ""
-            findings.append(Finding("orphan", key, f"no commit names it{why}"))
+            findings.append(Finding("orphan", key, f"nothing names it{why}"))
     return findings

@@ -4,7 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import Conflict, NotThere
-from actstore_storage.layout import RUNS, checkpoints_folder, commits_folder, data_folder, run_key, wanted_key
+from actstore_storage.layout import (
+    RUNS,
+    checkpoints_folder,
+    commits_folder,
+    data_folder,
+    indexes_folder,
+    run_key,
+    wanted_key,
+)
 from actstore_storage.runs import FETCH_THREADS, list_runs
 
 
@@ -29,6 +37,6 @@ def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
     # What makes the run visible goes first, its bytes last. Commits before checkpoints, which are made of them.
     bucket.delete(run_key(run))
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for folder in (commits_folder(run), checkpoints_folder(run), data_folder(run)):
+        for folder in (commits_folder(run), checkpoints_folder(run), indexes_folder(run), data_folder(run)):
             removed += len(list(pool.map(bucket.delete, bucket.keys(folder))))
     return removed + 1

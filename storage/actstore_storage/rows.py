@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,21 +52,49 @@ class TokenFilter:
 
     def mask(self, tokens: pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows of a shard's tokens pass."""
-        sequence, position = tokens["sequence"].to_numpy(), tokens["position"].to_numpy()
-        keep: npt.NDArray[np.bool_] = kept_rows(tokens["flags"].to_numpy(), self.exclude) & (
-            sequence >= self.first_sequence
-        )
+        return self.mask_of(_Columns(*(tokens[name].to_numpy() for name in _Columns.__dataclass_fields__)))
+
+    def mask_of(self, rows: "TokenColumns") -> npt.NDArray[np.bool_]:
+        keep: npt.NDArray[np.bool_] = kept_rows(rows.flags, self.exclude) & (rows.sequence >= self.first_sequence)
         if self.end_sequence is not None:
-            keep &= sequence < self.end_sequence
+            keep &= rows.sequence < self.end_sequence
         if self.tokens:
-            keep &= np.isin(tokens["token"].to_numpy(), self.tokens)
+            keep &= np.isin(rows.token, self.tokens)
         if self.documents:
-            keep &= np.isin(tokens["document"].to_numpy(), self.documents)
+            keep &= np.isin(rows.document, self.documents)
         if self.first_position is not None:
-            keep &= position >= self.first_position
+            keep &= rows.position >= self.first_position
         if self.end_position is not None:
-            keep &= position < self.end_position
+            keep &= rows.position < self.end_position
         return keep
+
+
+class TokenColumns(Protocol):
+    """What a filter looks at: columns of equal length, a row a token."""
+
+    @property
+    def sequence(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def position(self) -> npt.NDArray[np.int32]: ...
+
+    @property
+    def document(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def token(self) -> npt.NDArray[np.int32]: ...
+
+    @property
+    def flags(self) -> npt.NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class _Columns:
+    sequence: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int32]
+    document: npt.NDArray[np.int64]
+    token: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint8]
 
 
 EVERY_ROW = TokenFilter()

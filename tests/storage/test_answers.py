@@ -1,21 +1,19 @@
 """Every stored answer equals what a slow look at all raw rows says."""
 
-import weakref
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from actstore_storage import features
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, NotThere
-from actstore_storage.features import BINS_MAX, EXAMPLES_MAX, WINDOW_TOKENS_MAX, feature_statistics, top_examples
+from actstore_storage.features import BINS_MAX, EXAMPLES_MAX, feature_statistics, top_examples
 from actstore_storage.norms import QUANTILES_MAX, fit_growth, norm_profile
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
+from actstore_storage.windows import WINDOW_TOKENS_MAX
 from tests.storage.random_run import SAE, RandomRun, make_run, slow_growth, slow_top_examples, write_run, write_shard
 
 EXCLUSIONS = [frozenset(), frozenset({"bos"}), frozenset({"special"}), frozenset({"bos", "special"})]
@@ -258,22 +256,6 @@ def test_a_feature_index_of_many_row_groups_gives_each_feature_its_rows(local_bu
         assert feature_statistics(snapshot, SAE, feature, exclude=frozenset()).active_tokens == np.count_nonzero(
             run.features[:, feature]
         )
-
-
-def test_top_examples_let_go_of_the_shards_that_they_were_in(
-    run: RandomRun, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, shards = features._read_shard, []
-
-    def watched(*question: Any) -> Any:
-        assert [shard() for shard in shards[:-1]] == [None] * len(shards[:-1])
-        found = read(*question)
-        shards.append(weakref.ref(found))
-        return found
-
-    monkeypatch.setattr(features, "_read_shard", watched)
-    assert top_examples(snapshot, SAE, 4).to_pylist() == slow_top_examples(run, 4, 20, 12, 6, frozenset({"bos"}))
-    assert len(shards) == len(snapshot.commits)
 
 
 def test_provenance_is_of_the_processes_that_captured(run: RandomRun, local_bucket: Bucket) -> None:

@@ -1,0 +1,36 @@
+"""Seeking in a Parquet file that is sorted by a column."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def groups_between(file: pq.ParquetFile, column: str, low: int, high: int) -> range:
+    """The row groups whose statistics admit values from `low` to `high`; the file is sorted by the column."""
+    place = file.schema_arrow.names.index(column)
+
+    def bounds(group: int) -> pq.Statistics:
+        return file.metadata.row_group(group).column(place).statistics
+
+    groups = range(file.num_row_groups)
+    first = bisect_left(groups, low, key=lambda group: bounds(group).max)
+    return range(first, max(first, bisect_right(groups, high, key=lambda group: bounds(group).min)))
+
+
+def read_between(
+    file: pq.ParquetFile, column: str, low: int, high: int, names: Sequence[str], held: dict[int, pa.Table]
+) -> tuple[int, pa.Table]:
+    """Whole row groups with the values from `low` to `high`, and the file's row that they begin at.
+
+    `held` keeps row groups between calls with the same file and names.
+    """
+    groups = groups_between(file, column, low, high)
+    for group in groups:
+        if group not in held:
+            held[group] = file.read_row_group(group, columns=list(names), use_threads=False)
+    first = sum(file.metadata.row_group(group).num_rows for group in range(groups.start))
+    if not groups:
+        return first, file.schema_arrow.empty_table().select(list(names))
+    return first, pa.concat_tables([held[group] for group in groups])
