@@ -65,15 +65,15 @@ def plan_merges(snapshot: Snapshot, sae: str, attempt: str, part_rows: int = PAR
     planned = []
     for block in _blocks(snapshot):
         if not any(block.start >= other.start and block.stop <= other.stop for other in listed):
-            counts = _Sources(snapshot, sae, block).counts
-            ranges = tuple(_feature_ranges(counts.count.sum(axis=1), part_rows))
+            counts = Sources(snapshot, sae, block).counts
+            ranges = tuple(feature_ranges(counts.count.sum(axis=1), part_rows))
             planned.append(Merge(snapshot.record.run, sae, block.start, block.stop, attempt, ranges))
     return planned
 
 
 def merge_part(bucket: Bucket, merge: Merge, number: int) -> Part:
     """Writes one part; nobody sees it before `finish_merge`."""
-    sources = _Sources(open_run(bucket, merge.run), merge.sae, merge.shards)
+    sources = Sources(open_run(bucket, merge.run), merge.sae, merge.shards)
     first, end = merge.features[number]
     feature, entries = sources.rows(first, end)
     order = _by_class(feature, entries)
@@ -84,7 +84,7 @@ def merge_part(bucket: Bucket, merge: Merge, number: int) -> Part:
 def finish_merge(bucket: Bucket, merge: Merge, parts: Sequence[Part]) -> bool:
     """True: this merge is the segment. False: another one stands, and these objects are gone."""
     snapshot = open_run(bucket, merge.run)
-    sources = _Sources(snapshot, merge.sae, merge.shards)
+    sources = Sources(snapshot, merge.sae, merge.shards)
     segment = Segment(
         merge.run,
         merge.sae,
@@ -122,7 +122,7 @@ def token_counts(snapshot: Snapshot, sae: str) -> dict[str, npt.NDArray[np.int64
     return found.by_class
 
 
-class _Sources:
+class Sources:
     """What a range of shards is made of now: the largest segments inside it, and its other shards."""
 
     def __init__(self, snapshot: Snapshot, sae: str, shards: range) -> None:
@@ -217,7 +217,7 @@ def _blocks(snapshot: Snapshot) -> list[range]:
     return blocks
 
 
-def _feature_ranges(counts: npt.NDArray[np.int64], part_rows: int) -> list[tuple[int, int]]:
+def feature_ranges(counts: npt.NDArray[np.int64], part_rows: int) -> list[tuple[int, int]]:
     """Stretches of features with about `part_rows` nonzeros; a feature lies in one part, however large."""
     ends = np.cumsum(counts)
     ranges, first, d_sae = [], 0, len(counts)
