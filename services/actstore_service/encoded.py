@@ -6,13 +6,15 @@ to. Arrow Flight does likewise.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
 import pyarrow as pa
 
 from actstore_api.v1 import activation_pb2, common_pb2
+from actstore_service import wire
+from actstore_storage.snapshot import Snapshot
 
 # Wire type 2 of protobuf: a length, then so many bytes.
 _LENGTH_DELIMITED = 2
@@ -25,13 +27,29 @@ Item = TypeVar("Item")
 
 
 def rows_message(batch: pa.RecordBatch, rest: bytes = b"") -> bytes:
-    """ReadActivationsResponse, or ReadTokensResponse, with these rows; `rest` is such a message without rows."""
+    """ReadActivationsResponse, or ReadTokensResponse, with these rows; `rest` is such a message without rows.
+
+    So has ReadFeatureResponse: their fields have the same numbers.
+    """
     stream = _Pieces()
     with pa.ipc.new_stream(stream, batch.schema) as writer:
         writer.write(batch)
     length = sum(map(len, stream.pieces))
     table = _head(_STREAM, length)
     return b"".join((rest, _head(_ROWS, len(table) + length), table, *stream.pieces))
+
+
+def row_messages(
+    snapshot: Snapshot,
+    batches: Iterable[pa.RecordBatch],
+    batch_bytes: int,
+    response: type[Any],
+    saes: Sequence[str] = (),
+) -> Iterator[Any]:
+    """`response` messages of bounded size. Provenance comes with the first; its rows may be none, for their schema."""
+    first: bytes = response(provenance=wire.provenance_message(snapshot.provenance(saes))).SerializeToString()
+    parts = (part for batch in batches for part in wire.slices(batch, batch_bytes))
+    return ahead(rows_message(part, b"" if number else first) for number, part in enumerate(parts))
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -21,11 +21,12 @@ from actstore_service.metrics import Metrics, MetricsInterceptor
 from actstore_service.norm import NormService
 from actstore_service.patching import PatchingService
 from actstore_service.probes import ProbeServer
+from actstore_service.sae import SaeService
 from actstore_service.settings import Limits, Settings, cannot_listen, split_address
 from actstore_storage.bucket import Bucket
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
-FORWARDED = ("actstore_api.v1.CaptureService", "actstore_api.v1.PatchingService")
+FORWARDED = ("actstore_api.v1.CaptureService", "actstore_api.v1.PatchingService", "actstore_api.v1.SaeService")
 
 
 class Service:
@@ -76,9 +77,10 @@ def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, limits:
         "CatalogService": CatalogService(bucket),
         "CaptureService": CaptureService(gateway),
         "ActivationService": ActivationService(bucket, limits.batch_bytes),
-        "FeatureService": FeatureService(bucket),
+        "FeatureService": FeatureService(bucket, limits.batch_bytes),
         "NormService": NormService(bucket),
         "PatchingService": PatchingService(gateway),
+        "SaeService": SaeService(gateway),
     }
     for name, servicer in servicers.items():
         getattr(service_pb2_grpc, f"add_{name}Servicer_to_server")(servicer, server)

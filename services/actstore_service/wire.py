@@ -10,6 +10,7 @@ from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION
 from actstore_storage.registry import ModelRecord, SaeModelRecord
+from actstore_storage.rows import TokenFilter
 from actstore_storage.snapshot import Provenance, Snapshot
 from actstore_storage.specification import Positions, RowFilter, Specification
 
@@ -51,6 +52,27 @@ def excluded_classes(request: Any, default: frozenset[str] = DEFAULT_EXCLUSION) 
                 allowed=[common_pb2.TokenClass.Name(known) for known in TOKEN_CLASSES],
             )
     return frozenset(TOKEN_CLASSES[number] for number in request.exclude.classes)
+
+
+def token_selection(request: Any) -> TokenFilter | None:
+    """The request's `selection`; None where it is absent."""
+    if not request.HasField("selection"):
+        return None
+    asked = request.selection
+    return token_filter(asked, asked)
+
+
+def token_filter(message: Any, sequences: Any) -> TokenFilter:
+    """Of a message with `filter`, and one that says which sequences."""
+    asked = message.filter
+    return TokenFilter(
+        first_sequence=sequences.first_sequence,
+        tokens=tuple(asked.tokens),
+        documents=tuple(asked.documents),
+        exclude=excluded_classes(asked, default=frozenset()),
+        **given(sequences, "sequence_count"),
+        **given(asked, "first_position", "end_position"),
+    )
 
 
 def token_classes(names: Collection[str]) -> list[common_pb2.TokenClass]:

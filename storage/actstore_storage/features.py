@@ -1,22 +1,25 @@
 """What makes a feature fire hardest, and how often it fires at all."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from actstore_storage.entries import Entries
+from actstore_storage.entries import COLUMNS
+from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_classes
 from actstore_storage.feature_reader import FeatureReader
+from actstore_storage.products import SEGMENT_FORMAT
 from actstore_storage.ranking import Ranking
-from actstore_storage.rows import TokenFilter
+from actstore_storage.rows import TokenFilter, at_least_one
+from actstore_storage.sampling import Sample, sample_examples
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.windows import Window, examples_table
+from actstore_storage.windows import Window
 
-EXAMPLES_MAX = 1000
 BINS_MAX = 10_000
-# How many more than k are read at first where several of the strongest may lie in one sequence.
-_HEAD_FACTOR = 2
+ROWS_AT_ONCE = 65_536
+ENTRIES = pa.schema([SEGMENT_FORMAT.schema.field(name) for name in COLUMNS])
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,8 @@ def top_examples(
     `rank` counts from 1. Excluded tokens, and those that `keep` leaves out, start no example, and are shown in windows
     all the same.
     """
-    check_limit(k, EXAMPLES_MAX, "k")
     window = Window(tokens_before, tokens_after)
-    reader = FeatureReader(snapshot, sae)
-    return examples_table(reader, feature, strongest(reader.ranking(feature, exclude, keep), k), window)
-
-
-def strongest(ranking: Ranking, k: int) -> Entries:
-    """The k strongest, each of another sequence."""
-    wanted = k * _HEAD_FACTOR
-    while True:
-        head = ranking.head(wanted)
-        _, firsts = np.unique(head.sequence, return_index=True)
-        if len(firsts) >= k or wanted >= ranking.total:
-            return head.take(np.sort(firsts)[:k])
-        wanted *= 4
+    return sample_examples(snapshot, sae, feature, Sample("top", k=k), window=window, exclude=exclude, keep=keep)
 
 
 def feature_statistics(
@@ -86,6 +76,29 @@ def feature_statistics(
         mean_when_active=total / active if active else 0.0,
         histogram=histogram(reader.ranking(feature, exclude), bins),
     )
+
+
+def feature_rows(
+    snapshot: Snapshot,
+    sae: str,
+    feature: int,
+    *,
+    threshold: float = 0.0,
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    keep: TokenFilter | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Every activation greater than `threshold`, strongest first: columns as of ENTRIES. One empty batch for none."""
+    if not 0 <= threshold < np.inf:
+        raise BadRequest(f"threshold is {threshold}", field="threshold", value=threshold, allowed="0 or more")
+    ranking = FeatureReader(snapshot, sae).ranking(feature, exclude, keep)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for entries in ranking.chunks(threshold, ROWS_AT_ONCE):
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(getattr(entries, name)) for name in ENTRIES.names], schema=ENTRIES
+            )
+
+    return at_least_one(batches(), ENTRIES)
 
 
 def histogram(ranking: Ranking, bins: int) -> pa.Table:

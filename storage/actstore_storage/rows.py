@@ -120,7 +120,7 @@ def read_activations(
     read = [SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
     schema = pa.schema([*(TOKENS_FORMAT.schema.field(name) for name in columns), *(site.field for site in read)])
     found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema))
-    return _at_least_one(found, schema)
+    return at_least_one(found, schema)
 
 
 def read_tokens(snapshot: Snapshot, keep: TokenFilter = EVERY_ROW) -> Iterator[pa.RecordBatch]:
@@ -135,7 +135,7 @@ def read_tokens(snapshot: Snapshot, keep: TokenFilter = EVERY_ROW) -> Iterator[p
             chosen = chosen.append_column("text", texts.take(chosen["token"]))
             yield from chosen.combine_chunks().to_batches(TOKEN_BATCH_ROWS)
 
-    return _at_least_one(found(), schema)
+    return at_least_one(found(), schema)
 
 
 def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray[np.int64]:
@@ -244,7 +244,7 @@ def _shard_rows(
             yield from pa.Table.from_arrays(found, schema=schema).to_batches(batch_rows)
 
 
-def _at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     first = next(batches, None)
     yield pa.RecordBatch.from_pylist([], schema) if first is None else first
     yield from batches

@@ -4,6 +4,7 @@ Top examples alone mislead: a feature that looks like one word at its strongest 
 range. Each way of choosing is exact on a snapshot, and a function of it and of `seed` alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +17,6 @@ from actstore_storage.entries import Entries
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_rows
 from actstore_storage.feature_reader import FeatureReader
-from actstore_storage.features import EXAMPLES_MAX
 from actstore_storage.layout import features_product
 from actstore_storage.ranking import Ranking
 from actstore_storage.reading import open_product
@@ -25,14 +25,20 @@ from actstore_storage.rows import TokenFilter, shard_tokens
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.windows import Window, examples_table
 
-METHODS = ("range", "rank", "quantile", "activating", "positions")
+METHODS = ("top", "range", "rank", "quantile", "activating", "positions")
+EXAMPLES_MAX = 1000
 SEED_MAX = 2**32 - 1
+# Of one question.
+FEATURES_AT_ONCE_MAX, EXAMPLES_AT_ONCE_MAX = 256, 10_000
+# How many more than k are read at first where several of the strongest may lie in one sequence.
+_HEAD_FACTOR = 2
 
 
 @dataclass(frozen=True)
 class Sample:
     """How examples are chosen among the activations above 0 of tokens that count.
 
+    top         the k strongest, at most one from a sequence.
     range       k bins of equal width between 0 and the maximum; one at random from each bin that holds any, strongest
                 bin first: at most k. (Cunningham et al. 2023, "uniform"; there over all tokens, zeros included.)
     rank        those at k evenly spaced ranks, from the strongest (rank 0) to the weakest.
@@ -74,12 +80,56 @@ def sample_examples(
     keep: TokenFilter | None = None,
 ) -> pa.Table:
     """Columns as of `top_examples`; empty for a feature that never fires, except by positions."""
+    return _examples(FeatureReader(snapshot, sae), feature, sample, window or Window(), exclude, keep)
+
+
+def sample_many(
+    snapshot: Snapshot,
+    sae: str,
+    features: Sequence[int],
+    sample: Sample,
+    *,
+    window: Window | None = None,
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    keep: TokenFilter | None = None,
+) -> pa.Table:
+    """The examples of several features, one after another; a first column `feature` says which."""
+    check_limit(len(features), FEATURES_AT_ONCE_MAX, "features")
+    each = sample.k * (sample.bins if sample.method == "quantile" else 1)
+    check_limit(len(features) * each, EXAMPLES_AT_ONCE_MAX, "features * examples")
     reader = FeatureReader(snapshot, sae)
+    tables = []
+    for feature in features:
+        table = _examples(reader, feature, sample, window or Window(), exclude, keep)
+        column = pa.array([feature] * len(table), pa.int32())
+        tables.append(table.add_column(0, pa.field("feature", pa.int32()), column))
+    return pa.concat_tables(tables)
+
+
+def _examples(
+    reader: FeatureReader,
+    feature: int,
+    sample: Sample,
+    window: Window,
+    exclude: frozenset[str],
+    keep: TokenFilter | None,
+) -> pa.Table:
     if sample.method == "positions":
         entries = _at_positions(reader, feature, sample, exclude, keep)
     else:
         entries = sampled(reader.ranking(feature, exclude, keep), sample)
-    return examples_table(reader, feature, entries, window or Window())
+    return examples_table(reader, feature, entries, window)
+
+
+def strongest(ranking: Ranking, k: int) -> Entries:
+    """The k strongest, each of another sequence."""
+    wanted = k * _HEAD_FACTOR
+    while True:
+        head = ranking.head(wanted)
+        _, firsts = np.unique(head.sequence, return_index=True)
+        if len(firsts) >= k or wanted >= ranking.total:
+            return head.take(np.sort(firsts)[:k])
+        wanted *= 4
 
 
 def sampled(ranking: Ranking, sample: Sample) -> Entries:
@@ -87,6 +137,8 @@ def sampled(ranking: Ranking, sample: Sample) -> Entries:
     rng = np.random.default_rng(sample.seed)
     if not ranking.total:
         ranks = np.empty(0, np.int64)
+    elif sample.method == "top":
+        return strongest(ranking, sample.k)
     elif sample.method == "range":
         edges = np.linspace(0.0, ranking.maximum, sample.k + 1)
         above = [ranking.above(float(edge)) for edge in edges]

@@ -9,9 +9,10 @@ import pytest
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, NotThere
-from actstore_storage.features import BINS_MAX, EXAMPLES_MAX, feature_statistics, top_examples
+from actstore_storage.features import BINS_MAX, feature_statistics, top_examples
 from actstore_storage.norms import QUANTILES_MAX, fit_growth, norm_profile
 from actstore_storage.runs import open_run
+from actstore_storage.sampling import EXAMPLES_MAX
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.windows import WINDOW_TOKENS_MAX
 from tests.storage.random_run import SAE, RandomRun, make_run, slow_growth, slow_top_examples, write_run, write_shard

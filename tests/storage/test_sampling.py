@@ -98,7 +98,7 @@ def slow_sample(entries: list[tuple], sample: Sample) -> list[tuple]:
 def test_samples(snapshot: Snapshot, feature: int, exclude: frozenset[str]) -> None:
     for keep in (None, TokenFilter(tokens=tuple(range(9)), end_position=30), TokenFilter(documents=(4, 5, 200))):
         entries = slow_entries(RUN, feature, exclude, keep)
-        for method in METHODS[:-1]:
+        for method in METHODS[1:-1]:
             for k in (1, 7, 20):
                 sample = Sample(method, k=k, bins=4, threshold=0.5, seed=k)
                 found = sample_examples(snapshot, SAE, feature, sample, exclude=exclude, keep=keep, window=Window(0, 0))

@@ -22,24 +22,51 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from actstore_api.v1 import activation_pb2 as actstore__api_dot_v1_dot_activation__pb2
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/feature.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1c\x61\x63tstore_api/v1/common.proto\"=\n\x10\x46\x65\x61tureReference\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\r\"\xe8\x01\n\x15GetTopExamplesRequest\x12\x32\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32!.actstore_api.v1.FeatureReference\x12\x0e\n\x01k\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rtokens_before\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x19\n\x0ctokens_after\x18\x04 \x01(\rH\x02\x88\x01\x01\x12+\n\x07\x65xclude\x18\x05 \x01(\x0b\x32\x1a.actstore_api.v1.ExclusionB\x04\n\x02_kB\x10\n\x0e_tokens_beforeB\x0f\n\r_tokens_after\"\xa2\x01\n\x16GetTopExamplesResponse\x12(\n\x08\x65xamples\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x02 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\x9a\x01\n\x1bGetFeatureStatisticsRequest\x12\x32\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32!.actstore_api.v1.FeatureReference\x12\x11\n\x04\x62ins\x18\x02 \x01(\rH\x00\x88\x01\x01\x12+\n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x1a.actstore_api.v1.ExclusionB\x07\n\x05_bins\"\x8c\x02\n\x1cGetFeatureStatisticsResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\x04\x12\x15\n\ractive_tokens\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65nsity\x18\x03 \x01(\x01\x12\x0f\n\x07maximum\x18\x04 \x01(\x01\x12\x18\n\x10mean_when_active\x18\x05 \x01(\x01\x12)\n\thistogram\x18\x06 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x07 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x08 \x01(\x0b\x32\x1b.actstore_api.v1.Provenanceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/feature.proto\x12\x0f\x61\x63tstore_api.v1\x1a actstore_api/v1/activation.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"=\n\x10\x46\x65\x61tureReference\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\r\"\x86\x01\n\x0eTokenSelection\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.actstore_api.v1.TokenFilter\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\x04\x12\x1b\n\x0esequence_count\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_sequence_count\"\x9c\x02\n\x15GetTopExamplesRequest\x12\x32\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32!.actstore_api.v1.FeatureReference\x12\x0e\n\x01k\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rtokens_before\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x19\n\x0ctokens_after\x18\x04 \x01(\rH\x02\x88\x01\x01\x12+\n\x07\x65xclude\x18\x05 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12\x32\n\tselection\x18\x06 \x01(\x0b\x32\x1f.actstore_api.v1.TokenSelectionB\x04\n\x02_kB\x10\n\x0e_tokens_beforeB\x0f\n\r_tokens_after\"\xa2\x01\n\x16GetTopExamplesResponse\x12(\n\x08\x65xamples\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x02 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\x9a\x01\n\x1bGetFeatureStatisticsRequest\x12\x32\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32!.actstore_api.v1.FeatureReference\x12\x11\n\x04\x62ins\x18\x02 \x01(\rH\x00\x88\x01\x01\x12+\n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x1a.actstore_api.v1.ExclusionB\x07\n\x05_bins\"\x8c\x02\n\x1cGetFeatureStatisticsResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\x04\x12\x15\n\ractive_tokens\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65nsity\x18\x03 \x01(\x01\x12\x0f\n\x07maximum\x18\x04 \x01(\x01\x12\x18\n\x10mean_when_active\x18\x05 \x01(\x01\x12)\n\thistogram\x18\x06 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x07 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x08 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\x80\x03\n\x15SampleExamplesRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\r\x12-\n\x06method\x18\x04 \x01(\x0e\x32\x1d.actstore_api.v1.SampleMethod\x12\x0e\n\x01k\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04\x62ins\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\r\x12\x1a\n\rtokens_before\x18\t \x01(\rH\x02\x88\x01\x01\x12\x19\n\x0ctokens_after\x18\n \x01(\rH\x03\x88\x01\x01\x12+\n\x07\x65xclude\x18\x0b \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12\x32\n\tselection\x18\x0c \x01(\x0b\x32\x1f.actstore_api.v1.TokenSelectionB\x04\n\x02_kB\x07\n\x05_binsB\x10\n\x0e_tokens_beforeB\x0f\n\r_tokens_after\"\xa2\x01\n\x16SampleExamplesResponse\x12(\n\x08\x65xamples\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x02 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xbc\x01\n\x12ReadFeatureRequest\x12\x32\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32!.actstore_api.v1.FeatureReference\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12+\n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12\x32\n\tselection\x18\x04 \x01(\x0b\x32\x1f.actstore_api.v1.TokenSelection\"l\n\x13ReadFeatureResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"Y\n\x0eStatisticBound\x12\x11\n\tstatistic\x18\x01 \x01(\t\x12\x10\n\x03low\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_lowB\x07\n\x05_high\"\xee\x01\n\x13\x46indFeaturesRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12/\n\x06\x62ounds\x18\x03 \x03(\x0b\x32\x1f.actstore_api.v1.StatisticBound\x12\r\n\x05order\x18\x04 \x01(\t\x12\x11\n\tascending\x18\x05 \x01(\x08\x12\x0e\n\x01k\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08\x66\x65\x61tures\x18\x07 \x03(\r\x12\x15\n\rwith_token_r2\x18\x08 \x01(\x08\x12+\n\x07\x65xclude\x18\t \x01(\x0b\x32\x1a.actstore_api.v1.ExclusionB\x04\n\x02_k\"\xa0\x01\n\x14\x46indFeaturesResponse\x12(\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x02 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xba\x01\n\x18GetActiveFeaturesRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x32\n\tselection\x18\x03 \x01(\x0b\x32\x1f.actstore_api.v1.TokenSelection\x12\x0e\n\x01k\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05order\x18\x05 \x01(\t\x12+\n\x07\x65xclude\x18\x06 \x01(\x0b\x32\x1a.actstore_api.v1.ExclusionB\x04\n\x02_k\"\xa5\x01\n\x19GetActiveFeaturesResponse\x12(\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x02 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xbf\x01\n\x1aGetCofiringFeaturesRequest\x12\x32\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32!.actstore_api.v1.FeatureReference\x12\x0e\n\x01k\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0cleast_tokens\x18\x03 \x01(\rH\x01\x88\x01\x01\x12+\n\x07\x65xclude\x18\x04 \x01(\x0b\x32\x1a.actstore_api.v1.ExclusionB\x04\n\x02_kB\x0f\n\r_least_tokens\"\xa7\x01\n\x1bGetCofiringFeaturesResponse\x12(\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x02 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance*\xcc\x01\n\x0cSampleMethod\x12\x1d\n\x19SAMPLE_METHOD_UNSPECIFIED\x10\x00\x12\x15\n\x11SAMPLE_METHOD_TOP\x10\x01\x12\x17\n\x13SAMPLE_METHOD_RANGE\x10\x02\x12\x16\n\x12SAMPLE_METHOD_RANK\x10\x03\x12\x1a\n\x16SAMPLE_METHOD_QUANTILE\x10\x04\x12\x1c\n\x18SAMPLE_METHOD_ACTIVATING\x10\x05\x12\x1b\n\x17SAMPLE_METHOD_POSITIONS\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.feature_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FEATUREREFERENCE']._serialized_start=80
-  _globals['_FEATUREREFERENCE']._serialized_end=141
-  _globals['_GETTOPEXAMPLESREQUEST']._serialized_start=144
-  _globals['_GETTOPEXAMPLESREQUEST']._serialized_end=376
-  _globals['_GETTOPEXAMPLESRESPONSE']._serialized_start=379
-  _globals['_GETTOPEXAMPLESRESPONSE']._serialized_end=541
-  _globals['_GETFEATURESTATISTICSREQUEST']._serialized_start=544
-  _globals['_GETFEATURESTATISTICSREQUEST']._serialized_end=698
-  _globals['_GETFEATURESTATISTICSRESPONSE']._serialized_start=701
-  _globals['_GETFEATURESTATISTICSRESPONSE']._serialized_end=969
+  _globals['_SAMPLEMETHOD']._serialized_start=3264
+  _globals['_SAMPLEMETHOD']._serialized_end=3468
+  _globals['_FEATUREREFERENCE']._serialized_start=114
+  _globals['_FEATUREREFERENCE']._serialized_end=175
+  _globals['_TOKENSELECTION']._serialized_start=178
+  _globals['_TOKENSELECTION']._serialized_end=312
+  _globals['_GETTOPEXAMPLESREQUEST']._serialized_start=315
+  _globals['_GETTOPEXAMPLESREQUEST']._serialized_end=599
+  _globals['_GETTOPEXAMPLESRESPONSE']._serialized_start=602
+  _globals['_GETTOPEXAMPLESRESPONSE']._serialized_end=764
+  _globals['_GETFEATURESTATISTICSREQUEST']._serialized_start=767
+  _globals['_GETFEATURESTATISTICSREQUEST']._serialized_end=921
+  _globals['_GETFEATURESTATISTICSRESPONSE']._serialized_start=924
+  _globals['_GETFEATURESTATISTICSRESPONSE']._serialized_end=1192
+  _globals['_SAMPLEEXAMPLESREQUEST']._serialized_start=1195
+  _globals['_SAMPLEEXAMPLESREQUEST']._serialized_end=1579
+  _globals['_SAMPLEEXAMPLESRESPONSE']._serialized_start=1582
+  _globals['_SAMPLEEXAMPLESRESPONSE']._serialized_end=1744
+  _globals['_READFEATUREREQUEST']._serialized_start=1747
+  _globals['_READFEATUREREQUEST']._serialized_end=1935
+  _globals['_READFEATURERESPONSE']._serialized_start=1937
+  _globals['_READFEATURERESPONSE']._serialized_end=2045
+  _globals['_STATISTICBOUND']._serialized_start=2047
+  _globals['_STATISTICBOUND']._serialized_end=2136
+  _globals['_FINDFEATURESREQUEST']._serialized_start=2139
+  _globals['_FINDFEATURESREQUEST']._serialized_end=2377
+  _globals['_FINDFEATURESRESPONSE']._serialized_start=2380
+  _globals['_FINDFEATURESRESPONSE']._serialized_end=2540
+  _globals['_GETACTIVEFEATURESREQUEST']._serialized_start=2543
+  _globals['_GETACTIVEFEATURESREQUEST']._serialized_end=2729
+  _globals['_GETACTIVEFEATURESRESPONSE']._serialized_start=2732
+  _globals['_GETACTIVEFEATURESRESPONSE']._serialized_end=2897
+  _globals['_GETCOFIRINGFEATURESREQUEST']._serialized_start=2900
+  _globals['_GETCOFIRINGFEATURESREQUEST']._serialized_end=3091
+  _globals['_GETCOFIRINGFEATURESRESPONSE']._serialized_start=3094
+  _globals['_GETCOFIRINGFEATURESRESPONSE']._serialized_end=3261
 # @@protoc_insertion_point(module_scope)

@@ -1,11 +1,30 @@
+from actstore_api.v1 import activation_pb2 as _activation_pb2
 from actstore_api.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class SampleMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SAMPLE_METHOD_UNSPECIFIED: _ClassVar[SampleMethod]
+    SAMPLE_METHOD_TOP: _ClassVar[SampleMethod]
+    SAMPLE_METHOD_RANGE: _ClassVar[SampleMethod]
+    SAMPLE_METHOD_RANK: _ClassVar[SampleMethod]
+    SAMPLE_METHOD_QUANTILE: _ClassVar[SampleMethod]
+    SAMPLE_METHOD_ACTIVATING: _ClassVar[SampleMethod]
+    SAMPLE_METHOD_POSITIONS: _ClassVar[SampleMethod]
+SAMPLE_METHOD_UNSPECIFIED: SampleMethod
+SAMPLE_METHOD_TOP: SampleMethod
+SAMPLE_METHOD_RANGE: SampleMethod
+SAMPLE_METHOD_RANK: SampleMethod
+SAMPLE_METHOD_QUANTILE: SampleMethod
+SAMPLE_METHOD_ACTIVATING: SampleMethod
+SAMPLE_METHOD_POSITIONS: SampleMethod
 
 class FeatureReference(_message.Message):
     __slots__ = ("run", "sae", "feature")
@@ -17,19 +36,31 @@ class FeatureReference(_message.Message):
     feature: int
     def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., feature: _Optional[int] = ...) -> None: ...
 
+class TokenSelection(_message.Message):
+    __slots__ = ("filter", "first_sequence", "sequence_count")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    filter: _activation_pb2.TokenFilter
+    first_sequence: int
+    sequence_count: int
+    def __init__(self, filter: _Optional[_Union[_activation_pb2.TokenFilter, _Mapping]] = ..., first_sequence: _Optional[int] = ..., sequence_count: _Optional[int] = ...) -> None: ...
+
 class GetTopExamplesRequest(_message.Message):
-    __slots__ = ("feature", "k", "tokens_before", "tokens_after", "exclude")
+    __slots__ = ("feature", "k", "tokens_before", "tokens_after", "exclude", "selection")
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     TOKENS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_AFTER_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
     feature: FeatureReference
     k: int
     tokens_before: int
     tokens_after: int
     exclude: _common_pb2.Exclusion
-    def __init__(self, feature: _Optional[_Union[FeatureReference, _Mapping]] = ..., k: _Optional[int] = ..., tokens_before: _Optional[int] = ..., tokens_after: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+    selection: TokenSelection
+    def __init__(self, feature: _Optional[_Union[FeatureReference, _Mapping]] = ..., k: _Optional[int] = ..., tokens_before: _Optional[int] = ..., tokens_after: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., selection: _Optional[_Union[TokenSelection, _Mapping]] = ...) -> None: ...
 
 class GetTopExamplesResponse(_message.Message):
     __slots__ = ("examples", "excluded", "provenance")
@@ -70,3 +101,151 @@ class GetFeatureStatisticsResponse(_message.Message):
     excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
     provenance: _common_pb2.Provenance
     def __init__(self, tokens: _Optional[int] = ..., active_tokens: _Optional[int] = ..., density: _Optional[float] = ..., maximum: _Optional[float] = ..., mean_when_active: _Optional[float] = ..., histogram: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class SampleExamplesRequest(_message.Message):
+    __slots__ = ("run", "sae", "features", "method", "k", "bins", "threshold", "seed", "tokens_before", "tokens_after", "exclude", "selection")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SAE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    sae: str
+    features: _containers.RepeatedScalarFieldContainer[int]
+    method: SampleMethod
+    k: int
+    bins: int
+    threshold: float
+    seed: int
+    tokens_before: int
+    tokens_after: int
+    exclude: _common_pb2.Exclusion
+    selection: TokenSelection
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., method: _Optional[_Union[SampleMethod, str]] = ..., k: _Optional[int] = ..., bins: _Optional[int] = ..., threshold: _Optional[float] = ..., seed: _Optional[int] = ..., tokens_before: _Optional[int] = ..., tokens_after: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., selection: _Optional[_Union[TokenSelection, _Mapping]] = ...) -> None: ...
+
+class SampleExamplesResponse(_message.Message):
+    __slots__ = ("examples", "excluded", "provenance")
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    examples: _common_pb2.Table
+    excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
+    provenance: _common_pb2.Provenance
+    def __init__(self, examples: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class ReadFeatureRequest(_message.Message):
+    __slots__ = ("feature", "threshold", "exclude", "selection")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    feature: FeatureReference
+    threshold: float
+    exclude: _common_pb2.Exclusion
+    selection: TokenSelection
+    def __init__(self, feature: _Optional[_Union[FeatureReference, _Mapping]] = ..., threshold: _Optional[float] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., selection: _Optional[_Union[TokenSelection, _Mapping]] = ...) -> None: ...
+
+class ReadFeatureResponse(_message.Message):
+    __slots__ = ("rows", "provenance")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    rows: _common_pb2.Table
+    provenance: _common_pb2.Provenance
+    def __init__(self, rows: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class StatisticBound(_message.Message):
+    __slots__ = ("statistic", "low", "high")
+    STATISTIC_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    statistic: str
+    low: float
+    high: float
+    def __init__(self, statistic: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class FindFeaturesRequest(_message.Message):
+    __slots__ = ("run", "sae", "bounds", "order", "ascending", "k", "features", "with_token_r2", "exclude")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SAE_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    ASCENDING_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    WITH_TOKEN_R2_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    sae: str
+    bounds: _containers.RepeatedCompositeFieldContainer[StatisticBound]
+    order: str
+    ascending: bool
+    k: int
+    features: _containers.RepeatedScalarFieldContainer[int]
+    with_token_r2: bool
+    exclude: _common_pb2.Exclusion
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., bounds: _Optional[_Iterable[_Union[StatisticBound, _Mapping]]] = ..., order: _Optional[str] = ..., ascending: bool = ..., k: _Optional[int] = ..., features: _Optional[_Iterable[int]] = ..., with_token_r2: bool = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+
+class FindFeaturesResponse(_message.Message):
+    __slots__ = ("features", "excluded", "provenance")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    features: _common_pb2.Table
+    excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
+    provenance: _common_pb2.Provenance
+    def __init__(self, features: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class GetActiveFeaturesRequest(_message.Message):
+    __slots__ = ("run", "sae", "selection", "k", "order", "exclude")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SAE_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    sae: str
+    selection: TokenSelection
+    k: int
+    order: str
+    exclude: _common_pb2.Exclusion
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., selection: _Optional[_Union[TokenSelection, _Mapping]] = ..., k: _Optional[int] = ..., order: _Optional[str] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+
+class GetActiveFeaturesResponse(_message.Message):
+    __slots__ = ("features", "excluded", "provenance")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    features: _common_pb2.Table
+    excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
+    provenance: _common_pb2.Provenance
+    def __init__(self, features: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class GetCofiringFeaturesRequest(_message.Message):
+    __slots__ = ("feature", "k", "least_tokens", "exclude")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    LEAST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    feature: FeatureReference
+    k: int
+    least_tokens: int
+    exclude: _common_pb2.Exclusion
+    def __init__(self, feature: _Optional[_Union[FeatureReference, _Mapping]] = ..., k: _Optional[int] = ..., least_tokens: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+
+class GetCofiringFeaturesResponse(_message.Message):
+    __slots__ = ("features", "excluded", "provenance")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    features: _common_pb2.Table
+    excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
+    provenance: _common_pb2.Provenance
+    def __init__(self, features: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...

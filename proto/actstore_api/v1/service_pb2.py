@@ -28,25 +28,28 @@ from actstore_api.v1 import catalog_pb2 as actstore__api_dot_v1_dot_catalog__pb2
 from actstore_api.v1 import feature_pb2 as actstore__api_dot_v1_dot_feature__pb2
 from actstore_api.v1 import norm_pb2 as actstore__api_dot_v1_dot_norm__pb2
 from actstore_api.v1 import patching_pb2 as actstore__api_dot_v1_dot_patching__pb2
+from actstore_api.v1 import sae_pb2 as actstore__api_dot_v1_dot_sae__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/service.proto\x12\x0f\x61\x63tstore_api.v1\x1a actstore_api/v1/activation.proto\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1d\x61\x63tstore_api/v1/catalog.proto\x1a\x1d\x61\x63tstore_api/v1/feature.proto\x1a\x1a\x61\x63tstore_api/v1/norm.proto\x1a\x1e\x61\x63tstore_api/v1/patching.proto2\xd4\x02\n\x0e\x43\x61talogService\x12O\n\x08ListRuns\x12 .actstore_api.v1.ListRunsRequest\x1a!.actstore_api.v1.ListRunsResponse\x12I\n\x06GetRun\x12\x1e.actstore_api.v1.GetRunRequest\x1a\x1f.actstore_api.v1.GetRunResponse\x12U\n\nListModels\x12\".actstore_api.v1.ListModelsRequest\x1a#.actstore_api.v1.ListModelsResponse\x12O\n\x08ListSaes\x12 .actstore_api.v1.ListSaesRequest\x1a!.actstore_api.v1.ListSaesResponse2\xfb\x03\n\x0e\x43\x61ptureService\x12[\n\x0cStartCapture\x12$.actstore_api.v1.StartCaptureRequest\x1a%.actstore_api.v1.StartCaptureResponse\x12\x64\n\x0f\x45stimateCapture\x12\'.actstore_api.v1.EstimateCaptureRequest\x1a(.actstore_api.v1.EstimateCaptureResponse\x12]\n\x0cWatchCapture\x12$.actstore_api.v1.WatchCaptureRequest\x1a%.actstore_api.v1.WatchCaptureResponse0\x01\x12^\n\rCancelCapture\x12%.actstore_api.v1.CancelCaptureRequest\x1a&.actstore_api.v1.CancelCaptureResponse\x12g\n\x10GetCaptureTotals\x12(.actstore_api.v1.GetCaptureTotalsRequest\x1a).actstore_api.v1.GetCaptureTotalsResponse2\xd4\x01\n\x11\x41\x63tivationService\x12\x66\n\x0fReadActivations\x12\'.actstore_api.v1.ReadActivationsRequest\x1a(.actstore_api.v1.ReadActivationsResponse0\x01\x12W\n\nReadTokens\x12\".actstore_api.v1.ReadTokensRequest\x1a#.actstore_api.v1.ReadTokensResponse0\x01\x32\xe8\x01\n\x0e\x46\x65\x61tureService\x12\x61\n\x0eGetTopExamples\x12&.actstore_api.v1.GetTopExamplesRequest\x1a\'.actstore_api.v1.GetTopExamplesResponse\x12s\n\x14GetFeatureStatistics\x12,.actstore_api.v1.GetFeatureStatisticsRequest\x1a-.actstore_api.v1.GetFeatureStatisticsResponse2\xc4\x01\n\x0bNormService\x12\x61\n\x0eGetNormProfile\x12&.actstore_api.v1.GetNormProfileRequest\x1a\'.actstore_api.v1.GetNormProfileResponse\x12R\n\tFitGrowth\x12!.actstore_api.v1.FitGrowthRequest\x1a\".actstore_api.v1.FitGrowthResponse2d\n\x0fPatchingService\x12Q\n\x08RunSweep\x12 .actstore_api.v1.RunSweepRequest\x1a!.actstore_api.v1.RunSweepResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/service.proto\x12\x0f\x61\x63tstore_api.v1\x1a actstore_api/v1/activation.proto\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1d\x61\x63tstore_api/v1/catalog.proto\x1a\x1d\x61\x63tstore_api/v1/feature.proto\x1a\x1a\x61\x63tstore_api/v1/norm.proto\x1a\x1e\x61\x63tstore_api/v1/patching.proto\x1a\x19\x61\x63tstore_api/v1/sae.proto2\xd4\x02\n\x0e\x43\x61talogService\x12O\n\x08ListRuns\x12 .actstore_api.v1.ListRunsRequest\x1a!.actstore_api.v1.ListRunsResponse\x12I\n\x06GetRun\x12\x1e.actstore_api.v1.GetRunRequest\x1a\x1f.actstore_api.v1.GetRunResponse\x12U\n\nListModels\x12\".actstore_api.v1.ListModelsRequest\x1a#.actstore_api.v1.ListModelsResponse\x12O\n\x08ListSaes\x12 .actstore_api.v1.ListSaesRequest\x1a!.actstore_api.v1.ListSaesResponse2\xfb\x03\n\x0e\x43\x61ptureService\x12[\n\x0cStartCapture\x12$.actstore_api.v1.StartCaptureRequest\x1a%.actstore_api.v1.StartCaptureResponse\x12\x64\n\x0f\x45stimateCapture\x12\'.actstore_api.v1.EstimateCaptureRequest\x1a(.actstore_api.v1.EstimateCaptureResponse\x12]\n\x0cWatchCapture\x12$.actstore_api.v1.WatchCaptureRequest\x1a%.actstore_api.v1.WatchCaptureResponse0\x01\x12^\n\rCancelCapture\x12%.actstore_api.v1.CancelCaptureRequest\x1a&.actstore_api.v1.CancelCaptureResponse\x12g\n\x10GetCaptureTotals\x12(.actstore_api.v1.GetCaptureTotalsRequest\x1a).actstore_api.v1.GetCaptureTotalsResponse2\xd4\x01\n\x11\x41\x63tivationService\x12\x66\n\x0fReadActivations\x12\'.actstore_api.v1.ReadActivationsRequest\x1a(.actstore_api.v1.ReadActivationsResponse0\x01\x12W\n\nReadTokens\x12\".actstore_api.v1.ReadTokensRequest\x1a#.actstore_api.v1.ReadTokensResponse0\x01\x32\xe2\x05\n\x0e\x46\x65\x61tureService\x12\x61\n\x0eGetTopExamples\x12&.actstore_api.v1.GetTopExamplesRequest\x1a\'.actstore_api.v1.GetTopExamplesResponse\x12s\n\x14GetFeatureStatistics\x12,.actstore_api.v1.GetFeatureStatisticsRequest\x1a-.actstore_api.v1.GetFeatureStatisticsResponse\x12\x61\n\x0eSampleExamples\x12&.actstore_api.v1.SampleExamplesRequest\x1a\'.actstore_api.v1.SampleExamplesResponse\x12Z\n\x0bReadFeature\x12#.actstore_api.v1.ReadFeatureRequest\x1a$.actstore_api.v1.ReadFeatureResponse0\x01\x12[\n\x0c\x46indFeatures\x12$.actstore_api.v1.FindFeaturesRequest\x1a%.actstore_api.v1.FindFeaturesResponse\x12j\n\x11GetActiveFeatures\x12).actstore_api.v1.GetActiveFeaturesRequest\x1a*.actstore_api.v1.GetActiveFeaturesResponse\x12p\n\x13GetCofiringFeatures\x12+.actstore_api.v1.GetCofiringFeaturesRequest\x1a,.actstore_api.v1.GetCofiringFeaturesResponse2\xb1\x04\n\nSaeService\x12U\n\nEncodeText\x12\".actstore_api.v1.EncodeTextRequest\x1a#.actstore_api.v1.EncodeTextResponse\x12[\n\x0cGetLogitLens\x12$.actstore_api.v1.GetLogitLensRequest\x1a%.actstore_api.v1.GetLogitLensResponse\x12U\n\nAblateText\x12\".actstore_api.v1.AblateTextRequest\x1a#.actstore_api.v1.AblateTextResponse\x12\x64\n\x0f\x41\x62lateDirection\x12\'.actstore_api.v1.AblateDirectionRequest\x1a(.actstore_api.v1.AblateDirectionResponse\x12\x61\n\x0e\x46indNeighbours\x12&.actstore_api.v1.FindNeighboursRequest\x1a\'.actstore_api.v1.FindNeighboursResponse\x12O\n\x08\x43heckSae\x12 .actstore_api.v1.CheckSaeRequest\x1a!.actstore_api.v1.CheckSaeResponse2\xc4\x01\n\x0bNormService\x12\x61\n\x0eGetNormProfile\x12&.actstore_api.v1.GetNormProfileRequest\x1a\'.actstore_api.v1.GetNormProfileResponse\x12R\n\tFitGrowth\x12!.actstore_api.v1.FitGrowthRequest\x1a\".actstore_api.v1.FitGrowthResponse2d\n\x0fPatchingService\x12Q\n\x08RunSweep\x12 .actstore_api.v1.RunSweepRequest\x1a!.actstore_api.v1.RunSweepResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CATALOGSERVICE']._serialized_start=238
-  _globals['_CATALOGSERVICE']._serialized_end=578
-  _globals['_CAPTURESERVICE']._serialized_start=581
-  _globals['_CAPTURESERVICE']._serialized_end=1088
-  _globals['_ACTIVATIONSERVICE']._serialized_start=1091
-  _globals['_ACTIVATIONSERVICE']._serialized_end=1303
-  _globals['_FEATURESERVICE']._serialized_start=1306
-  _globals['_FEATURESERVICE']._serialized_end=1538
-  _globals['_NORMSERVICE']._serialized_start=1541
-  _globals['_NORMSERVICE']._serialized_end=1737
-  _globals['_PATCHINGSERVICE']._serialized_start=1739
-  _globals['_PATCHINGSERVICE']._serialized_end=1839
+  _globals['_CATALOGSERVICE']._serialized_start=265
+  _globals['_CATALOGSERVICE']._serialized_end=605
+  _globals['_CAPTURESERVICE']._serialized_start=608
+  _globals['_CAPTURESERVICE']._serialized_end=1115
+  _globals['_ACTIVATIONSERVICE']._serialized_start=1118
+  _globals['_ACTIVATIONSERVICE']._serialized_end=1330
+  _globals['_FEATURESERVICE']._serialized_start=1333
+  _globals['_FEATURESERVICE']._serialized_end=2071
+  _globals['_SAESERVICE']._serialized_start=2074
+  _globals['_SAESERVICE']._serialized_end=2635
+  _globals['_NORMSERVICE']._serialized_start=2638
+  _globals['_NORMSERVICE']._serialized_end=2834
+  _globals['_PATCHINGSERVICE']._serialized_start=2836
+  _globals['_PATCHINGSERVICE']._serialized_end=2936
 # @@protoc_insertion_point(module_scope)

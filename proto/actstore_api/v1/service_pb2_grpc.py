@@ -9,6 +9,7 @@ from actstore_api.v1 import catalog_pb2 as actstore__api_dot_v1_dot_catalog__pb2
 from actstore_api.v1 import feature_pb2 as actstore__api_dot_v1_dot_feature__pb2
 from actstore_api.v1 import norm_pb2 as actstore__api_dot_v1_dot_norm__pb2
 from actstore_api.v1 import patching_pb2 as actstore__api_dot_v1_dot_patching__pb2
+from actstore_api.v1 import sae_pb2 as actstore__api_dot_v1_dot_sae__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -622,6 +623,31 @@ class FeatureServiceStub(object):
                 request_serializer=actstore__api_dot_v1_dot_feature__pb2.GetFeatureStatisticsRequest.SerializeToString,
                 response_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetFeatureStatisticsResponse.FromString,
                 _registered_method=True)
+        self.SampleExamples = channel.unary_unary(
+                '/actstore_api.v1.FeatureService/SampleExamples',
+                request_serializer=actstore__api_dot_v1_dot_feature__pb2.SampleExamplesRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_feature__pb2.SampleExamplesResponse.FromString,
+                _registered_method=True)
+        self.ReadFeature = channel.unary_stream(
+                '/actstore_api.v1.FeatureService/ReadFeature',
+                request_serializer=actstore__api_dot_v1_dot_feature__pb2.ReadFeatureRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_feature__pb2.ReadFeatureResponse.FromString,
+                _registered_method=True)
+        self.FindFeatures = channel.unary_unary(
+                '/actstore_api.v1.FeatureService/FindFeatures',
+                request_serializer=actstore__api_dot_v1_dot_feature__pb2.FindFeaturesRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_feature__pb2.FindFeaturesResponse.FromString,
+                _registered_method=True)
+        self.GetActiveFeatures = channel.unary_unary(
+                '/actstore_api.v1.FeatureService/GetActiveFeatures',
+                request_serializer=actstore__api_dot_v1_dot_feature__pb2.GetActiveFeaturesRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetActiveFeaturesResponse.FromString,
+                _registered_method=True)
+        self.GetCofiringFeatures = channel.unary_unary(
+                '/actstore_api.v1.FeatureService/GetCofiringFeatures',
+                request_serializer=actstore__api_dot_v1_dot_feature__pb2.GetCofiringFeaturesRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetCofiringFeaturesResponse.FromString,
+                _registered_method=True)
 
 
 class FeatureServiceServicer(object):
@@ -640,6 +666,38 @@ class FeatureServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SampleExamples(self, request, context):
+        """Many features, and other examples than the strongest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadFeature(self, request, context):
+        """Every activation above a threshold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindFeatures(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetActiveFeatures(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCofiringFeatures(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeatureServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -652,6 +710,31 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetFeatureStatistics,
                     request_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetFeatureStatisticsRequest.FromString,
                     response_serializer=actstore__api_dot_v1_dot_feature__pb2.GetFeatureStatisticsResponse.SerializeToString,
+            ),
+            'SampleExamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.SampleExamples,
+                    request_deserializer=actstore__api_dot_v1_dot_feature__pb2.SampleExamplesRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_feature__pb2.SampleExamplesResponse.SerializeToString,
+            ),
+            'ReadFeature': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadFeature,
+                    request_deserializer=actstore__api_dot_v1_dot_feature__pb2.ReadFeatureRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_feature__pb2.ReadFeatureResponse.SerializeToString,
+            ),
+            'FindFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindFeatures,
+                    request_deserializer=actstore__api_dot_v1_dot_feature__pb2.FindFeaturesRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_feature__pb2.FindFeaturesResponse.SerializeToString,
+            ),
+            'GetActiveFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetActiveFeatures,
+                    request_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetActiveFeaturesRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_feature__pb2.GetActiveFeaturesResponse.SerializeToString,
+            ),
+            'GetCofiringFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCofiringFeatures,
+                    request_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetCofiringFeaturesRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_feature__pb2.GetCofiringFeaturesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -709,6 +792,432 @@ class FeatureService(object):
             '/actstore_api.v1.FeatureService/GetFeatureStatistics',
             actstore__api_dot_v1_dot_feature__pb2.GetFeatureStatisticsRequest.SerializeToString,
             actstore__api_dot_v1_dot_feature__pb2.GetFeatureStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SampleExamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.FeatureService/SampleExamples',
+            actstore__api_dot_v1_dot_feature__pb2.SampleExamplesRequest.SerializeToString,
+            actstore__api_dot_v1_dot_feature__pb2.SampleExamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadFeature(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/actstore_api.v1.FeatureService/ReadFeature',
+            actstore__api_dot_v1_dot_feature__pb2.ReadFeatureRequest.SerializeToString,
+            actstore__api_dot_v1_dot_feature__pb2.ReadFeatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.FeatureService/FindFeatures',
+            actstore__api_dot_v1_dot_feature__pb2.FindFeaturesRequest.SerializeToString,
+            actstore__api_dot_v1_dot_feature__pb2.FindFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetActiveFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.FeatureService/GetActiveFeatures',
+            actstore__api_dot_v1_dot_feature__pb2.GetActiveFeaturesRequest.SerializeToString,
+            actstore__api_dot_v1_dot_feature__pb2.GetActiveFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCofiringFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.FeatureService/GetCofiringFeatures',
+            actstore__api_dot_v1_dot_feature__pb2.GetCofiringFeaturesRequest.SerializeToString,
+            actstore__api_dot_v1_dot_feature__pb2.GetCofiringFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class SaeServiceStub(object):
+    """Answered by the workers; the service forwards.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.EncodeText = channel.unary_unary(
+                '/actstore_api.v1.SaeService/EncodeText',
+                request_serializer=actstore__api_dot_v1_dot_sae__pb2.EncodeTextRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_sae__pb2.EncodeTextResponse.FromString,
+                _registered_method=True)
+        self.GetLogitLens = channel.unary_unary(
+                '/actstore_api.v1.SaeService/GetLogitLens',
+                request_serializer=actstore__api_dot_v1_dot_sae__pb2.GetLogitLensRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_sae__pb2.GetLogitLensResponse.FromString,
+                _registered_method=True)
+        self.AblateText = channel.unary_unary(
+                '/actstore_api.v1.SaeService/AblateText',
+                request_serializer=actstore__api_dot_v1_dot_sae__pb2.AblateTextRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_sae__pb2.AblateTextResponse.FromString,
+                _registered_method=True)
+        self.AblateDirection = channel.unary_unary(
+                '/actstore_api.v1.SaeService/AblateDirection',
+                request_serializer=actstore__api_dot_v1_dot_sae__pb2.AblateDirectionRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_sae__pb2.AblateDirectionResponse.FromString,
+                _registered_method=True)
+        self.FindNeighbours = channel.unary_unary(
+                '/actstore_api.v1.SaeService/FindNeighbours',
+                request_serializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighboursRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighboursResponse.FromString,
+                _registered_method=True)
+        self.CheckSae = channel.unary_unary(
+                '/actstore_api.v1.SaeService/CheckSae',
+                request_serializer=actstore__api_dot_v1_dot_sae__pb2.CheckSaeRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_sae__pb2.CheckSaeResponse.FromString,
+                _registered_method=True)
+
+
+class SaeServiceServicer(object):
+    """Answered by the workers; the service forwards.
+    """
+
+    def EncodeText(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLogitLens(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AblateText(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AblateDirection(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindNeighbours(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckSae(self, request, context):
+        """Is this SAE right for this run's model? On a sample of its stored text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SaeServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'EncodeText': grpc.unary_unary_rpc_method_handler(
+                    servicer.EncodeText,
+                    request_deserializer=actstore__api_dot_v1_dot_sae__pb2.EncodeTextRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_sae__pb2.EncodeTextResponse.SerializeToString,
+            ),
+            'GetLogitLens': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLogitLens,
+                    request_deserializer=actstore__api_dot_v1_dot_sae__pb2.GetLogitLensRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_sae__pb2.GetLogitLensResponse.SerializeToString,
+            ),
+            'AblateText': grpc.unary_unary_rpc_method_handler(
+                    servicer.AblateText,
+                    request_deserializer=actstore__api_dot_v1_dot_sae__pb2.AblateTextRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_sae__pb2.AblateTextResponse.SerializeToString,
+            ),
+            'AblateDirection': grpc.unary_unary_rpc_method_handler(
+                    servicer.AblateDirection,
+                    request_deserializer=actstore__api_dot_v1_dot_sae__pb2.AblateDirectionRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_sae__pb2.AblateDirectionResponse.SerializeToString,
+            ),
+            'FindNeighbours': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindNeighbours,
+                    request_deserializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighboursRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighboursResponse.SerializeToString,
+            ),
+            'CheckSae': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSae,
+                    request_deserializer=actstore__api_dot_v1_dot_sae__pb2.CheckSaeRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_sae__pb2.CheckSaeResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'actstore_api.v1.SaeService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('actstore_api.v1.SaeService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class SaeService(object):
+    """Answered by the workers; the service forwards.
+    """
+
+    @staticmethod
+    def EncodeText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.SaeService/EncodeText',
+            actstore__api_dot_v1_dot_sae__pb2.EncodeTextRequest.SerializeToString,
+            actstore__api_dot_v1_dot_sae__pb2.EncodeTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLogitLens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.SaeService/GetLogitLens',
+            actstore__api_dot_v1_dot_sae__pb2.GetLogitLensRequest.SerializeToString,
+            actstore__api_dot_v1_dot_sae__pb2.GetLogitLensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AblateText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.SaeService/AblateText',
+            actstore__api_dot_v1_dot_sae__pb2.AblateTextRequest.SerializeToString,
+            actstore__api_dot_v1_dot_sae__pb2.AblateTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AblateDirection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.SaeService/AblateDirection',
+            actstore__api_dot_v1_dot_sae__pb2.AblateDirectionRequest.SerializeToString,
+            actstore__api_dot_v1_dot_sae__pb2.AblateDirectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindNeighbours(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.SaeService/FindNeighbours',
+            actstore__api_dot_v1_dot_sae__pb2.FindNeighboursRequest.SerializeToString,
+            actstore__api_dot_v1_dot_sae__pb2.FindNeighboursResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckSae(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.SaeService/CheckSae',
+            actstore__api_dot_v1_dot_sae__pb2.CheckSaeRequest.SerializeToString,
+            actstore__api_dot_v1_dot_sae__pb2.CheckSaeResponse.FromString,
             options,
             channel_credentials,
             insecure,
