@@ -2,8 +2,8 @@
 
 ACTSTORE_STORE is required: a folder or s3://bucket/prefix, the latter with ACTSTORE_S3_ENDPOINT, _ACCESS_KEY,
 _SECRET_KEY (or _CREDENTIALS_FILE, which is read again when it changes) and, where they differ from us-east-1 and 1,
-_REGION and _SECURE. See Settings for ACTSTORE_LISTEN,
-ACTSTORE_METRICS_LISTEN, ACTSTORE_TOKEN, ACTSTORE_GATEWAY and ACTSTORE_GATEWAY_TOKEN. An empty variable is absent.
+_REGION and _SECURE. See Settings for ACTSTORE_LISTEN, ACTSTORE_METRICS_LISTEN, ACTSTORE_TOKEN, ACTSTORE_GATEWAY,
+ACTSTORE_GATEWAY_TOKEN and ACTSTORE_HELD_ROW_BYTES. An empty variable is absent.
 """
 
 import ctypes
@@ -65,7 +65,17 @@ def _settings(given: Mapping[str, str]) -> Settings:
         token=given.get("ACTSTORE_TOKEN"),
         gateway=given.get("ACTSTORE_GATEWAY"),
         gateway_token=given.get("ACTSTORE_GATEWAY_TOKEN"),
+        held_row_bytes=_count(given, "ACTSTORE_HELD_ROW_BYTES", Settings.held_row_bytes),
     )
+
+
+def _count(given: Mapping[str, str], variable: str, default: int) -> int:
+    text = given.get(variable, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        message = f"{variable} is {text!r}, which is no whole number"
+        raise BadRequest(message, field=variable, value=text, allowed="a whole number") from None
 
 
 def _bucket(given: Mapping[str, str]) -> Bucket:

@@ -10,6 +10,7 @@ from actstore_service import wire
 from actstore_service.encoded import row_messages
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
+from actstore_storage.held_rows import HeldRows
 from actstore_storage.rows import TOKEN_COLUMNS, read_activations, read_tokens
 from actstore_storage.runs import open_run
 
@@ -17,23 +18,23 @@ _COLUMNS = {activation_pb2.RowColumn.Value(f"ROW_COLUMN_{name.upper()}"): name f
 
 
 class ActivationService(ActivationServiceServicer):
-    def __init__(self, bucket: Bucket, batch_bytes: int) -> None:
-        self._bucket = bucket
-        self._batch_bytes = batch_bytes
+    def __init__(self, bucket: Bucket, batch_bytes: int, held: HeldRows) -> None:
+        self._bucket, self._batch_bytes, self._held = bucket, batch_bytes, held
 
     def ReadActivations(
         self, request: activation_pb2.ReadActivationsRequest, context: grpc.ServicerContext
     ) -> Iterator[activation_pb2.ReadActivationsResponse]:
         snapshot = open_run(self._bucket, request.run)
         sites = [request.site, *request.more_sites] if request.more_sites else request.site
-        batches = read_activations(snapshot, sites, wire.token_filter(request, request), _columns(request.columns))
+        keep = wire.token_filter(request, request)
+        batches = read_activations(snapshot, sites, keep, _columns(request.columns), self._held)
         return row_messages(snapshot, batches, self._batch_bytes, activation_pb2.ReadActivationsResponse)
 
     def ReadTokens(
         self, request: activation_pb2.ReadTokensRequest, context: grpc.ServicerContext
     ) -> Iterator[activation_pb2.ReadTokensResponse]:
         snapshot = open_run(self._bucket, request.run)
-        batches = read_tokens(snapshot, wire.token_filter(request, request))
+        batches = read_tokens(snapshot, wire.token_filter(request, request), self._held)
         return row_messages(snapshot, batches, self._batch_bytes, activation_pb2.ReadTokensResponse)
 
 

@@ -22,8 +22,9 @@ from actstore_service.norm import NormService
 from actstore_service.patching import PatchingService
 from actstore_service.probes import ProbeServer
 from actstore_service.sae import SaeService
-from actstore_service.settings import Limits, Settings, cannot_listen, split_address
+from actstore_service.settings import Settings, cannot_listen, split_address
 from actstore_storage.bucket import Bucket
+from actstore_storage.held_rows import HeldRows
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
 FORWARDED = ("actstore_api.v1.CaptureService", "actstore_api.v1.PatchingService", "actstore_api.v1.SaeService")
@@ -38,7 +39,7 @@ class Service:
         metrics = Metrics(self._gateway)
         self._server = _grpc_server(settings, metrics)
         self._health = health.HealthServicer()
-        _add_services(self._server, bucket, self._gateway, settings.limits)
+        _add_services(self._server, bucket, self._gateway, settings)
         _add_standard_services(self._server, self._health, self._gateway)
         self._ready = threading.Event()
         self.address = _bind(self._server, settings.listen)
@@ -72,12 +73,13 @@ def _grpc_server(settings: Settings, metrics: Metrics) -> grpc.Server:
     )
 
 
-def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, limits: Limits) -> None:
+def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, settings: Settings) -> None:
+    batch_bytes = settings.limits.batch_bytes
     servicers: dict[str, Any] = {
         "CatalogService": CatalogService(bucket),
         "CaptureService": CaptureService(gateway),
-        "ActivationService": ActivationService(bucket, limits.batch_bytes),
-        "FeatureService": FeatureService(bucket, limits.batch_bytes),
+        "ActivationService": ActivationService(bucket, batch_bytes, HeldRows(settings.held_row_bytes)),
+        "FeatureService": FeatureService(bucket, batch_bytes),
         "NormService": NormService(bucket),
         "PatchingService": PatchingService(gateway),
         "SaeService": SaeService(gateway),

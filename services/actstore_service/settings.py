@@ -45,6 +45,8 @@ class Settings:
     gateway: str | None = None
     """Where the workers answer. None: capture and patching are refused with WORKERS_UNAVAILABLE."""
     gateway_token: str | None = field(default=None, repr=False)
+    held_row_bytes: int = 256 * MEBIBYTE
+    """Rows of activations that are kept decoded for who asks for them again, and again."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -56,6 +58,13 @@ class Settings:
                 field="ACTSTORE_LISTEN",
                 value=self.listen,
                 allowed="127.0.0.1, ::1 or localhost, or any address with a token",
+            )
+        if self.held_row_bytes < 0:
+            raise BadRequest(
+                f"ACTSTORE_HELD_ROW_BYTES is {self.held_row_bytes}",
+                field="ACTSTORE_HELD_ROW_BYTES",
+                value=self.held_row_bytes,
+                allowed="0 or more",
             )
         if self.gateway is not None and self.gateway_token is None:
             raise BadRequest(

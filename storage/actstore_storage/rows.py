@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import kept_classes, kept_rows
+from actstore_storage.held_rows import NOTHING_HELD, HeldRows
 from actstore_storage.products import POSITIONS, TOKENS, TOKENS_FORMAT, dense_format
 from actstore_storage.reading import open_product
 from actstore_storage.registry import token_texts
@@ -105,6 +107,7 @@ def read_activations(
     sites: str | Sequence[str],
     keep: TokenFilter = EVERY_ROW,
     columns: Sequence[str] = TOKEN_COLUMNS,
+    held: HeldRows = NOTHING_HELD,
 ) -> Iterator[pa.RecordBatch]:
     """The `columns` of sequence, position, document, token and flags, and raw bits of the sites: see `dense_matrix`.
 
@@ -119,18 +122,20 @@ def read_activations(
     shards = _overlapping(snapshot, keep)
     read = [SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
     schema = pa.schema([*(TOKENS_FORMAT.schema.field(name) for name in columns), *(site.field for site in read)])
-    found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema))
+    found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema, held))
     return at_least_one(found, schema)
 
 
-def read_tokens(snapshot: Snapshot, keep: TokenFilter = EVERY_ROW) -> Iterator[pa.RecordBatch]:
+def read_tokens(
+    snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, held: HeldRows = NOTHING_HELD
+) -> Iterator[pa.RecordBatch]:
     """Columns sequence, position, document, token, flags and `text`: the token's own text."""
     texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256), pa.string())
     schema = TOKENS_FORMAT.schema.append(pa.field("text", pa.string()))
 
     def found() -> Iterator[pa.RecordBatch]:
         for commit in _overlapping(snapshot, keep):
-            tokens = shard_tokens(snapshot.bucket, commit)
+            tokens = shard_tokens(snapshot.bucket, commit, held)
             chosen = tokens.filter(pa.array(keep.mask(tokens)))
             chosen = chosen.append_column("text", texts.take(chosen["token"]))
             yield from chosen.combine_chunks().to_batches(TOKEN_BATCH_ROWS)
@@ -147,9 +152,12 @@ def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray
     return rows
 
 
-def shard_tokens(bucket: Bucket, commit: Commit) -> pa.Table:
-    with open_product(bucket, commit, TOKENS) as file:
-        return file.read(columns=TOKENS_FORMAT.schema.names).combine_chunks()
+def shard_tokens(bucket: Bucket, commit: Commit, held: HeldRows = NOTHING_HELD) -> pa.Table:
+    def read() -> pa.Table:
+        with open_product(bucket, commit, TOKENS) as file:
+            return file.read(columns=TOKENS_FORMAT.schema.names).combine_chunks()
+
+    return held.get(commit.objects[TOKENS].key, 0, read)
 
 
 def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -> npt.NDArray[np.float32]:
@@ -193,10 +201,10 @@ class SiteRead:
 
 
 class DenseReader:
-    """Rows of a site's object by their numbers; holds the row group that it read last."""
+    """Rows of a site's object by their numbers; holds the row group that it read last, beside those in `held`."""
 
-    def __init__(self, file: pq.ParquetFile) -> None:
-        self._file = file
+    def __init__(self, file: pq.ParquetFile, key: str = "", held: HeldRows = NOTHING_HELD) -> None:
+        self._file, self._key, self._others = file, key, held
         counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self.ends = np.cumsum([0, *counts])
         self._held: tuple[int, pa.Array] | None = None
@@ -214,22 +222,30 @@ class DenseReader:
     def _group(self, group: int) -> pa.Array:
         if self._held is None or self._held[0] != group:
             self._held = None
-            column = self._file.read_row_group(group, use_threads=False)["activation"]
+            read = partial(self._file.read_row_group, group, use_threads=False)
+            column = self._others.get(self._key, group, read)["activation"]
             self._held = group, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         return self._held[1]
 
 
 def _shard_rows(
-    snapshot: Snapshot, commit: Commit, read: Sequence[SiteRead], keep: TokenFilter, schema: pa.Schema
+    snapshot: Snapshot,
+    commit: Commit,
+    read: Sequence[SiteRead],
+    keep: TokenFilter,
+    schema: pa.Schema,
+    held: HeldRows,
 ) -> Iterator[pa.RecordBatch]:
-    tokens = shard_tokens(snapshot.bucket, commit)
+    tokens = shard_tokens(snapshot.bucket, commit, held)
     rows = dense_token_rows(snapshot.bucket, commit, tokens.num_rows)
     wanted = np.flatnonzero(keep.mask(tokens)[rows])
     if not len(wanted):
         return
     batch_rows = max(1, BATCH_BYTES // sum(site.row_bytes for site in read))
     with ExitStack() as files:
-        readers = [DenseReader(files.enter_context(open_product(snapshot.bucket, commit, site.site))) for site in read]
+        opened = [files.enter_context(open_product(snapshot.bucket, commit, site.site)) for site in read]
+        keys = [commit.objects[site.site].key for site in read]
+        readers = [DenseReader(file, key, held) for file, key in zip(opened, keys, strict=True)]
         smallest = max(readers, key=lambda reader: len(reader.ends))
         for first, last in zip(smallest.ends[:-1], smallest.ends[1:], strict=True):
             chosen = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)]

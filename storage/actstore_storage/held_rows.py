@@ -1,0 +1,46 @@
+"""Row groups that were read and verified before, kept decoded up to a limit of bytes.
+
+Objects have names of their own and are never written twice, so what was right once stays right.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from actstore_storage.errors import BadRequest
+
+Part = tuple[str, int]
+
+
+class HeldRows:
+    """Of one process, for any number of threads; what was asked for longest ago leaves first. Of 0 bytes: nothing."""
+
+    def __init__(self, bytes_max: int) -> None:
+        if bytes_max < 0:
+            message = f"{bytes_max} bytes of rows cannot be kept"
+            raise BadRequest(message, field="held_row_bytes", value=bytes_max, allowed="0 or more")
+        self.bytes_max = bytes_max
+        self.bytes_held = 0
+        self._held: OrderedDict[Part, pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, number: int, read: Callable[[], pa.Table]) -> pa.Table:
+        """Part `number` of object `key`. Two threads that want the same at once may both read it."""
+        part = key, number
+        with self._lock:
+            if part in self._held:
+                self._held.move_to_end(part)
+                return self._held[part]
+        found = read()
+        with self._lock:
+            if part not in self._held and found.nbytes <= self.bytes_max:
+                self._held[part] = found
+                self.bytes_held += found.nbytes
+                while self.bytes_held > self.bytes_max:
+                    self.bytes_held -= self._held.popitem(last=False)[1].nbytes
+        return found
+
+
+NOTHING_HELD = HeldRows(0)
