@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Segment:
-    """`runs/<run>/index/<sae>/<first>-<last>.json`. Parts are in order of feature and cover all of them."""
+    """`runs/<run>/index/<sae>/segments/<first>-<last>.json`. Parts are in order of feature and cover all of them."""
 
     run: str
     sae: str

@@ -48,21 +48,26 @@ def checkpoint_key(run: str, shards: range) -> str:
     return f"{checkpoints_folder(run)}/{shards.start:08d}-{shards.stop - 1:08d}.parquet"
 
 
-def segments_folder(run: str, sae: str) -> str:
-    return f"{indexes_folder(run)}/{storage_name(sae, 'sae')}"
-
-
 def indexes_folder(run: str) -> str:
     return f"{RUNS}/{check_name(run, 'run')}/index"
+
+
+def segments_folder(run: str, sae: str) -> str:
+    """Of manifests alone: readers list it, and shall not list the objects as well, of which there are many."""
+    return f"{indexes_folder(run)}/{storage_name(sae, 'sae')}/segments"
 
 
 def segment_key(run: str, sae: str, shards: range) -> str:
     return f"{segments_folder(run, sae)}/{shards.start:08d}-{shards.stop - 1:08d}.json"
 
 
-def segment_object_key(run: str, sae: str, shards: range, attempt: str, name: str) -> str:
+def merge_folder(run: str, sae: str, shards: range, attempt: str) -> str:
     folder = check_name(f"{shards.start:08d}-{shards.stop - 1:08d}-{check_name(attempt, 'attempt')}", "attempt")
-    return f"{segments_folder(run, sae)}/{folder}/{check_name(name, 'name')}.parquet"
+    return f"{indexes_folder(run)}/{storage_name(sae, 'sae')}/objects/{folder}"
+
+
+def segment_object_key(run: str, sae: str, shards: range, attempt: str, name: str) -> str:
+    return f"{merge_folder(run, sae, shards, attempt)}/{check_name(name, 'name')}.parquet"
 
 
 def object_key(run: str, shard: int, attempt: str, product: str) -> str:
