@@ -16,7 +16,7 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.model import describe_model
 from actstore_worker.nonzeros import nonzero_features, top_by_groups, top_by_sorting
 from actstore_worker.sae import check_fit, load_sae
-from tests.small_models import D_MODEL, save_neox, save_sae
+from tests.small_models import BUNDLED_MODELS, D_MODEL, save_neox, save_sae
 
 ARCHITECTURES = ["standard", "topk", "jumprelu", "gated"]
 OPTIONS: list[dict[str, Any]] = [
@@ -31,12 +31,28 @@ def rows(count: int = 50) -> torch.Tensor:
     return torch.randn(count, D_MODEL, generator=torch.Generator().manual_seed(7))
 
 
-def saelens_encode(folder: Path, x: torch.Tensor) -> np.ndarray:
+def saelens(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its imports deprecate each other
         from sae_lens import SAE
+    return SAE.load_from_disk(folder)
+
+
+def saelens_encode(folder: Path, x: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
-        return SAE.load_from_disk(folder).encode(x).numpy()
+        return saelens(folder).encode(x).numpy()
+
+
+def assert_decodes_as_saelens(folder: Path) -> None:
+    """Also each feature's part of it: all of them together are what the decoder's biases do not explain."""
+    sae, x = load_sae(folder, "small"), rows() + 3  # a mean that a normalisation must bring back
+    features = sae.encode(x)
+    decoded = sae.decode(features, x)
+    with torch.no_grad():
+        np.testing.assert_allclose(decoded.numpy(), saelens(folder)(x).numpy(), atol=1e-4)
+    parts = sum(sae.contribution(features[:, index], index, x) for index in range(sae.d_sae))
+    alone = sae.decode(torch.zeros_like(features), x)
+    np.testing.assert_allclose(parts.numpy(), (decoded - alone).numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -51,6 +67,39 @@ def test_topk_rescaled_by_decoder_norms_equals_saelens(tmp_path: Path) -> None:
     save_sae(tmp_path, "topk", rescale_acts_by_decoder_norm=True)
     found = load_sae(tmp_path, "small").encode(rows()).numpy()
     np.testing.assert_allclose(found, saelens_encode(tmp_path, rows()), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decode_equals_saelens(architecture: str, options: dict[str, Any], tmp_path: Path) -> None:
+    assert_decodes_as_saelens(save_sae(tmp_path, architecture, **options))
+
+
+def test_decoder_norms_are_folded_once(tmp_path: Path) -> None:
+    """Whose rows then have norm 1: what a feature writes is its activation times that."""
+    assert_decodes_as_saelens(save_sae(tmp_path, "topk", rescale_acts_by_decoder_norm=True))
+    sae, stored = load_sae(tmp_path, "small"), load_file(tmp_path / "sae_weights.safetensors")
+    norms = stored["W_dec"].norm(dim=1)
+    torch.testing.assert_close(sae.decoder, stored["W_dec"] / norms[:, None])
+    torch.testing.assert_close(sae.encoder, stored["W_enc"].T * norms[:, None])
+
+
+def test_directions_are_those_of_the_file(tmp_path: Path) -> None:
+    sae, stored = load_sae(save_sae(tmp_path, "gated"), "small"), load_file(tmp_path / "sae_weights.safetensors")
+    torch.testing.assert_close(sae.decoder, stored["W_dec"])
+    torch.testing.assert_close(sae.encoder, stored["W_enc"].T)
+    assert (sae.format, sae.output_site, sae.d_out) == ("sae_lens", sae.site, D_MODEL)
+
+
+def test_claims_are_those_of_its_own_files(tmp_path: Path) -> None:
+    bundled = load_sae(BUNDLED_MODELS / "pystdlib-resid_post.1", "bundled")
+    assert bundled.claims == {"l0": 16.0, "fvu": pytest.approx(0.137, abs=1e-3), "dead_share": 10 / 1024}
+    assert load_sae(save_sae(tmp_path, "standard"), "silent").claims == {}
+    # As SAELens writes it: log10 of how often each feature fires, 1e-10 added first.
+    frequencies = torch.tensor([0.5] * 16 + [0.25] * 16 + [0.0] * 32)
+    save_file({"sparsity": (frequencies + 1e-10).log10()}, tmp_path / "sparsity.safetensors")
+    claims = load_sae(tmp_path, "small").claims
+    assert claims == {"l0": pytest.approx(12), "dead_share": 0.5}
 
 
 def test_a_file_from_before_v6_says_the_same(tmp_path: Path) -> None:

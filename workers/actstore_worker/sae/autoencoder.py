@@ -1,0 +1,185 @@
+"""What a sparse autoencoder computes, whatever project's file it came from: encode, decode, and what one feature adds.
+
+Every convention of a format is settled when its file is read, so that there is one form here: scales are folded into
+the weights, thresholds are plain numbers, and matrices lie as [from, to]. It computes in float32, whatever the file
+holds.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actstore_storage.sites import Site
+
+# What is done to each row before it is encoded, and undone after it is decoded. "centred" is for SAEs of models whose
+# writing weights were centred (TransformerLens's center_writing_weights): the residual less its mean over d_model.
+NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "centred")
+# SAELens and OpenAI add it to the deviation, not to the variance.
+LAYER_NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class SparseAutoencoder(ABC):
+    """`tensors`: W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec [d_out], what the architecture adds, each [d_sae],
+    and W_skip [d_in, d_out] where a transcoder has one.
+
+    A transcoder reads `site` and predicts `output_site`; of any other the two are the same.
+    """
+
+    name: str
+    sha256: str
+    # Whose files it was read from: "sae_lens", "gemma_scope", ...
+    format: str
+    site: Site
+    output_site: Site
+    d_in: int
+    d_sae: int
+    d_out: int
+    # The model it was trained on, as its configuration says; "" where it does not say.
+    model: str
+    normalisation: str
+    subtracts_b_dec: bool
+    # What its own files say of its quality, each where they say it: l0, fvu, dead_share, loss_recovered.
+    claims: Mapping[str, float]
+    tensors: Mapping[str, Tensor]
+
+    architecture: ClassVar[str]
+    biases: ClassVar[tuple[str, ...]]
+
+    @property
+    def is_transcoder(self) -> bool:
+        return self.site != self.output_site
+
+    @property
+    def decoder(self) -> Float[Tensor, "d_sae d_out"]:
+        """What each feature writes, as a row. Where pre-activations are scaled by the rows' norms, the rows have norm 1
+        and activations carry the norm.
+        """
+        return self.tensors["W_dec"]
+
+    @property
+    def encoder(self) -> Float[Tensor, "d_sae d_in"]:
+        """What each feature reads, as a row."""
+        return self.tensors["W_enc"].T
+
+    def encode(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
+        """Feature activations, 0 where a feature is off."""
+        return self.activate(self.project(x))
+
+    def project(self, x: Float[Tensor, "row d_in"], out: Tensor | None = None) -> Float[Tensor, "row d_sae"]:
+        """What the encoder's matrix gives, before any bias of the encoder; into `out` where it is given."""
+        x = _normalise(x.float(), self.normalisation)
+        if self.subtracts_b_dec:
+            x = x - self.tensors["b_dec"]
+        return torch.mm(x, self.tensors["W_enc"], out=out)
+
+    @abstractmethod
+    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]: ...
+
+    def decode(
+        self, activations: Float[Tensor, "row d_sae"], x: Float[Tensor, "row d_in"]
+    ) -> Float[Tensor, "row d_out"]:
+        """The reconstruction of `output_site`, in that site's own scale. `x` is what the activations were encoded from:
+        a normalisation by row is undone with it, and a skip connection reads it.
+        """
+        x = x.float()
+        written = activations.to(self.decoder.dtype) @ self.decoder + self.tensors["b_dec"]
+        if "W_skip" in self.tensors:
+            written = written + x @ self.tensors["W_skip"]
+        if self.is_transcoder:  # its input's scale is not its output's, and SAELens undoes nothing there either
+            return written
+        shift, scale, _ = _row_statistics(x, self.normalisation)
+        return written * scale + shift
+
+    def contribution(
+        self, activation: Float[Tensor, " row"], feature: int, x: Float[Tensor, "row d_in"]
+    ) -> Float[Tensor, "row d_out"]:
+        """What one feature adds to `decode`'s reconstruction on each row, in the site's own scale."""
+        written = activation.to(self.decoder.dtype)[:, None] * self.decoder[feature]
+        return written if self.is_transcoder else written * _row_statistics(x.float(), self.normalisation)[1]
+
+    def to(self, device: torch.device) -> "SparseAutoencoder":
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+
+class StandardSae(SparseAutoencoder):
+    architecture = "standard"
+    biases = ("b_enc",)
+
+    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        return projected.add_(self.tensors["b_enc"]).relu_()
+
+
+class JumpReluSae(SparseAutoencoder):
+    """Rajamanoharan et al. 2024: a feature below its threshold is off, one above keeps its whole height."""
+
+    architecture = "jumprelu"
+    biases = ("b_enc", "threshold")
+
+    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        before = projected.add_(self.tensors["b_enc"])
+        return before.relu() * (before > self.tensors["threshold"])
+
+
+class GatedSae(SparseAutoencoder):
+    """Rajamanoharan et al. 2024: one matrix, two heads; `b_gate` decides whether, `r_mag` and `b_mag` how much."""
+
+    architecture = "gated"
+    biases = ("b_gate", "b_mag", "r_mag")
+
+    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        open_gates = projected + self.tensors["b_gate"] > 0
+        return (projected * self.tensors["r_mag"].exp() + self.tensors["b_mag"]).relu_() * open_gates
+
+
+@dataclass(frozen=True)
+class TopKSae(SparseAutoencoder):
+    """Gao et al. 2024: the k largest of a token, and of those the positive ones."""
+
+    k: int
+
+    architecture = "topk"
+    biases = ("b_enc",)
+
+    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        before = self.compete(projected)
+        values, features = before.topk(self.k, dim=-1, sorted=False)
+        return torch.zeros_like(before).scatter_(-1, features, values.relu_())
+
+    def compete(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        return projected.add_(self.tensors["b_enc"])
+
+
+ARCHITECTURES: Mapping[str, type[SparseAutoencoder]] = {
+    kind.architecture: kind for kind in (StandardSae, TopKSae, JumpReluSae, GatedSae)
+}
+
+
+def _normalise(x: Float[Tensor, "row d_in"], normalisation: str) -> Float[Tensor, "row d_in"]:
+    if normalisation == "none":
+        return x
+    shift, scale, epsilon = _row_statistics(x, normalisation)
+    return (x - shift) / (scale + epsilon)
+
+
+def _row_statistics(
+    x: Float[Tensor, "row d_in"], normalisation: str
+) -> tuple[Float[Tensor, "row one"], Float[Tensor, "row one"], float]:
+    """(shift, scale, epsilon): a row goes in as (x - shift) / (scale + epsilon), and comes out as y * scale + shift.
+
+    SAELens's own at run time: its layer norm has no affine part and takes the unbiased deviation, and the epsilon is
+    not undone. `constant_norm_rescale` makes every row's norm the root of d_in.
+    """
+    zero, one = x.new_zeros(len(x), 1), x.new_ones(len(x), 1)
+    if normalisation == "layer_norm":
+        return x.mean(dim=-1, keepdim=True), x.std(dim=-1, keepdim=True), LAYER_NORM_EPSILON
+    if normalisation == "constant_norm_rescale":
+        return zero, x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5, 0.0
+    if normalisation == "centred":
+        return x.mean(dim=-1, keepdim=True), one, 0.0
+    return zero, one, 0.0
