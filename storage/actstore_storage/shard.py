@@ -1,31 +1,24 @@
 """Writing one shard: its objects first, then the commit that makes them visible."""
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from actstore_storage.attempt import ShardAttempt
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments, ObjectRecord
-from actstore_storage.errors import StoreError
-from actstore_storage.feature_index import FeatureIndex, SparseFeatures, token_classes
-from actstore_storage.layout import commit_key, features_product, index_product, object_key, statistics_product
-from actstore_storage.object_writer import ObjectFormat, OpenObject, open_object
+from actstore_storage.feature_index import SparseFeatures, token_classes
+from actstore_storage.object_writer import ObjectFormat
 from actstore_storage.products import (
     BOS,
-    FEATURES_FORMAT,
-    INDEX_FORMAT,
     NORMS,
     POSITIONS,
     POSITIONS_FORMAT,
     SPECIAL,
-    STATISTICS_FORMAT,
     TOKENS,
     TOKENS_FORMAT,
     dense_format,
@@ -49,60 +42,24 @@ class TokenRows:
     flags: npt.NDArray[np.uint8]
 
 
-class ShardWriter:
-    """One attempt at a shard, as a context manager. Nothing of it is visible before `commit`.
+class ShardWriter(ShardAttempt):
+    """One attempt at a shard, from its tokens on.
 
-    Leaving without a commit removes what was written; so does losing to another attempt. `record` is the capturing
-    process's own: the commit takes device, attention implementation and code version from it. `widened` are dense
-    sites that come, and are stored, as float32 because the run's own dtype cannot hold them.
+    `record` is the capturing process's own: the commit takes device, attention implementation and code version from
+    it. `widened` are dense sites that come, and are stored, as float32 because the run's own dtype cannot hold them.
     """
 
     def __init__(
         self, bucket: Bucket, record: RunRecord, shard: int, attempt: str, widened: Iterable[str] = ()
     ) -> None:
-        self._bucket, self._record, self._shard, self._attempt = bucket, record, shard, attempt
+        super().__init__(bucket, record, shard, attempt, record.specification.saes)
         self._dtypes = dict.fromkeys(record.specification.dense_sites, record.specification.stored_dtype)
         self._widened = dict.fromkeys(sorted(widened), "float32")
         self._dtypes |= self._widened
-        self._saes = {sae.name: FeatureIndex(sae.d_sae) for sae in record.specification.saes}
-        self._objects: dict[str, OpenObject] = {}
-        self._records: dict[str, ObjectRecord] = {}
-        self._streams = ExitStack()
-        self._commit_began = False
-        self._rows = 0
         self._last = (-1, -1)
         self._sequences = 0
         self._tokens_by_class = dict.fromkeys(TOKEN_CLASSES, 0)
         self._moments = {site: dict.fromkeys(TOKEN_CLASSES, Moments()) for site in record.specification.norm_sites}
-        self._non_finite: dict[str, int] = {}
-
-    def __enter__(self) -> "ShardWriter":
-        asked = self._record.specification
-        try:
-            self._digester = self._streams.enter_context(ThreadPoolExecutor(1, "digest"))
-            self._open(TOKENS, TOKENS_FORMAT)
-            if asked.norm_sites:
-                self._open(NORMS, norms_format(self._record))
-            for site in asked.dense_sites:
-                self._open(site, dense_format(self._record, site, self._dtypes[site]))
-            if asked.dense_sites and asked.positions.kind != "all":
-                self._open(POSITIONS, POSITIONS_FORMAT)
-            for sae in self._saes:
-                self._open(features_product(sae), FEATURES_FORMAT)
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._commit_began:
-            return
-        abandoned = error or _AbandonedError()
-        self._streams.__exit__(type(abandoned), abandoned, trace)
-        with suppress(StoreError):  # what cannot be removed now is an orphan that no reader sees
-            self._remove()
 
     def add(
         self,
@@ -134,30 +91,24 @@ class ShardWriter:
         dense_rows = rows if chosen is None else self._positions(chosen, rows)
         for site, values in dense.items():
             self._objects[site].write([self._dense(site, values, dense_rows)])
-        for sae, sparse in features.items():
-            self._features(sae, sparse, tokens.flags)
-        self._rows += rows
+        self._add_features(features, tokens.flags)
 
-    def commit(self) -> bool:
-        """True: this attempt is the shard. False: another attempt's commit stands, and these objects are gone."""
+    def _open_products(self) -> None:
+        asked = self._record.specification
+        self._open(TOKENS, TOKENS_FORMAT)
+        if asked.norm_sites:
+            self._open(NORMS, norms_format(self._record))
+        for site in asked.dense_sites:
+            self._open(site, dense_format(self._record, site, self._dtypes[site]))
+        if asked.dense_sites and asked.positions.kind != "all":
+            self._open(POSITIONS, POSITIONS_FORMAT)
+
+    def _check_whole(self) -> None:
         wanted = self._record.shard_sequences(self._shard)
         if self._sequences != len(wanted):
             raise ValueError(f"shard {self._shard} was given {self._sequences} of its {len(wanted)} sequences")
-        for sae, index in self._saes.items():
-            by_feature = index.sort()
-            self._open(index_product(sae), INDEX_FORMAT).write(by_feature.index_columns())
-            self._open(statistics_product(sae), STATISTICS_FORMAT).write(by_feature.statistics_columns())
-        for product, item in self._objects.items():
-            self._records[product] = item.finish()
-        self._streams.close()
-        # From here on an error may hide a commit that stands (its answer was lost), so nothing may be removed.
-        self._commit_began = True
-        won = self._bucket.put_if_absent(commit_key(self._record.run, self._shard), self._commit().to_json())
-        if not won:
-            self._remove()
-        return won
 
-    def _commit(self) -> Commit:
+    def _committed(self, records: Mapping[str, ObjectRecord]) -> Commit:
         moments = {
             site: {name: found for name, found in classes.items() if found.count}
             for site, classes in self._moments.items()
@@ -169,7 +120,7 @@ class ShardWriter:
             specification_sha256=self._record.specification_sha256,
             sequences=self._sequences,
             tokens_by_class=self._tokens_by_class,
-            objects=self._records,
+            objects=records,
             norm_moments=moments,
             non_finite=self._non_finite,
             attention_implementation=self._record.attention_implementation,
@@ -177,19 +128,6 @@ class ShardWriter:
             code_version=self._record.code_version,
             widened=self._widened,
         )
-
-    def _open(self, product: str, layout: ObjectFormat) -> OpenObject:
-        key = object_key(self._record.run, self._shard, self._attempt, product)
-        self._objects[product] = self._streams.enter_context(open_object(self._bucket, key, layout, self._digester))
-        return self._objects[product]
-
-    def _remove(self) -> None:
-        for product in self._objects:
-            self._bucket.delete(object_key(self._record.run, self._shard, self._attempt, product))
-
-    def _check_products(self, given: Iterable[str], wanted: Iterable[str]) -> None:
-        if set(given) != set(wanted):
-            raise ValueError(f"the run stores {sorted(wanted)}, not {sorted(given)}")
 
     def _check_order(self, tokens: TokenRows) -> None:
         if not len(tokens.sequence):
@@ -230,20 +168,6 @@ class ShardWriter:
             self._count_non_finite(site, int((~_finite(values).all(axis=1)).sum()))
         bits = pa.py_buffer(np.ascontiguousarray(values))
         return pa.FixedSizeBinaryArray.from_buffers(pa.binary(values.itemsize * shape[1]), rows, [None, bits])
-
-    def _features(self, sae: str, sparse: SparseFeatures, flags: npt.NDArray[np.uint8]) -> None:
-        product = features_product(sae)
-        counted = sparse.finite()
-        self._count_non_finite(product, len(sparse.row) - len(counted.row))
-        rows = self._saes[sae].add(counted, flags, self._rows)
-        self._objects[product].write([pa.array(rows), pa.array(counted.feature), pa.array(counted.activation)])
-
-    def _count_non_finite(self, product: str, count: int) -> None:
-        self._non_finite[product] = self._non_finite.get(product, 0) + count
-
-
-class _AbandonedError(Exception):
-    """Tells the bucket's streams that the shard was left without a commit."""
 
 
 def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
