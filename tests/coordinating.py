@@ -12,17 +12,20 @@ import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
+from actstore_storage.index_merge import Merge, merge_part
+from actstore_storage.index_segments import Part
 from actstore_storage.opening import open_bucket
 from actstore_storage.runs import open_run
 from actstore_worker.capture_worker import CaptureWorker, ShardReport, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.merging import Merging
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Progress
 from actstore_worker.request import CaptureRequest
-from actstore_worker.settings import CoordinatorLimits
+from actstore_worker.settings import CoordinatorLimits, MergeLimits
 from tests.random_models import WORDS, save_model
 
 SHARDS = 6
@@ -76,9 +79,36 @@ class ThreadWorker:
         return self._inner.capture(task)
 
 
-def coordinator(lab: Path, bucket: Bucket, *workers: ThreadWorker, limits: CoordinatorLimits = LIMITS) -> Coordinator:
+class ThreadWriter:
+    """Parts of merges on threads. `before` sees each first."""
+
+    def __init__(self, bucket: Bucket, before: Callable[[Merge, int], None] = lambda merge, number: None) -> None:
+        self._bucket, self._before = bucket, before
+        self.running = self.most_running = 0
+
+    async def write(self, merge: Merge, number: int) -> Part:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            return await asyncio.to_thread(self._write, merge, number)
+        finally:
+            self.running -= 1
+
+    def _write(self, merge: Merge, number: int) -> Part:
+        self._before(merge, number)
+        return merge_part(self._bucket, merge, number)
+
+
+def coordinator(
+    lab: Path,
+    bucket: Bucket,
+    *workers: ThreadWorker,
+    limits: CoordinatorLimits = LIMITS,
+    merging: Merging | None = None,
+) -> Coordinator:
     catalogue, settings = ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
-    return Coordinator(Preparing(bucket, catalogue, settings), workers, limits)
+    merging = merging or Merging(bucket, ThreadWriter(bucket), MergeLimits())
+    return Coordinator(Preparing(bucket, catalogue, settings), workers, limits, merging)
 
 
 async def watch(captures: Coordinator, run: str) -> list[Progress]:

@@ -12,6 +12,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import Checkpoint
 from actstore_storage.commit import Commit, ObjectRecord
 from actstore_storage.errors import CorruptObject
+from actstore_storage.index_merge import due_blocks
 from actstore_storage.index_segments import Segment, listed_segments, read_segment
 from actstore_storage.layout import RUNS, data_folder, index_product, indexes_folder, run_key, segment_key, wanted_key
 from actstore_storage.products import NORMS, POSITIONS, TOKENS
@@ -26,7 +27,9 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Finding:
-    """`kind`: damaged (not as recorded), missing, orphan (named by no commit and no index), unreadable, or removed."""
+    """`kind`: damaged (not as recorded), missing, orphan (named by no commit and no index, or of an index whose shards
+    a larger one holds), unreadable, or removed.
+    """
 
     kind: str
     key: str
@@ -53,7 +56,8 @@ def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, r
     """One run, or all of them: checksums and row counts of every object, checkpoints against commits, orphans.
 
     `quick` leaves out the checksums and row counts, which read every byte. Orphans are removed only from runs that
-    nobody is asked to capture: those of an attempt under way look the same. Errors: RUN_NOT_FOUND; StoreError.
+    nobody is asked to capture, and of indexes only where no merge is due: those of work under way look the same.
+    Errors: RUN_NOT_FOUND; StoreError.
     """
     verdicts = [_check_run(bucket, name, quick, remove_orphans) for name in ([run] if run else bucket.folders(RUNS))]
     return Verdict(
@@ -86,8 +90,10 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool) -> V
             findings += [found for part in checked for found in part]
         findings += [found for commit in commits for found in _check_rows(commit)]
         findings += [found for key, segment in segments.items() for found in _check_segment(snapshot, key, segment)]
-    named = {item.key for item in items} | set(segments)
-    findings += _orphans(bucket, run, named, remove_orphans, findings)
+    used = {key: segment for key, segment in segments.items() if not _is_superseded(segment, segments)}
+    naming: list[Commit | Segment] = [*commits, *used.values()]
+    named = {item.key for owner in naming for item in _objects(owner)} | set(used)
+    findings += _orphans(snapshot, named, remove_orphans, findings)
     return Verdict(1, len(commits), len(items), sum(item.bytes for item in items), tuple(findings))
 
 
@@ -106,6 +112,12 @@ def _segments(snapshot: Snapshot, findings: list[Finding]) -> dict[str, Segment]
             except CorruptObject as error:
                 findings.append(Finding("unreadable", key, error.message))
     return found
+
+
+def _is_superseded(segment: Segment, segments: dict[str, Segment]) -> bool:
+    shards = segment.shards
+    larger = (other.shards for other in segments.values() if other.sae == segment.sae and other.shards != shards)
+    return any(other.start <= shards.start and shards.stop <= other.stop for other in larger)
 
 
 def _check_segment(snapshot: Snapshot, key: str, segment: Segment) -> Iterator[Finding]:
@@ -168,16 +180,29 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
     return found
 
 
-def _orphans(bucket: Bucket, run: str, named: set[str], remove: bool, found: list[Finding]) -> list[Finding]:
-    wanted = bucket.exists(wanted_key(run))
-    there = (*bucket.keys(data_folder(run)), *bucket.keys(indexes_folder(run)))
-    orphans = [key for key in there if key not in named]
-    findings = []
-    for key in orphans:
-        if remove and not wanted and not any(finding.kind == "unreadable" for finding in found):
-            bucket.delete(key)
-            findings.append(Finding("removed", key, "nothing names it"))
-        else:
-            why = ", and the run is being captured: it may be under way" if wanted else ""
-            findings.append(Finding("orphan", key, f"nothing names it{why}"))
-    return findings
+def _orphans(snapshot: Snapshot, named: set[str], remove: bool, found: list[Finding]) -> list[Finding]:
+    bucket, run = snapshot.bucket, snapshot.record.run
+    of_data = [key for key in bucket.keys(data_folder(run)) if key not in named]
+    of_indexes = [key for key in bucket.keys(indexes_folder(run)) if key not in named]
+    # Manifests first, so that no reader finds one whose objects are gone.
+    of_indexes.sort(key=lambda key: not key.endswith(".json"))
+    remove = remove and not any(finding.kind == "unreadable" for finding in found)
+    captured = "the run is being captured" if bucket.exists(wanted_key(run)) else ""
+    merged = captured or ("its index is not merged to the end" if of_indexes and _merges_due(snapshot) else "")
+    return [
+        *(_orphan(bucket, key, remove, captured) for key in of_data),
+        *(_orphan(bucket, key, remove, merged) for key in of_indexes),
+    ]
+
+
+def _orphan(bucket: Bucket, key: str, remove: bool, working: str) -> Finding:
+    if working:
+        return Finding("orphan", key, f"nothing names it, and {working}: it may be under way")
+    if not remove:
+        return Finding("orphan", key, "nothing names it")
+    bucket.delete(key)
+    return Finding("removed", key, "nothing names it")
+
+
+def _merges_due(snapshot: Snapshot) -> bool:
+    return any(due_blocks(snapshot, sae.name) for sae in snapshot.record.specification.saes)

@@ -7,6 +7,8 @@ hold is a function of the shards alone: two who merge the same write the same, a
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ import pyarrow as pa
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import TOKEN_CLASSES, Commit, ObjectRecord
 from actstore_storage.entries import COLUMNS, Entries
+from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.feature_index import sorted_order, token_classes
 from actstore_storage.feature_reader import FeatureReader, rows_of_feature, shard_statistics, with_tokens
 from actstore_storage.index_segments import (
@@ -26,16 +29,20 @@ from actstore_storage.index_segments import (
     class_numbers,
     listed_segments,
 )
-from actstore_storage.layout import index_product, segment_key, segment_object_key
+from actstore_storage.layout import index_product, merge_folder, run_key, segment_key, segment_object_key, wanted_key
 from actstore_storage.object_writer import ObjectFormat, open_object
 from actstore_storage.products import SEGMENT_FORMAT, STATISTICS_FORMAT, TOKEN_COUNTS_FORMAT
 from actstore_storage.reading import open_product, open_record
 from actstore_storage.rows import shard_tokens
-from actstore_storage.runs import open_run
+from actstore_storage.runs import FETCH_THREADS, list_runs, open_run
 from actstore_storage.snapshot import Snapshot
+from actstore_storage.specification import RunRecord
 
 # Shards that become one segment while a run is being captured: of so many smaller ones at a time.
 FAN_IN = 16
+# What a complete run's last merge is made of at most: of more sources, each part would open all of them, so that whole
+# blocks are merged before.
+LAST_FAN_IN = 64
 # Nonzeros of one part, which is sorted in memory: 60 bytes each.
 PART_ROWS = 1 << 21
 
@@ -59,16 +66,22 @@ class Merge:
 def plan_merges(snapshot: Snapshot, sae: str, attempt: str, part_rows: int = PART_ROWS) -> list[Merge]:
     """What would make reading cheaper now: of a complete run one segment of everything, else whole blocks of shards.
 
-    `attempt` names the objects; two who plan at once take different ones.
+    Smaller ones come first, and are to be done first: larger ones are made of them. `attempt` names the objects; two
+    who plan at once take different ones.
     """
-    listed = listed_segments(snapshot.bucket, snapshot.record.run, sae)
     planned = []
-    for block in _blocks(snapshot):
-        if not any(block.start >= other.start and block.stop <= other.stop for other in listed):
-            counts = Sources(snapshot, sae, block).counts
-            ranges = tuple(feature_ranges(counts.count.sum(axis=1), part_rows))
-            planned.append(Merge(snapshot.record.run, sae, block.start, block.stop, attempt, ranges))
+    for block in due_blocks(snapshot, sae):
+        counts = Sources(snapshot, sae, block).counts
+        ranges = tuple(feature_ranges(counts.count.sum(axis=1), part_rows))
+        planned.append(Merge(snapshot.record.run, sae, block.start, block.stop, attempt, ranges))
     return planned
+
+
+def due_blocks(snapshot: Snapshot, sae: str) -> list[range]:
+    """The shards of each merge that is due. None: this snapshot's index is as good as it gets."""
+    listed = listed_segments(snapshot.bucket, snapshot.record.run, sae)
+    blocks = _blocks(snapshot, sae)
+    return [block for block in blocks if not any(_is_inside(block, other) for other in listed)]
 
 
 def merge_part(bucket: Bucket, merge: Merge, number: int) -> Part:
@@ -100,6 +113,24 @@ def finish_merge(bucket: Bucket, merge: Merge, parts: Sequence[Part]) -> bool:
         for record in segment.objects:
             bucket.delete(record.key)
     return won
+
+
+def abandon_merge(bucket: Bucket, merge: Merge) -> None:
+    """Removes what was written of a merge that nobody will finish."""
+    for key in bucket.keys(merge_folder(merge.run, merge.sae, merge.shards, merge.attempt)):
+        bucket.delete(key)
+
+
+def runs_to_merge(bucket: Bucket, most: int) -> list[str]:
+    """Complete runs of which some SAE's features are not yet one segment; in order of name, at most so many.
+
+    Two small requests a run, and its opening where a segment is missing. Runs that are being captured are left out, and
+    so are those that cannot be read: whoever opens one is told.
+    """
+    runs = list_runs(bucket)
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        lacking = list(pool.map(partial(_lacks_segment, bucket), runs))
+    return list(islice((run for run, lacks in zip(runs, lacking, strict=True) if lacks and _rests(bucket, run)), most))
 
 
 def merge_index(bucket: Bucket, run: str, sae: str, attempt: str, part_rows: int = PART_ROWS) -> int:
@@ -135,6 +166,9 @@ class Sources:
         # In order of shard, so that a stable sort leaves ties in order of sequence.
         self._sources = sorted([*found, *loose], key=_first_shard)
         self._d_sae = d_sae
+
+    def __len__(self) -> int:
+        return len(self._sources)
 
     @property
     def counts(self) -> ClassCounts:
@@ -203,11 +237,18 @@ class _TokenCounts:
         self.by_class[name] = np.pad(held, (0, size - len(held))) + np.pad(counts, (0, size - len(counts)))
 
 
-def _blocks(snapshot: Snapshot) -> list[range]:
-    total = snapshot.record.shards_total
-    if snapshot.complete:
-        return [range(total)] if total else []
-    blocks, size = [], FAN_IN
+def _blocks(snapshot: Snapshot, sae: str) -> list[range]:
+    """Smaller ones first."""
+    everything = range(snapshot.record.shards_total)
+    if not snapshot.complete:
+        return _whole_blocks(snapshot)
+    if len(Sources(snapshot, sae, everything)) > LAST_FAN_IN:
+        return list(dict.fromkeys([*_whole_blocks(snapshot), everything]))
+    return [everything] if everything else []
+
+
+def _whole_blocks(snapshot: Snapshot) -> list[range]:
+    blocks, size, total = [], FAN_IN, snapshot.record.shards_total
     while size <= total:
         for start in range(0, total - size + 1, size):
             first, last = np.searchsorted(snapshot.shards, [start, start + size])
@@ -215,6 +256,24 @@ def _blocks(snapshot: Snapshot) -> list[range]:
                 blocks.append(range(start, start + size))
         size *= FAN_IN
     return blocks
+
+
+def _lacks_segment(bucket: Bucket, run: str) -> bool:
+    try:
+        record = RunRecord.from_json(bucket.get(run_key(run)), run_key(run))
+    except (KeyError, CorruptObject):
+        return False
+    everything = range(record.shards_total)
+    saes = record.specification.saes
+    return any(everything and everything not in listed_segments(bucket, run, sae.name) for sae in saes)
+
+
+def _rests(bucket: Bucket, run: str) -> bool:
+    """Whether it is complete, and nobody captures it."""
+    try:
+        return not bucket.exists(wanted_key(run)) and open_run(bucket, run).complete
+    except (NotThere, CorruptObject):
+        return False
 
 
 def feature_ranges(counts: npt.NDArray[np.int64], part_rows: int) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture_worker import TASKS, ShardReport, ShardTask
 from actstore_worker.flops import forward_flops_per_token
+from actstore_worker.merging import Merging
 from actstore_worker.plan import Plan
 from actstore_worker.progress import CaptureState, Estimate, Progress, State, Totals
 from actstore_worker.request import CaptureRequest
@@ -83,9 +84,12 @@ class Preparer(Protocol):
 class Coordinator:
     """All methods run in one event loop, so that its state needs no locks."""
 
-    def __init__(self, preparer: Preparer, workers: Iterable[Worker], limits: CoordinatorLimits) -> None:
+    def __init__(
+        self, preparer: Preparer, workers: Iterable[Worker], limits: CoordinatorLimits, merging: Merging
+    ) -> None:
         self._preparer = preparer
         self._limits = limits
+        self._merging = merging
         self._workers: list[Worker] = []
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._in_flight: dict[str, tuple[str, Worker]] = {}  # by attempt: its run and worker
@@ -210,6 +214,7 @@ class Coordinator:
         run = capture.record.run
         with contextlib.suppress(ActstoreError):  # another time will do
             await asyncio.to_thread(self._preparer.fold, run)
+        self._start(self._merging.merge(run))  # beside what follows: nobody waits for it
         if not capture.active:
             return
         if capture.failed_shards:
@@ -298,6 +303,7 @@ class Coordinator:
             await asyncio.to_thread(self._preparer.fold, run)
         except ActstoreError as error:
             _log.warning("the commits of %s could not be folded: %s", run, error.message)
+        await self._merging.merge(run)
 
     async def _unwant(self, run: str) -> None:
         try:

@@ -45,6 +45,18 @@ class CoordinatorLimits:
 
 
 @dataclass(frozen=True)
+class MergeLimits:
+    # Parts of merged indexes that are written at once, beside captures: each takes a core and half a gigabyte.
+    parts: int = 2
+    # Complete runs whose indexes a coordinator that starts finishes merging; of more, the next one.
+    runs_resumed: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.parts < 1 or self.runs_resumed < 0:
+            raise SettingsError(f"ACTSTORE_MERGE_PARTS must be at least 1: {self}")
+
+
+@dataclass(frozen=True)
 class RayLimits:
     # Shared memory for what actors hand each other: sequences of shards, tables of sweeps.
     object_store_bytes: int = 256 * 2**20
@@ -86,6 +98,7 @@ class WorkerSettings:
     ray_address: str | None = None
     patching: PatchingLimits = field(default_factory=PatchingLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
+    merging: MergeLimits = field(default_factory=MergeLimits)
     ray: RayLimits = field(default_factory=RayLimits)
 
     def __post_init__(self) -> None:
@@ -112,7 +125,7 @@ class WorkerSettings:
 
 def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
     """Errors: SettingsError naming the variable."""
-    workers = environment.get("ACTSTORE_CAPTURE_WORKERS")
+    workers, parts = environment.get("ACTSTORE_CAPTURE_WORKERS"), environment.get("ACTSTORE_MERGE_PARTS")
     return WorkerSettings(
         store=_store(environment),
         gateway_token=_required(environment, "ACTSTORE_GATEWAY_TOKEN"),
@@ -124,6 +137,7 @@ def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
         allow_hub=_switch(environment, "ACTSTORE_ALLOW_HUB", default=False),
         capture_workers=_integer("ACTSTORE_CAPTURE_WORKERS", workers) if workers else None,
         ray_address=environment.get("ACTSTORE_RAY_ADDRESS") or None,
+        merging=MergeLimits(_integer("ACTSTORE_MERGE_PARTS", parts)) if parts else MergeLimits(),
     )
 
 

@@ -1,6 +1,7 @@
 """Every actor, deployment, resource and queue of the workers, on one page; the only module that imports Ray.
 
-    gRPC ── proxy ── gateway (Serve, ingress) ──┬── coordinator (named, detached actor) ── capture workers (actors)
+    gRPC ── proxy ── gateway (Serve, ingress) ──┬── coordinator (named, detached actor) ─┬─ capture workers (actors)
+                                                │                                        └─ parts of indexes (tasks)
                                                 └── models (Serve, multiplexed, autoscaled)
 
 What they do is in classes that know nothing of Ray; here they are only placed, named and called.
@@ -28,6 +29,8 @@ from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
 from actstore_api.v1 import service_pb2_grpc
 from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
 from actstore_storage.errors import ActstoreError
+from actstore_storage.index_merge import Merge
+from actstore_storage.index_segments import Part
 from actstore_storage.opening import open_bucket
 from actstore_storage.probe import probe
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, ShardTask
@@ -36,6 +39,7 @@ from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.gateway import Gateway
 from actstore_worker.loading import load_model
+from actstore_worker.merging import Merging, write_part
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.plan import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
@@ -187,6 +191,7 @@ class _CoordinatorActor(Coordinator):
             Preparing(bucket, catalogue, plan_settings),
             [self._new_worker() for _ in range(worker_count)],
             settings.coordinator,
+            Merging(bucket, _RemoteWriter(settings), settings.merging),
         )
         self._start(self._look_after_workers(settings))
 
@@ -195,6 +200,7 @@ class _CoordinatorActor(Coordinator):
         worker that died where there is room for it.
         """
         resumed = False
+        self._start(self._merging.resume())
         while True:
             resumed = resumed or await self.resume()
             await asyncio.sleep(settings.coordinator.pool_seconds)
@@ -237,6 +243,19 @@ class _RemoteWorker:
 
     async def interrupt(self, attempt: str) -> None:
         await _answer(self._actor.interrupt.remote(attempt))
+
+
+class _RemoteWriter:
+    """Parts of merged indexes as tasks anywhere in the cluster. They ask for no CPU, for capture workers may have taken
+    them all: how many run at once is the coordinator's to limit.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._store, self._s3 = settings.store, settings.s3
+        self._task = ray.remote(write_part).options(num_cpus=0, scheduling_strategy="SPREAD")
+
+    async def write(self, merge: Merge, number: int) -> Part:
+        return await _answer(self._task.remote(self._store, self._s3, merge, number))
 
 
 class _GatewayIngress(Gateway):
