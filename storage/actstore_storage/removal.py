@@ -13,14 +13,15 @@ from actstore_storage.layout import (
     run_key,
     wanted_key,
 )
-from actstore_storage.runs import FETCH_THREADS, list_runs
+from actstore_storage.runs import FETCH_THREADS, list_runs, runs_over
 
 
 def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
     """How many objects were removed. From its first step on nobody opens the run; what an interruption leaves, the same
     call removes.
 
-    Errors: RUN_NOT_FOUND; Conflict for a run that is being captured, unless by `force`: its capture then fails.
+    Errors: RUN_NOT_FOUND; Conflict, unless by `force`, for a run that is being captured, whose capture then fails, and
+    for one whose rows other runs are over, which then have lost them.
     """
     if not bucket.keys(f"{RUNS}/{run}"):
         allowed = list_runs(bucket) or "none: nothing was captured into this store"
@@ -31,6 +32,13 @@ def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
             field="run",
             value=run,
             allowed="cancel it first, or force: its capture then fails",
+        )
+    if not force and (others := runs_over(bucket, run)):
+        raise Conflict(
+            f"run {run} has the rows of other runs: {', '.join(others)}",
+            field="run",
+            value=run,
+            allowed="remove those first, or force: their rows are then gone",
         )
     bucket.delete(wanted_key(run))
     removed = 0

@@ -74,18 +74,37 @@ def _shard_numbers(keys: Iterable[str]) -> set[int]:
 
 def open_run(bucket: Bucket, run: str) -> Snapshot:
     """What is committed now. Shards that are committed later are in later snapshots only."""
-    key = run_key(run)
-    try:
-        record = RunRecord.from_json(bucket.get(key), key)
-    except KeyError:
-        allowed = list_runs(bucket) or "none: nothing was captured into this store"
-        raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
+    record = read_record(bucket, run)
     # Before the listing: a commit that is folded in between is then found twice, and not never.
     checkpoints = open_checkpoints(bucket, record)
     loose = _loose_shards(bucket, record, [checkpoint.shards for checkpoint in checkpoints])
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         commits = list(pool.map(lambda shard: read_commit(bucket, record, shard), loose))
     return Snapshot(bucket, record, Commits(checkpoints, commits))
+
+
+def read_record(bucket: Bucket, run: str) -> RunRecord:
+    """Errors: RUN_NOT_FOUND with what there is; CorruptObject."""
+    key = run_key(run)
+    try:
+        return RunRecord.from_json(bucket.get(key), key)
+    except KeyError:
+        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
+
+
+def runs_over(bucket: Bucket, run: str) -> list[str]:
+    """The runs over this one's rows, whose objects are in part this one's. One that cannot be read is left out."""
+
+    def stands_on(other: str) -> bool:
+        try:
+            return read_record(bucket, other).specification.rows_of == run
+        except (NotThere, CorruptObject):
+            return False
+
+    names = [name for name in bucket.folders(RUNS) if name != run]
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        return [name for name, found in zip(names, pool.map(stands_on, names), strict=True) if found]
 
 
 def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> list[int]:

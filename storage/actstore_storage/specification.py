@@ -6,13 +6,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from actstore_storage.errors import CorruptObject
 
-FORMAT_VERSION = 2
+# What is read, and what is written: a run over another's rows is of the third version, which no earlier one knows.
+FORMAT_VERSION = 3
+_OWN_ROWS_VERSION = 2
 DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an element
 
 
@@ -92,6 +94,8 @@ class Specification:
     # A token is a sink where its norm at some resid_post exceeds the median of its sequence this many times; None: no
     # token is looked at.
     sink_ratio: float | None = None
+    # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
+    rows_of: str = ""
 
     @property
     def stored_dtype(self) -> str:
@@ -100,7 +104,7 @@ class Specification:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(canonical_json(asdict(self))).hexdigest()
+        return hashlib.sha256(canonical_json(_fields(self))).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class RunRecord:
     device: str
     code_version: str
     dense_widths: Mapping[str, int] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+    format_version: int = _OWN_ROWS_VERSION
 
     def dense_width(self, site: str) -> int:
         return self.dense_widths.get(site, self.d_model)
@@ -135,7 +139,17 @@ class RunRecord:
         return range(shard * size, min((shard + 1) * size, self.sequences_total))
 
     def to_json(self) -> bytes:
-        return canonical_json(asdict(self))
+        return canonical_json(asdict(self) | {"specification": _fields(self.specification)})
+
+    def borrow_rows(self, saes: Iterable[SaeRecord]) -> Specification:
+        """Of a run over this one's rows, with these SAEs beside its own."""
+        asked = self.specification
+        return replace(asked, saes=(*asked.saes, *saes), rows_of=self.run)
+
+    def has_rows_of(self, base: "RunRecord") -> bool:
+        """Whether this run is over that one's rows, and not over those of another run of its name."""
+        own = len(base.specification.saes)
+        return self.specification == base.borrow_rows(self.specification.saes[own:])
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "RunRecord":
@@ -157,6 +171,14 @@ class RunRecord:
             return cls(specification=Specification(**inner), **fields)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptObject(f"{key} is not a run record: {error}", field="object", value=key) from error
+
+
+def _fields(specification: Specification) -> dict[str, Any]:
+    """As JSON has them. What a run of its own does not say, it did not say before it could be said."""
+    fields = asdict(specification)
+    if not specification.rows_of:
+        del fields["rows_of"]
+    return fields
 
 
 def _row_filter(fields: dict[str, Any]) -> RowFilter:

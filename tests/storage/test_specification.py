@@ -42,7 +42,7 @@ SPECIFICATIONS = st.builds(
     dtype=st.sampled_from(sorted(DTYPES)), sequences_per_shard=COUNTS, sequences_per_batch=COUNTS,
     storage_dtype=st.sampled_from(["", *DTYPES]), widen_on_overflow=st.booleans(), packing=st.booleans(),
     positions=POSITIONS, tokens_field=TEXT, row_filters=st.lists(FILTERS, max_size=2).map(tuple),
-    max_documents=st.none() | COUNTS, sink_ratio=st.none() | st.floats(1, 1e6),
+    max_documents=st.none() | COUNTS, sink_ratio=st.none() | st.floats(1, 1e6), rows_of=TEXT,
 )  # fmt: skip
 
 
