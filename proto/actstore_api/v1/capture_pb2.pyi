@@ -129,7 +129,7 @@ class FeaturePositions(_message.Message):
     def __init__(self, sae: _Optional[str] = ..., feature: _Optional[int] = ...) -> None: ...
 
 class CaptureSpecification(_message.Message):
-    __slots__ = ("run", "model", "dataset", "context_length", "bos", "dense_sites", "norm_sites", "saes", "dtype", "sequences_per_shard", "sequences_per_batch", "storage_dtype", "widen_on_overflow", "packing", "positions", "sink_ratio")
+    __slots__ = ("run", "model", "dataset", "context_length", "bos", "dense_sites", "norm_sites", "saes", "dtype", "sequences_per_shard", "sequences_per_batch", "storage_dtype", "widen_on_overflow", "packing", "positions", "sink_ratio", "rows_of")
     RUN_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +146,7 @@ class CaptureSpecification(_message.Message):
     PACKING_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     SINK_RATIO_FIELD_NUMBER: _ClassVar[int]
+    ROWS_OF_FIELD_NUMBER: _ClassVar[int]
     run: str
     model: ModelReference
     dataset: DatasetReference
@@ -162,7 +163,8 @@ class CaptureSpecification(_message.Message):
     packing: bool
     positions: PositionSelection
     sink_ratio: float
-    def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: _Optional[_Union[BosPolicy, str]] = ..., dense_sites: _Optional[_Iterable[str]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., dtype: _Optional[str] = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ..., storage_dtype: _Optional[str] = ..., widen_on_overflow: bool = ..., packing: bool = ..., positions: _Optional[_Union[PositionSelection, _Mapping]] = ..., sink_ratio: _Optional[float] = ...) -> None: ...
+    rows_of: str
+    def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: _Optional[_Union[BosPolicy, str]] = ..., dense_sites: _Optional[_Iterable[str]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., dtype: _Optional[str] = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ..., storage_dtype: _Optional[str] = ..., widen_on_overflow: bool = ..., packing: bool = ..., positions: _Optional[_Union[PositionSelection, _Mapping]] = ..., sink_ratio: _Optional[float] = ..., rows_of: _Optional[str] = ...) -> None: ...
 
 class CaptureFailure(_message.Message):
     __slots__ = ("reason", "message", "details")
