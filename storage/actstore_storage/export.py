@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.rows import TOKEN_COLUMNS, TokenFilter, dense_matrix, read_activations
-from actstore_storage.sites import HEAD_KINDS, parse_site
+from actstore_storage.sites import parse_site
 from actstore_storage.snapshot import Snapshot
 
 _SAFETENSORS_TYPES = {
@@ -170,7 +170,7 @@ def _long_name(site: str) -> str:
         raise BadRequest(
             f"SAELens has no name for one head: {site}", field="site", value=site, allowed=str(found.whole)
         )
-    return f"blocks.{found.layer}.{'attn.' if found.kind in HEAD_KINDS else ''}hook_{found.kind}"
+    return found.long_name
 
 
 def _check_empty(folder: Path) -> None:

@@ -13,11 +13,17 @@ from actstore_storage.errors import BadRequest
 # In the order in which a forward pass meets them in a block; each is a vector of d_model. Post-LN blocks alone have the
 # last: there resid_mid and resid_post are sums before their LayerNorm.
 RESIDUAL_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "normalized_resid_post")
+# Vectors of d_model that are no part of the residual stream: what the MLP reads, after its norm with gain and bias.
+# TransformerLens calls it `mlp.hook_in`; its `hook_mlp_in` is another place, before the norm.
+INNER_KINDS = ("mlp_input",)
 # q, k and v before rotary embedding and norms of their own; pattern: each head's attention weights, after softmax.
 HEAD_KINDS = ("q", "k", "v", "pattern", "z")
-KINDS = RESIDUAL_KINDS + HEAD_KINDS
+KINDS = RESIDUAL_KINDS + INNER_KINDS + HEAD_KINDS
 _SHORT = re.compile(r"([a-z_]+)\.(\d+)(?:\.(\d+))?")
-_LONG = re.compile(r"blocks\.(\d+)\.(attn\.)?hook_([a-z_]+)")
+_LONG = re.compile(r"blocks\.(\d+)\.(attn\.|mlp\.)?hook_([a-z_]+)")
+_LONG_NAMES = {kind: f"hook_{kind}" for kind in RESIDUAL_KINDS} | {kind: f"attn.hook_{kind}" for kind in HEAD_KINDS}
+_LONG_NAMES["mlp_input"] = "mlp.hook_in"
+_KINDS_BY_LONG_NAME = {name: kind for kind, name in _LONG_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,11 @@ class Site:
 
     def __str__(self) -> str:
         return f"{self.kind}.{self.layer}" + ("" if self.head is None else f".{self.head}")
+
+    @property
+    def long_name(self) -> str:
+        """As TransformerLens has it, which has no name for one head."""
+        return f"blocks.{self.layer}.{_LONG_NAMES[self.kind]}"
 
     @property
     def whole(self) -> "Site":
@@ -46,8 +57,8 @@ def parse_site(
     short, long = _SHORT.fullmatch(text), _LONG.fullmatch(text)
     if short:
         site = Site(int(short[2]), short[1], None if short[3] is None else int(short[3]))
-    elif long and bool(long[2]) == (long[3] in HEAD_KINDS):
-        site = Site(int(long[1]), long[3])
+    elif long and (kind := _KINDS_BY_LONG_NAME.get(f"{long[2] or ''}hook_{long[3]}")):
+        site = Site(int(long[1]), kind)
     else:
         raise _unknown(text, kinds, layer_count)
     if site.kind not in kinds or (layer_count is not None and site.layer >= layer_count):

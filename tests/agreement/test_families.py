@@ -28,11 +28,12 @@ def load(folder: Path) -> LanguageModel:
 
 def compare(model: LanguageModel, cache: dict[str, Tensor]) -> None:
     """Heads are an axis of their own there, and attention weights are [batch, head, query, key]."""
-    kinds = (*model.kinds, *HEAD_KINDS)
+    kinds = (*model.kinds, *model.inner_kinds, *HEAD_KINDS)
     sites = [Site(layer, kind) for layer in range(model.layer_count) for kind in kinds]
     for site, tensor in observe(model, IDS, None, sites).items():
-        with_heads = site.kind in HEAD_KINDS
-        theirs = cache[f"blocks.{site.layer}.{'attn.' if with_heads else ''}hook_{site.kind}"]
+        # OPT has no module that is its MLP: there the input is that of its first half.
+        within = site.long_name.replace("mlp.", "mlp.in.") if model.family.name == "opt" else site.long_name
+        theirs = cache[within]
         theirs = theirs.transpose(1, 2) if site.kind == "pattern" else theirs
         torch.testing.assert_close(tensor, theirs.flatten(2), rtol=1e-4, atol=1e-5, msg=f"{model.name} {site}")
 

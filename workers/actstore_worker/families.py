@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import RESIDUAL_KINDS
+from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Family:
         missing = {"resid_mid"} if getattr(config, "use_parallel_residual", False) else set()
         return tuple(kind for kind in RESIDUAL_KINDS if kind in self.taps and kind not in missing)
 
+    @property
+    def inner_kinds(self) -> tuple[str, ...]:
+        return tuple(kind for kind in INNER_KINDS if kind in self.taps)
+
     def attention_implementation(self, config: Any) -> str:
         """What attention runs with, in transformers' words."""
         # Transformers honours GPT-2's option in eager attention only, and ignores it elsewhere without a word; so it
@@ -85,8 +89,13 @@ class Family:
         return layers
 
 
-def _taps(attention: str, projection: str, mlp: str, middle: str, heads: Mapping[str, Tap]) -> dict[str, Tap]:
-    """A pre-LN block: attention's and the MLP's outputs are added to the residual as they come."""
+def _taps(
+    attention: str, projection: str, mlp: str, middle: str, heads: Mapping[str, Tap], mlp_reader: str | None = None
+) -> dict[str, Tap]:
+    """A pre-LN block: attention's and the MLP's outputs are added to the residual as they come.
+
+    `mlp_reader` is the MLP's first module where the MLP is none by itself.
+    """
     return {
         "resid_pre": Tap("", is_input=True),
         **heads,
@@ -94,6 +103,7 @@ def _taps(attention: str, projection: str, mlp: str, middle: str, heads: Mapping
         "z": Tap(projection, is_input=True),
         "attn_out": Tap(attention),
         "resid_mid": Tap(middle, is_input=True),
+        "mlp_input": Tap(mlp if mlp_reader is None else mlp_reader, is_input=True),
         "mlp_out": Tap(mlp),
         "resid_post": Tap(""),
     }
@@ -151,7 +161,7 @@ FAMILIES: Mapping[str, Family] = {
             "model",
             "model.decoder.layers",
             "model.decoder.final_layer_norm",
-            _taps("self_attn", "self_attn.out_proj", "fc2", "final_layer_norm", _separate("self_attn")),
+            _taps("self_attn", "self_attn.out_proj", "fc2", "final_layer_norm", _separate("self_attn"), "fc1"),
         ),
         Family("bert", "", "encoder.layer", "", _BERT, causal=False, auto_class=AutoModel),
     )

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -88,6 +89,11 @@ class ModelDescription:
         return self.family.kinds(self.config)
 
     @property
+    def inner_kinds(self) -> tuple[str, ...]:
+        """Kinds of d_model's width that are no part of the residual stream."""
+        return self.family.inner_kinds
+
+    @property
     def head_counts(self) -> Mapping[str, int]:
         """How many heads a site of each kind has: of k and v, where queries share them, fewer."""
         shared = getattr(self.config, "num_key_value_heads", None) or self.head_count
@@ -120,6 +126,13 @@ class LanguageModel(ModelDescription):
     @property
     def layers(self) -> nn.ModuleList:
         return self.family.layers_of(self.module)
+
+    def unembed(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocabulary"]:
+        """Logits of what the final norm gave, with Gemma 2's soft cap."""
+        module: Any = self.module
+        logits: Tensor = module.get_output_embeddings()(normed)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def describe_model(source: ModelSource) -> ModelDescription:

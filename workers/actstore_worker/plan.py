@@ -171,7 +171,8 @@ def _shape(request: CaptureRequest, model: ModelDescription) -> SequenceShape:
 
 def _sites(request: CaptureRequest, model: ModelDescription) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     """Dense sites may have heads; norms are of residual kinds."""
-    dense = expand_sites(request.dense_sites, (*model.kinds, *HEAD_KINDS), model.layer_count, model.head_counts)
+    kinds = (*model.kinds, *model.inner_kinds, *HEAD_KINDS)
+    dense = expand_sites(request.dense_sites, kinds, model.layer_count, model.head_counts)
     norms = expand_sites(request.norm_sites or model.kinds, model.kinds, model.layer_count)
     return dense, norms
 
