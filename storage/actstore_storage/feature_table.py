@@ -17,6 +17,8 @@ from actstore_storage.index_merge import PART_ROWS, Sources, feature_ranges, tok
 from actstore_storage.snapshot import Snapshot
 
 FEATURES_MAX = 1_000_000
+# So many features are read one by one rather than all of the SAE's.
+FEW_FEATURES = 256
 STATISTICS = ("density", "active_tokens", "maximum", "mean_when_active", "token_r2")
 
 
@@ -77,7 +79,7 @@ def feature_table(
         reader.check(feature)
     columns = statistics_columns(reader, exclude)
     if search.wants_token_r2:
-        columns["token_r2"] = token_r2_of_all(reader, exclude).corrected
+        columns["token_r2"] = _token_r2_column(reader, search.features, exclude)
     keep = np.ones(reader.d_sae, bool)
     if search.features:
         keep &= np.isin(columns["feature"], search.features)
@@ -94,10 +96,27 @@ def feature_table(
 def token_r2(snapshot: Snapshot, sae: str, feature: int, *, exclude: frozenset[str] = DEFAULT_EXCLUSION) -> TokenR2:
     """Reads the feature's activations and how often each token occurs."""
     reader = FeatureReader(snapshot, sae)
+    return _token_r2_of_one(reader, feature, exclude, _kept_counts(reader, exclude))
+
+
+def _token_r2_of_one(
+    reader: FeatureReader, feature: int, exclude: frozenset[str], counts: npt.NDArray[np.int64]
+) -> TokenR2:
     entries = reader.ranking(feature, exclude).all()
-    counts = _kept_counts(reader, exclude)
     found = _r2(np.zeros(len(entries), np.int64), entries.token, entries.activation, counts, 1)
     return TokenR2(float(found.raw[0]), float(found.corrected[0]))
+
+
+def _token_r2_column(
+    reader: FeatureReader, features: tuple[int, ...], exclude: frozenset[str]
+) -> npt.NDArray[np.float64]:
+    """Corrected, of each feature. Where a few are named, of the others it is NaN, which nobody sees."""
+    if not 0 < len(features) <= FEW_FEATURES:
+        return token_r2_of_all(reader, exclude).corrected
+    found, counts = np.full(reader.d_sae, np.nan), _kept_counts(reader, exclude)
+    for feature in set(features):
+        found[feature] = _token_r2_of_one(reader, feature, exclude, counts).corrected
+    return found
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from actstore_storage.rows import TokenFilter
 from actstore_storage.runs import open_run
 from actstore_storage.shard import TokenRows
 from actstore_storage.snapshot import Snapshot
+from tests.storage.feature_twins import EXCLUSIONS, slow_r2
 from tests.storage.random_run import SAE, VOCABULARY, RandomRun, make_run, write_run
 
 RUN = make_run(9, sequences=60, longest=30, sequences_per_shard=7, d_sae=9)
-EXCLUSIONS = [frozenset[str](), frozenset({"bos"}), frozenset({"bos", "special"})]
 
 
 def stored(run: RandomRun, folder: Path, *, merged: bool) -> Snapshot:
@@ -32,16 +32,6 @@ def stored(run: RandomRun, folder: Path, *, merged: bool) -> Snapshot:
 @pytest.fixture(scope="module", params=[False, True], ids=["shards", "merged"])
 def snapshot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     return stored(RUN, tmp_path_factory.mktemp("store"), merged=request.param)
-
-
-def slow_r2(run: RandomRun, feature: int, exclude: frozenset[str]) -> tuple[float, float]:
-    kept = run.kept(exclude)
-    values, tokens = run.features[kept, feature].astype(np.float64), run.tokens.token[kept]
-    means = {token: values[tokens == token].mean() for token in set(tokens.tolist())}
-    explained = np.var([means[token] for token in tokens.tolist()])
-    raw = explained / values.var() if values.var() else float("nan")
-    count, distinct = len(values), len(means)
-    return raw, 1 - (1 - raw) * (count - 1) / (count - distinct)
 
 
 @pytest.mark.parametrize("exclude", EXCLUSIONS)
@@ -59,6 +49,9 @@ def test_every_feature(snapshot: Snapshot, exclude: frozenset[str]) -> None:
         assert row["mean_when_active"] == pytest.approx(active.mean() if len(active) else 0, rel=1e-12)
         raw, corrected = slow_r2(RUN, row["feature"], exclude)
         assert row["token_r2"] == pytest.approx(corrected, abs=1e-12, nan_ok=True)
+        named = FeatureSearch(with_token_r2=True, features=(row["feature"],))
+        [alone] = feature_table(snapshot, SAE, named, exclude=exclude).to_pylist()
+        assert alone == pytest.approx(row, nan_ok=True, abs=1e-12)
         one = token_r2(snapshot, SAE, row["feature"], exclude=exclude)
         assert (one.raw, one.corrected) == pytest.approx((raw, corrected), abs=1e-12, nan_ok=True)
     in_parts = token_r2_of_all(FeatureReader(snapshot, SAE), exclude, part_rows=50)
