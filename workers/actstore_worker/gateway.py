@@ -1,7 +1,8 @@
-"""CaptureService and PatchingService as the workers answer them. Knows nothing of Ray, but keeps its ingress's ways:
+"""CaptureService, PatchingService and SaeService as the workers answer them.
 
-a method gets the request and a `grpc_context`, and a failure is what it sets there, for the trailers that carry
-google.rpc.Status are sent with a returned message and not with an exception.
+Knows nothing of Ray, but keeps its ingress's ways: a method gets the request and a `grpc_context`, and a failure is
+what it sets there, for the trailers that carry google.rpc.Status are sent with a returned message and not with an
+exception.
 """
 
 import hmac
@@ -10,9 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from actstore_api.reasons import REASONS, to_status
-from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, patching_pb2, sae_pb2
 from actstore_storage.errors import ActstoreError
 from actstore_worker import wire
+from actstore_worker.live import messages
+from actstore_worker.live.questions import Answer, Question
 from actstore_worker.patching.plan import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult
 from actstore_worker.progress import Estimate, Progress, Totals
@@ -39,10 +42,12 @@ class Captures(Protocol):
     async def totals(self) -> Totals: ...
 
 
-class Sweeps(Protocol):
+class Models(Protocol):
     """The model replicas, from here."""
 
     def run(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]: ...
+
+    async def ask(self, question: Question) -> Answer: ...
 
 
 class Context(Protocol):
@@ -60,9 +65,9 @@ class Context(Protocol):
 class Gateway:
     """Every call must bring `authorization: Bearer <token>`; only the service knows the token."""
 
-    def __init__(self, token: str, captures: Captures, sweeps: Sweeps) -> None:
+    def __init__(self, token: str, captures: Captures, models: Models) -> None:
         self._expected = f"Bearer {token}".encode()
-        self._captures, self._sweeps = captures, sweeps
+        self._captures, self._models = captures, models
 
     async def StartCapture(  # noqa: N802
         self, request: capture_pb2.StartCaptureRequest, grpc_context: Context
@@ -96,6 +101,42 @@ class Gateway:
         async for message in self._stream(self._sweep, request, grpc_context, patching_pb2.RunSweepResponse):
             yield message
 
+    async def EncodeText(  # noqa: N802
+        self, request: sae_pb2.EncodeTextRequest, grpc_context: Context
+    ) -> sae_pb2.EncodeTextResponse:
+        return await self._ask(messages.ENCODE_TEXT, request, grpc_context)
+
+    async def GetLogitLens(  # noqa: N802
+        self, request: sae_pb2.GetLogitLensRequest, grpc_context: Context
+    ) -> sae_pb2.GetLogitLensResponse:
+        return await self._ask(messages.GET_LOGIT_LENS, request, grpc_context)
+
+    async def AblateText(  # noqa: N802
+        self, request: sae_pb2.AblateTextRequest, grpc_context: Context
+    ) -> sae_pb2.AblateTextResponse:
+        return await self._ask(messages.ABLATE_TEXT, request, grpc_context)
+
+    async def AblateDirection(  # noqa: N802
+        self, request: sae_pb2.AblateDirectionRequest, grpc_context: Context
+    ) -> sae_pb2.AblateDirectionResponse:
+        return await self._ask(messages.ABLATE_DIRECTION, request, grpc_context)
+
+    async def FindNeighbours(  # noqa: N802
+        self, request: sae_pb2.FindNeighboursRequest, grpc_context: Context
+    ) -> sae_pb2.FindNeighboursResponse:
+        return await self._ask(messages.FIND_NEIGHBOURS, request, grpc_context)
+
+    async def CheckSae(  # noqa: N802
+        self, request: sae_pb2.CheckSaeRequest, grpc_context: Context
+    ) -> sae_pb2.CheckSaeResponse:
+        return await self._ask(messages.CHECK_SAE, request, grpc_context)
+
+    async def _ask(self, verb: messages.Verb[Request, Response], request: Request, context: Context) -> Response:
+        async def answer(asked: Request) -> Response:
+            return verb.message(await self._models.ask(verb.question(asked)))
+
+        return await self._answer(answer, request, context, verb.response)
+
     async def _start(self, request: capture_pb2.StartCaptureRequest) -> capture_pb2.StartCaptureResponse:
         run = await self._captures.submit(wire.capture_request(request.specification))
         return capture_pb2.StartCaptureResponse(run=run)
@@ -120,7 +161,7 @@ class Gateway:
             ended = progress.ended
 
     async def _sweep(self, request: patching_pb2.RunSweepRequest) -> AsyncIterator[patching_pb2.RunSweepResponse]:
-        async for update in self._sweeps.run(wire.sweep_request(request)):
+        async for update in self._models.run(wire.sweep_request(request)):
             yield wire.sweep_response(update)
 
     async def _answer(

@@ -82,10 +82,7 @@ def _check_logits(model: LanguageModel, ids: Int[Tensor, "1 position"], last: Te
     module: Any = model.module
     with torch.inference_mode():
         logits = module(input_ids=ids, use_cache=False).logits
-        normed = module.get_submodule(model.family.final_norm)(last)
-        found = module.get_output_embeddings()(normed)
-        cap = getattr(model.config, "final_logit_softcapping", None)
-        found = cap * torch.tanh(found / cap) if cap else found
+        found = model.unembed(module.get_submodule(model.family.final_norm)(last))
     _compare(model, "logits", logits, found.to(logits.device))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actstore_storage.opening import S3Access
+from actstore_worker.live.questions import LiveLimits
 from actstore_worker.patching.plan import PatchingLimits
 
 
@@ -60,11 +61,11 @@ class MergeLimits:
 class RayLimits:
     # Shared memory for what actors hand each other: sequences of shards, tables of sweeps.
     object_store_bytes: int = 256 * 2**20
-    # Model replicas for sweeps: one always, more under load, never more than GPUs where there are any.
+    # Model replicas for sweeps and questions: one always, more under load, never more than GPUs where there are any.
     model_replicas: int = 2
     # Models that one replica keeps loaded.
     models_per_replica: int = 2
-    # Sweeps that one replica runs at once; one more waits in the queue, then in the gateway.
+    # Sweeps and questions that one replica runs at once; one more waits in the queue, then in the gateway.
     sweeps_per_replica: int = 2
     # Calls that the gateway holds open at once, watches included.
     gateway_calls: int = 200
@@ -97,6 +98,7 @@ class WorkerSettings:
     # None: start a Ray of our own, and stop it in the end.
     ray_address: str | None = None
     patching: PatchingLimits = field(default_factory=PatchingLimits)
+    live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
     merging: MergeLimits = field(default_factory=MergeLimits)
     ray: RayLimits = field(default_factory=RayLimits)

@@ -38,6 +38,9 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.gateway import Gateway
+from actstore_worker.live.answering import LiveAnswers
+from actstore_worker.live.questions import Answer as LiveAnswer
+from actstore_worker.live.questions import Question, SaeQuestion
 from actstore_worker.loading import load_model
 from actstore_worker.merging import Merging, write_part
 from actstore_worker.model import LanguageModel
@@ -293,9 +296,18 @@ class _RemoteModels:
     def __init__(self, handle: serve.handle.DeploymentHandle) -> None:
         self._handle = handle
 
+    async def ask(self, question: Question) -> LiveAnswer:
+        """Goes to a replica that has the model, if one has; a question that names none goes to any."""
+        model_id = _model_id(question.model, question.revision) if isinstance(question, SaeQuestion) else ""
+        response = self._handle.options(multiplexed_model_id=model_id).ask.remote(question)
+        try:
+            return await _answer(response)
+        finally:
+            response.cancel()
+
     async def run(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]:
         """Goes to a replica that has the model, if one has."""
-        model_id = json.dumps([request.model, request.revision])
+        model_id = _model_id(request.model, request.revision)
         updates = self._handle.options(stream=True, multiplexed_model_id=model_id).sweep.remote(request)
         try:
             async for update in updates:
@@ -308,6 +320,10 @@ class _RemoteModels:
             updates.cancel()
 
 
+def _model_id(name: str, revision: str) -> str:
+    return json.dumps([name, revision])
+
+
 def _model_replica(models_per_replica: int) -> type:
     """The deployment's class; Serve wants the number of models at the decorator."""
 
@@ -315,8 +331,10 @@ def _model_replica(models_per_replica: int) -> type:
         def __init__(self, settings: WorkerSettings) -> None:
             self._catalogue = ModelCatalogue(settings.model_folders, settings.allow_hub)
             self._limits = settings.patching
-            # A sweep hooks its model while it runs a slice, so slices of several sweeps take turns.
+            # A pass hooks its model while it runs, so slices of sweeps and passes of questions take turns.
             self._turn = threading.Lock()
+            bucket = open_bucket(settings.store, settings.s3)
+            self._live = LiveAnswers(self._catalogue, bucket, _device(), self._turn, settings.live)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
         async def model(self, model_id: str) -> LanguageModel:
@@ -328,6 +346,15 @@ def _model_replica(models_per_replica: int) -> type:
             updates = run_sweep(model, request, self._limits)
             while (update := await asyncio.to_thread(self._next, updates)) is not None:
                 yield update
+
+        async def ask(self, question: Question) -> LiveAnswer:
+            named = await asyncio.to_thread(self._live.model_of, question)
+            model = None if named is None else await self.model(_model_id(*named))
+            stop = threading.Event()
+            try:
+                return await asyncio.to_thread(self._live.answer, question, model, stop)
+            finally:
+                stop.set()  # a caller who went away leaves no passes to be run
 
         def _next(self, updates: Iterator[SweepProgress | SweepResult]) -> SweepProgress | SweepResult | None:
             with self._turn:
@@ -344,6 +371,7 @@ def add_services(servicer: object, server: Any) -> None:
     server.service_handler_factory = drop_empty_messages(server.service_handler_factory)
     service_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_PatchingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    service_pb2_grpc.add_SaeServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
 
 def drop_empty_messages(factory: Callable[..., Any]) -> Callable[..., Any]:

@@ -43,31 +43,31 @@ def capture_request(message: capture_pb2.CaptureSpecification) -> CaptureRequest
     """Errors: BadRequest for an absent model or dataset, or an enum value that this version does not know."""
     return CaptureRequest(
         run=message.run,
-        model=_required(message.model.name, "model"),
+        model=required(message.model.name, "model"),
         model_revision=message.model.revision,
-        dataset=_required(message.dataset.name, "dataset"),
+        dataset=required(message.dataset.name, "dataset"),
         text_field=message.dataset.text_field,
-        max_tokens=_given(message.dataset, "max_tokens"),
-        context_length=_given(message, "context_length"),
-        prepend_bos=_bos(message.bos),
+        max_tokens=given(message.dataset, "max_tokens"),
+        context_length=given(message, "context_length"),
+        prepend_bos=prepend_bos(message.bos),
         dense_sites=tuple(message.dense_sites),
         norm_sites=tuple(message.norm_sites),
         saes=tuple(message.saes),
         dtype=message.dtype,
-        sequences_per_shard=_given(message, "sequences_per_shard"),
-        sequences_per_batch=_given(message, "sequences_per_batch"),
+        sequences_per_shard=given(message, "sequences_per_shard"),
+        sequences_per_batch=given(message, "sequences_per_batch"),
         storage_dtype=message.storage_dtype,
         widen_on_overflow=message.widen_on_overflow,
         packing=message.packing,
         positions=_positions(message.positions),
         tokens_field=message.dataset.tokens_field,
         row_filters=tuple(_row_filter(found) for found in message.dataset.filters),
-        max_documents=_given(message.dataset, "max_documents"),
-        sink_ratio=_given(message, "sink_ratio"),
+        max_documents=given(message.dataset, "max_documents"),
+        sink_ratio=given(message, "sink_ratio"),
     )
 
 
-def _given(message: Any, name: str) -> Any:
+def given(message: Any, name: str) -> Any:
     return getattr(message, name) if message.HasField(name) else None
 
 
@@ -86,7 +86,7 @@ def _positions(message: capture_pb2.PositionSelection) -> Positions:
 
 def _row_filter(message: capture_pb2.RowFilter) -> RowFilter:
     field = "dataset.filters"
-    column = _required(message.column, field)
+    column = required(message.column, field)
     if message.comparison not in _COMPARISONS:
         raise BadRequest(
             f"comparison {message.comparison} of {column} is not known",
@@ -136,7 +136,7 @@ def totals_message(totals: Totals) -> capture_pb2.GetCaptureTotalsResponse:
 def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
     """Errors: BadRequest for an absent model, or an enum value that this version does not know."""
     return SweepRequest(
-        model=_required(message.model.name, "model"),
+        model=required(message.model.name, "model"),
         revision=message.model.revision,
         clean=message.clean,
         corrupt=message.corrupt,
@@ -145,7 +145,7 @@ def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
         sites=tuple(message.sites),
         layers=tuple(message.layers),
         directions=tuple(_direction(value) for value in message.directions),
-        prepend_bos=_bos(message.bos),
+        prepend_bos=prepend_bos(message.bos),
     )
 
 
@@ -154,11 +154,11 @@ def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweep
         progress = patching_pb2.SweepProgress(cells_done=update.cells_done, cells_total=update.cells_total)
         return patching_pb2.RunSweepResponse(progress=progress)
     result = patching_pb2.SweepResult(
-        cells=_table(update.cells),
-        tokens=_table(update.tokens),
+        cells=table_message(update.cells),
+        tokens=table_message(update.tokens),
         clean_logit_difference=update.clean_logit_difference,
         corrupt_logit_difference=update.corrupt_logit_difference,
-        provenance=_provenance(update.provenance),
+        provenance=provenance_message(update.provenance),
     )
     return patching_pb2.RunSweepResponse(result=result)
 
@@ -170,24 +170,24 @@ def failure_of(error: Exception) -> Failure:
     return Failure(error.reason, error.message, error.details)
 
 
-def _provenance(provenance: Provenance) -> common_pb2.Provenance:
+def provenance_message(provenance: Provenance) -> common_pb2.Provenance:
     return common_pb2.Provenance(**{item.name: getattr(provenance, item.name) for item in fields(provenance)})
 
 
-def _table(table: pa.Table) -> common_pb2.Table:
+def table_message(table: pa.Table) -> common_pb2.Table:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return common_pb2.Table(arrow_ipc_stream=sink.getvalue().to_pybytes())
 
 
-def _required(value: str, field: str) -> str:
+def required(value: str, field: str) -> str:
     if not value:
         raise BadRequest(f"{field} is required", field=field, value="", allowed="a name")
     return value
 
 
-def _bos(value: int) -> bool | None:
+def prepend_bos(value: int) -> bool | None:
     if value not in _BOS:
         raise BadRequest(f"bos {value} is not known", field="bos", value=value, allowed=sorted(_BOS))
     return _BOS[value]

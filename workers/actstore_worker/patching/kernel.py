@@ -98,13 +98,14 @@ def _replacement(rows: Sequence[int], cells: Sequence[Cell], source: Tensor, hea
 def _last_logits(
     model: LanguageModel, tokens: Int[Tensor, "batch position"], changes: Mapping[Site, Change]
 ) -> Float[Tensor, "batch vocabulary"]:
-    with _changed(model, changes, tokens.shape):
+    with changing(model, changes, tokens.shape):
         logits: Tensor = model.module(input_ids=tokens, use_cache=False, logits_to_keep=1).logits
     return logits[:, -1]
 
 
 @contextmanager
-def _changed(model: LanguageModel, changes: Mapping[Site, Change], shape: torch.Size) -> Iterator[None]:
+def changing(model: LanguageModel, changes: Mapping[Site, Change], shape: torch.Size) -> Iterator[None]:
+    """While it lasts, the model computes with those sites changed; of token ids of that shape [batch, position]."""
     handles: list[RemovableHandle] = []
     try:
         for site, change in changes.items():

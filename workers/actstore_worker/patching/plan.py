@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import Site
 from actstore_worker.model import LanguageModel
+from actstore_worker.prompts import check_causal, check_length, prepends_bos, text_ids, token_texts, with_bos
 
 PATCH_KINDS = ("resid_pre", "attn_out", "mlp_out", "z")
 DIRECTIONS = ("denoise", "noise")
@@ -63,8 +64,8 @@ class SweepPlan:
 
 def plan_sweep(model: LanguageModel, request: SweepRequest, limits: PatchingLimits) -> SweepPlan:
     """Errors: BadRequest for everything that the caller can get wrong, before any forward pass."""
-    _check_causal(model)
-    prepend_bos = _prepends_bos(model, request.prepend_bos)
+    check_causal(model, "it predicts no next token whose logits a patch could change")
+    prepend_bos = prepends_bos(model, request.prepend_bos)
     clean = _prompt_tokens(model, "clean", request.clean, prepend_bos)
     corrupt = _prompt_tokens(model, "corrupt", request.corrupt, prepend_bos)
     _check_lengths(model, clean, corrupt)
@@ -92,22 +93,11 @@ def _cells(kinds: Sequence[str], layers: Sequence[int], positions: int, head_cou
                 yield from (Cell(Site(layer, kind), position, head) for head in heads)
 
 
-def _prepends_bos(model: LanguageModel, asked: bool | None) -> bool:
-    if asked and model.bos_id is None:
-        raise BadRequest(
-            f"the tokenizer of {model.name!r} has no BOS token to prepend",
-            field="bos",
-            value="prepend",
-            allowed="none",
-        )
-    return model.bos_id is not None if asked is None else asked
-
-
 def _prompt_tokens(model: LanguageModel, field: str, text: str, prepend_bos: bool) -> tuple[int, ...]:
-    tokens = _encode(model, text)
+    tokens = text_ids(model, text)
     if not tokens:
         raise BadRequest(f"the {field} prompt has no tokens", field=field, value=text, allowed="text")
-    return (model.bos_id, *tokens) if prepend_bos and model.bos_id is not None else tokens
+    return with_bos(model, tokens, prepend_bos)
 
 
 def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence[int]) -> None:
@@ -120,18 +110,11 @@ def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence
             value=f"{len(corrupt)} tokens",
             allowed=f"{len(clean)} tokens",
         )
-    if len(clean) > model.context_length:
-        raise BadRequest(
-            f"the prompts have {len(clean)} tokens; {model.name!r} reads at most {model.context_length}",
-            reason="LIMIT_EXCEEDED",
-            field="clean",
-            value=f"{len(clean)} tokens",
-            allowed=f"at most {model.context_length} tokens",
-        )
+    check_length(model, "clean", len(clean), "the prompts have")
 
 
 def _answer_token(model: LanguageModel, field: str, text: str) -> int:
-    tokens = _encode(model, text)
+    tokens = text_ids(model, text)
     if len(tokens) != 1:
         raise BadRequest(
             f"{field} {text!r} is {len(tokens)} tokens: {_shown(model, tokens)}; an answer is one token, with its "
@@ -142,18 +125,6 @@ def _answer_token(model: LanguageModel, field: str, text: str) -> int:
             allowed="text of one token",
         )
     return tokens[0]
-
-
-def _check_causal(model: LanguageModel) -> None:
-    if not model.family.causal:
-        raise BadRequest(
-            f"{model.name!r} is a {model.family.name} model, an encoder: it predicts no next token whose logits "
-            "a patch could change",
-            reason="MODEL_UNSUPPORTED",
-            field="model",
-            value=model.name,
-            allowed="a causal language model",
-        )
 
 
 def _kinds(model: LanguageModel, asked: Sequence[str]) -> tuple[str, ...]:
@@ -201,16 +172,6 @@ def _check_cell_count(model: LanguageModel, kinds: Sequence[str], columns: int, 
             value=count,
             allowed=f"at most {limits.cells}",
         )
-
-
-def token_texts(model: LanguageModel, tokens: Iterable[int]) -> list[str]:
-    """The text of each token alone, as the registry of models stores it."""
-    ids = [[token] for token in tokens]
-    return list(model.tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _encode(model: LanguageModel, text: str) -> tuple[int, ...]:
-    return tuple(model.tokenizer.encode(text, add_special_tokens=False))
 
 
 def _shown(model: LanguageModel, tokens: Iterable[int]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import pyarrow as pa
 from jaxtyping import Float
@@ -12,7 +11,9 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.snapshot import Provenance
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.kernel import FullForward, Kernel, Recording, record
-from actstore_worker.patching.plan import PatchingLimits, SweepPlan, SweepRequest, plan_sweep, token_texts
+from actstore_worker.patching.plan import PatchingLimits, SweepPlan, SweepRequest, plan_sweep
+from actstore_worker.prompts import token_texts
+from actstore_worker.provenance import live_provenance
 
 # Below this, a normalised effect would be float32 noise (about 1e-5 in a logit) blown up.
 SMALLEST_LOGIT_DIFFERENCE = 1e-3
@@ -81,9 +82,7 @@ def run_sweep(
             "corrupt": pa.array(corrupt.texts, pa.string()),
         }
     )
-    yield SweepResult(
-        pa.concat_tables(tables), tokens, clean.difference, corrupt.difference, _provenance(model, request)
-    )
+    yield SweepResult(pa.concat_tables(tables), tokens, clean.difference, corrupt.difference, live_provenance(model))
 
 
 def _patched(
@@ -131,24 +130,4 @@ def _indistinguishable(clean: float, corrupt: float) -> BadRequest:
         field="corrupt",
         value=f"{abs(clean - corrupt):.6g}",
         allowed=f"a change of at least {SMALLEST_LOGIT_DIFFERENCE:g}",
-    )
-
-
-def _provenance(model: LanguageModel, request: SweepRequest) -> Provenance:
-    """Of a live answer: nothing stored was read, so there is no run, snapshot or shard."""
-    return Provenance(
-        model=request.model,
-        model_revision=request.revision,
-        weights_sha256=model.weights_sha256,
-        tokenizer_sha256=model.tokenizer_sha256,
-        sae_sha256={},
-        dtype=model.dtype,
-        attention_implementation=model.attention_implementation,
-        device=model.device.type,
-        run="",
-        specification_sha256="",
-        snapshot="",
-        shards_committed=0,
-        shards_total=0,
-        code_version=version("actstore"),
     )

@@ -1,0 +1,130 @@
+"""Any question to its answer: finds the SAE, looks whether it goes with the model, and hands both on."""
+
+import threading
+from collections import OrderedDict
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import NotThere
+from actstore_storage.runs import open_run
+from actstore_storage.snapshot import Snapshot
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.live.ablate_direction import ablate_direction
+from actstore_worker.live.ablate_text import ablate_text
+from actstore_worker.live.check import check_sae
+from actstore_worker.live.logit_lens import logit_lens
+from actstore_worker.live.neighbours import find_neighbours
+from actstore_worker.live.passes import Passes
+from actstore_worker.live.questions import (
+    AblateDirection,
+    AblateText,
+    Answer,
+    CheckSae,
+    EncodeText,
+    FindNeighbours,
+    LiveLimits,
+    LogitLens,
+    Question,
+)
+from actstore_worker.live.text import encode_text
+from actstore_worker.model import LanguageModel
+from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
+
+
+class LoadedSaes:
+    """The few that were asked for last. One whose files were written again is read again."""
+
+    def __init__(self, catalogue: ModelCatalogue, device: torch.device, count: int) -> None:
+        self._catalogue, self._device, self._count = catalogue, device, count
+        self._held: OrderedDict[tuple[Path, int], SparseAutoencoder] = OrderedDict()
+        # Held while one is read, so that two questions do not read it twice.
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> SparseAutoencoder:
+        """Errors: as `ModelCatalogue.find_sae` and `load_sae`."""
+        path = self._catalogue.find_sae(name)
+        key = path, _written(path)
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = load_sae(path, name).to(self._device)
+            self._held.move_to_end(key)
+            while len(self._held) > self._count:
+                self._held.popitem(last=False)
+            return self._held[key]
+
+
+class LiveAnswers:
+    """`turn` is held during each forward pass, by all that run the same models."""
+
+    def __init__(
+        self,
+        catalogue: ModelCatalogue,
+        bucket: Bucket,
+        device: torch.device,
+        turn: AbstractContextManager[object],
+        limits: LiveLimits,
+    ) -> None:
+        self._bucket, self._turn, self._limits = bucket, turn, limits
+        self._saes = LoadedSaes(catalogue, device, limits.saes)
+
+    def model_of(self, question: Question) -> tuple[str, str] | None:
+        """Name and revision of the model that it needs. Errors: NotThere RUN_NOT_FOUND."""
+        match question:
+            case FindNeighbours():
+                return None
+            case CheckSae():
+                asked = open_run(self._bucket, question.run).record.specification
+                return asked.model, asked.model_revision
+            case _:
+                return question.model, question.revision
+
+    def answer(self, question: Question, model: LanguageModel | None, stop: threading.Event) -> Answer:
+        """Errors: BadRequest for everything that the caller can get wrong; CANCELLED soon after `stop` is set."""
+        sae = self._saes.get(question.sae)
+        with torch.inference_mode():
+            if isinstance(question, FindNeighbours):
+                return find_neighbours(sae, question, self._limits)
+            assert model is not None  # noqa: S101  by `model_of`
+            check_fit(sae, model)
+            return self._of_model(question, sae, Passes(model, self._turn, stop))
+
+    def _of_model(
+        self,
+        question: EncodeText | LogitLens | AblateText | AblateDirection | CheckSae,
+        sae: SparseAutoencoder,
+        passes: Passes,
+    ) -> Answer:
+        match question:
+            case EncodeText():
+                return encode_text(passes, sae, question)
+            case LogitLens():
+                return logit_lens(passes.model, sae, question, self._limits)
+            case AblateText():
+                return ablate_text(passes, sae, question, self._limits)
+            case AblateDirection():
+                return ablate_direction(passes, sae, question)
+            case CheckSae():
+                snapshot = open_run(self._bucket, question.run)
+                _check_weights(passes.model, snapshot)
+                return check_sae(passes, sae, snapshot, question, self._limits)
+
+
+def _check_weights(model: LanguageModel, snapshot: Snapshot) -> None:
+    """A name may mean other weights by now. Errors: NotThere MODEL_NOT_FOUND."""
+    captured = snapshot.record.specification.weights_sha256
+    if model.weights_sha256 != captured:
+        raise NotThere(
+            f"run {snapshot.record.run} is of weights that model {model.name!r} does not have any more",
+            reason="MODEL_NOT_FOUND",
+            field="model",
+            value=model.weights_sha256,
+            allowed=captured,
+        )
+
+
+def _written(path: Path) -> int:
+    """When the newest of its files was written, in nanoseconds."""
+    return max(place.stat().st_mtime_ns for place in (path, *path.rglob("*")))

@@ -1,0 +1,86 @@
+"""What looks wrong about an SAE on a model, in words that say what to try."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from actstore_storage.sites import Site
+from actstore_worker.sae import SparseAutoencoder
+
+# Another scale or layer is named where it leaves at most this share of the own FVU unexplained. The bundled SAE's own
+# layer leaves less than the best of the others times 0.5, and a scale that is wrong by three leaves a multiple.
+_CLEARLY_BETTER = 0.6
+# How far L0 may be from its claim, as a factor either way.
+_L0_FACTOR = 2.0
+_DEAD_SHARE_LARGE = 0.5
+# Below so many activations of a feature on average, that many fire nowhere says little.
+_ENOUGH_ACTIVATIONS = 10.0
+
+
+@dataclass(frozen=True)
+class Findings:
+    """`quantities` of a check; FVU on a part of the sample by scale of the input (1 is its own), and by site."""
+
+    sae: SparseAutoencoder
+    model: str
+    quantities: Mapping[str, float]
+    fvu_by_scale: Mapping[float, float]
+    fvu_by_site: Mapping[Site, float]
+
+
+def doubts(found: Findings) -> Iterator[str]:
+    yield from _of_model(found)
+    yield from _of_explained(found)
+    yield from _of_scale(found)
+    yield from _of_layer(found)
+    yield from _of_firing(found)
+    yield from _of_loss(found)
+
+
+def _of_model(found: Findings) -> Iterator[str]:
+    """Names are compared without the owner: `EleutherAI/pythia-70m` is `pythia-70m`."""
+    trained, used = (name.rpartition("/")[2].lower() for name in (found.sae.model, found.model))
+    if trained and trained != used:
+        yield f"it was trained on model {found.sae.model!r}, and this run is of {found.model!r}"
+
+
+def _of_explained(found: Findings) -> Iterator[str]:
+    fvu = found.quantities["fvu"]
+    if not fvu < 1:  # also where it is no number
+        yield f"FVU is {fvu:.3g}, so it explains nothing: is the site, the scale or the model wrong?"
+
+
+def _of_scale(found: Findings) -> Iterator[str]:
+    if not found.fvu_by_scale:
+        return
+    scale, fvu = min(found.fvu_by_scale.items(), key=lambda item: item[1])
+    own = found.fvu_by_scale[1.0]
+    if scale != 1 and not fvu > own * _CLEARLY_BETTER:
+        yield f"it expects inputs about {scale:g} times as large: FVU would be {fvu:.3g} instead of {own:.3g}"
+
+
+def _of_layer(found: Findings) -> Iterator[str]:
+    if not found.fvu_by_site:
+        return
+    site, fvu = min(found.fvu_by_site.items(), key=lambda item: item[1])
+    own = found.fvu_by_site[found.sae.site]
+    if site != found.sae.site and not fvu > own * _CLEARLY_BETTER:
+        yield f"it fits {site} better than its own site {found.sae.site}: FVU {fvu:.3g} instead of {own:.3g}"
+
+
+def _of_firing(found: Findings) -> Iterator[str]:
+    l0, claimed = found.quantities["l0"], found.sae.claims.get("l0")
+    if claimed and not claimed / _L0_FACTOR <= l0 <= claimed * _L0_FACTOR:
+        yield f"{l0:.4g} features fire on a token, and its files claim {claimed:.4g}"
+    dead, tokens = found.quantities["dead_share"], found.quantities["tokens"]
+    expected = tokens * l0 / found.sae.d_sae
+    if dead >= _DEAD_SHARE_LARGE and (expected >= _ENOUGH_ACTIVATIONS or l0 == 0):
+        yield f"{dead:.0%} of its features fire on none of {tokens:.0f} tokens"
+
+
+def _of_loss(found: Findings) -> Iterator[str]:
+    recovered = found.quantities.get("loss_recovered")
+    if recovered is not None and recovered < 0:
+        yield (
+            f"loss_recovered is {recovered:.3g}: the model predicts worse with its reconstruction than with nothing in "
+            "its place"
+        )

@@ -1,0 +1,89 @@
+"""Forward passes for one question, some of them with the model changed on the way."""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from actstore_storage.errors import ActstoreError
+from actstore_storage.sites import Site
+from actstore_worker.forward import observe
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching.kernel import Change, changing
+
+# Logits are made in slices of so many elements: of a whole batch they would be many times the batch's activations.
+_LOGITS_MAX = 1 << 24
+UNCHANGED: Mapping[Site, Change] = {}
+
+
+class Passes:
+    """Hooks belong to a module, so all who run it take turns; and once nobody waits for the answer, no more passes run.
+
+    Errors of each pass: ActstoreError CANCELLED.
+    """
+
+    def __init__(self, model: LanguageModel, turn: AbstractContextManager[object], stop: threading.Event) -> None:
+        self.model = model
+        self._turn, self._stop = turn, stop
+
+    def observe(
+        self,
+        ids: Int[Tensor, "batch position"],
+        sites: Iterable[Site],
+        changes: Mapping[Site, Change] = UNCHANGED,
+        attention_mask: Bool[Tensor, "batch position"] | None = None,
+    ) -> dict[Site, Float[Tensor, "batch position width"]]:
+        with self._changed(changes, ids.shape):
+            return observe(self.model, ids, attention_mask, sites)
+
+    def log_probabilities(
+        self, ids: Int[Tensor, "batch position"], changes: Mapping[Site, Change] = UNCHANGED
+    ) -> Float[Tensor, "batch followed"]:
+        """Natural, of each token's true next token; a column less than `ids`."""
+        with self._changed(changes, ids.shape):
+            trunk = self.model.family.decoder(self.model.module)
+            normed: Tensor = trunk(input_ids=ids, use_cache=False).last_hidden_state
+        size = max(1, _LOGITS_MAX // self.model.vocabulary_size)
+        rows, following = normed[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        parts = [self._log_probability(*part) for part in zip(rows.split(size), following.split(size), strict=True)]
+        return torch.cat(parts).view(len(ids), -1)
+
+    def _log_probability(
+        self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        logits = self.model.unembed(normed).float()
+        found: Tensor = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        return found
+
+    @contextmanager
+    def _changed(self, changes: Mapping[Site, Change], shape: torch.Size) -> Iterator[None]:
+        with self._turn:
+            if self._stop.is_set():
+                raise ActstoreError("nobody waits for this answer any more", reason="CANCELLED")
+            with changing(self.model, changes, shape):
+                yield
+
+
+def adding(site: Site, delta: Float[Tensor, "batch position width"]) -> Mapping[Site, Change]:
+    """The changes that add `delta` to what is at `site` from there on.
+
+    resid_mid is no module's output: what attention adds to the residual carries it.
+    """
+    carrier = Site(site.layer, "attn_out") if site.kind == "resid_mid" else site
+    return {carrier: lambda found: found + delta.to(found.dtype)}
+
+
+def setting(
+    sites: Iterable[Site],
+    where: Bool[Tensor, "batch position"],
+    values: Mapping[Site, Float[Tensor, " width"]],
+) -> Mapping[Site, Change]:
+    """The changes that put `values` in place of what is at the sites, `where` that is wanted."""
+
+    def change(value: Tensor) -> Change:
+        return lambda found: torch.where(where[..., None], value.to(found.dtype), found)
+
+    return {site: change(values[site]) for site in sites}

@@ -1,0 +1,140 @@
+"""The questions of proto SaeService and their answers, field by field; defaults are those of the contract."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from actstore_storage.snapshot import Provenance
+
+SIDES = ("decoder", "encoder")
+DELETE, ZERO_EMBEDDING, ZERO_RESIDUAL, MEAN_RESIDUAL = "delete", "zero_embedding", "zero_residual", "mean_residual"
+
+
+@dataclass(frozen=True)
+class LiveLimits:
+    # SAEs that one replica keeps loaded.
+    saes: int = 4
+    # Features of one logit lens, and tokens at each of its ends.
+    lens_features: int = 256
+    lens_tokens: int = 1000
+    # Features in one answer about neighbours.
+    neighbours: int = 1000
+    # Single tokens and pairs that one question takes from a text.
+    ablations: int = 20_000
+    # Stored tokens that one check looks at.
+    check_tokens: int = 131_072
+    # Tokens, summed over the rows, in one forward pass; at least one row always runs.
+    tokens_per_slice: int = 4096
+
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 1:
+            raise ValueError(f"limits of live questions must be positive: {self}")
+
+
+@dataclass(frozen=True)
+class SaeQuestion:
+    """To an SAE and a model. `revision` "" is the model itself."""
+
+    model: str
+    revision: str
+    sae: str
+
+
+@dataclass(frozen=True)
+class EncodeText(SaeQuestion):
+    """`prepend_bos` None: where the tokenizer has a BOS token."""
+
+    text: str
+    prepend_bos: bool | None = None
+
+
+@dataclass(frozen=True)
+class LogitLens(SaeQuestion):
+    features: tuple[int, ...]
+    side: str = "decoder"
+    fold_norm: bool = False
+    longest_unembedding: float | None = None
+    k: int = 20
+
+
+@dataclass(frozen=True)
+class AblateText(SaeQuestion):
+    feature: int
+    text: str
+    position: int | None = None
+    ablation: str = DELETE
+    pairs: bool = False
+    prepend_bos: bool | None = None
+
+
+@dataclass(frozen=True)
+class AblateDirection(SaeQuestion):
+    feature: int
+    text: str
+    prepend_bos: bool | None = None
+
+
+@dataclass(frozen=True)
+class FindNeighbours:
+    """Of `feature`, or where that is None of `vector`."""
+
+    sae: str
+    feature: int | None = None
+    vector: tuple[float, ...] = ()
+    side: str = "decoder"
+    k: int = 20
+
+
+@dataclass(frozen=True)
+class CheckSae:
+    run: str
+    sae: str
+    tokens: int = 8192
+
+
+Question = EncodeText | LogitLens | AblateText | AblateDirection | FindNeighbours | CheckSae
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    tokens: pa.Table
+    activations: pa.Table
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class LensTokens:
+    tokens: pa.Table
+    masked_tokens: int
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class AblatedText:
+    effects: pa.Table
+    tokens: pa.Table
+    position: int
+    activation: float
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class AblatedDirection:
+    tokens: pa.Table
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    features: pa.Table
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class SaeCheck:
+    quantities: pa.Table
+    warnings: tuple[str, ...]
+    provenance: Provenance
+
+
+Answer = EncodedText | LensTokens | AblatedText | AblatedDirection | Neighbours | SaeCheck

@@ -1,0 +1,96 @@
+"""Stored sequences of a run, spread evenly over what is committed, as batches for a model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.products import BOS, SPECIAL
+from actstore_storage.rows import shard_tokens
+from actstore_storage.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class StoredSequence:
+    """`kept`: the tokens that are neither BOS nor special."""
+
+    tokens: Int[NDArray[np.int32], " position"]
+    kept: Bool[NDArray[np.bool_], " position"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded on the right with token 0, which is not `inside`."""
+
+    ids: Int[Tensor, "batch position"]
+    inside: Bool[Tensor, "batch position"]
+    kept: Bool[Tensor, "batch position"]
+
+
+def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
+    """As many whole sequences as hold about so many tokens; at least one, at most all.
+
+    Errors: BadRequest NOTHING_LEFT for a run without a committed token that is neither BOS nor special.
+    """
+    numbers = _spread(snapshot, tokens)
+    size = snapshot.record.specification.sequences_per_shard
+    found: list[StoredSequence] = []
+    for shard in np.unique(numbers // size).tolist():
+        found += _of_shard(snapshot, shard, numbers[numbers // size == shard])
+    if not any(sequence.kept.any() for sequence in found):
+        raise BadRequest(
+            f"run {snapshot.record.run} has no token yet that is neither BOS nor special",
+            reason="NOTHING_LEFT",
+            field="run",
+            value=snapshot.record.run,
+            allowed="a run with committed text",
+        )
+    return found
+
+
+def batches(sequences: Sequence[StoredSequence], tokens: int, device: torch.device) -> Iterator[Batch]:
+    """Of sequences of like length, each of at most so many tokens with its padding, or of one sequence."""
+    rows: list[StoredSequence] = []
+    for sequence in sorted(sequences, key=lambda sequence: len(sequence.tokens)):
+        if rows and (len(rows) + 1) * len(sequence.tokens) > tokens:
+            yield _padded(rows, device)
+            rows = []
+        rows.append(sequence)
+    if rows:
+        yield _padded(rows, device)
+
+
+def _spread(snapshot: Snapshot, tokens: int) -> Int[NDArray[np.int64], " sequence"]:
+    """Numbers of sequences, ascending, evenly spaced among those in committed shards."""
+    size, shards = snapshot.record.specification.sequences_per_shard, snapshot.shards
+    if not len(shards):
+        return np.zeros(0, np.int64)
+    last = snapshot.record.shard_sequences(int(shards[-1]))  # alone may be shorter than the others
+    there = (len(shards) - 1) * size + len(last)
+    wanted = min(there, max(1, round(tokens * there / max(1, snapshot.tokens_committed))))
+    places = (np.arange(wanted) * there) // wanted
+    numbers: Int[NDArray[np.int64], " sequence"] = shards[places // size] * size + places % size
+    return numbers
+
+
+def _of_shard(snapshot: Snapshot, shard: int, numbers: Int[NDArray[np.int64], " sequence"]) -> list[StoredSequence]:
+    (commit,) = snapshot.commits.of_shards(range(shard, shard + 1))
+    table = shard_tokens(snapshot.bucket, commit)
+    sequence, token, flags = (table[name].to_numpy() for name in ("sequence", "token", "flags"))
+    starts, stops = np.searchsorted(sequence, numbers), np.searchsorted(sequence, numbers, side="right")
+    spans = [slice(first, last) for first, last in zip(starts.tolist(), stops.tolist(), strict=True)]
+    return [StoredSequence(token[span], (flags[span] & (BOS | SPECIAL)) == 0) for span in spans]
+
+
+def _padded(rows: Sequence[StoredSequence], device: torch.device) -> Batch:
+    shape = len(rows), max(len(row.tokens) for row in rows)
+    ids, inside, kept = np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    for number, row in enumerate(rows):
+        ids[number, : len(row.tokens)], inside[number, : len(row.tokens)] = row.tokens, True
+        kept[number, : len(row.tokens)] = row.kept
+    return Batch(*(torch.from_numpy(array).to(device) for array in (ids, inside, kept)))

@@ -1,0 +1,27 @@
+"""Where a live answer comes from: nothing stored was read, so there is no run, snapshot or shard."""
+
+from importlib.metadata import version
+
+from actstore_storage.snapshot import Provenance
+from actstore_worker.model import LanguageModel
+from actstore_worker.sae import SparseAutoencoder
+
+
+def live_provenance(model: LanguageModel | None, sae: SparseAutoencoder | None = None) -> Provenance:
+    """Without a model: of an answer that an SAE's weights alone give, in the float32 that they are read in."""
+    return Provenance(
+        model=model.name if model else "",
+        model_revision=model.revision if model else "",
+        weights_sha256=model.weights_sha256 if model else "",
+        tokenizer_sha256=model.tokenizer_sha256 if model else "",
+        sae_sha256={sae.name: sae.sha256} if sae else {},
+        dtype=model.dtype if model else "float32",
+        attention_implementation=model.attention_implementation if model else "",
+        device=model.device.type if model else "",
+        run="",
+        specification_sha256="",
+        snapshot="",
+        shards_committed=0,
+        shards_total=0,
+        code_version=version("actstore"),
+    )
