@@ -1,6 +1,6 @@
 """Every way of choosing examples equals a slow look at all token-major rows, whatever the index is made of."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from actstore_storage.sampling import METHODS, Sample, sample_examples
 from actstore_storage.shard import BOS, SPECIAL
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.windows import Window, examples_table
-from tests.storage.random_run import SAE, VOCABULARY, RandomRun, make_run, slow_top_examples, write_run, write_shard
+from tests.storage.feature_twins import EXCLUSIONS, part_of, slow_entries, slow_sample
+from tests.storage.random_run import SAE, VOCABULARY, make_run, slow_top_examples, write_run, write_shard
 
-EXCLUSIONS = [frozenset[str](), frozenset({"bos"}), frozenset({"bos", "special"})]
 # Large enough that a feature spans row groups of the merged index.
 RUN = make_run(3, sequences=640, longest=44, sequences_per_shard=160)
 
@@ -55,42 +55,6 @@ def snapshot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     write_run(bucket, RUN)
     STATES[request.param](bucket)
     return open_run(bucket, "run")
-
-
-def slow_entries(run: RandomRun, feature: int, exclude: frozenset[str], keep: TokenFilter | None = None) -> list[tuple]:
-    """(activation, sequence, position), in order."""
-    counts = run.kept(exclude)
-    if keep is not None:
-        counts &= keep.mask_of(run.tokens)
-    values = run.features[:, feature]
-    rows = [row for row in range(len(values)) if counts[row] and values[row] > 0]
-    found = [(float(values[row]), int(run.tokens.sequence[row]), int(run.tokens.position[row])) for row in rows]
-    return sorted(found, key=lambda entry: (-entry[0], entry[1], entry[2]))
-
-
-def slow_sample(entries: list[tuple], sample: Sample) -> list[tuple]:
-    rng = np.random.default_rng(sample.seed)
-    if not entries:
-        return []
-    if sample.method == "range":
-        edges = np.linspace(0, entries[0][0], sample.k + 1)
-        bins = [[entry for entry in entries if low < entry[0] <= high] for low, high in pairwise(edges)]
-        found, before = [], 0
-        for members in reversed(bins):
-            if members:
-                found.append(entries[int(rng.integers(before, before + len(members)))])
-            before += len(members)
-        return found
-    if sample.method == "rank":
-        return [entries[i] for i in sorted({round(i) for i in np.linspace(0, len(entries) - 1, sample.k)})]
-    if sample.method == "quantile":
-        ends = [round(i) for i in np.linspace(0, len(entries), sample.bins + 1)]
-        parts = [entries[first:last] for first, last in pairwise(ends)]
-        return [
-            part[i] for part in parts for i in sorted(rng.choice(len(part), min(sample.k, len(part)), replace=False))
-        ]
-    active = [entry for entry in entries if entry[0] > sample.threshold]
-    return [active[i] for i in sorted(rng.choice(len(active), min(sample.k, len(active)), replace=False))]
 
 
 @pytest.mark.parametrize("exclude", EXCLUSIONS)
@@ -196,9 +160,7 @@ def test_a_running_capture_merges_and_answers_as_it_goes(tmp_path: Path, monkeyp
         write_shard(bucket, run, shard, "attempt")
         merge_index(bucket, "run", SAE, f"merge-{shard}", part_rows=50)
         snapshot = open_run(bucket, "run")
-        there = np.isin(run.tokens.sequence // 3, snapshot.shards)
-        part = RandomRun(run.record, *_rows(run, there))
-        held.append((snapshot, slow_entries(part, 4, frozenset({"bos"}))))
+        held.append((snapshot, slow_entries(part_of(run, snapshot.shards), 4, frozenset({"bos"}))))
         for old, expected in held:
             assert rows_of(FeatureReader(old, SAE).ranking(4, frozenset({"bos"})).all()) == expected
     assert listed_segments(bucket, "run", SAE)[-1] == range(9) or range(9) in listed_segments(bucket, "run", SAE)
@@ -244,10 +206,3 @@ def places(examples: list[dict]) -> list[tuple]:
 def rows_of(entries: Entries) -> list[tuple]:
     columns = entries.activation.tolist(), entries.sequence.tolist(), entries.position.tolist()
     return list(zip(*columns, strict=True))
-
-
-def _rows(run: RandomRun, chosen: np.ndarray) -> Iterator:
-    yield type(run.tokens)(*(getattr(run.tokens, name)[chosen] for name in run.tokens.__dataclass_fields__))
-    yield {}
-    yield {}
-    yield run.features[chosen]
