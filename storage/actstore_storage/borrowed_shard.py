@@ -24,7 +24,7 @@ class FeatureWriter(ShardAttempt):
     def __init__(self, bucket: Bucket, record: RunRecord, base: Commit, attempt: str) -> None:
         new = [sae for sae in record.specification.saes if features_product(sae.name) not in base.objects]
         super().__init__(bucket, record, base.shard, attempt, new)
-        self._base = base
+        self.base = base
 
     def add(self, flags: npt.NDArray[np.uint8], features: Mapping[str, SparseFeatures]) -> None:
         """The next rows, with their tokens' flags. Errors: ValueError where an SAE lacks its features."""
@@ -35,19 +35,19 @@ class FeatureWriter(ShardAttempt):
         """None but features."""
 
     def _check_whole(self) -> None:
-        if self._rows != self._base.tokens:
-            raise ValueError(f"shard {self._shard} was given {self._rows} of its {self._base.tokens} rows")
+        if self._rows != self.base.tokens:
+            raise ValueError(f"shard {self._shard} was given {self._rows} of its {self.base.tokens} rows")
 
     def _committed(self, records: Mapping[str, ObjectRecord]) -> Commit:
         return replace(
-            self._base,
+            self.base,
             run=self._record.run,
             attempt=self._attempt,
             specification_sha256=self._record.specification_sha256,
-            objects={**self._base.objects, **records},
-            non_finite={**self._base.non_finite, **self._non_finite},
-            device=_both(self._base.device, self._record.device),
-            code_version=_both(self._base.code_version, self._record.code_version),
+            objects={**self.base.objects, **records},
+            non_finite={**self.base.non_finite, **self._non_finite},
+            device=_both(self.base.device, self._record.device),
+            code_version=_both(self.base.code_version, self._record.code_version),
         )
 
 

@@ -175,7 +175,7 @@ class TrainingLoader:
         for site in self._sites:
             with open_product(bucket, chunk.commit, site.site, verify=number not in self._verified) as file:
                 raw = site.column(chunk.commit, DenseReader(file).rows(chunk.first, chunk.last))
-            sites[site.site] = _elements(raw, site.dtype, site.width)
+            sites[site.site] = elements(raw, site.dtype, site.width)
         self._verified.add(number)
         if not self._exclude and not self._columns:
             return _Loaded(sites, {}, np.arange(size))
@@ -185,7 +185,7 @@ class TrainingLoader:
         return _Loaded(sites, {name: tokens[name].to_numpy()[rows] for name in self._columns}, kept)
 
 
-def _elements(raw: pa.Array, dtype: str, width: int) -> npt.NDArray[Any]:
+def elements(raw: pa.Array, dtype: str, width: int) -> npt.NDArray[Any]:
     """[rows, width] in the memory that Arrow read into."""
     kind = np.dtype(ELEMENT_TYPES[dtype])
     row_bytes, first = width * kind.itemsize, raw.offset

@@ -74,7 +74,7 @@ class ShardCapture:
             raise ValueError(f"run {record.run} was not planned with these weights of {model.name} in {model.dtype}")
         self._record, self._bos_id, self._special_ids = record, model.bos_id, model.special_ids
         self._device, self._threads, self._causal = model.device, torch.get_num_threads(), model.family.causal
-        self._lanes = min(self._threads, LANES_MAX) if model.device.type == "cpu" else 1
+        self._lanes = lane_count(model.device)
         self._head_counts = model.head_counts
         self._copies = HostCopies(model.device)
         # Hooks belong to a module, so each lane needs one of its own; the weights are shared.
@@ -94,10 +94,10 @@ class ShardCapture:
         Errors: OverflowRefused for a value that the stored dtype cannot hold, at a site that is not `widened`.
         """
         wide = frozenset(widened)
-        with self._open_lanes() as lanes:
+        with open_lanes(self._lanes, self._threads) as lanes:
             waiting: deque[tuple[Window, list[Future[CapturedBatch]]]] = deque()
             in_flight = 0
-            for window in self._windows(sequences):
+            for window in capture_windows(self._record, sequences, self._device):
                 waiting.append((window, [lanes.submit(self.capture, batch, wide) for batch in window.batches]))
                 in_flight += len(window.batches)
                 while in_flight > self._lanes + _BATCHES_WAITING and len(waiting) > 1:
@@ -180,35 +180,44 @@ class ShardCapture:
         missing = self._record.specification.context_length - weights.shape[-1]
         return torch.nn.functional.pad(weights, (0, missing)).flatten(1)
 
-    def _windows(self, sequences: TokenSequences) -> Iterator[Window]:
-        asked = self._record.specification
-        # Not by the lanes that there are: a shard has the same bits where a worker with fewer cores captures it again.
-        size = -(-asked.sequences_per_batch // (_CPU_PARTS if self._device.type == "cpu" else 1))
-        row_bytes = sum(DTYPES[asked.stored_dtype] * self._record.dense_width(site) for site in asked.dense_sites)
-        sequence_bytes = max(1, asked.context_length * row_bytes)
-        most = max(1, min(_WINDOW_BATCHES, _WINDOW_BYTES // (sequence_bytes * asked.sequences_per_batch)))
-        window = most * asked.sequences_per_batch
-        return windows(sequences, window, size, asked.context_length if asked.packing else None)
-
     def _write(self, writer: ShardWriter, window: Window, batches: list[Future[CapturedBatch]]) -> None:
         found = [future.result() for future in batches]
         parts = [_Finished.of(part, self._record.specification.sink_ratio) for part in found]
         in_order = len(parts) == 1 and bool((np.diff(parts[0].rows) == 1).all())
         writer.add(*(parts[0] if in_order else _in_order(window, parts)).arguments)
 
-    @contextmanager
-    def _open_lanes(self) -> Iterator[ThreadPoolExecutor]:
-        """Threads for `capture`. Torch counts its own threads by thread, MKL for all at once: hence the end."""
-        share = (self._threads // self._lanes,)
-        try:
-            with ThreadPoolExecutor(self._lanes, "lane", torch.set_num_threads, share) as lanes:
-                try:
-                    yield lanes
-                except BaseException:
-                    lanes.shutdown(wait=False, cancel_futures=True)
-                    raise
-        finally:
-            torch.set_num_threads(self._threads)
+
+def lane_count(device: torch.device) -> int:
+    return min(torch.get_num_threads(), LANES_MAX) if device.type == "cpu" else 1
+
+
+@contextmanager
+def open_lanes(lanes: int, threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that share torch's. Torch counts its own by thread, MKL for all at once: hence the end."""
+    share = (threads // lanes,)
+    try:
+        with ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, share) as pool:
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
+
+
+def capture_windows(record: RunRecord, sequences: TokenSequences, device: torch.device) -> Iterator[Window]:
+    """Which sequences share a batch, as the specification alone decides it.
+
+    Not by the lanes that there are: a shard has the same bits where a worker with fewer cores captures it again.
+    """
+    asked = record.specification
+    size = -(-asked.sequences_per_batch // (_CPU_PARTS if device.type == "cpu" else 1))
+    row_bytes = sum(DTYPES[asked.stored_dtype] * record.dense_width(site) for site in asked.dense_sites)
+    sequence_bytes = max(1, asked.context_length * row_bytes)
+    most = max(1, min(_WINDOW_BATCHES, _WINDOW_BYTES // (sequence_bytes * asked.sequences_per_batch)))
+    window = most * asked.sequences_per_batch
+    return windows(sequences, window, size, asked.context_length if asked.packing else None)
 
 
 @dataclass
@@ -267,7 +276,7 @@ def _in_order(window: Window, parts: list[_Finished]) -> _Finished:
     }
     norms = {site: _scattered(size, every, [part.norms[site] for part in parts]) for site in parts[0].norms}
     saes = parts[0].features
-    features = {sae: _features_in_order([(part.rows, part.features[sae]) for part in parts]) for sae in saes}
+    features = {sae: features_in_order([(part.rows, part.features[sae]) for part in parts]) for sae in saes}
     chosen, places, dense_size = None, every, size
     if parts[0].chosen is not None:
         picked = [part.rows[part.chosen] for part in parts if part.chosen is not None]
@@ -284,7 +293,8 @@ def _scattered(size: int, places: list[NDArray[np.int64]], values: list[NDArray[
     return out
 
 
-def _features_in_order(parts: list[tuple[NDArray[np.int64], SparseFeatures]]) -> SparseFeatures:
+def features_in_order(parts: list[tuple[NDArray[np.int64], SparseFeatures]]) -> SparseFeatures:
+    """Of parts, each with the rows that its rows are, as one."""
     row = np.concatenate([rows[sparse.row] for rows, sparse in parts])
     order = np.argsort(row, kind="stable")  # of one row the features ascend already
     feature = np.concatenate([sparse.feature for _, sparse in parts])

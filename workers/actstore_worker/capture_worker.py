@@ -1,28 +1,33 @@
-"""What one capture worker does: hold the model of the last run that it worked for, and capture shards of it."""
+"""What one capture worker does: hold the model of the last run that it worked for, and capture shards of it; or hold a
+run's new SAEs, and encode stored rows with them.
+"""
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from actstore_storage.attempt import ShardAttempt
+from actstore_storage.borrowed_shard import FeatureWriter
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
-from actstore_storage.layout import commit_key
+from actstore_storage.layout import commit_key, data_folder
 from actstore_storage.runs import read_commit
 from actstore_storage.shard import ShardWriter
 from actstore_storage.specification import RunRecord
 from actstore_worker.batching import Batch
 from actstore_worker.capture import CapturedBatch, ShardCapture
 from actstore_worker.catalogue import ModelSource
+from actstore_worker.encode_rows import RowsEncoder
 from actstore_worker.flops import measured_flops
 from actstore_worker.loading import load_model
 from actstore_worker.model import TORCH_DTYPES
 from actstore_worker.overflow import OverflowRefused
-from actstore_worker.sae import load_sae
+from actstore_worker.sae import SparseAutoencoder, load_sae
 from actstore_worker.sequences import TokenSequences
 
 # Shards that a worker has in hand: one that streams, one that is being committed.
@@ -42,8 +47,21 @@ class ShardTask:
 
 
 @dataclass(frozen=True)
+class EncodeTask:
+    """One attempt at one shard of a run over another's rows; `sae_paths` are the SAEs that the other lacks."""
+
+    record: RunRecord
+    sae_paths: Mapping[str, Path]
+    shard: int
+    attempt: str
+
+
+Task = ShardTask | EncodeTask
+
+
+@dataclass(frozen=True)
 class ShardReport:
-    """What the bucket has of the shard now; `won` where this attempt put it there."""
+    """What the bucket has of the shard now, borrowed rows aside; `won` where this attempt put it there."""
 
     won: bool
     tokens: int
@@ -52,25 +70,28 @@ class ShardReport:
 
 class CaptureWorker:
     """`capture` runs on up to `TASKS` threads: while one shard is sorted, written out and committed, the next one has
-    the model. `interrupt` runs on any thread.
+    the model or the SAEs. `interrupt` runs on any thread.
     """
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
         self._bucket, self._device = bucket, device
-        self._loaded: tuple[RunRecord, _InterruptibleCapture] | None = None
+        # Of the run in hand, the one or the other.
+        self._capturing: tuple[RunRecord, _InterruptibleCapture] | None = None
+        self._encoding: tuple[RunRecord, RowsEncoder] | None = None
         self._turn = threading.Lock()
         self._flops: float | None = None
         self._interrupted: deque[str] = deque(maxlen=TASKS)
 
-    def capture(self, task: ShardTask) -> ShardReport:
+    def capture(self, task: Task) -> ShardReport:
         """Errors: ActstoreError CANCELLED where it was interrupted; whatever the model, the disk or the bucket do."""
         if self._bucket.exists(commit_key(task.record.run, task.shard)):
             return self._report(task, won=False)  # another coordinator's worker was here
         with ExitStack() as open_writer:
             with self._turn:
-                capture = self._load(task)
-                capture.check = lambda: self._check(task.attempt)
-                writer = self._stream(capture, task, open_writer)
+                self._check(task.attempt)
+                writer = (
+                    self._encode(task, open_writer) if isinstance(task, EncodeTask) else self._run(task, open_writer)
+                )
             self._check(task.attempt)
             won = writer.commit()
         return self._report(task, won)
@@ -78,7 +99,7 @@ class CaptureWorker:
     def flops(self) -> float:
         """In float32, or in the dtype of the run in hand. A measurement of 0.2 s, once."""
         if self._flops is None:
-            dtype = "float32" if self._loaded is None else self._loaded[0].specification.dtype
+            dtype = "float32" if self._capturing is None else self._capturing[0].specification.dtype
             self._flops = measured_flops(self._device, TORCH_DTYPES[dtype])
         return self._flops
 
@@ -86,8 +107,14 @@ class CaptureWorker:
         """That attempt ends before its next batch. Attempts are never named twice."""
         self._interrupted.append(attempt)
 
-    def _stream(self, capture: "_InterruptibleCapture", task: ShardTask, stack: ExitStack) -> ShardWriter:
+    def _write(self, task: Task, stack: ExitStack) -> ShardAttempt:
+        """Everything of the shard but its commit."""
+        return self._encode(task, stack) if isinstance(task, EncodeTask) else self._run(task, stack)
+
+    def _run(self, task: ShardTask, stack: ExitStack) -> ShardWriter:
         """A writer that has all of the shard. A site with a value that its dtype cannot hold is wide the next time."""
+        capture = self._model(task)
+        capture.check = lambda: self._check(task.attempt)
         widened: set[str] = set()
         while True:
             with ExitStack() as attempt:
@@ -104,15 +131,25 @@ class CaptureWorker:
                 stack.push(attempt.pop_all())
                 return writer
 
-    def _report(self, task: ShardTask, won: bool) -> ShardReport:
-        commit = read_commit(self._bucket, task.record, task.shard)
-        return ShardReport(won, commit.tokens, sum(item.bytes for item in commit.objects.values()))
+    def _encode(self, task: EncodeTask, stack: ExitStack) -> FeatureWriter:
+        """A writer that has all of the shard's new features."""
+        encoder = self._encoder(task)
+        encoder.check = lambda: self._check(task.attempt)
+        writer = stack.enter_context(encoder.writer(task.shard, task.attempt))
+        encoder.stream(writer)
+        return writer
 
-    def _load(self, task: ShardTask) -> "_InterruptibleCapture":
-        self._check(task.attempt)
+    def _report(self, task: Task, won: bool) -> ShardReport:
+        commit = read_commit(self._bucket, task.record, task.shard)
+        own = f"{data_folder(task.record.run)}/"
+        return ShardReport(
+            won, commit.tokens, sum(item.bytes for item in commit.objects.values() if item.key.startswith(own))
+        )
+
+    def _model(self, task: ShardTask) -> "_InterruptibleCapture":
         # Not by specification alone: runs of equal ones have names of their own, and a capture writes under its run's.
-        if self._loaded is None or self._loaded[0] != task.record:
-            self._loaded = None  # so that two models never lie in memory side by side
+        if self._capturing is None or self._capturing[0] != task.record:
+            self._capturing = self._encoding = None  # so that two models never lie in memory side by side
             model = load_model(
                 task.model_source,
                 dtype=task.record.specification.dtype,
@@ -120,9 +157,14 @@ class CaptureWorker:
                 attention=task.record.attention_implementation,
                 device_map="auto" if self._device.type == "cuda" and torch.cuda.device_count() > 1 else None,
             )
-            saes = tuple(load_sae(path, name) for name, path in task.sae_paths.items())
-            self._loaded = task.record, _InterruptibleCapture(model, saes, task.record)
-        return self._loaded[1]
+            self._capturing = task.record, _InterruptibleCapture(model, _saes(task), task.record)
+        return self._capturing[1]
+
+    def _encoder(self, task: EncodeTask) -> RowsEncoder:
+        if self._encoding is None or self._encoding[0] != task.record:
+            self._capturing = self._encoding = None
+            self._encoding = task.record, RowsEncoder(self._bucket, task.record, _saes(task), self._device)
+        return self._encoding[1]
 
     def _check(self, attempt: str) -> None:
         if attempt in self._interrupted:
@@ -137,3 +179,7 @@ class _InterruptibleCapture(ShardCapture):
     def capture(self, batch: Batch, widened: frozenset[str] = frozenset()) -> CapturedBatch:
         self.check()
         return super().capture(batch, widened)
+
+
+def _saes(task: Task) -> tuple[SparseAutoencoder, ...]:
+    return tuple(load_sae(path, name) for name, path in task.sae_paths.items())

@@ -16,8 +16,9 @@ from typing import Protocol
 from actstore_api.reasons import REASONS, Failure, Kind
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.snapshot import Snapshot
-from actstore_worker.capture_worker import TASKS, ShardReport, ShardTask
-from actstore_worker.flops import forward_flops_per_token
+from actstore_worker.capture_worker import TASKS, EncodeTask, ShardReport, ShardTask, Task
+from actstore_worker.encode_plan import EncodePlan, RunPlan
+from actstore_worker.flops import flops_per_token
 from actstore_worker.merging import Merging
 from actstore_worker.plan import Plan
 from actstore_worker.progress import CaptureState, Estimate, Progress, State, Totals
@@ -40,7 +41,7 @@ _FLOPS_SHARE = 0.5
 class Worker(Protocol):
     """Captures up to `TASKS` shards at a time."""
 
-    async def capture(self, task: ShardTask) -> ShardReport:
+    async def capture(self, task: Task) -> ShardReport:
         """Errors: any; the shard is tried again. WORKERS_UNAVAILABLE where the worker died."""
 
     async def interrupt(self, attempt: str) -> None:
@@ -57,14 +58,14 @@ class Worker(Protocol):
 class Prepared:
     """A run that is in the bucket, and how to capture what `snapshot` does not have."""
 
-    plan: Plan
+    plan: RunPlan
     snapshot: Snapshot
 
 
 class Preparer(Protocol):
     """What is asked of models, datasets and the bucket, on threads."""
 
-    def plan(self, request: CaptureRequest) -> Plan:
+    def plan(self, request: CaptureRequest) -> RunPlan:
         """Without a trace in the bucket."""
 
     def prepare(self, request: CaptureRequest) -> Prepared: ...
@@ -146,9 +147,9 @@ class Coordinator:
         answers = (asyncio.wait_for(worker.flops(), self._limits.answer_seconds) for worker in self._workers)
         speeds = await asyncio.gather(*answers, return_exceptions=True)
         flops = sum(speed for speed in speeds if isinstance(speed, float)) * _FLOPS_SHARE
-        work = forward_flops_per_token(plan) * plan.record.tokens_total
+        work = flops_per_token(plan) * plan.record.tokens_total
         return Estimate(
-            documents=plan.documents,
+            documents=plan.documents if isinstance(plan, Plan) else 0,
             sequences=plan.record.sequences_total,
             tokens=plan.record.tokens_total,
             shards=plan.record.shards_total,
@@ -189,7 +190,7 @@ class Coordinator:
         self._totals.captures_running = len(self._running())
         return self._totals
 
-    async def _run(self, capture: CaptureState, plan: Plan) -> None:
+    async def _run(self, capture: CaptureState, plan: RunPlan) -> None:
         """All captures share the workers, first come, first served. A shard goes out once a worker is idle."""
         attempts: set[asyncio.Task[None]] = set()
         while capture.active and (capture.pending or attempts):
@@ -234,7 +235,7 @@ class Coordinator:
         counted = f"captures_{state.value.lower()}"
         setattr(self._totals, counted, getattr(self._totals, counted) + 1)
 
-    async def _attempt(self, capture: CaptureState, plan: Plan, shard: int, worker: Worker) -> None:
+    async def _attempt(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
         """Once. A shard that failed and is to be tried again goes back among those pending."""
         failure = await self._try_shard(capture, plan, shard, worker)
         if failure is None or not capture.active:
@@ -263,7 +264,7 @@ class Coordinator:
         capture.tried[shard] += 1
         return capture.tried[shard] < self._limits.attempts_per_shard
 
-    async def _try_shard(self, capture: CaptureState, plan: Plan, shard: int, worker: Worker) -> Failure | None:
+    async def _try_shard(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> Failure | None:
         attempt = uuid.uuid4().hex[:12]
         run = capture.record.run
         self._in_flight[attempt] = run, worker
@@ -361,6 +362,8 @@ class Coordinator:
             del self._captures[run]
 
 
-def _task(plan: Plan, shard: int, attempt: str) -> ShardTask:
+def _task(plan: RunPlan, shard: int, attempt: str) -> Task:
     """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
+    if isinstance(plan, EncodePlan):
+        return EncodeTask(plan.record, plan.sae_paths, shard, attempt)
     return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, plan.shard_sequences(shard), attempt)

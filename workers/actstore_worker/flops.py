@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 
 from actstore_storage.sites import parse_site
+from actstore_worker.encode_plan import EncodePlan, RunPlan
 from actstore_worker.model import weight_files
 from actstore_worker.plan import Plan
 
@@ -34,6 +35,13 @@ def forward_flops_per_token(plan: Plan) -> float:
     length = plan.record.tokens_total / plan.record.sequences_total
     encoders = sum(plan.model.d_model * sae.d_sae for sae in asked.saes)
     return 2.0 * (weights + encoders) + 2.0 * length * plan.model.d_model * (last_layer + 1)
+
+
+def flops_per_token(plan: RunPlan) -> float:
+    """Of rows that are stored, their SAEs' encoders alone."""
+    if isinstance(plan, EncodePlan):
+        return 2.0 * sum(sae.d_in * sae.d_sae for sae in plan.saes)
+    return forward_flops_per_token(plan)
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:

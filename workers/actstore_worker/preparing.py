@@ -13,6 +13,7 @@ from actstore_storage.runs import create_run, open_run
 from actstore_storage.specification import Positions, RowFilter, canonical_json
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Prepared
+from actstore_worker.encode_plan import RunPlan, plan_encoding
 from actstore_worker.model import ModelDescription, token_texts
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
@@ -29,8 +30,10 @@ class Preparing:
     catalogue: ModelCatalogue
     settings: PlanSettings
 
-    def plan(self, request: CaptureRequest) -> Plan:
+    def plan(self, request: CaptureRequest) -> RunPlan:
         """Errors: BadRequest for what was asked."""
+        if request.rows_of:
+            return plan_encoding(request, self.bucket, self.catalogue, self.settings.device)
         return plan_capture(request, self.catalogue, self.settings)
 
     def prepare(self, request: CaptureRequest) -> Prepared:
@@ -39,7 +42,8 @@ class Preparing:
         Errors: BadRequest for what was asked, Conflict where the run's name is taken, StoreError.
         """
         plan = self.plan(request)
-        register_model(self.bucket, _model_record(plan.model), token_texts(plan.model))
+        if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
+            register_model(self.bucket, _model_record(plan.model), token_texts(plan.model))
         for sae in plan.saes:
             register_sae(self.bucket, _sae_record(sae))
         create_run(self.bucket, plan.record)

@@ -7,7 +7,10 @@ from actstore_storage.specification import Positions, RowFilter
 
 @dataclass(frozen=True)
 class CaptureRequest:
-    """What a caller asks for, as in actstore_api's CaptureSpecification; None and empty mean the same there."""
+    """What a caller asks for, as in actstore_api's CaptureSpecification; None and empty mean the same there.
+
+    With `rows_of`, `saes` are encoded over that run's rows, and nothing else need be given.
+    """
 
     model: str
     dataset: str
@@ -33,3 +36,4 @@ class CaptureRequest:
     max_documents: int | None = None
     # None: the default, 10; 0: no token is looked at.
     sink_ratio: float | None = None
+    rows_of: str = ""

@@ -102,12 +102,16 @@ def bytes_by_product(
     sizes |= {site: element_bytes * width * rows for site, width in widths.items()}
     if widths and options.positions.kind != "all":
         sizes[POSITIONS] = _POSITION_BYTES * rows
+    return sizes | feature_bytes(saes, tokens)
+
+
+def feature_bytes(saes: Sequence[SparseAutoencoder], tokens: int) -> dict[str, int]:
+    """By product, estimated."""
+    sizes = {}
     for sae in saes:
         nonzeros = tokens * (sae.k if isinstance(sae, TopKSae) else min(_NONZEROS_GUESS, sae.d_sae))
-        sizes |= {
-            features_product(sae.name): _BY_ROW_BYTES * nonzeros,
-            index_product(sae.name): _BY_FEATURE_BYTES * nonzeros,
-        }
+        sizes[features_product(sae.name)] = _BY_ROW_BYTES * nonzeros
+        sizes[index_product(sae.name)] = _BY_FEATURE_BYTES * nonzeros
     return sizes
 
 

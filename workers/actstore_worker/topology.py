@@ -33,7 +33,7 @@ from actstore_storage.index_merge import Merge
 from actstore_storage.index_segments import Part
 from actstore_storage.opening import open_bucket
 from actstore_storage.probe import probe
-from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, ShardTask
+from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, Task
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
@@ -229,7 +229,7 @@ class _RemoteWorker:
     def __init__(self, actor: Any, answer_seconds: float) -> None:
         self._actor, self._answer_seconds = actor, answer_seconds
 
-    async def capture(self, task: ShardTask) -> ShardReport:
+    async def capture(self, task: Task) -> ShardReport:
         # Ray restarts an actor that died; a call that is tried again waits for that, a capture must not run twice.
         try:
             # A place may be left from before its actor died; without this the shard would wait for another node.
