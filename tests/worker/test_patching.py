@@ -203,7 +203,7 @@ def test_a_choice_of_sites_layers_and_direction(models: dict[str, LanguageModel]
 
 def test_provenance_is_of_a_live_answer(models: dict[str, LanguageModel]) -> None:
     provenance = sweep(models["neox"], replace(REQUEST, sites=("resid_pre",), layers=(0,))).provenance
-    assert (provenance.model, provenance.run, provenance.snapshot, provenance.shards_total) == ("model", "", "", 0)
+    assert (provenance.model, provenance.run, provenance.snapshot, provenance.shards_total) == ("neox", "", "", 0)
     assert provenance.weights_sha256 == models["neox"].weights_sha256
     assert (provenance.dtype, provenance.attention_implementation, provenance.device) == ("float32", "sdpa", "cpu")
 

@@ -55,7 +55,8 @@ def check_sae(
     sample = sample_sequences(snapshot, question.tokens)
     quantities = _Measurement(passes, sae).of(sample, limits)
     scales, layers = _alternatives(passes, sae, sample, limits)
-    findings = Findings(sae, snapshot.record.specification.model, quantities, scales, layers)
+    asked = snapshot.record.specification
+    findings = Findings(sae, asked.model, asked.model_revision, quantities, scales, layers)
     live = live_provenance(passes.model, sae)
     how = {name: getattr(live, name) for name in ("dtype", "attention_implementation", "device", "code_version")}
     return SaeCheck(
