@@ -148,6 +148,7 @@ def _specification_message(run: str, specification: Specification) -> capture_pb
         packing=specification.packing,
         positions=_positions_message(specification.positions),
         sink_ratio=specification.sink_ratio or 0.0,
+        rows_of=specification.rows_of,
     )
 
 

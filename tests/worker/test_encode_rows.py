@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from actstore_api.v1 import capture_pb2
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
 from actstore_storage.errors import ActstoreError, BadRequest, Conflict
@@ -29,6 +30,7 @@ from actstore_worker.plan import PlanSettings, plan_capture
 from actstore_worker.progress import Progress, State
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import load_sae
+from actstore_worker.wire import capture_request
 from tests.capturing import capture_run
 from tests.coordinating import ThreadWorker, coordinator, run, watch
 from tests.random_models import WORDS
@@ -226,3 +228,10 @@ def test_it_ends_with_its_cause(lab: Path, local_bucket: Bucket) -> None:
     with pytest.raises(ValueError, match="other SAEs"):
         worker.capture(EncodeTask(again.record, {"topk": lab / "models" / "elsewhere"}, 0, "fourth"))
     assert not [key for key in local_bucket.keys("runs/over") if "/data/" in key]
+
+
+def test_over_the_wire_the_rows_run_is_all_that_is_named() -> None:
+    asked = capture_pb2.CaptureSpecification(rows_of="base", saes=["topk"])
+    assert capture_request(asked) == CaptureRequest("", "", rows_of="base", saes=("topk",))
+    with pytest.raises(BadRequest, match="model is required"):
+        capture_request(capture_pb2.CaptureSpecification(saes=["topk"]))

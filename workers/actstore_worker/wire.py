@@ -40,12 +40,16 @@ _DIRECTIONS: Mapping[int, str] = {
 
 
 def capture_request(message: capture_pb2.CaptureSpecification) -> CaptureRequest:
-    """Errors: BadRequest for an absent model or dataset, or an enum value that this version does not know."""
+    """Errors: BadRequest for an absent model or dataset where rows are captured, or an enum value that this version does
+    not know.
+    """
+    model, dataset = message.model.name, message.dataset.name
     return CaptureRequest(
         run=message.run,
-        model=required(message.model.name, "model"),
+        rows_of=message.rows_of,
+        model=model if message.rows_of else required(model, "model"),
         model_revision=message.model.revision,
-        dataset=required(message.dataset.name, "dataset"),
+        dataset=dataset if message.rows_of else required(dataset, "dataset"),
         text_field=message.dataset.text_field,
         max_tokens=given(message.dataset, "max_tokens"),
         context_length=given(message, "context_length"),
