@@ -19,14 +19,26 @@ from actstore._errors import (
     LimitExceeded,
     MissingLibrary,
     NotFound,
+    SaeWarning,
     StackFailed,
     StoreFailed,
     Unavailable,
 )
-from actstore._features import Examples, Feature, FeaturePage, FeatureStatistics
+from actstore._feature_answers import (
+    Examples,
+    FeatureRows,
+    FeatureStatistics,
+    FeatureTable,
+    ManyExamples,
+    TokenR2,
+)
+from actstore._feature_page import FeaturePage
+from actstore._features import Feature
 from actstore._lab import Lab
+from actstore._live_answers import DirectionAblation, EncodedText, LogitLens, SaeCheck, TextAblation
 from actstore._local_stack import LocalStack
 from actstore._norms import Growth, NormProfile
+from actstore._questions import Where
 from actstore._records import (
     CaptureEstimate,
     CaptureProgress,
@@ -37,6 +49,7 @@ from actstore._records import (
     SaeAttachment,
 )
 from actstore._run import Run
+from actstore._sae_features import SaeFeatures
 from actstore._sweep import Sweep
 from actstore._tables import Answer, Table
 
@@ -53,15 +66,21 @@ __all__ = [
     "Conflict",
     "CorruptObject",
     "Denied",
+    "DirectionAblation",
+    "EncodedText",
     "Examples",
     "Fault",
     "Feature",
     "FeaturePage",
+    "FeatureRows",
     "FeatureStatistics",
+    "FeatureTable",
     "Growth",
     "Lab",
     "LimitExceeded",
     "LocalStack",
+    "LogitLens",
+    "ManyExamples",
     "MissingLibrary",
     "NormProfile",
     "NotFound",
@@ -70,10 +89,16 @@ __all__ = [
     "Run",
     "S3Access",
     "SaeAttachment",
+    "SaeCheck",
+    "SaeFeatures",
+    "SaeWarning",
     "StackFailed",
     "StoreFailed",
     "Sweep",
     "Table",
+    "TextAblation",
+    "TokenR2",
     "Unavailable",
+    "Where",
     "connect",
 ]

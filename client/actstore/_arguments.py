@@ -1,6 +1,8 @@
 """What the client checks by itself: types that the wire could not carry, with the same errors whatever it talks to."""
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from actstore._errors import refused
 from actstore._records import Positions, RowFilter
@@ -54,6 +56,58 @@ def fractions(values: Iterable[float] | None, field: str) -> tuple[float, ...]:
         return tuple(float(value) for value in values or ())
     except (TypeError, ValueError):
         raise refused(f"{field} must be numbers", field, repr(values), "numbers between 0 and 1") from None
+
+
+def number(value: float, field: str, *, least: float | None = None) -> float:
+    """Finite; numpy's numbers are welcome, and booleans are none."""
+    allowed = "a finite number" if least is None else f"{least:g} or more"
+    try:
+        found = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found) or (least is not None and found < least):
+        raise refused(f"{field} {value!r} is not {allowed}", field, repr(value), allowed)
+    return found
+
+
+def bound(value: object, field: str) -> tuple[float | None, float | None]:
+    """(low, high), both included; None leaves a side open, and None for the pair leaves both."""
+    if value is None:
+        return None, None
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        message = f"{field} is a pair: the least and the greatest value, either of them None"
+        raise refused(message, field, repr(value), "(low, high)")
+    low, high = (None if side is None else number(side, field) for side in value)
+    return low, high
+
+
+def vector(values: object, field: str) -> tuple[float, ...]:
+    """A direction: finite numbers, of which one is not 0."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise refused(f"{field} must be numbers", field, repr(values), "d_model numbers")
+    found = tuple(number(value, field) for value in values)
+    if not any(found):
+        raise refused(f"{field} has no direction: all its numbers are 0", field, repr(found[:3]), "one that is not 0")
+    return found
+
+
+def words(value: object, field: str) -> str:
+    """Text that is not empty."""
+    found = text(value, field)
+    if not found:
+        raise refused(f"{field} is empty", field, "''", "text of at least one token")
+    return found
+
+
+def features(values: Any, d_sae: int) -> tuple[int, ...]:
+    """Indices of features, at least one; a single number counts as one."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        values = (values,)
+    maximum = d_sae - 1
+    found = tuple(count(value, "features", maximum=maximum, reason="FEATURE_OUT_OF_RANGE") for value in values)
+    if not found:
+        raise refused("features names none", "features", "()", f"indices from 0 to {d_sae - 1}")
+    return found
 
 
 def tristate(value: bool | None, field: str) -> bool | None:

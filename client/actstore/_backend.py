@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from actstore._errors import ActstoreError, refused
-from actstore._features import Examples, FeatureStatistics
+from actstore._feature_answers import FeatureStatistics
 from actstore._norms import Growth, NormProfile
+from actstore._questions import FeatureQuestion, Found, RowsQuestion, SaeQuestion
 from actstore._records import (
     CaptureEstimate,
     CaptureProgress,
@@ -28,6 +29,7 @@ from actstore._sweep import Sweep
 from actstore._verdict import Verdict
 
 Rows = tuple[pa.Table, Provenance]
+Question = FeatureQuestion | SaeQuestion
 
 
 class Backend(ABC):
@@ -56,14 +58,16 @@ class Backend(ABC):
     def fit_growth(self, run: str, exclude: frozenset[str], site: str, layers: tuple[int, int] | None) -> Growth: ...
 
     @abstractmethod
-    def top_examples(
-        self, run: str, sae: str, feature: int, exclude: frozenset[str], k: int, tokens_before: int, tokens_after: int
-    ) -> Examples: ...
-
-    @abstractmethod
     def feature_statistics(
         self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int
     ) -> FeatureStatistics: ...
+
+    @abstractmethod
+    def ask(self, question: Question) -> Found:
+        """Every kind of question but RowsQuestion."""
+
+    @abstractmethod
+    def read_feature(self, question: RowsQuestion) -> Rows: ...
 
     @abstractmethod
     def read_activations(self, run: str, query: RowQuery) -> Rows:

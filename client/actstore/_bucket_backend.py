@@ -1,6 +1,6 @@
 """Asking a bucket by itself, without a service: the one file of the client that imports actstore_storage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
@@ -9,10 +9,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from actstore._backend import Backend, Rows
+from actstore._backend import Backend, Question, Rows
 from actstore._errors import ActstoreError, error_of, refused
-from actstore._features import Examples, FeatureStatistics
+from actstore._feature_answers import FeatureStatistics
 from actstore._norms import Growth, NormProfile
+from actstore._questions import (
+    ActiveQuestion,
+    CofiringQuestion,
+    FeatureQuestion,
+    FindQuestion,
+    Found,
+    RowsQuestion,
+    SampleQuestion,
+)
 from actstore._records import (
     CaptureEstimate,
     CaptureProgress,
@@ -33,7 +42,22 @@ from actstore._records import (
 from actstore._sweep import Sweep
 from actstore._verdict import Verdict
 from actstore_api.reasons import Failure
-from actstore_storage import errors, export, features, fsck, norms, opening, registry, removal, rows, runs
+from actstore_storage import (
+    coactivity,
+    errors,
+    export,
+    feature_table,
+    features,
+    fsck,
+    norms,
+    opening,
+    registry,
+    removal,
+    rows,
+    runs,
+    sampling,
+    windows,
+)
 from actstore_storage.snapshot import Snapshot
 
 
@@ -83,15 +107,6 @@ class BucketBackend(Backend):
                 **_origin(snapshot, exclude),
             )
 
-    def top_examples(
-        self, run: str, sae: str, feature: int, exclude: frozenset[str], k: int, tokens_before: int, tokens_after: int
-    ) -> Examples:
-        with self._snapshot(run) as snapshot:
-            table = features.top_examples(
-                snapshot, sae, feature, k=k, tokens_before=tokens_before, tokens_after=tokens_after, exclude=exclude
-            )
-            return Examples(table=table, sae=sae, feature=feature, **_origin(snapshot, exclude, (sae,)))
-
     def feature_statistics(
         self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int
     ) -> FeatureStatistics:
@@ -108,6 +123,20 @@ class BucketBackend(Backend):
                 mean_when_active=found.mean_when_active,
                 **_origin(snapshot, exclude, (sae,)),
             )
+
+    def ask(self, question: Question) -> Found:
+        if not isinstance(question, FeatureQuestion):
+            raise self._needs_service(f"a question to the SAE {question.sae}")
+        with self._snapshot(question.run) as snapshot:
+            table = _FEATURE_ANSWERS[type(question)](snapshot, question)
+            return Found(table=table, **_origin(snapshot, question.exclude, (question.sae,)))
+
+    def read_feature(self, question: RowsQuestion) -> Rows:
+        with self._snapshot(question.run) as snapshot:
+            batches = features.feature_rows(
+                snapshot, question.sae, question.feature, threshold=question.threshold, **_which_tokens(question)
+            )
+            return pa.Table.from_batches(list(batches)), _provenance(snapshot, (question.sae,))
 
     def read_activations(self, run: str, query: RowQuery) -> Rows:
         sites = query.sites[0] if len(query.sites) == 1 else query.sites
@@ -236,3 +265,48 @@ def _run(snapshot: Snapshot) -> RunDescription:
 
 def _filter(query: RowQuery) -> rows.TokenFilter:
     return rows.TokenFilter(**{field.name: getattr(query, field.name) for field in fields(rows.TokenFilter)})
+
+
+def _which_tokens(question: FeatureQuestion) -> dict[str, Any]:
+    return {"exclude": question.exclude, "keep": _filter(question.where) if question.where else None}
+
+
+def _sample(snapshot: Snapshot, question: SampleQuestion) -> pa.Table:
+    sample = sampling.Sample(question.method, question.k, question.bins, question.threshold, question.seed)
+    window = windows.Window(question.tokens_before, question.tokens_after)
+    return sampling.sample_many(
+        snapshot, question.sae, question.features, sample, window=window, **_which_tokens(question)
+    )
+
+
+def _find(snapshot: Snapshot, question: FindQuestion) -> pa.Table:
+    search = feature_table.FeatureSearch(
+        question.bounds, question.order, question.ascending, question.k, question.features, question.with_token_r2
+    )
+    return feature_table.feature_table(snapshot, question.sae, search, exclude=question.exclude)
+
+
+def _active(snapshot: Snapshot, question: ActiveQuestion) -> pa.Table:
+    keep = _filter(question.where) if question.where else rows.EVERY_ROW
+    return coactivity.active_features(
+        snapshot, question.sae, keep, k=question.k, order=question.order, exclude=question.exclude
+    )
+
+
+def _cofiring(snapshot: Snapshot, question: CofiringQuestion) -> pa.Table:
+    return coactivity.cofiring_features(
+        snapshot,
+        question.sae,
+        question.feature,
+        k=question.k,
+        least_tokens=question.least_tokens,
+        exclude=question.exclude,
+    )
+
+
+_FEATURE_ANSWERS: Mapping[type[FeatureQuestion], Callable[[Snapshot, Any], pa.Table]] = {
+    SampleQuestion: _sample,
+    FindQuestion: _find,
+    ActiveQuestion: _active,
+    CofiringQuestion: _cofiring,
+}

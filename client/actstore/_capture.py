@@ -2,11 +2,12 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from actstore._backend import Backend
-from actstore._errors import Cancelled, Fault, Unavailable
+from actstore._errors import ActstoreError, Cancelled, Fault, SaeWarning, Unavailable
 from actstore._records import CaptureProgress
 from actstore._run import Run
 
@@ -43,8 +44,18 @@ class Capture:
                 left -= 1
                 time.sleep(RECONNECT_PAUSE_SECONDS)
 
-    def wait(self, progress: bool = True) -> Run:
-        """The finished run. Draws a bar on stderr where that is a terminal; Ctrl-C leaves the capture running."""
+    def wait(self, progress: bool = True, check_saes: bool = True) -> Run:
+        """The finished run. Draws a bar on stderr where that is a terminal; Ctrl-C leaves the capture running.
+
+        Each SAE is then checked on some of the stored text, as `run.features(sae).check()` does: one that was trained
+        on another site, scale or model is a SaeWarning, and so is a check that failed. `check_saes=False` does neither.
+        """
+        run = self._finished(progress)
+        for said in sae_findings(run) if check_saes else ():
+            warnings.warn(said, SaeWarning, stacklevel=2)
+        return run
+
+    def _finished(self, progress: bool) -> Run:
         bar = Bar(sys.stderr, f"capture {self.run_name}", enabled=progress)
         last = None
         try:
@@ -68,6 +79,17 @@ class Capture:
             f"the capture of run {self.run_name} goes on without you; "
             f"`actstore cancel {self.run_name}` or `lab.attach({self.run_name!r}).cancel()` stops it"
         )
+
+
+def sae_findings(run: Run) -> Iterator[str]:
+    """What looks wrong with the SAEs of a run, a message an SAE; its features are stored either way."""
+    for attachment in run.saes:
+        try:
+            found = run.features(attachment.name).check(warn=False).warnings
+        except ActstoreError as error:
+            found = (f"it was not checked: {error.message}",)
+        if found:
+            yield "\n  ".join([f"the SAE {attachment.name} may not be right for {run.specification.model}:", *found])
 
 
 def _shards(news: CaptureProgress) -> str:

@@ -1,7 +1,7 @@
 """The command `actstore`: the client's calls from a shell. Tables for people; with --json one object for machines.
 
 Exit status: 0 done, 1 refused or failed (one block on stderr says why, and the next step), 2 not a command, 3 a store
-that `fsck` finds unsound, 130 Ctrl-C.
+that `fsck` finds unsound or an SAE that `check-sae` finds wrong, 130 Ctrl-C.
 ACTSTORE_ADDRESS and ACTSTORE_TOKEN say where to ask, as for actstore.connect().
 """
 
@@ -15,13 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from actstore import _arguments
+from actstore import _arguments, _text
+from actstore._capture import sae_findings
 from actstore._connect import connect
 from actstore._errors import ActstoreError, refused
-from actstore._features import DEFAULT_EXAMPLES
 from actstore._lab import Lab
 from actstore._local_stack import LocalStack
+from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
 from actstore._records import Positions
+from actstore._sae_features import CHECKED_TOKENS
 
 POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
 CAPTURE_OPTIONS = (
@@ -128,8 +130,12 @@ def capture(options: argparse.Namespace) -> None:
         if options.no_wait:
             _say(options, {"run": started.run_name}, repr(started))
             return
-        run = started.wait()
-        _say(options, {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed}, repr(run))
+        run = started.wait(check_saes=False)
+        warnings = [] if options.no_check else list(sae_findings(run))
+    for warning in warnings:
+        print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)
+    facts = {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed, "warnings": warnings}
+    _say(options, facts, repr(run))
 
 
 def _positions(options: argparse.Namespace) -> Positions | None:
@@ -184,8 +190,46 @@ def export(options: argparse.Namespace) -> None:
 
 def feature(options: argparse.Namespace) -> None:
     with _lab(options) as lab:
-        page = lab.run(options.run).feature(options.sae, options.index).page(options.k, exclude=options.exclude)
+        asked = lab.run(options.run).feature(options.sae, options.index)
+        page = asked.page(options.k, exclude=options.exclude, live=not options.stored_only)
+    if options.html is not None:
+        page.save_html(options.html)
+        print(f"page: {options.html}", file=sys.stderr)
     _show(options, page)
+
+
+def features(options: argparse.Namespace) -> None:
+    bounds = {name: getattr(options, name) for name in STATISTICS if getattr(options, name) is not None}
+    asked: dict[str, Any] = {"k": options.k, "exclude": options.exclude}
+    if options.order is not None:
+        asked["order"] = options.order
+    with _lab(options) as lab:
+        every = lab.run(options.run).features(options.sae)
+        if options.text is not None:
+            density = bounds.pop("density", None)
+            _no_bounds(bounds)
+            found = every.by_text(options.text, density=density, **asked)
+        elif options.token is not None:
+            _no_bounds(bounds)
+            token = int(options.token) if options.token.isdecimal() else options.token
+            found = every.by_token(token, **asked)
+        else:
+            bounds |= {"ascending": options.ascending, "with_token_r2": options.with_token_r2}
+            found = every.search(**bounds, **asked)
+    _show(options, found)
+
+
+def _no_bounds(bounds: dict[str, Any]) -> None:
+    for name, value in bounds.items():
+        allowed = "with --text: --density; with --token: none"
+        raise refused(f"features of a text or token are not searched by {name}", name, value, allowed)
+
+
+def check_sae(options: argparse.Namespace) -> int:
+    with _lab(options) as lab:
+        checked = lab.run(options.run).features(options.sae).check(options.tokens, warn=False)
+    _show(options, checked)
+    return UNSOUND if checked.warnings else DONE
 
 
 def norms(options: argparse.Namespace) -> None:
@@ -219,7 +263,7 @@ def _lab(options: argparse.Namespace) -> Lab:
 
 
 def _show(options: argparse.Namespace, answer: Any) -> None:
-    if hasattr(answer, "plot"):
+    if hasattr(answer, "plot") and hasattr(options, "plot"):
         _save(options, answer.plot)
     _say(options, answer.to_dict(), repr(answer))
 
@@ -250,6 +294,8 @@ def _parser() -> argparse.ArgumentParser:
     _verb(verbs, runs, "list the runs in the store")
     _verb(verbs, models, "list the models and SAEs that the workers have found")
     _add_feature(verbs)
+    _add_features(verbs)
+    _add_check_sae(verbs)
     _add_norms(verbs)
     _add_patch(verbs)
     _add_upkeep(verbs)
@@ -257,7 +303,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(verbs: Any, act: Callable[[argparse.Namespace], int | None], says: str) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(act.__name__, help=says, description=says)
+    name = act.__name__.replace("_", "-")
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=says, description=says)
     verb.set_defaults(act=act)
     verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
     if act is not up:
@@ -301,16 +348,52 @@ def _add_capture(verbs: Any) -> None:
         "--dry-run", action="store_true", help="print tokens, bytes by product and seconds; store nothing"
     )
     verb.add_argument("--no-wait", action="store_true", help="return as soon as the capture is accepted")
+    verb.add_argument("--no-check", action="store_true", help="do not look whether the SAEs are right for the model")
 
 
 def _add_feature(verbs: Any) -> None:
-    verb = _verb(verbs, feature, "what makes an SAE feature fire, and how often")
+    verb = _verb(verbs, feature, "the page of an SAE feature: what makes it fire, how often, and what it writes")
     verb.add_argument("run")
     verb.add_argument("sae")
     verb.add_argument("index", type=int)
-    verb.add_argument("-k", type=int, default=DEFAULT_EXAMPLES, help="examples at most (default: %(default)s)")
+    verb.add_argument(
+        "-k", type=int, default=DEFAULT_EXAMPLES, help="examples of a kind at most (default: %(default)s)"
+    )
+    verb.add_argument("--stored-only", action="store_true", help="leave out what a model has to answer")
+    verb.add_argument("--html", type=Path, metavar="FILE.html", help="write the page for a browser")
     _add_exclude(verb)
     _add_plot(verb)
+
+
+def _add_features(verbs: Any) -> None:
+    verb = _verb(verbs, features, "find features by statistics, or by a text or token on which they fire")
+    verb.add_argument("run")
+    verb.add_argument("sae")
+    chosen = verb.add_mutually_exclusive_group()
+    chosen.add_argument("--text", help="most active first, relative to density; runs a model; of the bounds, --density")
+    chosen.add_argument("--token", help="an id, or a text of one token, which runs a model; takes no bounds")
+    for name in STATISTICS:
+        option = f"--{name.replace('_', '-')}"
+        verb.add_argument(option, type=_bound, nargs=2, metavar=("LOW", "HIGH"), help="both included; - for no bound")
+    orders = f"of {', '.join(STATISTICS)}; with --text or --token of {', '.join(ACTIVE_ORDERS)}"
+    verb.add_argument("--order", help=orders)
+    verb.add_argument("--ascending", action="store_true", help="smallest first")
+    verb.add_argument("--with-token-r2", action="store_true", help="show it, though no bound asks for it")
+    verb.add_argument("-k", type=int, default=DEFAULT_EXAMPLES, help="features at most (default: %(default)s)")
+    _add_exclude(verb)
+
+
+def _bound(value: str) -> float | None:
+    return None if value == "-" else float(value)
+
+
+def _add_check_sae(verbs: Any) -> None:
+    verb = _verb(verbs, check_sae, "is an SAE right for its model? exit status 3 where it does not look so")
+    verb.add_argument("run")
+    verb.add_argument("sae")
+    verb.add_argument(
+        "--tokens", type=int, default=CHECKED_TOKENS, help="stored tokens to look at (default: %(default)s)"
+    )
 
 
 def _add_norms(verbs: Any) -> None:

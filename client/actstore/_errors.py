@@ -13,6 +13,8 @@ ActstoreError             what happened, in which field, what is allowed, and th
 ├── Fault                 a mistake in actstore; report it
 ├── MissingLibrary        an optional library is not installed; also an ImportError
 └── StackFailed           a process of the local stack did not start or died; read its log
+
+SaeWarning is a warning, not an error: what looks wrong about an SAE, or that it could not be looked at.
 """
 
 from collections.abc import Iterable, Mapping
@@ -137,6 +139,10 @@ class MissingLibrary(ActstoreError, ImportError):
 
 class StackFailed(ActstoreError):
     """Read the end of the log in the message."""
+
+
+class SaeWarning(UserWarning):
+    """An SAE does not look as if it were right for the model, or could not be checked; the features are stored."""
 
 
 CLASS_OF_KIND: Mapping[Kind, type[ActstoreError]] = {

@@ -10,7 +10,7 @@ from actstore._tables import library
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from actstore._features import FeatureStatistics
+    from actstore._feature_answers import FeatureStatistics
     from actstore._norms import Growth, NormProfile
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

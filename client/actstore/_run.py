@@ -1,7 +1,9 @@
 """One run: what it stores, and every question about it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from actstore import _arguments, _html, _text
 from actstore._activations import ROW_COLUMNS, Activations
@@ -9,7 +11,9 @@ from actstore._backend import Backend
 from actstore._errors import refused
 from actstore._features import Feature
 from actstore._norms import NormProfile
+from actstore._questions import SaeOfRun, Where
 from actstore._records import CaptureSpecification, Provenance, RowQuery, RunDescription, SaeAttachment
+from actstore._sae_features import SaeFeatures
 from actstore._tables import Answer
 
 
@@ -81,14 +85,21 @@ class Run:
         classes = _arguments.exclusion(exclude)
         return self._backend.norm_profile(self.name, sites, classes, _arguments.fractions(quantiles, "quantiles"))
 
+    def features(self, sae: str) -> SaeFeatures:
+        """All features of an SAE whose activations this run stores: to search, to compare, to check."""
+        return SaeFeatures(self._source(sae), self._backend)
+
     def feature(self, sae: str, index: int) -> Feature:
         """Refuses at once an SAE that the run does not store, or an index past its width."""
+        return self.features(sae)[index]
+
+    def _source(self, sae: str) -> SaeOfRun:
         widths = {attachment.name: attachment.d_sae for attachment in self.saes}
         if sae not in widths:
             message = f"run {self.name!r} stores no features of an SAE {sae!r}"
             raise refused(message, "sae", sae, sorted(widths) or "none: capture with saes=[...]", "SAE_NOT_FOUND")
-        index = _arguments.count(index, "feature", maximum=widths[sae] - 1, reason="FEATURE_OUT_OF_RANGE")
-        return Feature(self.name, sae, index, self._backend)
+        asked = self.specification
+        return SaeOfRun(self.name, sae, widths[sae], asked.model, asked.model_revision, asked.bos)
 
     def activations(
         self,
@@ -166,17 +177,7 @@ def _row_query(
     documents: Iterable[int] | None,
     tokens: Iterable[int] | None,
     exclude: Iterable[str] | str,
-    **of_activations: tuple[str, ...],
+    **of_activations: Any,
 ) -> RowQuery:
-    first_sequence, sequence_count = _arguments.stretch(sequences, "sequences")
-    first_position, position_count = _arguments.stretch(positions, "positions")
-    return RowQuery(
-        first_sequence=first_sequence,
-        sequence_count=sequence_count,
-        tokens=_arguments.whole_numbers(tokens, "tokens", 2**31 - 1),
-        documents=_arguments.whole_numbers(documents, "documents", 2**63 - 1),
-        first_position=None if positions is None else first_position,
-        end_position=None if position_count is None else first_position + position_count,
-        exclude=_arguments.exclusion(exclude),
-        **of_activations,
-    )
+    where = Where(sequences, positions, documents, tokens)
+    return replace(where.query(), exclude=_arguments.exclusion(exclude), **of_activations)

@@ -1,7 +1,8 @@
 """Arrow tables with three ways out of them and two ways to look at them."""
 
 import importlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,8 @@ class Table:
         return frame
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {"rows": self.table.to_pylist()}
+        """Plain values, ready for JSON; what is no finite number is None, for JSON has no word for it."""
+        return {"rows": plain_rows(self.table)}
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -67,12 +68,16 @@ class Table:
     def _repr_html_(self) -> str:
         return (
             _html.heading(self._title())
-            + _html.grid(self.table.column_names, self._shown())
+            + _html.grid(self.table.column_names, self._shown(), self._definitions())
             + "".join(map(_html.note, self._notes()))
         )
 
     def _title(self) -> str:
         return f"{len(self):,} rows"
+
+    def _definitions(self) -> Mapping[str, str]:
+        """What the numbers of a column are, for a notebook's titles."""
+        return {}
 
     def _shown(self) -> list[dict[str, Any]]:
         return [_shown_row(row) for row in self.table.slice(0, SHOWN_ROWS).to_pylist()]
@@ -80,6 +85,14 @@ class Table:
     def _notes(self) -> list[str]:
         hidden = len(self) - SHOWN_ROWS
         return [f"… {hidden:,} more rows"] if hidden > 0 else []
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    return [{name: plain(value) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,11 @@ def number(value: object) -> str:
     return _cell(value)
 
 
+def line(text: str) -> str:
+    """A sentence from elsewhere on one line, its spaces kept."""
+    return "".join(_printable(character) for character in text)
+
+
 def _cell(value: object) -> str:
     text = "".join(_printable(character) for character in str(value))
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"

@@ -2,6 +2,7 @@
 
 `StandInWorkers` is a real gRPC server in this process, behind a real service. Run names steer captures: `fails`,
 `cancelled`, `slow` (until cancelled), `breaks` (the stream breaks off once), `unfinished` (ends without an end state).
+What it says of SAEs is in stand_in_saes.
 """
 
 import json
@@ -17,6 +18,7 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import Failure, to_status
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, service_pb2_grpc
+from tests.client.stand_in_saes import StandInSaes, message
 
 TOKEN = "gateway-token"
 CLEAN, CORRUPT = ["<bos>", " When", " Mary", " gave", " to"], ["<bos>", " When", " John", " gave", " to"]
@@ -59,18 +61,11 @@ def tokens() -> pa.Table:
     return pa.table({"position": range(len(CLEAN)), "clean": CLEAN, "corrupt": CORRUPT})
 
 
-def _message(table: pa.Table) -> common_pb2.Table:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return common_pb2.Table(arrow_ipc_stream=sink.getvalue().to_pybytes())
-
-
 def _refuse(context: grpc.ServicerContext, failure: Failure) -> None:
     context.abort_with_status(rpc_status.to_status(to_status(failure)))
 
 
-class StandInWorkers(service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.PatchingServiceServicer):
+class StandInWorkers(StandInSaes, service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.PatchingServiceServicer):
     def __init__(self, port: int = 0, token: str = TOKEN) -> None:
         self.requests: list[object] = []
         self.cancelled = threading.Event()
@@ -79,6 +74,7 @@ class StandInWorkers(service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.P
         self._server = grpc.server(ThreadPoolExecutor(8))
         service_pb2_grpc.add_CaptureServiceServicer_to_server(self, self._server)
         service_pb2_grpc.add_PatchingServiceServicer_to_server(self, self._server)
+        service_pb2_grpc.add_SaeServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         self._server.start()
 
@@ -132,8 +128,8 @@ class StandInWorkers(service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.P
         if request.model.name == "no-result":
             return
         result = patching_pb2.SweepResult(
-            cells=_message(cells(tuple(request.sites) or SITES, tuple(request.layers) or tuple(range(LAYERS)))),
-            tokens=_message(tokens()),
+            cells=message(cells(tuple(request.sites) or SITES, tuple(request.layers) or tuple(range(LAYERS)))),
+            tokens=message(tokens()),
             clean_logit_difference=CLEAN_DIFFERENCE,
             corrupt_logit_difference=CORRUPT_DIFFERENCE,
             provenance=common_pb2.Provenance(model=request.model.name, dtype="float32"),

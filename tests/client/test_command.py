@@ -66,7 +66,7 @@ def test_norms(address: str, tmp_path: Path) -> None:
 
 def test_feature(address: str, tmp_path: Path) -> None:
     found = said(actstore("feature", "planted", SAE, str(FIRING), "-k", "2", "--json", address=address))
-    assert [row["rank"] for row in found["examples"]["rows"]] == [1, 2]
+    assert [row["rank"] for row in found["top"]["rows"]] == [1, 2]
     assert found["statistics"]["active_tokens"] == 20
     done = actstore("feature", "planted", SAE, str(FIRING), "--plot", str(tmp_path / "f.png"), address=address)
     assert "«·word24»" in done.stdout
@@ -75,7 +75,7 @@ def test_feature(address: str, tmp_path: Path) -> None:
 
 def test_capture(service: Service) -> None:
     found = said(actstore("capture", "planted-model", "--dataset", "text", "--json", address=service.address))
-    assert found == {"run": "planted", "complete": True, "tokens": 69}
+    assert found == {"run": "planted", "complete": True, "tokens": 69, "warnings": []}
     arguments = ("capture", "planted-model", "--dataset", "text", "--name", "slow", "--no-wait", "--json")
     assert said(actstore(*arguments, address=service.address)) == {"run": "slow"}
     assert said(actstore("cancel", "slow", "--json", address=service.address))["state"] == "cancelled"

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import actstore
-from actstore import ActstoreError, Lab
+from actstore import ActstoreError, Lab, Where
+from actstore._questions import ActiveQuestion, CofiringQuestion, FindQuestion, RowsQuestion, SampleQuestion
 from tests.stored_run import BOS_ONLY, EVERYWHERE, FIRING, SAE, SILENT
 
 RUNS = ("planted", "bfloat16", "float16", "partial")
@@ -24,6 +25,30 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "examples on BOS": lambda run: run.feature(SAE, BOS_ONLY).top(exclude=()),
     "examples by default": lambda run: run.feature(SAE, BOS_ONLY).top(exclude=None),
     "no examples": lambda run: run.feature(SAE, SILENT).top(),
+    "examples of some tokens": lambda run: run.feature(SAE, EVERYWHERE).top(
+        5, where=Where(sequences=range(1, 5), positions=slice(2, None), documents=[1, 2])
+    ),
+    "uniform": lambda run: run.feature(SAE, FIRING).uniform(5),
+    "uniform with a seed": lambda run: run.feature(SAE, FIRING).uniform(5, seed=7, exclude=()),
+    "uniform over rank": lambda run: run.feature(SAE, FIRING).uniform(4, over="rank", tokens_before=1),
+    "uniform where it fires": lambda run: run.feature(SAE, FIRING).uniform(3, "activating", threshold=2.0, seed=1),
+    "uniform over positions": lambda run: run.feature(SAE, FIRING).uniform(6, over="positions", seed=3),
+    "quantiles": lambda run: run.feature(SAE, FIRING).quantiles(4, 1, seed=2, where=Where(positions=range(1, 12))),
+    "no quantiles": lambda run: run.feature(SAE, SILENT).quantiles(),
+    "above": lambda run: run.feature(SAE, FIRING).above(3.0),
+    "above nothing": lambda run: run.feature(SAE, EVERYWHERE).above(where=Where(tokens=[2, 5, 8]), exclude=()),
+    "above everything": lambda run: run.feature(SAE, FIRING).above(1e9),
+    "token_r2": lambda run: run.feature(SAE, FIRING).token_r2(),
+    "cofiring": lambda run: run.feature(SAE, FIRING).cofiring(3, least_tokens=1, exclude=()),
+    "table": lambda run: run.features(SAE).table(),
+    "table of some": lambda run: run.features(SAE).table([FIRING, EVERYWHERE], exclude="special"),
+    "search": lambda run: run.features(SAE).search(density=(0.01, 0.9), order="maximum", ascending=True, k=3),
+    "search by token_r2": lambda run: run.features(SAE).search(token_r2=(None, 1.0), maximum=(0.5, None)),
+    "active": lambda run: run.features(SAE).active(Where(documents=[2]), order="lift", exclude=()),
+    "active everywhere": lambda run: run.features(SAE).active(k=2),
+    "active on a token": lambda run: run.features(SAE).by_token(5),
+    "many": lambda run: run.features(SAE).sample([FIRING, SILENT, EVERYWHERE], k=2),
+    "many by quantile": lambda run: run.features(SAE).sample([FIRING, BOS_ONLY], "quantile", 1, bins=3, exclude=()),
     "statistics": lambda run: run.feature(SAE, EVERYWHERE).statistics(),
     "statistics in few bins": lambda run: run.feature(SAE, FIRING).statistics(bins=3, exclude=("special",)),
     "statistics of nothing": lambda run: run.feature(SAE, SILENT).statistics(),
@@ -60,7 +85,10 @@ def test_answers(question: str, name: str, remote: Lab, direct: Lab) -> None:
 def test_no_exclusion_given_is_bos_and_an_empty_one_is_none(lab: Lab) -> None:
     run = lab.run("planted")
     feature = run.feature(SAE, BOS_ONLY)
-    asked: list[Callable[..., Any]] = [run.norms, feature.top, feature.statistics, feature.page]
+    every = run.features(SAE)
+    stored = [feature.top, feature.uniform, feature.quantiles, feature.above, feature.statistics, feature.cofiring]
+    asked: list[Callable[..., Any]] = [run.norms, *stored, every.search, every.table, every.active]
+    assert (feature.page(live=False).excluded, feature.page(live=False, exclude=()).excluded) == (("bos",), ())
     for ask in asked:
         assert ask(exclude=None) == ask() == ask(exclude=("bos",))
         assert (ask(exclude=None).excluded, ask(exclude=()).excluded) == (("bos",), ())
@@ -119,7 +147,17 @@ WRONG: dict[str, Callable[[Lab], object]] = {
     "no site": lambda lab: lab.run("planted").activations("residual"),
     "one site of several": lambda lab: lab.run("planted").activations(["resid_post.1", "z.0"]),
     # Past the client's own check, to see that both doors say the same.
-    "feature": lambda lab: lab._backend.top_examples("planted", SAE, 10**6, frozenset(), 1, 1, 1),
+    "feature": lambda lab: lab._backend.feature_statistics("planted", SAE, 10**6, frozenset(), 4),
+    "sampled feature": lambda lab: lab._backend.ask(SampleQuestion("planted", SAE, features=(10**6,))),
+    "read feature": lambda lab: lab._backend.read_feature(RowsQuestion("planted", SAE, feature=10**6)),
+    "named feature": lambda lab: lab._backend.ask(FindQuestion("planted", SAE, features=(10**6,))),
+    "other feature": lambda lab: lab._backend.ask(CofiringQuestion("planted", SAE, feature=10**6)),
+    "active of an unknown SAE": lambda lab: lab._backend.ask(ActiveQuestion("planted", "other")),
+    "method": lambda lab: lab._backend.ask(SampleQuestion("planted", SAE, features=(1,), k=2000)),
+    "too many": lambda lab: lab.run("planted").features(SAE).sample(range(12), k=1000),
+    "bounds the wrong way": lambda lab: lab.run("planted").features(SAE).search(density=(0.5, 0.1)),
+    "order of tokens": lambda lab: lab._backend.ask(ActiveQuestion("planted", SAE, order="density")),
+    "statistic": lambda lab: lab._backend.ask(FindQuestion("planted", SAE, order="kurtosis")),
     "sae": lambda lab: lab._backend.feature_statistics("planted", "other", 0, frozenset(), 4),
 }
 

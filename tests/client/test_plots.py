@@ -77,7 +77,7 @@ def test_a_histogram_has_a_bar_a_bin(lab: Lab) -> None:
 
 
 def test_a_feature_that_never_fires_draws_no_bars(direct: Lab) -> None:
-    assert list(direct.run("planted").feature(SAE, SILENT).page().plot().patches) == []
+    assert list(direct.run("planted").feature(SAE, SILENT).statistics().plot().patches) == []
 
 
 def test_heat_maps_hold_the_cells() -> None:

@@ -5,7 +5,23 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pytest
 
-from actstore import Examples, FeaturePage, FeatureStatistics, Lab, Provenance, _text
+from actstore import (
+    Answer,
+    DirectionAblation,
+    EncodedText,
+    Examples,
+    FeaturePage,
+    FeatureStatistics,
+    FeatureTable,
+    Lab,
+    LogitLens,
+    Provenance,
+    SaeCheck,
+    TextAblation,
+    TokenR2,
+    _definitions,
+    _text,
+)
 from tests.stored_run import FIRING, SAE, SILENT
 
 HOSTILE = [
@@ -18,6 +34,26 @@ HOSTILE = [
     "&lt;b&gt;",
     "\r\n\t ",
 ]
+HOSTILE_SAE = "<u>sae</u>"
+# What a page is made of: nothing that runs, and nothing that is loaded.
+TAGS = {
+    "p",
+    "b",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "div",
+    "span",
+    "br",
+    "svg",
+    "rect",
+    "title",
+    "details",
+} | {"summary"}
+ATTRIBUTES = {"style", "title", "width", "height", "role", "x", "y", "fill", "open"}
 PROVENANCE = Provenance(model="<b>model</b>", run="<i>run</i>")
 
 
@@ -43,7 +79,7 @@ class Seen(HTMLParser):
         self.text += data
 
 
-def hostile_page() -> FeaturePage:
+def hostile_examples(how: str = "strongest") -> Examples:
     activations = [float(i) for i in range(len(HOSTILE))]
     row = {
         "rank": [1],
@@ -56,19 +92,78 @@ def hostile_page() -> FeaturePage:
         "texts": [HOSTILE],
         "activations": [activations],
     }
-    examples = Examples(table=pa.table(row), sae="<u>sae</u>", feature=1, provenance=PROVENANCE)
+    return Examples(table=pa.table(row), sae=HOSTILE_SAE, feature=1, how=how, provenance=PROVENANCE)
+
+
+def hostile_statistics() -> FeatureStatistics:
     histogram = pa.table({"low": [0.0, 1.0], "high": [1.0, 2.0], "count": [9, 1]})
-    statistics = FeatureStatistics(
-        table=histogram, sae="<u>sae</u>", feature=1, tokens=100, active_tokens=10, density=0.1, maximum=2.0,
+    return FeatureStatistics(
+        table=histogram, sae=HOSTILE_SAE, feature=1, tokens=100, active_tokens=10, density=0.1, maximum=2.0,
         mean_when_active=0.6, provenance=PROVENANCE,
     )  # fmt: skip
-    return FeaturePage(statistics, examples)
+
+
+def hostile_lens() -> LogitLens:
+    rows = [
+        {"feature": 1, "end": end, "rank": rank, "token": rank, "text": text, "logit": 1.0 - 2.0 * (end == "bottom")}
+        for end in ("top", "bottom")
+        for rank, text in enumerate(HOSTILE, start=1)
+    ]
+    table = pa.Table.from_pylist(rows)
+    return LogitLens(
+        table=table, sae=HOSTILE_SAE, side="decoder", fold_norm=True, masked_tokens=2, provenance=PROVENANCE
+    )
+
+
+def hostile_ablations() -> tuple[TextAblation, DirectionAblation]:
+    positions = list(range(len(HOSTILE)))
+    tokens = pa.table({"position": positions, "text": HOSTILE, "activation": [0.5] * len(HOSTILE)})
+    effects = [(first, None, HOSTILE[first], None, 1.0, -1.0) for first in positions]
+    effects += [(0, last, HOSTILE[0], HOSTILE[last], 0.0, -3.0) for last in positions[1:]]
+    names = ("first", "second", "first_text", "second_text", "activation", "change")
+    of_text = TextAblation(
+        table=pa.Table.from_pylist([dict(zip(names, effect, strict=True)) for effect in effects]),
+        sae=HOSTILE_SAE, feature=1, ablation="delete", tokens=tokens, position=positions[-1], activation=2.0,
+        provenance=PROVENANCE,
+    )  # fmt: skip
+    rows = [
+        {"position": i, "text": HOSTILE[i], "activation": 1.0, "next_text": text, "log_probability": -1.0,
+         "ablated": -2.0, "change": -1.0}
+        for i, text in enumerate(HOSTILE[1:])
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    return of_text, DirectionAblation(table=table, sae=HOSTILE_SAE, feature=1, provenance=PROVENANCE)
+
+
+def hostile_features(title: str) -> FeatureTable:
+    table = pa.table({"feature": [2, 3], "cosine": [0.5, 0.25]})
+    return FeatureTable(
+        table=table, sae=HOSTILE_SAE, title=title, definitions=_definitions.NEIGHBOURS, provenance=PROVENANCE
+    )
+
+
+def hostile_page() -> FeaturePage:
+    of_text, of_direction = hostile_ablations()
+    r2 = pa.table({"feature": [1], "token_r2": [0.5]})
+    return FeaturePage(
+        statistics=hostile_statistics(),
+        token_r2=TokenR2(table=r2, sae=HOSTILE_SAE, feature=1, provenance=PROVENANCE),
+        top=hostile_examples(),
+        uniform=hostile_examples("<i>uniform</i>"),
+        quantiles=hostile_examples("by quantile"),
+        cofiring=hostile_features("Fires with"),
+        lens=hostile_lens(),
+        neighbours=hostile_features("Near"),
+        ablated_text=(of_text,),
+        ablated_direction=(of_direction,),
+        missing={"<b>part</b>": "<script>alert(1)</script>\x1b[31m"},
+    )
 
 
 def test_hostile_tokens_are_inert_in_a_notebook() -> None:
     seen = Seen(hostile_page()._repr_html_())
-    assert seen.tags <= {"p", "b", "table", "tbody", "tr", "td", "span", "br", "svg", "rect", "title"}
-    assert seen.attributes <= {"style", "title", "width", "height", "role", "x", "y", "fill"}
+    assert seen.tags <= TAGS
+    assert seen.attributes <= ATTRIBUTES
     assert not any("url" in style for style in seen.styles)
     for token in HOSTILE:
         assert _text.visible(token) in seen.text
@@ -92,10 +187,61 @@ def test_hostile_names_are_inert_in_a_table(direct: Lab) -> None:
 
 
 def test_each_token_is_tinted_by_its_activation_and_says_its_numbers() -> None:
-    seen = Seen(hostile_page().examples._repr_html_())
-    tints = [float(style.rpartition(",")[2].rstrip(")")) for style in seen.styles if "rgba" in style]
+    seen = Seen(hostile_examples()._repr_html_())
+    tints = [float(style.partition(")")[0].rpartition(",")[2]) for style in seen.styles if "rgba" in style]
     assert tints == pytest.approx([i / (len(HOSTILE) - 1) for i in range(len(HOSTILE))], abs=0.01)
-    assert seen.titles[3].endswith("| activation 3 | position 13")
+    assert any(title.endswith("| activation 3 | position 13") for title in seen.titles)
+
+
+def hostile_answers() -> list[Answer]:
+    of_text, of_direction = hostile_ablations()
+    tokens = pa.table({"position": [0], "token": [1], "text": HOSTILE[:1], "special": [False]})
+    activations = pa.table({"position": [0], "feature": [1], "activation": [2.0]})
+    quantities = pa.table({"quantity": ["<b>l0</b>"], "value": [1.0], "claimed": [None]})
+    return [
+        of_text,
+        of_direction,
+        hostile_lens(),
+        EncodedText(table=activations, sae=HOSTILE_SAE, tokens=tokens, provenance=PROVENANCE),
+        SaeCheck(table=quantities, sae=HOSTILE_SAE, warnings=tuple(HOSTILE), provenance=PROVENANCE),
+    ]
+
+
+@pytest.mark.parametrize("answer", hostile_answers(), ids=lambda answer: type(answer).__name__)
+def test_hostile_tokens_are_inert_in_every_answer(answer: Answer) -> None:
+    seen = Seen(answer._repr_html_())
+    assert seen.tags <= TAGS
+    assert seen.attributes <= ATTRIBUTES
+    assert all(character.isprintable() or character == "\n" for character in repr(answer))
+
+
+def test_a_whole_page_loads_nothing_and_follows_the_readers_theme() -> None:
+    seen = Seen(hostile_page().to_html())
+    assert seen.tags <= TAGS | {"html", "head", "meta", "body"}
+    assert "light dark" in hostile_page().to_html()
+    assert seen.attributes <= ATTRIBUTES | {"lang", "charset", "name", "content"}
+
+
+def test_every_number_of_a_page_says_what_it_is() -> None:
+    titles = Seen(hostile_page()._repr_html_()).titles
+    for name, says in {**_definitions.STATISTICS, **_definitions.NEIGHBOURS}.items():
+        assert name == "feature" or f"{name}: {says}" in titles
+    assert f"logit: {_definitions.LENS['logit']}" in titles
+    assert _definitions.EXAMPLES["activation"] in titles
+
+
+def test_changes_are_tinted_by_their_sign() -> None:
+    of_text, _ = hostile_ablations()
+    seen = Seen(of_text.strip_html())
+    tinted = [style for style in seen.styles if "rgba" in style]
+    assert all("rgba(86,180,233,0.50)" in style for style in tinted)  # -1 of 2, below 0
+    assert len(tinted) == len(HOSTILE)
+
+
+def test_on_a_strong_tint_the_ink_is_black() -> None:
+    styles = [style for style in Seen(hostile_examples()._repr_html_()).styles if "rgba" in style]
+    assert "color:#000" not in styles[0].replace("background-color", "")
+    assert styles[-1].endswith(";color:#000")
 
 
 def test_white_space_is_visible() -> None:
@@ -109,7 +255,7 @@ def test_examples_show_the_strongest_token(lab: Lab) -> None:
 
 
 def test_a_feature_that_never_fires_says_so(lab: Lab) -> None:
-    page = lab.run("planted").feature(SAE, SILENT).page()
+    page = lab.run("planted").feature(SAE, SILENT).page(live=False)
     assert "never active on 62 tokens" in repr(page)
     assert "never active on 62 tokens" in page._repr_html_()
 

@@ -1,0 +1,62 @@
+"""What each number of an answer is, in one line: the titles of a notebook view, and of docs/features.md."""
+
+from collections.abc import Mapping
+
+STATISTICS: Mapping[str, str] = {
+    "feature": "index of the feature in its SAE",
+    "tokens": "tokens that count",
+    "active_tokens": "tokens that count on which the feature is above 0",
+    "density": "active tokens over tokens that count",
+    "maximum": "largest activation",
+    "mean_when_active": "mean activation over active tokens",
+    "token_r2": "share of the feature's variance over tokens that the token alone explains, corrected for chance: "
+    "1 for a lookup of the token, 0 where it does not matter",
+}
+ACTIVE: Mapping[str, str] = {
+    "feature": STATISTICS["feature"],
+    "active_tokens": "chosen tokens on which the feature is above 0",
+    "mean": "mean activation over all chosen tokens, zeros included",
+    "maximum": "largest activation on a chosen token",
+    "density": "active tokens over tokens that count, over the whole run",
+    "lift": "share of chosen tokens on which the feature fires, over its density",
+    "position": "where in the text it is strongest",
+    "text": "the token there",
+}
+COFIRING: Mapping[str, str] = {
+    "feature": "index of the other feature",
+    "both_tokens": "tokens on which both fire",
+    "share": "share of this feature's tokens on which the other fires: P(other | this)",
+    "density": "share of all tokens on which the other fires: P(other)",
+    "lift": "P(other | this) / P(other); 1 for independence",
+}
+NEIGHBOURS: Mapping[str, str] = {
+    "feature": "index of the other feature",
+    "cosine": "cosine of the angle between the two directions",
+}
+EXAMPLES: Mapping[str, str] = {"activation": "the feature's activation on the marked token"}
+LENS: Mapping[str, str] = {
+    "rank": "1 is furthest from 0 at this end",
+    "token": "id of the token",
+    "logit": "the direction's dot product with the token's unembedding vector",
+}
+TEXT_ABLATION: Mapping[str, str] = {
+    "activation": "the feature at the text's last token, once this is taken away",
+    "change": "that less the feature on the whole text",
+    "interaction": "change of the pair less those of its two tokens alone; well below 0: either token will do",
+}
+DIRECTION_ABLATION: Mapping[str, str] = {
+    "activation": "the feature's activation on the token",
+    "log_probability": "natural log-probability of the true next token",
+    "ablated": "the same without what the feature writes",
+    "change": "ablated less log_probability: below 0, the feature helps to predict the next token",
+}
+QUANTITIES: Mapping[str, str] = {
+    "tokens": "stored tokens that were looked at",
+    "l0": "features above 0 on a token, in the mean",
+    "fvu": "fraction of variance unexplained by the reconstruction",
+    "dead_share": "share of features that fire on none of these tokens",
+    "loss": "mean cross-entropy of the model, nats",
+    "loss_reconstructed": "the same with the SAE's reconstruction in place of the site",
+    "loss_zeroed": "the same with zeros in place of the site",
+    "loss_recovered": "(zeroed - reconstructed) / (zeroed - loss): 1 for a perfect reconstruction",
+}
