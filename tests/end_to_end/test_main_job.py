@@ -209,7 +209,7 @@ def test_bad_questions(job: MainJob) -> None:
         _refused(absent, lambda lab=lab: lab.run("absent"))
         _refused(past, lambda run=run: run.feature(SAE, 1024))
         # Past the client's own check, so that the service's shows.
-        _refused(past, lambda lab=lab: lab._backend.top_examples(job.run.name, SAE, 1024, frozenset(), 1, 1, 1))
+        _refused(past, lambda lab=lab: lab._backend.feature_statistics(job.run.name, SAE, 1024, frozenset(), 4))
 
 
 def _refused(wrong: Wrong, ask: Callable[[], object]) -> None:
