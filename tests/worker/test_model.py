@@ -166,7 +166,8 @@ def test_what_the_catalogue_does_not_have(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "a/../../b", "a/b/c", "", ".hidden", "a\\b"])
 def test_names_that_leave_their_folder_are_no_names(name: str, tmp_path: Path) -> None:
     catalogue = ModelCatalogue((tmp_path,), allow_hub=True)
-    for find in (catalogue.find_model, catalogue.find_sae, lambda text: catalogue.find_model("model", text or "..")):
+    finders = [catalogue.find_model, lambda text: catalogue.find_model("model", text or "..")]
+    for find in finders if name == "a/b/c" else [*finders, catalogue.find_sae]:  # an SAE may lie deeper than a model
         with pytest.raises(BadRequest) as refused:
             find(name)
         assert refused.value.reason == "NAME_INVALID"

@@ -166,7 +166,7 @@ def test_no_number_in_gives_no_silence_out(tmp_path: Path) -> None:
         ({"activation_fn": "tanh-relu"}, "activation_fn"),
         ({"normalize_activations": "expected_average_only_in"}, "normalize_activations"),
         ({"normalize_activations": True}, "normalize_activations"),
-        ({"reshape_activations": "hook_z"}, "reshape_activations"),
+        ({"reshape_activations": "other"}, "reshape_activations"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
         ({"d_sae": 0}, "cfg.json"),
         (
@@ -226,7 +226,7 @@ def test_an_sae_must_fit_its_model(tmp_path: Path) -> None:
         with pytest.raises(BadRequest, match=r"model 'neox' has resid_pre.0..2"):
             check_fit(load_sae(save_sae(tmp_path / "other", "standard", site=site), "other"), model)
     with pytest.raises(BadRequest) as refused:
-        load_sae(save_sae(tmp_path / "other", "standard", site="blocks.0.attn.hook_z"), "other")
+        load_sae(save_sae(tmp_path / "other", "standard", site="blocks.0.attn.hook_pattern"), "other")
     assert refused.value.details["field"] == "hook_name"
 
 

@@ -1,8 +1,9 @@
 """What models and SAEs there are, and in which folder: a name from outside becomes a folder here and nowhere else.
 
 A model is a folder with `config.json`; its revisions are the folders `revisions/<revision>` in it, which borrow its
-tokenizer. An SAE is a folder with SAELens's `cfg.json` and `sae_weights.safetensors`. Where the hub is allowed, a model
-that no folder has is downloaded from there, safetensors only.
+tokenizer. An SAE is a folder, or a file, of any format that `sae_files.py` knows. Where the hub is allowed, what no
+folder has is downloaded from there: of models safetensors only, of SAEs also `.npz` and `.pt`, which are read without
+running any code.
 """
 
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from pathlib import Path
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
+from actstore_worker.sae_files import fetched_names, find_saes, missing_files
 
 MODEL_CONFIGURATION = "config.json"
-SAE_CONFIGURATION, SAE_WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _TOKENIZER = "tokenizer.json"
 _REVISIONS = "revisions"
+# So deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and a folder more.
+_SAE_DEPTH_MAX = 6
+# What stands for "/" where an SAE's name becomes a part of a file's name; the hub's own cache writes it so.
+_SLASH = "--"
 _HUB_FILES = (
     MODEL_CONFIGURATION,
     "model*.safetensors",
@@ -62,11 +67,20 @@ class ModelCatalogue:
         raise _not_found("model", name, sorted({source.name for source in self.models()}))
 
     def find_sae(self, name: str) -> Path:
-        """The folder of an SAE. Errors: NotThere SAE_NOT_FOUND with what there is; BadRequest NAME_INVALID."""
-        check_name(name, "sae")
-        for folder in self._folders([name]):
-            if _is_sae(folder):
-                return folder
+        """The folder or the file of an SAE: `name` is one below a model folder, or on the hub, where that is allowed,
+        `owner/repository/path/within`. What `sae_name` made of such a path is found as well.
+
+        Errors: NotThere SAE_NOT_FOUND with what there is; BadRequest NAME_INVALID.
+        """
+        candidates = [name] if "/" in name or _SLASH not in name else [name, name.replace(_SLASH, "/")]
+        for candidate in candidates:
+            parts = [check_name(part, "sae") for part in candidate.split("/")]
+            for root in self.model_folders:
+                found = root.joinpath(*parts)
+                if _is_inside(found, root) and (find_saes(found) or missing_files(found)):
+                    return found
+        if self.allow_hub and len(parts) > 1:
+            return _download_sae("/".join(parts[:2]), "/".join(parts[2:]), name)
         raise _not_found("sae", name, self.saes())
 
     def models(self) -> list[ModelSource]:
@@ -78,7 +92,7 @@ class ModelCatalogue:
         return [found[key] for key in sorted(found)]
 
     def saes(self) -> list[str]:
-        return sorted({name for name, folder in self._walk() if "/" not in name and _is_sae(folder)})
+        return sorted({name for root in self.model_folders for name in _saes_below(root)})
 
     def _folders(self, parts: list[str]) -> Iterator[Path]:
         for root in self.model_folders:
@@ -118,8 +132,18 @@ def _revisions(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"{_REVISIONS}/*/{MODEL_CONFIGURATION}"))
 
 
-def _is_sae(folder: Path) -> bool:
-    return (folder / SAE_CONFIGURATION).is_file() and (folder / SAE_WEIGHTS).is_file()
+def sae_name(reference: str) -> str:
+    """What an SAE is called where its name is a part of others: of a run's products, of an object's key."""
+    return check_name(reference.replace("/", _SLASH), "sae")
+
+
+def _saes_below(root: Path) -> Iterator[str]:
+    """By the name of the folder; of several in a folder, by the names of their files."""
+    for depth in range(1, _SAE_DEPTH_MAX + 1):
+        for folder in root.glob("/".join("*" * depth)):
+            if folder.is_dir() and _is_inside(folder, root) and (found := find_saes(folder)):
+                places = [folder] if len(found) == 1 else [files.weights for files in found]
+                yield from (place.relative_to(root).as_posix() for place in places)
 
 
 def _is_inside(path: Path, root: Path) -> bool:
@@ -132,19 +156,37 @@ def _local_source(name: str, revision: str, folder: Path, found: Path) -> ModelS
 
 
 def _download(name: str, revision: str) -> ModelSource:
+    value = f"{name}@{revision}" if revision else name
+    folder = _fetch(name, revision, _HUB_FILES, "model", value)
+    return ModelSource(name, revision, folder, folder)
+
+
+def _download_sae(repository: str, within: str, name: str) -> Path:
+    found = _fetch(repository, "", tuple(fetched_names(within)), "sae", name) / within
+    if not find_saes(found):
+        raise NotThere(
+            f"SAE {name!r} is in no model folder, and {repository} has none at {within or 'its top'} on the hub",
+            reason="SAE_NOT_FOUND",
+            field="sae",
+            value=name,
+        )
+    return found
+
+
+def _fetch(repository: str, revision: str, files: tuple[str, ...], kind: str, value: str) -> Path:
+    """The folder of a repository's files, of which those are there that match one of `files`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES)))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise NotThere(
-            f"model {name!r} is in no model folder, and the hub gave nothing under that name: {error}",
-            reason="MODEL_NOT_FOUND",
-            field="model",
-            value=f"{name}@{revision}" if revision else name,
+            f"{kind} {value!r} is in no model folder, and the hub gave nothing under that name: {error}",
+            reason=f"{kind.upper()}_NOT_FOUND",
+            field=kind,
+            value=value,
         ) from error
-    return ModelSource(name, revision, folder, folder)
 
 
 def _not_found(kind: str, name: str, there: list[str]) -> BadRequest:

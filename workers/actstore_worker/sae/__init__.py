@@ -1,6 +1,7 @@
 """Sparse autoencoders: what they compute, once and in one form, and the formats that they are read from.
 
-`autoencoder.py` knows no file. Whatever a file's convention is, it is settled when the file is read.
+`autoencoder.py` knows no file. Each `format_*.py` knows the files and the words of one project, and `parts.py` settles
+what they mean: it checks, and folds every scale into the weights.
 """
 
 from actstore_worker.sae.autoencoder import GatedSae, JumpReluSae, SparseAutoencoder, StandardSae, TopKSae

@@ -1,0 +1,31 @@
+"""What an SAE's own files say of its quality, to be held against what is measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from actstore_worker.sae.parts import CLAIMS
+from actstore_worker.sae.reading import read_json, read_tensors
+from actstore_worker.sae_files import QUALITY, SPARSITY
+
+# SAELens's sparsity file has log10 of how often each feature fires, with 1e-10 added first: below this it is never.
+_LOG_NEVER = -9.9
+
+
+def read_claims(folder: Path, name: str, metadata: Mapping[str, Any], d_sae: int) -> dict[str, float]:
+    """From quality.json, else from the configuration's metadata, else from SAELens's sparsity file."""
+    stated: dict[str, Any] = _from_sparsity(folder / SPARSITY, name)
+    stated |= {key: metadata[key] for key in CLAIMS if isinstance(metadata.get(key), int | float)}
+    if isinstance(metadata.get("num_dead_features"), int):
+        stated["dead_share"] = metadata["num_dead_features"] / d_sae
+    if (folder / QUALITY).is_file():
+        stated |= read_json(folder / QUALITY, name)
+    return {key: float(stated[key]) for key in CLAIMS if isinstance(stated.get(key), int | float)}
+
+
+def _from_sparsity(path: Path, name: str) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    logarithms = read_tensors(path, name)["sparsity"].double()
+    fires = logarithms > _LOG_NEVER
+    return {"l0": float((10**logarithms * fires).sum()), "dead_share": 1 - float(fires.double().mean())}

@@ -1,0 +1,66 @@
+"""Reads the files of SAEs: numbers only, never code, and whatever is wrong with a file is said by its name."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from actstore_worker.sae.refusals import unsupported
+
+_HASH_CHUNK_BYTES = 1 << 22
+
+
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    """Errors: BadRequest SAE_UNSUPPORTED where it is not one JSON object."""
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as error:
+        raise unsupported(name, path.name, None, f"it cannot be read: {error!r}") from error
+    return found
+
+
+def read_tensors(path: Path, name: str) -> dict[str, Any]:
+    """Tensors by their names in the file; of a `.pt` file also what else it has: numbers, words, nested tables.
+
+    Errors: BadRequest SAE_UNSUPPORTED for a file that is cut short, or that would run code to be read.
+    """
+    reader: Callable[[Path], Any] = {".npz": _npz, ".pt": _pt}.get(path.suffix, load_file)
+    try:
+        found = reader(path)
+        if not isinstance(found, dict):
+            raise ValueError("it is not a table of tensors")
+    except Exception as error:  # whatever a broken file makes of NumPy, torch and safetensors
+        raise unsupported(name, path.name, None, f"it cannot be read: {error}") from error
+    return found
+
+
+def turned(found: Any) -> Any:
+    """A matrix with its axes exchanged; what is none is left to be refused."""
+    return found.T if isinstance(found, Tensor) and found.ndim == 2 else found
+
+
+def sha256(paths: list[Path]) -> str:
+    """Over the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(_HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _npz(path: Path) -> dict[str, Tensor]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
+def _pt(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,61 @@
+"""`actstore.json` beside an SAE's weights: what its own files do not say, stated by someone who knows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from actstore_storage.sites import Site
+from actstore_worker.sae.reading import read_json
+from actstore_worker.sae.refusals import unsupported
+from actstore_worker.sae.sites import hook_site
+
+# What may have been done to the weights of an SAE's model (TransformerLens's words) that an SAE can be adapted to.
+ADAPTATIONS = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    # Where it reads, and of a transcoder what it predicts, whatever its files and folders say.
+    site: Site | None = None
+    output_site: Site | None = None
+    model: str = ""
+    # Of ADAPTATIONS: processing that its model had. The SAE is adapted to a model without, where that can be right.
+    adapt: tuple[str, ...] = ()
+    # SAELens's word: what activations were multiplied by in training, so that their average norm was the root of d_in.
+    norm_scaling_factor: float | None = None
+
+
+def read_sidecar(path: Path | None, name: str) -> Sidecar:
+    """Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH for what it cannot say."""
+    if path is None:
+        return Sidecar()
+    found = read_json(path, name)
+    known = [field.name for field in fields(Sidecar)]
+    if unknown := sorted(found.keys() - set(known)):
+        raise unsupported(name, f"{path.name}: {unknown[0]}", found[unknown[0]], "it says no such thing", allowed=known)
+    return Sidecar(
+        site=_site(found, "site", name),
+        output_site=_site(found, "output_site", name),
+        model=str(found.get("model", "")),
+        adapt=_adapt(found.get("adapt", []), name),
+        norm_scaling_factor=_factor(found.get("norm_scaling_factor"), name),
+    )
+
+
+def _site(found: Mapping[str, Any], field: str, name: str) -> Site | None:
+    return hook_site(str(found[field]), name, field) if field in found else None
+
+
+def _adapt(found: object, name: str) -> tuple[str, ...]:
+    if not isinstance(found, list) or not set(found) <= set(ADAPTATIONS):
+        raise unsupported(name, "adapt", found, "it can be adapted to none but those", allowed=ADAPTATIONS)
+    return tuple(found)
+
+
+def _factor(found: object, name: str) -> float | None:
+    if found is None:
+        return None
+    if not isinstance(found, int | float) or not 0 < found < float("inf"):
+        raise unsupported(name, "norm_scaling_factor", found, "it is no factor", allowed="a number above 0")
+    return float(found)

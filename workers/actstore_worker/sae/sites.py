@@ -1,0 +1,48 @@
+"""Where SAEs read and write, from the names that projects have for places in a model."""
+
+import re
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS, Site, parse_site
+from actstore_worker.sae.refusals import mismatch
+
+# Kinds whose rows are vectors that a forward pass hands on whole.
+SAE_KINDS = (*RESIDUAL_KINDS, *INNER_KINDS, "z")
+# TransformerLens's hook_mlp_in is before the norm: resid_mid by another name.
+_BEFORE_NORM = re.compile(r"blocks\.(\d+)\.hook_mlp_in")
+_WHY_NOT = {
+    "ln1.hook_normalized": "what a norm gives before its gain is handed on by no module of transformers",
+    "ln2.hook_normalized": "what a norm gives before its gain is handed on by no module of transformers; if the SAE "
+    "reads it with the gain, say so in actstore.json: mlp_input",
+    "mlp.hook_post": "the MLP's hidden layer is not captured",
+}
+# Within one layer, what a module of transformers takes in or gives; Gemma's names where they are Gemma's.
+_MODULES = {
+    "output": "resid_post",
+    "input": "resid_pre",
+    "self_attn.o_proj.input": "z",
+    "pre_feedforward_layernorm.output": "mlp_input",
+    "mlp.input": "mlp_input",
+    "post_feedforward_layernorm.output": "mlp_out",
+}
+_MODULE = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+def hook_site(hook: str, name: str, field: str = "hook_name", head: int | None = None) -> Site:
+    """From TransformerLens's name. Errors: BadRequest SAE_MISMATCH for a place that is not captured."""
+    if before := _BEFORE_NORM.fullmatch(hook):
+        return Site(int(before[1]), "resid_mid")
+    try:
+        found = parse_site(hook, SAE_KINDS)
+    except BadRequest as error:
+        why = next((why for end, why in _WHY_NOT.items() if hook.endswith(end)), "that site is not captured")
+        raise mismatch(name, field, hook, error.details["allowed"], why) from error
+    return found if head is None else Site(found.layer, found.kind, head)
+
+
+def module_site(point: str, name: str, field: str) -> Site:
+    """From the name of a module of transformers and its side: `model.layers.3.output`. Errors: as `hook_site`."""
+    found = _MODULE.fullmatch(point)
+    if found is None or found[2] not in _MODULES:
+        raise mismatch(name, field, point, [f"model.layers.N.{end}" for end in _MODULES], "that site is not captured")
+    return Site(int(found[1]), _MODULES[found[2]])
