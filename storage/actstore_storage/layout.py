@@ -4,6 +4,7 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
 
 RUNS = "runs"
+SAES = "saes"
 WANTED = "captures"
 
 
@@ -85,3 +86,28 @@ def index_product(sae: str) -> str:
 
 def statistics_product(sae: str) -> str:
     return f"statistics-{storage_name(sae, 'sae')}"
+
+
+def sae_folder(sae: str) -> str:
+    return f"{SAES}/{storage_name(sae, 'sae')}"
+
+
+def sae_key(sae: str) -> str:
+    return f"{sae_folder(sae)}/sae.json"
+
+
+def sae_files_folder(sae: str, sha256: str) -> str:
+    """Named by its content, so that a run finds the SAE that it was made with whatever the name stands for later."""
+    return f"{sae_folder(sae)}/files/{check_name(sha256, 'sha256')}"
+
+
+def training_key(sae: str) -> str:
+    return f"{sae_folder(sae)}/training/training.json"
+
+
+def training_checkpoints_folder(sae: str) -> str:
+    return f"{sae_folder(sae)}/training/checkpoints"
+
+
+def training_checkpoint_key(sae: str, step: int) -> str:
+    return f"{training_checkpoints_folder(sae)}/{step:012d}.pt"

@@ -43,6 +43,26 @@ class LoadedBatch:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Every so many-th sequence of the run, beginning with the first: left out, or with `alone` nothing else taken.
+
+    Whole sequences, all over the run, so that what is held out is of the same text and of no sequence that is trained
+    on.
+    """
+
+    every: int
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every < 2:
+            raise BadRequest(f"every is {self.every}", field="held_out.every", value=self.every, allowed="2 or more")
+
+    def keeps(self, sequence: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        kept: npt.NDArray[np.bool_] = (sequence % self.every == 0) == self.alone
+        return kept
+
+
+@dataclass(frozen=True)
 class _Chunk:
     """Dense rows `first` to before `last` of a shard: a row group of the site with the smallest ones."""
 
@@ -63,9 +83,9 @@ class TrainingLoader:
     """Iterates over one epoch's batches; iterated again, over the next epoch's, in another order.
 
     `state()` may be taken after any batch; a loader made with the same arguments goes on from there with `resume`, with
-    the same batches. Rows of `exclude`d token classes are left out. The last batch of an epoch may be smaller.
-    Checksums, which are two thirds of what a read costs, are verified when a loader reads a row group first, and not
-    again in later epochs.
+    the same batches. Rows of `exclude`d token classes, BOS by default, are left out. The last batch of an epoch may be
+    smaller. Checksums, which are two thirds of what a read costs, are verified when a loader reads a row group first,
+    and not again in later epochs.
 
     Errors: BadRequest for a site that the run does not store, or a batch or pool without rows.
     """
@@ -80,6 +100,7 @@ class TrainingLoader:
         pool_groups: int = 8,
         exclude: frozenset[str] = frozenset({"bos"}),
         columns: Sequence[str] = (),
+        held_out: HeldOut | None = None,
     ) -> None:
         for field, value in (("batch_rows", batch_rows), ("pool_groups", pool_groups)):
             if value < 1:
@@ -91,7 +112,7 @@ class TrainingLoader:
         commits = list(snapshot.commits)
         self._snapshot, self._sites = snapshot, [SiteRead(snapshot, commits, site) for site in sites]
         self._batch_rows, self._seed, self._pool_groups = batch_rows, seed, pool_groups
-        self._exclude, self._columns = exclude, tuple(columns)
+        self._exclude, self._columns, self._held_out = exclude, tuple(columns), held_out
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             self._chunks = [chunk for part in pool.map(self._chunks_of, commits) for chunk in part]
         self._verified: set[int] = set()
@@ -177,12 +198,15 @@ class TrainingLoader:
                 raw = site.column(chunk.commit, DenseReader(file).rows(chunk.first, chunk.last))
             sites[site.site] = elements(raw, site.dtype, site.width)
         self._verified.add(number)
-        if not self._exclude and not self._columns:
+        if not self._exclude and not self._columns and self._held_out is None:
             return _Loaded(sites, {}, np.arange(size))
         tokens = shard_tokens(bucket, chunk.commit)
         rows = dense_token_rows(bucket, chunk.commit, tokens.num_rows)[chunk.first : chunk.last]
-        kept = np.flatnonzero(kept_rows(tokens["flags"].to_numpy()[rows], self._exclude))
-        return _Loaded(sites, {name: tokens[name].to_numpy()[rows] for name in self._columns}, kept)
+        kept = kept_rows(tokens["flags"].to_numpy()[rows], self._exclude)
+        if self._held_out is not None:
+            kept &= self._held_out.keeps(tokens["sequence"].to_numpy()[rows])
+        columns = {name: tokens[name].to_numpy()[rows] for name in self._columns}
+        return _Loaded(sites, columns, np.flatnonzero(kept))
 
 
 def elements(raw: pa.Array, dtype: str, width: int) -> npt.NDArray[Any]:

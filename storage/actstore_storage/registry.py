@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
@@ -13,11 +14,12 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket, check_name
 from actstore_storage.errors import CorruptObject, NotThere
-from actstore_storage.layout import storage_name
+from actstore_storage.layout import SAES, sae_files_folder, sae_key, storage_name
 from actstore_storage.runs import FETCH_THREADS
 from actstore_storage.specification import canonical_json
 
 _TOKENIZERS_KEPT = 8
+_COPY_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,41 @@ def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[st
 
 def list_models(bucket: Bucket) -> list[ModelRecord]:
     """In order of name, then revision."""
-    return sorted(_read_all(bucket, "models", ModelRecord), key=lambda model: (model.name, model.revision))
+    return sorted(_read_all(bucket, bucket.keys("models"), ModelRecord), key=lambda model: (model.name, model.revision))
 
 
 def register_sae(bucket: Bucket, record: SaeModelRecord) -> None:
     """An SAE that was registered under the name before is replaced; runs carry the hash of the one they used."""
-    bucket.put(f"saes/{storage_name(record.name, 'sae')}/sae.json", canonical_json(asdict(record)))
+    bucket.put(sae_key(record.name), canonical_json(asdict(record)))
 
 
 def list_saes(bucket: Bucket) -> list[SaeModelRecord]:
     """In order of name."""
-    return sorted(_read_all(bucket, "saes", SaeModelRecord), key=lambda sae: sae.name)
+    keys = [f"{SAES}/{folder}/sae.json" for folder in bucket.folders(SAES)]
+    return sorted(_read_all(bucket, keys, SaeModelRecord), key=lambda sae: sae.name)
+
+
+def find_registered_sae(bucket: Bucket, name: str) -> SaeModelRecord | None:
+    """None where nothing is registered under the name."""
+    return next(iter(_read_all(bucket, [sae_key(name)], SaeModelRecord)), None)
+
+
+def store_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> None:
+    """Every file of a folder. To be stored before the SAE is registered: whoever sees it finds them."""
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file, bucket.create(f"{sae_files_folder(name, sha256)}/{path.name}") as out:
+            while chunk := file.read(_COPY_BYTES):
+                out.write(chunk)
+
+
+def fetch_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> bool:
+    """Into an empty folder. False: that SAE's files do not lie in this bucket."""
+    keys = bucket.keys(sae_files_folder(name, sha256))
+    for key in keys:
+        with bucket.open(key) as file, (folder / key.rpartition("/")[2]).open("wb") as out:
+            while chunk := file.read(_COPY_BYTES):
+                out.write(chunk)
+    return bool(keys)
 
 
 @lru_cache(_TOKENIZERS_KEPT)
@@ -101,12 +127,16 @@ def _texts_key(tokenizer_sha256: str) -> str:
     return f"tokenizers/{check_name(tokenizer_sha256, 'tokenizer_sha256')}/texts.parquet"
 
 
-def _read_all(bucket: Bucket, folder: str, kind: type[Record]) -> list[Record]:
-    def read(key: str) -> Record:
+def _read_all(bucket: Bucket, keys: Sequence[str], kind: type[Record]) -> list[Record]:
+    """Of those that are there."""
+
+    def read(key: str) -> Record | None:
         try:
             return kind(**json.loads(bucket.get(key)))
+        except KeyError:
+            return None
         except (ValueError, TypeError) as error:
             raise CorruptObject(f"{key} is not a {kind.__name__}: {error}", field="object", value=key) from error
 
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        return list(pool.map(read, bucket.keys(folder)))
+        return [record for record in pool.map(read, keys) if record is not None]

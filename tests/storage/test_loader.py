@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from actstore_storage import products
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
-from actstore_storage.loader import TrainingLoader
+from actstore_storage.loader import HeldOut, TrainingLoader
 from actstore_storage.opening import open_bucket
 from actstore_storage.runs import open_run
 from actstore_storage.specification import Positions
@@ -78,6 +78,20 @@ def test_every_row_once_an_epoch(exclude: frozenset[str], dtype: str, local_buck
         assert together == keyed(run, exclude)
     assert list(epochs[0][0]) != list(epochs[1][0])
     assert served(load(local_bucket, exclude=exclude, seed=1))[0] != epochs[0][0]
+
+
+@pytest.mark.parametrize("exclude", [frozenset(), frozenset({"bos"})], ids=["all", "text"])
+def test_held_out_sequences_are_the_others(exclude: frozenset[str], local_bucket: Bucket, small_groups: None) -> None:
+    run = written(local_bucket)
+    trained, alone = (
+        {key for batch in served(load(local_bucket, exclude=exclude, held_out=HeldOut(4, alone))) for key in batch}
+        for alone in (False, True)
+    )
+    assert {sequence for sequence, _ in alone} == {sequence for sequence, _ in keyed(run, exclude) if sequence % 4 == 0}
+    assert trained | alone == keyed(run, exclude).keys()
+    assert not trained & alone
+    with pytest.raises(BadRequest, match="every is 1"):
+        HeldOut(1)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

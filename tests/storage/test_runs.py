@@ -1,18 +1,23 @@
 """Beginning runs, finding them, and the registry."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest, Conflict, CorruptObject, NotThere
+from actstore_storage.layout import training_key
 from actstore_storage.registry import (
     ModelRecord,
     SaeModelRecord,
+    fetch_sae_files,
+    find_registered_sae,
     list_models,
     list_saes,
     register_model,
     register_sae,
+    store_sae_files,
     token_texts,
 )
 from actstore_storage.runs import committed_shards, create_run, list_runs, open_run, readable_runs
@@ -144,6 +149,27 @@ def test_registers_saes(bucket: Bucket) -> None:
     register_sae(bucket, sae)
     register_sae(bucket, replace(sae, name="b"))
     assert list_saes(bucket) == [replace(sae, name="b"), sae]
+
+
+def test_an_sae_s_files_come_back_under_their_hash(bucket: Bucket, tmp_path: Path) -> None:
+    """Beside what else lies in its folder of the bucket, which is no SAE that is listed."""
+    files = {"cfg.json": b"{}", "sae_weights.safetensors": bytes(range(256)) * 70_000}
+    for folder in ("from", "to", "other"):
+        (tmp_path / folder).mkdir()
+    for name, data in files.items():
+        (tmp_path / "from" / name).write_bytes(data)
+    store_sae_files(bucket, "org/sae", "c" * 64, tmp_path / "from")
+    bucket.put(training_key("unfinished"), b"{}")
+    assert list_saes(bucket) == []
+    assert find_registered_sae(bucket, "org/sae") is None
+    sae = SaeModelRecord("org/sae", "c" * 64, "topk", "resid_post.1", 8, 64, "org/model")
+    register_sae(bucket, sae)
+    assert list_saes(bucket) == [sae]
+    assert find_registered_sae(bucket, "org/sae") == sae
+    assert fetch_sae_files(bucket, "org/sae", "c" * 64, tmp_path / "to")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == files
+    assert not fetch_sae_files(bucket, "org/sae", "d" * 64, tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["a--b", "../a", "/a", "a/", "", "a b"])
