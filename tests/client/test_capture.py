@@ -16,14 +16,18 @@ from actstore import (
     Lab,
     NotFound,
     Positions,
+    SaeWarning,
     _capture,
 )
 from actstore._capture import Bar, Capture
 from actstore_api.v1 import capture_pb2
+from actstore_api.v1.sae_pb2 import CheckSaeRequest
 from actstore_storage.specification import Positions as StoredPositions
 from actstore_worker.wire import capture_request
 from tests.client import stand_in_workers as planted
+from tests.client.stand_in_saes import CLAIMED_L0, L0, WARNINGS
 from tests.client.stand_in_workers import StandInWorkers
+from tests.stored_run import SAE
 
 
 class Terminal(io.StringIO):
@@ -34,6 +38,40 @@ class Terminal(io.StringIO):
 def test_a_capture_ends_in_its_run(remote: Lab) -> None:
     run = remote.capture("planted-model", dataset="text", sites=["resid_post"]).wait()
     assert (run.name, run.complete) == ("planted", True)
+
+
+def test_an_sae_that_does_not_look_right_is_warned_about_once(remote: Lab, workers: StandInWorkers) -> None:
+    with pytest.warns(SaeWarning) as warned:
+        run = remote.capture("planted-model", dataset="text", name="float16").wait()
+    assert run.name == "float16"
+    [warning] = warned
+    assert all(said in str(warning.message) for said in (SAE, "planted-model", *WARNINGS))
+    assert warning.filename == __file__
+    assert [request.run for request in workers.requests if isinstance(request, CheckSaeRequest)] == ["float16"]
+
+
+def test_a_check_that_fails_is_a_warning_and_not_an_error(remote: Lab) -> None:
+    with pytest.warns(SaeWarning, match="it was not checked: the SAE reads another width"):
+        run = remote.capture("planted-model", dataset="text", name="bfloat16").wait()
+    assert (run.name, run.complete) == ("bfloat16", True)
+
+
+def test_the_check_of_saes_can_be_left_out(remote: Lab, workers: StandInWorkers) -> None:
+    assert remote.capture("planted-model", dataset="text", name="float16").wait(check_saes=False).name == "float16"
+    assert not any(isinstance(request, CheckSaeRequest) for request in workers.requests)
+
+
+def test_a_check_says_what_was_found_beside_what_is_claimed(remote: Lab, workers: StandInWorkers) -> None:
+    found = remote.run("planted").features(SAE).check(100)
+    assert workers.requests[-1] == CheckSaeRequest(run="planted", sae=SAE, tokens=100)
+    assert found.numbers == {"tokens": 100.0, "l0": L0}
+    assert "looks right for planted-model" in repr(found)
+    assert found.to_dict()["rows"][1] == {"quantity": "l0", "value": L0, "claimed": CLAIMED_L0}
+    with pytest.warns(SaeWarning, match="zeros would do better"):
+        wrong = remote.run("float16").features(SAE).check()
+    assert wrong.warnings == WARNINGS
+    assert "DOES NOT LOOK RIGHT" in repr(wrong)
+    assert remote.run("float16").features(SAE).check(warn=False).warnings == WARNINGS
 
 
 def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:

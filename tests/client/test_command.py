@@ -13,7 +13,7 @@ import pytest
 from actstore_service.server import Service
 from tests.client import stand_in_workers as planted
 from tests.client.conftest import SERVICE_TOKEN, Plant
-from tests.stored_run import FIRING, GROWTH, SAE
+from tests.stored_run import EVERYWHERE, FIRING, GROWTH, SAE, SILENT
 
 Done = subprocess.CompletedProcess[str]
 PATCH = ("patch", "planted-model", "--clean", "a b", "--corrupt", "a c", "--answers", " Mary", " John")
@@ -71,6 +71,56 @@ def test_feature(address: str, tmp_path: Path) -> None:
     done = actstore("feature", "planted", SAE, str(FIRING), "--plot", str(tmp_path / "f.png"), address=address)
     assert "«·word24»" in done.stdout
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_a_feature(service: Service, store: Path, tmp_path: Path) -> None:
+    arguments = ("feature", "planted", SAE, str(FIRING), "-k", "2", "--html", str(tmp_path / "f.html"))
+    done = actstore(*arguments, address=service.address)
+    assert "Logit lens of the decoder direction" in done.stdout
+    assert "Feature 3" in (tmp_path / "f.html").read_text()
+    found = said(actstore("feature", "planted", SAE, str(FIRING), "--json", address=service.address))
+    assert found["missing"] == {}
+    alone = said(actstore("feature", "planted", SAE, str(SILENT), "--stored-only", "--json", address=str(store)))
+    assert set(alone["missing"].values()) == {"not asked for"}
+    assert alone["token_r2"]["token_r2"] is None
+
+
+def test_features_by_statistics(address: str) -> None:
+    arguments = ("features", "planted", SAE, "--density", "0.1", "-", "--order", "maximum", "--with-token-r2")
+    found = said(actstore(*arguments, "--json", address=address))
+    assert [row["feature"] for row in found["rows"]] == [FIRING, EVERYWHERE]
+    assert found["rows"][0]["token_r2"] < 1.0
+    ascending = said(actstore("features", "planted", SAE, "-k", "1", "--ascending", "--json", address=address))
+    assert [row["density"] for row in ascending["rows"]] == [0.0]
+
+
+def test_features_by_token_and_by_text(service: Service, store: Path) -> None:
+    by_id = said(actstore("features", "planted", SAE, "--token", "5", "--json", address=str(store)))
+    by_text = said(actstore("features", "planted", SAE, "--token", " word5", "--json", address=service.address))
+    assert by_id == by_text
+    of_text = ("features", "planted", SAE, "--text", "say word6 word9")
+    found = said(actstore(*of_text, "--density", "-", "0.9", "--json", address=service.address))
+    assert [row["feature"] for row in found["rows"]] == [FIRING]
+    refused = actstore(*of_text, "--maximum", "1", "-", address=service.address)
+    assert refused.returncode == 1
+    assert "not searched by maximum" in refused.stderr
+
+
+def test_check_sae(service: Service) -> None:
+    found = said(actstore("check-sae", "planted", SAE, "--tokens", "64", "--json", address=service.address))
+    assert found["warnings"] == []
+    wrong = actstore("check-sae", "float16", SAE, address=service.address)
+    assert (wrong.returncode, wrong.stderr) == (3, "")
+    assert "zeros would do better" in wrong.stdout
+
+
+def test_a_capture_says_which_sae_looks_wrong(service: Service) -> None:
+    arguments = ("capture", "planted-model", "--dataset", "text", "--name", "float16", "--json")
+    done = actstore(*arguments, address=service.address)
+    assert done.returncode == 0
+    assert "zeros would do better" in done.stderr
+    assert "zeros would do better" in json.loads(done.stdout)["warnings"][0]
+    assert actstore(*arguments, "--no-check", address=service.address).stderr == ""
 
 
 def test_capture(service: Service) -> None:
