@@ -1,4 +1,4 @@
-"""Live questions about a text and about directions, against NumPy and transformers' own modules; and what is refused."""
+"""Questions about a text and about directions, against NumPy and transformers' own modules; and what is refused."""
 
 import threading
 from collections.abc import Callable

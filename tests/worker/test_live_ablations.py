@@ -18,8 +18,8 @@ from actstore_storage.opening import open_bucket
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.questions import (
-    AblateDirection,
     AblatedDirection,
+    AblateDirection,
     AblatedText,
     AblateText,
     LiveLimits,
@@ -193,10 +193,9 @@ def test_a_text_of_two_tokens_has_no_pairs(lab: Lab) -> None:
 
 
 def save_either_of_two(folder: Path) -> None:
-    """A hand-built model whose attention goes to every `a` and `b` alike, and to other tokens only where there are none;
-    an SAE whose one feature is on where it found some.
-
-    Residual dimensions: 0 is large and the same for all, so that the LayerNorm's scale is; 1 marks a and b; 2 is written.
+    """A hand-built model whose attention goes to every `a` and `b` alike, to other tokens only where there are none,
+    with an SAE whose one feature is on where it found some. Residual dimension 0 is the same for all tokens, 1 marks a
+    and b, 2 is what attention writes.
     """
     config = GPT2Config(
         vocab_size=257, n_embd=D_MODEL, n_layer=1, n_head=1, n_positions=32, bos_token_id=0, eos_token_id=0
