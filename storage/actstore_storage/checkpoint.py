@@ -1,7 +1,7 @@
 """Many commits in few objects: what keeps a run of 100,000 shards cheap to open.
 
 `fold_commits` copies the commits of whole blocks of shards into one Parquet object each, in blocks of 256, 4,096 and
-65,536. Commits stay where they are: a checkpoint says nothing that they do not, so it may be lost, written twice, or
+65,536, and of a complete run those that are left over at its end. Commits stay where they are: a checkpoint says nothing that they do not, so it may be lost, written twice, or
 seen late. A reader takes the largest blocks that there are, and lists commits only of shards that none of them holds.
 """
 
@@ -173,17 +173,23 @@ def fold_commits(snapshot: "Snapshot") -> list[str]:
     """
     written = []
     there = set(_listed(snapshot.bucket, snapshot.record.run))
-    for size in BLOCKS:
-        for start in range(0, snapshot.record.shards_total - size + 1, size):
-            block = range(start, start + size)
-            covered = any(block.start >= other.start and block.stop <= other.stop for other in there)
-            if covered or not _holds_all(snapshot.commits, block):
-                continue
-            key = checkpoint_key(snapshot.record.run, block)
-            snapshot.bucket.put_if_absent(key, _encoded(list(snapshot.commits.of_shards(block))))
-            written.append(key)
-            there.add(block)
+    for block in _blocks(snapshot):
+        covered = any(block.start >= other.start and block.stop <= other.stop for other in there)
+        if covered or not _holds_all(snapshot.commits, block):
+            continue
+        key = checkpoint_key(snapshot.record.run, block)
+        snapshot.bucket.put_if_absent(key, _encoded(list(snapshot.commits.of_shards(block))))
+        written.append(key)
+        there.add(block)
     return written
+
+
+def _blocks(snapshot: "Snapshot") -> Iterator[range]:
+    total = snapshot.record.shards_total
+    for size in BLOCKS:
+        yield from (range(start, start + size) for start in range(0, total - size + 1, size))
+    if snapshot.complete and total % BLOCKS[0]:
+        yield range(total - total % BLOCKS[0], total)
 
 
 def open_checkpoints(bucket: Bucket, record: RunRecord) -> list[Checkpoint]:

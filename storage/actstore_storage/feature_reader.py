@@ -1,6 +1,6 @@
 """What a snapshot says of an SAE's features: merged segments of the index, and shards that no segment holds yet."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from actstore_storage.exclusion import kept_classes
 from actstore_storage.feature_index import token_classes
 from actstore_storage.index_segments import ClassCounts, SegmentReader, chosen_segments, class_numbers
 from actstore_storage.layout import index_product, statistics_product
-from actstore_storage.ranking import LoadedRun, Ranking, SortedRun
+from actstore_storage.ranking import LoadedRun, Ranking, SortedRun, places_above, places_at_least
 from actstore_storage.reading import open_product
 from actstore_storage.row_groups import groups_between
 from actstore_storage.rows import TokenFilter, shard_tokens
@@ -37,6 +37,7 @@ class FeatureReader:
         self.segments = [
             SegmentReader(snapshot.bucket, segment, self.d_sae) for segment in chosen_segments(snapshot, sae)
         ]
+        self._held: tuple[int, list[tuple[int, SortedRun]]] = -1, []
 
     @cached_property
     def loose(self) -> list[Commit]:
@@ -59,7 +60,7 @@ class FeatureReader:
     def ranking(self, feature: int, exclude: frozenset[str], keep: TokenFilter | None = None) -> Ranking:
         """The feature's activations on tokens that count, and that `keep` passes; its own `exclude` counts too."""
         self.check(feature)
-        runs = list(self._runs(feature, exclude | (keep.exclude if keep else frozenset())))
+        runs = self._runs(feature, exclude | (keep.exclude if keep else frozenset()))
         if keep is None:
             return Ranking(runs)
         entries = Ranking(runs)
@@ -79,7 +80,7 @@ class FeatureReader:
         """Activations that count, the largest, and their sum."""
         self.check(feature)
         kept = _numbers(exclude)
-        runs = list(self._runs(feature, exclude))
+        runs = self._runs(feature, exclude)
         total = sum(float(reader.counts.sum[feature, kept].sum()) for reader in self.segments)
         total += sum(run.sum for run in runs if isinstance(run, ShardRun))
         return sum(run.count for run in runs), max((run.maximum for run in runs if run.count), default=0.0), total
@@ -96,15 +97,14 @@ class FeatureReader:
             found.add(shard_statistics(self.snapshot, commit, self.sae))
         return found
 
-    def _runs(self, feature: int, exclude: frozenset[str]) -> Iterator[SortedRun]:
-        for reader in self.segments:
-            for number in _numbers(exclude):
-                run = reader.run(feature, number)
-                if run.count:
-                    yield run
-        for commit in self.loose:
-            shard = ShardFeature(self.snapshot, commit, self.sae, feature)
-            yield from shard.runs(kept_classes(exclude))
+    def _runs(self, feature: int, exclude: frozenset[str]) -> list[SortedRun]:
+        """What was read of the last feature is kept for the next question about it."""
+        if self._held[0] != feature:
+            found = [numbered for reader in self.segments for numbered in reader.runs(feature)]
+            shards = [ShardFeature(self.snapshot, commit, self.sae, feature) for commit in self.loose]
+            self._held = feature, [*found, *(numbered for shard in shards for numbered in shard.runs())]
+        kept = _numbers(exclude)
+        return [run for number, run in self._held[1] if number in kept]
 
 
 class ShardFeature:
@@ -113,12 +113,13 @@ class ShardFeature:
     def __init__(self, snapshot: Snapshot, commit: Commit, sae: str, feature: int) -> None:
         self._snapshot, self._commit, self._sae, self._feature = snapshot, commit, sae, feature
 
-    def runs(self, classes: Sequence[str]) -> Iterator["ShardRun"]:
+    def runs(self) -> Iterator[tuple[int, "ShardRun"]]:
+        """Of each token class that has any, its number and rows."""
         with open_product(self._snapshot.bucket, self._commit, statistics_product(self._sae)) as file:
             found = rows_of_feature(file, self._feature)
         for row in found.to_pylist():
-            if row["token_class"] in classes:
-                yield ShardRun(self, row["token_class"], row["count"], row["maximum"], row["sum"])
+            name = row["token_class"]
+            yield TOKEN_CLASSES.index(name), ShardRun(self, name, row["count"], row["maximum"], row["sum"])
 
     @cached_property
     def by_class(self) -> dict[str, Entries]:
@@ -145,6 +146,12 @@ class ShardRun:
 
     def at(self, place: int) -> float:
         return float(self._entries.activation[place])
+
+    def above(self, value: float) -> int:
+        return places_above(self._entries.activation, value)
+
+    def at_least(self, value: float) -> int:
+        return places_at_least(self._entries.activation, value)
 
     def read(self, first: int, last: int) -> Entries:
         return self._entries.take(slice(first, last))

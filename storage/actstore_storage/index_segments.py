@@ -7,29 +7,29 @@ shards do not, so they may be lost, written twice, or seen late.
 """
 
 import json
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import TOKEN_CLASSES, ObjectRecord
-from actstore_storage.entries import COLUMNS, Entries
+from actstore_storage.entries import Entries
 from actstore_storage.errors import CorruptObject
 from actstore_storage.layout import segment_key, segments_folder
 from actstore_storage.products import SEGMENT_GROUP_ROWS
 from actstore_storage.reading import open_record
+from actstore_storage.segment_file import SegmentFile
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import canonical_json
 
-# Parsed footers and statistics that a process keeps; their objects have names of their own, so they cannot change.
-_FOOTERS_KEPT, _STATISTICS_KEPT = 512, 32
-# Of one stretch, row groups that are held decoded while a question looks into it.
-_GROUPS_HELD = 64
+# Of segments, what a process keeps in memory. A run that is being captured may have 45 at once; statistics take 28
+# bytes a feature and token class.
+_MANIFESTS_KEPT, _STATISTICS_KEPT = 64, 64
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,13 @@ class Segment:
     @property
     def owner(self) -> str:
         return f"run {self.run}, index of {self.sae}"
+
+    def part_of(self, feature: int) -> Part:
+        return self.parts[int(np.searchsorted(self._ends, feature, side="right"))]
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.array([part.end_feature for part in self.parts])
 
     def to_json(self) -> bytes:
         return canonical_json(asdict(self))
@@ -103,61 +110,83 @@ class ClassCounts:
         np.maximum.at(self.maximum, place, table["maximum"])
         np.add.at(self.sum, place, table["sum"])
 
+    def rows_before(self, feature: int) -> npt.NDArray[np.int64]:
+        """[token classes]: rows of smaller features, and of this one's classes before, where all lie in order."""
+        first = feature * len(TOKEN_CLASSES)
+        return self._rows_before[first : first + len(TOKEN_CLASSES)]
+
+    @cached_property
+    def _rows_before(self) -> npt.NDArray[np.int64]:
+        """Asked for once all is added."""
+        return np.concatenate([[0], np.cumsum(self.count)])
+
 
 class SegmentReader:
     """A segment's rows of a feature, by token class."""
 
     def __init__(self, bucket: Bucket, segment: Segment, d_sae: int) -> None:
         self._bucket, self.segment, self._d_sae = bucket, segment, d_sae
-        self._ends = np.array([part.end_feature for part in segment.parts])
 
     @property
     def counts(self) -> ClassCounts:
-        return _counts(self._bucket, self.segment, self._d_sae)
+        return _counts(self._bucket, self.segment.statistics, self.segment.owner, self._d_sae)
 
-    def run(self, feature: int, token_class: int) -> "StoredRun":
-        part = self.segment.parts[int(np.searchsorted(self._ends, feature, side="right"))]
-        counts = self.counts
-        first = int(counts.count[part.first_feature : feature].sum() + counts.count[feature, :token_class].sum())
-        return StoredRun(
-            self._bucket,
-            part.object,
-            self.segment.owner,
-            first,
-            int(counts.count[feature, token_class]),
-            float(counts.maximum[feature, token_class]),
-        )
+    def runs(self, feature: int) -> list[tuple[int, "StoredRun"]]:
+        """Of each token class that has any, its number and rows."""
+        part, counts = self.segment.part_of(feature), self.counts
+        file = SegmentFile(self._bucket, part.object, self.segment.owner)
+        before = counts.rows_before(feature) - counts.rows_before(part.first_feature)[0]
+        return [
+            (number, StoredRun(file, int(before[number]), int(count), float(counts.maximum[feature, number])))
+            for number, count in enumerate(counts.count[feature])
+            if count
+        ]
 
 
 class StoredRun:
     """A stretch of a part's rows, sorted; reads the row groups that it is asked for."""
 
-    def __init__(
-        self, bucket: Bucket, record: ObjectRecord, owner: str, first: int, count: int, maximum: float
-    ) -> None:
-        self._bucket, self._record, self._owner, self._first = bucket, record, owner, first
+    def __init__(self, file: SegmentFile, first: int, count: int, maximum: float) -> None:
+        self._file, self._first = file, first
         self.count, self.maximum = count, maximum
-        self._activations: dict[int, npt.NDArray[np.float32]] = {}
 
     def at(self, place: int) -> float:
         group, row = divmod(self._first + place, SEGMENT_GROUP_ROWS)
-        if group not in self._activations:
-            if len(self._activations) >= _GROUPS_HELD:
-                self._activations.pop(next(iter(self._activations)))
-            self._activations[group] = self._columns(range(group, group + 1), ("activation",))[0]
-        return float(self._activations[group][row])
+        return float(self._file.activations(group)[row])
 
     def read(self, first: int, last: int) -> Entries:
-        first, last = self._first + first, self._first + last
-        groups = range(first // SEGMENT_GROUP_ROWS, -(-last // SEGMENT_GROUP_ROWS)) if last > first else range(0)
-        begin = groups.start * SEGMENT_GROUP_ROWS
-        return Entries(*self._columns(groups, COLUMNS)).take(slice(first - begin, last - begin))
+        return self._file.read(self._first + first, self._first + last)
 
-    def _columns(self, groups: range, names: tuple[str, ...]) -> list[npt.NDArray[Any]]:
-        footer = _footer(self._bucket, self._record, self._owner)
-        with open_record(self._bucket, self._record, self._owner, footer=footer) as file:
-            table = file.read_row_groups(list(groups), columns=list(names), use_threads=False)
-        return [table[name].to_numpy() for name in names]
+    def above(self, value: float) -> int:
+        return self._place(lambda activation: activation > value)
+
+    def at_least(self, value: float) -> int:
+        return self._place(lambda activation: activation >= value)
+
+    def _place(self, is_before: Callable[[float], bool]) -> int:
+        """How many rows pass, of which no row follows one that does not.
+
+        Where a row group lies in the stretch from its first row on, the footer says what that row has, unless the
+        stretch ends in it: so that one row group is read, or two where those rows end with the last but one.
+        """
+        if not is_before(self.maximum):
+            return 0
+        groups = range(self._first // SEGMENT_GROUP_ROWS, -(-(self._first + self.count) // SEGMENT_GROUP_ROWS))
+        known = groups[1:-1]
+        highest = self._file.places.highest
+        group = groups.start + bisect_left(known, True, key=lambda one: not is_before(float(highest[one])))
+        found = self._place_in(group, is_before)
+        if group == groups.stop - 2 and found == (group + 1) * SEGMENT_GROUP_ROWS - self._first:
+            found = self._place_in(group + 1, is_before)
+        return found
+
+    def _place_in(self, group: int, is_before: Callable[[float], bool]) -> int:
+        """The same, where all rows of groups before this one pass, and none of those after it."""
+        begin = group * SEGMENT_GROUP_ROWS
+        rows = range(max(self._first, begin), min(self._first + self.count, begin + SEGMENT_GROUP_ROWS))
+        activations = self._file.activations(group)
+        passed = bisect_left(rows, True, key=lambda row: not is_before(float(activations[row - begin])))
+        return rows.start + passed - self._first
 
 
 def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
@@ -183,7 +212,7 @@ def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:
 def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
     """Errors: CorruptObject for what is no manifest, or one of another run."""
     key = segment_key(snapshot.record.run, sae, shards)
-    segment = Segment.from_json(snapshot.bucket.get(key), key)
+    segment = _parsed(snapshot.bucket.get(key), key)
     found = segment.run, segment.sae, segment.specification_sha256, segment.shards
     if found != (snapshot.record.run, sae, snapshot.record.specification_sha256, shards):
         raise CorruptObject(f"{key} is an index of something else: {found}", field="object", value=key)
@@ -195,17 +224,17 @@ def class_numbers(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
     return np.array([numbers[name] for name in names], np.int64)
 
 
+@lru_cache(_MANIFESTS_KEPT)
+def _parsed(data: bytes, key: str) -> Segment:
+    """By what was read, not by its key: a run that is removed may come again under its name."""
+    return Segment.from_json(data, key)
+
+
 @lru_cache(_STATISTICS_KEPT)
-def _counts(bucket: Bucket, segment: Segment, d_sae: int) -> ClassCounts:
-    with open_record(bucket, segment.statistics, segment.owner) as file:
+def _counts(bucket: Bucket, record: ObjectRecord, owner: str, d_sae: int) -> ClassCounts:
+    with open_record(bucket, record, owner) as file:
         table = file.read()
     columns = {name: table[name].to_numpy() for name in ("feature", "count", "maximum", "sum")}
     found = ClassCounts.none(d_sae)
     found.add(columns | {"token_class": class_numbers(table["token_class"].to_numpy())})
     return found
-
-
-@lru_cache(_FOOTERS_KEPT)
-def _footer(bucket: Bucket, record: ObjectRecord, owner: str) -> pq.FileMetaData:
-    with open_record(bucket, record, owner) as file:
-        return file.metadata

@@ -58,7 +58,7 @@ SEGMENT_FORMAT = ObjectFormat(
     ),
     SEGMENT_GROUP_ROWS,
     compression="lz4",
-    statistics=("feature",),
+    statistics=("feature", "activation"),
 )
 TOKEN_COUNTS_FORMAT = ObjectFormat(
     _schema(token=pa.int32(), token_class=pa.string(), count=pa.int64()), _GROUP_ROWS, compression="zstd"

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from actstore_storage.entries import Entries
 
 Ranks = Sequence[int] | npt.NDArray[np.int64]
+# Of fewer, all are read where some are wanted by rank: four row groups of a segment, side by side.
+FEW = 16_384
 
 
 class SortedRun(Protocol):
@@ -27,6 +29,11 @@ class SortedRun(Protocol):
 
     def at(self, place: int) -> float:
         """The activation there."""
+
+    def above(self, value: float) -> int:
+        """How many are greater than `value`."""
+
+    def at_least(self, value: float) -> int: ...
 
     def read(self, first: int, last: int) -> Entries:
         """From `first` to before `last`."""
@@ -43,6 +50,12 @@ class LoadedRun:
     def at(self, place: int) -> float:
         return float(self._entries.activation[place])
 
+    def above(self, value: float) -> int:
+        return places_above(self._entries.activation, value)
+
+    def at_least(self, value: float) -> int:
+        return places_at_least(self._entries.activation, value)
+
     def read(self, first: int, last: int) -> Entries:
         return self._entries.take(slice(first, last))
 
@@ -57,7 +70,7 @@ class Ranking:
 
     def above(self, value: float) -> int:
         """How many are greater than `value`."""
-        return sum(_above(run, value) for run in self._runs)
+        return sum(run.above(value) for run in self._runs)
 
     def head(self, count: int) -> Entries:
         """The strongest, in order."""
@@ -73,6 +86,10 @@ class Ranking:
 
     def at_ranks(self, ranks: Ranks) -> Entries:
         """Those of these ranks, in the ranks' order. Errors: IndexError for a rank that there is not."""
+        if len(ranks) and not 0 <= min(ranks) <= max(ranks) < self.total:
+            raise IndexError(ranks)
+        if self.total <= FEW:
+            return self.all().take(np.asarray(ranks, np.int64))
         return Entries.concatenated([self._at_rank(int(rank)) for rank in ranks])
 
     def chunks(self, threshold: float, size: int) -> Iterator[Entries]:
@@ -81,18 +98,16 @@ class Ranking:
         done, read = [0] * len(self._runs), 0
         while read < wanted:
             value = self._value(min(wanted, read + size) - 1)
-            ends = [_at_least(run, value) for run in self._runs]
+            ends = [run.at_least(value) for run in self._runs]
             parts = [run.read(*ends) for run, *ends in zip(self._runs, done, ends, strict=True)]
             done, read = ends, sum(ends)
             yield Entries.concatenated(parts).in_order()
 
     def _at_rank(self, rank: int) -> Entries:
-        if not 0 <= rank < self.total:
-            raise IndexError(rank)
         if len(self._runs) == 1:
             return self._runs[0].read(rank, rank + 1)
         value = self._value(rank)
-        ties = [run.read(_above(run, value), _at_least(run, value)) for run in self._runs]
+        ties = [run.read(run.above(value), run.at_least(value)) for run in self._runs]
         place = rank - self.above(value)
         return Entries.concatenated(ties).in_order().take(slice(place, place + 1))
 
@@ -104,7 +119,7 @@ class Ranking:
         while low < high:  # the largest value of which there are more than `rank` at least as large
             middle = (low + high + 1) // 2
             value = _float(middle)
-            if sum(_at_least(run, value) for run in self._runs) > rank:
+            if sum(run.at_least(value) for run in self._runs) > rank:
                 low = middle
             else:
                 high = middle - 1
@@ -115,9 +130,10 @@ def _float(bits: int) -> float:
     return float(np.uint32(bits).view(np.float32))
 
 
-def _above(run: SortedRun, value: float) -> int:
-    return bisect_left(range(run.count), -value, key=lambda place: -run.at(place))
+def places_above(activation: npt.NDArray[np.float32], value: float) -> int:
+    """In descending order, how many are greater. Compared as float64: float32 would round `value` first."""
+    return bisect_left(activation, -value, key=lambda one: -float(one))
 
 
-def _at_least(run: SortedRun, value: float) -> int:
-    return bisect_right(range(run.count), -value, key=lambda place: -run.at(place))
+def places_at_least(activation: npt.NDArray[np.float32], value: float) -> int:
+    return bisect_right(activation, -value, key=lambda one: -float(one))

@@ -20,24 +20,30 @@ def open_product(bucket: Bucket, commit: Commit, product: str, *, verify: bool =
 
 
 @contextmanager
-def open_record(
-    bucket: Bucket,
-    record: ObjectRecord,
-    owner: str,
-    *,
-    verify: bool = True,
-    footer: pq.FileMetaData | None = None,
-) -> Iterator[pq.ParquetFile]:
+def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
     """Raises CorruptObject, here or while the block reads, where the bytes are not what the record says.
 
-    Without `verify` the pages' checksums are not computed: for who has read the same pages before. A `footer` that was
-    read before is not read again.
+    Without `verify` the pages' checksums are not computed: for who has read the same pages before.
     """
+    with reading_errors(bucket, record, owner), open_source(bucket, record, owner) as source:
+        yield pq.ParquetFile(source, page_checksum_verification=verify)
+
+
+def open_source(bucket: Bucket, record: ObjectRecord, owner: str) -> pa.NativeFile:
+    """The object's bytes, as many as the record says. Errors of the store are not told apart yet."""
+    source = bucket.open(record.key)
+    if source.size() != record.bytes:
+        found = source.size()
+        source.close()
+        raise _corrupt(owner, record.key, f"it has {found} bytes, its record says {record.bytes}")
+    return source
+
+
+@contextmanager
+def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator[None]:
+    """What goes wrong in the block is a store that fails, or an object that is damaged: CorruptObject."""
     try:
-        with bucket.open(record.key) as source:
-            if source.size() != record.bytes:
-                raise _corrupt(owner, record.key, f"it has {source.size()} bytes, its record says {record.bytes}")
-            yield pq.ParquetFile(source, metadata=footer, page_checksum_verification=verify)
+        yield
     except KeyError:
         raise _corrupt(owner, record.key, "it is not there") from None
     except (OSError, pa.ArrowException) as error:
