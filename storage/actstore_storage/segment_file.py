@@ -28,7 +28,9 @@ from actstore_storage.reading import open_record, open_source, reading_errors
 _PLACES_KEPT = 4096
 # Row groups that are kept decoded while questions about one feature look into them, and those of one read at most.
 _GROUPS_HELD = 64
-_TYPES = {name: SEGMENT_FORMAT.schema.field(name).type.to_pandas_dtype() for name in COLUMNS}
+_TYPES: dict[str, type[np.generic]] = {
+    name: SEGMENT_FORMAT.schema.field(name).type.to_pandas_dtype() for name in COLUMNS
+}
 _PLAIN, _DATA_PAGE = 0, 0
 
 
@@ -125,7 +127,9 @@ class SegmentFile:
             if header[_TYPE] != _DATA_PAGE or of_data[_ENCODING] != _PLAIN:
                 raise self._corrupt("a page is not of plain values")
             values = _LZ4.decompress(page, header[_PLAIN_BYTES]) if compressed else page
-            return np.frombuffer(values, kind, of_data[_VALUES])
+            # Parquet has no integers of less than four bytes.
+            stored = np.int32 if kind is np.uint8 else kind
+            return np.frombuffer(values, stored, of_data[_VALUES]).astype(kind, copy=False)
         except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
             raise self._corrupt(f"a page cannot be decoded: {error}") from error
 

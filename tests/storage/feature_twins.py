@@ -159,6 +159,10 @@ def assert_rows(
             found = [row for batch in batches for row in batch.to_pylist()]
             expected = [entry for entry in slow_entries(run, feature, exclude, keep) if entry[0] > threshold]
             assert [(row["activation"], row["sequence"], row["position"]) for row in found] == expected
+            for row in found:
+                here = (run.tokens.sequence == row["sequence"]) & (run.tokens.position == row["position"])
+                for name in ("document", "token", "flags"):
+                    assert [row[name]] == getattr(run.tokens, name)[here].tolist()
 
 
 def assert_statistics(
