@@ -12,6 +12,7 @@ from pathlib import Path
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
+from actstore_storage.layout import statistics_product
 from actstore_worker.sae_files import fetched_names, find_saes, missing_files
 
 MODEL_CONFIGURATION = "config.json"
@@ -19,8 +20,6 @@ _TOKENIZER = "tokenizer.json"
 _REVISIONS = "revisions"
 # So deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and a folder more.
 _SAE_DEPTH_MAX = 6
-# What stands for "/" where an SAE's name becomes a part of a file's name; the hub's own cache writes it so.
-_SLASH = "--"
 _HUB_FILES = (
     MODEL_CONFIGURATION,
     "model*.safetensors",
@@ -68,17 +67,16 @@ class ModelCatalogue:
 
     def find_sae(self, name: str) -> Path:
         """The folder or the file of an SAE: `name` is one below a model folder, or on the hub, where that is allowed,
-        `owner/repository/path/within`. What `sae_name` made of such a path is found as well.
+        `owner/repository/path/within`.
 
         Errors: NotThere SAE_NOT_FOUND with what there is; BadRequest NAME_INVALID.
         """
-        candidates = [name] if "/" in name or _SLASH not in name else [name, name.replace(_SLASH, "/")]
-        for candidate in candidates:
-            parts = [check_name(part, "sae") for part in candidate.split("/")]
-            for root in self.model_folders:
-                found = root.joinpath(*parts)
-                if _is_inside(found, root) and (find_saes(found) or missing_files(found)):
-                    return found
+        check_name(statistics_product(name), "sae")  # the longest name that it becomes a part of
+        parts = name.split("/")
+        for root in self.model_folders:
+            found = root.joinpath(*parts)
+            if _is_inside(found, root) and (find_saes(found) or missing_files(found)):
+                return found
         if self.allow_hub and len(parts) > 1:
             return _download_sae("/".join(parts[:2]), "/".join(parts[2:]), name)
         raise _not_found("sae", name, self.saes())
@@ -130,11 +128,6 @@ def _places(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _revisions(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"{_REVISIONS}/*/{MODEL_CONFIGURATION}"))
-
-
-def sae_name(reference: str) -> str:
-    """What an SAE is called where its name is a part of others: of a run's products, of an object's key."""
-    return check_name(reference.replace("/", _SLASH), "sae")
 
 
 def _saes_below(root: Path) -> Iterator[str]:

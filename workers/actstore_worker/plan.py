@@ -11,7 +11,7 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.specification import RunRecord, SaeRecord, Specification
-from actstore_worker.catalogue import ModelCatalogue, ModelSource, sae_name
+from actstore_worker.catalogue import ModelCatalogue, ModelSource
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.model import ModelDescription, describe_model
 from actstore_worker.request import CaptureRequest
@@ -72,7 +72,7 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
     model = describe_model(source)
     shape = _shape(request, model)
     dense, norms = _sites(request, model)
-    sae_paths = {sae_name(name): catalogue.find_sae(name) for name in dict.fromkeys(request.saes)}
+    sae_paths = {name: catalogue.find_sae(name) for name in dict.fromkeys(request.saes)}
     saes = tuple(_fitting_sae(path, name, model) for name, path in sae_paths.items())
     options = checked_options(request, model, dense, saes)
     with _naming_dataset(request.dataset):

@@ -32,6 +32,7 @@ from actstore_worker.live.questions import (
 from actstore_worker.live.text import encode_text
 from actstore_worker.model import LanguageModel
 from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
+from actstore_worker.sae_files import find_saes
 
 
 class LoadedSaes:
@@ -126,5 +127,7 @@ def _check_weights(model: LanguageModel, snapshot: Snapshot) -> None:
 
 
 def _written(path: Path) -> int:
-    """When the newest of its files was written, in nanoseconds."""
-    return max(place.stat().st_mtime_ns for place in (path, *path.rglob("*")))
+    """When the newest of an SAE's files was written, in nanoseconds."""
+    found = find_saes(path)
+    files = [file for sae in found for file in (sae.weights, sae.configuration, sae.sidecar) if file is not None]
+    return max((file.stat().st_mtime_ns for file in files), default=0)

@@ -61,7 +61,7 @@ def _sizes(config: Mapping[str, Any], file: str, name: str) -> tuple[int, int]:
         d_in = int(config["d_model"])
         return d_in, int(config["d_sae"] if "d_sae" in config else d_in * config["expansion_factor"])
     except (KeyError, ValueError, TypeError) as error:
-        raise unsupported(name, file, None, f"it does not say its width: {error!r}") from error
+        raise unsupported(name, file, None, f"it does not say its width: {error!r}", "d_model and d_sae") from error
 
 
 def _tensors(found: dict[str, Tensor], config: Mapping[str, Any], name: str) -> dict[str, Tensor]:

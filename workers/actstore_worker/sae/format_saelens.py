@@ -91,7 +91,7 @@ def _sizes(config: Mapping[str, Any], is_transcoder: bool, name: str) -> tuple[i
         if min(d_in, d_sae, d_out) < 1:
             raise ValueError("sizes must be at least 1")
     except (ValueError, KeyError, TypeError) as error:
-        raise unsupported(name, "cfg.json", None, f"it has no d_in and d_sae of at least 1: {error!r}") from error
+        raise unsupported(name, "cfg.json", None, f"it has no sizes of at least 1: {error!r}", "d_in, d_sae") from error
     return d_in, d_sae, d_out
 
 

@@ -62,7 +62,9 @@ def _sizes(config: Mapping[str, Any], name: str) -> tuple[int, int, int]:
         d_in = int(config["d_in"])
         d_sae = int(config.get("num_latents") or d_in * int(config["expansion_factor"]))
     except (KeyError, ValueError, TypeError) as error:
-        raise unsupported(name, "cfg.json", None, f"it does not say its width: {error!r}") from error
+        raise unsupported(
+            name, "cfg.json", None, f"it does not say its width: {error!r}", "d_in and num_latents"
+        ) from error
     return d_in, d_sae, d_in
 
 

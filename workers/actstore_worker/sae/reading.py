@@ -23,7 +23,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
-        raise unsupported(name, path.name, None, f"it cannot be read: {error!r}") from error
+        raise unsupported(name, path.name, None, f"it cannot be read: {error!r}", "a JSON object") from error
     return found
 
 
@@ -38,7 +38,7 @@ def read_tensors(path: Path, name: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError("it is not a table of tensors")
     except Exception as error:  # whatever a broken file makes of NumPy, torch and safetensors
-        raise unsupported(name, path.name, None, f"it cannot be read: {error}") from error
+        raise unsupported(name, path.name, None, f"it cannot be read: {error}", "tensors, and no code") from error
     return found
 
 
