@@ -59,6 +59,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "SERVICE_UNAVAILABLE": "check the address and that the service is up; `actstore up` starts one here",
     "CANCELLED": "start again; what was committed is kept",
     "INTERNAL": "report it, with the service's log",
+    "AUDIT_FAILED": "report it, with the model's name: its numbers cannot be trusted, and none are given",
 }
 
 

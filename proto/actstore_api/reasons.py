@@ -77,6 +77,7 @@ REASONS: Mapping[str, Reason] = {
     "SERVICE_UNAVAILABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE),
     "CANCELLED": Reason(CANCELLED, Kind.CANCELLED),
     "INTERNAL": Reason(INTERNAL, Kind.FAULT),
+    "AUDIT_FAILED": Reason(INTERNAL, Kind.FAULT),
 }
 
 

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.loading import load_model
-from actstore_worker.patching.plan import PatchingLimits, SweepRequest
+from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.random_models import save_model
 
 CLEAN, CORRUPT = "When Mary and John went , Mary gave", "When Mary and John went , John gave"
-HOOKS = {"resid_pre": "hook_resid_pre", "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "z": "attn.hook_z"}
+# Not resid_mid: the bridge hooks what the MLP's norm reads, which leaves the stream itself as it was.
+HOOKS = {kind: f"hook_{kind}" for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
+HOOKS |= {kind: f"attn.hook_{kind}" for kind in ("q", "k", "v", "pattern", "z")}
 
 
 @pytest.mark.filterwarnings("default")  # TransformerLens warns of its own deprecations
@@ -25,7 +27,8 @@ def test_every_cell_equals_transformer_lens(tmp_path: Path, kind: str, monkeypat
 
     save_model(tmp_path / kind, kind)
     model = load_model(ModelCatalogue((tmp_path,)).find_model(kind), device=torch.device("cpu"))
-    *_, result = run_sweep(model, SweepRequest(kind, "", CLEAN, CORRUPT, "John", "Mary"), PatchingLimits())
+    request = SweepRequest(kind, "", (PromptPair(CLEAN, CORRUPT, "John", "Mary"),), sites=tuple(HOOKS))
+    *_, result = run_sweep(model, request, PatchingLimits())
     assert isinstance(result, SweepResult)
 
     bridge = TransformerBridge.boot_transformers(str(tmp_path / kind), device="cpu")
@@ -45,6 +48,8 @@ def test_every_cell_equals_transformer_lens(tmp_path: Path, kind: str, monkeypat
         name = f"blocks.{row['layer']}.{HOOKS[row['site']]}"
         source = caches[row["direction"]][name]
         place = (0, row["position"]) if row["head"] is None else (0, row["position"], row["head"])
+        if row["site"] == "pattern":  # [batch, head, query, key]
+            place = (0, row["head"], row["position"])
 
         def patch(activation: Tensor, hook: object, source: Tensor = source, place: tuple[int, ...] = place) -> Tensor:
             changed = activation.clone()

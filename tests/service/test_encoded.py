@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actstore._grpc_backend import _rows
+from actstore._messages import rows_of
 from actstore_api.v1 import activation_pb2, common_pb2
 from actstore_service.encoded import ahead, rows_message
 
@@ -27,7 +27,7 @@ def test_protobuf_reads_them_and_so_does_the_client(rows: int, width: int) -> No
             read = kind.FromString(message)
             assert read.provenance == provenance
             assert pa.ipc.open_stream(read.rows.arrow_ipc_stream).read_all() == pa.Table.from_batches([batch])
-    table, told = _rows(iter(messages))
+    table, told = rows_of(iter(messages))
     assert table == pa.Table.from_batches([batch, batch])
     assert (told.model, told.shards_committed, told.sae_sha256) == ("m", 3, {"a": "b"})
 
@@ -35,7 +35,7 @@ def test_protobuf_reads_them_and_so_does_the_client(rows: int, width: int) -> No
 def test_fields_of_later_versions_are_skipped() -> None:
     batch = pa.RecordBatch.from_pydict({"token": [1, 2]})
     later = b"\x18\x96\x01" + b"\x21" + b"\0" * 8 + b"\x2d" + b"\0" * 4 + b"\x32\x02hi"
-    table, _ = _rows(iter([later + rows_message(batch) + later]))
+    table, _ = rows_of(iter([later + rows_message(batch) + later]))
     assert table == pa.Table.from_batches([batch])
 
 

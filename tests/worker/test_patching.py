@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +14,20 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.kernel import FullForward, Recording, record
-from actstore_worker.patching.plan import PATCH_KINDS, PatchingLimits, SweepRequest, plan_sweep
+from actstore_worker.patching.kernel import FullForward, Patch
+from actstore_worker.patching.plan import DEFAULT_KINDS, plan_sweep
+from actstore_worker.patching.recording import Recording, record
+from actstore_worker.patching.request import JointCells, PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
 from tests.random_models import BUILDERS, CONTEXT_LENGTH, save_model
 
 CLEAN, CORRUPT = "When Mary and John went , Mary gave", "When Mary and John went , John gave"
-REQUEST = SweepRequest("model", "", CLEAN, CORRUPT, "John", "Mary")
+PAIR = PromptPair(CLEAN, CORRUPT, "John", "Mary")
+REQUEST = SweepRequest("model", "", (PAIR,))
 # Small enough that a sweep of these prompts takes many slices, and the last one is not full.
 LIMITS = PatchingLimits(cells=10_000, tokens_per_slice=63)
+
+NEOX_KINDS = "resid_pre, attn_out, mlp_out, resid_post, q, k, v, pattern, z"
 
 # kind -> (module below the layer, whether the site is its input)
 PARTS = {
@@ -48,6 +54,12 @@ def sweep(model: LanguageModel, request: SweepRequest = REQUEST, limits: Patchin
     *_, result = run_sweep(model, request, limits)
     assert isinstance(result, SweepResult)
     return result
+
+
+def changed(change: dict[str, Any]) -> SweepRequest:
+    of_pair = {name: value for name, value in change.items() if name in PromptPair.__dataclass_fields__}
+    others = {name: value for name, value in change.items() if name not in of_pair}
+    return replace(REQUEST, **{"pairs": (replace(PAIR, **of_pair),), **others})
 
 
 class PlainHooks:
@@ -118,7 +130,7 @@ def test_grid_is_complete_and_in_order(models: dict[str, LanguageModel]) -> None
     expected = [
         (direction, kind, layer, position, head)
         for direction in ("denoise", "noise")
-        for kind in PATCH_KINDS
+        for kind in DEFAULT_KINDS
         for layer in range(3)
         for position in range(9)
         for head in (range(3) if kind == "z" else [None])
@@ -153,17 +165,17 @@ def test_the_only_differing_token_at_layer_0_is_the_whole_effect(models: dict[st
 def test_patching_a_run_with_itself_is_a_no_op(models: dict[str, LanguageModel], kind: str) -> None:
     model = models[kind]
     plan = plan_sweep(model, REQUEST, LIMITS)
-    run = record(model, plan.clean, {cell.site for cell in plan.cells})
-    logits = FullForward(model).run(run, plan.cells, run)
+    run = record(model, plan.pairs[0].clean, plan.sites)
+    logits = FullForward(model).run([Patch(run, run, entry.cells) for entry in plan.grid])
     torch.testing.assert_close(logits, run.logits.expand_as(logits), atol=1e-5, rtol=0)
 
 
 def test_hooks_are_gone_after_a_sweep_and_after_a_failure(models: dict[str, LanguageModel]) -> None:
     model = models["neox"]
     plan = plan_sweep(model, REQUEST, LIMITS)
-    empty = Recording(torch.tensor(plan.clean), torch.zeros(64), {})
+    empty = Recording(torch.tensor(plan.pairs[0].clean), torch.zeros(64), [], [], [], {})
     with pytest.raises(KeyError):
-        FullForward(model).run(empty, plan.cells, empty)
+        FullForward(model).run([Patch(empty, empty, entry.cells) for entry in plan.grid[-9:]])
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.module.modules())
 
 
@@ -223,17 +235,32 @@ def test_provenance_is_of_a_live_answer(models: dict[str, LanguageModel]) -> Non
             f"{CONTEXT_LENGTH + 1} tokens",
             f"at most {CONTEXT_LENGTH} tokens",
         ),
-        ({"sites": ("resid_post",)}, "SITE_UNKNOWN", "sites", "resid_post", "resid_pre, attn_out, mlp_out, z"),
+        ({"sites": ("resid_mid",)}, "SITE_UNKNOWN", "sites", "resid_mid", NEOX_KINDS),
+        ({"sites": ("z",), "heads": (3,)}, "SITE_UNKNOWN", "heads", "3", "0..2"),
+        ({"only_positions": (2, 9)}, "ARGUMENT_INVALID", "only_positions", "9", "0..8"),
+        ({"positions": "some"}, "ARGUMENT_INVALID", "positions", "some", "each, all, last"),
+        ({"source": "noise"}, "ARGUMENT_INVALID", "source", "noise", "prompt, zero"),
+        ({"window_layers": 4}, "ARGUMENT_INVALID", "window_layers", "4", "1..3"),
+        ({"joint": (JointCells("all", ()),)}, "ARGUMENT_INVALID", "cells of 'all'", "0", "1..1024"),
+        ({"joint": (JointCells("far", (("z.1.0", 9),)),)}, "ARGUMENT_INVALID", "joint", "9", "0..8"),
+        ({"joint": (JointCells("head", (("z.1.3", 0),)),)}, "SITE_UNKNOWN", "site", "z.1.3", "heads 0..2"),
+        (
+            {"pairs": (PAIR, replace(PAIR, clean="a b", corrupt="b b"))},
+            "PROMPT_LENGTHS_DIFFER",
+            "pairs",
+            "3 tokens",
+            "9 tokens",
+        ),
         ({"layers": (0, 3)}, "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
         ({"layers": (-1,)}, "LAYER_OUT_OF_RANGE", "layers", "-1", "0..2"),
         ({"directions": ("up",)}, "ARGUMENT_INVALID", "directions", "up", "denoise, noise"),
     ],
 )
 def test_refusals(
-    models: dict[str, LanguageModel], change: dict[str, object], reason: str, field: str, value: str, allowed: str
+    models: dict[str, LanguageModel], change: dict[str, Any], reason: str, field: str, value: str, allowed: str
 ) -> None:
     with pytest.raises(ActstoreError) as refusal:
-        sweep(models["neox"], replace(REQUEST, **change))
+        sweep(models["neox"], changed(change))
     assert refusal.value.reason == reason
     assert refusal.value.details == {"field": field, "value": value, "allowed": allowed}
 
@@ -247,13 +274,13 @@ def test_too_many_cells_are_refused_before_the_first_is_computed(models: dict[st
 
 def test_prompts_that_the_model_cannot_tell_apart_are_refused(models: dict[str, LanguageModel]) -> None:
     with pytest.raises(ActstoreError) as refusal:
-        sweep(models["neox"], replace(REQUEST, corrupt=CLEAN))
+        sweep(models["neox"], changed({"corrupt": CLEAN}))
     assert refusal.value.reason == "PROMPTS_INDISTINGUISHABLE"
 
 
 def test_a_refusal_shows_the_tokens_of_an_answer(models: dict[str, LanguageModel]) -> None:
     with pytest.raises(ActstoreError, match=r"2 tokens: the \| cat"):
-        sweep(models["neox"], replace(REQUEST, clean_answer="the cat"))
+        sweep(models["neox"], changed({"clean_answer": "the cat"}))
 
 
 @pytest.mark.parametrize(("asked", "kind", "first"), [(None, "gpt2", 0), (True, "gpt2", 0), (None, "no-bos", None)])
@@ -261,12 +288,137 @@ def test_bos_goes_first_where_there_is_one(
     models: dict[str, LanguageModel], asked: bool | None, kind: str, first: int | None
 ) -> None:
     plan = plan_sweep(models[kind], replace(REQUEST, prepend_bos=asked), LIMITS)
-    assert len(plan.clean) == (8 if first is None else 9)
-    assert (plan.clean[0] == 0) == (first == 0)
+    clean = plan.pairs[0].clean
+    assert len(clean) == (8 if first is None else 9)
+    assert (clean[0] == 0) == (first == 0)
 
 
 def test_bos_can_be_left_out_but_not_invented(models: dict[str, LanguageModel]) -> None:
-    assert len(plan_sweep(models["gpt2"], replace(REQUEST, prepend_bos=False), LIMITS).clean) == 8
+    assert len(plan_sweep(models["gpt2"], replace(REQUEST, prepend_bos=False), LIMITS).pairs[0].clean) == 8
     with pytest.raises(ActstoreError) as refusal:
         plan_sweep(models["no-bos"], replace(REQUEST, prepend_bos=True), LIMITS)
     assert (refusal.value.reason, refusal.value.details["field"]) == ("ARGUMENT_INVALID", "bos")
+
+
+def test_a_head_of_shared_keys_is_counted_as_they_are(models: dict[str, LanguageModel]) -> None:
+    """Four heads of queries share two of keys: head 2 of k does not exist, head 2 of q does."""
+    model = models["llama-grouped"]
+    assert sweep(model, replace(REQUEST, sites=("q",), heads=(2,))).cells.num_rows
+    with pytest.raises(ActstoreError, match="no head 2 of k; it has 2"):
+        sweep(model, replace(REQUEST, sites=("k",), heads=(2,)))
+
+
+def test_metrics_are_their_definitions(models: dict[str, LanguageModel]) -> None:
+    """From logits of plain hooks, in plain words."""
+    model, twin = models["gpt2"], PlainHooks("gpt2", models["gpt2"])
+    result = sweep(model, replace(REQUEST, sites=("attn_out",), layers=(1,)))
+    tokens = {"clean": twin.tokens(CLEAN), "corrupt": twin.tokens(CORRUPT)}
+    john = model.tokenizer.convert_tokens_to_ids("John")
+
+    def logits_of(base: str, position: int | None) -> Tensor:
+        source = "clean" if base == "corrupt" else "corrupt"
+        there = twin.activation(tokens[source], "attn_out", 1)
+
+        def edit(x: Tensor) -> None:
+            if position is not None:
+                x[0, position] = there[0, position]
+
+        handle = twin.hook("attn_out", 1, edit)
+        with torch.no_grad():
+            found: Tensor = model.module(tokens[base]).logits[0, -1].double()
+        handle.remove()
+        return found
+
+    def metrics(logits: Tensor, source: Tensor) -> dict[str, float]:
+        probabilities, of_source = logits.softmax(0), source.softmax(0)
+        return {
+            "log_probability": float(probabilities[john].log()),
+            "probability": float(probabilities[john]),
+            "loss": -float(probabilities[john].log()),
+            "rank": float((probabilities > probabilities[john]).sum()),
+            "kl": float((of_source * (of_source / probabilities).log()).sum()),
+        }
+
+    for row in result.cells.to_pylist():
+        base, source = ("corrupt", "clean") if row["direction"] == "denoise" else ("clean", "corrupt")
+        at_source = logits_of(source, None)
+        found = metrics(logits_of(base, row["position"]), at_source)
+        low, high = metrics(logits_of(base, None), at_source), metrics(at_source, at_source)
+        for name, value in found.items():
+            assert row[name] == pytest.approx(value, abs=1e-5), (name, row)
+            if name != "rank" and abs(high[name] - low[name]) > 1e-5:
+                expected = (value - low[name]) / (high[name] - low[name])
+                assert row[f"normalised_{name}"] == pytest.approx(expected, rel=1e-2, abs=1e-2), (name, row)
+    for row in result.baselines.to_pylist():
+        expected = metrics(logits_of(row["prompt"], None), at_source)
+        for name in ("log_probability", "probability", "loss", "rank"):
+            assert row[name] == pytest.approx(expected[name], abs=1e-5)
+
+
+def test_windows_positions_and_joint_cells_are_sets_of_cells(models: dict[str, LanguageModel]) -> None:
+    """Each is what the whole model makes of the same cells, and named as it was asked for."""
+    model = models["neox"]
+    joint = JointCells("both", (("z.1.0", 8), ("mlp_out.2", 7)))
+    request = replace(REQUEST, sites=("attn_out",), window_layers=2, positions="all", joint=(joint,))
+    result = sweep(model, request)
+    rows = [row for row in result.cells.to_pylist() if row["direction"] == "noise"]
+    assert [(row["site"], row["layer"], row["position"], row["name"]) for row in rows] == [
+        ("attn_out", 0, None, None),
+        ("attn_out", 1, None, None),
+        ("joint", None, None, "both"),
+    ]
+    plan = plan_sweep(model, request, LIMITS)
+    clean, corrupt = (record(model, tokens, plan.sites) for tokens in (plan.pairs[0].clean, plan.pairs[0].corrupt))
+    logits = FullForward(model).run([Patch(clean, corrupt, entry.cells) for entry in plan.grid]).double()
+    john, mary = (model.tokenizer.convert_tokens_to_ids(word) for word in ("John", "Mary"))
+    expected = (logits[:, john] - logits[:, mary]).tolist()
+    assert [row["logit_difference"] for row in rows] == pytest.approx(expected, abs=1e-5)
+
+
+def test_last_is_the_last_position_and_heads_are_those_named(models: dict[str, LanguageModel]) -> None:
+    whole = {
+        (row["layer"], row["head"]): row["logit_difference"]
+        for row in sweep(models["neox"], replace(REQUEST, sites=("z",))).cells.to_pylist()
+        if row["position"] == 8 and row["direction"] == "denoise"
+    }
+    request = replace(REQUEST, sites=("z",), heads=(0, 2), positions="last", directions=("denoise",))
+    rows = sweep(models["neox"], request).cells.to_pylist()
+    assert [(row["layer"], row["head"], row["position"]) for row in rows] == [
+        (layer, head, 8) for layer in range(3) for head in (0, 2)
+    ]
+    for row in rows:
+        assert row["logit_difference"] == pytest.approx(whole[row["layer"], row["head"]], abs=1e-5)
+
+
+def test_pairs_are_swept_each_by_itself(models: dict[str, LanguageModel]) -> None:
+    other = PromptPair("When John and Mary went , John gave", "When John and Mary went , Mary gave", "Mary", "John")
+    request = replace(REQUEST, sites=("resid_pre",), layers=(1,))
+    together = sweep(models["gpt2"], replace(request, pairs=(PAIR, other))).cells.to_pylist()
+    for number, pair in enumerate((PAIR, other)):
+        alone = sweep(models["gpt2"], replace(request, pairs=(pair,))).cells.to_pylist()
+        of_pair = [row for row in together if row["pair"] == number]
+        assert [row["kl"] for row in of_pair] == pytest.approx([row["kl"] for row in alone], abs=1e-6)
+
+
+def test_before_the_first_difference_a_row_is_the_base_run_to_the_bit(models: dict[str, LanguageModel]) -> None:
+    result = sweep(models["llama-grouped"])
+    base = {"denoise": result.corrupt_logit_difference, "noise": result.clean_logit_difference}
+    for row in result.cells.to_pylist():
+        assert row["unchanged"] == (row["position"] < 7)
+        if row["unchanged"]:
+            assert (row["logit_difference"], row["normalised"]) == (base[row["direction"]], 0.0)
+
+
+def test_a_source_of_zeros_changes_every_position(models: dict[str, LanguageModel]) -> None:
+    result = sweep(models["gpt2"], replace(REQUEST, sites=("mlp_out",), source="zero"))
+    assert not any(result.cells["unchanged"].to_pylist())
+    assert result.audit.audited_cells > 0
+    assert result.audit.largest_error <= result.audit.tolerance
+
+
+def test_the_audit_says_how_far_off_it_was(models: dict[str, LanguageModel]) -> None:
+    audit = sweep(models["neox"]).audit
+    assert audit.audited_cells >= 4
+    assert 0 <= audit.noise_floor <= audit.tolerance
+    assert 0 <= audit.largest_error <= audit.tolerance < 1e-2
+    assert audit.token_layers < 0.6 * audit.token_layers_full

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from actstore_storage.opening import S3Access
-from actstore_worker.patching.plan import PatchingLimits
+from actstore_worker.patching.request import PatchingLimits
 from actstore_worker.settings import CoordinatorLimits, RayLimits, SettingsError, WorkerSettings, read_environment
 
 LEAST = {"ACTSTORE_STORE": "/store", "ACTSTORE_GATEWAY_TOKEN": "gateway"}

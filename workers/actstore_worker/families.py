@@ -20,8 +20,8 @@ from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS
 class Tap:
     """What goes into the module at `path` of a layer ("": the layer itself), or else item `item` of what comes out.
 
-    `select` takes the site's part of that tensor [batch, position, width], where the module computes more than it;
-    its second argument is the model's configuration.
+    `select` takes the site's part of that tensor, where the module computes more than it: a view [batch, position,
+    head, width of a head]; its second argument is the model's configuration.
     """
 
     path: str
@@ -36,14 +36,19 @@ def _fused_by_head(part: int) -> Callable[[Tensor, Any], Tensor]:
     def select(fused: Tensor, config: Any) -> Tensor:
         heads = int(config.num_attention_heads)
         by_head: Tensor = fused.unflatten(-1, (heads, 3, -1))
-        return by_head[..., part, :].flatten(-2)
+        return by_head[..., part, :]
 
     return select
 
 
 def _fused(part: int) -> Callable[[Tensor, Any], Tensor]:
     """GPT-2: the q of all heads, then the k, then the v."""
-    return lambda fused, _config: fused.chunk(3, dim=-1)[part]
+
+    def select(fused: Tensor, config: Any) -> Tensor:
+        by_head: Tensor = fused.chunk(3, dim=-1)[part].unflatten(-1, (int(config.num_attention_heads), -1))
+        return by_head
+
+    return select
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Family:
 
     `trunk` is the module without the unembedding; `final_norm`, below it, is what the last residual goes through before
     the unembedding ("": there is none). `causal`: a token's activations do not depend on those after it.
-    `auto_class` is the one of transformers that loads it.
+    `auto_class` is the one of transformers that loads it. `from_z` are the modules that make attn_out of z, one after
+    the other, and `from_middle` those that make mlp_out of what lies between attention and MLP; position by position.
     """
 
     name: str
@@ -60,6 +66,8 @@ class Family:
     layers: str
     final_norm: str
     taps: Mapping[str, Tap]
+    from_z: tuple[str, ...] = ()
+    from_middle: tuple[str, ...] = ()
     causal: bool = True
     auto_class: Any = AutoModelForCausalLM
 
@@ -144,6 +152,8 @@ FAMILIES: Mapping[str, Family] = {
             "gpt_neox.layers",
             "gpt_neox.final_layer_norm",
             _taps("attention", "attention.dense", "mlp", "post_attention_layernorm", _NEOX_HEADS),
+            ("attention.dense",),
+            ("post_attention_layernorm", "mlp"),
         ),
         Family(
             "gpt2",
@@ -151,10 +161,29 @@ FAMILIES: Mapping[str, Family] = {
             "transformer.h",
             "transformer.ln_f",
             _taps("attn", "attn.c_proj", "mlp", "ln_2", _GPT2_HEADS),
+            ("attn.c_proj",),
+            ("ln_2", "mlp"),
         ),
         *(
-            Family(name, "model", "model.layers", "model.norm", _GEMMA2 if name == "gemma2" else _LLAMA)
-            for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+            Family(
+                name,
+                "model",
+                "model.layers",
+                "model.norm",
+                _LLAMA,
+                ("self_attn.o_proj",),
+                ("post_attention_layernorm", "mlp"),
+            )
+            for name in ("llama", "mistral", "qwen2", "qwen3", "gemma")
+        ),
+        Family(
+            "gemma2",
+            "model",
+            "model.layers",
+            "model.norm",
+            _GEMMA2,
+            ("self_attn.o_proj", "post_attention_layernorm"),
+            ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
         ),
         Family(
             "opt",
@@ -162,6 +191,8 @@ FAMILIES: Mapping[str, Family] = {
             "model.decoder.layers",
             "model.decoder.final_layer_norm",
             _taps("self_attn", "self_attn.out_proj", "fc2", "final_layer_norm", _separate("self_attn"), "fc1"),
+            ("self_attn.out_proj",),
+            ("final_layer_norm", "fc1", "activation_fn", "fc2"),
         ),
         Family("bert", "", "encoder.layer", "", _BERT, causal=False, auto_class=AutoModel),
     )

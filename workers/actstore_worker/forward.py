@@ -81,7 +81,7 @@ def _attach(model: LanguageModel, site: Site, shape: torch.Size, meet: See) -> t
         if tensor.ndim == 2:  # OPT's MLP sees the rows of all sequences as one list
             tensor = tensor.unflatten(0, shape)
         if tap.select is not None:
-            tensor = tap.select(tensor, model.config)
+            tensor = tap.select(tensor, model.config).flatten(2)
         if site.kind == "pattern":
             tensor = tensor.transpose(1, 2).flatten(2)
         if site.head is not None:

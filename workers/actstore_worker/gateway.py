@@ -16,7 +16,8 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker import wire
 from actstore_worker.live import messages
 from actstore_worker.live.questions import Answer, Question
-from actstore_worker.patching.plan import SweepRequest
+from actstore_worker.patching.messages import sweep_request, sweep_response
+from actstore_worker.patching.request import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult
 from actstore_worker.progress import Estimate, Progress, Totals
 from actstore_worker.request import CaptureRequest
@@ -161,8 +162,8 @@ class Gateway:
             ended = progress.ended
 
     async def _sweep(self, request: patching_pb2.RunSweepRequest) -> AsyncIterator[patching_pb2.RunSweepResponse]:
-        async for update in self._models.run(wire.sweep_request(request)):
-            yield wire.sweep_response(update)
+        async for update in self._models.run(sweep_request(request)):
+            yield sweep_response(update)
 
     async def _answer(
         self,

@@ -46,7 +46,7 @@ def check_wiring(model: LanguageModel) -> None:
     """Errors: BadRequest MODEL_UNSUPPORTED with the site, or the output, that is not what the others make of it."""
     ids = _some_tokens(model)
     kinds = (*model.kinds, "v", "pattern", "z")
-    with _attention(model, "eager"):
+    with using_attention(model, "eager"):
         seen = observe(model, ids, None, [Site(layer, kind) for layer in range(model.layer_count) for kind in kinds])
     for layer in range(model.layer_count):
         _check_block(model, seen, layer)
@@ -101,8 +101,8 @@ def _compare(model: LanguageModel, what: str, found: Tensor, expected: Tensor) -
 
 
 @contextmanager
-def _attention(model: LanguageModel, implementation: str) -> Iterator[None]:
-    """Only eager attention shows its weights."""
+def using_attention(model: LanguageModel, implementation: str) -> Iterator[None]:
+    """Only eager attention shows its weights, and its whole mask."""
     module: Any = model.module
     usual = model.attention
     try:

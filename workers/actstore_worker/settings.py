@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actstore_storage.opening import S3Access
 from actstore_worker.live.questions import LiveLimits
-from actstore_worker.patching.plan import PatchingLimits
+from actstore_worker.patching.request import PatchingLimits
 
 
 class SettingsError(ValueError):

@@ -44,7 +44,7 @@ from actstore_worker.live.questions import Question, SaeQuestion
 from actstore_worker.loading import load_model
 from actstore_worker.merging import Merging, write_part
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.plan import SweepRequest
+from actstore_worker.patching.request import SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing

@@ -8,12 +8,10 @@ import grpc
 import pyarrow as pa
 
 from actstore_api.reasons import Failure
-from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, common_pb2
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.snapshot import Provenance
 from actstore_storage.specification import Positions, RowFilter
-from actstore_worker.patching.plan import SweepRequest
-from actstore_worker.patching.sweep import SweepProgress, SweepResult
 from actstore_worker.progress import Estimate, Progress, Totals
 from actstore_worker.request import CaptureRequest
 
@@ -32,10 +30,6 @@ _COMPARISONS: Mapping[int, str] = {
     capture_pb2.COMPARISON_GREATER_OR_EQUAL: ">=",
     capture_pb2.COMPARISON_IN: "in",
     capture_pb2.COMPARISON_NOT_IN: "not in",
-}
-_DIRECTIONS: Mapping[int, str] = {
-    patching_pb2.PATCH_DIRECTION_DENOISE: "denoise",
-    patching_pb2.PATCH_DIRECTION_NOISE: "noise",
 }
 
 
@@ -137,36 +131,6 @@ def totals_message(totals: Totals) -> capture_pb2.GetCaptureTotalsResponse:
     return capture_pb2.GetCaptureTotalsResponse(**asdict(totals))
 
 
-def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
-    """Errors: BadRequest for an absent model, or an enum value that this version does not know."""
-    return SweepRequest(
-        model=required(message.model.name, "model"),
-        revision=message.model.revision,
-        clean=message.clean,
-        corrupt=message.corrupt,
-        clean_answer=message.clean_answer,
-        corrupt_answer=message.corrupt_answer,
-        sites=tuple(message.sites),
-        layers=tuple(message.layers),
-        directions=tuple(_direction(value) for value in message.directions),
-        prepend_bos=prepend_bos(message.bos),
-    )
-
-
-def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweepResponse:
-    if isinstance(update, SweepProgress):
-        progress = patching_pb2.SweepProgress(cells_done=update.cells_done, cells_total=update.cells_total)
-        return patching_pb2.RunSweepResponse(progress=progress)
-    result = patching_pb2.SweepResult(
-        cells=table_message(update.cells),
-        tokens=table_message(update.tokens),
-        clean_logit_difference=update.clean_logit_difference,
-        corrupt_logit_difference=update.corrupt_logit_difference,
-        provenance=provenance_message(update.provenance),
-    )
-    return patching_pb2.RunSweepResponse(result=result)
-
-
 def failure_of(error: Exception) -> Failure:
     """What a caller may know of an error: of one that is not actstore's own, nothing but that it happened."""
     if not isinstance(error, ActstoreError):
@@ -195,10 +159,3 @@ def prepend_bos(value: int) -> bool | None:
     if value not in _BOS:
         raise BadRequest(f"bos {value} is not known", field="bos", value=value, allowed=sorted(_BOS))
     return _BOS[value]
-
-
-def _direction(value: int) -> str:
-    if value not in _DIRECTIONS:
-        message = f"direction {value} is not known"
-        raise BadRequest(message, field="directions", value=value, allowed=_DIRECTIONS.values())
-    return _DIRECTIONS[value]

@@ -14,12 +14,60 @@ class PatchDirection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PATCH_DIRECTION_UNSPECIFIED: _ClassVar[PatchDirection]
     PATCH_DIRECTION_DENOISE: _ClassVar[PatchDirection]
     PATCH_DIRECTION_NOISE: _ClassVar[PatchDirection]
+
+class PatchSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PATCH_SOURCE_UNSPECIFIED: _ClassVar[PatchSource]
+    PATCH_SOURCE_PROMPT: _ClassVar[PatchSource]
+    PATCH_SOURCE_ZERO: _ClassVar[PatchSource]
+
+class PatchPositions(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PATCH_POSITIONS_UNSPECIFIED: _ClassVar[PatchPositions]
+    PATCH_POSITIONS_EACH: _ClassVar[PatchPositions]
+    PATCH_POSITIONS_ALL: _ClassVar[PatchPositions]
+    PATCH_POSITIONS_LAST: _ClassVar[PatchPositions]
 PATCH_DIRECTION_UNSPECIFIED: PatchDirection
 PATCH_DIRECTION_DENOISE: PatchDirection
 PATCH_DIRECTION_NOISE: PatchDirection
+PATCH_SOURCE_UNSPECIFIED: PatchSource
+PATCH_SOURCE_PROMPT: PatchSource
+PATCH_SOURCE_ZERO: PatchSource
+PATCH_POSITIONS_UNSPECIFIED: PatchPositions
+PATCH_POSITIONS_EACH: PatchPositions
+PATCH_POSITIONS_ALL: PatchPositions
+PATCH_POSITIONS_LAST: PatchPositions
+
+class PromptPair(_message.Message):
+    __slots__ = ("clean", "corrupt", "clean_answer", "corrupt_answer")
+    CLEAN_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    clean: str
+    corrupt: str
+    clean_answer: str
+    corrupt_answer: str
+    def __init__(self, clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ...) -> None: ...
+
+class CellReference(_message.Message):
+    __slots__ = ("site", "position")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    position: int
+    def __init__(self, site: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class JointCells(_message.Message):
+    __slots__ = ("name", "cells")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    cells: _containers.RepeatedCompositeFieldContainer[CellReference]
+    def __init__(self, name: _Optional[str] = ..., cells: _Optional[_Iterable[_Union[CellReference, _Mapping]]] = ...) -> None: ...
 
 class RunSweepRequest(_message.Message):
-    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos")
+    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +77,13 @@ class RunSweepRequest(_message.Message):
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
+    MORE_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    ONLY_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    JOINT_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     clean: str
     corrupt: str
@@ -38,7 +93,14 @@ class RunSweepRequest(_message.Message):
     layers: _containers.RepeatedScalarFieldContainer[int]
     directions: _containers.RepeatedScalarFieldContainer[PatchDirection]
     bos: _capture_pb2.BosPolicy
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ...) -> None: ...
+    more_pairs: _containers.RepeatedCompositeFieldContainer[PromptPair]
+    positions: PatchPositions
+    only_positions: _containers.RepeatedScalarFieldContainer[int]
+    heads: _containers.RepeatedScalarFieldContainer[int]
+    window_layers: int
+    source: PatchSource
+    joint: _containers.RepeatedCompositeFieldContainer[JointCells]
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ...) -> None: ...
 
 class SweepProgress(_message.Message):
     __slots__ = ("cells_done", "cells_total")
@@ -48,19 +110,41 @@ class SweepProgress(_message.Message):
     cells_total: int
     def __init__(self, cells_done: _Optional[int] = ..., cells_total: _Optional[int] = ...) -> None: ...
 
+class SweepAudit(_message.Message):
+    __slots__ = ("audited_cells", "largest_error", "noise_floor", "tolerance", "kernel", "token_layers", "token_layers_full")
+    AUDITED_CELLS_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_LAYERS_FULL_FIELD_NUMBER: _ClassVar[int]
+    audited_cells: int
+    largest_error: float
+    noise_floor: float
+    tolerance: float
+    kernel: str
+    token_layers: float
+    token_layers_full: float
+    def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[str] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ...) -> None: ...
+
 class SweepResult(_message.Message):
-    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance")
+    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit")
     CELLS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLEAN_LOGIT_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_LOGIT_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    BASELINES_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     cells: _common_pb2.Table
     tokens: _common_pb2.Table
     clean_logit_difference: float
     corrupt_logit_difference: float
     provenance: _common_pb2.Provenance
-    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    baselines: _common_pb2.Table
+    audit: SweepAudit
+    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ...) -> None: ...
 
 class RunSweepResponse(_message.Message):
     __slots__ = ("progress", "result")

@@ -1,144 +1,209 @@
-"""Runs a model with activations replaced: many cells in one forward pass, each in a row of its own."""
+"""Patched runs: the interface, and the obvious way, which runs the whole model for each of them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from actstore_storage.sites import Site
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.plan import Cell
+from actstore_worker.patching.changes import Edit, changing, writing
+from actstore_worker.patching.recording import Recording
 
-# Takes an activation [batch, position, width] and returns what goes on in its place.
-Change = Callable[[Tensor], Tensor]
+
+class Layer(Protocol):
+    """A layer of a run that is under way, for what is written into it."""
+
+    @property
+    def residual(self) -> Float[Tensor, "row position d_model"]:
+        """What went into it."""
+
+    @property
+    def values(self) -> Float[Tensor, "row kv_head position d_head"]:
+        """From position 0 on."""
+
+
+Found = tuple[int, "Cell", Recording]
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One prompt's unpatched run. `logits` are those of its last position."""
+class Cell:
+    """One activation to replace: a site, of one head where the kind has heads, at a position. Of pattern, the weights
+    with which that position attends.
+    """
 
-    tokens: Int[Tensor, " position"]
-    logits: Float[Tensor, " vocabulary"]
-    activations: Mapping[Site, Float[Tensor, "position width"]]
+    site: Site
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.site}@{self.position}"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One patched run: `base`, with the activations of `cells` taken from `source`; all of them at once."""
+
+    base: Recording
+    source: Recording
+    cells: tuple[Cell, ...]
+
+
+@dataclass
+class Count:
+    """Tokens times layers that were computed, and those of running each patched prompt from the start."""
+
+    computed: float = 0.0
+    full: float = 0.0
+
+    def add(self, computed: float, full: float) -> None:
+        self.computed += computed
+        self.full += full
 
 
 class Kernel(Protocol):
     """A way to compute patched runs; all of them agree with `FullForward`."""
 
-    def run(self, base: Recording, cells: Sequence[Cell], source: Recording) -> Float[Tensor, "cell vocabulary"]:
-        """Logits at the last position of `base` when one cell, each in its turn, holds the activation of `source`."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def count(self) -> Count: ...
+
+    def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
+        """Logits at the last position of each. All bases have the same number of tokens."""
 
 
 class FullForward:
     """The obvious kernel: the whole model over the whole prompt, unembedding the last position only."""
 
+    name = "full"
+
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
+        self.count = Count()
 
     @torch.inference_mode()
-    def run(self, base: Recording, cells: Sequence[Cell], source: Recording) -> Float[Tensor, "cell vocabulary"]:
-        rows_by_site: dict[Site, list[int]] = defaultdict(list)
-        for row, cell in enumerate(cells):
-            rows_by_site[cell.site].append(row)
-        changes = {
-            site: _replacement(rows, [cells[row] for row in rows], source.activations[site], self._model.head_count)
-            for site, rows in rows_by_site.items()
-        }
-        return _last_logits(self._model, base.tokens.expand(len(cells), -1), changes)
+    def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
+        tokens = torch.stack([patch.base.tokens for patch in patches])
+        self.count.add(tokens.numel() * self._model.layer_count, tokens.numel() * self._model.layer_count)
+        found: dict[int, list[Found]] = defaultdict(list)
+        for row, patch in enumerate(patches):
+            for cell in patch.cells:
+                found[cell.site.layer].append((row, cell, patch.source))
+        edits: dict[Site, Edit] = {}
+        for number, cells in found.items():
+            layer = _SeenLayer()
+            of_layer = site_edits(self._model, cells, 0, layer)
+            for kind, see in {"resid_pre": layer.see_residual, "v": layer.see_values}.items():
+                site = Site(number, kind)
+                of_layer[site] = _both(of_layer[site], see) if site in of_layer else see
+            edits |= of_layer
+        with changing(self._model, writing(self._model, edits), tokens.shape):
+            logits: Tensor = self._model.module(input_ids=tokens, use_cache=False, logits_to_keep=1).logits
+        return logits[:, -1]
 
 
-@torch.inference_mode()
-def record(model: LanguageModel, tokens: Sequence[int], sites: Iterable[Site]) -> Recording:
-    """One forward pass that keeps the activations of `sites`; z has its heads side by side."""
-    ids = torch.tensor(tokens, device=model.device)
-    kept: dict[Site, Tensor] = {}
+class _SeenLayer:
+    """What went by, with what was written into it."""
 
-    def keeper(site: Site) -> Change:
-        def keep(activation: Tensor) -> Tensor:
-            kept[site] = activation[0].clone()
-            return activation
+    residual: Tensor
+    values: Tensor
 
-        return keep
+    def see_residual(self, residual: Tensor) -> None:
+        self.residual = residual.squeeze(2)
 
-    logits = _last_logits(model, ids[None], {site: keeper(site) for site in sites})
-    return Recording(ids, logits[0], kept)
+    def see_values(self, v: Tensor) -> None:
+        self.values = v.transpose(1, 2)
 
 
-def _replacement(rows: Sequence[int], cells: Sequence[Cell], source: Tensor, head_count: int) -> Change:
-    """The change of one site: row rows[i] gets cells[i] from `source` [position, width]; other rows stay."""
-    row_index = torch.tensor(rows, device=source.device)
-    position_index = torch.tensor([cell.position for cell in cells], device=source.device)
-    if cells[0].head is None:
+def site_edits(model: LanguageModel, cells: Sequence[Found], first_position: int, layer: Layer) -> dict[Site, Edit]:
+    """What to write at the sites of one layer: (row of the batch, cell, where its activation comes from). The batch
+    begins at `first_position`.
 
-        def replace(activation: Tensor) -> Tensor:
-            changed = activation.clone()
-            changed[row_index, position_index] = source[position_index]
-            return changed
-
-        return replace
-    head_index = torch.tensor([cell.head for cell in cells], device=source.device)
-
-    def replace_heads(activation: Tensor) -> Tensor:
-        changed = activation.clone()
-        by_head = changed.view(*changed.shape[:2], head_count, -1)
-        by_head[row_index, position_index, head_index] = source.view(len(source), head_count, -1)[
-            position_index, head_index
-        ]
-        return changed
-
-    return replace_heads
-
-
-def _last_logits(
-    model: LanguageModel, tokens: Int[Tensor, "batch position"], changes: Mapping[Site, Change]
-) -> Float[Tensor, "batch vocabulary"]:
-    with changing(model, changes, tokens.shape):
-        logits: Tensor = model.module(input_ids=tokens, use_cache=False, logits_to_keep=1).logits
-    return logits[:, -1]
+    Two kinds cannot be written where they are seen. Attention has used its weights by then: what they make of the run's
+    own values goes into z. And resid_mid is what the MLP's norm reads, not the stream itself: attn_out becomes what is
+    missing of it.
+    """
+    by_site: dict[Site, list[Found]] = defaultdict(list)
+    for row, cell, source in cells:
+        by_site[cell.site.whole].append((row, cell, source))
+    edits: dict[Site, Edit] = {}
+    for site, chosen in sorted(by_site.items(), key=lambda item: _INDIRECT.get(item[0].kind, "")):
+        target = Site(site.layer, _INDIRECT.get(site.kind, site.kind))
+        if site.kind == "pattern":
+            edit = _mixing(model, chosen, first_position, layer)
+        elif site.kind == "resid_mid":
+            edit = _completing(chosen, first_position, layer)
+        else:
+            edit = _writing(model, chosen, first_position)
+        edits[target] = _both(edits[target], edit) if target in edits else edit
+    return edits
 
 
-@contextmanager
-def changing(model: LanguageModel, changes: Mapping[Site, Change], shape: torch.Size) -> Iterator[None]:
-    """While it lasts, the model computes with those sites changed; of token ids of that shape [batch, position]."""
-    handles: list[RemovableHandle] = []
-    try:
-        for site, change in changes.items():
-            handles.append(_attach(model, site, _on_rows(change, shape)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+# Written through another kind's place, and after what is written there itself.
+_INDIRECT = {"pattern": "z", "resid_mid": "attn_out"}
 
 
-def _attach(model: LanguageModel, site: Site, change: Change) -> RemovableHandle:
-    tap = model.family.taps[site.kind]
-    module = model.layers[site.layer].get_submodule(tap.path)
-    return (
-        module.register_forward_pre_hook(_on_input(change))
-        if tap.is_input
-        else module.register_forward_hook(_on_output(change))
-    )
+def _writing(model: LanguageModel, cells: Sequence[Found], first_position: int) -> Edit:
+    heads = model.head_counts.get(cells[0][1].site.kind, 1)
+    of_heads = [found for found in cells if found[1].site.head is not None]
+    whole = [found for found in cells if found[1].site.head is None]
+    device = cells[0][2].tokens.device
+
+    def write(tensor: Tensor) -> None:
+        for chosen in (whole, of_heads):
+            if not chosen:
+                continue
+            rows, positions = _places(chosen, first_position, device)
+            sources = torch.stack([source.activation(cell.site, cell.position, heads) for _, cell, source in chosen])
+            if chosen is whole:
+                tensor[rows, positions] = sources.view(len(chosen), *tensor.shape[2:])
+            else:
+                index = torch.tensor([cell.site.head for _, cell, _ in chosen], device=device)
+                tensor[rows, positions, index] = sources
+
+    return write
 
 
-def _on_rows(change: Change, shape: torch.Size) -> Change:
-    """OPT's MLP sees the rows of all sequences as one list."""
-    return lambda found: change(found.unflatten(0, shape)).flatten(0, 1) if found.ndim == 2 else change(found)
+def _completing(cells: Sequence[Found], first_position: int, layer: Layer) -> Edit:
+    rows, positions = _places(cells, first_position, cells[0][2].tokens.device)
+    middle = torch.stack([source.activation(cell.site, cell.position, 1) for _, cell, source in cells])
+
+    def complete(attn_out: Tensor) -> None:
+        attn_out[rows, positions, 0] = middle - layer.residual[rows, positions]
+
+    return complete
 
 
-def _on_input(change: Change) -> Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]:
-    return lambda _module, inputs: (change(inputs[0]), *inputs[1:])
+def _mixing(model: LanguageModel, cells: Sequence[Found], first_position: int, layer: Layer) -> Edit:
+    heads = model.head_count
+    shared = heads // model.head_counts["v"]
+
+    def mix(z: Tensor) -> None:
+        found = layer.values
+        for row, cell, source in cells:
+            weights = source.activation(cell.site.whole, cell.position, heads).view(heads, -1)
+            chosen = range(heads) if cell.site.head is None else [cell.site.head]
+            for head in chosen:
+                z[row, cell.position - first_position, head] = weights[head] @ found[row, head // shared]
+
+    return mix
 
 
-def _on_output(change: Change) -> Callable[[Any, Any, Any], Any]:
-    """Attention modules return their output first in a tuple, MLPs alone."""
+def _places(
+    cells: Sequence[Found], first_position: int, device: torch.device
+) -> tuple[Int[Tensor, " cell"], Int[Tensor, " cell"]]:
+    rows = torch.tensor([row for row, _, _ in cells], device=device)
+    return rows, torch.tensor([cell.position - first_position for _, cell, _ in cells], device=device)
 
-    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
-    return hook
+def _both(first: Edit, second: Edit) -> Edit:
+    def edit(tensor: Tensor) -> None:
+        first(tensor)
+        second(tensor)
+
+    return edit

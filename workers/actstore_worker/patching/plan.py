@@ -1,96 +1,177 @@
-"""What a sweep will do: two prompts of equal length, two answers, and the cells of its grid."""
+"""What a sweep will do: pairs of prompts as tokens, and the cells of its grid."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import Site
+from actstore_storage.sites import HEAD_KINDS, Site, parse_site
 from actstore_worker.model import LanguageModel
+from actstore_worker.patching.kernel import Cell
+from actstore_worker.patching.request import (
+    DIRECTIONS,
+    JOINT_CELLS_MAX,
+    POSITIONS,
+    SOURCES,
+    WINDOW_LAYERS_MAX,
+    JointCells,
+    PatchingLimits,
+    PromptPair,
+    SweepRequest,
+)
 from actstore_worker.prompts import check_causal, check_length, prepends_bos, text_ids, token_texts, with_bos
 
-PATCH_KINDS = ("resid_pre", "attn_out", "mlp_out", "z")
-DIRECTIONS = ("denoise", "noise")
+DEFAULT_KINDS = ("resid_pre", "attn_out", "mlp_out", "z")
+JOINT = "joint"
 
 
 @dataclass(frozen=True)
-class SweepRequest:
-    """The fields of proto RunSweepRequest. Empty `sites`, `layers` and `directions` stand for all that there are."""
+class Entry:
+    """A row of the grid: cells that are replaced together. `layer` is the first of a window; of joint cells it is None,
+    and so is `position`, which is None too where all positions are replaced at once.
+    """
 
-    model: str
-    revision: str
-    clean: str
-    corrupt: str
-    clean_answer: str
-    corrupt_answer: str
-    sites: tuple[str, ...] = ()
-    layers: tuple[int, ...] = ()
-    directions: tuple[str, ...] = ()
-    # None: where the tokenizer has a BOS token.
-    prepend_bos: bool | None = None
+    cells: tuple[Cell, ...]
+    site: str
+    layer: int | None = None
+    position: int | None = None
+    head: int | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
-class PatchingLimits:
-    # Cells of one sweep, both directions together.
-    cells: int = 200_000
-    # Tokens, summed over the rows, in one forward pass; at least one row always runs.
-    tokens_per_slice: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.cells < 1 or self.tokens_per_slice < 1:
-            raise ValueError(f"limits of patching must be positive: {self}")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One activation to replace; `head` where the site is z."""
-
-    site: Site
-    position: int
-    head: int | None
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """Token ids of prompts and answers, and the cells; every direction has the same cells."""
+class PairTokens:
+    """Token ids of a pair."""
 
     clean: tuple[int, ...]
     corrupt: tuple[int, ...]
     clean_answer: int
     corrupt_answer: int
+
+    @property
+    def first_difference(self) -> int:
+        """The first position at which the prompts differ; their length where they do not."""
+        pairs = enumerate(zip(self.clean, self.corrupt, strict=True))
+        return next((position for position, (clean, corrupt) in pairs if clean != corrupt), len(self.clean))
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Every pair and direction has the same grid."""
+
+    pairs: tuple[PairTokens, ...]
     directions: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    source: str
+    grid: tuple[Entry, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.pairs[0].clean)
+
+    @property
+    def sites(self) -> set[Site]:
+        return {cell.site.whole for entry in self.grid for cell in entry.cells}
+
+    @property
+    def cell_count(self) -> int:
+        return len(self.grid) * len(self.pairs) * len(self.directions)
 
 
 def plan_sweep(model: LanguageModel, request: SweepRequest, limits: PatchingLimits) -> SweepPlan:
     """Errors: BadRequest for everything that the caller can get wrong, before any forward pass."""
     check_causal(model, "it predicts no next token whose logits a patch could change")
+    _check_count(len(request.pairs), limits.pairs, "pairs")
     prepend_bos = prepends_bos(model, request.prepend_bos)
-    clean = _prompt_tokens(model, "clean", request.clean, prepend_bos)
-    corrupt = _prompt_tokens(model, "corrupt", request.corrupt, prepend_bos)
+    pairs = tuple(_pair_tokens(model, pair, prepend_bos) for pair in request.pairs)
+    _check_equal_lengths(model, pairs)
+    directions = _choices(request.directions, DIRECTIONS, "directions") or DIRECTIONS
+    _choices((request.source,), SOURCES, "source")
+    grid = tuple(_grid(model, request, len(pairs[0].clean), len(pairs) * len(directions), limits))
+    return SweepPlan(pairs, directions, request.source, grid)
+
+
+def _grid(
+    model: LanguageModel, request: SweepRequest, length: int, repeats: int, limits: PatchingLimits
+) -> Iterator[Entry]:
+    """Errors: BadRequest before the first entry, which is repeated for each pair and direction."""
+    kinds, layers = _kinds(model, request), _layers(model, request.layers)
+    positions = _positions(request, length)
+    windows = _windows(layers, request.window_layers, model.layer_count)
+    heads = {kind: _heads(model, kind, request.heads) if kind in HEAD_KINDS else (None,) for kind in kinds}
+    count = sum(len(heads[kind]) for kind in kinds) * len(windows) * len(positions) + len(request.joint)
+    _check_cell_count(count * repeats, limits)
+    for kind in kinds:
+        for window in windows:
+            for place in positions:
+                for head in heads[kind]:
+                    sites = [Site(layer, kind, head) for layer in window]
+                    cells = tuple(Cell(site, position) for site in sites for position in place)
+                    position = place[0] if len(place) == 1 and request.positions != "all" else None
+                    yield Entry(cells, kind, window[0], position, head)
+    for joint in request.joint:
+        yield Entry(_joint_cells(model, joint, length), JOINT, name=joint.name)
+
+
+def _windows(layers: Sequence[int], size: int, layer_count: int) -> list[range]:
+    if not 1 <= size <= min(WINDOW_LAYERS_MAX, layer_count):
+        raise BadRequest(
+            f"a window of {size} layers does not fit into the model's {layer_count}",
+            field="window_layers",
+            value=size,
+            allowed=f"1..{min(WINDOW_LAYERS_MAX, layer_count)}",
+        )
+    return [range(layer, layer + size) for layer in layers if layer + size <= layer_count]
+
+
+def _positions(request: SweepRequest, length: int) -> list[range]:
+    """Those that one cell replaces."""
+    _choices((request.positions,), POSITIONS, "positions")
+    for position in request.only_positions:
+        _check_position(position, length, "only_positions")
+    if request.positions == "all":
+        return [range(length)]
+    chosen = [length - 1] if request.positions == "last" else sorted(set(request.only_positions)) or range(length)
+    return [range(position, position + 1) for position in chosen]
+
+
+def _heads(model: LanguageModel, kind: str, asked: Sequence[int]) -> Sequence[int]:
+    """Of k and v, where queries share them, there are fewer than of the others."""
+    there = model.head_counts[kind]
+    for head in asked:
+        if not 0 <= head < there:
+            raise BadRequest(
+                f"{model.name!r} has no head {head} of {kind}; it has {there}",
+                reason="SITE_UNKNOWN",
+                field="heads",
+                value=head,
+                allowed=f"0..{there - 1}",
+            )
+    return sorted(set(asked)) or range(there)
+
+
+def _joint_cells(model: LanguageModel, joint: JointCells, length: int) -> tuple[Cell, ...]:
+    _check_count(len(joint.cells), JOINT_CELLS_MAX, f"cells of {joint.name!r}")
+    cells = []
+    for text, position in joint.cells:
+        site = parse_site(text, _patchable(model), model.layer_count, model.head_counts)
+        _check_position(position, length, "joint")
+        cells.append(Cell(site, position))
+    return tuple(dict.fromkeys(cells))
+
+
+def _pair_tokens(model: LanguageModel, pair: PromptPair, prepend_bos: bool) -> PairTokens:
+    clean = _prompt_tokens(model, "clean", pair.clean, prepend_bos)
+    corrupt = _prompt_tokens(model, "corrupt", pair.corrupt, prepend_bos)
     _check_lengths(model, clean, corrupt)
-    clean_answer = _answer_token(model, "clean_answer", request.clean_answer)
-    corrupt_answer = _answer_token(model, "corrupt_answer", request.corrupt_answer)
+    clean_answer = _answer_token(model, "clean_answer", pair.clean_answer)
+    corrupt_answer = _answer_token(model, "corrupt_answer", pair.corrupt_answer)
     if clean_answer == corrupt_answer:
         raise BadRequest(
             "the two answers are the same token, so their logits never differ",
             field="corrupt_answer",
-            value=request.corrupt_answer,
+            value=pair.corrupt_answer,
             allowed="another token than clean_answer",
         )
-    kinds, layers = _kinds(model, request.sites), _layers(model, request.layers)
-    directions = _directions(request.directions)
-    _check_cell_count(model, kinds, len(layers) * len(clean) * len(directions), limits)
-    cells = tuple(_cells(kinds, layers, len(clean), model.head_count))
-    return SweepPlan(clean, corrupt, clean_answer, corrupt_answer, directions, cells)
-
-
-def _cells(kinds: Sequence[str], layers: Sequence[int], positions: int, head_count: int) -> Iterable[Cell]:
-    for kind in kinds:
-        heads = range(head_count) if kind == "z" else (None,)
-        for layer in layers:
-            for position in range(positions):
-                yield from (Cell(Site(layer, kind), position, head) for head in heads)
+    return PairTokens(clean, corrupt, clean_answer, corrupt_answer)
 
 
 def _prompt_tokens(model: LanguageModel, field: str, text: str, prepend_bos: bool) -> tuple[int, ...]:
@@ -113,6 +194,20 @@ def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence
     check_length(model, "clean", len(clean), "the prompts have")
 
 
+def _check_equal_lengths(model: LanguageModel, pairs: Sequence[PairTokens]) -> None:
+    for number, pair in enumerate(pairs):
+        if len(pair.clean) != len(pairs[0].clean):
+            raise BadRequest(
+                f"the prompts of pair {number} have {len(pair.clean)} tokens and those of pair 0 "
+                f"{len(pairs[0].clean)}; a grid of positions needs equal lengths. Pair {number}: "
+                f"{_shown(model, pair.clean)}",
+                reason="PROMPT_LENGTHS_DIFFER",
+                field="pairs",
+                value=f"{len(pair.clean)} tokens",
+                allowed=f"{len(pairs[0].clean)} tokens",
+            )
+
+
 def _answer_token(model: LanguageModel, field: str, text: str) -> int:
     tokens = text_ids(model, text)
     if len(tokens) != 1:
@@ -127,9 +222,13 @@ def _answer_token(model: LanguageModel, field: str, text: str) -> int:
     return tokens[0]
 
 
-def _kinds(model: LanguageModel, asked: Sequence[str]) -> tuple[str, ...]:
-    there = tuple(kind for kind in PATCH_KINDS if kind == "z" or kind in model.kinds)
-    for kind in asked:
+def _patchable(model: LanguageModel) -> tuple[str, ...]:
+    return (*model.kinds, *HEAD_KINDS)
+
+
+def _kinds(model: LanguageModel, request: SweepRequest) -> tuple[str, ...]:
+    there = _patchable(model)
+    for kind in request.sites:
         if kind not in there:
             raise BadRequest(
                 f"{model.name!r} has no site kind {kind!r} to patch; it has {', '.join(there)}",
@@ -138,7 +237,9 @@ def _kinds(model: LanguageModel, asked: Sequence[str]) -> tuple[str, ...]:
                 value=kind,
                 allowed=there,
             )
-    return tuple(dict.fromkeys(asked)) or there
+    if not request.sites and request.joint:
+        return ()
+    return tuple(dict.fromkeys(request.sites)) or DEFAULT_KINDS
 
 
 def _layers(model: LanguageModel, asked: Sequence[int]) -> tuple[int, ...]:
@@ -154,16 +255,36 @@ def _layers(model: LanguageModel, asked: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(asked))) or tuple(range(model.layer_count))
 
 
-def _directions(asked: Sequence[str]) -> tuple[str, ...]:
-    for direction in asked:
-        if direction not in DIRECTIONS:
-            raise BadRequest(f"{direction!r} is no direction", field="directions", value=direction, allowed=DIRECTIONS)
-    return tuple(dict.fromkeys(asked)) or DIRECTIONS
+def _choices(asked: Sequence[str], known: Sequence[str], field: str) -> tuple[str, ...]:
+    for choice in asked:
+        if choice not in known:
+            raise BadRequest(f"{field}: {choice!r} is not known", field=field, value=choice, allowed=known)
+    return tuple(dict.fromkeys(asked))
 
 
-def _check_cell_count(model: LanguageModel, kinds: Sequence[str], columns: int, limits: PatchingLimits) -> None:
-    """`columns`: layers x positions x directions, each of which has a cell a kind, or a head where the kind is z."""
-    count = columns * sum(model.head_count if kind == "z" else 1 for kind in kinds)
+def _check_position(position: int, length: int, field: str) -> None:
+    if not 0 <= position < length:
+        raise BadRequest(
+            f"the prompts have no position {position}; they have {length} tokens",
+            field=field,
+            value=position,
+            allowed=f"0..{length - 1}",
+        )
+
+
+def _check_count(count: int, most: int, field: str) -> None:
+    if not 1 <= count <= most:
+        raise BadRequest(
+            f"{field}: {count}",
+            reason="LIMIT_EXCEEDED" if count else "ARGUMENT_INVALID",
+            field=field,
+            value=count,
+            allowed=f"1..{most}",
+        )
+
+
+def _check_cell_count(count: int, limits: PatchingLimits) -> None:
+    """Of all pairs and directions."""
     if count > limits.cells:
         raise BadRequest(
             f"the sweep has {count} cells; a sweep has at most {limits.cells}: name fewer sites or layers",

@@ -1,0 +1,193 @@
+"""Runs that are resumed against runs of the whole model, on every family, and what must hold whatever the weights."""
+
+import random
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from actstore_storage.errors import ActstoreError
+from actstore_storage.sites import HEAD_KINDS, Site
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching import resumed
+from actstore_worker.patching.kernel import Cell, FullForward, Patch
+from actstore_worker.patching.recording import Recording, record, zeroed
+from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
+from actstore_worker.patching.resumed import Resumed, Unresumable
+from actstore_worker.patching.sweep import SweepResult, run_sweep
+from tests.small_models import BERT, SAVERS
+
+LENGTH = 13
+TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name, save in {**SAVERS, **BERT}.items():
+        save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module", params=SAVERS)
+def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
+    torch.set_num_threads(1)  # such small models only wait for their second thread
+    return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def runs(model: LanguageModel) -> tuple[Recording, Recording]:
+    """Two prompts that differ from their first token to their last."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(1, 200, (LENGTH,), generator=generator).tolist() for _ in range(2)]
+    base, source = (record(model, prompt, every_site(model)) for prompt in prompts)
+    return base, source
+
+
+def every_site(model: LanguageModel) -> list[Site]:
+    return [Site(layer, kind) for kind in (*model.kinds, *HEAD_KINDS) for layer in range(model.layer_count)]
+
+
+def every_cell(model: LanguageModel) -> Iterator[Cell]:
+    for site, position in product(every_site(model), range(LENGTH)):
+        heads = range(model.head_counts[site.kind]) if site.kind in HEAD_KINDS else [None]
+        yield from (Cell(Site(site.layer, site.kind, head), position) for head in heads)
+
+
+def test_every_cell_is_that_of_the_whole_model(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    base, source = runs
+    patches = [Patch(base, source, (cell,)) for cell in every_cell(model)]
+    torch.testing.assert_close(Resumed(model).run(patches), FullForward(model).run(patches), **TOLERANCE)
+
+
+@pytest.mark.parametrize("group_positions", [1, 5, 64])
+def test_cells_together_are_those_of_the_whole_model(
+    model: LanguageModel, runs: tuple[Recording, Recording], group_positions: int
+) -> None:
+    """Two to six at once, of any site, in any group of positions, from bases in both directions."""
+    rng, cells = random.Random(group_positions), list(every_cell(model))
+    patches = [
+        Patch(*(runs if number % 2 else runs[::-1]), tuple(rng.sample(cells, 2 + number % 5))) for number in range(60)
+    ]
+    kernel = Resumed(model, group_positions)
+    torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
+
+
+def test_whole_sites_are_those_of_the_whole_model(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    """A site with heads, patched in all of them."""
+    base, source = runs
+    patches = [Patch(base, source, (Cell(site, position),)) for site in every_site(model) for position in (0, 7, 12)]
+    torch.testing.assert_close(Resumed(model).run(patches), FullForward(model).run(patches), **TOLERANCE)
+
+
+def test_nothing_and_itself_change_nothing(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    base, source = runs
+    patches = [Patch(base, source, ()), *(Patch(base, base, (cell,)) for cell in every_cell(model))]
+    found = Resumed(model).run(patches)
+    torch.testing.assert_close(found, base.logits.expand_as(found), **TOLERANCE)
+
+
+def test_everything_that_goes_into_a_layer_is_the_source_run(
+    model: LanguageModel, runs: tuple[Recording, Recording]
+) -> None:
+    base, source = runs
+    kinds = [kind for kind in ("resid_pre", "resid_mid", "resid_post") if kind in model.kinds]
+    sites = [Site(layer, kind) for kind in kinds for layer in range(model.layer_count)]
+    patches = [Patch(base, source, tuple(Cell(site, position) for position in range(LENGTH))) for site in sites]
+    for kernel in (Resumed(model), FullForward(model)):
+        found = kernel.run(patches)
+        torch.testing.assert_close(found, source.logits.expand_as(found), **TOLERANCE)
+
+
+def test_what_makes_z_makes_the_same_of_it(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    """q, k and v of every head at every position are what z of every head is."""
+    base, source = runs
+    everywhere = [range(model.layer_count), range(LENGTH)]
+    both = []
+    for kinds in (("q", "k", "v"), ("pattern", "v"), ("z",)):
+        for layer in range(model.layer_count):
+            cells = tuple(Cell(Site(layer, kind), position) for kind, position in product(kinds, range(LENGTH)))
+            both.append(Patch(base, source, cells))
+    assert len(both) == 3 * len(everywhere[0])
+    found = Resumed(model).run(both).view(3, model.layer_count, -1)
+    torch.testing.assert_close(found[0], found[2], **TOLERANCE)
+    torch.testing.assert_close(found[1], found[2], **TOLERANCE)
+
+
+def test_zeros_are_zeros(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    base, _ = runs
+    patches = [Patch(base, zeroed(base), (cell,)) for cell in list(every_cell(model))[::7]]
+    torch.testing.assert_close(Resumed(model).run(patches), FullForward(model).run(patches), **TOLERANCE)
+
+
+def test_it_computes_what_can_change_and_nothing_else(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    """In groups of one position, a patch of resid_pre.l at p takes (layers - l) x (positions - p), less what the last
+    layer saves.
+    """
+    base, source = runs
+    kernel = Resumed(model, group_positions=1)
+    kernel.run([Patch(base, source, (Cell(Site(1, "resid_pre"), 9),))])
+    after = LENGTH - 9
+    whole_layers = (model.layer_count - 2) * after
+    assert kernel.count.computed == whole_layers + 1 + 0.25 * (after - 1)
+    assert kernel.count.full == LENGTH * model.layer_count
+    kernel.run([Patch(base, source, (Cell(Site(model.layer_count - 1, "z", 0), LENGTH - 2),))])
+    assert kernel.count.computed == whole_layers + 1 + 0.25 * (after - 1)  # nothing is left that it could change
+
+
+def test_slices_of_many_bases_share_a_batch(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    cells = list(every_cell(model))[::11]
+    patches = [Patch(*order, (cell,)) for cell in cells for order in (runs, runs[::-1])]
+    together = Resumed(model).run(patches)
+    alone = torch.cat([Resumed(model).run([patch]) for patch in patches[:12]])
+    torch.testing.assert_close(together[:12], alone, **TOLERANCE)
+
+
+def test_encoders_are_not_resumed(folder: Path) -> None:
+    encoder = load_model(ModelCatalogue((folder,)).find_model("bert"), device=torch.device("cpu"))
+    with pytest.raises(Unresumable, match="not causal"):
+        Resumed(encoder)
+
+
+REQUEST = SweepRequest("gpt2", "", (PromptPair("abcdefgh", "abXdefgh", "a", "b"),), sites=("resid_pre", "z"))
+
+
+def gpt2(folder: Path) -> LanguageModel:
+    return load_model(ModelCatalogue((folder,)).find_model("gpt2"), device=torch.device("cpu"))
+
+
+def result_of(model: LanguageModel, request: SweepRequest = REQUEST) -> SweepResult:
+    *_, result = run_sweep(model, request, PatchingLimits())
+    assert isinstance(result, SweepResult)
+    return result
+
+
+def test_a_layer_that_is_told_the_unknown_runs_whole_and_the_answer_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = result_of(gpt2(folder))
+    assert (expected.audit.kernel, expected.audit.token_layers < expected.audit.token_layers_full) == ("resumed", True)
+    monkeypatch.setattr(resumed, "_CACHES", ("another name",))
+    found = result_of(gpt2(folder))
+    assert found.audit.kernel == "full"
+    assert found.audit.token_layers == found.audit.token_layers_full
+    for name in ("logit_difference", "kl", "rank"):
+        assert found.cells[name].to_pylist() == pytest.approx(expected.cells[name].to_pylist(), abs=1e-5)
+
+
+def test_a_sweep_whose_numbers_are_wrong_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Resumed._unembed
+
+    def wrong(kernel: Resumed, last: Tensor) -> Tensor:
+        return honest(kernel, last) + 0.1
+
+    monkeypatch.setattr(Resumed, "_unembed", wrong)
+    with pytest.raises(ActstoreError, match=r"differs by 0\.1") as refusal:
+        result_of(gpt2(folder))
+    assert refusal.value.reason == "AUDIT_FAILED"
+    assert refusal.value.details["allowed"].startswith("at most")

@@ -1,0 +1,74 @@
+"""Between the api's messages of sweeps and the workers' own types."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from actstore_api.v1 import patching_pb2
+from actstore_storage.errors import BadRequest
+from actstore_worker.patching.request import JointCells, PromptPair, SweepRequest
+from actstore_worker.patching.sweep import SweepProgress, SweepResult
+from actstore_worker.wire import given, prepend_bos, provenance_message, required, table_message
+
+_DIRECTIONS: Mapping[int, str] = {
+    patching_pb2.PATCH_DIRECTION_DENOISE: "denoise",
+    patching_pb2.PATCH_DIRECTION_NOISE: "noise",
+}
+_POSITIONS: Mapping[int, str] = {
+    patching_pb2.PATCH_POSITIONS_UNSPECIFIED: "each",
+    patching_pb2.PATCH_POSITIONS_EACH: "each",
+    patching_pb2.PATCH_POSITIONS_ALL: "all",
+    patching_pb2.PATCH_POSITIONS_LAST: "last",
+}
+_SOURCES: Mapping[int, str] = {
+    patching_pb2.PATCH_SOURCE_UNSPECIFIED: "prompt",
+    patching_pb2.PATCH_SOURCE_PROMPT: "prompt",
+    patching_pb2.PATCH_SOURCE_ZERO: "zero",
+}
+
+
+def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
+    """Errors: BadRequest for an absent model, or an enum value that this version does not know."""
+    window = given(message, "window_layers")
+    return SweepRequest(
+        model=required(message.model.name, "model"),
+        revision=message.model.revision,
+        pairs=(_pair(message), *map(_pair, message.more_pairs)),
+        sites=tuple(message.sites),
+        layers=tuple(message.layers),
+        heads=tuple(message.heads),
+        directions=tuple(_known(value, _DIRECTIONS, "directions") for value in message.directions),
+        positions=_known(message.positions, _POSITIONS, "positions"),
+        only_positions=tuple(message.only_positions),
+        window_layers=1 if window is None else window,
+        source=_known(message.source, _SOURCES, "source"),
+        joint=tuple(
+            JointCells(found.name, tuple((cell.site, cell.position) for cell in found.cells)) for found in message.joint
+        ),
+        prepend_bos=prepend_bos(message.bos),
+    )
+
+
+def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweepResponse:
+    if isinstance(update, SweepProgress):
+        progress = patching_pb2.SweepProgress(cells_done=update.cells_done, cells_total=update.cells_total)
+        return patching_pb2.RunSweepResponse(progress=progress)
+    result = patching_pb2.SweepResult(
+        cells=table_message(update.cells),
+        tokens=table_message(update.tokens),
+        baselines=table_message(update.baselines),
+        clean_logit_difference=update.clean_logit_difference,
+        corrupt_logit_difference=update.corrupt_logit_difference,
+        audit=patching_pb2.SweepAudit(**asdict(update.audit)),
+        provenance=provenance_message(update.provenance),
+    )
+    return patching_pb2.RunSweepResponse(result=result)
+
+
+def _pair(message: patching_pb2.PromptPair | patching_pb2.RunSweepRequest) -> PromptPair:
+    return PromptPair(message.clean, message.corrupt, message.clean_answer, message.corrupt_answer)
+
+
+def _known(value: int, known: Mapping[int, str], field: str) -> str:
+    if value not in known:
+        raise BadRequest(f"{field}: {value} is not known", field=field, value=value, allowed=known.values())
+    return known[value]

@@ -1,0 +1,63 @@
+"""How far a patch moves a model from one answer to the other: every usual metric, at the prompt's last position."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Metrics that are normalised, so that 0 is the base run and 1 the source run, and how far these two must be apart: with
+# less, a normalised effect would be float32 noise (about 1e-5 in a logit) blown up.
+NORMALISED = {"logit_difference": 1e-3, "log_probability": 1e-3, "probability": 1e-5, "loss": 1e-3, "kl": 1e-4}
+SMALLEST_DIFFERENCE = NORMALISED["logit_difference"]
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A number a row. The answer is the clean prompt's; `rank` counts the tokens that are likelier. `kl` is
+    D(source || row) in nats over the whole vocabulary.
+
+    Heimersheim & Nanda 2024, "How to use and interpret activation patching", section 4: the logit difference is linear
+    in the residual; log-probability saturates, and probability is sharp; so all of them are told.
+    """
+
+    logit_difference: Values
+    log_probability: Values
+    probability: Values
+    loss: Values
+    rank: Values
+    kl: Values
+
+    @classmethod
+    def of(
+        cls, logits: Float[Tensor, "row vocabulary"], answers: tuple[int, int], source: Float[Tensor, " vocabulary"]
+    ) -> "Metrics":
+        """`answers`: token ids of the clean and the corrupt answer. `source`: the unpatched source run's logits."""
+        clean, corrupt = answers
+        log_p = torch.log_softmax(logits.double(), dim=-1)
+        log_q = torch.log_softmax(source.double(), dim=-1)
+        found = {
+            "logit_difference": logits[:, clean].double() - logits[:, corrupt].double(),
+            "log_probability": log_p[:, clean],
+            "probability": log_p[:, clean].exp(),
+            "loss": -log_p[:, clean],
+            "rank": (logits > logits[:, clean, None]).sum(-1),
+            "kl": (log_q.exp() * (log_q - log_p)).sum(-1).clamp_min(0),
+        }
+        return cls(**{name: value.cpu().double().numpy() for name, value in found.items()})
+
+    @classmethod
+    def joined(cls, parts: "list[Metrics]") -> "Metrics":
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def normalised(self, name: str, base: "Metrics", source: "Metrics") -> Values | None:
+        """None where source and base do not differ enough to divide by."""
+        low, high = float(getattr(base, name)[0]), float(getattr(source, name)[0])
+        if abs(high - low) < NORMALISED[name]:
+            return None
+        found: Values = (getattr(self, name) - low) / (high - low)
+        return found

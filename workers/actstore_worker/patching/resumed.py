@@ -1,0 +1,314 @@
+"""Patched runs that compute what the patch can change, and nothing else.
+
+A patch at layer l and position p leaves the layers before l and, attention being causal, the positions before p as they
+were in the base run. So its row joins the batch at layer l with the base run's residual from about p on, attention sees
+the base run's keys and values for the positions before, and of the last layer only the last position is wanted. All
+patches whose first position lies in one group of positions share a batch, which grows from layer to layer.
+
+A patch of one attn_out, mlp_out or resid_mid, or of z, changes one position of the residual after its layer, and those
+are computed for all of them at once, position by position: they join a layer later.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from inspect import signature
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actstore_storage.sites import Site
+from actstore_worker.loading import using_attention
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching.changes import changing, writing
+from actstore_worker.patching.kernel import Cell, Count, Patch, site_edits
+from actstore_worker.patching.recording import Recording
+
+# Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
+GROUP_POSITIONS = 8
+# Lengths of prompts whose masks and rotary embeddings are kept.
+_LENGTHS_KEPT = 4
+# What a layer is told beside its input, by transformers' names; a cache of keys and values has one of two.
+_CACHES = ("past_key_values", "layer_past")
+# Kinds whose patch changes the residual at its own position alone, until the next layer.
+_OWN_POSITION = ("attn_out", "resid_mid", "mlp_out", "z")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A patch in the batch: it joins at `layer`, with `residual` of its base run where it is not given."""
+
+    number: int
+    patch: Patch
+    layer: int
+    # After the layer before, at one position: what makes this row differ from its base.
+    position: int | None = None
+    residual: Float[Tensor, " d_model"] | None = None
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Those that are still to be written."""
+        return self.patch.cells if self.residual is None else ()
+
+
+class Unresumable(Exception):
+    """Layers of this model want to be told what we do not know for the middle of a prompt."""
+
+
+class Resumed:
+    """For causal models whose layers can be called by themselves: all families but encoders.
+
+    Raises Unresumable for another.
+    """
+
+    name = "resumed"
+
+    def __init__(self, model: LanguageModel, group_positions: int = GROUP_POSITIONS) -> None:
+        if not model.family.causal:
+            raise Unresumable(f"attention of {model.name} is not causal")
+        self._model, self._group_positions = model, group_positions
+        self._calls = lru_cache(_LENGTHS_KEPT)(self._watch_layers)
+        self.count = Count()
+        for call in self._calls(1):
+            _check(call)
+
+    @torch.inference_mode()
+    def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
+        last: Float[Tensor, "patch d_model"] = torch.stack([patch.base.residuals[-1][-1] for patch in patches])
+        groups: dict[int, list[_Row]] = defaultdict(list)
+        for row in self._rows(patches):
+            first = min((cell.position for cell in row.patch.cells), default=0)
+            groups[first - first % self._group_positions].append(row)
+        for first, rows in groups.items():
+            for row, residual in zip(rows, self._run_group(rows, first), strict=True):
+                last[row.number] = residual
+        self.count.add(0, sum(len(patch.base.tokens) for patch in patches) * self._model.layer_count)
+        return self._unembed(last)
+
+    def _rows(self, patches: Sequence[Patch]) -> Iterator[_Row]:
+        """In order of the layer at which they join."""
+        single: dict[Site, list[tuple[int, Patch]]] = defaultdict(list)
+        rows = []
+        for number, patch in enumerate(patches):
+            if len(patch.cells) == 1 and patch.cells[0].site.kind in _OWN_POSITION:
+                site = patch.cells[0].site
+                single[Site(site.layer, site.kind)].append((number, patch))
+            else:
+                rows.append(_Row(number, patch, min((cell.site.layer for cell in patch.cells), default=0)))
+        for site, found in single.items():
+            residuals = self._after_layer(site, [patch for _, patch in found])
+            for (number, patch), residual in zip(found, residuals, strict=True):
+                rows.append(_Row(number, patch, site.layer + 1, patch.cells[0].position, residual))
+        return iter(sorted(rows, key=lambda row: row.layer))
+
+    def _after_layer(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch d_model"]:
+        """The residual after the layer at the patched position, of patches of one cell each, all of this site."""
+        family, layer = self._model.family, self._model.layers[site.layer]
+        cells = [patch.cells[0] for patch in patches]
+        value = self._values(site, patches)
+        if site.kind == "z":
+            for path in family.from_z:
+                value = layer.get_submodule(path)(value)
+        parallel = "resid_mid" not in self._model.kinds
+        before = _stacked(patches, cells, site.layer)
+        if site.kind == "mlp_out" or parallel:
+            kind = "mlp_out" if site.kind == "mlp_out" else "attn_out"
+            was = [patch.base.activations[Site(site.layer, kind)][cell.position] for patch, cell in _zip(patches)]
+            return _stacked(patches, cells, site.layer + 1) + (value - torch.stack(was))
+        middle = value if site.kind == "resid_mid" else before + value
+        written = middle
+        for path in family.from_middle:
+            written = layer.get_submodule(path)(written)
+        return middle + written
+
+    def _values(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch width"]:
+        """What the site has at each patch's position; of z, the base run's heads beside the patched one."""
+        heads = self._model.head_counts.get(site.kind, 1)
+        found = []
+        for patch, cell in _zip(patches):
+            value = patch.source.activations[site][cell.position]
+            if cell.site.head is not None:
+                value, patched = patch.base.activations[site][cell.position].clone(), value
+                value.view(heads, -1)[cell.site.head] = patched.view(heads, -1)[cell.site.head]
+            found.append(value)
+        return torch.stack(found)
+
+    def _run_group(self, rows: list[_Row], first: int) -> Float[Tensor, "row d_model"]:
+        """What comes out of the last layer at the last position."""
+        length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
+        calls = self._calls(length)
+        hidden = torch.empty(0, length - first, self._model.d_model, dtype=rows[0].patch.base.logits.dtype)
+        hidden, there = hidden.to(self._model.device), 0
+        for layer in range(layers + 1):
+            joining = [row for row in rows[there:] if row.layer == layer]
+            hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in joining)])
+            there += len(joining)
+            if layer < layers and there:
+                hidden = self._layer(calls[layer], layer, hidden, rows[:there], first)
+        return hidden[:, -1]
+
+    def _layer(
+        self, call: dict[str, Any], layer: int, hidden: Tensor, rows: Sequence[_Row], first: int
+    ) -> Float[Tensor, "row position d_model"]:
+        cells = [(i, cell, row.patch.source) for i, row in enumerate(rows) for cell in row.cells]
+        here = [found for found in cells if found[1].site.layer == layer]
+        before = [found for found in here if found[1].site.kind == "resid_pre"]
+        after = [found for found in here if found[1].site.kind == "resid_post"]
+        inside = [found for found in here if found[1].site.kind not in ("resid_pre", "resid_post")]
+        hidden = _written(hidden, before, first)
+        prefix = _Prefix(
+            hidden,
+            _gathered(rows, [row.patch.base.keys[layer] for row in rows], first),
+            _gathered(rows, [row.patch.base.values[layer] for row in rows], first),
+        )
+        if layer == self._model.layer_count - 1 and not inside and hidden.shape[1] > 1:
+            out = self._last_position(call, layer, hidden, prefix, first)
+        else:
+            edits = site_edits(self._model, inside, first, prefix)
+            with changing(self._model, writing(self._model, edits), hidden.shape[:2]):
+                out = self._call(call, layer, hidden, prefix, first)
+            self.count.add(hidden.shape[0] * hidden.shape[1], 0)
+        return _written(out, after, first)
+
+    def _last_position(
+        self, call: dict[str, Any], layer: int, hidden: Tensor, prefix: "_Prefix", first: int
+    ) -> Float[Tensor, "row position d_model"]:
+        """Only the last position is wanted of the last layer, and the others only for their keys and values: the layer
+        is left as soon as it has those, and called again for the last position.
+        """
+        length = first + hidden.shape[1]
+        with suppress(_Enough), prefix.leaving():
+            self._call(call, layer, hidden[:, :-1], prefix, first, length - 1)
+        out = self._call(call, layer, hidden[:, -1:], _Prefix(hidden, prefix.keys, prefix.values), length - 1)
+        # Query, key and value projections are about a quarter of a layer.
+        self.count.add(hidden.shape[0] * (1 + 0.25 * (hidden.shape[1] - 1)), 0)
+        return torch.cat([hidden[:, :-1], out], dim=1)
+
+    def _call(
+        self, call: dict[str, Any], layer: int, hidden: Tensor, prefix: "_Prefix", first: int, end: int | None = None
+    ) -> Tensor:
+        found = self._model.layers[layer](hidden, **_arguments(call, prefix, first, end))
+        out: Tensor = found[0] if isinstance(found, tuple) else found
+        return out
+
+    def _unembed(self, last: Float[Tensor, "patch d_model"]) -> Float[Tensor, "patch vocabulary"]:
+        return self._model.unembed(self._model.module.get_submodule(self._model.family.final_norm)(last))
+
+    def _watch_layers(self, length: int) -> list[dict[str, Any]]:
+        """What transformers tells each layer beside its input, for prompts of this length: masks, which eager attention
+        gets in full, and rotary embeddings.
+        """
+        seen: list[dict[str, Any]] = []
+
+        def see(module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            bound = signature(module.forward).bind(*inputs, **keywords).arguments
+            bound |= bound.pop("kwargs", {})
+            seen.append({name: value for name, value in bound.items() if name != "hidden_states"})
+
+        model = self._model
+        handles = [layer.register_forward_pre_hook(see, with_kwargs=True) for layer in model.layers]
+        try:
+            ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
+            with using_attention(model, "eager"):
+                model.family.decoder(model.module)(input_ids=ids, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+
+class _Enough(Exception):  # no error: it leaves a layer once its keys and values are there
+    pass
+
+
+@dataclass
+class _Prefix:
+    """What a layer takes for its cache: the keys and values [row, kv_head, position, d_head] of the positions before,
+    and of its own once it has made them. `residual` is what goes into the layer.
+    """
+
+    residual: Tensor
+    keys: Tensor
+    values: Tensor
+    is_compileable: bool = False
+    _leave: bool = False
+
+    def update(self, keys: Tensor, values: Tensor, _layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.keys = torch.cat([self.keys, keys], dim=2)
+        self.values = torch.cat([self.values, values], dim=2)
+        if self._leave:
+            raise _Enough
+        return self.keys, self.values
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        self._leave = True
+        yield
+        self._leave = False
+
+    def get_seq_length(self, _layer: int = 0) -> int:
+        return int(self.keys.shape[2])
+
+
+def _arguments(call: dict[str, Any], prefix: _Prefix, first: int, end: int | None) -> dict[str, Any]:
+    """Of what a layer is told, the part for positions `first` to before `end`."""
+    found: dict[str, Any] = {}
+    for name, value in call.items():
+        if name in _CACHES:
+            found[name] = prefix
+        elif name == "attention_mask":
+            found[name] = value[..., first:end, :end]
+        elif name == "position_ids" and value is not None:
+            found[name] = value[..., first:end]
+        elif name == "position_embeddings":
+            found[name] = tuple(part[..., first:end, :] for part in value)
+        else:
+            found[name] = value
+    return found
+
+
+def _check(call: dict[str, Any]) -> None:
+    """Raises Unresumable."""
+    if not set(_CACHES) & set(call):
+        raise Unresumable("a layer is told of no cache")
+    for name, value in call.items():
+        if isinstance(value, Tensor) and name not in ("attention_mask", "position_ids"):
+            raise Unresumable(f"a layer is told {name}, and what that would be in the middle is not known")
+
+
+def _gathered(rows: Sequence[_Row], of_rows: Sequence[Tensor], end: int) -> Tensor:
+    """[row, kv_head, position before `end`, d_head]; a view where all rows have one base."""
+    if all(found is of_rows[0] for found in of_rows):
+        return of_rows[0][None, :, :end].expand(len(rows), -1, -1, -1)
+    return torch.stack([found[:, :end] for found in of_rows])
+
+
+def _residual(row: _Row, first: int) -> Float[Tensor, "position d_model"]:
+    residual = row.patch.base.residuals[row.layer][first:]
+    if row.residual is None or row.position is None:
+        return residual
+    residual = residual.clone()
+    residual[row.position - first] = row.residual
+    return residual
+
+
+def _written(hidden: Tensor, cells: Sequence[tuple[int, Cell, Recording]], first: int) -> Tensor:
+    if not cells:
+        return hidden
+    hidden = hidden.clone()
+    rows = [row for row, _, _ in cells]
+    positions = [cell.position - first for _, cell, _ in cells]
+    hidden[rows, positions] = torch.stack([source.activation(cell.site, cell.position, 1) for _, cell, source in cells])
+    return hidden
+
+
+def _stacked(patches: Sequence[Patch], cells: Sequence[Cell], layer: int) -> Float[Tensor, "patch d_model"]:
+    return torch.stack([p.base.residuals[layer][cell.position] for p, cell in zip(patches, cells, strict=True)])
+
+
+def _zip(patches: Sequence[Patch]) -> Iterator[tuple[Patch, Cell]]:
+    return ((patch, patch.cells[0]) for patch in patches)
