@@ -234,9 +234,11 @@ def test_a_sweep_streams_progress_and_one_result(caller: Caller) -> None:
     result = last.result
     cells = pa.ipc.open_stream(result.cells.arrow_ipc_stream).read_all()
     assert [update.progress.cells_done for update in progress][-1] == cells.num_rows == 2 * 3 * 9 * 6
-    assert cells.column_names == [
-        "direction", "site", "layer", "position", "head", "token", "logit_difference", "normalised",
-    ]  # fmt: skip
+    assert {"pair", "direction", "site", "layer", "position", "head", "token", "kl", "normalised"} < {
+        *cells.column_names
+    }
+    assert result.audit.kernel == "resumed"
+    assert 0 < result.audit.largest_error <= result.audit.tolerance
     whole = [
         row["normalised"]
         for row in cells.to_pylist()
@@ -256,7 +258,7 @@ def test_a_sweep_streams_progress_and_one_result(caller: Caller) -> None:
         ({"clean_answer": "a b"}, grpc.StatusCode.INVALID_ARGUMENT, "ANSWER_NOT_ONE_TOKEN", "clean_answer"),
         ({"model": capture_pb2.ModelReference(name="nobody")}, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model"),
         ({"model": capture_pb2.ModelReference()}, grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "model"),
-        ({"sites": ["resid_post"]}, grpc.StatusCode.INVALID_ARGUMENT, "SITE_UNKNOWN", "sites"),
+        ({"sites": ["resid_end"]}, grpc.StatusCode.INVALID_ARGUMENT, "SITE_UNKNOWN", "sites"),
         ({"directions": [7]}, grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "directions"),
     ],
 )

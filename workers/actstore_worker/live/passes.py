@@ -12,7 +12,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.sites import Site
 from actstore_worker.forward import observe
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.kernel import Change, changing
+from actstore_worker.patching.changes import Change, changing
 
 # Logits are made in slices of so many elements: of a whole batch they would be many times the batch's activations.
 _LOGITS_MAX = 1 << 24
