@@ -83,6 +83,12 @@ def slow_r2(run: RandomRun, feature: int, exclude: frozenset[str]) -> tuple[floa
     return raw, 1 - (1 - raw) * (count - 1) / (count - distinct) if count > distinct else float("nan")
 
 
+def row_numbers(run: RandomRun) -> dict[tuple[int, int], int]:
+    """By (sequence, position)."""
+    places = zip(run.tokens.sequence.tolist(), run.tokens.position.tolist(), strict=True)
+    return {place: row for row, place in enumerate(places)}
+
+
 def part_of(run: RandomRun, shards: np.ndarray) -> RandomRun:
     """The rows of these shards alone."""
     chosen = np.isin(run.tokens.sequence // run.record.specification.sequences_per_shard, shards)
@@ -135,7 +141,7 @@ def assert_samples(
         names = ("feature", "activation", "sequence", "position")
         assert [tuple(row[name] for name in names) for row in found.to_pylist()] == expected
     counts = counted(run, exclude, keep)
-    place = {(int(s), int(p)): i for i, (s, p) in enumerate(zip(run.tokens.sequence, run.tokens.position, strict=True))}
+    place = row_numbers(run)
     for feature in features:
         drawn = sample_many(snapshot, sae, (feature,), Sample("positions", k=8, seed=3), exclude=exclude, keep=keep)
         rows = [place[row["sequence"], row["position"]] for row in drawn.to_pylist()]
@@ -153,16 +159,16 @@ def assert_rows(
     keep: TokenFilter | None,
     sae: str,
 ) -> None:
+    place = row_numbers(run)
     for feature in features:
         for threshold in (0.0, 0.6):
             batches = feature_rows(snapshot, sae, feature, threshold=threshold, exclude=exclude, keep=keep)
             found = [row for batch in batches for row in batch.to_pylist()]
             expected = [entry for entry in slow_entries(run, feature, exclude, keep) if entry[0] > threshold]
             assert [(row["activation"], row["sequence"], row["position"]) for row in found] == expected
-            for row in found:
-                here = (run.tokens.sequence == row["sequence"]) & (run.tokens.position == row["position"])
-                for name in ("document", "token", "flags"):
-                    assert [row[name]] == getattr(run.tokens, name)[here].tolist()
+            here = [place[row["sequence"], row["position"]] for row in found]
+            for name in ("document", "token", "flags"):
+                assert [row[name] for row in found] == getattr(run.tokens, name)[here].tolist()
 
 
 def assert_statistics(

@@ -15,13 +15,17 @@ import pytest
 from grpc_status import rpc_status
 
 from actstore_api.reasons import Failure, from_status
-from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
+from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, sae_pb2, service_pb2_grpc
+from actstore_storage.fsck import check_runs
+from actstore_storage.index_segments import listed_segments
 from actstore_storage.opening import open_bucket
 from actstore_storage.registry import list_models, token_texts
 from actstore_storage.rows import read_tokens
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
 from tests.random_models import WORDS, save_model
+from tests.small_models import save_sae
+from tests.storage.feature_twins import assert_every_answer, read_back
 from tests.worker_process import WorkerProcess, running_workers
 
 CALL_SECONDS = 60
@@ -34,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("store", "models", "data"):
         (folder / name).mkdir()
     save_model(folder / "models" / "tiny", "neox")
+    save_sae(folder / "models" / "small-sae", "topk", d_in=24, d_sae=32)
     chosen = random.Random(0)
     lines = (json.dumps({"text": " ".join(chosen.choices(WORDS, k=chosen.randint(1, 70)))}) for _ in range(DOCUMENTS))
     (folder / "data" / "words.jsonl").write_text("\n".join(lines))
@@ -71,6 +76,7 @@ class Caller:
     def __init__(self, workers: WorkerProcess, channel: grpc.Channel) -> None:
         self.captures = service_pb2_grpc.CaptureServiceStub(channel)
         self.sweeps = service_pb2_grpc.PatchingServiceStub(channel)
+        self.saes = service_pb2_grpc.SaeServiceStub(channel)
         self.with_token = {"metadata": workers.metadata(), "timeout": CALL_SECONDS}
 
     def start(self, wanted: capture_pb2.CaptureSpecification) -> str:
@@ -136,6 +142,24 @@ def test_a_capture_runs_to_its_end_and_is_watched(caller: Caller, folder: Path) 
     check_tokens(seen)
     assert seen.record.tokens_total == last.tokens_total
     assert list(seen.record.specification.dense_sites) == ["resid_post.1"]
+
+
+def test_answers_about_features_during_a_capture_and_once_it_is_merged(caller: Caller, folder: Path) -> None:
+    """Each is its twin's on the answer's own snapshot; parts of the merged index are tasks of Ray."""
+    wanted = specification("featured", saes=["small-sae"], sequences_per_shard=8)
+    wanted.dataset.max_documents = 120
+    run = caller.start(wanted)
+    give_up, asked = time.monotonic() + CALL_SECONDS, 0
+    while (seen := snapshot(folder, run)) and not seen.complete and time.monotonic() < give_up:
+        if len(seen.commits):
+            assert_every_answer(seen, read_back(seen, "small-sae"), (5,), "small-sae")
+            asked += 1
+    assert asked
+    while not (merged := listed_segments(seen.bucket, run, "small-sae")) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert merged == [range(seen.record.shards_total)]
+    assert_every_answer(seen, read_back(seen, "small-sae"), (5, 17), "small-sae")
+    assert not check_runs(seen.bucket, run).findings
 
 
 def test_the_model_and_its_tokens_are_registered(caller: Caller, folder: Path) -> None:
@@ -328,12 +352,127 @@ def test_a_wrong_token_opens_nothing(workers: WorkerProcess, caller: Caller, tok
         lambda: caller.captures.GetCaptureTotals(capture_pb2.GetCaptureTotalsRequest(), **wrong),
         lambda: next(caller.captures.WatchCapture(capture_pb2.WatchCaptureRequest(), **wrong)),
         lambda: next(caller.sweeps.RunSweep(patching_pb2.RunSweepRequest(), **wrong)),
+        lambda: caller.saes.CheckSae(sae_pb2.CheckSaeRequest(), **wrong),
     ]
     for call in calls:
         with pytest.raises(grpc.RpcError) as refusal:
             call()
         assert refusal.value.code() == grpc.StatusCode.UNAUTHENTICATED
         assert failure(refusal.value).reason == "UNAUTHENTICATED"
+
+
+TINY = sae_pb2.SaeReference(model=capture_pb2.ModelReference(name="tiny"), sae="small-sae")
+PROMPT = "Mary gave a book"
+
+
+def table(message: common_pb2.Table) -> pa.Table:
+    return pa.ipc.open_stream(message.arrow_ipc_stream).read_all()
+
+
+def test_questions_to_an_sae_are_answered_by_a_replica(caller: Caller) -> None:
+    """Each verb once, and what one answer says of another's; the numbers have tests of their own."""
+    ask, saes = caller.with_token, caller.saes
+    encoded = saes.EncodeText(sae_pb2.EncodeTextRequest(sae=TINY, text=PROMPT), **ask)
+    tokens, found = table(encoded.tokens).to_pandas(), table(encoded.activations).to_pandas()
+    assert tokens.text.tolist() == ["<bos>", *PROMPT.split()]
+    strongest = found[found.position > 0].sort_values("activation").iloc[-1]
+    feature, position = int(strongest.feature), int(strongest.position)
+    ablated = saes.AblateText(sae_pb2.AblateTextRequest(sae=TINY, feature=feature, text=PROMPT, pairs=True), **ask)
+    assert (ablated.position, ablated.activation) == (position, pytest.approx(strongest.activation))
+    assert table(ablated.effects).num_rows == (position + 1) * (position + 2) // 2
+    direction = saes.AblateDirection(sae_pb2.AblateDirectionRequest(sae=TINY, feature=feature, text=PROMPT), **ask)
+    assert table(direction.tokens)["next_text"].to_pylist() == PROMPT.split()
+    lens = saes.GetLogitLens(sae_pb2.GetLogitLensRequest(sae=TINY, features=[feature], k=3), **ask)
+    assert table(lens.tokens)["end"].to_pylist() == ["top"] * 3 + ["bottom"] * 3
+    near = saes.FindNeighbours(sae_pb2.FindNeighboursRequest(sae="small-sae", feature=feature), **ask)
+    assert table(near.features).num_rows == 20
+    for answer in (encoded, ablated, direction, lens):
+        assert (answer.provenance.model, list(answer.provenance.sae_sha256)) == ("tiny", ["small-sae"])
+    assert near.provenance.sae_sha256 == encoded.provenance.sae_sha256
+
+
+def test_an_sae_is_checked_on_a_runs_own_text_and_model(caller: Caller) -> None:
+    run = caller.start(specification("whole", dense_sites=["resid_post.1"], sequences_per_shard=100))
+    list(caller.watch(run))
+    request = sae_pb2.CheckSaeRequest(run=run, sae="small-sae", tokens=500)
+    answer = caller.saes.CheckSae(request, **caller.with_token)
+    quantities = {row["quantity"]: row["value"] for row in table(answer.quantities).to_pylist()}
+    assert 300 < quantities["tokens"] < 700
+    assert quantities["fvu"] > 1  # it is random
+    assert any("explains nothing" in warning for warning in answer.warnings)
+    assert any("trained on model 'small'" in warning for warning in answer.warnings)
+    assert (answer.provenance.run, answer.provenance.shards_total) == ("whole", 5)
+
+
+@pytest.mark.parametrize(
+    ("verb", "request_", "code", "reason", "field"),
+    [
+        (
+            "EncodeText",
+            sae_pb2.EncodeTextRequest(sae=TINY, text="a " * 32),
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "LIMIT_EXCEEDED",
+            "text",
+        ),
+        (
+            "EncodeText",
+            sae_pb2.EncodeTextRequest(sae=sae_pb2.SaeReference(sae="small-sae"), text="a"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "ARGUMENT_INVALID",
+            "model",
+        ),
+        (
+            "AblateText",
+            sae_pb2.AblateTextRequest(sae=TINY, feature=32, text="a b"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "FEATURE_OUT_OF_RANGE",
+            "feature",
+        ),
+        (
+            "AblateText",
+            sae_pb2.AblateTextRequest(sae=TINY, text="a b", ablation=9),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "ARGUMENT_INVALID",
+            "ablation",
+        ),
+        (
+            "GetLogitLens",
+            sae_pb2.GetLogitLensRequest(sae=TINY, features=[1], side=9),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "ARGUMENT_INVALID",
+            "side",
+        ),
+        (
+            "FindNeighbours",
+            sae_pb2.FindNeighboursRequest(sae="small-sae"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "ARGUMENT_INVALID",
+            "direction",
+        ),
+        (
+            "FindNeighbours",
+            sae_pb2.FindNeighboursRequest(sae="absent", feature=1),
+            grpc.StatusCode.NOT_FOUND,
+            "SAE_NOT_FOUND",
+            "sae",
+        ),
+        (
+            "CheckSae",
+            sae_pb2.CheckSaeRequest(run="absent", sae="small-sae"),
+            grpc.StatusCode.NOT_FOUND,
+            "RUN_NOT_FOUND",
+            "run",
+        ),
+    ],
+)
+def test_a_refused_question_says_why(
+    caller: Caller, verb: str, request_: object, code: grpc.StatusCode, reason: str, field: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refusal:
+        getattr(caller.saes, verb)(request_, **caller.with_token)
+    assert refusal.value.code() == code
+    found = failure(refusal.value)
+    assert (found.reason, found.details["field"]) == (reason, field)
 
 
 def test_a_watch_that_is_left_does_not_disturb_the_capture(

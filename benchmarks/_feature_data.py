@@ -1,0 +1,152 @@
+"""A run with the features of a large SAE, written and merged as workers do, and the same rows in its peers' layouts."""
+
+import gc
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.checkpoint import fold_commits
+from actstore_storage.index_merge import finish_merge, merge_part, plan_merges
+from actstore_storage.index_segments import Segment, chosen_segments
+from actstore_storage.opening import open_bucket
+from actstore_storage.registry import ModelRecord, register_model
+from actstore_storage.runs import create_run, open_run
+from actstore_storage.shard import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
+from actstore_storage.specification import RunRecord, SaeRecord, Specification
+
+RUN, SAE, D_SAE = "run", "sae", 16_384
+# Features of a token, drawn with repeats, of which it keeps one each.
+DRAWS = 33
+SEQUENCE_TOKENS, BATCH_SEQUENCES = 256, 32
+VOCABULARY_SIZE = 50_304
+SHARD_NONZEROS = 4_000_000
+PROCESSES = 2
+# delphi's own default: a module's features in so many files.
+DELPHI_FILES = 5
+# The densest features fire on a fifth of all tokens, the rarest on one of 3,500.
+ZIPF_OFFSET = 20
+
+
+@dataclass(frozen=True)
+class Peers:
+    """One Parquet file by feature for each row-group size; delphi's files in order of feature."""
+
+    parquet: dict[int, Path]
+    delphi: list[Path]
+
+
+def write_run(address: str, nonzeros: int) -> None:
+    """At least so many nonzeros, in shards, merged into one segment, its commits folded."""
+    bucket = open_bucket(address)
+    record = _record(nonzeros)
+    create_run(bucket, record)
+    model = ModelRecord("model", "", "0" * 64, "0" * 64, "gpt_neox", 1, 1, 1, VOCABULARY_SIZE, SEQUENCE_TOKENS)
+    register_model(bucket, model, [f"t{token}" for token in range(VOCABULARY_SIZE)])
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        list(pool.map(partial(_write_shard, address, record), range(record.shards_total)))
+        [merge] = plan_merges(open_run(bucket, RUN), SAE, "merge")
+        parts = list(pool.map(partial(merge_part, bucket, merge), range(len(merge.features))))
+    if not finish_merge(bucket, merge, parts):
+        raise RuntimeError("another merge stands")
+    fold_commits(open_run(bucket, RUN))
+
+
+def segment_of(bucket: Bucket) -> Segment:
+    [segment] = chosen_segments(open_run(bucket, RUN), SAE)
+    return segment
+
+
+def write_peers(bucket: Bucket, folder: Path, row_groups: tuple[int, ...]) -> Peers:
+    """Rows by feature, then activation, whatever their token's class; in row groups of each of these sizes."""
+    segment = segment_of(bucket)
+    files = {size: folder / f"by-feature-{size}.parquet" for size in row_groups}
+    schema = pa.schema([(name, kind) for name, kind in _COLUMNS.items()])
+    writers = {size: pq.ParquetWriter(path, schema) for size, path in files.items()}
+    for part in segment.parts:
+        with bucket.open(part.object.key) as source:
+            table = pq.read_table(source, columns=list(_COLUMNS))
+        table = table.take(np.lexsort((-table["activation"].to_numpy(), table["feature"].to_numpy()))).cast(schema)
+        for size, writer in writers.items():
+            writer.write_table(table, row_group_size=size)
+    for writer in writers.values():
+        writer.close()
+    ends = np.linspace(0, D_SAE, DELPHI_FILES + 1).astype(int)
+    delphi = [_write_delphi(bucket, segment, folder, *ends[i : i + 2].tolist()) for i in range(DELPHI_FILES)]
+    return Peers(files, delphi)
+
+
+_COLUMNS = {
+    "feature": pa.int32(), "activation": pa.float32(), "sequence": pa.int64(), "position": pa.int32(),
+    "token": pa.int32(), "flags": pa.uint8(),
+}  # fmt: skip
+
+
+def _write_delphi(bucket: Bucket, segment: Segment, folder: Path, first: int, end: int) -> Path:
+    """delphi's cache: locations (sequence, position, feature) and activations. Its own are in order of token."""
+    locations, activations = [], []
+    for part in segment.parts:
+        if part.first_feature < end and first < part.end_feature:
+            with bucket.open(part.object.key) as source:
+                table = pq.read_table(source, columns=list(_COLUMNS))
+            chosen = table.filter((pa.compute.field("feature") >= first) & (pa.compute.field("feature") < end))
+            locations.append(np.stack([chosen[name].to_numpy() for name in _LOCATION], axis=1).astype(np.uint32))
+            activations.append(chosen["activation"].to_numpy())
+    path = folder / f"{first}_{end - 1}.safetensors"
+    save_file({"locations": np.concatenate(locations), "activations": np.concatenate(activations)}, path)
+    return path
+
+
+_LOCATION = ("sequence", "position", "feature")
+
+
+def _write_shard(address: str, record: RunRecord, shard: int) -> None:
+    rng = np.random.default_rng(shard)
+    weights = 1 / (np.arange(D_SAE) + ZIPF_OFFSET)
+    # Dense and rare features lie anywhere.
+    ends = np.cumsum(np.random.default_rng(0).permutation(weights / weights.sum()))
+    with ShardWriter(open_bucket(address), record, shard, "attempt") as writer:
+        sequences = record.shard_sequences(shard)
+        for first in range(sequences.start, sequences.stop, BATCH_SEQUENCES):
+            batch = range(first, min(first + BATCH_SEQUENCES, sequences.stop))
+            writer.add(_tokens(rng, batch), {}, {}, {SAE: _features(rng, ends, len(batch) * SEQUENCE_TOKENS)})
+        writer.commit()
+    gc.collect()
+
+
+def _tokens(rng: np.random.Generator, sequences: range) -> TokenRows:
+    rows = len(sequences) * SEQUENCE_TOKENS
+    sequence = np.repeat(np.arange(sequences.start, sequences.stop), SEQUENCE_TOKENS)
+    position = np.tile(np.arange(SEQUENCE_TOKENS, dtype=np.int32), len(sequences))
+    flags = np.where(position == 0, BOS, np.where(rng.random(rows) < 1 / 500, SPECIAL, 0)).astype(np.uint8)
+    token = rng.integers(0, VOCABULARY_SIZE, rows).astype(np.int32)
+    return TokenRows(sequence, position, sequence, token, flags)
+
+
+def _features(rng: np.random.Generator, ends: np.ndarray, rows: int) -> SparseFeatures:
+    drawn = np.searchsorted(ends, rng.random(rows * DRAWS)).clip(max=D_SAE - 1)
+    keys = np.unique(np.repeat(np.arange(rows), DRAWS) * D_SAE + drawn)
+    row, feature = np.divmod(keys, D_SAE)
+    return SparseFeatures(row, feature.astype(np.int32), rng.lognormal(size=len(keys)).astype(np.float32))
+
+
+def _record(nonzeros: int) -> RunRecord:
+    shards = -(-nonzeros // SHARD_NONZEROS)
+    # A token has a little more than 32 nonzeros.
+    sequences = -(-nonzeros // (shards * 32 * SEQUENCE_TOKENS)) * shards
+    specification = Specification(
+        model="model", model_revision="", weights_sha256="0" * 64, tokenizer_sha256="0" * 64, dataset="random",
+        dataset_sha256="0" * 64, text_field="text", max_tokens=None, context_length=SEQUENCE_TOKENS, prepend_bos=True,
+        dense_sites=(), norm_sites=(), saes=(SaeRecord(SAE, "0" * 64, "resid_post.0", D_SAE),), dtype="float32",
+        sequences_per_shard=sequences // shards, sequences_per_batch=BATCH_SEQUENCES,
+    )  # fmt: skip
+    return RunRecord(
+        RUN, specification, specification.sha256, sequences, sequences * SEQUENCE_TOKENS, 1, 1, "none", "cpu", "0"
+    )
