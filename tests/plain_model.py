@@ -22,6 +22,7 @@ LAYERS = {
 }
 # What attention gives to the residual, where it is a module's first output.
 ATTENTION = {"gpt2": "attn", "gpt_neox": "attention", "gemma2": "post_attention_layernorm"}
+PROJECTION = {"gpt2": "attn.c_proj", "gpt_neox": "attention.dense"}
 BEFORE_MLP = {"gpt2": "ln_2", "gpt_neox": "post_attention_layernorm", "gemma2": "pre_feedforward_layernorm"}
 # Changes a tensor [1, position, width] in place, or keeps it.
 Touch = Callable[[Tensor], Any]
@@ -66,14 +67,16 @@ class PlainModel:
 
     def _hook(self, kind: str, layer: int, touch: Touch) -> Any:
         block = self._layers[layer]
-        if kind in ("resid_pre", "resid_mid"):
-            name = BEFORE_MLP.get(self._type, "post_attention_layernorm")
-            module = block if kind == "resid_pre" else block.get_submodule(name)
+        if kind in ("resid_pre", "resid_mid", "mlp_input", "z"):
+            mid = BEFORE_MLP.get(self._type, "post_attention_layernorm")
+            inside = {"resid_mid": mid, "mlp_input": "mlp", "z": PROJECTION.get(self._type, "self_attn.o_proj")}
+            module = block.get_submodule(inside.get(kind, ""))
             return module.register_forward_pre_hook(
                 lambda _module, given, named: _do(touch, given[0] if given else named["hidden_states"]),
                 with_kwargs=True,
             )
-        module = block if kind == "resid_post" else block.get_submodule(ATTENTION.get(self._type, "self_attn"))
+        outside = {"attn_out": ATTENTION.get(self._type, "self_attn"), "mlp_out": "mlp"}
+        module = block.get_submodule(outside.get(kind, ""))
         return module.register_forward_hook(
             lambda _module, _given, found: _do(touch, found[0] if isinstance(found, tuple) else found)
         )

@@ -28,7 +28,7 @@ from actstore_worker.live.questions import (
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from tests.plain_model import PlainModel, PlainSae, Touch
-from tests.small_models import D_MODEL, SAVERS, save_sae, save_tokenizer
+from tests.small_models import D_MODEL, HEADS, SAVERS, save_sae, save_tokenizer
 
 CPU = torch.device("cpu")
 # Slices of a few rows, the last of them not full.
@@ -301,6 +301,40 @@ def test_a_normalised_sae_takes_its_direction_out_in_the_sites_own_scale(lab: La
     after = twin.model.log_probabilities(ids, {("resid_post", 1): lambda found: found.sub_(contribution)})
     answer = lab.ask(AblateDirection("gpt2", "", "scaled", feature, TEXT))
     np.testing.assert_allclose(answer.tokens["ablated"], after, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", [None, 2])
+def test_a_direction_is_taken_out_of_heads(lab: Lab, head: int | None) -> None:
+    """They lie side by side in z; an SAE of one of them reads and writes its part."""
+    width = D_MODEL if head is None else D_MODEL // HEADS
+    name = "z.1" if head is None else f"z.1.{head}"
+    folder = save_sae(lab.folder / "models" / name, "standard", site=name, d_in=width)
+    part = slice(None) if head is None else slice(head * width, (head + 1) * width)
+    ids, plain, sae = ids_of(lab, "gpt2"), PlainModel(lab.model("gpt2").module), PlainSae(folder)
+    dense = sae.encode(plain.at("z", 1, ids)[:, part])
+    feature = int(dense[4].argmax())
+    contribution = torch.from_numpy(np.outer(dense[:, feature], sae.tensors["W_dec"][feature])).float()
+    after = plain.log_probabilities(ids, {("z", 1): lambda found: found[..., part].sub_(contribution)})
+    table = lab.ask(AblateDirection("gpt2", "", name, feature, TEXT)).tokens
+    np.testing.assert_allclose(table["activation"], dense[:-1, feature], atol=1e-5)
+    np.testing.assert_allclose(table["ablated"], after, atol=2e-5)
+    assert np.abs(table["change"].to_numpy()).max() > 1e-3
+
+
+def test_a_transcoder_loses_its_direction_where_it_writes(lab: Lab) -> None:
+    folder = save_sae(lab.folder / "models" / "transcoder", "standard", site="mlp_input.1")
+    (folder / "actstore.json").write_text(json.dumps({"site": "mlp_input.1", "output_site": "mlp_out.1"}))
+    config = json.loads((folder / "cfg.json").read_text()) | {"apply_b_dec_to_input": False}
+    (folder / "cfg.json").write_text(json.dumps(config))
+    ids, plain, sae = ids_of(lab, "gpt2"), PlainModel(lab.model("gpt2").module), PlainSae(folder)
+    x = plain.at("mlp_input", 1, ids)
+    dense = np.maximum(x @ sae.tensors["W_enc"] + sae.tensors["b_enc"], 0)
+    feature = int(dense[4].argmax())
+    contribution = torch.from_numpy(np.outer(dense[:, feature], sae.tensors["W_dec"][feature])).float()
+    after = plain.log_probabilities(ids, {("mlp_out", 1): lambda found: found.sub_(contribution)})
+    table = lab.ask(AblateDirection("gpt2", "", "transcoder", feature, TEXT)).tokens
+    np.testing.assert_allclose(table["ablated"], after, atol=2e-5)
+    assert np.abs(table["change"].to_numpy()).max() > 1e-3
 
 
 def test_limits_do_not_change_the_answer(lab: Lab) -> None:

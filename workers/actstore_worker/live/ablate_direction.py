@@ -33,7 +33,7 @@ def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDir
     activation = feature_activations(sae, x, question.feature)
     contribution = sae.contribution(activation, question.feature, x)[None]
     before = passes.log_probabilities(ids)[0]
-    after = passes.log_probabilities(ids, adding(sae.output_site, -contribution))[0]
+    after = passes.log_probabilities(ids, adding(passes.model, sae.output_site, -contribution))[0]
     return AblatedDirection(
         text.table(
             activation=pa.array(activation[:-1].numpy(force=True), pa.float32()),

@@ -6,6 +6,7 @@ tokens that are left.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from actstore_worker.live.fit_of_sae import Firing, Unexplained, reconstructed, 
 from actstore_worker.live.passes import UNCHANGED, Passes, adding
 from actstore_worker.live.questions import CheckSae, LiveLimits, SaeCheck
 from actstore_worker.live.stored_sample import Batch, StoredSequence, batches, sample_sequences
+from actstore_worker.patching.changes import Change
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae import SparseAutoencoder
 
@@ -116,8 +118,11 @@ class _Measurement:
     def _add_losses(self, batch: Batch, target: Tensor, reconstruction: Tensor) -> None:
         counted = batch.kept[:, :-1] & batch.inside[:, 1:]
         for name, rows in (("loss", None), ("loss_reconstructed", reconstruction - target), ("loss_zeroed", -target)):
-            changes = UNCHANGED if rows is None else adding(self._sae.output_site, _spread_out(rows, batch.kept))
+            changes = UNCHANGED if rows is None else self._adding(_spread_out(rows, batch.kept))
             self._losses[name].add(self._passes.log_probabilities(batch.ids, changes), counted)
+
+    def _adding(self, delta: Float[Tensor, "batch position width"]) -> Mapping[Site, Change]:
+        return adding(self._passes.model, self._sae.output_site, delta)
 
     def _recovered(self) -> dict[str, float]:
         """Of the loss that zeroing the site adds, the share that the reconstruction takes back."""
@@ -135,7 +140,7 @@ def _alternatives(
     """
     if sae.is_transcoder:
         return {}, {}
-    sites = [Site(layer, sae.site.kind) for layer in range(passes.model.layer_count)]
+    sites = [replace(sae.site, layer=layer) for layer in range(passes.model.layer_count)]
     few = max(1, len(sample) * _TRIED_TOKENS // sum(len(sequence.tokens) for sequence in sample))
     rows: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for batch in batches(sample[:: -(-len(sample) // few)], limits.tokens_per_slice, passes.model.device):

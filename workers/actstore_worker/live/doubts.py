@@ -7,7 +7,8 @@ from actstore_storage.sites import Site
 from actstore_worker.sae import SparseAutoencoder
 
 # Another scale or layer is named where it leaves at most this share of the FVU at its own. At its own layer the bundled
-# SAE leaves 0.51 and 0.33 of what it leaves at the two beside it, and 0.34 of what it leaves on inputs a third as large.
+# SAE leaves 0.51 and 0.33 of what it leaves at the two beside it, and 0.36 of what it leaves if it expects inputs three
+# times as large.
 _CLEARLY_BETTER = 0.6
 # How far FVU may be above its claim, as a factor: other text than it was measured on is explained less well.
 _FVU_FACTOR = 2.0

@@ -12,7 +12,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.sites import Site
 from actstore_worker.forward import observe
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.changes import Change, changing
+from actstore_worker.patching.changes import Change, changing, writing
 
 # Logits are made in slices of so many elements: of a whole batch they would be many times the batch's activations.
 _LOGITS_MAX = 1 << 24
@@ -67,13 +67,20 @@ class Passes:
                 yield
 
 
-def adding(site: Site, delta: Float[Tensor, "batch position width"]) -> Mapping[Site, Change]:
+def adding(model: LanguageModel, site: Site, delta: Float[Tensor, "batch position width"]) -> Mapping[Site, Change]:
     """The changes that add `delta` to what is at `site` from there on.
 
     resid_mid is no module's output: what attention adds to the residual carries it.
     """
-    carrier = Site(site.layer, "attn_out") if site.kind == "resid_mid" else site
-    return {carrier: lambda found: found + delta.to(found.dtype)}
+
+    def edit(found: Float[Tensor, "batch position head width_of_head"]) -> None:
+        if site.head is None:
+            found += delta.unflatten(-1, found.shape[2:])
+        else:
+            found[:, :, site.head] += delta
+
+    carrier = Site(site.layer, "attn_out") if site.kind == "resid_mid" else site.whole
+    return writing(model, {carrier: edit})
 
 
 def setting(
