@@ -129,7 +129,10 @@ class FeatureStatistics(Answer):
 
     def chart_html(self) -> str:
         columns = self.table.to_pydict()
-        return _html.histogram(columns["count"], columns["low"], columns["high"])
+        if not self.active_tokens:
+            return ""
+        scale = f"activations above 0, up to {self.maximum:.4g}; heights on a square-root scale"
+        return _html.histogram(columns["count"], columns["low"], columns["high"]) + _html.note(scale)
 
     def _title(self) -> str:
         if not self.active_tokens:
@@ -177,6 +180,13 @@ class FeatureTable(Answer):
 
     def _definitions(self) -> Mapping[str, str]:
         return self.definitions
+
+    def rows_html(self) -> str:
+        return _html.grid(self.table.column_names, self._shown(), self.definitions)
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """An index is a name, not an amount."""
+        return [{**row, "feature": str(row["feature"])} for row in super()._shown()]
 
 
 @dataclass(frozen=True, repr=False)

@@ -24,6 +24,7 @@ ABLATED_BEFORE, ABLATED_AFTER = 24, 12
 LIVE_PARTS = ("lens", "neighbours", "ablated_text", "ablated_direction")
 NEVER_FIRES = "the feature never fires, so there is no text to ablate"
 NOT_ASKED = "not asked for"
+TINTS = "blue: falls; orange: rises; the title of a token says its numbers"
 
 Part = TypeVar("Part")
 
@@ -104,21 +105,21 @@ class FeaturePage:
         Path(path).write_text(self.to_html(), encoding="utf-8")
 
     def __repr__(self) -> str:
-        found = [self.statistics, self.token_r2, self.top, self.uniform, self.quantiles, self.cofiring, *self._live()]
-        shown = [repr(part) for part in found if self.statistics.active_tokens or part not in self._examples()]
-        return "\n\n".join([*shown, *map(_text.line, self._notes())])
+        fires = (self.token_r2, *self._examples(), self.cofiring) if self.statistics.active_tokens else ()
+        shown = [_without_notes(part) for part in (self.statistics, *fires, *self._live())]
+        return "\n\n".join([*shown, *map(_text.line, self._notes()), *self.statistics._notes()])
 
     def _repr_html_(self) -> str:
         statistics = self.statistics
         numbers = _html.numbers(self.numbers(), _definitions.STATISTICS)
         parts = [_html.heading(f"Feature {statistics.feature} of {statistics.sae}")]
-        parts.append(_html.beside([numbers, statistics.chart_html() if statistics.active_tokens else ""]))
+        parts.append(_html.beside([numbers, statistics.chart_html()]))
         parts += [_html.warning(note) for note in self._notes()]
         parts.append(
             _html.beside([self._lens_html(), self._related_html("cofiring"), self._related_html("neighbours")])
         )
         parts += self._examples_html() + self._ablations_html()
-        return "".join([*parts, *map(_html.note, self._provenance_notes())])
+        return "".join([*parts, *map(_html.note, statistics._notes())])
 
     def _live(self) -> list[Any]:
         single = [part for part in (self.lens, self.neighbours) if part is not None]
@@ -138,9 +139,6 @@ class FeaturePage:
             reasons.setdefault(why, []).append(name)
         return [*notes, *(f"without {', '.join(names)}: {why}" for why, names in reasons.items())]
 
-    def _provenance_notes(self) -> list[str]:
-        return self.statistics._notes()
-
     def _lens_html(self) -> str:
         if self.lens is None:
             return ""
@@ -151,8 +149,8 @@ class FeaturePage:
         table: FeatureTable | None = getattr(self, name)
         if table is None:
             return ""
-        grid = _html.grid(table.table.column_names, list(table), table.definitions)
-        return _html.heading("Fires together with" if name == "cofiring" else "Nearest by decoder direction") + grid
+        title = "Fires together with" if name == "cofiring" else "Nearest by decoder direction"
+        return _html.heading(title) + table.rows_html()
 
     def _examples_html(self) -> list[str]:
         """All with one scale, so that a weak example looks weak."""
@@ -165,7 +163,13 @@ class FeaturePage:
 
     def _ablations_html(self) -> list[str]:
         parts: list[TextAblation | DirectionAblation] = [*self.ablated_text, *self.ablated_direction]
-        return [_html.heading(part._title()) + part.strip_html() for part in parts]
+        return [_html.heading(part._title()) + part.strip_html() + _html.note(TINTS) for part in parts]
+
+
+def _without_notes(part: Any) -> str:
+    """A page says once where its numbers come from."""
+    notes = set(part._notes())
+    return "\n".join(line for line in repr(part).splitlines() if line not in notes)
 
 
 def feature_page(feature: "Feature", asked: Asked) -> FeaturePage:

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from actstore._feature_page import FeaturePage
     from actstore._live_answers import DirectionAblation, LogitLens, TextAblation
 
-COLOUR_MAP = "PuOr_r"  # orange above 0, purple below: told apart by colour-blind readers, white at 0
+# As in notebooks: sky blue below 0, white, orange above. All are light, so that black numbers can be read on them.
+CHANGE_COLOURS = ("#56b4e9", "#ffffff", "#e69f00")
 RAISED, LOWERED = COLOURS[1], COLOURS[0]
 TOKEN_CHARACTERS = 14
-PAGE_INCHES, PANEL_INCHES, STRIP_INCHES, SQUARE_INCHES = 11.0, 3.4, 1.7, 4.5
+PAGE_INCHES, PANEL_INCHES, STRIP_INCHES, SQUARE_INCHES = 11.0, 4.2, 1.5, 5.5
+# A change below this share of the largest is left without its number.
+TOLD_SHARE = 0.1
 
 
 def lens_bars(answer: "LogitLens", ax: "Axes | None", feature: int | None) -> "Axes":
@@ -94,13 +97,22 @@ def _strip(
     ax = pyplot().subplots(figsize=(PAGE_INCHES, height), layout="constrained")[1] if ax is None else ax
     ax.set_facecolor("#dddddd")
     limit = scale or 1.0
-    image: Any = ax.imshow(values, cmap=COLOUR_MAP, vmin=-limit, vmax=limit, aspect="auto", interpolation="none")
+    image: Any = ax.imshow(values, cmap=_colours(), vmin=-limit, vmax=limit, aspect="auto", interpolation="none")
+    for row, column in zip(*np.nonzero(np.abs(np.nan_to_num(values)) >= TOLD_SHARE * limit), strict=True):
+        number = f"{values[row, column]:.2g}"
+        ax.text(float(column), float(row), number, ha="center", va="center", fontsize=7, color="black")
     ax.set_xticks(range(len(texts)), [_label(text) for text in texts], rotation=60, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="x", labelsize=8, labelfontfamily="monospace")
     ax.set_yticks([])
     ax.set_title(title, fontsize=10)
     ax.get_figure().colorbar(image, ax=ax, pad=0.01, fraction=0.03)  # type: ignore[union-attr]
     return ax
+
+
+def _colours() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("change", CHANGE_COLOURS)
 
 
 def _label(text: str) -> str:

@@ -66,7 +66,9 @@ def document(title: str, body: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
+        '<meta name="color-scheme" content="light dark"><style>'
+        "table{border-collapse:collapse;font-size:12px}td,th{padding:2px 8px;text-align:right;vertical-align:top}"
+        "</style>"
         f"<title>{escape(title)}</title></head>"
         '<body style="font-family:system-ui,sans-serif;font-size:14px;max-width:1100px;margin:24px auto;'
         'padding:0 16px">'
@@ -84,7 +86,7 @@ def tokens(texts: Sequence[str], activations: Sequence[float], positions: Sequen
         _token(text, activation, position, scale)
         for text, activation, position in zip(texts, activations, positions, strict=True)
     ]
-    return f'<span style="{_MONO};white-space:pre-wrap">{"".join(spans)}</span>'
+    return f'<span style="{_MONO};white-space:pre-wrap;overflow-wrap:anywhere">{"".join(spans)}</span>'
 
 
 def _token(text: str, activation: float, position: int, scale: float) -> str:
@@ -98,7 +100,7 @@ def strip(texts: Sequence[str], values: Sequence[float | None], titles: Sequence
         _tinted(text, 0.0 if value is None else value, scale, title)
         for text, value, title in zip(texts, values, titles, strict=True)
     ]
-    return f'<span style="{_MONO};white-space:pre-wrap">{"".join(spans)}</span>'
+    return f'<span style="{_MONO};white-space:pre-wrap;overflow-wrap:anywhere">{"".join(spans)}</span>'
 
 
 def _tinted(text: str, value: float, scale: float, title: str) -> str:
