@@ -46,6 +46,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "RUN_NOT_FOUND": "check the name; `lab.runs()` lists what is there",
     "CAPTURE_NOT_FOUND": "start the capture again; what is committed is kept",
     "RUN_EXISTS": "choose another name, or none, and look at the run of that name with `lab.run(name)`",
+    "SAE_EXISTS": "choose another name; `lab.saes()` lists those that are taken",
     "UNAUTHENTICATED": "pass `token=` to connect, or set ACTSTORE_TOKEN",
     "STORE_CREDENTIALS": "check the access key and secret key of the store",
     "STORE_NOT_WRITABLE": "give the service and the workers permission to write to the store",
