@@ -12,6 +12,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from actstore import BadRequest, Lab, MissingLibrary, Provenance, Sweep
+from tests.client import stand_in_saes as saes
 from tests.client import stand_in_workers as planted
 from tests.stored_run import FIRING, SAE, SILENT
 
@@ -78,6 +79,42 @@ def test_a_histogram_has_a_bar_a_bin(lab: Lab) -> None:
 
 def test_a_feature_that_never_fires_draws_no_bars(direct: Lab) -> None:
     assert list(direct.run("planted").feature(SAE, SILENT).statistics().plot().patches) == []
+
+
+def test_lens_bars_are_the_logits_from_the_top_down(remote: Lab) -> None:
+    lens = remote.run("planted").features(SAE).lens([FIRING, SILENT], 3)
+    ax = lens.plot(feature=SILENT)
+    ends = [*lens.end("top", SILENT), *reversed(lens.end("bottom", SILENT))]
+    assert [bar.get_width() for bar in ax.patches] == [row["logit"] for row in ends]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["·top1", "·top2", "·top3", "·bottom3", "·bottom2", "·bottom1"]
+    assert ax.yaxis_inverted()
+
+
+def test_a_strip_has_the_change_of_each_token(remote: Lab, tmp_path: Path) -> None:
+    ablation = remote.run("planted").feature(SAE, FIRING).ablate_text("say word6 $x$ word9")
+    ax = ablation.plot()
+    [shown] = ax.images[0].get_array().filled(np.nan)
+    np.testing.assert_array_equal(shown, [np.nan, *(saes.effect(first) for first in (1, 2, 3, 4))])
+    assert ax.images[0].get_clim() == (-saes.ACTIVATION, saes.ACTIVATION)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["<bos>", "say", "·word6", r"·\$x\$", "·word9"]
+    assert [text.get_text() for text in ax.texts] == ["-0.5", "-0.75", "-1"]  # a tenth of the activation, and more
+    ax.figure.savefig(tmp_path / "strip.png")
+
+
+def test_pairs_make_a_square(remote: Lab) -> None:
+    ablation = remote.run("planted").feature(SAE, FIRING).ablate_text("say word6 word9", pairs=True)
+    shown = ablation.plot().images[0].get_array().filled(np.nan)
+    np.testing.assert_array_equal(shown, shown.T)
+    np.testing.assert_array_equal(np.diag(shown), [np.nan, *(saes.effect(first) for first in (1, 2, 3))])
+    assert shown[1, 3] == saes.effect(1, 3)
+
+
+def test_a_direction_is_a_strip_of_the_next_tokens(remote: Lab) -> None:
+    ablation = remote.run("planted").feature(SAE, FIRING).ablate_direction("say word6 word9")
+    ax = ablation.plot(plt.subplots()[1])
+    np.testing.assert_array_equal(ax.images[0].get_array()[0], [row["change"] for row in ablation])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["say", "·word6", "·word9"]
 
 
 def test_heat_maps_hold_the_cells() -> None:

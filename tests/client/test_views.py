@@ -217,7 +217,7 @@ def test_hostile_tokens_are_inert_in_every_answer(answer: Answer) -> None:
 
 def test_a_whole_page_loads_nothing_and_follows_the_readers_theme() -> None:
     seen = Seen(hostile_page().to_html())
-    assert seen.tags <= TAGS | {"html", "head", "meta", "body"}
+    assert seen.tags <= TAGS | {"html", "head", "meta", "style", "body"}
     assert "light dark" in hostile_page().to_html()
     assert seen.attributes <= ATTRIBUTES | {"lang", "charset", "name", "content"}
 
@@ -228,6 +228,13 @@ def test_every_number_of_a_page_says_what_it_is() -> None:
         assert name == "feature" or f"{name}: {says}" in titles
     assert f"logit: {_definitions.LENS['logit']}" in titles
     assert _definitions.EXAMPLES["activation"] in titles
+
+
+def test_an_index_has_no_thousands_apart() -> None:
+    table = pa.table({"feature": [12345], "active_tokens": [67890]})
+    shown = FeatureTable(table=table, sae="sae", title="Found", definitions={}, provenance=PROVENANCE)
+    assert "12345" in repr(shown)
+    assert "67,890" in repr(shown)
 
 
 def test_changes_are_tinted_by_their_sign() -> None:
