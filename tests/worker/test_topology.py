@@ -391,7 +391,7 @@ def test_questions_to_an_sae_are_answered_by_a_replica(caller: Caller) -> None:
     assert near.provenance.sae_sha256 == encoded.provenance.sae_sha256
 
 
-def test_an_sae_is_checked_on_a_runs_own_text_and_model(caller: Caller) -> None:
+def test_an_sae_is_checked_on_a_runs_own_text_and_model(caller: Caller, folder: Path) -> None:
     run = caller.start(specification("whole", dense_sites=["resid_post.1"], sequences_per_shard=100))
     list(caller.watch(run))
     request = sae_pb2.CheckSaeRequest(run=run, sae="small-sae", tokens=500)
@@ -401,7 +401,7 @@ def test_an_sae_is_checked_on_a_runs_own_text_and_model(caller: Caller) -> None:
     assert quantities["fvu"] > 1  # it is random
     assert any("explains nothing" in warning for warning in answer.warnings)
     assert any("trained on model 'small'" in warning for warning in answer.warnings)
-    assert (answer.provenance.run, answer.provenance.shards_total) == ("whole", 5)
+    assert (answer.provenance.run, answer.provenance.snapshot) == ("whole", snapshot(folder, run).name)
 
 
 @pytest.mark.parametrize(
