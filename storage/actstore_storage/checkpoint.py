@@ -1,8 +1,9 @@
 """Many commits in few objects: what keeps a run of 100,000 shards cheap to open.
 
 `fold_commits` copies the commits of whole blocks of shards into one Parquet object each, in blocks of 256, 4,096 and
-65,536, and of a complete run those that are left over at its end. Commits stay where they are: a checkpoint says nothing that they do not, so it may be lost, written twice, or
-seen late. A reader takes the largest blocks that there are, and lists commits only of shards that none of them holds.
+65,536, and of a complete run those that are left over at its end. Commits stay where they are: a checkpoint says
+nothing that they do not, so it may be lost, written twice, or seen late. A reader takes the largest blocks that there
+are, and lists commits only of shards that none of them holds.
 """
 
 import json
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from actstore_storage.snapshot import Snapshot
 
 BLOCKS = (256, 4096, 65_536)
-# Commits that are decoded together when one of them is asked for.
+# Commits that are read together when one of them is asked for.
 _GROUP_ROWS = 64
-_DECODED_GROUPS = 64
+_GROUPS_KEPT = 64
 _SUMMARY_KEY, _OF_KEY = b"actstore.summary", b"actstore.specification_sha256"
 _HOW = ("attention_implementation", "device", "code_version")
 
@@ -80,7 +81,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The commits of `shards`, decoded only where one is asked for."""
+    """The commits of `shards`, read only where one is asked for."""
 
     bucket: Bucket
     key: str
@@ -92,14 +93,14 @@ class Checkpoint:
         """Of shards `first` to before `last`."""
         for group in range((first - self.shards.start) // _GROUP_ROWS, -(-(last - self.shards.start) // _GROUP_ROWS)):
             begin = self.shards.start + group * _GROUP_ROWS
-            for shard, commit in enumerate(self._group(group), start=begin):
+            for shard, record in enumerate(self._group(group), start=begin):
                 if first <= shard < last:
-                    yield commit
+                    yield Commit.from_json(record, self.key)
 
     @cached_property
-    def _group(self) -> Callable[[int], tuple[Commit, ...]]:
+    def _group(self) -> Callable[[int], tuple[bytes, ...]]:
         """Not for longer than the snapshot: a run that is removed may come again under its name."""
-        return lru_cache(maxsize=_DECODED_GROUPS)(lambda group: _decoded(self.bucket, self.key, group))
+        return lru_cache(maxsize=_GROUPS_KEPT)(lambda group: _records(self.bucket, self.key, group))
 
 
 class Commits(Sequence[Commit]):
@@ -254,14 +255,14 @@ def _opened(bucket: Bucket, record: RunRecord, block: range) -> Checkpoint:
     return Checkpoint(bucket, key, block, columns["tokens"].to_numpy(), summary)
 
 
-def _decoded(bucket: Bucket, key: str, group: int) -> tuple[Commit, ...]:
+def _records(bucket: Bucket, key: str, group: int) -> tuple[bytes, ...]:
     try:
         with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
-            records = file.read_row_group(group, columns=["record"])["record"].to_pylist()
+            records: list[bytes] = file.read_row_group(group, columns=["record"])["record"].to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
         failure = bucket.store_error(error) if isinstance(error, OSError) else None
         raise failure or _corrupt(key, str(error)) from error
-    return tuple(Commit.from_json(record, key) for record in records)
+    return tuple(records)
 
 
 def _merged_classes(parts: Sequence[Mapping[str, Moments]]) -> dict[str, Moments]:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.specification import canonical_json
 
 TOKEN_CLASSES = ("text", "bos", "special", "sink")
+# Decoded commits that a process keeps, some 20 kB each.
+_COMMITS_KEPT = 1024
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ class Commit:
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "Commit":
+        """Once for the same bytes: whoever asks a service again opens the same run again."""
+        return _decoded(data, key)
+
+    @classmethod
+    def _from_json(cls, data: bytes, key: str) -> "Commit":
         try:
             fields: dict[str, Any] = json.loads(data)
             objects = {product: ObjectRecord(**record) for product, record in fields.pop("objects").items()}
@@ -125,6 +133,11 @@ class Commit:
             return cls(objects=objects, norm_moments=moments, **fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptObject(f"{key} is not a commit: {error}", field="object", value=key) from error
+
+
+@lru_cache(_COMMITS_KEPT)
+def _decoded(data: bytes, key: str) -> Commit:
+    return Commit._from_json(data, key)
 
 
 def _moments(fields: dict[str, Any]) -> Moments:

@@ -16,8 +16,8 @@ BOS, SPECIAL, SINK = 1, 2, 4  # bits of a token's flags
 # groups of 4 MiB.
 DENSE_GROUP_BYTES = 16 << 20
 _GROUP_ROWS = 65_536
-# Of what is read around single tokens.
-_SOUGHT_GROUP_ROWS = 16_384
+# Of what is read around single tokens: some sequences.
+_TOKEN_GROUP_ROWS, _FEATURE_GROUP_ROWS = 4096, 16_384
 # Small, because one feature's rows are few and a reader fetches whole row groups.
 INDEX_GROUP_ROWS = 16_384
 # Of merged indexes, whose rows carry their tokens: 119 kB before compression, which is what one question fetches.
@@ -30,13 +30,13 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 TOKENS_FORMAT = ObjectFormat(
     _schema(sequence=pa.int64(), position=pa.int32(), document=pa.int64(), token=pa.int32(), flags=pa.uint8()),
-    _SOUGHT_GROUP_ROWS,
+    _TOKEN_GROUP_ROWS,
     compression="zstd",
     statistics=("sequence",),
 )
 FEATURES_FORMAT = ObjectFormat(
     _schema(row=pa.int32(), feature=pa.int32(), activation=pa.float32()),
-    _SOUGHT_GROUP_ROWS,
+    _FEATURE_GROUP_ROWS,
     compression="lz4",
     statistics=("row",),
 )

@@ -1,6 +1,7 @@
 """Examples: activations with the text around them."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from actstore_storage.products import TOKENS
 from actstore_storage.reading import open_product
 from actstore_storage.registry import token_texts
 from actstore_storage.row_groups import read_between
+from actstore_storage.runs import FETCH_THREADS
 
 WINDOW_TOKENS_MAX = 1024
 # A feature with fewer activations has them all read, to see what it does beside its examples; of a denser one the rows
@@ -95,11 +97,16 @@ class _Stretch:
 def _stretches(reader: FeatureReader, entries: Entries, window: Window) -> list[_Stretch]:
     size = reader.snapshot.record.specification.sequences_per_shard
     found: dict[int, _Stretch] = {}
-    for shard in np.unique(entries.sequence // size).tolist():
+
+    def look(shard: int) -> None:
         [commit] = reader.snapshot.commits.of_shards(range(shard, shard + 1))
         here = np.flatnonzero(entries.sequence // size == shard)
         places = [(int(entries.sequence[i]), int(entries.position[i])) for i in here]
-        found |= dict(zip(here.tolist(), _in_shard(reader, commit, places, window), strict=True))
+        found.update(zip(here.tolist(), _in_shard(reader, commit, places, window), strict=True))
+
+    shards = np.unique(entries.sequence // size).tolist()
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:  # on S3 nearly all of it is waiting
+        list(pool.map(look, shards))
     return [found[i] for i in range(len(entries))]
 
 
