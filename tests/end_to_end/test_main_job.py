@@ -127,6 +127,33 @@ def test_the_patch_moves_the_answer_both_ways(job: MainJob) -> None:
     assert sweep.clean_logit_difference > 0 > sweep.corrupt_logit_difference
 
 
+def test_a_text_given_now_has_the_features_that_are_stored_of_it(job: MainJob) -> None:
+    """Through service, gateway and model replica, and what the capture workers stored: the same numbers."""
+    tokens = job.run.tokens(range(1)).table
+    text = "".join(tokens["text"].to_pylist()[1:])
+    features = job.run.features(SAE)
+    encoded = features.encode(text)
+    assert encoded.tokens["token"].to_pylist() == tokens["token"].to_pylist()
+    live = encoded.table.to_pandas().query("position > 0")
+    feature = int(live.groupby("feature").size().idxmax())
+    stored = features[feature].above(0.0, where=actstore.Where(sequences=range(1))).table.to_pandas()
+    stored = stored.query("position > 0").sort_values("position")
+    live = live[live.feature == feature]
+    assert len(live) > 5
+    assert live.position.tolist() == stored.position.tolist()
+    np.testing.assert_allclose(live.activation, stored.activation, rtol=1e-3, atol=1e-3)
+
+
+def test_a_feature_page_lacks_nothing_and_its_sae_fits(job: MainJob) -> None:
+    page = job.run.feature(SAE, FEATURE).page(k=3)
+    assert not page.missing
+    check = job.run.features(SAE).check(2048)
+    assert not check.warnings
+    quantities = {row["quantity"]: row["value"] for row in check.table.to_pylist()}
+    assert 0.05 < quantities["fvu"] < 0.25
+    assert quantities["loss"] < quantities["loss_reconstructed"] < quantities["loss_zeroed"]
+
+
 @dataclass(frozen=True)
 class Wrong:
     """What is changed in a good request, and what the error says."""
