@@ -1,16 +1,18 @@
 """What the client checks by itself: types that the wire could not carry, with the same errors whatever it talks to."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actstore._errors import refused
-from actstore._records import Positions, RowFilter
+from actstore._records import Positions, PromptPair, RowFilter
 
 TOKEN_CLASSES = ("bos", "special", "sink")
 DEFAULT_EXCLUSION = frozenset({"bos"})
 COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
 DIRECTIONS = ("denoise", "noise")
+PATCH_SOURCES = ("prompt", "zero")
+PATCH_POSITIONS = ("each", "all", "last")
 MAXIMUM_COUNT = 2**32 - 1
 
 
@@ -210,3 +212,56 @@ def stretch(values: object, field: str) -> tuple[int, int | None]:
     if values.stop is None:
         return first, None
     return first, max(count(values.stop, field) - first, 0)
+
+
+def prompt_pairs(clean: object, corrupt: object, answers: Any) -> tuple[PromptPair, ...]:
+    """One pair, or lists of them; of answers, one pair for all or one each."""
+    several = not isinstance(clean, str) and isinstance(clean, Sequence)
+    cleans, corrupts = (_prompts(value, field, several) for value, field in ((clean, "clean"), (corrupt, "corrupt")))
+    if not cleans or len(cleans) != len(corrupts):
+        message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones are no pairs"
+        raise refused(message, "corrupt", str(len(corrupts)), f"{max(1, len(cleans))} of them")
+    pairs = answers if several and answers and not isinstance(answers[0], str) else [answers] * len(cleans)
+    if len(pairs) != len(cleans):
+        message = f"{len(pairs)} pairs of answers for {len(cleans)} pairs of prompts"
+        raise refused(message, "answers", str(len(pairs)), f"one pair, or {len(cleans)} of them")
+    return tuple(
+        PromptPair(clean, corrupt, _answers(pair)) for clean, corrupt, pair in zip(cleans, corrupts, pairs, strict=True)
+    )
+
+
+def _prompts(value: Any, field: str, several: bool) -> tuple[str, ...]:
+    if several and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise refused(f"{field} must be a list, as the other prompts are", field, repr(value), "a list of strings")
+    return tuple(text(prompt, field) for prompt in (value if several else (value,)))
+
+
+def _answers(pair: Any) -> tuple[str, str]:
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
+        raise refused(message, "answers", repr(pair), '(" clean", " corrupt")')
+    return text(pair[0], "answers"), text(pair[1], "answers")
+
+
+def patch_positions(positions: Any) -> tuple[str, tuple[int, ...]]:
+    """A word, and the numbers that are meant by "each" (none: all of them)."""
+    if isinstance(positions, str):
+        return choices(positions, "positions", PATCH_POSITIONS)[0], ()
+    if not isinstance(positions, Iterable):
+        allowed = f"{', '.join(PATCH_POSITIONS)}, or numbers"
+        raise refused("positions are a word or numbers", "positions", repr(positions), allowed)
+    return "each", tuple(count(position, "positions") for position in positions)
+
+
+def joint_cells(joint: Any) -> dict[str, tuple[tuple[str, int], ...]]:
+    """By name, (site, position) of cells that are replaced together."""
+    if not isinstance(joint, Mapping):
+        message = "joint has, by name, the cells that are replaced together"
+        raise refused(message, "joint", repr(joint), '{"name": [("z.3.0", 12), ("mlp_out.1", 4)]}')
+    return {text(name, "joint"): tuple(_cell(cell) for cell in cells) for name, cells in joint.items()}
+
+
+def _cell(cell: Any) -> tuple[str, int]:
+    if isinstance(cell, str) or not isinstance(cell, Sequence) or len(cell) != 2:
+        raise refused("a cell is a site and a position", "joint", repr(cell), '("z.3.0", 12)')
+    return text(cell[0], "joint"), count(cell[1], "joint")

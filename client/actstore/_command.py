@@ -252,7 +252,11 @@ def patch(options: argparse.Namespace) -> None:
             answers=options.answers,
             sites=options.sites,
             layers=options.layers,
+            heads=options.heads,
+            positions=options.positions,
             directions=options.directions,
+            window_layers=options.window_layers,
+            source=options.source,
             revision=options.revision,
         )
     _show(options, sweep)
@@ -412,8 +416,13 @@ def _add_patch(verbs: Any) -> None:
     verb.add_argument("--clean", required=True, help="prompt")
     verb.add_argument("--corrupt", required=True, help="prompt with as many tokens")
     verb.add_argument("--answers", required=True, nargs=2, metavar=("CLEAN", "CORRUPT"), help="one token each")
-    verb.add_argument("--sites", nargs="+", help="of resid_pre, attn_out, mlp_out, z (default: all four)")
+    kinds = "resid_pre, attn_out, resid_mid, mlp_out, resid_post, q, k, v, pattern, z"
+    verb.add_argument("--sites", nargs="+", help=f"of {kinds} (default: resid_pre, attn_out, mlp_out, z)")
     verb.add_argument("--layers", type=int, nargs="+", help="default: every layer")
+    verb.add_argument("--heads", type=int, nargs="+", help="default: every head")
+    verb.add_argument("--positions", choices=_arguments.PATCH_POSITIONS, default="each")
+    verb.add_argument("--window-layers", type=int, default=1, help="layers side by side, replaced together")
+    verb.add_argument("--source", choices=_arguments.PATCH_SOURCES, default="prompt")
     verb.add_argument("--directions", nargs="+", choices=_arguments.DIRECTIONS, help="default: both")
     verb.add_argument("--revision", default="")
     _add_plot(verb)

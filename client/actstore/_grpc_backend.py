@@ -208,7 +208,7 @@ class GrpcBackend(Backend):
     def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | Sweep]:
         for update in self._listen(self._patching.RunSweep, _messages.sweep_out(request)):
             if update.HasField("result"):
-                yield _messages.sweep_of(update.result, request.answers)
+                yield _messages.sweep_of(update.result, request.pairs)
             else:
                 yield SweepProgress(update.progress.cells_done, update.progress.cells_total)
 

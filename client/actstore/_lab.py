@@ -1,7 +1,7 @@
 """The lab: what is there, and everything that can be asked of it."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +12,7 @@ from actstore import _arguments
 from actstore._arguments import optional_count
 from actstore._backend import Backend
 from actstore._capture import Bar, Capture
-from actstore._errors import Fault, refused
+from actstore._errors import Fault
 from actstore._records import (
     CaptureEstimate,
     CaptureSpecification,
@@ -195,12 +195,17 @@ class Lab:
         self,
         model: str,
         *,
-        clean: str,
-        corrupt: str,
-        answers: Sequence[str],
+        clean: str | Sequence[str],
+        corrupt: str | Sequence[str],
+        answers: Sequence[str] | Sequence[Sequence[str]],
         sites: Iterable[str] | None = None,
         layers: Iterable[int] | None = None,
+        heads: Iterable[int] | None = None,
+        positions: str | Iterable[int] = "each",
         directions: Iterable[str] | None = None,
+        window_layers: int = 1,
+        source: str = "prompt",
+        joint: Mapping[str, Iterable[tuple[str, int]]] | None = None,
         revision: str = "",
         bos: bool | None = None,
         progress: bool = True,
@@ -208,18 +213,29 @@ class Lab:
         """Replace one activation at a time and see how far the answer moves, in both directions unless told otherwise.
 
         `clean` and `corrupt` have the same number of tokens. `answers` are the one-token answers to the clean and to
-        the corrupt prompt, most of them with a leading space: (" Mary", " John"). `sites` are of resid_pre, attn_out,
-        mlp_out and z (None: all four), `layers` numbers (None: all).
+        the corrupt prompt, most of them with a leading space: (" Mary", " John"). Several pairs are lists of the same
+        length, all of as many tokens, with one pair of answers for all of them or one each.
+
+        `sites` are of resid_pre, attn_out, resid_mid, mlp_out, resid_post and, by head, q, k, v, pattern and z (None:
+        resid_pre, attn_out, mlp_out, z; or none, with `joint`); `layers` and `heads` are numbers (None: all).
+        `positions`: "each", "all" (of a site at once), "last", or numbers. `window_layers` replaces a site in so many
+        layers side by side. `source` "zero" puts zeros in place of the other prompt's activations. `joint` names sets
+        of cells that are replaced together: {"movers": [("z.3.0", 12), ("z.3.6", 12)]}.
         """
+        where, chosen = _arguments.patch_positions(positions)
         request = SweepRequest(
             model=_arguments.text(model, "model"),
-            clean=_arguments.text(clean, "clean"),
-            corrupt=_arguments.text(corrupt, "corrupt"),
-            answers=_pair(answers),
+            pairs=_arguments.prompt_pairs(clean, corrupt, answers),
             model_revision=_arguments.text(revision, "revision"),
             sites=_arguments.names(sites, "sites"),
             layers=tuple(_arguments.count(layer, "layers") for layer in layers or ()),
+            heads=tuple(_arguments.count(head, "heads") for head in heads or ()),
             directions=_arguments.choices(directions, "directions", _arguments.DIRECTIONS),
+            positions=where,
+            only_positions=chosen,
+            window_layers=_arguments.count(window_layers, "window_layers"),
+            source=_arguments.choices(source, "source", _arguments.PATCH_SOURCES)[0],
+            joint=_arguments.joint_cells(joint or {}),
             bos=_arguments.tristate(bos, "bos"),
         )
         return self._swept(request, Bar(sys.stderr, f"patch {model}", enabled=progress))
@@ -264,13 +280,6 @@ class Listing(Table):
 
 def _listing(kind: str, rows: list[dict[str, object]], columns: list[str]) -> Table:
     return Listing(kind=kind, table=pa.table({name: [row[name] for row in rows] for name in columns}))
-
-
-def _pair(answers: Sequence[str]) -> tuple[str, str]:
-    if isinstance(answers, str) or len(answers) != 2:
-        message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
-        raise refused(message, "answers", repr(answers), '(" clean", " corrupt")')
-    return _arguments.text(answers[0], "answers"), _arguments.text(answers[1], "answers")
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:

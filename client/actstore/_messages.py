@@ -11,12 +11,14 @@ from actstore._records import (
     CaptureProgress,
     CaptureSpecification,
     Positions,
+    PromptPair,
     Provenance,
     RowFilter,
     RowQuery,
     RunDescription,
     SaeAttachment,
     ShardFailure,
+    SweepAudit,
     SweepRequest,
     field_names,
 )
@@ -277,26 +279,55 @@ def progress_of(message: capture_pb2.CaptureProgress) -> CaptureProgress:
 
 
 def sweep_out(request: SweepRequest) -> patching_pb2.RunSweepRequest:
-    return patching_pb2.RunSweepRequest(
+    first, *others = request.pairs
+    message = patching_pb2.RunSweepRequest(
         model=capture_pb2.ModelReference(name=request.model, revision=request.model_revision),
-        clean=request.clean,
-        corrupt=request.corrupt,
-        clean_answer=request.answers[0],
-        corrupt_answer=request.answers[1],
+        clean=first.clean,
+        corrupt=first.corrupt,
+        clean_answer=first.answers[0],
+        corrupt_answer=first.answers[1],
         sites=request.sites,
         layers=request.layers,
+        heads=request.heads,
         directions=[_DIRECTIONS[name] for name in request.directions],
+        only_positions=request.only_positions,
+        more_pairs=[_pair_out(pair) for pair in others],
+        joint=[
+            patching_pb2.JointCells(
+                name=name, cells=[patching_pb2.CellReference(site=site, position=position) for site, position in cells]
+            )
+            for name, cells in request.joint.items()
+        ],
         bos=BOS[request.bos],
+    )
+    # What is usual stays unsaid, so that a service of before sweeps had more than that is asked what it knows.
+    if request.positions != "each":
+        positions: Any = patching_pb2.PatchPositions.Value(f"PATCH_POSITIONS_{request.positions.upper()}")
+        message.positions = positions
+    if request.source != "prompt":
+        source: Any = patching_pb2.PatchSource.Value(f"PATCH_SOURCE_{request.source.upper()}")
+        message.source = source
+    if request.window_layers != 1:
+        message.window_layers = request.window_layers
+    return message
+
+
+def _pair_out(pair: PromptPair) -> patching_pb2.PromptPair:
+    clean_answer, corrupt_answer = pair.answers
+    return patching_pb2.PromptPair(
+        clean=pair.clean, corrupt=pair.corrupt, clean_answer=clean_answer, corrupt_answer=corrupt_answer
     )
 
 
-def sweep_of(result: patching_pb2.SweepResult, answers: tuple[str, str]) -> Sweep:
+def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...]) -> Sweep:
     return Sweep(
         table=table_of(result.cells),
         prompt_tokens=table_of(result.tokens),
         clean_logit_difference=result.clean_logit_difference,
         corrupt_logit_difference=result.corrupt_logit_difference,
         provenance=provenance_of(result.provenance),
-        clean_answer=answers[0],
-        corrupt_answer=answers[1],
+        pairs=pairs,
+        # A service of before there were baselines sends none.
+        baseline_table=table_of(result.baselines) if result.HasField("baselines") else pa.table({}),
+        audit=SweepAudit(**{name: getattr(result.audit, name) for name in field_names(SweepAudit)}),
     )

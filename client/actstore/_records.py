@@ -244,17 +244,32 @@ class RowQuery:
 
 
 @dataclass(frozen=True)
-class SweepRequest:
-    """Empty tuples mean the service's defaults: four site kinds, every layer, both directions."""
+class PromptPair:
+    """Two prompts of the same length in tokens, and the one-token answer to each."""
 
-    model: str
     clean: str
     corrupt: str
     answers: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Empty tuples mean the service's defaults: four site kinds, every layer, head and position, both directions.
+    `joint` has, by name, (site, position) of cells that are replaced together.
+    """
+
+    model: str
+    pairs: tuple[PromptPair, ...]
     model_revision: str = ""
     sites: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
     directions: tuple[str, ...] = ()
+    positions: str = "each"
+    only_positions: tuple[int, ...] = ()
+    window_layers: int = 1
+    source: str = "prompt"
+    joint: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     bos: bool | None = None
 
 
@@ -262,6 +277,24 @@ class SweepRequest:
 class SweepProgress:
     cells_done: int
     cells_total: int
+
+
+@dataclass(frozen=True)
+class SweepAudit:
+    """How far patched runs were from what the whole model makes of the same prompts. Errors are in a logit.
+
+    `audited_cells` were computed again by the full forward pass: `largest_error`. `noise_floor` is that of runs in
+    which nothing was replaced: an effect below it says nothing. A sweep with an error above `tolerance` fails.
+    `kernel`: "resumed" where only what a patch can change was computed, `token_layers` of `token_layers_full`.
+    """
+
+    audited_cells: int = 0
+    largest_error: float = 0.0
+    noise_floor: float = 0.0
+    tolerance: float = 0.0
+    kernel: str = ""
+    token_layers: float = 0.0
+    token_layers_full: float = 0.0
 
 
 def field_names(record: type) -> list[str]:

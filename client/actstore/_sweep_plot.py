@@ -23,23 +23,29 @@ COLOUR_MAP = "RdBu_r"
 LABEL = f"normalised logit difference: 0 base run, 1 source run ({COLOUR_MAP}: red positive, blue negative)"
 BASE_PROMPT = {"denoise": "corrupt", "noise": "clean"}
 TOKEN_CHARACTERS = 12
+ALL_POSITIONS = -1
 PANEL_INCHES_MIN, PANEL_INCHES_MAX, CELL_INCHES = 2.0, 12.0, 0.38
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One heat map. `values` is [layer, across]; across is positions, or heads for z."""
+    """One heat map. `values` is [layer, across]; across is heads of a site that has them, else positions, of which one
+    None stands for all of them.
+    """
 
     direction: str
     site: str
     layers: list[int]
-    across: list[int]
+    across: list[int | None]
+    by_head: bool
     values: npt.NDArray[np.float64]
 
 
 def panels(sweep: "Sweep", z_position: int | None) -> list[Panel]:
-    """Direction by direction, site by site, in the order of the table."""
-    cells = sweep.table
+    """Direction by direction, site by site, in the order of the table; the mean over pairs."""
+    several = "pair" in sweep.table.column_names and len(pc.unique(sweep.table["pair"])) > 1
+    cells = sweep.mean().table if several else sweep.table
+    cells = cells.filter(pc.is_valid(cells["layer"]))
     found = []
     for direction in dict.fromkeys(cells.column("direction").to_pylist()):
         for site in dict.fromkeys(cells.column("site").to_pylist()):
@@ -49,18 +55,19 @@ def panels(sweep: "Sweep", z_position: int | None) -> list[Panel]:
 
 
 def _panel(direction: str, site: str, cells: pa.Table, z_position: int | None) -> Panel:
-    by_head = site == "z"
+    by_head = cells["head"].null_count < len(cells)
     if by_head and z_position is not None:
         cells = cells.filter(pc.equal(cells["position"], _known_position(cells, z_position)))
-    across = cells.column("head" if by_head else "position").to_numpy()
+    across = cells.column("head" if by_head else "position")
     layers, layer_index = np.unique(cells.column("layer").to_numpy(), return_inverse=True)
-    columns, column_index = np.unique(across, return_inverse=True)
+    columns, column_index = np.unique(pc.fill_null(across, ALL_POSITIONS).to_numpy(), return_inverse=True)
+    shown: list[int | None] = [None if column == ALL_POSITIONS else column for column in columns.tolist()]
     values = np.full((len(layers), len(columns)), np.nan)
     for row, column, value in zip(layer_index, column_index, cells.column("normalised").to_numpy(), strict=True):
         # Several positions of a head fall on one square: the strongest by absolute value stays, with its sign.
         if not abs(value) <= abs(values[row, column]):
             values[row, column] = value
-    return Panel(direction, site, layers.tolist(), columns.tolist(), values)
+    return Panel(direction, site, layers.tolist(), shown, by_head, values)
 
 
 def _known_position(cells: pa.Table, position: int) -> int:
@@ -72,6 +79,8 @@ def _known_position(cells: pa.Table, position: int) -> int:
 
 def draw(sweep: "Sweep", z_position: int | None) -> "Figure":
     found = panels(sweep, z_position)
+    if not found:
+        raise refused("a sweep of joint cells alone has no heat map", "sites", "none", "a sweep with sites")
     directions = list(dict.fromkeys(panel.direction for panel in found))
     sites = list(dict.fromkeys(panel.site for panel in found))
     widths = [
@@ -99,8 +108,11 @@ def draw(sweep: "Sweep", z_position: int | None) -> "Figure":
 
 def _title(sweep: "Sweep") -> str:
     answers = ""
-    if sweep.clean_answer:
-        answers = f" of {visible(sweep.clean_answer)!r} over {visible(sweep.corrupt_answer)!r}"
+    if len(sweep.pairs) == 1:
+        clean, corrupt = sweep.pairs[0].answers
+        answers = f" of {visible(clean)!r} over {visible(corrupt)!r}"
+    if len(sweep.pairs) > 1:
+        return f"{sweep.provenance.model}: mean over {len(sweep.pairs)} pairs of prompts"
     return (
         f"{sweep.provenance.model}: logit difference{answers}, {sweep.clean_logit_difference:.3g} on the clean prompt, "
         f"{sweep.corrupt_logit_difference:.3g} on the corrupt one"
@@ -110,9 +122,9 @@ def _title(sweep: "Sweep") -> str:
 def _label(ax: "Axes", panel: Panel, sweep: "Sweep", z_position: int | None) -> None:
     ax.set_yticks(range(len(panel.layers)), [str(layer) for layer in panel.layers])
     ax.set_ylabel("layer")
-    if panel.site == "z":
+    if panel.by_head:
         where = "strongest position" if z_position is None else f"position {z_position}"
-        ax.set_title(f"{panel.direction}: z\n({where})", fontsize=9)
+        ax.set_title(f"{panel.direction}: {panel.site}\n({where})", fontsize=9)
         ax.set_xticks(range(len(panel.across)), [str(head) for head in panel.across])
         ax.set_xlabel("head")
         return
@@ -122,10 +134,17 @@ def _label(ax: "Axes", panel: Panel, sweep: "Sweep", z_position: int | None) -> 
 
 def _label_tokens(ax: "Axes", panel: Panel, sweep: "Sweep") -> None:
     prompts, base = sweep.tokens, BASE_PROMPT[panel.direction]
+    if panel.across == [None]:
+        ax.set_xticks([0], ["all positions"])
+        return
     # A dollar sign would begin a formula.
-    texts = [visible(prompts[base][position])[:TOKEN_CHARACTERS].replace("$", r"\$") for position in panel.across]
+    texts = [
+        visible(prompts[base][position])[:TOKEN_CHARACTERS].replace("$", r"\$")
+        for position in panel.across
+        if position is not None
+    ]
     ax.set_xticks(range(len(texts)), texts, rotation=90, fontsize=7, family="monospace")
     ax.set_xlabel(f"{base} prompt")
     for position, tick in zip(panel.across, ax.get_xticklabels(), strict=True):
-        if prompts["clean"][position] != prompts["corrupt"][position]:
+        if position is not None and prompts["clean"][position] != prompts["corrupt"][position]:
             tick.set_fontweight("bold")

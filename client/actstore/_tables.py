@@ -62,13 +62,13 @@ class Table:
         yield from self.table.to_pylist()
 
     def __repr__(self) -> str:
-        lines = [self._title(), _text.grid(self.table.column_names, self._shown()), *self._notes()]
+        lines = [self._title(), _text.grid(self._shown_columns(), self._shown()), *self._notes()]
         return "\n".join(line for line in lines if line)
 
     def _repr_html_(self) -> str:
         return (
             _html.heading(self._title())
-            + _html.grid(self.table.column_names, self._shown(), self._definitions())
+            + _html.grid(self._shown_columns(), self._shown(), self._definitions())
             + "".join(map(_html.note, self._notes()))
         )
 
@@ -78,6 +78,10 @@ class Table:
     def _definitions(self) -> Mapping[str, str]:
         """What the numbers of a column are, for a notebook's titles."""
         return {}
+
+    def _shown_columns(self) -> list[str]:
+        names: list[str] = self.table.column_names
+        return names
 
     def _shown(self) -> list[dict[str, Any]]:
         return [_shown_row(row) for row in self.table.slice(0, SHOWN_ROWS).to_pylist()]

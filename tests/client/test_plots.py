@@ -12,6 +12,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from actstore import BadRequest, Lab, MissingLibrary, Provenance, Sweep
+from actstore._records import PromptPair
 from tests.client import stand_in_saes as saes
 from tests.client import stand_in_workers as planted
 from tests.stored_run import FIRING, SAE, SILENT
@@ -30,8 +31,7 @@ def sweep(sites: tuple[str, ...] = planted.SITES) -> Sweep:
         clean_logit_difference=planted.CLEAN_DIFFERENCE,
         corrupt_logit_difference=planted.CORRUPT_DIFFERENCE,
         provenance=Provenance(model="planted-model"),
-        clean_answer=" Mary",
-        corrupt_answer=" John",
+        pairs=(PromptPair("", "", (" Mary", " John")),),
     )
 
 

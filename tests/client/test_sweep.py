@@ -1,8 +1,10 @@
 """Patching through a real service to workers of the same contract."""
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from actstore import BadRequest, Fault, Lab, Sweep
+from actstore import BadRequest, Fault, Lab, Provenance, Sweep
 from actstore_api.v1 import capture_pb2, patching_pb2
 from tests.client import stand_in_workers as planted
 from tests.client.stand_in_workers import StandInWorkers
@@ -41,6 +43,78 @@ def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> 
     )
 
 
+def test_every_part_of_a_request_arrives(remote: Lab, workers: StandInWorkers) -> None:
+    remote.patch(
+        "planted-model",
+        clean=["a b", "c d"],
+        corrupt=["e f", "g h"],
+        answers=[(" a", " b"), (" c", " d")],
+        heads=[1],
+        positions=[3, 2],
+        window_layers=2,
+        source="zero",
+        joint={"both": [("z.1.0", 3), ("mlp_out.2", 1)]},
+    )
+    cells = [
+        patching_pb2.CellReference(site=site, position=position) for site, position in (("z.1.0", 3), ("mlp_out.2", 1))
+    ]
+    assert workers.requests[-1] == patching_pb2.RunSweepRequest(
+        model=capture_pb2.ModelReference(name="planted-model"),
+        clean="a b",
+        corrupt="e f",
+        clean_answer=" a",
+        corrupt_answer=" b",
+        more_pairs=[patching_pb2.PromptPair(clean="c d", corrupt="g h", clean_answer=" c", corrupt_answer=" d")],
+        heads=[1],
+        only_positions=[3, 2],
+        window_layers=2,
+        source=patching_pb2.PATCH_SOURCE_ZERO,
+        joint=[patching_pb2.JointCells(name="both", cells=cells)],
+    )
+    patch(remote, positions="last")
+    assert workers.requests[-1].positions == patching_pb2.PATCH_POSITIONS_LAST
+
+
+EFFECTS = {"A": (0.0, 1.0), "B": (1.0, 0.1), "C": (0.9, -1.1), "D": (0.1, 0.2), "E": (0.3, 1.0)}
+
+
+def two_pairs() -> Sweep:
+    """Joint cells with these effects (denoise, noise), in pair 0 and, a tenth larger, in pair 1."""
+    rows = [
+        {"pair": pair, "direction": direction, "site": "joint", "name": name, "normalised": effect + 0.1 * pair}
+        for pair in (0, 1)
+        for name, effects in EFFECTS.items()
+        for direction, effect in zip(("denoise", "noise"), effects, strict=True)
+    ]
+    return Sweep(
+        table=pa.Table.from_pylist(rows),
+        prompt_tokens=pa.table({"clean": [], "corrupt": []}),
+        clean_logit_difference=1.0,
+        corrupt_logit_difference=0.0,
+        provenance=Provenance(),
+    )
+
+
+def test_denoise_stands_beside_noise_and_says_what_it_looks_like() -> None:
+    rows = {row["name"]: row for row in two_pairs().directions()}
+    assert {name: row["looks"] for name, row in rows.items()} == {
+        "A": "AND", "B": "OR", "C": "both", "D": "neither", "E": "unclear",
+    }  # fmt: skip
+    assert (rows["A"]["denoise"], rows["A"]["noise"]) == pytest.approx((0.05, 1.05))
+    assert {row["looks"] for row in two_pairs().directions(threshold=1.5)} == {"neither"}
+    one = two_pairs()
+    noise = Sweep(**{**vars(one), "table": one.table.filter(pc.equal(one.table["direction"], "noise"))})
+    with pytest.raises(BadRequest, match="both directions"):
+        noise.directions()
+
+
+def test_means_are_over_pairs_with_their_range() -> None:
+    rows = {(row["direction"], row["name"]): row for row in two_pairs().mean()}
+    assert len(rows) == 2 * len(EFFECTS)
+    found = rows["noise", "C"]
+    assert (found["normalised"], found["normalised_min"], found["normalised_max"]) == pytest.approx((-1.05, -1.1, -1.0))
+
+
 def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
     sweep = patch(remote)
     frame = sweep.to_pandas()
@@ -61,6 +135,17 @@ def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
         ({"layers": [-1]}, "layers"),
         ({"bos": "yes"}, "bos"),
         ({"clean": None}, "clean"),
+        ({"clean": ["a", "b"]}, "corrupt"),
+        ({"clean": ["a", "b"], "corrupt": ["c"]}, "corrupt"),
+        ({"clean": ["a", "b"], "corrupt": ["c", "d"], "answers": [(" a", " b")] * 3}, "answers"),
+        ({"positions": "some"}, "positions"),
+        ({"positions": [-1]}, "positions"),
+        ({"positions": 3}, "positions"),
+        ({"heads": [-1]}, "heads"),
+        ({"source": "noise"}, "source"),
+        ({"joint": ["z.1.0"]}, "joint"),
+        ({"joint": {"both": ["z.1.0"]}}, "joint"),
+        ({"window_layers": 1.5}, "window_layers"),
     ],
 )
 def test_what_could_not_be_sent_is_refused_here(how: dict[str, object], field: str, remote: Lab) -> None:
