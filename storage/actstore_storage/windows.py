@@ -1,6 +1,6 @@
 """Examples: activations with the text around them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -59,15 +59,9 @@ def examples_table(
     """
     snapshot = reader.snapshot
     texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)
-    stretches = _stretches(reader, entries, window)
-    everything = reader.ranking(feature, frozenset())
-    if everything.total <= few_entries:
-        activations = _among(everything.all(), entries, stretches)
-    else:
-        activations = _from_shards(reader, feature, stretches)
     rows = []
-    for i, (stretch, values) in enumerate(zip(stretches, activations, strict=True)):
-        tokens = stretch.tokens.tolist()
+    for i, (positions, shown, values) in enumerate(_shown(reader, feature, entries, window, few_entries)):
+        tokens = shown.tolist()
         rows.append(
             {
                 "rank": i + 1,
@@ -75,13 +69,32 @@ def examples_table(
                 "sequence": entries.sequence[i],
                 "position": entries.position[i],
                 "document": entries.document[i],
-                "first_position": stretch.positions[0],
+                "first_position": positions[0],
                 "tokens": tokens,
                 "texts": [texts[token] for token in tokens],
                 "activations": values.tolist(),
             }
         )
     return pa.Table.from_pylist(rows, EXAMPLES)
+
+
+_Shown = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]
+
+
+def _shown(reader: FeatureReader, feature: int, entries: Entries, window: Window, few_entries: int) -> Iterator[_Shown]:
+    """Of each entry, the positions, tokens and activations of its window."""
+    if window == Window(0, 0):  # which the entries have themselves
+        for i in range(len(entries)):
+            yield entries.position[i : i + 1], entries.token[i : i + 1], entries.activation[i : i + 1]
+        return
+    stretches = _stretches(reader, entries, window)
+    everything = reader.ranking(feature, frozenset())
+    if everything.total <= few_entries:
+        activations = _among(everything.all(), entries, stretches)
+    else:
+        activations = _from_shards(reader, feature, stretches)
+    for stretch, values in zip(stretches, activations, strict=True):
+        yield stretch.positions, stretch.tokens, values
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,8 @@ def test_windows_are_the_same_from_the_index_and_from_the_shards(snapshot: Snaps
         place = {(int(s), int(p)): i for i, (s, p) in enumerate(zip(every.sequence, every.position, strict=True))}
         entries = every.take(np.array([place[int(s), int(p)] for s, p in rows]))
         assert examples_table(reader, feature, entries, Window(9, 4), few_entries).to_pylist() == expected
+        alone = slow_top_examples(RUN, feature, 15, 0, 0, frozenset({"bos"}))
+        assert examples_table(reader, feature, entries, Window(0, 0), few_entries).to_pylist() == alone
 
 
 @pytest.mark.parametrize("exclude", EXCLUSIONS)
