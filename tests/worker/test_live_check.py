@@ -75,7 +75,7 @@ class Lab:
         (folder / "cfg.json").write_text(json.dumps(config))
         return name
 
-    def check(self, run: str, sae: str, tokens: int = 4096, limits: LiveLimits | None = None) -> SaeCheck:
+    def check(self, run: str, sae: str, tokens: int = 2048, limits: LiveLimits | None = None) -> SaeCheck:
         limits = limits or LiveLimits(tokens_per_slice=2048)
         answers = LiveAnswers(self.catalogue, self.bucket, CPU, threading.Lock(), limits)
         question = CheckSae(run, sae, tokens)
@@ -89,6 +89,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    torch.set_num_threads(1)  # such small models only wait for their second thread
     return Lab(tmp_path_factory.mktemp("check"))
 
 
