@@ -68,7 +68,7 @@ def write_peers(bucket: Bucket, folder: Path, row_groups: tuple[int, ...]) -> Pe
     """Rows by feature, then activation, whatever their token's class; in row groups of each of these sizes."""
     segment = segment_of(bucket)
     files = {size: folder / f"by-feature-{size}.parquet" for size in row_groups}
-    schema = pa.schema([(name, kind) for name, kind in _COLUMNS.items()])
+    schema = pa.schema(list(_COLUMNS.items()))
     writers = {size: pq.ParquetWriter(path, schema) for size, path in files.items()}
     for part in segment.parts:
         with bucket.open(part.object.key) as source:
@@ -90,7 +90,7 @@ _COLUMNS = {
 
 
 def _write_delphi(bucket: Bucket, segment: Segment, folder: Path, first: int, end: int) -> Path:
-    """delphi's cache: locations (sequence, position, feature) and activations. Its own are in order of token."""
+    """Locations (sequence, position, feature) and activations, as delphi caches them; its own are in order of token."""
     locations, activations = [], []
     for part in segment.parts:
         if part.first_feature < end and first < part.end_feature:

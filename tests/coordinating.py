@@ -82,7 +82,7 @@ class ThreadWorker:
 class ThreadWriter:
     """Parts of merges on threads. `before` sees each first."""
 
-    def __init__(self, bucket: Bucket, before: Callable[[Merge, int], None] = lambda merge, number: None) -> None:
+    def __init__(self, bucket: Bucket, before: Callable[[Merge, int], object] = lambda merge, number: None) -> None:
         self._bucket, self._before = bucket, before
         self.running = self.most_running = 0
 

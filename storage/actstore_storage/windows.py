@@ -17,12 +17,13 @@ from actstore_storage.products import TOKENS
 from actstore_storage.reading import open_product
 from actstore_storage.registry import token_texts
 from actstore_storage.row_groups import read_between
-from actstore_storage.runs import FETCH_THREADS
 
 WINDOW_TOKENS_MAX = 1024
 # A feature with fewer activations has them all read, to see what it does beside its examples; of a denser one the rows
 # around each example are read from the shards.
 FEW_ENTRIES = 65_536
+# Shards whose text is read side by side: on S3 nearly all of that is waiting, and on a local disk it costs nothing.
+_SHARDS_AT_ONCE = 8
 
 EXAMPLES = pa.schema(
     [
@@ -118,7 +119,7 @@ def _stretches(reader: FeatureReader, entries: Entries, window: Window) -> list[
         found.update(zip(here.tolist(), _in_shard(reader, commit, places, window), strict=True))
 
     shards = np.unique(entries.sequence // size).tolist()
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:  # on S3 nearly all of it is waiting
+    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
         list(pool.map(look, shards))
     return [found[i] for i in range(len(entries))]
 

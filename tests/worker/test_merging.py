@@ -21,7 +21,9 @@ from actstore_storage.runs import open_run
 from actstore_worker.merging import Merging, write_part
 from actstore_worker.progress import State
 from actstore_worker.settings import MergeLimits
-from tests.coordinating import REQUEST, ThreadWorker, ThreadWriter, bucket, coordinator, lab, run, watch
+from tests.coordinating import REQUEST, SHARDS, ThreadWorker, ThreadWriter, bucket, coordinator, lab, run, watch
+from tests.small_models import save_sae
+from tests.storage.feature_twins import assert_every_answer, read_back
 from tests.storage.random_run import SAE, RandomRun, make_run, slow_top_examples, write_run, write_shard
 
 __all__ = ["bucket", "lab"]
@@ -42,7 +44,7 @@ def nothing(merge: Merge, number: int) -> None:
     """Before each part."""
 
 
-def merging(bucket: Bucket, before: Callable[[Merge, int], None] = nothing, **limits: int) -> Merging:
+def merging(bucket: Bucket, before: Callable[[Merge, int], object] = nothing, **limits: int) -> Merging:
     return Merging(bucket, ThreadWriter(bucket, before), MergeLimits(**limits))
 
 
@@ -67,23 +69,26 @@ def test_a_complete_run_becomes_one_segment(bucket: Bucket) -> None:
     assert not verdict.findings
 
 
-def test_a_capture_with_features_is_merged_and_its_end_does_not_wait(lab: Path, bucket: Bucket) -> None:
-    """The parts wait for a watcher who has seen the end."""
+def test_a_capture_is_merged_and_its_end_does_not_wait(lab: Path, bucket: Bucket) -> None:
+    """No part is written before a watcher has seen the end."""
+    save_sae(lab / "models" / "small-sae", "topk", d_in=24, d_sae=32)
     ended = threading.Event()
-    write_run(bucket, RUN)  # the index of a run of another shape stands for that of the one captured
 
     async def work() -> None:
-        merges = merging(bucket, lambda merge, number: ended.wait(20))
-        captures = coordinator(lab, bucket, ThreadWorker(bucket), merging=merges)
-        task = asyncio.create_task(merges.merge("run"))
-        seen = await watch(captures, await captures.submit(replace(REQUEST, run="other")))
+        captures = coordinator(
+            lab, bucket, ThreadWorker(bucket), merging=merging(bucket, lambda merge, number: ended.wait(20))
+        )
+        seen = await watch(captures, await captures.submit(replace(REQUEST, saes=("small-sae",))))
         assert seen[-1].state is State.COMPLETE
-        assert listed_segments(bucket, "run", SAE) == []
+        assert listed_segments(bucket, "run", "small-sae") == []
         ended.set()
-        await task
+        while not listed_segments(bucket, "run", "small-sae"):
+            await asyncio.sleep(0.01)
 
     run(work())
-    assert listed_segments(bucket, "run", SAE) == [EVERYTHING]
+    assert listed_segments(bucket, "run", "small-sae") == [range(SHARDS)]
+    seen = open_run(bucket, "run")
+    assert_every_answer(seen, read_back(seen, "small-sae"), (3,), "small-sae")
 
 
 def test_merges_follow_the_commits(bucket: Bucket) -> None:

@@ -7,7 +7,14 @@ import pytest
 
 from actstore_storage.opening import S3Access
 from actstore_worker.patching.request import PatchingLimits
-from actstore_worker.settings import CoordinatorLimits, RayLimits, SettingsError, WorkerSettings, read_environment
+from actstore_worker.settings import (
+    CoordinatorLimits,
+    MergeLimits,
+    RayLimits,
+    SettingsError,
+    WorkerSettings,
+    read_environment,
+)
 
 LEAST = {"ACTSTORE_STORE": "/store", "ACTSTORE_GATEWAY_TOKEN": "gateway"}
 S3 = {
@@ -37,6 +44,7 @@ def test_everything(tmp_path: Path) -> None:
             "ACTSTORE_ALLOW_HUB": "1",
             "ACTSTORE_GATEWAY_PORT": "7434",
             "ACTSTORE_CAPTURE_WORKERS": "3",
+            "ACTSTORE_MERGE_PARTS": "5",
             "ACTSTORE_RAY_ADDRESS": "10.0.0.1:6379",
         }
     )
@@ -50,6 +58,7 @@ def test_everything(tmp_path: Path) -> None:
         dataset_stores=("s3://corpora", "s3://more/texts"),
         allow_hub=True,
         capture_workers=3,
+        merging=MergeLimits(parts=5),
         ray_address="10.0.0.1:6379",
     )
 
@@ -82,6 +91,8 @@ def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (LEAST | {"ACTSTORE_GATEWAY_PORT": "http"}, "ACTSTORE_GATEWAY_PORT"),
         (LEAST | {"ACTSTORE_GATEWAY_PORT": "65536"}, "ACTSTORE_GATEWAY_PORT"),
         (LEAST | {"ACTSTORE_CAPTURE_WORKERS": "0"}, "ACTSTORE_CAPTURE_WORKERS"),
+        (LEAST | {"ACTSTORE_MERGE_PARTS": "0"}, "ACTSTORE_MERGE_PARTS"),
+        (LEAST | {"ACTSTORE_MERGE_PARTS": "few"}, "ACTSTORE_MERGE_PARTS"),
         (LEAST | {"ACTSTORE_ALLOW_HUB": "yes"}, "ACTSTORE_ALLOW_HUB"),
         (LEAST | {"ACTSTORE_MODEL_FOLDERS": "/nowhere/at/all"}, "ACTSTORE_MODEL_FOLDERS"),
     ],
