@@ -110,4 +110,4 @@ def training_checkpoints_folder(sae: str) -> str:
 
 
 def training_checkpoint_key(sae: str, step: int) -> str:
-    return f"{training_checkpoints_folder(sae)}/{step:012d}.pt"
+    return f"{training_checkpoints_folder(sae)}/{step:012d}.tar"

@@ -116,23 +116,23 @@ class TrainingLoader:
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             self._chunks = [chunk for part in pool.map(self._chunks_of, commits) for chunk in part]
         self._verified: set[int] = set()
-        self._state: dict[str, Any] = {"epoch": 0, "pool": 0, "batch": 0, "carried": []}
+        self._state: dict[str, Any] = {"epoch": 0, "pool": 0, "batch": 0, "carried": ()}
 
     @property
     def row_groups(self) -> int:
         return len(self._chunks)
 
     def state(self) -> dict[str, Any]:
-        """Plain numbers and lists, for a checkpoint of the training."""
-        return {**self._state, "carried": [list(place) for place in self._state["carried"]]}
+        """Plain numbers and tuples, for a checkpoint of the training. It costs nothing to ask after each batch."""
+        return dict(self._state)
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        self._state = {**state, "carried": [tuple(place) for place in state["carried"]]}
+        self._state = {**state, "carried": tuple(map(tuple, state["carried"]))}
 
     def __iter__(self) -> Iterator[LoadedBatch]:
         with ThreadPoolExecutor(READERS, "row-groups") as readers:
             yield from self._epoch(readers)
-        self._state = {"epoch": self._state["epoch"] + 1, "pool": 0, "batch": 0, "carried": []}
+        self._state = {"epoch": self._state["epoch"] + 1, "pool": 0, "batch": 0, "carried": ()}
 
     def _epoch(self, readers: ThreadPoolExecutor) -> Iterator[LoadedBatch]:
         epoch, first_pool = self._state["epoch"], self._state["pool"]
@@ -153,12 +153,12 @@ class TrainingLoader:
             whole = len(places) if last else len(places) - len(places) % self._batch_rows
             skipped = self._state["batch"] if number == first_pool else 0
             # Of a pool that was begun, the carried rows are those it began with.
-            self._state |= {"pool": number, "carried": [tuple(place) for place in carried.tolist()]}
+            self._state |= {"pool": number, "carried": tuple(map(tuple, carried.tolist()))}
             for start in range(skipped * self._batch_rows, whole, self._batch_rows):
                 self._state["batch"] = start // self._batch_rows + 1
                 yield self._gather(held, places[start : start + self._batch_rows])
             carried = places[whole:]
-            self._state |= {"pool": number + 1, "batch": 0, "carried": [tuple(place) for place in carried.tolist()]}
+            self._state |= {"pool": number + 1, "batch": 0, "carried": tuple(map(tuple, carried.tolist()))}
 
     def _shuffled(self, loaded: Mapping[int, _Loaded], epoch: int, pool: int) -> npt.NDArray[np.int64]:
         """(chunk, row) of every row of a pool, in the order in which they are served."""

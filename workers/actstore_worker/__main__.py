@@ -5,19 +5,19 @@ Prints one line of JSON on standard output once it is ready; everything else goe
 
 import json
 import os
-import secrets
 import signal
 import sys
 from types import FrameType
 
 from actstore_storage.errors import ActstoreError
+from actstore_worker.process import prepare_ray, reserve_standard_output
 from actstore_worker.settings import SettingsError, WorkerSettings, read_environment
 
 
 def main() -> int:
     """Exit code 0 after a signal, 2 where a setting or the store forbids to start."""
-    ready_line = _reserve_standard_output()
-    _prepare_ray()
+    ready_line = reserve_standard_output()
+    prepare_ray(os.environ)
     _stop_on_signals()
     try:
         _serve(read_environment(os.environ), ready_line)
@@ -52,24 +52,6 @@ def _stop_on_signals() -> None:
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, stop)
-
-
-def _reserve_standard_output() -> int:
-    """Ray prints what its processes print; that goes to standard error, so that the ready line stands alone."""
-    ready_line = os.dup(1)
-    os.dup2(2, 1)
-    return ready_line
-
-
-def _prepare_ray() -> None:
-    """Ray listens on every interface and runs what it is sent, so a Ray of our own wants a token that nobody else has.
-
-    It lives in the environment of its processes alone. On a cluster that is not ours, the operator's choice stands.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not os.environ.get("ACTSTORE_RAY_ADDRESS"):
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_urlsafe()
 
 
 if __name__ == "__main__":

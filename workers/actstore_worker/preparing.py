@@ -45,7 +45,7 @@ class Preparing:
         if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
             register_model(self.bucket, _model_record(plan.model), token_texts(plan.model))
         for sae in plan.saes:
-            register_sae(self.bucket, _sae_record(sae))
+            register_sae(self.bucket, sae_record(sae))
         create_run(self.bucket, plan.record)
         return Prepared(plan, open_run(self.bucket, plan.record.run))
 
@@ -103,7 +103,7 @@ def _model_record(model: ModelDescription) -> ModelRecord:
     )
 
 
-def _sae_record(sae: SparseAutoencoder) -> SaeModelRecord:
+def sae_record(sae: SparseAutoencoder) -> SaeModelRecord:
     return SaeModelRecord(
         name=sae.name,
         sha256=sae.sha256,

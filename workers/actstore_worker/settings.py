@@ -143,6 +143,11 @@ def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
     )
 
 
+def read_store(environment: Mapping[str, str]) -> tuple[str, S3Access | None]:
+    """Where the store is, and how an S3 store is reached. Errors: as `read_environment`."""
+    return _store(environment), _s3_access(environment)
+
+
 def _store(environment: Mapping[str, str]) -> str:
     """A directory's path is made absolute, because Ray's workers run in folders of their own."""
     address = _required(environment, "ACTSTORE_STORE")

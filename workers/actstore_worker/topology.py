@@ -3,6 +3,7 @@
     gRPC ── proxy ── gateway (Serve, ingress) ──┬── coordinator (named, detached actor) ─┬─ capture workers (actors)
                                                 │                                        └─ parts of indexes (tasks)
                                                 └── models (Serve, multiplexed, autoscaled)
+    a sweep of trainings ── tasks, side by side
 
 What they do is in classes that know nothing of Ray; here they are only placed, named and called.
 """
@@ -15,7 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ import grpc
 import ray
 import torch
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
 
 from actstore_api.v1 import service_pb2_grpc
@@ -50,14 +51,21 @@ from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Estimate, Progress, Totals
 from actstore_worker.request import CaptureRequest
-from actstore_worker.settings import SettingsError, WorkerSettings
+from actstore_worker.settings import RayLimits, SettingsError, WorkerSettings
 
 NAMESPACE = APPLICATION = "actstore"
 COORDINATOR = "coordinator"
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
 
+# A job of a sweep whose process died goes on from its checkpoint so often.
+JOB_RETRIES = 3
+_LISTEN_SECONDS = 1.0
+
 Answer = TypeVar("Answer")
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+Say = Callable[[Any], object]
 
 
 @contextmanager
@@ -69,7 +77,7 @@ def running(settings: WorkerSettings, connected: Callable[[], None]) -> Iterator
     Errors: StoreError for a bucket that cannot be trusted; SettingsError for what the cluster cannot hold.
     """
     probe(open_bucket(settings.store, settings.s3))
-    with _connected(settings):
+    with _ray(settings.ray_address, settings.ray.object_store_bytes):
         connected()
         port = settings.gateway_port or _free_port()
         try:
@@ -81,10 +89,57 @@ def running(settings: WorkerSettings, connected: Callable[[], None]) -> Iterator
             _stop(settings)
 
 
+def side_by_side(
+    work: Callable[[Job, Say], Done], jobs: Sequence[Job], said: Callable[[Any], None], ray_address: str | None
+) -> list[Done | Exception]:
+    """`work` on each job, all at once or as the cluster has room, each with an equal share of it; `said` hears what
+    they say meanwhile. A job that fails ends no other; one whose process dies is tried again.
+    """
+    with _ray(ray_address, RayLimits().object_store_bytes):
+        ear = ray.remote(_Ear).options(num_cpus=0).remote()
+        cpus = max(1, int(ray.cluster_resources()["CPU"]) // len(jobs))
+        gpus = min(1.0, _gpu_count() / len(jobs))
+        task = ray.remote(_heard).options(num_cpus=cpus, num_gpus=gpus, max_retries=JOB_RETRIES)
+        references = [task.remote(work, job, ear) for job in jobs]
+        waiting = references
+        while waiting:
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LISTEN_SECONDS)
+            for what in ray.get(ear.take.remote()):
+                said(what)
+        return [_outcome(reference) for reference in references]
+
+
+class _Ear:
+    """What tasks say, until it is taken."""
+
+    def __init__(self) -> None:
+        self._said: list[Any] = []
+
+    def say(self, what: Any) -> None:
+        self._said.append(what)
+
+    def take(self) -> list[Any]:
+        said, self._said = self._said, []
+        return said
+
+
+def _heard(work: Callable[[Job, Say], Done], job: Job, ear: Any) -> Done:
+    return work(job, ear.say.remote)
+
+
+def _outcome(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        return error.cause
+    except RayError:
+        return _unavailable(f"its process died {JOB_RETRIES + 1} times")
+
+
 @contextmanager
-def _connected(settings: WorkerSettings) -> Iterator[None]:
-    if settings.ray_address is not None:
-        ray.init(address=settings.ray_address, namespace=NAMESPACE)
+def _ray(address: str | None, object_store_bytes: int) -> Iterator[None]:
+    if address is not None:
+        ray.init(address=address, namespace=NAMESPACE)
         try:
             yield
         finally:
@@ -97,7 +152,7 @@ def _connected(settings: WorkerSettings) -> Iterator[None]:
             address="local",
             namespace=NAMESPACE,
             include_dashboard=False,
-            object_store_memory=settings.ray.object_store_bytes,
+            object_store_memory=object_store_bytes,
             _temp_dir=folder,
         )
         yield

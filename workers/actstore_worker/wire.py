@@ -34,8 +34,8 @@ _COMPARISONS: Mapping[int, str] = {
 
 
 def capture_request(message: capture_pb2.CaptureSpecification) -> CaptureRequest:
-    """Errors: BadRequest for an absent model or dataset where rows are captured, or an enum value that this version does
-    not know.
+    """Errors: BadRequest for an absent model or dataset where rows are to be captured, or an enum value that this
+    version does not know.
     """
     model, dataset = message.model.name, message.dataset.name
     return CaptureRequest(

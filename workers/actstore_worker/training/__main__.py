@@ -1,0 +1,173 @@
+"""`python -m actstore_worker.training RUN SITE`: train SAEs on a run's stored rows, and register them in its store.
+
+Several widths or sparsities are a sweep: its trainings run side by side on Ray. The same command again goes on where it
+stopped. Exit status: 0 all were trained, 1 some were not, 2 nothing was begun. The environment is read here alone.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from typing import Any, TextIO
+
+from actstore_storage.errors import ActstoreError
+from actstore_storage.opening import open_bucket
+from actstore_worker.process import prepare_ray, reserve_standard_output
+from actstore_worker.settings import SettingsError, read_store
+from actstore_worker.training.job import CHECKPOINT_STEPS, Job, run_job
+from actstore_worker.training.specification import SPARSITY, Training
+from actstore_worker.training.sweep import DEFAULT_SPARSITY, Sweep, trainings
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+# Fields of Training that the command line sets as they are.
+_OPTIONS = ("batch_rows", "learning_rate", "seed", "normalise", "held_out_every", "dead_after_steps")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    with os.fdopen(reserve_standard_output(), "w", buffering=1) as output:
+        try:
+            jobs = _jobs(options)
+            return _run(jobs, _Teller(output, options.json))
+        except SettingsError as error:
+            print(f"actstore: {error}", file=sys.stderr)
+            return REFUSED
+        except ActstoreError as error:
+            print(f"actstore: {_in_words(error)}", file=sys.stderr)
+            return REFUSED
+        except KeyboardInterrupt:
+            print("actstore: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+            return INTERRUPTED
+
+
+def _jobs(options: argparse.Namespace) -> list[Job]:
+    store, s3 = read_store(os.environ)
+    chosen = {name: getattr(options, name) for name in _OPTIONS} | {"exclude": tuple(options.exclude)}
+    sweep = Sweep(
+        run=options.run,
+        site=options.site,
+        architecture=options.architecture,
+        widths=options.width,
+        sparsities={"k": options.k, "l1": options.l1, "l0": options.l0},
+        name=options.name,
+        rows=options.rows,
+        options=chosen,
+    )
+    return [Job(store, s3, one, options.checkpoint_steps) for one in trainings(open_bucket(store, s3), sweep)]
+
+
+def _run(jobs: list[Job], teller: "_Teller") -> int:
+    if len(jobs) == 1:
+        outcomes = [_alone(jobs[0], teller)]
+    else:
+        prepare_ray(os.environ)  # before Ray is imported, which reads it then
+        from actstore_worker.topology import side_by_side
+
+        ray_address = os.environ.get("ACTSTORE_RAY_ADDRESS") or None
+        outcomes = side_by_side(run_job, jobs, teller.progress, ray_address)
+    teller.end(jobs, outcomes)
+    return FAILED if any(isinstance(outcome, Exception) for outcome in outcomes) else DONE
+
+
+def _alone(job: Job, teller: "_Teller") -> Any:
+    try:
+        return run_job(job, teller.progress)
+    except ActstoreError as error:
+        return error
+
+
+class _Teller:
+    """For people a line now and then, and a table in the end; for machines a line of JSON each."""
+
+    def __init__(self, output: TextIO, as_json: bool) -> None:
+        self._json = as_json
+        self._print = partial(print, file=output, flush=True)
+
+    def progress(self, now: Any) -> None:
+        if self._json:
+            self._print(json.dumps({"progress": asdict(now)}))
+            return
+        self._print(
+            f"{now.name}  step {now.step:,} of {now.steps:,}  rows {now.rows:,} ({now.rows_per_second:,.0f}/s)  "
+            f"loss {now.loss:.4g}  L0 {now.l0:.1f}  FVU {now.fvu:.3f}  dead {now.dead:,}"
+        )
+
+    def end(self, jobs: list[Job], outcomes: Sequence[Any]) -> None:
+        found = [_row(job.training, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+        if self._json:
+            self._print(json.dumps({"trained": found}))
+            return
+        width = max(len(row["name"]) for row in found)
+        self._print(f"\n{'SAE':<{width}}  {'L0':>8}  {'FVU':>7}  {'dead':>7}  {'seconds':>8}")
+        for row in found:
+            if "failed" in row:
+                self._print(f"{row['name']:<{width}}  failed: {row['failed']['message']}")
+            else:
+                numbers = [_number(row.get("l0"), "8.1f"), _number(row.get("fvu"), "7.4f")]
+                self._print("  ".join([f"{row['name']:<{width}}", *numbers, *_rest(row)]))
+
+
+def _in_words(error: ActstoreError) -> str:
+    allowed = error.details.get("allowed")
+    return f"{error.message}\n  allowed: {allowed}" if allowed else error.message
+
+
+def _row(training: Training, outcome: Any) -> dict[str, Any]:
+    """What was trained at which figures, held out; or why not."""
+    found: dict[str, Any] = {
+        "name": training.name,
+        "architecture": training.architecture,
+        "width": training.width,
+        SPARSITY[training.architecture]: training.sparsity,
+    }
+    if isinstance(outcome, ActstoreError):
+        return found | {"failed": {"reason": outcome.reason, "message": outcome.message, **outcome.details}}
+    if isinstance(outcome, Exception):
+        return found | {"failed": {"reason": "INTERNAL", "message": repr(outcome)}}
+    quality = {} if outcome.quality is None else asdict(outcome.quality)
+    return found | {"sha256": outcome.sha256, "rows": outcome.rows, "seconds": outcome.seconds} | quality
+
+
+def _rest(row: dict[str, Any]) -> list[str]:
+    return [_number(row.get("dead_share"), "7.1%"), _number(row["seconds"], "8.0f")]
+
+
+def _number(value: float | None, how: str) -> str:
+    return f"{'-':>{how.split('.')[0]}}" if value is None else format(value, how)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="actstore train-sae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    given = {field.name: field.default for field in fields(Training)}
+    starts = ", ".join(f"{name} {value:g}" for name, value in DEFAULT_SPARSITY.items())
+    parser.add_argument("run", help="a complete run that stores the site")
+    parser.add_argument("site", help="whose rows: resid_post.3")
+    parser.add_argument("--architecture", default="topk", help=f"one of {', '.join(SPARSITY)} (default: topk)")
+    parser.add_argument("--width", type=int, nargs="+", required=True, help="features; several are a sweep")
+    parser.add_argument("--k", type=float, nargs="+", default=[], help="features on a row (topk; batchtopk on average)")
+    penalty = "the squared error of a row is summed over its elements, so that a coefficient for errors averaged over"
+    penalty = f"{penalty} d elements is d times as large here"
+    parser.add_argument("--l1", type=float, nargs="+", default=[], help=f"penalty (standard, gated); {penalty}")
+    parser.add_argument("--l0", type=float, nargs="+", default=[], help="penalty (jumprelu)")
+    parser.add_argument("--name", default="", help=f"of the SAE (default: made from the rest); sparsity: {starts}")
+    parser.add_argument("--rows", type=int, help="trained on in all, over several epochs (default: one epoch's tokens)")
+    for name in ("batch_rows", "learning_rate", "seed", "held_out_every", "dead_after_steps"):
+        kind = float if name == "learning_rate" else int
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, default=given[name], help="(default: %(default)s)")
+    parser.add_argument("--exclude", nargs="*", default=["bos"], help="token classes left out (default: bos)")
+    parser.add_argument(
+        "--no-normalise", dest="normalise", action="store_false", help="train on rows in their own scale"
+    )
+    parser.add_argument("--checkpoint-steps", type=int, default=CHECKPOINT_STEPS, help="(default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each progress and for the end")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

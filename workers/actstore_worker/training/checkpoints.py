@@ -1,0 +1,68 @@
+"""Where a training can go on: SAELens's own checkpoint, and where its rows are, as one object of the bucket.
+
+One object is there as a whole or not at all, so that a crash leaves the last whole one.
+"""
+
+import json
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import CorruptObject
+from actstore_storage.layout import training_checkpoint_key, training_checkpoints_folder
+
+if TYPE_CHECKING:
+    from sae_lens.training.sae_trainer import SAETrainer
+
+_FEED, _RANDOM = "feed.json", "random.pt"
+
+
+def save_checkpoint(bucket: Bucket, name: str, trainer: "SAETrainer[Any, Any]", feed: Mapping[str, Any]) -> None:
+    """`feed` is the state of the rows after the step that was made last. Earlier checkpoints are removed."""
+    key = training_checkpoint_key(name, trainer.n_training_steps)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        trainer.sae.save_model(folder)
+        trainer.save_trainer_state(folder)
+        (folder / _FEED).write_text(json.dumps(feed))
+        torch.save(torch.get_rng_state(), folder / _RANDOM)
+        with bucket.create(key) as out, tarfile.open(fileobj=out, mode="w|") as archive:
+            for path in sorted(folder.iterdir()):
+                archive.add(path, path.name)
+    for other in bucket.keys(training_checkpoints_folder(name)):
+        if other < key:
+            bucket.delete(other)
+
+
+def load_checkpoint(bucket: Bucket, key: str, trainer: "SAETrainer[Any, Any]") -> Mapping[str, Any]:
+    """Into a trainer that is as new; the state of its rows. Errors: CorruptObject."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            with bucket.open(key) as source, tarfile.open(fileobj=source, mode="r|") as archive:
+                archive.extractall(folder, filter="data")
+            trainer.sae.load_weights_from_checkpoint(folder)
+            trainer.load_trainer_state(folder)
+            torch.set_rng_state(torch.load(folder / _RANDOM, weights_only=True))
+            feed: Mapping[str, Any] = json.loads((folder / _FEED).read_text())
+            return feed
+    except (tarfile.TarError, OSError, ValueError, KeyError, RuntimeError) as error:
+        failure = bucket.store_error(error) if isinstance(error, OSError) else None
+        raise failure or CorruptObject(
+            f"{key} is no checkpoint that can be gone on from: {error}", field="object", value=key
+        ) from error
+
+
+def latest_checkpoint(bucket: Bucket, name: str) -> str | None:
+    """Its key."""
+    return max(bucket.keys(training_checkpoints_folder(name)), default=None)
+
+
+def remove_checkpoints(bucket: Bucket, name: str) -> None:
+    for key in bucket.keys(training_checkpoints_folder(name)):
+        bucket.delete(key)

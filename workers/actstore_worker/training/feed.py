@@ -1,0 +1,107 @@
+"""Stored rows as a trainer wants them: one batch after another, for ever, on its device, read ahead by one."""
+
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.loader import HeldOut, LoadedBatch, TrainingLoader
+from actstore_storage.snapshot import Snapshot
+from actstore_worker.tensors import as_tensor
+from actstore_worker.training.specification import Training
+
+_Served = tuple[Tensor, Mapping[str, Any]]
+
+
+class RowFeed:
+    """An iterator of float32 batches, each of `training.batch_rows` rows, and a context manager: it has a thread.
+
+    An epoch's last batch is left out where it is smaller, for schedules count steps. `state()` is of the batch that was
+    handed out last; a feed that is given it hands out the next.
+
+    Errors, from `next`: BadRequest for rows that are not finite, and for a run with too few rows for one batch.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        training: Training,
+        device: torch.device,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._training, self._device = training, device
+        self._loader = rows_of(snapshot, training)
+        # Of most runs the commits say that there is no such row, and nobody need look.
+        self._look = snapshot.commits.summary.non_finite.get(training.site, 0) > 0
+        self._state: Mapping[str, Any] = self._loader.state() if state is None else state
+        self._loader.resume(self._state)
+        self._thread = ThreadPoolExecutor(1, "rows")
+        self._batches = self._serve()
+        self._coming: Future[_Served] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.submit(self._batches.close).result()
+        self._thread.shutdown()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Float[Tensor, "row d_in"]:
+        coming = self._coming or self._thread.submit(next, self._batches)
+        rows, self._state = coming.result()
+        self._coming = self._thread.submit(next, self._batches)
+        return rows
+
+    def state(self) -> Mapping[str, Any]:
+        return self._state
+
+    def _serve(self) -> Generator[_Served, None, None]:
+        while True:
+            served = 0
+            for batch in self._loader:
+                if len(batch.sites[self._training.site]) == self._training.batch_rows:
+                    served += 1
+                    yield self._on_device(batch), self._loader.state()
+            if not served:
+                raise BadRequest(
+                    f"run {self._training.run} has fewer rows to train on than a batch of {self._training.batch_rows}",
+                    field="batch_rows",
+                    value=self._training.batch_rows,
+                    allowed="fewer rows, or a larger run",
+                )
+
+    def _on_device(self, batch: LoadedBatch) -> Tensor:
+        site = self._training.site
+        rows = as_tensor(batch.sites[site], batch.dtypes[site])
+        if self._device.type == "cuda":
+            rows = rows.pin_memory().to(self._device, non_blocking=True)
+        if self._look and not bool(rows.isfinite().all()):
+            raise BadRequest(
+                f"rows of {site} in run {self._training.run} have elements that are infinite or no numbers",
+                field="site",
+                value=site,
+                allowed="finite rows: a site whose values its dtype holds, or `exclude` the tokens that have none",
+            )
+        return rows.float()
+
+
+def rows_of(snapshot: Snapshot, training: Training, *, held_out: bool = False) -> TrainingLoader:
+    """Those that are trained on, or those that are not."""
+    return TrainingLoader(
+        snapshot,
+        [training.site],
+        batch_rows=training.batch_rows,
+        seed=training.seed,
+        exclude=frozenset(training.exclude),
+        held_out=HeldOut(training.held_out_every, alone=held_out),
+    )

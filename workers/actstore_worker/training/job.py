@@ -1,0 +1,37 @@
+"""A training in words that travel, and what is done where they arrive; torch and SAELens are imported there alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.opening import S3Access, open_bucket
+from actstore_worker.training.specification import Training
+
+if TYPE_CHECKING:
+    from actstore_worker.training.train import Trained
+
+CHECKPOINT_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Job:
+    store: str
+    s3: S3Access | None
+    training: Training
+    checkpoint_steps: int = CHECKPOINT_STEPS
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_steps < 1:
+            message = f"checkpoint_steps is {self.checkpoint_steps}"
+            raise BadRequest(message, field="checkpoint_steps", value=self.checkpoint_steps, allowed="1 or more")
+
+
+def run_job(job: Job, say: Callable[[Any], object]) -> "Trained":
+    """On a GPU where the process sees one: a task of a sweep sees what it was given. `say` hears its progress."""
+    import torch
+
+    from actstore_worker.training.train import train
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return train(open_bucket(job.store, job.s3), job.training, device, say, checkpoint_steps=job.checkpoint_steps)

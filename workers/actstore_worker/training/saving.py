@@ -1,0 +1,69 @@
+"""From a trained SAE to one that workers find by its name: in SAELens's format, measured, stored, registered."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.registry import fetch_sae_files, find_registered_sae, register_sae, store_sae_files
+from actstore_storage.snapshot import Snapshot
+from actstore_worker.preparing import sae_record
+from actstore_worker.sae import load_sae
+from actstore_worker.sae_files import QUALITY
+from actstore_worker.tensors import as_tensor
+from actstore_worker.training.feed import rows_of
+from actstore_worker.training.quality import Quality, measure
+from actstore_worker.training.specification import Training
+
+if TYPE_CHECKING:
+    from sae_lens import TrainingSAE
+
+# Held-out rows that an SAE is measured on: of the share of features that fire, more would say little more.
+QUALITY_ROWS = 1 << 18
+
+
+def save(
+    bucket: Bucket, training: Training, snapshot: Snapshot, sae: "TrainingSAE[Any]", device: torch.device
+) -> tuple[str, Quality | None]:
+    """The SAE's hash, and what it was measured at."""
+    sae.cfg.device = "cpu"  # where it was trained is no property of it
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        sae.save_inference_model(folder)
+        loaded = load_sae(folder, training.name)
+        quality = measure(loaded.to(device), _held_out(snapshot, training), QUALITY_ROWS)
+        if quality is not None:
+            (folder / QUALITY).write_text(json.dumps(_known(quality), indent=2) + "\n")
+        store_sae_files(bucket, training.name, loaded.sha256, folder)
+    register_sae(bucket, sae_record(loaded))
+    return loaded.sha256, quality
+
+
+def find_saved(bucket: Bucket, name: str) -> tuple[str, Quality | None] | None:
+    """As `save` answered, of an SAE that was registered and whose files lie here; None where there is none."""
+    record = find_registered_sae(bucket, name)
+    if record is None:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if not fetch_sae_files(bucket, name, record.sha256, folder):
+            return None
+        if not (folder / QUALITY).is_file():
+            return record.sha256, None
+        found = json.loads((folder / QUALITY).read_text())
+        return record.sha256, Quality(**{"fvu": None} | found)
+
+
+def _known(quality: Quality) -> dict[str, float]:
+    return {name: value for name, value in asdict(quality).items() if value is not None}
+
+
+def _held_out(snapshot: Snapshot, training: Training) -> Iterator[Tensor]:
+    for batch in rows_of(snapshot, training, held_out=True):
+        yield as_tensor(batch.sites[training.site], batch.dtypes[training.site]).float()

@@ -1,0 +1,197 @@
+"""One training from its first step, or from where it stopped, to an SAE in the bucket.
+
+The loop is SAELens's `SAETrainer.fit` through the methods that it offers for that, so that progress and checkpoints are
+ours: a training that is killed and begun again ends, on a CPU, with the same bits.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import Conflict
+from actstore_storage.layout import training_key
+from actstore_storage.registry import find_registered_sae
+from actstore_storage.runs import open_run
+from actstore_storage.snapshot import Snapshot
+from actstore_worker.training.checkpoints import latest_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from actstore_worker.training.feed import RowFeed
+from actstore_worker.training.job import CHECKPOINT_STEPS
+from actstore_worker.training.quality import Quality
+from actstore_worker.training.saving import find_saved, save
+from actstore_worker.training.specification import Training, check_rows
+
+if TYPE_CHECKING:
+    from sae_lens.saes.sae import TrainStepOutput
+    from sae_lens.training.sae_trainer import SAETrainer
+
+PROGRESS_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After a step, of its batch: `loss` is what is minimised, in the scale of training. `dead`: features by now."""
+
+    name: str
+    step: int
+    steps: int
+    rows: int
+    rows_per_second: float
+    loss: float
+    l0: float
+    fvu: float
+    dead: int
+
+
+Report = Callable[[Progress], object]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`seconds` of this process; an SAE that was there already took none."""
+
+    name: str
+    sha256: str
+    rows: int
+    seconds: float
+    quality: Quality | None
+
+
+def train(
+    bucket: Bucket,
+    training: Training,
+    device: torch.device,
+    report: Report,
+    *,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
+    progress_seconds: float = PROGRESS_SECONDS,
+) -> Trained:
+    """Ends at once where this very training has ended before.
+
+    Errors: BadRequest for a run, site or rows that cannot be trained on; Conflict where another training, or an SAE of
+    another origin, has the name, or the run is not the one that the training began with.
+    """
+    snapshot = open_run(bucket, training.run)
+    check_rows(snapshot, training.site)
+    _claim_name(bucket, training, snapshot)
+    began = time.monotonic()
+    found = find_saved(bucket, training.name)
+    if found is None:
+        with _own_random_numbers():
+            sae = _trained(bucket, training, snapshot, device, report, checkpoint_steps, progress_seconds)
+            found = save(bucket, training, snapshot, sae, device)
+    remove_checkpoints(bucket, training.name)
+    sha256, quality = found
+    return Trained(training.name, sha256, training.steps * training.batch_rows, time.monotonic() - began, quality)
+
+
+def _claim_name(bucket: Bucket, training: Training, snapshot: Snapshot) -> None:
+    if snapshot.record.specification_sha256 != training.specification_sha256:
+        raise Conflict(
+            f"run {training.run} is another one than when this training was asked for",
+            field="run",
+            value=training.run,
+            allowed=f"the run of specification {training.specification_sha256}",
+        )
+    key = training_key(training.name)
+    if not bucket.exists(key) and find_registered_sae(bucket, training.name) is not None:
+        raise _taken(training.name, "an SAE that was not trained here has that name")
+    if bucket.put_if_absent(key, training.to_json()):
+        return
+    standing = Training.from_json(bucket.get(key), key)
+    if differences := training.differences(standing):
+        raise _taken(training.name, f"another training has that name: here {'; '.join(differences)}")
+
+
+def _taken(name: str, why: str) -> Conflict:
+    message = f"SAE {name!r} cannot be trained: {why}"
+    return Conflict(message, reason="SAE_EXISTS", field="name", value=name, allowed="another name")
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    with torch.random.fork_rng():
+        yield
+
+
+def _trained(
+    bucket: Bucket,
+    training: Training,
+    snapshot: Snapshot,
+    device: torch.device,
+    report: Report,
+    checkpoint_steps: int,
+    progress_seconds: float,
+) -> Any:
+    from actstore_worker.training.building import build_trainer
+
+    trainer = build_trainer(training, snapshot, iter(()), device)
+    key = latest_checkpoint(bucket, training.name)
+    state = None if key is None else load_checkpoint(bucket, key, trainer)
+    if state is None and training.normalise:
+        with RowFeed(snapshot, training, device) as sample:
+            trainer.activation_scaler.scaling_factor = _scale(sample, training)
+    pace = _Pace(training, report, progress_seconds, trainer.n_training_steps)
+    with RowFeed(snapshot, training, device, state) as rows:
+        while trainer.n_training_steps < training.steps:
+            trainer.maybe_reset_sparsity()
+            output = trainer.step(next(rows))
+            trainer.n_training_steps += 1
+            pace.tell(trainer, output)
+            if trainer.n_training_steps % checkpoint_steps == 0 and trainer.n_training_steps < training.steps:
+                save_checkpoint(bucket, training.name, trainer, rows.state())
+    if trainer.activation_scaler.scaling_factor is not None:
+        trainer.sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
+    trainer.set_final_sae_metadata()
+    return trainer.sae
+
+
+def _scale(rows: RowFeed, training: Training) -> float:
+    """sqrt(d) over the mean norm of the first rows, as SAELens's own estimate."""
+    from actstore_worker.training.building import SCALE_BATCHES
+
+    total, count, width = 0.0, 0, 0
+    for _ in range(min(SCALE_BATCHES, training.steps)):
+        batch = next(rows)
+        total += float(torch.linalg.vector_norm(batch, dim=-1).sum())
+        count, width = count + len(batch), batch.shape[1]
+    return float(width**0.5 / (total / count))
+
+
+class _Pace:
+    """Says how a training is getting on, every few seconds and at its end."""
+
+    def __init__(self, training: Training, report: Report, seconds: float, first_step: int) -> None:
+        self._training, self._report, self._seconds = training, report, seconds
+        self._told, self._told_step = time.monotonic(), first_step
+
+    def tell(self, trainer: "SAETrainer[Any, Any]", output: "TrainStepOutput") -> None:
+        now, step = time.monotonic(), trainer.n_training_steps
+        if now - self._told < self._seconds and step < self._training.steps:
+            return
+        rows = (step - self._told_step) * self._training.batch_rows
+        self._report(_progress(self._training, trainer, output, rows / max(now - self._told, 1e-9)))
+        self._told, self._told_step = now, step
+
+
+@torch.no_grad()
+def _progress(
+    training: Training, trainer: "SAETrainer[Any, Any]", output: "TrainStepOutput", rows_per_second: float
+) -> Progress:
+    x = output.sae_in
+    error, spread = (x - output.sae_out).square().sum(), (x - x.mean(dim=0)).square().sum()
+    return Progress(
+        name=training.name,
+        step=trainer.n_training_steps,
+        steps=training.steps,
+        rows=trainer.n_training_samples,
+        rows_per_second=rows_per_second,
+        loss=float(output.loss),
+        l0=float((output.feature_acts != 0).sum()) / len(x),
+        fvu=float(error / spread),
+        dead=int(trainer.dead_neurons.sum()),
+    )
