@@ -205,9 +205,9 @@ class Resumed:
         seen: list[dict[str, Any]] = []
 
         def see(module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            bound = signature(module.forward).bind(*inputs, **keywords).arguments
+            bound = signature(type(module).forward).bind(module, *inputs, **keywords).arguments
             bound |= bound.pop("kwargs", {})
-            seen.append({name: value for name, value in bound.items() if name != "hidden_states"})
+            seen.append({name: value for name, value in bound.items() if name not in ("self", "hidden_states")})
 
         model = self._model
         handles = [layer.register_forward_pre_hook(see, with_kwargs=True) for layer in model.layers]

@@ -1,0 +1,353 @@
+"""Activation patching beside its peers: `python -m benchmarks.patching --json`.
+
+A model of Pythia-70M's shape with random weights, two prompts of 32 tokens that differ from the first on, resid_pre,
+attn_out, mlp_out and every head's z at every layer and position, in both directions. The same cells on every side:
+
+- actstore: `run_sweep`, whole: recording both prompts, every metric of every cell, and the audit.
+- transformer_lens: 3.9's HookedTransformer with the same weights, through `patching.generic_activation_patch`, one cell
+  a forward pass with all logits.
+- hooks: the model as transformers runs it, a forward hook, one cell a pass, all logits.
+- nnsight: as its documentation does it, one trace a layer with an invoke a position; of resid_pre alone.
+
+Peers take minutes for all of it, so they run a random part of the cells (seeded), and seconds a cell are compared.
+
+Predicted, of resid_pre: 192 cells x 32 tokens x 6 layers naively, 6.3 MFLOP each: 232 GFLOP, and 316 more to unembed
+every position. Reuse of layers, and of positions in groups of eight, leaves 80 GFLOP less an eighth for the last layer,
+and 10 to unembed one row a cell: six times less to compute, and a batch of some hundred rows computes several times as
+fast as one row. `reuse` is token-layers of running every cell from the start over those that were computed; its limit,
+of patches that each compute what they can change and no more, is `reuse_limit`.
+"""
+
+import argparse
+import copy
+import json
+import os
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching.plan import PairTokens
+from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
+from actstore_worker.patching.sweep import SweepResult, run_sweep
+from benchmarks.capture import MODEL, MODELS
+
+LAYERS, D_MODEL, HEADS, VOCABULARY_SIZE = 6, 512, 8, 50_304
+SITES = ("resid_pre", "attn_out", "mlp_out", "z")
+POSITIONS, PEER_CELLS, ROUNDS = 32, 24, 3
+
+
+@dataclass(frozen=True)
+class Place:
+    direction: str
+    site: str
+    layer: int
+    position: int
+    head: int | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Token ids by prompt, and those of the answers."""
+
+    clean: Tensor
+    corrupt: Tensor
+    answers: tuple[int, int]
+
+    def sides(self, direction: str) -> tuple[Tensor, Tensor]:
+        return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
+
+    def metric(self, logits: Tensor) -> Tensor:
+        last = logits[0, -1].double()
+        return last[self.answers[0]] - last[self.answers[1]]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--json", action="store_true", help="end with one line of JSON")
+    arguments.add_argument("--cells", type=int, default=PEER_CELLS, help="that each peer runs of each site")
+    options = arguments.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the peers deprecate each other
+        found = measure(Path(folder), options.cells)
+    for name, value in found.items():
+        print(f"{name:<44}{value:>12,}" if not isinstance(value, str) else f"{name:<44}{value:>12}")
+    if options.json:
+        print(json.dumps(found))
+
+
+def measure(folder: Path, peer_cells: int) -> dict[str, float | str]:
+    save_model(folder / "pythia-70m-shape")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(ModelCatalogue((folder,)).find_model("pythia-70m-shape"), device=device)
+    pair, setting = prompts(model)
+    chosen = choose(peer_cells)
+    peers: dict[str, Callable[[Sequence[Place]], list[float]]] = {
+        "transformer_lens": transformer_lens(model, setting),
+        "hooks": hooks(model, setting),
+    }
+    if (nnsight := with_nnsight(model, setting)) is not None:
+        peers["nnsight"] = nnsight
+    found: dict[str, float | str] = {}
+    errors = []
+    for site in SITES:
+        ours, values, reuse = sweep(model, pair, site)
+        found |= {f"{site}_cells": len(values), f"{site}_seconds": round(ours * len(values), 3)}
+        for name, peer in peers.items():
+            if name == "nnsight" and site != "resid_pre":
+                continue
+            seconds, answers = timed(peer, chosen[site])
+            ratio = seconds / len(chosen[site]) / ours
+            suffix = "" if site == "resid_pre" else f"_{site}"
+            found[f"ratio_to_{name}{suffix}"] = round(ratio, 1)
+            errors += [abs(values[place] - value) for place, value in zip(chosen[site], answers, strict=True)]
+        if site == "resid_pre":
+            found["reuse"] = round(reuse, 2)
+            found["reuse_limit"] = round(reuse_limit(), 2)
+    return found | {"max_abs_error": float(f"{max(errors):.2g}"), "device": device.type}
+
+
+def reuse_limit() -> float:
+    """Of resid_pre: every layer from the patched one on, at every position from the patched one on; of the last layer,
+    the last position, and a quarter (query, key and value projections) of the others.
+    """
+    cells = LAYERS * POSITIONS
+    before_last = sum(range(LAYERS)) * sum(range(POSITIONS + 1))
+    last = LAYERS * sum(1 + 0.25 * (after - 1) for after in range(1, POSITIONS + 1))
+    return cells * LAYERS * POSITIONS / (before_last + last)
+
+
+def save_model(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=D_MODEL,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * D_MODEL,
+        max_position_embeddings=2048,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MODELS / MODEL).save_pretrained(folder)
+
+
+def prompts(model: LanguageModel) -> tuple[PromptPair, Setting]:
+    """Of words of one token each, no word at the same place in both."""
+    words = [word for word in model.tokenizer.get_vocab() if word.startswith("Ġ") and word[1:].isalpha()]
+    texts = sorted(word.replace("Ġ", " ") for word in words)
+    rng = random.Random(0)
+    clean, corrupt = ("".join(rng.sample(texts, POSITIONS)) for _ in range(2))
+    clean_answer, corrupt_answer = texts[:2]
+    wanted = (clean, corrupt, clean_answer, corrupt_answer)
+    ids = [model.tokenizer.encode(text, add_special_tokens=False) for text in wanted]
+    pair = PairTokens(tuple(ids[0]), tuple(ids[1]), ids[2][0], ids[3][0])
+    if len(pair.clean) != POSITIONS or len(pair.corrupt) != POSITIONS or pair.first_difference:
+        raise RuntimeError("the prompts are not what they should be")
+    tensors = (torch.tensor([tokens], device=model.device) for tokens in (pair.clean, pair.corrupt))
+    return PromptPair(clean, corrupt, clean_answer, corrupt_answer), Setting(*tensors, (ids[2][0], ids[3][0]))
+
+
+def choose(count: int) -> dict[str, list[Place]]:
+    rng = random.Random(1)
+    return {
+        site: [
+            Place(
+                rng.choice(("denoise", "noise")),
+                site,
+                rng.randrange(LAYERS),
+                rng.randrange(POSITIONS),
+                rng.randrange(HEADS) if site == "z" else None,
+            )
+            for _ in range(count)
+        ]
+        for site in SITES
+    }
+
+
+def sweep(model: LanguageModel, pair: PromptPair, site: str) -> tuple[float, dict[Place, float], float]:
+    """Median seconds a cell, the logit difference of each, and how many token-layers were saved."""
+    request = SweepRequest(model.name, "", (pair,), sites=(site,), prepend_bos=False)
+    taken, result = [], None
+    for _ in range(ROUNDS + 1):
+        began = time.perf_counter()
+        *_, result = run_sweep(model, request, PatchingLimits())
+        taken.append(time.perf_counter() - began)
+    if not isinstance(result, SweepResult):
+        raise TypeError("a sweep ended without a result")
+    rows = result.cells.to_pylist()
+    values = {
+        Place(row["direction"], row["site"], row["layer"], row["position"], row["head"]): row["logit_difference"]
+        for row in rows
+    }
+    return median(taken[1:]) / len(rows), values, result.audit.token_layers_full / result.audit.token_layers
+
+
+def timed(peer: Callable[[Sequence[Place]], list[float]], places: Sequence[Place]) -> tuple[float, list[float]]:
+    peer(places[:1])
+    began = time.perf_counter()
+    found = peer(places)
+    return time.perf_counter() - began, found
+
+
+def hooks(model: LanguageModel, setting: Setting) -> Callable[[Sequence[Place]], list[float]]:
+    """Modules by transformers' own names. The source runs are recorded before the clock starts."""
+    parts = {"resid_pre": "", "attn_out": ".attention", "mlp_out": ".mlp", "z": ".attention.dense"}
+
+    @torch.inference_mode()
+    def run(places: Sequence[Place]) -> list[float]:
+        return [one(place) for place in places]
+
+    def one(place: Place) -> float:
+        base = setting.sides(place.direction)[0]
+        module = model.module.get_submodule(f"gpt_neox.layers.{place.layer}{parts[place.site]}")
+        is_input = place.site in ("resid_pre", "z")
+        width = slice(None) if place.head is None else slice(place.head * 64, (place.head + 1) * 64)
+
+        def attach(change: Callable[[Tensor], None]) -> Any:
+            if is_input:
+                return module.register_forward_pre_hook(lambda _, inputs: change(inputs[0]))
+            return module.register_forward_hook(lambda _, __, out: change(out[0] if type(out) is tuple else out))
+
+        def patch(found: Tensor) -> None:
+            there = cache[place.direction, place.site, place.layer]
+            found[0, place.position, width] = there[place.position, width]
+
+        handle = attach(patch)
+        try:
+            return float(setting.metric(model.module(base, use_cache=False).logits))
+        finally:
+            handle.remove()
+
+    cache: dict[tuple[str, str, int], Tensor] = {}
+    fill(model, setting, parts, cache)
+    return run
+
+
+@torch.inference_mode()
+def fill(
+    model: LanguageModel, setting: Setting, parts: dict[str, str], cache: dict[tuple[str, str, int], Tensor]
+) -> None:
+    for direction in ("denoise", "noise"):
+        handles = []
+        for site, part in parts.items():
+            for layer in range(LAYERS):
+                module = model.module.get_submodule(f"gpt_neox.layers.{layer}{part}")
+                key = direction, site, layer
+                if site in ("resid_pre", "z"):
+                    handles.append(module.register_forward_pre_hook(keeping_input(cache, key)))
+                else:
+                    handles.append(module.register_forward_hook(keeping_output(cache, key)))
+        model.module(setting.sides(direction)[1], use_cache=False)
+        for handle in handles:
+            handle.remove()
+
+
+def keeping_input(cache: dict[tuple[str, str, int], Tensor], key: tuple[str, str, int]) -> Callable[..., None]:
+    def keep(_module: object, inputs: tuple[Tensor, ...]) -> None:
+        cache[key] = inputs[0][0].clone()
+
+    return keep
+
+
+def keeping_output(cache: dict[tuple[str, str, int], Tensor], key: tuple[str, str, int]) -> Callable[..., None]:
+    def keep(_module: object, _inputs: object, out: Any) -> None:
+        cache[key] = (out[0] if type(out) is tuple else out)[0].clone()
+
+    return keep
+
+
+def transformer_lens(model: LanguageModel, setting: Setting) -> Callable[[Sequence[Place]], list[float]]:
+    import pandas as pd
+    from transformer_lens import HookedTransformer, HookedTransformerConfig, patching
+    from transformer_lens.pretrained.weight_conversions import convert_neox_weights
+
+    config = model.config
+    rotary = getattr(config, "rope_parameters", None) or {}
+    lens = HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=LAYERS, d_model=D_MODEL, d_head=D_MODEL // HEADS, n_heads=HEADS, d_mlp=4 * D_MODEL,
+            d_vocab=VOCABULARY_SIZE, n_ctx=2048, act_fn="gelu", eps=config.layer_norm_eps, normalization_type="LN",
+            positional_embedding_type="rotary", rotary_adjacent_pairs=False, parallel_attn_mlp=True,
+            rotary_dim=int(rotary.get("partial_rotary_factor", 0.25) * D_MODEL // HEADS),
+            default_prepend_bos=False, device=model.device.type,
+        )
+    )  # fmt: skip
+    lens.load_state_dict(convert_neox_weights(model.module, lens.cfg), strict=False)
+    with torch.inference_mode():
+        caches = {name: lens.run_with_cache(setting.sides(name)[1])[1] for name in ("denoise", "noise")}
+    setters = {
+        "z": (patching.layer_pos_head_vector_patch_setter, "z", ("layer", "pos", "head")),
+        **{
+            site: (patching.layer_pos_patch_setter, site, ("layer", "pos"))
+            for site in ("resid_pre", "attn_out", "mlp_out")
+        },
+    }
+
+    @torch.inference_mode()
+    def run(places: Sequence[Place]) -> list[float]:
+        found: dict[Place, float] = {}
+        for direction in {place.direction for place in places}:
+            chosen = [place for place in places if place.direction == direction]
+            setter, name, axes = setters[chosen[0].site]
+            rows = [(place.layer, place.position, place.head)[: len(axes)] for place in chosen]
+            answers = patching.generic_activation_patch(
+                lens, setting.sides(direction)[0], caches[direction], setting.metric, setter, name,
+                index_df=pd.DataFrame(rows, columns=list(axes)),
+            )  # fmt: skip
+            found |= dict(zip(chosen, answers.tolist(), strict=True))
+        return [found[place] for place in places]
+
+    return run
+
+
+def with_nnsight(model: LanguageModel, setting: Setting) -> Callable[[Sequence[Place]], list[float]] | None:
+    """None where it is not installed."""
+    try:
+        import nnsight
+    except ImportError as error:
+        print(f"LEFT OUT, nnsight is not installed: {error}")
+        return None
+    # A copy of its own, for it replaces the modules' methods.
+    traced = nnsight.LanguageModel(copy.deepcopy(model.module), tokenizer=model.tokenizer)
+    sources = {}
+    for direction in ("denoise", "noise"):
+        with traced.trace(setting.sides(direction)[1]):
+            sources[direction] = [traced.gpt_neox.layers[layer].input.save() for layer in range(LAYERS)]
+
+    def run(places: Sequence[Place]) -> list[float]:
+        found: dict[Place, float] = {}
+        for direction, layer in {(place.direction, place.layer): None for place in places}:
+            chosen = [place for place in places if (place.direction, place.layer) == (direction, layer)]
+            found |= dict(zip(chosen, layer_of(direction, layer, chosen), strict=True))
+        return [found[place] for place in places]
+
+    def layer_of(direction: str, layer: int, chosen: Iterable[Place]) -> list[float]:
+        base, source = setting.sides(direction)[0], sources[direction][layer]
+        clean, corrupt = setting.answers
+        with traced.trace() as tracer:
+            answers = nnsight.save([])
+            for place in chosen:
+                with tracer.invoke(base):
+                    traced.gpt_neox.layers[layer].input[:, place.position] = source[:, place.position]
+                    last = traced.lm_head.output[0, -1].double()
+                    answers.append(last[clean] - last[corrupt])
+        return [float(answer) for answer in answers]
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
