@@ -188,7 +188,9 @@ def _orphans(snapshot: Snapshot, named: set[str], remove: bool, found: list[Find
     of_indexes.sort(key=lambda key: not key.endswith(".json"))
     remove = remove and not any(finding.kind == "unreadable" for finding in found)
     captured = "the run is being captured" if bucket.exists(wanted_key(run)) else ""
-    merged = captured or ("its index is not merged to the end" if of_indexes and _merges_due(snapshot) else "")
+    merged = captured or (
+        "its index is not merged to the end" if remove and of_indexes and _merges_due(snapshot) else ""
+    )
     return [
         *(_orphan(bucket, key, remove, captured) for key in of_data),
         *(_orphan(bucket, key, remove, merged) for key in of_indexes),

@@ -9,6 +9,7 @@ shards do not, so they may be lost, written twice, or seen late.
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -190,7 +191,13 @@ class StoredRun:
 
 
 def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
-    """The largest of those whose shards the snapshot has, no shard twice, in order of shard."""
+    """The largest of those whose shards the snapshot has, no shard twice, in order of shard.
+
+    Of a complete run that is one, which is asked for by its name: the others need not be listed.
+    """
+    if snapshot.complete:
+        with suppress(KeyError):
+            return [read_segment(snapshot, sae, range(snapshot.record.shards_total))]
     chosen: list[range] = []
     for shards in sorted(listed_segments(snapshot.bucket, snapshot.record.run, sae), key=len, reverse=True):
         first, last = np.searchsorted(snapshot.shards, [shards.start, shards.stop])
@@ -210,7 +217,7 @@ def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:
 
 
 def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
-    """Errors: CorruptObject for what is no manifest, or one of another run."""
+    """Errors: CorruptObject for what is no manifest, or one of another run; KeyError for none."""
     key = segment_key(snapshot.record.run, sae, shards)
     segment = _parsed(snapshot.bucket.get(key), key)
     found = segment.run, segment.sae, segment.specification_sha256, segment.shards

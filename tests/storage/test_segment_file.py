@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,6 @@ from actstore_storage.entries import COLUMNS
 from actstore_storage.errors import CorruptObject
 from actstore_storage.index_segments import StoredRun
 from actstore_storage.object_writer import open_object
-from actstore_storage.opening import open_bucket
 from actstore_storage.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS
 from actstore_storage.segment_file import SegmentFile
 
@@ -37,9 +35,10 @@ def table(rng: np.random.Generator) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SEGMENT_FORMAT.schema)
 
 
-@pytest.fixture
-def bucket(tmp_path: Path) -> Bucket:
-    return open_bucket(str(tmp_path))
+@pytest.fixture(params=["local_bucket", "s3_bucket"])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    found: Bucket = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture

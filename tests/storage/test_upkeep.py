@@ -1,6 +1,7 @@
 """Checking a bucket, removing runs from it, folding commits."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import fold_commits
 from actstore_storage.errors import Conflict, CorruptObject, NotThere
 from actstore_storage.fsck import check_runs
-from actstore_storage.layout import checkpoint_key, commit_key, wanted_key
+from actstore_storage.index_merge import merge_index
+from actstore_storage.index_segments import chosen_segments
+from actstore_storage.layout import checkpoint_key, commit_key, segment_key, wanted_key
 from actstore_storage.norms import norm_profile
 from actstore_storage.removal import remove_run
 from actstore_storage.rows import read_activations
 from actstore_storage.runs import create_run, open_run
-from tests.storage.random_run import make_run, write_run, write_shard
+from tests.storage.random_run import SAE, make_run, write_run, write_shard
 
 
 @pytest.fixture(params=["local_bucket", "s3_bucket"])
@@ -61,6 +64,29 @@ def test_damage_is_named(damage: str, bucket: Bucket) -> None:
     assert check_runs(bucket, quick=True).sound
     bucket.delete(key)
     assert kinds(bucket, "run") == [("missing", key)]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_of_a_merged_index_is_named(damage: str, bucket: Bucket) -> None:
+    write_run(bucket, make_run(1))
+    merge_index(bucket, "run", SAE, "merge", part_rows=100)
+    [segment] = chosen_segments(open_run(bucket, "run"), SAE)
+    assert kinds(bucket) == []
+    for record in (segment.parts[1].object, segment.statistics, segment.token_counts):
+        whole = bucket.get(record.key)
+        bucket.put(record.key, DAMAGES[damage](whole))
+        assert kinds(bucket) == [("damaged", record.key)]
+        bucket.delete(record.key)
+        assert kinds(bucket) == [("missing", record.key)]
+        bucket.put(record.key, whole)
+    key = segment_key("run", SAE, segment.shards)
+    bucket.put(key, replace(segment, parts=segment.parts[1:]).to_json())
+    orphan = segment.parts[0].object.key
+    assert set(kinds(bucket)) == {("damaged", key), ("orphan", orphan)}
+    bucket.put(key, b"no manifest")
+    found = kinds(bucket, remove_orphans=True)
+    assert ("unreadable", key) in found
+    assert not [kind for kind, _ in found if kind == "removed"]
 
 
 def test_orphans_are_removed_unless_the_run_is_being_captured(bucket: Bucket) -> None:
