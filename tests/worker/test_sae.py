@@ -135,7 +135,7 @@ def test_the_fast_way_to_the_largest_is_the_slow_one(d_sae: int, k: int) -> None
     before = (
         torch.randn(200, d_sae, generator=torch.Generator().manual_seed(k)) - 1.5
     )  # some of the largest are negative
-    fast, slow = top_by_groups(before.numpy(), k), top_by_sorting(before, k)
+    fast, slow = top_by_groups(before, k), top_by_sorting(before, k)
     assert fast is not None
     np.testing.assert_array_equal(fast[0], slow[0])
     np.testing.assert_array_equal(fast[1], slow[1])
@@ -143,13 +143,26 @@ def test_the_fast_way_to_the_largest_is_the_slow_one(d_sae: int, k: int) -> None
 
 def test_the_fast_way_declines_where_it_is_not_certain() -> None:
     before = torch.randn(4, 512, generator=torch.Generator().manual_seed(0))
-    assert top_by_groups(before.numpy(), 17) is None  # 32 groups are too few
-    assert top_by_groups(before[:, :500].numpy(), 4) is None
+    assert top_by_groups(before, 17) is None  # 32 groups are too few
+    assert top_by_groups(before[:, :500].contiguous(), 4) is None
     with_nan = before.clone()
     with_nan[2, 3] = torch.nan
-    assert top_by_groups(with_nan.numpy(), 4) is None
-    assert top_by_groups(torch.ones(4, 512).numpy(), 4) is None  # all tie
+    assert top_by_groups(with_nan, 4) is None
+    assert top_by_groups(torch.ones(4, 512), 4) is None  # all tie
     assert np.isnan(top_by_sorting(with_nan, 4)[1]).sum() == 1
+
+
+def test_a_threshold_below_zero_makes_no_feature_negative(tmp_path: Path) -> None:
+    weights = save_sae(tmp_path, "jumprelu") / "sae_weights.safetensors"
+    tensors = load_file(weights)
+    save_file(tensors | {"threshold": -tensors["threshold"]}, weights)
+    expected = saelens_encode(tmp_path, rows())
+    sae = load_sae(tmp_path, "small")
+    np.testing.assert_allclose(sae.encode(rows()).numpy(), expected, atol=1e-5)
+    found, again = nonzero_features(sae, rows()), np.zeros_like(expected)
+    again[found.row, found.feature] = found.activation
+    np.testing.assert_allclose(again, expected, atol=1e-5)
+    assert (found.activation > 0).all()
 
 
 def test_no_number_in_gives_no_silence_out(tmp_path: Path) -> None:

@@ -4,8 +4,24 @@
 what they mean: it checks, and folds every scale into the weights.
 """
 
-from actstore_worker.sae.autoencoder import GatedSae, JumpReluSae, SparseAutoencoder, StandardSae, TopKSae
+from actstore_worker.sae.autoencoder import (
+    GatedSae,
+    JumpReluSae,
+    SparseAutoencoder,
+    StandardSae,
+    ThresholdSae,
+    TopKSae,
+)
 from actstore_worker.sae.fit import check_fit
 from actstore_worker.sae.loading import load_sae
 
-__all__ = ["GatedSae", "JumpReluSae", "SparseAutoencoder", "StandardSae", "TopKSae", "check_fit", "load_sae"]
+__all__ = [
+    "GatedSae",
+    "JumpReluSae",
+    "SparseAutoencoder",
+    "StandardSae",
+    "ThresholdSae",
+    "TopKSae",
+    "check_fit",
+    "load_sae",
+]

@@ -107,23 +107,40 @@ class SparseAutoencoder(ABC):
         return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
-class StandardSae(SparseAutoencoder):
+class ThresholdSae(SparseAutoencoder):
+    """Those of which each feature is on above a number of its own, and then keeps its whole height."""
+
+    @property
+    @abstractmethod
+    def floor(self) -> Float[Tensor, " d_sae"]:
+        """0 or above: no feature is negative."""
+
+    def compete(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        return projected.add_(self.tensors["b_enc"])
+
+    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        before = self.compete(projected)
+        return before.relu() * (before > self.floor)
+
+
+class StandardSae(ThresholdSae):
     architecture = "standard"
     biases = ("b_enc",)
 
-    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
-        return projected.add_(self.tensors["b_enc"]).relu_()
+    @property
+    def floor(self) -> Float[Tensor, " d_sae"]:
+        return torch.zeros_like(self.tensors["b_enc"])
 
 
-class JumpReluSae(SparseAutoencoder):
+class JumpReluSae(ThresholdSae):
     """Rajamanoharan et al. 2024: a feature below its threshold is off, one above keeps its whole height."""
 
     architecture = "jumprelu"
     biases = ("b_enc", "threshold")
 
-    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
-        before = projected.add_(self.tensors["b_enc"])
-        return before.relu() * (before > self.tensors["threshold"])
+    @property
+    def floor(self) -> Float[Tensor, " d_sae"]:
+        return self.tensors["threshold"].clamp(min=0)
 
 
 class GatedSae(SparseAutoencoder):

@@ -13,7 +13,6 @@ from actstore_worker.sae import (
 )
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.parts import SaeParts, assemble
-from actstore_worker.sae.reading import sha256
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sidecar import read_sidecar
 from actstore_worker.sae_files import FORMATS, OPENAI, SaeFiles, find_saes, missing_files
@@ -38,8 +37,7 @@ def load_sae(path: Path, name: str) -> SparseAutoencoder:
     """
     files = _told_apart(path, name)
     parts = _READERS[files.format](files, name)
-    hashed = [found for found in (files.configuration, files.weights, files.sidecar) if found is not None]
-    return assemble(parts, read_sidecar(files.sidecar, name), name, sha256(hashed), files.format)
+    return assemble(parts, read_sidecar(files.sidecar, name), name, files.sha256, files.format)
 
 
 def _told_apart(path: Path, name: str) -> SaeFiles:

@@ -1,6 +1,5 @@
 """Reads the files of SAEs: numbers only, never code, and whatever is wrong with a file is said by its name."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from actstore_worker.sae.refusals import unsupported
-
-_HASH_CHUNK_BYTES = 1 << 22
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
@@ -45,16 +42,6 @@ def read_tensors(path: Path, name: str) -> dict[str, Any]:
 def turned(found: Any) -> Any:
     """A matrix with its axes exchanged; what is none is left to be refused."""
     return found.T if isinstance(found, Tensor) and found.ndim == 2 else found
-
-
-def sha256(paths: list[Path]) -> str:
-    """Over the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(_HASH_CHUNK_BYTES):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
