@@ -50,8 +50,9 @@ def save_dictionary(folder: Path, known: str = "BatchTopKSAE", threshold: float 
     tensors |= {"k": torch.tensor(4), "threshold": torch.tensor(threshold)}
     folder.mkdir(parents=True)
     torch.save(tensors, folder / "ae.pt")
+    buffer = {"io": trainer.pop("io", "out")}
     config = {"dict_class": known, "layer": 1, "submodule_name": "resid_post_layer_1"} | trainer
-    (folder / "config.json").write_text(json.dumps({"trainer": config}))
+    (folder / "config.json").write_text(json.dumps({"trainer": config, "buffer": buffer}))
     return folder
 
 
@@ -78,6 +79,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "untrained": (lambda folder: save_dictionary(folder / "ae", threshold=-1.0), "threshold", "-1.0"),
     "another class": (lambda folder: save_dictionary(folder / "ae", "IdentityDict"), "dict_class", "IdentityDict"),
     "no submodule": (lambda folder: save_dictionary(folder / "ae", submodule_name=None), "site", "None"),
+    "a submodule's input": (lambda folder: save_dictionary(folder / "ae", io="in"), "site", "None"),
     "k of TopK": (lambda folder: save_openai(folder / "resid_post_mlp_v5_32k/autoencoders/1.pt", k=49), "k", "49"),
     "the hidden layer": (
         lambda folder: save_openai(folder / "mlp_post_act/autoencoders/1.pt"), "location", "mlp_post_act",

@@ -61,7 +61,8 @@ _FOLDERS = 3
 
 def read(files: SaeFiles, name: str) -> SaeParts:
     assert files.configuration is not None  # noqa: S101
-    trainer = read_json(files.configuration, name).get("trainer", {})
+    config = read_json(files.configuration, name)
+    trainer, buffer = config.get("trainer", {}), config.get("buffer", {})
     known = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if known not in _CLASSES:
         raise unsupported(name, "dict_class", known, "it is not one of those", allowed=_CLASSES)
@@ -72,7 +73,8 @@ def read(files: SaeFiles, name: str) -> SaeParts:
         architecture=meant.architecture,
         tensors=_tensors(found, meant, known, name),
         sizes=(trainer.get("activation_dim"), trainer.get("dict_size"), trainer.get("activation_dim")),
-        site=_site(files, trainer),
+        # Submodules are named for what they give; what one takes in is another place.
+        site=_site(files, trainer) if buffer.get("io", "out") == "out" else None,
         model=str(trainer.get("lm_name") or "").rpartition("/")[2],
         subtracts_b_dec=meant.subtracts_b_dec,
         k=int(k) if isinstance(k, Tensor) else k,
