@@ -4,7 +4,7 @@ A merge is planned once, its parts are written independently, side by side, and 
 hold is a function of the shards alone: two who merge the same write the same, and one manifest stands.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from actstore_storage.commit import TOKEN_CLASSES, Commit, ObjectRecord
 from actstore_storage.entries import COLUMNS, Entries
 from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.feature_index import sorted_order, token_classes
-from actstore_storage.feature_reader import FeatureReader, rows_of_feature, shard_statistics, with_tokens
+from actstore_storage.feature_reader import FeatureReader, ShardFeature, rows_of_feature, shard_statistics, with_tokens
 from actstore_storage.index_segments import (
     ClassCounts,
     Part,
@@ -32,6 +32,7 @@ from actstore_storage.index_segments import (
 from actstore_storage.layout import index_product, merge_folder, run_key, segment_key, segment_object_key, wanted_key
 from actstore_storage.object_writer import ObjectFormat, open_object
 from actstore_storage.products import SEGMENT_FORMAT, STATISTICS_FORMAT, TOKEN_COUNTS_FORMAT
+from actstore_storage.ranking import Ranking, SortedRun
 from actstore_storage.reading import open_product, open_record
 from actstore_storage.rows import shard_tokens
 from actstore_storage.runs import FETCH_THREADS, list_runs, open_run
@@ -43,7 +44,8 @@ FAN_IN = 16
 # What a complete run's last merge is made of at most: of more sources, each part would open all of them, so that whole
 # blocks are merged before.
 LAST_FAN_IN = 64
-# Nonzeros of one part, which is sorted in memory: 60 bytes each.
+# Nonzeros of one part, which is sorted in memory: some 100 bytes each. A feature that has more is a part by itself, and
+# is merged in pieces of so many.
 PART_ROWS = 1 << 21
 
 
@@ -88,9 +90,15 @@ def merge_part(bucket: Bucket, merge: Merge, number: int) -> Part:
     """Writes one part; nobody sees it before `finish_merge`."""
     sources = Sources(open_run(bucket, merge.run), merge.sae, merge.shards)
     first, end = merge.features[number]
-    feature, entries = sources.rows(first, end)
-    order = _by_class(feature, entries)
-    columns = [pa.array(feature[order]), *(pa.array(getattr(entries, name)[order]) for name in COLUMNS)]
+    if end == first + 1 and sources.count_of(first) > PART_ROWS:
+        rows = sources.rows_in_order(first)
+    else:
+        feature, entries = sources.rows(first, end)
+        order = _by_class(feature, entries)
+        rows = iter([(feature[order], entries.take(order))])
+    columns = (
+        [pa.array(feature), *(pa.array(getattr(entries, name)) for name in COLUMNS)] for feature, entries in rows
+    )
     return Part(first, end, _write(bucket, merge, f"part-{number:05d}", SEGMENT_FORMAT, columns))
 
 
@@ -105,8 +113,8 @@ def finish_merge(bucket: Bucket, merge: Merge, parts: Sequence[Part]) -> bool:
         merge.first_shard,
         merge.end_shard,
         tuple(parts),
-        _write(bucket, merge, "statistics", STATISTICS_FORMAT, _statistics_columns(sources.counts)),
-        _write(bucket, merge, "token-counts", TOKEN_COUNTS_FORMAT, _token_columns(sources.token_counts())),
+        _write(bucket, merge, "statistics", STATISTICS_FORMAT, [_statistics_columns(sources.counts)]),
+        _write(bucket, merge, "token-counts", TOKEN_COUNTS_FORMAT, [_token_columns(sources.token_counts())]),
     )
     won = bucket.put_if_absent(segment_key(merge.run, merge.sae, merge.shards), segment.to_json())
     if not won:
@@ -188,6 +196,17 @@ class Sources:
         feature = np.concatenate([np.empty(0, np.int32), *(feature for feature, _ in parts)])
         return feature, Entries.concatenated([entries for _, entries in parts])
 
+    def count_of(self, feature: int) -> int:
+        return sum(run.count for _, run in self._runs(feature))
+
+    def rows_in_order(self, feature: int) -> Iterator[tuple[npt.NDArray[np.int32], Entries]]:
+        """Of one feature, as a part has them; a piece at a time, where all would not fit into memory."""
+        runs = self._runs(feature)
+        for number in range(len(TOKEN_CLASSES)):
+            ranking = Ranking([run for its, run in runs if its == number])
+            for entries in ranking.chunks(0.0, PART_ROWS):
+                yield np.full(len(entries), feature, np.int32), entries
+
     def token_counts(self) -> dict[str, npt.NDArray[np.int64]]:
         found = _TokenCounts()
         for source in self._sources:
@@ -196,6 +215,15 @@ class Sources:
             else:
                 found.add_segment(self._snapshot.bucket, source.segment)
         return found.by_class
+
+    def _runs(self, feature: int) -> list[tuple[int, SortedRun]]:
+        found: list[tuple[int, SortedRun]] = []
+        for source in self._sources:
+            if isinstance(source, Commit):
+                found += ShardFeature(self._snapshot, source, self._sae, feature).runs()
+            else:
+                found += source.runs(feature)
+        return found
 
     def _rows_of(self, source: "SegmentReader | Commit", first: int, end: int) -> tuple[npt.NDArray[np.int32], Entries]:
         bucket = self._snapshot.bucket
@@ -298,10 +326,13 @@ def _by_class(feature: npt.NDArray[np.int32], entries: Entries) -> npt.NDArray[n
     return sorted_order(keys, bits=34 + int(feature.max(initial=1)).bit_length())
 
 
-def _write(bucket: Bucket, merge: Merge, name: str, layout: ObjectFormat, columns: list[pa.Array]) -> ObjectRecord:
+def _write(
+    bucket: Bucket, merge: Merge, name: str, layout: ObjectFormat, columns: Iterable[list[pa.Array]]
+) -> ObjectRecord:
     key = segment_object_key(merge.run, merge.sae, merge.shards, merge.attempt, name)
     with ThreadPoolExecutor(1, "digest") as digester, open_object(bucket, key, layout, digester) as item:
-        item.write(columns)
+        for rows in columns:
+            item.write(rows)
         return item.finish()
 
 

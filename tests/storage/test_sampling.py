@@ -1,6 +1,7 @@
 """Every way of choosing examples equals a slow look at all token-major rows, whatever the index is made of."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -167,6 +168,19 @@ def test_a_running_capture_merges_and_answers_as_it_goes(tmp_path: Path, monkeyp
             assert rows_of(FeatureReader(old, SAE).ranking(4, frozenset({"bos"})).all()) == expected
     assert listed_segments(bucket, "run", SAE)[-1] == range(9) or range(9) in listed_segments(bucket, "run", SAE)
     assert check_runs(bucket).sound
+
+
+def test_a_feature_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is merged in pieces, out of shards and out of a segment, and every part has the same bytes."""
+    bucket = open_bucket(str(tmp_path))
+    write_run(bucket, RUN)
+    [merge] = plan_merges(open_run(bucket, "run"), SAE, "whole", part_rows=1)
+    whole = [merge_part(bucket, merge, number).object.sha256 for number in range(len(merge.features))]
+    monkeypatch.setattr(index_merge, "PART_ROWS", 700)
+    for state in ("shards", "both"):
+        STATES[state](bucket)
+        pieces = replace(merge, attempt=state)
+        assert [merge_part(bucket, pieces, n).object.sha256 for n in range(len(merge.features))] == whole
 
 
 def test_two_who_merge_the_same_leave_one(tmp_path: Path) -> None:
