@@ -29,6 +29,8 @@ from actstore_worker.model import TORCH_DTYPES
 from actstore_worker.overflow import OverflowRefused
 from actstore_worker.sae import SparseAutoencoder, load_sae
 from actstore_worker.sequences import TokenSequences
+from actstore_worker.settings import SAE_CACHE
+from actstore_worker.stored_saes import StoredSaes
 
 # Shards that a worker has in hand: one that streams, one that is being committed.
 TASKS = 2
@@ -73,8 +75,9 @@ class CaptureWorker:
     the model or the SAEs. `interrupt` runs on any thread.
     """
 
-    def __init__(self, bucket: Bucket, device: torch.device) -> None:
+    def __init__(self, bucket: Bucket, device: torch.device, sae_cache: Path = SAE_CACHE) -> None:
         self._bucket, self._device = bucket, device
+        self._stored_saes = StoredSaes(bucket, sae_cache)
         # Of the run in hand, the one or the other.
         self._capturing: tuple[RunRecord, _InterruptibleCapture] | None = None
         self._encoding: tuple[RunRecord, RowsEncoder] | None = None
@@ -157,14 +160,25 @@ class CaptureWorker:
                 attention=task.record.attention_implementation,
                 device_map="auto" if self._device.type == "cuda" and torch.cuda.device_count() > 1 else None,
             )
-            self._capturing = task.record, _InterruptibleCapture(model, _saes(task), task.record)
+            self._capturing = task.record, _InterruptibleCapture(model, self._saes(task), task.record)
         return self._capturing[1]
 
     def _encoder(self, task: EncodeTask) -> RowsEncoder:
         if self._encoding is None or self._encoding[0] != task.record:
             self._capturing = self._encoding = None
-            self._encoding = task.record, RowsEncoder(self._bucket, task.record, _saes(task), self._device)
+            self._encoding = task.record, RowsEncoder(self._bucket, task.record, self._saes(task), self._device)
         return self._encoding[1]
+
+    def _saes(self, task: Task) -> tuple[SparseAutoencoder, ...]:
+        return tuple(load_sae(self._sae_path(task, name), name) for name in task.sae_paths)
+
+    def _sae_path(self, task: Task, name: str) -> Path:
+        """One that the coordinator fetched from the bucket lies on its machine, and may not on this one."""
+        path = task.sae_paths[name]
+        if path.exists():
+            return path
+        sha256 = next(sae.sha256 for sae in task.record.specification.saes if sae.name == name)
+        return self._stored_saes.fetch(name, sha256) or path
 
     def _check(self, attempt: str) -> None:
         if attempt in self._interrupted:
@@ -179,7 +193,3 @@ class _InterruptibleCapture(ShardCapture):
     def capture(self, batch: Batch, widened: frozenset[str] = frozenset()) -> CapturedBatch:
         self.check()
         return super().capture(batch, widened)
-
-
-def _saes(task: Task) -> tuple[SparseAutoencoder, ...]:
-    return tuple(load_sae(path, name) for name, path in task.sae_paths.items())

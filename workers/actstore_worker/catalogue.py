@@ -14,6 +14,7 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
 from actstore_storage.layout import statistics_product
 from actstore_worker.sae_files import fetched_names, find_saes, missing_files
+from actstore_worker.stored_saes import StoredSaes
 
 MODEL_CONFIGURATION = "config.json"
 _TOKENIZER = "tokenizer.json"
@@ -44,10 +45,13 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelCatalogue:
-    """`model_folders` hold models and SAEs; the first with a name wins. `allow_hub`: other models are downloaded."""
+    """`model_folders` hold models and SAEs; the first with a name wins. `stored`: SAEs that no folder has. `allow_hub`:
+    what is not there either is downloaded.
+    """
 
     model_folders: tuple[Path, ...]
     allow_hub: bool = False
+    stored: StoredSaes | None = None
 
     def find_model(self, name: str, revision: str = "") -> ModelSource:
         """Errors: NotThere MODEL_NOT_FOUND with what there is; BadRequest NAME_INVALID."""
@@ -66,8 +70,8 @@ class ModelCatalogue:
         raise _not_found("model", name, sorted({source.name for source in self.models()}))
 
     def find_sae(self, name: str) -> Path:
-        """The folder or the file of an SAE: `name` is one below a model folder, or on the hub, where that is allowed,
-        `owner/repository/path/within`.
+        """The folder or the file of an SAE: `name` is one below a model folder, one that was trained from the
+        store, or on the hub, where that is allowed, `owner/repository/path/within`.
 
         Errors: NotThere SAE_NOT_FOUND with what there is; BadRequest NAME_INVALID.
         """
@@ -77,6 +81,8 @@ class ModelCatalogue:
             found = root.joinpath(*parts)
             if _is_inside(found, root) and (find_saes(found) or missing_files(found)):
                 return found
+        if self.stored is not None and (fetched := self.stored.find(name)) is not None:
+            return fetched
         if self.allow_hub and len(parts) > 1:
             return _download_sae("/".join(parts[:2]), "/".join(parts[2:]), name)
         raise _not_found("sae", name, self.saes())

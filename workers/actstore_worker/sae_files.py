@@ -3,6 +3,7 @@
 A format is told by the names of its files alone; where a folder has those of two, nobody can say which is meant.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ SIGNATURES = (
     Signature("llama_scope_r1", "sae_weights.safetensors", "config.json"),
 )
 OPENAI = "openai"
+_HASH_CHUNK_BYTES = 1 << 22
 FORMATS = (*(signature.format for signature in SIGNATURES), OPENAI)
 
 
@@ -49,6 +51,17 @@ class SaeFiles:
     weights: Path
     configuration: Path | None
     sidecar: Path | None
+
+    @property
+    def sha256(self) -> str:
+        """Over the bytes of what decides its numbers, one file after the other."""
+        digest = hashlib.sha256()
+        for path in (self.configuration, self.weights, self.sidecar):
+            if path is not None:
+                with path.open("rb") as file:
+                    while chunk := file.read(_HASH_CHUNK_BYTES):
+                        digest.update(chunk)
+        return digest.hexdigest()
 
 
 def find_saes(path: Path) -> list[SaeFiles]:

@@ -9,6 +9,8 @@ from actstore_storage.opening import S3Access
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.patching.request import PatchingLimits
 
+SAE_CACHE = Path("~/.cache/actstore/saes").expanduser()
+
 
 class SettingsError(ValueError):
     """A setting that is missing or impossible; the text names the environment variable."""
@@ -93,6 +95,8 @@ class WorkerSettings:
     # s3://bucket/prefix, reached with the credentials of the store.
     dataset_stores: tuple[str, ...] = ()
     allow_hub: bool = False
+    # Where SAEs that were trained from the store are kept once they were fetched, one folder each, on each machine.
+    sae_cache: Path = SAE_CACHE
     # None: one for each GPU, or one on a machine without.
     capture_workers: int | None = None
     # None: start a Ray of our own, and stop it in the end.
@@ -137,6 +141,7 @@ def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
         dataset_folders=_folders(environment, "ACTSTORE_DATASET_FOLDERS"),
         dataset_stores=tuple(environment.get("ACTSTORE_DATASET_STORES", "").split()),
         allow_hub=_switch(environment, "ACTSTORE_ALLOW_HUB", default=False),
+        sae_cache=Path(environment.get("ACTSTORE_SAE_CACHE") or SAE_CACHE).absolute(),
         capture_workers=_integer("ACTSTORE_CAPTURE_WORKERS", workers) if workers else None,
         ray_address=environment.get("ACTSTORE_RAY_ADDRESS") or None,
         merging=MergeLimits(_integer("ACTSTORE_MERGE_PARTS", parts)) if parts else MergeLimits(),

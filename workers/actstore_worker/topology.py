@@ -29,6 +29,7 @@ from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
 
 from actstore_api.v1 import service_pb2_grpc
 from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
+from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.index_merge import Merge
 from actstore_storage.index_segments import Part
@@ -52,6 +53,7 @@ from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Estimate, Progress, Totals
 from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import RayLimits, SettingsError, WorkerSettings
+from actstore_worker.stored_saes import StoredSaes
 
 NAMESPACE = APPLICATION = "actstore"
 COORDINATOR = "coordinator"
@@ -235,7 +237,7 @@ class _CoordinatorActor(Coordinator):
 
     def __init__(self, settings: WorkerSettings, worker_count: int, gpu_count: int) -> None:
         bucket = open_bucket(settings.store, settings.s3)
-        catalogue = ModelCatalogue(settings.model_folders, settings.allow_hub)
+        catalogue = _catalogue(settings, bucket)
         stores = tuple(open_bucket(address, settings.s3) for address in settings.dataset_stores)
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
         plan_settings = PlanSettings(places, device="cuda" if gpu_count else "cpu")
@@ -271,7 +273,7 @@ class _CaptureActor(CaptureWorker):
 
     def __init__(self, settings: WorkerSettings, threads: int) -> None:
         torch.set_num_threads(threads)
-        super().__init__(open_bucket(settings.store, settings.s3), _device())
+        super().__init__(open_bucket(settings.store, settings.s3), _device(), settings.sae_cache)
 
     def ready(self) -> int:
         """Its process. Answers once the actor is (again) up."""
@@ -384,11 +386,11 @@ def _model_replica(models_per_replica: int) -> type:
 
     class ModelReplica:
         def __init__(self, settings: WorkerSettings) -> None:
-            self._catalogue = ModelCatalogue(settings.model_folders, settings.allow_hub)
+            bucket = open_bucket(settings.store, settings.s3)
+            self._catalogue = _catalogue(settings, bucket)
             self._limits = settings.patching
             # A pass hooks its model while it runs, so slices of sweeps and passes of questions take turns.
             self._turn = threading.Lock()
-            bucket = open_bucket(settings.store, settings.s3)
             self._live = LiveAnswers(self._catalogue, bucket, _device(), self._turn, settings.live)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
@@ -459,6 +461,10 @@ async def _answer(reference: Awaitable[Answer]) -> Answer:
 
 def _unavailable(message: str) -> ActstoreError:
     return ActstoreError(message, reason="WORKERS_UNAVAILABLE")
+
+
+def _catalogue(settings: WorkerSettings, bucket: Bucket) -> ModelCatalogue:
+    return ModelCatalogue(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
 
 
 def _worker_count(settings: WorkerSettings) -> int:

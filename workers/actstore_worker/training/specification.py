@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from actstore_storage.bucket import check_name
 from actstore_storage.commit import TOKEN_CLASSES
 from actstore_storage.errors import BadRequest, CorruptObject
+from actstore_storage.layout import statistics_product, storage_name
 from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import canonical_json
@@ -52,7 +53,8 @@ class Training:
     dead_after_steps: int = 1000
 
     def __post_init__(self) -> None:
-        check_name(self.name, "name")
+        storage_name(self.name, "name")
+        check_name(statistics_product(self.name), "name")  # the longest name that it becomes a part of
         if self.architecture not in SPARSITY:
             raise _refused("architecture", self.architecture, SPARSITY)
         _check_range("width", self.width, 1, WIDTH_MAX)

@@ -1,0 +1,45 @@
+"""SAEs whose files lie in the bucket: those that were trained from it. Fetched once, into a folder of this machine."""
+
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import CorruptObject
+from actstore_storage.registry import fetch_sae_files, find_registered_sae
+from actstore_worker.sae_files import find_saes
+
+
+@dataclass(frozen=True)
+class StoredSaes:
+    """`cache` has a folder for each SAE's hash. Several processes may share it."""
+
+    bucket: Bucket
+    cache: Path
+
+    def find(self, name: str) -> Path | None:
+        """The one that is registered under the name; None where there is none, or where its files lie elsewhere."""
+        record = find_registered_sae(self.bucket, name)
+        return None if record is None else self.fetch(name, record.sha256)
+
+    def fetch(self, name: str, sha256: str) -> Path | None:
+        """The one with that hash, registered or not. Errors: CorruptObject where its files have another hash."""
+        found = self.cache / sha256
+        if found.is_dir():
+            return found
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
+            folder = Path(scratch) / "sae"
+            folder.mkdir()
+            if not fetch_sae_files(self.bucket, name, sha256, folder):
+                return None
+            if [files.sha256 for files in find_saes(folder)] != [sha256]:
+                raise CorruptObject(
+                    f"the files of SAE {name!r} in {self.bucket.address} are not those that were stored",
+                    field="object",
+                    value=sha256,
+                )
+            with suppress(OSError):  # another process was first
+                folder.rename(found)
+        return found
