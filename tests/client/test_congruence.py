@@ -1,6 +1,7 @@
 """Every stored question, asked of a service over a socket and of the bucket by itself: the same answer to the bit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,26 @@ import pytest
 import actstore
 from actstore import ActstoreError, Lab, Where
 from actstore._questions import ActiveQuestion, CofiringQuestion, FindQuestion, RowsQuestion, SampleQuestion
+from actstore_service.server import Service
+from actstore_service.settings import Settings
+from actstore_storage.opening import open_bucket
 from tests.stored_run import BOS_ONLY, EVERYWHERE, FIRING, SAE, SILENT
+
+
+@pytest.fixture(scope="module")
+def remote(store: Path) -> Iterator[Lab]:
+    """One service for all of these questions, which change nothing."""
+    service = Service(open_bucket(str(store)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
+    with actstore.connect(service.address) as lab:
+        yield lab
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def direct(store: Path) -> Iterator[Lab]:
+    with actstore.connect(store) as lab:
+        yield lab
+
 
 RUNS = ("planted", "bfloat16", "float16", "partial")
 QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
