@@ -247,6 +247,7 @@ def _run(snapshot: Snapshot) -> RunDescription:
         row_filters=tuple(_record(RowFilter, found) for found in asked.row_filters),
         max_documents=asked.max_documents,
         sink_ratio=asked.sink_ratio or 0.0,
+        rows_of=asked.rows_of,
     )
     return RunDescription(
         name=record.run,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from actstore import _arguments, _text
-from actstore._capture import sae_findings
+from actstore._capture import Capture, sae_findings
 from actstore._connect import connect
 from actstore._errors import ActstoreError, refused
 from actstore._lab import Lab
@@ -24,6 +24,7 @@ from actstore._local_stack import LocalStack
 from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
 from actstore._records import Positions
 from actstore._sae_features import CHECKED_TOKENS
+from actstore._training import train_sae
 
 POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
 CAPTURE_OPTIONS = (
@@ -45,13 +46,17 @@ CAPTURE_OPTIONS = (
     "sink_ratio",
 )
 DONE, FAILED, USAGE, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 130
+TRAIN = "train-sae"
 LOOK_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    act: Callable[[argparse.Namespace], int | None] = options.act
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given[:1] == [TRAIN]:  # whose options are the trainer's
+            return train_sae(given[1:])
+        options = _parser().parse_args(given)
+        act: Callable[[argparse.Namespace], int | None] = options.act
         return act(options) or DONE
     except ActstoreError as error:
         print(f"actstore: {error}", file=sys.stderr)
@@ -126,12 +131,21 @@ def capture(options: argparse.Namespace) -> None:
             estimate = lab.estimate(options.model, **asked)
             _say(options, asdict(estimate), repr(estimate))
             return
-        started = lab.capture(options.model, **asked)
-        if options.no_wait:
-            _say(options, {"run": started.run_name}, repr(started))
-            return
-        run = started.wait(check_saes=False)
-        warnings = [] if options.no_check else list(sae_findings(run))
+        _follow(options, lab.capture(options.model, **asked))
+
+
+def encode(options: argparse.Namespace) -> None:
+    with _lab(options) as lab:
+        _follow(options, lab.run(options.run).encode(options.saes, name=options.name))
+
+
+def _follow(options: argparse.Namespace, started: Capture) -> None:
+    """To the end, unless told otherwise."""
+    if options.no_wait:
+        _say(options, {"run": started.run_name}, repr(started))
+        return
+    run = started.wait(check_saes=False)
+    warnings = [] if options.no_check else list(sae_findings(run))
     for warning in warnings:
         print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)
     facts = {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed, "warnings": warnings}
@@ -293,6 +307,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_up(verbs)
     _add_capture(verbs)
+    _add_encode(verbs)
+    verbs.add_parser(TRAIN, add_help=False, help="train SAEs on a run's stored vectors, one or a sweep of them")
     cancelling = _verb(verbs, cancel, "stop a capture; what is committed stays readable")
     cancelling.add_argument("run")
     _verb(verbs, runs, "list the runs in the store")
@@ -351,8 +367,20 @@ def _add_capture(verbs: Any) -> None:
     verb.add_argument(
         "--dry-run", action="store_true", help="print tokens, bytes by product and seconds; store nothing"
     )
+    _add_following(verb)
+
+
+def _add_following(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--no-wait", action="store_true", help="return as soon as the capture is accepted")
     verb.add_argument("--no-check", action="store_true", help="do not look whether the SAEs are right for the model")
+
+
+def _add_encode(verbs: Any) -> None:
+    verb = _verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
+    verb.add_argument("run")
+    verb.add_argument("saes", nargs="+", metavar="sae")
+    verb.add_argument("--name", help="of the new run (default: made from model, dataset and specification)")
+    _add_following(verb)
 
 
 def _add_feature(verbs: Any) -> None:

@@ -58,6 +58,15 @@ def _found(token: str | None) -> tuple[str, str | None]:
     )
 
 
+def stack_store() -> str | None:
+    """The store of the stack that `actstore up` started in this folder or one above."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / STACK_FILE).is_file():
+            return read_stack_file(folder / STACK_FILE)["store"] or None
+    return None
+
+
 def read_stack_file(path: Path) -> dict[str, str]:
     """Denied where somebody else wrote it: whoever chose the address would be sent what is asked, and could answer it.
 
@@ -69,8 +78,8 @@ def read_stack_file(path: Path) -> dict[str, str]:
     text = path.read_text(errors="replace")
     try:
         stack = json.loads(text)
-        return {"address": str(stack["address"]), "token": str(stack["token"])}
-    except (ValueError, TypeError, KeyError):
+        return {"address": str(stack["address"]), "token": str(stack["token"]), "store": str(stack.get("store", ""))}
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise Unavailable(
             f"{path} is not whole: the stack that wrote it ended early, or another program did",
             reason="SERVICE_UNAVAILABLE",

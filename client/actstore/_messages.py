@@ -189,6 +189,7 @@ def _specification_in(message: capture_pb2.CaptureSpecification) -> CaptureSpeci
         row_filters=tuple(_row_filter_in(found) for found in message.dataset.filters),
         max_documents=_given(message.dataset, "max_documents"),
         sink_ratio=_given(message, "sink_ratio"),
+        rows_of=message.rows_of,
     )
 
 
@@ -260,6 +261,7 @@ def specification_out(specification: CaptureSpecification) -> capture_pb2.Captur
         packing=specification.packing,
         positions=_positions_out(specification.positions),
         sink_ratio=specification.sink_ratio,
+        rows_of=specification.rows_of,
     )
 
 

@@ -120,6 +120,8 @@ class CaptureSpecification:
     max_documents: int | None = None
     # 0: no token is flagged as a sink.
     sink_ratio: float | None = None
+    # The run over whose stored rows SAEs are encoded; a request then needs its `saes` alone.
+    rows_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actstore import _arguments, _html, _text
 from actstore._activations import ROW_COLUMNS, Activations
@@ -15,6 +15,9 @@ from actstore._questions import SaeOfRun, Where
 from actstore._records import CaptureSpecification, Provenance, RowQuery, RunDescription, SaeAttachment
 from actstore._sae_features import SaeFeatures
 from actstore._tables import Answer
+
+if TYPE_CHECKING:
+    from actstore._capture import Capture
 
 
 class Run:
@@ -93,6 +96,24 @@ class Run:
         """Refuses at once an SAE that the run does not store, or an index past its width."""
         return self.features(sae)[index]
 
+    def encode(self, saes: str | Iterable[str], *, name: str | None = None) -> "Capture":
+        """Run SAEs over this run's stored rows, without its model; `.wait()` gives the new run.
+
+        It has all that this one has, of the same tokens and not copied, and these SAEs' features as well: the same, bit
+        for bit, as if they had been captured with it, where rows are stored in the model's own dtype. This run must be
+        complete and store the sites that the SAEs read, at all positions. While the new run is there this one cannot
+        be removed.
+        """
+        from actstore._capture import Capture  # which gives runs
+
+        chosen = _arguments.names(saes, "saes")
+        if not chosen:
+            raise refused("name an SAE to encode with", "saes", repr(saes), "`lab.saes()` lists those known")
+        asked = CaptureSpecification(
+            model="", dataset="", run=_arguments.text(name or "", "name"), saes=chosen, rows_of=self.name
+        )
+        return Capture(self._backend.start_capture(asked), self._backend)
+
     def _source(self, sae: str) -> SaeOfRun:
         widths = {attachment.name: attachment.d_sae for attachment in self.saes}
         if sae not in widths:
@@ -159,6 +180,7 @@ class Run:
             "layers x d_model": f"{self.layer_count} x {self.d_model}",
             "dense sites": ", ".join(self.dense_sites) or "none",
             "norms of": f"{len(self.norm_sites)} sites",
+            **({"rows of": f"run {asked.rows_of}"} if asked.rows_of else {}),
             "SAEs": ", ".join(f"{sae.name} ({sae.d_sae:,} features of {sae.site})" for sae in self.saes) or "none",
         }
         return [{"": name, self.name: fact} for name, fact in facts.items()]

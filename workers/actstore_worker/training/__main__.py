@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO
 
 from actstore_storage.errors import ActstoreError
@@ -22,6 +23,10 @@ from actstore_worker.training.specification import SPARSITY, Training
 from actstore_worker.training.sweep import DEFAULT_SPARSITY, Sweep, trainings
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+_EPILOG = """\
+The store is ACTSTORE_STORE, a folder or s3://bucket/prefix, reached with ACTSTORE_S3_ENDPOINT and so on, as the workers
+reach it. `actstore train-sae` also takes --store instead of that, and knows the store of a stack that runs here; with
+--encode it has a service (--address) encode the run with what was trained."""
 # Fields of Training that the command line sets as they are.
 _OPTIONS = ("batch_rows", "learning_rate", "seed", "normalise", "held_out_every", "dead_after_steps")
 
@@ -31,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with os.fdopen(reserve_standard_output(), "w", buffering=1) as output:
         try:
             jobs = _jobs(options)
-            return _run(jobs, _Teller(output, options.json))
+            return _run(jobs, _Teller(output, options.json, options.result))
         except SettingsError as error:
             print(f"actstore: {error}", file=sys.stderr)
             return REFUSED
@@ -82,8 +87,8 @@ def _alone(job: Job, teller: "_Teller") -> Any:
 class _Teller:
     """For people a line now and then, and a table in the end; for machines a line of JSON each."""
 
-    def __init__(self, output: TextIO, as_json: bool) -> None:
-        self._json = as_json
+    def __init__(self, output: TextIO, as_json: bool, result: Path | None) -> None:
+        self._json, self._result = as_json, result
         self._print = partial(print, file=output, flush=True)
 
     def progress(self, now: Any) -> None:
@@ -97,6 +102,8 @@ class _Teller:
 
     def end(self, jobs: list[Job], outcomes: Sequence[Any]) -> None:
         found = [_row(job.training, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+        if self._result is not None:
+            self._result.write_text(json.dumps({"trained": found}))
         if self._json:
             self._print(json.dumps({"trained": found}))
             return
@@ -119,6 +126,7 @@ def _row(training: Training, outcome: Any) -> dict[str, Any]:
     """What was trained at which figures, held out; or why not."""
     found: dict[str, Any] = {
         "name": training.name,
+        "run": training.run,
         "architecture": training.architecture,
         "width": training.width,
         SPARSITY[training.architecture]: training.sparsity,
@@ -141,7 +149,10 @@ def _number(value: float | None, how: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="actstore train-sae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="actstore train-sae",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     given = {field.name: field.default for field in fields(Training)}
     starts = ", ".join(f"{name} {value:g}" for name, value in DEFAULT_SPARSITY.items())
@@ -166,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint-steps", type=int, default=CHECKPOINT_STEPS, help="(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each progress and for the end")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="write the last line of JSON there, too")
     return parser
 
 
