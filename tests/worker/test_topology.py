@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from grpc_status import rpc_status
 
 from actstore_api.reasons import Failure, from_status
@@ -23,6 +24,8 @@ from actstore_storage.registry import list_models, token_texts
 from actstore_storage.rows import read_tokens
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
+from actstore_worker.training.specification import Training
+from actstore_worker.training.train import train
 from tests.random_models import WORDS, save_model
 from tests.small_models import save_sae
 from tests.storage.feature_twins import assert_every_answer, read_back
@@ -52,7 +55,7 @@ def workers(folder: Path) -> Iterator[WorkerProcess]:
         model_folder=folder / "models",
         dataset_folder=folder / "data",
         log=folder / "workers.log",
-        environment={"ACTSTORE_CAPTURE_WORKERS": "2"},
+        environment={"ACTSTORE_CAPTURE_WORKERS": "2", "ACTSTORE_SAE_CACHE": str(folder / "saes")},
     ) as process:
         yield process
 
@@ -168,6 +171,24 @@ def test_the_model_and_its_tokens_are_registered(caller: Caller, folder: Path) -
     (model,) = list_models(bucket)
     assert (model.name, model.family, model.layer_count, model.head_count) == ("tiny", "gpt_neox", 3, 3)
     assert "Mary" in token_texts(bucket, model.tokenizer_sha256)
+
+
+def test_a_run_is_encoded_with_an_sae_that_was_trained_on_it(caller: Caller, folder: Path) -> None:
+    """Workers find it in the store by its name; its features are those that a capture with it has."""
+    site, sizes = ["resid_post.1"], {"sequences_per_shard": 100}
+    list(caller.watch(caller.start(specification("whole", dense_sites=site, **sizes))))
+    bucket, digest = open_bucket(str(folder / "store")), snapshot(folder, "whole").record.specification_sha256
+    training = Training("trained", "whole", digest, site[0], "topk", width=64, sparsity=4, rows=6400, batch_rows=64)
+    outcome = train(bucket, training, torch.device("cpu"), lambda progress: None)
+    over = capture_pb2.CaptureSpecification(run="over", rows_of="whole", saes=["trained"])
+    for run in (over, specification("both", dense_sites=site, saes=["trained"], **sizes)):
+        *_, last = caller.watch(caller.start(run))
+        assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
+    found = [snapshot(folder, name) for name in ("over", "both")]
+    assert [one.sae("trained").sha256 for one in found] == [outcome.sha256] * 2
+    hashes = [[commit.objects["index-trained"].sha256 for commit in one.commits] for one in found]
+    assert hashes[0] == hashes[1]
+    assert [path.name for path in (folder / "saes").iterdir()] == [outcome.sha256]
 
 
 def test_the_same_specification_again_is_the_same_complete_run(caller: Caller) -> None:
