@@ -26,33 +26,35 @@ from actstore_api.v1 import capture_pb2 as actstore__api_dot_v1_dot_capture__pb2
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x63tstore_api/v1/patching.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"Z\n\nPromptPair\x12\r\n\x05\x63lean\x18\x01 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x02 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x03 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x04 \x01(\t\"/\n\rCellReference\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\"I\n\nJointCells\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x1e.actstore_api.v1.CellReference\"\xa0\x04\n\x0fRunSweepRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\r\n\x05\x63lean\x18\x02 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x04 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x05 \x01(\t\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x0e\n\x06layers\x18\x07 \x03(\r\x12\x33\n\ndirections\x18\x08 \x03(\x0e\x32\x1f.actstore_api.v1.PatchDirection\x12\'\n\x03\x62os\x18\t \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicy\x12/\n\nmore_pairs\x18\n \x03(\x0b\x32\x1b.actstore_api.v1.PromptPair\x12\x32\n\tpositions\x18\x0b \x01(\x0e\x32\x1f.actstore_api.v1.PatchPositions\x12\x16\n\x0eonly_positions\x18\x0c \x03(\r\x12\r\n\x05heads\x18\r \x03(\r\x12\x1a\n\rwindow_layers\x18\x0e \x01(\rH\x00\x88\x01\x01\x12,\n\x06source\x18\x0f \x01(\x0e\x32\x1c.actstore_api.v1.PatchSource\x12*\n\x05joint\x18\x10 \x03(\x0b\x32\x1b.actstore_api.v1.JointCellsB\x10\n\x0e_window_layers\"8\n\rSweepProgress\x12\x12\n\ncells_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x63\x65lls_total\x18\x02 \x01(\x04\"\xa3\x01\n\nSweepAudit\x12\x15\n\raudited_cells\x18\x01 \x01(\r\x12\x15\n\rlargest_error\x18\x02 \x01(\x01\x12\x13\n\x0bnoise_floor\x18\x03 \x01(\x01\x12\x11\n\ttolerance\x18\x04 \x01(\x01\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x14\n\x0ctoken_layers\x18\x06 \x01(\x01\x12\x19\n\x11token_layers_full\x18\x07 \x01(\x01\"\xa6\x02\n\x0bSweepResult\x12%\n\x05\x63\x65lls\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12&\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x1e\n\x16\x63lean_logit_difference\x18\x03 \x01(\x01\x12 \n\x18\x63orrupt_logit_difference\x18\x04 \x01(\x01\x12/\n\nprovenance\x18\x05 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12)\n\tbaselines\x18\x06 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12*\n\x05\x61udit\x18\x07 \x01(\x0b\x32\x1b.actstore_api.v1.SweepAudit\"\x80\x01\n\x10RunSweepResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.actstore_api.v1.SweepProgressH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.actstore_api.v1.SweepResultH\x00\x42\x08\n\x06update*i\n\x0ePatchDirection\x12\x1f\n\x1bPATCH_DIRECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17PATCH_DIRECTION_DENOISE\x10\x01\x12\x19\n\x15PATCH_DIRECTION_NOISE\x10\x02*[\n\x0bPatchSource\x12\x1c\n\x18PATCH_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13PATCH_SOURCE_PROMPT\x10\x01\x12\x15\n\x11PATCH_SOURCE_ZERO\x10\x02*~\n\x0ePatchPositions\x12\x1f\n\x1bPATCH_POSITIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14PATCH_POSITIONS_EACH\x10\x01\x12\x17\n\x13PATCH_POSITIONS_ALL\x10\x02\x12\x18\n\x14PATCH_POSITIONS_LAST\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x63tstore_api/v1/patching.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"Z\n\nPromptPair\x12\r\n\x05\x63lean\x18\x01 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x02 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x03 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x04 \x01(\t\"/\n\rCellReference\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\"I\n\nJointCells\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x1e.actstore_api.v1.CellReference\"G\n\x06Screen\x12\x13\n\x0b\x65xact_cells\x18\x01 \x01(\r\x12\x15\n\rqk_correction\x18\x02 \x01(\x08\x12\x11\n\tgrad_drop\x18\x03 \x01(\x08\"\xc9\x04\n\x0fRunSweepRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\r\n\x05\x63lean\x18\x02 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x04 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x05 \x01(\t\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x0e\n\x06layers\x18\x07 \x03(\r\x12\x33\n\ndirections\x18\x08 \x03(\x0e\x32\x1f.actstore_api.v1.PatchDirection\x12\'\n\x03\x62os\x18\t \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicy\x12/\n\nmore_pairs\x18\n \x03(\x0b\x32\x1b.actstore_api.v1.PromptPair\x12\x32\n\tpositions\x18\x0b \x01(\x0e\x32\x1f.actstore_api.v1.PatchPositions\x12\x16\n\x0eonly_positions\x18\x0c \x03(\r\x12\r\n\x05heads\x18\r \x03(\r\x12\x1a\n\rwindow_layers\x18\x0e \x01(\rH\x00\x88\x01\x01\x12,\n\x06source\x18\x0f \x01(\x0e\x32\x1c.actstore_api.v1.PatchSource\x12*\n\x05joint\x18\x10 \x03(\x0b\x32\x1b.actstore_api.v1.JointCells\x12\'\n\x06screen\x18\x11 \x01(\x0b\x32\x17.actstore_api.v1.ScreenB\x10\n\x0e_window_layers\"8\n\rSweepProgress\x12\x12\n\ncells_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x63\x65lls_total\x18\x02 \x01(\x04\"\xd3\x01\n\nSweepAudit\x12\x15\n\raudited_cells\x18\x01 \x01(\r\x12\x15\n\rlargest_error\x18\x02 \x01(\x01\x12\x13\n\x0bnoise_floor\x18\x03 \x01(\x01\x12\x11\n\ttolerance\x18\x04 \x01(\x01\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x14\n\x0ctoken_layers\x18\x06 \x01(\x01\x12\x19\n\x11token_layers_full\x18\x07 \x01(\x01\x12\x1b\n\x0erank_agreement\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_rank_agreement\"\xa6\x02\n\x0bSweepResult\x12%\n\x05\x63\x65lls\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12&\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x1e\n\x16\x63lean_logit_difference\x18\x03 \x01(\x01\x12 \n\x18\x63orrupt_logit_difference\x18\x04 \x01(\x01\x12/\n\nprovenance\x18\x05 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12)\n\tbaselines\x18\x06 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12*\n\x05\x61udit\x18\x07 \x01(\x0b\x32\x1b.actstore_api.v1.SweepAudit\"\x80\x01\n\x10RunSweepResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.actstore_api.v1.SweepProgressH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.actstore_api.v1.SweepResultH\x00\x42\x08\n\x06update*i\n\x0ePatchDirection\x12\x1f\n\x1bPATCH_DIRECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17PATCH_DIRECTION_DENOISE\x10\x01\x12\x19\n\x15PATCH_DIRECTION_NOISE\x10\x02*[\n\x0bPatchSource\x12\x1c\n\x18PATCH_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13PATCH_SOURCE_PROMPT\x10\x01\x12\x15\n\x11PATCH_SOURCE_ZERO\x10\x02*~\n\x0ePatchPositions\x12\x1f\n\x1bPATCH_POSITIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14PATCH_POSITIONS_EACH\x10\x01\x12\x17\n\x13PATCH_POSITIONS_ALL\x10\x02\x12\x18\n\x14PATCH_POSITIONS_LAST\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.patching_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PATCHDIRECTION']._serialized_start=1527
-  _globals['_PATCHDIRECTION']._serialized_end=1632
-  _globals['_PATCHSOURCE']._serialized_start=1634
-  _globals['_PATCHSOURCE']._serialized_end=1725
-  _globals['_PATCHPOSITIONS']._serialized_start=1727
-  _globals['_PATCHPOSITIONS']._serialized_end=1853
+  _globals['_PATCHDIRECTION']._serialized_start=1689
+  _globals['_PATCHDIRECTION']._serialized_end=1794
+  _globals['_PATCHSOURCE']._serialized_start=1796
+  _globals['_PATCHSOURCE']._serialized_end=1887
+  _globals['_PATCHPOSITIONS']._serialized_start=1889
+  _globals['_PATCHPOSITIONS']._serialized_end=2015
   _globals['_PROMPTPAIR']._serialized_start=112
   _globals['_PROMPTPAIR']._serialized_end=202
   _globals['_CELLREFERENCE']._serialized_start=204
   _globals['_CELLREFERENCE']._serialized_end=251
   _globals['_JOINTCELLS']._serialized_start=253
   _globals['_JOINTCELLS']._serialized_end=326
-  _globals['_RUNSWEEPREQUEST']._serialized_start=329
-  _globals['_RUNSWEEPREQUEST']._serialized_end=873
-  _globals['_SWEEPPROGRESS']._serialized_start=875
-  _globals['_SWEEPPROGRESS']._serialized_end=931
-  _globals['_SWEEPAUDIT']._serialized_start=934
-  _globals['_SWEEPAUDIT']._serialized_end=1097
-  _globals['_SWEEPRESULT']._serialized_start=1100
-  _globals['_SWEEPRESULT']._serialized_end=1394
-  _globals['_RUNSWEEPRESPONSE']._serialized_start=1397
-  _globals['_RUNSWEEPRESPONSE']._serialized_end=1525
+  _globals['_SCREEN']._serialized_start=328
+  _globals['_SCREEN']._serialized_end=399
+  _globals['_RUNSWEEPREQUEST']._serialized_start=402
+  _globals['_RUNSWEEPREQUEST']._serialized_end=987
+  _globals['_SWEEPPROGRESS']._serialized_start=989
+  _globals['_SWEEPPROGRESS']._serialized_end=1045
+  _globals['_SWEEPAUDIT']._serialized_start=1048
+  _globals['_SWEEPAUDIT']._serialized_end=1259
+  _globals['_SWEEPRESULT']._serialized_start=1262
+  _globals['_SWEEPRESULT']._serialized_end=1556
+  _globals['_RUNSWEEPRESPONSE']._serialized_start=1559
+  _globals['_RUNSWEEPRESPONSE']._serialized_end=1687
 # @@protoc_insertion_point(module_scope)

@@ -66,8 +66,18 @@ class JointCells(_message.Message):
     cells: _containers.RepeatedCompositeFieldContainer[CellReference]
     def __init__(self, name: _Optional[str] = ..., cells: _Optional[_Iterable[_Union[CellReference, _Mapping]]] = ...) -> None: ...
 
+class Screen(_message.Message):
+    __slots__ = ("exact_cells", "qk_correction", "grad_drop")
+    EXACT_CELLS_FIELD_NUMBER: _ClassVar[int]
+    QK_CORRECTION_FIELD_NUMBER: _ClassVar[int]
+    GRAD_DROP_FIELD_NUMBER: _ClassVar[int]
+    exact_cells: int
+    qk_correction: bool
+    grad_drop: bool
+    def __init__(self, exact_cells: _Optional[int] = ..., qk_correction: bool = ..., grad_drop: bool = ...) -> None: ...
+
 class RunSweepRequest(_message.Message):
-    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint")
+    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +94,7 @@ class RunSweepRequest(_message.Message):
     WINDOW_LAYERS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     JOINT_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     clean: str
     corrupt: str
@@ -100,7 +111,8 @@ class RunSweepRequest(_message.Message):
     window_layers: int
     source: PatchSource
     joint: _containers.RepeatedCompositeFieldContainer[JointCells]
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ...) -> None: ...
+    screen: Screen
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ...) -> None: ...
 
 class SweepProgress(_message.Message):
     __slots__ = ("cells_done", "cells_total")
@@ -111,7 +123,7 @@ class SweepProgress(_message.Message):
     def __init__(self, cells_done: _Optional[int] = ..., cells_total: _Optional[int] = ...) -> None: ...
 
 class SweepAudit(_message.Message):
-    __slots__ = ("audited_cells", "largest_error", "noise_floor", "tolerance", "kernel", "token_layers", "token_layers_full")
+    __slots__ = ("audited_cells", "largest_error", "noise_floor", "tolerance", "kernel", "token_layers", "token_layers_full", "rank_agreement")
     AUDITED_CELLS_FIELD_NUMBER: _ClassVar[int]
     LARGEST_ERROR_FIELD_NUMBER: _ClassVar[int]
     NOISE_FLOOR_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +131,7 @@ class SweepAudit(_message.Message):
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_LAYERS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_LAYERS_FULL_FIELD_NUMBER: _ClassVar[int]
+    RANK_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     audited_cells: int
     largest_error: float
     noise_floor: float
@@ -126,7 +139,8 @@ class SweepAudit(_message.Message):
     kernel: str
     token_layers: float
     token_layers_full: float
-    def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[str] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ...) -> None: ...
+    rank_agreement: float
+    def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[str] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ..., rank_agreement: _Optional[float] = ...) -> None: ...
 
 class SweepResult(_message.Message):
     __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit")

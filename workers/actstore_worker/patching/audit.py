@@ -28,6 +28,7 @@ class Audit:
     kernel: str
     token_layers: float
     token_layers_full: float
+    rank_agreement: float | None
 
 
 class Auditor:
@@ -71,7 +72,7 @@ class Auditor:
                 allowed=f"at most {tolerance:.3g}",
             )
 
-    def verdict(self, kernel: Kernel) -> Audit:
+    def verdict(self, kernel: Kernel, rank_agreement: float | None) -> Audit:
         count = kernel.count
         return Audit(
             audited_cells=self._audited,
@@ -81,6 +82,7 @@ class Auditor:
             kernel=kernel.name,
             token_layers=count.computed,
             token_layers_full=count.full,
+            rank_agreement=rank_agreement,
         )
 
 

@@ -132,8 +132,8 @@ def site_edits(model: LanguageModel, cells: Sequence[Found], first_position: int
     for row, cell, source in cells:
         by_site[cell.site.whole].append((row, cell, source))
     edits: dict[Site, Edit] = {}
-    for site, chosen in sorted(by_site.items(), key=lambda item: _INDIRECT.get(item[0].kind, "")):
-        target = Site(site.layer, _INDIRECT.get(site.kind, site.kind))
+    for site, chosen in sorted(by_site.items(), key=lambda item: INDIRECT.get(item[0].kind, "")):
+        target = Site(site.layer, INDIRECT.get(site.kind, site.kind))
         if site.kind == "pattern":
             edit = _mixing(model, chosen, first_position, layer)
         elif site.kind == "resid_mid":
@@ -145,7 +145,7 @@ def site_edits(model: LanguageModel, cells: Sequence[Found], first_position: int
 
 
 # Written through another kind's place, and after what is written there itself.
-_INDIRECT = {"pattern": "z", "resid_mid": "attn_out"}
+INDIRECT = {"pattern": "z", "resid_mid": "attn_out"}
 
 
 def _writing(model: LanguageModel, cells: Sequence[Found], first_position: int) -> Edit:

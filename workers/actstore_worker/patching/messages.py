@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from actstore_api.v1 import patching_pb2
 from actstore_storage.errors import BadRequest
-from actstore_worker.patching.request import JointCells, PromptPair, SweepRequest
+from actstore_worker.patching.request import JointCells, PromptPair, Screen, SweepRequest
 from actstore_worker.patching.sweep import SweepProgress, SweepResult
 from actstore_worker.wire import given, prepend_bos, provenance_message, required, table_message
 
@@ -44,6 +44,7 @@ def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
         joint=tuple(
             JointCells(found.name, tuple((cell.site, cell.position) for cell in found.cells)) for found in message.joint
         ),
+        screen=_screen(message.screen) if message.HasField("screen") else None,
         prepend_bos=prepend_bos(message.bos),
     )
 
@@ -62,6 +63,10 @@ def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweep
         provenance=provenance_message(update.provenance),
     )
     return patching_pb2.RunSweepResponse(result=result)
+
+
+def _screen(message: patching_pb2.Screen) -> Screen:
+    return Screen(message.exact_cells, message.qk_correction, message.grad_drop)
 
 
 def _pair(message: patching_pb2.PromptPair | patching_pb2.RunSweepRequest) -> PromptPair:

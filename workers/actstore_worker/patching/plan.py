@@ -16,6 +16,7 @@ from actstore_worker.patching.request import (
     JointCells,
     PatchingLimits,
     PromptPair,
+    Screen,
     SweepRequest,
 )
 from actstore_worker.prompts import check_causal, check_length, prepends_bos, text_ids, token_texts, with_bos
@@ -62,6 +63,7 @@ class SweepPlan:
     directions: tuple[str, ...]
     source: str
     grid: tuple[Entry, ...]
+    screen: Screen | None = None
 
     @property
     def length(self) -> int:
@@ -70,10 +72,6 @@ class SweepPlan:
     @property
     def sites(self) -> set[Site]:
         return {cell.site.whole for entry in self.grid for cell in entry.cells}
-
-    @property
-    def cell_count(self) -> int:
-        return len(self.grid) * len(self.pairs) * len(self.directions)
 
 
 def plan_sweep(model: LanguageModel, request: SweepRequest, limits: PatchingLimits) -> SweepPlan:
@@ -85,8 +83,9 @@ def plan_sweep(model: LanguageModel, request: SweepRequest, limits: PatchingLimi
     _check_equal_lengths(model, pairs)
     directions = _choices(request.directions, DIRECTIONS, "directions") or DIRECTIONS
     _choices((request.source,), SOURCES, "source")
+    _check_screen(request, limits)
     grid = tuple(_grid(model, request, len(pairs[0].clean), len(pairs) * len(directions), limits))
-    return SweepPlan(pairs, directions, request.source, grid)
+    return SweepPlan(pairs, directions, request.source, grid, request.screen)
 
 
 def _grid(
@@ -280,6 +279,27 @@ def _check_count(count: int, most: int, field: str) -> None:
             field=field,
             value=count,
             allowed=f"1..{most}",
+        )
+
+
+def _check_screen(request: SweepRequest, limits: PatchingLimits) -> None:
+    """Of cells that lie behind each other, the estimates of each alone do not add up to that of all."""
+    if request.screen is None:
+        return
+    _check_count(request.screen.exact_cells, limits.cells, "screen.exact_cells")
+    if request.joint:
+        raise BadRequest(
+            "a screen estimates single cells; ask for joint cells without one",
+            field="joint",
+            value=", ".join(joint.name for joint in request.joint),
+            allowed="none, with a screen",
+        )
+    if request.window_layers != 1:
+        raise BadRequest(
+            "a screen estimates cells of one layer; ask for windows without one",
+            field="window_layers",
+            value=request.window_layers,
+            allowed="1, with a screen",
         )
 
 

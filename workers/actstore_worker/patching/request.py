@@ -28,6 +28,15 @@ class JointCells:
 
 
 @dataclass(frozen=True)
+class Screen:
+    """The fields of proto Screen."""
+
+    exact_cells: int
+    qk_correction: bool = False
+    grad_drop: bool = False
+
+
+@dataclass(frozen=True)
 class SweepRequest:
     """The fields of proto RunSweepRequest. Empty tuples stand for all that there are."""
 
@@ -43,6 +52,8 @@ class SweepRequest:
     window_layers: int = 1
     source: str = "prompt"
     joint: tuple[JointCells, ...] = ()
+    # None: every cell is computed.
+    screen: Screen | None = None
     # None: where the tokenizer has a BOS token.
     prepend_bos: bool | None = None
 

@@ -1,9 +1,10 @@
 """Sweeps: every cell of a grid patched in its turn, in both directions, and checked against itself."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from jaxtyping import Float
@@ -12,14 +13,16 @@ from torch import Tensor
 from actstore_storage.errors import BadRequest
 from actstore_storage.snapshot import Provenance
 from actstore_worker.model import LanguageModel
+from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.audit import Audit, Auditor
 from actstore_worker.patching.kernel import FullForward, Kernel, Patch
-from actstore_worker.patching.metrics import SMALLEST_DIFFERENCE, Metrics
+from actstore_worker.patching.metrics import SMALLEST_DIFFERENCE, Metrics, Values
 from actstore_worker.patching.plan import Entry, PairTokens, SweepPlan, plan_sweep
 from actstore_worker.patching.recording import Recording, record, zeroed
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.resumed import Resumed, Unresumable
-from actstore_worker.patching.tables import baseline_table, cell_table, token_table
+from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
+from actstore_worker.patching.tables import ComputedCells, baseline_table, cell_table, token_table
 from actstore_worker.prompts import token_texts
 from actstore_worker.provenance import live_provenance
 
@@ -78,15 +81,19 @@ def run_sweep(
     _check_apart(pairs[0])
     kernel = kernel or _kernel(model)
     auditor = Auditor(model, limits.audited_cells)
-    tables, done = [], 0
+    screened = yield from _screen(model, plan, limits, pairs)
+    total = sum(len(chosen.exact) for chosen in screened.values()) * len(pairs)
+    tables, ranked, done = [], [], 0
     for number, pair in enumerate(pairs):
-        for direction in plan.directions:
+        for direction, chosen in screened.items():
             parts = []
-            for metrics in _patched(kernel, plan, limits, auditor, pair, direction):
+            for metrics in _patched(kernel, plan, limits, auditor, pair, direction, chosen.exact):
                 parts.append(metrics)
                 done += len(metrics.rank)
-                yield SweepProgress(done, plan.cell_count)
-            tables.append(_table(plan, number, pair, direction, Metrics.joined(parts)))
+                yield SweepProgress(done, total)
+            found = Metrics.joined(parts)
+            tables.append(_table(plan, number, pair, direction, found, chosen))
+            ranked.append(_ranked(plan, number, pair, direction, found, chosen))
     first = pairs[0]
     yield SweepResult(
         cells=pa.concat_tables(tables),
@@ -94,17 +101,59 @@ def run_sweep(
         baselines=baseline_table([(pair.clean.metrics, pair.corrupt.metrics) for pair in pairs]),
         clean_logit_difference=float(first.clean.metrics.logit_difference[0]),
         corrupt_logit_difference=float(first.corrupt.metrics.logit_difference[0]),
-        audit=auditor.verdict(kernel),
+        audit=auditor.verdict(kernel, rank_agreement(ranked)),
         provenance=live_provenance(model),
     )
 
 
-def _table(plan: SweepPlan, number: int, pair: Pair, direction: str, found: Metrics) -> pa.Table:
+def _screen(
+    model: LanguageModel, plan: SweepPlan, limits: PatchingLimits, pairs: Sequence[Pair]
+) -> Generator[SweepProgress, None, dict[str, Screened]]:
+    """By direction. Without a screen every cell is computed."""
+    if plan.screen is None:
+        return {direction: Screened(np.arange(len(plan.grid))) for direction in plan.directions}
+    unchanged = np.array([_unchanged(plan, tokens) for tokens in plan.pairs])
+    total = exact_count(unchanged, plan.screen.exact_cells) * len(pairs) * len(plan.directions)
+    screened = {}
+    for direction in plan.directions:
+        estimates = np.zeros(unchanged.shape)
+        for number, pair in enumerate(pairs):
+            wanted = np.flatnonzero(~unchanged[number])
+            if len(wanted):
+                base, source = pair.sides(direction)
+                patches = [plan.grid[i].cells for i in wanted]
+                estimates[number, wanted] = estimate_effects(
+                    model,
+                    base.recording,
+                    _values(plan, source),
+                    pair.answers,
+                    patches,
+                    plan.screen,
+                    limits.tokens_per_slice,
+                )
+            yield SweepProgress(0, total)
+        screened[direction] = choose_cells(estimates, unchanged, plan.screen.exact_cells)
+    return screened
+
+
+def _ranked(
+    plan: SweepPlan, number: int, pair: Pair, direction: str, found: Metrics, chosen: Screened
+) -> tuple[Values, Values]:
+    """Of the cells that were computed: estimates, and effects on the logit difference."""
+    base, _ = pair.sides(direction)
+    if chosen.estimates is None:
+        return np.zeros(0), np.zeros(0)
+    computed = ~np.array(_unchanged(plan, pair.tokens))[chosen.exact]
+    effects = found.logit_difference - base.metrics.logit_difference
+    return chosen.estimates[number, chosen.exact][computed], effects[computed]
+
+
+def _table(plan: SweepPlan, number: int, pair: Pair, direction: str, found: Metrics, chosen: Screened) -> pa.Table:
     base, source = pair.sides(direction)
     # Of the source run to itself there is no divergence, and of the base run to it what its own metrics say.
     at_source = replace(source.metrics, kl=np.zeros(1))
-    unchanged = [is_unchanged(entry, plan, pair.tokens) for entry in plan.grid]
-    return cell_table(plan, number, direction, base.texts, found, base.metrics, at_source, unchanged)
+    computed = ComputedCells(found, base.metrics, at_source, chosen)
+    return cell_table(plan, number, direction, base.texts, computed, _unchanged(plan, pair.tokens))
 
 
 def _kernel(model: LanguageModel) -> Kernel:
@@ -126,23 +175,38 @@ def _pair(model: LanguageModel, plan: SweepPlan, tokens: PairTokens) -> Pair:
 
 
 def _patched(
-    kernel: Kernel, plan: SweepPlan, limits: PatchingLimits, auditor: Auditor, pair: Pair, direction: str
+    kernel: Kernel,
+    plan: SweepPlan,
+    limits: PatchingLimits,
+    auditor: Auditor,
+    pair: Pair,
+    direction: str,
+    exact: npt.NDArray[np.intp],
 ) -> Iterator[Metrics]:
-    """Metrics of the plan's cells, slice by slice, in the grid's order. A slice has one run more, in which nothing is
+    """Metrics of those cells of the plan's grid, slice by slice. A slice has one run more, in which nothing is
     replaced.
     """
     base, source = pair.sides(direction)
-    values = zeroed(source.recording) if plan.source == "zero" else source.recording
+    values = _values(plan, source)
     size = max(1, limits.tokens_per_slice // plan.length)
-    for first in range(0, len(plan.grid), size):
-        entries = plan.grid[first : first + size]
+    for first in range(0, len(exact), size):
+        entries = [plan.grid[i] for i in exact[first : first + size]]
         patches = [Patch(base.recording, values, entry.cells) for entry in entries]
-        wanted = [i for i, entry in enumerate(entries) if not is_unchanged(entry, plan, pair.tokens)]
+        wanted = [i for i, entry in enumerate(entries) if not _is_unchanged(entry, plan, pair.tokens)]
         logits = _logits(kernel, auditor, base.recording, patches, wanted)
         yield Metrics.of(logits, pair.answers, source.recording.logits)
 
 
-def is_unchanged(entry: Entry, plan: SweepPlan, tokens: PairTokens) -> bool:
+def _values(plan: SweepPlan, source: Prompt) -> Recording:
+    """What replaces the base run's activations."""
+    return zeroed(source.recording) if plan.source == "zero" else source.recording
+
+
+def _unchanged(plan: SweepPlan, tokens: PairTokens) -> list[bool]:
+    return [_is_unchanged(entry, plan, tokens) for entry in plan.grid]
+
+
+def _is_unchanged(entry: Entry, plan: SweepPlan, tokens: PairTokens) -> bool:
     """Up to the first difference of the prompts both runs are one: nothing is replaced by anything else."""
     return plan.source == "prompt" and all(cell.position < tokens.first_difference for cell in entry.cells)
 

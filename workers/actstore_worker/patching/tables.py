@@ -1,13 +1,15 @@
 """What a sweep found, as tables: a row a cell, a column a metric."""
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from actstore_worker.patching.metrics import NORMALISED, Metrics
+from actstore_worker.patching.metrics import NORMALISED, SMALLEST_DIFFERENCE, Metrics, Values
 from actstore_worker.patching.plan import Entry, SweepPlan
+from actstore_worker.patching.screening import Screened
 
 _METRICS = tuple(field.name for field in fields(Metrics))
 _PLACE = pa.schema(
@@ -25,6 +27,16 @@ _PLACE = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class ComputedCells:
+    """Of one pair and direction: `found` has the cells `chosen.exact` of the grid, `base` and `source` one row each."""
+
+    found: Metrics
+    base: Metrics
+    source: Metrics
+    chosen: Screened
+
+
 def normalised_column(metric: str) -> str:
     return "normalised" if metric == "logit_difference" else f"normalised_{metric}"
 
@@ -34,9 +46,7 @@ def cell_table(
     pair: int,
     direction: str,
     texts: Sequence[str],
-    found: Metrics,
-    base: Metrics,
-    source: Metrics,
+    computed: ComputedCells,
     unchanged: Sequence[bool],
 ) -> pa.Table:
     """Of one pair and direction; columns as in proto SweepResult. `texts`: of the base run's tokens."""
@@ -50,13 +60,35 @@ def cell_table(
         if field.name not in columns:
             columns[field.name] = pa.array([row[field.name] for row in rows], field.type)
     table = pa.Table.from_arrays([columns[name] for name in _PLACE.names], schema=_PLACE)
+    for name, values, nullable in _metrics(computed):
+        array = pa.nulls(len(rows), pa.float64()) if values is None else _spread(values, computed.chosen, len(rows))
+        table = table.append_column(_number(name, nullable=nullable), array)
+    if plan.screen is None or computed.chosen.estimates is None:
+        return table
+    estimates = _estimates(computed.chosen.estimates[pair], computed, signed=not plan.screen.grad_drop)
+    return table.append_column(_number("estimate", nullable=True), estimates)
+
+
+def _metrics(computed: ComputedCells) -> Iterator[tuple[str, Values | None, bool]]:
+    """Name, numbers of the cells that were computed, and whether a row may have none."""
     for name in _METRICS:
-        table = table.append_column(_number(name, nullable=False), pa.array(getattr(found, name)))
+        yield name, getattr(computed.found, name), computed.chosen.estimates is not None
     for name in NORMALISED:
-        values = found.normalised(name, base, source)
-        array = pa.nulls(len(rows), pa.float64()) if values is None else pa.array(values)
-        table = table.append_column(_number(normalised_column(name), nullable=True), array)
-    return table
+        yield normalised_column(name), computed.found.normalised(name, computed.base, computed.source), True
+
+
+def _spread(values: Values, chosen: Screened, rows: int) -> pa.Array:
+    spread, absent = np.zeros(rows), np.ones(rows, dtype=bool)
+    spread[chosen.exact], absent[chosen.exact] = values, False
+    return pa.array(spread, mask=absent)
+
+
+def _estimates(estimates: Values, computed: ComputedCells, *, signed: bool) -> pa.Array:
+    """As shares of the difference between base and source run, as `normalised`."""
+    difference = float(computed.source.logit_difference[0] - computed.base.logit_difference[0])
+    if abs(difference) < SMALLEST_DIFFERENCE:
+        return pa.nulls(len(estimates), pa.float64())
+    return pa.array(estimates / (difference if signed else abs(difference)) + 0.0)  # -0.0 + 0.0 is 0.0
 
 
 def baseline_table(pairs: Sequence[tuple[Metrics, Metrics]]) -> pa.Table:

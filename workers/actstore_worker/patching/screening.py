@@ -1,0 +1,58 @@
+"""Which cells of a grid are computed: those with the largest estimates. And how far the estimates were right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from actstore_worker.patching.metrics import Values
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Of one direction: the cells that are computed, by place in the grid, and estimates [pair, cell] of the change of
+    the logit difference; None where every cell is computed.
+    """
+
+    exact: npt.NDArray[np.intp]
+    estimates: Values | None = None
+
+
+def choose_cells(estimates: Values, unchanged: npt.NDArray[np.bool_], count: int) -> Screened:
+    """The `count` cells with the largest mean of |estimate| over pairs, the same for each pair, in order of the grid;
+    and those that are `unchanged` in every pair, which cost nothing. Both are [pair, cell].
+    """
+    free = unchanged.all(axis=0)
+    size = np.where(free, -1.0, np.abs(estimates).mean(axis=0))
+    # The first of equals, so that the same request has the same answer.
+    chosen = np.argsort(-size, kind="stable")[: min(count, int((~free).sum()))]
+    return Screened(np.union1d(chosen, np.flatnonzero(free)), estimates)
+
+
+def exact_count(unchanged: npt.NDArray[np.bool_], count: int) -> int:
+    """How many cells `choose_cells` will choose."""
+    free = int(unchanged.all(axis=0).sum())
+    return free + min(count, int(unchanged.shape[1]) - free)
+
+
+def rank_agreement(pairs: Sequence[tuple[Values, Values]]) -> float | None:
+    """Spearman's rank correlation of |estimate| and |effect|, mean over `pairs` of them. None where no pair has two
+    different numbers on both sides.
+
+    Spearman 1904: Pearson's correlation of ranks, equals having the mean of theirs.
+    """
+    found = []
+    for estimate, effect in pairs:
+        ranks = [_ranks(np.abs(values)) for values in (estimate, effect)]
+        if all(len(values) and np.ptp(values) > 0 for values in ranks):
+            left, right = (values - values.mean() for values in ranks)
+            found.append(float(left @ right / np.sqrt((left @ left) * (right @ right))))
+    return float(np.mean(found)) if found else None
+
+
+def _ranks(values: Values) -> Values:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Values = (last - (counts - 1) / 2)[place]
+    return ranks
