@@ -59,7 +59,7 @@ def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, r
     nobody is asked to capture, and of indexes only where no merge is due: those of work under way look the same.
     Errors: RUN_NOT_FOUND; StoreError.
     """
-    verdicts = [_check_run(bucket, name, quick, remove_orphans) for name in ([run] if run else bucket.folders(RUNS))]
+    verdicts = [_check_run(bucket, name, quick, remove_orphans) for name in ([run] if run else _runs(bucket))]
     return Verdict(
         len(verdicts),
         sum(each.shards for each in verdicts),
@@ -67,6 +67,11 @@ def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, r
         sum(each.bytes for each in verdicts),
         tuple(finding for each in verdicts for finding in each.findings),
     )
+
+
+def _runs(bucket: Bucket) -> list[str]:
+    """Whole or not; some stores show the folder of a run that was removed for a while."""
+    return [name for name in bucket.folders(RUNS) if bucket.keys(f"{RUNS}/{name}")]
 
 
 def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool) -> Verdict:

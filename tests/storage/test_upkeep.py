@@ -112,6 +112,7 @@ def test_a_run_is_removed_whole(bucket: Bucket, small_blocks: None) -> None:
     assert len(bucket.keys("runs/run")) == before
     assert remove_run(bucket, "run", force=True) == before
     assert bucket.keys("runs/run") == bucket.keys("captures") == []
+    assert check_runs(bucket).runs == 0
     for missing in (lambda: remove_run(bucket, "run"), lambda: open_run(bucket, "run")):
         with pytest.raises(NotThere) as caught:
             missing()
