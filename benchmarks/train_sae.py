@@ -10,8 +10,8 @@ width 4,096 and k 32, batches of 4,096, on whatever device there is:
 Rounds alternate, and each is after one warm round. The ratio is of medians.
 
 Predicted: a step takes 4,096 x 512 x 4,096 x 2 x 6 flops, 103 G, or 0.5 s and more on two cores; reading and gathering
-its rows takes 1 to 2 ms of one core. So nothing is to be seen on a CPU: 0.98. On a GPU that does a step in 5 ms the feed
-runs ahead on a thread of its own: 0.95.
+its rows takes 1 to 2 ms of one core. So nothing is to be seen on a CPU: 0.98. On a GPU that does a step in 5 ms the
+feed runs ahead on a thread of its own: 0.95.
 """
 
 import argparse
