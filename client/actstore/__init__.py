@@ -8,6 +8,7 @@ lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/pr
 from actstore._activations import Activations
 from actstore._capture import Capture
 from actstore._connect import connect
+from actstore._corruptions import CorruptionComparison, compare_corruptions
 from actstore._errors import (
     ActstoreError,
     BadRequest,
@@ -65,6 +66,7 @@ __all__ = [
     "CaptureSpecification",
     "Conflict",
     "CorruptObject",
+    "CorruptionComparison",
     "Denied",
     "DirectionAblation",
     "EncodedText",
@@ -100,5 +102,6 @@ __all__ = [
     "TokenR2",
     "Unavailable",
     "Where",
+    "compare_corruptions",
     "connect",
 ]
