@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actstore._errors import refused
-from actstore._records import Positions, PromptPair, RowFilter
+from actstore._records import Positions, PromptPair, RowFilter, Screen
 
 TOKEN_CLASSES = ("bos", "special", "sink")
 DEFAULT_EXCLUSION = frozenset({"bos"})
@@ -251,6 +251,16 @@ def patch_positions(positions: Any) -> tuple[str, tuple[int, ...]]:
         allowed = f"{', '.join(PATCH_POSITIONS)}, or numbers"
         raise refused("positions are a word or numbers", "positions", repr(positions), allowed)
     return "each", tuple(count(position, "positions") for position in positions)
+
+
+def screen(cells: int | None, qk_correction: bool, grad_drop: bool) -> Screen | None:
+    """None where every cell is to be computed, and then nothing can be said of estimates."""
+    corrected, dropped = switch(qk_correction, "qk_correction"), switch(grad_drop, "grad_drop")
+    if cells is not None:
+        return Screen(count(cells, "screen"), corrected, dropped)
+    if dropped:
+        raise refused("grad_drop is about estimates: it needs a screen", "grad_drop", "True", "False, or screen=100")
+    return None
 
 
 def joint_cells(joint: Any) -> dict[str, tuple[tuple[str, int], ...]]:

@@ -271,6 +271,8 @@ def patch(options: argparse.Namespace) -> None:
             directions=options.directions,
             window_layers=options.window_layers,
             source=options.source,
+            screen=options.screen,
+            grad_drop=options.grad_drop,
             revision=options.revision,
         )
     _show(options, sweep)
@@ -451,6 +453,10 @@ def _add_patch(verbs: Any) -> None:
     verb.add_argument("--positions", choices=_arguments.PATCH_POSITIONS, default="each")
     verb.add_argument("--window-layers", type=int, default=1, help="layers side by side, replaced together")
     verb.add_argument("--source", choices=_arguments.PATCH_SOURCES, default="prompt")
+    verb.add_argument(
+        "--screen", type=int, metavar="CELLS", help="estimate all cells, compute these many of the largest"
+    )
+    verb.add_argument("--grad-drop", action="store_true", help="of a screen: see effects that cancel")
     verb.add_argument("--directions", nargs="+", choices=_arguments.DIRECTIONS, help="default: both")
     verb.add_argument("--revision", default="")
     _add_plot(verb)

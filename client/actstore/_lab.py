@@ -206,6 +206,9 @@ class Lab:
         window_layers: int = 1,
         source: str = "prompt",
         joint: Mapping[str, Iterable[tuple[str, int]]] | None = None,
+        screen: int | None = None,
+        qk_correction: bool = True,
+        grad_drop: bool = False,
         revision: str = "",
         bos: bool | None = None,
         progress: bool = True,
@@ -221,6 +224,12 @@ class Lab:
         `positions`: "each", "all" (of a site at once), "last", or numbers. `window_layers` replaces a site in so many
         layers side by side. `source` "zero" puts zeros in place of the other prompt's activations. `joint` names sets
         of cells that are replaced together: {"movers": [("z.3.0", 12), ("z.3.6", 12)]}.
+
+        `screen` estimates every cell by a gradient (attribution patching, column `estimate`), and computes only so many
+        of each direction: those with the largest estimates; the others have no metrics. `qk_correction` computes
+        attention's softmax for q and k; `grad_drop` finds direct and indirect effects that cancel, at the cost of a
+        gradient a layer, and of the estimates' sign. `audit.rank_agreement` says how far estimates can be trusted: of
+        one half of an AND whose other half is missing they see nothing.
         """
         where, chosen = _arguments.patch_positions(positions)
         request = SweepRequest(
@@ -236,6 +245,7 @@ class Lab:
             window_layers=_arguments.count(window_layers, "window_layers"),
             source=_arguments.choices(source, "source", _arguments.PATCH_SOURCES)[0],
             joint=_arguments.joint_cells(joint or {}),
+            screen=_arguments.screen(screen, qk_correction, grad_drop),
             bos=_arguments.tristate(bos, "bos"),
         )
         return self._swept(request, Bar(sys.stderr, f"patch {model}", enabled=progress))

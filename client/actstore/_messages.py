@@ -1,6 +1,7 @@
 """Protobuf messages from and to the client's own types."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -311,6 +312,8 @@ def sweep_out(request: SweepRequest) -> patching_pb2.RunSweepRequest:
         message.source = source
     if request.window_layers != 1:
         message.window_layers = request.window_layers
+    if request.screen is not None:
+        message.screen.CopyFrom(patching_pb2.Screen(**asdict(request.screen)))
     return message
 
 
@@ -331,5 +334,11 @@ def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...]) ->
         pairs=pairs,
         # A service of before there were baselines sends none.
         baseline_table=table_of(result.baselines) if result.HasField("baselines") else pa.table({}),
-        audit=SweepAudit(**{name: getattr(result.audit, name) for name in field_names(SweepAudit)}),
+        audit=_audit_of(result.audit),
     )
+
+
+def _audit_of(message: patching_pb2.SweepAudit) -> SweepAudit:
+    found = {name: getattr(message, name) for name in field_names(SweepAudit)}
+    # Where nothing was ranked there is no number, and 0 would be one.
+    return SweepAudit(**found | ({} if message.HasField("rank_agreement") else {"rank_agreement": None}))

@@ -255,9 +255,18 @@ class PromptPair:
 
 
 @dataclass(frozen=True)
+class Screen:
+    """Every cell is estimated, and of each direction only so many are computed."""
+
+    exact_cells: int
+    qk_correction: bool = True
+    grad_drop: bool = False
+
+
+@dataclass(frozen=True)
 class SweepRequest:
     """Empty tuples mean the service's defaults: four site kinds, every layer, head and position, both directions.
-    `joint` has, by name, (site, position) of cells that are replaced together.
+    `joint` has, by name, (site, position) of cells that are replaced together. Without a `screen` all are computed.
     """
 
     model: str
@@ -272,6 +281,7 @@ class SweepRequest:
     window_layers: int = 1
     source: str = "prompt"
     joint: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    screen: Screen | None = None
     bos: bool | None = None
 
 
@@ -288,6 +298,8 @@ class SweepAudit:
     `audited_cells` were computed again by the full forward pass: `largest_error`. `noise_floor` is that of runs in
     which nothing was replaced: an effect below it says nothing. A sweep with an error above `tolerance` fails.
     `kernel`: "resumed" where only what a patch can change was computed, `token_layers` of `token_layers_full`.
+    `rank_agreement`, of a screen, is Spearman's rank correlation of |estimate| with |effect| over the computed cells,
+    mean over pairs and directions; None where there is none.
     """
 
     audited_cells: int = 0
@@ -297,6 +309,7 @@ class SweepAudit:
     kernel: str = ""
     token_layers: float = 0.0
     token_layers_full: float = 0.0
+    rank_agreement: float | None = None
 
 
 def field_names(record: type) -> list[str]:

@@ -31,6 +31,8 @@ class Sweep(Answer):
     of the logit difference, 0 at the unpatched base run and 1 at the source run; normalised_log_probability and so on
     likewise. `unchanged` rows lie before the prompts' first difference: both runs are one there, so nothing can change.
 
+    Of a screen every cell has an `estimate` of `normalised`, and the cells that were not computed have no metrics.
+
     `prompt_tokens` has position, clean, corrupt: the texts of the first pair's tokens. `baselines` has the unpatched
     runs, and `audit` says how far patched runs were from what the whole model makes of the same prompts.
     """
@@ -58,6 +60,8 @@ class Sweep(Answer):
         if direction is not None:
             _arguments.choices(direction, "direction", _arguments.DIRECTIONS)
             table = table.filter(pc.equal(table["direction"], direction))
+        if "estimate" in table.column_names:
+            table = table.filter(pc.is_valid(table["logit_difference"]))
         order = pc.sort_indices(pc.negate(pc.abs(table["normalised"])))
         chosen = table.take(order[: _arguments.count(n, "n")])
         return Answer(table=chosen, provenance=self.provenance, excluded=self.excluded)
@@ -80,7 +84,8 @@ class Sweep(Answer):
         "OR": denoise brings it back and noise does not break it, as for one of several of which each is enough.
         "both": it does either. "neither": no effect is as large as `threshold`. An effect counts as none below half of
         `threshold`; in between a cell is "unclear". (Heimersheim & Nanda 2024, "How to use and interpret activation
-        patching", section 2.) Joint cells are rows like the others: two halves of an AND are "both" together.
+        patching", section 2.) Joint cells are rows like the others: two halves of an AND are "both" together. Of a
+        screen, a cell that was not computed in both directions looks like nothing: None.
 
         Errors: BadRequest for a sweep in one direction, and a threshold that is not above 0.
         """
@@ -95,7 +100,8 @@ class Sweep(Answer):
             kept = rows.setdefault(tuple(place.values()), place)
             kept[row["direction"]] = row["normalised"]
         for row in rows.values():
-            row["looks"] = _looks(row["denoise"], row["noise"], threshold)
+            computed = None not in (row["denoise"], row["noise"])
+            row["looks"] = _looks(row["denoise"], row["noise"], threshold) if computed else None
         table = pa.Table.from_pylist(list(rows.values()))
         return Answer(table=table, provenance=self.provenance, excluded=self.excluded)
 
@@ -152,6 +158,11 @@ class Sweep(Answer):
                 f"audit: {self.audit.audited_cells:,} cells by the whole model, largest error "
                 f"{self.audit.largest_error:.2g} in a logit, noise floor {self.audit.noise_floor:.2g}"
             )
+        if "estimate" in self.table.column_names:
+            agreement = self.audit.rank_agreement
+            computed = len(self) - self.table["logit_difference"].null_count
+            told = "" if agreement is None else f"; the ranks of estimates and effects agree by {agreement:.2f}"
+            found.append(f"screen: {computed:,} of {len(self):,} cells computed, the others estimated{told}")
         return found
 
 

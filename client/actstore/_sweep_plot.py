@@ -64,8 +64,9 @@ def _panel(direction: str, site: str, cells: pa.Table, z_position: int | None) -
     shown: list[int | None] = [None if column == ALL_POSITIONS else column for column in columns.tolist()]
     values = np.full((len(layers), len(columns)), np.nan)
     for row, column, value in zip(layer_index, column_index, cells.column("normalised").to_numpy(), strict=True):
-        # Several positions of a head fall on one square: the strongest by absolute value stays, with its sign.
-        if not abs(value) <= abs(values[row, column]):
+        # Several positions of a head fall on one square: the strongest by absolute value stays, with its sign. A cell
+        # that a screen left out stays blank.
+        if not np.isnan(value) and not abs(value) <= abs(values[row, column]):
             values[row, column] = value
     return Panel(direction, site, layers.tolist(), shown, by_head, values)
 
@@ -95,7 +96,7 @@ def draw(sweep: "Sweep", z_position: int | None) -> "Figure":
         layout="constrained",
         width_ratios=widths,
     )
-    limit = max(float(np.nanmax(np.abs(panel.values))) for panel in found) or 1.0
+    limit = max(float(np.nan_to_num(np.abs(panel.values)).max()) for panel in found) or 1.0
     image: Any = None
     for panel, ax in zip(found, axes.flat, strict=True):
         image = ax.imshow(panel.values, cmap=COLOUR_MAP, vmin=-limit, vmax=limit, aspect="auto", interpolation="none")

@@ -5,8 +5,11 @@ import pyarrow.compute as pc
 import pytest
 
 from actstore import BadRequest, Fault, Lab, Provenance, Sweep
+from actstore._messages import sweep_of
+from actstore._records import SweepAudit
 from actstore_api.v1 import capture_pb2, patching_pb2
 from tests.client import stand_in_workers as planted
+from tests.client.stand_in_saes import message
 from tests.client.stand_in_workers import StandInWorkers
 
 
@@ -73,6 +76,60 @@ def test_every_part_of_a_request_arrives(remote: Lab, workers: StandInWorkers) -
     )
     patch(remote, positions="last")
     assert workers.requests[-1].positions == patching_pb2.PATCH_POSITIONS_LAST
+
+
+def test_a_screen_arrives(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote)
+    assert not workers.requests[-1].HasField("screen")
+    patch(remote, screen=100)
+    assert workers.requests[-1].screen == patching_pb2.Screen(exact_cells=100, qk_correction=True)
+    patch(remote, screen=7, qk_correction=False, grad_drop=True)
+    assert workers.requests[-1].screen == patching_pb2.Screen(exact_cells=7, grad_drop=True)
+
+
+def screened() -> Sweep:
+    """Of two cells a direction, A is computed in both directions and B in one; estimates say the opposite."""
+    rows = [
+        {
+            "direction": direction, "site": "z", "layer": layer, "position": 0, "head": 0,
+            "logit_difference": effect, "normalised": effect, "estimate": estimate,
+        }
+        for direction, layer, effect, estimate in (
+            ("denoise", 0, 0.2, 5.0), ("denoise", 1, None, 0.1), ("noise", 0, -0.9, 0.3), ("noise", 1, 0.6, 4.0),
+        )
+    ]  # fmt: skip
+    return Sweep(
+        table=pa.Table.from_pylist(rows),
+        prompt_tokens=pa.table({"clean": ["a"], "corrupt": ["b"]}),
+        clean_logit_difference=1.0,
+        corrupt_logit_difference=0.0,
+        provenance=Provenance(),
+        audit=SweepAudit(audited_cells=3, rank_agreement=-0.5),
+    )
+
+
+def test_what_a_screen_left_out_is_not_told_as_an_effect() -> None:
+    sweep = screened()
+    assert [row["normalised"] for row in sweep.top(9)] == [-0.9, 0.6, 0.2]
+    looks = {row["layer"]: row["looks"] for row in sweep.directions()}
+    assert looks == {0: "AND", 1: None}
+    assert {row["layer"]: row["normalised"] for row in sweep.mean() if row["direction"] == "denoise"} == {
+        0: 0.2,
+        1: None,
+    }
+    assert "3 of 4 cells computed, the others estimated; the ranks of estimates and effects agree by -0.50" in repr(
+        sweep
+    )
+    assert "estimate" in repr(sweep)
+    values = [ax.images[0].get_array().filled(float("nan"))[:, 0].tolist() for ax in sweep.plot().axes[:-1]]
+    assert values == [[0.2, pytest.approx(float("nan"), nan_ok=True)], [-0.9, 0.6]]
+
+
+def test_ranks_that_were_not_compared_agree_by_nothing() -> None:
+    result = patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()))
+    assert sweep_of(result, ()).audit == SweepAudit()
+    result.audit.rank_agreement = 0.0
+    assert sweep_of(result, ()).audit.rank_agreement == 0.0
 
 
 EFFECTS = {"A": (0.0, 1.0), "B": (1.0, 0.1), "C": (0.9, -1.1), "D": (0.1, 0.2), "E": (0.3, 1.0)}
@@ -146,6 +203,9 @@ def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
         ({"joint": ["z.1.0"]}, "joint"),
         ({"joint": {"both": ["z.1.0"]}}, "joint"),
         ({"window_layers": 1.5}, "window_layers"),
+        ({"screen": -1}, "screen"),
+        ({"screen": 3, "qk_correction": None}, "qk_correction"),
+        ({"grad_drop": True}, "grad_drop"),
     ],
 )
 def test_what_could_not_be_sent_is_refused_here(how: dict[str, object], field: str, remote: Lab) -> None:
