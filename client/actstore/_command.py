@@ -470,7 +470,9 @@ def _add_upkeep(verbs: Any) -> None:
     removing = _verb(verbs, rm, "remove a run from a bucket, for good")
     removing.add_argument("run")
     removing.add_argument("--yes", action="store_true", help="without this nothing is removed")
-    removing.add_argument("--force", action="store_true", help="even one that is being captured, or whose rows other runs are over")
+    removing.add_argument(
+        "--force", action="store_true", help="even one that is being captured, or whose rows other runs are over"
+    )
     exporting = _verb(verbs, export, "write a site's vectors from a bucket as files for other programs")
     exporting.add_argument("run")
     exporting.add_argument("site")
