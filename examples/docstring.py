@@ -162,7 +162,7 @@ def draw(comparison: actstore.CorruptionComparison, title: str) -> Figure:
 
 
 def _furthest(effects: pd.Series) -> float:
-    return float(effects.loc[effects.abs().idxmax()])
+    return float(max(effects, key=abs))
 
 
 def sweeps_over(

@@ -15,6 +15,7 @@ from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching import request as worker_request
 from actstore_worker.patching.sweep import SweepResult, run_sweep
+from examples.docstring import roles
 from examples.docstring_prompts import NAMES, STYLES, WORDS, docstring_prompt
 from tests.worker.hand_built import induction
 
@@ -197,3 +198,13 @@ def test_each_corruption_changes_what_it_says(style: str) -> None:
             assert sum(one != other for one, other in zip(clean, tokens, strict=True)) == changed[name], name
         assert prompt.answer not in prompt.wrong
         assert len(prompt.wrong) == len(set(prompt.wrong))
+
+
+def test_roles_are_where_the_published_experiment_has_them() -> None:
+    """With BOS, as auto-circuit's copy of the docstring circuit names the positions."""
+    tokenizer = Tokenizer.from_file(str(MODELS / "pystdlib" / "tokenizer.json"))
+    prompt = docstring_prompt(0)
+    texts = ["<|bos|>", *(tokenizer.decode([token]) for token in tokenizer.encode(prompt.clean).ids)]
+    sweep = replace(planted({"0": 1.0}), prompt_tokens=pa.table({"clean": texts, "corrupt": texts}))
+    expected = {11: "A_def", 13: "B_def", 14: "comma_B", 15: "C_def", 27: "A_doc", 34: "B_doc", 40: "END"}
+    assert roles(sweep, prompt, "rest") == expected
