@@ -187,7 +187,9 @@ def run(lab: actstore.Lab, model: str, style: str, prompt_count: int, pair_count
     print(prompts[0].clean, "<-", prompts[0].answer)
     measured = measure_all(lab, model, prompts)
     moving = print_baselines(measured)
-    moved = [each for each in measured if min(each[1][name].gap for name in moving) >= GAP_MIN]
+    moved = [each for each in measured if all(each[1][name].gap >= GAP_MIN for name in moving)]
+    if len(moving) < 2 or not moved:
+        raise SystemExit("fewer than two of the corruptions move this model's answer: there is nothing to compare")
     chosen = moved[:pair_count]
     print(
         f"\n{len(moved)} of {len(prompts)} prompts are moved by {GAP_MIN} by each of these; {len(chosen)} are patched"
