@@ -332,8 +332,9 @@ def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...]) ->
         corrupt_logit_difference=result.corrupt_logit_difference,
         provenance=provenance_of(result.provenance),
         pairs=pairs,
-        # A service of before there were baselines sends none.
+        # A service of before there were these sends none.
         baseline_table=table_of(result.baselines) if result.HasField("baselines") else pa.table({}),
+        direct_table=table_of(result.direct) if result.HasField("direct") else pa.table({}),
         audit=_audit_of(result.audit),
     )
 

@@ -34,7 +34,8 @@ class Sweep(Answer):
     Of a screen every cell has an `estimate` of `normalised`, and the cells that were not computed have no metrics.
 
     `prompt_tokens` has position, clean, corrupt: the texts of the first pair's tokens. `baselines` has the unpatched
-    runs, and `audit` says how far patched runs were from what the whole model makes of the same prompts.
+    runs, and `direct` what each of their components writes straight into the logit difference. `audit` says how far
+    patched runs were from what the whole model makes of the same prompts.
     """
 
     prompt_tokens: pa.Table
@@ -42,6 +43,7 @@ class Sweep(Answer):
     corrupt_logit_difference: float
     pairs: tuple[PromptPair, ...] = ()
     baseline_table: pa.Table = field(default_factory=lambda: pa.table({}))
+    direct_table: pa.Table = field(default_factory=lambda: pa.table({}))
     audit: SweepAudit = field(default_factory=SweepAudit)
 
     @property
@@ -53,6 +55,14 @@ class Sweep(Answer):
     def baselines(self) -> Answer:
         """The unpatched runs: a row a pair and prompt, a column a metric."""
         return Answer(table=self.baseline_table, provenance=self.provenance, excluded=self.excluded)
+
+    @property
+    def direct(self) -> Answer:
+        """Direct logit attribution of the unpatched runs: a row a pair, prompt and part, with its share of the logit
+        difference. Parts are embedding (what goes into layer 0), attn_out, mlp_out, z (a head of attn_out) and bias (of
+        final norm and unembedding); all but z add up to the logit difference, before a soft cap of logits.
+        """
+        return Answer(table=self.direct_table, provenance=self.provenance, excluded=self.excluded)
 
     def top(self, n: int = SHOWN_CELLS, direction: str | None = None) -> Answer:
         """The n cells that move the answer furthest from the base run, by absolute normalised logit difference."""
@@ -124,6 +134,7 @@ class Sweep(Answer):
             "tokens": self.tokens,
             "rows": plain_rows(self.table),
             "baselines": plain_rows(self.baseline_table),
+            "direct": plain_rows(self.direct_table),
             "audit": asdict(self.audit),
             "excluded": list(self.excluded),
             "provenance": asdict(self.provenance),

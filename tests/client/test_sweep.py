@@ -87,6 +87,16 @@ def test_a_screen_arrives(remote: Lab, workers: StandInWorkers) -> None:
     assert workers.requests[-1].screen == patching_pb2.Screen(exact_cells=7, grad_drop=True)
 
 
+def test_direct_shares_are_a_table_of_their_own() -> None:
+    shares = pa.table({"pair": [0], "prompt": ["clean"], "part": ["embedding"], "share": [0.5]})
+    result = patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()))
+    assert len(sweep_of(result, ()).direct) == 0
+    result.direct.CopyFrom(message(shares))
+    sweep = sweep_of(result, ())
+    assert sweep.direct.to_arrow().equals(shares)
+    assert sweep.to_dict()["direct"] == shares.to_pylist()
+
+
 def screened() -> Sweep:
     """Of two cells a direction, A is computed in both directions and B in one; estimates say the opposite."""
     rows = [

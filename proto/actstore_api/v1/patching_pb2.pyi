@@ -143,7 +143,7 @@ class SweepAudit(_message.Message):
     def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[str] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ..., rank_agreement: _Optional[float] = ...) -> None: ...
 
 class SweepResult(_message.Message):
-    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit")
+    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct")
     CELLS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLEAN_LOGIT_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +151,7 @@ class SweepResult(_message.Message):
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     BASELINES_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     cells: _common_pb2.Table
     tokens: _common_pb2.Table
     clean_logit_difference: float
@@ -158,7 +159,8 @@ class SweepResult(_message.Message):
     provenance: _common_pb2.Provenance
     baselines: _common_pb2.Table
     audit: SweepAudit
-    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ...) -> None: ...
+    direct: _common_pb2.Table
+    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ...) -> None: ...
 
 class RunSweepResponse(_message.Message):
     __slots__ = ("progress", "result")

@@ -57,6 +57,7 @@ def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweep
         cells=table_message(update.cells),
         tokens=table_message(update.tokens),
         baselines=table_message(update.baselines),
+        direct=table_message(update.direct),
         clean_logit_difference=update.clean_logit_difference,
         corrupt_logit_difference=update.corrupt_logit_difference,
         audit=patching_pb2.SweepAudit(**asdict(update.audit)),

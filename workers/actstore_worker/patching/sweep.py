@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
+from actstore_storage.sites import Site
 from actstore_storage.snapshot import Provenance
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.audit import Audit, Auditor
+from actstore_worker.patching.direct import Share, direct_shares
 from actstore_worker.patching.kernel import FullForward, Kernel, Patch
 from actstore_worker.patching.metrics import SMALLEST_DIFFERENCE, Metrics, Values
 from actstore_worker.patching.plan import Entry, PairTokens, SweepPlan, plan_sweep
@@ -22,7 +24,7 @@ from actstore_worker.patching.recording import Recording, record, zeroed
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.resumed import Resumed, Unresumable
 from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
-from actstore_worker.patching.tables import ComputedCells, baseline_table, cell_table, token_table
+from actstore_worker.patching.tables import ComputedCells, baseline_table, cell_table, direct_table, token_table
 from actstore_worker.prompts import token_texts
 from actstore_worker.provenance import live_provenance
 
@@ -40,6 +42,7 @@ class SweepResult:
     cells: pa.Table
     tokens: pa.Table
     baselines: pa.Table
+    direct: pa.Table
     clean_logit_difference: float
     corrupt_logit_difference: float
     audit: Audit
@@ -48,11 +51,12 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a pair, unpatched: its run, and its metrics against the other's."""
+    """One prompt of a pair, unpatched: its run, its metrics against the other's, and its parts' direct shares."""
 
     recording: Recording
     metrics: Metrics
     texts: list[str]
+    shares: list[Share]
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def run_sweep(
         cells=pa.concat_tables(tables),
         tokens=token_table(first.clean.texts, first.corrupt.texts),
         baselines=baseline_table([(pair.clean.metrics, pair.corrupt.metrics) for pair in pairs]),
+        direct=direct_table([(pair.clean.shares, pair.corrupt.shares) for pair in pairs]),
         clean_logit_difference=float(first.clean.metrics.logit_difference[0]),
         corrupt_logit_difference=float(first.corrupt.metrics.logit_difference[0]),
         audit=auditor.verdict(kernel, rank_agreement(ranked)),
@@ -165,12 +170,14 @@ def _kernel(model: LanguageModel) -> Kernel:
 
 
 def _pair(model: LanguageModel, plan: SweepPlan, tokens: PairTokens) -> Pair:
-    clean, corrupt = (record(model, ids, plan.sites) for ids in (tokens.clean, tokens.corrupt))
+    sites = plan.sites | {Site(layer, "z") for layer in range(model.layer_count)}
+    clean, corrupt = (record(model, ids, sites) for ids in (tokens.clean, tokens.corrupt))
     answers = tokens.clean_answer, tokens.corrupt_answer
     prompts = []
     for recording, other in ((clean, corrupt), (corrupt, clean)):
         metrics = Metrics.of(recording.logits[None], answers, other.logits)
-        prompts.append(Prompt(recording, metrics, token_texts(model, recording.tokens.tolist())))
+        texts, shares = token_texts(model, recording.tokens.tolist()), direct_shares(model, recording, answers)
+        prompts.append(Prompt(recording, metrics, texts, shares))
     return Pair(tokens, *prompts)
 
 

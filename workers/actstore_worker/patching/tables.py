@@ -1,12 +1,13 @@
 """What a sweep found, as tables: a row a cell, a column a metric."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from actstore_worker.patching.direct import Share
 from actstore_worker.patching.metrics import NORMALISED, SMALLEST_DIFFERENCE, Metrics, Values
 from actstore_worker.patching.plan import Entry, SweepPlan
 from actstore_worker.patching.screening import Screened
@@ -23,6 +24,17 @@ _PLACE = pa.schema(
         pa.field("name", pa.string()),
         pa.field("token", pa.string()),
         pa.field("unchanged", pa.bool_(), nullable=False),
+    ]
+)
+
+_DIRECT = pa.schema(
+    [
+        pa.field("pair", pa.int32(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("layer", pa.int32()),
+        pa.field("head", pa.int32()),
+        pa.field("share", pa.float64(), nullable=False),
     ]
 )
 
@@ -100,6 +112,17 @@ def baseline_table(pairs: Sequence[tuple[Metrics, Metrics]]) -> pa.Table:
     ]
     columns = [pa.field("pair", pa.int32()), pa.field("prompt", pa.string())]
     return pa.Table.from_pylist(rows, pa.schema([*columns, *(_number(name, nullable=True) for name in _METRICS[:-1])]))
+
+
+def direct_table(pairs: Sequence[tuple[Sequence[Share], Sequence[Share]]]) -> pa.Table:
+    """A row a pair, prompt and component, clean before corrupt."""
+    rows: list[dict[str, Any]] = [
+        {"pair": number, "prompt": prompt, **asdict(share)}
+        for number, pair in enumerate(pairs)
+        for prompt, shares in zip(("clean", "corrupt"), pair, strict=True)
+        for share in shares
+    ]
+    return pa.Table.from_pylist(rows, _DIRECT)
 
 
 def token_table(clean: Sequence[str], corrupt: Sequence[str]) -> pa.Table:

@@ -1,0 +1,95 @@
+"""Direct logit attribution: what each component writes straight into the logit difference, past all later layers.
+
+The last residual is a sum: what goes into layer 0, and each layer's attn_out and mlp_out. With the final norm's scale
+held at what it is in this run, norm and unembedding are linear, so each part has its share of the logit difference, and
+the shares, with that of the biases, add up to it (Elhage et al. 2021, "A mathematical framework for transformer
+circuits"; the scale is frozen as in Nanda's TransformerLens). Heads share out attn_out likewise, less its bias; a norm
+between heads and residual (Gemma 2) has its scale held too. It is the logits before Gemma 2's soft cap that are shared.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from actstore_storage.sites import Site
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching.recording import Recording
+
+# So large that an RMS norm's epsilon beside it is below float32's precision.
+_LARGE = 1e3
+
+
+@dataclass(frozen=True)
+class Share:
+    """`part`: embedding (what goes into layer 0), attn_out, mlp_out, z (a head of attn_out), or bias (of the final norm
+    and the unembedding). All but those of z add up to the logit difference.
+    """
+
+    part: str
+    share: float
+    layer: int | None = None
+    head: int | None = None
+
+
+@torch.inference_mode()
+def direct_shares(model: LanguageModel, recording: Recording, answers: tuple[int, int]) -> list[Share]:
+    """Of logit(answers[0]) - logit(answers[1]) at the last position. The recording has z of every layer."""
+    module: Any = model.module
+    unembedding, (first, second) = module.get_output_embeddings(), answers
+    direction = (unembedding.weight[first] - unembedding.weight[second]).double()
+    norm = _Frozen.at(module.get_submodule(model.family.final_norm), recording.residuals[-1][-1])
+    bias = float(direction @ norm.shift)
+    if getattr(unembedding, "bias", None) is not None:
+        bias += float(unembedding.bias[first] - unembedding.bias[second])
+    shares = [Share("embedding", float(norm.linear(recording.residuals[0][-1].double()) @ direction))]
+    for layer in range(model.layer_count):
+        for part, written in _written(model, recording, layer):
+            values = (norm.linear(written) @ direction).tolist()
+            heads = range(len(values)) if part == "z" else [None]
+            shares += [Share(part, value, layer, head) for value, head in zip(values, heads, strict=True)]
+    return [*shares, Share("bias", bias)]
+
+
+def _written(
+    model: LanguageModel, recording: Recording, layer: int
+) -> Iterator[tuple[str, Float[Tensor, "part d_model"]]]:
+    """What a layer adds to the residual at the last position."""
+    yield "z", _by_head(model, layer, recording.activations[Site(layer, "z")][-1])
+    for kind in ("attn_out", "mlp_out"):
+        yield kind, recording.activations[Site(layer, kind)][-1:].double()
+
+
+def _by_head(model: LanguageModel, layer: int, z: Float[Tensor, " width"]) -> Float[Tensor, "head d_model"]:
+    projection, *norms = (model.layers[layer].get_submodule(path) for path in model.family.from_z)
+    alone = torch.block_diag(*z.view(model.head_count, -1))  # a row a head, zeros for all others
+    written: Tensor = (projection(alone) - projection(torch.zeros_like(z))).double()
+    together = projection(z)
+    for norm in norms:
+        written, together = _Frozen.at(norm, together).linear(written), norm(together)
+    return written
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """A LayerNorm or RMS norm whose scale is held: gain * (x, less its mean where that is taken off) + shift."""
+
+    gain: Float[Tensor, " d_model"]
+    shift: Float[Tensor, " d_model"]
+    centred: bool
+
+    @classmethod
+    def at(cls, norm: Any, x: Float[Tensor, " d_model"]) -> "_Frozen":
+        centred = isinstance(norm, nn.LayerNorm)
+        shift = norm(torch.zeros_like(x)).double()
+        # Families store an RMS norm's weight as it is or less 1: what it makes of equal numbers is the weight itself.
+        weight = norm.weight.double() if centred else norm(torch.full_like(x, _LARGE)).double()
+        unscaled = weight * (x - x.mean() if centred else x).double()
+        scale = (norm(x).double() - shift) @ unscaled / (unscaled @ unscaled)
+        return cls(weight * scale, shift, centred)
+
+    def linear(self, parts: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        return self.gain * (parts - parts.mean(-1, keepdim=True) if self.centred else parts)
