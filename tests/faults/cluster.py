@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ray.cluster_utils import Cluster
 
@@ -114,6 +115,9 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
         scratch = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
         )
+        # Ray notes the cluster's address below its usual folder, which is not there where nobody started a Ray before.
+        (Path(scratch) / "ray").mkdir()
+        stack.enter_context(patch.dict(os.environ, RAY_TMPDIR=scratch))
         cluster = Cluster(
             initialize_head=True,
             # The head runs what coordinates; it has too few processors for a capture worker.
