@@ -12,6 +12,8 @@ from torch import Tensor
 # less, a normalised effect would be float32 noise (about 1e-5 in a logit) blown up.
 NORMALISED = {"logit_difference": 1e-3, "log_probability": 1e-3, "probability": 1e-5, "loss": 1e-3, "kl": 1e-4}
 SMALLEST_DIFFERENCE = NORMALISED["logit_difference"]
+# Of logits, in one go: what is made of them, in double precision, then stays in the cache of a CPU.
+_ELEMENTS_AT_ONCE = 1 << 18
 
 Values = npt.NDArray[np.float64]
 
@@ -37,9 +39,16 @@ class Metrics:
         cls, logits: Float[Tensor, "row vocabulary"], answers: tuple[int, int], source: Float[Tensor, " vocabulary"]
     ) -> "Metrics":
         """`answers`: token ids of the clean and the corrupt answer. `source`: the unpatched source run's logits."""
+        log_q = torch.log_softmax(source.double(), dim=-1)
+        rows = max(1, _ELEMENTS_AT_ONCE // logits.shape[-1])
+        return cls.joined([cls._of(part, answers, log_q) for part in logits.split(rows)])
+
+    @classmethod
+    def _of(
+        cls, logits: Float[Tensor, "row vocabulary"], answers: tuple[int, int], log_q: Float[Tensor, " vocabulary"]
+    ) -> "Metrics":
         clean, corrupt = answers
         log_p = torch.log_softmax(logits.double(), dim=-1)
-        log_q = torch.log_softmax(source.double(), dim=-1)
         found = {
             "logit_difference": logits[:, clean].double() - logits[:, corrupt].double(),
             "log_probability": log_p[:, clean],

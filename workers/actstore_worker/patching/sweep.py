@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -221,12 +220,16 @@ def _is_unchanged(entry: Entry, plan: SweepPlan, tokens: PairTokens) -> bool:
 def _logits(
     kernel: Kernel, auditor: Auditor, base: Recording, patches: list[Patch], wanted: list[int]
 ) -> Float[Tensor, "patch vocabulary"]:
-    logits = base.logits.expand(len(patches), -1).clone()
-    if wanted:
-        nothing = replace(patches[0], cells=())
-        *found, control = kernel.run([*(patches[i] for i in wanted), nothing])
-        logits[wanted] = torch.stack(found)
-        auditor.see([patches[i] for i in wanted], logits[wanted], control)
+    unpatched = base.logits.expand(len(patches), -1)
+    if not wanted:
+        return unpatched
+    chosen = [patches[i] for i in wanted]
+    found = kernel.run([*chosen, replace(patches[0], cells=())])
+    auditor.see(chosen, found[:-1], found[-1])
+    if len(chosen) == len(patches):
+        return found[:-1]
+    logits = unpatched.clone()
+    logits[wanted] = found[:-1]
     return logits
 
 
