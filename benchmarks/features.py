@@ -22,6 +22,8 @@ that at a tenth.
 Predicted: a manifest, a listing and one row group of 72 kB: 0.3 ms, at any size; DuckDB looks at the statistics of each
 row group, then decodes one or two of 65,536 rows: 30 ms; Polars the same with less around it: 4 ms; delphi's file of a
 fifth of 64 M nonzeros: 400 ms. gRPC and opening the run add 1.5 ms.
+
+Measured: 0.39 ms, DuckDB 10.5, Polars 3.9 (both on row groups of 262,144 rows), delphi 192; gRPC and the run 2.4.
 """
 
 import argparse
