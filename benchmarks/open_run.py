@@ -5,10 +5,11 @@ of them; no data. Opening reads the record, lists checkpoints, reads each one's 
 commits that no checkpoint holds.
 
 Predicted: 100,000 shards are one checkpoint of 65,536, eight of 4,096, and so on; a complete run leaves no commit
-loose. 100,000 rows of two columns, 0.05 s, and for the rest the requests, 17 x 3 reads of a Parquet footer and its columns.
+loose. 100,000 rows of two columns, 0.05 s, and for the rest the requests, 17 x 3 reads of a Parquet footer and its
+columns.
 
-Measured: 0.008, 0.06 and 0.18 s, with 2, 11 and 17 objects read. Reading all commits instead would be 100,000 requests:
-at 0.7 ms each in 16 threads, 70 s.
+Measured: 0.008, 0.06 and 0.18 s, with 2, 11 and 17 objects read. Reading all commits instead would be 100,000
+requests: at 0.7 ms each in 16 threads, 70 s.
 """
 
 import argparse
