@@ -19,6 +19,7 @@ from actstore_worker.patching.recording import Recording, record
 from actstore_worker.patching.request import Screen
 from tests.small_models import SAVERS, save_family
 from tests.worker.hand_built import gate
+from tests.worker.recorded import every_site, two_runs
 
 LENGTH, ANSWERS, TOKENS_AT_ONCE = 7, (3, 200), 8192
 PLAIN = Screen(1)
@@ -44,14 +45,7 @@ def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def runs(model: LanguageModel) -> tuple[Recording, Recording]:
-    generator = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(1, 200, (LENGTH,), generator=generator).tolist() for _ in range(2)]
-    base, source = (record(model, prompt, every_site(model)) for prompt in prompts)
-    return base, source
-
-
-def every_site(model: LanguageModel) -> list[Site]:
-    return [Site(layer, kind) for kind in (*model.kinds, *HEAD_KINDS) for layer in range(model.layer_count)]
+    return two_runs(model, LENGTH)
 
 
 def every_cell(model: LanguageModel) -> list[Cell]:

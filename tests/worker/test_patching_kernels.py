@@ -16,11 +16,12 @@ from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching import resumed
 from actstore_worker.patching.kernel import Cell, FullForward, Patch
-from actstore_worker.patching.recording import Recording, record, zeroed
+from actstore_worker.patching.recording import Recording, zeroed
 from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.resumed import Resumed, Unresumable
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.small_models import BERT, SAVERS
+from tests.worker.recorded import every_site, two_runs
 
 LENGTH = 13
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
@@ -42,15 +43,7 @@ def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def runs(model: LanguageModel) -> tuple[Recording, Recording]:
-    """Two prompts that differ from their first token to their last."""
-    generator = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(1, 200, (LENGTH,), generator=generator).tolist() for _ in range(2)]
-    base, source = (record(model, prompt, every_site(model)) for prompt in prompts)
-    return base, source
-
-
-def every_site(model: LanguageModel) -> list[Site]:
-    return [Site(layer, kind) for kind in (*model.kinds, *HEAD_KINDS) for layer in range(model.layer_count)]
+    return two_runs(model, LENGTH)
 
 
 def every_cell(model: LanguageModel) -> Iterator[Cell]:
@@ -107,13 +100,11 @@ def test_everything_that_goes_into_a_layer_is_the_source_run(
 def test_what_makes_z_makes_the_same_of_it(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
     """q, k and v of every head at every position are what z of every head is."""
     base, source = runs
-    everywhere = [range(model.layer_count), range(LENGTH)]
     both = []
     for kinds in (("q", "k", "v"), ("pattern", "v"), ("z",)):
         for layer in range(model.layer_count):
             cells = tuple(Cell(Site(layer, kind), position) for kind, position in product(kinds, range(LENGTH)))
             both.append(Patch(base, source, cells))
-    assert len(both) == 3 * len(everywhere[0])
     found = Resumed(model).run(both).view(3, model.layer_count, -1)
     torch.testing.assert_close(found[0], found[2], **TOLERANCE)
     torch.testing.assert_close(found[1], found[2], **TOLERANCE)
