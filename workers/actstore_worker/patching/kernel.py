@@ -12,7 +12,7 @@ from torch import Tensor
 from actstore_storage.sites import Site
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.changes import Edit, changing, writing
-from actstore_worker.patching.recording import Recording
+from actstore_worker.patching.recording import Recording, Source
 
 
 class Layer(Protocol):
@@ -27,7 +27,7 @@ class Layer(Protocol):
         """From position 0 on."""
 
 
-Found = tuple[int, "Cell", Recording]
+Found = tuple[int, "Cell", Source]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Patch:
     """One patched run: `base`, with the activations of `cells` taken from `source`; all of them at once."""
 
     base: Recording
-    source: Recording
+    source: Source
     cells: tuple[Cell, ...]
 
 
@@ -152,28 +152,27 @@ def _writing(model: LanguageModel, cells: Sequence[Found], first_position: int) 
     heads = model.head_counts.get(cells[0][1].site.kind, 1)
     of_heads = [found for found in cells if found[1].site.head is not None]
     whole = [found for found in cells if found[1].site.head is None]
-    device = cells[0][2].tokens.device
 
     def write(tensor: Tensor) -> None:
         for chosen in (whole, of_heads):
             if not chosen:
                 continue
-            rows, positions = _places(chosen, first_position, device)
+            rows, positions = _places(chosen, first_position, tensor.device)
             sources = torch.stack([source.activation(cell.site, cell.position, heads) for _, cell, source in chosen])
             if chosen is whole:
                 tensor[rows, positions] = sources.view(len(chosen), *tensor.shape[2:])
             else:
-                index = torch.tensor([cell.site.head for _, cell, _ in chosen], device=device)
+                index = torch.tensor([cell.site.head for _, cell, _ in chosen], device=tensor.device)
                 tensor[rows, positions, index] = sources
 
     return write
 
 
 def _completing(cells: Sequence[Found], first_position: int, layer: Layer) -> Edit:
-    rows, positions = _places(cells, first_position, cells[0][2].tokens.device)
     middle = torch.stack([source.activation(cell.site, cell.position, 1) for _, cell, source in cells])
 
     def complete(attn_out: Tensor) -> None:
+        rows, positions = _places(cells, first_position, attn_out.device)
         attn_out[rows, positions, 0] = middle - layer.residual[rows, positions]
 
     return complete

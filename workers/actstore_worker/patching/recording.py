@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,17 @@ from actstore_storage.sites import Site
 from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.changes import Edit, changing, writing
+
+
+class Source(Protocol):
+    """Where the activations come from that take the place of a base run's."""
+
+    @property
+    def logits(self) -> Float[Tensor, " vocabulary"]:
+        """Of the unpatched run that effects are measured against."""
+
+    def activation(self, site: Site, position: int, heads: int) -> Float[Tensor, " width"]:
+        """For a position of the base run; of one head where the site names one of `heads`."""
 
 
 @dataclass(frozen=True)

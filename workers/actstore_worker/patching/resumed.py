@@ -25,8 +25,7 @@ from actstore_storage.sites import Site
 from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.changes import changing, writing
-from actstore_worker.patching.kernel import Cell, Count, Patch, site_edits
-from actstore_worker.patching.recording import Recording
+from actstore_worker.patching.kernel import Cell, Count, Found, Patch, site_edits
 
 # Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
 GROUP_POSITIONS = 8
@@ -130,10 +129,10 @@ class Resumed:
         heads = self._model.head_counts.get(site.kind, 1)
         found = []
         for patch, cell in _zip(patches):
-            value = patch.source.activations[site][cell.position]
+            value = patch.source.activation(cell.site, cell.position, heads)
             if cell.site.head is not None:
                 value, patched = patch.base.activations[site][cell.position].clone(), value
-                value.view(heads, -1)[cell.site.head] = patched.view(heads, -1)[cell.site.head]
+                value.view(heads, -1)[cell.site.head] = patched
             found.append(value)
         return torch.stack(found)
 
@@ -296,7 +295,7 @@ def _residual(row: _Row, first: int) -> Float[Tensor, "position d_model"]:
     return residual
 
 
-def _written(hidden: Tensor, cells: Sequence[tuple[int, Cell, Recording]], first: int) -> Tensor:
+def _written(hidden: Tensor, cells: Sequence[Found], first: int) -> Tensor:
     if not cells:
         return hidden
     hidden = hidden.clone()
