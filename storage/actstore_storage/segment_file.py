@@ -5,7 +5,6 @@ for one row group's sake. So a process reads a footer once, keeps of it where ea
 pages itself: of plain values, LZ4 or nothing, a CRC-32 each, one a row group and column, as SEGMENT_FORMAT writes them.
 """
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.commit import ObjectRecord
 from actstore_storage.entries import COLUMNS, Entries
 from actstore_storage.errors import CorruptObject
+from actstore_storage.parquet_pages import page_at
 from actstore_storage.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS
 from actstore_storage.reading import open_record, open_source, reading_errors
 
@@ -31,7 +31,6 @@ _GROUPS_HELD = 64
 _TYPES: dict[str, type[np.generic]] = {
     name: SEGMENT_FORMAT.schema.field(name).type.to_pandas_dtype() for name in COLUMNS
 }
-_PLAIN, _DATA_PAGE = 0, 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,18 +118,14 @@ class SegmentFile:
 
     def _column(self, chunk: memoryview, kind: type[np.generic], compressed: bool) -> npt.NDArray[Any]:
         try:
-            header, size = _header(chunk, 0)
-            page = chunk[size : size + header[_COMPRESSED_BYTES]]
-            if zlib.crc32(page) != header[_CRC] & 0xFFFFFFFF:
-                raise self._corrupt("a page's checksum does not match")
-            of_data = header[_DATA]
-            if header[_TYPE] != _DATA_PAGE or of_data[_ENCODING] != _PLAIN:
-                raise self._corrupt("a page is not of plain values")
-            values = _LZ4.decompress(page, header[_PLAIN_BYTES]) if compressed else page
+            page = page_at(chunk, 0)
+            page.check(chunk)
+            data = chunk[page.start : page.end]
+            values = _LZ4.decompress(data, page.plain_bytes) if compressed else data
             # Parquet has no integers of less than four bytes.
             stored = np.int32 if kind is np.uint8 else kind
-            return np.frombuffer(values, stored, of_data[_VALUES]).astype(kind, copy=False)
-        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+            return np.frombuffer(values, stored, page.values).astype(kind, copy=False)
+        except (ValueError, OSError) as error:
             raise self._corrupt(f"a page cannot be decoded: {error}") from error
 
     def _corrupt(self, what: str) -> CorruptObject:
@@ -193,45 +188,3 @@ def _make_room(held: dict[int, Any], needed: range = range(0)) -> None:
 
 
 _LZ4 = pa.Codec("lz4_raw")
-# Fields of a page's header, by their numbers in parquet-format's PageHeader and DataPageHeader.
-_TYPE, _PLAIN_BYTES, _COMPRESSED_BYTES, _CRC, _DATA = 1, 2, 3, 4, 5
-_VALUES, _ENCODING = 1, 2
-# Thrift's compact protocol: types of fields. Other types are whole numbers.
-_TRUE, _FALSE, _BYTE, _BINARY, _STRUCT = 1, 2, 3, 8, 12
-
-
-def _header(data: memoryview, at: int) -> tuple[dict[int, Any], int]:
-    """A struct in Thrift's compact protocol, by field number, and where it ends. Binary fields are left out."""
-    fields: dict[int, Any] = {}
-    number = 0
-    while head := data[at]:
-        at, kind = at + 1, head & 15
-        if head >> 4:
-            number += head >> 4
-        else:
-            number, at = _zigzag(data, at)
-        if kind == _STRUCT:
-            fields[number], at = _header(data, at)
-        elif kind in (_TRUE, _FALSE):
-            fields[number] = kind == _TRUE
-        elif kind == _BYTE:
-            at += 1
-        elif kind == _BINARY:
-            length, at = _varint(data, at)
-            at += length
-        else:
-            fields[number], at = _zigzag(data, at)
-    return fields, at + 1
-
-
-def _zigzag(data: memoryview, at: int) -> tuple[int, int]:
-    value, at = _varint(data, at)
-    return (value >> 1) ^ -(value & 1), at
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while data[at] >= 128:
-        value |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-    return value | data[at] << shift, at + 1
