@@ -59,6 +59,7 @@ class Family:
     the unembedding ("": there is none). `causal`: a token's activations do not depend on those after it.
     `auto_class` is the one of transformers that loads it. `from_z` are the modules that make attn_out of z, one after
     the other, and `from_middle` those that make mlp_out of what lies between attention and MLP; position by position.
+    `attention_norm` is what q, k and v read the residual through.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Family:
     taps: Mapping[str, Tap]
     from_z: tuple[str, ...] = ()
     from_middle: tuple[str, ...] = ()
+    attention_norm: str = ""
     causal: bool = True
     auto_class: Any = AutoModelForCausalLM
 
@@ -154,6 +156,7 @@ FAMILIES: Mapping[str, Family] = {
             _taps("attention", "attention.dense", "mlp", "post_attention_layernorm", _NEOX_HEADS),
             ("attention.dense",),
             ("post_attention_layernorm", "mlp"),
+            "input_layernorm",
         ),
         Family(
             "gpt2",
@@ -163,6 +166,7 @@ FAMILIES: Mapping[str, Family] = {
             _taps("attn", "attn.c_proj", "mlp", "ln_2", _GPT2_HEADS),
             ("attn.c_proj",),
             ("ln_2", "mlp"),
+            "ln_1",
         ),
         *(
             Family(
@@ -173,6 +177,7 @@ FAMILIES: Mapping[str, Family] = {
                 _LLAMA,
                 ("self_attn.o_proj",),
                 ("post_attention_layernorm", "mlp"),
+                "input_layernorm",
             )
             for name in ("llama", "mistral", "qwen2", "qwen3", "gemma")
         ),
@@ -184,6 +189,7 @@ FAMILIES: Mapping[str, Family] = {
             _GEMMA2,
             ("self_attn.o_proj", "post_attention_layernorm"),
             ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+            "input_layernorm",
         ),
         Family(
             "opt",
@@ -193,6 +199,7 @@ FAMILIES: Mapping[str, Family] = {
             _taps("self_attn", "self_attn.out_proj", "fc2", "final_layer_norm", _separate("self_attn"), "fc1"),
             ("self_attn.out_proj",),
             ("final_layer_norm", "fc1", "activation_fn", "fc2"),
+            "self_attn_layer_norm",
         ),
         Family("bert", "", "encoder.layer", "", _BERT, causal=False, auto_class=AutoModel),
     )

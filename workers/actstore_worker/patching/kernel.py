@@ -90,21 +90,27 @@ class FullForward:
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
         tokens = torch.stack([patch.base.tokens for patch in patches])
         self.count.add(tokens.numel() * self._model.layer_count, tokens.numel() * self._model.layer_count)
-        found: dict[int, list[Found]] = defaultdict(list)
-        for row, patch in enumerate(patches):
-            for cell in patch.cells:
-                found[cell.site.layer].append((row, cell, patch.source))
-        edits: dict[Site, Edit] = {}
-        for number, cells in found.items():
-            layer = _SeenLayer()
-            of_layer = site_edits(self._model, cells, 0, layer)
-            for kind, see in {"resid_pre": layer.see_residual, "v": layer.see_values}.items():
-                site = Site(number, kind)
-                of_layer[site] = _both(of_layer[site], see) if site in of_layer else see
-            edits |= of_layer
+        edits = patch_edits(self._model, patches)
         with changing(self._model, writing(self._model, edits), tokens.shape):
             logits: Tensor = self._model.module(input_ids=tokens, use_cache=False, logits_to_keep=1).logits
         return logits[:, -1]
+
+
+def patch_edits(model: LanguageModel, patches: Sequence[Patch]) -> dict[Site, Edit]:
+    """What the whole model writes over the whole prompts, a patch a row."""
+    found: dict[int, list[Found]] = defaultdict(list)
+    for row, patch in enumerate(patches):
+        for cell in patch.cells:
+            found[cell.site.layer].append((row, cell, patch.source))
+    edits: dict[Site, Edit] = {}
+    for number, cells in found.items():
+        layer = _SeenLayer()
+        of_layer = site_edits(model, cells, 0, layer)
+        for kind, see in {"resid_pre": layer.see_residual, "v": layer.see_values}.items():
+            site = Site(number, kind)
+            of_layer[site] = both(of_layer[site], see) if site in of_layer else see
+        edits |= of_layer
+    return edits
 
 
 class _SeenLayer:
@@ -140,7 +146,7 @@ def site_edits(model: LanguageModel, cells: Sequence[Found], first_position: int
             edit = _completing(chosen, first_position, layer)
         else:
             edit = _writing(model, chosen, first_position)
-        edits[target] = _both(edits[target], edit) if target in edits else edit
+        edits[target] = both(edits[target], edit) if target in edits else edit
     return edits
 
 
@@ -200,7 +206,9 @@ def _places(
     return rows, torch.tensor([cell.position - first_position for _, cell, _ in cells], device=device)
 
 
-def _both(first: Edit, second: Edit) -> Edit:
+def both(first: Edit, second: Edit) -> Edit:
+    """One after the other."""
+
     def edit(tensor: Tensor) -> None:
         first(tensor)
         second(tensor)
