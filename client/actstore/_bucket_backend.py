@@ -49,6 +49,7 @@ from actstore_storage import (
     feature_table,
     features,
     fsck,
+    growth,
     norms,
     opening,
     registry,
@@ -97,13 +98,13 @@ class BucketBackend(Backend):
 
     def fit_growth(self, run: str, exclude: frozenset[str], site: str, layers: tuple[int, int] | None) -> Growth:
         with self._snapshot(run) as snapshot:
-            growth = norms.fit_growth(snapshot, site=site, layers=layers, exclude=exclude)
+            fitted = growth.fit_growth(snapshot, site=site, layers=layers, exclude=exclude)
             return Growth(
-                table=growth.points,
-                site=growth.site,
-                layers=(growth.first_layer, growth.last_layer),
-                rate=growth.rate,
-                r_squared=growth.r_squared,
+                table=fitted.points,
+                site=fitted.site,
+                layers=(fitted.first_layer, fitted.last_layer),
+                rate=fitted.rate,
+                r_squared=fitted.r_squared,
                 **_origin(snapshot, exclude),
             )
 

@@ -8,7 +8,8 @@ from actstore_api.v1 import norm_pb2
 from actstore_api.v1.service_pb2_grpc import NormServiceServicer
 from actstore_service import wire
 from actstore_storage.bucket import Bucket
-from actstore_storage.norms import fit_growth, norm_profile
+from actstore_storage.growth import fit_growth
+from actstore_storage.norms import norm_profile
 from actstore_storage.runs import open_run
 
 

@@ -1,11 +1,9 @@
-"""How large the activations of each site are, and how they grow from layer to layer.
+"""How large the activations of each site are.
 
 Means and extremes come from the commits, which carry moments; quantiles are exact and read the stored norms.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -24,22 +22,6 @@ DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUANTILES_MAX = 100
 # Exact quantiles hold one site's norms in memory, once and as float32: 400 MB.
 QUANTILE_TOKENS_MAX = 100_000_000
-GROWTH_LAYERS_MIN = 3
-
-
-@dataclass(frozen=True)
-class Growth:
-    """A least-squares line through log(mean norm) over the layer. `rate` is exp(slope): the factor of one layer.
-
-    `points` has columns layer, mean, fitted, ratio (to the layer before; null where that is not in the fit).
-    """
-
-    site: str
-    first_layer: int
-    last_layer: int
-    rate: float
-    r_squared: float
-    points: pa.Table
 
 
 def norm_profile(
@@ -59,7 +41,7 @@ def norm_profile(
         if not 0 <= quantile <= 1:
             raise BadRequest(f"quantile {quantile}", field="quantiles", value=quantile, allowed="0 to 1")
     chosen = _chosen_sites(snapshot, sites)
-    moments = {site: _moments(snapshot, site, exclude) for site in chosen}
+    moments = {site: merged_moments(snapshot, site, exclude) for site in chosen}
     if quantiles:
         check_limit(max(found.count for found in moments.values()), QUANTILE_TOKENS_MAX, "tokens")
     # quantile -> name, so that a quantile asked for twice is one column
@@ -70,87 +52,29 @@ def norm_profile(
     )
 
 
-def fit_growth(
-    snapshot: Snapshot,
-    *,
-    site: str = "resid_post",
-    layers: tuple[int, int] | None = None,
-    exclude: frozenset[str] = DEFAULT_EXCLUSION,
-) -> Growth:
-    """`layers`: the first and the last one of the fit, both included; at least three."""
-    chosen = _growth_layers(snapshot, site, layers)
-    numbers = [place.layer for place in chosen]
-    means = np.array([_moments(snapshot, place, exclude).mean for place in chosen])
-    if (means <= 0).any():
-        layer = numbers[int(np.argmin(means))]
-        raise _nothing_left(f"the mean norm of {site}.{layer} is 0, which has no logarithm", exclude)
-    slope, intercept, r_squared = _fit_line(np.array(numbers, np.float64), np.log(means))
-    before = dict(zip(numbers, means, strict=True))
-    points = {
-        "layer": pa.array(numbers, pa.int32()),
-        "mean": pa.array(means),
-        "fitted": pa.array(np.exp(intercept + slope * np.array(numbers))),
-        "ratio": pa.array(
-            [mean / before[n - 1] if n - 1 in before else None for n, mean in before.items()], pa.float64()
-        ),
-    }
-    return Growth(site, numbers[0], numbers[-1], math.exp(slope), r_squared, pa.table(points))
-
-
-def _fit_line(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Slope, intercept and R^2 of the ordinary least-squares line; R^2 is 1 where y does not vary."""
-    away, rise = x - x.mean(), y - y.mean()
-    slope = float(away @ rise / (away @ away))
-    intercept = float(y.mean() - slope * x.mean())
-    if np.ptp(y) == 0:
-        return slope, intercept, 1.0
-    residual = rise - slope * away
-    return slope, intercept, float(1 - residual @ residual / (rise @ rise))
-
-
-def _stored_sites(snapshot: Snapshot) -> list[Site]:
+def stored_sites(snapshot: Snapshot) -> list[Site]:
     found = [parse_site(text) for text in snapshot.record.specification.norm_sites]
     return sorted(found, key=lambda site: (RESIDUAL_KINDS.index(site.kind), site.layer))
 
 
 def _chosen_sites(snapshot: Snapshot, texts: Sequence[str]) -> list[Site]:
-    stored = _stored_sites(snapshot)
+    stored = stored_sites(snapshot)
     chosen: set[Site] = set()
     for text in texts:
         of_kind = {site for site in stored if site.kind == text}
         found = of_kind or {parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count)} & set(stored)
         if not found:
-            raise _unknown_site(snapshot, text, [str(site) for site in stored])
+            raise unknown_site(snapshot, text, [str(site) for site in stored])
         chosen |= found
     return [site for site in stored if site in chosen or not texts]
 
 
-def _growth_layers(snapshot: Snapshot, kind: str, layers: tuple[int, int] | None) -> list[Site]:
-    stored = _stored_sites(snapshot)
-    of_kind = [site for site in stored if site.kind == kind]
-    if not of_kind:
-        raise _unknown_site(snapshot, kind, sorted({site.kind for site in stored}))
-    have = [site.layer for site in of_kind]
-    first, last = layers or (have[0], have[-1])
-    chosen = [site for site in of_kind if first <= site.layer <= last]
-    if first not in have or last not in have or len(chosen) < GROWTH_LAYERS_MIN:
-        raise BadRequest(
-            f"layers {first} to {last} of {kind} cannot be fitted: a line needs at least {GROWTH_LAYERS_MIN} layers "
-            f"that run {snapshot.record.run} has norms of",
-            reason="LAYER_OUT_OF_RANGE",
-            field="layers",
-            value=f"{first} to {last}",
-            allowed=f"at least {GROWTH_LAYERS_MIN} of {', '.join(map(str, have))}",
-        )
-    return chosen
-
-
-def _moments(snapshot: Snapshot, site: Site, exclude: frozenset[str]) -> Moments:
+def merged_moments(snapshot: Snapshot, site: Site, exclude: frozenset[str]) -> Moments:
     kept = kept_classes(exclude)
     by_class = snapshot.norm_moments(str(site))
     merged = reduce(Moments.merge, [by_class[name] for name in kept if name in by_class], Moments())
     if not merged.count:
-        raise _nothing_left(f"no token is left of {site} in {len(snapshot.commits)} committed shards", exclude)
+        raise nothing_left(f"no token is left of {site} in {len(snapshot.commits)} committed shards", exclude)
     return merged
 
 
@@ -204,12 +128,12 @@ def _profile_schema(quantile_names: Iterable[str]) -> pa.Schema:
     return pa.schema(fixed + [(name, pa.float64()) for name in numbers])
 
 
-def _nothing_left(message: str, exclude: frozenset[str]) -> BadRequest:
+def nothing_left(message: str, exclude: frozenset[str]) -> BadRequest:
     excluded = ", ".join(sorted(exclude)) or "nothing"
     return BadRequest(f"{message} ({excluded} excluded)", reason="NOTHING_LEFT", field="exclude", value=excluded)
 
 
-def _unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str]) -> BadRequest:
+def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str]) -> BadRequest:
     return BadRequest(
         f"run {snapshot.record.run} has no norms of {text!r}",
         reason="SITE_UNKNOWN",

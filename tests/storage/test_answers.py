@@ -10,7 +10,8 @@ import pytest
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.features import BINS_MAX, feature_statistics, top_examples
-from actstore_storage.norms import QUANTILES_MAX, fit_growth, norm_profile
+from actstore_storage.growth import fit_growth
+from actstore_storage.norms import QUANTILES_MAX, norm_profile
 from actstore_storage.runs import open_run
 from actstore_storage.sampling import EXAMPLES_MAX
 from actstore_storage.snapshot import Snapshot
