@@ -39,7 +39,7 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.plan import PairTokens
+from actstore_worker.patching.pairs import PairTokens
 from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from benchmarks.capture import MODEL, MODELS

@@ -18,7 +18,8 @@ from actstore_worker.patching.audit import Audit, Auditor
 from actstore_worker.patching.direct import Share, direct_shares
 from actstore_worker.patching.kernel import FullForward, Kernel, Patch
 from actstore_worker.patching.metrics import SMALLEST_DIFFERENCE, Metrics, Values
-from actstore_worker.patching.plan import Entry, PairTokens, SweepPlan, plan_sweep
+from actstore_worker.patching.pairs import PairTokens
+from actstore_worker.patching.plan import Entry, SweepPlan, plan_sweep
 from actstore_worker.patching.recording import Recording, record, zeroed
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.resumed import Resumed, Unresumable

@@ -1,0 +1,93 @@
+"""The prompts and answers of a sweep as tokens."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from actstore_storage.errors import BadRequest
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching.request import PromptPair
+from actstore_worker.prompts import check_length, text_ids, token_texts, with_bos
+
+
+@dataclass(frozen=True)
+class PairTokens:
+    """Token ids of a pair."""
+
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    clean_answer: int
+    corrupt_answer: int
+
+    @property
+    def first_difference(self) -> int:
+        """The first position at which the prompts differ; their length where they do not."""
+        pairs = enumerate(zip(self.clean, self.corrupt, strict=True))
+        return next((position for position, (clean, corrupt) in pairs if clean != corrupt), len(self.clean))
+
+
+def pair_tokens(model: LanguageModel, pair: PromptPair, prepend_bos: bool) -> PairTokens:
+    clean = _prompt_tokens(model, "clean", pair.clean, prepend_bos)
+    corrupt = _prompt_tokens(model, "corrupt", pair.corrupt, prepend_bos)
+    _check_lengths(model, clean, corrupt)
+    clean_answer = _answer_token(model, "clean_answer", pair.clean_answer)
+    corrupt_answer = _answer_token(model, "corrupt_answer", pair.corrupt_answer)
+    if clean_answer == corrupt_answer:
+        raise BadRequest(
+            "the two answers are the same token, so their logits never differ",
+            field="corrupt_answer",
+            value=pair.corrupt_answer,
+            allowed="another token than clean_answer",
+        )
+    return PairTokens(clean, corrupt, clean_answer, corrupt_answer)
+
+
+def _prompt_tokens(model: LanguageModel, field: str, text: str, prepend_bos: bool) -> tuple[int, ...]:
+    tokens = text_ids(model, text)
+    if not tokens:
+        raise BadRequest(f"the {field} prompt has no tokens", field=field, value=text, allowed="text")
+    return with_bos(model, tokens, prepend_bos)
+
+
+def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence[int]) -> None:
+    if len(clean) != len(corrupt):
+        raise BadRequest(
+            f"the clean prompt has {len(clean)} tokens and the corrupt one {len(corrupt)}; patching by position needs "
+            f"equal lengths. Clean: {_shown(model, clean)}. Corrupt: {_shown(model, corrupt)}",
+            reason="PROMPT_LENGTHS_DIFFER",
+            field="corrupt",
+            value=f"{len(corrupt)} tokens",
+            allowed=f"{len(clean)} tokens",
+        )
+    check_length(model, "clean", len(clean), "the prompts have")
+
+
+def check_equal_lengths(model: LanguageModel, pairs: Sequence[PairTokens]) -> None:
+    for number, pair in enumerate(pairs):
+        if len(pair.clean) != len(pairs[0].clean):
+            raise BadRequest(
+                f"the prompts of pair {number} have {len(pair.clean)} tokens and those of pair 0 "
+                f"{len(pairs[0].clean)}; a grid of positions needs equal lengths. Pair {number}: "
+                f"{_shown(model, pair.clean)}",
+                reason="PROMPT_LENGTHS_DIFFER",
+                field="pairs",
+                value=f"{len(pair.clean)} tokens",
+                allowed=f"{len(pairs[0].clean)} tokens",
+            )
+
+
+def _answer_token(model: LanguageModel, field: str, text: str) -> int:
+    tokens = text_ids(model, text)
+    if len(tokens) != 1:
+        raise BadRequest(
+            f"{field} {text!r} is {len(tokens)} tokens: {_shown(model, tokens)}; an answer is one token, with its "
+            "leading space if it has one",
+            reason="ANSWER_NOT_ONE_TOKEN",
+            field=field,
+            value=text,
+            allowed="text of one token",
+        )
+    return tokens[0]
+
+
+def _shown(model: LanguageModel, tokens: Iterable[int]) -> str:
+    return " | ".join(token_texts(model, tokens))
