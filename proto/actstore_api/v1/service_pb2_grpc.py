@@ -7,6 +7,7 @@ from actstore_api.v1 import activation_pb2 as actstore__api_dot_v1_dot_activatio
 from actstore_api.v1 import capture_pb2 as actstore__api_dot_v1_dot_capture__pb2
 from actstore_api.v1 import catalog_pb2 as actstore__api_dot_v1_dot_catalog__pb2
 from actstore_api.v1 import feature_pb2 as actstore__api_dot_v1_dot_feature__pb2
+from actstore_api.v1 import model_pb2 as actstore__api_dot_v1_dot_model__pb2
 from actstore_api.v1 import norm_pb2 as actstore__api_dot_v1_dot_norm__pb2
 from actstore_api.v1 import patching_pb2 as actstore__api_dot_v1_dot_patching__pb2
 from actstore_api.v1 import sae_pb2 as actstore__api_dot_v1_dot_sae__pb2
@@ -1218,6 +1219,256 @@ class SaeService(object):
             '/actstore_api.v1.SaeService/CheckSae',
             actstore__api_dot_v1_dot_sae__pb2.CheckSaeRequest.SerializeToString,
             actstore__api_dot_v1_dot_sae__pb2.CheckSaeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ModelServiceStub(object):
+    """Of a language model and a text given now. Answered by the workers; the service forwards.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetAttention = channel.unary_unary(
+                '/actstore_api.v1.ModelService/GetAttention',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.GetAttentionRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.GetAttentionResponse.FromString,
+                _registered_method=True)
+        self.GetInductionScores = channel.unary_unary(
+                '/actstore_api.v1.ModelService/GetInductionScores',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.GetInductionScoresRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.GetInductionScoresResponse.FromString,
+                _registered_method=True)
+        self.GetTextLens = channel.unary_unary(
+                '/actstore_api.v1.ModelService/GetTextLens',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.GetTextLensRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.GetTextLensResponse.FromString,
+                _registered_method=True)
+        self.SteerText = channel.unary_unary(
+                '/actstore_api.v1.ModelService/SteerText',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.SteerTextRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.SteerTextResponse.FromString,
+                _registered_method=True)
+        self.AblateSites = channel.unary_unary(
+                '/actstore_api.v1.ModelService/AblateSites',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.AblateSitesRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.AblateSitesResponse.FromString,
+                _registered_method=True)
+
+
+class ModelServiceServicer(object):
+    """Of a language model and a text given now. Answered by the workers; the service forwards.
+    """
+
+    def GetAttention(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInductionScores(self, request, context):
+        """On random tokens that come twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTextLens(self, request, context):
+        """The logit lens: what the residual stream would predict at each layer and position.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SteerText(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AblateSites(self, request, context):
+        """What the loss becomes without each of the model's parts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ModelServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetAttention': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAttention,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.GetAttentionRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.GetAttentionResponse.SerializeToString,
+            ),
+            'GetInductionScores': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInductionScores,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.GetInductionScoresRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.GetInductionScoresResponse.SerializeToString,
+            ),
+            'GetTextLens': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTextLens,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.GetTextLensRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.GetTextLensResponse.SerializeToString,
+            ),
+            'SteerText': grpc.unary_unary_rpc_method_handler(
+                    servicer.SteerText,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.SteerTextRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.SteerTextResponse.SerializeToString,
+            ),
+            'AblateSites': grpc.unary_unary_rpc_method_handler(
+                    servicer.AblateSites,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.AblateSitesRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.AblateSitesResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'actstore_api.v1.ModelService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('actstore_api.v1.ModelService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ModelService(object):
+    """Of a language model and a text given now. Answered by the workers; the service forwards.
+    """
+
+    @staticmethod
+    def GetAttention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.ModelService/GetAttention',
+            actstore__api_dot_v1_dot_model__pb2.GetAttentionRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.GetAttentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInductionScores(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.ModelService/GetInductionScores',
+            actstore__api_dot_v1_dot_model__pb2.GetInductionScoresRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.GetInductionScoresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTextLens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.ModelService/GetTextLens',
+            actstore__api_dot_v1_dot_model__pb2.GetTextLensRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.GetTextLensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SteerText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.ModelService/SteerText',
+            actstore__api_dot_v1_dot_model__pb2.SteerTextRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.SteerTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AblateSites(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.ModelService/AblateSites',
+            actstore__api_dot_v1_dot_model__pb2.AblateSitesRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.AblateSitesResponse.FromString,
             options,
             channel_credentials,
             insecure,
