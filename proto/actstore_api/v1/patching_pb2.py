@@ -26,35 +26,45 @@ from actstore_api.v1 import capture_pb2 as actstore__api_dot_v1_dot_capture__pb2
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x63tstore_api/v1/patching.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"Z\n\nPromptPair\x12\r\n\x05\x63lean\x18\x01 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x02 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x03 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x04 \x01(\t\"/\n\rCellReference\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\"I\n\nJointCells\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x1e.actstore_api.v1.CellReference\"G\n\x06Screen\x12\x13\n\x0b\x65xact_cells\x18\x01 \x01(\r\x12\x15\n\rqk_correction\x18\x02 \x01(\x08\x12\x11\n\tgrad_drop\x18\x03 \x01(\x08\"\xc9\x04\n\x0fRunSweepRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\r\n\x05\x63lean\x18\x02 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x04 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x05 \x01(\t\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x0e\n\x06layers\x18\x07 \x03(\r\x12\x33\n\ndirections\x18\x08 \x03(\x0e\x32\x1f.actstore_api.v1.PatchDirection\x12\'\n\x03\x62os\x18\t \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicy\x12/\n\nmore_pairs\x18\n \x03(\x0b\x32\x1b.actstore_api.v1.PromptPair\x12\x32\n\tpositions\x18\x0b \x01(\x0e\x32\x1f.actstore_api.v1.PatchPositions\x12\x16\n\x0eonly_positions\x18\x0c \x03(\r\x12\r\n\x05heads\x18\r \x03(\r\x12\x1a\n\rwindow_layers\x18\x0e \x01(\rH\x00\x88\x01\x01\x12,\n\x06source\x18\x0f \x01(\x0e\x32\x1c.actstore_api.v1.PatchSource\x12*\n\x05joint\x18\x10 \x03(\x0b\x32\x1b.actstore_api.v1.JointCells\x12\'\n\x06screen\x18\x11 \x01(\x0b\x32\x17.actstore_api.v1.ScreenB\x10\n\x0e_window_layers\"8\n\rSweepProgress\x12\x12\n\ncells_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x63\x65lls_total\x18\x02 \x01(\x04\"\xd3\x01\n\nSweepAudit\x12\x15\n\raudited_cells\x18\x01 \x01(\r\x12\x15\n\rlargest_error\x18\x02 \x01(\x01\x12\x13\n\x0bnoise_floor\x18\x03 \x01(\x01\x12\x11\n\ttolerance\x18\x04 \x01(\x01\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x14\n\x0ctoken_layers\x18\x06 \x01(\x01\x12\x19\n\x11token_layers_full\x18\x07 \x01(\x01\x12\x1b\n\x0erank_agreement\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_rank_agreement\"\xce\x02\n\x0bSweepResult\x12%\n\x05\x63\x65lls\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12&\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x1e\n\x16\x63lean_logit_difference\x18\x03 \x01(\x01\x12 \n\x18\x63orrupt_logit_difference\x18\x04 \x01(\x01\x12/\n\nprovenance\x18\x05 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12)\n\tbaselines\x18\x06 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12*\n\x05\x61udit\x18\x07 \x01(\x0b\x32\x1b.actstore_api.v1.SweepAudit\x12&\n\x06\x64irect\x18\x08 \x01(\x0b\x32\x16.actstore_api.v1.Table\"\x80\x01\n\x10RunSweepResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.actstore_api.v1.SweepProgressH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.actstore_api.v1.SweepResultH\x00\x42\x08\n\x06update*i\n\x0ePatchDirection\x12\x1f\n\x1bPATCH_DIRECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17PATCH_DIRECTION_DENOISE\x10\x01\x12\x19\n\x15PATCH_DIRECTION_NOISE\x10\x02*[\n\x0bPatchSource\x12\x1c\n\x18PATCH_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13PATCH_SOURCE_PROMPT\x10\x01\x12\x15\n\x11PATCH_SOURCE_ZERO\x10\x02*~\n\x0ePatchPositions\x12\x1f\n\x1bPATCH_POSITIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14PATCH_POSITIONS_EACH\x10\x01\x12\x17\n\x13PATCH_POSITIONS_ALL\x10\x02\x12\x18\n\x14PATCH_POSITIONS_LAST\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x63tstore_api/v1/patching.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"Z\n\nPromptPair\x12\r\n\x05\x63lean\x18\x01 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x02 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x03 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x04 \x01(\t\"/\n\rCellReference\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\"(\n\nTokenRange\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"U\n\x0bPromptRange\x12-\n\x06tokens\x18\x01 \x01(\x0b\x32\x1b.actstore_api.v1.TokenRangeH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05where\"u\n\tPatchSpan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x63lean\x18\x02 \x01(\x0b\x32\x1c.actstore_api.v1.PromptRange\x12-\n\x07\x63orrupt\x18\x03 \x01(\x0b\x32\x1c.actstore_api.v1.PromptRange\"I\n\nJointCells\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x1e.actstore_api.v1.CellReference\"G\n\x06Screen\x12\x13\n\x0b\x65xact_cells\x18\x01 \x01(\r\x12\x15\n\rqk_correction\x18\x02 \x01(\x08\x12\x11\n\tgrad_drop\x18\x03 \x01(\x08\"\x9e\x06\n\x0fRunSweepRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\r\n\x05\x63lean\x18\x02 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x04 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x05 \x01(\t\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x0e\n\x06layers\x18\x07 \x03(\r\x12\x33\n\ndirections\x18\x08 \x03(\x0e\x32\x1f.actstore_api.v1.PatchDirection\x12\'\n\x03\x62os\x18\t \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicy\x12/\n\nmore_pairs\x18\n \x03(\x0b\x32\x1b.actstore_api.v1.PromptPair\x12\x32\n\tpositions\x18\x0b \x01(\x0e\x32\x1f.actstore_api.v1.PatchPositions\x12\x16\n\x0eonly_positions\x18\x0c \x03(\r\x12\r\n\x05heads\x18\r \x03(\r\x12\x1a\n\rwindow_layers\x18\x0e \x01(\rH\x00\x88\x01\x01\x12,\n\x06source\x18\x0f \x01(\x0e\x32\x1c.actstore_api.v1.PatchSource\x12*\n\x05joint\x18\x10 \x03(\x0b\x32\x1b.actstore_api.v1.JointCells\x12\'\n\x06screen\x18\x11 \x01(\x0b\x32\x17.actstore_api.v1.Screen\x12\x12\n\nsource_run\x18\x12 \x01(\t\x12\x32\n\x0esource_exclude\x18\x13 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12\x13\n\x0bsource_seed\x18\x14 \x01(\r\x12\x0b\n\x03sae\x18\x15 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x16 \x03(\r\x12,\n\tsae_error\x18\x17 \x01(\x0e\x32\x19.actstore_api.v1.SaeError\x12)\n\x05spans\x18\x18 \x03(\x0b\x32\x1a.actstore_api.v1.PatchSpanB\x10\n\x0e_window_layers\"8\n\rSweepProgress\x12\x12\n\ncells_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x63\x65lls_total\x18\x02 \x01(\x04\"\xd3\x01\n\nSweepAudit\x12\x15\n\raudited_cells\x18\x01 \x01(\r\x12\x15\n\rlargest_error\x18\x02 \x01(\x01\x12\x13\n\x0bnoise_floor\x18\x03 \x01(\x01\x12\x11\n\ttolerance\x18\x04 \x01(\x01\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x14\n\x0ctoken_layers\x18\x06 \x01(\x01\x12\x19\n\x11token_layers_full\x18\x07 \x01(\x01\x12\x1b\n\x0erank_agreement\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_rank_agreement\"\x80\x03\n\x0bSweepResult\x12%\n\x05\x63\x65lls\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12&\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x1e\n\x16\x63lean_logit_difference\x18\x03 \x01(\x01\x12 \n\x18\x63orrupt_logit_difference\x18\x04 \x01(\x01\x12/\n\nprovenance\x18\x05 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12)\n\tbaselines\x18\x06 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12*\n\x05\x61udit\x18\x07 \x01(\x0b\x32\x1b.actstore_api.v1.SweepAudit\x12&\n\x06\x64irect\x18\x08 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x30\n\x0bstored_rows\x18\x14 \x01(\x0b\x32\x1b.actstore_api.v1.StoredRows\"t\n\nStoredRows\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x04\x12\x0c\n\x04read\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\x04\x12-\n\x08\x65xcluded\x18\x05 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\"\x80\x01\n\x10RunSweepResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.actstore_api.v1.SweepProgressH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.actstore_api.v1.SweepResultH\x00\x42\x08\n\x06update*i\n\x0ePatchDirection\x12\x1f\n\x1bPATCH_DIRECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17PATCH_DIRECTION_DENOISE\x10\x01\x12\x19\n\x15PATCH_DIRECTION_NOISE\x10\x02*\x8d\x01\n\x0bPatchSource\x12\x1c\n\x18PATCH_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13PATCH_SOURCE_PROMPT\x10\x01\x12\x15\n\x11PATCH_SOURCE_ZERO\x10\x02\x12\x15\n\x11PATCH_SOURCE_MEAN\x10\x03\x12\x19\n\x15PATCH_SOURCE_RESAMPLE\x10\x04*g\n\x08SaeError\x12\x19\n\x15SAE_ERROR_UNSPECIFIED\x10\x00\x12\x12\n\x0eSAE_ERROR_KEPT\x10\x01\x12\x15\n\x11SAE_ERROR_DROPPED\x10\x02\x12\x15\n\x11SAE_ERROR_PATCHED\x10\x03*~\n\x0ePatchPositions\x12\x1f\n\x1bPATCH_POSITIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14PATCH_POSITIONS_EACH\x10\x01\x12\x17\n\x13PATCH_POSITIONS_ALL\x10\x02\x12\x18\n\x14PATCH_POSITIONS_LAST\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.patching_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PATCHDIRECTION']._serialized_start=1729
-  _globals['_PATCHDIRECTION']._serialized_end=1834
-  _globals['_PATCHSOURCE']._serialized_start=1836
-  _globals['_PATCHSOURCE']._serialized_end=1927
-  _globals['_PATCHPOSITIONS']._serialized_start=1929
-  _globals['_PATCHPOSITIONS']._serialized_end=2055
+  _globals['_PATCHDIRECTION']._serialized_start=2358
+  _globals['_PATCHDIRECTION']._serialized_end=2463
+  _globals['_PATCHSOURCE']._serialized_start=2466
+  _globals['_PATCHSOURCE']._serialized_end=2607
+  _globals['_SAEERROR']._serialized_start=2609
+  _globals['_SAEERROR']._serialized_end=2712
+  _globals['_PATCHPOSITIONS']._serialized_start=2714
+  _globals['_PATCHPOSITIONS']._serialized_end=2840
   _globals['_PROMPTPAIR']._serialized_start=112
   _globals['_PROMPTPAIR']._serialized_end=202
   _globals['_CELLREFERENCE']._serialized_start=204
   _globals['_CELLREFERENCE']._serialized_end=251
-  _globals['_JOINTCELLS']._serialized_start=253
-  _globals['_JOINTCELLS']._serialized_end=326
-  _globals['_SCREEN']._serialized_start=328
-  _globals['_SCREEN']._serialized_end=399
-  _globals['_RUNSWEEPREQUEST']._serialized_start=402
-  _globals['_RUNSWEEPREQUEST']._serialized_end=987
-  _globals['_SWEEPPROGRESS']._serialized_start=989
-  _globals['_SWEEPPROGRESS']._serialized_end=1045
-  _globals['_SWEEPAUDIT']._serialized_start=1048
-  _globals['_SWEEPAUDIT']._serialized_end=1259
-  _globals['_SWEEPRESULT']._serialized_start=1262
-  _globals['_SWEEPRESULT']._serialized_end=1596
-  _globals['_RUNSWEEPRESPONSE']._serialized_start=1599
-  _globals['_RUNSWEEPRESPONSE']._serialized_end=1727
+  _globals['_TOKENRANGE']._serialized_start=253
+  _globals['_TOKENRANGE']._serialized_end=293
+  _globals['_PROMPTRANGE']._serialized_start=295
+  _globals['_PROMPTRANGE']._serialized_end=380
+  _globals['_PATCHSPAN']._serialized_start=382
+  _globals['_PATCHSPAN']._serialized_end=499
+  _globals['_JOINTCELLS']._serialized_start=501
+  _globals['_JOINTCELLS']._serialized_end=574
+  _globals['_SCREEN']._serialized_start=576
+  _globals['_SCREEN']._serialized_end=647
+  _globals['_RUNSWEEPREQUEST']._serialized_start=650
+  _globals['_RUNSWEEPREQUEST']._serialized_end=1448
+  _globals['_SWEEPPROGRESS']._serialized_start=1450
+  _globals['_SWEEPPROGRESS']._serialized_end=1506
+  _globals['_SWEEPAUDIT']._serialized_start=1509
+  _globals['_SWEEPAUDIT']._serialized_end=1720
+  _globals['_SWEEPRESULT']._serialized_start=1723
+  _globals['_SWEEPRESULT']._serialized_end=2107
+  _globals['_STOREDROWS']._serialized_start=2109
+  _globals['_STOREDROWS']._serialized_end=2225
+  _globals['_RUNSWEEPRESPONSE']._serialized_start=2228
+  _globals['_RUNSWEEPRESPONSE']._serialized_end=2356
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,15 @@ class PatchSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PATCH_SOURCE_UNSPECIFIED: _ClassVar[PatchSource]
     PATCH_SOURCE_PROMPT: _ClassVar[PatchSource]
     PATCH_SOURCE_ZERO: _ClassVar[PatchSource]
+    PATCH_SOURCE_MEAN: _ClassVar[PatchSource]
+    PATCH_SOURCE_RESAMPLE: _ClassVar[PatchSource]
+
+class SaeError(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SAE_ERROR_UNSPECIFIED: _ClassVar[SaeError]
+    SAE_ERROR_KEPT: _ClassVar[SaeError]
+    SAE_ERROR_DROPPED: _ClassVar[SaeError]
+    SAE_ERROR_PATCHED: _ClassVar[SaeError]
 
 class PatchPositions(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,6 +42,12 @@ PATCH_DIRECTION_NOISE: PatchDirection
 PATCH_SOURCE_UNSPECIFIED: PatchSource
 PATCH_SOURCE_PROMPT: PatchSource
 PATCH_SOURCE_ZERO: PatchSource
+PATCH_SOURCE_MEAN: PatchSource
+PATCH_SOURCE_RESAMPLE: PatchSource
+SAE_ERROR_UNSPECIFIED: SaeError
+SAE_ERROR_KEPT: SaeError
+SAE_ERROR_DROPPED: SaeError
+SAE_ERROR_PATCHED: SaeError
 PATCH_POSITIONS_UNSPECIFIED: PatchPositions
 PATCH_POSITIONS_EACH: PatchPositions
 PATCH_POSITIONS_ALL: PatchPositions
@@ -58,6 +73,32 @@ class CellReference(_message.Message):
     position: int
     def __init__(self, site: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
+class TokenRange(_message.Message):
+    __slots__ = ("first", "end")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    end: int
+    def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class PromptRange(_message.Message):
+    __slots__ = ("tokens", "text")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    tokens: TokenRange
+    text: str
+    def __init__(self, tokens: _Optional[_Union[TokenRange, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class PatchSpan(_message.Message):
+    __slots__ = ("name", "clean", "corrupt")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    clean: PromptRange
+    corrupt: PromptRange
+    def __init__(self, name: _Optional[str] = ..., clean: _Optional[_Union[PromptRange, _Mapping]] = ..., corrupt: _Optional[_Union[PromptRange, _Mapping]] = ...) -> None: ...
+
 class JointCells(_message.Message):
     __slots__ = ("name", "cells")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -77,7 +118,7 @@ class Screen(_message.Message):
     def __init__(self, exact_cells: _Optional[int] = ..., qk_correction: bool = ..., grad_drop: bool = ...) -> None: ...
 
 class RunSweepRequest(_message.Message):
-    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen")
+    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen", "source_run", "source_exclude", "source_seed", "sae", "features", "sae_error", "spans")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +136,13 @@ class RunSweepRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     JOINT_FIELD_NUMBER: _ClassVar[int]
     SCREEN_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_RUN_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_SEED_FIELD_NUMBER: _ClassVar[int]
+    SAE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    SAE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     clean: str
     corrupt: str
@@ -112,7 +160,14 @@ class RunSweepRequest(_message.Message):
     source: PatchSource
     joint: _containers.RepeatedCompositeFieldContainer[JointCells]
     screen: Screen
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ...) -> None: ...
+    source_run: str
+    source_exclude: _common_pb2.Exclusion
+    source_seed: int
+    sae: str
+    features: _containers.RepeatedScalarFieldContainer[int]
+    sae_error: SaeError
+    spans: _containers.RepeatedCompositeFieldContainer[PatchSpan]
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., source_run: _Optional[str] = ..., source_exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., source_seed: _Optional[int] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ...) -> None: ...
 
 class SweepProgress(_message.Message):
     __slots__ = ("cells_done", "cells_total")
@@ -143,7 +198,7 @@ class SweepAudit(_message.Message):
     def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[str] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ..., rank_agreement: _Optional[float] = ...) -> None: ...
 
 class SweepResult(_message.Message):
-    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct")
+    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct", "stored_rows")
     CELLS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLEAN_LOGIT_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +207,7 @@ class SweepResult(_message.Message):
     BASELINES_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
     DIRECT_FIELD_NUMBER: _ClassVar[int]
+    STORED_ROWS_FIELD_NUMBER: _ClassVar[int]
     cells: _common_pb2.Table
     tokens: _common_pb2.Table
     clean_logit_difference: float
@@ -160,7 +216,22 @@ class SweepResult(_message.Message):
     baselines: _common_pb2.Table
     audit: SweepAudit
     direct: _common_pb2.Table
-    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ...) -> None: ...
+    stored_rows: StoredRows
+    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., stored_rows: _Optional[_Union[StoredRows, _Mapping]] = ...) -> None: ...
+
+class StoredRows(_message.Message):
+    __slots__ = ("run", "used", "read", "stored", "excluded")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    used: int
+    read: int
+    stored: int
+    excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
+    def __init__(self, run: _Optional[str] = ..., used: _Optional[int] = ..., read: _Optional[int] = ..., stored: _Optional[int] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ...) -> None: ...
 
 class RunSweepResponse(_message.Message):
     __slots__ = ("progress", "result")
