@@ -29,8 +29,8 @@ def pair_tokens(model: LanguageModel, pair: PromptPair, prepend_bos: bool) -> Pa
     clean = _prompt_tokens(model, "clean", pair.clean, prepend_bos)
     corrupt = _prompt_tokens(model, "corrupt", pair.corrupt, prepend_bos)
     _check_lengths(model, clean, corrupt)
-    clean_answer = _answer_token(model, "clean_answer", pair.clean_answer)
-    corrupt_answer = _answer_token(model, "corrupt_answer", pair.corrupt_answer)
+    clean_answer = answer_token(model, "clean_answer", pair.clean_answer)
+    corrupt_answer = answer_token(model, "corrupt_answer", pair.corrupt_answer)
     if clean_answer == corrupt_answer:
         raise BadRequest(
             "the two answers are the same token, so their logits never differ",
@@ -75,7 +75,7 @@ def check_equal_lengths(model: LanguageModel, pairs: Sequence[PairTokens]) -> No
             )
 
 
-def _answer_token(model: LanguageModel, field: str, text: str) -> int:
+def answer_token(model: LanguageModel, field: str, text: str) -> int:
     tokens = text_ids(model, text)
     if len(tokens) != 1:
         raise BadRequest(

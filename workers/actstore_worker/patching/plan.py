@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site, parse_site
+from actstore_worker.chosen import chosen_heads, chosen_layers
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.checks import check_count, check_position, choices
 from actstore_worker.patching.kernel import Cell
@@ -77,10 +78,10 @@ def _grid(
     model: LanguageModel, request: SweepRequest, length: int, repeats: int, limits: PatchingLimits
 ) -> Iterator[Entry]:
     """Errors: BadRequest before the first entry, which is repeated for each pair and direction."""
-    kinds, layers = _kinds(model, request), _layers(model, request.layers)
+    kinds, layers = _kinds(model, request), chosen_layers(model, request.layers)
     positions = _positions(request, length)
     windows = _windows(layers, request.window_layers, model.layer_count)
-    heads = {kind: _heads(model, kind, request.heads) if kind in HEAD_KINDS else (None,) for kind in kinds}
+    heads = {kind: chosen_heads(model, kind, request.heads) if kind in HEAD_KINDS else (None,) for kind in kinds}
     count = sum(len(heads[kind]) for kind in kinds) * len(windows) * len(positions) + len(request.joint)
     _check_cell_count(count * repeats, limits)
     for kind in kinds:
@@ -117,21 +118,6 @@ def _positions(request: SweepRequest, length: int) -> list[range]:
     return [range(position, position + 1) for position in chosen]
 
 
-def _heads(model: LanguageModel, kind: str, asked: Sequence[int]) -> Sequence[int]:
-    """Of k and v, where queries share them, there are fewer than of the others."""
-    there = model.head_counts[kind]
-    for head in asked:
-        if not 0 <= head < there:
-            raise BadRequest(
-                f"{model.name!r} has no head {head} of {kind}; it has {there}",
-                reason="SITE_UNKNOWN",
-                field="heads",
-                value=head,
-                allowed=f"0..{there - 1}",
-            )
-    return sorted(set(asked)) or range(there)
-
-
 def _joint_cells(model: LanguageModel, joint: JointCells, length: int) -> tuple[Cell, ...]:
     check_count(len(joint.cells), JOINT_CELLS_MAX, f"cells of {joint.name!r}")
     cells = []
@@ -160,19 +146,6 @@ def _kinds(model: LanguageModel, request: SweepRequest) -> tuple[str, ...]:
     if not request.sites and request.joint:
         return ()
     return tuple(dict.fromkeys(request.sites)) or DEFAULT_KINDS
-
-
-def _layers(model: LanguageModel, asked: Sequence[int]) -> tuple[int, ...]:
-    for layer in asked:
-        if not 0 <= layer < model.layer_count:
-            raise BadRequest(
-                f"{model.name!r} has no layer {layer}; its layers are 0 to {model.layer_count - 1}",
-                reason="LAYER_OUT_OF_RANGE",
-                field="layers",
-                value=layer,
-                allowed=f"0..{model.layer_count - 1}",
-            )
-    return tuple(sorted(set(asked))) or tuple(range(model.layer_count))
 
 
 def _check_screen(request: SweepRequest, limits: PatchingLimits) -> None:
