@@ -7,8 +7,12 @@ from actstore_worker.model import LanguageModel
 from actstore_worker.sae import SparseAutoencoder
 
 
-def live_provenance(model: LanguageModel | None, sae: SparseAutoencoder | None = None) -> Provenance:
-    """Without a model: of an answer that an SAE's weights alone give, in the float32 that they are read in."""
+def live_provenance(
+    model: LanguageModel | None, sae: SparseAutoencoder | None = None, attention: str = ""
+) -> Provenance:
+    """Without a model: of an answer that an SAE's weights alone give, in the float32 that they are read in. `attention`
+    is what ran, where that is not what the model usually runs with.
+    """
     return Provenance(
         model=model.name if model else "",
         model_revision=model.revision if model else "",
@@ -16,7 +20,7 @@ def live_provenance(model: LanguageModel | None, sae: SparseAutoencoder | None =
         tokenizer_sha256=model.tokenizer_sha256 if model else "",
         sae_sha256={sae.name: sae.sha256} if sae else {},
         dtype=model.dtype if model else "float32",
-        attention_implementation=model.attention_implementation if model else "",
+        attention_implementation=attention or (model.attention_implementation if model else ""),
         device=model.device.type if model else "",
         run="",
         specification_sha256="",

@@ -41,8 +41,9 @@ from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.gateway import Gateway
 from actstore_worker.live.answering import LiveAnswers
+from actstore_worker.live.model_questions import ModelQuestion
 from actstore_worker.live.questions import Answer as LiveAnswer
-from actstore_worker.live.questions import Question, SaeQuestion
+from actstore_worker.live.questions import Question
 from actstore_worker.loading import load_model
 from actstore_worker.merging import Merging, write_part
 from actstore_worker.model import LanguageModel
@@ -355,7 +356,7 @@ class _RemoteModels:
 
     async def ask(self, question: Question) -> LiveAnswer:
         """Goes to a replica that has the model, if one has; a question that names none goes to any."""
-        model_id = _model_id(question.model, question.revision) if isinstance(question, SaeQuestion) else ""
+        model_id = _model_id(question.model, question.revision) if isinstance(question, ModelQuestion) else ""
         response = self._handle.options(multiplexed_model_id=model_id).ask.remote(question)
         try:
             return await _answer(response)

@@ -1,4 +1,4 @@
-"""Any question to its answer: finds the SAE, looks whether it goes with the model, and hands both on."""
+"""Any question to its answer: finds the SAE where it names one, looks whether it goes with the model, hands both on."""
 
 import threading
 from collections import OrderedDict
@@ -16,6 +16,8 @@ from actstore_worker.live.ablate_direction import ablate_direction
 from actstore_worker.live.ablate_text import ablate_text
 from actstore_worker.live.check import check_sae
 from actstore_worker.live.logit_lens import logit_lens
+from actstore_worker.live.model_answering import answer_alone
+from actstore_worker.live.model_questions import AloneQuestion
 from actstore_worker.live.neighbours import find_neighbours
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import (
@@ -84,8 +86,11 @@ class LiveAnswers:
 
     def answer(self, question: Question, model: LanguageModel | None, stop: threading.Event) -> Answer:
         """Errors: BadRequest for everything that the caller can get wrong; CANCELLED soon after `stop` is set."""
-        sae = self._saes.get(question.sae)
         with torch.inference_mode():
+            if isinstance(question, AloneQuestion):
+                assert model is not None  # noqa: S101  by `model_of`
+                return answer_alone(question, Passes(model, self._turn, stop), self._limits)
+            sae = self._saes.get(question.sae)
             if isinstance(question, FindNeighbours):
                 return find_neighbours(sae, question, self._limits)
             assert model is not None  # noqa: S101  by `model_of`

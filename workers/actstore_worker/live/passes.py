@@ -7,15 +7,17 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import Cache
 
 from actstore_storage.errors import ActstoreError
 from actstore_storage.sites import Site
-from actstore_worker.forward import observe
+from actstore_worker.forward import See, observe, visit
+from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.changes import Change, changing, writing
 
 # Logits are made in slices of so many elements: of a whole batch they would be many times the batch's activations.
-_LOGITS_MAX = 1 << 24
+LOGITS_MAX = 1 << 24
 UNCHANGED: Mapping[Site, Change] = {}
 
 
@@ -39,14 +41,37 @@ class Passes:
         with self._changed(changes, ids.shape):
             return observe(self.model, ids, attention_mask, sites)
 
+    def visit(
+        self, ids: Int[Tensor, "batch position"], sites: Iterable[Site], see: See, attention: str | None = None
+    ) -> None:
+        """`see` gets each site's tensor as the pass comes by. `attention` None: as the model usually runs."""
+        with self._changed(UNCHANGED, ids.shape), using_attention(self.model, attention or self.model.attention):
+            visit(self.model, ids, None, sites, see)
+
+    def next_logits(
+        self, ids: Int[Tensor, "batch position"], cache: Cache, changes: Mapping[Site, Change] = UNCHANGED
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """After tokens that follow those in `cache`, which takes them up."""
+        with self._changed(changes, ids.shape):
+            answer = self.model.module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits: Tensor = answer.logits[:, -1]
+        return logits.float()
+
+    def normed(
+        self, ids: Int[Tensor, "batch position"], changes: Mapping[Site, Change] = UNCHANGED
+    ) -> Float[Tensor, "batch position d_model"]:
+        """What the final norm gives, for `LanguageModel.unembed`."""
+        with self._changed(changes, ids.shape):
+            trunk = self.model.family.decoder(self.model.module)
+            found: Tensor = trunk(input_ids=ids, use_cache=False).last_hidden_state
+        return found
+
     def log_probabilities(
         self, ids: Int[Tensor, "batch position"], changes: Mapping[Site, Change] = UNCHANGED
     ) -> Float[Tensor, "batch followed"]:
         """Natural, of each token's true next token; a column less than `ids`."""
-        with self._changed(changes, ids.shape):
-            trunk = self.model.family.decoder(self.model.module)
-            normed: Tensor = trunk(input_ids=ids, use_cache=False).last_hidden_state
-        size = max(1, _LOGITS_MAX // self.model.vocabulary_size)
+        normed = self.normed(ids, changes)
+        size = max(1, LOGITS_MAX // self.model.vocabulary_size)
         rows, following = normed[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         parts = [self._log_probability(*part) for part in zip(rows.split(size), following.split(size), strict=True)]
         return torch.cat(parts).view(len(ids), -1)

@@ -1,10 +1,14 @@
-"""The questions of proto SaeService and their answers, field by field; defaults are those of the contract."""
+"""The questions of proto SaeService and their answers, field by field; defaults are those of the contract.
+
+`Question` and `Answer` are those of ModelService, too.
+"""
 
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from actstore_storage.snapshot import Provenance
+from actstore_worker.live.model_questions import AloneAnswer, AloneQuestion, ModelQuestion
 
 SIDES = ("decoder", "encoder")
 DELETE, ZERO_EMBEDDING, ZERO_RESIDUAL, MEAN_RESIDUAL = "delete", "zero_embedding", "zero_residual", "mean_residual"
@@ -23,6 +27,17 @@ class LiveLimits:
     ablations: int = 20_000
     # Stored tokens that one check looks at.
     check_tokens: int = 131_072
+    # Attention weights in one answer, and in one layer of one pass, which holds those of all its heads.
+    attention_weights: int = 2_000_000
+    attention_elements: int = 1 << 26
+    # Texts of random tokens that induction scores are means over.
+    induction_texts: int = 64
+    # Rows of one lens on a text: layers x positions x tokens of each.
+    lens_rows: int = 500_000
+    # Tokens that one question generates, with and without steering each.
+    steered_tokens: int = 512
+    # Parts of a model x tokens of the texts that they are taken from, in one question.
+    ablated_tokens: int = 2_000_000
     # Tokens, summed over the rows, in one forward pass; at least one row always runs.
     tokens_per_slice: int = 4096
 
@@ -32,11 +47,9 @@ class LiveLimits:
 
 
 @dataclass(frozen=True)
-class SaeQuestion:
-    """To an SAE and a model. `revision` "" is the model itself."""
+class SaeQuestion(ModelQuestion):
+    """To an SAE and a model."""
 
-    model: str
-    revision: str
     sae: str
 
 
@@ -92,7 +105,7 @@ class CheckSae:
     tokens: int = 8192
 
 
-Question = EncodeText | LogitLens | AblateText | AblateDirection | FindNeighbours | CheckSae
+Question = EncodeText | LogitLens | AblateText | AblateDirection | FindNeighbours | CheckSae | AloneQuestion
 
 
 @dataclass(frozen=True)
@@ -137,4 +150,4 @@ class SaeCheck:
     provenance: Provenance
 
 
-Answer = EncodedText | LensTokens | AblatedText | AblatedDirection | Neighbours | SaeCheck
+Answer = EncodedText | LensTokens | AblatedText | AblatedDirection | Neighbours | SaeCheck | AloneAnswer
