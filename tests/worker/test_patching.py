@@ -27,7 +27,7 @@ REQUEST = SweepRequest("model", "", (PAIR,))
 # Small enough that a sweep of these prompts takes many slices, and the last one is not full.
 LIMITS = PatchingLimits(cells=10_000, tokens_per_slice=63)
 
-NEOX_KINDS = "resid_pre, attn_out, mlp_out, resid_post, q, k, v, pattern, z"
+NEOX_KINDS = "resid_pre, attn_out, mlp_out, resid_post, q, k, v, pattern, z, embedding, features"
 
 # kind -> (module below the layer, whether the site is its input)
 PARTS = {
@@ -239,7 +239,7 @@ def test_provenance_is_of_a_live_answer(models: dict[str, LanguageModel]) -> Non
         ({"sites": ("z",), "heads": (3,)}, "SITE_UNKNOWN", "heads", "3", "0..2"),
         ({"only_positions": (2, 9)}, "ARGUMENT_INVALID", "only_positions", "9", "0..8"),
         ({"positions": "some"}, "ARGUMENT_INVALID", "positions", "some", "each, all, last"),
-        ({"source": "noise"}, "ARGUMENT_INVALID", "source", "noise", "prompt, zero"),
+        ({"source": "noise"}, "ARGUMENT_INVALID", "source", "noise", "prompt, zero, mean, resample"),
         ({"window_layers": 4}, "ARGUMENT_INVALID", "window_layers", "4", "1..3"),
         ({"joint": (JointCells("all", ()),)}, "ARGUMENT_INVALID", "cells of 'all'", "0", "1..1024"),
         ({"joint": (JointCells("far", (("z.1.0", 9),)),)}, "ARGUMENT_INVALID", "joint", "9", "0..8"),

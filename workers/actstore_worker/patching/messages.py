@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from actstore_api.v1 import patching_pb2
+from actstore_api.v1 import common_pb2, patching_pb2
 from actstore_storage.errors import BadRequest
-from actstore_worker.patching.request import JointCells, PromptPair, Screen, SweepRequest
+from actstore_storage.exclusion import DEFAULT_EXCLUSION
+from actstore_worker.patching.request import (
+    JointCells,
+    PromptPair,
+    SaeFeatures,
+    Screen,
+    Span,
+    StoredSource,
+    Stretch,
+    SweepRequest,
+)
 from actstore_worker.patching.sweep import SweepProgress, SweepResult
 from actstore_worker.wire import given, prepend_bos, provenance_message, required, table_message
 
@@ -23,6 +33,19 @@ _SOURCES: Mapping[int, str] = {
     patching_pb2.PATCH_SOURCE_UNSPECIFIED: "prompt",
     patching_pb2.PATCH_SOURCE_PROMPT: "prompt",
     patching_pb2.PATCH_SOURCE_ZERO: "zero",
+    patching_pb2.PATCH_SOURCE_MEAN: "mean",
+    patching_pb2.PATCH_SOURCE_RESAMPLE: "resample",
+}
+_SAE_ERRORS: Mapping[int, str] = {
+    patching_pb2.SAE_ERROR_UNSPECIFIED: "kept",
+    patching_pb2.SAE_ERROR_KEPT: "kept",
+    patching_pb2.SAE_ERROR_DROPPED: "dropped",
+    patching_pb2.SAE_ERROR_PATCHED: "patched",
+}
+_TOKEN_CLASSES: Mapping[int, str] = {
+    common_pb2.TOKEN_CLASS_BOS: "bos",
+    common_pb2.TOKEN_CLASS_SPECIAL: "special",
+    common_pb2.TOKEN_CLASS_SINK: "sink",
 }
 
 
@@ -46,6 +69,12 @@ def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
         ),
         screen=_screen(message.screen) if message.HasField("screen") else None,
         prepend_bos=prepend_bos(message.bos),
+        stored=_stored(message),
+        features=_features(message),
+        spans=tuple(
+            Span(span.name, _stretch(span.clean, span.name), _stretch(span.corrupt, span.name))
+            for span in message.spans
+        ),
     )
 
 
@@ -68,6 +97,32 @@ def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweep
 
 def _screen(message: patching_pb2.Screen) -> Screen:
     return Screen(message.exact_cells, message.qk_correction, message.grad_drop)
+
+
+def _stored(message: patching_pb2.RunSweepRequest) -> StoredSource | None:
+    """None where no run is named."""
+    exclude = DEFAULT_EXCLUSION
+    if message.HasField("source_exclude"):
+        classes = (_known(number, _TOKEN_CLASSES, "source_exclude") for number in message.source_exclude.classes)
+        exclude = frozenset(classes)
+    return StoredSource(message.source_run, exclude, message.source_seed) if message.source_run else None
+
+
+def _features(message: patching_pb2.RunSweepRequest) -> SaeFeatures | None:
+    """Errors: BadRequest for what is said of features where no SAE is named."""
+    if message.sae:
+        return SaeFeatures(message.sae, tuple(message.features), _known(message.sae_error, _SAE_ERRORS, "sae_error"))
+    if message.features or message.sae_error:
+        field = "features" if message.features else "sae_error"
+        raise BadRequest(f"{field} are an SAE's, and none is named", field="sae", value="", allowed="an SAE's name")
+    return None
+
+
+def _stretch(message: patching_pb2.PromptRange, name: str) -> Stretch:
+    where = message.WhichOneof("where")
+    if where is None:
+        raise BadRequest(f"span {name!r} does not say where it is", field="spans", value=name, allowed="tokens or text")
+    return message.text if where == "text" else (message.tokens.first, message.tokens.end)
 
 
 def _pair(message: patching_pb2.PromptPair | patching_pb2.RunSweepRequest) -> PromptPair:

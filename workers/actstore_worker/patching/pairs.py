@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from actstore_storage.errors import BadRequest
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.request import PromptPair
+from actstore_worker.patching.request import PromptPair, Span
+from actstore_worker.patching.spans import SpanTokens, span_tokens
 from actstore_worker.prompts import check_length, text_ids, token_texts, with_bos
 
 
@@ -17,18 +18,38 @@ class PairTokens:
     corrupt: tuple[int, ...]
     clean_answer: int
     corrupt_answer: int
+    spans: tuple[SpanTokens, ...] = ()
 
     @property
     def first_difference(self) -> int:
-        """The first position at which the prompts differ; their length where they do not."""
-        pairs = enumerate(zip(self.clean, self.corrupt, strict=True))
-        return next((position for position, (clean, corrupt) in pairs if clean != corrupt), len(self.clean))
+        """The first position at which the prompts differ; the length of the shorter where they do not."""
+        pairs = enumerate(zip(self.clean, self.corrupt, strict=False))
+        return next((position for position, (clean, corrupt) in pairs if clean != corrupt), self.shorter)
+
+    @property
+    def shorter(self) -> int:
+        """Positions that both prompts have."""
+        return min(len(self.clean), len(self.corrupt))
+
+    @property
+    def longer(self) -> int:
+        return max(len(self.clean), len(self.corrupt))
+
+    @property
+    def aligned(self) -> bool:
+        """Whether what is replaced lies at the same positions of prompts of the same length."""
+        return len(self.clean) == len(self.corrupt) and all(span.clean == span.corrupt for span in self.spans)
 
 
-def pair_tokens(model: LanguageModel, pair: PromptPair, prepend_bos: bool) -> PairTokens:
+def pair_tokens(model: LanguageModel, pair: PromptPair, prepend_bos: bool, spans: Sequence[Span] = ()) -> PairTokens:
+    """Without spans the prompts have the same length."""
     clean = _prompt_tokens(model, "clean", pair.clean, prepend_bos)
     corrupt = _prompt_tokens(model, "corrupt", pair.corrupt, prepend_bos)
-    _check_lengths(model, clean, corrupt)
+    if not spans:
+        _check_lengths(model, clean, corrupt)
+    for field, tokens in (("clean", clean), ("corrupt", corrupt)):
+        check_length(model, field, len(tokens), "the prompts have" if len(clean) == len(corrupt) else "the prompt has")
+    found = span_tokens(model, pair, spans, (len(clean), len(corrupt)), prepend_bos)
     clean_answer = answer_token(model, "clean_answer", pair.clean_answer)
     corrupt_answer = answer_token(model, "corrupt_answer", pair.corrupt_answer)
     if clean_answer == corrupt_answer:
@@ -38,7 +59,7 @@ def pair_tokens(model: LanguageModel, pair: PromptPair, prepend_bos: bool) -> Pa
             value=pair.corrupt_answer,
             allowed="another token than clean_answer",
         )
-    return PairTokens(clean, corrupt, clean_answer, corrupt_answer)
+    return PairTokens(clean, corrupt, clean_answer, corrupt_answer, found)
 
 
 def _prompt_tokens(model: LanguageModel, field: str, text: str, prepend_bos: bool) -> tuple[int, ...]:
@@ -52,13 +73,13 @@ def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence
     if len(clean) != len(corrupt):
         raise BadRequest(
             f"the clean prompt has {len(clean)} tokens and the corrupt one {len(corrupt)}; patching by position needs "
-            f"equal lengths. Clean: {_shown(model, clean)}. Corrupt: {_shown(model, corrupt)}",
+            "equal lengths: say with named spans which tokens play the same part. Clean: "
+            f"{_shown(model, clean)}. Corrupt: {_shown(model, corrupt)}",
             reason="PROMPT_LENGTHS_DIFFER",
             field="corrupt",
             value=f"{len(corrupt)} tokens",
             allowed=f"{len(clean)} tokens",
         )
-    check_length(model, "clean", len(clean), "the prompts have")
 
 
 def check_equal_lengths(model: LanguageModel, pairs: Sequence[PairTokens]) -> None:

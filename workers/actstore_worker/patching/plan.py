@@ -1,36 +1,55 @@
 """What a sweep will do: pairs of prompts as tokens, and the cells of its grid."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site, parse_site
 from actstore_worker.chosen import chosen_heads, chosen_layers
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.checks import check_count, check_position, choices
+from actstore_worker.patching.checks import (
+    check_count,
+    check_position,
+    check_screen,
+    check_sources,
+    check_spans_alone,
+    choices,
+)
+from actstore_worker.patching.features import active_features, check_features
 from actstore_worker.patching.kernel import Cell
 from actstore_worker.patching.pairs import PairTokens, check_equal_lengths, pair_tokens
 from actstore_worker.patching.request import (
     DIRECTIONS,
+    EMBEDDING,
+    FEATURES,
     JOINT_CELLS_MAX,
     POSITIONS,
-    SOURCES,
     WINDOW_LAYERS_MAX,
     JointCells,
     PatchingLimits,
     Screen,
+    StoredSource,
     SweepRequest,
 )
+from actstore_worker.patching.spans import check_spans
+from actstore_worker.patching.stored_rows import check_stored_rows
+from actstore_worker.patching.supplies import Supplies, needed
 from actstore_worker.prompts import check_causal, prepends_bos
+from actstore_worker.sae import SparseAutoencoder
 
 DEFAULT_KINDS = ("resid_pre", "attn_out", "mlp_out", "z")
 JOINT = "joint"
+# Names of rows of features: all of a place at once, and what the SAE leaves unexplained.
+TOGETHER, ERROR = "together", "error"
 
 
 @dataclass(frozen=True)
 class Entry:
     """A row of the grid: cells that are replaced together. `layer` is the first of a window; of joint cells it is None,
-    and so is `position`, which is None too where all positions are replaced at once.
+    and so is `position`, which is None too where all positions or a span's are replaced at once. Of `span`, a place
+    among the spans of every pair, the cells are those of the first pair's clean prompt.
+
+    Of an SAE, `features` are patched together, and its error where `is_error`; `feature` is the one that a row is for.
     """
 
     cells: tuple[Cell, ...]
@@ -39,61 +58,160 @@ class Entry:
     position: int | None = None
     head: int | None = None
     name: str | None = None
+    span: int | None = None
+    feature: int | None = None
+    features: tuple[int, ...] = ()
+    is_error: bool = False
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """Every pair and direction has the same grid."""
+    """Every pair and direction has the same grid. `stored` is of the sources mean and resample, `sae` of features."""
 
     pairs: tuple[PairTokens, ...]
     directions: tuple[str, ...]
     source: str
     grid: tuple[Entry, ...]
     screen: Screen | None = None
+    stored: StoredSource | None = None
+    sae: SparseAutoencoder | None = None
+    sae_error: str = "kept"
 
     @property
     def length(self) -> int:
-        return len(self.pairs[0].clean)
+        """Of the longest prompt."""
+        return max(pair.longer for pair in self.pairs)
+
+    def cells(self, entry: Entry, tokens: PairTokens, direction: str) -> tuple[Cell, ...]:
+        """Where an entry lies in the base run of a pair."""
+        if entry.span is None:
+            return entry.cells
+        base, _ = tokens.spans[entry.span].sides(direction)
+        return tuple(
+            Cell(site, position) for site in dict.fromkeys(cell.site for cell in entry.cells) for position in base
+        )
+
+    def is_unchanged(self, entry: Entry, tokens: PairTokens) -> bool:
+        """Up to the first difference of the prompts both runs are one: nothing is replaced by anything else."""
+        if self.source != "prompt" or (entry.site == FEATURES and self.sae_error == "dropped"):
+            return False
+        if entry.span is None:
+            return all(cell.position < tokens.first_difference for cell in entry.cells)
+        span = tokens.spans[entry.span]
+        return span.clean == span.corrupt and span.clean.stop <= tokens.first_difference
 
     @property
     def sites(self) -> set[Site]:
         return {cell.site.whole for entry in self.grid for cell in entry.cells}
 
 
-def plan_sweep(model: LanguageModel, request: SweepRequest, limits: PatchingLimits) -> SweepPlan:
-    """Errors: BadRequest for everything that the caller can get wrong, before any forward pass."""
+@dataclass(frozen=True)
+class _Place:
+    """Positions that one cell replaces, of the first pair's clean prompt."""
+
+    positions: range
+    position: int | None = None
+    name: str | None = None
+    span: int | None = None
+
+    def cells(self, sites: Sequence[Site]) -> tuple[Cell, ...]:
+        return tuple(Cell(site, position) for site in sites for position in self.positions)
+
+    def of(self, pair: PairTokens) -> tuple[range, range]:
+        """In a pair's clean and corrupt prompt."""
+        if self.span is None:
+            return self.positions, self.positions
+        return pair.spans[self.span].clean, pair.spans[self.span].corrupt
+
+
+def plan_sweep(
+    model: LanguageModel, request: SweepRequest, limits: PatchingLimits, supplies: Supplies | None = None
+) -> SweepPlan:
+    """Errors: BadRequest for everything that the caller can get wrong, before any forward pass but those that tell
+    which features are active.
+    """
     check_causal(model, "it predicts no next token whose logits a patch could change")
     check_count(len(request.pairs), limits.pairs, "pairs")
     prepend_bos = prepends_bos(model, request.prepend_bos)
-    pairs = tuple(pair_tokens(model, pair, prepend_bos) for pair in request.pairs)
-    check_equal_lengths(model, pairs)
+    check_spans(request.spans)
+    pairs = tuple(pair_tokens(model, pair, prepend_bos, request.spans) for pair in request.pairs)
+    if not request.spans:
+        check_equal_lengths(model, pairs)
     directions = choices(request.directions, DIRECTIONS, "directions") or DIRECTIONS
-    choices((request.source,), SOURCES, "source")
-    _check_screen(request, limits)
-    grid = tuple(_grid(model, request, len(pairs[0].clean), len(pairs) * len(directions), limits))
-    return SweepPlan(pairs, directions, request.source, grid, request.screen)
+    check_sources(request)
+    check_spans_alone(request, pairs)
+    check_screen(request, limits.cells)
+    sae = _sae(model, request, supplies)
+    repeats = len(pairs) * len(directions)
+    grid = (*_grid(model, request, pairs, repeats, limits), *_feature_grid(model, sae, request, pairs, repeats, limits))
+    _check_cell_count(len(grid) * repeats, limits)
+    error = "kept" if request.features is None else request.features.error
+    plan = SweepPlan(pairs, directions, request.source, grid, request.screen, request.stored, sae, error)
+    if request.stored is not None:
+        check_stored_rows(needed(supplies).bucket, model, plan.sites, request.stored)
+    return plan
 
 
 def _grid(
-    model: LanguageModel, request: SweepRequest, length: int, repeats: int, limits: PatchingLimits
+    model: LanguageModel, request: SweepRequest, pairs: Sequence[PairTokens], repeats: int, limits: PatchingLimits
 ) -> Iterator[Entry]:
-    """Errors: BadRequest before the first entry, which is repeated for each pair and direction."""
+    """All but features. Errors: BadRequest before the first entry, which is repeated for each pair and direction."""
     kinds, layers = _kinds(model, request), chosen_layers(model, request.layers)
-    positions = _positions(request, length)
+    places = _places(request, pairs)
     windows = _windows(layers, request.window_layers, model.layer_count)
     heads = {kind: chosen_heads(model, kind, request.heads) if kind in HEAD_KINDS else (None,) for kind in kinds}
-    count = sum(len(heads[kind]) for kind in kinds) * len(windows) * len(positions) + len(request.joint)
-    _check_cell_count(count * repeats, limits)
+    count = sum(len(heads[kind]) for kind in kinds) * len(windows) * len(places) + len(request.joint)
+    embedded = EMBEDDING in request.sites
+    _check_cell_count((count + embedded * len(places)) * repeats, limits)
     for kind in kinds:
         for window in windows:
-            for place in positions:
+            for place in places:
                 for head in heads[kind]:
                     sites = [Site(layer, kind, head) for layer in window]
-                    cells = tuple(Cell(site, position) for site in sites for position in place)
-                    position = place[0] if len(place) == 1 and request.positions != "all" else None
-                    yield Entry(cells, kind, window[0], position, head)
+                    yield Entry(place.cells(sites), kind, window[0], place.position, head, place.name, place.span)
+    for place in places if embedded else ():
+        cells = place.cells([Site(0, "resid_pre")])
+        yield Entry(cells, EMBEDDING, position=place.position, name=place.name, span=place.span)
     for joint in request.joint:
-        yield Entry(_joint_cells(model, joint, length), JOINT, name=joint.name)
+        yield Entry(_joint_cells(model, joint, pairs[0].shorter), JOINT, name=joint.name)
+
+
+def _feature_grid(
+    model: LanguageModel,
+    sae: SparseAutoencoder | None,
+    request: SweepRequest,
+    pairs: Sequence[PairTokens],
+    repeats: int,
+    limits: PatchingLimits,
+) -> Iterator[Entry]:
+    """At each place a cell a feature, one of all of them, and one of the error. Errors: as `_grid`."""
+    if sae is None or request.features is None:
+        return
+    places = _places(request, pairs)
+    named = tuple(dict.fromkeys(request.features.features))
+    features = [named] * len(places) if named else _active(model, sae, pairs, places)
+    _check_cell_count(sum(len(found) + 2 for found in features) * repeats, limits)
+    for place, found in zip(places, features, strict=True):
+        blank = Entry(
+            place.cells([sae.site]), FEATURES, sae.site.layer, place.position, sae.site.head, None, place.span
+        )
+        yield from (replace(blank, name=place.name, feature=feature, features=(feature,)) for feature in found)
+        prefix = "" if place.name is None else f"{place.name}: "
+        yield replace(blank, name=f"{prefix}{TOGETHER}", features=found)
+        yield replace(blank, name=f"{prefix}{ERROR}", is_error=True)
+
+
+def _active(
+    model: LanguageModel, sae: SparseAutoencoder, pairs: Sequence[PairTokens], places: Sequence[_Place]
+) -> list[tuple[int, ...]]:
+    """By place, the features that are active there in any prompt, ascending."""
+    found: list[set[int]] = [set() for _ in places]
+    for pair in pairs:
+        for side, tokens in enumerate((pair.clean, pair.corrupt)):
+            active = active_features(model, sae, tokens)
+            for features, place in zip(found, places, strict=True):
+                features.update(*(active[position] for position in place.of(pair)[side]))
+    return [tuple(sorted(features)) for features in found]
 
 
 def _windows(layers: Sequence[int], size: int, layer_count: int) -> list[range]:
@@ -107,15 +225,17 @@ def _windows(layers: Sequence[int], size: int, layer_count: int) -> list[range]:
     return [range(layer, layer + size) for layer in layers if layer + size <= layer_count]
 
 
-def _positions(request: SweepRequest, length: int) -> list[range]:
-    """Those that one cell replaces."""
+def _places(request: SweepRequest, pairs: Sequence[PairTokens]) -> list[_Place]:
     choices((request.positions,), POSITIONS, "positions")
+    if request.spans:
+        return [_Place(span.clean, None, span.name, number) for number, span in enumerate(pairs[0].spans)]
+    length = len(pairs[0].clean)
     for position in request.only_positions:
         check_position(position, length, "only_positions")
     if request.positions == "all":
-        return [range(length)]
+        return [_Place(range(length))]
     chosen = [length - 1] if request.positions == "last" else sorted(set(request.only_positions)) or range(length)
-    return [range(position, position + 1) for position in chosen]
+    return [_Place(range(position, position + 1), position) for position in chosen]
 
 
 def _joint_cells(model: LanguageModel, joint: JointCells, length: int) -> tuple[Cell, ...]:
@@ -133,7 +253,8 @@ def _patchable(model: LanguageModel) -> tuple[str, ...]:
 
 
 def _kinds(model: LanguageModel, request: SweepRequest) -> tuple[str, ...]:
-    there = _patchable(model)
+    """Those of layers."""
+    there = (*_patchable(model), EMBEDDING, FEATURES)
     for kind in request.sites:
         if kind not in there:
             raise BadRequest(
@@ -143,30 +264,19 @@ def _kinds(model: LanguageModel, request: SweepRequest) -> tuple[str, ...]:
                 value=kind,
                 allowed=there,
             )
-    if not request.sites and request.joint:
+    if not request.sites and (request.joint or request.features is not None):
         return ()
-    return tuple(dict.fromkeys(request.sites)) or DEFAULT_KINDS
+    asked = tuple(dict.fromkeys(request.sites)) or DEFAULT_KINDS
+    return tuple(kind for kind in asked if kind not in (EMBEDDING, FEATURES))
 
 
-def _check_screen(request: SweepRequest, limits: PatchingLimits) -> None:
-    """Of cells that lie behind each other, the estimates of each alone do not add up to that of all."""
-    if request.screen is None:
-        return
-    check_count(request.screen.exact_cells, limits.cells, "screen.exact_cells")
-    if request.joint:
-        raise BadRequest(
-            "a screen estimates single cells; ask for joint cells without one",
-            field="joint",
-            value=", ".join(joint.name for joint in request.joint),
-            allowed="none, with a screen",
-        )
-    if request.window_layers != 1:
-        raise BadRequest(
-            "a screen estimates cells of one layer; ask for windows without one",
-            field="window_layers",
-            value=request.window_layers,
-            allowed="1, with a screen",
-        )
+def _sae(model: LanguageModel, request: SweepRequest, supplies: Supplies | None) -> SparseAutoencoder | None:
+    """None where none is named. Errors: as `check_features`."""
+    if request.features is None:
+        return None
+    sae = needed(supplies).find_sae(request.features.sae)
+    check_features(sae, model, request.features, _patchable(model))
+    return sae
 
 
 def _check_cell_count(count: int, limits: PatchingLimits) -> None:

@@ -1,17 +1,26 @@
 """What is asked of a sweep, in the workers' own words."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from actstore_storage.exclusion import DEFAULT_EXCLUSION
 
 DIRECTIONS = ("denoise", "noise")
-SOURCES = ("prompt", "zero")
+# Of the others only the base run differs from cell to cell.
+STORED_SOURCES = ("mean", "resample")
+SOURCES = ("prompt", "zero", *STORED_SOURCES)
+SAE_ERRORS = ("kept", "dropped", "patched")
+# Kinds of sites that no layer has: the token's own part of what goes into layer 0, and features of an SAE.
+EMBEDDING, FEATURES = "embedding", "features"
 POSITIONS = ("each", "all", "last")
 WINDOW_LAYERS_MAX = 64
 JOINT_CELLS_MAX = 1024
+SPANS_MAX = 256
+FEATURES_MAX = 16_384
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """Two prompts of the same length in tokens, and the one-token answer to each."""
+    """Two prompts, of the same length in tokens unless spans are named, and the one-token answer to each."""
 
     clean: str
     corrupt: str
@@ -25,6 +34,37 @@ class JointCells:
 
     name: str
     cells: tuple[tuple[str, int], ...]
+
+
+# Text that is once in the prompt, or tokens from the first to before the second.
+Stretch = str | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens that play the same part in both prompts; as many in one as in the other."""
+
+    name: str
+    clean: Stretch
+    corrupt: Stretch
+
+
+@dataclass(frozen=True)
+class StoredSource:
+    """Rows of a run, but for those of the token classes that are excluded."""
+
+    run: str
+    exclude: frozenset[str] = DEFAULT_EXCLUSION
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SaeFeatures:
+    """Empty `features` stand for those that are active at the place in any of the runs."""
+
+    sae: str
+    features: tuple[int, ...] = ()
+    error: str = "kept"
 
 
 @dataclass(frozen=True)
@@ -56,6 +96,12 @@ class SweepRequest:
     screen: Screen | None = None
     # None: where the tokenizer has a BOS token.
     prepend_bos: bool | None = None
+    # Of the sources mean and resample.
+    stored: StoredSource | None = None
+    # Of the site kind features.
+    features: SaeFeatures | None = None
+    # In place of positions.
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +113,9 @@ class PatchingLimits:
     tokens_per_slice: int = 8192
     # Cells of each pair and direction that are computed again by the full forward pass.
     audited_cells: int = 4
+    # Rows of a stored run that a sweep looks at, to take their mean or to draw from them.
+    stored_rows: int = 16_384
 
     def __post_init__(self) -> None:
-        if min(self.cells, self.pairs, self.tokens_per_slice, self.audited_cells) < 1:
+        if min(asdict(self).values()) < 1:
             raise ValueError(f"limits of patching must be positive: {self}")

@@ -1,0 +1,23 @@
+"""What a sweep may need beside its model and its prompts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import BadRequest
+from actstore_worker.sae import SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """Runs of a bucket, and SAEs by name. `find_sae` raises NotThere for one that it does not know."""
+
+    bucket: Bucket
+    find_sae: Callable[[str], SparseAutoencoder]
+
+
+def needed(supplies: Supplies | None) -> Supplies:
+    if supplies is None:
+        message = "rows of stored runs and features of SAEs need a store, and this sweep was given none"
+        raise BadRequest(message, field="source", value="none", allowed="a sweep with a store")
+    return supplies
