@@ -1,7 +1,7 @@
 """A sweep's check of itself: random cells once more by the whole model, and runs in which nothing is replaced."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from actstore_storage.errors import ActstoreError
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.kernel import FullForward, Kernel, Patch
+from actstore_worker.patching.kernel import Kernel, Patch
+from actstore_worker.patching.steps import Logits, Work, patched
 
 # Largest error of a logit, as a share of the largest of base and source run: sums come out in another order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
@@ -38,7 +39,7 @@ class Auditor:
     """
 
     def __init__(self, model: LanguageModel, cells_per_slice: int) -> None:
-        self._slow, self._cells_per_slice = FullForward(model), cells_per_slice
+        self._cells_per_slice = cells_per_slice
         self._share = TOLERANCE[model.dtype]
         # The same sweep is checked in the same places: a failure can be looked at.
         self._random = random.Random(_SEED)  # noqa: S311
@@ -49,14 +50,14 @@ class Auditor:
         patches: Sequence[Patch],
         logits: Float[Tensor, "patch vocabulary"],
         control: Float[Tensor, " vocabulary"],
-    ) -> None:
+    ) -> Generator[Work, Logits | None, None]:
         """`control`: logits of a run in which nothing was replaced."""
         base, source = patches[0].base.logits, patches[0].source.logits
         tolerance = self._share * float(torch.cat([base, source]).abs().max())
         self._tolerance = max(self._tolerance, tolerance)
         self._noise = max(self._noise, _distance(control, base))
         chosen = sorted(self._random.sample(range(len(patches)), min(self._cells_per_slice, len(patches))))
-        expected = self._slow.run([patches[i] for i in chosen])
+        expected = yield from patched([patches[i] for i in chosen], whole=True)
         errors = [_distance(logits[i], found) for i, found in zip(chosen, expected, strict=True)]
         self._audited += len(chosen)
         self._error = max(self._error, *errors)
