@@ -78,15 +78,17 @@ class FeatureRuns:
     zero: bool
     head_counts: Mapping[str, int]
 
-    def replacing(self, features: Iterable[int], by: int, *, error: bool = False) -> "FeatureSource":
-        """`by`: how much later the source's token is than the base's. `error`: of a cell that is the error's."""
-        return FeatureSource(self, tuple(features), by, error)
+    def replacing(self, features: Iterable[int] | None, by: int, *, error: bool = False) -> "FeatureSource":
+        """None: all features. `by`: how much later the source's token is than the base's. `error`: of a cell that is
+        the error's.
+        """
+        return FeatureSource(self, None if features is None else tuple(features), by, error)
 
-    def row(self, features: Sequence[int], position: int, by: int, *, error: bool) -> Float[Tensor, " width"]:
+    def row(self, features: Sequence[int] | None, position: int, by: int, *, error: bool) -> Float[Tensor, " width"]:
         x = self._base_rows[position : position + 1]
         found = x if self.error == "kept" and not error else self.sae.decode(self._dense(self._base[position]), x)
         here, there = self._base[position], {} if self.zero else self._source[position + by]
-        for feature in features:
+        for feature in sorted({*here, *there}) if features is None else features:
             change = there.get(feature, 0.0) - here.get(feature, 0.0)
             if change:
                 found = found + self.sae.contribution(found.new_tensor([change]), feature, x)
@@ -121,7 +123,7 @@ class FeatureSource:
     """The base run's activations at the SAE's site, with these features patched."""
 
     runs: FeatureRuns
-    features: tuple[int, ...]
+    features: tuple[int, ...] | None
     by: int
     error: bool
 

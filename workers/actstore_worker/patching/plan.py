@@ -49,7 +49,8 @@ class Entry:
     and so is `position`, which is None too where all positions or a span's are replaced at once. Of `span`, a place
     among the spans of every pair, the cells are those of the first pair's clean prompt.
 
-    Of an SAE, `features` are patched together, and its error where `is_error`; `feature` is the one that a row is for.
+    Of an SAE, `features` are patched together (None: all), and its error where `is_error`; `feature` is the one that a
+    row is for.
     """
 
     cells: tuple[Cell, ...]
@@ -60,7 +61,7 @@ class Entry:
     name: str | None = None
     span: int | None = None
     feature: int | None = None
-    features: tuple[int, ...] = ()
+    features: tuple[int, ...] | None = ()
     is_error: bool = False
 
 
@@ -197,7 +198,7 @@ def _feature_grid(
         )
         yield from (replace(blank, name=place.name, feature=feature, features=(feature,)) for feature in found)
         prefix = "" if place.name is None else f"{place.name}: "
-        yield replace(blank, name=f"{prefix}{TOGETHER}", features=found)
+        yield replace(blank, name=f"{prefix}{TOGETHER}", features=named or None)
         yield replace(blank, name=f"{prefix}{ERROR}", is_error=True)
 
 

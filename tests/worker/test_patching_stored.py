@@ -1,0 +1,226 @@
+"""Rows of a stored run in place of activations, against transformers' own hidden states of the run's texts."""
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import ActstoreError
+from actstore_storage.opening import open_bucket
+from actstore_storage.runs import create_run
+from actstore_storage.sites import Site
+from actstore_worker.capture_worker import CaptureWorker
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.loading import load_model
+from actstore_worker.patching.plan import plan_sweep
+from actstore_worker.patching.request import (
+    PatchingLimits,
+    PromptPair,
+    SaeFeatures,
+    Span,
+    StoredSource,
+    SweepRequest,
+)
+from actstore_worker.patching.stored_rows import StoredRows, read_stored_rows
+from actstore_worker.patching.supplies import Supplies
+from actstore_worker.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.request import CaptureRequest
+from actstore_worker.sae import load_sae
+from tests.capturing import capture_run
+from tests.small_models import save_gpt2, save_neox, save_sae
+from tests.worker.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
+
+CPU = torch.device("cpu")
+LIMITS = PatchingLimits()
+PAIR = PromptPair("the cat sat", "the dog ran", "a", "b")
+LENGTH = 12
+TEXTS = [f"text {number:02d} is {'long ' * (number % 3)}enough" for number in range(20)]
+SITES = ("resid_pre", "z", "resid_post.1")
+
+
+class Lab:
+    """Two models, and runs of one of them: of every shape, and of one shard a sequence."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("models", "data", "store"):
+            (folder / name).mkdir()
+        (folder / "data" / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+        save_gpt2(folder / "models" / "gpt2")
+        save_neox(folder / "models" / "neox")
+        save_sae(folder / "models" / "sae", "standard")
+        self.folder, self.catalogue = folder, ModelCatalogue((folder / "models",))
+        self.bucket: Bucket = open_bucket(str(folder / "store"))
+        self.capture("run", dense_sites=SITES, sequences_per_shard=4)
+        self.capture("shards", dense_sites=SITES, sequences_per_shard=1)
+        self.capture("bfloat16", dense_sites=SITES, dtype="bfloat16")
+        self.capture("norms")
+        self.model = functools.cache(lambda name: load_model(self.catalogue.find_model(name), device=CPU))
+        self.supplies = Supplies(self.bucket, lambda name: load_sae(folder / "models" / name, name))
+
+    def plan(self, run: str, **options: Any) -> Plan:
+        settings = PlanSettings(DatasetPlaces((self.folder / "data",)))
+        return plan_capture(CaptureRequest("gpt2", "texts.jsonl", run, **options), self.catalogue, settings)
+
+    def capture(self, run: str, **options: Any) -> None:
+        capture_run(self.plan(run, **options), self.bucket, CaptureWorker(self.bucket, CPU))
+
+    def read(self, source: str, asked: StoredSource, most: int = LIMITS.stored_rows) -> StoredRows:
+        sites = [Site(1, "resid_pre"), Site(2, "resid_pre")]
+        return read_stored_rows(self.bucket, self.model("gpt2"), sites, asked, source, LENGTH, most)
+
+    @functools.cached_property
+    def expected(self) -> dict[int, Tensor]:
+        """What goes into each layer, of all tokens but BOS of all texts, by transformers alone."""
+        model = self.model("gpt2")
+        rows: dict[int, list[Tensor]] = {}
+        for text in TEXTS:
+            ids = torch.tensor([[0, *model.tokenizer(text, add_special_tokens=False)["input_ids"]]])
+            with torch.no_grad():
+                states = model.module(ids, output_hidden_states=True).hidden_states
+            for layer in range(3):
+                rows.setdefault(layer, []).append(states[layer][0, 1:])
+        return {layer: torch.cat(found) for layer, found in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    torch.set_num_threads(1)  # such small models only wait for their second thread
+    return Lab(tmp_path_factory.mktemp("stored"))
+
+
+def test_the_mean_is_over_all_rows_but_bos(lab: Lab) -> None:
+    found = lab.read("mean", StoredSource("run"))
+    tokens = len(lab.expected[1])
+    assert (found.used, found.read, found.stored) == (tokens, tokens + len(TEXTS), tokens + len(TEXTS))
+    for layer in (1, 2):
+        rows = found.rows[Site(layer, "resid_pre")]
+        torch.testing.assert_close(rows, lab.expected[layer].mean(dim=0).expand(LENGTH, -1), atol=1e-5, rtol=1e-5)
+
+
+def test_with_bos_the_mean_is_another(lab: Lab) -> None:
+    found = lab.read("mean", StoredSource("run", frozenset()))
+    assert found.used == found.read == found.stored
+    rows = found.rows[Site(1, "resid_pre")]
+    assert not torch.allclose(rows[0], lab.expected[1].mean(dim=0), atol=1e-3)
+
+
+def origins(lab: Lab, found: StoredRows) -> list[int]:
+    """Which of the expected rows was drawn for each position; the same at both layers."""
+    by_layer = []
+    for layer in (1, 2):
+        distance = (found.rows[Site(layer, "resid_pre")][:, None] - lab.expected[layer]).abs().amax(dim=2)
+        assert float(distance.min(dim=1).values.max()) < 1e-5
+        by_layer.append(distance.argmin(dim=1).tolist())
+    assert by_layer[0] == by_layer[1]
+    return by_layer[0]
+
+
+def test_drawn_rows_are_the_runs_own_and_of_the_same_tokens_at_all_sites(lab: Lab) -> None:
+    drawn = [origins(lab, lab.read("resample", StoredSource("run", seed=seed))) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) > LENGTH // 2  # tokens of equal beginnings have equal rows
+    assert max(drawn[0]) > len(lab.expected[1]) // 2  # from all over the run
+    assert origins(lab, lab.read("resample", StoredSource("shards"))) == drawn[0]  # however it lies in shards
+
+
+@pytest.mark.parametrize("run", ["run", "shards"])
+def test_of_a_large_run_a_part_is_read_that_is_spread_over_it(lab: Lab, run: str) -> None:
+    found = lab.read("mean", StoredSource(run), most=200)
+    assert found.stored == len(lab.expected[1]) + len(TEXTS)
+    sequences = {"run": 5, "shards": 16}[run]  # at least one of each shard that is looked at
+    assert 0 < found.used == found.read - sequences < found.stored // 1.2
+    assert found.read <= 200 or run == "shards"
+    rows = found.rows[Site(1, "resid_pre")]
+    assert not torch.allclose(rows[0], lab.expected[1].mean(dim=0), atol=1e-5)
+    assert origins(lab, lab.read("resample", StoredSource(run), most=200)) != origins(
+        lab, lab.read("resample", StoredSource(run))
+    )
+
+
+@pytest.mark.parametrize("source", ["mean", "resample"])
+def test_patched_runs_are_those_of_plain_hooks(lab: Lab, source: str) -> None:
+    model = lab.model("gpt2")
+    twin, asked = PlainPatches(model), StoredSource("run", seed=3)
+    request = SweepRequest("", "", (PAIR,), sites=("resid_pre", "z"), source=source, stored=asked)
+    plan = plan_sweep(model, request, LIMITS, lab.supplies)
+    stored = read_stored_rows(lab.bucket, model, plan.sites, asked, source, plan.length, LIMITS.stored_rows)
+    for entry, base, _, logits in rows_of(model, plan, stored):
+        assert not plan.is_unchanged(entry, plan.pairs[0])
+        if entry.site == "resid_pre":
+            row = stored.rows[Site(entry.layer, "resid_pre")][[entry.position]]
+            expected = twin.logits(base, {("in", entry.layer): putting(row, [entry.position])})
+            torch.testing.assert_close(logits, expected, **TOLERANCE)
+
+
+def test_of_spans_and_of_features_rows_are_drawn_too(lab: Lab) -> None:
+    model, asked = lab.model("gpt2"), StoredSource("run")
+    long = PromptPair("the cat sat on", "a dog sat on", "a", "b")
+    request = SweepRequest(
+        "", "", (long,), sites=("resid_pre", "features"), source="resample", stored=asked,
+        spans=(Span("animal", "cat", "dog"),), features=SaeFeatures("sae", (), "patched"),
+    )  # fmt: skip
+    plan = plan_sweep(model, request, LIMITS, lab.supplies)
+    stored = read_stored_rows(lab.bucket, model, plan.sites, asked, "resample", plan.length, LIMITS.stored_rows)
+    twin = PlainPatches(model)
+    for entry, base, _, logits in rows_of(model, plan, stored):
+        into, out_of = ((3, 4, 5), (5, 6, 7)) if base == plan.pairs[0].corrupt else ((5, 6, 7), (3, 4, 5))
+        if entry.site == "resid_pre" or entry.name == "animal: together":
+            site, place = Site(entry.layer, "resid_pre"), ("in", entry.layer)
+            if entry.site == "features":
+                site, place = Site(1, "resid_post"), ("out", 1)
+            expected = twin.logits(base, {place: putting(stored.rows[site][list(out_of)], list(into))})
+            torch.testing.assert_close(logits, expected, **TOLERANCE)
+
+
+ASKED = SweepRequest("", "", (PAIR,), sites=("resid_pre",), source="mean", stored=StoredSource("run"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "field", "value", "allowed"),
+    [
+        ({"stored": None}, "ARGUMENT_INVALID", "source_run", "", "a run's name"),
+        ({"source": "prompt"}, "ARGUMENT_INVALID", "source_run", "run", "a source of mean, resample"),
+        ({"stored": StoredSource("nothing")}, "RUN_NOT_FOUND", "run", "nothing", "run"),
+        ({"stored": StoredSource("bfloat16")}, "RUN_MISMATCH", "source_run", "bfloat16", "float32"),
+        ({"stored": StoredSource("norms")}, "SITE_UNKNOWN", "sites", "resid_pre.", "without dense sites"),
+        ({"stored": StoredSource("run", frozenset({"verbs"}))}, "ARGUMENT_INVALID", "exclude", "verbs", "bos"),
+        ({"sites": ("attn_out",)}, "SITE_UNKNOWN", "sites", "attn_out.", "resid_post.1"),
+        ({"sites": ("pattern",)}, "SITE_UNKNOWN", "sites", "pattern.", "resid_post.1"),
+        ({"sites": ("embedding",)}, "ARGUMENT_INVALID", "sites", "embedding", "other sites"),
+        ({"sites": (), "features": SaeFeatures("sae")}, "ARGUMENT_INVALID", "sites", "features", "other sites"),
+    ],
+)
+def test_what_is_refused(lab: Lab, change: dict[str, Any], reason: str, field: str, value: str, allowed: str) -> None:
+    with pytest.raises(ActstoreError) as refusal:
+        plan_sweep(lab.model("gpt2"), replace(ASKED, **change), LIMITS, lab.supplies)
+    details = {name: str(found) for name, found in refusal.value.details.items()}
+    assert (refusal.value.reason, details["field"]) == (reason, field)
+    assert value in details["value"]
+    assert allowed in details["allowed"]
+
+
+def test_rows_of_other_weights_are_refused(lab: Lab) -> None:
+    with pytest.raises(ActstoreError, match="its rows are no activations of these weights") as refusal:
+        plan_sweep(lab.model("neox"), ASKED, LIMITS, lab.supplies)
+    assert refusal.value.reason == "RUN_MISMATCH"
+    assert refusal.value.details["value"] == lab.model("gpt2").weights_sha256
+
+
+def test_a_run_without_rows_is_refused(lab: Lab) -> None:
+    create_run(lab.bucket, lab.plan("empty", dense_sites=SITES).record)
+    with pytest.raises(ActstoreError, match="has no stored row that is not excluded") as refusal:
+        lab.read("mean", StoredSource("empty"))
+    assert refusal.value.reason == "NOTHING_LEFT"
+    assert refusal.value.details["value"] == "empty"
+
+
+def test_without_a_store_there_are_no_rows(lab: Lab) -> None:
+    with pytest.raises(ActstoreError, match="need a store"):
+        plan_sweep(lab.model("gpt2"), ASKED, LIMITS)
