@@ -89,7 +89,7 @@ class LiveAnswers:
         with torch.inference_mode():
             if isinstance(question, AloneQuestion):
                 assert model is not None  # noqa: S101  by `model_of`
-                return answer_alone(question, Passes(model, self._turn, stop), self._limits)
+                return answer_alone(question, Passes(model, self._turn, stop), self._saes.get, self._limits)
             sae = self._saes.get(question.sae)
             if isinstance(question, FindNeighbours):
                 return find_neighbours(sae, question, self._limits)

@@ -1,5 +1,7 @@
 """A question to a model alone to its answer."""
 
+from collections.abc import Callable
+
 from actstore_worker.live.attention import score_induction, see_attention
 from actstore_worker.live.model_questions import (
     AloneAnswer,
@@ -7,13 +9,18 @@ from actstore_worker.live.model_questions import (
     LensText,
     ScoreInduction,
     SeeAttention,
+    SteerText,
 )
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.steering import steer_text
 from actstore_worker.live.text_lens import lens_text
+from actstore_worker.sae import SparseAutoencoder, check_fit
 
 
-def answer_alone(question: AloneQuestion, passes: Passes, limits: LiveLimits) -> AloneAnswer:
+def answer_alone(
+    question: AloneQuestion, passes: Passes, find_sae: Callable[[str], SparseAutoencoder], limits: LiveLimits
+) -> AloneAnswer:
     match question:
         case SeeAttention():
             return see_attention(passes, question, limits)
@@ -21,4 +28,9 @@ def answer_alone(question: AloneQuestion, passes: Passes, limits: LiveLimits) ->
             return score_induction(passes, question, limits)
         case LensText():
             return lens_text(passes, question, limits)
+        case SteerText():
+            sae = find_sae(question.sae) if question.sae else None
+            if sae is not None:
+                check_fit(sae, passes.model)
+            return steer_text(passes, sae, question, limits)
     raise AssertionError(question)
