@@ -98,7 +98,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def test_the_mean_is_over_all_rows_but_bos(lab: Lab) -> None:
     found = lab.read("mean", StoredSource("run"))
     tokens = len(lab.expected[1])
-    assert (found.used, found.read, found.stored) == (tokens, tokens + len(TEXTS), tokens + len(TEXTS))
+    assert (found.taken.used, found.taken.read, found.taken.stored) == (
+        tokens,
+        tokens + len(TEXTS),
+        tokens + len(TEXTS),
+    )
     for layer in (1, 2):
         rows = found.rows[Site(layer, "resid_pre")]
         torch.testing.assert_close(rows, lab.expected[layer].mean(dim=0).expand(LENGTH, -1), atol=1e-5, rtol=1e-5)
@@ -106,7 +110,7 @@ def test_the_mean_is_over_all_rows_but_bos(lab: Lab) -> None:
 
 def test_with_bos_the_mean_is_another(lab: Lab) -> None:
     found = lab.read("mean", StoredSource("run", frozenset()))
-    assert found.used == found.read == found.stored
+    assert found.taken.used == found.taken.read == found.taken.stored
     rows = found.rows[Site(1, "resid_pre")]
     assert not torch.allclose(rows[0], lab.expected[1].mean(dim=0), atol=1e-3)
 
@@ -133,10 +137,10 @@ def test_drawn_rows_are_the_runs_own_and_of_the_same_tokens_at_all_sites(lab: La
 @pytest.mark.parametrize("run", ["run", "shards"])
 def test_of_a_large_run_a_part_is_read_that_is_spread_over_it(lab: Lab, run: str) -> None:
     found = lab.read("mean", StoredSource(run), most=200)
-    assert found.stored == len(lab.expected[1]) + len(TEXTS)
+    assert found.taken.stored == len(lab.expected[1]) + len(TEXTS)
     sequences = {"run": 5, "shards": 16}[run]  # at least one of each shard that is looked at
-    assert 0 < found.used == found.read - sequences < found.stored // 1.2
-    assert found.read <= 200 or run == "shards"
+    assert 0 < found.taken.used == found.taken.read - sequences < found.taken.stored // 1.2
+    assert found.taken.read <= 200 or run == "shards"
     rows = found.rows[Site(1, "resid_pre")]
     assert not torch.allclose(rows[0], lab.expected[1].mean(dim=0), atol=1e-5)
     assert origins(lab, lab.read("resample", StoredSource(run), most=200)) != origins(
@@ -151,7 +155,7 @@ def test_patched_runs_are_those_of_plain_hooks(lab: Lab, source: str) -> None:
     request = SweepRequest("", "", (PAIR,), sites=("resid_pre", "z"), source=source, stored=asked)
     plan = plan_sweep(model, request, LIMITS, lab.supplies)
     stored = read_stored_rows(lab.bucket, model, plan.sites, asked, source, plan.length, LIMITS.stored_rows)
-    for entry, base, _, logits in rows_of(model, plan, stored):
+    for entry, base, _, logits in rows_of(model, plan, lab.supplies):
         assert not plan.is_unchanged(entry, plan.pairs[0])
         if entry.site == "resid_pre":
             row = stored.rows[Site(entry.layer, "resid_pre")][[entry.position]]
@@ -169,7 +173,7 @@ def test_of_spans_and_of_features_rows_are_drawn_too(lab: Lab) -> None:
     plan = plan_sweep(model, request, LIMITS, lab.supplies)
     stored = read_stored_rows(lab.bucket, model, plan.sites, asked, "resample", plan.length, LIMITS.stored_rows)
     twin = PlainPatches(model)
-    for entry, base, _, logits in rows_of(model, plan, stored):
+    for entry, base, _, logits in rows_of(model, plan, lab.supplies):
         into, out_of = ((3, 4, 5), (5, 6, 7)) if base == plan.pairs[0].corrupt else ((5, 6, 7), (3, 4, 5))
         if entry.site == "resid_pre" or entry.name == "animal: together":
             site, place = Site(entry.layer, "resid_pre"), ("in", entry.layer)

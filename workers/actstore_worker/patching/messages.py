@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from actstore_api.v1 import common_pb2, patching_pb2
 from actstore_storage.errors import BadRequest
@@ -16,6 +17,7 @@ from actstore_worker.patching.request import (
     Stretch,
     SweepRequest,
 )
+from actstore_worker.patching.stored_rows import TakenRows
 from actstore_worker.patching.sweep import SweepProgress, SweepResult
 from actstore_worker.wire import given, prepend_bos, provenance_message, required, table_message
 
@@ -91,6 +93,7 @@ def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweep
         corrupt_logit_difference=update.corrupt_logit_difference,
         audit=patching_pb2.SweepAudit(**asdict(update.audit)),
         provenance=provenance_message(update.provenance),
+        stored_rows=None if update.taken is None else _taken_message(update.taken),
     )
     return patching_pb2.RunSweepResponse(result=result)
 
@@ -106,6 +109,13 @@ def _stored(message: patching_pb2.RunSweepRequest) -> StoredSource | None:
         classes = (_known(number, _TOKEN_CLASSES, "source_exclude") for number in message.source_exclude.classes)
         exclude = frozenset(classes)
     return StoredSource(message.source_run, exclude, message.source_seed) if message.source_run else None
+
+
+def _taken_message(taken: TakenRows) -> patching_pb2.StoredRows:
+    excluded: Any = [number for number, name in _TOKEN_CLASSES.items() if name in taken.excluded]
+    return patching_pb2.StoredRows(
+        run=taken.run, used=taken.used, read=taken.read, stored=taken.stored, excluded=excluded
+    )
 
 
 def _features(message: patching_pb2.RunSweepRequest) -> SaeFeatures | None:

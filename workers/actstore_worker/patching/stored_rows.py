@@ -25,17 +25,24 @@ SHARDS_MAX = 16
 
 
 @dataclass(frozen=True)
-class StoredRows:
-    """`rows` has a row for each position of the longest prompt. Of `stored` rows of the run `read` were looked at, and
-    `used` of these are in the mean, or were drawn.
+class TakenRows:
+    """The fields of proto StoredRows: of `stored` rows of the run `read` were looked at, and `used` of these are in the
+    mean, or were drawn.
     """
 
     run: str
-    excluded: frozenset[str]
-    rows: Mapping[Site, Float[Tensor, "position width"]]
     used: int
     read: int
     stored: int
+    excluded: frozenset[str]
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """`rows` has a row for each position of the longest prompt."""
+
+    taken: TakenRows
+    rows: Mapping[Site, Float[Tensor, "position width"]]
 
     def instead(self, recording: Recording) -> Recording:
         """The same run with these rows for what is taken from it."""
@@ -83,9 +90,8 @@ def read_stored_rows(
         name = str(site)
         found = _mean(snapshot, name, stretches) if drawn is None else _picked(snapshot, name, stretches, drawn)
         rows[site] = torch.from_numpy(found).to(model.device, TORCH_DTYPES[model.dtype]).expand(length, -1)
-    read = sum(stretch.read for stretch in stretches)
-    stored = snapshot.tokens_committed
-    return StoredRows(asked.run, asked.exclude, rows, kept if drawn is None else len(drawn), read, stored)
+    used, read = kept if drawn is None else len(drawn), sum(stretch.read for stretch in stretches)
+    return StoredRows(TakenRows(asked.run, used, read, snapshot.tokens_committed, asked.exclude), rows)
 
 
 def check_stored_rows(bucket: Bucket, model: LanguageModel, sites: Iterable[Site], asked: StoredSource) -> Snapshot:

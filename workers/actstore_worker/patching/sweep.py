@@ -19,6 +19,8 @@ from actstore_worker.patching.resumed import Resumed, Unresumable
 from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.sources import Given, Replacing, given_to
 from actstore_worker.patching.steps import Logits, Steps, Work, drive, patched
+from actstore_worker.patching.stored_rows import TakenRows
+from actstore_worker.patching.supplies import Supplies
 from actstore_worker.patching.tables import ComputedCells, baseline_table, cell_table, direct_table, token_table
 from actstore_worker.patching.unpatched import Pair, check_apart, run_pair
 from actstore_worker.provenance import live_provenance
@@ -42,14 +44,20 @@ class SweepResult:
     corrupt_logit_difference: float
     audit: Audit
     provenance: Provenance
+    # Of the sources mean and resample.
+    taken: TakenRows | None = None
 
 
 def run_sweep(
-    model: LanguageModel, request: SweepRequest, limits: PatchingLimits, kernel: Kernel | None = None
+    model: LanguageModel,
+    request: SweepRequest,
+    limits: PatchingLimits,
+    kernel: Kernel | None = None,
+    supplies: Supplies | None = None,
 ) -> Iterator[SweepProgress | SweepResult]:
     """`sweep_steps` with the whole model to itself."""
     kernel = kernel or fastest_kernel(model)
-    return drive(model, kernel, sweep_steps(model, request, limits, kernel))
+    return drive(model, kernel, sweep_steps(model, request, limits, kernel, supplies))
 
 
 def fastest_kernel(model: LanguageModel) -> Kernel:
@@ -61,13 +69,17 @@ def fastest_kernel(model: LanguageModel) -> Kernel:
 
 
 def sweep_steps(
-    model: LanguageModel, request: SweepRequest, limits: PatchingLimits, kernel: Kernel
+    model: LanguageModel,
+    request: SweepRequest,
+    limits: PatchingLimits,
+    kernel: Kernel,
+    supplies: Supplies | None = None,
 ) -> Steps[SweepProgress | SweepResult, None]:
     """Progress after each slice, then one result. Errors: BadRequest, before the first patched run; AUDIT_FAILED where
     patched runs are not what the whole model makes of the same prompts. `kernel` is what will run the work.
     """
-    plan = plan_sweep(model, request, limits)
-    given = given_to(plan, model, None)
+    plan = plan_sweep(model, request, limits, supplies)
+    given = given_to(plan, model, limits, supplies)
     pairs = [run_pair(model, tokens, plan.sites) for tokens in plan.pairs]
     check_apart(pairs[0])
     auditor = Auditor(model, limits.audited_cells)
@@ -93,7 +105,8 @@ def sweep_steps(
         clean_logit_difference=float(first.clean.metrics.logit_difference[0]),
         corrupt_logit_difference=float(first.corrupt.metrics.logit_difference[0]),
         audit=auditor.verdict(kernel, rank_agreement(ranked)),
-        provenance=live_provenance(model),
+        provenance=live_provenance(model, plan.sae),
+        taken=None if given.stored is None else given.stored.taken,
     )
 
 

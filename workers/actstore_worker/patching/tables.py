@@ -21,6 +21,7 @@ _PLACE = pa.schema(
         pa.field("layer", pa.int32()),
         pa.field("position", pa.int32()),
         pa.field("head", pa.int32()),
+        pa.field("feature", pa.int32()),
         pa.field("name", pa.string()),
         pa.field("token", pa.string()),
         pa.field("unchanged", pa.bool_(), nullable=False),
@@ -126,13 +127,13 @@ def direct_table(pairs: Sequence[tuple[Sequence[Share], Sequence[Share]]]) -> pa
 
 
 def token_table(clean: Sequence[str], corrupt: Sequence[str]) -> pa.Table:
-    return pa.table(
-        {
-            "position": pa.array(range(len(clean)), pa.int32()),
-            "clean": pa.array(clean, pa.string()),
-            "corrupt": pa.array(corrupt, pa.string()),
-        }
-    )
+    """Null past the end of the shorter prompt."""
+    length = max(len(clean), len(corrupt))
+    columns = {
+        name: pa.array([*texts, *[None] * (length - len(texts))], pa.string())
+        for name, texts in (("clean", clean), ("corrupt", corrupt))
+    }
+    return pa.table({"position": pa.array(range(length), pa.int32()), **columns})
 
 
 def _place(entry: Entry, texts: Sequence[str]) -> dict[str, Any]:
@@ -141,6 +142,7 @@ def _place(entry: Entry, texts: Sequence[str]) -> dict[str, Any]:
         "layer": entry.layer,
         "position": entry.position,
         "head": entry.head,
+        "feature": entry.feature,
         "name": entry.name,
         "token": None if entry.position is None else texts[entry.position],
     }
