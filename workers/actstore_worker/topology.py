@@ -48,6 +48,7 @@ from actstore_worker.loading import load_model
 from actstore_worker.merging import Merging, write_part
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.request import SweepRequest
+from actstore_worker.patching.supplies import Supplies
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
@@ -393,6 +394,7 @@ def _model_replica(models_per_replica: int) -> type:
             # A pass hooks its model while it runs, so slices of sweeps and passes of questions take turns.
             self._turn = threading.Lock()
             self._live = LiveAnswers(self._catalogue, bucket, _device(), self._turn, settings.live)
+            self._supplies = Supplies(bucket, self._live.find_sae)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
         async def model(self, model_id: str) -> LanguageModel:
@@ -401,7 +403,7 @@ def _model_replica(models_per_replica: int) -> type:
 
         async def sweep(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]:
             model = await self.model(serve.get_multiplexed_model_id())
-            updates = run_sweep(model, request, self._limits)
+            updates = run_sweep(model, request, self._limits, supplies=self._supplies)
             while (update := await asyncio.to_thread(self._next, updates)) is not None:
                 yield update
 

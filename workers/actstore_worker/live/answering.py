@@ -73,6 +73,10 @@ class LiveAnswers:
         self._bucket, self._turn, self._limits = bucket, turn, limits
         self._saes = LoadedSaes(catalogue, device, limits.saes)
 
+    def find_sae(self, name: str) -> SparseAutoencoder:
+        """One of those that questions share, for others who need it. Errors: as `LoadedSaes.get`."""
+        return self._saes.get(name)
+
     def model_of(self, question: Question) -> tuple[str, str] | None:
         """Name and revision of the model that it needs. Errors: NotThere RUN_NOT_FOUND."""
         match question:
