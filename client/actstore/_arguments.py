@@ -11,7 +11,8 @@ TOKEN_CLASSES = ("bos", "special", "sink")
 DEFAULT_EXCLUSION = frozenset({"bos"})
 COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
 DIRECTIONS = ("denoise", "noise")
-PATCH_SOURCES = ("prompt", "zero")
+PATCH_SOURCES = ("prompt", "zero", "mean", "resample")
+SAE_ERRORS = ("kept", "dropped", "patched")
 PATCH_POSITIONS = ("each", "all", "last")
 MAXIMUM_COUNT = 2**32 - 1
 
@@ -184,9 +185,9 @@ def _row_filter(value: object) -> RowFilter:
     return RowFilter(text(column, "filters"), comparison, wanted_values if several else wanted)
 
 
-def exclusion(values: Iterable[str] | str | None) -> frozenset[str]:
+def exclusion(values: Iterable[str] | str | None, field: str = "exclude") -> frozenset[str]:
     """None is the default, BOS; an empty collection leaves nothing out."""
-    return DEFAULT_EXCLUSION if values is None else frozenset(choices(values, "exclude", TOKEN_CLASSES))
+    return DEFAULT_EXCLUSION if values is None else frozenset(choices(values, field, TOKEN_CLASSES))
 
 
 def layer_range(layers: Sequence[int] | None) -> tuple[int, int] | None:

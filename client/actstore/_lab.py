@@ -26,6 +26,7 @@ from actstore._records import (
 )
 from actstore._run import Run
 from actstore._sweep import Sweep
+from actstore._sweep_request import sweep_request
 from actstore._tables import Table
 from actstore._verdict import Verdict
 
@@ -209,46 +210,36 @@ class Lab:
         screen: int | None = None,
         qk_correction: bool = True,
         grad_drop: bool = False,
+        source_run: str = "",
+        source_exclude: Iterable[str] | None = None,
+        source_seed: int = 0,
+        sae: str = "",
+        features: Iterable[int] | None = None,
+        sae_error: str = "kept",
+        spans: Mapping[str, Any] | None = None,
         revision: str = "",
         bos: bool | None = None,
         progress: bool = True,
     ) -> Sweep:
         """Replace one activation at a time and see how far the answer moves, in both directions unless told otherwise.
 
-        `clean` and `corrupt` have the same number of tokens. `answers` are the one-token answers to the clean and to
-        the corrupt prompt, most of them with a leading space: (" Mary", " John"). Several pairs are lists of the same
-        length, all of as many tokens, with one pair of answers for all of them or one each.
+        `clean` and `corrupt` have as many tokens, or `spans` names those that play the same part: {"who": ("Mary",
+        "Jo"), "end": (range(9, 12), range(8, 11))}, as text or as numbers of tokens. `answers` are the one-token
+        answers to each, most with a leading space: (" Mary", " Jo"). Several pairs are lists, as may be answers.
 
-        `sites` are of resid_pre, attn_out, resid_mid, mlp_out, resid_post and, by head, q, k, v, pattern and z (None:
-        resid_pre, attn_out, mlp_out, z; or none, with `joint`); `layers` and `heads` are numbers (None: all).
-        `positions`: "each", "all" (of a site at once), "last", or numbers. `window_layers` replaces a site in so many
-        layers side by side. `source` "zero" puts zeros in place of the other prompt's activations. `joint` names sets
-        of cells that are replaced together: {"movers": [("z.3.0", 12), ("z.3.6", 12)]}.
+        `sites` are of resid_pre, attn_out, resid_mid, mlp_out, resid_post, embedding and, by head, q, k, v, pattern and
+        z (None: resid_pre, attn_out, mlp_out, z; or none, with `joint` or `sae`); `layers` and `heads` numbers (None:
+        all). `positions`: "each", "all" (of a site at once), "last", or numbers. `window_layers` replaces so many
+        layers at once, `joint` sets of cells: {"movers": [("z.3.0", 12), ("z.3.6", 12)]}.
 
-        `screen` estimates every cell by a gradient (attribution patching, column `estimate`), and computes only so many
-        of each direction: those with the largest estimates; the others have no metrics. `qk_correction` computes
-        attention's softmax for q and k; `grad_drop` finds direct and indirect effects that cancel, at the cost of a
-        gradient a layer, and of the estimates' sign. `audit.rank_agreement` says how far estimates can be trusted: of
-        one half of an AND whose other half is missing they see nothing.
+        `source`: the other "prompt", "zero", or of `source_run` the "mean" of its rows, or rows drawn by "resample".
+        `sae` patches `features` of that SAE (None: all that are active) one by one, all together, and what the SAE
+        leaves unexplained, which meanwhile is `sae_error`: "kept", "dropped" or "patched".
+
+        `screen` estimates every cell by a gradient, and computes only so many of each direction. `qk_correction`
+        computes softmax for q and k; `grad_drop` finds effects that cancel, and loses signs. docs/patching.md says all.
         """
-        where, chosen = _arguments.patch_positions(positions)
-        request = SweepRequest(
-            model=_arguments.text(model, "model"),
-            pairs=_arguments.prompt_pairs(clean, corrupt, answers),
-            model_revision=_arguments.text(revision, "revision"),
-            sites=_arguments.names(sites, "sites"),
-            layers=tuple(_arguments.count(layer, "layers") for layer in layers or ()),
-            heads=tuple(_arguments.count(head, "heads") for head in heads or ()),
-            directions=_arguments.choices(directions, "directions", _arguments.DIRECTIONS),
-            positions=where,
-            only_positions=chosen,
-            window_layers=_arguments.count(window_layers, "window_layers"),
-            source=_arguments.choices(source, "source", _arguments.PATCH_SOURCES)[0],
-            joint=_arguments.joint_cells(joint or {}),
-            screen=_arguments.screen(screen, qk_correction, grad_drop),
-            bos=_arguments.tristate(bos, "bos"),
-        )
-        return self._swept(request, Bar(sys.stderr, f"patch {model}", enabled=progress))
+        return self._swept(sweep_request(_given(locals())), Bar(sys.stderr, f"patch {model}", enabled=progress))
 
     def _swept(self, request: SweepRequest, bar: Bar) -> Sweep:
         try:

@@ -19,8 +19,10 @@ from actstore._records import (
     RunDescription,
     SaeAttachment,
     ShardFailure,
+    Stretch,
     SweepAudit,
     SweepRequest,
+    TakenRows,
     field_names,
 )
 from actstore._sweep import Sweep
@@ -314,7 +316,34 @@ def sweep_out(request: SweepRequest) -> patching_pb2.RunSweepRequest:
         message.window_layers = request.window_layers
     if request.screen is not None:
         message.screen.CopyFrom(patching_pb2.Screen(**asdict(request.screen)))
+    message.MergeFrom(_further_sources(request))
     return message
+
+
+def _further_sources(request: SweepRequest) -> patching_pb2.RunSweepRequest:
+    """Of stored rows, features and spans; likewise."""
+    message = patching_pb2.RunSweepRequest(
+        source_run=request.source_run,
+        source_seed=request.source_seed,
+        sae=request.sae,
+        features=request.features,
+        spans=[
+            patching_pb2.PatchSpan(name=name, clean=_range_out(clean), corrupt=_range_out(corrupt))
+            for name, (clean, corrupt) in request.spans.items()
+        ],
+    )
+    if request.source_run:
+        message.source_exclude.CopyFrom(exclusion_of(request.source_exclude))
+    if request.sae_error != "kept":
+        error: Any = patching_pb2.SaeError.Value(f"SAE_ERROR_{request.sae_error.upper()}")
+        message.sae_error = error
+    return message
+
+
+def _range_out(part: Stretch) -> patching_pb2.PromptRange:
+    if isinstance(part, str):
+        return patching_pb2.PromptRange(text=part)
+    return patching_pb2.PromptRange(tokens=patching_pb2.TokenRange(first=part[0], end=part[1]))
 
 
 def _pair_out(pair: PromptPair) -> patching_pb2.PromptPair:
@@ -325,6 +354,7 @@ def _pair_out(pair: PromptPair) -> patching_pb2.PromptPair:
 
 
 def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...]) -> Sweep:
+    taken = _taken_of(result.stored_rows) if result.HasField("stored_rows") else None
     return Sweep(
         table=table_of(result.cells),
         prompt_tokens=table_of(result.tokens),
@@ -336,7 +366,14 @@ def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...]) ->
         baseline_table=table_of(result.baselines) if result.HasField("baselines") else pa.table({}),
         direct_table=table_of(result.direct) if result.HasField("direct") else pa.table({}),
         audit=_audit_of(result.audit),
+        stored_rows=taken,
+        excluded=() if taken is None else taken.excluded,
     )
+
+
+def _taken_of(message: patching_pb2.StoredRows) -> TakenRows:
+    excluded = tuple(sorted(_CLASSES_BACK[number] for number in message.excluded))
+    return TakenRows(message.run, message.used, message.read, message.stored, excluded)
 
 
 def _audit_of(message: patching_pb2.SweepAudit) -> SweepAudit:

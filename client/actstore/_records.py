@@ -247,7 +247,7 @@ class RowQuery:
 
 @dataclass(frozen=True)
 class PromptPair:
-    """Two prompts of the same length in tokens, and the one-token answer to each."""
+    """Two prompts, of the same length in tokens unless spans are named, and the one-token answer to each."""
 
     clean: str
     corrupt: str
@@ -263,10 +263,15 @@ class Screen:
     grad_drop: bool = False
 
 
+Stretch = str | tuple[int, int]
+
+
 @dataclass(frozen=True)
 class SweepRequest:
     """Empty tuples mean the service's defaults: four site kinds, every layer, head and position, both directions.
     `joint` has, by name, (site, position) of cells that are replaced together. Without a `screen` all are computed.
+    `source_run` and what follows it are of the sources mean and resample; `spans` has, by name, the clean prompt's part
+    and the corrupt one's: text, or tokens from the first to before the second.
     """
 
     model: str
@@ -283,12 +288,32 @@ class SweepRequest:
     joint: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     screen: Screen | None = None
     bos: bool | None = None
+    source_run: str = ""
+    source_exclude: frozenset[str] = frozenset({"bos"})
+    source_seed: int = 0
+    sae: str = ""
+    features: tuple[int, ...] = ()
+    sae_error: str = "kept"
+    spans: Mapping[str, tuple[Stretch, Stretch]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SweepProgress:
     cells_done: int
     cells_total: int
+
+
+@dataclass(frozen=True)
+class TakenRows:
+    """What a sweep put into its prompts' runs from a stored run: the mean of `used` rows, or as many that were drawn,
+    of `read` that were looked at, of `stored` that the run has.
+    """
+
+    run: str
+    used: int
+    read: int
+    stored: int
+    excluded: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from actstore import _arguments
 from actstore._errors import refused
-from actstore._records import PromptPair, SweepAudit
+from actstore._records import PromptPair, SweepAudit, TakenRows
 from actstore._tables import Answer, plain_rows
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN_CELLS = 10
 # An effect of at least this share of the whole is told as one, of less than half of it as none.
 LARGE_EFFECT = 0.5
-PLACE = ("site", "layer", "position", "head", "name", "token")
+PLACE = ("site", "layer", "position", "head", "feature", "name", "token")
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +31,9 @@ class Sweep(Answer):
     of the logit difference, 0 at the unpatched base run and 1 at the source run; normalised_log_probability and so on
     likewise. `unchanged` rows lie before the prompts' first difference: both runs are one there, so nothing can change.
 
-    Of a screen every cell has an `estimate` of `normalised`, and the cells that were not computed have no metrics.
+    Of a screen every cell has an `estimate` of `normalised`, and the cells that were not computed have no metrics. Of
+    an SAE there is a row for each `feature`, one named "together" and one named "error"; of spans, `name` says which.
+    `stored_rows` says what was taken from a stored run.
 
     `prompt_tokens` has position, clean, corrupt: the texts of the first pair's tokens. `baselines` has the unpatched
     runs, and `direct` what each of their components writes straight into the logit difference. `audit` says how far
@@ -45,11 +47,12 @@ class Sweep(Answer):
     baseline_table: pa.Table = field(default_factory=lambda: pa.table({}))
     direct_table: pa.Table = field(default_factory=lambda: pa.table({}))
     audit: SweepAudit = field(default_factory=SweepAudit)
+    stored_rows: TakenRows | None = None
 
     @property
     def tokens(self) -> dict[str, list[str]]:
         """The texts of the tokens of both prompts of the first pair, by `clean` and `corrupt`."""
-        return {name: self.prompt_tokens.column(name).to_pylist() for name in ("clean", "corrupt")}
+        return {name: self.prompt_tokens.column(name).drop_null().to_pylist() for name in ("clean", "corrupt")}
 
     @property
     def baselines(self) -> Answer:
@@ -121,7 +124,7 @@ class Sweep(Answer):
         Sites with heads have these across instead, and show each head at the position where it moves the answer
         furthest (by absolute value, sign kept), or at `z_position`. All panels share limits symmetric about 0; colours
         run RdBu_r, red positive. Tick labels of positions where the prompts differ are bold. Of several pairs it is the
-        mean; joint cells are not drawn.
+        mean; joint cells, spans, embeddings and features are not drawn.
         """
         from actstore import _sweep_plot
 
@@ -136,6 +139,7 @@ class Sweep(Answer):
             "baselines": plain_rows(self.baseline_table),
             "direct": plain_rows(self.direct_table),
             "audit": asdict(self.audit),
+            "stored_rows": None if self.stored_rows is None else asdict(self.stored_rows),
             "excluded": list(self.excluded),
             "provenance": asdict(self.provenance),
         }
@@ -158,7 +162,7 @@ class Sweep(Answer):
         return list(rows[0]) if rows else super()._shown_columns()
 
     def _same_everywhere(self) -> Iterator[str]:
-        for name in ("pair", "name", "unchanged"):
+        for name in ("pair", "feature", "name", "unchanged"):
             if name in self.table.column_names and len(pc.unique(self.table[name])) < 2:
                 yield name
 
@@ -169,6 +173,10 @@ class Sweep(Answer):
                 f"audit: {self.audit.audited_cells:,} cells by the whole model, largest error "
                 f"{self.audit.largest_error:.2g} in a logit, noise floor {self.audit.noise_floor:.2g}"
             )
+        if self.stored_rows is not None:
+            taken, excluded = self.stored_rows, ", ".join(self.excluded) or "nothing"
+            told = f"{taken.used:,} used of {taken.read:,} that were looked at of {taken.stored:,}"
+            found.append(f"rows of run {taken.run}: {told}; excluded: {excluded}")
         if "estimate" in self.table.column_names:
             agreement = self.audit.rank_agreement
             computed = len(self) - self.table["logit_difference"].null_count

@@ -45,12 +45,21 @@ def panels(sweep: "Sweep", z_position: int | None) -> list[Panel]:
     """Direction by direction, site by site, in the order of the table; the mean over pairs."""
     several = "pair" in sweep.table.column_names and len(pc.unique(sweep.table["pair"])) > 1
     cells = sweep.mean().table if several else sweep.table
-    cells = cells.filter(pc.is_valid(cells["layer"]))
+    cells = cells.filter(_has_square(cells))
     found = []
     for direction in dict.fromkeys(cells.column("direction").to_pylist()):
         for site in dict.fromkeys(cells.column("site").to_pylist()):
             mask = pc.and_(pc.equal(cells["direction"], direction), pc.equal(cells["site"], site))
             found.append(_panel(direction, site, cells.filter(mask), z_position))
+    return found
+
+
+def _has_square(cells: pa.Table) -> pa.ChunkedArray:
+    """Cells of a layer and of positions; joint cells, spans, embeddings and features have none."""
+    found = pc.is_valid(cells["layer"])
+    for name in ("name", "feature"):
+        if name in cells.column_names:
+            found = pc.and_(found, pc.is_null(cells[name]))
     return found
 
 
@@ -81,7 +90,8 @@ def _known_position(cells: pa.Table, position: int) -> int:
 def draw(sweep: "Sweep", z_position: int | None) -> "Figure":
     found = panels(sweep, z_position)
     if not found:
-        raise refused("a sweep of joint cells alone has no heat map", "sites", "none", "a sweep with sites")
+        message = "joint cells, spans, embeddings and features have no place in a heat map of layers and positions"
+        raise refused(message, "sites", "none", "a sweep with sites of layers")
     directions = list(dict.fromkeys(panel.direction for panel in found))
     sites = list(dict.fromkeys(panel.site for panel in found))
     widths = [

@@ -7,7 +7,7 @@ import pytest
 from actstore import BadRequest, Fault, Lab, Provenance, Sweep
 from actstore._messages import sweep_of
 from actstore._records import SweepAudit
-from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
 from tests.client import stand_in_workers as planted
 from tests.client.stand_in_saes import message
 from tests.client.stand_in_workers import StandInWorkers
@@ -76,6 +76,78 @@ def test_every_part_of_a_request_arrives(remote: Lab, workers: StandInWorkers) -
     )
     patch(remote, positions="last")
     assert workers.requests[-1].positions == patching_pb2.PATCH_POSITIONS_LAST
+
+
+def test_what_takes_the_place_arrives(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, source="mean", source_run="planted", sites="resid_pre")
+    assert workers.requests[-1].source == patching_pb2.PATCH_SOURCE_MEAN
+    assert workers.requests[-1].source_run == "planted"
+    assert list(workers.requests[-1].source_exclude.classes) == [common_pb2.TOKEN_CLASS_BOS]
+    patch(remote, source="resample", source_run="planted", source_exclude=(), source_seed=7, sites="resid_pre")
+    assert workers.requests[-1].HasField("source_exclude")
+    assert not workers.requests[-1].source_exclude.classes
+    assert (workers.requests[-1].source, workers.requests[-1].source_seed) == (patching_pb2.PATCH_SOURCE_RESAMPLE, 7)
+    patch(remote, sae="planted-sae", features=range(3), sae_error="patched")
+    assert (workers.requests[-1].sae, list(workers.requests[-1].features)) == ("planted-sae", [0, 1, 2])
+    assert workers.requests[-1].sae_error == patching_pb2.SAE_ERROR_PATCHED
+
+
+def test_spans_arrive_as_text_and_as_tokens(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, spans={"who": ("Mary", range(2, 3)), "end": slice(3, 5)} | {"to": "to"})
+    tokens, text = patching_pb2.TokenRange, patching_pb2.PromptRange
+    assert list(workers.requests[-1].spans) == [
+        patching_pb2.PatchSpan(name="who", clean=text(text="Mary"), corrupt=text(tokens=tokens(first=2, end=3))),
+        patching_pb2.PatchSpan(
+            name="end", clean=text(tokens=tokens(first=3, end=5)), corrupt=text(tokens=tokens(first=3, end=5))
+        ),
+        patching_pb2.PatchSpan(name="to", clean=text(text="to"), corrupt=text(text="to")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("how", "field", "message"),
+    [
+        ({"spans": ["Mary"]}, "spans", "spans has, by name"),
+        ({"spans": {"who": 3}}, "spans", "a part of the clean prompt and one of the corrupt prompt"),
+        ({"spans": {"who": ("Mary", 3)}}, "spans", "is a range or a slice"),
+        ({"spans": {"who": ("Mary", slice(3, None))}}, "spans", "has no end"),
+        ({"spans": {"": "Mary"}}, "spans", "spans is empty"),
+        ({"source": "median"}, "source", "median"),
+        ({"sae_error": "lost"}, "sae_error", "lost"),
+        ({"source_exclude": "verbs"}, "source_exclude", "verbs"),
+        ({"features": [-1]}, "features", "-1"),
+    ],
+)
+def test_what_takes_the_place_is_checked_before_it_is_sent(
+    remote: Lab, workers: StandInWorkers, how: dict[str, object], field: str, message: str
+) -> None:
+    with pytest.raises(BadRequest, match=message) as refusal:
+        patch(remote, **how)
+    assert refusal.value.field == field
+    assert not workers.requests
+
+
+def test_rows_of_a_stored_run_are_told() -> None:
+    taken = patching_pb2.StoredRows(run="code", used=900, read=1000, stored=5000, excluded=[common_pb2.TOKEN_CLASS_BOS])
+    sweep = sweep_of(
+        patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()), stored_rows=taken),
+        (),
+    )
+    assert sweep.excluded == ("bos",)
+    assert sweep.to_dict()["stored_rows"] == {
+        "run": "code", "used": 900, "read": 1000, "stored": 5000, "excluded": ("bos",),
+    }  # fmt: skip
+    assert "rows of run code: 900 used of 1,000 that were looked at of 5,000; excluded: bos" in repr(sweep)
+
+
+def test_prompts_of_unequal_lengths_have_their_own_tokens_and_nothing_to_draw_of_spans() -> None:
+    tokens = pa.table({"position": range(3), "clean": ["a", "b", "c"], "corrupt": ["a", "d", None]})
+    cells = planted.cells(("resid_pre",), (1,))
+    named = cells.append_column("name", pa.array(["span"] * len(cells)))
+    sweep = sweep_of(patching_pb2.SweepResult(cells=message(named), tokens=message(tokens)), ())
+    assert sweep.tokens == {"clean": ["a", "b", "c"], "corrupt": ["a", "d"]}
+    with pytest.raises(BadRequest, match="have no place in a heat map"):
+        sweep.plot()
 
 
 def test_a_screen_arrives(remote: Lab, workers: StandInWorkers) -> None:
