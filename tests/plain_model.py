@@ -23,6 +23,8 @@ LAYERS = {
 # What attention gives to the residual, where it is a module's first output.
 ATTENTION = {"gpt2": "attn", "gpt_neox": "attention", "gemma2": "post_attention_layernorm"}
 PROJECTION = {"gpt2": "attn.c_proj", "gpt_neox": "attention.dense"}
+# What the MLP gives to the residual.
+MLP = {"gemma2": "post_feedforward_layernorm"}
 BEFORE_MLP = {"gpt2": "ln_2", "gpt_neox": "post_attention_layernorm", "gemma2": "pre_feedforward_layernorm"}
 # Changes a tensor [1, position, width] in place, or keeps it.
 Touch = Callable[[Tensor], Any]
@@ -75,7 +77,7 @@ class PlainModel:
                 lambda _module, given, named: _do(touch, given[0] if given else named["hidden_states"]),
                 with_kwargs=True,
             )
-        outside = {"attn_out": ATTENTION.get(self._type, "self_attn"), "mlp_out": "mlp"}
+        outside = {"attn_out": ATTENTION.get(self._type, "self_attn"), "mlp_out": MLP.get(self._type, "mlp")}
         module = block.get_submodule(outside.get(kind, ""))
         return module.register_forward_hook(
             lambda _module, _given, found: _do(touch, found[0] if isinstance(found, tuple) else found)

@@ -1,8 +1,9 @@
-"""Where a live answer comes from: nothing stored was read, so there is no run, snapshot or shard."""
+"""Where a live answer comes from. Where nothing stored was read there is no run, snapshot or shard."""
 
+from dataclasses import replace
 from importlib.metadata import version
 
-from actstore_storage.snapshot import Provenance
+from actstore_storage.snapshot import Provenance, Snapshot
 from actstore_worker.model import LanguageModel
 from actstore_worker.sae import SparseAutoencoder
 
@@ -29,3 +30,9 @@ def live_provenance(
         shards_total=0,
         code_version=version("actstore"),
     )
+
+
+def with_snapshot(live: Provenance, snapshot: Snapshot) -> Provenance:
+    """Of an answer that stored text was read for: from that run, computed as the live answer was."""
+    how = {name: getattr(live, name) for name in ("dtype", "attention_implementation", "device", "code_version")}
+    return replace(snapshot.provenance(), sae_sha256=live.sae_sha256, **how)

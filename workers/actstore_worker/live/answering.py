@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -93,7 +94,10 @@ class LiveAnswers:
         with torch.inference_mode():
             if isinstance(question, AloneQuestion):
                 assert model is not None  # noqa: S101  by `model_of`
-                return answer_alone(question, Passes(model, self._turn, stop), self._saes.get, self._limits)
+                open_of_model = partial(self._open, model)
+                return answer_alone(
+                    question, Passes(model, self._turn, stop), self._saes.get, open_of_model, self._limits
+                )
             sae = self._saes.get(question.sae)
             if isinstance(question, FindNeighbours):
                 return find_neighbours(sae, question, self._limits)
@@ -117,9 +121,14 @@ class LiveAnswers:
             case AblateDirection():
                 return ablate_direction(passes, sae, question)
             case CheckSae():
-                snapshot = open_run(self._bucket, question.run)
-                _check_weights(passes.model, snapshot)
+                snapshot = self._open(passes.model, question.run)
                 return check_sae(passes, sae, snapshot, question, self._limits)
+
+    def _open(self, model: LanguageModel, run: str) -> Snapshot:
+        """Errors: NotThere RUN_NOT_FOUND, and for a run of other weights MODEL_NOT_FOUND."""
+        snapshot = open_run(self._bucket, run)
+        _check_weights(model, snapshot)
+        return snapshot
 
 
 def _check_weights(model: LanguageModel, snapshot: Snapshot) -> None:

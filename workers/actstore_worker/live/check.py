@@ -23,7 +23,7 @@ from actstore_worker.live.passes import UNCHANGED, Passes, adding
 from actstore_worker.live.questions import CheckSae, LiveLimits, SaeCheck
 from actstore_worker.live.stored_sample import Batch, StoredSequence, batches, sample_sequences
 from actstore_worker.patching.changes import Change
-from actstore_worker.provenance import live_provenance
+from actstore_worker.provenance import live_provenance, with_snapshot
 from actstore_worker.sae import SparseAutoencoder
 
 # Rows on which other scales and layers are tried: enough to tell a wrong one from the right one.
@@ -59,13 +59,8 @@ def check_sae(
     scales, layers = _alternatives(passes, sae, sample, limits)
     asked = snapshot.record.specification
     findings = Findings(sae, asked.model, asked.model_revision, quantities, scales, layers)
-    live = live_provenance(passes.model, sae)
-    how = {name: getattr(live, name) for name in ("dtype", "attention_implementation", "device", "code_version")}
-    return SaeCheck(
-        _table(quantities, sae),
-        tuple(doubts(findings)),
-        replace(snapshot.provenance(), sae_sha256=live.sae_sha256, **how),
-    )
+    provenance = with_snapshot(live_provenance(passes.model, sae), snapshot)
+    return SaeCheck(_table(quantities, sae), tuple(doubts(findings)), provenance)
 
 
 @dataclass

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 
+from actstore_storage.snapshot import Snapshot
+from actstore_worker.live.ablate_sites import ablate_sites
 from actstore_worker.live.attention import score_induction, see_attention
 from actstore_worker.live.model_questions import (
+    MEAN,
+    AblateSites,
     AloneAnswer,
     AloneQuestion,
     LensText,
@@ -19,8 +23,13 @@ from actstore_worker.sae import SparseAutoencoder, check_fit
 
 
 def answer_alone(
-    question: AloneQuestion, passes: Passes, find_sae: Callable[[str], SparseAutoencoder], limits: LiveLimits
+    question: AloneQuestion,
+    passes: Passes,
+    find_sae: Callable[[str], SparseAutoencoder],
+    open_run: Callable[[str], Snapshot],
+    limits: LiveLimits,
 ) -> AloneAnswer:
+    """`open_run`: of the same weights."""
     match question:
         case SeeAttention():
             return see_attention(passes, question, limits)
@@ -33,4 +42,6 @@ def answer_alone(
             if sae is not None:
                 check_fit(sae, passes.model)
             return steer_text(passes, sae, question, limits)
-    raise AssertionError(question)
+        case AblateSites():
+            snapshot = open_run(question.run) if question.run and question.ablation == MEAN else None
+            return ablate_sites(passes, snapshot, question, limits)
