@@ -1,17 +1,18 @@
 """A sweep's check of itself: random cells once more by the whole model, and runs in which nothing is replaced."""
 
 import random
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.model import LanguageModel
 from actstore_worker.patching.kernel import Kernel, Patch
-from actstore_worker.patching.steps import Logits, Work, patched
+from actstore_worker.patching.steps import Asking, Budget, Logits, patched
 
 # Largest error of a logit, as a share of the largest of base and source run: sums come out in another order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
@@ -19,73 +20,115 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Audit:
-    """The fields of proto SweepAudit. Errors are in a logit, the largest over the vocabulary."""
+class Checked:
+    """What was seen so far. Errors are in a logit, the largest over the vocabulary. `token_layers` were computed for
+    the cells, and `token_layers_full` would be by the whole model; what the check itself costs is in neither.
+    """
 
-    audited_cells: int
-    largest_error: float
-    noise_floor: float
-    tolerance: float
-    kernel: str
-    token_layers: float
-    token_layers_full: float
-    rank_agreement: float | None
+    audited_cells: int = 0
+    largest_error: float = 0.0
+    noise_floor: float = 0.0
+    tolerance: float = 0.0
+    token_layers: float = 0.0
+    token_layers_full: float = 0.0
+
+
+NOTHING_CHECKED = Checked()
+
+
+@dataclass(frozen=True)
+class Audit(Checked):
+    """The fields of proto SweepAudit."""
+
+    kernel: str = ""
+    rank_agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of a grid that are looked at again, and those beside which a run goes in which nothing is replaced."""
+
+    audited: frozenset[int]
+    controls: frozenset[int]
+
+
+def choose_checks(wanted: npt.NDArray[np.intp], stretch: int, cells: int, leg: str) -> Chosen:
+    """Of each `stretch` of the rows that are run, up to `cells` and one control, whatever slices they are run in.
+
+    The same sweep is checked in the same places: a failure can be looked at. `leg` is the pair and direction.
+    """
+    audited: set[int] = set()
+    parts = [wanted[first : first + stretch].tolist() for first in range(0, len(wanted), stretch)]
+    for number, part in enumerate(parts):
+        draw = random.Random(f"{_SEED} {leg} {number}")  # noqa: S311
+        audited.update(draw.sample(part, min(cells, len(part))))
+    return Chosen(frozenset(audited), frozenset(part[0] for part in parts))
 
 
 class Auditor:
-    """Sees every slice; of each, looks at up to `cells_per_slice` cells again.
+    """Sees every slice. `slow` is the kernel that is believed."""
 
-    Errors of `see`: ActstoreError AUDIT_FAILED for an error above the tolerance.
-    """
+    def __init__(self, slow: Kernel, dtype: str, budget: Budget, checked: Checked) -> None:
+        self._slow, self._share, self._budget = slow, TOLERANCE[dtype], budget
+        self.checked = checked
 
-    def __init__(self, model: LanguageModel, cells_per_slice: int) -> None:
-        self._cells_per_slice = cells_per_slice
-        self._share = TOLERANCE[model.dtype]
-        # The same sweep is checked in the same places: a failure can be looked at.
-        self._random = random.Random(_SEED)  # noqa: S311
-        self._audited, self._error, self._noise, self._tolerance = 0, 0.0, 0.0, 0.0
+    def count(self, token_layers: float, full: float) -> None:
+        computed, before = self.checked.token_layers + token_layers, self.checked.token_layers_full
+        self.checked = replace(self.checked, token_layers=computed, token_layers_full=before + full)
 
     def see(
         self,
         patches: Sequence[Patch],
-        logits: Float[Tensor, "patch vocabulary"],
-        control: Float[Tensor, " vocabulary"],
-    ) -> Generator[Work, Logits | None, None]:
-        """`control`: logits of a run in which nothing was replaced."""
+        logits: Logits,
+        audited: Sequence[int],
+        control: Float[Tensor, " vocabulary"] | None,
+    ) -> Asking[None]:
+        """Runs those of the patches that are audited once more. `control`: logits of a run in which nothing was
+        replaced.
+
+        Errors: ActstoreError AUDIT_FAILED for an error above the tolerance.
+        """
         base, source = patches[0].base.logits, patches[0].source.logits
         tolerance = self._share * float(torch.cat([base, source]).abs().max())
-        self._tolerance = max(self._tolerance, tolerance)
-        self._noise = max(self._noise, _distance(control, base))
-        chosen = sorted(self._random.sample(range(len(patches)), min(self._cells_per_slice, len(patches))))
-        expected = yield from patched([patches[i] for i in chosen], whole=True)
-        errors = [_distance(logits[i], found) for i, found in zip(chosen, expected, strict=True)]
-        self._audited += len(chosen)
-        self._error = max(self._error, *errors)
-        worst = max(*errors, self._noise)
-        if not worst <= tolerance:  # also where it is no number
-            place = patches[chosen[errors.index(max(errors))]].cells
-            raise ActstoreError(
-                "patched runs of this model are not what the whole model makes of the same prompts: a logit differs by "
-                f"{worst:.3g}, and at most {tolerance:.3g} is rounding (looked at: {', '.join(map(str, place))})",
-                reason="AUDIT_FAILED",
-                field="audit",
-                value=f"{worst:.3g}",
-                allowed=f"at most {tolerance:.3g}",
-            )
+        noise = 0.0 if control is None else _distance(control, base)
+        errors = yield from self._errors(patches, logits, audited)
+        before = self.checked
+        self.checked = replace(
+            before,
+            audited_cells=before.audited_cells + len(audited),
+            largest_error=max(before.largest_error, *errors, 0.0),
+            noise_floor=max(before.noise_floor, noise),
+            tolerance=max(before.tolerance, tolerance),
+        )
+        if not max(*errors, noise, 0.0) <= tolerance:
+            worst = patches[audited[errors.index(max(errors))]] if max(errors, default=0.0) >= noise else None
+            _fail(max(*errors, noise, 0.0), tolerance, worst)
+
+    def _errors(self, patches: Sequence[Patch], logits: Logits, audited: Sequence[int]) -> Asking[list[float]]:
+        errors: list[float] = []
+        while len(errors) < len(audited):
+            price = self._slow.price(patches[0].cells, len(patches[0].base.tokens))
+            part = audited[len(errors) :][: max(1, int(min(self._budget() / price, len(audited))))]
+            ran = yield from patched([patches[i] for i in part], self._slow)
+            errors += [_distance(logits[i], found) for i, found in zip(part, ran.logits, strict=True)]
+        return errors
 
     def verdict(self, kernel: Kernel, rank_agreement: float | None) -> Audit:
-        count = kernel.count
-        return Audit(
-            audited_cells=self._audited,
-            largest_error=self._error,
-            noise_floor=self._noise,
-            tolerance=self._tolerance,
-            kernel=kernel.name,
-            token_layers=count.computed,
-            token_layers_full=count.full,
-            rank_agreement=rank_agreement,
-        )
+        return Audit(**asdict(self.checked), kernel=kernel.name, rank_agreement=rank_agreement)
+
+
+def _fail(worst: float, tolerance: float, patch: Patch | None) -> None:
+    place = "a run in which nothing was replaced" if patch is None else ", ".join(map(str, patch.cells))
+    raise ActstoreError(
+        "patched runs of this model are not what the whole model makes of the same prompts: a logit differs by "
+        f"{worst:.3g}, and at most {tolerance:.3g} is rounding (looked at: {place})",
+        reason="AUDIT_FAILED",
+        field="audit",
+        value=f"{worst:.3g}",
+        allowed=f"at most {tolerance:.3g}",
+    )
 
 
 def _distance(found: Float[Tensor, " vocabulary"], expected: Float[Tensor, " vocabulary"]) -> float:
+    """Infinite where either is no number."""
     return float(torch.nan_to_num(found - expected, nan=torch.inf).abs().max())

@@ -73,6 +73,9 @@ class Kernel(Protocol):
     @property
     def count(self) -> Count: ...
 
+    def price(self, cells: Sequence[Cell], length: int) -> float:
+        """What `run` will count as computed for a patch of these cells in a prompt of so many tokens."""
+
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
         """Logits at the last position of each. All bases have the same number of tokens."""
 
@@ -85,6 +88,9 @@ class FullForward:
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
         self.count = Count()
+
+    def price(self, cells: Sequence[Cell], length: int) -> float:  # noqa: ARG002
+        return float(length * self._model.layer_count)
 
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:

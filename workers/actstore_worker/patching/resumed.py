@@ -35,6 +35,8 @@ _LENGTHS_KEPT = 4
 _CACHES = ("past_key_values", "layer_past")
 # Kinds whose patch changes the residual at its own position alone, until the next layer.
 _OWN_POSITION = ("attn_out", "resid_mid", "mlp_out", "z")
+# Kinds that lie between layers.
+_BETWEEN = ("resid_pre", "resid_post")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,18 @@ class Resumed:
         for call in self._calls(1):
             _check(call)
 
+    def price(self, cells: Sequence[Cell], length: int) -> float:
+        """As if no other patch of the batch were written inside the last layer."""
+        first = min((cell.position for cell in cells), default=0)
+        positions = length - (first - first % self._group_positions)
+        own = _is_own_position(cells)
+        joins = min((cell.site.layer for cell in cells), default=0) + own
+        last = self._model.layer_count - 1
+        if joins > last:
+            return 0.0
+        inside = not own and any(cell.site.layer == last and cell.site.kind not in _BETWEEN for cell in cells)
+        return float(positions * (last - joins) + (positions if inside else _last_layer(positions)))
+
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
         last: Float[Tensor, "patch d_model"] = torch.stack([patch.base.residuals[-1][-1] for patch in patches])
@@ -93,7 +107,7 @@ class Resumed:
         single: dict[Site, list[tuple[int, Patch]]] = defaultdict(list)
         rows = []
         for number, patch in enumerate(patches):
-            if len(patch.cells) == 1 and patch.cells[0].site.kind in _OWN_POSITION:
+            if _is_own_position(patch.cells):
                 site = patch.cells[0].site
                 single[Site(site.layer, site.kind)].append((number, patch))
             else:
@@ -157,7 +171,7 @@ class Resumed:
         here = [found for found in cells if found[1].site.layer == layer]
         before = [found for found in here if found[1].site.kind == "resid_pre"]
         after = [found for found in here if found[1].site.kind == "resid_post"]
-        inside = [found for found in here if found[1].site.kind not in ("resid_pre", "resid_post")]
+        inside = [found for found in here if found[1].site.kind not in _BETWEEN]
         hidden = _written(hidden, before, first)
         prefix = _Prefix(
             hidden,
@@ -183,8 +197,7 @@ class Resumed:
         with suppress(_Enough), prefix.leaving():
             self._call(call, layer, hidden[:, :-1], prefix, first, length - 1)
         out = self._call(call, layer, hidden[:, -1:], _Prefix(hidden, prefix.keys, prefix.values), length - 1)
-        # Query, key and value projections are about a quarter of a layer.
-        self.count.add(hidden.shape[0] * (1 + 0.25 * (hidden.shape[1] - 1)), 0)
+        self.count.add(hidden.shape[0] * _last_layer(hidden.shape[1]), 0)
         return torch.cat([hidden[:, :-1], out], dim=1)
 
     def _call(
@@ -251,6 +264,17 @@ class _Prefix:
 
     def get_seq_length(self, _layer: int = 0) -> int:
         return int(self.keys.shape[2])
+
+
+def _is_own_position(cells: Sequence[Cell]) -> bool:
+    return len(cells) == 1 and cells[0].site.kind in _OWN_POSITION
+
+
+def _last_layer(positions: int) -> float:
+    """Of so many positions, where only the last one is wanted: query, key and value projections of the others are about
+    a quarter of a layer.
+    """
+    return 1 + 0.25 * (positions - 1)
 
 
 def _arguments(call: dict[str, Any], prefix: _Prefix, first: int, end: int | None) -> dict[str, Any]:

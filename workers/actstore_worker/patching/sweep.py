@@ -1,29 +1,27 @@
 """Sweeps: every cell of a grid patched in its turn, in both directions, and checked against itself."""
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.snapshot import Provenance
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
-from actstore_worker.patching.audit import Audit, Auditor
+from actstore_worker.patching.audit import Auditor, Checked
 from actstore_worker.patching.kernel import FullForward, Kernel
-from actstore_worker.patching.metrics import Metrics, Values
-from actstore_worker.patching.plan import Entry, SweepPlan, plan_sweep
+from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun
+from actstore_worker.patching.metrics import Values
+from actstore_worker.patching.plan import plan_sweep
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.resumed import Resumed, Unresumable
 from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
-from actstore_worker.patching.sources import Given, Replacing, given_to
-from actstore_worker.patching.steps import Logits, Steps, Work, drive, patched
-from actstore_worker.patching.stored_rows import TakenRows
+from actstore_worker.patching.sources import given_to
+from actstore_worker.patching.steps import Budget, Ran, Steps, drive, unlimited
 from actstore_worker.patching.supplies import Supplies
-from actstore_worker.patching.tables import ComputedCells, baseline_table, cell_table, direct_table, token_table
-from actstore_worker.patching.unpatched import Pair, check_apart, run_pair
-from actstore_worker.provenance import live_provenance
+from actstore_worker.patching.swept_pairs import Pairs, SweepEnd
+from actstore_worker.patching.unpatched import Pair, check_apart
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,29 @@ class SweepProgress:
 
 
 @dataclass(frozen=True)
-class SweepResult:
-    """Tables and numbers of proto SweepResult."""
+class SweepCells:
+    """Rows of the answer, in order, and what the sweep's check of itself has seen up to there."""
 
-    cells: pa.Table
-    tokens: pa.Table
-    baselines: pa.Table
-    direct: pa.Table
-    clean_logit_difference: float
-    corrupt_logit_difference: float
-    audit: Audit
-    provenance: Provenance
-    # Of the sources mean and resample.
-    taken: TakenRows | None = None
+    rows: pa.Table
+    checked: Checked
+
+
+@dataclass(frozen=True)
+class SweepResult(SweepEnd):
+    """With all rows. None but who asks for it in one piece gets that."""
+
+    cells: pa.Table = field(kw_only=True)
+
+
+SweepUpdate = SweepProgress | SweepCells | SweepEnd
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The one that computes cells, and the one that is believed."""
+
+    fast: Kernel
+    slow: Kernel
 
 
 def run_sweep(
@@ -55,9 +63,18 @@ def run_sweep(
     kernel: Kernel | None = None,
     supplies: Supplies | None = None,
 ) -> Iterator[SweepProgress | SweepResult]:
-    """`sweep_steps` with the whole model to itself."""
-    kernel = kernel or fastest_kernel(model)
-    return drive(model, kernel, sweep_steps(model, request, limits, kernel, supplies))
+    """`sweep_steps` with the whole model to itself, and all rows in one table."""
+    kernels = Kernels(kernel or fastest_kernel(model), FullForward(model))
+    parts: list[pa.Table] = []
+    updates: Iterator[SweepUpdate] = drive(sweep_steps(model, request, limits, kernels, supplies))
+    for update in updates:
+        if isinstance(update, SweepCells):
+            parts.append(update.rows)
+        elif isinstance(update, SweepEnd):
+            end = {item.name: getattr(update, item.name) for item in fields(SweepEnd)}
+            yield SweepResult(**end, cells=pa.concat_tables(parts))
+        else:
+            yield update
 
 
 def fastest_kernel(model: LanguageModel) -> Kernel:
@@ -72,127 +89,59 @@ def sweep_steps(
     model: LanguageModel,
     request: SweepRequest,
     limits: PatchingLimits,
-    kernel: Kernel,
+    kernels: Kernels,
     supplies: Supplies | None = None,
-) -> Steps[SweepProgress | SweepResult, None]:
-    """Progress after each slice, then one result. Errors: BadRequest, before the first patched run; AUDIT_FAILED where
-    patched runs are not what the whole model makes of the same prompts. `kernel` is what will run the work.
+    budget: Budget = unlimited,
+    finished: Finished = NOTHING_FINISHED,
+) -> Steps[SweepUpdate, None]:
+    """Progress and rows after each slice, then the end. Errors: BadRequest, before the first patched run; AUDIT_FAILED
+    where patched runs are not what the whole model makes of the same prompts.
     """
     plan = plan_sweep(model, request, limits, supplies)
-    given = given_to(plan, model, limits, supplies)
-    pairs = [run_pair(model, tokens, plan.sites) for tokens in plan.pairs]
-    check_apart(pairs[0])
-    auditor = Auditor(model, limits.audited_cells)
-    screened = yield from _screen(model, plan, given, limits, pairs)
-    total = sum(len(chosen.exact) for chosen in screened.values()) * len(pairs)
-    tables, ranked, done = [], [], 0
-    for number, pair in enumerate(pairs):
-        for direction, chosen in screened.items():
-            replacing, parts = _replacing(plan, given, pair, direction), []
-            for entries in _slices(plan, limits, chosen.exact):
-                parts.append((yield from _metrics(auditor, replacing, pair, entries)))
-                done += len(entries)
-                yield SweepProgress(done, total)
-            found = Metrics.joined(parts)
-            tables.append(_table(plan, number, pair, direction, found, chosen))
-            ranked.append(_ranked(plan, number, pair, direction, found, chosen))
-    first = pairs[0]
-    yield SweepResult(
-        cells=pa.concat_tables(tables),
-        tokens=token_table(first.clean.texts, first.corrupt.texts),
-        baselines=baseline_table([(pair.clean.metrics, pair.corrupt.metrics) for pair in pairs]),
-        direct=direct_table([(pair.clean.shares, pair.corrupt.shares) for pair in pairs]),
-        clean_logit_difference=float(first.clean.metrics.logit_difference[0]),
-        corrupt_logit_difference=float(first.corrupt.metrics.logit_difference[0]),
-        audit=auditor.verdict(kernel, rank_agreement(ranked)),
-        provenance=live_provenance(model, plan.sae),
-        taken=None if given.stored is None else given.stored.taken,
-    )
+    pairs = Pairs(model, plan, given_to(plan, model, limits, supplies))
+    check_apart(pairs.first)
+    screened = yield from _screen(pairs, limits)
+    auditor = Auditor(kernels.slow, model.dtype, budget, finished.checked)
+    total, done, ranked = sum(len(chosen.exact) for chosen in screened.values()) * len(plan.pairs), 0, []
+    for number, leg in enumerate(pairs.legs(screened)):
+        parts = leg.begun(finished, number)
+        slices = LegRun(leg, kernels.fast, auditor, limits, budget)
+        first = sum(part.num_rows for part in parts)
+        done += int(leg.exact[:first].sum())
+        yield SweepProgress(done, total)
+        while first < len(plan.grid):
+            rows = slices.next_slice(first)
+            found = yield from slices.metrics(rows)
+            parts.append(leg.table(rows, found))
+            first, done = rows.stop, done + len(found.rank)
+            yield SweepCells(parts[-1], auditor.checked)
+            yield SweepProgress(done, total)
+        ranked.append(leg.ranked(pa.concat_tables(parts)))
+    yield pairs.end(auditor.verdict(kernels.fast, rank_agreement(ranked)))
 
 
-def _screen(
-    model: LanguageModel, plan: SweepPlan, given: Given, limits: PatchingLimits, pairs: Sequence[Pair]
-) -> Generator[SweepProgress, Logits | None, dict[str, Screened]]:
+def _screen(pairs: Pairs, limits: PatchingLimits) -> Generator[SweepProgress, Ran | None, dict[str, Screened]]:
     """By direction. Without a screen every cell is computed."""
+    plan, unchanged = pairs.plan, pairs.unchanged
     if plan.screen is None:
         return {direction: Screened(np.arange(len(plan.grid))) for direction in plan.directions}
-    unchanged = np.array([_unchanged(plan, pair) for pair in pairs])
-    total = exact_count(unchanged, plan.screen.exact_cells) * len(pairs) * len(plan.directions)
-    screened = {}
-    for direction in plan.directions:
-        estimates = np.zeros(unchanged.shape)
-        for number, pair in enumerate(pairs):
-            wanted = np.flatnonzero(~unchanged[number])
-            if len(wanted):
-                replacing = _replacing(plan, given, pair, direction)
-                estimates[number, wanted] = estimate_effects(
-                    model,
-                    replacing.base,
-                    replacing.values,
-                    pair.answers,
-                    [replacing.patch(plan.grid[i]).cells for i in wanted],
-                    plan.screen,
-                    limits.tokens_per_slice,
-                )
+    total = exact_count(unchanged, plan.screen.exact_cells) * len(plan.pairs) * len(plan.directions)
+    estimates = {direction: np.zeros(unchanged.shape) for direction in plan.directions}
+    for number in range(len(plan.pairs)):
+        pair, wanted = pairs.get(number), np.flatnonzero(~unchanged[number])
+        for direction in plan.directions if len(wanted) else ():
+            estimates[direction][number, wanted] = _estimated(pairs, pair, direction, wanted, limits)
             yield SweepProgress(0, total)
-        screened[direction] = choose_cells(estimates, unchanged, plan.screen.exact_cells)
-    return screened
+    return {
+        direction: choose_cells(found, unchanged, plan.screen.exact_cells) for direction, found in estimates.items()
+    }
 
 
-def _replacing(plan: SweepPlan, given: Given, pair: Pair, direction: str) -> Replacing:
-    base, source = pair.sides(direction)
-    return Replacing(plan, given, pair.tokens, direction, base.recording, source.recording)
-
-
-def _slices(plan: SweepPlan, limits: PatchingLimits, exact: npt.NDArray[np.intp]) -> Iterator[list[Entry]]:
-    size = max(1, limits.tokens_per_slice // plan.length)
-    for first in range(0, len(exact), size):
-        yield [plan.grid[i] for i in exact[first : first + size]]
-
-
-def _metrics(
-    auditor: Auditor, replacing: Replacing, pair: Pair, entries: Sequence[Entry]
-) -> Generator[Work, Logits | None, Metrics]:
-    logits = yield from _logits(auditor, replacing, entries)
-    return Metrics.of(logits, pair.answers, replacing.source.logits)
-
-
-def _logits(auditor: Auditor, replacing: Replacing, entries: Sequence[Entry]) -> Generator[Work, Logits | None, Logits]:
-    """Of each entry. There is one run more, in which nothing is replaced."""
-    plan = replacing.plan
-    logits = replacing.base.logits.expand(len(entries), -1)
-    wanted = [i for i, entry in enumerate(entries) if not plan.is_unchanged(entry, replacing.tokens)]
-    if not wanted:
-        return logits
-    patches = [replacing.patch(entries[i]) for i in wanted]
-    found = yield from patched([*patches, replace(patches[0], cells=())])
-    yield from auditor.see(patches, found[:-1], found[-1])
-    if len(wanted) == len(entries):
-        return found[:-1]
-    logits = logits.clone()
-    logits[wanted] = found[:-1]
-    return logits
-
-
-def _unchanged(plan: SweepPlan, pair: Pair) -> list[bool]:
-    return [plan.is_unchanged(entry, pair.tokens) for entry in plan.grid]
-
-
-def _ranked(
-    plan: SweepPlan, number: int, pair: Pair, direction: str, found: Metrics, chosen: Screened
-) -> tuple[Values, Values]:
-    """Of the cells that were computed: estimates, and effects on the logit difference."""
-    base, _ = pair.sides(direction)
-    if chosen.estimates is None:
-        return np.zeros(0), np.zeros(0)
-    computed = ~np.array(_unchanged(plan, pair))[chosen.exact]
-    effects = found.logit_difference - base.metrics.logit_difference
-    return chosen.estimates[number, chosen.exact][computed], effects[computed]
-
-
-def _table(plan: SweepPlan, number: int, pair: Pair, direction: str, found: Metrics, chosen: Screened) -> pa.Table:
-    base, source = pair.sides(direction)
-    # Of the source run to itself there is no divergence, and of the base run to it what its own metrics say.
-    at_source = replace(source.metrics, kl=np.zeros(1))
-    computed = ComputedCells(found, base.metrics, at_source, chosen)
-    return cell_table(plan, number, direction, base.texts, computed, _unchanged(plan, pair))
+def _estimated(
+    pairs: Pairs, pair: Pair, direction: str, wanted: npt.NDArray[np.intp], limits: PatchingLimits
+) -> Values:
+    plan, replacing = pairs.plan, pairs.replacing(pair, direction)
+    assert plan.screen is not None  # noqa: S101  by `_screen`
+    patches = [replacing.patch(plan.grid[row]).cells for row in wanted]
+    base, values = replacing.base, replacing.values
+    return estimate_effects(pairs.model, base, values, pair.answers, patches, plan.screen, limits.tokens_per_slice)

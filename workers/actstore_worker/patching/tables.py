@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_worker.patching.direct import Share
 from actstore_worker.patching.metrics import NORMALISED, SMALLEST_DIFFERENCE, Metrics, Values
 from actstore_worker.patching.plan import Entry, SweepPlan
-from actstore_worker.patching.screening import Screened
 
 _METRICS = tuple(field.name for field in fields(Metrics))
 _PLACE = pa.schema(
@@ -42,58 +42,56 @@ _DIRECT = pa.schema(
 
 @dataclass(frozen=True)
 class ComputedCells:
-    """Of one pair and direction: `found` has the cells `chosen.exact` of the grid, `base` and `source` one row each."""
+    """Rows of the grid, of one pair and direction. `exact` marks those that were computed: `found` has a number for
+    each of them, `base` and `source` one alone. `estimates` has one a row.
+    """
 
+    rows: range
+    unchanged: npt.NDArray[np.bool_]
+    exact: npt.NDArray[np.bool_]
     found: Metrics
     base: Metrics
     source: Metrics
-    chosen: Screened
+    estimates: Values | None
 
 
 def normalised_column(metric: str) -> str:
     return "normalised" if metric == "logit_difference" else f"normalised_{metric}"
 
 
-def cell_table(
-    plan: SweepPlan,
-    pair: int,
-    direction: str,
-    texts: Sequence[str],
-    computed: ComputedCells,
-    unchanged: Sequence[bool],
-) -> pa.Table:
-    """Of one pair and direction; columns as in proto SweepResult. `texts`: of the base run's tokens."""
-    rows = [_place(entry, texts) for entry in plan.grid]
+def cell_table(plan: SweepPlan, pair: int, direction: str, texts: Sequence[str], computed: ComputedCells) -> pa.Table:
+    """Columns as in proto SweepResult. `texts`: of the base run's tokens."""
+    rows = [_place(plan.grid[row], texts) for row in computed.rows]
     columns: dict[str, pa.Array] = {
         "pair": pa.array([pair] * len(rows), pa.int32()),
         "direction": pa.array([direction] * len(rows), pa.string()),
-        "unchanged": pa.array(unchanged, pa.bool_()),
+        "unchanged": pa.array(computed.unchanged, pa.bool_()),
     }
     for field in _PLACE:
         if field.name not in columns:
             columns[field.name] = pa.array([row[field.name] for row in rows], field.type)
     table = pa.Table.from_arrays([columns[name] for name in _PLACE.names], schema=_PLACE)
     for name, values, nullable in _metrics(computed):
-        array = pa.nulls(len(rows), pa.float64()) if values is None else _spread(values, computed.chosen, len(rows))
+        array = pa.nulls(len(rows), pa.float64()) if values is None else _spread(values, computed.exact)
         table = table.append_column(_number(name, nullable=nullable), array)
-    if plan.screen is None or computed.chosen.estimates is None:
+    if plan.screen is None or computed.estimates is None:
         return table
-    estimates = _estimates(computed.chosen.estimates[pair], computed, signed=not plan.screen.grad_drop)
+    estimates = _estimates(computed.estimates, computed, signed=not plan.screen.grad_drop)
     return table.append_column(_number("estimate", nullable=True), estimates)
 
 
 def _metrics(computed: ComputedCells) -> Iterator[tuple[str, Values | None, bool]]:
     """Name, numbers of the cells that were computed, and whether a row may have none."""
     for name in _METRICS:
-        yield name, getattr(computed.found, name), computed.chosen.estimates is not None
+        yield name, getattr(computed.found, name), computed.estimates is not None
     for name in NORMALISED:
         yield normalised_column(name), computed.found.normalised(name, computed.base, computed.source), True
 
 
-def _spread(values: Values, chosen: Screened, rows: int) -> pa.Array:
-    spread, absent = np.zeros(rows), np.ones(rows, dtype=bool)
-    spread[chosen.exact], absent[chosen.exact] = values, False
-    return pa.array(spread, mask=absent)
+def _spread(values: Values, exact: npt.NDArray[np.bool_]) -> pa.Array:
+    spread = np.zeros(len(exact))
+    spread[exact] = values
+    return pa.array(spread, mask=~exact)
 
 
 def _estimates(estimates: Values, computed: ComputedCells, *, signed: bool) -> pa.Array:
