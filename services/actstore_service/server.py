@@ -18,6 +18,7 @@ from actstore_service.failures import FailureInterceptor
 from actstore_service.feature import FeatureService
 from actstore_service.gateway import Gateway
 from actstore_service.metrics import Metrics, MetricsInterceptor
+from actstore_service.model import ModelService
 from actstore_service.norm import NormService
 from actstore_service.patching import PatchingService
 from actstore_service.probes import ProbeServer
@@ -27,7 +28,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.held_rows import HeldRows
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
-FORWARDED = ("actstore_api.v1.CaptureService", "actstore_api.v1.PatchingService", "actstore_api.v1.SaeService")
+FORWARDED = tuple(f"actstore_api.v1.{name}Service" for name in ("Capture", "Patching", "Sae", "Model"))
 
 
 class Service:
@@ -83,6 +84,7 @@ def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, setting
         "NormService": NormService(bucket),
         "PatchingService": PatchingService(gateway),
         "SaeService": SaeService(gateway),
+        "ModelService": ModelService(gateway),
     }
     for name, servicer in servicers.items():
         getattr(service_pb2_grpc, f"add_{name}Servicer_to_server")(servicer, server)

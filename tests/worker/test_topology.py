@@ -16,7 +16,7 @@ import torch
 from grpc_status import rpc_status
 
 from actstore_api.reasons import Failure, from_status
-from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, sae_pb2, service_pb2_grpc
+from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, patching_pb2, sae_pb2, service_pb2_grpc
 from actstore_storage.fsck import check_runs
 from actstore_storage.index_segments import listed_segments
 from actstore_storage.opening import open_bucket
@@ -80,6 +80,7 @@ class Caller:
         self.captures = service_pb2_grpc.CaptureServiceStub(channel)
         self.sweeps = service_pb2_grpc.PatchingServiceStub(channel)
         self.saes = service_pb2_grpc.SaeServiceStub(channel)
+        self.models = service_pb2_grpc.ModelServiceStub(channel)
         self.with_token = {"metadata": workers.metadata(), "timeout": CALL_SECONDS}
 
     def start(self, wanted: capture_pb2.CaptureSpecification) -> str:
@@ -374,6 +375,7 @@ def test_a_wrong_token_opens_nothing(workers: WorkerProcess, caller: Caller, tok
         lambda: next(caller.captures.WatchCapture(capture_pb2.WatchCaptureRequest(), **wrong)),
         lambda: next(caller.sweeps.RunSweep(patching_pb2.RunSweepRequest(), **wrong)),
         lambda: caller.saes.CheckSae(sae_pb2.CheckSaeRequest(), **wrong),
+        lambda: caller.models.SteerText(model_pb2.SteerTextRequest(), **wrong),
     ]
     for call in calls:
         with pytest.raises(grpc.RpcError) as refusal:
@@ -423,6 +425,67 @@ def test_an_sae_is_checked_on_a_runs_own_text_and_model(caller: Caller, folder: 
     assert any("explains nothing" in warning for warning in answer.warnings)
     assert any("trained on model 'small'" in warning for warning in answer.warnings)
     assert (answer.provenance.run, answer.provenance.snapshot) == ("whole", snapshot(folder, run).name)
+
+
+def test_questions_to_a_model_are_answered_by_a_replica(caller: Caller) -> None:
+    """Each verb once; the numbers have tests of their own."""
+    ask, models, tiny = caller.with_token, caller.models, TINY.model
+    seen = models.GetAttention(model_pb2.GetAttentionRequest(model=tiny, text=PROMPT, patterns=True), **ask)
+    assert table(seen.tokens)["text"].to_pylist() == ["<bos>", *PROMPT.split()]
+    assert table(seen.patterns).num_rows == 15 * table(seen.heads).num_rows
+    assert seen.provenance.attention_implementation == "eager"
+    alone = models.GetAttention(model_pb2.GetAttentionRequest(model=tiny, text=PROMPT), **ask)
+    assert not alone.HasField("patterns")
+    scores = models.GetInductionScores(model_pb2.GetInductionScoresRequest(model=tiny, tokens=5), **ask)
+    assert (scores.tokens, table(scores.heads).num_rows) == (5, table(seen.heads).num_rows)
+    lens = models.GetTextLens(model_pb2.GetTextLensRequest(model=tiny, text=PROMPT, k=2), **ask)
+    layers = len(set(table(seen.heads)["layer"].to_pylist()))
+    assert (table(lens.tops).num_rows, table(lens.positions).num_rows) == (10 * layers, 5 * layers)
+    along = model_pb2.FeatureDirection(sae="small-sae", feature=3)
+    steered = models.SteerText(
+        model_pb2.SteerTextRequest(model=tiny, prompt=PROMPT, feature=along, strength=0.0, tokens=3), **ask
+    )
+    assert steered.steered_text == steered.unsteered_text
+    assert (steered.site, list(steered.provenance.sae_sha256)) == ("resid_post.1", ["small-sae"])
+    ablated = models.AblateSites(model_pb2.AblateSitesRequest(model=tiny, texts=[PROMPT], sites=["mlp_out"]), **ask)
+    assert (ablated.tokens, table(ablated.effects).num_rows) == (3, layers)
+
+
+@pytest.mark.parametrize(
+    ("verb", "request_", "reason", "field"),
+    [
+        ("GetAttention", model_pb2.GetAttentionRequest(text="a"), "ARGUMENT_INVALID", "model"),
+        ("GetTextLens", model_pb2.GetTextLensRequest(model=TINY.model, text="a", site="z"), "SITE_UNKNOWN", "site"),
+        ("SteerText", model_pb2.SteerTextRequest(model=TINY.model, prompt="a"), "ARGUMENT_INVALID", "direction"),
+        (
+            "SteerText",
+            model_pb2.SteerTextRequest(
+                model=TINY.model, prompt="a", site="resid_post.0", feature=model_pb2.FeatureDirection(sae="small-sae")
+            ),
+            "ARGUMENT_INVALID",
+            "site",
+        ),
+        (
+            "SteerText",
+            model_pb2.SteerTextRequest(model=TINY.model, prompt="a", vector=sae_pb2.Vector(elements=[1.0])),
+            "ARGUMENT_INVALID",
+            "site",
+        ),
+        (
+            "AblateSites",
+            model_pb2.AblateSitesRequest(model=TINY.model, texts=["a b"], ablation=9),
+            "ARGUMENT_INVALID",
+            "ablation",
+        ),
+    ],
+)
+def test_a_refused_question_to_a_model_says_why(
+    caller: Caller, verb: str, request_: object, reason: str, field: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refusal:
+        getattr(caller.models, verb)(request_, **caller.with_token)
+    found = failure(refusal.value)
+    assert (found.reason, found.details["field"]) == (reason, field)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""CaptureService, PatchingService and SaeService as the workers answer them.
+"""CaptureService, PatchingService, SaeService and ModelService as the workers answer them.
 
 Knows nothing of Ray, but keeps its ingress's ways: a method gets the request and a `grpc_context`, and a failure is
 what it sets there, for the trailers that carry google.rpc.Status are sent with a returned message and not with an
@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from actstore_api.reasons import REASONS, to_status
-from actstore_api.v1 import capture_pb2, patching_pb2, sae_pb2
+from actstore_api.v1 import capture_pb2, model_pb2, patching_pb2, sae_pb2
 from actstore_storage.errors import ActstoreError
 from actstore_worker import wire
-from actstore_worker.live import messages
+from actstore_worker.live import messages, model_messages
 from actstore_worker.live.questions import Answer, Question
 from actstore_worker.patching.messages import sweep_request, sweep_response
 from actstore_worker.patching.request import SweepRequest
@@ -131,6 +131,31 @@ class Gateway:
         self, request: sae_pb2.CheckSaeRequest, grpc_context: Context
     ) -> sae_pb2.CheckSaeResponse:
         return await self._ask(messages.CHECK_SAE, request, grpc_context)
+
+    async def GetAttention(  # noqa: N802
+        self, request: model_pb2.GetAttentionRequest, grpc_context: Context
+    ) -> model_pb2.GetAttentionResponse:
+        return await self._ask(model_messages.GET_ATTENTION, request, grpc_context)
+
+    async def GetInductionScores(  # noqa: N802
+        self, request: model_pb2.GetInductionScoresRequest, grpc_context: Context
+    ) -> model_pb2.GetInductionScoresResponse:
+        return await self._ask(model_messages.GET_INDUCTION_SCORES, request, grpc_context)
+
+    async def GetTextLens(  # noqa: N802
+        self, request: model_pb2.GetTextLensRequest, grpc_context: Context
+    ) -> model_pb2.GetTextLensResponse:
+        return await self._ask(model_messages.GET_TEXT_LENS, request, grpc_context)
+
+    async def SteerText(  # noqa: N802
+        self, request: model_pb2.SteerTextRequest, grpc_context: Context
+    ) -> model_pb2.SteerTextResponse:
+        return await self._ask(model_messages.STEER_TEXT, request, grpc_context)
+
+    async def AblateSites(  # noqa: N802
+        self, request: model_pb2.AblateSitesRequest, grpc_context: Context
+    ) -> model_pb2.AblateSitesResponse:
+        return await self._ask(model_messages.ABLATE_SITES, request, grpc_context)
 
     async def _ask(self, verb: messages.Verb[Request, Response], request: Request, context: Context) -> Response:
         async def answer(asked: Request) -> Response:

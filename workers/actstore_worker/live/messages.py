@@ -63,10 +63,10 @@ def _logit_lens(message: sae_pb2.GetLogitLensRequest) -> LogitLens:
     return LogitLens(
         **_reference(message.sae),
         features=tuple(message.features),
-        side=_known(_SIDES, message.side, "side"),
+        side=known(_SIDES, message.side, "side"),
         fold_norm=message.fold_norm,
         longest_unembedding=given(message, "longest_unembedding"),
-        **_where_given(message, "k"),
+        **where_given(message, "k"),
     )
 
 
@@ -76,7 +76,7 @@ def _ablate_text(message: sae_pb2.AblateTextRequest) -> AblateText:
         feature=message.feature,
         text=message.text,
         position=given(message, "position"),
-        ablation=_known(_ABLATIONS, message.ablation, "ablation"),
+        ablation=known(_ABLATIONS, message.ablation, "ablation"),
         pairs=message.pairs,
         prepend_bos=prepend_bos(message.bos),
     )
@@ -96,14 +96,14 @@ def _find_neighbours(message: sae_pb2.FindNeighboursRequest) -> FindNeighbours:
         sae=required(message.sae, "sae"),
         feature=message.feature if direction == "feature" else None,
         vector=tuple(message.vector.elements),
-        side=_known(_SIDES, message.side, "side"),
-        **_where_given(message, "k"),
+        side=known(_SIDES, message.side, "side"),
+        **where_given(message, "k"),
     )
 
 
 def _check_sae(message: sae_pb2.CheckSaeRequest) -> CheckSae:
     return CheckSae(
-        run=required(message.run, "run"), sae=required(message.sae, "sae"), **_where_given(message, "tokens")
+        run=required(message.run, "run"), sae=required(message.sae, "sae"), **where_given(message, "tokens")
     )
 
 
@@ -123,12 +123,12 @@ def _reference(message: sae_pb2.SaeReference) -> dict[str, Any]:
     }
 
 
-def _where_given(message: Any, name: str) -> dict[str, Any]:
+def where_given(message: Any, name: str) -> dict[str, Any]:
     """Where it is not, the question's own default counts."""
     return {name: getattr(message, name)} if message.HasField(name) else {}
 
 
-def _known(names: Mapping[int, str], value: int, field: str) -> str:
+def known(names: Mapping[int, str], value: int, field: str) -> str:
     if value not in names:
         raise BadRequest(f"{field} {value} is not known", field=field, value=value, allowed=sorted(set(names.values())))
     return names[value]
