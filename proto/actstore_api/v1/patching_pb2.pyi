@@ -118,7 +118,7 @@ class Screen(_message.Message):
     def __init__(self, exact_cells: _Optional[int] = ..., qk_correction: bool = ..., grad_drop: bool = ...) -> None: ...
 
 class RunSweepRequest(_message.Message):
-    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen", "source_run", "source_exclude", "source_seed", "sae", "features", "sae_error", "spans")
+    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen", "source_run", "source_exclude", "source_seed", "sae", "features", "sae_error", "spans", "fresh")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +143,7 @@ class RunSweepRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SAE_ERROR_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     clean: str
     corrupt: str
@@ -167,7 +168,8 @@ class RunSweepRequest(_message.Message):
     features: _containers.RepeatedScalarFieldContainer[int]
     sae_error: SaeError
     spans: _containers.RepeatedCompositeFieldContainer[PatchSpan]
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., source_run: _Optional[str] = ..., source_exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., source_seed: _Optional[int] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ...) -> None: ...
+    fresh: bool
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., source_run: _Optional[str] = ..., source_exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., source_seed: _Optional[int] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ..., fresh: bool = ...) -> None: ...
 
 class SweepProgress(_message.Message):
     __slots__ = ("cells_done", "cells_total")
@@ -178,7 +180,7 @@ class SweepProgress(_message.Message):
     def __init__(self, cells_done: _Optional[int] = ..., cells_total: _Optional[int] = ...) -> None: ...
 
 class SweepAudit(_message.Message):
-    __slots__ = ("audited_cells", "largest_error", "noise_floor", "tolerance", "kernel", "token_layers", "token_layers_full", "rank_agreement")
+    __slots__ = ("audited_cells", "largest_error", "noise_floor", "tolerance", "kernel", "token_layers", "token_layers_full", "rank_agreement", "cached")
     AUDITED_CELLS_FIELD_NUMBER: _ClassVar[int]
     LARGEST_ERROR_FIELD_NUMBER: _ClassVar[int]
     NOISE_FLOOR_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +189,7 @@ class SweepAudit(_message.Message):
     TOKEN_LAYERS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_LAYERS_FULL_FIELD_NUMBER: _ClassVar[int]
     RANK_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
     audited_cells: int
     largest_error: float
     noise_floor: float
@@ -195,7 +198,14 @@ class SweepAudit(_message.Message):
     token_layers: float
     token_layers_full: float
     rank_agreement: float
-    def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[str] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ..., rank_agreement: _Optional[float] = ...) -> None: ...
+    cached: bool
+    def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[str] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ..., rank_agreement: _Optional[float] = ..., cached: bool = ...) -> None: ...
+
+class SweepCells(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _common_pb2.Table
+    def __init__(self, rows: _Optional[_Union[_common_pb2.Table, _Mapping]] = ...) -> None: ...
 
 class SweepResult(_message.Message):
     __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct", "stored_rows")
@@ -234,9 +244,39 @@ class StoredRows(_message.Message):
     def __init__(self, run: _Optional[str] = ..., used: _Optional[int] = ..., read: _Optional[int] = ..., stored: _Optional[int] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ...) -> None: ...
 
 class RunSweepResponse(_message.Message):
-    __slots__ = ("progress", "result")
+    __slots__ = ("progress", "result", "cells")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
     progress: SweepProgress
     result: SweepResult
-    def __init__(self, progress: _Optional[_Union[SweepProgress, _Mapping]] = ..., result: _Optional[_Union[SweepResult, _Mapping]] = ...) -> None: ...
+    cells: SweepCells
+    def __init__(self, progress: _Optional[_Union[SweepProgress, _Mapping]] = ..., result: _Optional[_Union[SweepResult, _Mapping]] = ..., cells: _Optional[_Union[SweepCells, _Mapping]] = ...) -> None: ...
+
+class EstimateSweepRequest(_message.Message):
+    __slots__ = ("sweep",)
+    SWEEP_FIELD_NUMBER: _ClassVar[int]
+    sweep: RunSweepRequest
+    def __init__(self, sweep: _Optional[_Union[RunSweepRequest, _Mapping]] = ...) -> None: ...
+
+class SweepEstimate(_message.Message):
+    __slots__ = ("cells", "token_layers", "token_layers_full", "bytes", "seconds", "cached")
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_LAYERS_FULL_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    cells: int
+    token_layers: float
+    token_layers_full: float
+    bytes: int
+    seconds: float
+    cached: bool
+    def __init__(self, cells: _Optional[int] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., cached: bool = ...) -> None: ...
+
+class EstimateSweepResponse(_message.Message):
+    __slots__ = ("estimate",)
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    estimate: SweepEstimate
+    def __init__(self, estimate: _Optional[_Union[SweepEstimate, _Mapping]] = ...) -> None: ...

@@ -1608,6 +1608,11 @@ class PatchingServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.EstimateSweep = channel.unary_unary(
+                '/actstore_api.v1.PatchingService/EstimateSweep',
+                request_serializer=actstore__api_dot_v1_dot_patching__pb2.EstimateSweepRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_patching__pb2.EstimateSweepResponse.FromString,
+                _registered_method=True)
         self.RunSweep = channel.unary_stream(
                 '/actstore_api.v1.PatchingService/RunSweep',
                 request_serializer=actstore__api_dot_v1_dot_patching__pb2.RunSweepRequest.SerializeToString,
@@ -1619,6 +1624,13 @@ class PatchingServiceServicer(object):
     """Answered by the workers; the service forwards.
     """
 
+    def EstimateSweep(self, request, context):
+        """What a sweep would take, by the same checks as RunSweep, without running a cell of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunSweep(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1628,6 +1640,11 @@ class PatchingServiceServicer(object):
 
 def add_PatchingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'EstimateSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateSweep,
+                    request_deserializer=actstore__api_dot_v1_dot_patching__pb2.EstimateSweepRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_patching__pb2.EstimateSweepResponse.SerializeToString,
+            ),
             'RunSweep': grpc.unary_stream_rpc_method_handler(
                     servicer.RunSweep,
                     request_deserializer=actstore__api_dot_v1_dot_patching__pb2.RunSweepRequest.FromString,
@@ -1644,6 +1661,33 @@ def add_PatchingServiceServicer_to_server(servicer, server):
 class PatchingService(object):
     """Answered by the workers; the service forwards.
     """
+
+    @staticmethod
+    def EstimateSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.PatchingService/EstimateSweep',
+            actstore__api_dot_v1_dot_patching__pb2.EstimateSweepRequest.SerializeToString,
+            actstore__api_dot_v1_dot_patching__pb2.EstimateSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def RunSweep(request,
