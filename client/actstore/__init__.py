@@ -38,6 +38,7 @@ from actstore._features import Feature
 from actstore._lab import Lab
 from actstore._live_answers import DirectionAblation, EncodedText, LogitLens, SaeCheck, TextAblation
 from actstore._local_stack import LocalStack
+from actstore._model_answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens
 from actstore._norms import Growth, NormProfile
 from actstore._questions import Where
 from actstore._records import (
@@ -58,6 +59,7 @@ __all__ = [
     "Activations",
     "ActstoreError",
     "Answer",
+    "Attention",
     "BadRequest",
     "Cancelled",
     "Capture",
@@ -78,6 +80,7 @@ __all__ = [
     "FeatureStatistics",
     "FeatureTable",
     "Growth",
+    "InductionScores",
     "Lab",
     "LimitExceeded",
     "LocalStack",
@@ -94,11 +97,14 @@ __all__ = [
     "SaeCheck",
     "SaeFeatures",
     "SaeWarning",
+    "SiteAblation",
     "StackFailed",
+    "SteeredText",
     "StoreFailed",
     "Sweep",
     "Table",
     "TextAblation",
+    "TextLens",
     "TokenR2",
     "Unavailable",
     "Where",

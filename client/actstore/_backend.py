@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from actstore._errors import ActstoreError, refused
 from actstore._feature_answers import FeatureStatistics
+from actstore._model_questions import ModelQuestion
 from actstore._norms import Growth, NormProfile
 from actstore._questions import FeatureQuestion, Found, RowsQuestion, SaeQuestion
 from actstore._records import (
@@ -29,7 +30,7 @@ from actstore._sweep import Sweep
 from actstore._verdict import Verdict
 
 Rows = tuple[pa.Table, Provenance]
-Question = FeatureQuestion | SaeQuestion
+Question = FeatureQuestion | SaeQuestion | ModelQuestion
 
 
 class Backend(ABC):

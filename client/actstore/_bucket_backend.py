@@ -12,6 +12,7 @@ import pyarrow as pa
 from actstore._backend import Backend, Question, Rows
 from actstore._errors import ActstoreError, error_of, refused
 from actstore._feature_answers import FeatureStatistics
+from actstore._model_questions import ModelQuestion
 from actstore._norms import Growth, NormProfile
 from actstore._questions import (
     ActiveQuestion,
@@ -126,6 +127,8 @@ class BucketBackend(Backend):
             )
 
     def ask(self, question: Question) -> Found:
+        if isinstance(question, ModelQuestion):
+            raise self._needs_service(f"a question to the model {question.model}")
         if not isinstance(question, FeatureQuestion):
             raise self._needs_service(f"a question to the SAE {question.sae}")
         with self._snapshot(question.run) as snapshot:

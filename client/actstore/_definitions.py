@@ -50,6 +50,24 @@ DIRECTION_ABLATION: Mapping[str, str] = {
     "ablated": "the same without what the feature writes",
     "change": "ablated less log_probability: below 0, the feature helps to predict the next token",
 }
+ATTENTION: Mapping[str, str] = {
+    "entropy": "mean over queries of the entropy of their attention, nats",
+    "distance": "mean over queries of the weighted distance to their keys, tokens",
+    "previous_token": "share of the head's attention on the token before the query",
+    "first_token": "share on the first token, which is BOS where the text has one",
+    "current_token": "share on the query itself",
+    "duplicate_token": "share on earlier occurrences of the query's own token",
+    "induction": "share on the tokens after earlier occurrences of the query's own token",
+}
+INDUCTION: Mapping[str, str] = {
+    "induction": "mean weight on the token after the first occurrence of the query's own, the second time",
+    "duplicate_token": "mean weight on that occurrence",
+    "previous_token": "mean weight on the token before the query",
+}
+SITE_ABLATION: Mapping[str, str] = {
+    "loss": "mean cross-entropy without the part, nats",
+    "change": "that less the whole model's: above 0, the part helps to predict these texts",
+}
 QUANTITIES: Mapping[str, str] = {
     "tokens": "stored tokens that were looked at",
     "l0": "features above 0 on a token, in the mean",

@@ -37,6 +37,8 @@ class Call:
     table: str
     tokens: str = ""
     facts: tuple[str, ...] = ()
+    # Those that an answer may lack.
+    more_tables: tuple[str, ...] = ()
 
     def found(self, answer: Any) -> Found:
         excluded = _messages.origin_of(answer)["excluded"] if hasattr(answer, "excluded") else ()
@@ -45,9 +47,18 @@ class Call:
             provenance=_messages.provenance_of(answer.provenance),
             excluded=excluded,
             tokens=_messages.table_of(getattr(answer, self.tokens)) if self.tokens else pa.table({}),
-            facts={name: getattr(answer, name) for name in self.facts},
+            facts={name: _fact(answer, name) for name in self.facts},
+            tables={
+                name: _messages.table_of(getattr(answer, name)) for name in self.more_tables if answer.HasField(name)
+            },
             warnings=tuple(getattr(answer, "warnings", ())),
         )
+
+
+def _fact(answer: Any, name: str) -> Any:
+    """None for an optional number that is not there, for 0 would be one."""
+    absent = answer.DESCRIPTOR.fields_by_name[name].has_presence and not answer.HasField(name)
+    return None if absent else getattr(answer, name)
 
 
 def rows_request(question: RowsQuestion) -> feature_pb2.ReadFeatureRequest:

@@ -15,6 +15,8 @@ from actstore._backend import Backend, Question, Rows
 from actstore._errors import ActstoreError, Denied, error_of
 from actstore._feature_answers import FeatureStatistics
 from actstore._feature_messages import CALLS, rows_request
+from actstore._model_messages import MODEL_CALLS
+from actstore._model_questions import ModelQuestion
 from actstore._norms import Growth, NormProfile
 from actstore._questions import Found, RowsQuestion
 from actstore._records import (
@@ -45,7 +47,7 @@ DEADLINE_SECONDS = 60.0
 # The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
 START_CAPTURE_SECONDS = 3600.0
 # What looks at every activation, or loads a model first, takes longer than a read.
-LIVE_SECONDS = {"FeatureService": 600.0, "SaeService": 600.0}
+LIVE_SECONDS = {"FeatureService": 600.0, "SaeService": 600.0, "ModelService": 600.0}
 MAXIMUM_MESSAGE_BYTES = 256 * 2**20
 READS = {
     "CatalogService": ("ListRuns", "GetRun", "ListModels", "ListSaes"),
@@ -60,6 +62,7 @@ READS = {
         "GetCofiringFeatures",
     ),
     "SaeService": ("EncodeText", "GetLogitLens", "AblateText", "AblateDirection", "FindNeighbours", "CheckSae"),
+    "ModelService": ("GetAttention", "GetInductionScores", "GetTextLens", "SteerText", "AblateSites"),
     "NormService": ("GetNormProfile", "FitGrowth"),
 }
 # gRPC retries by itself, and a stream only until its first message. StartCapture, CancelCapture and RunSweep are not
@@ -94,7 +97,11 @@ class GrpcBackend(Backend):
         self._read_tokens = _rows_call(self._channel, "ActivationService/ReadTokens")
         self._read_feature = _rows_call(self._channel, "FeatureService/ReadFeature")
         self._features = stubs.FeatureServiceStub(self._channel)
-        self._saes = stubs.SaeServiceStub(self._channel)
+        self._asked = {
+            "FeatureService": self._features,
+            "SaeService": stubs.SaeServiceStub(self._channel),
+            "ModelService": stubs.ModelServiceStub(self._channel),
+        }
         self._norms = stubs.NormServiceStub(self._channel)
         self._patching = stubs.PatchingServiceStub(self._channel)
 
@@ -164,9 +171,9 @@ class GrpcBackend(Backend):
         )
 
     def ask(self, question: Question) -> Found:
-        call = CALLS[type(question)]
-        stub = self._features if call.service == "FeatureService" else self._saes
-        return call.found(self._ask(getattr(stub, call.verb), call.request(question), LIVE_SECONDS[call.service]))
+        call = MODEL_CALLS[type(question)] if isinstance(question, ModelQuestion) else CALLS[type(question)]
+        verb = getattr(self._asked[call.service], call.verb)
+        return call.found(self._ask(verb, call.request(question), LIVE_SECONDS[call.service]))
 
     def read_feature(self, question: RowsQuestion) -> Rows:
         return _messages.rows_of(self._listen(self._read_feature, rows_request(question)))

@@ -115,6 +115,15 @@ def _tinted(text: str, value: float, scale: float, title: str) -> str:
     )
 
 
+def shown(text: str) -> str:
+    return escape(visible(text))
+
+
+def tinted_cell(text: str, share: float, says: str) -> str:
+    """A cell of a table, tinted by a share of 1."""
+    return f'<td style="{_MONO}">{_tinted(text.rstrip(chr(10)), share, 1.0, says)}</td>'
+
+
 def histogram(counts: Sequence[int], lows: Sequence[float], highs: Sequence[float]) -> str:
     """Bars of equal width as an SVG; heights on a square-root scale so that rare strong activations stay visible."""
     top, bar, height = max(counts, default=0), 10, 80

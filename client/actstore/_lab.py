@@ -13,6 +13,7 @@ from actstore._arguments import optional_count
 from actstore._backend import Backend
 from actstore._capture import Bar, Capture
 from actstore._errors import Fault
+from actstore._model_asking import ModelAsking
 from actstore._records import (
     CaptureEstimate,
     CaptureSpecification,
@@ -31,7 +32,7 @@ from actstore._tables import Table
 from actstore._verdict import Verdict
 
 
-class Lab:
+class Lab(ModelAsking):
     """A connection; `with actstore.connect() as lab:` closes it, and so does the end of the program."""
 
     def __init__(self, backend: Backend) -> None:
@@ -42,7 +43,9 @@ class Lab:
         return self._backend.address
 
     def __repr__(self) -> str:
-        return f"Lab at {self.address}: .runs(), .models(), .saes(), .run(name), .capture(...), .patch(...)"
+        return (
+            f"Lab at {self.address}: .runs(), .models(), .saes(), .run(name), .capture(...), .patch(...), .steer(...)"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -193,11 +193,12 @@ class CheckQuestion(SaeQuestion):
 
 @dataclass(frozen=True)
 class Found:
-    """A table and where it comes from; some answers have a second table `tokens`, numbers, and warnings."""
+    """A table and where it comes from; some answers have a second table `tokens`, more by name, facts, and warnings."""
 
     table: pa.Table
     provenance: Provenance
     excluded: tuple[str, ...] = ()
     tokens: pa.Table = field(default_factory=lambda: pa.table({}))
-    facts: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

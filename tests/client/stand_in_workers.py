@@ -2,7 +2,7 @@
 
 `StandInWorkers` is a real gRPC server in this process, behind a real service. Run names steer captures: `fails`,
 `cancelled`, `slow` (until cancelled), `breaks` (the stream breaks off once), `unfinished` (ends without an end state).
-What it says of SAEs is in stand_in_saes.
+What it says of SAEs is in stand_in_saes, and of models alone in stand_in_models.
 """
 
 import json
@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import Failure, to_status
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, service_pb2_grpc
+from tests.client.stand_in_models import StandInModels
 from tests.client.stand_in_saes import StandInSaes, message
 
 TOKEN = "gateway-token"
@@ -65,7 +66,9 @@ def _refuse(context: grpc.ServicerContext, failure: Failure) -> None:
     context.abort_with_status(rpc_status.to_status(to_status(failure)))
 
 
-class StandInWorkers(StandInSaes, service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.PatchingServiceServicer):
+class StandInWorkers(
+    StandInSaes, StandInModels, service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.PatchingServiceServicer
+):
     def __init__(self, port: int = 0, token: str = TOKEN) -> None:
         self.requests: list[object] = []
         self.cancelled = threading.Event()
@@ -75,6 +78,7 @@ class StandInWorkers(StandInSaes, service_pb2_grpc.CaptureServiceServicer, servi
         service_pb2_grpc.add_CaptureServiceServicer_to_server(self, self._server)
         service_pb2_grpc.add_PatchingServiceServicer_to_server(self, self._server)
         service_pb2_grpc.add_SaeServiceServicer_to_server(self, self._server)
+        service_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         self._server.start()
 

@@ -214,7 +214,7 @@ def test_refusals(
     replica: Replica, asked: ModelQuestion, reason: str, field: str, value: str, allowed: str | None
 ) -> None:
     with pytest.raises(ActstoreError) as refusal:
-        replica.ask(asked, replace(LIMITS, ablated_tokens=2000))  # type: ignore[arg-type]
+        replica.ask(asked, replace(LIMITS, ablated_tokens=2000))
     details = refusal.value.details
     assert (refusal.value.reason, details["field"], details["value"]) == (reason, field, value)
     assert allowed is None or details["allowed"] == allowed

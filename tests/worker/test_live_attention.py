@@ -178,7 +178,7 @@ def test_the_hand_built_induction_head_is_found_where_it_is(replica: Replica) ->
 def test_refusals(replica: Replica, question: ModelQuestion, reason: str, field: str, value: str, allowed: str) -> None:
     limits = replace(LIMITS, attention_weights=1000, attention_elements=3000, induction_texts=5)
     with pytest.raises(ActstoreError) as refusal:
-        replica.ask(question, limits)  # type: ignore[arg-type]
+        replica.ask(question, limits)
     details = refusal.value.details
     assert (refusal.value.reason, details["field"], details["value"]) == (reason, field, value)
     assert details["allowed"] == allowed

@@ -262,9 +262,9 @@ def question(**changes: Any) -> SteerText:
 def test_refusals(
     replica: Replica, asked: ModelQuestion, reason: str, field: str, value: str, allowed: str | None
 ) -> None:
-    tokens = {} if asked.tokens != 32 or allowed else {"tokens": 4}  # type: ignore[attr-defined]
+    tokens = {} if asked.tokens != 32 or allowed else {"tokens": 4}
     with pytest.raises(ActstoreError) as refusal:
-        replica.ask(replace(asked, **tokens), replace(LIMITS, steered_tokens=16))  # type: ignore[arg-type]
+        replica.ask(replace(asked, **tokens), replace(LIMITS, steered_tokens=16))
     details = refusal.value.details
     assert (refusal.value.reason, details["field"], details["value"]) == (reason, field, value)
     assert allowed is None or details["allowed"] == allowed

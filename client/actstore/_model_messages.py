@@ -1,0 +1,119 @@
+"""Protobuf messages of questions about a model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from actstore import _messages
+from actstore._feature_messages import Call
+from actstore._model_questions import (
+    AblateSitesQuestion,
+    AttentionQuestion,
+    InductionQuestion,
+    ModelQuestion,
+    SteerQuestion,
+    TextLensQuestion,
+)
+from actstore_api.v1 import capture_pb2, model_pb2, sae_pb2
+
+
+def _attention(question: AttentionQuestion) -> model_pb2.GetAttentionRequest:
+    return model_pb2.GetAttentionRequest(
+        model=_model(question),
+        text=question.text,
+        bos=_messages.BOS[question.bos],
+        layers=question.layers,
+        heads=question.heads,
+        patterns=question.patterns,
+    )
+
+
+def _induction(question: InductionQuestion) -> model_pb2.GetInductionScoresRequest:
+    return model_pb2.GetInductionScoresRequest(
+        model=_model(question),
+        bos=_messages.BOS[question.bos],
+        tokens=question.tokens,
+        texts=question.texts,
+        seed=question.seed,
+        layers=question.layers,
+        heads=question.heads,
+    )
+
+
+def _lens(question: TextLensQuestion) -> model_pb2.GetTextLensRequest:
+    return model_pb2.GetTextLensRequest(
+        model=_model(question),
+        text=question.text,
+        bos=_messages.BOS[question.bos],
+        site=question.site,
+        layers=question.layers,
+        k=question.k,
+        target=question.target,
+    )
+
+
+def _steer(question: SteerQuestion) -> model_pb2.SteerTextRequest:
+    mode: Any = model_pb2.SteeringMode.Value(f"STEERING_MODE_{question.mode.upper()}")
+    unit: Any = model_pb2.StrengthUnit.Value(f"STRENGTH_UNIT_{question.unit.upper()}")
+    positions: Any = model_pb2.SteeredPositions.Value(f"STEERED_POSITIONS_{question.positions.upper()}")
+    along: dict[str, Any] = (
+        {"feature": model_pb2.FeatureDirection(sae=question.sae, feature=question.feature)}
+        if question.sae
+        else {"vector": sae_pb2.Vector(elements=question.vector)}
+    )
+    return model_pb2.SteerTextRequest(
+        model=_model(question),
+        prompt=question.prompt,
+        bos=_messages.BOS[question.bos],
+        site=question.site,
+        mode=mode,
+        strength=question.strength,
+        unit=unit,
+        positions=positions,
+        tokens=question.tokens,
+        temperature=question.temperature,
+        seed=question.seed,
+        **along,
+    )
+
+
+def _ablate(question: AblateSitesQuestion) -> model_pb2.AblateSitesRequest:
+    ablation: Any = model_pb2.SiteAblation.Value(f"SITE_ABLATION_{question.ablation.upper()}")
+    return model_pb2.AblateSitesRequest(
+        model=_model(question),
+        texts=question.texts,
+        bos=_messages.BOS[question.bos],
+        sites=question.sites,
+        layers=question.layers,
+        heads=question.heads,
+        ablation=ablation,
+        run=question.run,
+        run_tokens=question.run_tokens,
+        seed=question.seed,
+        same_position=question.same_position,
+    )
+
+
+MODEL_CALLS: Mapping[type[ModelQuestion], Call] = {
+    AttentionQuestion: Call(
+        "ModelService", "GetAttention", _attention, "heads", tokens="tokens", more_tables=("patterns",)
+    ),
+    InductionQuestion: Call(
+        "ModelService", "GetInductionScores", _induction, "heads", facts=("tokens", "loss_first", "loss_second")
+    ),
+    TextLensQuestion: Call("ModelService", "GetTextLens", _lens, "positions", tokens="tokens", more_tables=("tops",)),
+    SteerQuestion: Call(
+        "ModelService",
+        "SteerText",
+        _steer,
+        "tokens",
+        tokens="prompt",
+        facts=("steered_text", "unsteered_text", "site", "mean_norm", "strength"),
+    ),
+    AblateSitesQuestion: Call(
+        "ModelService", "AblateSites", _ablate, "effects", more_tables=("texts",), facts=("loss", "tokens")
+    ),
+}
+
+
+def _model(question: ModelQuestion) -> capture_pb2.ModelReference:
+    return capture_pb2.ModelReference(name=question.model, revision=question.revision)

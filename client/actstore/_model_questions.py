@@ -1,0 +1,75 @@
+"""Questions about a language model and a text given now, answered live."""
+
+from dataclasses import dataclass
+
+MODES = ("add", "set", "project_out")
+UNITS = ("mean_norm", "absolute")
+STEERED = ("all", "prompt", "generated")
+SITE_ABLATIONS = ("zero", "mean", "resample")
+LENS_SITES = ("resid_pre", "resid_mid", "resid_post")
+
+
+@dataclass(frozen=True)
+class ModelQuestion:
+    """`bos` None follows the tokenizer. Empty tuples stand for all that there are."""
+
+    model: str
+    revision: str = ""
+    bos: bool | None = None
+
+
+@dataclass(frozen=True)
+class AttentionQuestion(ModelQuestion):
+    text: str = ""
+    layers: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+    patterns: bool = False
+
+
+@dataclass(frozen=True)
+class InductionQuestion(ModelQuestion):
+    tokens: int | None = None
+    texts: int = 4
+    seed: int = 0
+    layers: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextLensQuestion(ModelQuestion):
+    text: str = ""
+    site: str = "resid_post"
+    layers: tuple[int, ...] = ()
+    k: int = 5
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class SteerQuestion(ModelQuestion):
+    """Along `vector` at `site`, or where `sae` is given along its `feature`."""
+
+    prompt: str = ""
+    vector: tuple[float, ...] = ()
+    site: str = ""
+    sae: str = ""
+    feature: int = 0
+    mode: str = "add"
+    strength: float | None = None
+    unit: str = "mean_norm"
+    positions: str = "all"
+    tokens: int = 32
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AblateSitesQuestion(ModelQuestion):
+    texts: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+    ablation: str = "zero"
+    run: str = ""
+    run_tokens: int = 8192
+    seed: int = 0
+    same_position: bool = False
