@@ -13,6 +13,11 @@ class PatchingService(PatchingServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
+    def EstimateSweep(
+        self, request: patching_pb2.EstimateSweepRequest, context: grpc.ServicerContext
+    ) -> patching_pb2.EstimateSweepResponse:
+        return self._gateway.answer(self._gateway.patching.EstimateSweep, request, context)
+
     def RunSweep(
         self, request: patching_pb2.RunSweepRequest, context: grpc.ServicerContext
     ) -> Iterator[patching_pb2.RunSweepResponse]:

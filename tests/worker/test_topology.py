@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -275,11 +275,16 @@ def test_a_cancelled_capture_stops_and_can_be_finished(caller: Caller, folder: P
     check_tokens(snapshot(folder, run))
 
 
-def test_a_sweep_streams_progress_and_one_result(caller: Caller) -> None:
-    *progress, last = caller.sweep()
-    result = last.result
-    cells = pa.ipc.open_stream(result.cells.arrow_ipc_stream).read_all()
-    assert [update.progress.cells_done for update in progress][-1] == cells.num_rows == 2 * 3 * 9 * 6
+def swept_cells(updates: Sequence[patching_pb2.RunSweepResponse]) -> pa.Table:
+    parts = [update.cells.rows.arrow_ipc_stream for update in updates if update.HasField("cells")]
+    return pa.concat_tables(pa.ipc.open_stream(part).read_all() for part in parts)
+
+
+def test_a_sweep_streams_progress_cells_and_one_result(caller: Caller) -> None:
+    *updates, last = caller.sweep()
+    result, cells = last.result, swept_cells(updates)
+    done = [update.progress.cells_done for update in updates if update.HasField("progress")]
+    assert done[-1] == cells.num_rows == 2 * 3 * 9 * 6
     assert {"pair", "direction", "site", "layer", "position", "head", "token", "kl", "normalised"} < {
         *cells.column_names
     }

@@ -16,9 +16,10 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker import wire
 from actstore_worker.live import messages, model_messages
 from actstore_worker.live.questions import Answer, Question
-from actstore_worker.patching.messages import sweep_request, sweep_response
+from actstore_worker.patching.estimating import SweepEstimate
+from actstore_worker.patching.messages import estimate_message, sweep_request, sweep_response
 from actstore_worker.patching.request import SweepRequest
-from actstore_worker.patching.sweep import SweepProgress, SweepResult
+from actstore_worker.patching.sweep import SweepUpdate
 from actstore_worker.progress import Estimate, Progress, Totals
 from actstore_worker.request import CaptureRequest
 
@@ -46,7 +47,9 @@ class Captures(Protocol):
 class Models(Protocol):
     """The model replicas, from here."""
 
-    def run(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]: ...
+    def run(self, request: SweepRequest) -> AsyncIterator[SweepUpdate]: ...
+
+    async def estimate(self, request: SweepRequest) -> SweepEstimate: ...
 
     async def ask(self, question: Question) -> Answer: ...
 
@@ -101,6 +104,11 @@ class Gateway:
     ) -> AsyncIterator[patching_pb2.RunSweepResponse]:
         async for message in self._stream(self._sweep, request, grpc_context, patching_pb2.RunSweepResponse):
             yield message
+
+    async def EstimateSweep(  # noqa: N802
+        self, request: patching_pb2.EstimateSweepRequest, grpc_context: Context
+    ) -> patching_pb2.EstimateSweepResponse:
+        return await self._answer(self._price, request, grpc_context, patching_pb2.EstimateSweepResponse)
 
     async def EncodeText(  # noqa: N802
         self, request: sae_pb2.EncodeTextRequest, grpc_context: Context
@@ -189,6 +197,9 @@ class Gateway:
     async def _sweep(self, request: patching_pb2.RunSweepRequest) -> AsyncIterator[patching_pb2.RunSweepResponse]:
         async for update in self._models.run(sweep_request(request)):
             yield sweep_response(update)
+
+    async def _price(self, request: patching_pb2.EstimateSweepRequest) -> patching_pb2.EstimateSweepResponse:
+        return estimate_message(await self._models.estimate(sweep_request(request.sweep)))
 
     async def _answer(
         self,

@@ -67,8 +67,8 @@ class RayLimits:
     model_replicas: int = 2
     # Models that one replica keeps loaded.
     models_per_replica: int = 2
-    # Sweeps and questions that one replica runs at once; one more waits in the queue, then in the gateway.
-    sweeps_per_replica: int = 2
+    # Sweeps and questions that one replica takes turns at; one more waits in the queue, then in the gateway.
+    sweeps_per_replica: int = 16
     # Calls that the gateway holds open at once, watches included.
     gateway_calls: int = 200
     # On a GPU cluster each capture worker and each model replica takes this share of one GPU: one of each fits.

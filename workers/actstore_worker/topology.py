@@ -16,8 +16,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -46,16 +46,20 @@ from actstore_worker.live.questions import Answer as LiveAnswer
 from actstore_worker.live.questions import Question
 from actstore_worker.loading import load_model
 from actstore_worker.merging import Merging, write_part
-from actstore_worker.model import LanguageModel
+from actstore_worker.patching.estimating import SweepEstimate
+from actstore_worker.patching.legs import Finished
 from actstore_worker.patching.request import SweepRequest
+from actstore_worker.patching.resuming import ProcessDied, going_on
+from actstore_worker.patching.serving import Served, Sweeps
 from actstore_worker.patching.supplies import Supplies
-from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
+from actstore_worker.patching.sweep import SweepUpdate
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Estimate, Progress, Totals
 from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import RayLimits, SettingsError, WorkerSettings
 from actstore_worker.stored_saes import StoredSaes
+from actstore_worker.turns import Turns
 
 NAMESPACE = APPLICATION = "actstore"
 COORDINATOR = "coordinator"
@@ -364,17 +368,29 @@ class _RemoteModels:
         finally:
             response.cancel()
 
-    async def run(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]:
+    async def estimate(self, request: SweepRequest) -> SweepEstimate:
         """Goes to a replica that has the model, if one has."""
         model_id = _model_id(request.model, request.revision)
-        updates = self._handle.options(stream=True, multiplexed_model_id=model_id).sweep.remote(request)
+        response = self._handle.options(multiplexed_model_id=model_id).estimate.remote(request)
+        try:
+            return await _answer(response)
+        finally:
+            response.cancel()
+
+    def run(self, request: SweepRequest) -> AsyncIterator[SweepUpdate]:
+        """Likewise; and on to another one, should that die."""
+        return going_on(lambda finished: self._run(request, finished))
+
+    async def _run(self, request: SweepRequest, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
+        model_id = _model_id(request.model, request.revision)
+        updates = self._handle.options(stream=True, multiplexed_model_id=model_id).sweep.remote(request, finished)
         try:
             async for update in updates:
                 yield update
         except RayTaskError as error:
             raise error.cause from None
         except RayActorError:
-            raise _unavailable("the model replica died; the sweep can be tried again") from None
+            raise ProcessDied from None
         finally:
             updates.cancel()
 
@@ -390,38 +406,38 @@ def _model_replica(models_per_replica: int) -> type:
         def __init__(self, settings: WorkerSettings) -> None:
             bucket = open_bucket(settings.store, settings.s3)
             self._catalogue = _catalogue(settings, bucket)
-            self._limits = settings.patching
             # A pass hooks its model while it runs, so slices of sweeps and passes of questions take turns.
-            self._turn = threading.Lock()
-            self._live = LiveAnswers(self._catalogue, bucket, _device(), self._turn, settings.live)
-            self._supplies = Supplies(bucket, self._live.find_sae)
+            turns = Turns()
+            self._live = LiveAnswers(self._catalogue, bucket, _device(), turns, settings.live)
+            self._sweeps = Sweeps(turns, settings.patching, Supplies(bucket, self._live.find_sae))
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
-        async def model(self, model_id: str) -> LanguageModel:
+        async def model(self, model_id: str) -> Served:
             name, revision = json.loads(model_id)
             return await asyncio.to_thread(self._load, name, revision)
 
-        async def sweep(self, request: SweepRequest) -> AsyncIterator[SweepProgress | SweepResult]:
-            model = await self.model(serve.get_multiplexed_model_id())
-            updates = run_sweep(model, request, self._limits, supplies=self._supplies)
-            while (update := await asyncio.to_thread(self._next, updates)) is not None:
-                yield update
+        async def sweep(self, request: SweepRequest, finished: Finished) -> AsyncIterator[SweepUpdate]:
+            served = await self.model(serve.get_multiplexed_model_id())
+            async with aclosing(self._sweeps.run(served, request, finished)) as updates:
+                async for update in updates:
+                    yield update
+
+        async def estimate(self, request: SweepRequest) -> SweepEstimate:
+            served = await self.model(serve.get_multiplexed_model_id())
+            return await self._sweeps.estimate(served, request)
 
         async def ask(self, question: Question) -> LiveAnswer:
             named = await asyncio.to_thread(self._live.model_of, question)
-            model = None if named is None else await self.model(_model_id(*named))
+            served = None if named is None else await self.model(_model_id(*named))
+            model = None if served is None else served.model
             stop = threading.Event()
             try:
                 return await asyncio.to_thread(self._live.answer, question, model, stop)
             finally:
                 stop.set()  # a caller who went away leaves no passes to be run
 
-        def _next(self, updates: Iterator[SweepProgress | SweepResult]) -> SweepProgress | SweepResult | None:
-            with self._turn:
-                return next(updates, None)
-
-        def _load(self, name: str, revision: str) -> LanguageModel:
-            return load_model(self._catalogue.find_model(name, revision), device=_device())
+        def _load(self, name: str, revision: str) -> Served:
+            return self._sweeps.serve(load_model(self._catalogue.find_model(name, revision), device=_device()))
 
     return ModelReplica
 

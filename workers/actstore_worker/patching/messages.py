@@ -7,6 +7,7 @@ from typing import Any
 from actstore_api.v1 import common_pb2, patching_pb2
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION
+from actstore_worker.patching.estimating import SweepEstimate
 from actstore_worker.patching.request import (
     JointCells,
     PromptPair,
@@ -18,7 +19,7 @@ from actstore_worker.patching.request import (
     SweepRequest,
 )
 from actstore_worker.patching.stored_rows import TakenRows
-from actstore_worker.patching.sweep import SweepProgress, SweepResult
+from actstore_worker.patching.sweep import SweepCells, SweepProgress, SweepUpdate
 from actstore_worker.wire import given, prepend_bos, provenance_message, required, table_message
 
 _DIRECTIONS: Mapping[int, str] = {
@@ -80,12 +81,13 @@ def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
     )
 
 
-def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweepResponse:
+def sweep_response(update: SweepUpdate) -> patching_pb2.RunSweepResponse:
     if isinstance(update, SweepProgress):
         progress = patching_pb2.SweepProgress(cells_done=update.cells_done, cells_total=update.cells_total)
         return patching_pb2.RunSweepResponse(progress=progress)
+    if isinstance(update, SweepCells):
+        return patching_pb2.RunSweepResponse(cells=patching_pb2.SweepCells(rows=table_message(update.rows)))
     result = patching_pb2.SweepResult(
-        cells=table_message(update.cells),
         tokens=table_message(update.tokens),
         baselines=table_message(update.baselines),
         direct=table_message(update.direct),
@@ -96,6 +98,10 @@ def sweep_response(update: SweepProgress | SweepResult) -> patching_pb2.RunSweep
         stored_rows=None if update.taken is None else _taken_message(update.taken),
     )
     return patching_pb2.RunSweepResponse(result=result)
+
+
+def estimate_message(estimate: SweepEstimate) -> patching_pb2.EstimateSweepResponse:
+    return patching_pb2.EstimateSweepResponse(estimate=patching_pb2.SweepEstimate(**asdict(estimate)))
 
 
 def _screen(message: patching_pb2.Screen) -> Screen:

@@ -1,0 +1,349 @@
+"""Several sweeps on one model: who waits for whom, and that nobody sees any of it in the numbers."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from actstore_storage.errors import ActstoreError
+from actstore_storage.local_bucket import LocalBucket
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching.kernel import FullForward, Patch
+from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
+from actstore_worker.patching.request import PatchingLimits, PromptPair, Screen, SweepRequest
+from actstore_worker.patching.resuming import TRIES, ProcessDied, going_on
+from actstore_worker.patching.scheduling import FIRST_TOKEN_LAYERS, UPDATES_MAX, Job, Pace, Scheduler
+from actstore_worker.patching.serving import Served, Sweeps
+from actstore_worker.patching.steps import Logits
+from actstore_worker.patching.supplies import Supplies
+from actstore_worker.patching.sweep import (
+    Kernels,
+    SweepCells,
+    SweepEnd,
+    SweepProgress,
+    SweepResult,
+    SweepUpdate,
+    fastest_kernel,
+    run_sweep,
+    sweep_steps,
+)
+from actstore_worker.turns import Turns
+from tests.random_models import save_model
+
+PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
+OTHER = PromptPair("When John and Mary went , John gave", "When John and Mary went , Mary gave", "Mary", "John")
+BIG = SweepRequest("neox", "", (PAIR,), sites=("resid_pre", "attn_out", "z", "mlp_out"), source="zero")
+ONE = replace(BIG, pairs=(OTHER,), sites=("z",), layers=(1,), heads=(2,), only_positions=(7,), directions=("noise",))
+SCREENED = replace(BIG, source="prompt", sites=("z",), screen=Screen(5))
+LIMITS = PatchingLimits(tokens_per_slice=180)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    torch.set_num_threads(1)  # such a small model only waits for its second thread
+    folder = tmp_path_factory.mktemp("models")
+    save_model(folder / "neox", "neox")
+    return load_model(ModelCatalogue((folder,)).find_model("neox"), device=torch.device("cpu"))
+
+
+class Side:
+    """Sweeps on one scheduler, turn by turn."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.scheduler = model, Scheduler(Turns(), tokens_per_slice=10_000)
+        self.kernels, self.pace = Kernels(fastest_kernel(model), FullForward(model)), Pace(0.25)
+
+    def add(self, request: SweepRequest, kernels: Kernels | None = None) -> Job[Any]:
+        steps = sweep_steps(self.model, request, LIMITS, kernels or self.kernels, budget=lambda: 100.0)
+        job: Job[Any] = Job(steps, self.pace, lambda: None)
+        self.scheduler.add(job)
+        return job
+
+    def finish(self, *jobs: Job[Any]) -> list[list[SweepUpdate]]:
+        found: list[list[SweepUpdate]] = [[] for _ in jobs]
+        for _ in range(10_000):
+            for updates, job in zip(found, jobs, strict=True):
+                updates.extend(job.take())
+            if all(job.ended for job in jobs):
+                return found
+            self.scheduler.turn()
+        raise AssertionError("the sweeps do not end")
+
+
+def cells(updates: Sequence[SweepUpdate]) -> pa.Table:
+    return pa.concat_tables(update.rows for update in updates if isinstance(update, SweepCells))
+
+
+def alone(model: LanguageModel, request: SweepRequest) -> SweepResult:
+    *_, result = run_sweep(model, request, LIMITS)
+    assert isinstance(result, SweepResult)
+    return result
+
+
+def assert_same(found: pa.Table, expected: pa.Table) -> None:
+    assert found.schema.equals(expected.schema)
+    for name in expected.column_names:
+        if pa.types.is_floating(expected[name].type):
+            assert found[name].is_valid().equals(expected[name].is_valid())
+            # A normalised effect is over a small difference, which enlarges rounding.
+            rounding = 1e-3 if name.startswith("normalised") else 1e-5
+            np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), rounding, rounding)
+        else:
+            assert found[name].equals(expected[name]), name
+
+
+def test_one_cell_behind_a_large_sweep_answers_within_a_few_batches(model: LanguageModel) -> None:
+    side = Side(model)
+    large = side.add(BIG)
+    for _ in range(5):
+        side.scheduler.turn()
+    before = side.scheduler.batches
+    small = side.add(ONE)
+    while not small.ended:
+        list(large.take())
+        side.scheduler.turn()
+    assert side.scheduler.batches - before <= 4  # its cell and control, its audit, and the large sweep's in between
+    assert not large.ended
+    assert_same(cells(list(small.take())), alone(model, ONE).cells)
+
+
+def test_sweeps_of_one_model_share_batches_and_their_numbers_stay(model: LanguageModel) -> None:
+    apart = 0
+    for request in (BIG, replace(BIG, pairs=(OTHER,))):
+        by_itself = Side(model)
+        by_itself.finish(by_itself.add(request))
+        apart += by_itself.scheduler.batches
+    side = Side(model)
+    found = side.finish(side.add(BIG), side.add(replace(BIG, pairs=(OTHER,))))
+    assert side.scheduler.batches < 0.6 * apart
+    for updates, request in zip(found, (BIG, replace(BIG, pairs=(OTHER,))), strict=True):
+        expected = alone(model, request)
+        assert_same(cells(updates), expected.cells)
+        end = updates[-1]
+        assert isinstance(end, SweepEnd)
+        assert end.audit.token_layers == expected.audit.token_layers
+        assert end.audit.token_layers_full == expected.audit.token_layers_full
+        assert end.audit.audited_cells == expected.audit.audited_cells
+
+
+def test_what_is_counted_for_sweeps_that_share_is_what_was_computed(model: LanguageModel) -> None:
+    side = Side(model)
+    side.finish(side.add(BIG), side.add(ONE))
+    before = side.kernels.fast.count.computed
+    alone_side = Side(model)
+    ended = [updates[-1] for updates in alone_side.finish(alone_side.add(BIG), alone_side.add(ONE))]
+    assert before == alone_side.kernels.fast.count.computed
+    counted = sum(end.audit.token_layers for end in ended if isinstance(end, SweepEnd))
+    assert 0.8 * before < counted < before  # the rest are runs in which nothing is replaced
+
+
+def test_prompts_of_other_lengths_do_not_share(model: LanguageModel) -> None:
+    short = replace(BIG, pairs=(PromptPair("Mary gave", "John gave", "John", "Mary"),))
+    side = Side(model)
+    for updates, request in zip(side.finish(side.add(BIG), side.add(short)), (BIG, short), strict=True):
+        assert_same(cells(updates), alone(model, request).cells)
+
+
+def test_a_sweep_that_was_closed_takes_no_more_batches(model: LanguageModel) -> None:
+    side = Side(model)
+    job = side.add(BIG)
+    side.scheduler.turn()
+    before = side.scheduler.batches
+    job.close()
+    for _ in range(3):
+        side.scheduler.turn()
+    assert (side.scheduler.batches, job.ended, side.pace.sweeps) == (before, True, 0)
+    assert all(not part._forward_hooks and not part._forward_pre_hooks for part in model.module.modules())
+
+
+def test_a_sweep_whose_updates_nobody_takes_waits(model: LanguageModel) -> None:
+    side = Side(model)
+    job = side.add(replace(BIG, pairs=(PAIR, OTHER)))
+    for _ in range(200):
+        side.scheduler.turn()
+    waiting = side.scheduler.batches
+    for _ in range(5):
+        side.scheduler.turn()
+    assert side.scheduler.batches == waiting
+    assert len(list(job.take())) == UPDATES_MAX
+    side.scheduler.turn()
+    assert side.scheduler.batches > waiting
+
+
+class Failing(FullForward):
+    """Fails on patches of one prompt."""
+
+    def __init__(self, model: LanguageModel, tokens: Sequence[int]) -> None:
+        super().__init__(model)
+        self._tokens = list(tokens)
+
+    def run(self, patches: Sequence[Patch]) -> Logits:
+        if any(patch.base.tokens.tolist() == self._tokens for patch in patches):
+            raise RuntimeError("no memory")
+        return super().run(patches)
+
+
+def test_a_batch_that_fails_ends_only_the_sweep_whose_fault_it_is(model: LanguageModel) -> None:
+    words = model.tokenizer(OTHER.clean, add_special_tokens=False)["input_ids"]
+    side = Side(model)
+    kernels = Kernels(Failing(model, [0, *words]), FullForward(model))
+    good, bad = side.add(replace(ONE, pairs=(PAIR,)), kernels), side.add(ONE, kernels)
+    (updates,) = side.finish(good)
+    assert isinstance(updates[-1], SweepEnd)
+    with pytest.raises(RuntimeError, match="no memory"):
+        list(bad.take())
+
+
+def test_a_refusal_reaches_who_asked(model: LanguageModel) -> None:
+    side = Side(model)
+    job = side.add(replace(BIG, layers=(9,)))
+    side.scheduler.turn()
+    with pytest.raises(ActstoreError, match="layer"):
+        list(job.take())
+
+
+def test_a_slice_is_what_fits_into_its_time_for_all_sweeps_together() -> None:
+    pace = Pace(0.25)
+    assert (pace.seconds_per_token_layer, pace.budget()) == (None, FIRST_TOKEN_LAYERS)
+    pace.observe(1000, 0.5)
+    assert pace.budget() == pytest.approx(500)
+    pace.sweeps = 2
+    assert pace.budget() == pytest.approx(250)
+    for _ in range(20):
+        pace.observe(1000, 0.1)
+    assert pace.budget() == pytest.approx(1250, rel=1e-3)
+
+
+def test_a_budget_that_is_smaller_than_a_cell_still_runs_one(model: LanguageModel) -> None:
+    kernels = Kernels(fastest_kernel(model), FullForward(model))
+    side = Side(model)
+    steps = sweep_steps(model, BIG, LIMITS, kernels, budget=lambda: 1e-9)
+    job: Job[Any] = Job(steps, side.pace, lambda: None)
+    side.scheduler.add(job)
+    (updates,) = side.finish(job)
+    expected = alone(model, BIG)
+    assert_same(cells(updates), expected.cells)
+    end = updates[-1]
+    assert isinstance(end, SweepEnd)
+    assert end.audit.audited_cells == expected.audit.audited_cells
+
+
+def test_who_has_waited_longest_is_next() -> None:
+    turns, order = Turns(), []
+
+    def take(name: int) -> None:
+        with turns:
+            order.append(name)
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in range(5)]
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3, 4]
+    with turns:
+        order.append(5)
+    assert order[-1] == 5
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
+    def find_sae(name: str) -> Any:
+        raise AssertionError(name)
+
+    return Sweeps(Turns(), LIMITS, Supplies(LocalBucket(tmp_path_factory.mktemp("store")), find_sae))
+
+
+async def updates_of(sweeps: Sweeps, served: Served, request: SweepRequest) -> list[SweepUpdate]:
+    return [update async for update in sweeps.run(served, request, NOTHING_FINISHED)]
+
+
+def test_sweeps_are_served_side_by_side(model: LanguageModel, sweeps: Sweeps) -> None:
+    async def both() -> list[list[SweepUpdate]]:
+        served = sweeps.serve(model)
+        asked = (BIG, ONE, BIG)
+        return list(await asyncio.gather(*(updates_of(sweeps, served, request) for request in asked)))
+
+    for updates, request in zip(asyncio.run(both()), (BIG, ONE, BIG), strict=True):
+        assert_same(cells(updates), alone(model, request).cells)
+        progress = [update for update in updates if isinstance(update, SweepProgress)]
+        assert progress[-1].cells_done == progress[-1].cells_total == cells(updates).num_rows
+
+
+def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) -> None:
+    async def leave() -> int:
+        served = sweeps.serve(model)
+        async with aclosing(sweeps.run(served, BIG, NOTHING_FINISHED)) as updates:
+            async for _ in updates:
+                break
+        await updates_of(sweeps, served, ONE)  # the scheduler has come by
+        before = sweeps._scheduler.batches
+        await asyncio.sleep(0.2)
+        return sweeps._scheduler.batches - before
+
+    assert asyncio.run(leave()) == 0
+
+
+@pytest.mark.parametrize(("request_", "dies_after"), [(BIG, 0), (BIG, 1), (BIG, 7), (SCREENED, 0), (SCREENED, 1)])
+def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
+    model: LanguageModel, sweeps: Sweeps, request_: SweepRequest, dies_after: int
+) -> None:
+    served, begun = sweeps.serve(model), []
+
+    async def start(finished: Finished) -> Any:
+        begun.append(finished)
+        parts = 0
+        async with aclosing(sweeps.run(served, request_, finished)) as updates:
+            async for update in updates:
+                if len(begun) == 1 and parts == dies_after:
+                    raise ProcessDied
+                yield update
+                parts += isinstance(update, SweepCells)
+
+    async def everything() -> list[SweepUpdate]:
+        return [update async for update in going_on(start)]
+
+    updates = asyncio.run(everything())
+    expected = alone(model, request_)
+    assert [found.rows is not None for found in begun] == [False, dies_after > 0]
+    assert_same(cells(updates), expected.cells)
+    end = updates[-1]
+    assert isinstance(end, SweepEnd)
+    assert end.audit.token_layers == expected.audit.token_layers
+    assert end.audit.audited_cells == expected.audit.audited_cells
+    assert (end.audit.rank_agreement is None) == (expected.audit.rank_agreement is None)
+    if end.audit.rank_agreement is not None:
+        assert end.audit.rank_agreement == pytest.approx(expected.audit.rank_agreement)
+    assert end.baselines.equals(expected.baselines)
+    assert end.direct.equals(expected.direct)
+
+
+def test_a_sweep_that_kills_every_process_ends() -> None:
+    begun = []
+
+    async def start(finished: Finished) -> Any:
+        begun.append(finished)
+        raise ProcessDied
+        yield
+
+    async def everything() -> None:
+        async for _ in going_on(start):
+            pass
+
+    with pytest.raises(ActstoreError) as refusal:
+        asyncio.run(everything())
+    assert refusal.value.reason == "WORKERS_UNAVAILABLE"
+    assert len(begun) == TRIES

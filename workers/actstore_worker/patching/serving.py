@@ -1,0 +1,78 @@
+"""Sweeps of the models that a process has loaded, for whoever asks."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching.estimating import SweepEstimate, estimate_steps
+from actstore_worker.patching.kernel import FullForward
+from actstore_worker.patching.legs import Finished
+from actstore_worker.patching.request import PatchingLimits, SweepRequest
+from actstore_worker.patching.scheduling import Job, Pace, Scheduler
+from actstore_worker.patching.steps import Steps
+from actstore_worker.patching.supplies import Supplies
+from actstore_worker.patching.sweep import Kernels, SweepUpdate, fastest_kernel, sweep_steps
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model, and what all of its sweeps share."""
+
+    model: LanguageModel
+    kernels: Kernels
+    pace: Pace
+
+
+class Sweeps:
+    """`turn` is held while a model is used. Has a thread of its own, which ends with the process."""
+
+    def __init__(self, turn: AbstractContextManager[object], limits: PatchingLimits, supplies: Supplies) -> None:
+        self._limits, self._supplies = limits, supplies
+        self._scheduler = Scheduler(turn, limits.tokens_per_slice)
+        threading.Thread(target=self._scheduler.run_forever, name="sweeps", daemon=True).start()
+
+    def serve(self, model: LanguageModel) -> Served:
+        return Served(model, Kernels(fastest_kernel(model), FullForward(model)), Pace(self._limits.slice_seconds))
+
+    async def run(self, served: Served, request: SweepRequest, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
+        """Errors: as `sweep_steps`. Closing it ends the sweep after the slice that runs."""
+        model, kernels, pace = served.model, served.kernels, served.pace
+        steps = sweep_steps(model, request, self._limits, kernels, self._supplies, pace.budget, finished)
+        async with aclosing(self._updates(steps, pace)) as updates:
+            async for update in updates:
+                yield update
+
+    async def estimate(self, served: Served, request: SweepRequest) -> SweepEstimate:
+        """Errors: as `estimate_steps`."""
+        model, kernels, pace = served.model, served.kernels, served.pace
+        steps = estimate_steps(model, request, self._limits, kernels, self._supplies, pace)
+        async with aclosing(self._updates(steps, pace)) as updates:
+            found: SweepEstimate = await anext(updates)
+            return found
+
+    async def _updates(self, steps: Steps[Any, None], pace: Pace) -> AsyncGenerator[Any, None]:
+        loop, there = asyncio.get_running_loop(), asyncio.Event()
+
+        def notify() -> None:
+            with suppress(RuntimeError):  # the loop ended, so nobody waits
+                loop.call_soon_threadsafe(there.set)
+
+        job: Job[Any] = Job(steps, pace, notify)
+        self._scheduler.add(job)
+        try:
+            while True:
+                await there.wait()
+                there.clear()
+                ended = job.ended  # before they are taken: what comes afterwards has its own notice
+                for update in job.take():
+                    yield update
+                if ended:
+                    return
+                self._scheduler.wake()
+        finally:
+            job.close()
+            self._scheduler.wake()
