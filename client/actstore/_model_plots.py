@@ -90,6 +90,9 @@ def ablation(answer: "SiteAblation", ax: "Axes | None") -> "Axes":
     limit = float(np.nanmax(np.abs(values))) or 1.0
     shown = [str(layer) for layer in layers]
     ax = _heat(ax, values, columns, shown, "change of loss, nats", _map(CHANGES), -limit, limit)
+    for (place, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            ax.text(column, place, f"{value:.2g}", ha="center", va="center", fontsize=7)
     ax.set_ylabel("layer")
     ax.set_title(
         f"{answer.provenance.model} without each part ({answer.ablation}), loss {answer.loss:.4g}", fontsize=10

@@ -149,6 +149,7 @@ def test_parts_are_ablated(remote: Lab, workers: StandInWorkers) -> None:
     ax = found.plot()
     assert [label.get_text() for label in ax.get_xticklabels()] == ["mlp_out", "z 1"]
     assert ax.images[0].get_array().tolist() == [[-0.2, 0.2], [-0.4, 0.4]]
+    assert [text.get_text() for text in ax.texts] == ["-0.2", "0.2", "-0.4", "0.4"]
 
 
 def test_one_text_is_one_text_and_a_mean_may_be_of_a_run(remote: Lab, workers: StandInWorkers) -> None:
