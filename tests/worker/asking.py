@@ -1,11 +1,14 @@
 """One replica's answers to questions about small models of every family."""
 
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from actstore_storage.errors import ActstoreError
 from actstore_storage.opening import open_bucket
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.live.answering import LiveAnswers
@@ -15,6 +18,20 @@ from actstore_worker.model import LanguageModel
 from tests.small_models import BERT, SAVERS
 
 CPU = torch.device("cpu")
+
+
+class _Stopping:
+    """A turn that anyone may have, until `after` of them were had."""
+
+    def __init__(self, stop: threading.Event, after: int) -> None:
+        self._stop, self._after, self.passes = stop, after, 0
+
+    def __enter__(self) -> None:
+        self.passes += 1
+
+    def __exit__(self, *error: object) -> None:
+        if self.passes == self._after:
+            self._stop.set()
 
 
 class Replica:
@@ -27,6 +44,7 @@ class Replica:
         for name, save in (SAVERS | BERT).items():
             save(self.models / name)
         self._loaded: dict[str, LanguageModel] = {}
+        self._turn = threading.Lock()
 
     @property
     def catalogue(self) -> ModelCatalogue:
@@ -37,12 +55,27 @@ class Replica:
             self._loaded[name] = load_model(self.catalogue.find_model(name), device=CPU)
         return self._loaded[name]
 
-    def ask(self, question: Question, limits: LiveLimits | None = None, stop: threading.Event | None = None) -> Any:
-        bucket, turn = open_bucket(str(self.store)), threading.Lock()
-        answers = LiveAnswers(self.catalogue, bucket, CPU, turn, limits or self.limits)
+    def ask(
+        self,
+        question: Question,
+        limits: LiveLimits | None = None,
+        stop: threading.Event | None = None,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> Any:
+        bucket = open_bucket(str(self.store))
+        answers = LiveAnswers(self.catalogue, bucket, CPU, turn or self._turn, limits or self.limits)
         named = answers.model_of(question)
         assert named is not None
         return answers.answer(question, self.model(named[0]), stop or threading.Event())
+
+    def passes_until_stopped(self, question: Question, after: int) -> int:
+        """How many passes begin to wait for their turn when nobody waits for the answer after so many."""
+        stop = threading.Event()
+        turn = _Stopping(stop, after)
+        with pytest.raises(ActstoreError) as refusal:
+            self.ask(question, stop=stop, turn=turn)
+        assert refusal.value.reason == "CANCELLED"
+        return turn.passes
 
     def ids(self, name: str, text: str) -> list[int]:
         """As the models' tokenizer has them, an encoder's with its end."""

@@ -168,6 +168,10 @@ def test_what_attention_gives_is_all_its_heads(replica: Replica) -> None:
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], abs=1e-6)
 
 
+def test_parts_that_nobody_waits_for_are_not_ablated(replica: Replica) -> None:
+    assert replica.passes_until_stopped(AblateSites("gpt2", "", TEXTS), after=4) == 5
+
+
 def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> None:
     answer = replica.ask(AblateSites("gpt2", "", ("a", "the cat"), sites=("mlp_out",)))
     assert answer.texts["loss"].to_pylist()[0] is None
@@ -179,9 +183,9 @@ def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> Non
     [
         (AblateSites("bert", "", TEXTS), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
         (AblateSites("gpt2", "", ()), "ARGUMENT_INVALID", "texts", "0 texts", "one text at least"),
-        (AblateSites("gpt2", "", ("a", "")), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
+        (AblateSites("gpt2", "", ("a", "")), "ARGUMENT_INVALID", "texts", "", "text of at least one token"),
         (AblateSites("gpt2", "", ("a",)), "NOTHING_LEFT", "texts", "1 texts", "a text of two tokens at least"),
-        (AblateSites("gpt2", "", ("x" * 32,)), "LIMIT_EXCEEDED", "text", "33 tokens", "at most 32 tokens"),
+        (AblateSites("gpt2", "", ("x" * 32,)), "LIMIT_EXCEEDED", "texts", "33 tokens", "at most 32 tokens"),
         (AblateSites("gpt2", "", TEXTS, ("resid_mid",)), "SITE_UNKNOWN", "site", "resid_mid", None),
         (AblateSites("gpt2", "", TEXTS, ("pattern.1",)), "SITE_UNKNOWN", "site", "pattern.1", None),
         (AblateSites("gpt2", "", TEXTS, ("mlp_out.3",)), "SITE_UNKNOWN", "site", "mlp_out.3", None),

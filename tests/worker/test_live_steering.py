@@ -1,6 +1,5 @@
 """Steered texts against transformers' own generation under plain hooks; what both models say of them in one pass."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -233,8 +232,8 @@ def question(**changes: Any) -> SteerText:
     ("asked", "reason", "field", "value", "allowed"),
     [
         (question(model="bert"), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (question(prompt=""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
-        (question(prompt="x" * 32), "LIMIT_EXCEEDED", "text", "33 tokens", "at most 32 tokens"),
+        (question(prompt=""), "ARGUMENT_INVALID", "prompt", "", "text of at least one token"),
+        (question(prompt="x" * 32), "LIMIT_EXCEEDED", "prompt", "33 tokens", "at most 32 tokens"),
         (question(prompt="x" * 31), "LIMIT_EXCEEDED", "tokens", "32", "a shorter prompt"),
         (question(prompt="x" * 20), "LIMIT_EXCEEDED", "tokens", "32", "1 to 11"),
         (question(tokens=0), "ARGUMENT_INVALID", "tokens", "0", "1 to 16"),
@@ -270,9 +269,5 @@ def test_refusals(
     assert allowed is None or details["allowed"] == allowed
 
 
-def test_nobody_waits_any_more(replica: Replica) -> None:
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(ActstoreError) as refusal:
-        replica.ask(question(tokens=4), stop=stop)
-    assert refusal.value.reason == "CANCELLED"
+def test_a_text_that_nobody_waits_for_is_not_written_on(replica: Replica) -> None:
+    assert replica.passes_until_stopped(question(tokens=20), after=5) == 6

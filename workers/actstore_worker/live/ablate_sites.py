@@ -43,7 +43,7 @@ def ablate_sites(passes: Passes, snapshot: Snapshot | None, question: AblateSite
     """
     model = passes.model
     check_causal(model, "it predicts no next token, so that there is no loss")
-    texts = [read_text(model, text, question.prepend_bos) for text in _given(question.texts)]
+    texts = [read_text(model, text, question.prepend_bos, "texts") for text in _given(question.texts)]
     _check_counted(texts)
     _check_source(question, limits)
     parts = _parts(model, question)

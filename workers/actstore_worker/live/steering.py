@@ -51,7 +51,7 @@ def steer_text(passes: Passes, sae: SparseAutoencoder | None, question: SteerTex
     check_causal(model, "it writes no text")
     _check_numbers(question)
     direction = direction_of(model, question, sae)
-    text = read_text(model, question.prompt, question.prepend_bos)
+    text = read_text(model, question.prompt, question.prepend_bos, "prompt")
     _check_tokens(model, question.tokens, len(text), limits)
     norm = _mean_norm(passes, text, direction.site)
     strength = None if question.strength is None else question.strength * (norm if question.unit == MEAN_NORM else 1.0)

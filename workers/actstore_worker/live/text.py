@@ -57,13 +57,13 @@ class LiveText:
         return pa.table(columns | more)
 
 
-def read_text(model: LanguageModel, text: str, prepend_bos: bool | None) -> LiveText:
+def read_text(model: LanguageModel, text: str, prepend_bos: bool | None, field: str = "text") -> LiveText:
     """Errors: BadRequest for a text without a token, past the model's context, or for a BOS that does not exist."""
     own = text_ids(model, text)
     if not own:
-        raise BadRequest("the text has no tokens", field="text", value=text, allowed="text of at least one token")
+        raise BadRequest("the text has no tokens", field=field, value=text, allowed="text of at least one token")
     ids = with_bos(model, own, prepends_bos(model, prepend_bos))
-    check_length(model, "text", len(ids))
+    check_length(model, field, len(ids))
     special = np.isin(ids, sorted(model.special_ids))
     special[0] |= ids[0] == model.bos_id
     return LiveText(ids, token_texts(model, ids), special)
