@@ -87,6 +87,7 @@ def test_a_lens_on_a_text(remote: Lab, workers: StandInWorkers) -> None:
     assert set(found.to_arrow()["target_text"].to_pylist()) == {" word9"}
     assert "3  ·word7  ·t031  ·t231" in repr(found)
     assert "probability 0.75 | kl 0 nats" in found._repr_html_()
+    assert "<th>&lt;bos&gt;</th>" in found._repr_html_()
     ax = found.plot(column="kl")
     assert ax.images[0].get_array().tolist() == found.grid("kl").tolist()
     assert "·t201" in [text.get_text() for text in ax.texts]

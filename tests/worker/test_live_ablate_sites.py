@@ -201,6 +201,7 @@ def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> Non
             "18 tokens",
             "4 tokens",
         ),
+        (AblateSites("gpt2", "", ("<|bos|>", "cat"), ablation="resample"), "NOTHING_LEFT", "texts", "<|bos|>", None),
         (AblateSites("gpt2", "", TEXTS, same_position=True), "ARGUMENT_INVALID", "same_position", "True", None),
         (AblateSites("gpt2", "", TEXTS, run="some"), "ARGUMENT_INVALID", "run", "some", None),
         (AblateSites("gpt2", "", TEXTS, ablation="mean", run="absent"), "RUN_NOT_FOUND", "run", "absent", None),

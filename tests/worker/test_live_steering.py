@@ -214,6 +214,14 @@ def test_every_site_of_the_residual_can_be_steered(replica: Replica, kind: str) 
     assert row["steered"] == pytest.approx(float(torch.from_numpy(logits).log_softmax(-1)[token]), abs=1e-4)
 
 
+def test_a_prompt_of_special_tokens_has_a_norm_and_is_not_steered(replica: Replica) -> None:
+    answer = replica.ask(SteerText("gpt2", "", "<|bos|>", VECTOR, SITE, strength=5.0, positions="prompt", tokens=3))
+    residual = PlainModel(replica.model("gpt2").module).at("resid_post", LAYER, [0, 0])
+    assert answer.mean_norm == pytest.approx(np.linalg.norm(residual, axis=1).mean(), rel=1e-5)
+    assert answer.prompt["steered"].to_pylist() == [False, False]
+    assert written(answer, "steered") == written(answer, "unsteered")
+
+
 def test_the_models_end_token_ends_a_text(replica: Replica) -> None:
     """Along its unembedding, at the last layer, nothing else is as likely."""
     vector = tuple(replica.model("gpt2").module.get_output_embeddings().weight[0].tolist())

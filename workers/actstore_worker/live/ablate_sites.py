@@ -270,9 +270,11 @@ def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
             value=f"{lengths[-1]} tokens",
             allowed=f"{lengths[0]} tokens",
         )
-    if not all((~text.special).any() for text in texts):
-        message = "a text has special tokens only, and nothing to give to another"
-        raise BadRequest(message, reason="NOTHING_LEFT", field="texts", allowed="text")
+    for text in texts:
+        if text.special.all():
+            shown = "".join(text.texts[1:])
+            message = f"text {shown!r} has special tokens only, and nothing to give to another"
+            raise BadRequest(message, reason="NOTHING_LEFT", field="texts", value=shown, allowed="text")
 
 
 def _answer(parts: Sequence[Site], losses: _Losses, provenance: Provenance) -> AblatedSites:
