@@ -55,6 +55,12 @@ class Replica:
             self._loaded[name] = load_model(self.catalogue.find_model(name), device=CPU)
         return self._loaded[name]
 
+    def answers(
+        self, limits: LiveLimits | None = None, turn: AbstractContextManager[object] | None = None
+    ) -> LiveAnswers:
+        bucket = open_bucket(str(self.store))
+        return LiveAnswers(self.catalogue, bucket, CPU, turn or self._turn, limits or self.limits)
+
     def ask(
         self,
         question: Question,
@@ -62,8 +68,7 @@ class Replica:
         stop: threading.Event | None = None,
         turn: AbstractContextManager[object] | None = None,
     ) -> Any:
-        bucket = open_bucket(str(self.store))
-        answers = LiveAnswers(self.catalogue, bucket, CPU, turn or self._turn, limits or self.limits)
+        answers = self.answers(limits, turn)
         named = answers.model_of(question)
         assert named is not None
         return answers.answer(question, self.model(named[0]), stop or threading.Event())

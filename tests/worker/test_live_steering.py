@@ -1,5 +1,6 @@
 """Steered texts against transformers' own generation under plain hooks; what both models say of them in one pass."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -146,6 +147,14 @@ def test_other_modes_are_what_they_say(replica: Replica, name: str) -> None:
         assert written(answer, "steered") == expected, way
         assert answer.site == SITE
         assert list(answer.provenance.sae_sha256) == (["sae"] if "feature" in way else [])
+
+
+def test_an_sae_that_steered_can_still_have_gradients(replica: Replica) -> None:
+    """Sweeps share the replica's SAEs, and screens differentiate."""
+    answers = replica.answers()
+    question = SteerText("gpt2", "", PROMPT, sae="sae", feature=7, strength=1.0, tokens=1)
+    answers.answer(question, replica.model("gpt2"), threading.Event())
+    assert not any(tensor.is_inference() for tensor in answers.find_sae("sae").tensors.values())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])

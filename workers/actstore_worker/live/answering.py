@@ -53,7 +53,9 @@ class LoadedSaes:
         key = path, _written(path)
         with self._lock:
             if key not in self._held:
-                self._held[key] = load_sae(path, name).to(self._device)
+                # Others take gradients through it, which a tensor that is made in inference mode forbids for good.
+                with torch.inference_mode(mode=False):
+                    self._held[key] = load_sae(path, name).to(self._device)
             self._held.move_to_end(key)
             while len(self._held) > self._count:
                 self._held.popitem(last=False)
