@@ -1,6 +1,7 @@
 """Sweeps of embeddings, features, stored rows and spans from the api's message to its answer."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from actstore_worker.loading import load_model
 from actstore_worker.patching.messages import sweep_request, sweep_response
 from actstore_worker.patching.request import PatchingLimits, SaeFeatures, Span, StoredSource
 from actstore_worker.patching.supplies import Supplies
-from actstore_worker.patching.sweep import run_sweep
+from actstore_worker.patching.sweep import SweepResult, run_sweep
 from actstore_worker.plan import PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import load_sae
@@ -31,6 +32,12 @@ LIMITS = PatchingLimits(tokens_per_slice=150)
 PROMPTS = {"clean": "the cat sat", "corrupt": "the dog ran", "clean_answer": "a", "corrupt_answer": "b"}
 LONG = {**PROMPTS, "clean": "the cat sat on", "corrupt": "the big dog sat on"}
 BASELINE = ("logit_difference", "log_probability", "probability", "loss", "rank")
+
+
+@dataclass(frozen=True)
+class Answer:
+    rows: list[dict[str, Any]]
+    end: patching_pb2.SweepResult
 
 
 class Lab:
@@ -48,15 +55,16 @@ class Lab:
         self.model = load_model(catalogue.find_model("gpt2"), device=CPU)
         self.supplies = Supplies(bucket, lambda name: load_sae(folder / "models" / name, name))
 
-    def ask(self, **fields: Any) -> patching_pb2.SweepResult:
+    def ask(self, **fields: Any) -> Answer:
         message = patching_pb2.RunSweepRequest(
             **{"model": capture_pb2.ModelReference(name="gpt2"), **PROMPTS, **fields}
         )
-        *_, update = run_sweep(self.model, sweep_request(message), LIMITS, supplies=self.supplies)
-        return sweep_response(update).result
+        *_, result = run_sweep(self.model, sweep_request(message), LIMITS, supplies=self.supplies)
+        assert isinstance(result, SweepResult)
+        return Answer(result.cells.to_pylist(), sweep_response(result).result)
 
     def rows(self, **fields: Any) -> list[dict[str, Any]]:
-        return rows_of(self.ask(**fields).cells)
+        return self.ask(**fields).rows
 
 
 def rows_of(table: common_pb2.Table) -> list[dict[str, Any]]:
@@ -84,21 +92,21 @@ def test_embeddings_of_equal_prompts_are_what_goes_into_the_first_layer(lab: Lab
 def test_features_have_a_row_each_and_two_more(lab: Lab) -> None:
     error = patching_pb2.SAE_ERROR_PATCHED
     answer = lab.ask(sae="sae", sae_error=error, positions=patching_pb2.PATCH_POSITIONS_ALL)
-    rows = rows_of(answer.cells)
+    rows = answer.rows
     assert {(row["site"], row["layer"], row["position"], row["head"]) for row in rows} == {("features", 1, None, None)}
     names = [row["name"] for row in rows]
     assert [row["feature"] is None for row in rows] == [name is not None for name in names]
     assert [name for name in names if name is not None] == ["together", "error"] * 2
     together = [row["normalised"] for row in rows if row["name"] == "together"]
     assert together == pytest.approx([1.0, 1.0], abs=1e-3)
-    assert dict(answer.provenance.sae_sha256).keys() == {"sae"}
-    assert answer.audit.audited_cells > 0
-    assert not answer.HasField("stored_rows")
+    assert dict(answer.end.provenance.sae_sha256).keys() == {"sae"}
+    assert answer.end.audit.audited_cells > 0
+    assert not answer.end.HasField("stored_rows")
 
 
 def test_rows_before_the_first_difference_are_the_base_runs(lab: Lab) -> None:
     rows = lab.rows(sae="sae", features=[0, 5], only_positions=[4])
-    base = rows_of(lab.ask(sites=["resid_pre"], layers=[0]).baselines)
+    base = rows_of(lab.ask(sites=["resid_pre"], layers=[0]).end.baselines)
     differences = {"denoise": base[1]["logit_difference"], "noise": base[0]["logit_difference"]}
     assert all(row["unchanged"] for row in rows)
     assert [row["logit_difference"] for row in rows] == [differences[row["direction"]] for row in rows]
@@ -109,24 +117,24 @@ def test_rows_before_the_first_difference_are_the_base_runs(lab: Lab) -> None:
 def test_rows_of_a_run_are_told(lab: Lab) -> None:
     for source, used in ((patching_pb2.PATCH_SOURCE_MEAN, 6 * 21), (patching_pb2.PATCH_SOURCE_RESAMPLE, 12)):
         answer = lab.ask(sites=["resid_pre"], source=source, source_run="run")
-        taken = answer.stored_rows
+        taken = answer.end.stored_rows
         assert (taken.run, taken.used, taken.read, taken.stored) == ("run", used, 6 * 22, 6 * 22)
         assert list(taken.excluded) == [common_pb2.TOKEN_CLASS_BOS]
-        assert not any(row["unchanged"] for row in rows_of(answer.cells))
+        assert not any(row["unchanged"] for row in answer.rows)
     everything = lab.ask(
         sites=["resid_pre"],
         source=patching_pb2.PATCH_SOURCE_MEAN,
         source_run="run",
         source_exclude=common_pb2.Exclusion(),
     )
-    assert (everything.stored_rows.used, list(everything.stored_rows.excluded)) == (6 * 22, [])
+    assert (everything.end.stored_rows.used, list(everything.end.stored_rows.excluded)) == (6 * 22, [])
 
 
 def test_an_estimate_of_the_mean_is_a_gradient_times_the_change(lab: Lab) -> None:
     """The gradient by a plain hook, whose mean is over transformers' hidden states."""
     fields = {"sites": ["resid_pre"], "layers": [1], "source": patching_pb2.PATCH_SOURCE_MEAN, "source_run": "run"}
     answer = lab.ask(**fields, directions=[1], screen=patching_pb2.Screen(exact_cells=2))
-    clean, corrupt = (row["logit_difference"] for row in rows_of(answer.baselines))
+    clean, corrupt = (row["logit_difference"] for row in rows_of(answer.end.baselines))
     ids = [[[0, *lab.model.tokenizer(text)["input_ids"]] for text in texts] for texts in (lab.texts, ["the dog ran"])]
     with torch.no_grad():
         states = lab.model.module(torch.tensor(ids[0]), output_hidden_states=True).hidden_states
@@ -139,7 +147,7 @@ def test_an_estimate_of_the_mean_is_a_gradient_times_the_change(lab: Lab) -> Non
     handle.remove()
     (gradient,) = torch.autograd.grad(logits[a] - logits[b], x)
     expected = ((mean - x[0]) * gradient[0]).sum(dim=-1) / (clean - corrupt)
-    assert [row["estimate"] for row in rows_of(answer.cells)] == pytest.approx(expected.tolist(), abs=1e-4, rel=1e-3)
+    assert [row["estimate"] for row in answer.rows] == pytest.approx(expected.tolist(), abs=1e-4, rel=1e-3)
 
 
 def test_spans_let_prompts_have_other_lengths(lab: Lab) -> None:
@@ -152,11 +160,11 @@ def test_spans_let_prompts_have_other_lengths(lab: Lab) -> None:
         ),
     ]
     answer = lab.ask(**LONG, spans=spans)
-    rows, baselines = rows_of(answer.cells), rows_of(answer.baselines)
+    rows, baselines = answer.rows, rows_of(answer.end.baselines)
     heads = 4
     assert len(rows) == 2 * 3 * 3 * (3 + heads)
     assert {row["position"] for row in rows} == {row["token"] for row in rows} == {None}
-    texts = rows_of(answer.tokens)
+    texts = rows_of(answer.end.tokens)
     assert [row["clean"] is None for row in texts] == [False] * 15 + [True] * 4
     assert None not in [row["corrupt"] for row in texts]
     for row in rows:
@@ -167,7 +175,7 @@ def test_spans_let_prompts_have_other_lengths(lab: Lab) -> None:
     last = [row for row in rows if (row["site"], row["layer"], row["name"]) == ("resid_pre", 2, "end")]
     assert len(last) == 2
     assert not any(row["normalised"] == 0 for row in last)
-    assert answer.audit.largest_error <= answer.audit.tolerance
+    assert answer.end.audit.largest_error <= answer.end.audit.tolerance
 
 
 def test_a_message_says_all_of_it() -> None:
