@@ -1,0 +1,38 @@
+"""What else can take the place of an activation: embeddings, features of an SAE, a stored mean, spans of other prompts.
+
+docs/patching.md has the numbers. Start a stack first, in another shell:
+
+    actstore up --models models --datasets "$(python -c 'import os; print(os.path.dirname(os.__file__))')"
+"""
+
+import actstore
+
+MODEL, SAE = "pystdlib", "pystdlib-resid_post.1"
+CLEAN = "for index, value in enumerate(values):\n    print(index,"
+CORRUPT = "for index, item in enumerate(values):\n    print(index,"
+PAIR = {"clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item")}
+# Where the loop variable is named, BOS counted.
+VARIABLE = 4
+
+with actstore.connect() as lab:
+    print(lab.patch(MODEL, **PAIR, sites="embedding"))
+
+    for error in ("kept", "dropped", "patched"):
+        sweep = lab.patch(MODEL, **PAIR, sae=SAE, sae_error=error, positions=[VARIABLE])
+        frame = sweep.to_pandas()
+        print(f"the SAE's error {error}:")
+        print(frame[frame["name"].notna()].pivot_table("normalised", "name", "direction").round(2))
+
+    run = lab.capture(MODEL, dataset="asyncio", sites=["resid_pre"], max_tokens=20_000, name="means").wait()
+    mean = lab.patch(MODEL, **PAIR, sites="resid_pre", source="mean", source_run=run.name, positions=[VARIABLE])
+    print(mean)
+
+    longer = lab.patch(
+        MODEL,
+        clean=CLEAN,
+        corrupt=CLEAN.replace(" value ", " next_item "),
+        answers=(" value", " next"),
+        spans={"variable": (" value", " next"), "end": "print(index,"},
+        sites="resid_pre",
+    )
+    print(longer.directions())
