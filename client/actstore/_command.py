@@ -271,6 +271,11 @@ def patch(options: argparse.Namespace) -> None:
             directions=options.directions,
             window_layers=options.window_layers,
             source=options.source,
+            source_run=options.source_run,
+            sae=options.sae,
+            features=options.features,
+            sae_error=options.sae_error,
+            spans={name: (clean, corrupt) for name, clean, corrupt in options.span},
             screen=options.screen,
             grad_drop=options.grad_drop,
             revision=options.revision,
@@ -444,15 +449,27 @@ def _add_patch(verbs: Any) -> None:
     verb = _verb(verbs, patch, "replace one activation at a time and see how far the answer moves")
     verb.add_argument("model")
     verb.add_argument("--clean", required=True, help="prompt")
-    verb.add_argument("--corrupt", required=True, help="prompt with as many tokens")
+    verb.add_argument("--corrupt", required=True, help="prompt with as many tokens, unless spans are named")
     verb.add_argument("--answers", required=True, nargs=2, metavar=("CLEAN", "CORRUPT"), help="one token each")
-    kinds = "resid_pre, attn_out, resid_mid, mlp_out, resid_post, q, k, v, pattern, z"
+    kinds = "resid_pre, attn_out, resid_mid, mlp_out, resid_post, q, k, v, pattern, z, embedding, features"
     verb.add_argument("--sites", nargs="+", help=f"of {kinds} (default: resid_pre, attn_out, mlp_out, z)")
     verb.add_argument("--layers", type=int, nargs="+", help="default: every layer")
     verb.add_argument("--heads", type=int, nargs="+", help="default: every head")
     verb.add_argument("--positions", choices=_arguments.PATCH_POSITIONS, default="each")
     verb.add_argument("--window-layers", type=int, default=1, help="layers side by side, replaced together")
+    verb.add_argument(
+        "--span",
+        nargs=3,
+        metavar=("NAME", "CLEAN", "CORRUPT"),
+        action="append",
+        default=[],
+        help="text of each prompt that plays the same part, in place of positions; may be repeated",
+    )
     verb.add_argument("--source", choices=_arguments.PATCH_SOURCES, default="prompt")
+    verb.add_argument("--source-run", default="", help="of mean and resample: the run whose rows are taken")
+    verb.add_argument("--sae", default="", help="patch the features of this SAE")
+    verb.add_argument("--features", type=int, nargs="+", help="of the SAE; default: all that are active")
+    verb.add_argument("--sae-error", choices=_arguments.SAE_ERRORS, default="kept")
     verb.add_argument(
         "--screen", type=int, metavar="CELLS", help="estimate all cells, compute these many of the largest"
     )

@@ -13,6 +13,7 @@ import pytest
 from actstore_service.server import Service
 from tests.client import stand_in_workers as planted
 from tests.client.conftest import SERVICE_TOKEN, Plant
+from tests.client.stand_in_workers import StandInWorkers
 from tests.stored_run import EVERYWHERE, FIRING, GROWTH, SAE, SILENT
 
 Done = subprocess.CompletedProcess[str]
@@ -137,6 +138,21 @@ def test_patch(service: Service, tmp_path: Path) -> None:
     done = actstore(*PATCH, "--plot", str(tmp_path / "sweep.png"), address=service.address)
     assert "logit difference 3 clean, -1 corrupt" in done.stdout
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_patch_says_what_takes_the_place(service: Service, workers: StandInWorkers) -> None:
+    said(
+        actstore(
+            *PATCH, "--sae", "planted-sae", "--features", "3", "5", "--sae-error", "dropped", "--source", "resample",
+            "--source-run", "planted", "--span", "who", "a", "a", "--span", "last", "b", "c", "--json",
+            address=service.address,
+        )
+    )  # fmt: skip
+    request = workers.requests[-1]
+    assert (request.sae, list(request.features), request.source_run) == ("planted-sae", [3, 5], "planted")
+    assert [(span.name, span.clean.text, span.corrupt.text) for span in request.spans] == [
+        ("who", "a", "a"), ("last", "b", "c"),
+    ]  # fmt: skip
 
 
 def test_a_refusal_is_one_block_and_status_1(address: str) -> None:
