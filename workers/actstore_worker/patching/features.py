@@ -86,15 +86,38 @@ class FeatureRuns:
 
     def row(self, features: Sequence[int] | None, position: int, by: int, *, error: bool) -> Float[Tensor, " width"]:
         x = self._base_rows[position : position + 1]
-        found = x if self.error == "kept" and not error else self.sae.decode(self._dense(self._base[position]), x)
+        found = x if self.error == "kept" and not error else self._explained(position)
         here, there = self._base[position], {} if self.zero else self._source[position + by]
         for feature in sorted({*here, *there}) if features is None else features:
             change = there.get(feature, 0.0) - here.get(feature, 0.0)
             if change:
                 found = found + self.sae.contribution(found.new_tensor([change]), feature, x)
         if (error or self.error == "patched") and not self.zero:
-            found = found + self._source_rows[position + by] - self.sae.decode(self._dense(there), x)
+            found = found + self._source_error(position, by)
         return found[0].to(self.base.logits.dtype)
+
+    def _explained(self, position: int) -> Float[Tensor, "one width"]:
+        """What the SAE makes of the base run's row."""
+        if position not in self._decoded:
+            x = self._base_rows[position : position + 1]
+            self._decoded[position] = self.sae.decode(self._dense(self._base[position]), x)
+        return self._decoded[position]
+
+    def _source_error(self, position: int, by: int) -> Float[Tensor, "one width"]:
+        """In the base run's scale."""
+        if (position, by) not in self._errors:
+            x, there = self._base_rows[position : position + 1], self._source[position + by]
+            self._errors[position, by] = self._source_rows[position + by] - self.sae.decode(self._dense(there), x)
+        return self._errors[position, by]
+
+    @cached_property
+    def _decoded(self) -> dict[int, Float[Tensor, "one width"]]:
+        """By position, as they are asked for: every feature's row begins with them."""
+        return {}
+
+    @cached_property
+    def _errors(self) -> dict[tuple[int, int], Float[Tensor, "one width"]]:
+        return {}
 
     @cached_property
     def _base_rows(self) -> Float[Tensor, "position width"]:
