@@ -302,6 +302,22 @@ def test_a_sweep_streams_progress_cells_and_one_result(caller: Caller) -> None:
     assert (result.provenance.model, result.provenance.dtype, result.provenance.run) == ("tiny", "float32", "")
 
 
+def test_a_sweep_takes_an_sae_of_the_catalogue_and_rows_of_a_stored_run(caller: Caller) -> None:
+    run = caller.start(specification("rows", dense_sites=["resid_post.1"]))
+    *_, last = caller.watch(run)
+    assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
+    fields = {"sae": "small-sae", "source": patching_pb2.PATCH_SOURCE_RESAMPLE, "source_run": run}
+    *updates, end = caller.sweep(**fields, positions=patching_pb2.PATCH_POSITIONS_LAST)
+    names = swept_cells(updates)["name"].to_pylist()
+    assert [name for name in names if name is not None] == ["together", "error"] * 2
+    assert dict(end.result.provenance.sae_sha256).keys() == {"small-sae"}
+    taken = end.result.stored_rows
+    assert (taken.run, taken.used, taken.stored) == (run, 9, last.tokens_committed)
+    with pytest.raises(grpc.RpcError) as refusal:
+        caller.sweep(sae="no-sae")
+    assert failure(refusal.value).reason == "SAE_NOT_FOUND"
+
+
 @pytest.mark.parametrize(
     ("change", "code", "reason", "field"),
     [
