@@ -11,10 +11,9 @@ from actstore_worker.model import LanguageModel
 from actstore_worker.patching.kernel import FullForward
 from actstore_worker.patching.plan import Entry, SweepPlan
 from actstore_worker.patching.recording import record
-from actstore_worker.patching.request import PatchingLimits
 from actstore_worker.patching.resumed import Resumed
 from actstore_worker.patching.sources import Replacing, given_to
-from actstore_worker.patching.supplies import Supplies
+from actstore_worker.patching.stored_rows import StoredRows
 
 # Takes and returns what a module gives, or is given: [position, width].
 Change = Callable[[Tensor], Tensor]
@@ -77,12 +76,12 @@ def putting(rows: Tensor, positions: range | list[int]) -> Change:
 
 
 def rows_of(
-    model: LanguageModel, plan: SweepPlan, supplies: Supplies | None = None
+    model: LanguageModel, plan: SweepPlan, stored: StoredRows | None = None
 ) -> Iterator[tuple[Entry, tuple[int, ...], tuple[int, ...], Tensor]]:
     """Of the first pair: each row of the grid in each direction, the base and the source prompt, and the logits; which
     both kernels agree on.
     """
-    tokens, given = plan.pairs[0], given_to(plan, model, PatchingLimits(), supplies)
+    tokens, given = plan.pairs[0], given_to(plan, model, stored)
     clean, corrupt = (record(model, ids, plan.sites) for ids in (tokens.clean, tokens.corrupt))
     for direction, base, source in (("denoise", corrupt, clean), ("noise", clean, corrupt)):
         replacing = Replacing(plan, given, tokens, direction, base, source)

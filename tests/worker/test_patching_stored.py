@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from actstore_worker.patching.request import (
     StoredSource,
     SweepRequest,
 )
-from actstore_worker.patching.stored_rows import StoredRows, read_stored_rows
+from actstore_worker.patching.stored_rows import StoredReading, StoredRows
 from actstore_worker.patching.supplies import Supplies
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
@@ -73,7 +74,13 @@ class Lab:
 
     def read(self, source: str, asked: StoredSource, most: int = LIMITS.stored_rows) -> StoredRows:
         sites = [Site(1, "resid_pre"), Site(2, "resid_pre")]
-        return read_stored_rows(self.bucket, self.model("gpt2"), sites, asked, source, LENGTH, most)
+        return self.rows(sites, source, asked, LENGTH, most)
+
+    def rows(
+        self, sites: Iterable[Site], source: str, asked: StoredSource, length: int, most: int = LIMITS.stored_rows
+    ) -> StoredRows:
+        reading = StoredReading.begin(self.bucket, self.model("gpt2"), asked, source, length, most)
+        return StoredRows(reading.taken, {site: reading.rows(site) for site in sites})
 
     @functools.cached_property
     def expected(self) -> dict[int, Tensor]:
@@ -154,8 +161,8 @@ def test_patched_runs_are_those_of_plain_hooks(lab: Lab, source: str) -> None:
     twin, asked = PlainPatches(model), StoredSource("run", seed=3)
     request = SweepRequest("", "", (PAIR,), sites=("resid_pre", "z"), source=source, stored=asked)
     plan = plan_sweep(model, request, LIMITS, lab.supplies)
-    stored = read_stored_rows(lab.bucket, model, plan.sites, asked, source, plan.length, LIMITS.stored_rows)
-    for entry, base, _, logits in rows_of(model, plan, lab.supplies):
+    stored = lab.rows(plan.sites, source, asked, plan.length)
+    for entry, base, _, logits in rows_of(model, plan, stored):
         assert not plan.is_unchanged(entry, plan.pairs[0])
         if entry.site == "resid_pre":
             row = stored.rows[Site(entry.layer, "resid_pre")][[entry.position]]
@@ -171,9 +178,9 @@ def test_of_spans_and_of_features_rows_are_drawn_too(lab: Lab) -> None:
         spans=(Span("animal", "cat", "dog"),), features=SaeFeatures("sae", (), "patched"),
     )  # fmt: skip
     plan = plan_sweep(model, request, LIMITS, lab.supplies)
-    stored = read_stored_rows(lab.bucket, model, plan.sites, asked, "resample", plan.length, LIMITS.stored_rows)
+    stored = lab.rows(plan.sites, "resample", asked, plan.length)
     twin = PlainPatches(model)
-    for entry, base, _, logits in rows_of(model, plan, lab.supplies):
+    for entry, base, _, logits in rows_of(model, plan, stored):
         into, out_of = ((3, 4, 5), (5, 6, 7)) if base == plan.pairs[0].corrupt else ((5, 6, 7), (3, 4, 5))
         if entry.site == "resid_pre" or entry.name == "animal: together":
             site, place = Site(entry.layer, "resid_pre"), ("in", entry.layer)

@@ -49,7 +49,8 @@ def estimate_steps(
     AUDIT_FAILED.
     """
     plan = plan_sweep(model, request, limits, supplies)
-    pairs = Pairs(model, plan, given_to(plan, model, limits, supplies))
+    # Of a stored run nothing is read: what its rows are does not matter here.
+    pairs = Pairs(model, plan, given_to(plan, model))
     check_apart(pairs.first)
     leg = next(pairs.legs({plan.directions[0]: Screened(np.arange(len(plan.grid)))}))
     if pace.seconds_per_token_layer is None:

@@ -16,9 +16,8 @@ from actstore_worker.patching.kernel import Patch
 from actstore_worker.patching.pairs import PairTokens
 from actstore_worker.patching.plan import Entry, SweepPlan
 from actstore_worker.patching.recording import Recording, Source, zeroed
-from actstore_worker.patching.request import EMBEDDING, FEATURES, PatchingLimits
-from actstore_worker.patching.stored_rows import StoredRows, read_stored_rows
-from actstore_worker.patching.supplies import Supplies, needed
+from actstore_worker.patching.request import EMBEDDING, FEATURES
+from actstore_worker.patching.stored_rows import StoredRows
 
 
 @dataclass(frozen=True)
@@ -135,11 +134,6 @@ def position_parts(model: LanguageModel, length: int) -> Float[Tensor, "position
     return seen[0]
 
 
-def given_to(plan: SweepPlan, model: LanguageModel, limits: PatchingLimits, supplies: Supplies | None = None) -> Given:
-    """Errors: as `read_stored_rows`."""
-    stored = None
-    if plan.stored is not None:
-        bucket = needed(supplies).bucket
-        stored = read_stored_rows(bucket, model, plan.sites, plan.stored, plan.source, plan.length, limits.stored_rows)
+def given_to(plan: SweepPlan, model: LanguageModel, stored: StoredRows | None = None) -> Given:
     embedded = any(entry.site == EMBEDDING for entry in plan.grid)
     return Given(model.head_counts, stored, position_parts(model, plan.length) if embedded else None)

@@ -1,12 +1,12 @@
 """Rows of a stored run in place of a prompt's activations: their mean, or some drawn at random."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from actstore_storage.bucket import Bucket
@@ -59,53 +59,69 @@ class _Stretch:
     kept: int
 
 
-def read_stored_rows(
-    bucket: Bucket,
-    model: LanguageModel,
-    sites: Collection[Site],
-    asked: StoredSource,
-    source: str,
-    length: int,
-    most: int,
-) -> StoredRows:
-    """Of source `mean`, the mean of at most about `most` rows, at each of `length` positions; of `resample`, as many of
-    these rows, drawn at random, of all sites those of the same tokens.
+@dataclass(frozen=True)
+class StoredReading:
+    """A run of which rows are read, site by site: that may take a while."""
 
-    Errors: as `check_stored_rows`, and BadRequest NOTHING_LEFT where all its rows are excluded.
-    """
-    snapshot = check_stored_rows(bucket, model, sites, asked)
-    stretches = list(_stretches(snapshot, asked.exclude, most))
-    kept = sum(stretch.kept for stretch in stretches)
-    if not kept:
-        raise BadRequest(
-            f"run {asked.run} has no stored row that is not excluded",
-            reason="NOTHING_LEFT",
-            field="source_run",
-            value=asked.run,
-            allowed="a run with rows of other tokens than " + (", ".join(sorted(asked.exclude)) or "none"),
-        )
-    drawn = _drawn(asked.seed, kept, length) if source == "resample" else None
-    rows = {}
-    for site in sites:
-        name = str(site)
-        found = _mean(snapshot, name, stretches) if drawn is None else _picked(snapshot, name, stretches, drawn)
-        rows[site] = torch.from_numpy(found).to(model.device, TORCH_DTYPES[model.dtype]).expand(length, -1)
-    used, read = kept if drawn is None else len(drawn), sum(stretch.read for stretch in stretches)
-    return StoredRows(TakenRows(asked.run, used, read, snapshot.tokens_committed, asked.exclude), rows)
+    model: LanguageModel
+    taken: TakenRows
+    _snapshot: Snapshot
+    _stretches: Sequence[_Stretch]
+    _length: int
+    # Numbers among the rows that count, of all sites those of the same tokens; None: their mean is wanted.
+    _drawn: Int[npt.NDArray[np.int64], " position"] | None
+
+    @classmethod
+    def begin(
+        cls, bucket: Bucket, model: LanguageModel, asked: StoredSource, source: str, length: int, most: int
+    ) -> "StoredReading":
+        """Of source `mean`, the mean of at most about `most` rows, at each of `length` positions; of `resample`, as
+        many of these rows, drawn at random.
+
+        Errors: as `check_stored_rows`, and BadRequest NOTHING_LEFT where all its rows are excluded.
+        """
+        snapshot = check_stored_rows(bucket, model, (), asked)
+        stretches = list(_stretches(snapshot, asked.exclude, most))
+        kept, read = (sum(counts) for counts in zip((0, 0), *((one.kept, one.read) for one in stretches), strict=True))
+        if not kept:
+            raise _nothing_left(asked)
+        drawn = _drawn(asked.seed, kept, length) if source == "resample" else None
+        used = kept if drawn is None else len(drawn)
+        taken = TakenRows(asked.run, used, read, snapshot.tokens_committed, asked.exclude)
+        return cls(model, taken, snapshot, stretches, length, drawn)
+
+    def rows(self, site: Site) -> Float[Tensor, "position width"]:
+        """Errors: BadRequest SITE_UNKNOWN for one that the run does not store."""
+        read = (self._snapshot, str(site), self._stretches)
+        found = _mean(*read) if self._drawn is None else _picked(*read, self._drawn)
+        rows = torch.from_numpy(found).to(self.model.device, TORCH_DTYPES[self.model.dtype])
+        return rows.expand(self._length, -1)
 
 
 def check_stored_rows(bucket: Bucket, model: LanguageModel, sites: Iterable[Site], asked: StoredSource) -> Snapshot:
     """The run, if it has what is asked for.
 
     Errors: NotThere for no such run; BadRequest RUN_MISMATCH for one of other weights or of another dtype, SITE_UNKNOWN
-    for a site that it does not store.
+    for a site that it does not store, NOTHING_LEFT for one without rows.
     """
     kept_classes(asked.exclude)  # refuses others
     snapshot = open_run(bucket, asked.run)
     _check_model(snapshot, model)
     for site in sites:
         _check_stored(snapshot, site)
+    if not snapshot.tokens_committed:
+        raise _nothing_left(asked)
     return snapshot
+
+
+def _nothing_left(asked: StoredSource) -> BadRequest:
+    return BadRequest(
+        f"run {asked.run} has no stored row that is not excluded",
+        reason="NOTHING_LEFT",
+        field="source_run",
+        value=asked.run,
+        allowed="a run with rows of other tokens than " + (", ".join(sorted(asked.exclude)) or "none"),
+    )
 
 
 def _stretches(snapshot: Snapshot, exclude: frozenset[str], most: int) -> Iterator[_Stretch]:

@@ -13,13 +13,14 @@ from actstore_worker.patching.audit import Auditor, Checked
 from actstore_worker.patching.kernel import FullForward, Kernel
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun
 from actstore_worker.patching.metrics import Values
-from actstore_worker.patching.plan import plan_sweep
+from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.resumed import Resumed, Unresumable
 from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.sources import given_to
 from actstore_worker.patching.steps import Budget, Ran, Steps, drive, unlimited
-from actstore_worker.patching.supplies import Supplies
+from actstore_worker.patching.stored_rows import StoredReading, StoredRows
+from actstore_worker.patching.supplies import Supplies, needed
 from actstore_worker.patching.swept_pairs import Pairs, SweepEnd
 from actstore_worker.patching.unpatched import Pair, check_apart
 
@@ -98,7 +99,8 @@ def sweep_steps(
     where patched runs are not what the whole model makes of the same prompts.
     """
     plan = plan_sweep(model, request, limits, supplies)
-    pairs = Pairs(model, plan, given_to(plan, model, limits, supplies))
+    stored = yield from _stored_rows(model, plan, limits, supplies)
+    pairs = Pairs(model, plan, given_to(plan, model, stored))
     check_apart(pairs.first)
     screened = yield from _screen(pairs, limits)
     auditor = Auditor(kernels.slow, model.dtype, budget, finished.checked)
@@ -118,6 +120,23 @@ def sweep_steps(
             yield SweepProgress(done, total)
         ranked.append(leg.ranked(pa.concat_tables(parts)))
     yield pairs.end(auditor.verdict(kernels.fast, rank_agreement(ranked)))
+
+
+def _stored_rows(
+    model: LanguageModel, plan: SweepPlan, limits: PatchingLimits, supplies: Supplies | None
+) -> Generator[SweepProgress, Ran | None, StoredRows | None]:
+    """Of the sources mean and resample. Between sites others may go."""
+    if plan.stored is None:
+        return None
+    of_grid = len(plan.grid) if plan.screen is None else min(plan.screen.exact_cells, len(plan.grid))
+    total = of_grid * len(plan.pairs) * len(plan.directions)
+    bucket = needed(supplies).bucket
+    reading = StoredReading.begin(bucket, model, plan.stored, plan.source, plan.length, limits.stored_rows)
+    rows = {}
+    for site in sorted(plan.sites, key=str):
+        yield SweepProgress(0, total)
+        rows[site] = reading.rows(site)
+    return StoredRows(reading.taken, rows)
 
 
 def _screen(pairs: Pairs, limits: PatchingLimits) -> Generator[SweepProgress, Ran | None, dict[str, Screened]]:
