@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.opening import open_bucket
 from actstore_storage.runs import create_run
 from actstore_storage.sites import Site
+from actstore_storage.specification import Positions
 from actstore_worker.capture_worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.dataset_files import DatasetPlaces
@@ -35,7 +37,7 @@ from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import load_sae
 from tests.capturing import capture_run
-from tests.small_models import save_gpt2, save_neox, save_sae
+from tests.small_models import CONTEXT_LENGTH, save_gpt2, save_neox, save_sae
 from tests.worker.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
 
 CPU = torch.device("cpu")
@@ -62,6 +64,8 @@ class Lab:
         self.capture("shards", dense_sites=SITES, sequences_per_shard=1)
         self.capture("bfloat16", dense_sites=SITES, dtype="bfloat16")
         self.capture("norms")
+        self.capture("fourth", dense_sites=SITES, positions=Positions("stride", 4), storage_dtype="float16")
+        self.capture("first", dense_sites=SITES, positions=Positions("stride", CONTEXT_LENGTH))
         self.model = functools.cache(lambda name: load_model(self.catalogue.find_model(name), device=CPU))
         self.supplies = Supplies(self.bucket, lambda name: load_sae(folder / "models" / name, name))
 
@@ -120,6 +124,19 @@ def test_with_bos_the_mean_is_another(lab: Lab) -> None:
     assert found.taken.used == found.taken.read == found.taken.stored
     rows = found.rows[Site(1, "resid_pre")]
     assert not torch.allclose(rows[0], lab.expected[1].mean(dim=0), atol=1e-3)
+
+
+def test_where_a_run_stores_some_positions_the_mean_is_over_those(lab: Lab) -> None:
+    """Stored in float16, which the capture's own numbers are rounded to."""
+    found = lab.read("mean", StoredSource("fourth"))
+    lengths = [len(text) + 1 for text in TEXTS]
+    stored = [range(0, length, 4) for length in lengths]
+    assert (found.taken.used, found.taken.read) == (sum(len(rows) - 1 for rows in stored), sum(map(len, stored)))
+    starts = np.cumsum([0, *(length - 1 for length in lengths)])  # `expected` has no BOS
+    chosen = [start + row - 1 for start, rows in zip(starts, stored, strict=False) for row in rows if row]
+    for layer in (1, 2):
+        mean = lab.expected[layer][chosen].mean(dim=0)
+        torch.testing.assert_close(found.rows[Site(layer, "resid_pre")][0], mean, atol=1e-3, rtol=0)
 
 
 def origins(lab: Lab, found: StoredRows) -> list[int]:
@@ -226,10 +243,12 @@ def test_rows_of_other_weights_are_refused(lab: Lab) -> None:
 
 def test_a_run_without_rows_is_refused(lab: Lab) -> None:
     create_run(lab.bucket, lab.plan("empty", dense_sites=SITES).record)
-    with pytest.raises(ActstoreError, match="has no stored row that is not excluded") as refusal:
-        lab.read("mean", StoredSource("empty"))
-    assert refusal.value.reason == "NOTHING_LEFT"
-    assert refusal.value.details["value"] == "empty"
+    assert lab.read("mean", StoredSource("first", frozenset())).taken.used == len(TEXTS)
+    for run in ("empty", "first"):
+        with pytest.raises(ActstoreError, match="has no stored row that is not excluded") as refusal:
+            lab.read("mean", StoredSource(run))
+        assert refusal.value.reason == "NOTHING_LEFT"
+        assert refusal.value.details["value"] == run
 
 
 def test_without_a_store_there_are_no_rows(lab: Lab) -> None:
