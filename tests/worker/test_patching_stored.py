@@ -65,6 +65,7 @@ class Lab:
         self.capture("bfloat16", dense_sites=SITES, dtype="bfloat16")
         self.capture("norms")
         self.capture("fourth", dense_sites=SITES, positions=Positions("stride", 4), storage_dtype="float16")
+        self.capture("heads", dense_sites=("z.1.0", "z.1.3"))
         self.capture("first", dense_sites=SITES, positions=Positions("stride", CONTEXT_LENGTH))
         self.model = functools.cache(lambda name: load_model(self.catalogue.find_model(name), device=CPU))
         self.supplies = Supplies(self.bucket, lambda name: load_sae(folder / "models" / name, name))
@@ -185,6 +186,22 @@ def test_patched_runs_are_those_of_plain_hooks(lab: Lab, source: str) -> None:
             row = stored.rows[Site(entry.layer, "resid_pre")][[entry.position]]
             expected = twin.logits(base, {("in", entry.layer): putting(row, [entry.position])})
             torch.testing.assert_close(logits, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("source", ["mean", "resample"])
+def test_heads_that_are_stored_alone_are_as_those_of_the_whole_site(lab: Lab, source: str) -> None:
+    model, found = lab.model("gpt2"), {}
+    for run in ("run", "heads"):
+        request = SweepRequest(
+            "", "", (PAIR,), sites=("z",), layers=(1,), heads=(0, 3), source=source, stored=StoredSource(run)
+        )
+        plan = plan_sweep(model, request, LIMITS, lab.supplies)
+        stored = lab.rows(plan.sites, source, StoredSource(run), plan.length)
+        found[run] = torch.stack([logits for *_, logits in rows_of(model, plan, stored)])
+    torch.testing.assert_close(found["heads"], found["run"], **TOLERANCE)
+    with pytest.raises(ActstoreError, match=r"has no rows of z\.1\.2 to take") as refusal:
+        plan_sweep(model, replace(request, heads=(0, 2)), LIMITS, lab.supplies)
+    assert refusal.value.details["allowed"] == "z.1.0, z.1.3"
 
 
 def test_of_spans_and_of_features_rows_are_drawn_too(lab: Lab) -> None:

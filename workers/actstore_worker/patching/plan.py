@@ -149,7 +149,8 @@ def plan_sweep(
     error = "kept" if request.features is None else request.features.error
     plan = SweepPlan(pairs, directions, request.source, grid, request.screen, request.stored, sae, error)
     if request.stored is not None:
-        check_stored_rows(needed(supplies).bucket, model, plan.sites, request.stored)
+        cells = {cell.site for entry in plan.grid for cell in entry.cells}
+        check_stored_rows(needed(supplies).bucket, model, cells, request.stored)
     return plan
 
 

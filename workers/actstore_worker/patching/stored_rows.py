@@ -91,11 +91,24 @@ class StoredReading:
         return cls(model, taken, snapshot, stretches, length, drawn)
 
     def rows(self, site: Site) -> Float[Tensor, "position width"]:
-        """Errors: BadRequest SITE_UNKNOWN for one that the run does not store."""
-        read = (self._snapshot, str(site), self._stretches)
-        found = _mean(*read) if self._drawn is None else _picked(*read, self._drawn)
+        """Of a site of which the run stores single heads, no numbers in place of the others, which nobody asks for.
+
+        Errors: BadRequest SITE_UNKNOWN for one that the run does not store.
+        """
+        there = self._snapshot.record.specification.dense_sites
+        heads = [replace(site, head=head) for head in range(self.model.head_counts.get(site.kind, 0))]
+        if str(site) in there or not any(str(head) in there for head in heads):
+            found = self._read(site)
+        else:
+            parts = {head: self._read(head) for head in heads if str(head) in there}
+            blank = np.full_like(next(iter(parts.values())), np.nan)
+            found = np.concatenate([parts.get(head, blank) for head in heads], axis=1)
         rows = torch.from_numpy(found).to(self.model.device, TORCH_DTYPES[self.model.dtype])
         return rows.expand(self._length, -1)
+
+    def _read(self, site: Site) -> Float[npt.NDArray[np.float32], "row width"]:
+        read = (self._snapshot, str(site), self._stretches)
+        return _mean(*read) if self._drawn is None else _picked(*read, self._drawn)
 
 
 def check_stored_rows(bucket: Bucket, model: LanguageModel, sites: Iterable[Site], asked: StoredSource) -> Snapshot:
@@ -185,7 +198,7 @@ def _dtype(row_bytes: int, width: int, snapshot: Snapshot) -> str:
 
 def _check_stored(snapshot: Snapshot, site: Site) -> None:
     there = snapshot.record.specification.dense_sites
-    if site.kind == "pattern" or str(site) not in there:
+    if site.kind == "pattern" or not {str(site), str(site.whole)} & {*there}:
         why = "weights of other prompts' tokens are no weights of these" if site.kind == "pattern" else "not stored"
         raise BadRequest(
             f"run {snapshot.record.run} has no rows of {site} to take: {why}",
