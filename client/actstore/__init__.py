@@ -39,7 +39,7 @@ from actstore._lab import Lab
 from actstore._live_answers import DirectionAblation, EncodedText, LogitLens, SaeCheck, TextAblation
 from actstore._local_stack import LocalStack
 from actstore._model_answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens
-from actstore._norms import Growth, NormProfile
+from actstore._norms import Growth, NormProfile, plot_growth
 from actstore._questions import Where
 from actstore._records import (
     CaptureEstimate,
@@ -110,4 +110,5 @@ __all__ = [
     "Where",
     "compare_corruptions",
     "connect",
+    "plot_growth",
 ]

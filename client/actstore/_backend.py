@@ -12,7 +12,7 @@ import pyarrow as pa
 from actstore._errors import ActstoreError, refused
 from actstore._feature_answers import FeatureStatistics
 from actstore._model_questions import ModelQuestion
-from actstore._norms import Growth, NormProfile
+from actstore._norms import Growth, GrowthQuestion, NormProfile
 from actstore._questions import FeatureQuestion, Found, RowsQuestion, SaeQuestion
 from actstore._records import (
     CaptureEstimate,
@@ -56,7 +56,7 @@ class Backend(ABC):
     ) -> NormProfile: ...
 
     @abstractmethod
-    def fit_growth(self, run: str, exclude: frozenset[str], site: str, layers: tuple[int, int] | None) -> Growth: ...
+    def fit_growth(self, question: GrowthQuestion) -> Growth: ...
 
     @abstractmethod
     def feature_statistics(

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from actstore._backend import Backend, Question, Rows
 from actstore._errors import ActstoreError, error_of, refused
 from actstore._feature_answers import FeatureStatistics
 from actstore._model_questions import ModelQuestion
-from actstore._norms import Growth, NormProfile
+from actstore._norms import Growth, GrowthQuestion, NormProfile
 from actstore._questions import (
     ActiveQuestion,
     CofiringQuestion,
@@ -51,6 +51,7 @@ from actstore_storage import (
     features,
     fsck,
     growth,
+    growth_shapes,
     norms,
     opening,
     registry,
@@ -95,18 +96,32 @@ class BucketBackend(Backend):
         chosen = {"quantiles": tuple(quantiles)} if quantiles else {}
         with self._snapshot(run) as snapshot:
             table = norms.norm_profile(snapshot, sites=tuple(sites), exclude=exclude, **chosen)
-            return NormProfile(table=table, fit=partial(self.fit_growth, run, exclude), **_origin(snapshot, exclude))
+            return NormProfile(table=table, fit=self.fit_growth, run=run, **_origin(snapshot, exclude))
 
-    def fit_growth(self, run: str, exclude: frozenset[str], site: str, layers: tuple[int, int] | None) -> Growth:
-        with self._snapshot(run) as snapshot:
-            fitted = growth.fit_growth(snapshot, site=site, layers=layers, exclude=exclude)
+    def fit_growth(self, question: GrowthQuestion) -> Growth:
+        first, *more = question.runs
+        asked: dict[str, Any] = {
+            "site": question.site,
+            "exclude": question.exclude,
+            "bootstrap": growth.Bootstrap(question.resamples, question.seed),
+        }
+        with self._snapshot(first) as snapshot:
+            if question.axis == growth.CHECKPOINT:
+                snapshots = [snapshot, *(runs.open_run(self._bucket, run) for run in more)]
+                fitted = growth.fit_growth_over_checkpoints(snapshots, steps=question.steps, **asked)
+            else:
+                fitted = growth.fit_growth(snapshot, layers=question.layers, **asked)
             return Growth(
                 table=fitted.points,
+                axis=fitted.axis,
                 site=fitted.site,
                 layers=(fitted.first_layer, fitted.last_layer),
-                rate=fitted.rate,
-                r_squared=fitted.r_squared,
-                **_origin(snapshot, exclude),
+                block=fitted.block,
+                resamples=fitted.bootstrap.resamples,
+                seed=fitted.bootstrap.seed,
+                sequences=fitted.sequences,
+                **_fit_fields(fitted.fit),
+                **_origin(snapshot, question.exclude),
             )
 
     def feature_statistics(
@@ -223,6 +238,17 @@ def _provenance(snapshot: Snapshot, saes: tuple[str, ...]) -> Provenance:
 
 def _origin(snapshot: Snapshot, exclude: frozenset[str], saes: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"excluded": tuple(sorted(exclude)), "provenance": _provenance(snapshot, saes)}
+
+
+def _fit_fields(fit: growth_shapes.GrowthFit) -> dict[str, Any]:
+    return {name: value for name, value in vars(fit).items() if name != "fitted"}
+
+
+def fit_steps(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], dict[str, Any]]:
+    """What the store's fit says of any norms: the fitted line, and a Growth's fields."""
+    with _in_our_words():
+        fit = growth_shapes.fit_steps(np.array(steps, np.float64), np.array(values, np.float64))
+    return fit.fitted.tolist(), _fit_fields(fit)
 
 
 def _run(snapshot: Snapshot) -> RunDescription:

@@ -39,6 +39,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "FEATURE_OUT_OF_RANGE": "choose a feature index of this SAE",
     "LAYER_OUT_OF_RANGE": "choose layers that the model has",
     "VALUE_OVERFLOW": 'pass storage_dtype="bfloat16" or "float32", or widen_on_overflow=True',
+    "RUNS_DIFFER": "compare runs of one model over the same dataset: capture them with the same arguments but revision",
     "NOTHING_LEFT": "exclude fewer tokens, or wait until the run has more of them",
     "NEEDS_SERVICE": "connect to a service: `actstore up` starts one here, then call `actstore.connect()`",
     "MODEL_NOT_FOUND": "check the name; `lab.models()` lists those known, and the workers search their model folders",

@@ -4,20 +4,19 @@ import ipaddress
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import grpc
 from grpc_status import rpc_status
 
-from actstore import _messages
+from actstore import _messages, _norm_messages
 from actstore._backend import Backend, Question, Rows
 from actstore._errors import ActstoreError, Denied, error_of
 from actstore._feature_answers import FeatureStatistics
 from actstore._feature_messages import CALLS, rows_request
 from actstore._model_messages import MODEL_CALLS
 from actstore._model_questions import ModelQuestion
-from actstore._norms import Growth, NormProfile
+from actstore._norms import Growth, GrowthQuestion, NormProfile
 from actstore._questions import Found, RowsQuestion
 from actstore._records import (
     CaptureEstimate,
@@ -131,23 +130,13 @@ class GrpcBackend(Backend):
         answer = self._ask(self._norms.GetNormProfile, request)
         return NormProfile(
             table=_messages.table_of(answer.profile),
-            fit=partial(self.fit_growth, run, exclude),
+            fit=self.fit_growth,
+            run=run,
             **_messages.origin_of(answer),
         )
 
-    def fit_growth(self, run: str, exclude: frozenset[str], site: str, layers: tuple[int, int] | None) -> Growth:
-        request = norm_pb2.FitGrowthRequest(run=run, site=site, exclude=_messages.exclusion_of(exclude))
-        if layers is not None:
-            request.layers.CopyFrom(norm_pb2.LayerRange(first=layers[0], last=layers[1]))
-        answer = self._ask(self._norms.FitGrowth, request)
-        return Growth(
-            table=_messages.table_of(answer.points),
-            site=answer.site,
-            layers=(answer.layers.first, answer.layers.last),
-            rate=answer.rate,
-            r_squared=answer.r_squared,
-            **_messages.origin_of(answer),
-        )
+    def fit_growth(self, question: GrowthQuestion) -> Growth:
+        return _norm_messages.growth_of(self._ask(self._norms.FitGrowth, _norm_messages.growth_out(question)))
 
     def feature_statistics(
         self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int

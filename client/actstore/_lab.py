@@ -14,6 +14,7 @@ from actstore._backend import Backend
 from actstore._capture import Bar, Capture
 from actstore._errors import Fault
 from actstore._model_asking import ModelAsking
+from actstore._norm_asking import NormAsking
 from actstore._records import (
     CaptureEstimate,
     CaptureSpecification,
@@ -32,7 +33,7 @@ from actstore._tables import Table
 from actstore._verdict import Verdict
 
 
-class Lab(ModelAsking):
+class Lab(ModelAsking, NormAsking):
     """A connection; `with actstore.connect() as lab:` closes it, and so does the end of the program."""
 
     def __init__(self, backend: Backend) -> None:

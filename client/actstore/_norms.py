@@ -1,31 +1,81 @@
 """L2 norms of the residual stream: their spread at each layer, and the rate at which they grow."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from actstore import _arguments
-from actstore._tables import Answer
+from actstore._errors import refused
+from actstore._tables import Answer, plain_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+VERDICTS = {
+    "exponential": "exponential",
+    "faster": "faster than exponential",
+    "slower": "slower than exponential",
+    "none": "no growth that a curve describes",
+    "unspecified": "not judged by this service",
+}
+BLOCKS = {"pre_ln": "pre-LN", "post_ln": "post-LN", "parallel": "parallel"}
+AXES = ("layer", "checkpoint")
+UNITS = {"layer": "a layer", "checkpoint": "a step of training"}
+DEFAULT_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class GrowthQuestion:
+    """Of one run's layers, or of one site in several runs. Over checkpoints, `site` "" is the answerer's default."""
+
+    runs: tuple[str, ...]
+    exclude: frozenset[str]
+    axis: str = "layer"
+    site: str = "resid_post"
+    layers: tuple[int, int] | None = None
+    steps: tuple[float, ...] = ()
+    resamples: int = DEFAULT_RESAMPLES
+    seed: int = 0
+
+
 @dataclass(frozen=True, repr=False)
 class Growth(Answer):
-    """A least-squares line through log(mean L2 norm) over the layer index.
+    """How the mean L2 norm over tokens grows: by layer in one run, or by step of training at one site in several.
 
-    `rate` is the factor by which the mean norm grows in a layer; `r_squared` the share of the variance of
-    log(mean norm) that the line explains; `layers` the first and last layer of the fit. The table is `points`: layer,
-    mean, fitted, ratio (mean over the mean one layer before).
+    `rate` is the factor of one step, exp(slope) of the least-squares line through log(mean norm); `r_squared` the share
+    of that logarithm's variance that the line explains; `curvature` the second-order coefficient of the parabola
+    through it; `bend` the change of the log rate from the first step to the last, over the log rate. The intervals hold
+    the middle 95 % of `resamples` bootstrap resamples of `sequences` sequences; None without them.
+
+    `verdict` is exponential, faster, slower or none, and does not go by R², which slow growth passes: faster and slower
+    have a rate that changes by a quarter of its logarithm or more, significantly over sequences and by Akaike's
+    criterion, or a norm (or its square, as untrained pre-LN models have it) that is decidedly linear; none grows by
+    less than 5 % in all, or without a shape. `shapes` compares shapes: shape, parameters, exponent, r_squared, aic
+    (less is better). `block` is how the model's layers are wired: pre_ln, post_ln, parallel, or empty where it is not
+    known.
+
+    The table is `points`: layer (or revision, step), mean, fitted, ratio (factor of one step since the point before),
+    ratio_low, ratio_high.
     """
 
     site: str
     layers: tuple[int, int]
     rate: float
     r_squared: float
+    axis: str
+    rate_interval: tuple[float, float] | None
+    curvature: float
+    curvature_interval: tuple[float, float] | None
+    bend: float
+    verdict: str
+    shapes: pa.Table
+    block: str
+    resamples: int
+    seed: int
+    sequences: int
 
     @property
     def points(self) -> pa.Table:
@@ -33,21 +83,43 @@ class Growth(Answer):
 
     @property
     def label(self) -> str:
-        first, last = self.layers
-        return f"{self.site}: x{self.rate:.4g} a layer (R² {self.r_squared:.3f}, layers {first} to {last})"
+        where = "layers {} to {}".format(*self.layers) if self.axis == "layer" else f"{len(self)} checkpoints"
+        return f"{self.site}: x{self.rate:.4g} {UNITS[self.axis]} (R² {self.r_squared:.3f}, {where})"
 
     def to_dict(self) -> dict[str, Any]:
-        fit = {"site": self.site, "layers": list(self.layers), "rate": self.rate, "r_squared": self.r_squared}
-        return {**fit, **super().to_dict()}
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _OF_ANSWERS}
+        return {**own, "shapes": plain_rows(self.shapes), **super().to_dict()}
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Mean norms and the fitted line over layers, on a log axis."""
-        from actstore import _plots
+        """Mean norms and the fitted line over steps, on a log axis."""
+        from actstore import _norm_plots
 
-        return _plots.growth(self, ax)
+        return _norm_plots.growth([self], ax)
+
+    def plot_ratios(self, ax: "Axes | None" = None) -> "Axes":
+        """The factor of each step with its interval, and a line at 1: above it the norm grows."""
+        from actstore import _norm_plots
+
+        return _norm_plots.ratios([self], ax)
 
     def _title(self) -> str:
-        return f"Growth of {self.label}"
+        return f"Growth of {self.label}: {VERDICTS[self.verdict]}"
+
+    def _notes(self) -> list[str]:
+        interval = "no interval"
+        if self.rate_interval is not None:
+            low, high = self.rate_interval
+            interval = (
+                f"rate {low:.6g} to {high:.6g} (95 %, {self.resamples:,} resamples of {self.sequences:,} sequences)"
+            )
+        best = self.shapes["shape"].to_pylist()[:1]
+        facts = [interval, f"curvature {self.curvature:.3g}, bend {self.bend:.3g}"]
+        facts += [f"best shape {name}" for name in best]
+        facts += [f"{BLOCKS[self.block]} blocks"] if self.block in BLOCKS else []
+        return [" · ".join(facts), *super()._notes()]
+
+
+_OF_ANSWERS = {"table", "provenance", "excluded", "shapes"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,11 +130,30 @@ class NormProfile(Answer):
     `non_finite` counts tokens, excluded ones too, whose norm is infinite or no number; the others leave them out.
     """
 
-    fit: Callable[[str, tuple[int, int] | None], Growth] = field(compare=False)
+    run: str
+    fit: Callable[[GrowthQuestion], Growth] = field(compare=False)
 
-    def fit_growth(self, site: str = "resid_post", layers: tuple[int, int] | None = None) -> Growth:
-        """Over the same run and tokens; `layers` is the first and last layer, both included."""
-        return self.fit(_arguments.text(site, "site"), _arguments.layer_range(layers))
+    def fit_growth(
+        self,
+        site: str = "resid_post",
+        layers: tuple[int, int] | None = None,
+        *,
+        resamples: int = DEFAULT_RESAMPLES,
+        seed: int = 0,
+    ) -> Growth:
+        """Over the same run and tokens; `layers` is the first and last layer, both included.
+
+        The interval of the rate is of `resamples` bootstrap resamples of sequences; 0: none.
+        """
+        question = GrowthQuestion(
+            (self.run,),
+            frozenset(self.excluded),
+            site=_arguments.text(site, "site"),
+            layers=_arguments.layer_range(layers),
+            resamples=_arguments.count(resamples, "resamples"),
+            seed=_arguments.count(seed, "seed", maximum=2**64 - 1),
+        )
+        return self.fit(question)
 
     @property
     def quantiles(self) -> tuple[str, ...]:
@@ -82,3 +173,16 @@ class NormProfile(Answer):
 
     def _title(self) -> str:
         return f"L2 norms of {len(self)} sites"
+
+
+def plot_growth(answers: "Growth | Iterable[Growth]", ax: "Axes | None" = None, *, ratios: bool = False) -> "Axes":
+    """Several models, or checkpoints of one, on one log axis; `ratios`: the factor of each step, with a line at 1."""
+    from actstore import _norm_plots
+
+    several = [answers] if isinstance(answers, Growth) else list(answers)
+    if not several or len({answer.axis for answer in several}) > 1:
+        axes = ", ".join(sorted({answer.axis for answer in several})) or "none"
+        raise refused(
+            "growth on one plot is along one axis", "answers", axes, "answers that are all of layer or checkpoint"
+        )
+    return _norm_plots.ratios(several, ax) if ratios else _norm_plots.growth(several, ax)

@@ -23,14 +23,6 @@ def pyplot() -> Any:
     return library("matplotlib.pyplot", INSTALL)
 
 
-def growth(answer: "Growth", ax: "Axes | None") -> "Axes":
-    ax = _norm_axes(ax)
-    points = answer.points
-    ax.plot(_column(points, "layer"), _column(points, "mean"), "o", color=COLOURS[0], label=f"mean, {answer.site}")
-    _draw_fit(answer, ax)
-    return _finished(ax, answer.excluded)
-
-
 def norm_profile(profile: "NormProfile", ax: "Axes | None", fit: str | None) -> "Axes":
     ax = _norm_axes(ax)
     kinds = list(dict.fromkeys(profile.table.column("site").to_pylist()))
@@ -94,9 +86,18 @@ def _draw_fit(answer: "Growth", ax: "Axes") -> None:
 
 
 def _finished(ax: "Axes", excluded: tuple[str, ...]) -> "Axes":
+    log_ticks(ax, integers=True)
+    ax.set_title(f"norm of activations by layer (excluded: {', '.join(excluded) or 'no tokens'})", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def log_ticks(ax: "Axes", *, integers: bool) -> None:
+    """Readable ticks of a log axis; `integers`: of the other one."""
     from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator, ScalarFormatter
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if integers:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     low, high = ax.get_ylim()
     if high < 10 * low:  # a log axis would label one tick of less than a decade, or none
         ax.yaxis.set_major_locator(MaxNLocator(6))
@@ -104,9 +105,6 @@ def _finished(ax: "Axes", excluded: tuple[str, ...]) -> "Axes":
         ax.yaxis.set_major_formatter(ScalarFormatter())
     else:
         ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    ax.set_title(f"norm of activations by layer (excluded: {', '.join(excluded) or 'no tokens'})", fontsize=10)
-    ax.legend(fontsize=8)
-    return ax
 
 
 def _column(table: pa.Table, name: str) -> list[Any]:

@@ -195,6 +195,7 @@ class ModelDescription:
     head_count: int
     vocabulary_size: int
     context_length: int
+    block: str
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,75 @@
-"""How fast norms grow."""
+"""How fast norms grow in runs: from layer to layer of one, or from checkpoint to checkpoint of one model in several.
 
-import math
-from dataclasses import dataclass
+What grows is the mean L2 norm over the tokens that count, which the commits carry; how sure the rate is comes from the
+norms files, sequence by sequence.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from actstore_storage.commit import Commit
 from actstore_storage.errors import BadRequest
-from actstore_storage.exclusion import DEFAULT_EXCLUSION
+from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_rows
+from actstore_storage.growth_shapes import CONFIDENCE, STEPS_MIN, Curves, GrowthFit, Steps, fit_steps
 from actstore_storage.norms import merged_moments, nothing_left, stored_sites, unknown_site
-from actstore_storage.sites import Site
+from actstore_storage.products import NORMS, TOKENS
+from actstore_storage.reading import open_product
+from actstore_storage.registry import find_registered_model
+from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.snapshot import Snapshot
 
-GROWTH_LAYERS_MIN = 3
+GROWTH_LAYERS_MIN = STEPS_MIN
+LAYER, CHECKPOINT = "layer", "checkpoint"
+DEFAULT_RESAMPLES, RESAMPLES_MAX = 1000, 10_000
+CHECKPOINTS_MAX = 256
+# What the interval is computed from, evenly spread over the run where that has more. It is then the (wider) one of so
+# much text.
+INTERVAL_TOKENS, INTERVAL_SEQUENCES = 1_000_000, 20_000
+# Resamples that are counted at a time.
+_RESAMPLES_AT_ONCE = 100
+_NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)\D*$")
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Sequences are drawn with replacement, as many as there are, `resamples` times. 0: no intervals."""
+
+    resamples: int = DEFAULT_RESAMPLES
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A least-squares line through log(mean norm) over the layer. `rate` is exp(slope): the factor of one layer.
+    """`fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the checkpoint axis.
 
-    `points` has columns layer, mean, fitted, ratio (to the layer before; null where that is not in the fit).
+    `points` has columns layer (or revision and step), mean, fitted, ratio, ratio_low, ratio_high. `ratio` is the factor
+    of one step since the point before, null for the first; low and high bound its interval, null without one. `block`
+    is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is how many the
+    intervals are from.
     """
 
+    axis: str
     site: str
     first_layer: int
     last_layer: int
-    rate: float
-    r_squared: float
+    fit: GrowthFit
     points: pa.Table
+    block: str
+    bootstrap: Bootstrap
+    sequences: int
+
+    @property
+    def rate(self) -> float:
+        return self.fit.rate
+
+    @property
+    def r_squared(self) -> float:
+        return self.fit.r_squared
 
 
 def fit_growth(
@@ -37,36 +78,219 @@ def fit_growth(
     site: str = "resid_post",
     layers: tuple[int, int] | None = None,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Growth:
-    """`layers`: the first and the last one of the fit, both included; at least three."""
+    """Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least."""
+    check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
     chosen = _growth_layers(snapshot, site, layers)
     numbers = [place.layer for place in chosen]
-    means = np.array([merged_moments(snapshot, place, exclude).mean for place in chosen])
-    if (means <= 0).any():
-        layer = numbers[int(np.argmin(means))]
-        raise nothing_left(f"the mean norm of {site}.{layer} is 0, which has no logarithm", exclude)
-    slope, intercept, r_squared = _fit_line(np.array(numbers, np.float64), np.log(means))
-    before = dict(zip(numbers, means, strict=True))
+    means = _means([(snapshot, place) for place in chosen], exclude)
+    sums = (
+        _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), chosen, exclude) if bootstrap.resamples else None
+    )
+    points = {"layer": pa.array(numbers, pa.int32())}
+    growth = _growth(np.array(numbers, np.float64), means, sums, points, bootstrap)
+    return replace(growth, site=site, first_layer=numbers[0], last_layer=numbers[-1], block=_block(snapshot))
+
+
+def fit_growth_over_checkpoints(
+    snapshots: Sequence[Snapshot],
+    *,
+    site: str = "",
+    steps: Sequence[float] = (),
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> Growth:
+    """At one site (empty: resid_post of the last layer), over runs of the same text at several revisions of a model.
+
+    `steps` are the runs' places in training, one each, or the numbers at the ends of their revisions' names. Sequences
+    are resampled in all runs together, since all of them saw the same.
+    """
+    check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
+    check_limit(len(snapshots), CHECKPOINTS_MAX, "runs", least=STEPS_MIN)
+    check_comparable(snapshots)
+    first = snapshots[0]
+    place = parse_site(site or f"resid_post.{first.record.layer_count - 1}", RESIDUAL_KINDS, first.record.layer_count)
+    for snapshot in snapshots:
+        if place not in stored_sites(snapshot):
+            raise unknown_site(snapshot, str(place), [str(stored) for stored in stored_sites(snapshot)])
+    at = _training_steps(snapshots, steps)
+    order = np.argsort(at)
+    ordered = [snapshots[index] for index in order]
+    means = _means([(snapshot, place) for snapshot in ordered], exclude)
+    sums = _paired_sums(ordered, place, exclude) if bootstrap.resamples else None
     points = {
-        "layer": pa.array(numbers, pa.int32()),
-        "mean": pa.array(means),
-        "fitted": pa.array(np.exp(intercept + slope * np.array(numbers))),
-        "ratio": pa.array(
-            [mean / before[n - 1] if n - 1 in before else None for n, mean in before.items()], pa.float64()
-        ),
+        "revision": pa.array([snapshot.record.specification.model_revision for snapshot in ordered]),
+        "step": pa.array(at[order]),
     }
-    return Growth(site, numbers[0], numbers[-1], math.exp(slope), r_squared, pa.table(points))
+    growth = _growth(at[order], means, sums, points, bootstrap)
+    growth = replace(growth, axis=CHECKPOINT, site=str(place), block=_block(first))
+    return replace(growth, first_layer=place.layer, last_layer=place.layer)
 
 
-def _fit_line(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Slope, intercept and R^2 of the ordinary least-squares line; R^2 is 1 where y does not vary."""
-    away, rise = x - x.mean(), y - y.mean()
-    slope = float(away @ rise / (away @ away))
-    intercept = float(y.mean() - slope * x.mean())
-    if np.ptp(y) == 0:
-        return slope, intercept, 1.0
-    residual = rise - slope * away
-    return slope, intercept, float(1 - residual @ residual / (rise @ rise))
+def check_comparable(snapshots: Sequence[Snapshot]) -> None:
+    """Errors: BadRequest RUNS_DIFFER where they are not of one model name, or not over the same tokens."""
+    first = snapshots[0].record
+    for snapshot in snapshots[1:]:
+        other = snapshot.record
+        for field in ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens"):
+            expected, found = getattr(first.specification, field), getattr(other.specification, field)
+            if found != expected:
+                raise BadRequest(
+                    f"runs {first.run} and {other.run} cannot be compared: their {field} is {expected} and {found}",
+                    reason="RUNS_DIFFER",
+                    field=field,
+                    value=found,
+                    allowed=expected,
+                )
+
+
+def _growth(
+    steps: Steps, means: Steps, sums: "SequenceSums | None", points: dict[str, pa.Array], bootstrap: Bootstrap
+) -> Growth:
+    resampled = None if sums is None or len(sums) < 2 else resample_means(sums, means, bootstrap)
+    fit = fit_steps(steps, means, resampled)
+    points |= {"mean": pa.array(means), "fitted": pa.array(fit.fitted), **_ratios(steps, means, resampled)}
+    sequences = 0 if resampled is None or sums is None else len(sums)
+    return Growth(LAYER, "", 0, 0, fit, pa.table(points), "", bootstrap, sequences)
+
+
+def _ratios(steps: Steps, means: Steps, resampled: Curves | None) -> dict[str, pa.Array]:
+    def columns(values: list[Steps]) -> list[pa.Array]:
+        return [pa.array([None, *value.tolist()], pa.float64()) for value in values]
+
+    gaps = np.diff(steps)
+    ratio = (means[1:] / means[:-1]) ** (1 / gaps)
+    there = resampled is not None
+    if resampled is not None:
+        drawn = (resampled[:, 1:] / resampled[:, :-1]) ** (1 / gaps)
+        low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    else:
+        low = high = ratio
+    found = dict(zip(("ratio", "ratio_low", "ratio_high"), columns([ratio, low, high]), strict=True))
+    empty = pa.nulls(len(means), pa.float64())
+    return found if there else found | {"ratio_low": empty, "ratio_high": empty}
+
+
+@dataclass(frozen=True)
+class SequenceSums:
+    """Of each sequence at each step: the sum of the norms of tokens that count, and how many those are."""
+
+    sums: npt.NDArray[np.float64]  # [sequence, step]
+    counts: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+
+def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Curves:
+    """[resample, step]: mean norms over tokens of resampled sequences.
+
+    Where `sums` are of a part of the run, each curve is moved by the ratio of the run's means to that part's. NaN where
+    a resample has no token that counts.
+    """
+    rng = np.random.default_rng(bootstrap.seed)
+    found = []
+    for first in range(0, bootstrap.resamples, _RESAMPLES_AT_ONCE):
+        rows = min(_RESAMPLES_AT_ONCE, bootstrap.resamples - first)
+        drawn = rng.integers(0, len(sums), (rows, len(sums)))
+        weights = np.stack([np.bincount(row, minlength=len(sums)) for row in drawn]).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # 0 of 0 tokens
+            found.append((weights @ sums.sums) / (weights @ sums.counts))
+    with np.errstate(invalid="ignore"):
+        part = sums.sums.sum(axis=0) / sums.counts.sum(axis=0)
+    curves: Curves = np.concatenate(found) * (means / part)
+    return curves
+
+
+def _means(places: Sequence[tuple[Snapshot, Site]], exclude: frozenset[str]) -> Steps:
+    means = np.array([merged_moments(snapshot, place, exclude).mean for snapshot, place in places])
+    if (means <= 0).any():
+        place = places[int(np.argmin(means))][1]
+        raise nothing_left(f"the mean norm of {place} is 0, which has no logarithm", exclude)
+    return means
+
+
+def _spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
+    """Shards, evenly spaced, that hold at most about INTERVAL_TOKENS and INTERVAL_SEQUENCES; at least one."""
+    if not len(shards):
+        return []
+    record = snapshot.record
+    per_shard = record.specification.sequences_per_shard
+    tokens = max(1.0, record.tokens_total / record.sequences_total * per_shard)
+    wanted = min(len(shards), max(1, int(min(INTERVAL_TOKENS / tokens, INTERVAL_SEQUENCES / per_shard))))
+    chosen: list[int] = shards[(np.arange(wanted) * len(shards)) // wanted].tolist()
+    return chosen
+
+
+def _sequence_sums(
+    snapshot: Snapshot, shards: Sequence[int], sites: Sequence[Site], exclude: frozenset[str]
+) -> SequenceSums:
+    parts = []
+    for shard in shards:
+        (commit,) = snapshot.commits.of_shards(range(shard, shard + 1))
+        parts.append(_shard_sums(snapshot, commit, sites, exclude))
+    return SequenceSums(np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts]))
+
+
+def _shard_sums(
+    snapshot: Snapshot, commit: Commit, sites: Sequence[Site], exclude: frozenset[str]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """[sequence, site], for all sequences of the shard; as in the commits' statistics, norms that are infinite or no
+    number do not count.
+    """
+    held = snapshot.record.shard_sequences(commit.shard)
+    with open_product(snapshot.bucket, commit, TOKENS) as file:
+        tokens = file.read(columns=["sequence", "flags"])
+    kept = kept_rows(tokens["flags"].to_numpy(), exclude)
+    number = tokens["sequence"].to_numpy() - held.start
+    with open_product(snapshot.bucket, commit, NORMS) as file:
+        norms = file.read(columns=[str(site) for site in sites])
+    sums, counts = (np.zeros((len(held), len(sites))) for _ in range(2))
+    for column, site in enumerate(sites):
+        values = norms[str(site)].to_numpy()
+        counted = kept & np.isfinite(values)
+        counts[:, column] = np.bincount(number[counted], minlength=len(held))
+        sums[:, column] = np.bincount(number[counted], values[counted].astype(np.float64), len(held))
+    return sums, counts
+
+
+def _paired_sums(snapshots: Sequence[Snapshot], place: Site, exclude: frozenset[str]) -> SequenceSums:
+    """A column a run, of the sequences that all of them have."""
+    shards = snapshots[0].shards
+    same = len({snapshot.record.specification.sequences_per_shard for snapshot in snapshots}) == 1
+    for snapshot in snapshots[1:]:
+        shards = np.intersect1d(shards, snapshot.shards)
+    if not same or not len(shards):
+        nothing = np.zeros((0, len(snapshots)))
+        return SequenceSums(nothing, nothing)
+    chosen = _spread(snapshots[0], shards)
+    parts = [_sequence_sums(snapshot, chosen, [place], exclude) for snapshot in snapshots]
+    return SequenceSums(
+        np.concatenate([part.sums for part in parts], axis=1), np.concatenate([part.counts for part in parts], axis=1)
+    )
+
+
+def _training_steps(snapshots: Sequence[Snapshot], given: Sequence[float]) -> Steps:
+    """Errors: BadRequest for another number of steps than runs, steps that are alike, or names without numbers."""
+    names = [snapshot.record.specification.model_revision for snapshot in snapshots]
+    found = [_NUMBER_AT_END.search(name) for name in names]
+    if not given and not all(found):
+        raise BadRequest(
+            f"revisions {', '.join(map(repr, names))} do not all say their step",
+            field="steps",
+            value=", ".join(names),
+            allowed="a number for each run, or revisions that end in one: step1000",
+        )
+    steps = np.array(given or [float(match[1]) for match in found if match], np.float64)
+    if len(steps) != len(snapshots) or len(np.unique(steps)) < len(steps) or not np.isfinite(steps).all():
+        raise BadRequest(
+            f"{len(steps)} steps for {len(snapshots)} runs, and all must differ",
+            field="steps",
+            value=steps.tolist(),
+            allowed=f"{len(snapshots)} different numbers",
+        )
+    return steps
 
 
 def _growth_layers(snapshot: Snapshot, kind: str, layers: tuple[int, int] | None) -> list[Site]:
@@ -87,3 +311,10 @@ def _growth_layers(snapshot: Snapshot, kind: str, layers: tuple[int, int] | None
             allowed=f"at least {GROWTH_LAYERS_MIN} of {', '.join(map(str, have))}",
         )
     return chosen
+
+
+def _block(snapshot: Snapshot) -> str:
+    asked = snapshot.record.specification
+    model = find_registered_model(snapshot.bucket, asked.model, asked.model_revision)
+    # A name may mean other weights by now, and with them another architecture.
+    return model.block if model is not None and model.weights_sha256 == asked.weights_sha256 else ""

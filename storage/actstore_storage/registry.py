@@ -24,7 +24,10 @@ _COPY_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """`family` is transformers' model_type. An empty `revision` is the one that the name stands for by itself."""
+    """`family` is transformers' model_type. An empty `revision` is the one that the name stands for by itself.
+
+    `block` is how a layer is wired: pre_ln, post_ln or parallel; empty in records of before it was asked.
+    """
 
     name: str
     revision: str
@@ -36,6 +39,7 @@ class ModelRecord:
     head_count: int
     vocabulary_size: int
     context_length: int
+    block: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,12 @@ def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[st
     texts = pa.table({"text": pa.array(token_texts, pa.string())})
     pq.write_table(texts, sink, compression="zstd", write_page_checksum=True)
     bucket.put_if_absent(_texts_key(record.tokenizer_sha256), sink.getvalue())
-    folder = f"models/{storage_name(record.name, 'model')}"
-    if record.revision:
-        key = f"{folder}/revisions/{storage_name(record.revision, 'revision')}.json"
-    else:
-        key = f"{folder}/model.json"
-    bucket.put(key, canonical_json(asdict(record)))
+    bucket.put(_model_key(record.name, record.revision), canonical_json(asdict(record)))
+
+
+def find_registered_model(bucket: Bucket, name: str, revision: str) -> ModelRecord | None:
+    """None where nothing is registered under the name."""
+    return next(iter(_read_all(bucket, [_model_key(name, revision)], ModelRecord)), None)
 
 
 def list_models(bucket: Bucket) -> list[ModelRecord]:
@@ -121,6 +125,11 @@ def token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
         return tuple(table["text"].to_pylist())
     except (OSError, pa.ArrowException, KeyError) as error:
         raise CorruptObject(f"{key} is damaged: {error}", field="object", value=key) from error
+
+
+def _model_key(name: str, revision: str) -> str:
+    folder = f"models/{storage_name(name, 'model')}"
+    return f"{folder}/revisions/{storage_name(revision, 'revision')}.json" if revision else f"{folder}/model.json"
 
 
 def _texts_key(tokenizer_sha256: str) -> str:

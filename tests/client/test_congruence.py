@@ -39,6 +39,8 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "norms of a kind": lambda run: run.norms("resid_post", quantiles=(0.0, 0.1, 1.0)),
     "norms of a site": lambda run: run.norms(["resid_post.2"], by="layer"),
     "growth": lambda run: run.norms().fit_growth(),
+    "growth without intervals": lambda run: run.norms(exclude="special").fit_growth(resamples=0),
+    "growth by another seed": lambda run: run.norms().fit_growth(resamples=50, seed=9),
     "growth of some layers": lambda run: run.norms(exclude=()).fit_growth("resid_post", layers=(0, 2)),
     "examples": lambda run: run.feature(SAE, FIRING).top(),
     "examples in short": lambda run: run.feature(SAE, FIRING).top(3, tokens_before=0, tokens_after=1),

@@ -38,7 +38,10 @@ def test_importing_is_light() -> None:
     ("library", "homes"),
     [
         ("grpc", {"_grpc_backend.py"}),
-        ("actstore_api.v1", {"_grpc_backend.py", "_messages.py", "_feature_messages.py", "_model_messages.py"}),
+        (
+            "actstore_api.v1",
+            {"_grpc_backend.py", "_messages.py", "_feature_messages.py", "_norm_messages.py", "_model_messages.py"},
+        ),
         ("actstore_storage", {"_bucket_backend.py"}),
     ],
 )

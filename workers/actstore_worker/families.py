@@ -79,6 +79,14 @@ class Family:
         missing = {"resid_mid"} if getattr(config, "use_parallel_residual", False) else set()
         return tuple(kind for kind in RESIDUAL_KINDS if kind in self.taps and kind not in missing)
 
+    def block(self, config: Any) -> str:
+        """How a layer is wired: pre_ln (its parts read the residual through norms and add to it), parallel (both parts
+        read the same residual) or post_ln (each sum is normed before it goes on).
+        """
+        if not self.causal:
+            return "post_ln"
+        return "parallel" if getattr(config, "use_parallel_residual", False) else "pre_ln"
+
     @property
     def inner_kinds(self) -> tuple[str, ...]:
         return tuple(kind for kind in INNER_KINDS if kind in self.taps)

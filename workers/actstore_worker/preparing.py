@@ -100,6 +100,7 @@ def _model_record(model: ModelDescription) -> ModelRecord:
         head_count=model.head_count,
         vocabulary_size=model.vocabulary_size,
         context_length=model.context_length,
+        block=model.family.block(model.config),
     )
 
 

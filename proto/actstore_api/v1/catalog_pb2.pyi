@@ -67,7 +67,7 @@ class GetRunResponse(_message.Message):
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "revision", "weights_sha256", "tokenizer_sha256", "family", "layer_count", "d_model", "head_count", "vocabulary_size", "context_length")
+    __slots__ = ("name", "revision", "weights_sha256", "tokenizer_sha256", "family", "layer_count", "d_model", "head_count", "vocabulary_size", "context_length", "block")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,7 @@ class Model(_message.Message):
     HEAD_COUNT_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     weights_sha256: str
@@ -88,7 +89,8 @@ class Model(_message.Message):
     head_count: int
     vocabulary_size: int
     context_length: int
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., family: _Optional[str] = ..., layer_count: _Optional[int] = ..., d_model: _Optional[int] = ..., head_count: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
+    block: str
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., family: _Optional[str] = ..., layer_count: _Optional[int] = ..., d_model: _Optional[int] = ..., head_count: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., block: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -1,11 +1,34 @@
 from actstore_api.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class GrowthAxis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GROWTH_AXIS_UNSPECIFIED: _ClassVar[GrowthAxis]
+    GROWTH_AXIS_LAYER: _ClassVar[GrowthAxis]
+    GROWTH_AXIS_CHECKPOINT: _ClassVar[GrowthAxis]
+
+class GrowthVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GROWTH_VERDICT_UNSPECIFIED: _ClassVar[GrowthVerdict]
+    GROWTH_VERDICT_EXPONENTIAL: _ClassVar[GrowthVerdict]
+    GROWTH_VERDICT_FASTER: _ClassVar[GrowthVerdict]
+    GROWTH_VERDICT_SLOWER: _ClassVar[GrowthVerdict]
+    GROWTH_VERDICT_NONE: _ClassVar[GrowthVerdict]
+GROWTH_AXIS_UNSPECIFIED: GrowthAxis
+GROWTH_AXIS_LAYER: GrowthAxis
+GROWTH_AXIS_CHECKPOINT: GrowthAxis
+GROWTH_VERDICT_UNSPECIFIED: GrowthVerdict
+GROWTH_VERDICT_EXPONENTIAL: GrowthVerdict
+GROWTH_VERDICT_FASTER: GrowthVerdict
+GROWTH_VERDICT_SLOWER: GrowthVerdict
+GROWTH_VERDICT_NONE: GrowthVerdict
 
 class GetNormProfileRequest(_message.Message):
     __slots__ = ("run", "sites", "exclude", "quantiles")
@@ -38,19 +61,37 @@ class LayerRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class FitGrowthRequest(_message.Message):
-    __slots__ = ("run", "site", "layers", "exclude")
+    __slots__ = ("run", "site", "layers", "exclude", "axis", "more_runs", "steps", "resamples", "seed")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    AXIS_FIELD_NUMBER: _ClassVar[int]
+    MORE_RUNS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    RESAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     run: str
     site: str
     layers: LayerRange
     exclude: _common_pb2.Exclusion
-    def __init__(self, run: _Optional[str] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+    axis: GrowthAxis
+    more_runs: _containers.RepeatedScalarFieldContainer[str]
+    steps: _containers.RepeatedScalarFieldContainer[float]
+    resamples: int
+    seed: int
+    def __init__(self, run: _Optional[str] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Interval(_message.Message):
+    __slots__ = ("low", "high")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    high: float
+    def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class FitGrowthResponse(_message.Message):
-    __slots__ = ("site", "layers", "rate", "r_squared", "points", "excluded", "provenance")
+    __slots__ = ("site", "layers", "rate", "r_squared", "points", "excluded", "provenance", "axis", "rate_interval", "curvature", "curvature_interval", "bend", "verdict", "shapes", "block", "resamples", "seed", "sequences")
     SITE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +99,17 @@ class FitGrowthResponse(_message.Message):
     POINTS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    AXIS_FIELD_NUMBER: _ClassVar[int]
+    RATE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    CURVATURE_FIELD_NUMBER: _ClassVar[int]
+    CURVATURE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    BEND_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    SHAPES_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    RESAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     site: str
     layers: LayerRange
     rate: float
@@ -65,4 +117,15 @@ class FitGrowthResponse(_message.Message):
     points: _common_pb2.Table
     excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
     provenance: _common_pb2.Provenance
-    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    axis: GrowthAxis
+    rate_interval: Interval
+    curvature: float
+    curvature_interval: Interval
+    bend: float
+    verdict: GrowthVerdict
+    shapes: _common_pb2.Table
+    block: str
+    resamples: int
+    seed: int
+    sequences: int
+    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., curvature: _Optional[float] = ..., curvature_interval: _Optional[_Union[Interval, _Mapping]] = ..., bend: _Optional[float] = ..., verdict: _Optional[_Union[GrowthVerdict, str]] = ..., shapes: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., block: _Optional[str] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., sequences: _Optional[int] = ...) -> None: ...

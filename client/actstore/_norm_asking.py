@@ -1,0 +1,63 @@
+"""Questions of a lab about norms that are of several runs."""
+
+from collections.abc import Iterable, Sequence
+
+from actstore import _arguments
+from actstore._backend import Backend
+from actstore._errors import refused
+from actstore._norms import AXES, DEFAULT_RESAMPLES, Growth, GrowthQuestion
+from actstore._run import Run
+
+
+class NormAsking:
+    """Of a Lab."""
+
+    _backend: Backend
+
+    def fit_growth(
+        self,
+        runs: Run | str | Iterable[Run | str],
+        axis: str = "layer",
+        *,
+        site: str | None = None,
+        layers: tuple[int, int] | None = None,
+        exclude: Iterable[str] | str | None = None,
+        steps: Sequence[float] | None = None,
+        resamples: int = DEFAULT_RESAMPLES,
+        seed: int = 0,
+    ) -> Growth:
+        """How fast the mean L2 norm grows: over the layers of one run, or over training at one site of several runs.
+
+        `axis` "layer" takes one run, a site kind (None: resid_post) and the first and last layer, both included (None:
+        every layer). `axis` "checkpoint" takes at least three runs of one model over the same tokens, a single site
+        (None: resid_post of the last layer), and where each stands in training (`steps`; None: the numbers at the ends
+        of the revisions' names). The two never mix: growth over depth and growth over training are different things.
+        """
+        _arguments.choices(axis, "axis", AXES)
+        names = (runs,) if isinstance(runs, Run | str) else tuple(runs)
+        asked = tuple(run.name if isinstance(run, Run) else _arguments.text(run, "runs") for run in names)
+        _check(axis, asked, layers, steps)
+        default = "resid_post" if axis == "layer" else ""
+        question = GrowthQuestion(
+            asked,
+            _arguments.exclusion(exclude),
+            axis=axis,
+            site=default if site is None else _arguments.text(site, "site"),
+            layers=_arguments.layer_range(layers),
+            steps=tuple(_arguments.number(step, "steps") for step in steps or ()),
+            resamples=_arguments.count(resamples, "resamples"),
+            seed=_arguments.count(seed, "seed", maximum=2**64 - 1),
+        )
+        return self._backend.fit_growth(question)
+
+
+def _check(axis: str, runs: tuple[str, ...], layers: object, steps: object) -> None:
+    if not runs or (axis == "layer" and len(runs) > 1):
+        allowed = "one run" if axis == "layer" else "three runs or more"
+        raise refused(f"growth by {axis} is not of {len(runs)} runs", "runs", f"{len(runs)} runs", allowed)
+    if axis == "checkpoint" and layers is not None:
+        raise refused(
+            "growth over checkpoints is of one site", "layers", repr(layers), "None, and a site: resid_post.3"
+        )
+    if axis == "layer" and steps is not None:
+        raise refused("the steps of growth over layers are the layers", "steps", repr(steps), "None")

@@ -1,0 +1,56 @@
+"""Protobuf messages about norms and weights from and to the client's own types."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from actstore import _messages
+from actstore._norms import Growth, GrowthQuestion
+from actstore_api.v1 import norm_pb2
+
+_AXES: Mapping[str, Any] = {
+    name: norm_pb2.GrowthAxis.Value(f"GROWTH_AXIS_{name.upper()}") for name in ("layer", "checkpoint")
+}
+
+
+def growth_out(question: GrowthQuestion) -> norm_pb2.FitGrowthRequest:
+    first, *more = question.runs
+    request = norm_pb2.FitGrowthRequest(
+        run=first,
+        site=question.site,
+        exclude=_messages.exclusion_of(question.exclude),
+        axis=_AXES[question.axis],
+        more_runs=more,
+        steps=question.steps,
+        resamples=question.resamples,
+        seed=question.seed,
+    )
+    if question.layers is not None:
+        request.layers.CopyFrom(norm_pb2.LayerRange(first=question.layers[0], last=question.layers[1]))
+    return request
+
+
+def growth_of(answer: norm_pb2.FitGrowthResponse) -> Growth:
+    return Growth(
+        table=_messages.table_of(answer.points),
+        axis=norm_pb2.GrowthAxis.Name(answer.axis).removeprefix("GROWTH_AXIS_").lower(),
+        site=answer.site,
+        layers=(answer.layers.first, answer.layers.last),
+        rate=answer.rate,
+        r_squared=answer.r_squared,
+        rate_interval=_interval(answer, "rate_interval"),
+        curvature=answer.curvature,
+        curvature_interval=_interval(answer, "curvature_interval"),
+        bend=answer.bend,
+        verdict=norm_pb2.GrowthVerdict.Name(answer.verdict).removeprefix("GROWTH_VERDICT_").lower(),
+        shapes=_messages.table_of(answer.shapes),
+        block=answer.block,
+        resamples=answer.resamples,
+        seed=answer.seed,
+        sequences=answer.sequences,
+        **_messages.origin_of(answer),
+    )
+
+
+def _interval(answer: norm_pb2.FitGrowthResponse, name: str) -> tuple[float, float] | None:
+    found = getattr(answer, name)
+    return (found.low, found.high) if answer.HasField(name) else None

@@ -1,0 +1,70 @@
+"""Growth in pictures: norms on a log axis, several runs on one, and the factor of each step with a line at 1."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from actstore._plots import COLOURS, FIT_COLOUR, log_ticks, pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from actstore._norms import Growth
+
+STEP_LABELS = {"layer": "layer", "checkpoint": "step of training"}
+
+
+def steps(answer: "Growth") -> list[Any]:
+    """Where its points stand on the axis."""
+    found: list[Any] = answer.points["layer" if answer.axis == "layer" else "step"].to_pylist()
+    return found
+
+
+def growth(answers: "Sequence[Growth]", ax: "Axes | None") -> "Axes":
+    ax = _axes(ax, answers)
+    ax.set_yscale("log")
+    ax.set_ylabel("mean L2 norm")
+    for answer, colour in zip(answers, _colours(len(answers)), strict=True):
+        at, name = steps(answer), "" if len(answers) == 1 else f"{_name(answer)}, "
+        ax.plot(at, answer.points["mean"].to_pylist(), "o", color=colour, label=f"{name}mean, {answer.site}")
+        line = FIT_COLOUR if len(answers) == 1 else colour
+        ax.plot(at, answer.points["fitted"].to_pylist(), "--", color=line, label=f"fit, {answer.label}")
+    log_ticks(ax, integers=answers[0].axis == "layer")
+    return _finished(ax, answers, "norm of activations")
+
+
+def ratios(answers: "Sequence[Growth]", ax: "Axes | None") -> "Axes":
+    ax = _axes(ax, answers)
+    ax.axhline(1.0, color=FIT_COLOUR, linewidth=1, label="1: no growth")
+    ax.set_ylabel("factor of a step")
+    for answer, colour in zip(answers, _colours(len(answers)), strict=True):
+        rows = list(zip(steps(answer), answer.points.to_pylist(), strict=True))[1:]
+        at, values = [step for step, _ in rows], [row["ratio"] for _, row in rows]
+        ax.plot(at, values, "o-", color=colour, label=f"{_name(answer)}, {answer.site}")
+        if answer.rate_interval is not None:
+            low, high = ([row[name] for _, row in rows] for name in ("ratio_low", "ratio_high"))
+            ax.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+    return _finished(ax, answers, "growth from point to point")
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[number % len(COLOURS)] for number in range(count)]
+
+
+def _name(answer: "Growth") -> str:
+    found = answer.provenance
+    if answer.axis == "checkpoint" or not found.model_revision:
+        return found.model
+    return f"{found.model}@{found.model_revision}"
+
+
+def _axes(ax: "Axes | None", answers: "Sequence[Growth]") -> "Axes":
+    ax = pyplot().subplots(figsize=(7, 4.5), layout="constrained")[1] if ax is None else ax
+    ax.set_xlabel(STEP_LABELS[answers[0].axis])
+    return ax
+
+
+def _finished(ax: "Axes", answers: "Sequence[Growth]", what: str) -> "Axes":
+    excluded = ", ".join(sorted({name for answer in answers for name in answer.excluded})) or "no tokens"
+    ax.set_title(f"{what} by {STEP_LABELS[answers[0].axis]} (excluded: {excluded})", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
