@@ -9,6 +9,7 @@ from actstore._activations import Activations
 from actstore._capture import Capture
 from actstore._connect import connect
 from actstore._corruptions import CorruptionComparison, compare_corruptions
+from actstore._depth import DepthSimulation, simulate_depth
 from actstore._errors import (
     ActstoreError,
     BadRequest,
@@ -70,6 +71,7 @@ __all__ = [
     "CorruptObject",
     "CorruptionComparison",
     "Denied",
+    "DepthSimulation",
     "DirectionAblation",
     "EncodedText",
     "Examples",
@@ -111,4 +113,5 @@ __all__ = [
     "compare_corruptions",
     "connect",
     "plot_growth",
+    "simulate_depth",
 ]

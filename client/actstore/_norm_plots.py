@@ -8,8 +8,10 @@ from actstore._plots import COLOURS, FIT_COLOUR, log_ticks, pyplot
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from actstore._depth import DepthSimulation
     from actstore._norms import Growth
 
+SIMULATED_LINES = 8
 STEP_LABELS = {"layer": "layer", "checkpoint": "step of training"}
 
 
@@ -66,5 +68,24 @@ def _axes(ax: "Axes | None", answers: "Sequence[Growth]") -> "Axes":
 def _finished(ax: "Axes", answers: "Sequence[Growth]", what: str) -> "Axes":
     excluded = ", ".join(sorted({name for answer in answers for name in answer.excluded})) or "no tokens"
     ax.set_title(f"{what} by {STEP_LABELS[answers[0].axis]} (excluded: {excluded})", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def simulated(simulation: "DepthSimulation", ax: "Axes | None") -> "Axes":
+    ax = pyplot().subplots(figsize=(7, 4.5), layout="constrained")[1] if ax is None else ax
+    steps, norms = simulation.steps, simulation.norms()
+    count = min(SIMULATED_LINES, len(steps))
+    chosen = [round(i * (len(steps) - 1) / max(1, count - 1)) for i in range(count)]
+    for number in chosen:
+        shade = 0.2 + 0.7 * number / max(1, len(steps) - 1)
+        ax.plot(
+            simulation.layers, norms[number], "o-", color=pyplot().cm.viridis(shade), label=f"step {steps[number]:g}"
+        )
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("norm of the layer's weights")
+    log_ticks(ax, integers=True)
+    ax.set_title(f"{simulation.kind}, simulated", fontsize=10)
     ax.legend(fontsize=8)
     return ax
