@@ -55,6 +55,7 @@ from actstore._run import Run
 from actstore._sae_features import SaeFeatures
 from actstore._sweep import Sweep
 from actstore._tables import Answer, Table
+from actstore._weights import WeightNorms
 
 __all__ = [
     "Activations",
@@ -109,6 +110,7 @@ __all__ = [
     "TextLens",
     "TokenR2",
     "Unavailable",
+    "WeightNorms",
     "Where",
     "compare_corruptions",
     "connect",

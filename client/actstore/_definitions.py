@@ -78,3 +78,11 @@ QUANTITIES: Mapping[str, str] = {
     "loss_zeroed": "the same with zeros in place of the site",
     "loss_recovered": "(zeroed - reconstructed) / (zeroed - loss): 1 for a perfect reconstruction",
 }
+SUBLAYERS: Mapping[str, str] = {
+    "input": "gaussian: in place of what the norm gives; normalised: Gaussian, through the norm; text: real",
+    "expected": "root mean square of the written norm, by formula",
+    "sampled": "the same over the samples, or over the text's tokens",
+    "standard_error": "of sampled",
+    "active_expected": "share of MLP units whose pre-activation is above 0, were it Gaussian",
+    "active_sampled": "that share over the samples, or over the text's tokens",
+}

@@ -46,7 +46,7 @@ DEADLINE_SECONDS = 60.0
 # The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
 START_CAPTURE_SECONDS = 3600.0
 # What looks at every activation, or loads a model first, takes longer than a read.
-LIVE_SECONDS = {"FeatureService": 600.0, "SaeService": 600.0, "ModelService": 600.0}
+LIVE_SECONDS = {"FeatureService": 600.0, "SaeService": 600.0, "ModelService": 600.0, "NormService": 600.0}
 MAXIMUM_MESSAGE_BYTES = 256 * 2**20
 READS = {
     "CatalogService": ("ListRuns", "GetRun", "ListModels", "ListSaes"),
@@ -62,7 +62,7 @@ READS = {
     ),
     "SaeService": ("EncodeText", "GetLogitLens", "AblateText", "AblateDirection", "FindNeighbours", "CheckSae"),
     "ModelService": ("GetAttention", "GetInductionScores", "GetTextLens", "SteerText", "AblateSites"),
-    "NormService": ("GetNormProfile", "FitGrowth"),
+    "NormService": ("GetNormProfile", "FitGrowth", "GetWeightNorms"),
 }
 # gRPC retries by itself, and a stream only until its first message. StartCapture, CancelCapture and RunSweep are not
 # here: their caller decides.
@@ -96,12 +96,13 @@ class GrpcBackend(Backend):
         self._read_tokens = _rows_call(self._channel, "ActivationService/ReadTokens")
         self._read_feature = _rows_call(self._channel, "FeatureService/ReadFeature")
         self._features = stubs.FeatureServiceStub(self._channel)
+        self._norms = stubs.NormServiceStub(self._channel)
         self._asked = {
             "FeatureService": self._features,
             "SaeService": stubs.SaeServiceStub(self._channel),
             "ModelService": stubs.ModelServiceStub(self._channel),
+            "NormService": self._norms,
         }
-        self._norms = stubs.NormServiceStub(self._channel)
         self._patching = stubs.PatchingServiceStub(self._channel)
 
     def close(self) -> None:

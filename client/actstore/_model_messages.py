@@ -12,8 +12,9 @@ from actstore._model_questions import (
     ModelQuestion,
     SteerQuestion,
     TextLensQuestion,
+    WeightsQuestion,
 )
-from actstore_api.v1 import capture_pb2, model_pb2, sae_pb2
+from actstore_api.v1 import capture_pb2, model_pb2, norm_pb2, sae_pb2
 
 
 def _attention(question: AttentionQuestion) -> model_pb2.GetAttentionRequest:
@@ -93,6 +94,17 @@ def _ablate(question: AblateSitesQuestion) -> model_pb2.AblateSitesRequest:
     )
 
 
+def _weights(question: WeightsQuestion) -> norm_pb2.GetWeightNormsRequest:
+    return norm_pb2.GetWeightNormsRequest(
+        model=_model(question),
+        layers=question.layers,
+        samples=question.samples,
+        seed=question.seed,
+        text=question.text,
+        bos=_messages.BOS[question.bos],
+    )
+
+
 MODEL_CALLS: Mapping[type[ModelQuestion], Call] = {
     AttentionQuestion: Call(
         "ModelService", "GetAttention", _attention, "heads", tokens="tokens", more_tables=("patterns",)
@@ -109,6 +121,7 @@ MODEL_CALLS: Mapping[type[ModelQuestion], Call] = {
         tokens="prompt",
         facts=("steered_text", "unsteered_text", "site", "mean_norm", "strength"),
     ),
+    WeightsQuestion: Call("NormService", "GetWeightNorms", _weights, "weights", more_tables=("sublayers",)),
     AblateSitesQuestion: Call(
         "ModelService", "AblateSites", _ablate, "effects", more_tables=("texts",), facts=("loss", "tokens")
     ),

@@ -27,6 +27,16 @@ class AttentionQuestion(ModelQuestion):
 
 
 @dataclass(frozen=True)
+class WeightsQuestion(ModelQuestion):
+    """`text` "": none."""
+
+    layers: tuple[int, ...] = ()
+    samples: int = 4096
+    seed: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class InductionQuestion(ModelQuestion):
     tokens: int | None = None
     texts: int = 4

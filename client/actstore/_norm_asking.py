@@ -1,12 +1,14 @@
-"""Questions of a lab about norms that are of several runs."""
+"""Questions of a lab about norms: of several runs, and of weights."""
 
 from collections.abc import Iterable, Sequence
 
 from actstore import _arguments
 from actstore._backend import Backend
 from actstore._errors import refused
+from actstore._model_questions import WeightsQuestion
 from actstore._norms import AXES, DEFAULT_RESAMPLES, Growth, GrowthQuestion
 from actstore._run import Run
+from actstore._weights import WeightNorms
 
 
 class NormAsking:
@@ -49,6 +51,34 @@ class NormAsking:
             seed=_arguments.count(seed, "seed", maximum=2**64 - 1),
         )
         return self._backend.fit_growth(question)
+
+    def weights(
+        self,
+        model: str,
+        *,
+        layers: Iterable[int] | None = None,
+        text: str | None = None,
+        samples: int = 4096,
+        seed: int = 0,
+        revision: str = "",
+        bos: bool | None = None,
+    ) -> WeightNorms:
+        """Norms of every weight matrix by layer and head, and what attention and MLP write on random input. Live.
+
+        `samples` random inputs, drawn by `seed`, go through each layer; with a `text`, its tokens are put beside them.
+        `layers` None: all of them.
+        """
+        question = WeightsQuestion(
+            _arguments.words(model, "model"),
+            _arguments.text(revision, "revision"),
+            _arguments.tristate(bos, "bos"),
+            layers=tuple(_arguments.count(layer, "layers") for layer in layers or ()),
+            samples=_arguments.count(samples, "samples"),
+            seed=_arguments.count(seed, "seed", maximum=2**63 - 1),
+            text="" if text is None else _arguments.words(text, "text"),
+        )
+        found = self._backend.ask(question)
+        return WeightNorms(table=found.table, sublayers=found.tables["sublayers"], provenance=found.provenance)
 
 
 def _check(axis: str, runs: tuple[str, ...], layers: object, steps: object) -> None:

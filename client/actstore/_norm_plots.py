@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from actstore._errors import refused
 from actstore._plots import COLOURS, FIT_COLOUR, log_ticks, pyplot
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
     from actstore._depth import DepthSimulation
     from actstore._norms import Growth
+    from actstore._weights import WeightNorms
 
 SIMULATED_LINES = 8
 STEP_LABELS = {"layer": "layer", "checkpoint": "step of training"}
@@ -87,5 +89,42 @@ def simulated(simulation: "DepthSimulation", ax: "Axes | None") -> "Axes":
     ax.set_ylabel("norm of the layer's weights")
     log_ticks(ax, integers=True)
     ax.set_title(f"{simulation.kind}, simulated", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def weights(answer: "WeightNorms", ax: "Axes | None", component: str, folded: bool) -> "Axes":
+    ax = pyplot().subplots(figsize=(7, 4.5), layout="constrained")[1] if ax is None else ax
+    column, rows = "frobenius_folded" if folded else "frobenius", answer.of(component).to_pylist()
+    squares: dict[int, float] = {}
+    for row in rows:
+        if row["layer"] is None or row[column] is None:
+            raise refused(f"{component} has no {column} by layer", "component", component, "one of a layer, that reads")
+        squares[row["layer"]] = squares.get(row["layer"], 0.0) + row[column] ** 2
+    if rows[0]["head"] is not None:
+        ax.plot([row["layer"] for row in rows], [row[column] for row in rows], ".", color=COLOURS[0], label="each head")
+    label = "all heads, root sum of squares" if rows[0]["head"] is not None else component
+    ax.plot(list(squares), [square**0.5 for square in squares.values()], "o-", color=COLOURS[1], label=label)
+    return _by_layer(ax, f"{component} of {answer.provenance.model}" + (", norm folded" if folded else ""), "norm")
+
+
+def sublayers(answer: "WeightNorms", ax: "Axes | None", sublayer: str) -> "Axes":
+    ax = pyplot().subplots(figsize=(7, 4.5), layout="constrained")[1] if ax is None else ax
+    rows = [row for row in answer.sublayers.to_pylist() if row["sublayer"] == sublayer]
+    for name, colour in zip(dict.fromkeys(row["input"] for row in rows), COLOURS, strict=False):
+        of_input = [row for row in rows if row["input"] == name]
+        layers = [row["layer"] for row in of_input]
+        ax.plot(layers, [row["sampled"] for row in of_input], "o", color=colour, label=f"{name}, sampled")
+        if of_input[0]["expected"] is not None:
+            ax.plot(layers, [row["expected"] for row in of_input], "-", color=colour, label=f"{name}, formula")
+    return _by_layer(ax, f"what {sublayer} writes in {answer.provenance.model}", "root mean square norm")
+
+
+def _by_layer(ax: "Axes", title: str, ylabel: str) -> "Axes":
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_ylabel(ylabel)
+    log_ticks(ax, integers=True)
+    ax.set_title(title, fontsize=10)
     ax.legend(fontsize=8)
     return ax

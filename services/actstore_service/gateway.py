@@ -10,7 +10,13 @@ import grpc
 from google.rpc import status_pb2
 
 from actstore_api.v1 import capture_pb2
-from actstore_api.v1.service_pb2_grpc import CaptureServiceStub, ModelServiceStub, PatchingServiceStub, SaeServiceStub
+from actstore_api.v1.service_pb2_grpc import (
+    CaptureServiceStub,
+    ModelServiceStub,
+    NormServiceStub,
+    PatchingServiceStub,
+    SaeServiceStub,
+)
 from actstore_service.failures import ForwardedError
 from actstore_service.settings import Limits
 from actstore_storage.errors import ActstoreError
@@ -58,6 +64,10 @@ class Gateway:
     @property
     def model(self) -> Any:
         return ModelServiceStub(self._open())
+
+    @property
+    def norm(self) -> Any:
+        return NormServiceStub(self._open())
 
     def answer(self, method: Any, request: Any, context: grpc.ServicerContext) -> Any:
         """One message for one message. `method` is of a stub of this gateway."""

@@ -8,6 +8,7 @@ import grpc
 from actstore_api.v1 import norm_pb2
 from actstore_api.v1.service_pb2_grpc import NormServiceServicer
 from actstore_service import wire
+from actstore_service.gateway import Gateway
 from actstore_storage import growth_shapes
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
@@ -26,8 +27,8 @@ _VERDICTS: Mapping[str, Any] = {
 
 
 class NormService(NormServiceServicer):
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
+    def __init__(self, bucket: Bucket, gateway: Gateway) -> None:
+        self._bucket, self._gateway = bucket, gateway
 
     def GetNormProfile(
         self, request: norm_pb2.GetNormProfileRequest, context: grpc.ServicerContext
@@ -73,6 +74,14 @@ class NormService(NormServiceServicer):
             seed=growth.bootstrap.seed,
             sequences=growth.sequences,
         )
+
+    def GetWeightNorms(
+        self, request: norm_pb2.GetWeightNormsRequest, context: grpc.ServicerContext
+    ) -> norm_pb2.GetWeightNormsResponse:
+        answer: norm_pb2.GetWeightNormsResponse = self._gateway.answer(
+            self._gateway.norm.GetWeightNorms, request, context
+        )
+        return answer
 
     def _growth_over_checkpoints(
         self, first: Snapshot, request: norm_pb2.FitGrowthRequest, exclude: frozenset[str]

@@ -81,7 +81,7 @@ def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, setting
         "CaptureService": CaptureService(gateway),
         "ActivationService": ActivationService(bucket, batch_bytes, HeldRows(settings.held_row_bytes)),
         "FeatureService": FeatureService(bucket, batch_bytes),
-        "NormService": NormService(bucket),
+        "NormService": NormService(bucket, gateway),
         "PatchingService": PatchingService(gateway),
         "SaeService": SaeService(gateway),
         "ModelService": ModelService(gateway),

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from actstore_api.reasons import Failure, to_status
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, service_pb2_grpc
 from tests.client.stand_in_models import StandInModels
+from tests.client.stand_in_norms import StandInNorms
 from tests.client.stand_in_saes import StandInSaes, message
 
 TOKEN = "gateway-token"
@@ -67,7 +68,11 @@ def _refuse(context: grpc.ServicerContext, failure: Failure) -> None:
 
 
 class StandInWorkers(
-    StandInSaes, StandInModels, service_pb2_grpc.CaptureServiceServicer, service_pb2_grpc.PatchingServiceServicer
+    StandInSaes,
+    StandInModels,
+    StandInNorms,
+    service_pb2_grpc.CaptureServiceServicer,
+    service_pb2_grpc.PatchingServiceServicer,
 ):
     def __init__(self, port: int = 0, token: str = TOKEN) -> None:
         self.requests: list[object] = []
@@ -79,6 +84,7 @@ class StandInWorkers(
         service_pb2_grpc.add_PatchingServiceServicer_to_server(self, self._server)
         service_pb2_grpc.add_SaeServiceServicer_to_server(self, self._server)
         service_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
+        service_pb2_grpc.add_NormServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         self._server.start()
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from actstore_api.reasons import REASONS, to_status
-from actstore_api.v1 import capture_pb2, model_pb2, patching_pb2, sae_pb2
+from actstore_api.v1 import capture_pb2, model_pb2, norm_pb2, patching_pb2, sae_pb2
 from actstore_storage.errors import ActstoreError
 from actstore_worker import wire
 from actstore_worker.live import messages, model_messages
@@ -164,6 +164,11 @@ class Gateway:
         self, request: model_pb2.AblateSitesRequest, grpc_context: Context
     ) -> model_pb2.AblateSitesResponse:
         return await self._ask(model_messages.ABLATE_SITES, request, grpc_context)
+
+    async def GetWeightNorms(  # noqa: N802
+        self, request: norm_pb2.GetWeightNormsRequest, grpc_context: Context
+    ) -> norm_pb2.GetWeightNormsResponse:
+        return await self._ask(model_messages.GET_WEIGHT_NORMS, request, grpc_context)
 
     async def _ask(self, verb: messages.Verb[Request, Response], request: Request, context: Context) -> Response:
         async def answer(asked: Request) -> Response:

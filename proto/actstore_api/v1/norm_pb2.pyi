@@ -1,3 +1,4 @@
+from actstore_api.v1 import capture_pb2 as _capture_pb2
 from actstore_api.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -129,3 +130,29 @@ class FitGrowthResponse(_message.Message):
     seed: int
     sequences: int
     def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., curvature: _Optional[float] = ..., curvature_interval: _Optional[_Union[Interval, _Mapping]] = ..., bend: _Optional[float] = ..., verdict: _Optional[_Union[GrowthVerdict, str]] = ..., shapes: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., block: _Optional[str] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., sequences: _Optional[int] = ...) -> None: ...
+
+class GetWeightNormsRequest(_message.Message):
+    __slots__ = ("model", "layers", "samples", "seed", "text", "bos")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    BOS_FIELD_NUMBER: _ClassVar[int]
+    model: _capture_pb2.ModelReference
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    samples: int
+    seed: int
+    text: str
+    bos: _capture_pb2.BosPolicy
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., seed: _Optional[int] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ...) -> None: ...
+
+class GetWeightNormsResponse(_message.Message):
+    __slots__ = ("weights", "sublayers", "provenance")
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    SUBLAYERS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    weights: _common_pb2.Table
+    sublayers: _common_pb2.Table
+    provenance: _common_pb2.Provenance
+    def __init__(self, weights: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., sublayers: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...

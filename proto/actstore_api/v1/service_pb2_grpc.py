@@ -1481,7 +1481,7 @@ class ModelService(object):
 
 
 class NormServiceStub(object):
-    """Read from the bucket.
+    """Read from the bucket, but for weights.
     """
 
     def __init__(self, channel):
@@ -1500,10 +1500,15 @@ class NormServiceStub(object):
                 request_serializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.SerializeToString,
                 response_deserializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.FromString,
                 _registered_method=True)
+        self.GetWeightNorms = channel.unary_unary(
+                '/actstore_api.v1.NormService/GetWeightNorms',
+                request_serializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsResponse.FromString,
+                _registered_method=True)
 
 
 class NormServiceServicer(object):
-    """Read from the bucket.
+    """Read from the bucket, but for weights.
     """
 
     def GetNormProfile(self, request, context):
@@ -1514,6 +1519,13 @@ class NormServiceServicer(object):
 
     def FitGrowth(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetWeightNorms(self, request, context):
+        """Answered by the workers; the service forwards.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -1531,6 +1543,11 @@ def add_NormServiceServicer_to_server(servicer, server):
                     request_deserializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.FromString,
                     response_serializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.SerializeToString,
             ),
+            'GetWeightNorms': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWeightNorms,
+                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'actstore_api.v1.NormService', rpc_method_handlers)
@@ -1540,7 +1557,7 @@ def add_NormServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NormService(object):
-    """Read from the bucket.
+    """Read from the bucket, but for weights.
     """
 
     @staticmethod
@@ -1587,6 +1604,33 @@ class NormService(object):
             '/actstore_api.v1.NormService/FitGrowth',
             actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.SerializeToString,
             actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWeightNorms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.NormService/GetWeightNorms',
+            actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsRequest.SerializeToString,
+            actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ from actstore_worker.live.model_questions import (
     AloneAnswer,
     AloneQuestion,
     LensText,
+    MeasureWeights,
     ScoreInduction,
     SeeAttention,
     SteerText,
@@ -19,6 +20,7 @@ from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.steering import steer_text
 from actstore_worker.live.text_lens import lens_text
+from actstore_worker.live.weight_norms import weight_norms
 from actstore_worker.sae import SparseAutoencoder, check_fit
 
 
@@ -42,6 +44,8 @@ def answer_alone(
             if sae is not None:
                 check_fit(sae, passes.model)
             return steer_text(passes, sae, question, limits)
+        case MeasureWeights():
+            return weight_norms(passes, question, limits)
         case AblateSites():
             snapshot = open_run(question.run) if question.run and question.ablation == MEAN else None
             return ablate_sites(passes, snapshot, question, limits)

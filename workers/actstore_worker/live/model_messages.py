@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from actstore_api.v1 import capture_pb2, model_pb2
+from actstore_api.v1 import capture_pb2, model_pb2, norm_pb2
 from actstore_storage.errors import BadRequest
 from actstore_worker.live.messages import Verb, known, where_given
 from actstore_worker.live.model_questions import (
@@ -20,6 +20,7 @@ from actstore_worker.live.model_questions import (
     ZERO,
     AblateSites,
     LensText,
+    MeasureWeights,
     ScoreInduction,
     SeeAttention,
     SteerText,
@@ -133,11 +134,23 @@ def _ablate(message: model_pb2.AblateSitesRequest) -> AblateSites:
     )
 
 
+def _weights(message: norm_pb2.GetWeightNormsRequest) -> MeasureWeights:
+    return MeasureWeights(
+        **_model(message.model),
+        layers=tuple(message.layers),
+        seed=message.seed,
+        text=message.text,
+        prepend_bos=prepend_bos(message.bos),
+        **where_given(message, "samples"),
+    )
+
+
 GET_ATTENTION = Verb(_attention, model_pb2.GetAttentionResponse)
 GET_INDUCTION_SCORES = Verb(_induction, model_pb2.GetInductionScoresResponse)
 GET_TEXT_LENS = Verb(_lens, model_pb2.GetTextLensResponse)
 STEER_TEXT = Verb(_steer, model_pb2.SteerTextResponse)
 ABLATE_SITES = Verb(_ablate, model_pb2.AblateSitesResponse)
+GET_WEIGHT_NORMS = Verb(_weights, norm_pb2.GetWeightNormsResponse)
 
 
 def _model(message: capture_pb2.ModelReference) -> dict[str, Any]:

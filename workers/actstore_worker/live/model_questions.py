@@ -90,7 +90,18 @@ class AblateSites(ModelQuestion):
     prepend_bos: bool | None = None
 
 
-AloneQuestion = SeeAttention | ScoreInduction | LensText | SteerText | AblateSites
+@dataclass(frozen=True)
+class MeasureWeights(ModelQuestion):
+    """Of proto NormService. `text` "": nothing is read but random input."""
+
+    layers: tuple[int, ...] = ()
+    samples: int = 4096
+    seed: int = 0
+    text: str = ""
+    prepend_bos: bool | None = None
+
+
+AloneQuestion = SeeAttention | ScoreInduction | LensText | SteerText | AblateSites | MeasureWeights
 
 
 @dataclass(frozen=True)
@@ -139,4 +150,11 @@ class AblatedSites:
     provenance: Provenance
 
 
-AloneAnswer = SeenAttention | InductionScores | LensedText | SteeredText | AblatedSites
+@dataclass(frozen=True)
+class MeasuredWeights:
+    weights: pa.Table
+    sublayers: pa.Table
+    provenance: Provenance
+
+
+AloneAnswer = SeenAttention | InductionScores | LensedText | SteeredText | AblatedSites | MeasuredWeights

@@ -38,6 +38,9 @@ class LiveLimits:
     steered_tokens: int = 512
     # Parts of a model x tokens of the texts that they are taken from, in one question.
     ablated_tokens: int = 2_000_000
+    # Random inputs that norms of what is written are sampled on, and MLP units whose pairs a formula sums over.
+    weight_samples: int = 65_536
+    weight_units: int = 8192
     # Tokens, summed over the rows, in one forward pass; at least one row always runs.
     tokens_per_slice: int = 4096
 

@@ -1,0 +1,159 @@
+"""Growth on both axes, weights and their plots, as a researcher asks for them; and one fit for models that are real."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+import actstore
+from actstore import BadRequest, Lab, plot_growth
+from actstore_api.v1 import capture_pb2, norm_pb2
+from actstore_storage.opening import open_bucket
+from tests import stored_run
+from tests.client.stand_in_norms import HEADS, LAYERS, RATE
+from tests.client.stand_in_workers import StandInWorkers
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(store) -> list[str]:
+    """Runs `at-100`, `at-200`, `at-400` whose norms are the planted ones times 1, 2, 4."""
+    bucket = open_bucket(str(store))
+    for step in (100, 200, 400):
+        planted = stored_run.plant(f"at-{step}")
+        asked = replace(planted.record.specification, model_revision=f"step{step}")
+        record = replace(planted.record, specification=asked, specification_sha256=asked.sha256)
+        norms = {site: values * np.float32(step / 100) for site, values in planted.norms.items()}
+        made = replace(planted, record=record, norms=norms)
+        stored_run.create_run(bucket, record)
+        for shard in range(record.shards_total):
+            stored_run._write_shard(bucket, made, shard)
+    return ["at-100", "at-200", "at-400"]
+
+
+def test_growth_says_how_sure_it_is(lab: Lab) -> None:
+    growth = lab.run("planted").norms(exclude=("bos", "special")).fit_growth()
+    low, high = growth.rate_interval
+    assert low <= growth.rate <= high
+    assert growth.rate == pytest.approx(stored_run.GROWTH, rel=1e-6)
+    assert (growth.verdict, growth.axis, growth.sequences, growth.resamples) == ("exponential", "layer", 7, 1000)
+    text = repr(growth)
+    assert "Growth of resid_post: x1.5 a layer (R² 1.000, layers 0 to 2): exponential" in text
+    assert "1,000 resamples of 7 sequences" in text
+    found = growth.to_dict()
+    assert found["rate_interval"] == pytest.approx([low, high])
+    assert {row["shape"] for row in found["shapes"]} == {"exponential", "square_root", "linear", "power_law"}
+    assert lab.fit_growth("planted", exclude=("bos", "special")) == growth
+    assert lab.fit_growth(lab.run("planted"), exclude=("bos", "special"), resamples=0).rate_interval is None
+
+
+def test_growth_over_training_is_kept_apart_from_growth_over_depth(lab: Lab, checkpoints: list[str]) -> None:
+    over = lab.fit_growth(reversed(checkpoints), "checkpoint", site="resid_post.1", exclude=("bos", "special"))
+    assert over.points["step"].to_pylist() == [100, 200, 400]
+    assert over.points["ratio"].to_pylist()[1:] == pytest.approx([2 ** (1 / 100), 2 ** (1 / 200)])
+    assert (over.axis, over.site, over.layers) == ("checkpoint", "resid_post.1", (1, 1))
+    evenly = lab.fit_growth(checkpoints, "checkpoint", steps=(0, 1, 2), exclude=("bos", "special"))
+    assert (evenly.rate, evenly.site) == (pytest.approx(2, rel=1e-6), "resid_post.2")
+    for run in checkpoints:
+        assert lab.fit_growth(run, exclude=("bos", "special")).rate == pytest.approx(stored_run.GROWTH, rel=1e-6)
+    assert "a step of training" in repr(over)
+
+
+def test_both_doors_say_the_same_of_checkpoints(remote: Lab, direct: Lab, checkpoints: list[str]) -> None:
+    far, near = (lab.fit_growth(checkpoints, "checkpoint", resamples=50, seed=4) for lab in (remote, direct))
+    assert far == near
+    assert repr(far) == repr(near)
+    assert far._repr_html_() == near._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "reason", "field"),
+    [
+        (("planted", "depth"), {}, "ARGUMENT_INVALID", "axis"),
+        ((["planted", "bfloat16"],), {}, "ARGUMENT_INVALID", "runs"),
+        (([],), {}, "ARGUMENT_INVALID", "runs"),
+        ((["planted"] * 2, "checkpoint"), {}, "ARGUMENT_INVALID", "runs"),
+        ((["planted"] * 3, "checkpoint"), {"layers": (0, 2)}, "ARGUMENT_INVALID", "layers"),
+        (("planted",), {"steps": (1, 2, 3)}, "ARGUMENT_INVALID", "steps"),
+        ((["planted"] * 3, "checkpoint"), {}, "ARGUMENT_INVALID", "steps"),
+        ((["planted"] * 3, "checkpoint"), {"steps": (1, 1, 2)}, "ARGUMENT_INVALID", "steps"),
+        (("planted",), {"layers": (0, 1)}, "LAYER_OUT_OF_RANGE", "layers"),
+        (("planted",), {"resamples": 10_001}, "LIMIT_EXCEEDED", "resamples"),
+        ((["planted", "planted", "nowhere"], "checkpoint"), {}, "RUN_NOT_FOUND", "run"),
+    ],
+)
+def test_refusals(arguments, options, reason: str, field: str, lab: Lab) -> None:
+    with pytest.raises(actstore.ActstoreError) as caught:
+        lab.fit_growth(*arguments, **options)
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+def test_growth_of_several_on_one_log_axis(lab: Lab, checkpoints: list[str]) -> None:
+    answers = [lab.fit_growth(run) for run in checkpoints]
+    ax = plot_growth(answers)
+    assert ax.get_yscale() == "log"
+    drawn = [line.get_ydata() for line in ax.lines]
+    assert len(drawn) == 6
+    np.testing.assert_array_equal(drawn[4], answers[2].points["mean"].to_pylist())
+    assert "planted-model@step400, mean, resid_post" in ax.get_legend_handles_labels()[1]
+    ax = plot_growth(answers, ratios=True)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1, 1])
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), answers[0].points["ratio"].to_pylist()[1:])
+    assert answers[0].plot_ratios().get_ylabel() == "factor of a step"
+    over = lab.fit_growth(checkpoints, "checkpoint")
+    np.testing.assert_array_equal(over.plot().lines[0].get_xdata(), [100, 200, 400])
+    for wrong in ([], [over, answers[0]]):
+        with pytest.raises(BadRequest) as caught:
+            plot_growth(wrong)
+        assert caught.value.field == "answers"
+
+
+def test_weights_are_asked_for_as_they_were_wanted(remote: Lab, workers: StandInWorkers) -> None:
+    found = remote.weights("tiny", layers=[0, 2], text="words", samples=9, seed=3, revision="r1", bos=False)
+    assert workers.requests[-1] == norm_pb2.GetWeightNormsRequest(
+        model=capture_pb2.ModelReference(name="tiny", revision="r1"),
+        layers=[0, 2],
+        samples=9,
+        seed=3,
+        text="words",
+        bos=capture_pb2.BOS_POLICY_NONE,
+    )
+    assert found.of("W_OV")["layer"].to_pylist() == [0, 0, 2, 2]
+    assert {row["input"] for row in found.sublayers.to_pylist()} == {"gaussian", "normalised", "text"}
+    assert "Norms of 7 weights of tiny" in repr(found)
+    assert "What sublayers write" in found._repr_html_()
+    assert len(found.to_dict()["sublayers"]) == 12
+
+
+def test_weights_are_drawn_by_layer(remote: Lab) -> None:
+    found = remote.weights("tiny")
+    heads, together = found.plot().lines
+    assert len(heads.get_xdata()) == LAYERS * HEADS
+    np.testing.assert_allclose(together.get_ydata(), [2 * 2**0.5 * RATE**layer for layer in range(LAYERS)])
+    (line,) = found.plot(component="W_in", folded=True).lines
+    np.testing.assert_allclose(line.get_ydata(), [4 * RATE**layer for layer in range(LAYERS)])
+    ax = found.plot_sublayers(sublayer="attn")
+    assert (len(ax.lines), ax.get_yscale()) == (4, "log")
+    for ask in (
+        lambda: found.of("W_X"),
+        lambda: found.plot(component="W_E"),
+        lambda: found.plot_sublayers(sublayer="x"),
+    ):
+        with pytest.raises(BadRequest):
+            ask()
+
+
+def test_weights_need_a_service(direct: Lab) -> None:
+    with pytest.raises(BadRequest) as caught:
+        direct.weights("tiny")
+    assert caught.value.reason == "NEEDS_SERVICE"
