@@ -9,33 +9,27 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from actstore_storage.commit import Commit
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import kept_classes, kept_rows
 from actstore_storage.reading import open_product
-from actstore_storage.rows import TOKEN_COLUMNS, DenseReader, SiteRead, dense_token_rows, shard_tokens
+from actstore_storage.row_memory import GroupPlace, Reading, RowMemory, group_places
+from actstore_storage.rows import TOKEN_COLUMNS, SiteRead, dense_token_rows, shard_tokens
 from actstore_storage.runs import FETCH_THREADS
 from actstore_storage.snapshot import Snapshot
 
-# Elements as NumPy holds them; bfloat16, which it does not know, as its raw bits.
-ELEMENT_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 # Row groups read at the same time, beside those of the pool that is being served.
 READERS = 2
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """`sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns asked for.
-
-    Rows of one row group lie together: a batch is drawn at random, and its order is not.
-    """
+    """`sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns asked for."""
 
     sites: Mapping[str, npt.NDArray[Any]]
     dtypes: Mapping[str, str]
@@ -69,14 +63,60 @@ class _Chunk:
     commit: Commit
     first: int
     last: int
+    places: Mapping[str, Sequence[GroupPlace]]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Copies. `places` [row, 2]: chunk, and row in it."""
+
+    places: npt.NDArray[np.int64]
+    sites: dict[str, npt.NDArray[Any]]
+    tokens: dict[str, npt.NDArray[Any]]
+
+    def at(self, which: slice | npt.NDArray[np.int64]) -> "_Rows":
+        sites = {name: rows[which] for name, rows in self.sites.items()}
+        return _Rows(self.places[which], sites, {name: values[which] for name, values in self.tokens.items()})
+
+    def before(self, rows: "_Rows") -> "_Rows":
+        if not len(self.places):
+            return rows
+        return _Rows(
+            np.concatenate([self.places, rows.places]),
+            {name: np.concatenate([found, rows.sites[name]]) for name, found in self.sites.items()},
+            {name: np.concatenate([found, rows.tokens[name]]) for name, found in self.tokens.items()},
+        )
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    sites: dict[str, npt.NDArray[Any]]
+    """Rows of a chunk, or of several, that no excluded token has. `starts`: where they lie in each site's memory."""
+
+    memory: RowMemory
+    places: npt.NDArray[np.int64]
+    starts: dict[str, npt.NDArray[np.int64]]
     tokens: dict[str, npt.NDArray[Any]]
-    # Rows of the chunk that no excluded token has.
-    kept: npt.NDArray[np.int64]
+
+    def take(self, which: npt.NDArray[np.int64]) -> _Rows:
+        sites = {name: self.memory.take(name, starts[which]) for name, starts in self.starts.items()}
+        return _Rows(self.places[which], sites, {name: values[which] for name, values in self.tokens.items()})
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Rows that pools before did not fill a batch with, and after them what was loaded, in its new order."""
+
+    carried: _Rows
+    loaded: _Loaded
+    order: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.carried.places) + len(self.order)
+
+    def rows(self, first: int, last: int) -> _Rows:
+        before = len(self.carried.places)
+        chosen = self.order[max(first - before, 0) : max(last - before, 0)]
+        return self.carried.at(slice(first, last)).before(self.loaded.take(chosen))
 
 
 class TrainingLoader:
@@ -116,6 +156,8 @@ class TrainingLoader:
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             self._chunks = [chunk for part in pool.map(self._chunks_of, commits) for chunk in part]
         self._verified: set[int] = set()
+        # Of epochs that ended, for the next one.
+        self._spare: list[tuple[RowMemory, RowMemory]] = []
         self._state: dict[str, Any] = {"epoch": 0, "pool": 0, "batch": 0, "carried": ()}
 
     @property
@@ -130,88 +172,92 @@ class TrainingLoader:
         self._state = {**state, "carried": tuple(map(tuple, state["carried"]))}
 
     def __iter__(self) -> Iterator[LoadedBatch]:
-        with ThreadPoolExecutor(READERS, "row-groups") as readers:
-            yield from self._epoch(readers)
+        memories = self._spare.pop() if self._spare else self._new_memories()
+        try:
+            with ThreadPoolExecutor(READERS, "row-groups") as readers:
+                yield from self._epoch(readers, memories)
+        finally:
+            self._spare.append(memories)
         self._state = {"epoch": self._state["epoch"] + 1, "pool": 0, "batch": 0, "carried": ()}
 
-    def _epoch(self, readers: ThreadPoolExecutor) -> Iterator[LoadedBatch]:
+    def _epoch(self, readers: ThreadPoolExecutor, memories: Sequence[RowMemory]) -> Iterator[LoadedBatch]:
         epoch, first_pool = self._state["epoch"], self._state["pool"]
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chunks))
         pools = [order[start : start + self._pool_groups] for start in range(0, len(order), self._pool_groups)]
-        # Rows that the pools before did not fill a batch with, as (chunk, row).
-        carried = np.array(self._state["carried"], np.int64).reshape(-1, 2)
-        held = {int(chunk): self._load(int(chunk)) for chunk in np.unique(carried[:, 0])}
-        coming: deque[dict[int, Future[_Loaded]]] = deque()
+        carried = self._rows_at(self._state["carried"], memories[0])
+        coming: deque[list[Future[_Loaded]]] = deque()
         for number in range(first_pool, len(pools)):
             while len(coming) < 2 and number + len(coming) < len(pools):  # this one, and the next while it is served
-                wanted = pools[number + len(coming)]
-                coming.append({int(chunk): readers.submit(self._load, int(chunk)) for chunk in wanted})
-            loaded = {chunk: future.result() for chunk, future in coming.popleft().items()}
-            held = {chunk: held[chunk] for chunk in {int(chunk) for chunk in carried[:, 0]}} | loaded
-            places = np.concatenate([carried, self._shuffled(loaded, epoch, number)])
-            last = number + 1 == len(pools)
-            whole = len(places) if last else len(places) - len(places) % self._batch_rows
+                wanted, memory = pools[number + len(coming)], memories[(number + len(coming)) % 2]
+                coming.append([readers.submit(self._load, int(c), memory, slot) for slot, c in enumerate(wanted)])
+            loaded = _joined([found.result() for found in coming.popleft()])
+            shuffled = np.random.default_rng([self._seed, epoch, number]).permutation(len(loaded.places))
+            pool = _Pool(carried, loaded, shuffled)
+            whole = len(pool) if number + 1 == len(pools) else len(pool) - len(pool) % self._batch_rows
             skipped = self._state["batch"] if number == first_pool else 0
             # Of a pool that was begun, the carried rows are those it began with.
-            self._state |= {"pool": number, "carried": tuple(map(tuple, carried.tolist()))}
+            self._state |= {"pool": number, "carried": tuple(map(tuple, carried.places.tolist()))}
             for start in range(skipped * self._batch_rows, whole, self._batch_rows):
                 self._state["batch"] = start // self._batch_rows + 1
-                yield self._gather(held, places[start : start + self._batch_rows])
-            carried = places[whole:]
-            self._state |= {"pool": number + 1, "batch": 0, "carried": tuple(map(tuple, carried.tolist()))}
+                rows = pool.rows(start, start + self._batch_rows)
+                yield LoadedBatch(rows.sites, {site.site: site.dtype for site in self._sites}, rows.tokens)
+            carried = pool.rows(whole, len(pool))
+            self._state |= {"pool": number + 1, "batch": 0, "carried": tuple(map(tuple, carried.places.tolist()))}
 
-    def _shuffled(self, loaded: Mapping[int, _Loaded], epoch: int, pool: int) -> npt.NDArray[np.int64]:
-        """(chunk, row) of every row of a pool, in the order in which they are served."""
-        rows = [found.kept for found in loaded.values()]
-        chunks = np.repeat(np.fromiter(loaded, np.int64, len(loaded)), [len(part) for part in rows])
-        places = np.stack([chunks, np.concatenate([np.empty(0, np.int64), *rows])], axis=1)
-        return np.random.default_rng([self._seed, epoch, pool]).permutation(places)
+    def _rows_at(self, carried: Sequence[tuple[int, int]], memory: RowMemory) -> _Rows:
+        """Rows of a state, in its order."""
+        places = np.array(carried, np.int64).reshape(-1, 2)
+        by_chunk = np.argsort(places[:, 0], kind="stable")
+        found = _Rows(places[:0], {}, {})
+        for chunk in np.unique(places[:, 0]):
+            loaded = self._load(int(chunk), memory, 0)
+            wanted = places[by_chunk][places[by_chunk, 0] == chunk, 1]
+            found = found.before(loaded.take(np.searchsorted(loaded.places[:, 1], wanted)))
+        return found.at(np.argsort(by_chunk))
 
-    def _gather(self, held: Mapping[int, _Loaded], places: npt.NDArray[np.int64]) -> LoadedBatch:
-        size = len(places)
-        sites = {site.site: np.empty((size, site.width), ELEMENT_TYPES[site.dtype]) for site in self._sites}
-        tokens: dict[str, npt.NDArray[Any]] = {}
-        # One row group after the other: rows that are copied side by side go twice as fast as rows that are scattered.
-        places = places[np.argsort(places[:, 0], kind="stable")]
-        starts = np.flatnonzero(np.diff(places[:, 0], prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], size], strict=True):
-            chunk, rows = held[int(places[start, 0])], places[start:stop, 1]
-            for name, out in sites.items():
-                np.take(chunk.sites[name], rows, axis=0, out=out[start:stop], mode="clip")  # else it copies twice
-            for name, values in chunk.tokens.items():
-                tokens.setdefault(name, np.empty(size, values.dtype))[start:stop] = values[rows]
-        return LoadedBatch(sites, {site.site: site.dtype for site in self._sites}, tokens)
+    def _new_memories(self) -> tuple[RowMemory, RowMemory]:
+        """One that is served, and one that is filled meanwhile."""
+        slot_rows = max((chunk.last - chunk.first for chunk in self._chunks), default=1)
+        slots = min(self._pool_groups, max(1, len(self._chunks)))
+        return RowMemory(self._sites, slots, slot_rows), RowMemory(self._sites, slots, slot_rows)
 
     def _chunks_of(self, commit: Commit) -> list[_Chunk]:
         """From the footers alone."""
+        places = {}
+        for site in self._sites:
+            with open_product(self._snapshot.bucket, commit, site.site) as file:
+                places[site.site] = group_places(file.metadata)
         smallest = max(self._sites, key=lambda site: site.row_bytes)
-        with open_product(self._snapshot.bucket, commit, smallest.site) as file:
-            ends = DenseReader(file).ends
-        return [_Chunk(commit, int(first), int(last)) for first, last in pairwise(ends)]
+        return [_Chunk(commit, place.first, place.last, places) for place in places[smallest.site]]
 
-    def _load(self, number: int) -> _Loaded:
+    def _load(self, number: int, memory: RowMemory, slot: int) -> _Loaded:
         chunk = self._chunks[number]
         bucket, size = self._snapshot.bucket, chunk.last - chunk.first
-        sites: dict[str, npt.NDArray[Any]] = {}
-        for site in self._sites:
-            with open_product(bucket, chunk.commit, site.site, verify=number not in self._verified) as file:
-                raw = site.column(chunk.commit, DenseReader(file).rows(chunk.first, chunk.last))
-            sites[site.site] = elements(raw, site.dtype, site.width)
+        reading = Reading(bucket, chunk.commit, chunk.first, chunk.last, chunk.places, number not in self._verified)
+        starts = {site.site: memory.fill(slot, site.site, reading) for site in self._sites}
         self._verified.add(number)
         if not self._exclude and not self._columns and self._held_out is None:
-            return _Loaded(sites, {}, np.arange(size))
+            return _Loaded(memory, _places(number, np.arange(size)), starts, {})
         tokens = shard_tokens(bucket, chunk.commit)
         rows = dense_token_rows(bucket, chunk.commit, tokens.num_rows)[chunk.first : chunk.last]
-        kept = kept_rows(tokens["flags"].to_numpy()[rows], self._exclude)
+        keep = kept_rows(tokens["flags"].to_numpy()[rows], self._exclude)
         if self._held_out is not None:
-            kept &= self._held_out.keeps(tokens["sequence"].to_numpy()[rows])
-        columns = {name: tokens[name].to_numpy()[rows] for name in self._columns}
-        return _Loaded(sites, columns, np.flatnonzero(kept))
+            keep &= self._held_out.keeps(tokens["sequence"].to_numpy()[rows])
+        kept = np.flatnonzero(keep)
+        columns = {name: tokens[name].to_numpy()[rows[kept]] for name in self._columns}
+        return _Loaded(memory, _places(number, kept), {name: found[kept] for name, found in starts.items()}, columns)
 
 
-def elements(raw: pa.Array, dtype: str, width: int) -> npt.NDArray[Any]:
-    """[rows, width] in the memory that Arrow read into."""
-    kind = np.dtype(ELEMENT_TYPES[dtype])
-    row_bytes, first = width * kind.itemsize, raw.offset
-    held = np.frombuffer(raw.buffers()[1] or b"", np.uint8)[first * row_bytes : (first + len(raw)) * row_bytes]
-    return held.view(kind).reshape(len(raw), width)
+def _joined(parts: Sequence[_Loaded]) -> _Loaded:
+    """Of one memory."""
+    first = parts[0]
+    return _Loaded(
+        first.memory,
+        np.concatenate([part.places for part in parts]),
+        {name: np.concatenate([part.starts[name] for part in parts]) for name in first.starts},
+        {name: np.concatenate([part.tokens[name] for part in parts]) for name in first.tokens},
+    )
+
+
+def _places(chunk: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.stack([np.full(len(rows), chunk), rows], axis=1)

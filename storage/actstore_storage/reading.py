@@ -14,9 +14,16 @@ from actstore_storage.errors import CorruptObject
 @contextmanager
 def open_product(bucket: Bucket, commit: Commit, product: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
     """As `open_record`, for one object of a shard."""
-    owner = f"run {commit.run}, shard {commit.shard}"
-    with open_record(bucket, commit.objects[product], owner, verify=verify) as file:
+    with open_record(bucket, commit.objects[product], _owner(commit), verify=verify) as file:
         yield file
+
+
+@contextmanager
+def open_product_source(bucket: Bucket, commit: Commit, product: str) -> Iterator[pa.NativeFile]:
+    """As `open_product`, the bytes of it."""
+    record, owner = commit.objects[product], _owner(commit)
+    with reading_errors(bucket, record, owner), open_source(bucket, record, owner) as source:
+        yield source
 
 
 @contextmanager
@@ -49,6 +56,10 @@ def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator
     except (OSError, pa.ArrowException) as error:
         failure = bucket.store_error(error) if isinstance(error, OSError) else None
         raise failure or _corrupt(owner, record.key, str(error).strip()) from error
+
+
+def _owner(commit: Commit) -> str:
+    return f"run {commit.run}, shard {commit.shard}"
 
 
 def _corrupt(owner: str, key: str, what: str) -> CorruptObject:

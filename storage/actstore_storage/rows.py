@@ -191,13 +191,19 @@ class SiteRead:
     def row_bytes(self) -> int:
         return int(self.field.type.byte_width)
 
+    def widens(self, commit: Commit) -> bool:
+        """Whether rows of this shard come in another dtype than they are stored in."""
+        return self._stored(commit) != self.dtype
+
     def column(self, commit: Commit, raw: pa.Array) -> pa.Array:
-        stored = commit.widened.get(self.site, self._record.specification.stored_dtype)
-        if stored == self.dtype:
+        if not self.widens(commit):
             return raw
-        matrix = dense_matrix(raw, stored, self.width)
+        matrix = dense_matrix(raw, self._stored(commit), self.width)
         bits = pa.py_buffer(np.ascontiguousarray(matrix))
         return pa.FixedSizeBinaryArray.from_buffers(self.field.type, len(raw), [None, bits])
+
+    def _stored(self, commit: Commit) -> str:
+        return commit.widened.get(self.site, self._record.specification.stored_dtype)
 
 
 class DenseReader:

@@ -151,12 +151,29 @@ def test_rows_of_chosen_positions(local_bucket: Bucket, small_groups: None) -> N
     assert found == {place: rows for place, rows in keyed(run).items() if place[1] % 3 == 0}
 
 
-def test_batches_are_not_views_of_files(local_bucket: Bucket) -> None:
-    written(local_bucket)
-    loader = load(local_bucket)
+def test_batches_stay_what_they_were(local_bucket: Bucket, small_groups: None) -> None:
+    """The memory that rows are read into is used again, also by the next epoch."""
+    run = written(local_bucket)
+    loader = load(local_bucket, pool_groups=2)
     batches = list(loader)
-    assert all(batch.sites[site].flags.owndata for batch in batches for site in SITES)
+    bits = [batch.sites[site].tobytes() for batch in batches for site in SITES]
+    for _ in loader:
+        pass
+    assert [batch.sites[site].tobytes() for batch in batches for site in SITES] == bits
+    assert sum(len(batch.sites[SITES[0]]) for batch in batches) == len(keyed(run))
     assert batches[0].dtypes == dict.fromkeys(SITES, "float32")
+
+
+def test_two_epochs_at_once(local_bucket: Bucket, small_groups: None) -> None:
+    run = written(local_bucket)
+    loader = load(local_bucket, pool_groups=2)
+    first = iter(loader)
+    next(first)
+    second = load(local_bucket, pool_groups=2)
+    second.resume(loader.state())
+    assert {place for batch in served(second) for place in batch} <= keyed(run).keys()
+    rest = sum(len(batch.sites[SITES[0]]) for batch in first)
+    assert rest == len(keyed(run)) - 16
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
 from actstore_storage.errors import Conflict
 from actstore_storage.feature_index import SparseFeatures
-from actstore_storage.loader import elements
 from actstore_storage.reading import open_product
+from actstore_storage.row_memory import elements
 from actstore_storage.rows import DenseReader, shard_tokens
 from actstore_storage.runs import read_commit, read_record
 from actstore_storage.specification import RunRecord
