@@ -49,10 +49,19 @@ class StoredRun:
 
 
 def write_stored_run(
-    bucket: Bucket, run: str = "planted", dtype: str = "float32", shards: Iterable[int] | None = None
+    bucket: Bucket,
+    run: str = "planted",
+    dtype: str = "float32",
+    shards: Iterable[int] | None = None,
+    *,
+    revision: str = "",
+    scale: float = 1.0,
 ) -> StoredRun:
-    """Registers model and SAE, creates the run, and commits these shards (None: all of them)."""
-    stored = plant(run, dtype)
+    """Registers model and SAE, creates the run, and commits these shards (None: all of them).
+
+    `scale` multiplies every norm, as of a model at another point of its training, which is then another `revision`.
+    """
+    stored = plant(run, dtype, revision, scale)
     create_run(bucket, stored.record)
     register_model(bucket, _model_record(), TOKEN_TEXTS)
     register_sae(bucket, _sae_model_record())
@@ -61,10 +70,10 @@ def write_stored_run(
     return stored
 
 
-def plant(run: str = "planted", dtype: str = "float32") -> StoredRun:
-    record = _record(run, dtype)
+def plant(run: str = "planted", dtype: str = "float32", revision: str = "", scale: float = 1.0) -> StoredRun:
+    record = _record(run, dtype, revision)
     tokens = _tokens()
-    norms = {f"resid_post.{layer}": _norms(tokens, layer) for layer in range(LAYERS)}
+    norms = {f"resid_post.{layer}": np.float32(scale) * _norms(tokens, layer) for layer in range(LAYERS)}
     # Directions that differ by token; of the length that the norms say, up to the rounding of the dtype.
     angles = tokens.token[:, None] * (1.0 + np.arange(D_MODEL))
     directions = np.cos(angles) / np.linalg.norm(np.cos(angles), axis=1, keepdims=True)
@@ -85,10 +94,10 @@ def _bits(values: np.ndarray, dtype: str) -> np.ndarray:
     return values.astype(dtype)
 
 
-def _record(run: str, dtype: str) -> RunRecord:
+def _record(run: str, dtype: str, revision: str) -> RunRecord:
     specification = Specification(
         model=MODEL,
-        model_revision="",
+        model_revision=revision,
         weights_sha256="a" * 64,
         tokenizer_sha256="b" * 64,
         dataset="planted-text",

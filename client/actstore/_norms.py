@@ -18,7 +18,7 @@ VERDICTS = {
     "exponential": "exponential",
     "faster": "faster than exponential",
     "slower": "slower than exponential",
-    "none": "no growth that a curve describes",
+    "none": "no verdict, for little growth or none, or for steps that no shape stands out of",
     "unspecified": "not judged by this service",
 }
 BLOCKS = {"pre_ln": "pre-LN", "post_ln": "post-LN", "parallel": "parallel"}
@@ -53,9 +53,9 @@ class Growth(Answer):
     `verdict` is exponential, faster, slower or none, and does not go by R², which slow growth passes: faster and slower
     have a rate that changes by a quarter of its logarithm or more, significantly over sequences and by Akaike's
     criterion, or a norm (or its square, as untrained pre-LN models have it) that is decidedly linear; none grows by
-    less than 5 % in all, or without a shape. `shapes` compares shapes: shape, parameters, exponent, r_squared, aic
-    (less is better). `block` is how the model's layers are wired: pre_ln, post_ln, parallel, or empty where it is not
-    known.
+    less than 5 % in all, or so that no shape stands out, as of few layers. `shapes` compares shapes: shape, parameters,
+    exponent, r_squared, aic (less is better). `block` is how the model's layers are wired: pre_ln, post_ln, parallel,
+    or empty where it is not known.
 
     The table is `points`: layer (or revision, step), mean, fitted, ratio (factor of one step since the point before),
     ratio_low, ratio_high.

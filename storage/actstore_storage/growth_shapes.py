@@ -5,7 +5,7 @@ A step is a layer or a checkpoint. Nothing here knows of runs, so that simulated
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 EXPONENTIAL, FASTER, SLOWER, NONE = "exponential", "faster", "slower", "none"
 # Less than this factor over all steps is no growth.
 GROWTH_LEAST = 1.05
-# Below this share of explained variance neither a line nor a parabola describes log(norm).
+# A curve that explains less of the variance of log(norm) does not describe it.
 R_SQUARED_LEAST = 0.9
 # The rate is not one rate where its logarithm changes by this share of itself from the first step to the last.
 BEND_LEAST = 0.25
@@ -65,7 +65,7 @@ class GrowthFit:
     curvature_interval: tuple[float, float] | None
     bend: float
     verdict: str
-    fitted: Steps
+    fitted: Steps = field(compare=False)
     shapes: pa.Table
 
 
@@ -75,12 +75,14 @@ def fit_steps(steps: Steps, norms: Steps, resampled: Curves | None = None) -> Gr
     The verdict, in this order:
 
     - none: the norms grow by less than GROWTH_LEAST over all steps, or the rate's interval reaches down to 1, or the
-      growth is so irregular that not even a parabola explains R_SQUARED_LEAST of the variance of log(norm);
+      growth is so irregular that neither a parabola nor a shape explains R_SQUARED_LEAST of the variance of log(norm);
     - faster, slower: the rate changes. `bend` is at least BEND_LEAST either way, the interval of the curvature leaves
-      out 0, and Akaike's criterion prefers the parabola by AIC_COUNTS;
+      out 0, and Akaike's criterion prefers the parabola to the line by AIC_COUNTS, or a power law by AIC_DECIDES;
     - slower: a norm that is linear in the step, or whose square is, is preferred to the exponential by AIC_DECIDES, and
       the curvature is below 0;
-    - exponential: none of these.
+    - exponential: it is preferred by AIC_COUNTS to both of those;
+    - none: where it is not, these steps do not tell one from the other. A few layers, or little growth, look like any
+      of them.
 
     R^2 of the line is not asked, for it does not tell. Independent writes of equal size, which is what an untrained
     pre-LN model adds, make the square of the norm linear in the layer, and a line through the logarithm of that still
@@ -196,14 +198,16 @@ def _judged(fit: GrowthFit, at: Steps, logs: Steps, parabola: Steps, aic: dict[s
     low = fit.rate if fit.rate_interval is None else fit.rate_interval[0]
     grows = low > 1 and fit.rate ** float(at[-1]) >= GROWTH_LEAST
     sure = fit.curvature_interval is None or fit.curvature_interval[0] * fit.curvature_interval[1] > 0
-    bent = sure and abs(fit.bend) >= BEND_LEAST and parabola_aic <= aic["exponential"] - AIC_COUNTS
-    flatter = min(aic["linear"], aic["square_root"]) < aic["exponential"] - AIC_DECIDES
-    if not grows or _explained(logs, parabola) < R_SQUARED_LEAST:
+    straight, flat = aic["exponential"], min(aic["linear"], aic["square_root"])
+    curved = parabola_aic <= straight - AIC_COUNTS or aic["power_law"] <= straight - AIC_DECIDES
+    bent = sure and abs(fit.bend) >= BEND_LEAST and curved
+    shaped = max(_explained(logs, parabola), *fit.shapes["r_squared"].to_pylist()) >= R_SQUARED_LEAST
+    if not grows or not shaped:
         verdict = NONE
-    elif bent or (flatter and sure and fit.curvature < 0):
+    elif bent or (flat <= straight - AIC_DECIDES and sure and fit.curvature < 0):
         verdict = FASTER if fit.curvature > 0 else SLOWER
     else:
-        verdict = EXPONENTIAL
+        verdict = EXPONENTIAL if straight <= flat - AIC_COUNTS else NONE
     return GrowthFit(**{**vars(fit), "verdict": verdict})
 
 

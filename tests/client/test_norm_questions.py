@@ -1,7 +1,7 @@
 """Growth on both axes, weights and their plots, as a researcher asks for them; and one fit for models that are real."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +13,8 @@ from matplotlib import pyplot as plt
 import actstore
 from actstore import BadRequest, Lab, plot_growth
 from actstore_api.v1 import capture_pb2, norm_pb2
+from actstore_service.server import Service
+from actstore_service.settings import Settings
 from actstore_storage.opening import open_bucket
 from tests import stored_run
 from tests.client.stand_in_norms import HEADS, LAYERS, RATE
@@ -25,20 +27,32 @@ def _close_figures() -> Iterator[None]:
     plt.close("all")
 
 
-@pytest.fixture(scope="session")
-def checkpoints(store) -> list[str]:
-    """Runs `at-100`, `at-200`, `at-400` whose norms are the planted ones times 1, 2, 4."""
-    bucket = open_bucket(str(store))
-    for step in (100, 200, 400):
-        planted = stored_run.plant(f"at-{step}")
-        asked = replace(planted.record.specification, model_revision=f"step{step}")
-        record = replace(planted.record, specification=asked, specification_sha256=asked.sha256)
-        norms = {site: values * np.float32(step / 100) for site, values in planted.norms.items()}
-        made = replace(planted, record=record, norms=norms)
-        stored_run.create_run(bucket, record)
-        for shard in range(record.shards_total):
-            stored_run._write_shard(bucket, made, shard)
-    return ["at-100", "at-200", "at-400"]
+RUNS = ("at-100", "at-200", "at-400")
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of three revisions, `step100` and so on, whose norms are the planted ones times 1, 2 and 4."""
+    folder = tmp_path_factory.mktemp("training")
+    bucket = open_bucket(str(folder))
+    for run in RUNS:
+        step = int(run.removeprefix("at-"))
+        stored_run.write_stored_run(bucket, run, revision=f"step{step}", scale=step / 100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def far(training: Path) -> Iterator[Lab]:
+    started = Service(open_bucket(str(training)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
+    with actstore.connect(started.address) as lab:
+        yield lab
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def near(training: Path) -> Iterator[Lab]:
+    with actstore.connect(training) as lab:
+        yield lab
 
 
 def test_growth_says_how_sure_it_is(lab: Lab) -> None:
@@ -57,23 +71,25 @@ def test_growth_says_how_sure_it_is(lab: Lab) -> None:
     assert lab.fit_growth(lab.run("planted"), exclude=("bos", "special"), resamples=0).rate_interval is None
 
 
-def test_growth_over_training_is_kept_apart_from_growth_over_depth(lab: Lab, checkpoints: list[str]) -> None:
-    over = lab.fit_growth(reversed(checkpoints), "checkpoint", site="resid_post.1", exclude=("bos", "special"))
+@pytest.mark.parametrize("door", ["far", "near"])
+def test_growth_over_training_is_kept_apart_from_growth_over_depth(door: str, request: pytest.FixtureRequest) -> None:
+    lab: Lab = request.getfixturevalue(door)
+    over = lab.fit_growth(reversed(RUNS), "checkpoint", site="resid_post.1", exclude=("bos", "special"))
     assert over.points["step"].to_pylist() == [100, 200, 400]
     assert over.points["ratio"].to_pylist()[1:] == pytest.approx([2 ** (1 / 100), 2 ** (1 / 200)])
     assert (over.axis, over.site, over.layers) == ("checkpoint", "resid_post.1", (1, 1))
-    evenly = lab.fit_growth(checkpoints, "checkpoint", steps=(0, 1, 2), exclude=("bos", "special"))
+    evenly = lab.fit_growth(RUNS, "checkpoint", steps=(0, 1, 2), exclude=("bos", "special"))
     assert (evenly.rate, evenly.site) == (pytest.approx(2, rel=1e-6), "resid_post.2")
-    for run in checkpoints:
+    for run in RUNS:
         assert lab.fit_growth(run, exclude=("bos", "special")).rate == pytest.approx(stored_run.GROWTH, rel=1e-6)
     assert "a step of training" in repr(over)
 
 
-def test_both_doors_say_the_same_of_checkpoints(remote: Lab, direct: Lab, checkpoints: list[str]) -> None:
-    far, near = (lab.fit_growth(checkpoints, "checkpoint", resamples=50, seed=4) for lab in (remote, direct))
-    assert far == near
-    assert repr(far) == repr(near)
-    assert far._repr_html_() == near._repr_html_()
+def test_both_doors_say_the_same_of_checkpoints(far: Lab, near: Lab) -> None:
+    there, here = (lab.fit_growth(RUNS, "checkpoint", resamples=50, seed=4) for lab in (far, near))
+    assert there == here
+    assert repr(there) == repr(here)
+    assert there._repr_html_() == here._repr_html_()
 
 
 @pytest.mark.parametrize(
@@ -98,8 +114,8 @@ def test_refusals(arguments, options, reason: str, field: str, lab: Lab) -> None
     assert (caught.value.reason, caught.value.field) == (reason, field)
 
 
-def test_growth_of_several_on_one_log_axis(lab: Lab, checkpoints: list[str]) -> None:
-    answers = [lab.fit_growth(run) for run in checkpoints]
+def test_growth_of_several_on_one_log_axis(near: Lab) -> None:
+    answers = [near.fit_growth(run) for run in RUNS]
     ax = plot_growth(answers)
     assert ax.get_yscale() == "log"
     drawn = [line.get_ydata() for line in ax.lines]
@@ -110,7 +126,7 @@ def test_growth_of_several_on_one_log_axis(lab: Lab, checkpoints: list[str]) -> 
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1, 1])
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), answers[0].points["ratio"].to_pylist()[1:])
     assert answers[0].plot_ratios().get_ylabel() == "factor of a step"
-    over = lab.fit_growth(checkpoints, "checkpoint")
+    over = near.fit_growth(RUNS, "checkpoint")
     np.testing.assert_array_equal(over.plot().lines[0].get_xdata(), [100, 200, 400])
     for wrong in ([], [over, answers[0]]):
         with pytest.raises(BadRequest) as caught:
