@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from actstore._connect import connect
 from actstore._errors import ActstoreError, refused
 from actstore._lab import Lab
 from actstore._local_stack import LocalStack
+from actstore._norms import plot_growth
 from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
 from actstore._records import Positions
 from actstore._sae_features import CHECKED_TOKENS
@@ -248,6 +250,9 @@ def check_sae(options: argparse.Namespace) -> int:
 
 def norms(options: argparse.Namespace) -> None:
     with _lab(options) as lab:
+        if options.more:
+            _growth_of_several(options, lab)
+            return
         profile = lab.run(options.run).norms(options.sites, exclude=options.exclude)
         growth = profile.fit_growth(options.fit, options.layers) if options.fit else None
         _save(options, profile.plot, fit=options.fit)
@@ -255,6 +260,17 @@ def norms(options: argparse.Namespace) -> None:
     names = ("profile", "growth")
     found = {name: answer.to_dict() for name, answer in zip(names, answers, strict=False)}
     _say(options, found, "\n\n".join(map(repr, answers)))
+
+
+def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
+    """A single site is followed over training, and a kind of site over the layers of each run."""
+    runs, site = [options.run, *options.more], options.fit or "resid_post"
+    if "." in site:
+        answers = [lab.fit_growth(runs, "checkpoint", site=site, layers=options.layers, exclude=options.exclude)]
+    else:
+        answers = [lab.fit_growth(run, site=site, layers=options.layers, exclude=options.exclude) for run in runs]
+    _save(options, partial(plot_growth, answers))
+    _say(options, {"growth": [answer.to_dict() for answer in answers]}, "\n\n".join(map(repr, answers)))
 
 
 def patch(options: argparse.Namespace) -> None:
@@ -438,8 +454,10 @@ def _add_check_sae(verbs: Any) -> None:
 def _add_norms(verbs: Any) -> None:
     verb = _verb(verbs, norms, "L2 norms by site and layer, and how they grow")
     verb.add_argument("run")
+    verb.add_argument("more", nargs="*", metavar="run", help="growth of several: of a kind over layers, each by itself")
     verb.add_argument("--sites", nargs="+", help="site kinds or sites (default: all of the run)")
-    verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help="fit the growth of a site kind")
+    fit = "fit the growth of a site kind; of several runs also of one site, as resid_post.3, over their training"
+    verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help=fit)
     verb.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "LAST"), help="of the fit, both included")
     _add_exclude(verb)
     _add_plot(verb)

@@ -28,10 +28,11 @@ def growth(answers: "Sequence[Growth]", ax: "Axes | None") -> "Axes":
     ax.set_yscale("log")
     ax.set_ylabel("mean L2 norm")
     for answer, colour in zip(answers, _colours(len(answers)), strict=True):
-        at, name = steps(answer), "" if len(answers) == 1 else f"{_name(answer)}, "
-        ax.plot(at, answer.points["mean"].to_pylist(), "o", color=colour, label=f"{name}mean, {answer.site}")
-        line = FIT_COLOUR if len(answers) == 1 else colour
-        ax.plot(at, answer.points["fitted"].to_pylist(), "--", color=line, label=f"fit, {answer.label}")
+        at, alone = steps(answer), len(answers) == 1
+        name = f"mean, {answer.site}" if alone else f"{_name(answer)}, {answer.label}"
+        ax.plot(at, answer.points["mean"].to_pylist(), "o", color=colour, label=name)
+        line, label = (FIT_COLOUR, f"fit, {answer.label}") if alone else (colour, None)
+        ax.plot(at, answer.points["fitted"].to_pylist(), "--", color=line, label=label)
     log_ticks(ax, integers=answers[0].axis == "layer")
     return _finished(ax, answers, "norm of activations")
 
@@ -40,6 +41,8 @@ def ratios(answers: "Sequence[Growth]", ax: "Axes | None") -> "Axes":
     ax = _axes(ax, answers)
     ax.axhline(1.0, color=FIT_COLOUR, linewidth=1, label="1: no growth")
     ax.set_ylabel("factor of a step")
+    if answers[0].axis == "layer":
+        ax.set_xticks(sorted({step for answer in answers for step in steps(answer)[1:]}))
     for answer, colour in zip(answers, _colours(len(answers)), strict=True):
         rows = list(zip(steps(answer), answer.points.to_pylist(), strict=True))[1:]
         at, values = [step for step, _ in rows], [row["ratio"] for _, row in rows]
@@ -70,7 +73,10 @@ def _axes(ax: "Axes | None", answers: "Sequence[Growth]") -> "Axes":
 def _finished(ax: "Axes", answers: "Sequence[Growth]", what: str) -> "Axes":
     excluded = ", ".join(sorted({name for answer in answers for name in answer.excluded})) or "no tokens"
     ax.set_title(f"{what} by {STEP_LABELS[answers[0].axis]} (excluded: {excluded})", fontsize=10)
-    ax.legend(fontsize=8)
+    if len(answers) > 1:  # below, where it hides no point
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), borderaxespad=0, frameon=False)
+    else:
+        ax.legend(fontsize=8)
     return ax
 
 

@@ -18,7 +18,7 @@ VERDICTS = {
     "exponential": "exponential",
     "faster": "faster than exponential",
     "slower": "slower than exponential",
-    "none": "no verdict, for little growth or none, or for steps that no shape stands out of",
+    "none": "no verdict",
     "unspecified": "not judged by this service",
 }
 BLOCKS = {"pre_ln": "pre-LN", "post_ln": "post-LN", "parallel": "parallel"}

@@ -65,6 +65,16 @@ def test_norms(address: str, tmp_path: Path) -> None:
     assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_growth_of_several_runs(address: str, tmp_path: Path) -> None:
+    arguments = ("norms", "planted", "bfloat16", "--exclude", "bos", "special")
+    found = said(actstore(*arguments, "--json", address=address))
+    actstore(*arguments, "--plot", str(tmp_path / "several.png"), address=address)
+    assert [growth["rate"] for growth in found["growth"]] == pytest.approx([GROWTH] * 2, rel=1e-6)
+    assert (tmp_path / "several.png").read_bytes().startswith(b"\x89PNG")
+    done = actstore("norms", "planted", "bfloat16", "float16", "--fit", "resid_post.1", address=address)
+    assert "a number for each run, or revisions that end in one" in done.stderr
+
+
 def test_feature(address: str, tmp_path: Path) -> None:
     found = said(actstore("feature", "planted", SAE, str(FIRING), "-k", "2", "--json", address=address))
     assert [row["rank"] for row in found["top"]["rows"]] == [1, 2]
