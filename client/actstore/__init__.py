@@ -50,10 +50,11 @@ from actstore._records import (
     Provenance,
     S3Access,
     SaeAttachment,
+    SweepEstimate,
 )
 from actstore._run import Run
 from actstore._sae_features import SaeFeatures
-from actstore._sweep import Sweep
+from actstore._sweep import Sweep, SweptCells
 from actstore._tables import Answer, Table
 from actstore._weights import WeightNorms
 
@@ -105,6 +106,8 @@ __all__ = [
     "SteeredText",
     "StoreFailed",
     "Sweep",
+    "SweepEstimate",
+    "SweptCells",
     "Table",
     "TextAblation",
     "TextLens",

@@ -23,10 +23,11 @@ from actstore._records import (
     RowQuery,
     RunDescription,
     SaeDescription,
+    SweepEstimate,
     SweepProgress,
     SweepRequest,
 )
-from actstore._sweep import Sweep
+from actstore._sweep import Sweep, SweptCells
 from actstore._verdict import Verdict
 
 Rows = tuple[pa.Table, Provenance]
@@ -92,8 +93,11 @@ class Backend(ABC):
     def cancel_capture(self, run: str) -> CaptureProgress: ...
 
     @abstractmethod
-    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | Sweep]:
-        """Progress, then one sweep."""
+    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | SweptCells | Sweep]:
+        """Progress and cells as they are finished, then one sweep with all of them."""
+
+    @abstractmethod
+    def estimate_sweep(self, request: SweepRequest) -> SweepEstimate: ...
 
     def check_runs(self, run: str | None, quick: bool, remove_orphans: bool) -> Verdict:  # noqa: ARG002
         raise needs_bucket("checking a store", self.address)

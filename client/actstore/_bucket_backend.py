@@ -36,11 +36,12 @@ from actstore._records import (
     S3Access,
     SaeAttachment,
     SaeDescription,
+    SweepEstimate,
     SweepProgress,
     SweepRequest,
     field_names,
 )
-from actstore._sweep import Sweep
+from actstore._sweep import Sweep, SweptCells
 from actstore._verdict import Verdict
 from actstore_api.reasons import Failure
 from actstore_storage import (
@@ -204,7 +205,10 @@ class BucketBackend(Backend):
     def cancel_capture(self, run: str) -> CaptureProgress:  # noqa: ARG002
         raise self._needs_service("cancelling a capture")
 
-    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | Sweep]:  # noqa: ARG002
+    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | SweptCells | Sweep]:  # noqa: ARG002
+        raise self._needs_service("patch")
+
+    def estimate_sweep(self, request: SweepRequest) -> SweepEstimate:  # noqa: ARG002
         raise self._needs_service("patch")
 
     def _needs_service(self, call: str) -> ActstoreError:

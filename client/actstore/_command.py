@@ -47,6 +47,26 @@ CAPTURE_OPTIONS = (
     "max_documents",
     "sink_ratio",
 )
+PATCH_OPTIONS = (
+    "clean",
+    "corrupt",
+    "answers",
+    "sites",
+    "layers",
+    "heads",
+    "positions",
+    "directions",
+    "window_layers",
+    "source",
+    "source_run",
+    "sae",
+    "features",
+    "sae_error",
+    "screen",
+    "grad_drop",
+    "revision",
+    "fresh",
+)
 DONE, FAILED, USAGE, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 130
 TRAIN = "train-sae"
 LOOK_SECONDS = 0.5
@@ -274,28 +294,14 @@ def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
 
 
 def patch(options: argparse.Namespace) -> None:
+    asked = {name: getattr(options, name) for name in PATCH_OPTIONS}
+    asked["spans"] = {name: (clean, corrupt) for name, clean, corrupt in options.span}
     with _lab(options) as lab:
-        sweep = lab.patch(
-            options.model,
-            clean=options.clean,
-            corrupt=options.corrupt,
-            answers=options.answers,
-            sites=options.sites,
-            layers=options.layers,
-            heads=options.heads,
-            positions=options.positions,
-            directions=options.directions,
-            window_layers=options.window_layers,
-            source=options.source,
-            source_run=options.source_run,
-            sae=options.sae,
-            features=options.features,
-            sae_error=options.sae_error,
-            spans={name: (clean, corrupt) for name, clean, corrupt in options.span},
-            screen=options.screen,
-            grad_drop=options.grad_drop,
-            revision=options.revision,
-        )
+        if options.dry_run:
+            estimate = lab.estimate_patch(options.model, **asked)
+            _say(options, asdict(estimate), repr(estimate))
+            return
+        sweep = lab.patch(options.model, **asked)
     _show(options, sweep)
 
 
@@ -492,6 +498,8 @@ def _add_patch(verbs: Any) -> None:
         "--screen", type=int, metavar="CELLS", help="estimate all cells, compute these many of the largest"
     )
     verb.add_argument("--grad-drop", action="store_true", help="of a screen: see effects that cancel")
+    verb.add_argument("--fresh", action="store_true", help="compute it again, even where the answer was kept")
+    verb.add_argument("--dry-run", action="store_true", help="print cells, token-layers, bytes and seconds; run none")
     verb.add_argument("--directions", nargs="+", choices=_arguments.DIRECTIONS, help="default: both")
     verb.add_argument("--revision", default="")
     _add_plot(verb)

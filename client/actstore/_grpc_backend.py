@@ -26,11 +26,12 @@ from actstore._records import (
     RowQuery,
     RunDescription,
     SaeDescription,
+    SweepEstimate,
     SweepProgress,
     SweepRequest,
     field_names,
 )
-from actstore._sweep import Sweep
+from actstore._sweep import Sweep, SweptCells
 from actstore_api.reasons import Failure, from_status
 from actstore_api.v1 import (
     activation_pb2,
@@ -202,12 +203,21 @@ class GrpcBackend(Backend):
         request = capture_pb2.CancelCaptureRequest(run=run)
         return _messages.progress_of(self._ask(self._captures.CancelCapture, request).progress)
 
-    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | Sweep]:
+    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | SweptCells | Sweep]:
+        parts: list[SweptCells] = []
         for update in self._listen(self._patching.RunSweep, _messages.sweep_out(request)):
             if update.HasField("result"):
-                yield _messages.sweep_of(update.result, request.pairs)
+                yield _messages.sweep_of(update.result, request.pairs, [part.to_arrow() for part in parts])
+            elif update.HasField("cells"):
+                parts.append(SweptCells(table=_messages.table_of(update.cells.rows)))
+                yield parts[-1]
             else:
                 yield SweepProgress(update.progress.cells_done, update.progress.cells_total)
+
+    def estimate_sweep(self, request: SweepRequest) -> SweepEstimate:
+        asked = _messages.sweep_estimate_out(request)
+        found = self._ask(self._patching.EstimateSweep, asked, START_CAPTURE_SECONDS).estimate
+        return SweepEstimate(**{name: getattr(found, name) for name in field_names(SweepEstimate)})
 
     def _ask(self, verb: Callable[..., Any], request: Any, deadline_seconds: float | None = None) -> Any:
         with _in_our_words(self.address):

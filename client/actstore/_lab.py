@@ -1,8 +1,9 @@
 """The lab: what is there, and everything that can be asked of it."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,12 +23,13 @@ from actstore._records import (
     Positions,
     RunDescription,
     SaeDescription,
+    SweepEstimate,
     SweepProgress,
     SweepRequest,
     field_names,
 )
 from actstore._run import Run
-from actstore._sweep import Sweep
+from actstore._sweep import Sweep, SweptCells
 from actstore._sweep_request import sweep_request
 from actstore._tables import Table
 from actstore._verdict import Verdict
@@ -223,6 +225,8 @@ class Lab(ModelAsking, NormAsking):
         spans: Mapping[str, Any] | None = None,
         revision: str = "",
         bos: bool | None = None,
+        fresh: bool = False,
+        on_cells: Callable[[SweptCells], object] | None = None,
         progress: bool = True,
     ) -> Sweep:
         """Replace one activation at a time and see how far the answer moves, in both directions unless told otherwise.
@@ -242,14 +246,26 @@ class Lab(ModelAsking, NormAsking):
 
         `screen` estimates every cell by a gradient, and computes only so many of each direction. `qk_correction`
         computes softmax for q and k; `grad_drop` finds effects that cancel, and loses signs. docs/patching.md says all.
-        """
-        return self._swept(sweep_request(_given(locals())), Bar(sys.stderr, f"patch {model}", enabled=progress))
 
-    def _swept(self, request: SweepRequest, bar: Bar) -> Sweep:
+        `on_cells` is called with rows as they are finished. The answer to a request is kept and given again to the
+        same one, unless `fresh`; Ctrl-C ends the sweep. `estimate_patch` says beforehand what it would take.
+        """
+        bar = Bar(sys.stderr, f"patch {model}", enabled=progress)
+        return self._swept(sweep_request(_given(locals())), bar, on_cells or (lambda _: None))
+
+    def estimate_patch(self, model: str, **options: Any) -> SweepEstimate:
+        """What `patch` with the same arguments would take: cells, token-layers, bytes, seconds. No cell is run."""
+        asked = signature(self.patch).bind(model, **options)
+        asked.apply_defaults()
+        return self._backend.estimate_sweep(sweep_request(asked.arguments))
+
+    def _swept(self, request: SweepRequest, bar: Bar, on_cells: Callable[[SweptCells], object]) -> Sweep:
         try:
             for update in self._backend.run_sweep(request):
                 if isinstance(update, SweepProgress):
                     bar.draw(update.cells_done, update.cells_total, "sweep", "cells")
+                elif isinstance(update, SweptCells):
+                    on_cells(update)
                 else:
                     return update
         finally:

@@ -1,6 +1,6 @@
 """Protobuf messages from and to the client's own types."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -316,8 +316,13 @@ def sweep_out(request: SweepRequest) -> patching_pb2.RunSweepRequest:
         message.window_layers = request.window_layers
     if request.screen is not None:
         message.screen.CopyFrom(patching_pb2.Screen(**asdict(request.screen)))
+    message.fresh = request.fresh
     message.MergeFrom(_further_sources(request))
     return message
+
+
+def sweep_estimate_out(request: SweepRequest) -> patching_pb2.EstimateSweepRequest:
+    return patching_pb2.EstimateSweepRequest(sweep=sweep_out(request))
 
 
 def _further_sources(request: SweepRequest) -> patching_pb2.RunSweepRequest:
@@ -353,10 +358,11 @@ def _pair_out(pair: PromptPair) -> patching_pb2.PromptPair:
     )
 
 
-def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...]) -> Sweep:
+def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...], parts: Sequence[pa.Table] = ()) -> Sweep:
+    """`parts`: the rows that came before. A service of before that was so has them all in the result."""
     taken = _taken_of(result.stored_rows) if result.HasField("stored_rows") else None
     return Sweep(
-        table=table_of(result.cells),
+        table=pa.concat_tables(parts) if parts else table_of(result.cells),
         prompt_tokens=table_of(result.tokens),
         clean_logit_difference=result.clean_logit_difference,
         corrupt_logit_difference=result.corrupt_logit_difference,

@@ -296,6 +296,7 @@ class SweepRequest:
     features: tuple[int, ...] = ()
     sae_error: str = "kept"
     spans: Mapping[str, tuple[Stretch, Stretch]] = field(default_factory=dict)
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,8 @@ class SweepAudit:
     which nothing was replaced: an effect below it says nothing. A sweep with an error above `tolerance` fails.
     `kernel`: "resumed" where only what a patch can change was computed, `token_layers` of `token_layers_full`.
     `rank_agreement`, of a screen, is Spearman's rank correlation of |estimate| with |effect| over the computed cells,
-    mean over pairs and directions; None where there is none.
+    mean over pairs and directions; None where there is none. `cached`: the same was asked before, and the answer, with
+    all of this, is that of back then.
     """
 
     audited_cells: int = 0
@@ -336,6 +338,27 @@ class SweepAudit:
     token_layers: float = 0.0
     token_layers_full: float = 0.0
     rank_agreement: float | None = None
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class SweepEstimate:
+    """What a sweep would take: `cells` of all pairs and directions, tokens times layers that will be computed for them
+    (of a screen at most so many), and by running every patched prompt from the start, `bytes` of the answer, and
+    `seconds` of computing at the speed that the model had last. `cached`: the answer is kept, and nothing is computed.
+    """
+
+    cells: int
+    token_layers: float
+    token_layers_full: float
+    bytes: int
+    seconds: float
+    cached: bool = False
+
+    def __repr__(self) -> str:
+        reused = f"{self.token_layers:,.0f} token-layers of {self.token_layers_full:,.0f}"
+        time = "kept from before" if self.cached else f"about {self.seconds:,.1f} s of computing"
+        return f"{self.cells:,} cells, {reused}\n  {self.bytes:,} bytes; {time}"
 
 
 def field_names(record: type) -> list[str]:

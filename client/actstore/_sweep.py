@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from actstore import _arguments
 from actstore._errors import refused
 from actstore._records import PromptPair, SweepAudit, TakenRows
-from actstore._tables import Answer, plain_rows
+from actstore._tables import Answer, Table, plain_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +19,11 @@ SHOWN_CELLS = 10
 # An effect of at least this share of the whole is told as one, of less than half of it as none.
 LARGE_EFFECT = 0.5
 PLACE = ("site", "layer", "position", "head", "feature", "name", "token")
+
+
+@dataclass(frozen=True, repr=False)
+class SweptCells(Table):
+    """Cells of a sweep that goes on: rows as of `Sweep`, in their order."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -168,6 +173,8 @@ class Sweep(Answer):
 
     def _notes(self) -> list[str]:
         found = super()._notes()[-1:]
+        if self.audit.cached:
+            found.append("kept from an earlier request for the same; fresh=True computes it again")
         if self.audit.audited_cells:
             found.append(
                 f"audit: {self.audit.audited_cells:,} cells by the whole model, largest error "

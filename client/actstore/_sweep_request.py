@@ -33,6 +33,7 @@ def sweep_request(asked: Mapping[str, Any]) -> SweepRequest:
         features=_counts(asked["features"], "features"),
         sae_error=_arguments.choices(asked["sae_error"], "sae_error", _arguments.SAE_ERRORS)[0],
         spans=_spans(asked["spans"] or {}),
+        fresh=_arguments.switch(asked["fresh"], "fresh"),
     )
 
 

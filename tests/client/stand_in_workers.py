@@ -134,17 +134,28 @@ class StandInWorkers(
         self._meet(request, context)
         if len(request.clean.split()) != len(request.corrupt.split()):
             _refuse(context, UNEQUAL)
-        yield patching_pb2.RunSweepResponse(progress=patching_pb2.SweepProgress(cells_done=1, cells_total=2))
+        for part in _halves(_asked_cells(request)):
+            yield patching_pb2.RunSweepResponse(cells=patching_pb2.SweepCells(rows=message(part)))
+            yield patching_pb2.RunSweepResponse(progress=patching_pb2.SweepProgress(cells_done=1, cells_total=2))
         if request.model.name == "no-result":
             return
         result = patching_pb2.SweepResult(
-            cells=message(cells(tuple(request.sites) or SITES, tuple(request.layers) or tuple(range(LAYERS)))),
             tokens=message(tokens()),
             clean_logit_difference=CLEAN_DIFFERENCE,
             corrupt_logit_difference=CORRUPT_DIFFERENCE,
             provenance=common_pb2.Provenance(model=request.model.name, dtype="float32"),
         )
         yield patching_pb2.RunSweepResponse(result=result)
+
+    def EstimateSweep(self, request, context):
+        self._meet(request, context)
+        if len(request.sweep.clean.split()) != len(request.sweep.corrupt.split()):
+            _refuse(context, UNEQUAL)
+        cells = _asked_cells(request.sweep).num_rows
+        estimate = patching_pb2.SweepEstimate(
+            cells=cells, token_layers=10.5, token_layers_full=40, bytes=cells * 100, seconds=1.5
+        )
+        return patching_pb2.EstimateSweepResponse(estimate=estimate)
 
     def _meet(self, request, context) -> None:
         self.requests.append(request)
@@ -170,3 +181,12 @@ def main() -> None:
     print(json.dumps({"ready": "workers", "address": started.address}), flush=True)
     signal.sigwait({signal.SIGTERM})
     started.close()
+
+
+def _asked_cells(request: patching_pb2.RunSweepRequest) -> pa.Table:
+    return cells(tuple(request.sites) or SITES, tuple(request.layers) or tuple(range(LAYERS)))
+
+
+def _halves(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    half = table.num_rows // 2
+    return table.slice(0, half), table.slice(half)

@@ -145,6 +145,8 @@ def test_capture(service: Service) -> None:
 def test_patch(service: Service, tmp_path: Path) -> None:
     found = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--json", address=service.address))
     assert len(found["rows"]) == 2 * 5 * planted.HEADS
+    estimate = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--dry-run", "--json", address=service.address))
+    assert (estimate["cells"], estimate["seconds"]) == (len(found["rows"]), 1.5)
     done = actstore(*PATCH, "--plot", str(tmp_path / "sweep.png"), address=service.address)
     assert "logit difference 3 clean, -1 corrupt" in done.stdout
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")

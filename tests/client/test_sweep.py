@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from actstore import BadRequest, Fault, Lab, Provenance, Sweep
+from actstore import BadRequest, Fault, Lab, Provenance, Sweep, SweepEstimate, SweptCells
 from actstore._messages import sweep_of
 from actstore._records import SweepAudit
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
@@ -28,6 +28,40 @@ def test_a_sweep_is_tidy_and_has_its_baselines(remote: Lab) -> None:
     assert sweep.tokens == {"clean": planted.CLEAN, "corrupt": planted.CORRUPT}
     assert sweep.provenance.model == "planted-model"
     assert sweep.to_dict()["clean_logit_difference"] == 3.0
+
+
+def test_cells_are_seen_as_they_are_finished(remote: Lab) -> None:
+    seen: list[SweptCells] = []
+    sweep = patch(remote, on_cells=seen.append)
+    assert [len(part) for part in seen] == [len(sweep) // 2, len(sweep) - len(sweep) // 2]
+    assert pa.concat_tables(part.to_arrow() for part in seen).equals(sweep.to_arrow())
+    assert set(next(iter(seen[0]))) == set(sweep.to_arrow().column_names)
+
+
+def test_an_answer_that_was_kept_says_so_and_can_be_refused(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, fresh=True)
+    assert workers.requests[-1].fresh
+    result = patching_pb2.SweepResult(
+        cells=message(planted.cells()), tokens=message(planted.tokens()), audit=patching_pb2.SweepAudit(cached=True)
+    )
+    assert "kept" in repr(sweep_of(result, ()))
+    with pytest.raises(BadRequest, match="fresh"):
+        patch(remote, fresh="yes")
+
+
+def test_an_estimate_is_of_the_same_request(remote: Lab, workers: StandInWorkers) -> None:
+    how = {"clean": "When Mary gave to", "corrupt": "When John gave to", "answers": (" Mary", " John")}
+    estimate = remote.estimate_patch("planted-model", **how, sites="z", layers=[1])
+    asked = workers.requests[-1].sweep
+    sweep = remote.patch("planted-model", **how, sites="z", layers=[1])
+    assert asked == workers.requests[-1]
+    assert estimate == SweepEstimate(len(sweep), 10.5, 40.0, len(sweep) * 100, 1.5)
+    assert repr(estimate).endswith(f"{len(sweep) * 100:,} bytes; about 1.5 s of computing")
+    with pytest.raises(BadRequest) as refusal:
+        remote.estimate_patch("planted-model", **how | {"corrupt": "When"})
+    assert refusal.value.reason == "PROMPT_LENGTHS_DIFFER"
+    with pytest.raises(TypeError, match="layer"):
+        remote.estimate_patch("planted-model", **how, layer=[1])
 
 
 def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:
