@@ -78,7 +78,6 @@ class Resumed:
             _check(call)
 
     def price(self, cells: Sequence[Cell], length: int) -> float:
-        """As if no other patch of the batch were written inside the last layer."""
         first = min((cell.position for cell in cells), default=0)
         positions = length - (first - first % self._group_positions)
         own = _is_own_position(cells)
@@ -86,7 +85,7 @@ class Resumed:
         last = self._model.layer_count - 1
         if joins > last:
             return 0.0
-        inside = not own and any(cell.site.layer == last and cell.site.kind not in _BETWEEN for cell in cells)
+        inside = not own and any(_is_inside(cell, last) for cell in cells)
         return float(positions * (last - joins) + (positions if inside else _last_layer(positions)))
 
     @torch.inference_mode()
@@ -160,9 +159,24 @@ class Resumed:
             joining = [row for row in rows[there:] if row.layer == layer]
             hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in joining)])
             there += len(joining)
-            if layer < layers and there:
+            if there and layer < layers - 1:
                 hidden = self._layer(calls[layer], layer, hidden, rows[:there], first)
+            elif there and layer == layers - 1:
+                hidden = self._by_need(calls[layer], layer, hidden, rows[:there], first)
         return hidden[:, -1]
+
+    def _by_need(
+        self, call: dict[str, Any], layer: int, hidden: Tensor, rows: Sequence[_Row], first: int
+    ) -> Float[Tensor, "row position d_model"]:
+        """Rows that are written inside the last layer need all of it, and others beside them do not."""
+        inside = torch.tensor([any(_is_inside(cell, layer) for cell in row.cells) for row in rows])
+        if inside.all() or not inside.any():
+            return self._layer(call, layer, hidden, rows, first)
+        found = hidden.clone()
+        for chosen in (inside, ~inside):
+            some = [row for row, wanted in zip(rows, chosen.tolist(), strict=True) if wanted]
+            found[chosen] = self._layer(call, layer, hidden[chosen], some, first)
+        return found
 
     def _layer(
         self, call: dict[str, Any], layer: int, hidden: Tensor, rows: Sequence[_Row], first: int
@@ -171,7 +185,7 @@ class Resumed:
         here = [found for found in cells if found[1].site.layer == layer]
         before = [found for found in here if found[1].site.kind == "resid_pre"]
         after = [found for found in here if found[1].site.kind == "resid_post"]
-        inside = [found for found in here if found[1].site.kind not in _BETWEEN]
+        inside = [found for found in here if _is_inside(found[1], layer)]
         hidden = _written(hidden, before, first)
         prefix = _Prefix(
             hidden,
@@ -268,6 +282,10 @@ class _Prefix:
 
 def _is_own_position(cells: Sequence[Cell]) -> bool:
     return len(cells) == 1 and cells[0].site.kind in _OWN_POSITION
+
+
+def _is_inside(cell: Cell, layer: int) -> bool:
+    return cell.site.layer == layer and cell.site.kind not in _BETWEEN
 
 
 def _last_layer(positions: int) -> float:
