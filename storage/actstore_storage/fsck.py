@@ -14,7 +14,19 @@ from actstore_storage.commit import Commit, ObjectRecord
 from actstore_storage.errors import CorruptObject
 from actstore_storage.index_merge import due_blocks
 from actstore_storage.index_segments import Segment, listed_segments, read_segment
-from actstore_storage.layout import RUNS, data_folder, index_product, indexes_folder, run_key, segment_key, wanted_key
+from actstore_storage.kept import is_kept, read_kept, remove_kept, remove_unnamed, unnamed
+from actstore_storage.layout import (
+    KEPT,
+    RUNS,
+    data_folder,
+    index_product,
+    indexes_folder,
+    kept_folder,
+    kept_key,
+    run_key,
+    segment_key,
+    wanted_key,
+)
 from actstore_storage.products import NORMS, POSITIONS, TOKENS
 from actstore_storage.runs import open_run, read_commit
 from actstore_storage.snapshot import Snapshot
@@ -27,8 +39,8 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Finding:
-    """`kind`: damaged (not as recorded), missing, orphan (named by no commit and no index, or of an index whose shards
-    a larger one holds), unreadable, or removed.
+    """`kind`: damaged (not as recorded), missing, orphan (named by no commit and no index, of an index whose shards a
+    larger one holds, or of an answer that was kept and is not whole), unreadable, or removed.
     """
 
     kind: str
@@ -53,20 +65,37 @@ class Verdict:
 
 
 def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
-    """One run, or all of them: checksums and row counts of every object, checkpoints against commits, orphans.
+    """One run, or all of them and the kept answers: checksums and row counts, checkpoints against commits, orphans.
 
     `quick` leaves out the checksums and row counts, which read every byte. Orphans are removed only from runs that
     nobody is asked to capture, and of indexes only where no merge is due: those of work under way look the same.
     Errors: RUN_NOT_FOUND; StoreError.
     """
     verdicts = [_check_run(bucket, name, quick, remove_orphans) for name in ([run] if run else _runs(bucket))]
+    answers = [] if run else bucket.folders(KEPT)
+    kept = [found for sha256 in answers for found in _check_kept(bucket, sha256, quick, remove_orphans)]
     return Verdict(
         len(verdicts),
         sum(each.shards for each in verdicts),
         sum(each.objects for each in verdicts),
         sum(each.bytes for each in verdicts),
-        tuple(finding for each in verdicts for finding in each.findings),
+        (*(finding for each in verdicts for finding in each.findings), *kept),
     )
+
+
+def _check_kept(bucket: Bucket, sha256: str, quick: bool, remove: bool) -> Iterator[Finding]:
+    """An answer that is not whole is made again when it is asked for, so it takes space and does no harm."""
+    if not bucket.keys(kept_folder(sha256)):
+        return  # some stores show an emptied folder for a while
+    if not (is_kept(bucket, sha256) if quick else read_kept(bucket, sha256)):
+        what = "an answer that was kept, and is not whole"
+        if remove:
+            yield from (Finding("removed", key, what) for key in remove_kept(bucket, sha256))
+        else:
+            yield Finding("orphan", kept_key(sha256), what)
+        return
+    found = remove_unnamed(bucket, sha256) if remove else unnamed(bucket, sha256)
+    yield from (Finding("removed" if remove else "orphan", key, "nothing names it") for key in found)
 
 
 def _runs(bucket: Bucket) -> list[str]:

@@ -6,6 +6,7 @@ from actstore_storage.errors import BadRequest
 RUNS = "runs"
 SAES = "saes"
 WANTED = "captures"
+KEPT = "sweeps"
 
 
 def storage_name(name: str, field: str) -> str:
@@ -111,3 +112,15 @@ def training_checkpoints_folder(sae: str) -> str:
 
 def training_checkpoint_key(sae: str, step: int) -> str:
     return f"{training_checkpoints_folder(sae)}/{step:012d}.tar"
+
+
+def kept_folder(sha256: str) -> str:
+    return f"{KEPT}/{check_name(sha256, 'sha256')}"
+
+
+def kept_key(sha256: str) -> str:
+    return f"{kept_folder(sha256)}/answer.json"
+
+
+def kept_object_key(sha256: str, attempt: str, name: str) -> str:
+    return f"{kept_folder(sha256)}/{check_name(attempt, 'attempt')}/{check_name(name, 'name')}.parquet"

@@ -286,7 +286,7 @@ def test_sweeps_are_served_side_by_side(model: LanguageModel, sweeps: Sweeps) ->
 def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) -> None:
     async def leave() -> int:
         served = sweeps.serve(model)
-        async with aclosing(sweeps.run(served, BIG, NOTHING_FINISHED)) as updates:
+        async with aclosing(sweeps.run(served, replace(BIG, fresh=True), NOTHING_FINISHED)) as updates:
             async for _ in updates:
                 break
         await updates_of(sweeps, served, ONE)  # the scheduler has come by
@@ -301,7 +301,7 @@ def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) 
 def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
     model: LanguageModel, sweeps: Sweeps, request_: SweepRequest, dies_after: int
 ) -> None:
-    served, begun = sweeps.serve(model), []
+    served, begun, request_ = sweeps.serve(model), [], replace(request_, fresh=True)
 
     async def start(finished: Finished) -> Any:
         begun.append(finished)

@@ -42,6 +42,8 @@ class Audit(Checked):
 
     kernel: str = ""
     rank_agreement: float | None = None
+    # Of an answer that was kept: of when it was computed.
+    cached: bool = False
 
 
 @dataclass(frozen=True)

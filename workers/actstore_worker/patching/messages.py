@@ -74,6 +74,7 @@ def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
         prepend_bos=prepend_bos(message.bos),
         stored=_stored(message),
         features=_features(message),
+        fresh=message.fresh,
         spans=tuple(
             Span(span.name, _stretch(span.clean, span.name), _stretch(span.corrupt, span.name))
             for span in message.spans

@@ -102,6 +102,8 @@ class SweepRequest:
     features: SaeFeatures | None = None
     # In place of positions.
     spans: tuple[Span, ...] = ()
+    # Computed again, even where the answer is kept.
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class PatchingLimits:
     stored_rows: int = 16_384
     # How long a slice should take: so long others wait for their turn, and a sweep that nobody wants any more goes on.
     slice_seconds: float = 0.25
+    # Of the rows of an answer that is kept for who asks for the same.
+    kept_bytes: int = 64 * 2**20
 
     def __post_init__(self) -> None:
         if min(asdict(self).values()) <= 0:

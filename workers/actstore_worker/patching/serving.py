@@ -4,18 +4,20 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.estimating import SweepEstimate, estimate_steps
+from actstore_worker.patching.keeping import KeptSweeps
 from actstore_worker.patching.kernel import FullForward
 from actstore_worker.patching.legs import Finished
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.scheduling import Job, Pace, Scheduler
 from actstore_worker.patching.steps import Steps
 from actstore_worker.patching.supplies import Supplies
-from actstore_worker.patching.sweep import Kernels, SweepUpdate, fastest_kernel, sweep_steps
+from actstore_worker.patching.sweep import Kernels, SweepCells, SweepUpdate, fastest_kernel, sweep_steps
+from actstore_worker.patching.swept_pairs import SweepEnd
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Sweeps:
     """`turn` is held while a model is used. Has a thread of its own, which ends with the process."""
 
     def __init__(self, turn: AbstractContextManager[object], limits: PatchingLimits, supplies: Supplies) -> None:
-        self._limits, self._supplies = limits, supplies
+        self._limits, self._supplies, self._kept = limits, supplies, KeptSweeps(supplies, limits)
         self._scheduler = Scheduler(turn, limits.tokens_per_slice)
         threading.Thread(target=self._scheduler.run_forever, name="sweeps", daemon=True).start()
 
@@ -40,19 +42,35 @@ class Sweeps:
 
     async def run(self, served: Served, request: SweepRequest, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
         """Errors: as `sweep_steps`. Closing it ends the sweep after the slice that runs."""
-        model, kernels, pace = served.model, served.kernels, served.pace
-        steps = sweep_steps(model, request, self._limits, kernels, self._supplies, pace.budget, finished)
-        async with aclosing(self._updates(steps, pace)) as updates:
-            async for update in updates:
+        key = await asyncio.to_thread(self._kept.key, served.model, request, served.kernels.fast.name)
+        parts = [] if finished.rows is None else [finished.rows]
+        if key is not None and not request.fresh:
+            begin = sum(part.num_rows for part in parts)
+            for update in await asyncio.to_thread(self._kept.find, key, begin):
                 yield update
+                if isinstance(update, SweepEnd):
+                    return
+        async with aclosing(self._computed(served, request, finished)) as updates:
+            async for update in updates:
+                if isinstance(update, SweepCells):
+                    parts.append(update.rows)
+                if isinstance(update, SweepEnd) and key is not None:
+                    await asyncio.to_thread(self._kept.keep, key, parts, update, fresh=request.fresh)
+                yield update
+
+    def _computed(self, served: Served, request: SweepRequest, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
+        pace, supplies = served.pace, self._supplies
+        steps = sweep_steps(served.model, request, self._limits, served.kernels, supplies, pace.budget, finished)
+        return self._updates(steps, pace)
 
     async def estimate(self, served: Served, request: SweepRequest) -> SweepEstimate:
         """Errors: as `estimate_steps`."""
-        model, kernels, pace = served.model, served.kernels, served.pace
-        steps = estimate_steps(model, request, self._limits, kernels, self._supplies, pace)
-        async with aclosing(self._updates(steps, pace)) as updates:
+        steps = estimate_steps(served.model, request, self._limits, served.kernels, self._supplies, served.pace)
+        async with aclosing(self._updates(steps, served.pace)) as updates:
             found: SweepEstimate = await anext(updates)
-            return found
+        key = await asyncio.to_thread(self._kept.key, served.model, request, served.kernels.fast.name)
+        cached = not request.fresh and await asyncio.to_thread(self._kept.has, key)
+        return replace(found, cached=True, seconds=0.0) if cached else found
 
     async def _updates(self, steps: Steps[Any, None], pace: Pace) -> AsyncGenerator[Any, None]:
         loop, there = asyncio.get_running_loop(), asyncio.Event()
