@@ -31,6 +31,11 @@ class Finished:
     rows: pa.Table | None = None
     checked: Checked = NOTHING_CHECKED
 
+    @property
+    def cells(self) -> int:
+        """Without rows that a screen left out."""
+        return 0 if self.rows is None else self.rows.num_rows - self.rows["logit_difference"].null_count
+
 
 NOTHING_FINISHED = Finished()
 

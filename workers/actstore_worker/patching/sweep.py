@@ -102,14 +102,13 @@ def sweep_steps(
     stored = yield from _stored_rows(model, plan, limits, supplies)
     pairs = Pairs(model, plan, given_to(plan, model, stored))
     check_apart(pairs.first)
-    screened = yield from _screen(pairs, limits)
+    screened = yield from _screen(pairs, limits, finished.cells)
     auditor = Auditor(kernels.slow, model.dtype, budget, finished.checked)
-    total, done, ranked = sum(len(chosen.exact) for chosen in screened.values()) * len(plan.pairs), 0, []
+    total, done, ranked = sum(len(chosen.exact) for chosen in screened.values()) * len(plan.pairs), finished.cells, []
     for number, leg in enumerate(pairs.legs(screened)):
         parts = leg.begun(finished, number)
         slices = LegRun(leg, kernels.fast, auditor, limits, budget)
         first = sum(part.num_rows for part in parts)
-        done += int(leg.exact[:first].sum())
         yield SweepProgress(done, total)
         while first < len(plan.grid):
             rows = slices.next_slice(first)
@@ -134,12 +133,14 @@ def _stored_rows(
     reading = StoredReading.begin(bucket, model, plan.stored, plan.source, plan.length, limits.stored_rows)
     rows = {}
     for site in sorted(plan.sites, key=str):
-        yield SweepProgress(0, total)
+        yield SweepProgress(done, total)
         rows[site] = reading.rows(site)
     return StoredRows(reading.taken, rows)
 
 
-def _screen(pairs: Pairs, limits: PatchingLimits) -> Generator[SweepProgress, Ran | None, dict[str, Screened]]:
+def _screen(
+    pairs: Pairs, limits: PatchingLimits, done: int
+) -> Generator[SweepProgress, Ran | None, dict[str, Screened]]:
     """By direction. Without a screen every cell is computed."""
     plan, unchanged = pairs.plan, pairs.unchanged
     if plan.screen is None:
@@ -150,7 +151,7 @@ def _screen(pairs: Pairs, limits: PatchingLimits) -> Generator[SweepProgress, Ra
         pair, wanted = pairs.get(number), np.flatnonzero(~unchanged[number])
         for direction in plan.directions if len(wanted) else ():
             estimates[direction][number, wanted] = _estimated(pairs, pair, direction, wanted, limits)
-            yield SweepProgress(0, total)
+            yield SweepProgress(done, total)
     return {
         direction: choose_cells(found, unchanged, plan.screen.exact_cells) for direction, found in estimates.items()
     }
