@@ -99,7 +99,7 @@ def sweep_steps(
     where patched runs are not what the whole model makes of the same prompts.
     """
     plan = plan_sweep(model, request, limits, supplies)
-    stored = yield from _stored_rows(model, plan, limits, supplies)
+    stored = yield from _stored_rows(model, plan, limits, supplies, finished.cells)
     pairs = Pairs(model, plan, given_to(plan, model, stored))
     check_apart(pairs.first)
     screened = yield from _screen(pairs, limits, finished.cells)
@@ -122,7 +122,7 @@ def sweep_steps(
 
 
 def _stored_rows(
-    model: LanguageModel, plan: SweepPlan, limits: PatchingLimits, supplies: Supplies | None
+    model: LanguageModel, plan: SweepPlan, limits: PatchingLimits, supplies: Supplies | None, done: int
 ) -> Generator[SweepProgress, Ran | None, StoredRows | None]:
     """Of the sources mean and resample. Between sites others may go."""
     if plan.stored is None:
