@@ -3,6 +3,8 @@
 Labels are bounded: methods are those that the server has, all others count as `unknown`; codes are gRPC's.
 """
 
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +15,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from actstore_api.v1 import patching_pb2
 from actstore_service.gateway import Gateway
 from actstore_service.guards import guarded
 
 UNKNOWN_METHOD = "unknown"
+# Of a sweep's answer, as of another version of the workers.
+OTHER_KERNEL = "other"
+KERNELS = ("resumed", "full")
+ERROR_BUCKETS = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 # From a health check to a feature page over a large run.
 LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -40,6 +47,7 @@ class Metrics:
             registry=self._registry,
         )
         self._in_flight = Gauge("actstore_calls_in_flight", "gRPC calls that run now.", registry=self._registry)
+        self.sweeps = SweepMetrics(self._registry)
         ProcessCollector(registry=self._registry)
         self._registry.register(_CaptureTotals(gateway))
 
@@ -58,6 +66,67 @@ class Metrics:
             finally:
                 self._latency_seconds.labels(method).observe(time.monotonic() - started_seconds)
                 self._calls.labels(method, _code(context).name).inc()
+
+
+class SweepMetrics:
+    """What sweeps said of themselves as they ended. A kept answer's check is of before, and counts no more."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._ended = Counter(
+            "actstore_sweeps",
+            "Sweeps that ended with an answer: `answer` is computed or kept, `kernel` resumed, or full where a model's "
+            "layers cannot be called by themselves.",
+            ("answer", "kernel"),
+            registry=registry,
+        )
+        self._failed = Counter("actstore_sweep_audits_failed", "Sweeps that their own check ended.", registry=registry)
+        self._cells = Counter(
+            "actstore_sweep_cells",
+            "Cells of the answers of sweeps, by where they are from.",
+            ("answer",),
+            registry=registry,
+        )
+        self._token_layers = Counter(
+            "actstore_sweep_token_layers",
+            "Tokens times layers: computed, and full, what patched prompts would take from the start.",
+            ("way",),
+            registry=registry,
+        )
+        self._errors = Histogram(
+            "actstore_sweep_error_of_tolerance",
+            "Largest error of a sweep's audited cells, as a share of what is tolerated.",
+            buckets=ERROR_BUCKETS,
+            registry=registry,
+        )
+        self._largest_error = Gauge(
+            "actstore_sweep_largest_error", "In a logit, of all audited cells since the start.", registry=registry
+        )
+        self._noise_floor = Gauge(
+            "actstore_sweep_noise_floor", "In a logit, the largest of all sweeps since the start.", registry=registry
+        )
+        self._lock = threading.Lock()
+        self._largest = {self._largest_error: 0.0, self._noise_floor: 0.0}
+
+    def ended(self, audit: patching_pb2.SweepAudit, cells: int) -> None:
+        answer = "kept" if audit.cached else "computed"
+        self._ended.labels(answer, audit.kernel if audit.kernel in KERNELS else OTHER_KERNEL).inc()
+        self._cells.labels(answer).inc(cells)
+        if audit.cached:
+            return
+        self._token_layers.labels("computed").inc(audit.token_layers)
+        self._token_layers.labels("full").inc(audit.token_layers_full)
+        if audit.audited_cells:
+            self._errors.observe(audit.largest_error / audit.tolerance if audit.tolerance else math.inf)
+        self._raise_to(self._largest_error, audit.largest_error)
+        self._raise_to(self._noise_floor, audit.noise_floor)
+
+    def audit_failed(self) -> None:
+        self._failed.inc()
+
+    def _raise_to(self, gauge: Gauge, value: float) -> None:
+        with self._lock:
+            self._largest[gauge] = max(self._largest[gauge], value)
+            gauge.set(self._largest[gauge])
 
 
 class MetricsInterceptor(grpc.ServerInterceptor):

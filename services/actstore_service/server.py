@@ -40,7 +40,7 @@ class Service:
         metrics = Metrics(self._gateway)
         self._server = _grpc_server(settings, metrics)
         self._health = health.HealthServicer()
-        _add_services(self._server, bucket, self._gateway, settings)
+        _add_services(self._server, bucket, self._gateway, settings, metrics)
         _add_standard_services(self._server, self._health, self._gateway)
         self._ready = threading.Event()
         self.address = _bind(self._server, settings.listen)
@@ -74,7 +74,7 @@ def _grpc_server(settings: Settings, metrics: Metrics) -> grpc.Server:
     )
 
 
-def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, settings: Settings) -> None:
+def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, settings: Settings, metrics: Metrics) -> None:
     batch_bytes = settings.limits.batch_bytes
     servicers: dict[str, Any] = {
         "CatalogService": CatalogService(bucket),
@@ -82,7 +82,7 @@ def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, setting
         "ActivationService": ActivationService(bucket, batch_bytes, HeldRows(settings.held_row_bytes)),
         "FeatureService": FeatureService(bucket, batch_bytes),
         "NormService": NormService(bucket, gateway),
-        "PatchingService": PatchingService(gateway),
+        "PatchingService": PatchingService(gateway, metrics.sweeps),
         "SaeService": SaeService(gateway),
         "ModelService": ModelService(gateway),
     }

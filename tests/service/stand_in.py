@@ -32,6 +32,22 @@ FAILURE = Failure(
 )
 
 
+AUDITS = {
+    "resumed": patching_pb2.SweepAudit(
+        audited_cells=4, largest_error=2e-6, noise_floor=1e-6, tolerance=1e-4, kernel="resumed", token_layers=10,
+        token_layers_full=40,
+    ),
+    "worse": patching_pb2.SweepAudit(
+        audited_cells=4, largest_error=5e-5, noise_floor=0, tolerance=1e-4, kernel="full", token_layers=40,
+        token_layers_full=40,
+    ),
+    "kept": patching_pb2.SweepAudit(
+        audited_cells=4, largest_error=9e-5, tolerance=1e-4, kernel="resumed", token_layers=10, cached=True
+    ),
+    "of-tomorrow": patching_pb2.SweepAudit(kernel="quantum"),
+}  # fmt: skip
+
+
 class StandIn(CaptureServiceServicer, PatchingServiceServicer):
     """Does what the run's name says: `refused` (a rich status), `bare-<CODE>` (one without details), `waiting`..."""
 
@@ -74,7 +90,10 @@ class StandIn(CaptureServiceServicer, PatchingServiceServicer):
     def RunSweep(self, request, context) -> Iterator[patching_pb2.RunSweepResponse]:
         self._meet(request, context, request.model.name)
         yield patching_pb2.RunSweepResponse(progress=patching_pb2.SweepProgress(cells_done=1, cells_total=2))
-        yield patching_pb2.RunSweepResponse(result=patching_pb2.SweepResult(clean_logit_difference=1.5))
+        if request.model.name == "audit-failed":
+            context.abort_with_status(rpc_status.to_status(to_status(Failure("AUDIT_FAILED", "not the same"))))
+        result = patching_pb2.SweepResult(clean_logit_difference=1.5, audit=AUDITS.get(request.model.name))
+        yield patching_pb2.RunSweepResponse(result=result)
 
     def _meet(self, request, context, name: str) -> None:
         self.requests.append(request)

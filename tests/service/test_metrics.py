@@ -7,7 +7,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from actstore_api.v1 import capture_pb2, catalog_pb2
+from actstore_api.v1 import capture_pb2, catalog_pb2, patching_pb2
 from actstore_service.server import Service
 from tests.service import stand_in
 from tests.service.conftest import Caller, Serve
@@ -58,6 +58,31 @@ def test_a_running_call_is_in_flight_and_a_cancelled_one_is_counted(
     cancelled = "actstore_calls_total", ("CANCELLED", _method("CaptureService", "WatchCapture"))
     until(lambda: _scrape(forwarding).get(cancelled) == 1)
     assert _scrape(forwarding)["actstore_calls_in_flight", ()] == 0
+
+
+def test_what_sweeps_say_of_themselves(forwarding: Service, call: Caller) -> None:
+    for name in ("resumed", "worse", "resumed", "kept", "of-tomorrow"):
+        list(call("PatchingService", "RunSweep", _sweep(name)))
+    call.failure("PatchingService", "RunSweep", _sweep("audit-failed"))
+    call.failure("PatchingService", "RunSweep", _sweep("refused"))
+    found = _scrape(forwarding)
+    assert found["actstore_sweeps_total", ("computed", "resumed")] == 2
+    assert found["actstore_sweeps_total", ("computed", "full")] == 1
+    assert found["actstore_sweeps_total", ("kept", "resumed")] == 1
+    assert found["actstore_sweeps_total", ("computed", "other")] == 1
+    assert found["actstore_sweep_audits_failed_total", ()] == 1
+    assert found["actstore_sweep_cells_total", ("computed",)] == 4
+    assert found["actstore_sweep_cells_total", ("kept",)] == 1
+    assert found["actstore_sweep_token_layers_total", ("computed",)] == 60
+    assert found["actstore_sweep_token_layers_total", ("full",)] == 120
+    assert found["actstore_sweep_error_of_tolerance_count", ()] == 3
+    assert found["actstore_sweep_error_of_tolerance_sum", ()] == pytest.approx(0.54)
+    assert found["actstore_sweep_largest_error", ()] == pytest.approx(5e-5)
+    assert found["actstore_sweep_noise_floor", ()] == pytest.approx(1e-6)
+
+
+def _sweep(model: str) -> patching_pb2.RunSweepRequest:
+    return patching_pb2.RunSweepRequest(model=capture_pb2.ModelReference(name=model))
 
 
 def test_labels_stay_bounded(forwarding: Service, call: Caller) -> None:
