@@ -20,11 +20,12 @@ from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.kernel import FullForward, Patch
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
+from actstore_worker.patching.messages import sweep_response
 from actstore_worker.patching.request import PatchingLimits, PromptPair, Screen, SweepRequest
 from actstore_worker.patching.resuming import TRIES, ProcessDied, going_on
 from actstore_worker.patching.scheduling import FIRST_TOKEN_LAYERS, UPDATES_MAX, Job, Pace, Scheduler
 from actstore_worker.patching.serving import Served, Sweeps
-from actstore_worker.patching.steps import Logits
+from actstore_worker.patching.steps import Logits, drive
 from actstore_worker.patching.supplies import Supplies
 from actstore_worker.patching.sweep import (
     Kernels,
@@ -38,7 +39,7 @@ from actstore_worker.patching.sweep import (
     sweep_steps,
 )
 from actstore_worker.turns import Turns
-from tests.random_models import save_model
+from tests.random_models import CONTEXT_LENGTH, save_model
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 OTHER = PromptPair("When John and Mary went , John gave", "When John and Mary went , Mary gave", "Mary", "John")
@@ -329,6 +330,22 @@ def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
         assert end.audit.rank_agreement == pytest.approx(expected.audit.rank_agreement)
     assert end.baselines.equals(expected.baselines)
     assert end.direct.equals(expected.direct)
+
+
+def test_no_message_grows_with_the_sweep(model: LanguageModel) -> None:
+    """Nearly 200,000 cells. The prompts differ in their last token alone, so that few of them cost anything."""
+    words = " ".join(["When"] * (CONTEXT_LENGTH - 2))
+    pairs = tuple(PromptPair(f"{words} Mary", f"{words} {other}", "John", "Mary") for other in ("John", "went") * 27)
+    sites = ("resid_pre", "attn_out", "mlp_out", "resid_post", "z", "q", "k", "v", "pattern")
+    request = SweepRequest("neox", "", pairs, sites=sites)
+    kernels, limits = Kernels(fastest_kernel(model), FullForward(model)), PatchingLimits()
+    rows, updates = 0, drive(sweep_steps(model, request, limits, kernels))
+    for update in updates:
+        assert sweep_response(update).ByteSize() < 2 << 20
+        if isinstance(update, SweepCells):
+            rows += update.rows.num_rows
+    assert rows == 54 * 2 * 3 * CONTEXT_LENGTH * (4 + 5 * 3)
+    assert limits.cells * 0.94 < rows <= limits.cells
 
 
 def test_a_sweep_that_kills_every_process_ends() -> None:
