@@ -16,6 +16,10 @@ every position. Reuse of layers, and of positions in groups of eight, leaves 80 
 and 10 to unembed one row a cell: six times less to compute, and a batch of some hundred rows computes several times as
 fast as one row. `reuse` is token-layers of running every cell from the start over those that were computed; its limit,
 of patches that each compute what they can change and no more, is `reuse_limit`.
+
+`service_overhead` is seconds of a one-cell request through client, service, gateway and replica over those of the same
+in process, and `service_overhead_ms` their difference: four updates over four hops of some milliseconds each, and small
+objects that are kept. A request's own work is two prompts, three patched runs, and the metrics.
 """
 
 import argparse
@@ -42,6 +46,7 @@ from actstore_worker.model import LanguageModel
 from actstore_worker.patching.pairs import PairTokens
 from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
+from benchmarks._service_overhead import service_overhead
 from benchmarks.capture import MODEL, MODELS
 
 LAYERS, D_MODEL, HEADS, VOCABULARY_SIZE = 6, 512, 8, 50_304
@@ -117,6 +122,8 @@ def measure(folder: Path, peer_cells: int) -> dict[str, float | str]:
         if site == "resid_pre":
             found["reuse"] = round(reuse, 2)
             found["reuse_limit"] = round(reuse_limit(), 2)
+    overhead, milliseconds = service_overhead(folder, model, pair)
+    found |= {"service_overhead": round(overhead, 1), "service_overhead_ms": round(milliseconds, 1)}
     return found | {"max_abs_error": float(f"{max(errors):.2g}"), "device": device.type}
 
 
