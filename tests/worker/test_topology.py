@@ -92,6 +92,14 @@ class Caller:
         return (update.progress for update in self.captures.WatchCapture(request, **self.with_token))
 
     def sweep(self, **change: object) -> list[patching_pb2.RunSweepResponse]:
+        return list(self.sweeps.RunSweep(self._sweep(change), **self.with_token))
+
+    def estimate(self, **change: object) -> patching_pb2.SweepEstimate:
+        request = patching_pb2.EstimateSweepRequest(sweep=self._sweep(change))
+        return self.sweeps.EstimateSweep(request, **self.with_token).estimate
+
+    @staticmethod
+    def _sweep(change: dict[str, object]) -> patching_pb2.RunSweepRequest:
         fields = {
             "model": capture_pb2.ModelReference(name="tiny"),
             "clean": "When Mary and John went , Mary gave",
@@ -99,7 +107,7 @@ class Caller:
             "clean_answer": "John",
             "corrupt_answer": "Mary",
         }
-        return list(self.sweeps.RunSweep(patching_pb2.RunSweepRequest(**fields | change), **self.with_token))
+        return patching_pb2.RunSweepRequest(**fields | change)
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +324,65 @@ def test_a_sweep_takes_an_sae_of_the_catalogue_and_rows_of_a_stored_run(caller: 
     with pytest.raises(grpc.RpcError) as refusal:
         caller.sweep(sae="no-sae")
     assert failure(refusal.value).reason == "SAE_NOT_FOUND"
+
+
+def large_sweep() -> patching_pb2.RunSweepRequest:
+    """Of many pairs, so that it takes some seconds."""
+    pair = {"clean": "When Mary and John went", "corrupt": "When John and Mary went"}
+    answers = {"clean_answer": "John", "corrupt_answer": "Mary"}
+    return patching_pb2.RunSweepRequest(
+        model=capture_pb2.ModelReference(name="tiny"),
+        **pair,
+        **answers,
+        more_pairs=[patching_pb2.PromptPair(**pair, **answers)] * 200,
+        fresh=True,
+        source=patching_pb2.PATCH_SOURCE_ZERO,
+    )
+
+
+def test_a_small_sweep_does_not_wait_for_a_large_one(caller: Caller) -> None:
+    large = caller.sweeps.RunSweep(large_sweep(), **caller.with_token)
+    next(large)
+    small = {"sites": ["z"], "layers": [1], "heads": [0], "directions": [patching_pb2.PATCH_DIRECTION_NOISE]}
+    *updates, last = caller.sweep(**small, fresh=True)
+    assert swept_cells(updates).num_rows == 9
+    assert not last.result.audit.cached
+    large.cancel()
+
+
+def test_a_sweep_that_was_left_frees_its_replica(workers: WorkerProcess, caller: Caller) -> None:
+    """Within a second: after that, the replica uses next to no CPU."""
+    stream = caller.sweeps.RunSweep(large_sweep(), **caller.with_token)
+    next(stream)
+    time.sleep(0.5)
+    assert _cpu_seconds(workers, "ray::ServeReplica:actstore:models", 0.5) > 0.1
+    stream.cancel()
+    time.sleep(1.0)
+    assert _cpu_seconds(workers, "ray::ServeReplica:actstore:models", 0.5) < 0.1
+
+
+def _cpu_seconds(workers: WorkerProcess, title: str, seconds: float) -> float:
+    """Of the processes of that title, user and system, over so long."""
+
+    def used() -> float:
+        stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in workers.processes(title))
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+    before = used()
+    time.sleep(seconds)
+    return used() - before
+
+
+def test_the_answer_is_kept_and_an_estimate_says_so(caller: Caller) -> None:
+    request = {"sites": ["attn_out"], "layers": [2]}
+    before = caller.estimate(**request)
+    *updates, computed = caller.sweep(**request)
+    *kept_updates, kept = caller.sweep(**request)
+    assert swept_cells(kept_updates).equals(swept_cells(updates))
+    assert (computed.result.audit.cached, kept.result.audit.cached) == (False, True)
+    assert before.token_layers == computed.result.audit.token_layers
+    assert (before.cells, before.cached) == (swept_cells(updates).num_rows, False)
+    assert (caller.estimate(**request).cached, caller.estimate(**request).seconds) == (True, 0)
 
 
 @pytest.mark.parametrize(
