@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -13,10 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from grpc_status import rpc_status
 
-from actstore_api.reasons import Failure, from_status
-from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, patching_pb2, sae_pb2, service_pb2_grpc
+from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, patching_pb2, sae_pb2
 from actstore_storage.fsck import check_runs
 from actstore_storage.index_segments import listed_segments
 from actstore_storage.opening import open_bucket
@@ -29,9 +27,17 @@ from actstore_worker.training.train import train
 from tests.random_models import WORDS, save_model
 from tests.small_models import save_sae
 from tests.storage.feature_twins import assert_every_answer, read_back
+from tests.worker.topology_caller import (
+    CALL_SECONDS,
+    Caller,
+    cpu_seconds,
+    failure,
+    large_sweep,
+    specification,
+    swept_cells,
+)
 from tests.worker_process import WorkerProcess, running_workers
 
-CALL_SECONDS = 60
 DOCUMENTS = 400
 
 
@@ -66,61 +72,9 @@ def channel(workers: WorkerProcess) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def specification(run: str, **more: object) -> capture_pb2.CaptureSpecification:
-    return capture_pb2.CaptureSpecification(
-        run=run,
-        model=capture_pb2.ModelReference(name="tiny"),
-        dataset=capture_pb2.DatasetReference(name="words.jsonl"),
-        **more,
-    )
-
-
-class Caller:
-    def __init__(self, workers: WorkerProcess, channel: grpc.Channel) -> None:
-        self.captures = service_pb2_grpc.CaptureServiceStub(channel)
-        self.sweeps = service_pb2_grpc.PatchingServiceStub(channel)
-        self.saes = service_pb2_grpc.SaeServiceStub(channel)
-        self.models = service_pb2_grpc.ModelServiceStub(channel)
-        self.with_token = {"metadata": workers.metadata(), "timeout": CALL_SECONDS}
-
-    def start(self, wanted: capture_pb2.CaptureSpecification) -> str:
-        request = capture_pb2.StartCaptureRequest(specification=wanted)
-        return self.captures.StartCapture(request, **self.with_token).run
-
-    def watch(self, run: str) -> Iterator[capture_pb2.CaptureProgress]:
-        request = capture_pb2.WatchCaptureRequest(run=run)
-        return (update.progress for update in self.captures.WatchCapture(request, **self.with_token))
-
-    def sweep(self, **change: object) -> list[patching_pb2.RunSweepResponse]:
-        return list(self.sweeps.RunSweep(self._sweep(change), **self.with_token))
-
-    def estimate(self, **change: object) -> patching_pb2.SweepEstimate:
-        request = patching_pb2.EstimateSweepRequest(sweep=self._sweep(change))
-        return self.sweeps.EstimateSweep(request, **self.with_token).estimate
-
-    @staticmethod
-    def _sweep(change: dict[str, object]) -> patching_pb2.RunSweepRequest:
-        fields = {
-            "model": capture_pb2.ModelReference(name="tiny"),
-            "clean": "When Mary and John went , Mary gave",
-            "corrupt": "When Mary and John went , John gave",
-            "clean_answer": "John",
-            "corrupt_answer": "Mary",
-        }
-        return patching_pb2.RunSweepRequest(**fields | change)
-
-
 @pytest.fixture(scope="module")
 def caller(workers: WorkerProcess, channel: grpc.Channel) -> Caller:
     return Caller(workers, channel)
-
-
-def failure(error: grpc.RpcError) -> Failure:
-    status = rpc_status.from_call(error)
-    assert status is not None
-    found = from_status(status)
-    assert found is not None
-    return found
 
 
 def snapshot(folder: Path, run: str) -> Snapshot:
@@ -283,11 +237,6 @@ def test_a_cancelled_capture_stops_and_can_be_finished(caller: Caller, folder: P
     check_tokens(snapshot(folder, run))
 
 
-def swept_cells(updates: Sequence[patching_pb2.RunSweepResponse]) -> pa.Table:
-    parts = [update.cells.rows.arrow_ipc_stream for update in updates if update.HasField("cells")]
-    return pa.concat_tables(pa.ipc.open_stream(part).read_all() for part in parts)
-
-
 def test_a_sweep_streams_progress_cells_and_one_result(caller: Caller) -> None:
     *updates, last = caller.sweep()
     result, cells = last.result, swept_cells(updates)
@@ -326,20 +275,6 @@ def test_a_sweep_takes_an_sae_of_the_catalogue_and_rows_of_a_stored_run(caller: 
     assert failure(refusal.value).reason == "SAE_NOT_FOUND"
 
 
-def large_sweep() -> patching_pb2.RunSweepRequest:
-    """Of many pairs, so that it takes some seconds."""
-    pair = {"clean": "When Mary and John went", "corrupt": "When John and Mary went"}
-    answers = {"clean_answer": "John", "corrupt_answer": "Mary"}
-    return patching_pb2.RunSweepRequest(
-        model=capture_pb2.ModelReference(name="tiny"),
-        **pair,
-        **answers,
-        more_pairs=[patching_pb2.PromptPair(**pair, **answers)] * 200,
-        fresh=True,
-        source=patching_pb2.PATCH_SOURCE_ZERO,
-    )
-
-
 def test_a_small_sweep_does_not_wait_for_a_large_one(caller: Caller) -> None:
     large = caller.sweeps.RunSweep(large_sweep(), **caller.with_token)
     next(large)
@@ -355,22 +290,10 @@ def test_a_sweep_that_was_left_frees_its_replica(workers: WorkerProcess, caller:
     stream = caller.sweeps.RunSweep(large_sweep(), **caller.with_token)
     next(stream)
     time.sleep(0.5)
-    assert _cpu_seconds(workers, "ray::ServeReplica:actstore:models", 0.5) > 0.1
+    assert cpu_seconds(workers, "ray::ServeReplica:actstore:models", 0.5) > 0.1
     stream.cancel()
     time.sleep(1.0)
-    assert _cpu_seconds(workers, "ray::ServeReplica:actstore:models", 0.5) < 0.1
-
-
-def _cpu_seconds(workers: WorkerProcess, title: str, seconds: float) -> float:
-    """Of the processes of that title, user and system, over so long."""
-
-    def used() -> float:
-        stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in workers.processes(title))
-        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
-
-    before = used()
-    time.sleep(seconds)
-    return used() - before
+    assert cpu_seconds(workers, "ray::ServeReplica:actstore:models", 0.5) < 0.1
 
 
 def test_the_answer_is_kept_and_an_estimate_says_so(caller: Caller) -> None:

@@ -1,0 +1,99 @@
+"""Calls to the workers' gateway, as the service makes them."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grpc
+import pyarrow as pa
+from grpc_status import rpc_status
+
+from actstore_api.reasons import Failure, from_status
+from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
+from tests.worker_process import WorkerProcess
+
+CALL_SECONDS = 60
+
+
+def specification(run: str, **more: object) -> capture_pb2.CaptureSpecification:
+    return capture_pb2.CaptureSpecification(
+        run=run,
+        model=capture_pb2.ModelReference(name="tiny"),
+        dataset=capture_pb2.DatasetReference(name="words.jsonl"),
+        **more,
+    )
+
+
+class Caller:
+    def __init__(self, workers: WorkerProcess, channel: grpc.Channel) -> None:
+        self.captures = service_pb2_grpc.CaptureServiceStub(channel)
+        self.sweeps = service_pb2_grpc.PatchingServiceStub(channel)
+        self.saes = service_pb2_grpc.SaeServiceStub(channel)
+        self.models = service_pb2_grpc.ModelServiceStub(channel)
+        self.with_token = {"metadata": workers.metadata(), "timeout": CALL_SECONDS}
+
+    def start(self, wanted: capture_pb2.CaptureSpecification) -> str:
+        request = capture_pb2.StartCaptureRequest(specification=wanted)
+        return self.captures.StartCapture(request, **self.with_token).run
+
+    def watch(self, run: str) -> Iterator[capture_pb2.CaptureProgress]:
+        request = capture_pb2.WatchCaptureRequest(run=run)
+        return (update.progress for update in self.captures.WatchCapture(request, **self.with_token))
+
+    def sweep(self, **change: object) -> list[patching_pb2.RunSweepResponse]:
+        return list(self.sweeps.RunSweep(self._sweep(change), **self.with_token))
+
+    def estimate(self, **change: object) -> patching_pb2.SweepEstimate:
+        request = patching_pb2.EstimateSweepRequest(sweep=self._sweep(change))
+        return self.sweeps.EstimateSweep(request, **self.with_token).estimate
+
+    @staticmethod
+    def _sweep(change: dict[str, object]) -> patching_pb2.RunSweepRequest:
+        fields = {
+            "model": capture_pb2.ModelReference(name="tiny"),
+            "clean": "When Mary and John went , Mary gave",
+            "corrupt": "When Mary and John went , John gave",
+            "clean_answer": "John",
+            "corrupt_answer": "Mary",
+        }
+        return patching_pb2.RunSweepRequest(**fields | change)
+
+
+def failure(error: grpc.RpcError) -> Failure:
+    status = rpc_status.from_call(error)
+    assert status is not None
+    found = from_status(status)
+    assert found is not None
+    return found
+
+
+def swept_cells(updates: Sequence[patching_pb2.RunSweepResponse]) -> pa.Table:
+    parts = [update.cells.rows.arrow_ipc_stream for update in updates if update.HasField("cells")]
+    return pa.concat_tables(pa.ipc.open_stream(part).read_all() for part in parts)
+
+
+def large_sweep() -> patching_pb2.RunSweepRequest:
+    """Of many pairs, so that it takes some seconds."""
+    pair = {"clean": "When Mary and John went", "corrupt": "When John and Mary went"}
+    answers = {"clean_answer": "John", "corrupt_answer": "Mary"}
+    return patching_pb2.RunSweepRequest(
+        model=capture_pb2.ModelReference(name="tiny"),
+        **pair,
+        **answers,
+        more_pairs=[patching_pb2.PromptPair(**pair, **answers)] * 200,
+        fresh=True,
+        source=patching_pb2.PATCH_SOURCE_ZERO,
+    )
+
+
+def cpu_seconds(workers: WorkerProcess, title: str, seconds: float) -> float:
+    """Of the processes of that title, user and system, over so long."""
+
+    def used() -> float:
+        stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in workers.processes(title))
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+    before = used()
+    time.sleep(seconds)
+    return used() - before
