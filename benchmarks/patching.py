@@ -12,10 +12,11 @@ attn_out, mlp_out and every head's z at every layer and position, in both direct
 Peers take minutes for all of it, so they run a random part of the cells (seeded), and seconds a cell are compared.
 
 Predicted, of resid_pre: 192 cells x 32 tokens x 6 layers naively, 6.3 MFLOP each: 232 GFLOP, and 316 more to unembed
-every position. Reuse of layers, and of positions in groups of eight, leaves 80 GFLOP less an eighth for the last layer,
-and 10 to unembed one row a cell: six times less to compute, and a batch of some hundred rows computes several times as
-fast as one row. `reuse` is token-layers of running every cell from the start over those that were computed; its limit,
-of patches that each compute what they can change and no more, is `reuse_limit`.
+every position. Reuse of layers, and of positions in groups of eight, leaves 80 GFLOP, an eighth less for the last layer
+and a quarter less for the one at which a cell joins: 49, and 10 to unembed one row a cell: nine times less to compute,
+and a batch of some hundred rows computes several times as fast as one row. `reuse` is token-layers of running every
+cell from the start over those that were computed; its limit, of patches that each compute what they can change and no
+more, is `reuse_limit`.
 
 `service_overhead` is seconds of a one-cell request through client, service, gateway and replica over those of the same
 in process, and `service_overhead_ms` their difference: four updates over four hops of some milliseconds each, and small
@@ -128,13 +129,16 @@ def measure(folder: Path, peer_cells: int) -> dict[str, float | str]:
 
 
 def reuse_limit() -> float:
-    """Of resid_pre: every layer from the patched one on, at every position from the patched one on; of the last layer,
-    the last position, and a quarter (query, key and value projections) of the others.
+    """Of resid_pre: every layer after the patched one, at every position from the patched one on; of the last layer
+    the last position, and a quarter (query, key and value projections) of the others; of the patched one the patched
+    position, and a twelfth (the output projection) of those after it, of which in the last layer one is wanted.
     """
-    cells = LAYERS * POSITIONS
-    before_last = sum(range(LAYERS)) * sum(range(POSITIONS + 1))
-    last = LAYERS * sum(1 + 0.25 * (after - 1) for after in range(1, POSITIONS + 1))
-    return cells * LAYERS * POSITIONS / (before_last + last)
+    cells, last = LAYERS * POSITIONS, LAYERS - 1
+    computed = 0.0
+    for after in range(POSITIONS):
+        computed += last * (1 + after / 12) + 1 + min(after, 1) / 12
+        computed += sum(range(last)) * (after + 1) + last * (1 + 0.25 * after)
+    return cells * LAYERS * POSITIONS / computed
 
 
 def save_model(folder: Path) -> None:

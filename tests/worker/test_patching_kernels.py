@@ -1,6 +1,8 @@
 """Runs that are resumed against runs of the whole model, on every family, and what must hold whatever the weights."""
 
+import json
 import random
+import shutil
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -117,18 +119,53 @@ def test_zeros_are_zeros(model: LanguageModel, runs: tuple[Recording, Recording]
 
 
 def test_it_computes_what_can_change_and_nothing_else(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
-    """In groups of one position, a patch of resid_pre.l at p takes (layers - l) x (positions - p), less what the last
-    layer saves.
+    """In groups of one position: all of a layer at the patched position, and of the others there what comes after
+    attention (the output projection is a twelfth of a layer, the MLP two thirds, where it sees the change); then whole
+    layers; of the last one the last position, and keys and values, which come with queries: a quarter of a layer.
     """
     base, source = runs
-    kernel = Resumed(model, group_positions=1)
-    kernel.run([Patch(base, source, (Cell(Site(1, "resid_pre"), 9),))])
-    after = LENGTH - 9
-    whole_layers = (model.layer_count - 2) * after
-    assert kernel.count.computed == whole_layers + 1 + 0.25 * (after - 1)
-    assert kernel.count.full == LENGTH * model.layer_count
-    kernel.run([Patch(base, source, (Cell(Site(model.layer_count - 1, "z", 0), LENGTH - 2),))])
-    assert kernel.count.computed == whole_layers + 1 + 0.25 * (after - 1)  # nothing is left that it could change
+    kernel, after, last = Resumed(model, group_positions=1), LENGTH - 9, model.layer_count - 1
+    share = 1 / 12 + (2 / 3 if "resid_mid" in model.kinds else 0)
+    expected = {
+        Cell(Site(0, "attn_out"), 9): 1 + share * (after - 1) + (last - 2) * after + 1 + 0.25 * (after - 1),
+        Cell(Site(1, "resid_pre"), 9): 1 + share * (after - 1) + (last - 2) * after + 1 + 0.25 * (after - 1),
+        Cell(Site(last, "resid_pre"), 9): 1 + share,
+        Cell(Site(last, "resid_pre"), LENGTH - 1): 1,
+        Cell(Site(last, "z", 0), LENGTH - 2): 0,  # nothing is left that it could change
+        Cell(Site(last, "resid_post"), LENGTH - 1): 0,
+    }
+    for cell, token_layers in expected.items():
+        before = kernel.count.computed
+        kernel.run([Patch(base, source, (cell,))])
+        assert kernel.count.computed - before == pytest.approx(token_layers)
+        assert kernel.price((cell,), LENGTH) == pytest.approx(token_layers)
+    assert kernel.count.full == len(expected) * LENGTH * model.layer_count
+
+
+def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path) -> None:
+    """Nor the layer after a patch told apart; GPT-2's upcast attention is such a one."""
+    described = ModelCatalogue((folder,)).find_model("gpt2")
+    config = json.loads((described.folder / "config.json").read_text())
+    upcast = folder / "gpt2-upcast"
+    shutil.copytree(described.folder, upcast)
+    (upcast / "config.json").write_text(json.dumps(config | {"reorder_and_upcast_attn": True}))
+    model = load_model(ModelCatalogue((folder,)).find_model("gpt2-upcast"), device=torch.device("cpu"))
+    base, source = two_runs(model, LENGTH)
+    assert not base.queries
+    patches = [Patch(base, source, (cell,)) for cell in list(every_cell(model))[::3]]
+    kernel = Resumed(model)
+    torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
+    assert kernel.count.computed == pytest.approx(sum(kernel.price(patch.cells, LENGTH) for patch in patches))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_eager_attention_is_joined_too(folder: Path, name: str) -> None:
+    model = load_model(ModelCatalogue((folder,)).find_model(name), device=torch.device("cpu"), attention="eager")
+    base, source = two_runs(model, LENGTH)
+    patches = [Patch(base, source, (cell,)) for cell in list(every_cell(model))[::3]]
+    kernel = Resumed(model)
+    torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
+    assert base.queries
 
 
 def test_slices_of_many_bases_share_a_batch(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
@@ -163,7 +200,7 @@ def test_a_layer_that_is_told_the_unknown_runs_whole_and_the_answer_says_so(
 ) -> None:
     expected = result_of(gpt2(folder))
     assert (expected.audit.kernel, expected.audit.token_layers < expected.audit.token_layers_full) == ("resumed", True)
-    monkeypatch.setattr(resumed, "_CACHES", ("another name",))
+    monkeypatch.setattr(resumed, "CACHES", ("another name",))
     found = result_of(gpt2(folder))
     assert found.audit.kernel == "full"
     assert found.audit.token_layers == found.audit.token_layers_full

@@ -40,22 +40,33 @@ class Metrics:
     ) -> "Metrics":
         """`answers`: token ids of the clean and the corrupt answer. `source`: the unpatched source run's logits."""
         log_q = torch.log_softmax(source.double(), dim=-1)
+        q = log_q.exp()
         rows = max(1, _ELEMENTS_AT_ONCE // logits.shape[-1])
-        return cls.joined([cls._of(part, answers, log_q) for part in logits.split(rows)])
+        return cls.joined([cls._of(part, answers, q, q @ log_q) for part in logits.split(rows)])
 
     @classmethod
     def _of(
-        cls, logits: Float[Tensor, "row vocabulary"], answers: tuple[int, int], log_q: Float[Tensor, " vocabulary"]
+        cls,
+        logits: Float[Tensor, "row vocabulary"],
+        answers: tuple[int, int],
+        q: Float[Tensor, " vocabulary"],
+        negative_entropy: Float[Tensor, ""],
     ) -> "Metrics":
+        """D(q || p) = sum q log q - sum q x + log sum exp x, of logits x: no log-probability of any other token is
+        written anywhere.
+        """
         clean, corrupt = answers
-        log_p = torch.log_softmax(logits.double(), dim=-1)
+        shifted = logits.double() - logits.amax(-1, keepdim=True).double()
+        log_p, mixed = shifted[:, clean].clone(), shifted @ q
+        normaliser = shifted.exp_().sum(-1).log()
+        log_p -= normaliser
         found = {
             "logit_difference": logits[:, clean].double() - logits[:, corrupt].double(),
-            "log_probability": log_p[:, clean],
-            "probability": log_p[:, clean].exp(),
-            "loss": -log_p[:, clean],
+            "log_probability": log_p,
+            "probability": log_p.exp(),
+            "loss": -log_p,
             "rank": (logits > logits[:, clean, None]).sum(-1),
-            "kl": (log_q.exp() * (log_q - log_p)).sum(-1).clamp_min(0),
+            "kl": (negative_entropy - mixed + normaliser).clamp_min(0),
         }
         return cls(**{name: value.cpu().double().numpy() for name, value in found.items()})
 

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from actstore_storage.sites import Site
 from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
+from actstore_worker.patching.attending import Queries, attending
 from actstore_worker.patching.changes import Edit, changing, writing
 
 
@@ -29,8 +30,9 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class Recording:
     """One prompt's run. `logits` are those of its last position, `residuals` what goes into each layer and, last, what
-    comes out of the last one; `keys` and `values` are of each layer, as attention takes them (after rotary embedding).
-    `activations` has sites with their heads side by side; pattern is [query, head * key].
+    comes out of the last one; `queries`, `keys` and `values` are of each layer, as attention takes them (after rotary
+    embedding); there are no queries where attention cannot be seen. `activations` has sites with their heads side by
+    side; pattern is [query, head * key].
     """
 
     tokens: Int[Tensor, " position"]
@@ -39,6 +41,7 @@ class Recording:
     keys: Sequence[Float[Tensor, "kv_head position d_head"]]
     values: Sequence[Float[Tensor, "kv_head position d_head"]]
     activations: Mapping[Site, Float[Tensor, "position width"]]
+    queries: Sequence[Float[Tensor, "head position d_head"]] = ()
 
     def activation(self, site: Site, position: int, heads: int) -> Float[Tensor, " width"]:
         """Of one head where the site names one of `heads`."""
@@ -64,9 +67,9 @@ def record(model: LanguageModel, tokens: Sequence[int], sites: Iterable[Site]) -
     residual_sites = [Site(layer, "resid_pre") for layer in range(model.layer_count)]
     last = Site(model.layer_count - 1, "resid_post")
     kept: dict[Site, Tensor] = {}
-    cache = DynamicCache()
+    cache, queries = DynamicCache(), Queries()
     seen = {*wanted - patterns, *residual_sites, last}
-    with changing(model, writing(model, _keepers(seen, kept)), (1, len(tokens))):
+    with attending(model, queries), changing(model, writing(model, _keepers(seen, kept)), (1, len(tokens))):
         answer = model.module(input_ids=ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
     if patterns:
         keepers = writing(model, _keepers(patterns, kept))
@@ -79,6 +82,7 @@ def record(model: LanguageModel, tokens: Sequence[int], sites: Iterable[Site]) -
         keys=[layer.keys[0] for layer in cache.layers],
         values=[layer.values[0] for layer in cache.layers],
         activations={site: kept[site] for site in wanted},
+        queries=queries.kept,
     )
 
 

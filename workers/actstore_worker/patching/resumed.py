@@ -5,12 +5,13 @@ were in the base run. So its row joins the batch at layer l with the base run's 
 the base run's keys and values for the positions before, and of the last layer only the last position is wanted. All
 patches whose first position lies in one group of positions share a batch, which grows from layer to layer.
 
-A patch of one attn_out, mlp_out or resid_mid, or of z, changes one position of the residual after its layer, and those
-are computed for all of them at once, position by position: they join a layer later.
+A patch of one activation, but for q, k, v and pattern, changes one position of the residual between two layers; that is
+computed for all of a site at once. Where attention can be seen, the layer after is `joining`'s: most of it is the base
+run's.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,36 +25,34 @@ from torch import Tensor
 from actstore_storage.sites import Site
 from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
+from actstore_worker.patching.attending import can_attend
 from actstore_worker.patching.changes import changing, writing
+from actstore_worker.patching.joining import CACHES, Joining, join_layer, joined_share, stacked
 from actstore_worker.patching.kernel import Cell, Count, Found, Patch, site_edits
 
 # Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
 GROUP_POSITIONS = 8
 # Lengths of prompts whose masks and rotary embeddings are kept.
 _LENGTHS_KEPT = 4
-# What a layer is told beside its input, by transformers' names; a cache of keys and values has one of two.
-_CACHES = ("past_key_values", "layer_past")
 # Kinds whose patch changes the residual at its own position alone, until the next layer.
-_OWN_POSITION = ("attn_out", "resid_mid", "mlp_out", "z")
+_OWN_POSITION = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "z", "resid_post")
 # Kinds that lie between layers.
 _BETWEEN = ("resid_pre", "resid_post")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A patch in the batch: it joins at `layer`, with `residual` of its base run where it is not given."""
+    """A patch in the batch: it joins at `layer`, with the residual of its base run, but `at_one` position."""
 
     number: int
     patch: Patch
     layer: int
-    # After the layer before, at one position: what makes this row differ from its base.
-    position: int | None = None
-    residual: Float[Tensor, " d_model"] | None = None
+    at_one: Joining | None = None
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Those that are still to be written."""
-        return self.patch.cells if self.residual is None else ()
+        return self.patch.cells if self.at_one is None else ()
 
 
 class Unresumable(Exception):
@@ -73,30 +72,34 @@ class Resumed:
             raise Unresumable(f"attention of {model.name} is not causal")
         self._model, self._group_positions = model, group_positions
         self._calls = lru_cache(_LENGTHS_KEPT)(self._watch_layers)
+        self._can_join = can_attend(model)
         self.count = Count()
         for call in self._calls(1):
             _check(call)
 
     def price(self, cells: Sequence[Cell], length: int) -> float:
-        first = min((cell.position for cell in cells), default=0)
-        positions = length - (first - first % self._group_positions)
-        own = _is_own_position(cells)
-        joins = min((cell.site.layer for cell in cells), default=0) + own
+        positions, first = length - self._group(cells), _first(cells)
         last = self._model.layer_count - 1
-        if joins > last:
-            return 0.0
-        inside = not own and any(_is_inside(cell, last) for cell in cells)
-        return float(positions * (last - joins) + (positions if inside else _last_layer(positions)))
+        if not _is_own_position(cells):
+            layers = last - min((cell.site.layer for cell in cells), default=0)
+            inside = any(_is_inside(cell, last) for cell in cells)
+            return float(positions * layers + (positions if inside else _last_layer(positions)))
+        layers = last - _joins_at(cells[0])
+        if not self._can_join or layers < 0:
+            return float(positions * layers + _last_layer(positions)) if layers >= 0 else 0.0
+        if not layers:
+            return joined_share(self._model, int(first < length - 1))
+        return joined_share(self._model, length - 1 - first) + positions * (layers - 1) + _last_layer(positions)
 
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
         last: Float[Tensor, "patch d_model"] = torch.stack([patch.base.residuals[-1][-1] for patch in patches])
         groups: dict[int, list[_Row]] = defaultdict(list)
         for row in self._rows(patches):
-            first = min((cell.position for cell in row.patch.cells), default=0)
-            groups[first - first % self._group_positions].append(row)
+            groups[self._group(row.patch.cells)].append(row)
+        joined = self._join([row for rows in groups.values() for row in rows]) if self._can_join else {}
         for first, rows in groups.items():
-            for row, residual in zip(rows, self._run_group(rows, first), strict=True):
+            for row, residual in zip(rows, self._run_group(rows, first, joined), strict=True):
                 last[row.number] = residual
         self.count.add(0, sum(len(patch.base.tokens) for patch in patches) * self._model.layer_count)
         return self._unembed(last)
@@ -112,16 +115,19 @@ class Resumed:
             else:
                 rows.append(_Row(number, patch, min((cell.site.layer for cell in patch.cells), default=0)))
         for site, found in single.items():
-            residuals = self._after_layer(site, [patch for _, patch in found])
+            residuals = self._between_layers(site, [patch for _, patch in found])
             for (number, patch), residual in zip(found, residuals, strict=True):
-                rows.append(_Row(number, patch, site.layer + 1, patch.cells[0].position, residual))
-        return iter(sorted(rows, key=lambda row: row.layer))
+                cell = patch.cells[0]
+                rows.append(_Row(number, patch, _joins_at(cell), Joining(patch.base, cell.position, residual)))
+        return iter(sorted(rows, key=lambda row: (row.layer, row.at_one is not None)))
 
-    def _after_layer(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch d_model"]:
-        """The residual after the layer at the patched position, of patches of one cell each, all of this site."""
+    def _between_layers(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch d_model"]:
+        """The residual where they join, at the patched position, of patches of one cell each, all of this site."""
         family, layer = self._model.family, self._model.layers[site.layer]
         cells = [patch.cells[0] for patch in patches]
         value = self._values(site, patches)
+        if site.kind in _BETWEEN:
+            return value
         if site.kind == "z":
             for path in family.from_z:
                 value = layer.get_submodule(path)(value)
@@ -149,21 +155,49 @@ class Resumed:
             found.append(value)
         return torch.stack(found)
 
-    def _run_group(self, rows: list[_Row], first: int) -> Float[Tensor, "row d_model"]:
-        """What comes out of the last layer at the last position."""
+    def _group(self, cells: Sequence[Cell]) -> int:
+        """The first position of those that share a batch with them."""
+        return _first(cells) - _first(cells) % self._group_positions
+
+    def _join(self, rows: Sequence[_Row]) -> dict[int, Float[Tensor, "position d_model"]]:
+        """What comes out of the layers at which they join, by the number of the row: of all groups at once, for at one
+        position there is little to compute, and a layer's weights are read for it.
+        """
+        found: dict[int, Tensor] = {}
         length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
-        calls = self._calls(length)
+        for layer in range(layers):
+            chosen = [(row.number, row.at_one) for row in rows if row.layer == layer and row.at_one is not None]
+            if not chosen:
+                continue
+            first = min(joining.position for _, joining in chosen)
+            first -= first % self._group_positions
+            start = first if layer < layers - 1 else length - 1
+            joining = [joining for _, joining in chosen]
+            out = join_layer(self._model, layer, self._calls(length)[layer], joining, first, start)
+            found |= {number: residual for (number, _), residual in zip(chosen, out, strict=True)}
+            self.count.add(sum(joined_share(self._model, length - max(start, at.position + 1)) for at in joining), 0)
+        return found
+
+    def _run_group(
+        self, rows: list[_Row], first: int, joined: Mapping[int, Float[Tensor, "position d_model"]]
+    ) -> Float[Tensor, "row d_model"]:
+        """What comes out of the last layer at the last position. `joined`: rows that are through their first layer."""
+        length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
         hidden = torch.empty(0, length - first, self._model.d_model, dtype=rows[0].patch.base.logits.dtype)
         hidden, there = hidden.to(self._model.device), 0
-        for layer in range(layers + 1):
+        for layer in range(layers):
+            start = first if layer < layers - 1 else length - 1
             joining = [row for row in rows[there:] if row.layer == layer]
-            hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in joining)])
-            there += len(joining)
-            if there and layer < layers - 1:
-                hidden = self._layer(calls[layer], layer, hidden, rows[:there], first)
-            elif there and layer == layers - 1:
-                hidden = self._by_need(calls[layer], layer, hidden, rows[:there], first)
-        return hidden[:, -1]
+            whole = [row for row in joining if row.number not in joined]
+            hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in whole)])
+            there += len(whole)
+            if there:
+                run = self._layer if layer < layers - 1 else self._by_need
+                hidden = run(self._calls(length)[layer], layer, hidden, rows[:there], first)
+            through = [joined[row.number][None, start - length :] for row in joining if row.number in joined]
+            hidden = torch.cat([hidden[:, start - first :], *through])
+            there += len(through)
+        return torch.cat([hidden[:, -1], *(_residual(row, length - 1) for row in rows[there:])])
 
     def _by_need(
         self, call: dict[str, Any], layer: int, hidden: Tensor, rows: Sequence[_Row], first: int
@@ -189,8 +223,8 @@ class Resumed:
         hidden = _written(hidden, before, first)
         prefix = _Prefix(
             hidden,
-            _gathered(rows, [row.patch.base.keys[layer] for row in rows], first),
-            _gathered(rows, [row.patch.base.values[layer] for row in rows], first),
+            stacked([row.patch.base.keys[layer][:, :first] for row in rows]),
+            stacked([row.patch.base.values[layer][:, :first] for row in rows]),
         )
         if layer == self._model.layer_count - 1 and not inside and hidden.shape[1] > 1:
             out = self._last_position(call, layer, hidden, prefix, first)
@@ -284,6 +318,14 @@ def _is_own_position(cells: Sequence[Cell]) -> bool:
     return len(cells) == 1 and cells[0].site.kind in _OWN_POSITION
 
 
+def _first(cells: Sequence[Cell]) -> int:
+    return min((cell.position for cell in cells), default=0)
+
+
+def _joins_at(cell: Cell) -> int:
+    return cell.site.layer + (cell.site.kind != "resid_pre")
+
+
 def _is_inside(cell: Cell, layer: int) -> bool:
     return cell.site.layer == layer and cell.site.kind not in _BETWEEN
 
@@ -299,7 +341,7 @@ def _arguments(call: dict[str, Any], prefix: _Prefix, first: int, end: int | Non
     """Of what a layer is told, the part for positions `first` to before `end`."""
     found: dict[str, Any] = {}
     for name, value in call.items():
-        if name in _CACHES:
+        if name in CACHES:
             found[name] = prefix
         elif name == "attention_mask":
             found[name] = value[..., first:end, :end]
@@ -314,26 +356,19 @@ def _arguments(call: dict[str, Any], prefix: _Prefix, first: int, end: int | Non
 
 def _check(call: dict[str, Any]) -> None:
     """Raises Unresumable."""
-    if not set(_CACHES) & set(call):
+    if not set(CACHES) & set(call):
         raise Unresumable("a layer is told of no cache")
     for name, value in call.items():
         if isinstance(value, Tensor) and name not in ("attention_mask", "position_ids"):
             raise Unresumable(f"a layer is told {name}, and what that would be in the middle is not known")
 
 
-def _gathered(rows: Sequence[_Row], of_rows: Sequence[Tensor], end: int) -> Tensor:
-    """[row, kv_head, position before `end`, d_head]; a view where all rows have one base."""
-    if all(found is of_rows[0] for found in of_rows):
-        return of_rows[0][None, :, :end].expand(len(rows), -1, -1, -1)
-    return torch.stack([found[:, :end] for found in of_rows])
-
-
 def _residual(row: _Row, first: int) -> Float[Tensor, "position d_model"]:
     residual = row.patch.base.residuals[row.layer][first:]
-    if row.residual is None or row.position is None:
+    if row.at_one is None or row.at_one.position < first:
         return residual
     residual = residual.clone()
-    residual[row.position - first] = row.residual
+    residual[row.at_one.position - first] = row.at_one.residual
     return residual
 
 
