@@ -11,12 +11,11 @@
 Mixing is told by the distance, in rows of the run, between two random rows of a batch, over what random rows of the
 whole run would have (1.0), and by how many of the run's row groups a batch has rows of.
 
-Predicted: reading and checking a row group runs at 1.8 GB/s on a core, gathering rows from a pool of 128 MiB at what a
-memory map does, 2.0 to 2.5 M rows/s or 3 to 4 GB/s; the two overlap on two cores: 0.5 of the memory map.
+Predicted: a core copies a row group out of the page cache at 7 GB/s and another gathers rows of 1.5 kB out of 128 MiB
+as fast as a memory map does; the two overlap on two cores, so that most of a memory map's rows/s should be reached.
 
-Measured on a faster machine: 0.63 of the memory map (5.1 M rows/s), 0.45 in the first epoch; a core decodes such pages
-at 12 GB/s, and at 3.6 with their CRC-32. With pools of sixteen row groups it was 0.41, with eight 0.63: 128 MiB stay
-nearer to the cores than 256.
+Measured: 0.56 to 0.61 of a memory map's 3.7 M rows/s; reading and gathering share the machine's memory bandwidth, and a
+batch is fresh memory on both sides. Decoded by Arrow into fresh memory it was 0.36 to 0.44 on the same machine.
 """
 
 import argparse
