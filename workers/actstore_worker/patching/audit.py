@@ -16,6 +16,8 @@ from actstore_worker.patching.steps import Asking, Budget, Logits, patched
 
 # Largest error of a logit, as a share of the largest of base and source run: sums come out in another order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
+# Parts of a layer are fractions, whose sum would tell in which slices they came.
+TOKEN_LAYER_DECIMALS = 6
 _SEED = 0
 
 
@@ -116,7 +118,8 @@ class Auditor:
         return errors
 
     def verdict(self, kernel: Kernel, rank_agreement: float | None) -> Audit:
-        return Audit(**asdict(self.checked), kernel=kernel.name, rank_agreement=rank_agreement)
+        counted = replace(self.checked, token_layers=round(self.checked.token_layers, TOKEN_LAYER_DECIMALS))
+        return Audit(**asdict(counted), kernel=kernel.name, rank_agreement=rank_agreement)
 
 
 def _fail(worst: float, tolerance: float, patch: Patch | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.audit import NOTHING_CHECKED, Auditor
+from actstore_worker.patching.audit import NOTHING_CHECKED, TOKEN_LAYER_DECIMALS, Auditor
 from actstore_worker.patching.kernel import Kernel
 from actstore_worker.patching.legs import Leg, LegRun
 from actstore_worker.patching.metrics import Metrics, Values
@@ -57,7 +57,7 @@ def estimate_steps(
         yield from _try_slice(leg, kernels, model.dtype, limits, pace)
     prices = list(_prices(pairs, kernels.fast))
     counted = [_dearest(found, plan) for found, _ in prices]
-    token_layers = float(sum(found.sum() for found in counted))
+    token_layers = round(float(sum(found.sum() for found in counted)), TOKEN_LAYER_DECIMALS)
     full = sum(len(found) * length * model.layer_count for found, (_, length) in zip(counted, prices, strict=True))
     rows = len(plan.grid) * len(prices)
     yield SweepEstimate(
