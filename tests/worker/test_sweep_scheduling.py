@@ -145,7 +145,8 @@ def test_what_is_counted_for_sweeps_that_share_is_what_was_computed(model: Langu
     ended = [updates[-1] for updates in alone_side.finish(alone_side.add(BIG), alone_side.add(ONE))]
     assert before == alone_side.kernels.fast.count.computed
     counted = sum(end.audit.token_layers for end in ended if isinstance(end, SweepEnd))
-    assert 0.8 * before < counted < before  # the rest are runs in which nothing is replaced
+    # The rest are runs in which nothing is replaced; these join at no layer but go through all of them.
+    assert 0.5 * before < counted < before
 
 
 def test_prompts_of_other_lengths_do_not_share(model: LanguageModel) -> None:
