@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS
+from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,14 @@ _GEMMA2 = _LLAMA | {
     "resid_mid": Tap("pre_feedforward_layernorm", is_input=True),
     "mlp_out": Tap("post_feedforward_layernorm"),
 }
+_ATTENTION_ALONE = {
+    "resid_pre": Tap("", is_input=True),
+    **_separate("attention"),
+    "pattern": Tap("attention", item=1),
+    "z": Tap("attention.o_proj", is_input=True),
+    "attn_out": Tap("attention"),
+    "resid_post": Tap(""),
+}
 _NEOX_HEADS = {kind: Tap("attention.query_key_value", select=_fused_by_head(part)) for part, kind in enumerate("qkv")}
 _GPT2_HEADS = {kind: Tap("attn.c_attn", select=_fused(part)) for part, kind in enumerate("qkv")}
 # Post-LN, under TransformerLens's names: the sums before the LayerNorms are resid_mid and resid_post.
@@ -208,6 +217,15 @@ FAMILIES: Mapping[str, Family] = {
             ("self_attn.out_proj",),
             ("final_layer_norm", "fc1", "activation_fn", "fc2"),
             "self_attn_layer_norm",
+        ),
+        Family(
+            ATTENTION_ONLY,
+            "model",
+            "model.layers",
+            "model.final_norm",
+            _ATTENTION_ALONE,
+            ("attention.o_proj",),
+            attention_norm="norm",
         ),
         Family("bert", "", "encoder.layer", "", _BERT, causal=False, auto_class=AutoModel),
     )
