@@ -56,7 +56,8 @@ class Metrics:
         written anywhere.
         """
         clean, corrupt = answers
-        shifted = logits.double() - logits.amax(-1, keepdim=True).double()
+        shifted = logits.double()
+        shifted -= logits.amax(-1, keepdim=True)
         log_p, mixed = shifted[:, clean].clone(), shifted @ q
         normaliser = shifted.exp_().sum(-1).log()
         log_p -= normaliser
