@@ -11,7 +11,7 @@ from actstore_worker.plan import Plan
 
 def capture_shard(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int, attempt: str) -> bool:
     """True: this attempt's commit won."""
-    with ShardWriter(bucket, plan.record, shard, attempt) as writer:
+    with ShardWriter(bucket, plan.record, shard, attempt, columns=capture.norm_columns) as writer:
         capture.stream(writer, plan.shard_sequences(shard))
         return writer.commit()
 

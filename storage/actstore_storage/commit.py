@@ -30,7 +30,9 @@ class ObjectRecord:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mergeable statistics of non-negative numbers. `m2` is the sum of squared distances from the mean."""
+    """Mergeable statistics. `m2` is the sum of squared distances from the mean, `log_sum` minus infinity where a number
+    is not above 0.
+    """
 
     count: int = 0
     mean: float = 0.0
@@ -45,10 +47,10 @@ class Moments:
             return cls()
         wide = values.astype(np.float64)
         mean = float(wide.mean())
-        with np.errstate(divide="ignore"):  # log 0 = -inf, and the geometric mean is rightly 0
-            log_sum = float(np.log(wide).sum())
+        minimum = float(wide.min())
+        log_sum = float(np.log(wide).sum()) if minimum > 0 else -math.inf  # and the geometric mean of a 0 is rightly 0
         m2 = float(np.square(wide - mean).sum())
-        return cls(wide.size, mean, m2, float(wide.min()), float(wide.max()), log_sum)
+        return cls(wide.size, mean, m2, minimum, float(wide.max()), log_sum)
 
     def merge(self, other: "Moments") -> "Moments":
         """Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance", equations 2.1."""
@@ -63,6 +65,17 @@ class Moments:
             min(self.minimum, other.minimum),
             max(self.maximum, other.maximum),
             self.log_sum + other.log_sum,
+        )
+
+    def over(self, divisor: float) -> "Moments":
+        """Of the numbers divided by a positive one."""
+        return Moments(
+            self.count,
+            self.mean / divisor,
+            self.m2 / divisor**2,
+            self.minimum / divisor,
+            self.maximum / divisor,
+            self.log_sum - self.count * math.log(divisor),
         )
 
     @property
@@ -83,7 +96,8 @@ class Moments:
 class Commit:
     """`runs/<run>/commits/<shard>.json`. `objects` is by product: tokens, norms, a site, features-<sae> and so on.
 
-    `norm_moments` is by site, then by token class, over finite norms and without classes that have none.
+    `norm_moments` is by site, then by token class, over finite norms and without classes that have none; of what is
+    stored beside L2 norms, by the names of norm_columns.py.
     `non_finite` counts, by product, the rows (of a site) or the features that are infinite or no number.
     `widened` has the dtype of each dense site that is not stored in the run's own, because a value would not fit.
     `code_version`, `device` and `attention` say how this shard came to be, which in a resumed run may differ from

@@ -1,6 +1,6 @@
 """The kinds of object that a shard has, and how each is laid out. docs/FORMAT.md is the same in words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
@@ -72,9 +72,9 @@ STATISTICS_FORMAT = ObjectFormat(
 )
 
 
-def norms_format(record: RunRecord) -> ObjectFormat:
-    columns: Mapping[str, pa.DataType] = dict.fromkeys(record.specification.norm_sites, pa.float32())
-    return ObjectFormat(_schema(**columns), _GROUP_ROWS)
+def norms_format(columns: Iterable[str]) -> ObjectFormat:
+    kinds: Mapping[str, pa.DataType] = dict.fromkeys(columns, pa.float32())
+    return ObjectFormat(_schema(**kinds), _GROUP_ROWS)
 
 
 def dense_format(record: RunRecord, site: str, dtype: str = "") -> ObjectFormat:

@@ -1,6 +1,6 @@
 """Writing one shard: its objects first, then the commit that makes them visible."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from actstore_storage.attempt import ShardAttempt
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments, ObjectRecord
 from actstore_storage.feature_index import SparseFeatures, token_classes
+from actstore_storage.norm_columns import L2, NormColumn, statistics_names, with_derived
 from actstore_storage.object_writer import ObjectFormat
 from actstore_storage.products import (
     BOS,
@@ -24,6 +25,7 @@ from actstore_storage.products import (
     dense_format,
     norms_format,
 )
+from actstore_storage.sites import parse_site
 from actstore_storage.specification import RunRecord
 
 __all__ = ["BOS", "SPECIAL", "ShardWriter", "SparseFeatures", "TokenRows"]
@@ -47,10 +49,17 @@ class ShardWriter(ShardAttempt):
 
     `record` is the capturing process's own: the commit takes device, attention implementation and code version from
     it. `widened` are dense sites that come, and are stored, as float32 because the run's own dtype cannot hold them.
+    `columns` come with the norms and are stored beside them.
     """
 
     def __init__(
-        self, bucket: Bucket, record: RunRecord, shard: int, attempt: str, widened: Iterable[str] = ()
+        self,
+        bucket: Bucket,
+        record: RunRecord,
+        shard: int,
+        attempt: str,
+        widened: Iterable[str] = (),
+        columns: Sequence[NormColumn] = (),
     ) -> None:
         super().__init__(bucket, record, shard, attempt, record.specification.saes)
         self._dtypes = dict.fromkeys(record.specification.dense_sites, record.specification.stored_dtype)
@@ -59,7 +68,11 @@ class ShardWriter(ShardAttempt):
         self._last = (-1, -1)
         self._sequences = 0
         self._tokens_by_class = dict.fromkeys(TOKEN_CLASSES, 0)
-        self._moments = {site: dict.fromkeys(TOKEN_CLASSES, Moments()) for site in record.specification.norm_sites}
+        sites = [NormColumn(L2, parse_site(site)) for site in record.specification.norm_sites]
+        self._columns = {column.name: column for column in (*sites, *columns)}
+        self._moments = {
+            name: dict.fromkeys(TOKEN_CLASSES, Moments()) for name in statistics_names(self._columns.values())
+        }
 
     def add(
         self,
@@ -72,20 +85,22 @@ class ShardWriter(ShardAttempt):
         """One batch; batches come in order of (sequence, position), and sequences whole.
 
         Every site and SAE of the run has one entry: `dense` arrays of [chosen rows, width] in the run's stored dtype
-        (the raw bits as uint16 for bfloat16), `norms` L2 norms of [rows]. `chosen` are the batch's rows that dense
-        sites store, ascending; a run that stores them all has None. Raises ValueError where they do not fit the run.
+        (the raw bits as uint16 for bfloat16), `norms` L2 norms of [rows], and so has each column beside them. `chosen`
+        are the batch's rows that dense sites store, ascending; a run that stores them all has None. Raises ValueError
+        where they do not fit the run.
         """
         rows = len(tokens.sequence)
         self._check_order(tokens)
         self._check_products(dense, self._record.specification.dense_sites)
-        self._check_products(norms, self._moments)
+        self._check_products(norms, self._columns)
         self._check_products(features, self._saes)
         self._objects[TOKENS].write([pa.array(getattr(tokens, name), kind) for name, kind in _columns(TOKENS_FORMAT)])
         classes = token_classes(tokens.flags)
         for name, mask in classes.items():
             self._tokens_by_class[name] += int(mask.sum())
         if norms:
-            self._objects[NORMS].write([self._norms(site, norms[site], rows, classes) for site in self._moments])
+            self._objects[NORMS].write([_norms(name, norms[name], rows) for name in self._columns])
+            self._add_moments(norms, classes)
         if (chosen is None) == (POSITIONS in self._objects):
             raise ValueError("rows are chosen just where the run stores dense rows of some tokens only")
         dense_rows = rows if chosen is None else self._positions(chosen, rows)
@@ -97,7 +112,7 @@ class ShardWriter(ShardAttempt):
         asked = self._record.specification
         self._open(TOKENS, TOKENS_FORMAT)
         if asked.norm_sites:
-            self._open(NORMS, norms_format(self._record))
+            self._open(NORMS, norms_format(self._columns))
         for site in asked.dense_sites:
             self._open(site, dense_format(self._record, site, self._dtypes[site]))
         if asked.dense_sites and asked.positions.kind != "all":
@@ -143,16 +158,15 @@ class ShardWriter(ShardAttempt):
         self._sequences += int((steps > 0).sum())
         self._last = (int(sequences[-1]), int(positions[-1]))
 
-    def _norms(
-        self, site: str, values: npt.NDArray[np.float32], rows: int, classes: Mapping[str, npt.NDArray[np.bool_]]
-    ) -> pa.Array:
-        if values.shape != (rows,) or values.dtype != np.float32:
-            raise ValueError(f"norms of {site} are {values.dtype} {values.shape}, not float32 ({rows},)")
-        finite = np.isfinite(values)
-        self._count_non_finite(site, rows - int(finite.sum()))
-        for name, mask in classes.items():
-            self._moments[site][name] = self._moments[site][name].merge(Moments.of(values[mask & finite]))
-        return pa.array(values)
+    def _add_moments(
+        self, norms: Mapping[str, npt.NDArray[np.float32]], classes: Mapping[str, npt.NDArray[np.bool_]]
+    ) -> None:
+        told = with_derived(self._columns.values(), norms, self._record.specification.norm_sites)
+        for name, values in told.items():
+            finite = np.isfinite(values)
+            self._count_non_finite(name, len(values) - int(finite.sum()))
+            for kept, mask in classes.items():
+                self._moments[name][kept] = self._moments[name][kept].merge(Moments.of(values[mask & finite]))
 
     def _positions(self, chosen: npt.NDArray[np.int32], rows: int) -> int:
         if len(chosen) and (chosen[0] < 0 or chosen[-1] >= rows or (np.diff(chosen) <= 0).any()):
@@ -168,6 +182,12 @@ class ShardWriter(ShardAttempt):
             self._count_non_finite(site, int((~_finite(values).all(axis=1)).sum()))
         bits = pa.py_buffer(np.ascontiguousarray(values))
         return pa.FixedSizeBinaryArray.from_buffers(pa.binary(values.itemsize * shape[1]), rows, [None, bits])
+
+
+def _norms(name: str, values: npt.NDArray[np.float32], rows: int) -> pa.Array:
+    if values.shape != (rows,) or values.dtype != np.float32:
+        raise ValueError(f"norms of {name} are {values.dtype} {values.shape}, not float32 ({rows},)")
+    return pa.array(values)
 
 
 def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

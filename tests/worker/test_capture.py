@@ -91,14 +91,14 @@ def test_shards_are_whole_batches_of_about_the_bytes_wanted(folder: Path) -> Non
     assert shards() == (2 * -(-total // 16), -(-total // (2 * -(-total // 16))))
     assert shards(shards_target=1) == (total + total % 2, 1)
     assert shards(shard_bytes_target=1)[0] == 2
-    # A token is 2 bytes of its own and 15 norms of 4; sequences here have up to 4.
-    assert shards(shards_target=1, shard_bytes_target=7 * 4 * (2 + 60))[0] == 8
+    # A token is 2 bytes of its own and 39 norms and cosines of 4; sequences here have up to 4.
+    assert shards(shards_target=1, shard_bytes_target=7 * 4 * (2 + 156))[0] == 8
     assert plan(folder, sequences_per_shard=3, sequences_per_batch=5).record.specification.sequences_per_shard == 3
 
 
 def test_a_shard_has_a_limit_in_bytes(folder: Path) -> None:
-    # A token is 2 bytes of its own and 15 norms of 4; sequences here have up to 32.
-    settings = PlanSettings(DatasetPlaces((folder / "data",)), shard_bytes_max=4 * 32 * (2 + 60))
+    # A token is 2 bytes of its own and 39 norms and cosines of 4; sequences here have up to 32.
+    settings = PlanSettings(DatasetPlaces((folder / "data",)), shard_bytes_max=4 * 32 * (2 + 156))
     catalogue = ModelCatalogue((folder / "models",))
     assert plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=4), catalogue, settings)
     with pytest.raises(BadRequest) as refused:
@@ -193,9 +193,9 @@ def test_the_second_attempt_loses(folder: Path, local_bucket: Bucket) -> None:
     planned = plan(folder, dense_sites=("resid_pre.0",), saes=("topk",), sequences_per_shard=4, sequences_per_batch=3)
     create_run(local_bucket, planned.record)
     capture, own = ShardCapture(load(planned), planned.saes, planned.record), planned.shard_sequences(1)
-    with ShardWriter(local_bucket, planned.record, 1, "slow") as slow:
+    with ShardWriter(local_bucket, planned.record, 1, "slow", columns=capture.norm_columns) as slow:
         capture.stream(slow, own)
-        with ShardWriter(local_bucket, planned.record, 1, "fast") as fast:
+        with ShardWriter(local_bucket, planned.record, 1, "fast", columns=capture.norm_columns) as fast:
             capture.stream(fast, own)
             assert fast.commit()
         assert not slow.commit()

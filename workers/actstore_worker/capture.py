@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_storage.feature_index import SparseFeatures
+from actstore_storage.norm_columns import columns_beside
 from actstore_storage.selection import selected
 from actstore_storage.shard import ShardWriter, TokenRows
 from actstore_storage.sites import Site, parse_site
@@ -31,6 +32,7 @@ from actstore_worker.batching import Batch, Window, windows
 from actstore_worker.forward import visit
 from actstore_worker.model import TORCH_DTYPES, LanguageModel, share_weights
 from actstore_worker.nonzeros import nonzero_features
+from actstore_worker.norms import BatchNorms
 from actstore_worker.overflow import stored_bits
 from actstore_worker.sae import SparseAutoencoder
 from actstore_worker.sequences import TokenSequences
@@ -83,6 +85,7 @@ class ShardCapture:
             self._models.put(share_weights(model) if self._lanes > 1 else model)
         self._dense = {parse_site(site) for site in asked.dense_sites}
         self._norms = {parse_site(site) for site in asked.norm_sites}
+        self.norm_columns = columns_beside(asked.norm_sites, model.kinds)
         self._saes: dict[Site, list[SparseAutoencoder]] = {}
         for sae in saes:
             self._saes.setdefault(sae.site, []).append(sae.to(model.device))
@@ -114,9 +117,13 @@ class ShardCapture:
         wanted = self._by_place(captured)
         held: dict[Site, Tensor] = {}
 
+        def keep_norms(column: str, norms: Float[Tensor, "batch position"]) -> None:
+            captured.norms[column] = self._copies.start(take.rows(norms))
+
+        norms = BatchNorms(self._norms, self.norm_columns, keep_norms)
+
         def see(site: Site, tensor: Float[Tensor, "batch position width"]) -> None:
-            if site in self._norms:
-                captured.norms[str(site)] = self._copies.start(take.norms(tensor))
+            norms.see(site, tensor)
             if site in self._saes or site in self._dense:
                 rows = take.rows(tensor)
                 for sae in self._saes.get(site, ()):
@@ -220,26 +227,14 @@ def capture_windows(record: RunRecord, sequences: TokenSequences, device: torch.
     return windows(sequences, window, size, asked.context_length if asked.packing else None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _TakeRows:
-    """The rows of a batch's tokens out of its tensors. resid_post and the next resid_pre are one tensor: one norm.
-
-    The tensor is held beside its norms: an address means nothing once it is gone.
-    """
+    """The rows of a batch's tokens out of its tensors, of vectors or of one number a token."""
 
     inside: Bool[Tensor, "batch position"] | None
-    _last: tuple[Tensor, Tensor] | None = None
 
-    def rows(self, tensor: Float[Tensor, "batch position width"]) -> Float[Tensor, "row width"]:
+    def rows(self, tensor: Float[Tensor, "batch position ..."]) -> Float[Tensor, "row ..."]:
         return tensor.flatten(0, 1) if self.inside is None else tensor[self.inside.to(tensor.device)]
-
-    def norms(self, tensor: Float[Tensor, "batch position width"]) -> Float[Tensor, " row"]:
-        """L2, in float32 whatever the model computes in."""
-        if self._last is None or self._last[0] is not tensor:
-            norms = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float32)
-            found = norms.flatten() if self.inside is None else norms[self.inside.to(tensor.device)]
-            self._last = tensor, found
-        return self._last[1]
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,9 @@ class CaptureWorker:
         while True:
             with ExitStack() as attempt:
                 writer = attempt.enter_context(
-                    ShardWriter(self._bucket, task.record, task.shard, task.attempt, sorted(widened))
+                    ShardWriter(
+                        self._bucket, task.record, task.shard, task.attempt, sorted(widened), capture.norm_columns
+                    )
                 )
                 try:
                     capture.stream(writer, task.sequences, widened)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
+from actstore_storage.norm_columns import columns_beside
 from actstore_storage.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.specification import RunRecord, SaeRecord, Specification
 from actstore_worker.catalogue import ModelCatalogue, ModelSource
@@ -79,7 +80,8 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
         tokenised = tokenise(model, documents(dataset, query), shape)
     sequences = tokenised.sequences
     widths = {str(site): model.site_width(site, shape.context_length) for site in dense}
-    sizes = bytes_by_product(options, widths, len(norms), saes, sequences)
+    columns = len(norms) + len(columns_beside(tuple(map(str, norms)), model.kinds))
+    sizes = bytes_by_product(options, widths, columns, saes, sequences)
     _check_run_bytes(sizes, settings.run_bytes_max)
     per_shard = _sequences_per_shard(request.sequences_per_shard, sequences, sizes, batch, settings)
     specification = Specification(

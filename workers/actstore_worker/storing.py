@@ -88,15 +88,15 @@ def checked_options(
 def bytes_by_product(
     options: StoreOptions,
     widths: Mapping[str, int],
-    norm_sites: int,
+    norm_columns: int,
     saes: Sequence[SparseAutoencoder],
     sequences: TokenSequences,
 ) -> dict[str, int]:
     """Estimates; exact but for the Parquet files' own bytes where rows are of one size."""
     tokens = len(sequences.tokens)
     sizes = {TOKENS: _TOKEN_BYTES * tokens}
-    if norm_sites:
-        sizes[NORMS] = _NORM_BYTES * norm_sites * tokens
+    if norm_columns:
+        sizes[NORMS] = _NORM_BYTES * norm_columns * tokens
     rows = _dense_rows(options.positions, sequences)
     element_bytes = DTYPES[options.storage_dtype or options.dtype]
     sizes |= {site: element_bytes * width * rows for site, width in widths.items()}
