@@ -1,20 +1,36 @@
-"""How large the activations of each site are.
+"""How large the activations of each site are, and how they lie to each other.
 
-Means and extremes come from the commits, which carry moments; quantiles are exact and read the stored norms.
+What the commits' statistics tell is read from them alone. Quantiles, histograms, and rows by position or document read
+the stored norms.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.commit import Moments
+from actstore_storage.commit import TOKEN_CLASSES, Moments
 from actstore_storage.errors import BadRequest
-from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_classes, kept_rows
-from actstore_storage.products import NORMS, TOKENS
-from actstore_storage.reading import open_product
+from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_classes
+from actstore_storage.norm_columns import (
+    CENTRED_L2,
+    L2,
+    QUANTITIES,
+    RELATIVE_INCREASE,
+    SHARE_OF_STREAM,
+    SIGNED,
+    statistics_of,
+)
+from actstore_storage.norm_rows import (
+    KeptTokens,
+    LabelledNorms,
+    check_bins,
+    exact_quantiles,
+    group_norms,
+    histogram_rows,
+    read_norms,
+)
 from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.snapshot import Snapshot
 
@@ -22,34 +38,162 @@ DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUANTILES_MAX = 100
 # Exact quantiles hold one site's norms in memory, once and as float32: 400 MB.
 QUANTILE_TOKENS_MAX = 100_000_000
+# Rows by position or document hold and sort them with their groups: 600 MB.
+GROUPED_TOKENS_MAX = 20_000_000
+# Of one answer, which is one message of some 100 bytes a row.
+PROFILE_ROWS_MAX = 50_000
+LAYER, SITE, TOKEN_CLASS, POSITION, DOCUMENT = "layer", "site", "token_class", "position", "document"
+# What rows are of, and the type of the column that names it beside site and layer.
+_GROUPS: Mapping[str, pa.DataType | None] = {
+    LAYER: None,
+    SITE: None,
+    TOKEN_CLASS: pa.string(),
+    POSITION: pa.int32(),
+    DOCUMENT: pa.int64(),
+}
+_MOMENTS = ("mean", "standard_deviation", "geometric_mean", "minimum", "maximum")
+
+
+@dataclass(frozen=True)
+class ProfileQuestion:
+    """`sites` are kinds or single sites, and none means all that have the quantity. Of token classes in `exclude` no
+    token counts, and with `exclude_position_0` none that its sequence begins with.
+    """
+
+    sites: Sequence[str] = ()
+    quantity: str = L2
+    by: str = LAYER
+    quantiles: Sequence[float] = DEFAULT_QUANTILES
+    exclude: frozenset[str] = DEFAULT_EXCLUSION
+    exclude_position_0: bool = False
+
+    @property
+    def from_statistics(self) -> bool:
+        """Whether the commits tell all but quantiles."""
+        return self.by in (LAYER, SITE, TOKEN_CLASS) and not self.exclude_position_0
+
+    @property
+    def kept(self) -> KeptTokens:
+        return KeptTokens(self.exclude, self.exclude_position_0)
 
 
 def norm_profile(
     snapshot: Snapshot,
+    question: ProfileQuestion | None = None,
     *,
     sites: Sequence[str] = (),
     quantiles: Sequence[float] = DEFAULT_QUANTILES,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> pa.Table:
-    """A row a site, by kind then layer, over its finite norms; columns as in norm.proto.
+    """A row a site, by kind then layer, over its finite values; columns as in norm.proto. Without a question, of L2.
 
-    `sites` are kinds or single sites, and none means all. The standard deviation is the population's, quantiles
-    interpolate linearly.
+    The standard deviation is the population's, quantiles interpolate linearly.
     """
-    check_limit(len(quantiles), QUANTILES_MAX, "quantiles", least=0)
-    for quantile in quantiles:
+    question = question or ProfileQuestion(sites=sites, quantiles=quantiles, exclude=exclude)
+    _check(question)
+    places = _places(snapshot, question)
+    # quantile -> name, so that a quantile asked for twice is one column
+    names = {quantile: "q" + repr(abs(float(quantile))).removesuffix(".0") for quantile in question.quantiles}
+    rows: list[dict[str, object]] = []
+    for place in places:
+        rows += _rows(snapshot, place, question, names)
+        check_limit(len(rows), PROFILE_ROWS_MAX, "rows", least=0)
+    if question.quantity == RELATIVE_INCREASE:
+        _add_bounds(snapshot, question, rows)
+    return pa.Table.from_pylist(rows, _profile_schema(question, names.values()))
+
+
+def _check(question: ProfileQuestion) -> None:
+    for field, allowed in (("quantity", QUANTITIES), ("by", tuple(_GROUPS))):
+        value = getattr(question, field)
+        if value not in allowed:
+            raise BadRequest(f"{field} {value!r} is not known", field=field, value=value, allowed=allowed)
+    check_limit(len(question.quantiles), QUANTILES_MAX, "quantiles", least=0)
+    for quantile in question.quantiles:
         if not 0 <= quantile <= 1:
             raise BadRequest(f"quantile {quantile}", field="quantiles", value=quantile, allowed="0 to 1")
-    chosen = _chosen_sites(snapshot, sites)
-    moments = {site: merged_moments(snapshot, site, exclude) for site in chosen}
-    if quantiles:
-        check_limit(max(found.count for found in moments.values()), QUANTILE_TOKENS_MAX, "tokens")
-    # quantile -> name, so that a quantile asked for twice is one column
-    names = {quantile: "q" + repr(abs(float(quantile))).removesuffix(".0") for quantile in quantiles}
-    return pa.Table.from_pylist(
-        [_profile_row(snapshot, site, moments[site], names, exclude) for site in chosen],
-        _profile_schema(names.values()),
-    )
+
+
+def _places(snapshot: Snapshot, question: ProfileQuestion) -> list[list[Site]]:
+    """The sites that share a row: one each, or by kind."""
+    chosen = _chosen_sites(snapshot, question.sites, question.quantity)
+    if question.by != SITE:
+        return [[site] for site in chosen]
+    return [[site for site in chosen if site.kind == kind] for kind in dict.fromkeys(site.kind for site in chosen)]
+
+
+def _rows(
+    snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, names: Mapping[float, str]
+) -> Iterator[dict[str, object]]:
+    found = _moments(snapshot, sites, question) if question.from_statistics else {}
+    if names or not question.from_statistics:
+        found = _with_quantiles(snapshot, sites, question, list(names), found)
+    if not found:
+        raise _none_left(snapshot, sites, question)
+    place = {"site": sites[0].kind} | ({} if question.by == SITE else {"layer": sites[0].layer})
+    if question.by in (LAYER, SITE):
+        place["non_finite"] = sum(snapshot.non_finite(str(site)) for site in sites)
+    for group, (moments, quantiles) in found.items():
+        yield {
+            **place,
+            question.by: place.get(question.by, group),
+            "tokens": moments.count,
+            "mean": moments.mean,
+            "standard_deviation": moments.standard_deviation,
+            "geometric_mean": None if question.quantity in SIGNED else moments.geometric_mean,
+            "minimum": moments.minimum,
+            "maximum": moments.maximum,
+            **dict(zip(names.values(), quantiles, strict=True)),
+        }
+
+
+_Found = dict[object, tuple[Moments, list[float]]]
+
+
+def _moments(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion) -> _Found:
+    """By group, without quantiles; from the commits."""
+    kept = kept_classes(question.exclude)
+    by_class: dict[str, Moments] = {}
+    for site in sites:
+        name, divisor = statistics_of(question.quantity, site, snapshot.record.d_model)
+        for token_class, moments in snapshot.norm_moments(name).items():
+            if token_class in kept:
+                by_class[token_class] = by_class.get(token_class, Moments()).merge(moments.over(divisor))
+    if question.by == TOKEN_CLASS:
+        return {name: (by_class[name], []) for name in kept if name in by_class}
+    merged = reduce(Moments.merge, by_class.values(), Moments())
+    return {None: (merged, [])} if merged.count else {}
+
+
+def _with_quantiles(
+    snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, quantiles: list[float], found: _Found
+) -> _Found:
+    """From the stored norms, of one site, or of a kind's layers, at a time."""
+    label = None if question.by in (LAYER, SITE) else question.by
+    values, labels = _read(snapshot, sites, question, label)
+    if label is None and question.from_statistics:
+        return {group: (moments, exact_quantiles(values, quantiles)) for group, (moments, _) in found.items()}
+    grouped: _Found = {group: (moments, places) for group, moments, places in group_norms(values, labels, quantiles)}
+    if label == TOKEN_CLASS:
+        grouped = {TOKEN_CLASSES[place]: told for place, told in grouped.items() if isinstance(place, int)}
+    if not question.from_statistics:
+        return grouped
+    return {group: (moments, grouped[group][1]) for group, (moments, _) in found.items()}
+
+
+def _read(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, label: str | None) -> LabelledNorms:
+    limit = GROUPED_TOKENS_MAX if label else QUANTILE_TOKENS_MAX
+    check_limit(snapshot.tokens_committed * len(sites), limit, "tokens", least=0)
+    return read_norms(snapshot, question.quantity, sites, question.kept, label)
+
+
+def _add_bounds(snapshot: Snapshot, question: ProfileQuestion, rows: list[dict[str, object]]) -> None:
+    """| |x + w| - |x| | <= |w|: over |x|, the share of the stream that was written, in the mean."""
+    shares = norm_profile(snapshot, replace(question, quantity=SHARE_OF_STREAM, quantiles=()))
+    keys = [name for name in ("site", "layer", question.by) if name in shares.column_names]
+    means = {tuple(row[key] for key in keys): row["mean"] for row in shares.to_pylist()}
+    for row in rows:
+        row["bound"] = means.get(tuple(row[key] for key in keys))
 
 
 def stored_sites(snapshot: Snapshot) -> list[Site]:
@@ -57,75 +201,67 @@ def stored_sites(snapshot: Snapshot) -> list[Site]:
     return sorted(found, key=lambda site: (RESIDUAL_KINDS.index(site.kind), site.layer))
 
 
-def _chosen_sites(snapshot: Snapshot, texts: Sequence[str]) -> list[Site]:
+def norm_histogram(
+    snapshot: Snapshot, question: ProfileQuestion, *, bins: int = 0, edges: Sequence[float] = ()
+) -> pa.Table:
+    """Columns site, layer, low, high, count of a question by layer; `edges`, or so many bins as in norm_rows."""
+    _check(question)
+    check_bins(bins, edges)
+    if question.by != LAYER:
+        raise BadRequest("histograms are by layer", field="by", value=question.by, allowed=LAYER)
+    rows = []
+    for [site] in _places(snapshot, question):
+        values, _ = _read(snapshot, [site], question, None)
+        if not len(values):
+            raise _none_left(snapshot, [site], question)
+        rows += [{"site": site.kind, "layer": site.layer} | row for row in histogram_rows(values, bins, edges)]
+    ends = [("low", pa.float64()), ("high", pa.float64()), ("count", pa.int64())]
+    return pa.Table.from_pylist(rows, pa.schema([("site", pa.string()), ("layer", pa.int32()), *ends]))
+
+
+def _chosen_sites(snapshot: Snapshot, texts: Sequence[str], quantity: str) -> list[Site]:
     stored = stored_sites(snapshot)
+    if quantity != L2 and snapshot.tokens_committed:
+        stored = [site for site in stored if _in_every_shard(snapshot, site, quantity)]
     chosen: set[Site] = set()
-    for text in texts:
+    for text in texts or ([] if stored else [quantity]):
         of_kind = {site for site in stored if site.kind == text}
-        found = of_kind or {parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count)} & set(stored)
-        if not found:
-            raise unknown_site(snapshot, text, [str(site) for site in stored])
-        chosen |= found
+        if not stored or not (of_kind or {parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count)} & set(stored)):
+            raise unknown_site(snapshot, text, [str(site) for site in stored], quantity)
+        chosen |= of_kind or {parse_site(text)}
     return [site for site in stored if site in chosen or not texts]
 
 
+def _in_every_shard(snapshot: Snapshot, site: Site, quantity: str) -> bool:
+    name, _ = statistics_of(quantity, site, snapshot.record.d_model)
+    told = sum(moments.count for moments in snapshot.norm_moments(name).values())
+    return told + snapshot.non_finite(name) == snapshot.tokens_committed
+
+
 def merged_moments(snapshot: Snapshot, site: Site, exclude: frozenset[str]) -> Moments:
-    kept = kept_classes(exclude)
-    by_class = snapshot.norm_moments(str(site))
-    merged = reduce(Moments.merge, [by_class[name] for name in kept if name in by_class], Moments())
-    if not merged.count:
-        raise nothing_left(f"no token is left of {site} in {len(snapshot.commits)} committed shards", exclude)
-    return merged
+    """Of L2 norms."""
+    question = ProfileQuestion(exclude=exclude)
+    found = _moments(snapshot, [site], question)
+    if not found:
+        raise _none_left(snapshot, [site], question)
+    return found[None][0]
 
 
-def _profile_row(
-    snapshot: Snapshot, site: Site, moments: Moments, quantiles: Mapping[float, str], exclude: frozenset[str]
-) -> dict[str, object]:
-    row: dict[str, object] = {
-        "site": site.kind,
-        "layer": site.layer,
-        "tokens": moments.count,
-        "non_finite": snapshot.non_finite(str(site)),
-        "mean": moments.mean,
-        "standard_deviation": moments.standard_deviation,
-        "geometric_mean": moments.geometric_mean,
-        "minimum": moments.minimum,
-        "maximum": moments.maximum,
-    }
-    if quantiles:
-        values = _exact_quantiles(_norms(snapshot, site, exclude, moments.count), list(quantiles))
-        row |= dict(zip(quantiles.values(), values, strict=True))
-    return row
+def _profile_schema(question: ProfileQuestion, quantile_names: Iterable[str]) -> pa.Schema:
+    fields = [("site", pa.string())]
+    fields += [] if question.by == SITE else [("layer", pa.int32())]
+    kind = _GROUPS[question.by]
+    fields += [] if kind is None else [(question.by, kind)]
+    fields += [("tokens", pa.int64())]
+    fields += [("non_finite", pa.int64())] if question.by in (LAYER, SITE) else []
+    bound = ("bound",) if question.quantity == RELATIVE_INCREASE else ()
+    return pa.schema(fields + [(name, pa.float64()) for name in (*_MOMENTS, *bound, *quantile_names)])
 
 
-def _norms(snapshot: Snapshot, site: Site, exclude: frozenset[str], count: int) -> npt.NDArray[np.float32]:
-    """The `count` norms that the commits say are left."""
-    norms, filled = np.empty(count, np.float32), 0
-    for commit in snapshot.commits:
-        with open_product(snapshot.bucket, commit, TOKENS) as file:
-            kept = kept_rows(file.read(columns=["flags"])["flags"].to_numpy(), exclude)
-        with open_product(snapshot.bucket, commit, NORMS) as file:
-            values = file.read(columns=[str(site)]).column(0).to_numpy()
-        part = values[kept & np.isfinite(values)]
-        norms[filled : filled + len(part)] = part
-        filled += len(part)
-    return norms
-
-
-def _exact_quantiles(values: npt.NDArray[np.float32], quantiles: Sequence[float]) -> list[float]:
-    """np.quantile's of the values as float64, without a copy of them as float64; changes their order."""
-    places = np.asarray(quantiles) * (len(values) - 1)
-    below = np.floor(places).astype(np.int64)
-    above = np.minimum(below + 1, len(values) - 1)
-    values.partition(np.union1d(below, above))
-    pairs = np.stack([values[below], values[above]], axis=1).astype(np.float64)
-    return [float(np.quantile(pair, part)) for pair, part in zip(pairs, places - below, strict=True)]
-
-
-def _profile_schema(quantile_names: Iterable[str]) -> pa.Schema:
-    numbers = ("mean", "standard_deviation", "geometric_mean", "minimum", "maximum", *quantile_names)
-    fixed = [("site", pa.string()), ("layer", pa.int32()), ("tokens", pa.int64()), ("non_finite", pa.int64())]
-    return pa.schema(fixed + [(name, pa.float64()) for name in numbers])
+def _none_left(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion) -> BadRequest:
+    where = " and ".join(dict.fromkeys((str(sites[0]), str(sites[-1]))))
+    message = f"no token is left of {where} in {len(snapshot.commits)} committed shards"
+    return nothing_left(message, question.exclude | ({"position_0"} if question.exclude_position_0 else set()))
 
 
 def nothing_left(message: str, exclude: frozenset[str]) -> BadRequest:
@@ -133,11 +269,20 @@ def nothing_left(message: str, exclude: frozenset[str]) -> BadRequest:
     return BadRequest(f"{message} ({excluded} excluded)", reason="NOTHING_LEFT", field="exclude", value=excluded)
 
 
-def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str]) -> BadRequest:
+def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str], quantity: str = L2) -> BadRequest:
+    what, where = ("norms" if quantity == L2 else quantity), "" if text == quantity else f" of {text!r}"
+    why = "" if quantity == L2 else _why_missing(snapshot)
     return BadRequest(
-        f"run {snapshot.record.run} has no norms of {text!r}",
+        f"run {snapshot.record.run} has no {what}{where}{why}",
         reason="SITE_UNKNOWN",
         field="site",
         value=text,
-        allowed=allowed or "none: this run was captured without norms",
+        allowed=allowed or f"none: this run was captured without {what}",
     )
+
+
+def _why_missing(snapshot: Snapshot) -> str:
+    """Centred norms are of every site: a shard without them is from before anything was stored beside L2."""
+    if all(_in_every_shard(snapshot, site, CENTRED_L2) for site in stored_sites(snapshot)):
+        return ": it is between sites of which the run has no norms, or that its blocks do not have"
+    return ": shards of it were captured before anything but L2 was stored"

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.norm_columns import columns_beside
+from actstore_storage.norms import ProfileQuestion, norm_histogram, norm_profile
+from actstore_storage.opening import open_bucket
 from actstore_storage.products import NORMS
-from actstore_storage.rows import dense_matrix, read_activations
+from actstore_storage.rows import dense_matrix, read_activations, shard_tokens
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture_worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
@@ -109,3 +111,142 @@ def test_a_mean_that_is_most_of_a_vector_leaves_what_float32_has() -> None:
     expected = torch.linalg.vector_norm(wide - wide.mean(1, keepdim=True), dim=1)
     np.testing.assert_allclose(centred[0].double(), expected, rtol=2e-7 * 900)
     assert not columns_beside((), ("resid_pre",))
+
+
+@pytest.fixture(scope="module")
+def stored(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """A run with every site's vectors, and with sinks among its tokens."""
+    bucket = open_bucket(str(tmp_path_factory.mktemp("store")))
+    sites = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    return captured(folder, bucket, "gpt2", dense_sites=sites, sink_ratio=1.5)[1]
+
+
+def slow_values(snapshot: Snapshot, quantity: str, site: str) -> NDArray[np.float64]:
+    """Of every token, from the stored vectors."""
+    x, layer = vectors(snapshot, site), site.rpartition(".")[2]
+    if quantity in ("l2", "rms"):
+        return np.linalg.norm(x, axis=1) if quantity == "l2" else np.sqrt((x**2).mean(1))
+    if quantity in ("centred_l2", "standard_deviation"):
+        return x.std(1) * (np.sqrt(x.shape[1]) if quantity == "centred_l2" else 1)
+    if quantity == "cosine_to_next":
+        return cosine(x, vectors(snapshot, f"resid_post.{layer}"))
+    stream = vectors(snapshot, f"{'resid_mid' if site.startswith('mlp') else 'resid_pre'}.{layer}")
+    before, after = np.linalg.norm(stream, axis=1), np.linalg.norm(stream + x, axis=1)
+    return {
+        "cosine_to_stream": cosine(stream, x),
+        "share_of_stream": np.linalg.norm(x, axis=1) / before,
+        "relative_increase": (after - before) / before,
+    }[quantity]
+
+
+def tokens_of(snapshot: Snapshot) -> dict[str, NDArray[np.int64]]:
+    table = pa.concat_tables([shard_tokens(snapshot.bucket, commit) for commit in snapshot.commits])
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def token_class(flags: NDArray[np.int64]) -> NDArray[np.str_]:
+    return np.select([flags & 1 > 0, flags & 2 > 0, flags & 4 > 0], ["bos", "special", "sink"], "text")
+
+
+QUANTITY_SITES = {
+    "l2": ("resid_mid.1", "attn_out.0"),
+    "rms": ("resid_post.2", "mlp_out.1"),
+    "standard_deviation": ("resid_pre.0", "resid_post.1"),
+    "centred_l2": ("resid_pre.2",),
+    "cosine_to_next": ("resid_pre.0", "resid_pre.2"),
+    "cosine_to_stream": ("attn_out.1", "mlp_out.1"),
+    "share_of_stream": ("attn_out.1", "mlp_out.1"),
+    "relative_increase": ("attn_out.2", "mlp_out.0"),
+}
+EXCLUSIONS = [
+    (frozenset({"bos"}), False),
+    (frozenset({"bos", "sink"}), False),
+    (frozenset(), True),
+    (frozenset(), False),
+]
+
+
+def told(quantity: str) -> set[str]:
+    """What rows of it tell: the triangle's bound stands beside a sublayer's increase."""
+    return {quantity, "share_of_stream"} if quantity == "relative_increase" else {quantity}
+
+
+@pytest.mark.parametrize("by", ["layer", "token_class", "position", "document"])
+@pytest.mark.parametrize("quantity", QUANTITY_SITES)
+def test_profiles_are_numpy_s_over_the_stored_vectors(quantity: str, by: str, stored: Snapshot) -> None:
+    tokens = tokens_of(stored)
+    classes = token_class(tokens["flags"])
+    slow = {
+        (name, site): slow_values(stored, name, site) for site in QUANTITY_SITES[quantity] for name in told(quantity)
+    }
+    labels = {"layer": np.zeros(len(classes)), "token_class": classes}.get(by, tokens.get(by, classes))
+    for exclude, position_0 in EXCLUSIONS:
+        question = ProfileQuestion(QUANTITY_SITES[quantity], quantity, by, (0.1, 0.5), exclude, position_0)
+        rows = norm_profile(stored, question).to_pylist()
+        kept = ~np.isin(classes, sorted(exclude)) & ((tokens["position"] > 0) | (not position_0))
+        assert len(rows) == len(QUANTITY_SITES[quantity]) * len(np.unique(labels[kept]))
+        for row in rows:
+            site = f"{row['site']}.{row['layer']}"
+            own = kept if by == "layer" else kept & (labels == row[by])
+            values = slow[quantity, site][own]
+            assert row["tokens"] == len(values)
+            expected = [values.mean(), values.std(), values.min(), values.max(), *np.quantile(values, (0.1, 0.5))]
+            found = [row[name] for name in ("mean", "standard_deviation", "minimum", "maximum", "q0.1", "q0.5")]
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-6)
+            if quantity.startswith("cosine") or quantity == "relative_increase":
+                assert row["geometric_mean"] is None
+            else:
+                assert row["geometric_mean"] == pytest.approx(np.exp(np.log(values).mean()), rel=1e-4)
+            if quantity == "relative_increase":
+                share = slow["share_of_stream", site][own]
+                assert row["bound"] == pytest.approx(share.mean(), rel=1e-4)
+                assert abs(row["mean"]) <= row["bound"]
+            else:
+                assert "bound" not in row
+
+
+@pytest.mark.parametrize("quantity", ["l2", "standard_deviation"])
+def test_a_kind_s_layers_together(quantity: str, stored: Snapshot) -> None:
+    question = ProfileQuestion(("resid_mid", "mlp_out.1"), quantity, "site", (0.5,))
+    rows = norm_profile(stored, question).to_pylist()
+    kept = tokens_of(stored)["flags"] & 1 == 0
+    expected = {
+        "resid_mid": np.concatenate([slow_values(stored, quantity, f"resid_mid.{layer}")[kept] for layer in range(3)]),
+        "mlp_out": slow_values(stored, quantity, "mlp_out.1")[kept],
+    }
+    assert [row["site"] for row in rows] == list(expected)
+    for row in rows:
+        values = expected[row["site"]]
+        found = [row["tokens"], row["mean"], row["standard_deviation"], row["q0.5"]]
+        np.testing.assert_allclose(found, [len(values), values.mean(), values.std(), np.median(values)], rtol=1e-4)
+
+
+def test_statistics_alone_tell_all_but_quantiles(stored: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(key: str) -> None:
+        raise AssertionError(f"{key} was read")
+
+    monkeypatch.setattr(stored.bucket, "open", refuse)
+    for quantity, sites in QUANTITY_SITES.items():
+        for by in ("layer", "site", "token_class"):
+            assert norm_profile(stored, ProfileQuestion(sites, quantity, by, ())).num_rows
+
+
+@pytest.mark.parametrize("quantity", ["l2", "relative_increase"])
+@pytest.mark.parametrize("edges", [(), (-1.0, 0.0, 0.5, 3.0)])
+def test_histograms(quantity: str, edges: tuple[float, ...], stored: Snapshot) -> None:
+    site = "mlp_out.1"
+    table = norm_histogram(stored, ProfileQuestion((site,), quantity), bins=0 if edges else 7, edges=edges)
+    values = slow_values(stored, quantity, site)[tokens_of(stored)["flags"] & 1 == 0]
+    bounds = [*table["low"].to_pylist(), table["high"].to_pylist()[-1]]
+    if not edges:
+        ends = values.min(), values.max()
+        expected = np.geomspace(*ends, 8) if quantity == "l2" else np.linspace(*ends, 8)
+        np.testing.assert_allclose(bounds, expected, rtol=1e-4, atol=1e-6)
+        assert sum(table["count"].to_pylist()) == len(values)
+    else:
+        assert tuple(bounds) == edges
+    inner = values[(np.abs(values[:, None] - np.array(bounds)[None, 1:-1]) > 1e-6).all(1)]  # rounding moves others
+    wide = [bounds[0] - 1e-6, *bounds[1:-1], bounds[-1] + 1e-6]
+    counts = np.array(table["count"].to_pylist()) - np.histogram(inner, wide)[0]
+    assert (counts >= 0).all()
+    assert counts.sum() <= len(values) - len(inner)
