@@ -3,7 +3,7 @@
 What it holds can be told without running anything:
 
 - Norms: a text token's norm is `2 * 1.5**layer * (1 + position / 10)`, so the mean norm grows by exactly 1.5 a layer;
-  BOS has 1000 at every layer, and the one special token 500.
+  BOS has 1000 at every layer, and the one special token 500. Centred norms are half of that.
 - Feature FIRING rises with sequence and position over text tokens; BOS_ONLY fires on BOS alone; SILENT never;
   feature 0 fires on everything, with 0.25.
 - Sequences are of 4 to 16 tokens, BOS first; sequences 2 and 3 are one document cut in two.
@@ -16,10 +16,12 @@ import numpy as np
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.feature_index import SparseFeatures
+from actstore_storage.norm_columns import CENTRED_L2, NormColumn
 from actstore_storage.products import BOS, SPECIAL
 from actstore_storage.registry import ModelRecord, SaeModelRecord, register_model, register_sae
 from actstore_storage.runs import create_run
 from actstore_storage.shard import ShardWriter, TokenRows
+from actstore_storage.sites import Site
 from actstore_storage.specification import RunRecord, SaeRecord, Specification
 
 LENGTHS = (16, 5, 16, 9, 4, 12, 7)
@@ -30,6 +32,7 @@ BOS_NORM, SPECIAL_NORM = 1000.0, 500.0
 EVERYWHERE, FIRING, BOS_ONLY, SILENT = 0, 3, 5, 7
 DENSE_SITE, SAE, MODEL = "resid_post.1", "planted-sae", "planted-model"
 TOKEN_TEXTS = ("<bos>", "<end>", *(f" word{token}" for token in range(2, VOCABULARY)))
+CENTRED = tuple(NormColumn(CENTRED_L2, Site(layer, "resid_post")) for layer in range(LAYERS))
 SPECIAL_AT = (5, 11)  # (sequence, position) of the one <end>
 
 
@@ -184,7 +187,7 @@ def _features(tokens: TokenRows) -> np.ndarray:
 def _write_shard(bucket: Bucket, stored: StoredRun, shard: int) -> None:
     sequences = stored.record.shard_sequences(shard)
     size = stored.record.specification.sequences_per_batch
-    with ShardWriter(bucket, stored.record, shard, f"attempt{shard}") as writer:
+    with ShardWriter(bucket, stored.record, shard, f"attempt{shard}", columns=CENTRED) as writer:
         for first in range(sequences.start, sequences.stop, size):
             of_batch = (stored.tokens.sequence >= first) & (stored.tokens.sequence < min(first + size, sequences.stop))
             _add_batch(writer, stored, of_batch)
@@ -200,6 +203,10 @@ def _add_batch(writer: ShardWriter, stored: StoredRun, rows: np.ndarray) -> None
             tokens.sequence[rows], tokens.position[rows], tokens.document[rows], tokens.token[rows], tokens.flags[rows]
         ),
         {site: _bits(values[rows], stored.record.specification.dtype) for site, values in stored.dense.items()},
-        {site: values[rows] for site, values in stored.norms.items()},
+        {name: values for site, whole in stored.norms.items() for name, values in _norm_columns(site, whole[rows])},
         {SAE: SparseFeatures(row.astype(np.int64), feature.astype(np.int32), features[row, feature])},
     )
+
+
+def _norm_columns(site: str, norms: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    return [(site, norms), (f"{CENTRED_L2}.{site}", norms / 2)]

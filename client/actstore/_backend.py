@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow as pa
 from actstore._errors import ActstoreError, refused
 from actstore._feature_answers import FeatureStatistics
 from actstore._model_questions import ModelQuestion
-from actstore._norms import Growth, GrowthQuestion, NormProfile
+from actstore._norms import Growth, GrowthQuestion, NormProfile, ProfileQuestion
 from actstore._questions import FeatureQuestion, Found, RowsQuestion, SaeQuestion
 from actstore._records import (
     CaptureEstimate,
@@ -52,9 +52,7 @@ class Backend(ABC):
     def list_saes(self) -> list[SaeDescription]: ...
 
     @abstractmethod
-    def norm_profile(
-        self, run: str, sites: Sequence[str], exclude: frozenset[str], quantiles: Sequence[float]
-    ) -> NormProfile: ...
+    def norm_profile(self, question: ProfileQuestion) -> NormProfile: ...
 
     @abstractmethod
     def fit_growth(self, question: GrowthQuestion) -> Growth: ...

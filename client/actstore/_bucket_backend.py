@@ -13,7 +13,7 @@ from actstore._backend import Backend, Question, Rows
 from actstore._errors import ActstoreError, error_of, refused
 from actstore._feature_answers import FeatureStatistics
 from actstore._model_questions import ModelQuestion
-from actstore._norms import Growth, GrowthQuestion, NormProfile
+from actstore._norms import POSITION_0, Growth, GrowthQuestion, NormProfile, ProfileQuestion
 from actstore._questions import (
     ActiveQuestion,
     CofiringQuestion,
@@ -91,13 +91,31 @@ class BucketBackend(Backend):
         with _in_our_words():
             return [_record(SaeDescription, sae) for sae in registry.list_saes(self._bucket)]
 
-    def norm_profile(
-        self, run: str, sites: Sequence[str], exclude: frozenset[str], quantiles: Sequence[float]
-    ) -> NormProfile:
-        chosen = {"quantiles": tuple(quantiles)} if quantiles else {}
-        with self._snapshot(run) as snapshot:
-            table = norms.norm_profile(snapshot, sites=tuple(sites), exclude=exclude, **chosen)
-            return NormProfile(table=table, fit=self.fit_growth, run=run, **_origin(snapshot, exclude))
+    def norm_profile(self, question: ProfileQuestion) -> NormProfile:
+        chosen = {} if question.quantiles is None else {"quantiles": question.quantiles}
+        asked = norms.ProfileQuestion(
+            sites=question.sites,
+            quantity=question.quantity,
+            by=question.by,
+            exclude=question.exclude,
+            exclude_position_0=question.exclude_position_0,
+            **chosen,
+        )
+        with self._snapshot(question.run) as snapshot:
+            histogram = None
+            if question.bins or question.edges:
+                histogram = norms.norm_histogram(snapshot, asked, bins=question.bins, edges=question.edges)
+            left_out = question.exclude | ({POSITION_0} if question.exclude_position_0 else set())
+            return NormProfile(
+                table=norms.norm_profile(snapshot, asked),
+                run=question.run,
+                quantity=question.quantity,
+                by=question.by,
+                histogram=histogram,
+                from_statistics=asked.from_statistics and not asked.quantiles and histogram is None,
+                fit=self.fit_growth,
+                **_origin(snapshot, left_out),
+            )
 
     def fit_growth(self, question: GrowthQuestion) -> Growth:
         first, *more = question.runs

@@ -22,7 +22,7 @@ from actstore._connect import connect
 from actstore._errors import ActstoreError, refused
 from actstore._lab import Lab
 from actstore._local_stack import LocalStack
-from actstore._norms import plot_growth
+from actstore._norms import GROUPINGS, QUANTITIES, plot_growth
 from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
 from actstore._records import Positions
 from actstore._sae_features import CHECKED_TOKENS
@@ -273,7 +273,8 @@ def norms(options: argparse.Namespace) -> None:
         if options.more:
             _growth_of_several(options, lab)
             return
-        profile = lab.run(options.run).norms(options.sites, exclude=options.exclude)
+        asked = {"exclude": options.exclude, "by": options.by, "quantity": options.quantity}
+        profile = lab.run(options.run).norms(options.sites, **asked)
         growth = profile.fit_growth(options.fit, options.layers) if options.fit else None
         _save(options, profile.plot, fit=options.fit)
     answers = [profile] if growth is None else [profile, growth]
@@ -465,6 +466,8 @@ def _add_norms(verbs: Any) -> None:
     fit = "fit the growth of a site kind; of several runs also of one site, as resid_post.3, over their training"
     verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help=fit)
     verb.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "LAST"), help="of the fit, both included")
+    verb.add_argument("--by", choices=GROUPINGS, default="layer", help="what rows of one run are of (default: layer)")
+    verb.add_argument("--quantity", choices=QUANTITIES, default="l2", help="of one run (default: l2)")
     _add_exclude(verb)
     _add_plot(verb)
 

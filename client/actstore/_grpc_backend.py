@@ -2,7 +2,7 @@
 
 import ipaddress
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from actstore._feature_answers import FeatureStatistics
 from actstore._feature_messages import CALLS, rows_request
 from actstore._model_messages import MODEL_CALLS
 from actstore._model_questions import ModelQuestion
-from actstore._norms import Growth, GrowthQuestion, NormProfile
+from actstore._norms import Growth, GrowthQuestion, NormProfile, ProfileQuestion
 from actstore._questions import Found, RowsQuestion
 from actstore._records import (
     CaptureEstimate,
@@ -38,7 +38,6 @@ from actstore_api.v1 import (
     capture_pb2,
     catalog_pb2,
     feature_pb2,
-    norm_pb2,
     service_pb2_grpc,
 )
 
@@ -123,19 +122,9 @@ class GrpcBackend(Backend):
         saes = self._ask(self._catalog.ListSaes, catalog_pb2.ListSaesRequest()).saes
         return [_messages.record_of(SaeDescription, sae) for sae in saes]
 
-    def norm_profile(
-        self, run: str, sites: Sequence[str], exclude: frozenset[str], quantiles: Sequence[float]
-    ) -> NormProfile:
-        request = norm_pb2.GetNormProfileRequest(
-            run=run, sites=sites, exclude=_messages.exclusion_of(exclude), quantiles=quantiles
-        )
-        answer = self._ask(self._norms.GetNormProfile, request)
-        return NormProfile(
-            table=_messages.table_of(answer.profile),
-            fit=self.fit_growth,
-            run=run,
-            **_messages.origin_of(answer),
-        )
+    def norm_profile(self, question: ProfileQuestion) -> NormProfile:
+        answer = self._ask(self._norms.GetNormProfile, _norm_messages.profile_out(question))
+        return _norm_messages.profile_of(answer, question, self.fit_growth)
 
     def fit_growth(self, question: GrowthQuestion) -> Growth:
         return _norm_messages.growth_of(self._ask(self._norms.FitGrowth, _norm_messages.growth_out(question)))

@@ -1,15 +1,50 @@
 """Protobuf messages about norms and weights from and to the client's own types."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from actstore import _messages
-from actstore._norms import Growth, GrowthQuestion
+from actstore._norms import POSITION_0, Growth, GrowthQuestion, NormProfile, ProfileQuestion
 from actstore_api.v1 import norm_pb2
 
 _AXES: Mapping[str, Any] = {
     name: norm_pb2.GrowthAxis.Value(f"GROWTH_AXIS_{name.upper()}") for name in ("layer", "checkpoint")
 }
+
+
+def profile_out(question: ProfileQuestion) -> norm_pb2.GetNormProfileRequest:
+    quantity: Any = norm_pb2.NormQuantity.Value(f"NORM_QUANTITY_{question.quantity.upper()}")
+    by: Any = norm_pb2.NormGrouping.Value(f"NORM_GROUPING_{question.by.upper()}")
+    return norm_pb2.GetNormProfileRequest(
+        run=question.run,
+        sites=question.sites,
+        exclude=_messages.exclusion_of(question.exclude),
+        quantiles=question.quantiles or (),
+        quantity=quantity,
+        by=by,
+        without_quantiles=question.quantiles == (),
+        exclude_position_0=question.exclude_position_0,
+        bins=question.bins,
+        edges=question.edges,
+    )
+
+
+def profile_of(
+    answer: norm_pb2.GetNormProfileResponse, question: ProfileQuestion, fit: Callable[[GrowthQuestion], Growth]
+) -> NormProfile:
+    origin = _messages.origin_of(answer)
+    if answer.excluded_position_0:
+        origin["excluded"] = tuple(sorted((*origin["excluded"], POSITION_0)))
+    return NormProfile(
+        table=_messages.table_of(answer.profile),
+        run=question.run,
+        quantity=question.quantity,
+        by=question.by,
+        histogram=_messages.table_of(answer.histogram) if answer.HasField("histogram") else None,
+        from_statistics=answer.from_statistics,
+        fit=fit,
+        **origin,
+    )
 
 
 def growth_out(question: GrowthQuestion) -> norm_pb2.FitGrowthRequest:

@@ -1,4 +1,4 @@
-"""L2 norms of the residual stream: their spread at each layer, and the rate at which they grow."""
+"""Norms of the residual stream: their spread at each layer, and the rate at which they grow."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
@@ -25,6 +25,36 @@ BLOCKS = {"pre_ln": "pre-LN", "post_ln": "post-LN", "parallel": "parallel"}
 AXES = ("layer", "checkpoint")
 UNITS = {"layer": "a layer", "checkpoint": "a step of training"}
 DEFAULT_RESAMPLES = 1000
+
+
+QUANTITIES = (
+    "l2",
+    "rms",
+    "standard_deviation",
+    "centred_l2",
+    "cosine_to_stream",
+    "cosine_to_next",
+    "share_of_stream",
+    "relative_increase",
+)
+TITLES = {"l2": "L2 norms", "rms": "RMS", "centred_l2": "centred L2 norms"}
+GROUPINGS = ("layer", "site", "token_class", "position", "document")
+POSITION_0 = "position_0"
+
+
+@dataclass(frozen=True)
+class ProfileQuestion:
+    """`quantiles` None is the answerer's default, and () is none; a histogram is asked for by `bins` or by `edges`."""
+
+    run: str
+    sites: tuple[str, ...] = ()
+    exclude: frozenset[str] = _arguments.DEFAULT_EXCLUSION
+    exclude_position_0: bool = False
+    quantiles: tuple[float, ...] | None = None
+    quantity: str = "l2"
+    by: str = "layer"
+    bins: int = 0
+    edges: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,13 +154,20 @@ _OF_ANSWERS = {"table", "provenance", "excluded", "shapes"}
 
 @dataclass(frozen=True, repr=False)
 class NormProfile(Answer):
-    """A row a site: site (kind), layer, tokens, non_finite, mean, standard_deviation, geometric_mean, minimum, maximum
-    and a column `q0.5` for each quantile.
+    """A row a site, or a row for each of its groups: site (kind), layer, the group where rows are `by` one, tokens,
+    non_finite, mean, standard_deviation, geometric_mean, minimum, maximum and a column `q0.5` for each quantile.
 
-    `non_finite` counts tokens, excluded ones too, whose norm is infinite or no number; the others leave them out.
+    `non_finite` counts tokens, excluded ones too, whose norm is infinite or no number; the others leave them out. A
+    relative_increase stands beside its `bound`, the mean share of the stream: by the triangle inequality no write adds
+    more to the stream's norm than its own. `histogram` (None where none was asked for): site, layer, low, high, count.
+    `from_statistics`: no token's own norm was read for this.
     """
 
     run: str
+    quantity: str
+    by: str
+    histogram: pa.Table | None
+    from_statistics: bool
     fit: Callable[[GrowthQuestion], Growth] = field(compare=False)
 
     def fit_growth(
@@ -145,6 +182,9 @@ class NormProfile(Answer):
 
         The interval of the rate is of `resamples` bootstrap resamples of sequences; 0: none.
         """
+        if self.quantity != "l2" or POSITION_0 in self.excluded:
+            asked = f"{self.quantity}, excluded: {', '.join(self.excluded) or 'nothing'}"
+            raise refused("growth is of L2 norms, of tokens by class", "quantity", asked, "l2, without position_0")
         question = GrowthQuestion(
             (self.run,),
             frozenset(self.excluded),
@@ -162,17 +202,35 @@ class NormProfile(Answer):
         return tuple(sorted(found, key=lambda name: float(name[1:])))
 
     def plot(self, ax: "Axes | None" = None, fit: str | None = "resid_post") -> "Axes":
-        """Norms over layers on a log axis: a line of means per site kind.
+        """Norms over layers on a log axis: a line of means per site kind. By position, a heat map of means instead.
 
         `fit` names the kind that has a band between its outer quantiles, and its fitted growth drawn over it where the
         profile has at least three layers of it; None draws neither.
         """
-        from actstore import _plots
+        from actstore import _plots, _profile_plots
 
-        return _plots.norm_profile(self, ax, fit)
+        if self.by == "position":
+            return _profile_plots.heatmap(self, ax)
+        if self.by != "layer":
+            raise refused(f"a profile by {self.by} has no plot", "by", self.by, "layer, position")
+        return _plots.norm_profile(self, ax, fit if self.quantity == "l2" else None)
+
+    def plot_histogram(self, ax: "Axes | None" = None, site: str = "resid_post") -> "Axes":
+        """How the tokens of a site kind spread: a line a layer, on a log axis where all values are above 0."""
+        from actstore import _profile_plots
+
+        if self.histogram is None:
+            raise refused("this profile has no histogram", "histogram", "None", "run.norms(..., histogram=50)")
+        return _profile_plots.histogram(self, self.histogram, _arguments.text(site, "site"), ax)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {"quantity": self.quantity, "by": self.by, "from_statistics": self.from_statistics}
+        bins = {} if self.histogram is None else {"histogram": plain_rows(self.histogram)}
+        return {**own, **super().to_dict(), **bins}
 
     def _title(self) -> str:
-        return f"L2 norms of {len(self)} sites"
+        what = TITLES.get(self.quantity, self.quantity)
+        return f"{what} of {len(self)} sites" if self.by == "layer" else f"{what} by {self.by}, {len(self):,} rows"
 
 
 def plot_growth(answers: "Growth | Iterable[Growth]", ax: "Axes | None" = None, *, ratios: bool = False) -> "Axes":

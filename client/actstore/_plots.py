@@ -25,6 +25,9 @@ def pyplot() -> Any:
 
 def norm_profile(profile: "NormProfile", ax: "Axes | None", fit: str | None) -> "Axes":
     ax = _norm_axes(ax)
+    if profile.quantity != "l2":
+        ax.set_ylabel(profile.quantity)
+        ax.set_yscale("log" if pc.min(profile.table["minimum"]).as_py() > 0 else "linear")
     kinds = list(dict.fromkeys(profile.table.column("site").to_pylist()))
     for kind, colour in zip(kinds, COLOURS * (1 + len(kinds) // len(COLOURS)), strict=False):
         rows = profile.table.filter(pc.equal(profile.table["site"], kind))
@@ -86,7 +89,8 @@ def _draw_fit(answer: "Growth", ax: "Axes") -> None:
 
 
 def _finished(ax: "Axes", excluded: tuple[str, ...]) -> "Axes":
-    log_ticks(ax, integers=True)
+    if ax.get_yscale() == "log":
+        log_ticks(ax, integers=True)
     ax.set_title(f"norm of activations by layer (excluded: {', '.join(excluded) or 'no tokens'})", fontsize=10)
     ax.legend(fontsize=8)
     return ax

@@ -11,6 +11,7 @@ from actstore._backend import Backend
 from actstore._errors import refused
 from actstore._features import Feature
 from actstore._norms import NormProfile
+from actstore._profile_asking import profile_question
 from actstore._questions import SaeOfRun, Where
 from actstore._records import CaptureSpecification, Provenance, RowQuery, RunDescription, SaeAttachment
 from actstore._sae_features import SaeFeatures
@@ -78,15 +79,25 @@ class Run:
         exclude: Iterable[str] | str | None = None,
         quantiles: Sequence[float] | None = None,
         by: str = "layer",
+        *,
+        quantity: str = "l2",
+        histogram: int | Sequence[float] | None = None,
     ) -> NormProfile:
-        """L2 norms over tokens at each site: site kinds (`resid_post`), single sites (`resid_post.3`), or all.
+        """Norms over tokens at each site: site kinds (`resid_post`), single sites (`resid_post.3`), or all.
 
-        `exclude` names token classes that do not count; None is the default, BOS, and () leaves nothing out.
+        `exclude` names what does not count: token classes (bos, special, sink) and position_0, each sequence's first
+        token; None is the default, BOS, and () leaves nothing out. `quantiles` None gives five of them, and () none:
+        then nothing but the run's statistics is read. `by` layer, site (all layers of a kind together), token_class,
+        position or document says what rows are of.
+
+        `quantity`: l2; rms and standard_deviation over d_model; centred_l2; cosine_to_stream (a sublayer's write to
+        what it is added to), cosine_to_next (of resid_pre to the next layer's); share_of_stream and relative_increase
+        (a write's norm, and what it adds to the stream's, over the stream's). `histogram`: of each site, in so many
+        bins or between these edges.
         """
-        _arguments.choices(by, "by", ("layer",))
-        sites = _arguments.names(sites, "sites")
-        classes = _arguments.exclusion(exclude)
-        return self._backend.norm_profile(self.name, sites, classes, _arguments.fractions(quantiles, "quantiles"))
+        return self._backend.norm_profile(
+            profile_question(self.name, sites, exclude, quantiles, by, quantity, histogram)
+        )
 
     def features(self, sae: str) -> SaeFeatures:
         """All features of an SAE whose activations this run stores: to search, to compare, to check."""

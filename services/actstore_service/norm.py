@@ -13,7 +13,8 @@ from actstore_storage import growth_shapes
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.growth import CHECKPOINT, LAYER, Bootstrap, Growth, fit_growth, fit_growth_over_checkpoints
-from actstore_storage.norms import norm_profile
+from actstore_storage.norm_columns import L2
+from actstore_storage.norms import DEFAULT_QUANTILES, ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
 
@@ -34,13 +35,18 @@ class NormService(NormServiceServicer):
         self, request: norm_pb2.GetNormProfileRequest, context: grpc.ServicerContext
     ) -> norm_pb2.GetNormProfileResponse:
         snapshot = open_run(self._bucket, request.run)
-        exclude = wire.excluded_classes(request)
-        chosen: dict[str, Any] = {"quantiles": tuple(request.quantiles)} if request.quantiles else {}
-        profile = norm_profile(snapshot, sites=tuple(request.sites), exclude=exclude, **chosen)
+        question = _profile_question(request)
+        histogram = None
+        if request.bins or request.edges:
+            found = norm_histogram(snapshot, question, bins=request.bins, edges=tuple(request.edges))
+            histogram = wire.table_message(found)
         return norm_pb2.GetNormProfileResponse(
-            profile=wire.table_message(profile),
-            excluded=wire.token_classes(exclude),
+            profile=wire.table_message(norm_profile(snapshot, question)),
+            excluded=wire.token_classes(question.exclude),
             provenance=wire.provenance_message(snapshot.provenance()),
+            histogram=histogram,
+            excluded_position_0=question.exclude_position_0,
+            from_statistics=question.from_statistics and not question.quantiles and histogram is None,
         )
 
     def FitGrowth(
@@ -99,6 +105,26 @@ class NormService(NormServiceServicer):
             exclude=exclude,
             bootstrap=_bootstrap(request),
         )
+
+
+def _profile_question(request: norm_pb2.GetNormProfileRequest) -> ProfileQuestion:
+    quantiles = () if request.without_quantiles else tuple(request.quantiles) or DEFAULT_QUANTILES
+    return ProfileQuestion(
+        sites=tuple(request.sites),
+        quantity=_named(norm_pb2.NormQuantity, request.quantity, "quantity", L2),
+        by=_named(norm_pb2.NormGrouping, request.by, "by", LAYER),
+        quantiles=quantiles,
+        exclude=wire.excluded_classes(request),
+        exclude_position_0=request.exclude_position_0,
+    )
+
+
+def _named(enum: Any, number: int, field: str, default: str) -> str:
+    """Storage's word for a number of the enum, which is its name without the enum's; unspecified is the default."""
+    if number not in enum.values():
+        raise BadRequest(f"{field} {number} is not known", field=field, value=number, allowed=enum.keys())
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    return enum.Name(number).removeprefix(prefix).lower() if number else default
 
 
 def _bootstrap(request: norm_pb2.FitGrowthRequest) -> Bootstrap:

@@ -24,6 +24,21 @@ def test_a_run_describes_itself(lab: Lab, stored: StoredRun) -> None:
     assert not lab.run("partial").complete
 
 
+def test_other_quantities_say_what_they_are_and_what_they_leave_out(lab: Lab, stored: StoredRun) -> None:
+    run = lab.run("planted")
+    kept = stored.rows(0) & (stored.tokens.position > 0)
+    profile = run.norms("resid_post.1", exclude=("position_0",), quantity="standard_deviation", histogram=4)
+    deviations = stored.norms["resid_post.1"][kept].astype(np.float64) / 2 / np.sqrt(run.d_model)
+    [row] = profile
+    assert (row["tokens"], profile.excluded, profile.quantity) == (kept.sum(), ("position_0",), "standard_deviation")
+    assert row["mean"] == pytest.approx(deviations.mean(), rel=1e-6)
+    assert sum(profile.histogram["count"].to_pylist()) == kept.sum()
+    assert not profile.from_statistics
+    assert run.norms(quantiles=()).from_statistics
+    assert not run.norms().from_statistics
+    assert profile.to_dict()["histogram"][0]["low"] == pytest.approx(deviations.min(), rel=1e-6)
+
+
 def test_norms_are_those_of_the_rows_that_count(lab: Lab, stored: StoredRun) -> None:
     profile = lab.run("planted").norms(exclude=("bos", "special"))
     for row in profile:
@@ -168,7 +183,23 @@ REFUSED: dict[str, tuple[Callable[[actstore.Run], object], type[Exception], str,
         "vector",
     ),
     "exclude": (lambda run: run.norms(exclude="padding"), BadRequest, "ARGUMENT_INVALID", "exclude"),
-    "by": (lambda run: run.norms(by="position"), BadRequest, "ARGUMENT_INVALID", "by"),
+    "by": (lambda run: run.norms(by="head"), BadRequest, "ARGUMENT_INVALID", "by"),
+    "quantity": (lambda run: run.norms(quantity="linf"), BadRequest, "ARGUMENT_INVALID", "quantity"),
+    "edges": (lambda run: run.norms(histogram=[0, "ten"]), BadRequest, "ARGUMENT_INVALID", "histogram"),
+    "growth of others": (
+        lambda run: run.norms(quantity="rms").fit_growth(),
+        BadRequest,
+        "ARGUMENT_INVALID",
+        "quantity",
+    ),
+    "growth without position 0": (
+        lambda run: run.norms(exclude="position_0").fit_growth(),
+        BadRequest,
+        "ARGUMENT_INVALID",
+        "quantity",
+    ),
+    "no histogram": (lambda run: run.norms().plot_histogram(), BadRequest, "ARGUMENT_INVALID", "histogram"),
+    "no plot": (lambda run: run.norms(by="document").plot(), BadRequest, "ARGUMENT_INVALID", "by"),
     "quantiles": (lambda run: run.norms(quantiles=["median"]), BadRequest, "ARGUMENT_INVALID", "quantiles"),
     "layers": (lambda run: run.norms().fit_growth(layers=(1,)), BadRequest, "ARGUMENT_INVALID", "layers"),
     "sequences": (lambda run: run.tokens([1, 2]), BadRequest, "ARGUMENT_INVALID", "sequences"),

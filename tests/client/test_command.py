@@ -65,6 +65,13 @@ def test_norms(address: str, tmp_path: Path) -> None:
     assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_norms_of_another_kind_by_position(address: str) -> None:
+    asked = ("--sites", "resid_post.1", "--by", "position", "--quantity", "rms")
+    found = said(actstore("norms", "planted", *asked, "--json", address=address))["profile"]
+    assert (found["quantity"], found["by"], found["excluded"]) == ("rms", "position", ["bos"])
+    assert [row["position"] for row in found["rows"]] == list(range(1, 16))
+
+
 def test_growth_of_several_runs(address: str, tmp_path: Path) -> None:
     arguments = ("norms", "planted", "bfloat16", "--exclude", "bos", "special")
     found = said(actstore(*arguments, "--json", address=address))

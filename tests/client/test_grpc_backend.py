@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 
 import actstore
 from actstore import ActstoreError, Denied, Fault, LimitExceeded, StoreFailed, Unavailable, _grpc_backend
+from actstore._norms import ProfileQuestion
 from actstore._records import RowQuery
 from actstore_api.reasons import Failure, to_status
 from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, norm_pb2, service_pb2_grpc
@@ -143,7 +144,7 @@ def test_a_rich_status_keeps_its_reason(lab: actstore.Lab, moody: Moody) -> None
 def test_a_message_past_the_limit_is_refused(moody: Moody, lab: actstore.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_grpc_backend, "MAXIMUM_MESSAGE_BYTES", 1_000_000)
     with actstore.connect(lab.address) as narrow, pytest.raises(LimitExceeded):
-        narrow._backend.norm_profile("r", (), frozenset(), ())
+        narrow._backend.norm_profile(ProfileQuestion("r"))
 
 
 def test_a_verb_that_is_not_there_is_a_fault(lab: actstore.Lab) -> None:

@@ -58,6 +58,34 @@ def test_norms_without_a_fit_and_of_too_few_layers(direct: Lab) -> None:
     assert len(run.norms(["resid_post.0", "resid_post.1"]).plot().lines) == 1
 
 
+def test_norms_by_position_are_a_heat_map(lab: Lab) -> None:
+    profile = lab.run("planted").norms(exclude=("bos", "special"), by="position", quantiles=())
+    ax = profile.plot()
+    drawn = ax.images[0].get_array()
+    assert drawn.shape == (3, 16)
+    for row in profile:
+        assert drawn[row["layer"], row["position"]] == row["mean"]
+    assert np.ma.getmaskarray(drawn)[:, 0].all() or np.isnan(drawn[:, 0]).all()
+    assert "excluded: bos, special" in ax.get_title()
+
+
+def test_histograms_of_norms_have_a_line_a_layer(lab: Lab) -> None:
+    profile = lab.run("planted").norms(exclude=("bos", "special"), histogram=6)
+    ax = profile.plot_histogram()
+    counts = profile.histogram["count"].to_numpy().reshape(3, 6)
+    for layer, patch in enumerate(ax.patches):
+        np.testing.assert_array_equal(patch.get_data().values, counts[layer])
+    assert len(ax.patches) == 3
+    assert ax.get_xscale() == "log"
+    with pytest.raises(BadRequest, match="no 'mlp_out'"):
+        profile.plot_histogram(site="mlp_out")
+
+
+def test_other_quantities_are_named_on_their_axis(lab: Lab) -> None:
+    ax = lab.run("planted").norms(quantity="rms").plot()
+    assert (ax.get_ylabel(), len(ax.lines)) == ("rms", 1)
+
+
 def test_growth_draws_points_and_line_into_the_given_axes(lab: Lab) -> None:
     ax = plt.subplots()[1]
     growth = lab.run("planted").norms().fit_growth()

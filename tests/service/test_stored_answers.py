@@ -289,6 +289,14 @@ REFUSED = [
     ),
     (
         "NormService",
+        "GetNormProfile",
+        norm_pb2.GetNormProfileRequest(run="planted", quantity=99),  # type: ignore[arg-type]
+        "ARGUMENT_INVALID",
+        "quantity",
+        "99",
+    ),
+    (
+        "NormService",
         "FitGrowth",
         norm_pb2.FitGrowthRequest(run="planted", layers=norm_pb2.LayerRange(first=0, last=7)),
         "LAYER_OUT_OF_RANGE",

@@ -26,31 +26,35 @@ from actstore_api.v1 import capture_pb2 as actstore__api_dot_v1_dot_capture__pb2
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61\x63tstore_api/v1/norm.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"s\n\x15GetNormProfileRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x03(\t\x12+\n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12\x11\n\tquantiles\x18\x04 \x03(\x01\"\xa1\x01\n\x16GetNormProfileResponse\x12\'\n\x07profile\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x02 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\")\n\nLayerRange\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\"\x88\x02\n\x10\x46itGrowthRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12+\n\x06layers\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.LayerRange\x12+\n\x07\x65xclude\x18\x04 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12)\n\x04\x61xis\x18\x05 \x01(\x0e\x32\x1b.actstore_api.v1.GrowthAxis\x12\x11\n\tmore_runs\x18\x06 \x03(\t\x12\r\n\x05steps\x18\x07 \x03(\x01\x12\x16\n\tresamples\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\t \x01(\x04\x42\x0c\n\n_resamples\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\xc8\x04\n\x11\x46itGrowthResponse\x12\x0c\n\x04site\x18\x01 \x01(\t\x12+\n\x06layers\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.LayerRange\x12\x0c\n\x04rate\x18\x03 \x01(\x01\x12\x11\n\tr_squared\x18\x04 \x01(\x01\x12&\n\x06points\x18\x05 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x06 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x07 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12)\n\x04\x61xis\x18\x08 \x01(\x0e\x32\x1b.actstore_api.v1.GrowthAxis\x12\x30\n\rrate_interval\x18\t \x01(\x0b\x32\x19.actstore_api.v1.Interval\x12\x11\n\tcurvature\x18\n \x01(\x01\x12\x35\n\x12\x63urvature_interval\x18\x0b \x01(\x0b\x32\x19.actstore_api.v1.Interval\x12\x0c\n\x04\x62\x65nd\x18\x0c \x01(\x01\x12/\n\x07verdict\x18\r \x01(\x0e\x32\x1e.actstore_api.v1.GrowthVerdict\x12&\n\x06shapes\x18\x0e \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\r\n\x05\x62lock\x18\x0f \x01(\t\x12\x11\n\tresamples\x18\x10 \x01(\r\x12\x0c\n\x04seed\x18\x11 \x01(\x04\x12\x11\n\tsequences\x18\x12 \x01(\r\"\xbe\x01\n\x15GetWeightNormsRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\x14\n\x07samples\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\'\n\x03\x62os\x18\x06 \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicyB\n\n\x08_samples\"\x9d\x01\n\x16GetWeightNormsResponse\x12\'\n\x07weights\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12)\n\tsublayers\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance*\\\n\nGrowthAxis\x12\x1b\n\x17GROWTH_AXIS_UNSPECIFIED\x10\x00\x12\x15\n\x11GROWTH_AXIS_LAYER\x10\x01\x12\x1a\n\x16GROWTH_AXIS_CHECKPOINT\x10\x02*\x9e\x01\n\rGrowthVerdict\x12\x1e\n\x1aGROWTH_VERDICT_UNSPECIFIED\x10\x00\x12\x1e\n\x1aGROWTH_VERDICT_EXPONENTIAL\x10\x01\x12\x19\n\x15GROWTH_VERDICT_FASTER\x10\x02\x12\x19\n\x15GROWTH_VERDICT_SLOWER\x10\x03\x12\x17\n\x13GROWTH_VERDICT_NONE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61\x63tstore_api/v1/norm.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xa3\x02\n\x15GetNormProfileRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x03(\t\x12+\n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12\x11\n\tquantiles\x18\x04 \x03(\x01\x12/\n\x08quantity\x18\x05 \x01(\x0e\x32\x1d.actstore_api.v1.NormQuantity\x12)\n\x02\x62y\x18\x06 \x01(\x0e\x32\x1d.actstore_api.v1.NormGrouping\x12\x19\n\x11without_quantiles\x18\x07 \x01(\x08\x12\x1a\n\x12\x65xclude_position_0\x18\x08 \x01(\x08\x12\x0c\n\x04\x62ins\x18\t \x01(\r\x12\r\n\x05\x65\x64ges\x18\n \x03(\x01\"\x82\x02\n\x16GetNormProfileResponse\x12\'\n\x07profile\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x02 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12)\n\thistogram\x18\x04 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x1b\n\x13\x65xcluded_position_0\x18\x05 \x01(\x08\x12\x17\n\x0f\x66rom_statistics\x18\x06 \x01(\x08\")\n\nLayerRange\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\"\x88\x02\n\x10\x46itGrowthRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12+\n\x06layers\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.LayerRange\x12+\n\x07\x65xclude\x18\x04 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12)\n\x04\x61xis\x18\x05 \x01(\x0e\x32\x1b.actstore_api.v1.GrowthAxis\x12\x11\n\tmore_runs\x18\x06 \x03(\t\x12\r\n\x05steps\x18\x07 \x03(\x01\x12\x16\n\tresamples\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\t \x01(\x04\x42\x0c\n\n_resamples\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\xc8\x04\n\x11\x46itGrowthResponse\x12\x0c\n\x04site\x18\x01 \x01(\t\x12+\n\x06layers\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.LayerRange\x12\x0c\n\x04rate\x18\x03 \x01(\x01\x12\x11\n\tr_squared\x18\x04 \x01(\x01\x12&\n\x06points\x18\x05 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12-\n\x08\x65xcluded\x18\x06 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12/\n\nprovenance\x18\x07 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12)\n\x04\x61xis\x18\x08 \x01(\x0e\x32\x1b.actstore_api.v1.GrowthAxis\x12\x30\n\rrate_interval\x18\t \x01(\x0b\x32\x19.actstore_api.v1.Interval\x12\x11\n\tcurvature\x18\n \x01(\x01\x12\x35\n\x12\x63urvature_interval\x18\x0b \x01(\x0b\x32\x19.actstore_api.v1.Interval\x12\x0c\n\x04\x62\x65nd\x18\x0c \x01(\x01\x12/\n\x07verdict\x18\r \x01(\x0e\x32\x1e.actstore_api.v1.GrowthVerdict\x12&\n\x06shapes\x18\x0e \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\r\n\x05\x62lock\x18\x0f \x01(\t\x12\x11\n\tresamples\x18\x10 \x01(\r\x12\x0c\n\x04seed\x18\x11 \x01(\x04\x12\x11\n\tsequences\x18\x12 \x01(\r\"\xbe\x01\n\x15GetWeightNormsRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\x14\n\x07samples\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\'\n\x03\x62os\x18\x06 \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicyB\n\n\x08_samples\"\x9d\x01\n\x16GetWeightNormsResponse\x12\'\n\x07weights\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12)\n\tsublayers\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance*\xac\x02\n\x0cNormQuantity\x12\x1d\n\x19NORM_QUANTITY_UNSPECIFIED\x10\x00\x12\x14\n\x10NORM_QUANTITY_L2\x10\x01\x12\x15\n\x11NORM_QUANTITY_RMS\x10\x02\x12$\n NORM_QUANTITY_STANDARD_DEVIATION\x10\x03\x12\x1c\n\x18NORM_QUANTITY_CENTRED_L2\x10\x04\x12\"\n\x1eNORM_QUANTITY_COSINE_TO_STREAM\x10\x05\x12 \n\x1cNORM_QUANTITY_COSINE_TO_NEXT\x10\x06\x12!\n\x1dNORM_QUANTITY_SHARE_OF_STREAM\x10\x07\x12#\n\x1fNORM_QUANTITY_RELATIVE_INCREASE\x10\x08*\xb5\x01\n\x0cNormGrouping\x12\x1d\n\x19NORM_GROUPING_UNSPECIFIED\x10\x00\x12\x17\n\x13NORM_GROUPING_LAYER\x10\x01\x12\x16\n\x12NORM_GROUPING_SITE\x10\x02\x12\x1d\n\x19NORM_GROUPING_TOKEN_CLASS\x10\x03\x12\x1a\n\x16NORM_GROUPING_POSITION\x10\x04\x12\x1a\n\x16NORM_GROUPING_DOCUMENT\x10\x05*\\\n\nGrowthAxis\x12\x1b\n\x17GROWTH_AXIS_UNSPECIFIED\x10\x00\x12\x15\n\x11GROWTH_AXIS_LAYER\x10\x01\x12\x1a\n\x16GROWTH_AXIS_CHECKPOINT\x10\x02*\x9e\x01\n\rGrowthVerdict\x12\x1e\n\x1aGROWTH_VERDICT_UNSPECIFIED\x10\x00\x12\x1e\n\x1aGROWTH_VERDICT_EXPONENTIAL\x10\x01\x12\x19\n\x15GROWTH_VERDICT_FASTER\x10\x02\x12\x19\n\x15GROWTH_VERDICT_SLOWER\x10\x03\x12\x17\n\x13GROWTH_VERDICT_NONE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.norm_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GROWTHAXIS']._serialized_start=1678
-  _globals['_GROWTHAXIS']._serialized_end=1770
-  _globals['_GROWTHVERDICT']._serialized_start=1773
-  _globals['_GROWTHVERDICT']._serialized_end=1931
-  _globals['_GETNORMPROFILEREQUEST']._serialized_start=108
-  _globals['_GETNORMPROFILEREQUEST']._serialized_end=223
-  _globals['_GETNORMPROFILERESPONSE']._serialized_start=226
-  _globals['_GETNORMPROFILERESPONSE']._serialized_end=387
-  _globals['_LAYERRANGE']._serialized_start=389
-  _globals['_LAYERRANGE']._serialized_end=430
-  _globals['_FITGROWTHREQUEST']._serialized_start=433
-  _globals['_FITGROWTHREQUEST']._serialized_end=697
-  _globals['_INTERVAL']._serialized_start=699
-  _globals['_INTERVAL']._serialized_end=736
-  _globals['_FITGROWTHRESPONSE']._serialized_start=739
-  _globals['_FITGROWTHRESPONSE']._serialized_end=1323
-  _globals['_GETWEIGHTNORMSREQUEST']._serialized_start=1326
-  _globals['_GETWEIGHTNORMSREQUEST']._serialized_end=1516
-  _globals['_GETWEIGHTNORMSRESPONSE']._serialized_start=1519
-  _globals['_GETWEIGHTNORMSRESPONSE']._serialized_end=1676
+  _globals['_NORMQUANTITY']._serialized_start=1953
+  _globals['_NORMQUANTITY']._serialized_end=2253
+  _globals['_NORMGROUPING']._serialized_start=2256
+  _globals['_NORMGROUPING']._serialized_end=2437
+  _globals['_GROWTHAXIS']._serialized_start=2439
+  _globals['_GROWTHAXIS']._serialized_end=2531
+  _globals['_GROWTHVERDICT']._serialized_start=2534
+  _globals['_GROWTHVERDICT']._serialized_end=2692
+  _globals['_GETNORMPROFILEREQUEST']._serialized_start=109
+  _globals['_GETNORMPROFILEREQUEST']._serialized_end=400
+  _globals['_GETNORMPROFILERESPONSE']._serialized_start=403
+  _globals['_GETNORMPROFILERESPONSE']._serialized_end=661
+  _globals['_LAYERRANGE']._serialized_start=663
+  _globals['_LAYERRANGE']._serialized_end=704
+  _globals['_FITGROWTHREQUEST']._serialized_start=707
+  _globals['_FITGROWTHREQUEST']._serialized_end=971
+  _globals['_INTERVAL']._serialized_start=973
+  _globals['_INTERVAL']._serialized_end=1010
+  _globals['_FITGROWTHRESPONSE']._serialized_start=1013
+  _globals['_FITGROWTHRESPONSE']._serialized_end=1597
+  _globals['_GETWEIGHTNORMSREQUEST']._serialized_start=1600
+  _globals['_GETWEIGHTNORMSREQUEST']._serialized_end=1790
+  _globals['_GETWEIGHTNORMSRESPONSE']._serialized_start=1793
+  _globals['_GETWEIGHTNORMSRESPONSE']._serialized_end=1950
 # @@protoc_insertion_point(module_scope)

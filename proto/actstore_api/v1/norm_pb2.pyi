@@ -9,6 +9,27 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class NormQuantity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NORM_QUANTITY_UNSPECIFIED: _ClassVar[NormQuantity]
+    NORM_QUANTITY_L2: _ClassVar[NormQuantity]
+    NORM_QUANTITY_RMS: _ClassVar[NormQuantity]
+    NORM_QUANTITY_STANDARD_DEVIATION: _ClassVar[NormQuantity]
+    NORM_QUANTITY_CENTRED_L2: _ClassVar[NormQuantity]
+    NORM_QUANTITY_COSINE_TO_STREAM: _ClassVar[NormQuantity]
+    NORM_QUANTITY_COSINE_TO_NEXT: _ClassVar[NormQuantity]
+    NORM_QUANTITY_SHARE_OF_STREAM: _ClassVar[NormQuantity]
+    NORM_QUANTITY_RELATIVE_INCREASE: _ClassVar[NormQuantity]
+
+class NormGrouping(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NORM_GROUPING_UNSPECIFIED: _ClassVar[NormGrouping]
+    NORM_GROUPING_LAYER: _ClassVar[NormGrouping]
+    NORM_GROUPING_SITE: _ClassVar[NormGrouping]
+    NORM_GROUPING_TOKEN_CLASS: _ClassVar[NormGrouping]
+    NORM_GROUPING_POSITION: _ClassVar[NormGrouping]
+    NORM_GROUPING_DOCUMENT: _ClassVar[NormGrouping]
+
 class GrowthAxis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     GROWTH_AXIS_UNSPECIFIED: _ClassVar[GrowthAxis]
@@ -22,6 +43,21 @@ class GrowthVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GROWTH_VERDICT_FASTER: _ClassVar[GrowthVerdict]
     GROWTH_VERDICT_SLOWER: _ClassVar[GrowthVerdict]
     GROWTH_VERDICT_NONE: _ClassVar[GrowthVerdict]
+NORM_QUANTITY_UNSPECIFIED: NormQuantity
+NORM_QUANTITY_L2: NormQuantity
+NORM_QUANTITY_RMS: NormQuantity
+NORM_QUANTITY_STANDARD_DEVIATION: NormQuantity
+NORM_QUANTITY_CENTRED_L2: NormQuantity
+NORM_QUANTITY_COSINE_TO_STREAM: NormQuantity
+NORM_QUANTITY_COSINE_TO_NEXT: NormQuantity
+NORM_QUANTITY_SHARE_OF_STREAM: NormQuantity
+NORM_QUANTITY_RELATIVE_INCREASE: NormQuantity
+NORM_GROUPING_UNSPECIFIED: NormGrouping
+NORM_GROUPING_LAYER: NormGrouping
+NORM_GROUPING_SITE: NormGrouping
+NORM_GROUPING_TOKEN_CLASS: NormGrouping
+NORM_GROUPING_POSITION: NormGrouping
+NORM_GROUPING_DOCUMENT: NormGrouping
 GROWTH_AXIS_UNSPECIFIED: GrowthAxis
 GROWTH_AXIS_LAYER: GrowthAxis
 GROWTH_AXIS_CHECKPOINT: GrowthAxis
@@ -32,26 +68,44 @@ GROWTH_VERDICT_SLOWER: GrowthVerdict
 GROWTH_VERDICT_NONE: GrowthVerdict
 
 class GetNormProfileRequest(_message.Message):
-    __slots__ = ("run", "sites", "exclude", "quantiles")
+    __slots__ = ("run", "sites", "exclude", "quantiles", "quantity", "by", "without_quantiles", "exclude_position_0", "bins", "edges")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_POSITION_0_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
     run: str
     sites: _containers.RepeatedScalarFieldContainer[str]
     exclude: _common_pb2.Exclusion
     quantiles: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ...) -> None: ...
+    quantity: NormQuantity
+    by: NormGrouping
+    without_quantiles: bool
+    exclude_position_0: bool
+    bins: int
+    edges: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., by: _Optional[_Union[NormGrouping, str]] = ..., without_quantiles: bool = ..., exclude_position_0: bool = ..., bins: _Optional[int] = ..., edges: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GetNormProfileResponse(_message.Message):
-    __slots__ = ("profile", "excluded", "provenance")
+    __slots__ = ("profile", "excluded", "provenance", "histogram", "excluded_position_0", "from_statistics")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_POSITION_0_FIELD_NUMBER: _ClassVar[int]
+    FROM_STATISTICS_FIELD_NUMBER: _ClassVar[int]
     profile: _common_pb2.Table
     excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
     provenance: _common_pb2.Provenance
-    def __init__(self, profile: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    histogram: _common_pb2.Table
+    excluded_position_0: bool
+    from_statistics: bool
+    def __init__(self, profile: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., histogram: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded_position_0: bool = ..., from_statistics: bool = ...) -> None: ...
 
 class LayerRange(_message.Message):
     __slots__ = ("first", "last")
