@@ -113,3 +113,23 @@ def test_its_checkpoint_is_read(selected, tmp_path):
     assert again.complete
     assert len(again.tokens()) == 69
     assert again.provenance == selected.provenance
+
+
+def test_a_run_of_format_1_says_that_it_has_only_l2_norms(run):
+    with pytest.raises(actstore.BadRequest, match="has no standard_deviation.*captured before"):
+        run.norms(quantity="standard_deviation")
+    positions = run.norms("resid_post.0", exclude=("bos", "special"), by="position").to_pandas()
+    np.testing.assert_allclose(positions["mean"], 2 * (1 + positions.position / 10), rtol=1e-6)
+
+
+def test_norm_columns_of_a_run_that_has_them(tmp_path):
+    """The tokens and norms of format 1's, and centred norms that are half of those."""
+    store = shutil.copytree(GOLDEN / "norm-columns", tmp_path / "store")
+    run = actstore.connect(str(store)).run("columns")
+    told = run.norms(exclude=("bos", "special"), quantity="centred_l2").to_pandas()
+    position = run.tokens().to_pandas().query("flags == 0").position.to_numpy()
+    expected = [1.5**layer * (1 + position / 10).mean() for layer in range(3)]
+    np.testing.assert_allclose(told["mean"], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        told["q0.5"], [1.5**layer * np.median(1 + position / 10) for layer in range(3)], rtol=1e-6
+    )
