@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch import Tensor
 
 from actstore_storage.errors import ActstoreError
 from actstore_storage.local_bucket import LocalBucket
@@ -137,16 +138,22 @@ def test_sweeps_of_one_model_share_batches_and_their_numbers_stay(model: Languag
         assert end.audit.audited_cells == expected.audit.audited_cells
 
 
-def test_what_is_counted_for_sweeps_that_share_is_what_was_computed(model: LanguageModel) -> None:
+def test_what_is_counted_for_sweeps_that_share_is_what_was_computed(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, but the runs in which nothing is replaced."""
     side = Side(model)
-    side.finish(side.add(BIG), side.add(ONE))
-    before = side.kernels.fast.count.computed
-    alone_side = Side(model)
-    ended = [updates[-1] for updates in alone_side.finish(alone_side.add(BIG), alone_side.add(ONE))]
-    assert before == alone_side.kernels.fast.count.computed
+    kernel, run, controls = side.kernels.fast, side.kernels.fast.run, []
+
+    def watched(patches: Sequence[Patch]) -> Tensor:
+        controls.extend(kernel.price((), len(patch.base.tokens)) for patch in patches if not patch.cells)
+        return run(patches)
+
+    monkeypatch.setattr(kernel, "run", watched)
+    ended = [updates[-1] for updates in side.finish(side.add(BIG), side.add(ONE))]
     counted = sum(end.audit.token_layers for end in ended if isinstance(end, SweepEnd))
-    # The rest are runs in which nothing is replaced; these join at no layer but go through all of them.
-    assert 0.5 * before < counted < before
+    assert controls
+    assert counted == pytest.approx(kernel.count.computed - sum(controls), rel=1e-6)
 
 
 def test_prompts_of_other_lengths_do_not_share(model: LanguageModel) -> None:
