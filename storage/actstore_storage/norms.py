@@ -77,19 +77,15 @@ class ProfileQuestion:
         return KeptTokens(self.exclude, self.exclude_position_0)
 
 
-def norm_profile(
-    snapshot: Snapshot,
-    question: ProfileQuestion | None = None,
-    *,
-    sites: Sequence[str] = (),
-    quantiles: Sequence[float] = DEFAULT_QUANTILES,
-    exclude: frozenset[str] = DEFAULT_EXCLUSION,
-) -> pa.Table:
-    """A row a site, by kind then layer, over its finite values; columns as in norm.proto. Without a question, of L2.
+# Of all sites.
+L2_BY_LAYER = ProfileQuestion()
+
+
+def norm_profile(snapshot: Snapshot, question: ProfileQuestion = L2_BY_LAYER) -> pa.Table:
+    """A row a site, by kind then layer, over its finite values; columns as in norm.proto.
 
     The standard deviation is the population's, quantiles interpolate linearly.
     """
-    question = question or ProfileQuestion(sites=sites, quantiles=quantiles, exclude=exclude)
     _check(question)
     places = _places(snapshot, question)
     # quantile -> name, so that a quantile asked for twice is one column

@@ -11,7 +11,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.features import BINS_MAX, feature_statistics, top_examples
 from actstore_storage.growth import fit_growth
-from actstore_storage.norms import QUANTILES_MAX, norm_profile
+from actstore_storage.norms import QUANTILES_MAX, ProfileQuestion, norm_profile
 from actstore_storage.runs import open_run
 from actstore_storage.sampling import EXAMPLES_MAX
 from actstore_storage.snapshot import Snapshot
@@ -69,7 +69,7 @@ def test_feature_statistics(run: RandomRun, snapshot: Snapshot, feature: int, ex
 
 @pytest.mark.parametrize("exclude", EXCLUSIONS)
 def test_norm_profile(run: RandomRun, snapshot: Snapshot, exclude: frozenset[str]) -> None:
-    profile = norm_profile(snapshot, exclude=exclude, quantiles=(0, 0.05, 0.5, 0.999, 1)).to_pylist()
+    profile = norm_profile(snapshot, ProfileQuestion(exclude=exclude, quantiles=(0, 0.05, 0.5, 0.999, 1))).to_pylist()
     expected = [(kind, layer) for kind in ("resid_pre", "resid_post") for layer in range(4)]
     assert [(row["site"], row["layer"]) for row in profile] == expected
     for row in profile:
@@ -84,7 +84,8 @@ def test_norm_profile(run: RandomRun, snapshot: Snapshot, exclude: frozenset[str
 
 
 def test_norm_profile_of_chosen_sites(snapshot: Snapshot) -> None:
-    chosen = norm_profile(snapshot, sites=["blocks.2.hook_resid_post", "resid_pre", "resid_post.2"], quantiles=())
+    sites = ["blocks.2.hook_resid_post", "resid_pre", "resid_post.2"]
+    chosen = norm_profile(snapshot, ProfileQuestion(sites, quantiles=()))
     rows = chosen.select(["site", "layer"]).to_pylist()
     assert rows == [{"site": "resid_pre", "layer": n} for n in range(4)] + [{"site": "resid_post", "layer": 2}]
     assert chosen.column_names[-1] == "maximum"
@@ -98,16 +99,16 @@ def test_norms_that_are_not_finite_are_counted_and_left_out(local_bucket: Bucket
     assert sum(commit.non_finite["resid_post.0"] for commit in snapshot.commits) == 3
     values = run.norms["resid_post.0"].astype(np.float64)
     finite = values[np.isfinite(values)]
-    [row] = norm_profile(snapshot, sites=["resid_post.0"], exclude=frozenset()).to_pylist()
+    [row] = norm_profile(snapshot, ProfileQuestion(sites=["resid_post.0"], exclude=frozenset())).to_pylist()
     assert row["tokens"] == len(values) - 3
     assert row["mean"] == pytest.approx(finite.mean(), rel=1e-12)
     assert row["q0.5"] == np.quantile(finite, 0.5)
-    assert [row["non_finite"] for row in norm_profile(snapshot, sites=["resid_post"]).to_pylist()] == [3, 0, 0, 0]
+    assert norm_profile(snapshot, ProfileQuestion(["resid_post"]))["non_finite"].to_pylist() == [3, 0, 0, 0]
 
 
 def test_quantiles_that_differ_are_columns_that_differ(run: RandomRun, snapshot: Snapshot) -> None:
     asked = (0.9999999, 1.0, 0.05, 0.5, np.float64(0.25), 1, -0.0)
-    profile = norm_profile(snapshot, sites=["resid_post.0"], quantiles=asked, exclude=frozenset())
+    profile = norm_profile(snapshot, ProfileQuestion(sites=["resid_post.0"], quantiles=asked, exclude=frozenset()))
     names = profile.column_names[profile.column_names.index("maximum") + 1 :]
     assert names == ["q0.9999999", "q1", "q0.05", "q0.5", "q0.25", "q0"]
     [row] = profile.to_pylist()
@@ -119,7 +120,8 @@ def test_a_norm_of_zero_makes_the_geometric_mean_zero(local_bucket: Bucket) -> N
     run = make_run(3)
     run.norms["resid_pre.0"][5] = 0
     write_run(local_bucket, run)
-    [row] = norm_profile(open_run(local_bucket, "run"), sites=["resid_pre.0"], exclude=frozenset()).to_pylist()
+    question = ProfileQuestion(["resid_pre.0"], exclude=frozenset())
+    [row] = norm_profile(open_run(local_bucket, "run"), question).to_pylist()
     assert (row["geometric_mean"], row["minimum"]) == (0, 0)
 
 
@@ -217,11 +219,19 @@ REFUSALS = [
         "ARGUMENT_INVALID",
         {"allowed": "bos, special, sink"},
     ),
-    (lambda s: norm_profile(s, sites=["mlp_out"]), "SITE_UNKNOWN", {"field": "site", "value": "mlp_out"}),
-    (lambda s: norm_profile(s, sites=["resid_post.4"]), "SITE_UNKNOWN", {"value": "resid_post.4"}),
-    (lambda s: norm_profile(s, quantiles=[1.5]), "ARGUMENT_INVALID", {"field": "quantiles", "allowed": "0 to 1"}),
-    (lambda s: norm_profile(s, quantiles=[float("nan")]), "ARGUMENT_INVALID", {"field": "quantiles"}),
-    (lambda s: norm_profile(s, quantiles=[0.5] * (QUANTILES_MAX + 1)), "LIMIT_EXCEEDED", {"field": "quantiles"}),
+    (lambda s: norm_profile(s, ProfileQuestion(["mlp_out"])), "SITE_UNKNOWN", {"field": "site", "value": "mlp_out"}),
+    (lambda s: norm_profile(s, ProfileQuestion(["resid_post.4"])), "SITE_UNKNOWN", {"value": "resid_post.4"}),
+    (
+        lambda s: norm_profile(s, ProfileQuestion(quantiles=[1.5])),
+        "ARGUMENT_INVALID",
+        {"field": "quantiles", "allowed": "0 to 1"},
+    ),
+    (lambda s: norm_profile(s, ProfileQuestion(quantiles=[float("nan")])), "ARGUMENT_INVALID", {"field": "quantiles"}),
+    (
+        lambda s: norm_profile(s, ProfileQuestion(quantiles=[0.5] * (QUANTILES_MAX + 1))),
+        "LIMIT_EXCEEDED",
+        {"field": "quantiles"},
+    ),
     (lambda s: fit_growth(s, site="z"), "SITE_UNKNOWN", {"value": "z", "allowed": "resid_post, resid_pre"}),
     (lambda s: fit_growth(s, layers=(0, 4)), "LAYER_OUT_OF_RANGE", {"field": "layers", "value": "0 to 4"}),
     (lambda s: fit_growth(s, layers=(2, 3)), "LAYER_OUT_OF_RANGE", {"allowed": "at least 3 of 0, 1, 2, 3"}),

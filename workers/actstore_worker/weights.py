@@ -70,7 +70,6 @@ LAYOUTS: Mapping[str, Layout] = {
     "opt": Layout(
         "self_attn_layer_norm", _separate("self_attn"), "self_attn.out_proj", "final_layer_norm", "fc1", "fc2"
     ),
-    "attention_only": Layout("norm", _separate("attention"), "attention.o_proj"),
 }
 
 

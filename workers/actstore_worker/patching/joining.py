@@ -49,12 +49,9 @@ def join_layer(
     queries = stacked([base.queries[layer][:, first:] for base in bases]).clone()
     attend = _Attend(queries, positions - first, call["attention_mask"][..., first:, :])
     keys, values = stacked([base.keys[layer] for base in bases]), stacked([base.values[layer] for base in bases])
-    residuals, told = (
-        torch.stack([row.residual for row in rows]),
-        _told(call, _Replaced(keys, values, positions), positions),
-    )
+    residuals = torch.stack([row.residual for row in rows])
     with attending(model, attend):
-        found = model.layers[layer](residuals[:, None], **told)
+        found = model.layers[layer](residuals[:, None], **_told(call, _Replaced(keys, values, positions), positions))
     out = stacked([base.residuals[layer + 1][start:] for base in bases]).clone()
     wanted = torch.arange(start, out.shape[1] + start, device=model.device)
     out[wanted == positions[:, None]] = (found[0] if isinstance(found, tuple) else found)[positions >= start, 0]
@@ -118,15 +115,16 @@ def _after(
     """What comes out of the layer where only attention saw the change."""
     start = len(bases[0].tokens) - z.shape[1]
     family, module = model.family, model.layers[layer]
-    attn_out = _through(module, family.from_z, z[later])
+    attn_out = through(module, family.from_z, z[later])
     if "resid_mid" not in model.kinds:
         was = stacked([base.activations[Site(layer, "attn_out")][start:] for base in bases])
         return stacked([base.residuals[layer + 1][start:] for base in bases])[later] + (attn_out - was[later])
     middle = stacked([base.residuals[layer][start:] for base in bases])[later] + attn_out
-    return middle + _through(module, family.from_middle, middle)
+    return middle + through(module, family.from_middle, middle)
 
 
-def _through(layer: nn.Module, paths: Sequence[str], found: Tensor) -> Tensor:
+def through(layer: nn.Module, paths: Sequence[str], found: Tensor) -> Tensor:
+    """What a layer's modules make of it, one after the other."""
     for path in paths:
         found = layer.get_submodule(path)(found)
     return found

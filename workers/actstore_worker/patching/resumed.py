@@ -27,7 +27,7 @@ from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.attending import can_attend
 from actstore_worker.patching.changes import changing, writing
-from actstore_worker.patching.joining import CACHES, Joining, join_layer, joined_share, stacked
+from actstore_worker.patching.joining import CACHES, Joining, join_layer, joined_share, stacked, through
 from actstore_worker.patching.kernel import Cell, Count, Found, Patch, site_edits
 
 # Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
@@ -129,8 +129,7 @@ class Resumed:
         if site.kind in _BETWEEN:
             return value
         if site.kind == "z":
-            for path in family.from_z:
-                value = layer.get_submodule(path)(value)
+            value = through(layer, family.from_z, value)
         parallel = "resid_mid" not in self._model.kinds
         before = _stacked(patches, cells, site.layer)
         if site.kind == "mlp_out" or parallel:
@@ -138,10 +137,7 @@ class Resumed:
             was = [patch.base.activations[Site(site.layer, kind)][cell.position] for patch, cell in _zip(patches)]
             return _stacked(patches, cells, site.layer + 1) + (value - torch.stack(was))
         middle = value if site.kind == "resid_mid" else before + value
-        written = middle
-        for path in family.from_middle:
-            written = layer.get_submodule(path)(written)
-        return middle + written
+        return middle + through(layer, family.from_middle, middle)
 
     def _values(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch width"]:
         """What the site has at each patch's position; of z, the base run's heads beside the patched one."""
