@@ -6,7 +6,7 @@ norms files, sequence by sequence.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +89,8 @@ def fit_growth(
         _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), chosen, exclude) if bootstrap.resamples else None
     )
     points = {"layer": pa.array(numbers, pa.int32())}
-    growth = _growth(np.array(numbers, np.float64), means, sums, points, bootstrap)
-    return replace(growth, site=site, first_layer=numbers[0], last_layer=numbers[-1], block=_block(snapshot))
+    fit, table, sequences = _fitted(np.array(numbers, np.float64), means, sums, points, bootstrap)
+    return Growth(LAYER, site, numbers[0], numbers[-1], fit, table, _block(snapshot), bootstrap, sequences)
 
 
 def fit_growth_over_checkpoints(
@@ -123,9 +123,8 @@ def fit_growth_over_checkpoints(
         "revision": pa.array([snapshot.record.specification.model_revision for snapshot in ordered]),
         "step": pa.array(at[order]),
     }
-    growth = _growth(at[order], means, sums, points, bootstrap)
-    growth = replace(growth, axis=CHECKPOINT, site=str(place), block=_block(first))
-    return replace(growth, first_layer=place.layer, last_layer=place.layer)
+    fit, table, sequences = _fitted(at[order], means, sums, points, bootstrap)
+    return Growth(CHECKPOINT, str(place), place.layer, place.layer, fit, table, _block(first), bootstrap, sequences)
 
 
 def check_comparable(snapshots: Sequence[Snapshot]) -> None:
@@ -145,14 +144,14 @@ def check_comparable(snapshots: Sequence[Snapshot]) -> None:
                 )
 
 
-def _growth(
+def _fitted(
     steps: Steps, means: Steps, sums: "SequenceSums | None", points: dict[str, pa.Array], bootstrap: Bootstrap
-) -> Growth:
+) -> tuple[GrowthFit, pa.Table, int]:
+    """The fit, its points, and how many sequences the intervals are from."""
     resampled = None if sums is None or len(sums) < 2 else resample_means(sums, means, bootstrap)
     fit = fit_steps(steps, means, resampled)
     points |= {"mean": pa.array(means), "fitted": pa.array(fit.fitted), **_ratios(steps, means, resampled)}
-    sequences = 0 if resampled is None or sums is None else len(sums)
-    return Growth(LAYER, "", 0, 0, fit, pa.table(points), "", bootstrap, sequences)
+    return fit, pa.table(points), 0 if resampled is None or sums is None else len(sums)
 
 
 def _ratios(steps: Steps, means: Steps, resampled: Curves | None) -> dict[str, pa.Array]:
