@@ -1,11 +1,10 @@
 """How fast norms grow in runs: from layer to layer of one, or from checkpoint to checkpoint of one model in several.
 
-What grows is the mean L2 norm over the tokens that count, which the commits carry; how sure the rate is comes from the
-norms files, sequence by sequence.
+What grows is the mean over the tokens that count of their L2 norms, or of another measure of size, which the commits
+carry; how sure the rate is comes from the norms files, sequence by sequence.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,23 +15,26 @@ from actstore_storage.commit import Commit
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_rows
 from actstore_storage.growth_shapes import CONFIDENCE, STEPS_MIN, Curves, GrowthFit, Steps, fit_steps
-from actstore_storage.norms import merged_moments, nothing_left, stored_sites, unknown_site
+from actstore_storage.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION, read_columns, token_values
+from actstore_storage.norms import merged_moments, nothing_left, sites_with, unknown_site
 from actstore_storage.products import NORMS, TOKENS
 from actstore_storage.reading import open_product
 from actstore_storage.registry import find_registered_model
+from actstore_storage.revisions import in_order
 from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.snapshot import Snapshot
 
 GROWTH_LAYERS_MIN = STEPS_MIN
+# Measures of size: above 0, and so with a logarithm. RMS is L2 over sqrt(d_model), at the same rate; as numbers the two
+# differ, and of models of several widths RMS compares. Centred, the mean over d_model is taken away first.
+SIZES = (L2, RMS, STANDARD_DEVIATION, CENTRED_L2)
 LAYER, CHECKPOINT = "layer", "checkpoint"
 DEFAULT_RESAMPLES, RESAMPLES_MAX = 1000, 10_000
-CHECKPOINTS_MAX = 256
 # What the interval is computed from, evenly spread over the run where that has more. It is then the (wider) one of so
 # much text.
 INTERVAL_TOKENS, INTERVAL_SEQUENCES = 1_000_000, 20_000
 # Resamples that are counted at a time.
 _RESAMPLES_AT_ONCE = 100
-_NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)\D*$")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Growth:
     site: str
     first_layer: int
     last_layer: int
+    quantity: str
     fit: GrowthFit
     points: pa.Table
     block: str
@@ -79,18 +82,21 @@ def fit_growth(
     layers: tuple[int, int] | None = None,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     bootstrap: Bootstrap = Bootstrap(),
+    quantity: str = L2,
 ) -> Growth:
-    """Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least."""
+    """Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least.
+    `quantity`: one of SIZES.
+    """
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
-    chosen = _growth_layers(snapshot, site, layers)
+    chosen = chosen_layers(snapshot, site, layers, quantity)
     numbers = [place.layer for place in chosen]
-    means = _means([(snapshot, place) for place in chosen], exclude)
-    sums = (
-        _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), chosen, exclude) if bootstrap.resamples else None
-    )
+    means = mean_norms([(snapshot, place) for place in chosen], exclude, quantity)
+    sums = None
+    if bootstrap.resamples:
+        sums = _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), _Measured(chosen, quantity), exclude)
     points = {"layer": pa.array(numbers, pa.int32())}
     fit, table, sequences = _fitted(np.array(numbers, np.float64), means, sums, points, bootstrap)
-    return Growth(LAYER, site, numbers[0], numbers[-1], fit, table, _block(snapshot), bootstrap, sequences)
+    return Growth(LAYER, site, numbers[0], numbers[-1], quantity, fit, table, _block(snapshot), bootstrap, sequences)
 
 
 def fit_growth_over_checkpoints(
@@ -100,48 +106,37 @@ def fit_growth_over_checkpoints(
     steps: Sequence[float] = (),
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     bootstrap: Bootstrap = Bootstrap(),
+    quantity: str = L2,
 ) -> Growth:
     """At one site (empty: resid_post of the last layer), over runs of the same text at several revisions of a model.
 
-    `steps` are the runs' places in training, one each, or the numbers at the ends of their revisions' names. Sequences
-    are resampled in all runs together, since all of them saw the same.
+    `steps` are the runs' places in training, as in `in_order`. Sequences are resampled in all runs together, since all
+    of them saw the same.
     """
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
-    check_limit(len(snapshots), CHECKPOINTS_MAX, "runs", least=STEPS_MIN)
-    check_comparable(snapshots)
+    _check_size(quantity)
+    ordered, at = in_order(snapshots, steps, least=STEPS_MIN)
     first = snapshots[0]
     place = parse_site(site or f"resid_post.{first.record.layer_count - 1}", RESIDUAL_KINDS, first.record.layer_count)
-    for snapshot in snapshots:
-        if place not in stored_sites(snapshot):
-            raise unknown_site(snapshot, str(place), [str(stored) for stored in stored_sites(snapshot)])
-    at = _training_steps(snapshots, steps)
-    order = np.argsort(at)
-    ordered = [snapshots[index] for index in order]
-    means = _means([(snapshot, place) for snapshot in ordered], exclude)
-    sums = _paired_sums(ordered, place, exclude) if bootstrap.resamples else None
+    check_all_have(snapshots, [place], quantity)
+    means = mean_norms([(snapshot, place) for snapshot in ordered], exclude, quantity)
+    sums = _paired_sums(ordered, _Measured([place], quantity), exclude) if bootstrap.resamples else None
     points = {
         "revision": pa.array([snapshot.record.specification.model_revision for snapshot in ordered]),
-        "step": pa.array(at[order]),
+        "step": pa.array(at),
     }
-    fit, table, sequences = _fitted(at[order], means, sums, points, bootstrap)
-    return Growth(CHECKPOINT, str(place), place.layer, place.layer, fit, table, _block(first), bootstrap, sequences)
+    fit, table, sequences = _fitted(at, means, sums, points, bootstrap)
+    where = CHECKPOINT, str(place), place.layer, place.layer, quantity
+    return Growth(*where, fit, table, _block(first), bootstrap, sequences)
 
 
-def check_comparable(snapshots: Sequence[Snapshot]) -> None:
-    """Errors: BadRequest RUNS_DIFFER where they are not of one model name, or not over the same tokens."""
-    first = snapshots[0].record
-    for snapshot in snapshots[1:]:
-        other = snapshot.record
-        for field in ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens"):
-            expected, found = getattr(first.specification, field), getattr(other.specification, field)
-            if found != expected:
-                raise BadRequest(
-                    f"runs {first.run} and {other.run} cannot be compared: their {field} is {expected} and {found}",
-                    reason="RUNS_DIFFER",
-                    field=field,
-                    value=found,
-                    allowed=expected,
-                )
+def check_all_have(snapshots: Sequence[Snapshot], places: Sequence[Site], quantity: str) -> None:
+    """Errors: BadRequest SITE_UNKNOWN with the first run and site that is without."""
+    for snapshot in snapshots:
+        stored = sites_with(snapshot, quantity)
+        for place in places:
+            if place not in stored:
+                raise unknown_site(snapshot, str(place), [str(site) for site in stored], quantity)
 
 
 def _fitted(
@@ -202,11 +197,12 @@ def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Cu
     return curves
 
 
-def _means(places: Sequence[tuple[Snapshot, Site]], exclude: frozenset[str]) -> Steps:
-    means = np.array([merged_moments(snapshot, place, exclude).mean for snapshot, place in places])
+def mean_norms(places: Sequence[tuple[Snapshot, Site]], exclude: frozenset[str], quantity: str) -> Steps:
+    """Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has no logarithm."""
+    means = np.array([merged_moments(snapshot, place, exclude, quantity).mean for snapshot, place in places])
     if (means <= 0).any():
         place = places[int(np.argmin(means))][1]
-        raise nothing_left(f"the mean norm of {place} is 0, which has no logarithm", exclude)
+        raise nothing_left(f"the mean {quantity} of {place} is 0, which has no logarithm", exclude)
     return means
 
 
@@ -222,39 +218,54 @@ def _spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
     return chosen
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What is summed by sequence: a quantity, at these sites."""
+
+    sites: Sequence[Site]
+    quantity: str
+
+
 def _sequence_sums(
-    snapshot: Snapshot, shards: Sequence[int], sites: Sequence[Site], exclude: frozenset[str]
+    snapshot: Snapshot, shards: Sequence[int], measured: _Measured, exclude: frozenset[str]
 ) -> SequenceSums:
     parts = []
     for shard in shards:
         (commit,) = snapshot.commits.of_shards(range(shard, shard + 1))
-        parts.append(_shard_sums(snapshot, commit, sites, exclude))
+        parts.append(_shard_sums(snapshot, commit, measured, exclude))
     return SequenceSums(np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts]))
 
 
 def _shard_sums(
-    snapshot: Snapshot, commit: Commit, sites: Sequence[Site], exclude: frozenset[str]
+    snapshot: Snapshot, commit: Commit, measured: _Measured, exclude: frozenset[str]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """[sequence, site], for all sequences of the shard; as in the commits' statistics, norms that are infinite or no
     number do not count.
     """
-    held = snapshot.record.shard_sequences(commit.shard)
+    held, sites = snapshot.record.shard_sequences(commit.shard), measured.sites
     with open_product(snapshot.bucket, commit, TOKENS) as file:
         tokens = file.read(columns=["sequence", "flags"])
     kept = kept_rows(tokens["flags"].to_numpy(), exclude)
     number = tokens["sequence"].to_numpy() - held.start
-    with open_product(snapshot.bucket, commit, NORMS) as file:
-        norms = file.read(columns=[str(site) for site in sites])
     sums, counts = (np.zeros((len(held), len(sites))) for _ in range(2))
-    for column, site in enumerate(sites):
-        values = norms[str(site)].to_numpy()
+    for column, values in enumerate(_token_norms(snapshot, commit, measured)):
         counted = kept & np.isfinite(values)
         counts[:, column] = np.bincount(number[counted], minlength=len(held))
         sums[:, column] = np.bincount(number[counted], values[counted].astype(np.float64), len(held))
     return sums, counts
 
 
-def _paired_sums(snapshots: Sequence[Snapshot], place: Site, exclude: frozenset[str]) -> SequenceSums:
+def _token_norms(snapshot: Snapshot, commit: Commit, measured: _Measured) -> Iterator[npt.NDArray[np.floating]]:
+    stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
+    names = [name for site in measured.sites for name in read_columns(measured.quantity, site, stored)]
+    with open_product(snapshot.bucket, commit, NORMS) as file:
+        table = file.read(columns=names)
+    columns = {name: table[name].to_numpy() for name in names}
+    for site in measured.sites:
+        yield token_values(measured.quantity, site, columns, stored, d_model)
+
+
+def _paired_sums(snapshots: Sequence[Snapshot], measured: _Measured, exclude: frozenset[str]) -> SequenceSums:
     """A column a run, of the sequences that all of them have."""
     shards = snapshots[0].shards
     same = len({snapshot.record.specification.sequences_per_shard for snapshot in snapshots}) == 1
@@ -264,52 +275,61 @@ def _paired_sums(snapshots: Sequence[Snapshot], place: Site, exclude: frozenset[
         nothing = np.zeros((0, len(snapshots)))
         return SequenceSums(nothing, nothing)
     chosen = _spread(snapshots[0], shards)
-    parts = [_sequence_sums(snapshot, chosen, [place], exclude) for snapshot in snapshots]
+    parts = [_sequence_sums(snapshot, chosen, measured, exclude) for snapshot in snapshots]
     return SequenceSums(
         np.concatenate([part.sums for part in parts], axis=1), np.concatenate([part.counts for part in parts], axis=1)
     )
 
 
-def _training_steps(snapshots: Sequence[Snapshot], given: Sequence[float]) -> Steps:
-    """Errors: BadRequest for another number of steps than runs, steps that are alike, or names without numbers."""
-    names = [snapshot.record.specification.model_revision for snapshot in snapshots]
-    found = [_NUMBER_AT_END.search(name) for name in names]
-    if not given and not all(found):
-        raise BadRequest(
-            f"revisions {', '.join(map(repr, names))} do not all say their step",
-            field="steps",
-            value=", ".join(names),
-            allowed="a number for each run, or revisions that end in one: step1000",
-        )
-    steps = np.array(given or [float(match[1]) for match in found if match], np.float64)
-    if len(steps) != len(snapshots) or len(np.unique(steps)) < len(steps) or not np.isfinite(steps).all():
-        raise BadRequest(
-            f"{len(steps)} steps for {len(snapshots)} runs, and all must differ",
-            field="steps",
-            value=steps.tolist(),
-            allowed=f"{len(snapshots)} different numbers",
-        )
-    return steps
+def chosen_layers(
+    snapshot: Snapshot,
+    kind: str,
+    layers: tuple[int, int] | None,
+    quantity: str = L2,
+    least: int = GROWTH_LAYERS_MIN,
+) -> list[Site]:
+    """The sites of a kind from the first to the last layer, which the run must have; None: all that it has.
 
-
-def _growth_layers(snapshot: Snapshot, kind: str, layers: tuple[int, int] | None) -> list[Site]:
-    stored = stored_sites(snapshot)
+    Errors: BadRequest SITE_UNKNOWN for a kind without norms, LAYER_OUT_OF_RANGE for a range that is upside down, that
+    the run does not have, or that has fewer than `least` layers.
+    """
+    _check_size(quantity)
+    stored = sites_with(snapshot, quantity)
     of_kind = [site for site in stored if site.kind == kind]
     if not of_kind:
-        raise unknown_site(snapshot, kind, sorted({site.kind for site in stored}))
+        raise unknown_site(snapshot, kind, sorted({site.kind for site in stored}), quantity)
     have = [site.layer for site in of_kind]
     first, last = layers or (have[0], have[-1])
     chosen = [site for site in of_kind if first <= site.layer <= last]
-    if first not in have or last not in have or len(chosen) < GROWTH_LAYERS_MIN:
+    if wrong := _wrong_range(snapshot.record.run, kind, (first, last), have, len(chosen), least):
         raise BadRequest(
-            f"layers {first} to {last} of {kind} cannot be fitted: a line needs at least {GROWTH_LAYERS_MIN} layers "
-            f"that run {snapshot.record.run} has norms of",
+            f"layers {first} to {last} of {kind} cannot be fitted: {wrong}",
             reason="LAYER_OUT_OF_RANGE",
             field="layers",
             value=f"{first} to {last}",
-            allowed=f"at least {GROWTH_LAYERS_MIN} of {', '.join(map(str, have))}",
+            allowed=f"at least {least} of {', '.join(map(str, have))}",
         )
     return chosen
+
+
+def _wrong_range(
+    run: str, kind: str, layers: tuple[int, int], have: Sequence[int], count: int, least: int
+) -> str | None:
+    first, last = layers
+    if first > last:
+        return f"the range is empty, for its first layer, {first}, is above its last, {last}"
+    for layer in layers:
+        if layer not in have:
+            return f"run {run} has no norms of {kind}.{layer}"
+    if count < least:
+        return f"that needs at least {least} layers that run {run} has norms of, and there are {count}"
+    return None
+
+
+def _check_size(quantity: str) -> None:
+    if quantity not in SIZES:
+        message = f"growth is of a measure of size, and {quantity!r} is none"
+        raise BadRequest(message, field="quantity", value=quantity, allowed=SIZES)
 
 
 def _block(snapshot: Snapshot) -> str:

@@ -197,6 +197,14 @@ def stored_sites(snapshot: Snapshot) -> list[Site]:
     return sorted(found, key=lambda site: (RESIDUAL_KINDS.index(site.kind), site.layer))
 
 
+def sites_with(snapshot: Snapshot, quantity: str) -> list[Site]:
+    """Of which the run has it in every shard; of a run without commits, all that it stores norms of."""
+    stored = stored_sites(snapshot)
+    if quantity == L2 or not snapshot.tokens_committed:
+        return stored
+    return [site for site in stored if _in_every_shard(snapshot, site, quantity)]
+
+
 def norm_histogram(
     snapshot: Snapshot, question: ProfileQuestion, *, bins: int = 0, edges: Sequence[float] = ()
 ) -> pa.Table:
@@ -216,9 +224,7 @@ def norm_histogram(
 
 
 def _chosen_sites(snapshot: Snapshot, texts: Sequence[str], quantity: str) -> list[Site]:
-    stored = stored_sites(snapshot)
-    if quantity != L2 and snapshot.tokens_committed:
-        stored = [site for site in stored if _in_every_shard(snapshot, site, quantity)]
+    stored = sites_with(snapshot, quantity)
     chosen: set[Site] = set()
     for text in texts or ([] if stored else [quantity]):
         of_kind = {site for site in stored if site.kind == text}
@@ -234,9 +240,8 @@ def _in_every_shard(snapshot: Snapshot, site: Site, quantity: str) -> bool:
     return told + snapshot.non_finite(name) == snapshot.tokens_committed
 
 
-def merged_moments(snapshot: Snapshot, site: Site, exclude: frozenset[str]) -> Moments:
-    """Of L2 norms."""
-    question = ProfileQuestion(exclude=exclude)
+def merged_moments(snapshot: Snapshot, site: Site, exclude: frozenset[str], quantity: str = L2) -> Moments:
+    question = ProfileQuestion(exclude=exclude, quantity=quantity)
     found = _moments(snapshot, [site], question)
     if not found:
         raise _none_left(snapshot, [site], question)

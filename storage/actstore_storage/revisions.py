@@ -1,0 +1,98 @@
+"""Runs of several revisions of one model over the same text: whether they compare, and where they stand in training."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.exclusion import check_limit
+from actstore_storage.norms import PROFILE_ROWS_MAX, ProfileQuestion, norm_profile
+from actstore_storage.snapshot import Snapshot
+
+REVISIONS_MAX = 256
+_NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)\D*$")
+# What must be the same of each, beside the model, so that a difference is one of training.
+_ALIKE = ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens")
+
+
+def in_order(
+    snapshots: Sequence[Snapshot], steps: Sequence[float], least: int
+) -> tuple[list[Snapshot], npt.NDArray[np.float64]]:
+    """By step of training, ascending, and those steps.
+
+    `steps` are the runs' places in training, one each, or the numbers at the ends of their revisions' names.
+
+    Errors: BadRequest for fewer than `least` or too many runs, RUNS_DIFFER as check_comparable, and for another number
+    of steps than runs, steps that are alike, or names without numbers.
+    """
+    check_limit(len(snapshots), REVISIONS_MAX, "runs", least=least)
+    check_comparable(snapshots)
+    at = _training_steps(snapshots, steps)
+    order = np.argsort(at)
+    return [snapshots[index] for index in order], at[order]
+
+
+def check_comparable(snapshots: Sequence[Snapshot]) -> None:
+    """Errors: BadRequest RUNS_DIFFER where they are not of one model name, or not over the same tokens."""
+    first = snapshots[0].record
+    for snapshot in snapshots[1:]:
+        other = snapshot.record
+        for field in _ALIKE:
+            expected, found = getattr(first.specification, field), getattr(other.specification, field)
+            if found != expected:
+                raise BadRequest(
+                    f"runs {first.run} and {other.run} cannot be compared: their {field} is {expected} and {found}",
+                    reason="RUNS_DIFFER",
+                    field=field,
+                    value=found,
+                    allowed=expected,
+                )
+
+
+def norms_by_revision(snapshots: Sequence[Snapshot], steps: Sequence[float], question: ProfileQuestion) -> pa.Table:
+    """Each run's profile with its columns revision and step in front, by site, layer and then step.
+
+    Nothing is taken together over runs: a mean over training and a mean over depth are different things. `steps` as in
+    `in_order`.
+    """
+    ordered, at = in_order(snapshots, steps, least=1)
+    parts = []
+    for snapshot, step in zip(ordered, at, strict=True):
+        profile = norm_profile(snapshot, question)
+        check_limit(profile.num_rows * len(ordered), PROFILE_ROWS_MAX, "rows", least=0)
+        names = pa.array([snapshot.record.specification.model_revision] * profile.num_rows, pa.string())
+        own = pa.table({"revision": names, "step": pa.array([step] * profile.num_rows, pa.float64())})
+        parts.append(pa.Table.from_arrays([*own.columns, *profile.columns], [*own.column_names, *profile.column_names]))
+    return _by_place(pa.concat_tables(parts))
+
+
+def _by_place(table: pa.Table) -> pa.Table:
+    """Sites in the order in which the first run has them; stable, so that groups within a layer keep theirs."""
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(table["site"].to_pylist()))}
+    site = np.array([kinds[kind] for kind in table["site"].to_pylist()])
+    layer = table["layer"].to_numpy() if "layer" in table.column_names else np.zeros(len(site))
+    return table.take(pa.array(np.lexsort((table["step"].to_numpy(), layer, site))))
+
+
+def _training_steps(snapshots: Sequence[Snapshot], given: Sequence[float]) -> npt.NDArray[np.float64]:
+    names = [snapshot.record.specification.model_revision for snapshot in snapshots]
+    found = [_NUMBER_AT_END.search(name) for name in names]
+    if not given and not all(found):
+        raise BadRequest(
+            f"revisions {', '.join(map(repr, names))} do not all say their step",
+            field="steps",
+            value=", ".join(names),
+            allowed="a number for each run, or revisions that end in one: step1000",
+        )
+    steps = np.array(given or [float(match[1]) for match in found if match], np.float64)
+    if len(steps) != len(snapshots) or len(np.unique(steps)) < len(steps) or not np.isfinite(steps).all():
+        raise BadRequest(
+            f"{len(steps)} steps for {len(snapshots)} runs, and all must differ",
+            field="steps",
+            value=steps.tolist(),
+            allowed=f"{len(snapshots)} different numbers",
+        )
+    return steps
