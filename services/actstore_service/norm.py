@@ -14,8 +14,10 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.growth import CHECKPOINT, LAYER, Bootstrap, Growth, fit_growth, fit_growth_over_checkpoints
 from actstore_storage.norm_columns import L2
-from actstore_storage.norms import DEFAULT_QUANTILES, ProfileQuestion, norm_histogram, norm_profile
+from actstore_storage.norms import DEFAULT_QUANTILES, ProfileQuestion
+from actstore_storage.revisions import norms_of_runs
 from actstore_storage.runs import open_run
+from actstore_storage.separability import separability
 from actstore_storage.snapshot import Snapshot
 
 _AXES: Mapping[str, Any] = {LAYER: norm_pb2.GROWTH_AXIS_LAYER, CHECKPOINT: norm_pb2.GROWTH_AXIS_CHECKPOINT}
@@ -34,31 +36,25 @@ class NormService(NormServiceServicer):
     def GetNormProfile(
         self, request: norm_pb2.GetNormProfileRequest, context: grpc.ServicerContext
     ) -> norm_pb2.GetNormProfileResponse:
-        snapshot = open_run(self._bucket, request.run)
+        snapshots = self._snapshots(request)
         question = _profile_question(request)
-        histogram = None
-        if request.bins or request.edges:
-            found = norm_histogram(snapshot, question, bins=request.bins, edges=tuple(request.edges))
-            histogram = wire.table_message(found)
+        found = norms_of_runs(
+            snapshots, question, steps=tuple(request.steps), bins=request.bins, edges=tuple(request.edges)
+        )
         return norm_pb2.GetNormProfileResponse(
-            profile=wire.table_message(norm_profile(snapshot, question)),
+            profile=wire.table_message(found.profile),
             excluded=wire.token_classes(question.exclude),
-            provenance=wire.provenance_message(snapshot.provenance()),
-            histogram=histogram,
+            provenance=wire.provenance_message(snapshots[0].provenance()),
+            histogram=None if found.histogram is None else wire.table_message(found.histogram),
             excluded_position_0=question.exclude_position_0,
-            from_statistics=question.from_statistics and not question.quantiles and histogram is None,
+            from_statistics=found.from_statistics,
         )
 
     def FitGrowth(
         self, request: norm_pb2.FitGrowthRequest, context: grpc.ServicerContext
     ) -> norm_pb2.FitGrowthResponse:
         first = open_run(self._bucket, request.run)
-        exclude = wire.excluded_classes(request)
-        growth = self._growth_over_checkpoints(first, request, exclude)
-        if growth is None:
-            layers = (request.layers.first, request.layers.last) if request.HasField("layers") else None
-            chosen = {"site": request.site} if request.site else {}
-            growth = fit_growth(first, layers=layers, exclude=exclude, bootstrap=_bootstrap(request), **chosen)
+        growth = self._fitted(first, request)
         fit = growth.fit
         return norm_pb2.FitGrowthResponse(
             site=growth.site,
@@ -66,7 +62,7 @@ class NormService(NormServiceServicer):
             rate=fit.rate,
             r_squared=fit.r_squared,
             points=wire.table_message(growth.points),
-            excluded=wire.token_classes(exclude),
+            excluded=wire.token_classes(wire.excluded_classes(request)),
             provenance=wire.provenance_message(first.provenance()),
             axis=_AXES[growth.axis],
             rate_interval=_interval(fit.rate_interval),
@@ -79,6 +75,37 @@ class NormService(NormServiceServicer):
             resamples=growth.bootstrap.resamples,
             seed=growth.bootstrap.seed,
             sequences=growth.sequences,
+            quantity=_quantity(growth.quantity),
+        )
+
+    def GetSeparability(
+        self, request: norm_pb2.GetSeparabilityRequest, context: grpc.ServicerContext
+    ) -> norm_pb2.GetSeparabilityResponse:
+        snapshots, exclude = self._snapshots(request), wire.excluded_classes(request)
+        layers = (request.layers.first, request.layers.last) if request.HasField("layers") else None
+        found = separability(
+            snapshots,
+            layers=layers,
+            steps=tuple(request.steps),
+            exclude=exclude,
+            quantity=_named(norm_pb2.NormQuantity, request.quantity, "quantity", L2),
+            **({"site": request.site} if request.site else {}),
+        )
+        shares, numbers = found.shares, found.cells["layer"]
+        return norm_pb2.GetSeparabilityResponse(
+            site=found.site,
+            layers=norm_pb2.LayerRange(first=numbers[0].as_py(), last=numbers[-1].as_py()),
+            quantity=_quantity(found.quantity),
+            layer_share=shares.layer,
+            checkpoint_share=shares.checkpoint,
+            interaction_share=shares.interaction,
+            explained=shares.explained,
+            rank_one=shares.rank_one,
+            miss=shares.miss,
+            verdict=norm_pb2.SeparabilityVerdict.Value(f"SEPARABILITY_VERDICT_{shares.verdict.upper()}"),
+            cells=wire.table_message(found.cells),
+            excluded=wire.token_classes(exclude),
+            provenance=wire.provenance_message(snapshots[0].provenance()),
         )
 
     def GetWeightNorms(
@@ -89,22 +116,24 @@ class NormService(NormServiceServicer):
         )
         return answer
 
-    def _growth_over_checkpoints(
-        self, first: Snapshot, request: norm_pb2.FitGrowthRequest, exclude: frozenset[str]
-    ) -> Growth | None:
-        """None where another axis is asked for."""
+    def _snapshots(self, request: Any) -> list[Snapshot]:
+        return [open_run(self._bucket, run) for run in (request.run, *request.more_runs)]
+
+    def _fitted(self, first: Snapshot, request: norm_pb2.FitGrowthRequest) -> Growth:
         axis = request.axis or norm_pb2.GROWTH_AXIS_LAYER
         if axis not in _AXES.values():
             raise BadRequest(f"axis {axis} is not known", field="axis", value=axis, allowed=list(_AXES))
+        asked: dict[str, Any] = {
+            "exclude": wire.excluded_classes(request),
+            "bootstrap": _bootstrap(request),
+            "quantity": _named(norm_pb2.NormQuantity, request.quantity, "quantity", L2),
+            **({"site": request.site} if request.site else {}),
+        }
         if axis == norm_pb2.GROWTH_AXIS_LAYER:
-            return None
-        return fit_growth_over_checkpoints(
-            [first, *(open_run(self._bucket, run) for run in request.more_runs)],
-            site=request.site,
-            steps=tuple(request.steps),
-            exclude=exclude,
-            bootstrap=_bootstrap(request),
-        )
+            layers = (request.layers.first, request.layers.last) if request.HasField("layers") else None
+            return fit_growth(first, layers=layers, **asked)
+        snapshots = [first, *(open_run(self._bucket, run) for run in request.more_runs)]
+        return fit_growth_over_checkpoints(snapshots, steps=tuple(request.steps), **asked)
 
 
 def _profile_question(request: norm_pb2.GetNormProfileRequest) -> ProfileQuestion:
@@ -125,6 +154,10 @@ def _named(enum: Any, number: int, field: str, default: str) -> str:
         raise BadRequest(f"{field} {number} is not known", field=field, value=number, allowed=enum.keys())
     prefix = enum.Name(0).removesuffix("UNSPECIFIED")
     return enum.Name(number).removeprefix(prefix).lower() if number else default
+
+
+def _quantity(name: str) -> Any:
+    return norm_pb2.NormQuantity.Value(f"NORM_QUANTITY_{name.upper()}")
 
 
 def _bootstrap(request: norm_pb2.FitGrowthRequest) -> Bootstrap:

@@ -1,7 +1,8 @@
 """Runs of several revisions of one model over the same text: whether they compare, and where they stand in training."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +10,12 @@ import pyarrow as pa
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import check_limit
-from actstore_storage.norms import PROFILE_ROWS_MAX, ProfileQuestion, norm_profile
+from actstore_storage.norms import LAYER, PROFILE_ROWS_MAX, ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.snapshot import Snapshot
 
 REVISIONS_MAX = 256
+# A grouping that a single run's profile knows nothing of: by layer, with the run's place in training beside it.
+CHECKPOINT = "checkpoint"
 _NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)\D*$")
 # What must be the same of each, beside the model, so that a difference is one of training.
 _ALIKE = ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens")
@@ -52,25 +55,56 @@ def check_comparable(snapshots: Sequence[Snapshot]) -> None:
                 )
 
 
-def norms_by_revision(snapshots: Sequence[Snapshot], steps: Sequence[float], question: ProfileQuestion) -> pa.Table:
-    """Each run's profile with its columns revision and step in front, by site, layer and then step.
+@dataclass(frozen=True)
+class NormsOfRuns:
+    """`histogram`: None where none was asked for. `from_statistics`: no token's own norm was read."""
+
+    profile: pa.Table
+    histogram: pa.Table | None
+    from_statistics: bool
+
+
+def norms_of_runs(
+    snapshots: Sequence[Snapshot],
+    question: ProfileQuestion,
+    *,
+    steps: Sequence[float] = (),
+    bins: int = 0,
+    edges: Sequence[float] = (),
+) -> NormsOfRuns:
+    """The norms of one run, or of each of several with its columns revision and step in front, by site, layer and step.
 
     Nothing is taken together over runs: a mean over training and a mean over depth are different things. `steps` as in
-    `in_order`.
+    `in_order`. By checkpoint, rows are by layer, and a single run has the two columns as well.
     """
-    ordered, at = in_order(snapshots, steps, least=1)
+    several = len(snapshots) > 1 or question.by == CHECKPOINT
+    asked = replace(question, by=LAYER) if question.by == CHECKPOINT else question
+    at = in_order(snapshots, steps, least=1) if several else None
+
+    def found(ask: Callable[[Snapshot], pa.Table]) -> pa.Table:
+        return ask(snapshots[0]) if at is None else _side_by_side(*at, ask)
+
+    profile, histogram = found(lambda snapshot: norm_profile(snapshot, asked)), None
+    if bins or len(edges):
+        histogram = found(lambda snapshot: norm_histogram(snapshot, asked, bins=bins, edges=edges))
+    return NormsOfRuns(profile, histogram, asked.from_statistics and not asked.quantiles and histogram is None)
+
+
+def _side_by_side(
+    snapshots: Sequence[Snapshot], steps: Sequence[float], ask: Callable[[Snapshot], pa.Table]
+) -> pa.Table:
     parts = []
-    for snapshot, step in zip(ordered, at, strict=True):
-        profile = norm_profile(snapshot, question)
-        check_limit(profile.num_rows * len(ordered), PROFILE_ROWS_MAX, "rows", least=0)
-        names = pa.array([snapshot.record.specification.model_revision] * profile.num_rows, pa.string())
-        own = pa.table({"revision": names, "step": pa.array([step] * profile.num_rows, pa.float64())})
-        parts.append(pa.Table.from_arrays([*own.columns, *profile.columns], [*own.column_names, *profile.column_names]))
+    for snapshot, step in zip(snapshots, steps, strict=True):
+        own = ask(snapshot)
+        check_limit(own.num_rows * len(snapshots), PROFILE_ROWS_MAX, "rows", least=0)
+        revision = pa.array([snapshot.record.specification.model_revision] * own.num_rows, pa.string())
+        place = {"revision": revision, "step": pa.array([step] * own.num_rows, pa.float64())}
+        parts.append(pa.table(place | {name: own[name] for name in own.column_names}))
     return _by_place(pa.concat_tables(parts))
 
 
 def _by_place(table: pa.Table) -> pa.Table:
-    """Sites in the order in which the first run has them; stable, so that groups within a layer keep theirs."""
+    """Sites in the order in which the first run has them; stable, so that rows of one place in one run keep theirs."""
     kinds = {kind: number for number, kind in enumerate(dict.fromkeys(table["site"].to_pylist()))}
     site = np.array([kinds[kind] for kind in table["site"].to_pylist()])
     layer = table["layer"].to_numpy() if "layer" in table.column_names else np.zeros(len(site))

@@ -9,8 +9,8 @@ from actstore_storage import revisions
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.growth import fit_growth
-from actstore_storage.norms import ProfileQuestion, norm_profile
-from actstore_storage.revisions import norms_by_revision
+from actstore_storage.norms import ProfileQuestion, norm_histogram, norm_profile
+from actstore_storage.revisions import CHECKPOINT, norms_of_runs
 from actstore_storage.runs import open_run
 from actstore_storage.separability import INSEPARABLE, PARTLY, SEPARABLE, axis_shares, separability
 from actstore_storage.snapshot import Snapshot
@@ -146,7 +146,7 @@ def _by_layer() -> ProfileQuestion:
 @pytest.mark.parametrize("by", ["layer", "site", "position"])
 def test_profiles_of_several_revisions_are_each_runs_own(by: str, training: list[Snapshot]) -> None:
     question = ProfileQuestion(("resid_post",), by=by, quantiles=(0.5,))
-    table = norms_by_revision(training, (), question)
+    table = norms_of_runs(training, question).profile
     assert table.column_names[:2] == ["revision", "step"]
     rows = table.to_pylist()
     for snapshot, step in zip(training, (200, 50, 400, 100), strict=True):
@@ -158,10 +158,28 @@ def test_profiles_of_several_revisions_are_each_runs_own(by: str, training: list
     assert order == sorted(order)
 
 
+def test_one_run_by_checkpoint_is_its_profile_and_its_place(training: list[Snapshot]) -> None:
+    question = ProfileQuestion(("resid_post",), quantiles=())
+    found = norms_of_runs(training[:1], replace(question, by=CHECKPOINT))
+    assert found.from_statistics
+    assert set(found.profile["step"].to_pylist()) == {200.0}
+    assert found.profile.drop_columns(["revision", "step"]).equals(norm_profile(training[0], question))
+    assert norms_of_runs(training[:1], question).profile.equals(norm_profile(training[0], question))
+    assert norms_of_runs(training, replace(question, by=CHECKPOINT)) == norms_of_runs(training, question)
+
+
+def test_histograms_of_several_revisions_have_one_runs_bins_each(training: list[Snapshot]) -> None:
+    found = norms_of_runs(training, ProfileQuestion(("resid_post.2",), quantiles=()), bins=3)
+    assert not found.from_statistics
+    assert found.histogram["step"].to_pylist() == [step for step in STEPS for _ in range(3)]
+    own = norm_histogram(training[1], ProfileQuestion(("resid_post.2",)), bins=3)
+    assert found.histogram.slice(0, 3).drop_columns(["revision", "step"]).equals(own)
+
+
 def test_too_many_rows_of_all_runs(training: list[Snapshot], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revisions, "PROFILE_ROWS_MAX", 23)
     with pytest.raises(BadRequest) as caught:
-        norms_by_revision(training, (), _by_layer())
+        norms_of_runs(training, _by_layer())
     assert (caught.value.reason, caught.value.details["field"]) == ("LIMIT_EXCEEDED", "rows")
 
 

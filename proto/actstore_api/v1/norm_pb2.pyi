@@ -29,6 +29,7 @@ class NormGrouping(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NORM_GROUPING_TOKEN_CLASS: _ClassVar[NormGrouping]
     NORM_GROUPING_POSITION: _ClassVar[NormGrouping]
     NORM_GROUPING_DOCUMENT: _ClassVar[NormGrouping]
+    NORM_GROUPING_CHECKPOINT: _ClassVar[NormGrouping]
 
 class GrowthAxis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -43,6 +44,13 @@ class GrowthVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GROWTH_VERDICT_FASTER: _ClassVar[GrowthVerdict]
     GROWTH_VERDICT_SLOWER: _ClassVar[GrowthVerdict]
     GROWTH_VERDICT_NONE: _ClassVar[GrowthVerdict]
+
+class SeparabilityVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEPARABILITY_VERDICT_UNSPECIFIED: _ClassVar[SeparabilityVerdict]
+    SEPARABILITY_VERDICT_SEPARABLE: _ClassVar[SeparabilityVerdict]
+    SEPARABILITY_VERDICT_PARTLY: _ClassVar[SeparabilityVerdict]
+    SEPARABILITY_VERDICT_INSEPARABLE: _ClassVar[SeparabilityVerdict]
 NORM_QUANTITY_UNSPECIFIED: NormQuantity
 NORM_QUANTITY_L2: NormQuantity
 NORM_QUANTITY_RMS: NormQuantity
@@ -58,6 +66,7 @@ NORM_GROUPING_SITE: NormGrouping
 NORM_GROUPING_TOKEN_CLASS: NormGrouping
 NORM_GROUPING_POSITION: NormGrouping
 NORM_GROUPING_DOCUMENT: NormGrouping
+NORM_GROUPING_CHECKPOINT: NormGrouping
 GROWTH_AXIS_UNSPECIFIED: GrowthAxis
 GROWTH_AXIS_LAYER: GrowthAxis
 GROWTH_AXIS_CHECKPOINT: GrowthAxis
@@ -66,9 +75,13 @@ GROWTH_VERDICT_EXPONENTIAL: GrowthVerdict
 GROWTH_VERDICT_FASTER: GrowthVerdict
 GROWTH_VERDICT_SLOWER: GrowthVerdict
 GROWTH_VERDICT_NONE: GrowthVerdict
+SEPARABILITY_VERDICT_UNSPECIFIED: SeparabilityVerdict
+SEPARABILITY_VERDICT_SEPARABLE: SeparabilityVerdict
+SEPARABILITY_VERDICT_PARTLY: SeparabilityVerdict
+SEPARABILITY_VERDICT_INSEPARABLE: SeparabilityVerdict
 
 class GetNormProfileRequest(_message.Message):
-    __slots__ = ("run", "sites", "exclude", "quantiles", "quantity", "by", "without_quantiles", "exclude_position_0", "bins", "edges")
+    __slots__ = ("run", "sites", "exclude", "quantiles", "quantity", "by", "without_quantiles", "exclude_position_0", "bins", "edges", "more_runs", "steps")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +92,8 @@ class GetNormProfileRequest(_message.Message):
     EXCLUDE_POSITION_0_FIELD_NUMBER: _ClassVar[int]
     BINS_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
+    MORE_RUNS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     run: str
     sites: _containers.RepeatedScalarFieldContainer[str]
     exclude: _common_pb2.Exclusion
@@ -89,7 +104,9 @@ class GetNormProfileRequest(_message.Message):
     exclude_position_0: bool
     bins: int
     edges: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., by: _Optional[_Union[NormGrouping, str]] = ..., without_quantiles: bool = ..., exclude_position_0: bool = ..., bins: _Optional[int] = ..., edges: _Optional[_Iterable[float]] = ...) -> None: ...
+    more_runs: _containers.RepeatedScalarFieldContainer[str]
+    steps: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., by: _Optional[_Union[NormGrouping, str]] = ..., without_quantiles: bool = ..., exclude_position_0: bool = ..., bins: _Optional[int] = ..., edges: _Optional[_Iterable[float]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GetNormProfileResponse(_message.Message):
     __slots__ = ("profile", "excluded", "provenance", "histogram", "excluded_position_0", "from_statistics")
@@ -116,7 +133,7 @@ class LayerRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class FitGrowthRequest(_message.Message):
-    __slots__ = ("run", "site", "layers", "exclude", "axis", "more_runs", "steps", "resamples", "seed")
+    __slots__ = ("run", "site", "layers", "exclude", "axis", "more_runs", "steps", "resamples", "seed", "quantity")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +143,7 @@ class FitGrowthRequest(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     RESAMPLES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
     run: str
     site: str
     layers: LayerRange
@@ -135,7 +153,8 @@ class FitGrowthRequest(_message.Message):
     steps: _containers.RepeatedScalarFieldContainer[float]
     resamples: int
     seed: int
-    def __init__(self, run: _Optional[str] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    quantity: NormQuantity
+    def __init__(self, run: _Optional[str] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ...) -> None: ...
 
 class Interval(_message.Message):
     __slots__ = ("low", "high")
@@ -146,7 +165,7 @@ class Interval(_message.Message):
     def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class FitGrowthResponse(_message.Message):
-    __slots__ = ("site", "layers", "rate", "r_squared", "points", "excluded", "provenance", "axis", "rate_interval", "curvature", "curvature_interval", "bend", "verdict", "shapes", "block", "resamples", "seed", "sequences")
+    __slots__ = ("site", "layers", "rate", "r_squared", "points", "excluded", "provenance", "axis", "rate_interval", "curvature", "curvature_interval", "bend", "verdict", "shapes", "block", "resamples", "seed", "sequences", "quantity")
     SITE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +184,7 @@ class FitGrowthResponse(_message.Message):
     RESAMPLES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
     site: str
     layers: LayerRange
     rate: float
@@ -183,23 +203,76 @@ class FitGrowthResponse(_message.Message):
     resamples: int
     seed: int
     sequences: int
-    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., curvature: _Optional[float] = ..., curvature_interval: _Optional[_Union[Interval, _Mapping]] = ..., bend: _Optional[float] = ..., verdict: _Optional[_Union[GrowthVerdict, str]] = ..., shapes: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., block: _Optional[str] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., sequences: _Optional[int] = ...) -> None: ...
+    quantity: NormQuantity
+    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., curvature: _Optional[float] = ..., curvature_interval: _Optional[_Union[Interval, _Mapping]] = ..., bend: _Optional[float] = ..., verdict: _Optional[_Union[GrowthVerdict, str]] = ..., shapes: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., block: _Optional[str] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., sequences: _Optional[int] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ...) -> None: ...
+
+class GetSeparabilityRequest(_message.Message):
+    __slots__ = ("run", "more_runs", "steps", "site", "layers", "exclude", "quantity")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    MORE_RUNS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    more_runs: _containers.RepeatedScalarFieldContainer[str]
+    steps: _containers.RepeatedScalarFieldContainer[float]
+    site: str
+    layers: LayerRange
+    exclude: _common_pb2.Exclusion
+    quantity: NormQuantity
+    def __init__(self, run: _Optional[str] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ...) -> None: ...
+
+class GetSeparabilityResponse(_message.Message):
+    __slots__ = ("site", "layers", "quantity", "layer_share", "checkpoint_share", "interaction_share", "explained", "rank_one", "miss", "verdict", "cells", "excluded", "provenance")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    LAYER_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    INTERACTION_SHARE_FIELD_NUMBER: _ClassVar[int]
+    EXPLAINED_FIELD_NUMBER: _ClassVar[int]
+    RANK_ONE_FIELD_NUMBER: _ClassVar[int]
+    MISS_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    layers: LayerRange
+    quantity: NormQuantity
+    layer_share: float
+    checkpoint_share: float
+    interaction_share: float
+    explained: float
+    rank_one: float
+    miss: float
+    verdict: SeparabilityVerdict
+    cells: _common_pb2.Table
+    excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
+    provenance: _common_pb2.Provenance
+    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., layer_share: _Optional[float] = ..., checkpoint_share: _Optional[float] = ..., interaction_share: _Optional[float] = ..., explained: _Optional[float] = ..., rank_one: _Optional[float] = ..., miss: _Optional[float] = ..., verdict: _Optional[_Union[SeparabilityVerdict, str]] = ..., cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class GetWeightNormsRequest(_message.Message):
-    __slots__ = ("model", "layers", "samples", "seed", "text", "bos")
+    __slots__ = ("model", "layers", "samples", "seed", "text", "bos", "run", "run_tokens")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    RUN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     layers: _containers.RepeatedScalarFieldContainer[int]
     samples: int
     seed: int
     text: str
     bos: _capture_pb2.BosPolicy
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., seed: _Optional[int] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ...) -> None: ...
+    run: str
+    run_tokens: int
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., seed: _Optional[int] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., run: _Optional[str] = ..., run_tokens: _Optional[int] = ...) -> None: ...
 
 class GetWeightNormsResponse(_message.Message):
     __slots__ = ("weights", "sublayers", "provenance")

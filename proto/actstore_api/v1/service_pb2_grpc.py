@@ -1500,6 +1500,11 @@ class NormServiceStub(object):
                 request_serializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.SerializeToString,
                 response_deserializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.FromString,
                 _registered_method=True)
+        self.GetSeparability = channel.unary_unary(
+                '/actstore_api.v1.NormService/GetSeparability',
+                request_serializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.FromString,
+                _registered_method=True)
         self.GetWeightNorms = channel.unary_unary(
                 '/actstore_api.v1.NormService/GetWeightNorms',
                 request_serializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsRequest.SerializeToString,
@@ -1518,6 +1523,12 @@ class NormServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FitGrowth(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSeparability(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1542,6 +1553,11 @@ def add_NormServiceServicer_to_server(servicer, server):
                     servicer.FitGrowth,
                     request_deserializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.FromString,
                     response_serializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.SerializeToString,
+            ),
+            'GetSeparability': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSeparability,
+                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.SerializeToString,
             ),
             'GetWeightNorms': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWeightNorms,
@@ -1604,6 +1620,33 @@ class NormService(object):
             '/actstore_api.v1.NormService/FitGrowth',
             actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.SerializeToString,
             actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSeparability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.NormService/GetSeparability',
+            actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.SerializeToString,
+            actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.FromString,
             options,
             channel_credentials,
             insecure,
