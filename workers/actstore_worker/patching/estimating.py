@@ -17,7 +17,7 @@ from actstore_worker.patching.screening import Screened, exact_count
 from actstore_worker.patching.sources import given_to
 from actstore_worker.patching.steps import Asking, Steps
 from actstore_worker.patching.supplies import Supplies
-from actstore_worker.patching.sweep import Kernels
+from actstore_worker.patching.sweep import Kernels, kernels_of
 from actstore_worker.patching.swept_pairs import Pairs
 from actstore_worker.patching.unpatched import check_apart
 
@@ -49,6 +49,7 @@ def estimate_steps(
     AUDIT_FAILED.
     """
     plan = plan_sweep(model, request, limits, supplies)
+    kernels = kernels_of(model, plan, kernels)
     # Of a stored run nothing is read: what its rows are does not matter here.
     pairs = Pairs(model, plan, given_to(plan, model))
     check_apart(pairs.first)
@@ -81,7 +82,7 @@ def _prices(pairs: Pairs, kernel: Kernel) -> Iterator[tuple[Values, int]]:
     plan = pairs.plan
     for tokens, unchanged in zip(plan.pairs, pairs.unchanged, strict=True):
         for direction in plan.directions:
-            length = len(tokens.corrupt if direction == "denoise" else tokens.clean)
+            length = len(tokens.base(direction))
             rows = np.flatnonzero(~unchanged)
             cells = (plan.cells(plan.grid[row], tokens, direction) for row in rows)
             yield np.array([kernel.price(found, length) for found in cells], np.float64), length

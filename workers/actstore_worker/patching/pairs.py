@@ -26,6 +26,10 @@ class PairTokens:
         pairs = enumerate(zip(self.clean, self.corrupt, strict=False))
         return next((position for position, (clean, corrupt) in pairs if clean != corrupt), self.shorter)
 
+    def base(self, direction: str) -> tuple[int, ...]:
+        """The prompt that is patched."""
+        return self.corrupt if direction == "denoise" else self.clean
+
     @property
     def shorter(self) -> int:
         """Positions that both prompts have."""

@@ -18,6 +18,7 @@ from actstore_worker.patching.checks import (
 from actstore_worker.patching.features import active_features, check_features
 from actstore_worker.patching.kernel import Cell
 from actstore_worker.patching.pairs import PairTokens, check_equal_lengths, pair_tokens
+from actstore_worker.patching.receivers import Receivers, check_heard, find_receivers
 from actstore_worker.patching.request import (
     DIRECTIONS,
     EMBEDDING,
@@ -37,6 +38,7 @@ from actstore_worker.patching.supplies import Supplies, needed
 from actstore_worker.prompts import check_causal, prepends_bos
 from actstore_worker.sae import SparseAutoencoder
 
+# Of these, those that a model has.
 DEFAULT_KINDS = ("resid_pre", "attn_out", "mlp_out", "z")
 JOINT = "joint"
 # Names of rows of features: all of a place at once, and what the SAE leaves unexplained.
@@ -77,6 +79,7 @@ class SweepPlan:
     stored: StoredSource | None = None
     sae: SparseAutoencoder | None = None
     sae_error: str = "kept"
+    receivers: Receivers | None = None
 
     @property
     def length(self) -> int:
@@ -93,7 +96,11 @@ class SweepPlan:
         )
 
     def is_unchanged(self, entry: Entry, tokens: PairTokens) -> bool:
-        """Up to the first difference of the prompts both runs are one: nothing is replaced by anything else."""
+        """Up to the first difference of the prompts both runs are one: nothing is replaced by anything else. Nor is
+        anything by what reaches no receiver.
+        """
+        if self.receivers is not None and not any(self._is_heard(entry, tokens, way) for way in self.directions):
+            return True
         if self.source != "prompt" or (entry.site == FEATURES and self.sae_error == "dropped"):
             return False
         if entry.span is None:
@@ -101,9 +108,20 @@ class SweepPlan:
         span = tokens.spans[entry.span]
         return span.clean == span.corrupt and span.clean.stop <= tokens.first_difference
 
+    def _is_heard(self, entry: Entry, tokens: PairTokens, direction: str) -> bool:
+        assert self.receivers is not None  # noqa: S101  by `is_unchanged`
+        cells = self.cells(entry, tokens, direction)
+        return self.receivers.are_reached(cells, len(tokens.base(direction)))
+
     @property
     def sites(self) -> set[Site]:
+        """What is taken from a source."""
         return {cell.site.whole for entry in self.grid for cell in entry.cells}
+
+    @property
+    def recorded_sites(self) -> set[Site]:
+        """Of both prompts' runs."""
+        return self.sites | {site.whole for site in (self.receivers.sites if self.receivers else ())}
 
 
 @dataclass(frozen=True)
@@ -142,12 +160,17 @@ def plan_sweep(
     check_sources(request)
     check_spans_alone(request, pairs)
     check_screen(request, limits.cells)
+    receivers = find_receivers(model, request)
     sae = _sae(model, request, supplies)
     repeats = len(pairs) * len(directions)
-    grid = (*_grid(model, request, pairs, repeats, limits), *_feature_grid(model, sae, request, pairs, repeats, limits))
+    grid = (
+        *_grid(model, request, receivers, pairs, repeats, limits),
+        *_feature_grid(model, sae, request, pairs, repeats, limits),
+    )
+    check_heard(receivers, {cell.site for entry in grid for cell in entry.cells}, request)
     _check_cell_count(len(grid) * repeats, limits)
     error = "kept" if request.features is None else request.features.error
-    plan = SweepPlan(pairs, directions, request.source, grid, request.screen, request.stored, sae, error)
+    plan = SweepPlan(pairs, directions, request.source, grid, request.screen, request.stored, sae, error, receivers)
     if request.stored is not None:
         cells = {cell.site for entry in plan.grid for cell in entry.cells}
         check_stored_rows(needed(supplies).bucket, model, cells, request.stored)
@@ -155,18 +178,24 @@ def plan_sweep(
 
 
 def _grid(
-    model: LanguageModel, request: SweepRequest, pairs: Sequence[PairTokens], repeats: int, limits: PatchingLimits
+    model: LanguageModel,
+    request: SweepRequest,
+    receivers: Receivers | None,
+    pairs: Sequence[PairTokens],
+    repeats: int,
+    limits: PatchingLimits,
 ) -> Iterator[Entry]:
     """All but features. Errors: BadRequest before the first entry, which is repeated for each pair and direction."""
     kinds, layers = _kinds(model, request), chosen_layers(model, request.layers)
     places = _places(request, pairs)
     windows = _windows(layers, request.window_layers, model.layer_count)
+    windows_of = {kind: [found for found in windows if _sends(receivers, Site(found[0], kind))] for kind in kinds}
     heads = {kind: chosen_heads(model, kind, request.heads) if kind in HEAD_KINDS else (None,) for kind in kinds}
-    count = sum(len(heads[kind]) for kind in kinds) * len(windows) * len(places) + len(request.joint)
+    count = sum(len(heads[kind]) * len(windows_of[kind]) for kind in kinds) * len(places) + len(request.joint)
     embedded = EMBEDDING in request.sites
     _check_cell_count((count + embedded * len(places)) * repeats, limits)
     for kind in kinds:
-        for window in windows:
+        for window in windows_of[kind]:
             for place in places:
                 for head in heads[kind]:
                     sites = [Site(layer, kind, head) for layer in window]
@@ -227,6 +256,11 @@ def _windows(layers: Sequence[int], size: int, layer_count: int) -> list[range]:
     return [range(layer, layer + size) for layer in layers if layer + size <= layer_count]
 
 
+def _sends(receivers: Receivers | None, sender: Site) -> bool:
+    """Without receivers everything is patched."""
+    return receivers is None or receivers.hear(sender)
+
+
 def _places(request: SweepRequest, pairs: Sequence[PairTokens]) -> list[_Place]:
     choices((request.positions,), POSITIONS, "positions")
     if request.spans:
@@ -268,7 +302,7 @@ def _kinds(model: LanguageModel, request: SweepRequest) -> tuple[str, ...]:
             )
     if not request.sites and (request.joint or request.features is not None):
         return ()
-    asked = tuple(dict.fromkeys(request.sites)) or DEFAULT_KINDS
+    asked = dict.fromkeys(request.sites or (kind for kind in DEFAULT_KINDS if kind in there))
     return tuple(kind for kind in asked if kind not in (EMBEDDING, FEATURES))
 
 

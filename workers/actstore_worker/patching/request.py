@@ -11,10 +11,13 @@ SOURCES = ("prompt", "zero", *STORED_SOURCES)
 SAE_ERRORS = ("kept", "dropped", "patched")
 # Kinds of sites that no layer has: the token's own part of what goes into layer 0, and features of an SAE.
 EMBEDDING, FEATURES = "embedding", "features"
+# What MLPs between senders and receivers do: what they make of what has been sent, or what they do in the base run.
+PATH_MLPS = ("recomputed", "frozen")
 POSITIONS = ("each", "all", "last")
 WINDOW_LAYERS_MAX = 64
 JOINT_CELLS_MAX = 1024
 SPANS_MAX = 256
+RECEIVERS_MAX = 128
 FEATURES_MAX = 16_384
 
 
@@ -102,6 +105,9 @@ class SweepRequest:
     features: SaeFeatures | None = None
     # In place of positions.
     spans: tuple[Span, ...] = ()
+    # Sites then send, and what is patched are these, as what was sent makes them.
+    receivers: tuple[str, ...] = ()
+    path_mlps: str = "recomputed"
     # Computed again, even where the answer is kept.
     fresh: bool = False
 

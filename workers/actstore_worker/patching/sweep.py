@@ -10,9 +10,11 @@ import pyarrow as pa
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.audit import Auditor, Checked
+from actstore_worker.patching.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernel import FullForward, Kernel
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun
 from actstore_worker.patching.metrics import Values
+from actstore_worker.patching.paths import Paths
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.resumed import Resumed, Unresumable
@@ -86,6 +88,13 @@ def fastest_kernel(model: LanguageModel) -> Kernel:
         return FullForward(model)
 
 
+def kernels_of(model: LanguageModel, plan: SweepPlan, kernels: Kernels) -> Kernels:
+    """Those of a sweep to receivers patch the receivers."""
+    if plan.receivers is None:
+        return kernels
+    return Kernels(Paths(model, plan.receivers, kernels.fast), FrozenPaths(model, plan.receivers))
+
+
 def sweep_steps(
     model: LanguageModel,
     request: SweepRequest,
@@ -99,6 +108,7 @@ def sweep_steps(
     where patched runs are not what the whole model makes of the same prompts.
     """
     plan = plan_sweep(model, request, limits, supplies)
+    kernels = kernels_of(model, plan, kernels)
     stored = yield from _stored_rows(model, plan, limits, supplies, finished.cells)
     pairs = Pairs(model, plan, given_to(plan, model, stored))
     check_apart(pairs.first)

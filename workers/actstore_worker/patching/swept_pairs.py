@@ -43,12 +43,12 @@ class Pairs:
         self.model, self.plan, self._given = model, plan, given
         # [pair, row of the grid]
         self.unchanged = np.array([[plan.is_unchanged(entry, pair) for entry in plan.grid] for pair in plan.pairs])
-        self.first = run_pair(model, plan.pairs[0], plan.sites)
+        self.first = run_pair(model, plan.pairs[0], plan.recorded_sites)
         self._metrics: list[tuple[Metrics, Metrics]] = []
         self._shares: list[tuple[Sequence[Share], Sequence[Share]]] = []
 
     def get(self, number: int) -> Pair:
-        return run_pair(self.model, self.plan.pairs[number], self.plan.sites) if number else self.first
+        return run_pair(self.model, self.plan.pairs[number], self.plan.recorded_sites) if number else self.first
 
     def legs(self, screened: Mapping[str, Screened]) -> Iterator[Leg]:
         """Each pair in each direction."""
