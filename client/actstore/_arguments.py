@@ -13,6 +13,7 @@ COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
 DIRECTIONS = ("denoise", "noise")
 PATCH_SOURCES = ("prompt", "zero", "mean", "resample")
 SAE_ERRORS = ("kept", "dropped", "patched")
+PATH_MLPS = ("recomputed", "frozen")
 PATCH_POSITIONS = ("each", "all", "last")
 MAXIMUM_COUNT = 2**32 - 1
 

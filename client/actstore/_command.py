@@ -62,6 +62,8 @@ PATCH_OPTIONS = (
     "sae",
     "features",
     "sae_error",
+    "receivers",
+    "path_mlps",
     "screen",
     "grad_drop",
     "revision",
@@ -497,6 +499,10 @@ def _add_patch(verbs: Any) -> None:
     verb.add_argument("--sae", default="", help="patch the features of this SAE")
     verb.add_argument("--features", type=int, nargs="+", help="of the SAE; default: all that are active")
     verb.add_argument("--sae-error", choices=_arguments.SAE_ERRORS, default="kept")
+    verb.add_argument(
+        "--receivers", nargs="+", help="path patching: sites send to these alone: q.9.6, k.9, v.9, mlp_in.3, or logits"
+    )
+    verb.add_argument("--path-mlps", choices=_arguments.PATH_MLPS, default="recomputed", help="between the two")
     verb.add_argument(
         "--screen", type=int, metavar="CELLS", help="estimate all cells, compute these many of the largest"
     )

@@ -223,6 +223,8 @@ class Lab(ModelAsking, NormAsking):
         features: Iterable[int] | None = None,
         sae_error: str = "kept",
         spans: Mapping[str, Any] | None = None,
+        receivers: Iterable[str] | None = None,
+        path_mlps: str = "recomputed",
         revision: str = "",
         bos: bool | None = None,
         fresh: bool = False,
@@ -243,6 +245,9 @@ class Lab(ModelAsking, NormAsking):
         `source`: the other "prompt", "zero", or of `source_run` the "mean" of its rows, or rows drawn by "resample".
         `sae` patches `features` of that SAE (None: all that are active) one by one, all together, and what the SAE
         leaves unexplained, which meanwhile is `sae_error`: "kept", "dropped" or "patched".
+
+        `receivers` make it path patching: sites send, and q.9.6, k.9, v.9, mlp_in.3 or "logits" alone take what comes
+        past held heads, and past MLPs that are "recomputed" or, with `path_mlps`, "frozen".
 
         `screen` estimates every cell by a gradient, and computes only so many of each direction. `qk_correction`
         computes softmax for q and k; `grad_drop` finds effects that cancel, and loses signs. docs/patching.md says all.

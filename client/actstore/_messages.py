@@ -326,7 +326,7 @@ def sweep_estimate_out(request: SweepRequest) -> patching_pb2.EstimateSweepReque
 
 
 def _further_sources(request: SweepRequest) -> patching_pb2.RunSweepRequest:
-    """Of stored rows, features and spans; likewise."""
+    """Of stored rows, features, spans and receivers; likewise."""
     message = patching_pb2.RunSweepRequest(
         source_run=request.source_run,
         source_seed=request.source_seed,
@@ -336,12 +336,16 @@ def _further_sources(request: SweepRequest) -> patching_pb2.RunSweepRequest:
             patching_pb2.PatchSpan(name=name, clean=_range_out(clean), corrupt=_range_out(corrupt))
             for name, (clean, corrupt) in request.spans.items()
         ],
+        receivers=request.receivers,
     )
     if request.source_run:
         message.source_exclude.CopyFrom(exclusion_of(request.source_exclude))
     if request.sae_error != "kept":
         error: Any = patching_pb2.SaeError.Value(f"SAE_ERROR_{request.sae_error.upper()}")
         message.sae_error = error
+    if request.path_mlps != "recomputed":
+        mlps: Any = patching_pb2.PathMlps.Value(f"PATH_MLPS_{request.path_mlps.upper()}")
+        message.path_mlps = mlps
     return message
 
 

@@ -296,6 +296,8 @@ class SweepRequest:
     features: tuple[int, ...] = ()
     sae_error: str = "kept"
     spans: Mapping[str, tuple[Stretch, Stretch]] = field(default_factory=dict)
+    receivers: tuple[str, ...] = ()
+    path_mlps: str = "recomputed"
     fresh: bool = False
 
 

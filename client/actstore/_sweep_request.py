@@ -33,6 +33,8 @@ def sweep_request(asked: Mapping[str, Any]) -> SweepRequest:
         features=_counts(asked["features"], "features"),
         sae_error=_arguments.choices(asked["sae_error"], "sae_error", _arguments.SAE_ERRORS)[0],
         spans=_spans(asked["spans"] or {}),
+        receivers=_arguments.names(asked["receivers"], "receivers"),
+        path_mlps=_arguments.choices(asked["path_mlps"], "path_mlps", _arguments.PATH_MLPS)[0],
         fresh=_arguments.switch(asked["fresh"], "fresh"),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actstore_api.v1 import patching_pb2
 from actstore_service.server import Service
 from tests.client import stand_in_workers as planted
 from tests.client.conftest import SERVICE_TOKEN, Plant
@@ -163,7 +164,8 @@ def test_patch_says_what_takes_the_place(service: Service, workers: StandInWorke
     said(
         actstore(
             *PATCH, "--sae", "planted-sae", "--features", "3", "5", "--sae-error", "dropped", "--source", "resample",
-            "--source-run", "planted", "--span", "who", "a", "a", "--span", "last", "b", "c", "--json",
+            "--source-run", "planted", "--span", "who", "a", "a", "--span", "last", "b", "c",
+            "--receivers", "q.1.0", "mlp_in.1", "--path-mlps", "frozen", "--json",
             address=service.address,
         )
     )  # fmt: skip
@@ -172,6 +174,8 @@ def test_patch_says_what_takes_the_place(service: Service, workers: StandInWorke
     assert [(span.name, span.clean.text, span.corrupt.text) for span in request.spans] == [
         ("who", "a", "a"), ("last", "b", "c"),
     ]  # fmt: skip
+    assert list(request.receivers) == ["q.1.0", "mlp_in.1"]
+    assert request.path_mlps == patching_pb2.PATH_MLPS_FROZEN
 
 
 def test_a_refusal_is_one_block_and_status_1(address: str) -> None:

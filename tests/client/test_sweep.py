@@ -126,6 +126,15 @@ def test_what_takes_the_place_arrives(remote: Lab, workers: StandInWorkers) -> N
     assert workers.requests[-1].sae_error == patching_pb2.SAE_ERROR_PATCHED
 
 
+def test_receivers_arrive(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, receivers=["q.1.0", "mlp_in.1"])
+    assert list(workers.requests[-1].receivers) == ["q.1.0", "mlp_in.1"]
+    assert workers.requests[-1].path_mlps == patching_pb2.PATH_MLPS_UNSPECIFIED
+    patch(remote, receivers="logits", path_mlps="frozen")
+    assert list(workers.requests[-1].receivers) == ["logits"]
+    assert workers.requests[-1].path_mlps == patching_pb2.PATH_MLPS_FROZEN
+
+
 def test_spans_arrive_as_text_and_as_tokens(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote, spans={"who": ("Mary", range(2, 3)), "end": slice(3, 5)} | {"to": "to"})
     tokens, text = patching_pb2.TokenRange, patching_pb2.PromptRange
@@ -148,6 +157,8 @@ def test_spans_arrive_as_text_and_as_tokens(remote: Lab, workers: StandInWorkers
         ({"spans": {"": "Mary"}}, "spans", "spans is empty"),
         ({"source": "median"}, "source", "median"),
         ({"sae_error": "lost"}, "sae_error", "lost"),
+        ({"receivers": [3]}, "receivers", "receivers"),
+        ({"receivers": "logits", "path_mlps": "held"}, "path_mlps", "held"),
         ({"source_exclude": "verbs"}, "source_exclude", "verbs"),
         ({"features": [-1]}, "features", "-1"),
     ],

@@ -195,8 +195,11 @@ def test_a_message_says_all_of_it() -> None:
                 corrupt=patching_pb2.PromptRange(tokens=patching_pb2.TokenRange(first=0, end=2)),
             )
         ],
+        receivers=["q.1.0", "v.2"],
+        path_mlps=patching_pb2.PATH_MLPS_FROZEN,
     )
     found = sweep_request(message)
+    assert (found.receivers, found.path_mlps) == (("q.1.0", "v.2"), "frozen")
     assert (found.source, found.stored) == ("resample", StoredSource("run", frozenset({"sink"}), 4))
     assert found.features == SaeFeatures("sae", (1, 2), "dropped")
     assert found.spans == (Span("x", "cat", (0, 2)),)
@@ -208,6 +211,7 @@ def test_a_message_says_all_of_it() -> None:
         ({"features": [1]}, "sae"),
         ({"sae_error": 2}, "sae"),
         ({"sae": "sae", "sae_error": 9}, "sae_error"),
+        ({"receivers": ["logits"], "path_mlps": 9}, "path_mlps"),
         ({"source_run": "run", "source_exclude": common_pb2.Exclusion(classes=[9])}, "source_exclude"),
         ({"spans": [patching_pb2.PatchSpan(name="x", clean=patching_pb2.PromptRange(text="a"))]}, "spans"),
     ],

@@ -36,6 +36,12 @@ class PatchPositions(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PATCH_POSITIONS_EACH: _ClassVar[PatchPositions]
     PATCH_POSITIONS_ALL: _ClassVar[PatchPositions]
     PATCH_POSITIONS_LAST: _ClassVar[PatchPositions]
+
+class PathMlps(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PATH_MLPS_UNSPECIFIED: _ClassVar[PathMlps]
+    PATH_MLPS_RECOMPUTED: _ClassVar[PathMlps]
+    PATH_MLPS_FROZEN: _ClassVar[PathMlps]
 PATCH_DIRECTION_UNSPECIFIED: PatchDirection
 PATCH_DIRECTION_DENOISE: PatchDirection
 PATCH_DIRECTION_NOISE: PatchDirection
@@ -52,6 +58,9 @@ PATCH_POSITIONS_UNSPECIFIED: PatchPositions
 PATCH_POSITIONS_EACH: PatchPositions
 PATCH_POSITIONS_ALL: PatchPositions
 PATCH_POSITIONS_LAST: PatchPositions
+PATH_MLPS_UNSPECIFIED: PathMlps
+PATH_MLPS_RECOMPUTED: PathMlps
+PATH_MLPS_FROZEN: PathMlps
 
 class PromptPair(_message.Message):
     __slots__ = ("clean", "corrupt", "clean_answer", "corrupt_answer")
@@ -118,7 +127,7 @@ class Screen(_message.Message):
     def __init__(self, exact_cells: _Optional[int] = ..., qk_correction: bool = ..., grad_drop: bool = ...) -> None: ...
 
 class RunSweepRequest(_message.Message):
-    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen", "source_run", "source_exclude", "source_seed", "sae", "features", "sae_error", "spans", "fresh")
+    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen", "source_run", "source_exclude", "source_seed", "sae", "features", "sae_error", "spans", "receivers", "path_mlps", "fresh")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +152,8 @@ class RunSweepRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SAE_ERROR_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVERS_FIELD_NUMBER: _ClassVar[int]
+    PATH_MLPS_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     clean: str
@@ -168,8 +179,10 @@ class RunSweepRequest(_message.Message):
     features: _containers.RepeatedScalarFieldContainer[int]
     sae_error: SaeError
     spans: _containers.RepeatedCompositeFieldContainer[PatchSpan]
+    receivers: _containers.RepeatedScalarFieldContainer[str]
+    path_mlps: PathMlps
     fresh: bool
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., source_run: _Optional[str] = ..., source_exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., source_seed: _Optional[int] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ..., fresh: bool = ...) -> None: ...
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., source_run: _Optional[str] = ..., source_exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., source_seed: _Optional[int] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ..., receivers: _Optional[_Iterable[str]] = ..., path_mlps: _Optional[_Union[PathMlps, str]] = ..., fresh: bool = ...) -> None: ...
 
 class SweepProgress(_message.Message):
     __slots__ = ("cells_done", "cells_total")

@@ -45,6 +45,11 @@ _SAE_ERRORS: Mapping[int, str] = {
     patching_pb2.SAE_ERROR_DROPPED: "dropped",
     patching_pb2.SAE_ERROR_PATCHED: "patched",
 }
+_PATH_MLPS: Mapping[int, str] = {
+    patching_pb2.PATH_MLPS_UNSPECIFIED: "recomputed",
+    patching_pb2.PATH_MLPS_RECOMPUTED: "recomputed",
+    patching_pb2.PATH_MLPS_FROZEN: "frozen",
+}
 _TOKEN_CLASSES: Mapping[int, str] = {
     common_pb2.TOKEN_CLASS_BOS: "bos",
     common_pb2.TOKEN_CLASS_SPECIAL: "special",
@@ -74,6 +79,8 @@ def sweep_request(message: patching_pb2.RunSweepRequest) -> SweepRequest:
         prepend_bos=prepend_bos(message.bos),
         stored=_stored(message),
         features=_features(message),
+        receivers=tuple(message.receivers),
+        path_mlps=_known(message.path_mlps, _PATH_MLPS, "path_mlps"),
         fresh=message.fresh,
         spans=tuple(
             Span(span.name, _stretch(span.clean, span.name), _stretch(span.corrupt, span.name))
