@@ -7,6 +7,7 @@ lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/pr
 
 from actstore._activations import Activations
 from actstore._capture import Capture
+from actstore._checkpoints import Captures, Checkpoints
 from actstore._connect import connect
 from actstore._corruptions import CorruptionComparison, compare_corruptions
 from actstore._depth import DepthSimulation, simulate_depth
@@ -54,6 +55,7 @@ from actstore._records import (
 )
 from actstore._run import Run
 from actstore._sae_features import SaeFeatures
+from actstore._separability import Separability
 from actstore._sweep import Sweep, SweptCells
 from actstore._tables import Answer, Table
 from actstore._weights import WeightNorms
@@ -70,6 +72,8 @@ __all__ = [
     "CaptureProgress",
     "CaptureSpecification",
     "Conflict",
+    "Captures",
+    "Checkpoints",
     "CorruptObject",
     "CorruptionComparison",
     "Denied",
@@ -102,6 +106,7 @@ __all__ = [
     "SaeFeatures",
     "SaeWarning",
     "SiteAblation",
+    "Separability",
     "StackFailed",
     "SteeredText",
     "StoreFailed",

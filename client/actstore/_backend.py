@@ -27,6 +27,7 @@ from actstore._records import (
     SweepProgress,
     SweepRequest,
 )
+from actstore._separability import Separability, SeparabilityQuestion
 from actstore._sweep import Sweep, SweptCells
 from actstore._verdict import Verdict
 
@@ -56,6 +57,9 @@ class Backend(ABC):
 
     @abstractmethod
     def fit_growth(self, question: GrowthQuestion) -> Growth: ...
+
+    @abstractmethod
+    def separability(self, question: SeparabilityQuestion) -> Separability: ...
 
     @abstractmethod
     def feature_statistics(

@@ -41,6 +41,7 @@ from actstore._records import (
     SweepRequest,
     field_names,
 )
+from actstore._separability import Separability, SeparabilityQuestion
 from actstore._sweep import Sweep, SweptCells
 from actstore._verdict import Verdict
 from actstore_api.reasons import Failure
@@ -57,9 +58,11 @@ from actstore_storage import (
     opening,
     registry,
     removal,
+    revisions,
     rows,
     runs,
     sampling,
+    separability,
     windows,
 )
 from actstore_storage.snapshot import Snapshot
@@ -101,20 +104,21 @@ class BucketBackend(Backend):
             exclude_position_0=question.exclude_position_0,
             **chosen,
         )
-        with self._snapshot(question.run) as snapshot:
-            histogram = None
-            if question.bins or question.edges:
-                histogram = norms.norm_histogram(snapshot, asked, bins=question.bins, edges=question.edges)
+        with self._snapshots((question.run, *question.more_runs)) as snapshots:
+            found = revisions.norms_of_runs(
+                snapshots, asked, steps=question.steps, bins=question.bins, edges=question.edges
+            )
             left_out = question.exclude | ({POSITION_0} if question.exclude_position_0 else set())
             return NormProfile(
-                table=norms.norm_profile(snapshot, asked),
+                table=found.profile,
                 run=question.run,
                 quantity=question.quantity,
                 by=question.by,
-                histogram=histogram,
-                from_statistics=asked.from_statistics and not asked.quantiles and histogram is None,
+                histogram=found.histogram,
+                from_statistics=found.from_statistics,
                 fit=self.fit_growth,
-                **_origin(snapshot, left_out),
+                more_runs=question.more_runs,
+                **_origin(snapshots[0], left_out),
             )
 
     def fit_growth(self, question: GrowthQuestion) -> Growth:
@@ -123,6 +127,7 @@ class BucketBackend(Backend):
             "site": question.site,
             "exclude": question.exclude,
             "bootstrap": growth.Bootstrap(question.resamples, question.seed),
+            "quantity": question.quantity,
         }
         with self._snapshot(first) as snapshot:
             if question.axis == growth.CHECKPOINT:
@@ -139,8 +144,35 @@ class BucketBackend(Backend):
                 resamples=fitted.bootstrap.resamples,
                 seed=fitted.bootstrap.seed,
                 sequences=fitted.sequences,
+                quantity=fitted.quantity,
                 **_fit_fields(fitted.fit),
                 **_origin(snapshot, question.exclude),
+            )
+
+    def separability(self, question: SeparabilityQuestion) -> Separability:
+        with self._snapshots(question.runs) as snapshots:
+            found = separability.separability(
+                snapshots,
+                site=question.site,
+                layers=question.layers,
+                steps=question.steps,
+                exclude=question.exclude,
+                quantity=question.quantity,
+            )
+            shares, numbers = found.shares, found.cells["layer"]
+            return Separability(
+                table=found.cells,
+                site=found.site,
+                layers=(numbers[0].as_py(), numbers[-1].as_py()),
+                quantity=found.quantity,
+                layer_share=shares.layer,
+                checkpoint_share=shares.checkpoint,
+                interaction_share=shares.interaction,
+                explained=shares.explained,
+                rank_one=shares.rank_one,
+                miss=shares.miss,
+                verdict=shares.verdict,
+                **_origin(snapshots[0], question.exclude),
             )
 
     def feature_statistics(
@@ -236,8 +268,13 @@ class BucketBackend(Backend):
     @contextmanager
     def _snapshot(self, run: str) -> Iterator[Snapshot]:
         """What is committed now; each call reads its own."""
+        with self._snapshots((run,)) as [snapshot]:
+            yield snapshot
+
+    @contextmanager
+    def _snapshots(self, names: Sequence[str]) -> Iterator[list[Snapshot]]:
         with _in_our_words():
-            yield runs.open_run(self._bucket, run)
+            yield [runs.open_run(self._bucket, run) for run in names]
 
 
 @contextmanager

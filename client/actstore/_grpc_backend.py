@@ -31,6 +31,7 @@ from actstore._records import (
     SweepRequest,
     field_names,
 )
+from actstore._separability import Separability, SeparabilityQuestion
 from actstore._sweep import Sweep, SweptCells
 from actstore_api.reasons import Failure, from_status
 from actstore_api.v1 import (
@@ -61,8 +62,8 @@ READS = {
         "GetCofiringFeatures",
     ),
     "SaeService": ("EncodeText", "GetLogitLens", "AblateText", "AblateDirection", "FindNeighbours", "CheckSae"),
-    "ModelService": ("GetAttention", "GetInductionScores", "GetTextLens", "SteerText", "AblateSites"),
-    "NormService": ("GetNormProfile", "FitGrowth", "GetWeightNorms"),
+    "ModelService": ("GetAttention", "GetInductionScores", "GetTextLens", "SteerText", "AblateSites", "CompareTokens"),
+    "NormService": ("GetNormProfile", "FitGrowth", "GetSeparability", "GetWeightNorms"),
 }
 # gRPC retries by itself, and a stream only until its first message. StartCapture, CancelCapture and RunSweep are not
 # here: their caller decides.
@@ -128,6 +129,10 @@ class GrpcBackend(Backend):
 
     def fit_growth(self, question: GrowthQuestion) -> Growth:
         return _norm_messages.growth_of(self._ask(self._norms.FitGrowth, _norm_messages.growth_out(question)))
+
+    def separability(self, question: SeparabilityQuestion) -> Separability:
+        answer = self._ask(self._norms.GetSeparability, _norm_messages.separability_out(question))
+        return _norm_messages.separability_of(answer)
 
     def feature_statistics(
         self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int

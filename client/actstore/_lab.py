@@ -13,6 +13,7 @@ from actstore import _arguments
 from actstore._arguments import optional_count
 from actstore._backend import Backend
 from actstore._capture import Bar, Capture
+from actstore._checkpoints import Captures, check_revisions, run_of_revision
 from actstore._errors import Fault
 from actstore._model_asking import ModelAsking
 from actstore._norm_asking import NormAsking
@@ -147,6 +148,31 @@ class Lab(ModelAsking, NormAsking):
     def estimate(self, model: str, *, dataset: str, **options: Any) -> CaptureEstimate:
         """What `capture` with the same arguments would take: tokens, bytes by product, seconds. Nothing is stored."""
         return self._backend.estimate_capture(self._specification(model, dataset, **options))
+
+    def capture_revisions(
+        self,
+        model: str,
+        revisions: Iterable[str],
+        *,
+        dataset: str,
+        name: str = "",
+        steps: Sequence[float] | None = None,
+        **options: Any,
+    ) -> Captures:
+        """`capture` for each of several revisions of a model, alike in all else; `.wait()` gives `Checkpoints`.
+
+        Each is a run of its own: with a `name`, `<name>-<revision>`. `steps` are the revisions' places in training, one
+        each; None: the numbers at the ends of their names. The same request again finishes what is missing.
+        """
+        wanted = _arguments.names(revisions, "revisions")
+        places = [_arguments.number(step, "steps") for step in steps or ()]
+        check_revisions(wanted, places)
+        asked = [
+            self._specification(model, dataset, revision=one, name=run_of_revision(name, one), **options)
+            for one in wanted
+        ]
+        captures = [Capture(self._backend.start_capture(one), self._backend) for one in asked]
+        return Captures(captures, places, self._backend)
 
     @staticmethod
     def _specification(

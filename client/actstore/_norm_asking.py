@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from actstore import _arguments
 from actstore._backend import Backend
+from actstore._checkpoints import Checkpoints
 from actstore._errors import refused
 from actstore._model_questions import WeightsQuestion
-from actstore._norms import AXES, DEFAULT_RESAMPLES, Growth, GrowthQuestion
+from actstore._norms import AXES, DEFAULT_RESAMPLES, SIZES, Growth, GrowthQuestion
 from actstore._run import Run
 from actstore._weights import WeightNorms
 
@@ -27,6 +28,7 @@ class NormAsking:
         steps: Sequence[float] | None = None,
         resamples: int = DEFAULT_RESAMPLES,
         seed: int = 0,
+        quantity: str = "l2",
     ) -> Growth:
         """How fast the mean L2 norm grows: over the layers of one run, or over training at one site of several runs.
 
@@ -34,6 +36,9 @@ class NormAsking:
         every layer). `axis` "checkpoint" takes at least three runs of one model over the same tokens, a single site
         (None: resid_post of the last layer), and where each stands in training (`steps`; None: the numbers at the ends
         of the revisions' names). The two never mix: growth over depth and growth over training are different things.
+
+        `quantity` is a measure of size: l2; rms, at the same rate, which compares models of several widths;
+        standard_deviation and centred_l2, without the mean over d_model.
         """
         _arguments.choices(axis, "axis", AXES)
         names = (runs,) if isinstance(runs, Run | str) else tuple(runs)
@@ -49,8 +54,21 @@ class NormAsking:
             steps=tuple(_arguments.number(step, "steps") for step in steps or ()),
             resamples=_arguments.count(resamples, "resamples"),
             seed=_arguments.count(seed, "seed", maximum=2**64 - 1),
+            quantity=_arguments.chosen(quantity, "quantity", SIZES),
         )
         return self._backend.fit_growth(question)
+
+    def checkpoints(self, runs: Iterable[Run | str], steps: Sequence[float] | None = None) -> Checkpoints:
+        """Runs of several revisions of one model over the same text, as `capture_revisions` makes them.
+
+        `steps` are their places in training; None: the numbers at the ends of the revisions' names.
+        """
+        named = (runs,) if isinstance(runs, Run | str) else tuple(runs)
+        opened = [
+            run if isinstance(run, Run) else Run(self._backend.get_run(_arguments.text(run, "runs")), self._backend)
+            for run in named
+        ]
+        return Checkpoints(opened, [_arguments.number(step, "steps") for step in steps or ()], self._backend)
 
     def weights(
         self,

@@ -5,6 +5,7 @@ from typing import Any
 
 from actstore import _messages
 from actstore._norms import POSITION_0, Growth, GrowthQuestion, NormProfile, ProfileQuestion
+from actstore._separability import Separability, SeparabilityQuestion
 from actstore_api.v1 import norm_pb2
 
 _AXES: Mapping[str, Any] = {
@@ -13,19 +14,20 @@ _AXES: Mapping[str, Any] = {
 
 
 def profile_out(question: ProfileQuestion) -> norm_pb2.GetNormProfileRequest:
-    quantity: Any = norm_pb2.NormQuantity.Value(f"NORM_QUANTITY_{question.quantity.upper()}")
     by: Any = norm_pb2.NormGrouping.Value(f"NORM_GROUPING_{question.by.upper()}")
     return norm_pb2.GetNormProfileRequest(
         run=question.run,
         sites=question.sites,
         exclude=_messages.exclusion_of(question.exclude),
         quantiles=question.quantiles or (),
-        quantity=quantity,
+        quantity=_quantity(question.quantity),
         by=by,
         without_quantiles=question.quantiles == (),
         exclude_position_0=question.exclude_position_0,
         bins=question.bins,
         edges=question.edges,
+        more_runs=question.more_runs,
+        steps=question.steps,
     )
 
 
@@ -43,6 +45,7 @@ def profile_of(
         histogram=_messages.table_of(answer.histogram) if answer.HasField("histogram") else None,
         from_statistics=answer.from_statistics,
         fit=fit,
+        more_runs=question.more_runs,
         **origin,
     )
 
@@ -58,9 +61,11 @@ def growth_out(question: GrowthQuestion) -> norm_pb2.FitGrowthRequest:
         steps=question.steps,
         resamples=question.resamples,
         seed=question.seed,
+        layers=_layers(question.layers),
     )
-    if question.layers is not None:
-        request.layers.CopyFrom(norm_pb2.LayerRange(first=question.layers[0], last=question.layers[1]))
+    # What is usual stays unsaid, so that a service of before growth was of more than that is asked what it knows.
+    if question.quantity != "l2":
+        request.quantity = _quantity(question.quantity)
     return request
 
 
@@ -82,8 +87,48 @@ def growth_of(answer: norm_pb2.FitGrowthResponse) -> Growth:
         resamples=answer.resamples,
         seed=answer.seed,
         sequences=answer.sequences,
+        quantity=_quantity_of(answer.quantity),
         **_messages.origin_of(answer),
     )
+
+
+def separability_out(question: SeparabilityQuestion) -> norm_pb2.GetSeparabilityRequest:
+    first, *more = question.runs
+    return norm_pb2.GetSeparabilityRequest(
+        run=first,
+        more_runs=more,
+        steps=question.steps,
+        site=question.site,
+        layers=_layers(question.layers),
+        exclude=_messages.exclusion_of(question.exclude),
+        quantity=_quantity(question.quantity),
+    )
+
+
+def separability_of(answer: norm_pb2.GetSeparabilityResponse) -> Separability:
+    numbers = ("layer_share", "checkpoint_share", "interaction_share", "explained", "rank_one", "miss")
+    return Separability(
+        table=_messages.table_of(answer.cells),
+        site=answer.site,
+        layers=(answer.layers.first, answer.layers.last),
+        quantity=_quantity_of(answer.quantity),
+        verdict=norm_pb2.SeparabilityVerdict.Name(answer.verdict).removeprefix("SEPARABILITY_VERDICT_").lower(),
+        **{name: getattr(answer, name) for name in numbers},
+        **_messages.origin_of(answer),
+    )
+
+
+def _layers(layers: tuple[int, int] | None) -> norm_pb2.LayerRange | None:
+    return None if layers is None else norm_pb2.LayerRange(first=layers[0], last=layers[1])
+
+
+def _quantity(name: str) -> Any:
+    return norm_pb2.NormQuantity.Value(f"NORM_QUANTITY_{name.upper()}")
+
+
+def _quantity_of(number: Any) -> str:
+    """Of a service that says none it is L2."""
+    return norm_pb2.NormQuantity.Name(number).removeprefix("NORM_QUANTITY_").lower() if number else "l2"
 
 
 def _interval(answer: norm_pb2.FitGrowthResponse, name: str) -> tuple[float, float] | None:

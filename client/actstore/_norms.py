@@ -1,7 +1,7 @@
 """Norms of the residual stream: their spread at each layer, and the rate at which they grow."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -37,14 +37,20 @@ QUANTITIES = (
     "share_of_stream",
     "relative_increase",
 )
+# Of which growth is told.
+SIZES = ("l2", "rms", "standard_deviation", "centred_l2")
 TITLES = {"l2": "L2 norms", "rms": "RMS", "centred_l2": "centred L2 norms"}
-GROUPINGS = ("layer", "site", "token_class", "position", "document")
+GROUPINGS = ("layer", "site", "token_class", "position", "document", "checkpoint")
 POSITION_0 = "position_0"
 
 
 @dataclass(frozen=True)
 class ProfileQuestion:
-    """`quantiles` None is the answerer's default, and () is none; a histogram is asked for by `bins` or by `edges`."""
+    """`quantiles` None is the answerer's default, and () is none; a histogram is asked for by `bins` or by `edges`.
+
+    With `more_runs`, of other revisions, rows are of each run by itself; `steps` () are the numbers at the ends of the
+    revisions' names.
+    """
 
     run: str
     sites: tuple[str, ...] = ()
@@ -55,6 +61,11 @@ class ProfileQuestion:
     by: str = "layer"
     bins: int = 0
     edges: tuple[float, ...] = ()
+    more_runs: tuple[str, ...] = ()
+    steps: tuple[float, ...] = ()
+
+    def over(self, more_runs: tuple[str, ...], steps: tuple[float, ...]) -> "ProfileQuestion":
+        return replace(self, more_runs=more_runs, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -69,11 +80,16 @@ class GrowthQuestion:
     steps: tuple[float, ...] = ()
     resamples: int = DEFAULT_RESAMPLES
     seed: int = 0
+    quantity: str = "l2"
+
+    def at(self, **changed: Any) -> "GrowthQuestion":
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, repr=False)
 class Growth(Answer):
-    """How the mean L2 norm over tokens grows: by layer in one run, or by step of training at one site in several.
+    """How the mean L2 norm over tokens, or another `quantity`, grows: by layer in one run, or by step of training at
+    one site in several.
 
     `rate` is the factor of one step, exp(slope) of the least-squares line through log(mean norm); `r_squared` the share
     of that logarithm's variance that the line explains; `curvature` the second-order coefficient of the parabola
@@ -106,6 +122,7 @@ class Growth(Answer):
     resamples: int
     seed: int
     sequences: int
+    quantity: str = "l2"
 
     @property
     def points(self) -> pa.Table:
@@ -114,7 +131,8 @@ class Growth(Answer):
     @property
     def label(self) -> str:
         where = "layers {} to {}".format(*self.layers) if self.axis == "layer" else f"{len(self)} checkpoints"
-        return f"{self.site}: x{self.rate:.4g} {UNITS[self.axis]} (R² {self.r_squared:.3f}, {where})"
+        what = self.site if self.quantity == "l2" else f"{self.quantity} of {self.site}"
+        return f"{what}: x{self.rate:.4g} {UNITS[self.axis]} (R² {self.r_squared:.3f}, {where})"
 
     def to_dict(self) -> dict[str, Any]:
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _OF_ANSWERS}
@@ -160,7 +178,8 @@ class NormProfile(Answer):
     `non_finite` counts tokens, excluded ones too, whose norm is infinite or no number; the others leave them out. A
     relative_increase stands beside its `bound`, the mean share of the stream: by the triangle inequality no write adds
     more to the stream's norm than its own. `histogram` (None where none was asked for): site, layer, low, high, count.
-    `from_statistics`: no token's own norm was read for this.
+    `from_statistics`: no token's own norm was read for this. Of several runs, and by checkpoint, the first columns are
+    revision and step, and each row is of one run.
     """
 
     run: str
@@ -169,6 +188,7 @@ class NormProfile(Answer):
     histogram: pa.Table | None
     from_statistics: bool
     fit: Callable[[GrowthQuestion], Growth] = field(compare=False)
+    more_runs: tuple[str, ...] = ()
 
     def fit_growth(
         self,
@@ -178,13 +198,19 @@ class NormProfile(Answer):
         resamples: int = DEFAULT_RESAMPLES,
         seed: int = 0,
     ) -> Growth:
-        """Over the same run and tokens; `layers` is the first and last layer, both included.
+        """Over the same run, tokens and quantity; `layers` is the first and last layer, both included.
 
         The interval of the rate is of `resamples` bootstrap resamples of sequences; 0: none.
         """
-        if self.quantity != "l2" or POSITION_0 in self.excluded:
+        if self.more_runs:
+            allowed = "lab.checkpoints(runs).fit_growth(axis): an answer a checkpoint, or an answer a layer"
+            raise refused(
+                "growth of several runs is along one axis", "runs", f"{1 + len(self.more_runs)} runs", allowed
+            )
+        if self.quantity not in SIZES or POSITION_0 in self.excluded:
             asked = f"{self.quantity}, excluded: {', '.join(self.excluded) or 'nothing'}"
-            raise refused("growth is of L2 norms, of tokens by class", "quantity", asked, "l2, without position_0")
+            allowed = f"{', '.join(SIZES)}, without position_0"
+            raise refused("growth is of measures of size, of tokens by class", "quantity", asked, allowed)
         question = GrowthQuestion(
             (self.run,),
             frozenset(self.excluded),
@@ -192,6 +218,7 @@ class NormProfile(Answer):
             layers=_arguments.layer_range(layers),
             resamples=_arguments.count(resamples, "resamples"),
             seed=_arguments.count(seed, "seed", maximum=2**64 - 1),
+            quantity=self.quantity,
         )
         return self.fit(question)
 
@@ -202,18 +229,29 @@ class NormProfile(Answer):
         return tuple(sorted(found, key=lambda name: float(name[1:])))
 
     def plot(self, ax: "Axes | None" = None, fit: str | None = "resid_post") -> "Axes":
-        """Norms over layers on a log axis: a line of means per site kind. By position, a heat map of means instead.
+        """Norms over layers on a log axis: a line of means per site kind. By position, a heat map of means instead; of
+        several checkpoints, a line each, of the kind that `fit` names.
 
         `fit` names the kind that has a band between its outer quantiles, and its fitted growth drawn over it where the
         profile has at least three layers of it; None draws neither.
         """
-        from actstore import _plots, _profile_plots
+        from actstore import _checkpoint_plots, _plots, _profile_plots
 
+        if "step" in self.table.column_names:
+            return _checkpoint_plots.lines(self, ax, fit or self.table["site"][0].as_py())
         if self.by == "position":
             return _profile_plots.heatmap(self, ax)
         if self.by != "layer":
             raise refused(f"a profile by {self.by} has no plot", "by", self.by, "layer, position")
         return _plots.norm_profile(self, ax, fit if self.quantity == "l2" else None)
+
+    def plot_heatmap(self, ax: "Axes | None" = None, site: str = "resid_post") -> "Axes":
+        """Of several checkpoints: means of a site kind, a row a layer and a column a checkpoint."""
+        from actstore import _checkpoint_plots
+
+        if "step" not in self.table.column_names:
+            raise refused("this profile is of one checkpoint", "runs", self.run, "lab.checkpoints(runs).norms()")
+        return _checkpoint_plots.heatmap(self, ax, _arguments.text(site, "site"))
 
     def plot_histogram(self, ax: "Axes | None" = None, site: str = "resid_post") -> "Axes":
         """How the tokens of a site kind spread: a line a layer, on a log axis where all values are above 0."""
@@ -230,6 +268,8 @@ class NormProfile(Answer):
 
     def _title(self) -> str:
         what = TITLES.get(self.quantity, self.quantity)
+        if self.more_runs:
+            return f"{what} of {1 + len(self.more_runs)} checkpoints by {self.by}, {len(self):,} rows"
         return f"{what} of {len(self)} sites" if self.by == "layer" else f"{what} by {self.by}, {len(self):,} rows"
 
 
