@@ -58,6 +58,7 @@ from actstore._sae_features import SaeFeatures
 from actstore._separability import Separability
 from actstore._sweep import Sweep, SweptCells
 from actstore._tables import Answer, Table
+from actstore._token_comparison import TokenComparison
 from actstore._weights import WeightNorms
 
 __all__ = [
@@ -71,9 +72,9 @@ __all__ = [
     "CaptureEstimate",
     "CaptureProgress",
     "CaptureSpecification",
-    "Conflict",
     "Captures",
     "Checkpoints",
+    "Conflict",
     "CorruptObject",
     "CorruptionComparison",
     "Denied",
@@ -105,8 +106,8 @@ __all__ = [
     "SaeCheck",
     "SaeFeatures",
     "SaeWarning",
-    "SiteAblation",
     "Separability",
+    "SiteAblation",
     "StackFailed",
     "SteeredText",
     "StoreFailed",
@@ -116,6 +117,7 @@ __all__ = [
     "Table",
     "TextAblation",
     "TextLens",
+    "TokenComparison",
     "TokenR2",
     "Unavailable",
     "WeightNorms",

@@ -12,12 +12,15 @@ from actstore import _arguments
 from actstore._errors import refused
 from actstore._sweep import LARGE_EFFECT, PLACE, Sweep
 from actstore._tables import Answer
+from actstore._token_comparison import TokenComparison
 
 # A corruption that moves the answer by less than this share of what another does is told to be weak.
 WEAK_CORRUPTION = 0.1
 CORRUPTIONS_MIN = 2
 NAMED_CELLS = 3
 CELL = ("direction", *(name for name in PLACE if name != "token"))
+# Of k and v a head may be shared by several queries', and has another number.
+HEAD_SITES = ("q", "z", "pattern")
 SUMMARY = ("token", "least", "greatest", "spread")
 
 # By cell, whose parts are those of CELL.
@@ -36,13 +39,15 @@ class CorruptionComparison(Answer):
 
     `replacing` are the corruptions that replace the answer, by the first pair's tokens: the clean answer is one of the
     clean prompt's and none of the corrupt prompt's. `gaps` are the mean absolute changes of the logit difference that
-    the corruptions make, by which effects are divided. `warnings` are sentences for people.
+    the corruptions make, by which effects are divided. `odd_tokens` is what was given of `lab.compare_tokens`.
+    `warnings` are sentences for people.
     """
 
     names: tuple[str, ...]
     threshold: float
     gaps: dict[str, float]
     replacing: tuple[str, ...]
+    odd_tokens: TokenComparison | None = None
 
     def hidden(self) -> Answer:
         """Cells that an answer-replacing corruption hides: a row each, with `corruption` which hides it, its `effect`
@@ -66,7 +71,7 @@ class CorruptionComparison(Answer):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return (*self._warnings_of_hiding(), *self._warnings_of_weakness())
+        return (*self._warnings_of_hiding(), *self._warnings_of_weakness(), *self._warnings_of_tokens())
 
     def to_dict(self) -> dict[str, Any]:
         found = {"gaps": self.gaps, "replacing": list(self.replacing), "warnings": list(self.warnings)}
@@ -106,6 +111,20 @@ class CorruptionComparison(Answer):
                 f"{max(self.gaps.values()):.3g}: its effects are shares of very little"
             )
 
+    def _warnings_of_tokens(self) -> Iterator[str]:
+        """Of heads that a corruption shows, and that treat one of its tokens unlike others."""
+        for name in self.names if self.odd_tokens else ():
+            reacting = self.odd_tokens.reacting(name) if self.odd_tokens else {}
+            for (layer, head), text in sorted(reacting.items()):
+                cells = [row for row in self.table.to_pylist() if _is_of(row, layer, head)]
+                shown = [row for row in cells if abs(row[name]) >= self.threshold]
+                if shown:
+                    places = "; ".join(dict.fromkeys(map(_cell_name, shown)))
+                    yield (
+                        f"{name} shows {places}: head {layer}.{head} treats the token {text!r} unlike other tokens, "
+                        "and this effect may be of that and not of the task"
+                    )
+
     def _title(self) -> str:
         return f"{len(self):,} effects under {len(self.names)} corruptions, the widest spread first"
 
@@ -113,19 +132,24 @@ class CorruptionComparison(Answer):
         return [*(f"warning: {text}" for text in self.warnings), *super()._notes()]
 
 
-def compare_corruptions(sweeps: Mapping[str, Sweep], threshold: float = LARGE_EFFECT) -> CorruptionComparison:
+def compare_corruptions(
+    sweeps: Mapping[str, Sweep], threshold: float = LARGE_EFFECT, tokens: TokenComparison | None = None
+) -> CorruptionComparison:
     """The effect of each component under several corrupt candidates for the same clean prompts, by their names.
 
         sweeps = {name: lab.patch(model, clean=clean, corrupt=texts, ...) for name, texts in candidates.items()}
         print(actstore.compare_corruptions(sweeps))
 
     A cell is shown by a corruption where its effect is at least `threshold`, and hidden below half of that.
+    `tokens` is what `lab.compare_tokens` says of the candidates, by the same names: heads that treat a replaced token
+    unlike others, and that its corruption shows, are warned of.
 
     Errors: BadRequest for fewer than two sweeps, and for sweeps of other models, clean prompts or cells.
     """
     _check_names(sweeps)
     _arguments.number(threshold, "threshold", least=0.0)
     _check_same(sweeps)
+    _check_tokens(sweeps, tokens)
     first = next(iter(sweeps.values()))
     return CorruptionComparison(
         table=_table(first, {name: _effects(sweep) for name, sweep in sweeps.items()}),
@@ -135,6 +159,7 @@ def compare_corruptions(sweeps: Mapping[str, Sweep], threshold: float = LARGE_EF
         threshold=threshold,
         gaps={name: _gap(sweep) for name, sweep in sweeps.items()},
         replacing=tuple(name for name, sweep in sweeps.items() if _replaces_answer(sweep)),
+        odd_tokens=tokens,
     )
 
 
@@ -145,6 +170,12 @@ def _check_names(sweeps: Mapping[str, Sweep]) -> None:
     for name in sweeps:
         if _arguments.words(name, "sweeps") in {*CELL, *SUMMARY}:
             raise refused(f"{name!r} is a column of the answer", "sweeps", name, "another name for the corruption")
+
+
+def _check_tokens(sweeps: Mapping[str, Sweep], tokens: TokenComparison | None) -> None:
+    if tokens is not None and set(tokens.names) != set(sweeps):
+        message = "the tokens are of other corruptions than the sweeps"
+        raise refused(message, "tokens", sorted(tokens.names), f"a comparison of {', '.join(sweeps)}")
 
 
 def _check_same(sweeps: Mapping[str, Sweep]) -> None:
@@ -203,6 +234,10 @@ def _table(sweep: Sweep, effects: Mapping[str, Effects]) -> pa.Table:
     least, greatest = values.min(axis=1), values.max(axis=1)
     table = pa.table({**columns, "least": least, "greatest": greatest, "spread": greatest - least})
     return table.sort_by([("spread", "descending")])
+
+
+def _is_of(row: Mapping[str, Any], layer: int, head: int) -> bool:
+    return row["site"] in HEAD_SITES and (row.get("layer"), row.get("head")) == (layer, head)
 
 
 def _cell_name(row: Mapping[str, Any]) -> str:

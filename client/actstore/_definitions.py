@@ -64,6 +64,15 @@ INDUCTION: Mapping[str, str] = {
     "duplicate_token": "mean weight on that occurrence",
     "previous_token": "mean weight on the token before the query",
 }
+TOKEN_COMPARISON: Mapping[str, str] = {
+    "norm": "L2 norm of the token's row of the embedding",
+    "norm_z": "standard deviations of the ordinary tokens' norms from their mean",
+    "norm_below": "share of the ordinary tokens with smaller norms",
+    "cosine_to_mean": "cosine to the mean embedding of the ordinary tokens",
+    "cosine_z": "standard deviations of the ordinary tokens' cosines from their mean",
+    "cosine_to_clean": "cosine to the embedding of the clean prompt's token",
+    "shift": "attention that later queries of this head put on it, less that on the clean prompt's token",
+}
 SITE_ABLATION: Mapping[str, str] = {
     "loss": "mean cross-entropy without the part, nats",
     "change": "that less the whole model's: above 0, the part helps to predict these texts",

@@ -1,6 +1,6 @@
 """What a lab can be asked of a model and a text given now; all of it live."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -18,10 +18,12 @@ from actstore._model_questions import (
     UNITS,
     AblateSitesQuestion,
     AttentionQuestion,
+    CompareTokensQuestion,
     InductionQuestion,
     SteerQuestion,
     TextLensQuestion,
 )
+from actstore._token_comparison import TokenComparison, token_table
 
 
 class ModelAsking:
@@ -227,6 +229,46 @@ class ModelAsking:
             provenance=found.provenance,
             excluded=("bos", "special"),
         )
+
+    def compare_tokens(
+        self,
+        model: str,
+        *,
+        clean: str,
+        corrupt: Mapping[str, str],
+        layers: Iterable[int] | None = None,
+        draws: int = 32,
+        seed: int = 0,
+        revision: str = "",
+        bos: bool | None = None,
+    ) -> TokenComparison:
+        """Which tokens that corrupt prompts replace, or put there, the model treats unlike other tokens.
+
+        `corrupt` has the candidates by name, each of as many tokens as the clean prompt. Each such token's embedding is
+        compared with those of the ordinary vocabulary, and what heads of `layers` (None: the first third) do with it
+        with what they do with `draws` random ordinary tokens in its place, wherever it is in the prompt.
+        """
+        if not isinstance(corrupt, Mapping) or not corrupt:
+            allowed = "a dict of texts by name"
+            raise refused("no corrupt prompts by their names", "corrupt", repr(type(corrupt).__name__), allowed)
+        names = tuple(_arguments.words(name, "corrupt") for name in corrupt)
+        question = CompareTokensQuestion(
+            **_of_model(model, revision, bos),
+            clean=_arguments.words(clean, "clean"),
+            corrupt=tuple(_arguments.words(text, "corrupt") for text in corrupt.values()),
+            layers=_numbers(layers, "layers"),
+            draws=_arguments.count(draws, "draws"),
+            seed=seed_of(seed),
+        )
+        found = self._backend.ask(question)
+        tokens, heads = (_by_name(table, names) for table in (found.table, found.tables["heads"]))
+        return TokenComparison(table=token_table(tokens, heads), names=names, heads=heads, provenance=found.provenance)
+
+
+def _by_name(table: pa.Table, names: tuple[str, ...]) -> pa.Table:
+    """The number of a corrupt prompt is its name's."""
+    named = pa.array([names[number] for number in table["corrupt"].to_pylist()], pa.string())
+    return table.set_column(table.schema.get_field_index("corrupt"), "corruption", named)
 
 
 def _of_model(model: str, revision: str, bos: bool | None) -> dict[str, Any]:

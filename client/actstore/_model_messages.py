@@ -8,6 +8,7 @@ from actstore._feature_messages import Call
 from actstore._model_questions import (
     AblateSitesQuestion,
     AttentionQuestion,
+    CompareTokensQuestion,
     InductionQuestion,
     ModelQuestion,
     SteerQuestion,
@@ -94,6 +95,18 @@ def _ablate(question: AblateSitesQuestion) -> model_pb2.AblateSitesRequest:
     )
 
 
+def _compare_tokens(question: CompareTokensQuestion) -> model_pb2.CompareTokensRequest:
+    return model_pb2.CompareTokensRequest(
+        model=_model(question),
+        clean=question.clean,
+        corrupt=question.corrupt,
+        bos=_messages.BOS[question.bos],
+        layers=question.layers,
+        draws=question.draws,
+        seed=question.seed,
+    )
+
+
 def _weights(question: WeightsQuestion) -> norm_pb2.GetWeightNormsRequest:
     return norm_pb2.GetWeightNormsRequest(
         model=_model(question),
@@ -121,6 +134,7 @@ MODEL_CALLS: Mapping[type[ModelQuestion], Call] = {
         tokens="prompt",
         facts=("steered_text", "unsteered_text", "site", "mean_norm", "strength"),
     ),
+    CompareTokensQuestion: Call("ModelService", "CompareTokens", _compare_tokens, "tokens", more_tables=("heads",)),
     WeightsQuestion: Call("NormService", "GetWeightNorms", _weights, "weights", more_tables=("sublayers",)),
     AblateSitesQuestion: Call(
         "ModelService", "AblateSites", _ablate, "effects", more_tables=("texts",), facts=("loss", "tokens")

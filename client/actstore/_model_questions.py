@@ -73,6 +73,15 @@ class SteerQuestion(ModelQuestion):
 
 
 @dataclass(frozen=True)
+class CompareTokensQuestion(ModelQuestion):
+    clean: str = ""
+    corrupt: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    draws: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class AblateSitesQuestion(ModelQuestion):
     texts: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()

@@ -44,3 +44,11 @@ class ModelService(ModelServiceServicer):
     ) -> model_pb2.AblateSitesResponse:
         answer: model_pb2.AblateSitesResponse = self._gateway.answer(self._gateway.model.AblateSites, request, context)
         return answer
+
+    def CompareTokens(
+        self, request: model_pb2.CompareTokensRequest, context: grpc.ServicerContext
+    ) -> model_pb2.CompareTokensResponse:
+        answer: model_pb2.CompareTokensResponse = self._gateway.answer(
+            self._gateway.model.CompareTokens, request, context
+        )
+        return answer

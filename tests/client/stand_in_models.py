@@ -14,6 +14,8 @@ LAYERS, HEADS = 3, 2
 MEASURES = ("entropy", "distance", "previous_token", "first_token", "current_token", "duplicate_token", "induction")
 SCORES = ("induction", "duplicate_token", "previous_token")
 MEAN_NORM, LOSS, COUNTED, LOSS_FIRST, LOSS_SECOND = 8.0, 2.5, 40, 9.0, 1.5
+# A token that head 1 attends to, and with a long embedding.
+ODD, ODD_Z = " word9", 4.5
 ENCODER = Failure("MODEL_UNSUPPORTED", "an encoder", {"field": "model", "value": "encoder", "allowed": "causal"})
 
 
@@ -136,6 +138,43 @@ class StandInModels(service_pb2_grpc.ModelServiceServicer):
             tokens=COUNTED,
             provenance=_provenance(request),
         )
+
+    def CompareTokens(self, request, context):
+        self._meet(request, context)
+        clean = split(request.clean, request.bos)
+        tokens, heads = [], []
+        for place, prompt, text in _replaced(clean, [split(text, request.bos) for text in request.corrupt]):
+            row = {**place, "prompt": prompt, "token": number(text), "text": text}
+            z = ODD_Z if text == ODD else 0.5
+            own = {"norm": 1.0 + z, "norm_z": z, "norm_below": 0.5, "cosine_to_mean": 0.1, "cosine_z": -0.5}
+            tokens.append(row | own | {"cosine_to_clean": None if prompt == "clean" else 0.25})
+            heads += [
+                {**place, "prompt": prompt, "layer": layer, "head": head} | _attended(text, prompt, head)
+                for layer in _chosen(request.layers, 1)
+                for head in range(HEADS)
+            ]
+        return model_pb2.CompareTokensResponse(
+            tokens=message(pa.Table.from_pylist(tokens)),
+            heads=message(pa.Table.from_pylist(heads)),
+            provenance=_provenance(request),
+        )
+
+
+def _replaced(clean, corrupt):
+    for candidate, texts in enumerate(corrupt):
+        for position, (one, other) in enumerate(zip(clean, texts, strict=True)):
+            if one != other:
+                yield {"corrupt": candidate, "position": position}, "clean", one
+                yield {"corrupt": candidate, "position": position}, "corrupt", other
+
+
+def _attended(text, prompt, head) -> dict[str, float | None]:
+    attention = 0.75 if text == ODD and head == 1 else 0.25
+    return {
+        "attention": attention, "usual_attention": 0.25, "attention_deviation": 0.0625,
+        "shift": None if prompt == "clean" else attention - 0.25,
+        "moved": 0.125, "usual_moved": 0.0625, "moved_deviation": 0.01,
+    }  # fmt: skip
 
 
 def _chosen(asked, count):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from actstore import BadRequest, Provenance, Sweep, compare_corruptions
+from actstore import BadRequest, Provenance, Sweep, TokenComparison, compare_corruptions
 from actstore._records import PromptPair
+from actstore._token_comparison import token_table
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
@@ -108,6 +109,40 @@ def test_weak_corruptions_and_replacing_ones_alone_are_warned_of() -> None:
 def test_a_sweep_without_baselines_has_the_first_pairs_gap() -> None:
     old = replace(planted({"0": 1.0}, gap=3.0), baseline_table=pa.table({}))
     assert compare_corruptions({"old": old, "new": planted({"0": 1.0})}).gaps == pytest.approx({"old": 3, "new": 4})
+
+
+def compared(attention: float, moved: float = 0.0) -> TokenComparison:
+    """Of the token x that POINTER has at position 0, which head 0.1 attends to so much."""
+    place = {"corruption": "pointer", "position": 0, "prompt": "corrupt"}
+    embedding = {"token": 7, "text": "x", "norm_z": 2.9, "cosine_z": -2.9}
+    tokens = pa.Table.from_pylist([place | embedding])
+    usual = {"usual_attention": 0.2, "attention_deviation": 0.1, "shift": 0.0}
+    heads = pa.Table.from_pylist(
+        [
+            place | usual | {"layer": 0, "head": head, "attention": attention if head else 0.2}
+            | {"moved": moved if head else 0.0, "usual_moved": 0.1, "moved_deviation": 0.0}
+            for head in range(2)
+        ]
+    )  # fmt: skip
+    names, provenance = ("pointer", "answer"), Provenance(model="planted")
+    return TokenComparison(table=token_table(tokens, heads), names=names, heads=heads, provenance=provenance)
+
+
+def test_a_head_that_reacts_to_an_odd_token_is_warned_of_where_it_has_an_effect() -> None:
+    sweeps = {"pointer": planted({"0": 0.9, "1": 0.9}), "answer": planted({"0": 0.9, "1": 0.8}, ANSWER)}
+    (warning,) = compare_corruptions(sweeps, tokens=compared(0.8)).warnings
+    assert warning.startswith("pointer shows z.0.1 at 1 'b': head 0.1 treats the token 'x' unlike other tokens")
+    assert compare_corruptions(sweeps, tokens=compared(0.2, moved=0.25)).warnings
+    for ordinary in (compared(0.49), compared(0.2, moved=0.15)):
+        assert compare_corruptions(sweeps, tokens=ordinary).warnings == ()
+        assert [row["odd"] for row in ordinary] == [""]
+    assert compare_corruptions(sweeps, threshold=1.0, tokens=compared(0.8)).warnings == ()
+
+
+def test_tokens_of_other_corruptions_are_refused() -> None:
+    sweeps = {"pointer": planted({"0": 0.9}), "another": planted({"0": 0.9})}
+    with pytest.raises(BadRequest, match="other corruptions"):
+        compare_corruptions(sweeps, tokens=compared(0.2))
 
 
 @pytest.mark.parametrize(

@@ -160,12 +160,40 @@ def test_one_text_is_one_text_and_a_mean_may_be_of_a_run(remote: Lab, workers: S
     assert sent.ablation == model_pb2.SITE_ABLATION_MEAN
 
 
+def test_replaced_tokens_are_compared(remote: Lab, workers: StandInWorkers) -> None:
+    corrupt = {"odd": "say word9 word7", "plain": "say word8 word5"}
+    found = remote.compare_tokens(
+        "tiny", clean=TEXT, corrupt=corrupt, layers=[1], draws=9, seed=3, revision="r1", bos=False
+    )
+    assert workers.requests[-1] == model_pb2.CompareTokensRequest(
+        model=MODEL, clean=TEXT, corrupt=corrupt.values(), bos=NONE, layers=[1], draws=9, seed=3
+    )
+    rows = found.to_arrow().select(["corruption", "position", "prompt", "text", "head", "shift"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("odd", 1, "clean", " word6", None, None), ("odd", 1, "corrupt", " word9", "1.1", 0.5),
+        ("plain", 1, "clean", " word6", None, None), ("plain", 1, "corrupt", " word8", "1.0", 0.0),
+        ("plain", 2, "clean", " word7", None, None), ("plain", 2, "corrupt", " word5", "1.0", 0.0),
+    ]  # fmt: skip
+    assert [row["odd"] for row in found if row["text"] != planted.ODD] == [""] * 5
+    assert found.verdicts == {
+        "odd": "odd: ' word9' at 1 (corrupt): the norm of its embedding is 4.5 deviations above the vocabulary's (3 "
+        "stand out); head 1.1 puts 0.75 of later attention on it, on random tokens 0.25 ± 0.06 (0.1 and 3 deviations "
+        "stand out). Its effects at heads 1.1, and behind them, may be of what this token is to the model and not of "
+        "the task: compare a corruption with tokens of one kind",
+        "plain": "plain: no token stands out, of 2 that are replaced and 2 in their place",
+    }
+    assert (found.reacting("odd"), found.reacting("plain")) == ({(1, 1): " word9"}, {})
+    assert found.verdicts["odd"] in repr(found)
+    assert found.to_dict()["verdicts"] == found.verdicts
+
+
 ANSWERS: dict[str, Callable[[Lab], Any]] = {
     "attention": lambda lab: lab.attention("tiny", TEXT, patterns=True),
     "induction": lambda lab: lab.induction_scores("tiny"),
     "lens": lambda lab: lab.logit_lens("tiny", TEXT),
     "steering": lambda lab: lab.steer("tiny", TEXT, sae="some-sae", feature=1, mode="project_out"),
     "ablation": lambda lab: lab.ablate("tiny", TEXT),
+    "tokens": lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"other": "say word9 word7"}),
 }
 
 
@@ -224,6 +252,11 @@ DIRECTION = {"direction": [1.0], "site": "resid_post.1"}
         (lambda lab: lab.ablate("tiny", [TEXT, ""]), "texts"),
         (lambda lab: lab.ablate("tiny", TEXT, with_="median"), "with_"),
         (lambda lab: lab.ablate("tiny", TEXT, same_position=1), "same_position"),
+        (lambda lab: lab.compare_tokens("tiny", clean="", corrupt={"a": TEXT}), "clean"),
+        (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={}), "corrupt"),
+        (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt=[TEXT]), "corrupt"),
+        (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": ""}), "corrupt"),
+        (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": TEXT}, draws=-1), "draws"),
     ],
 )
 def test_what_the_wire_could_not_carry_is_refused_here(call: Callable[[Lab], Any], field: str, remote: Lab) -> None:

@@ -165,6 +165,11 @@ class Gateway:
     ) -> model_pb2.AblateSitesResponse:
         return await self._ask(model_messages.ABLATE_SITES, request, grpc_context)
 
+    async def CompareTokens(  # noqa: N802
+        self, request: model_pb2.CompareTokensRequest, grpc_context: Context
+    ) -> model_pb2.CompareTokensResponse:
+        return await self._ask(model_messages.COMPARE_TOKENS, request, grpc_context)
+
     async def GetWeightNorms(  # noqa: N802
         self, request: norm_pb2.GetWeightNormsRequest, grpc_context: Context
     ) -> norm_pb2.GetWeightNormsResponse:

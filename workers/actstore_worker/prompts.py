@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
 from actstore_storage.errors import BadRequest
 from actstore_worker.model import ModelDescription
 
@@ -44,6 +48,12 @@ def token_texts(model: ModelDescription, tokens: Iterable[int]) -> list[str]:
     """The text of each token alone, as the registry of models stores it."""
     ids = [[token] for token in tokens]
     return list(model.tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def plain_ids(model: ModelDescription) -> Int[NDArray[np.int64], " plain"]:
+    """Those that the tokenizer can give and that mean nothing special."""
+    vocabulary = model.tokenizer.get_vocab().values()
+    return np.array(sorted({each for each in vocabulary if each < model.vocabulary_size} - model.special_ids), np.int64)
 
 
 def check_length(model: ModelDescription, field: str, tokens: int, subject: str = "the text has") -> None:

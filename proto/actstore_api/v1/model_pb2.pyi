@@ -239,3 +239,31 @@ class AblateSitesResponse(_message.Message):
     tokens: int
     provenance: _common_pb2.Provenance
     def __init__(self, effects: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., texts: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class CompareTokensRequest(_message.Message):
+    __slots__ = ("model", "clean", "corrupt", "bos", "layers", "draws", "seed")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    BOS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    model: _capture_pb2.ModelReference
+    clean: str
+    corrupt: _containers.RepeatedScalarFieldContainer[str]
+    bos: _capture_pb2.BosPolicy
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    draws: int
+    seed: int
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[_Iterable[str]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., layers: _Optional[_Iterable[int]] = ..., draws: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class CompareTokensResponse(_message.Message):
+    __slots__ = ("tokens", "heads", "provenance")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    tokens: _common_pb2.Table
+    heads: _common_pb2.Table
+    provenance: _common_pb2.Provenance
+    def __init__(self, tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., heads: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...

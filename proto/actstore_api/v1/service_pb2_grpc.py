@@ -1265,6 +1265,11 @@ class ModelServiceStub(object):
                 request_serializer=actstore__api_dot_v1_dot_model__pb2.AblateSitesRequest.SerializeToString,
                 response_deserializer=actstore__api_dot_v1_dot_model__pb2.AblateSitesResponse.FromString,
                 _registered_method=True)
+        self.CompareTokens = channel.unary_unary(
+                '/actstore_api.v1.ModelService/CompareTokens',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.CompareTokensRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.CompareTokensResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -1304,6 +1309,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareTokens(self, request, context):
+        """Which replaced tokens of corrupt prompts the model treats unlike other tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1331,6 +1343,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.AblateSites,
                     request_deserializer=actstore__api_dot_v1_dot_model__pb2.AblateSitesRequest.FromString,
                     response_serializer=actstore__api_dot_v1_dot_model__pb2.AblateSitesResponse.SerializeToString,
+            ),
+            'CompareTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareTokens,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.CompareTokensRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.CompareTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1469,6 +1486,33 @@ class ModelService(object):
             '/actstore_api.v1.ModelService/AblateSites',
             actstore__api_dot_v1_dot_model__pb2.AblateSitesRequest.SerializeToString,
             actstore__api_dot_v1_dot_model__pb2.AblateSitesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.ModelService/CompareTokens',
+            actstore__api_dot_v1_dot_model__pb2.CompareTokensRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.CompareTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

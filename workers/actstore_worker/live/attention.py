@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
@@ -32,7 +31,7 @@ from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.text import read_text
 from actstore_worker.model import LanguageModel
-from actstore_worker.prompts import check_causal, prepends_bos
+from actstore_worker.prompts import check_causal, plain_ids, prepends_bos
 from actstore_worker.provenance import live_provenance
 
 EAGER = "eager"
@@ -49,7 +48,7 @@ def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) ->
     layers = chosen_layers(model, question.layers)
     heads = chosen_heads(model, "pattern", question.heads)
     text = read_text(model, question.text, question.prepend_bos)
-    _check_weights(model, 1, len(text), limits)
+    check_weights(model, 1, len(text), limits)
     if question.patterns:
         _check_rows(model, len(text), len(layers) * len(heads), limits)
     ids = text.on(model.device)
@@ -61,7 +60,7 @@ def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) ->
         if question.patterns:
             patterns.append(_rows(site.layer, heads, pattern, causal=model.family.causal))
 
-    _visit(passes, ids, layers, see)
+    visit_patterns(passes, ids, layers, see)
     return SeenAttention(
         pa.concat_tables(summaries),
         pa.concat_tables(patterns) if patterns else None,
@@ -87,7 +86,7 @@ def score_induction(passes: Passes, question: ScoreInduction, limits: LiveLimits
     first = int(prepends_bos(model, question.prepend_bos))
     tokens = _repeated_tokens(model, question, first)
     _check_texts(question.texts, limits)
-    _check_weights(model, question.texts, 2 * tokens + first, limits)
+    check_weights(model, question.texts, 2 * tokens + first, limits)
     ids = _repeated(model, question, tokens, first)
     offsets = dict(zip(_SCORES, (tokens - 1, tokens, 1), strict=True))
     tables = []
@@ -97,7 +96,7 @@ def score_induction(passes: Passes, question: ScoreInduction, limits: LiveLimits
         found = {name: _behind(second, first + tokens, offset) for name, offset in offsets.items()}
         tables.append(_summary(site.layer, heads, found))
 
-    _visit(passes, ids, layers, see)
+    visit_patterns(passes, ids, layers, see)
     losses = -passes.log_probabilities(ids)[:, first:].double()  # [text, 2 t - 1] with a BOS or without
     return InductionScores(
         pa.concat_tables(tables),
@@ -131,7 +130,7 @@ def summarise(
     }
 
 
-def _visit(
+def visit_patterns(
     passes: Passes, ids: Int[Tensor, "batch position"], layers: Iterable[int], see: Callable[[Site, _Pattern], None]
 ) -> None:
     """Layer by layer as the pass goes, so that no two layers' weights are held at once."""
@@ -176,12 +175,12 @@ def _rows(layer: int, heads: Sequence[int], pattern: Float[Tensor, "head query k
 
 def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int) -> int:
     """How many come twice. Errors: BadRequest for fewer than 2, or more than fit or than there are."""
-    most = min((model.context_length - first) // 2, len(_plain_ids(model)))
+    most = min((model.context_length - first) // 2, len(plain_ids(model)))
     tokens = min(_USUAL_TOKENS, most) if question.tokens is None else question.tokens
     if not 2 <= tokens <= most:
         raise BadRequest(
             f"{tokens} tokens that come twice; {model.name!r} reads {model.context_length} tokens and has "
-            f"{len(_plain_ids(model))} different ones",
+            f"{len(plain_ids(model))} different ones",
             reason="LIMIT_EXCEEDED" if tokens > most else "ARGUMENT_INVALID",
             field="tokens",
             value=tokens,
@@ -192,15 +191,9 @@ def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int)
 
 def _repeated(model: LanguageModel, question: ScoreInduction, tokens: int, first: int) -> Int[Tensor, "text position"]:
     generator = np.random.default_rng(question.seed)
-    drawn = np.stack([generator.permutation(_plain_ids(model))[:tokens] for _ in range(question.texts)])
+    drawn = np.stack([generator.permutation(plain_ids(model))[:tokens] for _ in range(question.texts)])
     start = np.full((question.texts, first), model.bos_id or 0)
     return torch.from_numpy(np.concatenate([start, drawn, drawn], axis=1)).to(model.device)
-
-
-def _plain_ids(model: LanguageModel) -> NDArray[np.int64]:
-    """Those that the tokenizer can give and that mean nothing special."""
-    vocabulary = model.tokenizer.get_vocab().values()
-    return np.array(sorted({each for each in vocabulary if each < model.vocabulary_size} - model.special_ids), np.int64)
 
 
 def _check_texts(texts: int, limits: LiveLimits) -> None:
@@ -214,7 +207,7 @@ def _check_texts(texts: int, limits: LiveLimits) -> None:
         )
 
 
-def _check_weights(model: LanguageModel, texts: int, length: int, limits: LiveLimits) -> None:
+def check_weights(model: LanguageModel, texts: int, length: int, limits: LiveLimits) -> None:
     """Of one layer, which hold all its heads at once."""
     weights = texts * model.head_count * length**2
     if weights > limits.attention_elements:

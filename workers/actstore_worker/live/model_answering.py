@@ -5,11 +5,13 @@ from collections.abc import Callable
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.live.ablate_sites import ablate_sites
 from actstore_worker.live.attention import score_induction, see_attention
+from actstore_worker.live.compare_tokens import compare_tokens
 from actstore_worker.live.model_questions import (
     MEAN,
     AblateSites,
     AloneAnswer,
     AloneQuestion,
+    CompareTokens,
     LensText,
     MeasureWeights,
     ScoreInduction,
@@ -44,6 +46,8 @@ def answer_alone(
             if sae is not None:
                 check_fit(sae, passes.model)
             return steer_text(passes, sae, question, limits)
+        case CompareTokens():
+            return compare_tokens(passes, question, limits)
         case MeasureWeights():
             return weight_norms(passes, question, limits)
         case AblateSites():

@@ -19,6 +19,7 @@ from actstore_worker.live.model_questions import (
     SET,
     ZERO,
     AblateSites,
+    CompareTokens,
     LensText,
     MeasureWeights,
     ScoreInduction,
@@ -134,6 +135,18 @@ def _ablate(message: model_pb2.AblateSitesRequest) -> AblateSites:
     )
 
 
+def _compare_tokens(message: model_pb2.CompareTokensRequest) -> CompareTokens:
+    return CompareTokens(
+        **_model(message.model),
+        clean=message.clean,
+        corrupt=tuple(message.corrupt),
+        layers=tuple(message.layers),
+        seed=message.seed,
+        prepend_bos=prepend_bos(message.bos),
+        **where_given(message, "draws"),
+    )
+
+
 def _weights(message: norm_pb2.GetWeightNormsRequest) -> MeasureWeights:
     return MeasureWeights(
         **_model(message.model),
@@ -150,6 +163,7 @@ GET_INDUCTION_SCORES = Verb(_induction, model_pb2.GetInductionScoresResponse)
 GET_TEXT_LENS = Verb(_lens, model_pb2.GetTextLensResponse)
 STEER_TEXT = Verb(_steer, model_pb2.SteerTextResponse)
 ABLATE_SITES = Verb(_ablate, model_pb2.AblateSitesResponse)
+COMPARE_TOKENS = Verb(_compare_tokens, model_pb2.CompareTokensResponse)
 GET_WEIGHT_NORMS = Verb(_weights, norm_pb2.GetWeightNormsResponse)
 
 

@@ -91,6 +91,18 @@ class AblateSites(ModelQuestion):
 
 
 @dataclass(frozen=True)
+class CompareTokens(ModelQuestion):
+    """`layers` empty: the first third."""
+
+    clean: str
+    corrupt: tuple[str, ...]
+    layers: tuple[int, ...] = ()
+    draws: int = 32
+    seed: int = 0
+    prepend_bos: bool | None = None
+
+
+@dataclass(frozen=True)
 class MeasureWeights(ModelQuestion):
     """Of proto NormService. `text` "": nothing is read but random input."""
 
@@ -101,7 +113,7 @@ class MeasureWeights(ModelQuestion):
     prepend_bos: bool | None = None
 
 
-AloneQuestion = SeeAttention | ScoreInduction | LensText | SteerText | AblateSites | MeasureWeights
+AloneQuestion = SeeAttention | ScoreInduction | LensText | SteerText | AblateSites | CompareTokens | MeasureWeights
 
 
 @dataclass(frozen=True)
@@ -151,10 +163,19 @@ class AblatedSites:
 
 
 @dataclass(frozen=True)
+class ComparedTokens:
+    tokens: pa.Table
+    heads: pa.Table
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
 class MeasuredWeights:
     weights: pa.Table
     sublayers: pa.Table
     provenance: Provenance
 
 
-AloneAnswer = SeenAttention | InductionScores | LensedText | SteeredText | AblatedSites | MeasuredWeights
+AloneAnswer = (
+    SeenAttention | InductionScores | LensedText | SteeredText | AblatedSites | ComparedTokens | MeasuredWeights
+)

@@ -38,6 +38,11 @@ class LiveLimits:
     steered_tokens: int = 512
     # Parts of a model x tokens of the texts that they are taken from, in one question.
     ablated_tokens: int = 2_000_000
+    # Corrupt prompts in one question about their tokens, drawn tokens that stand for what is usual, and tokens of the
+    # prompts with drawn ones in them: prompts x replaced tokens x draws x length.
+    compared_prompts: int = 64
+    compared_draws: int = 1024
+    compared_tokens: int = 500_000
     # Random inputs that norms of what is written are sampled on, and MLP units whose pairs a formula sums over.
     weight_samples: int = 65_536
     weight_units: int = 8192
