@@ -21,8 +21,13 @@ LAYERS = {
     "bert": "encoder.layer",
 }
 # What attention gives to the residual, where it is a module's first output.
-ATTENTION = {"gpt2": "attn", "gpt_neox": "attention", "gemma2": "post_attention_layernorm"}
-PROJECTION = {"gpt2": "attn.c_proj", "gpt_neox": "attention.dense"}
+ATTENTION = {
+    "gpt2": "attn",
+    "gpt_neox": "attention",
+    "attention_only": "attention",
+    "gemma2": "post_attention_layernorm",
+}
+PROJECTION = {"gpt2": "attn.c_proj", "gpt_neox": "attention.dense", "attention_only": "attention.o_proj"}
 # What the MLP gives to the residual.
 MLP = {"gemma2": "post_feedforward_layernorm"}
 BEFORE_MLP = {"gpt2": "ln_2", "gpt_neox": "post_attention_layernorm", "gemma2": "pre_feedforward_layernorm"}

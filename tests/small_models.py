@@ -22,6 +22,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from actstore_worker.attention_only import SHORTFORMER, STANDARD, AttentionOnlyConfig, AttentionOnlyForCausalLM
+
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED_MODELS = REPOSITORY / "models"
 CONTEXT_LENGTH, D_MODEL, LAYERS, HEADS = 32, 16, 3, 4
@@ -71,6 +73,12 @@ def save_family(model_type: str, folder: Path, **options: Any) -> Path:
     return _save(folder, lambda: build.from_config(config), True)
 
 
+def save_attention_only(folder: Path, *, position_embedding: str = STANDARD) -> Path:
+    """As transformers saves it; heads together are wider than the residual."""
+    config = AttentionOnlyConfig(**_sizes(), hidden_size=D_MODEL, head_dim=6, position_embedding=position_embedding)
+    return _save(folder, lambda: AttentionOnlyForCausalLM(config), True)
+
+
 # By transformers' model_type; the sequential NeoX is a family member with resid_mid.
 SAVERS: dict[str, Callable[[Path], Path]] = {
     "neox_parallel": save_neox,
@@ -79,6 +87,15 @@ SAVERS: dict[str, Callable[[Path], Path]] = {
     "llama": save_llama,
     **{name: partial(save_family, name) for name in FURTHER if name != "bert"},
 }
+
+# Models without an MLP, which transformers has none of.
+ATTENTION_ONLY: dict[str, Callable[[Path], Path]] = {
+    "attention_only": save_attention_only,
+    "attention_only_shortformer": partial(save_attention_only, position_embedding=SHORTFORMER),
+}
+
+# Whatever predicts next tokens.
+DECODERS = {**SAVERS, **ATTENTION_ONLY}
 
 # An encoder, for what is about more than next tokens.
 BERT: dict[str, Callable[[Path], Path]] = {"bert": partial(save_family, "bert")}

@@ -15,7 +15,7 @@ from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.questions import LiveLimits, Question
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
-from tests.small_models import BERT, SAVERS
+from tests.small_models import BERT, DECODERS
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ class Replica:
         torch.set_num_threads(1)  # such small models only wait for their second thread
         self.models, self.store, self.limits = folder / "models", folder / "store", limits
         self.store.mkdir()
-        for name, save in (SAVERS | BERT).items():
+        for name, save in (DECODERS | BERT).items():
             save(self.models / name)
         self._loaded: dict[str, LanguageModel] = {}
         self._turn = threading.Lock()

@@ -17,7 +17,7 @@ from actstore_worker.patching.changes import changing
 from actstore_worker.patching.kernel import Cell, FullForward, Patch
 from actstore_worker.patching.recording import Recording, record
 from actstore_worker.patching.request import Screen
-from tests.small_models import SAVERS, save_family
+from tests.small_models import DECODERS, save_family
 from tests.worker.hand_built import gate
 from tests.worker.recorded import every_site, two_runs
 
@@ -32,12 +32,12 @@ TOLERANCE = {"abs": 2e-4, "rel": 2e-3}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for name, save in SAVERS.items():
+    for name, save in DECODERS.items():
         save(folder / name)
     return folder
 
 
-@pytest.fixture(scope="module", params=SAVERS)
+@pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
     torch.set_num_threads(1)  # such small models only wait for their second thread
     return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))

@@ -15,17 +15,17 @@ from actstore_worker.patching.plan import plan_sweep
 from actstore_worker.patching.recording import Recording, record
 from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from tests.small_models import SAVERS
+from tests.small_models import DECODERS
 from tests.worker.hand_built import gate
 
 TOKENS, ANSWERS = (0, 17, 93, 4, 201, 55), (3, 200)
 
 
-@pytest.fixture(scope="module", params=SAVERS)
+@pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
-    SAVERS[request.param](folder / request.param)
+    DECODERS[request.param](folder / request.param)
     model = load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
     with torch.no_grad():  # fresh norms have weights of 1 or 0, which would hide who adds 1
         norms = [module for module in model.module.modules() if "Norm" in type(module).__name__]
@@ -50,7 +50,7 @@ def test_shares_add_up_to_the_logit_difference(model: LanguageModel) -> None:
     expected = float(logits[ANSWERS[0]] - logits[ANSWERS[1]])
     assert sum(share.share for share in shares if share.part != "z") == pytest.approx(expected, abs=2e-5)
     parts = ["embedding"]
-    parts += (["z"] * model.head_count + ["attn_out", "mlp_out"]) * model.layer_count
+    parts += (["z"] * model.head_count + [*model.written_kinds]) * model.layer_count
     assert [share.part for share in shares] == [*parts, "bias"]
 
 

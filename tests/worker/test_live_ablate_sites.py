@@ -21,7 +21,7 @@ from actstore_worker.plan import PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from tests.capturing import capture_run
 from tests.plain_model import PlainModel
-from tests.small_models import HEADS, LAYERS, SAVERS
+from tests.small_models import DECODERS, HEADS, LAYERS
 from tests.worker.asking import CPU, Replica
 
 TEXTS = ("the cat", "sat", "on the mat, or so", "the dog")
@@ -84,13 +84,14 @@ def sites_of(name: str) -> tuple[str, ...]:
     return ("attn_out",) if name == "opt" else ()
 
 
-@pytest.mark.parametrize("name", SAVERS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_zero(replica: Replica, name: str) -> None:
     answer = replica.ask(AblateSites(name, "", TEXTS, sites=sites_of(name)))
     check(replica, answer, name, TEXTS, zero(replica, name))
     if name != "opt":
         places = [row["site"] for row in answer.effects.to_pylist()]
-        one = ["attn_out.{0}", "mlp_out.{0}", *(f"z.{{0}}.{head}" for head in range(HEADS))]
+        one = [f"{kind}.{{0}}" for kind in replica.model(name).written_kinds]
+        one += [f"z.{{0}}.{head}" for head in range(HEADS)]
         assert places == [place.format(layer) for layer in range(LAYERS) for place in one]
     by_text = [losses.mean() for losses in plain_losses(replica, name, TEXTS)]
     np.testing.assert_allclose(answer.texts["loss"], by_text, atol=1e-5)

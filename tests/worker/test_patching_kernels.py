@@ -22,7 +22,7 @@ from actstore_worker.patching.recording import Recording, zeroed
 from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.resumed import Resumed, Unresumable
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from tests.small_models import BERT, SAVERS
+from tests.small_models import BERT, DECODERS
 from tests.worker.recorded import every_site, two_runs
 
 LENGTH = 13
@@ -32,12 +32,12 @@ TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for name, save in {**SAVERS, **BERT}.items():
+    for name, save in {**DECODERS, **BERT}.items():
         save(folder / name)
     return folder
 
 
-@pytest.fixture(scope="module", params=SAVERS)
+@pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
     torch.set_num_threads(1)  # such small models only wait for their second thread
     return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))

@@ -20,14 +20,14 @@ from actstore_worker.live.weight_norms import factored_norms, matrix_norms, weig
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.weights import WEIGHT_IS_GAIN_LESS_ONE, layer_weights, layout_of
-from tests.small_models import BERT, LAYERS, SAVERS, save_gpt2
+from tests.small_models import BERT, DECODERS, LAYERS, save_gpt2
 
 TEXT = "a token for each byte"
 LIMITS = LiveLimits()
 
 
 def load(name: str, tmp_path: Path) -> LanguageModel:
-    folder = (SAVERS | BERT)[name](tmp_path / name)
+    folder = (DECODERS | BERT)[name](tmp_path / name)
     model = load_model(ModelCatalogue((tmp_path,)).find_model(folder.name), device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(3)
     for key, parameter in model.module.named_parameters():  # gains that differ, so that folding them shows
@@ -42,7 +42,8 @@ def ask(model: LanguageModel, limits: LiveLimits = LIMITS, **options) -> Measure
         return weight_norms(passes, MeasureWeights(model.name, "", **options), limits)
 
 
-@pytest.fixture(params=SAVERS)
+# Shortformer's queries read positions beside the residual, which no matrix's norm is about.
+@pytest.fixture(params=[name for name in DECODERS if name != "attention_only_shortformer"])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> LanguageModel:
     return load(request.param, tmp_path)
 

@@ -14,6 +14,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS
+from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
+from actstore_worker.attention_only import AttentionOnlyForCausalLM
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ class Family:
 
     `trunk` is the module without the unembedding; `final_norm`, below it, is what the last residual goes through before
     the unembedding ("": there is none). `causal`: a token's activations do not depend on those after it.
-    `auto_class` is the one of transformers that loads it. `from_z` are the modules that make attn_out of z, one after
-    the other, and `from_middle` those that make mlp_out of what lies between attention and MLP; position by position.
+    `auto_class` loads it in transformers' way. `from_z` are the modules that make attn_out of z, one after
+    the other, and `from_middle` those that make mlp_out of what lies between attention and MLP (none: there is no MLP);
+    position by position.
     `attention_norm` is what q, k and v read the residual through.
     """
 
@@ -138,6 +141,14 @@ _GEMMA2 = _LLAMA | {
     "resid_mid": Tap("pre_feedforward_layernorm", is_input=True),
     "mlp_out": Tap("post_feedforward_layernorm"),
 }
+_ATTENTION_ALONE = {
+    "resid_pre": Tap("", is_input=True),
+    **_separate("attention"),
+    "pattern": Tap("attention", item=1),
+    "z": Tap("attention.o_proj", is_input=True),
+    "attn_out": Tap("attention"),
+    "resid_post": Tap(""),
+}
 _NEOX_HEADS = {kind: Tap("attention.query_key_value", select=_fused_by_head(part)) for part, kind in enumerate("qkv")}
 _GPT2_HEADS = {kind: Tap("attn.c_attn", select=_fused(part)) for part, kind in enumerate("qkv")}
 # Post-LN, under TransformerLens's names: the sums before the LayerNorms are resid_mid and resid_post.
@@ -208,6 +219,16 @@ FAMILIES: Mapping[str, Family] = {
             ("self_attn.out_proj",),
             ("final_layer_norm", "fc1", "activation_fn", "fc2"),
             "self_attn_layer_norm",
+        ),
+        Family(
+            ATTENTION_ONLY,
+            "model",
+            "model.layers",
+            "model.final_norm",
+            _ATTENTION_ALONE,
+            ("attention.o_proj",),
+            attention_norm="norm",
+            auto_class=AttentionOnlyForCausalLM,
         ),
         Family("bert", "", "encoder.layer", "", _BERT, causal=False, auto_class=AutoModel),
     )

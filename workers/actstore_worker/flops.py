@@ -4,11 +4,10 @@ import re
 import time
 
 import torch
-from safetensors import safe_open
 
 from actstore_storage.sites import parse_site
 from actstore_worker.encode_plan import EncodePlan, RunPlan
-from actstore_worker.model import weight_files
+from actstore_worker.model import weight_shapes
 from actstore_worker.plan import Plan
 
 _MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
@@ -26,12 +25,10 @@ def forward_flops_per_token(plan: Plan) -> float:
     named = [*asked.dense_sites, *asked.norm_sites, *(sae.site for sae in asked.saes)]
     last_layer = max((parse_site(site).layer for site in named), default=-1)
     weights = 0
-    for path in weight_files(plan.model_source):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  it is no mapping
-                found, shape = _LAYER.search(name), file.get_slice(name).get_shape()
-                if found and int(found[1]) <= last_layer and len(shape) == 2:
-                    weights += shape[0] * shape[1]
+    for name, shape in weight_shapes(plan.model_source, plan.model.config):
+        found = _LAYER.search(name)
+        if found and int(found[1]) <= last_layer and len(shape) == 2:
+            weights += shape[0] * shape[1]
     length = plan.record.tokens_total / plan.record.sequences_total
     encoders = sum(plan.model.d_model * sae.d_sae for sae in asked.saes)
     return 2.0 * (weights + encoders) + 2.0 * length * plan.model.d_model * (last_layer + 1)

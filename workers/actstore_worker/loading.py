@@ -62,7 +62,7 @@ def _check_block(model: LanguageModel, seen: _Seen, layer: int) -> None:
     if "resid_mid" in at:
         _compare(model, f"resid_mid.{layer}", at["resid_mid"], middle)
     if model.family.causal:
-        _compare(model, f"resid_post.{layer}", at["resid_post"], middle + at["mlp_out"])
+        _compare(model, f"resid_post.{layer}", at["resid_post"], middle + at["mlp_out"] if "mlp_out" in at else middle)
     else:
         norm = model.layers[layer].get_submodule("attention.output.LayerNorm")
         _compare(model, f"resid_post.{layer}", at["resid_post"], norm(middle) + at["mlp_out"])

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,19 +15,23 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site
-from actstore_worker.catalogue import ModelSource
+from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.families import Family, find_family, unsupported_option
+from actstore_worker.transformer_lens_files import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
+from actstore_worker.transformer_lens_files import find_weights, is_transformer_lens, read_config, read_weights
 
 # transformers' word for where the parts of a model go: "auto" spreads it over the devices that there are.
 DeviceMap = str | dict[str, str] | None
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZER = "tokenizer.json"
 _HASH_CHUNK_BYTES = 1 << 22
 # What BERT's encoder never computes with.
 _UNUSED = "pooler."
@@ -89,6 +93,11 @@ class ModelDescription:
         return self.family.kinds(self.config)
 
     @property
+    def written_kinds(self) -> tuple[str, ...]:
+        """What the parts of a layer add to the residual."""
+        return tuple(kind for kind in ("attn_out", "mlp_out") if kind in self.kinds)
+
+    @property
     def inner_kinds(self) -> tuple[str, ...]:
         """Kinds of d_model's width that are no part of the residual stream."""
         return self.family.inner_kinds
@@ -138,7 +147,7 @@ class LanguageModel(ModelDescription):
 def describe_model(source: ModelSource) -> ModelDescription:
     """Errors: BadRequest MODEL_UNSUPPORTED for another family, quantised weights, or weights not in safetensors."""
     config = _read_config(source)
-    tokenizer = _read_tokenizer(source)
+    tokenizer = _read_tokenizer(source, config)
     return ModelDescription(
         source.name,
         source.revision,
@@ -187,7 +196,12 @@ def token_texts(described: ModelDescription) -> list[str]:
 
 
 def weight_files(source: ModelSource) -> list[Path]:
-    """The files that transformers reads the weights from, in order of name."""
+    """The files that the weights are read from, in order of name."""
+    if is_transformer_lens(_raw_config(source)):
+        found = find_weights(source.folder)
+        if found is None:
+            raise _unsupported(source, f"it has none of {', '.join(TRANSFORMER_LENS_WEIGHTS)}")
+        return [found]
     single, index = source.folder / _WEIGHTS, source.folder / _WEIGHTS_INDEX
     if single.is_file():
         return [single]
@@ -195,6 +209,17 @@ def weight_files(source: ModelSource) -> list[Path]:
         names = set(json.loads(index.read_text())["weight_map"].values())
         return [source.folder / Path(name).name for name in sorted(names)]
     raise _unsupported(source, f"it has no {_WEIGHTS}; actstore reads safetensors only")
+
+
+def weight_shapes(source: ModelSource, config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the weights, as transformers has them; `config` is what it reads of the model's."""
+    in_lens_form = is_transformer_lens(_raw_config(source))
+    for path in weight_files(source):
+        if in_lens_form:
+            yield from ((name, tuple(tensor.shape)) for name, tensor in read_weights(path, config).items())
+            continue
+        with safe_open(path, framework="pt") as file:
+            yield from ((name, tuple(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
@@ -212,7 +237,10 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 
 def _read_config(source: ModelSource) -> Any:
     try:
-        raw = json.loads((source.folder / "config.json").read_text())
+        raw = _raw_config(source)
+        if is_transformer_lens(raw):
+            _check_tokenizer(source, raw)
+            return read_config(raw)
         find_family(raw["model_type"])
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -224,10 +252,22 @@ def _read_config(source: ModelSource) -> Any:
     return config
 
 
-def _read_tokenizer(source: ModelSource) -> Any:
+def _raw_config(source: ModelSource) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads((source.folder / MODEL_CONFIGURATION).read_text())
+    return raw
+
+
+def _check_tokenizer(source: ModelSource, raw: Mapping[str, Any]) -> None:
+    """Such a checkpoint names its tokenizer, which lies elsewhere on the hub."""
+    if not (source.tokenizer_folder / _TOKENIZER).is_file():
+        name = raw.get("tokenizer_name")
+        raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {_TOKENIZER}")
+
+
+def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source.tokenizer_folder, trust_remote_code=False, local_files_only=True
+            source.tokenizer_folder, config=config, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise _unsupported(source, f"its tokenizer cannot be read: {error}") from error
@@ -242,12 +282,11 @@ def _read_module(
     transformers_logging.disable_progress_bar()  # a worker's log is no terminal
     try:
         module, report = described.family.auto_class.from_pretrained(
-            source.folder,
+            **_weights_from(source, described.config),
             config=described.config,
             dtype=dtype,
             attn_implementation=attention,
             device_map=device_map,
-            use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
@@ -260,6 +299,14 @@ def _read_module(
         raise _unsupported(source, f"its weight files lack {', '.join(missing)}")
     assert isinstance(module, nn.Module)  # noqa: S101
     return module
+
+
+def _weights_from(source: ModelSource, config: Any) -> dict[str, Any]:
+    """In transformers' words."""
+    if is_transformer_lens(_raw_config(source)):
+        (path,) = weight_files(source)
+        return {"pretrained_model_name_or_path": None, "state_dict": read_weights(path, config)}
+    return {"pretrained_model_name_or_path": source.folder, "use_safetensors": True}
 
 
 def _files_sha256(paths: Iterable[Path]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from actstore_storage.errors import BadRequest
+from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
 from actstore_worker.model import LanguageModel
 
 # Families whose RMSNorm multiplies by one more than its weight.
@@ -70,6 +71,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "opt": Layout(
         "self_attn_layer_norm", _separate("self_attn"), "self_attn.out_proj", "final_layer_norm", "fc1", "fc2"
     ),
+    ATTENTION_ONLY: Layout("norm", _separate("attention"), "attention.o_proj"),
 }
 
 

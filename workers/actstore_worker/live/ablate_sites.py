@@ -27,6 +27,7 @@ from actstore_worker.patching.changes import Edit, writing
 from actstore_worker.prompts import check_causal
 from actstore_worker.provenance import live_provenance, with_snapshot
 
+# Of these, those that a model has.
 _DEFAULT = ("attn_out", "mlp_out", "z")
 # What one of these holds is seen and cannot be written: a sum that no module gives, and weights that were used already.
 _UNWRITTEN = ("resid_mid", "pattern")
@@ -203,7 +204,7 @@ def _parts(model: LanguageModel, question: AblateSites) -> list[Site]:
     """By layer, then kind in the order of a forward pass, then head."""
     there = [kind for kind in (*model.kinds, *HEAD_KINDS) if kind not in _UNWRITTEN]
     layers, found = chosen_layers(model, question.layers), set()
-    for text in question.sites or _DEFAULT:
+    for text in question.sites or [kind for kind in _DEFAULT if kind in there]:
         if text in there:
             heads = chosen_heads(model, text, question.heads) if text in HEAD_KINDS else (None,)
             found |= {Site(layer, text, head) for layer in layers for head in heads}

@@ -59,7 +59,7 @@ def _written(
 ) -> Iterator[tuple[str, Float[Tensor, "part d_model"]]]:
     """What a layer adds to the residual at the last position."""
     yield "z", _by_head(model, layer, recording.activations[Site(layer, "z")][-1])
-    for kind in ("attn_out", "mlp_out"):
+    for kind in model.written_kinds:
         yield kind, recording.activations[Site(layer, kind)][-1:].double()
 
 

@@ -61,7 +61,7 @@ def record(model: LanguageModel, tokens: Sequence[int], sites: Iterable[Site]) -
     attention that shows its weights, where those are wanted.
     """
     ids = torch.tensor(tokens, device=model.device)
-    written = (Site(layer, kind) for layer in range(model.layer_count) for kind in ("attn_out", "mlp_out"))
+    written = (Site(layer, kind) for layer in range(model.layer_count) for kind in model.written_kinds)
     wanted = {*(site.whole for site in sites), *written}
     patterns = {site for site in wanted if site.kind == "pattern"}
     residual_sites = [Site(layer, "resid_pre") for layer in range(model.layer_count)]
