@@ -22,7 +22,7 @@ from actstore._connect import connect
 from actstore._errors import ActstoreError, refused
 from actstore._lab import Lab
 from actstore._local_stack import LocalStack
-from actstore._norms import GROUPINGS, QUANTITIES, plot_growth
+from actstore._norms import GROUPINGS, QUANTITIES, SIZES, plot_growth
 from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
 from actstore._records import Positions
 from actstore._sae_features import CHECKED_TOKENS
@@ -151,11 +151,26 @@ def runs(options: argparse.Namespace) -> None:
 def capture(options: argparse.Namespace) -> None:
     asked = {name: getattr(options, name) for name in CAPTURE_OPTIONS} | {"positions": _positions(options)}
     with _lab(options) as lab:
+        if options.revisions:
+            _capture_revisions(options, lab, asked)
+            return
         if options.dry_run:
             estimate = lab.estimate(options.model, **asked)
             _say(options, asdict(estimate), repr(estimate))
             return
         _follow(options, lab.capture(options.model, **asked))
+
+
+def _capture_revisions(options: argparse.Namespace, lab: Lab, asked: dict[str, Any]) -> None:
+    if asked.pop("revision") or options.dry_run:
+        given = "dry-run" if options.dry_run else "revision"
+        raise refused(f"--{given} is of one revision, and --revisions of several", given, "given", "one of the two")
+    asked["name"] = asked["name"] or ""
+    started = lab.capture_revisions(options.model, options.revisions, **asked)
+    if not options.no_wait:
+        started.wait(check_saes=False)
+    found = {"runs": list(started.run_names)}
+    _say(options, found, "\n".join(started.run_names))
 
 
 def encode(options: argparse.Namespace) -> None:
@@ -272,8 +287,8 @@ def check_sae(options: argparse.Namespace) -> int:
 
 def norms(options: argparse.Namespace) -> None:
     with _lab(options) as lab:
-        if options.more:
-            _growth_of_several(options, lab)
+        if options.more or (options.by and options.steps):
+            (_norms_of_several if options.by else _growth_of_several)(options, lab)
             return
         asked = {"exclude": options.exclude, "by": options.by, "quantity": options.quantity}
         profile = lab.run(options.run).norms(options.sites, **asked)
@@ -288,12 +303,26 @@ def norms(options: argparse.Namespace) -> None:
 def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
     """A single site is followed over training, and a kind of site over the layers of each run."""
     runs, site = [options.run, *options.more], options.fit or "resid_post"
+    asked = {"site": site, "layers": options.layers, "exclude": options.exclude, "quantity": options.quantity}
     if "." in site:
-        answers = [lab.fit_growth(runs, "checkpoint", site=site, layers=options.layers, exclude=options.exclude)]
+        answers = [lab.fit_growth(runs, "checkpoint", steps=options.steps, **asked)]
     else:
-        answers = [lab.fit_growth(run, site=site, layers=options.layers, exclude=options.exclude) for run in runs]
+        answers = [lab.fit_growth(run, **asked) for run in runs]
     _save(options, partial(plot_growth, answers))
     _say(options, {"growth": [answer.to_dict() for answer in answers]}, "\n\n".join(map(repr, answers)))
+
+
+def _norms_of_several(options: argparse.Namespace, lab: Lab) -> None:
+    """Side by side, and where both axes are there, whether they change norms apart from each other."""
+    checkpoints = lab.checkpoints([options.run, *options.more], options.steps)
+    asked = {"exclude": options.exclude, "by": options.by, "quantity": options.quantity}
+    found: dict[str, Any] = {"profile": checkpoints.norms(options.sites, **asked)}
+    _save(options, found["profile"].plot, fit=options.fit)
+    if options.by in ("layer", "checkpoint") and options.quantity in SIZES:
+        kind = options.fit or "resid_post"
+        over = {"exclude": options.exclude, "quantity": options.quantity}
+        found["separability"] = checkpoints.separability(kind, options.layers, **over)
+    _say(options, {name: answer.to_dict() for name, answer in found.items()}, "\n\n".join(map(repr, found.values())))
 
 
 def patch(options: argparse.Namespace) -> None:
@@ -384,6 +413,7 @@ def _add_capture(verbs: Any) -> None:
     verb.add_argument("--norms", nargs="+", help="sites whose L2 norms are stored (default: every site)")
     verb.add_argument("--saes", nargs="+", default=[], help="SAEs whose features are stored")
     verb.add_argument("--revision", default="")
+    verb.add_argument("--revisions", nargs="+", help="of several, a run each: with a name, NAME-REVISION")
     verb.add_argument("--name", help="of the run (default: made from model, dataset and specification)")
     verb.add_argument("--context-length", type=int, help="tokens in a sequence (default: the model's)")
     verb.add_argument("--max-tokens", type=int, help="tokens in all (default: the whole dataset)")
@@ -463,13 +493,17 @@ def _add_check_sae(verbs: Any) -> None:
 def _add_norms(verbs: Any) -> None:
     verb = _verb(verbs, norms, "L2 norms by site and layer, and how they grow")
     verb.add_argument("run")
-    verb.add_argument("more", nargs="*", metavar="run", help="growth of several: of a kind over layers, each by itself")
+    verb.add_argument("more", nargs="*", metavar="run", help="growth of several, each by itself; with --by, norms")
     verb.add_argument("--sites", nargs="+", help="site kinds or sites (default: all of the run)")
     fit = "fit the growth of a site kind; of several runs also of one site, as resid_post.3, over their training"
     verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help=fit)
     verb.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "LAST"), help="of the fit, both included")
-    verb.add_argument("--by", choices=GROUPINGS, default="layer", help="what rows of one run are of (default: layer)")
-    verb.add_argument("--quantity", choices=QUANTITIES, default="l2", help="of one run (default: l2)")
+    by = "what rows are of (default: layer); of several runs, side by side, and are layer and checkpoint separable"
+    verb.add_argument("--by", choices=GROUPINGS, help=by)
+    verb.add_argument(
+        "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
+    )
+    verb.add_argument("--quantity", choices=QUANTITIES, default="l2", help="default: l2")
     _add_exclude(verb)
     _add_plot(verb)
 

@@ -1,6 +1,6 @@
 """Whether layer and step of training change a norm apart from each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from actstore._tables import Answer
@@ -60,8 +60,7 @@ class Separability(Answer):
         return _checkpoint_plots.interaction(self, ax)
 
     def to_dict(self) -> dict[str, Any]:
-        own = ("site", "layers", "quantity", "layer_share", "checkpoint_share", "interaction_share", "explained")
-        own += ("rank_one", "miss", "verdict")
+        own = [item.name for item in fields(self) if item.name not in ("table", "provenance", "excluded")]
         return {**{name: getattr(self, name) for name in own}, **super().to_dict()}
 
     def _title(self) -> str:

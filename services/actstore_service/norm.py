@@ -102,7 +102,7 @@ class NormService(NormServiceServicer):
             explained=shares.explained,
             rank_one=shares.rank_one,
             miss=shares.miss,
-            verdict=norm_pb2.SeparabilityVerdict.Value(f"SEPARABILITY_VERDICT_{shares.verdict.upper()}"),
+            verdict=f"SEPARABILITY_VERDICT_{shares.verdict.upper()}",
             cells=wire.table_message(found.cells),
             excluded=wire.token_classes(exclude),
             provenance=wire.provenance_message(snapshots[0].provenance()),

@@ -91,7 +91,7 @@ def norms_of_runs(
 
 
 def _side_by_side(
-    snapshots: Sequence[Snapshot], steps: Sequence[float], ask: Callable[[Snapshot], pa.Table]
+    snapshots: Sequence[Snapshot], steps: npt.NDArray[np.float64], ask: Callable[[Snapshot], pa.Table]
 ) -> pa.Table:
     parts = []
     for snapshot, step in zip(snapshots, steps, strict=True):

@@ -1,8 +1,10 @@
 """Several revisions of one model as a researcher asks for them: captured by one request, told over both axes apart."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +15,7 @@ from matplotlib import pyplot as plt
 
 import actstore
 from actstore import ActstoreError, Cancelled, Lab
+from actstore._command import main
 from actstore_api.v1 import capture_pb2
 from actstore_service.server import Service
 from actstore_service.settings import Settings
@@ -20,6 +23,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.opening import open_bucket
 from actstore_storage.products import BOS
 from tests import stored_run
+from tests.client.conftest import SERVICE_TOKEN
 from tests.client.stand_in_workers import StandInWorkers
 from tests.storage.random_run import make_run, write_run
 
@@ -265,3 +269,42 @@ def test_revisions_that_are_refused_before_anything_starts(revisions, options, f
         remote.capture_revisions("planted-model", revisions, dataset="text", **options)
     assert caught.value.field == field
     assert not workers.requests
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_asks_over_runs(training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("norms", *RUNS, "--address", str(training), "--exclude", *TEXT)
+    found = said(capsys, *asked, "--by", "checkpoint")
+    assert [row["step"] for row in found["profile"]["rows"]] == STEPS * 3
+    assert found["separability"]["verdict"] == "separable"
+    assert main([*asked, "--by", "layer", "--layers", "1", "2", "--plot", str(tmp_path / "several.png")]) == 0
+    assert "layers 1 to 2: separable" in capsys.readouterr().out
+    assert (tmp_path / "several.png").read_bytes().startswith(b"\x89PNG")
+    by_position = said(capsys, *asked, "--by", "position", "--sites", "resid_post.1", "--steps", "3", "2", "1")
+    assert list(by_position) == ["profile"]
+    assert by_position["profile"]["rows"][0]["step"] == 1
+    over = said(capsys, *asked, "--fit", "resid_post.1", "--steps", "0", "1", "2", "--quantity", "rms")
+    assert over["growth"][0]["rate"] == pytest.approx(2, rel=1e-6)
+    alone = said(capsys, "norms", "at-200", "--address", str(training), "--by", "checkpoint")
+    assert {row["step"] for row in alone["profile"]["rows"]} == {200}
+    for by in ("layer", "site", "position", "token_class", "document"):
+        of_one = said(capsys, "norms", "at-200", "--address", str(training), "--by", by)
+        assert of_one["profile"]["by"] == by
+
+
+def test_the_command_captures_revisions(
+    service: Service, workers: StandInWorkers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTSTORE_TOKEN", SERVICE_TOKEN)
+    asked = ("capture", "planted-model", "--dataset", "text", "--address", service.address)
+    found = said(capsys, *asked, "--revisions", "step1", "step2", "--name", "mine", "--no-wait")
+    assert found == {"runs": ["mine-step1", "mine-step2"]}
+    assert [sent.specification.model.revision for sent in workers.requests] == ["step1", "step2"]
+    assert said(capsys, *asked, "--revisions", "step1") == {"runs": ["planted"]}
+    for wrong in (["--dry-run"], ["--revision", "step3"]):
+        assert main([*asked, "--revisions", "step1", *wrong]) == 1
+        assert "is of one revision" in capsys.readouterr().err
