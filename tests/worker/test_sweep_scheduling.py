@@ -231,6 +231,8 @@ def test_a_slice_is_what_fits_into_its_time_for_all_sweeps_together() -> None:
     for _ in range(20):
         pace.observe(1000, 0.1)
     assert pace.budget() == pytest.approx(1250, rel=1e-3)
+    pace.observe(0, 60.0)  # of no layer
+    assert pace.budget() == pytest.approx(1250, rel=1e-3)
 
 
 def test_a_budget_that_is_smaller_than_a_cell_still_runs_one(model: LanguageModel) -> None:

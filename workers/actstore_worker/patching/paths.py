@@ -19,13 +19,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actstore_storage.sites import Site
+from actstore_storage.sites import HEAD_KINDS, Site
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.changes import by_head
 from actstore_worker.patching.joining import through
 from actstore_worker.patching.kernel import Cell, Count, Kernel, Patch
 from actstore_worker.patching.receivers import Point, Receivers, enters
 from actstore_worker.patching.recording import Recording
+
+# Of a layer's computing, where the MLP is four times as wide as the residual: the MLP, and what makes q, k or v of the
+# residual, with the change and without.
+_MLP, _PROJECTIONS = 8 / 12, 2 / 12
 
 
 class Paths:
@@ -43,21 +47,31 @@ class Paths:
 
     @property
     def count(self) -> Count:
-        """Without what is computed position by position: it is a few layers at one position."""
         return self._kernel.count
 
     def price(self, cells: Sequence[Cell], length: int) -> float:
         received = self._receivers.cells(cells, length)
-        return self._kernel.price(received, length) if received or not cells else 0.0
+        return self._way(cells) + (self._kernel.price(received, length) if received or not cells else 0.0)
 
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
         received = receiving(self._model, self._receivers, patches)
+        self.count.add(sum(self._way(patch.cells) for patch in patches), 0)
         logits = torch.stack([patch.base.logits for patch in patches])
         rows = [row for row, found in enumerate(received) if found.cells or not patches[row].cells]
         if rows:
             logits[rows] = self._kernel.run([received[row] for row in rows])
         return logits
+
+    def _way(self, cells: Sequence[Cell]) -> float:
+        """Token-layers of what is computed between senders and receivers, each at its own position."""
+        if not cells:
+            return 0.0
+        begin, through_mlps = enters(cells[0].site), _recomputed(self._model, self._receivers)
+        read = [site for site in {site.whole for site in self._receivers.sites} if begin <= self._receivers.reads(site)]
+        end = max(map(self._receivers.reads, read), default=begin)
+        mlps = sum(begin <= point < end for point in through_mlps) + sum(site.kind == "mlp_out" for site in read)
+        return len(cells) * (mlps * _MLP + sum(site.kind in HEAD_KINDS for site in read) * _PROJECTIONS)
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,12 @@ def receiving(model: LanguageModel, receivers: Receivers, patches: Sequence[Patc
     ]
 
 
+def _recomputed(model: LanguageModel, receivers: Receivers) -> dict[Point, int]:
+    """Layers whose MLPs make what they will of what has been sent, by where they read it."""
+    layers = range(model.layer_count) if receivers.through_mlps and "mlp_out" in model.kinds else ()
+    return {receivers.reads(Site(layer, "mlp_out")): layer for layer in layers}
+
+
 def _received(
     model: LanguageModel, receivers: Receivers, senders: Sequence[_Sender]
 ) -> dict[Site, dict[int, Float[Tensor, " width"]]]:
@@ -120,19 +140,18 @@ def _received(
     readers: dict[Point, list[Site]] = defaultdict(list)
     for site in dict.fromkeys(site.whole for site in receivers.sites):
         readers[receivers.reads(site)].append(site)
-    mlps = {receivers.reads(Site(layer, "mlp_out")): layer for layer in range(model.layer_count)}
-    recomputed = receivers.through_mlps and "mlp_out" in model.kinds
+    mlps, end = _recomputed(model, receivers), max(readers)
     changes = _changes(model, senders)
     found: dict[Site, dict[int, Tensor]] = {}
-    for point in sorted({*readers, *(mlps if recomputed else ())}):
+    for point in sorted({*readers, *mlps}):
         there = [place for place, sender in enumerate(senders) if enters(sender.cell.site) <= point]
-        if not there or point > max(readers):
+        if not there or point > end:
             continue
         reached = [senders[place] for place in there]
         stream = torch.stack([sender.stream(point) for sender in reached]) + changes[there]
         for site in readers.get(point, ()):
             found[site] = dict(zip(there, _read(model, site, reached, stream), strict=True))
-        if recomputed and point in mlps:
+        if point in mlps and point < end:
             written = through(model.layers[mlps[point]], model.family.from_middle, stream)
             changes[there] += written - torch.stack([sender.base(Site(mlps[point], "mlp_out")) for sender in reached])
     return found

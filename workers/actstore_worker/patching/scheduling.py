@@ -45,6 +45,9 @@ class Pace:
         return found / max(1, self.sweeps)
 
     def observe(self, token_layers: float, seconds: float) -> None:
+        """Nothing of work for which no layer is computed, such as of what is written behind all of them."""
+        if not token_layers:
+            return
         self._seconds = _MEMORY * self._seconds + seconds
         self._token_layers = _MEMORY * self._token_layers + token_layers
 
