@@ -147,29 +147,6 @@ def test_tokens_are_those_of_the_base_run(models: dict[str, LanguageModel]) -> N
     assert result.cells["token"].to_pylist() == [*corrupt, *clean]
 
 
-def test_a_cell_before_the_first_difference_changes_nothing(models: dict[str, LanguageModel]) -> None:
-    """Causal attention: up to position 6 the two runs are the same, so a patch there is its own value."""
-    for row in sweep(models["llama-grouped"]).cells.to_pylist():
-        if row["position"] < 7:
-            assert row["normalised"] == pytest.approx(0, abs=1e-5), row
-
-
-def test_the_only_differing_token_at_layer_0_is_the_whole_effect(models: dict[str, LanguageModel]) -> None:
-    result = sweep(models["gpt2"], replace(REQUEST, sites=("resid_pre",), layers=(0,)))
-    effects = {(r["direction"], r["position"]): r["normalised"] for r in result.cells.to_pylist()}
-    assert effects["denoise", 7] == pytest.approx(1, abs=1e-5)
-    assert effects["noise", 7] == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("kind", BUILDERS)
-def test_patching_a_run_with_itself_is_a_no_op(models: dict[str, LanguageModel], kind: str) -> None:
-    model = models[kind]
-    plan = plan_sweep(model, REQUEST, LIMITS)
-    run = record(model, plan.pairs[0].clean, plan.sites)
-    logits = FullForward(model).run([Patch(run, run, entry.cells) for entry in plan.grid])
-    torch.testing.assert_close(logits, run.logits.expand_as(logits), atol=1e-5, rtol=0)
-
-
 def test_hooks_are_gone_after_a_sweep_and_after_a_failure(models: dict[str, LanguageModel]) -> None:
     model = models["neox"]
     plan = plan_sweep(model, REQUEST, LIMITS)
@@ -402,15 +379,6 @@ def test_pairs_are_swept_each_by_itself(models: dict[str, LanguageModel]) -> Non
         alone = sweep(models["gpt2"], replace(request, pairs=(pair,))).cells.to_pylist()
         of_pair = [row for row in together if row["pair"] == number]
         assert [row["kl"] for row in of_pair] == pytest.approx([row["kl"] for row in alone], abs=1e-6)
-
-
-def test_before_the_first_difference_a_row_is_the_base_run_to_the_bit(models: dict[str, LanguageModel]) -> None:
-    result = sweep(models["llama-grouped"])
-    base = {"denoise": result.corrupt_logit_difference, "noise": result.clean_logit_difference}
-    for row in result.cells.to_pylist():
-        assert row["unchanged"] == (row["position"] < 7)
-        if row["unchanged"]:
-            assert (row["logit_difference"], row["normalised"]) == (base[row["direction"]], 0.0)
 
 
 def test_a_source_of_zeros_changes_every_position(models: dict[str, LanguageModel]) -> None:

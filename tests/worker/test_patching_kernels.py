@@ -80,25 +80,6 @@ def test_whole_sites_are_those_of_the_whole_model(model: LanguageModel, runs: tu
     torch.testing.assert_close(Resumed(model).run(patches), FullForward(model).run(patches), **TOLERANCE)
 
 
-def test_nothing_and_itself_change_nothing(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
-    base, source = runs
-    patches = [Patch(base, source, ()), *(Patch(base, base, (cell,)) for cell in every_cell(model))]
-    found = Resumed(model).run(patches)
-    torch.testing.assert_close(found, base.logits.expand_as(found), **TOLERANCE)
-
-
-def test_everything_that_goes_into_a_layer_is_the_source_run(
-    model: LanguageModel, runs: tuple[Recording, Recording]
-) -> None:
-    base, source = runs
-    kinds = [kind for kind in ("resid_pre", "resid_mid", "resid_post") if kind in model.kinds]
-    sites = [Site(layer, kind) for kind in kinds for layer in range(model.layer_count)]
-    patches = [Patch(base, source, tuple(Cell(site, position) for position in range(LENGTH))) for site in sites]
-    for kernel in (Resumed(model), FullForward(model)):
-        found = kernel.run(patches)
-        torch.testing.assert_close(found, source.logits.expand_as(found), **TOLERANCE)
-
-
 def test_what_makes_z_makes_the_same_of_it(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
     """q, k and v of every head at every position are what z of every head is."""
     base, source = runs
