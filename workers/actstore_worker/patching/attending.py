@@ -46,15 +46,24 @@ _attend: ContextVar[Attend | None] = ContextVar("attend", default=None)
 @contextmanager
 def attending(model: LanguageModel, attend: Attend) -> Iterator[None]:
     """While it lasts, the model's layers attend so, where their attention can be seen at all."""
-    if not can_attend(model):
-        yield
-        return
     before = _attend.set(attend)
     try:
-        with using_attention(model, _PREFIX + model.attention):
+        with seeing(model):
             yield
     finally:
         _attend.reset(before)
+
+
+@contextmanager
+def seeing(model: LanguageModel) -> Iterator[None]:
+    """Around `attending` layer by layer: the model is told of our function once."""
+    module: Any = model.module
+    ours = _PREFIX + model.attention
+    if not can_attend(model) or module.config._attn_implementation == ours:
+        yield
+        return
+    with using_attention(model, ours):
+        yield
 
 
 class Queries:

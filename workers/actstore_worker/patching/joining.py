@@ -33,9 +33,9 @@ class Joining:
     residual: Float[Tensor, " d_model"]
 
 
-def joined_share(model: LanguageModel, later: int) -> float:
-    """Token-layers of a run that joins, of which so many later positions are wanted."""
-    return 1 + later * (_OUTPUT_AND_MLP if "resid_mid" in model.kinds else _OUTPUT)
+def later_share(model: LanguageModel) -> float:
+    """Token-layers of a later position of a run that joins; of the joining position it is one."""
+    return _OUTPUT_AND_MLP if "resid_mid" in model.kinds else _OUTPUT
 
 
 def join_layer(

@@ -12,7 +12,7 @@ from torch import Tensor
 # less, a normalised effect would be float32 noise (about 1e-5 in a logit) blown up.
 NORMALISED = {"logit_difference": 1e-3, "log_probability": 1e-3, "probability": 1e-5, "loss": 1e-3, "kl": 1e-4}
 SMALLEST_DIFFERENCE = NORMALISED["logit_difference"]
-# Of logits, in one go: what is made of them, in double precision, then stays in the cache of a CPU.
+# Of logits, in one go: what is made of them then stays in the cache of a CPU.
 _ELEMENTS_AT_ONCE = 1 << 18
 
 Values = npt.NDArray[np.float64]
@@ -39,34 +39,33 @@ class Metrics:
         cls, logits: Float[Tensor, "row vocabulary"], answers: tuple[int, int], source: Float[Tensor, " vocabulary"]
     ) -> "Metrics":
         """`answers`: token ids of the clean and the corrupt answer. `source`: the unpatched source run's logits."""
-        log_q = torch.log_softmax(source.double(), dim=-1)
-        q = log_q.exp()
         rows = max(1, _ELEMENTS_AT_ONCE // logits.shape[-1])
-        return cls.joined([cls._of(part, answers, q, q @ log_q) for part in logits.split(rows)])
+        source = source.float()
+        q = torch.softmax(source.double(), dim=-1).float()
+        return cls.joined([cls._of(part.float(), answers, source, q) for part in logits.split(rows)])
 
     @classmethod
     def _of(
         cls,
         logits: Float[Tensor, "row vocabulary"],
         answers: tuple[int, int],
+        source: Float[Tensor, " vocabulary"],
         q: Float[Tensor, " vocabulary"],
-        negative_entropy: Float[Tensor, ""],
     ) -> "Metrics":
-        """D(q || p) = sum q log q - sum q x + log sum exp x, of logits x: no log-probability of any other token is
-        written anywhere.
+        """D(q || p) = sum q (y - x) + log sum exp x - log sum exp y, of logits x, and y of the source: terms as small
+        as the change is, so that float32 will do. Sums of exponentials are in double precision.
         """
         clean, corrupt = answers
-        shifted = logits.double() - logits.amax(-1, keepdim=True).double()
-        log_p, mixed = shifted[:, clean].clone(), shifted @ q
-        normaliser = shifted.exp_().sum(-1).log()
-        log_p -= normaliser
+        normaliser = _log_sum_exp(logits)
+        log_p = logits[:, clean].double() - normaliser
+        moved = ((source - logits) @ q).double()
         found = {
             "logit_difference": logits[:, clean].double() - logits[:, corrupt].double(),
             "log_probability": log_p,
             "probability": log_p.exp(),
             "loss": -log_p,
-            "rank": (logits > logits[:, clean, None]).sum(-1),
-            "kl": (negative_entropy - mixed + normaliser).clamp_min(0),
+            "rank": (logits > logits[:, clean, None]).sum(-1, dtype=torch.int32),
+            "kl": (moved + (normaliser - _log_sum_exp(source[None]))).clamp_min(0),
         }
         return cls(**{name: value.cpu().double().numpy() for name, value in found.items()})
 
@@ -81,3 +80,8 @@ class Metrics:
             return None
         found: Values = (getattr(self, name) - low) / (high - low)
         return found
+
+
+def _log_sum_exp(logits: Float[Tensor, "row vocabulary"]) -> Float[Tensor, " row"]:
+    largest = logits.amax(-1, keepdim=True)
+    return (logits - largest).exp_().sum(-1, dtype=torch.float64).log() + largest[:, 0]

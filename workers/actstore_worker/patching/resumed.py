@@ -11,23 +11,23 @@ run's.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from actstore_storage.sites import Site
 from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.attending import can_attend
+from actstore_worker.patching.attending import can_attend, seeing
 from actstore_worker.patching.changes import changing, writing
-from actstore_worker.patching.joining import CACHES, Joining, join_layer, joined_share, stacked, through
+from actstore_worker.patching.joining import CACHES, Joining, join_layer, later_share, stacked, through
 from actstore_worker.patching.kernel import Cell, Count, Found, Patch, site_edits
 
 # Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
@@ -72,14 +72,15 @@ class Resumed:
             raise Unresumable(f"attention of {model.name} is not causal")
         self._model, self._group_positions = model, group_positions
         self._calls = lru_cache(_LENGTHS_KEPT)(self._watch_layers)
-        self._can_join = can_attend(model)
+        self._can_join, self._later_share = can_attend(model), later_share(model)
+        self._last = model.layer_count - 1
         self.count = Count()
         for call in self._calls(1):
             _check(call)
 
     def price(self, cells: Sequence[Cell], length: int) -> float:
         positions, first = length - self._group(cells), _first(cells)
-        last = self._model.layer_count - 1
+        last = self._last
         if not _is_own_position(cells):
             layers = last - min((cell.site.layer for cell in cells), default=0)
             inside = any(_is_inside(cell, last) for cell in cells)
@@ -88,8 +89,12 @@ class Resumed:
         if not self._can_join or layers < 0:
             return float(positions * layers + _last_layer(positions)) if layers >= 0 else 0.0
         if not layers:
-            return joined_share(self._model, int(first < length - 1))
-        return joined_share(self._model, length - 1 - first) + positions * (layers - 1) + _last_layer(positions)
+            return self._joined(int(first < length - 1))
+        return self._joined(length - 1 - first) + positions * (layers - 1) + _last_layer(positions)
+
+    def _joined(self, later: int) -> float:
+        """Token-layers of a run that joins, of which so many later positions are wanted."""
+        return 1 + later * self._later_share
 
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
@@ -97,7 +102,9 @@ class Resumed:
         groups: dict[int, list[_Row]] = defaultdict(list)
         for row in self._rows(patches):
             groups[self._group(row.patch.cells)].append(row)
-        joined = self._join([row for rows in groups.values() for row in rows]) if self._can_join else {}
+        self._calls(len(patches[0].base.tokens))  # watched with attention as it is
+        with seeing(self._model):
+            joined = self._join([row for rows in groups.values() for row in rows]) if self._can_join else {}
         for first, rows in groups.items():
             for row, residual in zip(rows, self._run_group(rows, first, joined), strict=True):
                 last[row.number] = residual
@@ -171,7 +178,7 @@ class Resumed:
             joining = [joining for _, joining in chosen]
             out = join_layer(self._model, layer, self._calls(length)[layer], joining, first, start)
             found |= {number: residual for (number, _), residual in zip(chosen, out, strict=True)}
-            self.count.add(sum(joined_share(self._model, length - max(start, at.position + 1)) for at in joining), 0)
+            self.count.add(sum(self._joined(length - max(start, at.position + 1)) for at in joining), 0)
         return found
 
     def _run_group(
@@ -256,25 +263,37 @@ class Resumed:
 
     def _watch_layers(self, length: int) -> list[dict[str, Any]]:
         """What transformers tells each layer beside its input, for prompts of this length: masks, which eager attention
-        gets in full, and rotary embeddings.
+        gets in full, and rotary embeddings. The layers compute nothing.
         """
         seen: list[dict[str, Any]] = []
 
-        def see(module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            bound = signature(type(module).forward).bind(module, *inputs, **keywords).arguments
+        def see(module: Any, hidden: Tensor, *inputs: Any, **keywords: Any) -> Tensor:
+            bound = signature(type(module).forward).bind(module, hidden, *inputs, **keywords).arguments
             bound |= bound.pop("kwargs", {})
             seen.append({name: value for name, value in bound.items() if name not in ("self", "hidden_states")})
+            return hidden
 
         model = self._model
-        handles = [layer.register_forward_pre_hook(see, with_kwargs=True) for layer in model.layers]
-        try:
+        with ExitStack() as stack:
+            for layer in model.layers:
+                stack.enter_context(_calling(layer, partial(see, layer)))
+            stack.enter_context(using_attention(model, "eager"))
             ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
-            with using_attention(model, "eager"):
-                model.family.decoder(model.module)(input_ids=ids, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+            model.family.decoder(model.module)(input_ids=ids, use_cache=False)
         return seen
+
+
+@contextmanager
+def _calling(layer: nn.Module, instead: Callable[..., Tensor]) -> Iterator[None]:
+    """While it lasts, the layer computes so. What was set on it before (a device's hooks are) comes back."""
+    before = vars(layer).get("forward")
+    vars(layer)["forward"] = instead
+    try:
+        yield
+    finally:
+        vars(layer).pop("forward")
+        if before is not None:
+            vars(layer)["forward"] = before
 
 
 class _Enough(Exception):  # no error: it leaves a layer once its keys and values are there
