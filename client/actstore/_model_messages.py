@@ -108,14 +108,18 @@ def _compare_tokens(question: CompareTokensQuestion) -> model_pb2.CompareTokensR
 
 
 def _weights(question: WeightsQuestion) -> norm_pb2.GetWeightNormsRequest:
-    return norm_pb2.GetWeightNormsRequest(
+    request = norm_pb2.GetWeightNormsRequest(
         model=_model(question),
         layers=question.layers,
         samples=question.samples,
         seed=question.seed,
         text=question.text,
         bos=_messages.BOS[question.bos],
+        run=question.run,
     )
+    if question.run:
+        request.run_tokens = question.run_tokens
+    return request
 
 
 MODEL_CALLS: Mapping[type[ModelQuestion], Call] = {

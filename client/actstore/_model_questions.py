@@ -28,12 +28,14 @@ class AttentionQuestion(ModelQuestion):
 
 @dataclass(frozen=True)
 class WeightsQuestion(ModelQuestion):
-    """`text` "": none."""
+    """`text` and `run` "": none."""
 
     layers: tuple[int, ...] = ()
     samples: int = 4096
     seed: int = 0
     text: str = ""
+    run: str = ""
+    run_tokens: int = 8192
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class CompareTokensQuestion(ModelQuestion):
     clean: str = ""
     corrupt: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
-    draws: int = 32
+    draws: int | None = None
     seed: int = 0
 
 

@@ -80,11 +80,14 @@ class NormAsking:
         seed: int = 0,
         revision: str = "",
         bos: bool | None = None,
+        run: Run | str | None = None,
+        run_tokens: int = 8192,
     ) -> WeightNorms:
         """Norms of every weight matrix by layer and head, and what attention and MLP write on random input. Live.
 
-        `samples` random inputs, drawn by `seed`, go through each layer; with a `text`, its tokens are put beside them.
-        `layers` None: all of them.
+        `samples` random inputs, drawn by `seed`, go through each layer; with a `text`, its tokens are put beside them,
+        and with a `run` of these weights about `run_tokens` of the tokens that it stored, which tells how many MLP
+        units are active on real input. `layers` None: all of them.
         """
         question = WeightsQuestion(
             _arguments.words(model, "model"),
@@ -94,6 +97,8 @@ class NormAsking:
             samples=_arguments.count(samples, "samples"),
             seed=_arguments.count(seed, "seed", maximum=2**63 - 1),
             text="" if text is None else _arguments.words(text, "text"),
+            run=run.name if isinstance(run, Run) else _arguments.text(run or "", "run"),
+            run_tokens=_arguments.count(run_tokens, "run_tokens"),
         )
         found = self._backend.ask(question)
         return WeightNorms(table=found.table, sublayers=found.tables["sublayers"], provenance=found.provenance)

@@ -23,7 +23,7 @@ class WeightNorms(Answer):
     W_in, ln1.w ...), head, rows, columns, frobenius, spectral, and both with the norm that it reads through folded in
     (frobenius_folded, spectral_folded; null where it reads through none).
 
-    `sublayers` has what attention and MLP write: layer, sublayer (attn, mlp), input (gaussian, normalised, text),
+    `sublayers` has what attention and MLP write: layer, sublayer (attn, mlp), input (gaussian, normalised, text, run),
     expected (root mean square by formula, null where there is none), sampled, standard_error, and of MLPs the share of
     active units, active_expected and active_sampled. Of attention, every head attends to one token. The formula for an
     MLP behind a norm treats its input as Gaussian, which is right to the order of 1 / d_model.

@@ -145,6 +145,8 @@ def test_weights_are_asked_for_as_they_were_wanted(remote: Lab, workers: StandIn
         bos=capture_pb2.BOS_POLICY_NONE,
     )
     assert found.of("W_OV")["layer"].to_pylist() == [0, 0, 2, 2]
+    remote.weights("tiny", run=remote.run("planted"), run_tokens=500)
+    assert (workers.requests[-1].run, workers.requests[-1].run_tokens) == ("planted", 500)
     assert {row["input"] for row in found.sublayers.to_pylist()} == {"gaussian", "normalised", "text"}
     assert "Norms of 7 weights of tiny" in repr(found)
     assert "What sublayers write" in found._repr_html_()

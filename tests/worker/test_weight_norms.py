@@ -1,6 +1,7 @@
 """Norms of weights of every decoder family, and what they write on random input: numpy and TransformerLens agree."""
 
 import contextlib
+import json
 import threading
 from pathlib import Path
 
@@ -10,8 +11,13 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from actstore_storage.errors import BadRequest
+from actstore_storage.local_bucket import LocalBucket
+from actstore_storage.runs import open_run
 from actstore_storage.sites import Site
+from actstore_storage.snapshot import Snapshot
+from actstore_worker.capture_worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.forward import observe
 from actstore_worker.live.model_questions import MeasuredWeights, MeasureWeights
 from actstore_worker.live.passes import Passes
@@ -19,7 +25,10 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.weight_norms import factored_norms, matrix_norms, weight_norms
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
+from actstore_worker.plan import PlanSettings, plan_capture
+from actstore_worker.request import CaptureRequest
 from actstore_worker.weights import WEIGHT_IS_GAIN_LESS_ONE, layer_weights, layout_of
+from tests.capturing import capture_run
 from tests.small_models import BERT, DECODERS, LAYERS, save_gpt2
 
 TEXT = "a token for each byte"
@@ -36,10 +45,12 @@ def load(name: str, tmp_path: Path) -> LanguageModel:
     return model
 
 
-def ask(model: LanguageModel, limits: LiveLimits = LIMITS, **options) -> MeasuredWeights:
+def ask(
+    model: LanguageModel, limits: LiveLimits = LIMITS, snapshot: Snapshot | None = None, **options
+) -> MeasuredWeights:
     passes = Passes(model, contextlib.nullcontext(), threading.Event())
     with torch.inference_mode():
-        return weight_norms(passes, MeasureWeights(model.name, "", **options), limits)
+        return weight_norms(passes, MeasureWeights(model.name, "", **options), limits, snapshot)
 
 
 # Shortformer's queries read positions beside the residual, which no matrix's norm is about.
@@ -188,6 +199,34 @@ def test_a_text_shows_what_real_input_makes(tmp_path: Path) -> None:
     assert attention["sampled"] == pytest.approx(float(expected), rel=1e-5)
     before = model.layers[1].mlp.c_fc(seen[Site(1, "mlp_input")][0, 1:])
     assert mlp["active_sampled"] == pytest.approx(float((before > 0).float().mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_run_shows_what_its_stored_tokens_make(name: str, tmp_path: Path) -> None:
+    """Each sequence by itself, without padding, under plain hooks."""
+    model, texts = load(name, tmp_path), [f"text {number}, {'long ' * (number % 3)}" for number in range(7)]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "store").mkdir()
+    bucket, catalogue = LocalBucket(tmp_path / "store"), ModelCatalogue((tmp_path,))
+    plan = plan_capture(CaptureRequest(name, "words.jsonl", "run"), catalogue, PlanSettings(DatasetPlaces((tmp_path,))))
+    capture_run(plan, bucket, CaptureWorker(bucket, torch.device("cpu")))
+    snapshot = open_run(bucket, "run")
+    answer = ask(model, LiveLimits(tokens_per_slice=40), snapshot, samples=16, run="run", run_tokens=10_000)
+    rows = {row["sublayer"]: row for row in answer.sublayers.to_pylist() if (row["input"], row["layer"]) == ("run", 1)}
+    assert (answer.provenance.run, rows["attn"]["expected"], rows["mlp"]["active_expected"]) == ("run", None, None)
+    squares, active, layout = [], [], layout_of(model)
+    switch = model.layers[1].get_submodule(layout.gate or layout.reads)
+    for text in texts:
+        ids = torch.tensor([[model.bos_id, *model.tokenizer.encode(text, add_special_tokens=False)]])
+        seen = observe(model, ids, None, [Site(1, "mlp_out"), Site(1, "mlp_input")])
+        squares.append(seen[Site(1, "mlp_out")][0, 1:].double().square().sum(-1))
+        active.append((switch(seen[Site(1, "mlp_input")][0, 1:]) > 0).double().mean(-1))
+    assert rows["mlp"]["sampled"] == pytest.approx(float(torch.cat(squares).mean().sqrt()), rel=1e-5)
+    assert rows["mlp"]["active_sampled"] == pytest.approx(float(torch.cat(active).mean()), abs=1e-4)
+    for tokens, reason in ((0, "ARGUMENT_INVALID"), (10**6, "LIMIT_EXCEEDED")):
+        with pytest.raises(BadRequest) as caught:
+            ask(model, LIMITS, snapshot, samples=16, run="run", run_tokens=tokens)
+        assert (caught.value.reason, caught.value.details["field"]) == (reason, "run_tokens")
 
 
 def test_the_same_seed_is_the_same_sample(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def answer_alone(
         case CompareTokens():
             return compare_tokens(passes, question, limits)
         case MeasureWeights():
-            return weight_norms(passes, question, limits)
+            of_run = open_run(question.run) if question.run else None
+            return weight_norms(passes, question, limits, of_run)
         case AblateSites():
             snapshot = open_run(question.run) if question.run and question.ablation == MEAN else None
             return ablate_sites(passes, snapshot, question, limits)

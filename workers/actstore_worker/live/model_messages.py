@@ -141,9 +141,9 @@ def _compare_tokens(message: model_pb2.CompareTokensRequest) -> CompareTokens:
         clean=message.clean,
         corrupt=tuple(message.corrupt),
         layers=tuple(message.layers),
+        draws=given(message, "draws"),
         seed=message.seed,
         prepend_bos=prepend_bos(message.bos),
-        **where_given(message, "draws"),
     )
 
 
@@ -154,7 +154,9 @@ def _weights(message: norm_pb2.GetWeightNormsRequest) -> MeasureWeights:
         seed=message.seed,
         text=message.text,
         prepend_bos=prepend_bos(message.bos),
+        run=message.run,
         **where_given(message, "samples"),
+        **where_given(message, "run_tokens"),
     )
 
 

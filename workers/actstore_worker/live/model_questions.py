@@ -92,25 +92,27 @@ class AblateSites(ModelQuestion):
 
 @dataclass(frozen=True)
 class CompareTokens(ModelQuestion):
-    """`layers` empty: the first third."""
+    """`layers` empty: the first third. `draws` None: 128, or as many as there are."""
 
     clean: str
     corrupt: tuple[str, ...]
     layers: tuple[int, ...] = ()
-    draws: int = 32
+    draws: int | None = None
     seed: int = 0
     prepend_bos: bool | None = None
 
 
 @dataclass(frozen=True)
 class MeasureWeights(ModelQuestion):
-    """Of proto NormService. `text` "": nothing is read but random input."""
+    """Of proto NormService. `text` and `run` "": nothing is read but random input."""
 
     layers: tuple[int, ...] = ()
     samples: int = 4096
     seed: int = 0
     text: str = ""
     prepend_bos: bool | None = None
+    run: str = ""
+    run_tokens: int = 8192
 
 
 AloneQuestion = SeeAttention | ScoreInduction | LensText | SteerText | AblateSites | CompareTokens | MeasureWeights

@@ -4,7 +4,8 @@ Norms are root mean squares over inputs, sqrt(E |y|^2): E |y| itself has no clos
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,16 @@ from torch import Tensor, nn
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import Site
+from actstore_storage.snapshot import Snapshot
 from actstore_worker.live.model_questions import MeasureWeights
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.stored_sample import batches, sample_sequences
 from actstore_worker.live.text import read_text
 from actstore_worker.model import LanguageModel
 from actstore_worker.weights import LayerWeights, Norm, layer_weights, layout_of
 
-GAUSSIAN, NORMALISED, TEXT = "gaussian", "normalised", "text"
+GAUSSIAN, NORMALISED, TEXT, RUN = "gaussian", "normalised", "text", "run"
 _SCHEMA = pa.schema(
     [
         pa.field("layer", pa.int32(), nullable=False),
@@ -40,8 +43,12 @@ _GRID_ENDS, _GRID_POINTS, _HERMITE_TERMS = 8.0, 1601, 24
 _UNITS_AT_ONCE = 1024
 
 
-def sublayer_norms(passes: Passes, question: MeasureWeights, layers: Sequence[int], limits: LiveLimits) -> pa.Table:
-    """Errors: BadRequest LIMIT_EXCEEDED for samples, and as `read_text`."""
+def sublayer_norms(
+    passes: Passes, question: MeasureWeights, layers: Sequence[int], limits: LiveLimits, snapshot: Snapshot | None
+) -> pa.Table:
+    """`snapshot`: the question's run. Errors: BadRequest LIMIT_EXCEEDED for samples and tokens of the run, and as
+    `read_text` and `sample_sequences`.
+    """
     model = passes.model
     if not 2 <= question.samples <= limits.weight_samples:
         raise BadRequest(
@@ -51,35 +58,79 @@ def sublayer_norms(passes: Passes, question: MeasureWeights, layers: Sequence[in
             value=question.samples,
             allowed=f"2 to {limits.weight_samples}",
         )
-    seen = _on_text(passes, question, layers) if question.text else {}
+    read = _read_inputs(passes, question, layers, snapshot, limits)
     generator = torch.Generator().manual_seed(question.seed)
     inputs = torch.randn(question.samples, model.d_model, generator=generator).to(model.device)
     rows: list[dict[str, Any]] = []
     for layer in layers:
         weights = layer_weights(model, layer)
-        parts = [_attention(model, layer, weights, inputs, seen)]
+        parts = [_attention(model, layer, weights, inputs, read)]
         if weights.reads is not None:
-            parts.append(_mlp(model, layer, weights, inputs, seen, limits))
+            parts.append(_mlp(model, layer, weights, inputs, read, limits))
         rows += [{"layer": layer, **row} for part in parts for row in part]
     return pa.Table.from_pylist(rows, _SCHEMA)
 
 
-_Seen = dict[Site, Float[Tensor, "row width"]]
+@dataclass(frozen=True)
+class _Seen:
+    """What sublayers wrote on tokens that the model read, each one's |y|^2, and each layer's share of active units."""
+
+    squares: dict[Site, Float[Tensor, " token"]]
+    active: dict[int, float]
 
 
-def _on_text(passes: Passes, question: MeasureWeights, layers: Sequence[int]) -> _Seen:
-    """What is at the sites on the text's own tokens."""
-    text = read_text(passes.model, question.text, question.prepend_bos)
-    has = [kind for kind in ("attn_out", "mlp_out", "mlp_input") if kind in passes.model.family.taps]
+_Read = dict[str, _Seen]
+
+
+def _read_inputs(
+    passes: Passes, question: MeasureWeights, layers: Sequence[int], snapshot: Snapshot | None, limits: LiveLimits
+) -> _Read:
+    """By input: of the text, and of a sample of the run, where they are asked for; without BOS and special tokens."""
+    found: _Read = {}
+    if question.text:
+        text = read_text(passes.model, question.text, question.prepend_bos)
+        if text.special.all():
+            message = "the text has special tokens alone"
+            raise BadRequest(message, field="text", value=question.text, allowed="some text")
+        kept = torch.from_numpy(~text.special)[None].to(passes.model.device)
+        found[TEXT] = _seen(passes, [(text.on(passes.model.device), kept)], layers)
+    if snapshot is not None:
+        if not 1 <= question.run_tokens <= limits.check_tokens:
+            raise BadRequest(
+                f"run_tokens is {question.run_tokens}",
+                reason="LIMIT_EXCEEDED" if question.run_tokens else "ARGUMENT_INVALID",
+                field="run_tokens",
+                value=question.run_tokens,
+                allowed=f"1 to {limits.check_tokens}",
+            )
+        sample = batches(sample_sequences(snapshot, question.run_tokens), limits.tokens_per_slice, passes.model.device)
+        found[RUN] = _seen(passes, ((batch.ids, batch.kept) for batch in sample), layers)
+    return found
+
+
+def _seen(passes: Passes, given: Iterable[tuple[Tensor, Tensor]], layers: Sequence[int]) -> _Seen:
+    """`given`: ids and which of them count, both [batch, position]. Padding on the right does not reach what is causal."""
+    model, layout = passes.model, layout_of(passes.model)
+    has = [kind for kind in ("attn_out", "mlp_out", "mlp_input") if kind in model.family.taps]
     sites = [Site(layer, kind) for layer in layers for kind in has]
-    kept = torch.from_numpy(~text.special)
-    if not bool(kept.any()):
-        raise BadRequest("the text has special tokens alone", field="text", value=question.text, allowed="some text")
-    return {site: x[0].cpu()[kept] for site, x in passes.observe(text.on(passes.model.device), sites).items()}
+    squares: dict[Site, list[Tensor]] = defaultdict(list)
+    active: dict[int, list[Tensor]] = defaultdict(list)
+    for ids, kept in given:
+        for site, x in passes.observe(ids, sites).items():
+            rows = x[kept]
+            if site.kind == "mlp_input":
+                switch = model.layers[site.layer].get_submodule(layout.gate or layout.reads)
+                active[site.layer].append((switch(rows) > 0).float().mean(-1).cpu())
+            else:
+                squares[site].append(rows.double().square().sum(-1).cpu())
+    return _Seen(
+        {site: torch.cat(parts) for site, parts in squares.items()},
+        {layer: float(torch.cat(parts).mean()) for layer, parts in active.items()},
+    )
 
 
 def _attention(
-    model: LanguageModel, layer: int, weights: LayerWeights, inputs: Tensor, seen: _Seen
+    model: LanguageModel, layer: int, weights: LayerWeights, inputs: Tensor, read: _Read
 ) -> Iterator[dict[str, Any]]:
     """Every head attends to one token, so that y = sum over heads of W_OV x + b. For x of covariance C and mean m,
     E |y|^2 = tr(A^T C A) + |m A + b|^2, A being that sum.
@@ -92,9 +143,10 @@ def _attention(
         law = _law(name, weights.attention_norm)
         expected = law.square(mixed, written) ** 0.5
         y = _value_path(model, layer, inputs if name == GAUSSIAN else norm(inputs))
-        yield _row("attn", name, None if layout.norms_writes else expected, y)
-    if (site := Site(layer, "attn_out")) in seen:
-        yield _row("attn", TEXT, None, seen[site])
+        yield _row("attn", name, None if layout.norms_writes else expected, _squares(y))
+    for name, seen in read.items():
+        if (site := Site(layer, "attn_out")) in seen.squares:
+            yield _row("attn", name, None, seen.squares[site])
 
 
 def _value_path(
@@ -114,7 +166,7 @@ def _value_path(
 
 
 def _mlp(
-    model: LanguageModel, layer: int, weights: LayerWeights, inputs: Tensor, seen: _Seen, limits: LiveLimits
+    model: LanguageModel, layer: int, weights: LayerWeights, inputs: Tensor, read: _Read, limits: LiveLimits
 ) -> Iterator[dict[str, Any]]:
     layout, block = layout_of(model), model.layers[layer]
     assert weights.mlp_norm is not None and weights.reads is not None  # noqa: S101, PT018  the caller looked
@@ -128,13 +180,13 @@ def _mlp(
         for module in others:
             y = module(y)
         expected = _expected_mlp(weights, law, _activation(block, model)) if closed else None
-        yield _row("mlp", name, expected, y[0]) | {
+        yield _row("mlp", name, expected, _squares(y[0])) | {
             "active_expected": _expected_active(weights, law),
             "active_sampled": float((switch(x) > 0).float().mean()),
         }
-    if (site := Site(layer, "mlp_out")) in seen:
-        before: Tensor = switch(seen[Site(layer, "mlp_input")].to(model.device))
-        yield _row("mlp", TEXT, None, seen[site]) | {"active_sampled": float((before > 0).float().mean())}
+    for name, seen in read.items():
+        if (site := Site(layer, "mlp_out")) in seen.squares:
+            yield _row("mlp", name, None, seen.squares[site]) | {"active_sampled": seen.active[layer]}
 
 
 def _activation(block: nn.Module, model: LanguageModel) -> nn.Module:
@@ -224,9 +276,12 @@ def _hermite(
     return torch.cat([a for a, _ in parts], dim=1), torch.cat([square for _, square in parts])
 
 
-def _row(sublayer: str, name: str, expected: float | None, y: Float[Tensor, "sample d_model"]) -> dict[str, Any]:
+def _squares(y: Float[Tensor, "sample d_model"]) -> Float[Tensor, " sample"]:
+    return y.double().square().sum(-1)
+
+
+def _row(sublayer: str, name: str, expected: float | None, squares: Float[Tensor, " sample"]) -> dict[str, Any]:
     """The standard error of a root mean square, from that of the mean square."""
-    squares = y.double().square().sum(-1)
     sampled = float(squares.mean().sqrt())
     error = float(squares.std(correction=0)) / math.sqrt(len(squares)) / (2 * sampled) if sampled else 0.0
     return {

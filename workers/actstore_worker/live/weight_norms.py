@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
+from actstore_storage.snapshot import Snapshot
 from actstore_worker.live.model_questions import MeasuredWeights, MeasureWeights
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.sublayer_norms import sublayer_norms
 from actstore_worker.model import LanguageModel
 from actstore_worker.prompts import check_causal
-from actstore_worker.provenance import live_provenance
+from actstore_worker.provenance import live_provenance, with_snapshot
 from actstore_worker.weights import LayerWeights, Matrix, Norm, layer_weights, layout_of, read_norm
 
 # A Gram matrix is summed over slices of so many rows, since an unembedding in float64 need not fit.
@@ -37,8 +38,13 @@ _Row = dict[str, Any]
 _Pair = tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head d_model"]]
 
 
-def weight_norms(passes: Passes, question: MeasureWeights, limits: LiveLimits) -> MeasuredWeights:
-    """Errors: BadRequest MODEL_UNSUPPORTED for an encoder; LAYER_OUT_OF_RANGE; LIMIT_EXCEEDED for samples."""
+def weight_norms(
+    passes: Passes, question: MeasureWeights, limits: LiveLimits, snapshot: Snapshot | None = None
+) -> MeasuredWeights:
+    """`snapshot`: of the question's run, whose weights are this model's.
+
+    Errors: BadRequest MODEL_UNSUPPORTED for an encoder; LAYER_OUT_OF_RANGE; and as `sublayer_norms`.
+    """
     model = passes.model
     check_causal(model, "it norms after each part, so that no norm can be folded into what reads")
     layout_of(model)
@@ -47,8 +53,10 @@ def weight_norms(passes: Passes, question: MeasureWeights, limits: LiveLimits) -
     for layer in layers:
         rows += [{"layer": layer, **row} for row in _of_layer(layer_weights(model, layer))]
     rows += list(_of_ends(model))
-    outputs = sublayer_norms(passes, question, layers, limits)
-    return MeasuredWeights(pa.Table.from_pylist(rows, _SCHEMA), outputs, live_provenance(model, None))
+    outputs, provenance = sublayer_norms(passes, question, layers, limits, snapshot), live_provenance(model, None)
+    if snapshot is not None:
+        provenance = with_snapshot(provenance, snapshot)
+    return MeasuredWeights(pa.Table.from_pylist(rows, _SCHEMA), outputs, provenance)
 
 
 def factored_norms(
