@@ -237,7 +237,7 @@ class ModelAsking:
         clean: str,
         corrupt: Mapping[str, str],
         layers: Iterable[int] | None = None,
-        draws: int = 32,
+        draws: int | None = None,
         seed: int = 0,
         revision: str = "",
         bos: bool | None = None,
@@ -246,7 +246,8 @@ class ModelAsking:
 
         `corrupt` has the candidates by name, each of as many tokens as the clean prompt. Each such token's embedding is
         compared with those of the ordinary vocabulary, and what heads of `layers` (None: the first third) do with it
-        with what they do with `draws` random ordinary tokens in its place, wherever it is in the prompt.
+        with what they do with random ordinary tokens in its place, wherever it is in the prompt: so many `draws`
+        (None: 128, or as many as there are).
         """
         if not isinstance(corrupt, Mapping) or not corrupt:
             allowed = "a dict of texts by name"
@@ -257,7 +258,7 @@ class ModelAsking:
             clean=_arguments.words(clean, "clean"),
             corrupt=tuple(_arguments.words(text, "corrupt") for text in corrupt.values()),
             layers=_numbers(layers, "layers"),
-            draws=_arguments.count(draws, "draws"),
+            draws=_arguments.optional_count(draws, "draws"),
             seed=seed_of(seed),
         )
         found = self._backend.ask(question)

@@ -14,7 +14,7 @@ from actstore._tables import Answer, plain_rows
 ODD_EMBEDDING_Z = 3.0
 # ... or that an early head gives so much more or less of its attention than it gives random tokens in the same place,
 # or that sends so much more of its own attention elsewhere than they do...
-ODD_ATTENTION = 0.1
+ODD_ATTENTION = 0.25
 # ... which must be so many standard deviations over these tokens, too.
 ODD_ATTENTION_Z = 3.0
 PLACE = ("corruption", "position", "prompt")

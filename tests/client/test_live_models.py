@@ -177,9 +177,9 @@ def test_replaced_tokens_are_compared(remote: Lab, workers: StandInWorkers) -> N
     assert [row["odd"] for row in found if row["text"] != planted.ODD] == [""] * 5
     assert found.verdicts == {
         "odd": "odd: ' word9' at 1 (corrupt): the norm of its embedding is 4.5 deviations above the vocabulary's (3 "
-        "stand out); head 1.1 puts 0.75 of later attention on it, on random tokens 0.25 ± 0.06 (0.1 and 3 deviations "
-        "stand out). Its effects at heads 1.1, and behind them, may be of what this token is to the model and not of "
-        "the task: compare a corruption with tokens of one kind",
+        "stand out); head 1.1 puts 0.75 of later attention on it, on random tokens 0.25 ± 0.06 (0.25 and 3 "
+        "deviations stand out). Its effects at heads 1.1, and behind them, may be of what this token is to the model "
+        "and not of the task: compare a corruption with tokens of one kind",
         "plain": "plain: no token stands out, of 2 that are replaced and 2 in their place",
     }
     assert (found.reacting("odd"), found.reacting("plain")) == ({(1, 1): " word9"}, {})

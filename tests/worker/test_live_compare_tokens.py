@@ -175,6 +175,9 @@ def test_layers_are_the_first_third_and_draws_are_the_seeds(replica: Replica) ->
     assert first == again
     assert first.heads != other.heads
     assert set(first.heads["layer"].to_pylist()) == {0}
+    assert replica.ask(replace(asked[0], draws=None)) == replica.ask(replace(asked[0], draws=128))
+    few = replace(LIMITS, compared_draws=7)
+    assert replica.ask(replace(asked[0], draws=None), few) == replica.ask(replace(asked[0], draws=7))
     some = replica.ask(replace(asked[0], layers=(2, 0)))
     assert set(some.heads["layer"].to_pylist()) == {0, 2}
     assert [row for row in some.heads.to_pylist() if row["layer"] == 0] == first.heads.to_pylist()
@@ -192,7 +195,7 @@ def test_layers_are_the_first_third_and_draws_are_the_seeds(replica: Replica) ->
         (CompareTokens("gpt2", "", "ab", ("ac",), layers=(9,)), "LAYER_OUT_OF_RANGE", "layers", "9", "0..2"),
         (CompareTokens("gpt2", "", "ab", ("ac",), draws=1), "ARGUMENT_INVALID", "draws", "1", "2 to 40"),
         (CompareTokens("gpt2", "", "ab", ("ac",), draws=41), "LIMIT_EXCEEDED", "draws", "41", "2 to 40"),
-        (CompareTokens("gpt2", "", "ab", ("ac",)), "LIMIT_EXCEEDED", "corrupt", "198 tokens", "at most 197 tokens"),
+        (CompareTokens("gpt2", "", "ab", ("ac",)), "LIMIT_EXCEEDED", "corrupt", "246 tokens", "at most 197 tokens"),
     ],
 )
 def test_refusals(replica: Replica, question: Any, reason: str, field: str, value: str, allowed: str) -> None:

@@ -30,6 +30,7 @@ from actstore_worker.provenance import live_provenance
 
 # Layers are early up to this part of them.
 EARLY_PART = 3
+_USUAL_DRAWS = 128
 # Rows of the embedding are widened in slices of so many elements.
 _ELEMENTS_MAX = 1 << 24
 _TEXT = ("corrupt", "position", "prompt", "token", "text")
@@ -129,16 +130,17 @@ def _draw(
     """None of the prompts' own tokens: one that came twice would be found by heads that look for that."""
     ordinary = np.setdiff1d(plain_ids(model), [token for text in texts for token in text.ids])
     most = min(len(ordinary), limits.compared_draws)
-    if not 2 <= question.draws <= most:
+    draws = min(_USUAL_DRAWS, most) if question.draws is None else question.draws
+    if not 2 <= draws <= most:
         raise BadRequest(
-            f"{question.draws} tokens to compare with; there are {len(ordinary)} ordinary ones that the prompts have "
+            f"{draws} tokens to compare with; there are {len(ordinary)} ordinary ones that the prompts have "
             f"not, and one answer takes at most {limits.compared_draws}",
-            reason="LIMIT_EXCEEDED" if question.draws > most else "ARGUMENT_INVALID",
+            reason="LIMIT_EXCEEDED" if draws > most else "ARGUMENT_INVALID",
             field="draws",
-            value=question.draws,
+            value=draws,
             allowed=f"2 to {most}",
         )
-    return np.random.default_rng(question.seed).permutation(ordinary)[: question.draws]
+    return np.random.default_rng(question.seed).permutation(ordinary)[:draws]
 
 
 def _check_tokens(tokens: int, limits: LiveLimits) -> None:
