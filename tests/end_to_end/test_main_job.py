@@ -127,6 +127,20 @@ def test_the_patch_moves_the_answer_both_ways(job: MainJob) -> None:
     assert sweep.clean_logit_difference > 0 > sweep.corrupt_logit_difference
 
 
+def test_the_answer_is_sent_to_the_values_of_three_heads(job: MainJob) -> None:
+    """docs/patching.md has the numbers."""
+    heads = ["v.3.0", "v.3.1", "v.3.2"]
+    asked = {"clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item"), "positions": [4], "receivers": heads}
+    sweep = job.lab.patch("pystdlib", sites=["embedding", "mlp_out"], progress=False, **asked)
+    found = {(row["site"], row["layer"], row["direction"]): row["normalised"] for row in sweep.to_arrow().to_pylist()}
+    assert len(found) == 8
+    assert found["embedding", None, "denoise"] == pytest.approx(0.782, abs=2e-3)
+    assert found["mlp_out", 0, "noise"] == pytest.approx(0.747, abs=2e-3)
+    assert sweep.audit.kernel == "resumed"
+    direct = job.lab.patch("pystdlib", sites=["embedding"], path_mlps="frozen", progress=False, **asked)
+    assert abs(direct.to_arrow()["normalised"].to_numpy()).max() < 2e-3
+
+
 def test_a_text_given_now_has_the_features_that_are_stored_of_it(job: MainJob) -> None:
     """Through service, gateway and model replica, and what the capture workers stored: the same numbers."""
     tokens = job.run.tokens(range(1)).table
@@ -212,6 +226,15 @@ SWEEPS = [
     ),
     Wrong({"sites": ["resid_mid"]}, actstore.BadRequest, "SITE_UNKNOWN", "sites", "resid_mid", "resid_pre"),
     Wrong({"layers": [4]}, actstore.BadRequest, "LAYER_OUT_OF_RANGE", "layers", "4", "0..3"),
+    Wrong({"receivers": ["q.1.4"]}, actstore.BadRequest, "SITE_UNKNOWN", "receivers", "q.1.4", "heads 0..3"),
+    Wrong(
+        {"receivers": ["k.1"], "layers": [2]},
+        actstore.BadRequest,
+        "ARGUMENT_INVALID",
+        "layers",
+        "2",
+        "senders before a receiver",
+    ),
 ]
 
 

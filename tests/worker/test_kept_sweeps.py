@@ -94,6 +94,7 @@ def test_the_same_request_has_the_same_answer_from_another_replica_at_no_cost(
         {"source": "zero"},
         {"pairs": (replace(PAIR, clean_answer="went"),)},
         {"prepend_bos": False},
+        {"receivers": ("k.1",)},
         {"fresh": True},
     ],
 )

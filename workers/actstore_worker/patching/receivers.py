@@ -50,8 +50,8 @@ class Receivers:
         return (receiver.layer, 1) if receiver.kind == "mlp_out" and not self.is_parallel else (receiver.layer, 0)
 
     def _cells(self, sent: Sequence[Cell], length: int) -> Iterator[Cell]:
-        """A receiver that lies behind another is held at every position that the other can change: a path ends in the
-        first receiver that it meets.
+        """A receiver that lies behind another is held at every position that the other can change, at what came past
+        it: what a head that receives makes of it is not sent on.
         """
         positions = sorted({cell.position for cell in sent})
         reached = [site for site in self.sites if sent and enters(sent[0].site) <= self.reads(site)]
