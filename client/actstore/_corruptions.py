@@ -144,11 +144,13 @@ def compare_corruptions(
     `tokens` is what `lab.compare_tokens` says of the candidates, by the same names: heads that treat a replaced token
     unlike others, and that its corruption shows, are warned of.
 
-    Errors: BadRequest for fewer than two sweeps, and for sweeps of other models, clean prompts or cells.
+    Errors: BadRequest for fewer than two sweeps, for sweeps of other models, clean prompts or cells, and for screens,
+    whose cells are not all computed.
     """
     _check_names(sweeps)
     _arguments.number(threshold, "threshold", least=0.0)
     _check_same(sweeps)
+    _check_computed(sweeps)
     _check_tokens(sweeps, tokens)
     first = next(iter(sweeps.values()))
     return CorruptionComparison(
@@ -176,6 +178,15 @@ def _check_tokens(sweeps: Mapping[str, Sweep], tokens: TokenComparison | None) -
     if tokens is not None and set(tokens.names) != set(sweeps):
         message = "the tokens are of other corruptions than the sweeps"
         raise refused(message, "tokens", sorted(tokens.names), f"a comparison of {', '.join(sweeps)}")
+
+
+def _check_computed(sweeps: Mapping[str, Sweep]) -> None:
+    """A screen computes some cells, and not the same ones of each corruption."""
+    for name, sweep in sweeps.items():
+        left_out = sum(effect is None for effect in _effects(sweep).values())
+        if left_out:
+            message = f"{left_out:,} cells of the sweep {name!r} have no computed effect"
+            raise refused(message, "sweeps", name, "sweeps without `screen`")
 
 
 def _check_same(sweeps: Mapping[str, Sweep]) -> None:

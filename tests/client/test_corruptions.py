@@ -159,6 +159,16 @@ def test_what_cannot_be_compared_is_refused(other: Sweep, match: str) -> None:
         compare_corruptions({"one": planted({"0": 1.0}), "two": other})
 
 
+def test_cells_that_were_not_computed_are_no_effects() -> None:
+    """Of a screen they have an estimate alone."""
+    screened = planted({"0": 1.0, "1": 0.5})
+    rows = [row | ({"normalised": None} if row["head"] else {}) for row in screened]
+    screened = replace(screened, table=pa.Table.from_pylist(rows))
+    with pytest.raises(BadRequest, match="1 cells of the sweep 'screened'") as refusal:
+        compare_corruptions({"whole": planted({"0": 1.0, "1": 0.5}), "screened": screened})
+    assert (refusal.value.field, refusal.value.allowed) == ("sweeps", "sweeps without `screen`")
+
+
 def test_bad_names_and_thresholds_are_refused() -> None:
     one = planted({"0": 1.0})
     for sweeps, match in (
