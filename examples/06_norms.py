@@ -12,20 +12,31 @@ TEXT = "def test_join(self):\n    self.assertEqual(path.join('a', 'b'), 'a/b')"
 
 with actstore.connect() as lab:
     # The same text through the bundled model at several points of its training, each a run of its own.
-    runs = [lab.capture("pystdlib", dataset="asyncio", max_tokens=20_000, revision=f"step{n}").wait() for n in STEPS]
+    revisions = [f"step{step}" for step in STEPS]
+    checkpoints = lab.capture_revisions("pystdlib", revisions, dataset="asyncio", max_tokens=20_000).wait()
     print("\nOver depth, at each point of training:\n")
-    over_depth = [lab.fit_growth(run) for run in runs]
+    over_depth = checkpoints.fit_growth("layer")
     for growth in over_depth:
         print(growth, "\n")
     print("Over training, at each layer:\n")
-    over_training = [lab.fit_growth(runs, "checkpoint", site=f"resid_post.{layer}") for layer in range(4)]
+    over_training = checkpoints.fit_growth("checkpoint")
     for growth in over_training:
         print(growth, "\n")
-    print("Were they weights alone?\n")
-    weights = lab.weights("pystdlib", text=TEXT)
+    print("Is one a factor of the other?\n")
+    separability = checkpoints.separability()
+    print(separability)
+    print("\nWere they weights alone?\n")
+    weights = lab.weights("pystdlib", revision="step2048", text=TEXT, run=checkpoints.runs[-1])
     print(weights)
+    profile = checkpoints.norms("resid_post", quantiles=())
     actstore.plot_growth(over_depth).figure.savefig("norms-depth.png", dpi=110)
     actstore.plot_growth(over_depth, ratios=True).figure.savefig("norms-ratios.png", dpi=110)
     actstore.plot_growth(over_training).figure.savefig("norms-training.png", dpi=110)
+    profile.plot_heatmap().figure.savefig("norms-both.png", dpi=110)
+    separability.plot().figure.savefig("norms-separability.png", dpi=110)
+    checkpoints.runs[-1].norms("resid_post", by="position").plot().figure.savefig("norms-position.png", dpi=110)
+    checkpoints.runs[-1].norms("resid_post", histogram=60).plot_histogram().figure.savefig(
+        "norms-histogram.png", dpi=110
+    )
     weights.plot_sublayers(sublayer="mlp").figure.savefig("norms-mlp.png", dpi=110)
-    print("plots: norms-depth.png, norms-ratios.png, norms-training.png, norms-mlp.png")
+    print("plots: norms-depth, -ratios, -training, -both, -separability, -position, -histogram, -mlp.png")

@@ -48,6 +48,10 @@ def interaction(answer: "Separability", ax: "Axes | None") -> "Axes":
 
     far = max(1.01, float(np.exp(np.abs(np.log(answer.table["factor"].to_numpy())).max())))
     ax = _cells(answer.table, "factor", ax, LogNorm(1 / far, far), "RdBu_r", "mean over product")
+    bar = ax.images[0].colorbar
+    if bar is not None:
+        bar.set_ticks([1 / far, 1, far], labels=[f"{tick:.3g}" for tick in (1 / far, 1, far)], minor=False)
+        bar.minorticks_off()
     return _titled(ax, f"{answer.site} over layer times checkpoint", answer.excluded)
 
 

@@ -26,7 +26,8 @@ def steps(answer: "Growth") -> list[Any]:
 def growth(answers: "Sequence[Growth]", ax: "Axes | None") -> "Axes":
     ax = _axes(ax, answers)
     ax.set_yscale("log")
-    ax.set_ylabel("mean L2 norm")
+    quantities = sorted({answer.quantity for answer in answers})
+    ax.set_ylabel("mean L2 norm" if quantities == ["l2"] else f"mean {', '.join(quantities)}")
     for answer, colour in zip(answers, _colours(len(answers)), strict=True):
         at, alone = steps(answer), len(answers) == 1
         name = f"mean, {answer.site}" if alone else f"{_name(answer)}, {answer.label}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def heatmap(profile: "NormProfile", ax: "Axes | None") -> "Axes":
     """Means, a row a layer and a column a position, of one site kind; blank where no token counts."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import MaxNLocator
 
     kinds = sorted(set(profile.table["site"].to_pylist()))
     if len(kinds) != 1:
@@ -31,6 +32,7 @@ def heatmap(profile: "NormProfile", ax: "Axes | None") -> "Axes":
     scale = LogNorm() if np.nanmin(means) > 0 else None
     image = ax.imshow(means[first:], aspect="auto", origin="lower", extent=extent, norm=scale, interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, label=f"mean {profile.quantity}")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("position")
     ax.set_ylabel("layer")
     return _titled(ax, profile, kinds[0])
