@@ -128,6 +128,26 @@ def test_separability_of_planted_growths(far: Lab, near: Lab) -> None:
     )
 
 
+QUESTIONS = {
+    "norms": lambda found: found.norms(),
+    "norms by checkpoint": lambda found: found.norms("resid_post", by="checkpoint", quantiles=()),
+    "norms by site": lambda found: found.norms(exclude="position_0", by="site", quantity="rms"),
+    "norms by document": lambda found: found.norms("resid_post.2", by="document"),
+    "histograms": lambda found: found.norms(histogram=4),
+    "separability": lambda found: found.separability(layers=(0, 1), quantity="standard_deviation", exclude=()),
+    "over depth": lambda found: found.fit_growth(quantity="centred_l2", resamples=20)[1],
+    "over training": lambda found: found.fit_growth("checkpoint", resamples=20, seed=3)[2],
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_both_doors_say_the_same(question: str, far: Lab, near: Lab) -> None:
+    there, here = (QUESTIONS[question](lab.checkpoints(RUNS, steps=(5, 7, 6))) for lab in (far, near))
+    assert there == here
+    assert there.table.schema.equals(here.table.schema)
+    assert (repr(there), there._repr_html_()) == (repr(here), here._repr_html_())
+
+
 def test_pictures_of_checkpoints(near: Lab) -> None:
     checkpoints = near.checkpoints(RUNS)
     profile = checkpoints.norms(exclude=TEXT, quantiles=())
