@@ -95,7 +95,7 @@ class BucketBackend(Backend):
             return [_record(SaeDescription, sae) for sae in registry.list_saes(self._bucket)]
 
     def norm_profile(self, question: ProfileQuestion) -> NormProfile:
-        chosen = {} if question.quantiles is None else {"quantiles": question.quantiles}
+        chosen: dict[str, Any] = {} if question.quantiles is None else {"quantiles": question.quantiles}
         asked = norms.ProfileQuestion(
             sites=question.sites,
             quantity=question.quantity,

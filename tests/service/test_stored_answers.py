@@ -209,6 +209,20 @@ class TestNorms:
         request = norm_pb2.FitGrowthRequest(run="planted", site="resid_post", layers=given, exclude=ALL_EXCLUDED)
         assert call("NormService", "FitGrowth", request) == growth
 
+    def test_a_run_beside_itself_has_one_growth_over_depth_and_none_over_training(self, call: Caller) -> None:
+        asked = {"run": "planted", "more_runs": ["planted"], "steps": [1, 2], "exclude": ALL_EXCLUDED}
+        found = call("NormService", "GetSeparability", norm_pb2.GetSeparabilityRequest(**asked))
+        assert (found.site, found.layers.last, found.quantity) == ("resid_post", 2, norm_pb2.NORM_QUANTITY_L2)
+        assert found.verdict == norm_pb2.SEPARABILITY_VERDICT_SEPARABLE
+        shares = (found.layer_share, found.checkpoint_share, found.interaction_share)
+        assert shares == pytest.approx((1, 0, 0), abs=1e-9)
+        assert (found.explained, found.rank_one, found.miss) == pytest.approx((1, 1, 1))
+        cells = _table(found.cells)
+        assert cells.column_names == ["layer", "revision", "step", "mean", "fitted", "factor"]
+        profile = call("NormService", "GetNormProfile", norm_pb2.GetNormProfileRequest(**asked, without_quantiles=True))
+        assert _table(profile.profile)["mean"].to_pylist() == cells["mean"].to_pylist()
+        assert _table(profile.profile)["step"].to_pylist() == [1, 2] * 3
+
 
 REFUSED = [
     ("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="absent"), "RUN_NOT_FOUND", "run", "absent"),
@@ -301,6 +315,46 @@ REFUSED = [
         norm_pb2.FitGrowthRequest(run="planted", layers=norm_pb2.LayerRange(first=0, last=7)),
         "LAYER_OUT_OF_RANGE",
         "layers",
+        None,
+    ),
+    (
+        "NormService",
+        "FitGrowth",
+        norm_pb2.FitGrowthRequest(run="planted", layers=norm_pb2.LayerRange(first=2, last=0)),
+        "LAYER_OUT_OF_RANGE",
+        "layers",
+        "2 to 0",
+    ),
+    (
+        "NormService",
+        "FitGrowth",
+        norm_pb2.FitGrowthRequest(run="planted", quantity=norm_pb2.NORM_QUANTITY_COSINE_TO_NEXT),
+        "ARGUMENT_INVALID",
+        "quantity",
+        "cosine_to_next",
+    ),
+    (
+        "NormService",
+        "GetSeparability",
+        norm_pb2.GetSeparabilityRequest(run="planted"),
+        "ARGUMENT_INVALID",
+        "runs",
+        "1",
+    ),
+    (
+        "NormService",
+        "GetSeparability",
+        norm_pb2.GetSeparabilityRequest(run="planted", more_runs=["absent"]),
+        "RUN_NOT_FOUND",
+        "run",
+        "absent",
+    ),
+    (
+        "NormService",
+        "GetNormProfile",
+        norm_pb2.GetNormProfileRequest(run="planted", more_runs=["planted"], steps=[1, 1]),
+        "ARGUMENT_INVALID",
+        "steps",
         None,
     ),
 ]
