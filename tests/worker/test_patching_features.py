@@ -20,6 +20,7 @@ from actstore_worker.patching.features import active_features
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.request import PatchingLimits, PromptPair, SaeFeatures, Screen, Span, SweepRequest
 from actstore_worker.patching.supplies import Supplies
+from actstore_worker.patching.sweep import run_sweep
 from actstore_worker.sae import load_sae
 from tests.small_models import D_MODEL, save_gpt2, save_llama, save_neox, save_sae
 from tests.worker.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
@@ -147,6 +148,20 @@ def test_all_features_and_the_error_are_the_whole_site(
     together = [logits for entry, *_, logits in rows_of(model, everywhere) if entry.name == "together"]
     for found, (*_, expected) in zip(together, rows_of(model, site), strict=True):
         torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("receivers", [("q.2.1", "v.2"), ("logits",)], ids="+".join)
+def test_all_features_and_the_error_send_what_the_whole_site_sends(
+    supplies: Supplies, load: Load, receivers: tuple[str, ...]
+) -> None:
+    model = load("gpt2")
+    asked = SweepRequest("", "", (PAIR,), features=SaeFeatures("standard", (), "patched"), receivers=receivers)
+    whole = replace(asked, features=None, sites=("resid_post",), layers=(1,))
+    (*_, of_features), (*_, expected) = (run_sweep(model, found, LIMITS, None, supplies) for found in (asked, whole))
+    rows = [row for row in of_features.cells.to_pylist() if row["name"] == "together"]
+    found = [row["logit_difference"] for row in rows]
+    assert found == pytest.approx(expected.cells["logit_difference"].to_pylist(), abs=TOLERANCE["atol"])
+    assert len({row["logit_difference"] for row in rows if not row["unchanged"]}) > 1
 
 
 @pytest.mark.parametrize("name", SAES)
