@@ -162,7 +162,8 @@ class Lab(ModelAsking, NormAsking):
         """`capture` for each of several revisions of a model, alike in all else; `.wait()` gives `Checkpoints`.
 
         Each is a run of its own: with a `name`, `<name>-<revision>`. `steps` are the revisions' places in training, one
-        each; None: the numbers at the ends of their names. The same request again finishes what is missing.
+        each; None: the numbers at the ends of their names. The same request again finishes what is missing. A revision
+        that is refused leaves those before it running.
         """
         wanted = _arguments.names(revisions, "revisions")
         places = [_arguments.number(step, "steps") for step in steps or ()]
