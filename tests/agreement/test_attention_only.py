@@ -64,6 +64,15 @@ def test_logits_and_sites(folder: Path) -> None:
         torch.testing.assert_close(found, expected.flatten(2), **TOLERANCE, msg=str(site))
 
 
+def test_transformer_lens_own_configuration_is_read_too(folder: Path) -> None:
+    """With all that it says beside the published one's fields, as JSON writes it."""
+    ours, lens = load(folder), theirs(folder)
+    said = {name: value.item() if hasattr(value, "item") else value for name, value in lens.cfg.to_dict().items()}
+    (folder / "config.json").write_text(json.dumps(said, default=str))
+    again = load(folder)
+    assert again.config.to_dict() == ours.config.to_dict()
+
+
 def test_every_patch(folder: Path) -> None:
     ours, lens = load(folder), theirs(folder)
     base, source = (record(ours, tokens, every_site(ours)) for tokens in (CORRUPT, CLEAN))

@@ -4,6 +4,7 @@ and the weights under the names of `HookedTransformer.state_dict()`.
 What the file leaves out is as TransformerLens has it (3.9, `convert_neel_model_config`).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def read_config(config: Mapping[str, Any]) -> AttentionOnlyConfig:
     _check(name, config[name], _NORMALIZATIONS)
     for option, usual in _USUAL.items():
         _check(option, config.get(option, usual), (usual,))
-    scale = config["d_head"] ** 0.5
+    scale = math.sqrt(config["d_head"])
     _check("attn_scale", config.get("attn_scale", scale), (scale, -1.0))
     _check("d_vocab_out", config.get("d_vocab_out", config["d_vocab"]), (config["d_vocab"],))
     return AttentionOnlyConfig(
