@@ -15,6 +15,8 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 import actstore
 from models import corpus
+from tests.lens_folders import save_lens_folder
+from tests.small_models import save_family, save_llama
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "models"
@@ -40,7 +42,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainJob]:
     datasets = _datasets(folder / "datasets")
     with actstore.LocalStack(
         folder / "store",
-        model_folders=[MODELS, _unfit_saes(folder / "unfit")],
+        model_folders=[MODELS, _unfit_saes(folder / "unfit"), _further_models(folder / "further")],
         dataset_folders=[datasets],
         s3=True,
         port=0,
@@ -76,6 +78,14 @@ def _unfit_saes(folder: Path) -> Path:
         shapes = {"W_enc": (d_in, 8), "W_dec": (8, d_in), "b_enc": (8,), "b_dec": (d_in,)}
         tensors = {name: torch.ones(shape) for name, shape in shapes.items()}
         save_file(tensors, folder / name / "sae_weights.safetensors")
+    return folder
+
+
+def _further_models(folder: Path) -> Path:
+    """Tiny random ones: with heads that share keys, an encoder, and one without MLPs in TransformerLens's form."""
+    save_llama(folder / "grouped")
+    save_family("bert", folder / "encoder")
+    save_lens_folder(folder / "attention-alone")
     return folder
 
 
@@ -213,6 +223,8 @@ CAPTURES = [
     Wrong({"name": "../up"}, actstore.BadRequest, "NAME_INVALID", "run", "../up", NAMES),
     Wrong({"name": "x" * 20_000}, actstore.BadRequest, "NAME_INVALID", "run", "xxx", NAMES),
 ]
+# Of which a tokenizer of bytes makes tokens.
+BYTES = {"clean": "abcdef", "corrupt": "abXdef", "answers": ("p", "q")}
 SWEEPS = [
     Wrong({"model": "absent"}, actstore.NotFound, "MODEL_NOT_FOUND", "model", "absent", "pystdlib"),
     Wrong({"corrupt": CORRUPT + " x"}, actstore.BadRequest, "PROMPT_LENGTHS_DIFFER", "corrupt", "tokens", "tokens"),
@@ -226,6 +238,36 @@ SWEEPS = [
     ),
     Wrong({"sites": ["resid_mid"]}, actstore.BadRequest, "SITE_UNKNOWN", "sites", "resid_mid", "resid_pre"),
     Wrong({"layers": [4]}, actstore.BadRequest, "LAYER_OUT_OF_RANGE", "layers", "4", "0..3"),
+    Wrong({"positions": [3, 99]}, actstore.BadRequest, "ARGUMENT_INVALID", "only_positions", "99", "0..16"),
+    Wrong({"sites": ["z"], "heads": [4]}, actstore.BadRequest, "SITE_UNKNOWN", "heads", "4", "0..3"),
+    # Its four heads share two of keys and values.
+    Wrong(
+        {"model": "grouped", "sites": ["v"], "heads": [2]} | BYTES,
+        actstore.BadRequest,
+        "SITE_UNKNOWN",
+        "heads",
+        "2",
+        "0..1",
+    ),
+    Wrong({"model": "encoder"} | BYTES, actstore.BadRequest, "MODEL_UNSUPPORTED", "model", "encoder", "causal"),
+    Wrong(
+        {"model": "attention-alone", "sites": ["mlp_out"]} | BYTES,
+        actstore.BadRequest,
+        "SITE_UNKNOWN",
+        "sites",
+        "mlp_out",
+        "attn_out",
+    ),
+    Wrong({"sae": "wrong-width"}, actstore.BadRequest, "SAE_MISMATCH", "d_in", "64", "128"),
+    Wrong({"sae": "wrong-site"}, actstore.BadRequest, "SAE_MISMATCH", "hook_name", "hook_rot_q", "resid_post.LAYER"),
+    Wrong(
+        {"clean": [CLEAN] * 256, "corrupt": [CORRUPT] * 256, "answers": [(" value", " item")] * 256},
+        actstore.LimitExceeded,
+        "LIMIT_EXCEEDED",
+        "cells",
+        "243712",
+        "at most 200000",
+    ),
     Wrong({"receivers": ["q.1.4"]}, actstore.BadRequest, "SITE_UNKNOWN", "receivers", "q.1.4", "heads 0..3"),
     Wrong(
         {"receivers": ["k.1"], "layers": [2]},
@@ -248,6 +290,12 @@ def test_bad_captures(job: MainJob, wrong: Wrong) -> None:
 def test_bad_sweeps(job: MainJob, wrong: Wrong) -> None:
     asked = {"model": "pystdlib", "clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item")} | wrong.changed
     _refused(wrong, lambda: job.lab.patch(progress=False, **asked))
+
+
+def test_a_model_without_mlps_is_swept_like_any_other(job: MainJob) -> None:
+    sweep = job.lab.patch("attention-alone", **BYTES, progress=False)
+    assert sweep.audit.kernel == "resumed"
+    assert set(sweep.table["site"].to_pylist()) == {"resid_pre", "attn_out", "z"}
 
 
 def test_bad_questions(job: MainJob) -> None:
