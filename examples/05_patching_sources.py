@@ -1,4 +1,5 @@
-"""What else can take the place of an activation: embeddings, features of an SAE, a stored mean, spans of other prompts.
+"""What else can take the place of an activation: embeddings, features of an SAE, a stored mean, spans of other prompts;
+and what one component sends straight into others.
 
 docs/patching.md has the numbers. Start a stack first, in another shell:
 
@@ -36,3 +37,15 @@ with actstore.connect() as lab:
         sites="resid_pre",
     )
     print(longer.directions())
+
+    for mlps in ("recomputed", "frozen"):
+        paths = lab.patch(
+            MODEL,
+            **PAIR,
+            sites=["embedding", "mlp_out"],
+            positions=[VARIABLE],
+            receivers=["v.3.0", "v.3.1", "v.3.2"],
+            path_mlps=mlps,
+        )
+        print(f"MLPs on the way to three heads' values {mlps}:")
+        print(paths.directions())
