@@ -6,16 +6,17 @@ the base run's keys and values for the positions before, and of the last layer o
 patches whose first position lies in one group of positions share a batch, which grows from layer to layer.
 
 A patch of one activation, but for q, k, v and pattern, changes one position of the residual between two layers; that is
-computed for all of a site at once. Where attention can be seen, the layer after is `joining`'s: most of it is the base
-run's.
+computed for all of a site at once. Where attention can be seen, the layer after is `joining`'s, for most of it is the
+base run's, and the layers after that are `ragged`'s: each row has a first position of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from inspect import signature
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -27,11 +28,16 @@ from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.attending import can_attend, seeing
 from actstore_worker.patching.changes import changing, writing
-from actstore_worker.patching.joining import CACHES, Joining, join_layer, later_share, stacked, through
+from actstore_worker.patching.joining import Joining, join_layer, later_share, through
 from actstore_worker.patching.kernel import Cell, Count, Found, Patch, site_edits
+from actstore_worker.patching.ragged import PROJECTIONS, Ragged, Run
+from actstore_worker.patching.scattered import CACHES, stacked
 
 # Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
 GROUP_POSITIONS = 8
+# Tokens of a batch in which every patch has its own beginning: more fill a batch better, and more of what attention is
+# given for its runs to be of equal length is wasted.
+BATCH_TOKENS = 2048
 # Lengths of prompts whose masks and rotary embeddings are kept.
 _LENGTHS_KEPT = 4
 # Kinds whose patch changes the residual at its own position alone, until the next layer.
@@ -79,18 +85,19 @@ class Resumed:
             _check(call)
 
     def price(self, cells: Sequence[Cell], length: int) -> float:
-        positions, first = length - self._group(cells), _first(cells)
-        last = self._last
+        positions, last = length - self._group(cells), self._last
         if not _is_own_position(cells):
             layers = last - min((cell.site.layer for cell in cells), default=0)
             inside = any(_is_inside(cell, last) for cell in cells)
             return float(positions * layers + (positions if inside else _last_layer(positions)))
-        layers = last - _joins_at(cells[0])
-        if not self._can_join or layers < 0:
-            return float(positions * layers + _last_layer(positions)) if layers >= 0 else 0.0
+        layers, later = last - _joins_at(cells[0]), length - 1 - cells[0].position
+        if layers < 0:
+            return 0.0
+        if not self._can_join:
+            return float(positions * layers + _last_layer(positions))
         if not layers:
-            return self._joined(int(first < length - 1))
-        return self._joined(length - 1 - first) + positions * (layers - 1) + _last_layer(positions)
+            return self._joined(min(later, 1))
+        return self._joined(later) + (later + 1) * (layers - 1) + _last_layer(later + 1)
 
     def _joined(self, later: int) -> float:
         """Token-layers of a run that joins, of which so many later positions are wanted."""
@@ -99,14 +106,18 @@ class Resumed:
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
         last: Float[Tensor, "patch d_model"] = torch.stack([patch.base.residuals[-1][-1] for patch in patches])
-        groups: dict[int, list[_Row]] = defaultdict(list)
-        for row in self._rows(patches):
-            groups[self._group(row.patch.cells)].append(row)
+        rows = list(self._rows(patches))
+        at_one = [row for row in rows if row.at_one is not None] if self._can_join else []
         self._calls(len(patches[0].base.tokens))  # watched with attention as it is
         with seeing(self._model):
-            joined = self._join([row for rows in groups.values() for row in rows]) if self._can_join else {}
-        for first, rows in groups.items():
-            for row, residual in zip(rows, self._run_group(rows, first, joined), strict=True):
+            for row, residual in self._run_at_one(at_one):
+                last[row.number] = residual
+        groups: dict[int, list[_Row]] = defaultdict(list)
+        for row in rows:
+            if row.at_one is None or not self._can_join:
+                groups[self._group(row.patch.cells)].append(row)
+        for first, found in groups.items():
+            for row, residual in zip(found, self._run_group(found, first), strict=True):
                 last[row.number] = residual
         self.count.add(0, sum(len(patch.base.tokens) for patch in patches) * self._model.layer_count)
         return self._unembed(last)
@@ -162,45 +173,47 @@ class Resumed:
         """The first position of those that share a batch with them."""
         return _first(cells) - _first(cells) % self._group_positions
 
-    def _join(self, rows: Sequence[_Row]) -> dict[int, Float[Tensor, "position d_model"]]:
-        """What comes out of the layers at which they join, by the number of the row: of all groups at once, for at one
-        position there is little to compute, and a layer's weights are read for it.
-        """
-        found: dict[int, Tensor] = {}
-        length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
-        for layer in range(layers):
-            chosen = [(row.number, row.at_one) for row in rows if row.layer == layer and row.at_one is not None]
-            if not chosen:
+    def _run_at_one(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Float[Tensor, " d_model"]]]:
+        """What comes out of the last layer at the last position, of rows that join with one position changed."""
+        runs: list[tuple[_Row, Run]] = []
+        for layer, joining in groupby(rows, key=lambda row: row.layer):
+            if layer < self._model.layer_count:
+                runs += self._join(layer, list(joining))
                 continue
-            first = min(joining.position for _, joining in chosen)
-            first -= first % self._group_positions
-            start = first if layer < layers - 1 else length - 1
-            joining = [joining for _, joining in chosen]
-            out = join_layer(self._model, layer, self._calls(length)[layer], joining, first, start)
-            found |= {number: residual for (number, _), residual in zip(chosen, out, strict=True)}
-            self.count.add(sum(self._joined(length - max(start, at.position + 1)) for at in joining), 0)
-        return found
+            for row in joining:
+                yield row, _residual(row, len(row.patch.base.tokens) - 1)[0]
+        runs.sort(key=lambda found: found[1].position)
+        for batch in _batches(runs):
+            batch.sort(key=lambda found: found[1].layer)
+            ragged = Ragged(self._model, self._calls(len(batch[0][1].base.tokens)), self.count)
+            yield from zip((row for row, _ in batch), ragged.last_residuals([run for _, run in batch]), strict=True)
 
-    def _run_group(
-        self, rows: list[_Row], first: int, joined: Mapping[int, Float[Tensor, "position d_model"]]
-    ) -> Float[Tensor, "row d_model"]:
-        """What comes out of the last layer at the last position. `joined`: rows that are through their first layer."""
+    def _join(self, layer: int, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Run]]:
+        """Those that join at the layer, all at once: there is little to compute, and its weights are read for it."""
+        joining = [row.at_one for row in rows if row.at_one is not None]
+        length, first = len(joining[0].base.tokens), min(at_one.position for at_one in joining)
+        start = first if layer < self._model.layer_count - 1 else length - 1
+        out = join_layer(self._model, layer, self._calls(length)[layer], joining, first, start)
+        for row, at_one, residuals in zip(rows, joining, out, strict=True):
+            seen = max(start, at_one.position)
+            self.count.add(self._joined(length - max(start, at_one.position + 1)), 0)
+            yield row, Run(at_one.base, layer, at_one.position, residuals[seen - start :])
+
+    def _run_group(self, rows: list[_Row], first: int) -> Float[Tensor, "row d_model"]:
+        """What comes out of the last layer at the last position."""
         length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
+        calls = self._calls(length)
         hidden = torch.empty(0, length - first, self._model.d_model, dtype=rows[0].patch.base.logits.dtype)
         hidden, there = hidden.to(self._model.device), 0
-        for layer in range(layers):
-            start = first if layer < layers - 1 else length - 1
+        for layer in range(layers + 1):
             joining = [row for row in rows[there:] if row.layer == layer]
-            whole = [row for row in joining if row.number not in joined]
-            hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in whole)])
-            there += len(whole)
-            if there:
-                run = self._layer if layer < layers - 1 else self._by_need
-                hidden = run(self._calls(length)[layer], layer, hidden, rows[:there], first)
-            through = [joined[row.number][None, start - length :] for row in joining if row.number in joined]
-            hidden = torch.cat([hidden[:, start - first :], *through])
-            there += len(through)
-        return torch.cat([hidden[:, -1], *(_residual(row, length - 1) for row in rows[there:])])
+            hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in joining)])
+            there += len(joining)
+            if there and layer < layers - 1:
+                hidden = self._layer(calls[layer], layer, hidden, rows[:there], first)
+            elif there and layer == layers - 1:
+                hidden = self._by_need(calls[layer], layer, hidden, rows[:there], first)
+        return hidden[:, -1]
 
     def _by_need(
         self, call: dict[str, Any], layer: int, hidden: Tensor, rows: Sequence[_Row], first: int
@@ -333,6 +346,20 @@ def _is_own_position(cells: Sequence[Cell]) -> bool:
     return len(cells) == 1 and cells[0].site.kind in _OWN_POSITION
 
 
+def _batches(runs: Sequence[tuple[_Row, Run]]) -> Iterator[list[tuple[_Row, Run]]]:
+    batch: list[tuple[_Row, Run]] = []
+    tokens = 0
+    for row, run in runs:
+        after = len(run.base.tokens) - run.position
+        if batch and tokens + after > BATCH_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+        batch.append((row, run))
+        tokens += after
+    if batch:
+        yield batch
+
+
 def _first(cells: Sequence[Cell]) -> int:
     return min((cell.position for cell in cells), default=0)
 
@@ -349,7 +376,7 @@ def _last_layer(positions: int) -> float:
     """Of so many positions, where only the last one is wanted: query, key and value projections of the others are about
     a quarter of a layer.
     """
-    return 1 + 0.25 * (positions - 1)
+    return 1 + PROJECTIONS * (positions - 1)
 
 
 def _arguments(call: dict[str, Any], prefix: _Prefix, first: int, end: int | None) -> dict[str, Any]:
