@@ -12,11 +12,10 @@ attn_out, mlp_out and every head's z at every layer and position, in both direct
 Peers take minutes for all of it, so they run a random part of the cells (seeded), and seconds a cell are compared.
 
 Predicted, of resid_pre: 192 cells x 32 tokens x 6 layers naively, 6.3 MFLOP each: 232 GFLOP, and 316 more to unembed
-every position. Reuse of layers, and of positions in groups of eight, leaves 80 GFLOP, an eighth less for the last layer
-and a quarter less for the one at which a cell joins: 49, and 10 to unembed one row a cell: nine times less to compute,
-and a batch of some hundred rows computes several times as fast as one row. `reuse` is token-layers of running every
-cell from the start over those that were computed; its limit, of patches that each compute what they can change and no
-more, is `reuse_limit`.
+every position. Where each patch computes what it can change and no more, 41 GFLOP are left, and 10 to unembed one row a
+cell: eleven times less to compute; the audit takes 5 more, and a batch of some thousand tokens computes faster than one
+prompt. `reuse` is token-layers of running every cell from the start over those that were computed; its limit is
+`reuse_limit`.
 
 `service_overhead` is seconds of a one-cell request through client, service, gateway and replica over those of the same
 in process, and `service_overhead_ms` their difference: four updates over four hops of some milliseconds each, and small
