@@ -13,10 +13,15 @@ from safetensors.torch import load_file, save_file
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site
 from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.flops import forward_flops_per_token
 from actstore_worker.forward import observe
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel, weight_shapes
-from tests.lens_folders import save_lens_folder
+from actstore_worker.plan import PlanSettings, plan_capture
+from actstore_worker.request import CaptureRequest
+from tests.lens_folders import D_HEAD, save_lens_folder
+from tests.small_models import D_MODEL, HEADS, LAYERS
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[0, 5, 6, 7, 5, 9, 11, 2]])
@@ -67,6 +72,16 @@ def test_it_can_be_saved_and_loaded_as_transformers_does(tmp_path: Path) -> None
         == dict(weight_shapes(ModelCatalogue((tmp_path,)).find_model("small"), model.config)).keys()
     )
     torch.testing.assert_close(model.module(IDS).logits, again.module(IDS).logits, atol=0, rtol=0)
+
+
+def test_what_a_capture_of_it_computes_is_counted(tmp_path: Path) -> None:
+    """Four matrices of each layer that runs, and the scores, of which each token has half of its sequence's."""
+    save_lens_folder(tmp_path / "small")
+    (tmp_path / "text.txt").write_text("x" * 31)  # of the context of 32, with BOS
+    request = CaptureRequest("small", "text.txt")  # norms of every layer
+    plan = plan_capture(request, ModelCatalogue((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
+    matrices = 4 * D_MODEL * HEADS * D_HEAD
+    assert forward_flops_per_token(plan) == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
 
 
 @pytest.mark.parametrize(

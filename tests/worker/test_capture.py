@@ -22,7 +22,7 @@ from actstore_worker.model import LanguageModel, share_weights
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from tests.capturing import capture_shard
-from tests.small_models import CONTEXT_LENGTH, LAYERS, SAVERS, save_neox, save_sae
+from tests.small_models import CONTEXT_LENGTH, DECODERS, LAYERS, save_neox, save_sae
 
 CPU = torch.device("cpu")
 TEXTS = {"a.txt": "some text, longer than the context of so small a model is", "b.txt": "short", "c.txt": "words " * 50}
@@ -32,7 +32,7 @@ TEXTS = {"a.txt": "some text, longer than the context of so small a model is", "
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, SAEs and text for every test here; nobody writes to it."""
     folder = tmp_path_factory.mktemp("lab")
-    for name, save in SAVERS.items():
+    for name, save in DECODERS.items():
         save(folder / "models" / name)
     save_neox(folder / "models" / "no_bos", bos=False)
     save_sae(folder / "models" / "topk", "topk")
@@ -143,7 +143,7 @@ def test_a_tokenizer_without_bos(folder: Path) -> None:
     assert planned.record.tokens_total == sum(len(text) for text in TEXTS.values())
 
 
-@pytest.mark.parametrize("name", SAVERS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_a_batch_does_not_change_its_sequences(name: str, folder: Path) -> None:
     """Not by who else is in it, not by padding, and not by whether the padding is masked."""
     planned = plan(folder, name)
@@ -159,13 +159,13 @@ def test_a_batch_does_not_change_its_sequences(name: str, folder: Path) -> None:
             torch.testing.assert_close(masked[site][row, :length], alone[site][0], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", SAVERS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_a_forward_pass_stops_after_the_last_site(name: str, folder: Path) -> None:
     model = load(plan(folder, name))
     ran: list[int] = []
     for index, layer in enumerate(model.layers):
-        mlp = layer.get_submodule(model.family.taps["mlp_out"].path)
-        mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
+        part = layer.get_submodule(model.family.taps[model.written_kinds[-1]].path)
+        part.register_forward_hook(lambda *_, index=index: ran.append(index))
     model.module.get_output_embeddings().register_forward_hook(lambda *_: ran.append(-1))
     ids = torch.arange(10)[None]
     expected = [({Site(1, "resid_pre")}, [0]), ({Site(1, "resid_post"), Site(0, "attn_out")}, [0, 1]), (set(), [])]

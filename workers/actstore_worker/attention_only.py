@@ -23,7 +23,7 @@ MODEL_TYPE = "attention_only"
 STANDARD, SHORTFORMER = "standard", "shortformer"
 
 
-class AttentionOnlyConfig(PreTrainedConfig):  # type: ignore[misc]  transformers says of no class what it is
+class AttentionOnlyConfig(PreTrainedConfig):  # type: ignore[misc]
     """`position_embedding` is "standard" or "shortformer"; `head_dim` x `num_attention_heads` may be any width."""
 
     model_type = MODEL_TYPE
