@@ -63,6 +63,7 @@ class ShardAttempt(ABC):
             by_feature = index.sort()
             self._open(index_product(sae), INDEX_FORMAT).write(by_feature.index_columns())
             self._open(statistics_product(sae), STATISTICS_FORMAT).write(by_feature.statistics_columns())
+        self._write_last()
         records = {product: item.finish() for product, item in self._objects.items()}
         self._streams.close()
         # From here on an error may hide a commit that stands (its answer was lost), so nothing may be removed.
@@ -80,6 +81,10 @@ class ShardAttempt(ABC):
     @abstractmethod
     def _check_whole(self) -> None:
         """Errors: ValueError for a shard that lacks some of its rows."""
+
+    @abstractmethod
+    def _write_last(self) -> None:
+        """What only a whole shard tells, beside features."""
 
     @abstractmethod
     def _committed(self, records: Mapping[str, ObjectRecord]) -> Commit: ...

@@ -38,6 +38,9 @@ class FeatureWriter(ShardAttempt):
         if self._rows != self.base.tokens:
             raise ValueError(f"shard {self._shard} was given {self._rows} of its {self.base.tokens} rows")
 
+    def _write_last(self) -> None:
+        """Nothing: what the base's norms tell, its commit names."""
+
     def _committed(self, records: Mapping[str, ObjectRecord]) -> Commit:
         return replace(
             self.base,

@@ -8,7 +8,8 @@ are, and lists commits only of shards that none of them holds.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, overload
@@ -21,7 +22,9 @@ import pyarrow.parquet as pq
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments
 from actstore_storage.errors import CorruptObject
-from actstore_storage.layout import checkpoint_key, checkpoints_folder
+from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key, checkpoints_folder
+from actstore_storage.products import NORM_SKETCHES
+from actstore_storage.sketches import NormSketches, Sketches, checkpoint_sketches, shard_sketches
 from actstore_storage.specification import RunRecord, canonical_json
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ BLOCKS = (256, 4096, 65_536)
 # Commits that are read together when one of them is asked for.
 _GROUP_ROWS = 64
 _GROUPS_KEPT = 64
+# Of shards' sketches, which are read when they are folded.
+_FETCH_THREADS = 8
 _SUMMARY_KEY, _OF_KEY = b"actstore.summary", b"actstore.specification_sha256"
 _HOW = ("attention_implementation", "device", "code_version")
 
@@ -151,6 +156,11 @@ class Commits(Sequence[Commit]):
         return np.concatenate([np.empty(0, np.int64), *(np.asarray(part, np.int64) for part in held)])
 
     @property
+    def loose(self) -> list[Commit]:
+        """Those that no checkpoint holds."""
+        return [part for part in self._parts if isinstance(part, Commit)]
+
+    @property
     def checkpoints(self) -> list[Checkpoint]:
         return [part for part in self._parts if isinstance(part, Checkpoint)]
 
@@ -178,8 +188,15 @@ def fold_commits(snapshot: "Snapshot") -> list[str]:
         covered = any(block.start >= other.start and block.stop <= other.stop for other in there)
         if covered or not _holds_all(snapshot.commits, block):
             continue
-        key = checkpoint_key(snapshot.record.run, block)
-        snapshot.bucket.put_if_absent(key, _encoded(list(snapshot.commits.of_shards(block))))
+        key, commits = checkpoint_key(snapshot.record.run, block), list(snapshot.commits.of_shards(block))
+        summary = Summary.merged([Summary.of(commit) for commit in commits])
+        # First, so that a checkpoint without them is one of shards that have none.
+        smaller = [other for other in there if block.start <= other.start and other.stop <= block.stop]
+        sketches = _merged_sketches(snapshot, commits, list(summary.norm_moments), smaller)
+        if sketches is not None:
+            encoded = sketches.encoded(snapshot.record.specification_sha256)
+            snapshot.bucket.put_if_absent(checkpoint_sketches_key(snapshot.record.run, block), encoded)
+        snapshot.bucket.put_if_absent(key, _encoded(commits, summary))
         written.append(key)
         there.add(block)
     return written
@@ -195,11 +212,16 @@ def _blocks(snapshot: "Snapshot") -> Iterator[range]:
 
 def open_checkpoints(bucket: Bucket, record: RunRecord) -> list[Checkpoint]:
     """The largest ones, no shard twice, in order of shard. Errors: CorruptObject for one that cannot be read."""
+    return [_opened(bucket, record, block) for block in _largest(_listed(bucket, record.run))]
+
+
+def _largest(blocks: Iterable[range]) -> list[range]:
+    """Those that do not overlap, in order of shard."""
     chosen: list[range] = []
-    for block in sorted(_listed(bucket, record.run), key=len, reverse=True):
+    for block in sorted(blocks, key=len, reverse=True):
         if not any(block.start < other.stop and other.start < block.stop for other in chosen):
             chosen.append(block)
-    return [_opened(bucket, record, block) for block in sorted(chosen, key=lambda block: block.start)]
+    return sorted(chosen, key=lambda block: block.start)
 
 
 def _listed(bucket: Bucket, run: str) -> list[range]:
@@ -217,7 +239,31 @@ def _holds_all(commits: Commits, block: range) -> bool:
     return bool(last - first == len(block))
 
 
-def _encoded(commits: Sequence[Commit]) -> bytes:
+def _merged_sketches(
+    snapshot: "Snapshot", commits: Sequence[Commit], names: Sequence[str], smaller: Sequence[range]
+) -> NormSketches | None:
+    """Of the commits, from `smaller` checkpoints where these hold them; None without norms, or where one lacks it."""
+    if not names or not all(NORM_SKETCHES in commit.objects for commit in commits):
+        return None
+    bucket, record = snapshot.bucket, snapshot.record
+    folded = [_opened(bucket, record, block) for block in _largest(smaller)]
+    loose = [commit for commit in commits if not any(commit.shard in part.shards for part in folded)]
+    merged = NormSketches(names)
+
+    def read(part: Checkpoint | Commit) -> Sketches | None:
+        if isinstance(part, Commit):
+            return shard_sketches(bucket, part, names)
+        return checkpoint_sketches(bucket, record.run, part.shards, part.summary.norm_moments, names)
+
+    with ThreadPoolExecutor(_FETCH_THREADS) as pool:
+        for found in pool.map(read, [*folded, *loose]):
+            if found is None:
+                return None
+            merged.merge(found)
+    return merged
+
+
+def _encoded(commits: Sequence[Commit], summary: Summary) -> bytes:
     """Small columns for those who count, and the commits' own JSON for those who read."""
     columns = {
         "shard": pa.array([commit.shard for commit in commits], pa.int32()),
@@ -225,7 +271,6 @@ def _encoded(commits: Sequence[Commit]) -> bytes:
         "record": pa.array([commit.to_json() for commit in commits], pa.binary()),
     }
     schema = pa.schema([pa.field(name, column.type, nullable=False) for name, column in columns.items()])
-    summary = Summary.merged([Summary.of(commit) for commit in commits])
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,

@@ -27,7 +27,7 @@ from actstore_storage.layout import (
     segment_key,
     wanted_key,
 )
-from actstore_storage.products import NORMS, POSITIONS, TOKENS
+from actstore_storage.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
 from actstore_storage.runs import open_run, read_commit
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import RunRecord
@@ -193,7 +193,7 @@ def _check_rows(commit: Commit) -> Iterator[Finding]:
     for product, item in commit.objects.items():
         if product in (TOKENS, NORMS):
             expected = commit.tokens
-        elif product == POSITIONS or product.startswith(_OF_FEATURES):
+        elif product in (POSITIONS, NORM_SKETCHES) or product.startswith(_OF_FEATURES):
             continue
         else:
             expected = dense

@@ -50,6 +50,11 @@ def checkpoint_key(run: str, shards: range) -> str:
     return f"{checkpoints_folder(run)}/{shards.start:08d}-{shards.stop - 1:08d}.parquet"
 
 
+def checkpoint_sketches_key(run: str, shards: range) -> str:
+    """Beside the checkpoint, and under a name that no reader of checkpoints takes for one."""
+    return f"{checkpoint_key(run, shards).removesuffix('.parquet')}.norm-sketches.parquet"
+
+
 def indexes_folder(run: str) -> str:
     return f"{RUNS}/{check_name(run, 'run')}/index"
 

@@ -84,13 +84,16 @@ def group_norms(
         yield int(labels[first]), Moments.of(own), exact_quantiles(own, quantiles) if quantiles else []
 
 
-def histogram_rows(values: Values, bins: int, edges: Sequence[float]) -> list[dict[str, float | int]]:
+def histogram_rows(
+    values: npt.NDArray[np.floating], bins: int, edges: Sequence[float], weights: npt.NDArray[np.int64] | None = None
+) -> list[dict[str, float | int]]:
     """Columns low, high, count; each bin holds its low end, and the last one both.
 
     Without `edges`, `bins` of equal ratio from the least value to the largest, of equal width where one is not above 0.
+    `weights`: how many values each stands for.
     """
     bounds = np.asarray(edges, np.float64) if len(edges) else _bounds(values, bins)
-    counts, _ = np.histogram(values.astype(np.float64), bounds)
+    counts, _ = np.histogram(values.astype(np.float64), bounds, weights=weights)
     return [
         {"low": float(low), "high": float(high), "count": int(count)}
         for low, high, count in zip(bounds[:-1], bounds[1:], counts, strict=True)
@@ -103,7 +106,7 @@ def check_bins(bins: int, edges: Sequence[float]) -> None:
         raise BadRequest("edges of a histogram ascend", field="edges", value=list(edges), allowed="ascending numbers")
 
 
-def _bounds(values: Values, bins: int) -> npt.NDArray[np.float64]:
+def _bounds(values: npt.NDArray[np.floating], bins: int) -> npt.NDArray[np.float64]:
     low, high = float(values.min()), float(values.max())
     bounds = np.geomspace(low, high, bins + 1) if low > 0 else np.linspace(low, high, bins + 1)
     bounds[0], bounds[-1] = low, high

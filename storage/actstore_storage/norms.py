@@ -1,13 +1,15 @@
 """How large the activations of each site are, and how they lie to each other.
 
-What the commits' statistics tell is read from them alone. Quantiles, histograms, and rows by position or document read
-the stored norms.
+What the commits' statistics tell is read from them alone, and quantiles and histograms beside it from sketches. Rows by
+position or document read the stored norms, and so do quantiles that shall be exact, or of shards without sketches.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.commit import TOKEN_CLASSES, Moments
@@ -32,6 +34,7 @@ from actstore_storage.norm_rows import (
     read_norms,
 )
 from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
+from actstore_storage.sketches import RANK_ERROR, Sketches, WeightedValues, read_sketches
 from actstore_storage.snapshot import Snapshot
 
 DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -66,6 +69,8 @@ class ProfileQuestion:
     quantiles: Sequence[float] = DEFAULT_QUANTILES
     exclude: frozenset[str] = DEFAULT_EXCLUSION
     exclude_position_0: bool = False
+    # Quantiles and histograms are of the stored norms, whatever sketches there are.
+    exact: bool = False
 
     @property
     def from_statistics(self) -> bool:
@@ -84,15 +89,17 @@ L2_BY_LAYER = ProfileQuestion()
 def norm_profile(snapshot: Snapshot, question: ProfileQuestion = L2_BY_LAYER) -> pa.Table:
     """A row a site, by kind then layer, over its finite values; columns as in norm.proto.
 
-    The standard deviation is the population's, quantiles interpolate linearly.
+    The standard deviation is the population's, quantiles interpolate linearly; `rank_error` is by how much their ranks
+    may be off: 0 where they are exact, else sketches.RANK_ERROR.
     """
     _check(question)
     places = _places(snapshot, question)
+    sketches = _sketches(snapshot, places, question) if question.quantiles else None
     # quantile -> name, so that a quantile asked for twice is one column
     names = {quantile: "q" + repr(abs(float(quantile))).removesuffix(".0") for quantile in question.quantiles}
     rows: list[dict[str, object]] = []
     for place in places:
-        rows += _rows(snapshot, place, question, names)
+        rows += _rows(snapshot, place, question, names, sketches)
         check_limit(len(rows), PROFILE_ROWS_MAX, "rows", least=0)
     if question.quantity == RELATIVE_INCREASE:
         _add_bounds(snapshot, question, rows)
@@ -118,11 +125,45 @@ def _places(snapshot: Snapshot, question: ProfileQuestion) -> list[list[Site]]:
     return [[site for site in chosen if site.kind == kind] for kind in dict.fromkeys(site.kind for site in chosen)]
 
 
+def _sketches(
+    snapshot: Snapshot, places: Sequence[Sequence[Site]], question: ProfileQuestion
+) -> Sequence[Sketches] | None:
+    """In parts, of these places; None where the stored norms have to answer."""
+    if question.exact or not question.from_statistics:
+        return None
+    d_model = snapshot.record.d_model
+    return read_sketches(
+        snapshot, [statistics_of(question.quantity, site, d_model)[0] for place in places for site in place]
+    )
+
+
+def _sketched(
+    snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, parts: Sequence[Sketches], group: object
+) -> WeightedValues:
+    """Of these sites' tokens of one class, or of all that count."""
+    kept = kept_classes(question.exclude) if group is None else [str(group)]
+    told = [statistics_of(question.quantity, site, snapshot.record.d_model) for site in sites]
+    found = [part[name][one] for name, _ in told for part in parts for one in kept if one in part[name]]
+    return WeightedValues.of(found, told[0][1])
+
+
 def _rows(
-    snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, names: Mapping[float, str]
+    snapshot: Snapshot,
+    sites: Sequence[Site],
+    question: ProfileQuestion,
+    names: Mapping[float, str],
+    sketches: Sequence[Sketches] | None,
 ) -> Iterator[dict[str, object]]:
     found = _moments(snapshot, sites, question) if question.from_statistics else {}
-    if names or not question.from_statistics:
+    if sketches is not None:
+        found = {
+            group: (
+                moments,
+                _sketched(snapshot, sites, question, sketches, group).quantiles(list(names)),
+            )
+            for group, (moments, _) in found.items()
+        }
+    elif names or not question.from_statistics:
         found = _with_quantiles(snapshot, sites, question, list(names), found)
     if not found:
         raise _none_left(snapshot, sites, question)
@@ -140,6 +181,7 @@ def _rows(
             "minimum": moments.minimum,
             "maximum": moments.maximum,
             **dict(zip(names.values(), quantiles, strict=True)),
+            "rank_error": 0.0 if sketches is None else RANK_ERROR,
         }
 
 
@@ -208,18 +250,27 @@ def sites_with(snapshot: Snapshot, quantity: str) -> list[Site]:
 def norm_histogram(
     snapshot: Snapshot, question: ProfileQuestion, *, bins: int = 0, edges: Sequence[float] = ()
 ) -> pa.Table:
-    """Columns site, layer, low, high, count of a question by layer; `edges`, or so many bins as in norm_rows."""
+    """Columns site, layer, low, high, count and rank_error, by which the share of a bin may be off, of a question by
+    layer; `edges`, or so many bins as in norm_rows.
+    """
     _check(question)
     check_bins(bins, edges)
     if question.by != LAYER:
         raise BadRequest("histograms are by layer", field="by", value=question.by, allowed=LAYER)
-    rows = []
-    for [site] in _places(snapshot, question):
-        values, _ = _read(snapshot, [site], question, None)
+    rows, places = [], _places(snapshot, question)
+    sketches = _sketches(snapshot, places, question)
+    for [site] in places:
+        values: npt.NDArray[np.floating]
+        if sketches is None:
+            (values, _), weights = _read(snapshot, [site], question, None), None
+        else:
+            found = _sketched(snapshot, [site], question, sketches, None)
+            values, weights = found.values, found.weights
         if not len(values):
             raise _none_left(snapshot, [site], question)
-        rows += [{"site": site.kind, "layer": site.layer} | row for row in histogram_rows(values, bins, edges)]
-    ends = [("low", pa.float64()), ("high", pa.float64()), ("count", pa.int64())]
+        place = {"site": site.kind, "layer": site.layer, "rank_error": 0.0 if sketches is None else RANK_ERROR}
+        rows += [place | row for row in histogram_rows(values, bins, edges, weights)]
+    ends = [("low", pa.float64()), ("high", pa.float64()), ("count", pa.int64()), ("rank_error", pa.float64())]
     return pa.Table.from_pylist(rows, pa.schema([("site", pa.string()), ("layer", pa.int32()), *ends]))
 
 
@@ -256,7 +307,8 @@ def _profile_schema(question: ProfileQuestion, quantile_names: Iterable[str]) ->
     fields += [("tokens", pa.int64())]
     fields += [("non_finite", pa.int64())] if question.by in (LAYER, SITE) else []
     bound = ("bound",) if question.quantity == RELATIVE_INCREASE else ()
-    return pa.schema(fields + [(name, pa.float64()) for name in (*_MOMENTS, *bound, *quantile_names)])
+    quantiles = (*quantile_names, "rank_error") if question.quantiles else ()
+    return pa.schema(fields + [(name, pa.float64()) for name in (*_MOMENTS, *bound, *quantiles)])
 
 
 def _none_left(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion) -> BadRequest:

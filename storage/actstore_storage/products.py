@@ -7,7 +7,7 @@ import pyarrow as pa
 from actstore_storage.object_writer import ObjectFormat
 from actstore_storage.specification import DTYPES, RunRecord
 
-TOKENS, NORMS = "tokens", "norms"
+TOKENS, NORMS, NORM_SKETCHES = "tokens", "norms", "norm-sketches"
 # The token rows that dense rows are of, where a run stores those of some positions only.
 POSITIONS = "positions"
 BOS, SPECIAL, SINK = 1, 2, 4  # bits of a token's flags
@@ -75,6 +75,12 @@ STATISTICS_FORMAT = ObjectFormat(
 def norms_format(columns: Iterable[str]) -> ObjectFormat:
     kinds: Mapping[str, pa.DataType] = dict.fromkeys(columns, pa.float32())
     return ObjectFormat(_schema(**kinds), _GROUP_ROWS)
+
+
+def sketches_format(names: Iterable[str]) -> ObjectFormat:
+    """A row a token class; nothing where a class has no finite value of a name."""
+    kinds: Mapping[str, pa.DataType] = {"token_class": pa.string(), **dict.fromkeys(names, pa.binary())}
+    return ObjectFormat(_schema(**kinds), _GROUP_ROWS, compression="zstd")
 
 
 def dense_format(record: RunRecord, site: str, dtype: str = "") -> ObjectFormat:

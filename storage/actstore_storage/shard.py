@@ -16,6 +16,7 @@ from actstore_storage.norm_columns import L2, NormColumn, statistics_names, with
 from actstore_storage.object_writer import ObjectFormat
 from actstore_storage.products import (
     BOS,
+    NORM_SKETCHES,
     NORMS,
     POSITIONS,
     POSITIONS_FORMAT,
@@ -24,8 +25,10 @@ from actstore_storage.products import (
     TOKENS_FORMAT,
     dense_format,
     norms_format,
+    sketches_format,
 )
 from actstore_storage.sites import parse_site
+from actstore_storage.sketches import NormSketches
 from actstore_storage.specification import RunRecord
 
 __all__ = ["BOS", "SPECIAL", "ShardWriter", "SparseFeatures", "TokenRows"]
@@ -70,9 +73,9 @@ class ShardWriter(ShardAttempt):
         self._tokens_by_class = dict.fromkeys(TOKEN_CLASSES, 0)
         sites = [NormColumn(L2, parse_site(site)) for site in record.specification.norm_sites]
         self._columns = {column.name: column for column in (*sites, *columns)}
-        self._moments = {
-            name: dict.fromkeys(TOKEN_CLASSES, Moments()) for name in statistics_names(self._columns.values())
-        }
+        names = statistics_names(self._columns.values())
+        self._moments = {name: dict.fromkeys(TOKEN_CLASSES, Moments()) for name in names}
+        self._sketches = NormSketches(names)
 
     def add(
         self,
@@ -113,6 +116,7 @@ class ShardWriter(ShardAttempt):
         self._open(TOKENS, TOKENS_FORMAT)
         if asked.norm_sites:
             self._open(NORMS, norms_format(self._columns))
+            self._open(NORM_SKETCHES, sketches_format(self._moments))
         for site in asked.dense_sites:
             self._open(site, dense_format(self._record, site, self._dtypes[site]))
         if asked.dense_sites and asked.positions.kind != "all":
@@ -122,6 +126,10 @@ class ShardWriter(ShardAttempt):
         wanted = self._record.shard_sequences(self._shard)
         if self._sequences != len(wanted):
             raise ValueError(f"shard {self._shard} was given {self._sequences} of its {len(wanted)} sequences")
+
+    def _write_last(self) -> None:
+        if NORM_SKETCHES in self._objects:
+            self._objects[NORM_SKETCHES].write(self._sketches.columns)
 
     def _committed(self, records: Mapping[str, ObjectRecord]) -> Commit:
         moments = {
@@ -162,11 +170,15 @@ class ShardWriter(ShardAttempt):
         self, norms: Mapping[str, npt.NDArray[np.float32]], classes: Mapping[str, npt.NDArray[np.bool_]]
     ) -> None:
         told = with_derived(self._columns.values(), norms, self._record.specification.norm_sites)
+        present = [name for name, mask in classes.items() if mask.any()]
         for name, values in told.items():
             finite = np.isfinite(values)
             self._count_non_finite(name, len(values) - int(finite.sum()))
             for kept, mask in classes.items():
-                self._moments[name][kept] = self._moments[name][kept].merge(Moments.of(values[mask & finite]))
+                if kept in present:
+                    own = values[mask & finite]
+                    self._moments[name][kept] = self._moments[name][kept].merge(Moments.of(own))
+                    self._sketches.add(name, kept, own)
 
     def _positions(self, chosen: npt.NDArray[np.int32], rows: int) -> int:
         if len(chosen) and (chosen[0] < 0 or chosen[-1] >= rows or (np.diff(chosen) <= 0).any()):

@@ -12,7 +12,7 @@ from actstore_storage.features import feature_statistics, top_examples
 from actstore_storage.fsck import check_runs
 from actstore_storage.layout import data_folder
 from actstore_storage.norms import norm_profile
-from actstore_storage.products import TOKENS
+from actstore_storage.products import NORM_SKETCHES, TOKENS
 from actstore_storage.removal import remove_run
 from actstore_storage.rows import read_activations, shard_tokens
 from actstore_storage.runs import create_run, open_run, read_record, runs_over
@@ -87,9 +87,12 @@ def test_it_is_the_run_that_had_the_sae_from_the_start(bucket: Bucket) -> None:
     assert borrowed.complete
     assert borrowed.record.has_rows_of(base.record)
     for mine, theirs, whole in zip(borrowed.commits, base.commits, both.commits, strict=True):
-        assert {name: item.sha256 for name, item in mine.objects.items()} == {
-            name: item.sha256 for name, item in whole.objects.items()
-        }
+        assert mine.objects.keys() == whole.objects.keys()
+        # Which numbers a sketch keeps is drawn by chance.
+        alike = [
+            (mine.objects[name].sha256, whole.objects[name].sha256) for name in mine.objects.keys() - {NORM_SKETCHES}
+        ]
+        assert all(one == other for one, other in alike)
         own = {name for name, item in mine.objects.items() if item.key.startswith(data_folder("over"))}
         assert own == {"features-new", "index-new", "statistics-new"}
         assert {name: mine.objects[name] for name in mine.objects.keys() - own} == theirs.objects

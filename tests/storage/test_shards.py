@@ -169,7 +169,8 @@ def test_commit_states_what_its_objects_are(bucket: Bucket) -> None:
     write_run(bucket, run)
     for commit in open_run(bucket, "run").commits:
         assert set(commit.objects) == {
-            "tokens", "norms", "resid_pre.0", "resid_post.3", "features-sae", "index-sae", "statistics-sae"
+            "tokens", "norms", "norm-sketches", "resid_pre.0", "resid_post.3", "features-sae", "index-sae",
+            "statistics-sae",
         }  # fmt: skip
         for record in commit.objects.values():
             data = bucket.get(record.key)

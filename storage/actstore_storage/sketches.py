@@ -1,0 +1,190 @@
+"""Quantiles of norms without their rows: sketches of each column and token class, of a shard and of a checkpoint.
+
+KLL sketches (Karnin, Lang & Liberty, "Optimal quantile approximation in streams", FOCS 2016) as Apache DataSketches
+makes them. They merge, which a run of many shards needs: a checkpoint has its shards' as one. Which numbers a sketch
+keeps is drawn by chance, without a seed, so that equal captures may have other bytes here; what a reader makes of
+stored sketches is the same each time.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasketches import kll_floats_sketch
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments
+from actstore_storage.errors import CorruptObject
+from actstore_storage.layout import checkpoint_sketches_key
+from actstore_storage.products import NORM_SKETCHES, sketches_format
+from actstore_storage.reading import open_product
+
+if TYPE_CHECKING:
+    from actstore_storage.snapshot import Snapshot
+
+# Of each sketch, which then has at most 2.6 kB whatever it is of.
+SKETCH_K = 200
+# By so much may the rank of a quantile, or the share of a bin, be off: DataSketches' bound for 99 of 100 sketches.
+RANK_ERROR: float = kll_floats_sketch.get_normalized_rank_error(SKETCH_K, True)
+_READ_THREADS = 16
+# The first byte of a sketch of a single value: its header's length in words of 4 bytes.
+_INTS_OF_ONE = 2
+
+# In DataSketches' bytes, by name of statistics, then by token class.
+Sketches = Mapping[str, Mapping[str, bytes]]
+
+
+class NormSketches:
+    """Of what is added: finite values of a name of statistics and of one token class."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._found: dict[str, dict[str, kll_floats_sketch]] = {name: {} for name in names}
+
+    def add(self, name: str, token_class: str, values: npt.NDArray[np.floating[Any]]) -> None:
+        """Sorted first: a sketch takes any order, and 18 ns a number in this one instead of 45."""
+        if len(values):
+            sketch = self._found[name].setdefault(token_class, kll_floats_sketch(SKETCH_K))
+            sketch.update(np.sort(values.astype(np.float32, copy=False)))
+
+    def merge(self, other: Sketches) -> None:
+        for name, classes in other.items():
+            for token_class, sketch in classes.items():
+                own = kll_floats_sketch.deserialize(sketch)
+                self._found[name].setdefault(token_class, kll_floats_sketch(SKETCH_K)).merge(own)
+
+    @property
+    def columns(self) -> list[pa.Array]:
+        """As sketches_format has them; a row for each token class that has any value."""
+        kept = [name for name in TOKEN_CLASSES if any(name in classes for classes in self._found.values())]
+        blobs = [
+            [classes[name].serialize() if name in classes else b"" for name in kept] for classes in self._found.values()
+        ]
+        return [pa.array(kept, pa.string()), *(pa.array(column, pa.binary()) for column in blobs)]
+
+    def encoded(self, specification_sha256: str) -> bytes:
+        """A checkpoint's, as one object."""
+        schema = sketches_format(self._found).schema
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True) as file:
+            file.add_key_value_metadata({"actstore.specification_sha256": specification_sha256})
+            file.write_table(pa.Table.from_arrays(self.columns, schema=schema))
+        return bytes(sink.getvalue())
+
+
+def shard_sketches(bucket: Bucket, commit: Commit, names: Sequence[str]) -> Sketches | None:
+    """None where the shard has none of some name: it was captured before they were stored."""
+    if NORM_SKETCHES not in commit.objects or any(name not in commit.norm_moments for name in names):
+        return None
+    with open_product(bucket, commit, NORM_SKETCHES) as file:
+        found = _decoded(file, names)
+    return _checked(found, commit.norm_moments, commit.objects[NORM_SKETCHES].key)
+
+
+def checkpoint_sketches(
+    bucket: Bucket, run: str, shards: range, moments: Mapping[str, Mapping[str, Moments]], names: Sequence[str]
+) -> Sketches | None:
+    """As `shard_sketches`, of a checkpoint whose summary has these moments."""
+    key = checkpoint_sketches_key(run, shards)
+    try:
+        with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+            if not set(names) <= set(file.schema_arrow.names):
+                return None
+            found = _decoded(file, names)
+    except KeyError:
+        return None
+    except (pa.ArrowException, OSError) as error:
+        failure = bucket.store_error(error) if isinstance(error, OSError) else None
+        raise failure or _corrupt(key, str(error).strip()) from error
+    return _checked(found, moments, key)
+
+
+def read_sketches(snapshot: "Snapshot", names: Sequence[str]) -> list[Sketches] | None:
+    """Of all committed shards, in parts that are not merged; None where any of them has none of some name."""
+    bucket, run = snapshot.bucket, snapshot.record.run
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        folded = pool.map(
+            lambda part: checkpoint_sketches(bucket, run, part.shards, part.summary.norm_moments, names),
+            snapshot.commits.checkpoints,
+        )
+        parts = list(folded)
+        if any(part is None for part in parts):  # and the loose ones need not be read
+            return None
+        parts += pool.map(lambda commit: shard_sketches(bucket, commit, names), snapshot.commits.loose)
+    found = [part for part in parts if part is not None]
+    return found if len(found) == len(parts) else None
+
+
+@dataclass(frozen=True)
+class WeightedValues:
+    """What sketches kept, ascending, and how many values each stands for: of fewer values than a sketch keeps, all.
+
+    The extremes, which a sketch knows but need not have kept, stand for none.
+    """
+
+    values: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sketches: Iterable[bytes], divisor: float = 1.0) -> "WeightedValues":
+        """Of all of these together, each value over `divisor`."""
+        parts = [(np.empty(0, np.float32), np.empty(0, np.int64)), *map(_kept, sketches)]
+        values, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
+        order = np.argsort(values, kind="stable")
+        return cls(values[order].astype(np.float64) / divisor, weights[order])
+
+    def quantiles(self, quantiles: Sequence[float]) -> list[float]:
+        """As np.quantile of each value repeated so often as it stands for; 0 and 1 are the extremes."""
+        ends = np.cumsum(self.weights)
+        places = np.asarray(quantiles, np.float64) * (ends[-1] - 1)
+        below = np.floor(places).astype(np.int64)
+        above = np.minimum(below + 1, ends[-1] - 1)
+        pairs = np.stack([self.values[np.searchsorted(ends, at, side="right")] for at in (below, above)], axis=1)
+        found = np.array([np.quantile(pair, part) for pair, part in zip(pairs, places - below, strict=True)])
+        found = np.where(places <= 0, self.values[0], np.where(places >= ends[-1] - 1, self.values[-1], found))
+        return [float(value) for value in found]
+
+
+def _kept(sketch: bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Values and weights. By the bytes: the package's own iterator gives merged sketches' values a weight of 1.
+
+    A sketch of one value is that alone behind 8 bytes. Others have, behind 20, where each level begins, the least and
+    the largest value, and the values of all levels; those of level i stand for 2^i each.
+    """
+    if sketch[0] == _INTS_OF_ONE:
+        return np.frombuffer(sketch, "<f4", 1, 8), np.ones(1, np.int64)
+    levels = sketch[18]
+    starts = np.frombuffer(sketch, "<u4", levels, 20).astype(np.int64)
+    extremes, values = np.split(np.frombuffer(sketch, "<f4", offset=20 + 4 * levels), [2])
+    sizes = np.diff(starts, append=starts[0] + len(values))
+    weights = np.repeat(1 << np.arange(levels), sizes)
+    return np.concatenate([extremes, values]), np.concatenate([np.zeros(2, np.int64), weights])
+
+
+def _count(sketch: bytes) -> int:
+    return 1 if sketch[0] == _INTS_OF_ONE else int.from_bytes(sketch[8:16], "little")
+
+
+def _decoded(file: pq.ParquetFile, names: Sequence[str]) -> dict[str, dict[str, bytes]]:
+    table = file.read(columns=["token_class", *names])
+    classes = table["token_class"].to_pylist()
+    return {
+        name: {kept: sketch for kept, sketch in zip(classes, table[name].to_pylist(), strict=True) if sketch}
+        for name in names
+    }
+
+
+def _checked(found: Sketches, moments: Mapping[str, Mapping[str, Moments]], key: str) -> Sketches:
+    for name, classes in found.items():
+        expected = {token_class: told.count for token_class, told in moments.get(name, {}).items()}
+        if {token_class: _count(sketch) for token_class, sketch in classes.items()} != expected:
+            raise _corrupt(key, f"its sketches of {name} are not of as many tokens as the statistics beside it")
+    return found
+
+
+def _corrupt(key: str, what: str) -> CorruptObject:
+    return CorruptObject(f"object {key} is damaged: {what}", field="object", value=key)

@@ -1,0 +1,194 @@
+"""Sketched quantiles of norms beside NumPy's of all values: of shards, of checkpoints, and where there are none."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from actstore_storage import checkpoint
+from actstore_storage.bucket import Bucket
+from actstore_storage.checkpoint import fold_commits
+from actstore_storage.commit import TOKEN_CLASSES, Commit
+from actstore_storage.errors import CorruptObject
+from actstore_storage.fsck import check_runs
+from actstore_storage.layout import checkpoint_sketches_key, commit_key
+from actstore_storage.norms import ProfileQuestion, norm_histogram, norm_profile
+from actstore_storage.products import NORM_SKETCHES
+from actstore_storage.removal import remove_run
+from actstore_storage.runs import open_run
+from actstore_storage.sketches import RANK_ERROR, NormSketches, WeightedValues, read_sketches
+from tests.storage.random_run import make_run, write_run
+
+QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
+
+
+def rank_errors(values: NDArray[np.floating], found: Sequence[float], quantiles: Sequence[float]) -> list[float]:
+    """How far each number is from having the rank that it was asked for; ties have a range of ranks."""
+    ordered = np.sort(values)
+    below = np.searchsorted(ordered, np.float32(found), side="left") / len(ordered)
+    above = np.searchsorted(ordered, np.float32(found), side="right") / len(ordered)
+    return [max(0.0, low - asked, asked - high) for low, high, asked in zip(below, above, quantiles, strict=True)]
+
+
+def sketched(parts: Sequence[NDArray[np.float32]]) -> WeightedValues:
+    found: list[bytes] = []
+    for part in parts:
+        sketches = NormSketches(["name"])
+        sketches.add("name", "text", part)
+        found += [blob.as_py() for blob in sketches.columns[1]]
+    return WeightedValues.of(found)
+
+
+@pytest.mark.parametrize("shards", [1, 7, 100])
+@pytest.mark.parametrize("spread", ["lognormal", "few", "ascending"])
+def test_quantiles_are_within_the_stated_error(shards: int, spread: str) -> None:
+    random = np.random.default_rng(shards)
+    values = random.lognormal(size=100_000).astype(np.float32)
+    values = {"lognormal": values, "few": np.round(values), "ascending": np.sort(values)}[spread]
+    found = sketched(np.array_split(values, shards)).quantiles(QUANTILES)
+    assert max(rank_errors(values, found, QUANTILES)) <= RANK_ERROR
+    assert (found[0], found[-1]) == (values.min(), values.max())
+
+
+def test_a_merged_sketch_is_within_the_same_error_and_no_larger() -> None:
+    values = np.random.default_rng(0).lognormal(size=(300, 1000)).astype(np.float32)
+    merged = NormSketches(["name"])
+    for part in values:
+        one = NormSketches(["name"])
+        one.add("name", "text", part)
+        merged.merge({"name": {"text": one.columns[1][0].as_py()}})
+    found = WeightedValues.of([merged.columns[1][0].as_py()])
+    assert found.weights.sum() == values.size
+    assert max(rank_errors(values.ravel(), found.quantiles(QUANTILES), QUANTILES)) <= RANK_ERROR
+    assert len(merged.columns[1][0].as_py()) < 2700
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(0, 2.0**90, width=32), min_size=1, max_size=60), min_size=1, max_size=4),
+    st.lists(st.floats(0, 1), min_size=1, max_size=4),
+)
+def test_of_few_values_quantiles_are_exact(parts: list[list[float]], quantiles: list[float]) -> None:
+    arrays = [np.array(part, np.float32) for part in parts]
+    expected = np.quantile(np.concatenate(arrays).astype(np.float64), quantiles)
+    assert sketched(arrays).quantiles(quantiles) == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("quantity", ["l2", "rms"])
+@pytest.mark.parametrize("by", ["layer", "site", "token_class"])
+@pytest.mark.parametrize("folded", [False, True])
+def test_profiles_are_as_the_exact_ones(local_bucket: Bucket, quantity: str, by: str, folded: bool) -> None:
+    write_run(local_bucket, make_run(5))
+    if folded:
+        assert fold_commits(open_run(local_bucket, "run"))
+    snapshot = open_run(local_bucket, "run")
+    question = ProfileQuestion(quantity=quantity, by=by, quantiles=QUANTILES, exclude=frozenset())
+    found, exact = (norm_profile(snapshot, replace(question, exact=way)) for way in (False, True))
+    assert set(found["rank_error"].to_pylist()) == {RANK_ERROR}
+    assert set(exact["rank_error"].to_pylist()) == {0.0}
+    for name in exact.column_names[:-1]:
+        expected = exact[name].to_pylist()
+        # So few values that their sketches have all of them.
+        assert found[name].to_pylist() == (
+            expected if isinstance(expected[0], str) else pytest.approx(expected, rel=1e-6)
+        )
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_histograms_are_as_the_exact_ones(local_bucket: Bucket, folded: bool) -> None:
+    write_run(local_bucket, make_run(5))
+    if folded:
+        fold_commits(open_run(local_bucket, "run"))
+    snapshot = open_run(local_bucket, "run")
+    for options in ({"bins": 9}, {"edges": (0.5, 1.0, 4.0)}):
+        found, exact = (norm_histogram(snapshot, ProfileQuestion(exact=way), **options) for way in (False, True))
+        assert found["count"].to_pylist() == exact["count"].to_pylist()
+        assert found["low"].to_pylist() == pytest.approx(exact["low"].to_pylist())
+        assert set(found["rank_error"].to_pylist()) == {RANK_ERROR}
+
+
+def test_sketches_are_read_instead_of_norms(local_bucket: Bucket) -> None:
+    write_run(local_bucket, make_run(5))
+    snapshot = open_run(local_bucket, "run")
+    for commit in snapshot.commits:
+        local_bucket.delete(commit.objects["norms"].key)
+    assert norm_profile(snapshot).num_rows
+    with pytest.raises(CorruptObject):
+        norm_profile(snapshot, ProfileQuestion(exact=True))
+
+
+def test_checkpoints_have_their_shards_sketches(local_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "BLOCKS", (2, 4))
+    write_run(local_bucket, make_run(5))
+    first = open_run(local_bucket, "run")
+    before = norm_profile(first)
+    blocks = [range(2), range(2, 4), range(4)]
+    assert len(fold_commits(first)) == len(blocks)
+    assert all(local_bucket.exists(checkpoint_sketches_key("run", block)) for block in blocks)
+    snapshot = open_run(local_bucket, "run")
+    assert [part.shards for part in snapshot.commits.checkpoints] == [range(4)]
+    for commit in snapshot.commits:
+        local_bucket.delete(commit.objects[NORM_SKETCHES].key)
+    assert norm_profile(snapshot).to_pylist() == [pytest.approx(row) for row in before.to_pylist()]
+
+
+def without_sketches(bucket: Bucket, shard: int) -> None:
+    """The shard as one that was captured before there were any."""
+    key = commit_key("run", shard)
+    commit = Commit.from_json(bucket.get(key), key)
+    objects = {name: item for name, item in commit.objects.items() if name != NORM_SKETCHES}
+    bucket.delete(commit.objects[NORM_SKETCHES].key)
+    bucket.delete(key)
+    assert bucket.put_if_absent(key, replace(commit, objects=objects).to_json())
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_run_with_a_shard_without_sketches_is_answered_exactly(local_bucket: Bucket, folded: bool) -> None:
+    write_run(local_bucket, make_run(5))
+    before = norm_profile(open_run(local_bucket, "run"), ProfileQuestion(exact=True))
+    without_sketches(local_bucket, 1)
+    if folded:
+        fold_commits(open_run(local_bucket, "run"))
+    snapshot = open_run(local_bucket, "run")
+    assert read_sketches(snapshot, ["resid_pre.0"]) is None
+    assert norm_profile(snapshot).equals(before)
+    assert check_runs(local_bucket, "run").findings == ()
+
+
+def test_sketches_of_other_tokens_are_damaged(local_bucket: Bucket) -> None:
+    write_run(local_bucket, make_run(5))
+    fold_commits(open_run(local_bucket, "run"))
+    snapshot = open_run(local_bucket, "run")
+    [part] = snapshot.commits.checkpoints
+    key = checkpoint_sketches_key("run", part.shards)
+    local_bucket.delete(key)
+    local_bucket.put_if_absent(key, NormSketches(part.summary.norm_moments).encoded("0" * 64))
+    with pytest.raises(CorruptObject, match="as many tokens"):
+        norm_profile(snapshot)
+    local_bucket.delete(key)
+    local_bucket.put_if_absent(key, b"no table")
+    with pytest.raises(CorruptObject):
+        norm_profile(snapshot)
+
+
+def test_removal_takes_them(local_bucket: Bucket) -> None:
+    write_run(local_bucket, make_run(5))
+    fold_commits(open_run(local_bucket, "run"))
+    assert check_runs(local_bucket, "run").findings == ()
+    remove_run(local_bucket, "run")
+    assert local_bucket.keys("runs/run") == []
+
+
+def test_rows_are_of_the_token_classes_that_there_are() -> None:
+    sketches = NormSketches(["one", "other"])
+    sketches.add("one", "bos", np.ones(3, np.float32))
+    sketches.add("other", "text", np.ones(3, np.float32))
+    classes, one, other = sketches.columns
+    assert classes == pa.array([name for name in TOKEN_CLASSES if name in ("text", "bos")])
+    assert [len(blob.as_py()) > 0 for blob in one] == [False, True]
+    assert [len(blob.as_py()) > 0 for blob in other] == [True, False]
