@@ -44,13 +44,13 @@ def join_layer(
     """
     bases = [row.base for row in rows]
     positions = torch.tensor([row.position for row in rows], device=model.device)
-    queries = stacked([base.queries[layer][:, first:] for base in bases])
-    keys, values = stacked([base.keys[layer] for base in bases]), stacked([base.values[layer] for base in bases])
+    queries = stacked(bases, lambda base: base.queries[layer][:, first:])
+    keys, values = stacked(bases, lambda base: base.keys[layer]), stacked(bases, lambda base: base.values[layer])
     runs = Runs(queries.clone(), keys.clone(), values.clone())
     numbers = torch.arange(len(rows), device=model.device)
     hidden = torch.stack([row.residual for row in rows])
     there = compute_layer(model, layer, call, runs, hidden, numbers, positions)
-    out = stacked([base.residuals[layer + 1][start:] for base in bases]).clone()
+    out = stacked(bases, lambda base: base.residuals[layer + 1][start:]).clone()
     wanted = torch.arange(start, out.shape[1] + start, device=model.device)
     out[wanted == positions[:, None]] = there[positions >= start]
     later = wanted > positions[:, None]
@@ -71,9 +71,9 @@ def _after(
     family, module = model.family, model.layers[layer]
     attn_out = through(module, family.from_z, z[later])
     if "resid_mid" not in model.kinds:
-        was = stacked([base.activations[Site(layer, "attn_out")][start:] for base in bases])
-        return stacked([base.residuals[layer + 1][start:] for base in bases])[later] + (attn_out - was[later])
-    middle = stacked([base.residuals[layer][start:] for base in bases])[later] + attn_out
+        was = stacked(bases, lambda base: base.activations[Site(layer, "attn_out")][start:])
+        return stacked(bases, lambda base: base.residuals[layer + 1][start:])[later] + (attn_out - was[later])
+    middle = stacked(bases, lambda base: base.residuals[layer][start:])[later] + attn_out
     return middle + through(module, family.from_middle, middle)
 
 

@@ -64,12 +64,11 @@ class Ragged:
 
     def _attention(self, layer: int, runs: Sequence[Run], first: int) -> Runs:
         """With the base runs' keys and values so far."""
-        queries = stacked([run.base.queries[layer][:, first:] for run in runs])
-        keys, values = (
-            stacked([of_layers[layer] for of_layers in found]).clone()
-            for found in ([run.base.keys for run in runs], [run.base.values for run in runs])
-        )
-        return Runs(torch.zeros_like(queries, memory_format=torch.contiguous_format), keys, values)
+        bases = [run.base for run in runs]
+        queries = stacked(bases, lambda base: base.queries[layer][:, first:])
+        keys, values = stacked(bases, lambda base: base.keys[layer]), stacked(bases, lambda base: base.values[layer])
+        empty = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+        return Runs(empty, keys.clone(), values.clone())
 
 
 def _places(runs: Sequence[Run], device: torch.device) -> tuple[Int[Tensor, " token"], Int[Tensor, " token"]]:

@@ -237,10 +237,11 @@ class Resumed:
         after = [found for found in here if found[1].site.kind == "resid_post"]
         inside = [found for found in here if _is_inside(found[1], layer)]
         hidden = _written(hidden, before, first)
+        bases = [row.patch.base for row in rows]
         prefix = _Prefix(
             hidden,
-            stacked([row.patch.base.keys[layer][:, :first] for row in rows]),
-            stacked([row.patch.base.values[layer][:, :first] for row in rows]),
+            stacked(bases, lambda base: base.keys[layer][:, :first]),
+            stacked(bases, lambda base: base.values[layer][:, :first]),
         )
         if layer == self._model.layer_count - 1 and not inside and hidden.shape[1] > 1:
             out = self._last_position(call, layer, hidden, prefix, first)

@@ -4,7 +4,7 @@ A layer does not mind how tokens lie but in attention. So it is given one row of
 are of, and attention alone sees runs, with keys and values of all their positions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.attending import Mixed, Usual, attending
+from actstore_worker.patching.recording import Recording
 
 # What a layer is told beside its input, by transformers' names; a cache of keys and values has one of two.
 CACHES = ("past_key_values", "layer_past")
@@ -101,11 +102,12 @@ def compute_keys(
         model.layers[layer](hidden[None], **_told(call, tokens))
 
 
-def stacked(of_rows: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, "row ..."]:
-    """A view where all rows have one base."""
-    if all(found.data_ptr() == of_rows[0].data_ptr() for found in of_rows):
-        return of_rows[0].expand(len(of_rows), *of_rows[0].shape)
-    return torch.stack(list(of_rows))
+def stacked(bases: Sequence[Recording], part: Callable[[Recording], Float[Tensor, "..."]]) -> Float[Tensor, "base ..."]:
+    """That part of each base run; a view where all of them are the same one."""
+    if all(base is bases[0] for base in bases):
+        found = part(bases[0])
+        return found.expand(len(bases), *found.shape)
+    return torch.stack([part(base) for base in bases])
 
 
 def _told(call: Mapping[str, Any], tokens: _Tokens) -> dict[str, Any]:
