@@ -65,19 +65,25 @@ def save_model(folder: Path) -> None:
     AutoTokenizer.from_pretrained(MODELS / MODEL).save_pretrained(folder)
 
 
-def prepare(folder: Path, device: str, tokens: int) -> Plan:
+def write_inputs(folder: Path, tokens: int) -> None:
     save_model(folder / "models" / "pythia-70m-shape")
     (folder / "data").mkdir()
     ids = torch.randint(2, VOCABULARY_SIZE, (tokens // CONTEXT_LENGTH, CONTEXT_LENGTH), dtype=torch.int32)
     pq.write_table(pa.table({"tokens": ids.tolist()}), folder / "data" / "tokens.parquet")
+
+
+def plan_sites(
+    folder: Path, device: str, tokens: int, dense_sites: tuple[str, ...], norm_sites: tuple[str, ...]
+) -> Plan:
+    """`norm_sites` empty: all that the model has."""
     request = CaptureRequest(
         "pythia-70m-shape",
         "tokens.parquet",
         tokens_field="tokens",
         prepend_bos=False,
         context_length=CONTEXT_LENGTH,
-        dense_sites=(SITE,),
-        norm_sites=(SITE,),
+        dense_sites=dense_sites,
+        norm_sites=norm_sites,
         sequences_per_batch=BATCH,
         sequences_per_shard=tokens // CONTEXT_LENGTH // SHARDS,
     )
@@ -171,7 +177,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        plan = prepare(folder, arguments.device, arguments.tokens)
+        write_inputs(folder, arguments.tokens)
+        plan = plan_sites(folder, arguments.device, arguments.tokens, (SITE,), (SITE,))
         (folder / "store").mkdir()
         bucket = open_bucket(str(folder / "store"))
         print(f"tokens/s: {', '.join(SIDES)}")

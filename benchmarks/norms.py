@@ -1,4 +1,4 @@
-"""What a profile of norms by layer costs as a run grows, and what writing norms costs: `python -m benchmarks.norms`.
+"""What a profile of norms by layer costs as a run grows, and what norms cost a capture: `python -m benchmarks.norms`.
 
 Runs of 1, 10 and 100 shards with norms of 12 sites and no other rows, written by ShardWriter and folded as by a
 coordinator. A profile is asked from opening the run on, of all sites, with its moments alone and with its five
@@ -6,8 +6,10 @@ quantiles. DuckDB takes the same means from the norms files of the same run. Pre
 and one object of sketches, whatever its shards, so that 100 times the tokens cost the same but for a longer checkpoint;
 DuckDB reads 48 bytes a token.
 
-Writing is told in us of CPU time a token, with moments and sketches of the 12 columns: one part of what norms cost in a
-capture. The other is computing them, which docs/benchmarks.md has.
+`capture_cost` is what norms add to the forward pass of a model of Pythia-70M's shape: CPU time of a capture that stores
+no dense rows but norms, cosines, moments and sketches of all 24 sites, over that of one which has a single site's, less
+one; both run every layer, write Parquet and commit, in turns. Predicted: 56 sums a token over 512 elements
+that a core's cache holds, 7 us beside 370 of computing, and a third as much for their moments, sketches and bytes.
 """
 
 import argparse
@@ -15,11 +17,13 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import duckdb
 import numpy as np
+import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import fold_commits
@@ -28,11 +32,14 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.shard import ShardWriter, TokenRows
 from actstore_storage.specification import RunRecord, Specification
+from actstore_worker.capture_worker import CaptureWorker
+from benchmarks.capture import capture_seconds
+from benchmarks.capture_peers import SITE, TOKENS, plan_sites, write_inputs
 
 SITES = tuple(f"{kind}.{layer}" for layer in range(6) for kind in ("resid_pre", "resid_post"))
 SHARDS = (1, 10, 100)
 SEQUENCES, CONTEXT_LENGTH = 32, 256
-ROUNDS = 15
+ROUNDS, CAPTURE_ROUNDS = 15, 7
 
 
 def record_of(shards: int) -> RunRecord:
@@ -59,9 +66,8 @@ def record_of(shards: int) -> RunRecord:
     return RunRecord("run", specification, specification.sha256, sequences, tokens, 6, 512, "sdpa", "cpu", "0")
 
 
-def write_run(bucket: Bucket, shards: int) -> float:
-    """CPU time of writing, in seconds."""
-    record, random, seconds = record_of(shards), np.random.default_rng(0), 0.0
+def write_run(bucket: Bucket, shards: int) -> None:
+    record, random = record_of(shards), np.random.default_rng(0)
     create_run(bucket, record)
     for shard in range(shards):
         first, rows = shard * SEQUENCES, SEQUENCES * CONTEXT_LENGTH
@@ -70,13 +76,10 @@ def write_run(bucket: Bucket, shards: int) -> float:
         flags = (position == 0).astype(np.uint8)
         tokens = TokenRows(sequence, position, sequence, random.integers(0, 50_000, rows, np.int32), flags)
         norms = {site: random.lognormal(layer / 6, 0.3, rows).astype(np.float32) for layer, site in enumerate(SITES)}
-        began = time.process_time()
         with ShardWriter(bucket, record, shard, "benchmark") as writer:
             writer.add(tokens, {}, norms, {})
             writer.commit()
-        seconds += time.process_time() - began
     fold_commits(open_run(bucket, "run"))
-    return seconds
 
 
 def duckdb_means(paths: list[str]) -> None:
@@ -86,48 +89,73 @@ def duckdb_means(paths: list[str]) -> None:
         database.execute(f"select {columns} from read_parquet({paths!r})").fetchall()  # noqa: S608
 
 
-def seconds_of(ask: Callable[[], object]) -> float:
-    """Median after one that warms up."""
-    ask()
-    taken = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        ask()
-        taken.append(time.perf_counter() - began)
-    return median(taken)
+def capture_cost(folder: Path, tokens: int) -> list[float]:
+    """What all sites' norms add to a capture of one site's, round after round."""
+    folder.mkdir()
+    write_inputs(folder, tokens)
+    (folder / "store").mkdir()
+    bucket = open_bucket(str(folder / "store"))
+    plans = {"one": plan_sites(folder, "cpu", tokens, (), (SITE,)), "all": plan_sites(folder, "cpu", tokens, (), ())}
+    worker = CaptureWorker(bucket, torch.device("cpu"))
+    costs = []
+    for number in range(CAPTURE_ROUNDS):
+        seconds = {}
+        for name, plan in plans.items():
+            record = create_run(bucket, replace(plan.record, run=f"{name}-{number}"))
+            capture_seconds(worker, plan, record, range(1))  # loads and warms up
+            began = time.process_time()
+            capture_seconds(worker, plan, record, range(1, record.shards_total))
+            seconds[name] = time.process_time() - began
+        costs.append(seconds["all"] / seconds["one"] - 1)
+    return costs
 
 
-def measure(folder: Path, shards: int) -> dict[str, float]:
+def sides_of(folder: Path, shards: int) -> dict[str, Callable[[], object]]:
+    """What is timed of a run of so many shards, which is written first."""
     folder.mkdir()
     bucket = open_bucket(str(folder))
-    written = write_run(bucket, shards)
+    write_run(bucket, shards)
     paths = [str(path) for path in folder.rglob("norms.parquet")]
-    asked = {"moments": ProfileQuestion(quantiles=()), "quantiles": ProfileQuestion(quantiles=DEFAULT_QUANTILES)}
-    found = {
-        name: seconds_of(lambda question=question: norm_profile(open_run(bucket, "run"), question))
-        for name, question in asked.items()
+    return {
+        "moments": lambda: norm_profile(open_run(bucket, "run"), ProfileQuestion(quantiles=())),
+        "quantiles": lambda: norm_profile(open_run(bucket, "run"), ProfileQuestion(quantiles=DEFAULT_QUANTILES)),
+        "duckdb": lambda: duckdb_means(paths),
     }
-    written_us = written / (shards * SEQUENCES * CONTEXT_LENGTH) * 1e6
-    return found | {"duckdb": seconds_of(lambda: duckdb_means(paths)), "write_us_a_token": written_us}
+
+
+def profile_seconds(folder: Path) -> dict[tuple[int, str], float]:
+    """By shards and side: the median of rounds in which all take turns, after one that warms up."""
+    asked = {(shards, side): ask for shards in SHARDS for side, ask in sides_of(folder / str(shards), shards).items()}
+    taken: dict[tuple[int, str], list[float]] = {one: [] for one in asked}
+    for _ in range(1 + ROUNDS):
+        for one, ask in asked.items():
+            began = time.perf_counter()
+            ask()
+            taken[one].append(time.perf_counter() - began)
+    return {one: median(seconds[1:]) for one, seconds in taken.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of the captures")
     arguments = parser.parse_args()
-    print("shards   moments ms   quantiles ms   DuckDB ms   write us a token")
-    found = {}
     with tempfile.TemporaryDirectory() as name:
+        found = profile_seconds(Path(name))
+        print("shards   moments ms   quantiles ms   DuckDB ms")
         for shards in SHARDS:
-            one = found[shards] = measure(Path(name) / str(shards), shards)
-            milliseconds = [1000 * one[side] for side in ("moments", "quantiles", "duckdb")]
-            print(f"{shards:6}", *(f"{value:12.2f}" for value in (*milliseconds, one["write_us_a_token"])), flush=True)
-    first, last = found[SHARDS[0]], found[SHARDS[-1]]
-    growth = max(last[side] / first[side] for side in ("moments", "quantiles"))
-    numbers = {"growth_100x": growth, "ratio_to_duckdb": last["duckdb"] / last["moments"]} | {
-        f"write_us_a_token_{len(SITES)}_columns": last["write_us_a_token"]
+            print(
+                f"{shards:6}", *(f"{1000 * found[shards, side]:12.2f}" for side in ("moments", "quantiles", "duckdb"))
+            )
+        costs = capture_cost(Path(name) / "capture", arguments.tokens)
+    print("what norms of all sites add to a capture:", *(f"{cost:.3f}" for cost in costs))
+    first, last = SHARDS[0], SHARDS[-1]
+    numbers = {
+        "growth_100x": max(found[last, side] / found[first, side] for side in ("moments", "quantiles")),
+        "ratio_to_duckdb": found[last, "duckdb"] / found[last, "moments"],
+        "capture_cost": median(costs),
     }
-    print(", ".join(f"{name} {value:.2f}" for name, value in numbers.items()))
+    print(", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
     if arguments.json:
         print(json.dumps(numbers))
 

@@ -103,11 +103,11 @@ def test_pairs_are_stored_where_both_norms_are(folder: Path, local_bucket: Bucke
 
 
 def test_a_mean_that_is_most_of_a_vector_leaves_what_float32_has() -> None:
-    from actstore_worker.norms import l2_and_centred
+    from actstore_worker.norms import l2_and_centred, products
 
     rows = torch.randn(50, 512, generator=torch.Generator().manual_seed(0)) + 30
     wide = rows.double()
-    _, centred = l2_and_centred(rows[None])
+    _, centred = l2_and_centred(*products(rows[None], []), rows.shape[-1])
     expected = torch.linalg.vector_norm(wide - wide.mean(1, keepdim=True), dim=1)
     np.testing.assert_allclose(centred[0].double(), expected, rtol=2e-7 * 900)
     assert not columns_beside((), ("resid_pre",))
