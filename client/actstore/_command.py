@@ -22,7 +22,7 @@ from actstore._connect import connect
 from actstore._errors import ActstoreError, refused
 from actstore._lab import Lab
 from actstore._local_stack import LocalStack
-from actstore._norms import GROUPINGS, QUANTITIES, SIZES, plot_growth
+from actstore._norms import GROUPINGS, POSITION_0, QUANTITIES, SIZES, plot_growth
 from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
 from actstore._records import Positions
 from actstore._sae_features import CHECKED_TOKENS
@@ -290,6 +290,9 @@ def norms(options: argparse.Namespace) -> None:
         if options.more or (options.by and options.steps):
             (_norms_of_several if options.by else _growth_of_several)(options, lab)
             return
+        if options.steps:
+            allowed = "runs of other revisions beside it, or --by checkpoint"
+            raise refused("a profile of one run has no steps of training", "steps", options.steps, allowed)
         asked = {"exclude": options.exclude, "by": options.by, "quantity": options.quantity}
         profile = lab.run(options.run).norms(options.sites, **asked)
         growth = profile.fit_growth(options.fit, options.layers) if options.fit else None
@@ -302,12 +305,15 @@ def norms(options: argparse.Namespace) -> None:
 
 def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
     """A single site is followed over training, and a kind of site over the layers of each run."""
+    if options.sites:
+        allowed = "--fit with a site kind or a site; with --by, norms of several runs at --sites"
+        raise refused("growth of several runs is of one kind or site", "sites", options.sites, allowed)
     runs, site = [options.run, *options.more], options.fit or "resid_post"
     asked = {"site": site, "layers": options.layers, "exclude": options.exclude, "quantity": options.quantity}
     if "." in site:
         answers = [lab.fit_growth(runs, "checkpoint", steps=options.steps, **asked)]
     else:
-        answers = [lab.fit_growth(run, **asked) for run in runs]
+        answers = [lab.fit_growth(run, steps=options.steps, **asked) for run in runs]
     _save(options, partial(plot_growth, answers))
     _say(options, {"growth": [answer.to_dict() for answer in answers]}, "\n\n".join(map(repr, answers)))
 
@@ -319,7 +325,8 @@ def _norms_of_several(options: argparse.Namespace, lab: Lab) -> None:
     found: dict[str, Any] = {"profile": checkpoints.norms(options.sites, **asked)}
     _save(options, found["profile"].plot, fit=options.fit)
     if options.by in ("layer", "checkpoint") and options.quantity in SIZES:
-        kind = options.fit or "resid_post"
+        kinds = found["profile"].table["site"].to_pylist()
+        kind = options.fit or ("resid_post" if "resid_post" in kinds else kinds[0])
         over = {"exclude": options.exclude, "quantity": options.quantity}
         found["separability"] = checkpoints.separability(kind, options.layers, **over)
     _say(options, {name: answer.to_dict() for name, answer in found.items()}, "\n\n".join(map(repr, found.values())))
@@ -504,7 +511,7 @@ def _add_norms(verbs: Any) -> None:
         "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
     )
     verb.add_argument("--quantity", choices=QUANTITIES, default="l2", help="default: l2")
-    _add_exclude(verb)
+    _add_exclude(verb, POSITION_0)
     _add_plot(verb)
 
 
@@ -566,8 +573,8 @@ def _add_upkeep(verbs: Any) -> None:
     exporting.add_argument("--layout", choices=("safetensors", "saelens"), default="safetensors")
 
 
-def _add_exclude(verb: argparse.ArgumentParser) -> None:
-    choices = _arguments.TOKEN_CLASSES
+def _add_exclude(verb: argparse.ArgumentParser, *more: str) -> None:
+    choices = (*_arguments.TOKEN_CLASSES, *more)
     verb.add_argument(
         "--exclude", nargs="*", default=["bos"], choices=choices, help="tokens to leave out (default: bos)"
     )

@@ -9,7 +9,7 @@ from actstore._errors import refused
 from actstore._model_questions import WeightsQuestion
 from actstore._norms import AXES, DEFAULT_RESAMPLES, SIZES, Growth, GrowthQuestion
 from actstore._run import Run
-from actstore._weights import WeightNorms
+from actstore._weights import LEFT_OUT, WeightNorms
 
 
 class NormAsking:
@@ -101,7 +101,12 @@ class NormAsking:
             run_tokens=_arguments.count(run_tokens, "run_tokens"),
         )
         found = self._backend.ask(question)
-        return WeightNorms(table=found.table, sublayers=found.tables["sublayers"], provenance=found.provenance)
+        return WeightNorms(
+            table=found.table,
+            sublayers=found.tables["sublayers"],
+            provenance=found.provenance,
+            excluded=LEFT_OUT if question.text or question.run else (),
+        )
 
 
 def _check(axis: str, runs: tuple[str, ...], layers: object, steps: object) -> None:

@@ -1,5 +1,6 @@
 """Norms of the residual stream: their spread at each layer, and the rate at which they grow."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,7 @@ class Growth(Answer):
     def label(self) -> str:
         where = "layers {} to {}".format(*self.layers) if self.axis == "layer" else f"{len(self)} checkpoints"
         what = self.site if self.quantity == "l2" else f"{self.quantity} of {self.site}"
-        return f"{what}: x{self.rate:.4g} {UNITS[self.axis]} (R² {self.r_squared:.3f}, {where})"
+        return f"{what}: x{factor(self.rate)} {UNITS[self.axis]} (R² {self.r_squared:.3f}, {where})"
 
     def to_dict(self) -> dict[str, Any]:
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _OF_ANSWERS}
@@ -150,6 +151,13 @@ class Growth(Answer):
 
         return _norm_plots.ratios([self], ax)
 
+    def _shown(self) -> list[dict[str, Any]]:
+        ratios = ("ratio", "ratio_low", "ratio_high")
+        return [
+            {name: factor(value) if name in ratios and value is not None else value for name, value in row.items()}
+            for row in super()._shown()
+        ]
+
     def _title(self) -> str:
         return f"Growth of {self.label}: {VERDICTS[self.verdict]}"
 
@@ -157,14 +165,21 @@ class Growth(Answer):
         interval = "no interval"
         if self.rate_interval is not None:
             low, high = self.rate_interval
-            interval = (
-                f"rate {low:.6g} to {high:.6g} (95 %, {self.resamples:,} resamples of {self.sequences:,} sequences)"
-            )
+            drawn = f"{self.resamples:,} resamples of {self.sequences:,} sequences"
+            interval = f"rate {factor(low, 5)} to {factor(high, 5)} (95 %, {drawn})"
         best = self.shapes["shape"].to_pylist()[:1]
         facts = [interval, f"curvature {self.curvature:.3g}, bend {self.bend:.3g}"]
         facts += [f"best shape {name}" for name in best]
         facts += [f"{BLOCKS[self.block]} blocks"] if self.block in BLOCKS else []
         return [" · ".join(facts), *super()._notes()]
+
+
+def factor(value: float, digits: int = 3) -> str:
+    """Of one step: so many digits after the first, and of one near 1, as over training, of what it is beside 1."""
+    away = abs(value - 1)
+    if not 1e-12 < away < 0.5:
+        return f"{value:.{digits + 1}g}"
+    return f"{value:.{max(digits, digits - 1 - math.floor(math.log10(away)))}f}".rstrip("0").rstrip(".")
 
 
 _OF_ANSWERS = {"table", "provenance", "excluded", "shapes"}
@@ -238,12 +253,17 @@ class NormProfile(Answer):
         from actstore import _checkpoint_plots, _plots, _profile_plots
 
         if "step" in self.table.column_names:
-            return _checkpoint_plots.lines(self, ax, fit or self.table["site"][0].as_py())
+            return _checkpoint_plots.lines(self, ax, self._kind_of_lines(fit))
         if self.by == "position":
             return _profile_plots.heatmap(self, ax)
         if self.by != "layer":
             raise refused(f"a profile by {self.by} has no plot", "by", self.by, "layer, position")
         return _plots.norm_profile(self, ax, fit if self.quantity == "l2" else None)
+
+    def _kind_of_lines(self, fit: str | None) -> str:
+        """Of a profile without resid_post, the first kind that it has; one that was named has to be there."""
+        kinds: list[str] = self.table["site"].to_pylist()
+        return kinds[0] if fit is None or (fit == "resid_post" and fit not in kinds) else fit
 
     def plot_heatmap(self, ax: "Axes | None" = None, site: str = "resid_post") -> "Axes":
         """Of several checkpoints: means of a site kind, a row a layer and a column a checkpoint."""

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VERDICTS = {
-    "separable": "separable: each axis has one growth, wherever the other stands",
-    "partly": "separable in part: growth over one axis changes along the other, by less than either axis has",
-    "inseparable": "not separable: growth over one axis is another one at each place of the other",
+    "separable": "separable: growth along one axis is the same at every place on the other",
+    "partly": "separable in part: growth along one axis depends somewhat on the place on the other",
+    "inseparable": "not separable: growth along one axis depends on the place on the other",
     "unspecified": "not judged by this service",
 }
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 SHOWN_SUBLAYERS = 24
 SUBLAYERS = ("attn", "mlp")
+# Of a text and of a run, by the contract.
+LEFT_OUT = ("bos", "special")
+_WRITTEN = "What sublayers write (root mean square)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,12 +59,16 @@ class WeightNorms(Answer):
     def __repr__(self) -> str:
         shown = self.sublayers.slice(0, SHOWN_SUBLAYERS)
         written = _text.grid(shown.column_names, shown.to_pylist())
-        return "\n".join([super().__repr__(), "", "What sublayers write (root mean square)", written])
+        return "\n".join([super().__repr__(), "", _WRITTEN, written, *self._hidden()])
 
     def _repr_html_(self) -> str:
         shown = self.sublayers.slice(0, SHOWN_SUBLAYERS)
         grid = _html.grid(shown.column_names, shown.to_pylist(), _definitions.SUBLAYERS)
-        return super()._repr_html_() + _html.heading("What sublayers write (root mean square)") + grid
+        return super()._repr_html_() + _html.heading(_WRITTEN) + grid + "".join(map(_html.note, self._hidden()))
+
+    def _hidden(self) -> list[str]:
+        hidden = self.sublayers.num_rows - SHOWN_SUBLAYERS
+        return [f"… {hidden:,} more rows in .sublayers"] if hidden > 0 else []
 
     def _title(self) -> str:
         return f"Norms of {len(self):,} weights of {self.provenance.model}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
 import pytest
 
 mpl.use("Agg")
@@ -118,7 +119,7 @@ def test_separability_of_planted_growths(far: Lab, near: Lab) -> None:
     assert (there.verdict, there.layers, there.explained) == ("separable", (0, 2), pytest.approx(1))
     assert (there.miss, there.rank_one) == (pytest.approx(1), pytest.approx(1))
     assert there.layer_share + there.checkpoint_share == pytest.approx(1)
-    assert "separable: each axis has one growth" in repr(there)
+    assert "separable: growth along one axis is the same" in repr(there)
     assert repr(there) == repr(here)
     some = there.to_dict()
     assert (some["layers"], len(some["rows"])) == ((0, 2), 9)
@@ -148,6 +149,10 @@ def test_both_doors_say_the_same(question: str, far: Lab, near: Lab) -> None:
     assert (repr(there), there._repr_html_()) == (repr(here), here._repr_html_())
 
 
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return {name: table[name] for name in table.column_names}
+
+
 def test_pictures_of_checkpoints(near: Lab) -> None:
     checkpoints = near.checkpoints(RUNS)
     profile = checkpoints.norms(exclude=TEXT, quantiles=())
@@ -161,6 +166,8 @@ def test_pictures_of_checkpoints(near: Lab) -> None:
     factors = checkpoints.separability(exclude=TEXT).plot().images[0].get_array()
     np.testing.assert_allclose(factors, np.ones((3, 3)), rtol=1e-6)
     assert len(actstore.plot_growth(checkpoints.fit_growth("checkpoint", resamples=0)).lines) == 6
+    other = replace(profile, table=pa.table({**_columns(profile.table), "site": ["mlp_out"] * len(profile)}))
+    assert "of mlp_out" in other.plot().get_title()
     for wrong in (
         lambda: checkpoints.norms(by="position").plot(),
         lambda: profile.plot(fit="mlp_out"),
@@ -309,6 +316,17 @@ def test_the_command_asks_over_runs(training: Path, tmp_path: Path, capsys: pyte
     assert by_position["profile"]["rows"][0]["step"] == 1
     over = said(capsys, *asked, "--fit", "resid_post.1", "--steps", "0", "1", "2", "--quantity", "rms")
     assert over["growth"][0]["rate"] == pytest.approx(2, rel=1e-6)
+    for wrong, field in (
+        (["--sites", "mlp_out"], "sites"),
+        (["--steps", "1", "2", "3"], "steps"),
+        (["--by", "checkpoint", "--steps", "1"], "steps"),
+    ):
+        assert main([*asked, *wrong]) == 1
+        assert f"  {field}: " in capsys.readouterr().err
+    assert main(["norms", "at-200", "--address", str(training), "--steps", "1"]) == 1
+    assert "has no steps of training" in capsys.readouterr().err
+    without = said(capsys, "norms", "at-200", "--address", str(training), "--exclude", "bos", "position_0")
+    assert without["profile"]["excluded"] == ["bos", "position_0"]
     alone = said(capsys, "norms", "at-200", "--address", str(training), "--by", "checkpoint")
     assert {row["step"] for row in alone["profile"]["rows"]} == {200}
     for by in ("layer", "site", "position", "token_class", "document"):

@@ -1,10 +1,12 @@
 """Growth on both axes, weights and their plots, as a researcher asks for them; and one fit for models that are real."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
 import pytest
 
 mpl.use("Agg")
@@ -12,6 +14,7 @@ from matplotlib import pyplot as plt
 
 import actstore
 from actstore import BadRequest, Lab, plot_growth
+from actstore._norms import factor
 from actstore_api.v1 import capture_pb2, norm_pb2
 from actstore_service.server import Service
 from actstore_service.settings import Settings
@@ -134,6 +137,24 @@ def test_growth_of_several_on_one_log_axis(near: Lab) -> None:
         assert caught.value.field == "answers"
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1.5, "1.5"),
+        (2.003, "2.003"),
+        (1.0453, "1.0453"),
+        (1.00154, "1.00154"),
+        (1.000121, "1.000121"),
+        (0.99988, "0.99988"),
+        (1.0, "1"),
+        (26.31, "26.31"),
+        (0.01234, "0.01234"),
+    ],
+)
+def test_a_factor_near_1_shows_how_near(value: float, words: str) -> None:
+    assert factor(value) == words
+
+
 def test_weights_are_asked_for_as_they_were_wanted(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.weights("tiny", layers=[0, 2], text="words", samples=9, seed=3, revision="r1", bos=False)
     assert workers.requests[-1] == norm_pb2.GetWeightNormsRequest(
@@ -147,6 +168,12 @@ def test_weights_are_asked_for_as_they_were_wanted(remote: Lab, workers: StandIn
     assert found.of("W_OV")["layer"].to_pylist() == [0, 0, 2, 2]
     remote.weights("tiny", run=remote.run("planted"), run_tokens=500)
     assert (workers.requests[-1].run, workers.requests[-1].run_tokens) == ("planted", 500)
+    assert found.excluded == ("bos", "special")
+    assert "excluded: bos, special" in repr(found)
+    assert remote.weights("tiny").excluded == ()
+    many = replace(found, sublayers=pa.concat_tables([found.sublayers] * 3))
+    assert "… 12 more rows in .sublayers" in repr(many)
+    assert "… 12 more rows in .sublayers" in many._repr_html_()
     assert {row["input"] for row in found.sublayers.to_pylist()} == {"gaussian", "normalised", "text"}
     assert "Norms of 7 weights of tiny" in repr(found)
     assert "What sublayers write" in found._repr_html_()
