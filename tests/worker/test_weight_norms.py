@@ -29,7 +29,7 @@ from actstore_worker.plan import PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from actstore_worker.weights import WEIGHT_IS_GAIN_LESS_ONE, layer_weights, layout_of
 from tests.capturing import capture_run
-from tests.small_models import BERT, DECODERS, LAYERS, save_gpt2
+from tests.small_models import BERT, CONTEXT_LENGTH, DECODERS, LAYERS, save_gpt2
 
 TEXT = "a token for each byte"
 LIMITS = LiveLimits()
@@ -127,6 +127,8 @@ def test_norms_equal_those_of_numpy(model: LanguageModel) -> None:
         assert gain_row["spectral"] == pytest.approx(float(weights.attention_norm.gain.abs().max()))
     unembedding = model.module.get_output_embeddings().weight.T
     assert shown(found[None, "W_U", None]) == pytest.approx(numpy_norms(unembedding), rel=1e-5)
+    learnt = model.family.name in ("gpt2", "opt", "attention_only")
+    assert ((None, "W_pos", None) in found) == learnt
 
 
 def test_gains_of_gemma_are_one_more_than_their_weights(tmp_path: Path) -> None:
@@ -141,6 +143,9 @@ def test_matrices_are_transformer_lenses(name: str, tmp_path: Path) -> None:
     model.module.save_pretrained(tmp_path / name)
     bridge = TransformerBridge.boot_transformers(str(tmp_path / name), device="cpu")
     found = by_name(ask(model, samples=16))
+    if name in ("gpt2", "opt"):
+        positions = numpy_norms(bridge.pos_embed.W_pos.detach()[-CONTEXT_LENGTH:])
+        assert shown(found[None, "W_pos", None]) == pytest.approx(positions, rel=1e-4)
     for layer, block in enumerate(bridge.blocks):
         attention = block.attn
         for component in ("W_Q", "W_O"):

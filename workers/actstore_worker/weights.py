@@ -18,6 +18,12 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
 from actstore_worker.model import LanguageModel
 
+# Of families that learn an embedding of each position; the others turn queries and keys by it, which is no matrix.
+POSITION_EMBEDDINGS: Mapping[str, str] = {
+    "gpt2": "transformer.wpe",
+    "opt": "model.decoder.embed_positions",
+    ATTENTION_ONLY: "model.positions",
+}
 # Families whose RMSNorm multiplies by one more than its weight.
 WEIGHT_IS_GAIN_LESS_ONE = ("gemma", "gemma2")
 
@@ -164,6 +170,17 @@ def layer_weights(model: LanguageModel, layer: int) -> LayerWeights:
         matrix(layout.gate),
         matrix(layout.writes),
     )
+
+
+def position_embedding(model: LanguageModel) -> Float[Tensor, "position d_model"] | None:
+    """W_pos; OPT's begins behind rows that stand for no position."""
+    path = POSITION_EMBEDDINGS.get(model.family.name)
+    if path is None:
+        return None
+    module = model.module.get_submodule(path)
+    weight: Any = module.weight
+    rows: Tensor = weight[getattr(module, "offset", 0) :].float()
+    return rows
 
 
 def read_norm(model: LanguageModel, module: nn.Module) -> Norm:

@@ -109,7 +109,7 @@ def _read_inputs(
 
 
 def _seen(passes: Passes, given: Iterable[tuple[Tensor, Tensor]], layers: Sequence[int]) -> _Seen:
-    """`given`: ids and which of them count, both [batch, position]. Padding on the right does not reach what is causal."""
+    """`given`: ids and which of them count, both [batch, position]; padding on the right reaches nothing causal."""
     model, layout = passes.model, layout_of(passes.model)
     has = [kind for kind in ("attn_out", "mlp_out", "mlp_input") if kind in model.family.taps]
     sites = [Site(layer, kind) for layer in layers for kind in has]

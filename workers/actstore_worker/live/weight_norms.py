@@ -17,7 +17,15 @@ from actstore_worker.live.sublayer_norms import sublayer_norms
 from actstore_worker.model import LanguageModel
 from actstore_worker.prompts import check_causal
 from actstore_worker.provenance import live_provenance, with_snapshot
-from actstore_worker.weights import LayerWeights, Matrix, Norm, layer_weights, layout_of, read_norm
+from actstore_worker.weights import (
+    LayerWeights,
+    Matrix,
+    Norm,
+    layer_weights,
+    layout_of,
+    position_embedding,
+    read_norm,
+)
 
 # A Gram matrix is summed over slices of so many rows, since an unembedding in float64 need not fit.
 _GRAM_ROWS = 8192
@@ -161,6 +169,9 @@ def _norm_rows(name: str, norm: Norm) -> Iterator[_Row]:
 def _of_ends(model: LanguageModel) -> Iterator[_Row]:
     module: Any = model.module
     yield _row("W_E", module.get_input_embeddings().weight.float(), None)
+    positions = position_embedding(model)
+    if positions is not None:
+        yield _row("W_pos", positions, None)
     unembedding: Tensor = module.get_output_embeddings().weight.float().T
     if model.family.final_norm:
         final = read_norm(model, module.get_submodule(model.family.final_norm))
