@@ -279,7 +279,12 @@ def _chosen_sites(snapshot: Snapshot, texts: Sequence[str], quantity: str) -> li
     chosen: set[Site] = set()
     for text in texts or ([] if stored else [quantity]):
         of_kind = {site for site in stored if site.kind == text}
-        if not stored or not (of_kind or {parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count)} & set(stored)):
+        known_without = text in RESIDUAL_KINDS and not of_kind  # as resid_mid of parallel blocks
+        if (
+            not stored
+            or known_without
+            or not (of_kind or {parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count)} & set(stored))
+        ):
             raise unknown_site(snapshot, text, [str(site) for site in stored], quantity)
         chosen |= of_kind or {parse_site(text)}
     return [site for site in stored if site in chosen or not texts]

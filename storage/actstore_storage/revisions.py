@@ -16,7 +16,9 @@ from actstore_storage.snapshot import Snapshot
 REVISIONS_MAX = 256
 # A grouping that a single run's profile knows nothing of: by layer, with the run's place in training beside it.
 CHECKPOINT = "checkpoint"
-_NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)\D*$")
+_NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)(\D*)$")
+# A commit's hash, whole or cut short: its digits say nothing of training.
+_COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}")
 # What must be the same of each, beside the model, so that a difference is one of training.
 _ALIKE = ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens")
 
@@ -26,7 +28,8 @@ def in_order(
 ) -> tuple[list[Snapshot], npt.NDArray[np.float64]]:
     """By step of training, ascending, and those steps.
 
-    `steps` are the runs' places in training, one each, or the numbers at the ends of their revisions' names.
+    `steps` are the runs' places in training, one each, or the numbers at the ends of their revisions' names,
+    which are not hashes of commits and have the same behind the number.
 
     Errors: BadRequest for fewer than `least` or too many runs, RUNS_DIFFER as check_comparable, and for another number
     of steps than runs, steps that are alike, or names without numbers.
@@ -113,13 +116,14 @@ def _by_place(table: pa.Table) -> pa.Table:
 
 def _training_steps(snapshots: Sequence[Snapshot], given: Sequence[float]) -> npt.NDArray[np.float64]:
     names = [snapshot.record.specification.model_revision for snapshot in snapshots]
-    found = [_NUMBER_AT_END.search(name) for name in names]
-    if not given and not all(found):
+    found = [None if _COMMIT.fullmatch(name) else _NUMBER_AT_END.search(name) for name in names]
+    units = {match[2] for match in found if match}  # 512 and 1k do not compare as numbers
+    if not given and (not all(found) or len(units) > 1):
         raise BadRequest(
             f"revisions {', '.join(map(repr, names))} do not all say their step",
             field="steps",
             value=", ".join(names),
-            allowed="a number for each run, or revisions that end in one: step1000",
+            allowed="a number for each run, or revisions that end in one, all alike: step1000",
         )
     steps = np.array(given or [float(match[1]) for match in found if match], np.float64)
     if len(steps) != len(snapshots) or len(np.unique(steps)) < len(steps) or not np.isfinite(steps).all():

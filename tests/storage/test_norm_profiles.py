@@ -60,6 +60,8 @@ def test_norms_that_are_not_finite_are_in_no_group(local_bucket: Bucket) -> None
 REFUSALS = {
     "quantity": (ProfileQuestion(quantity="linf"), "ARGUMENT_INVALID", "quantity", "linf"),
     "group": (ProfileQuestion(by="head"), "ARGUMENT_INVALID", "by", "head"),
+    "kind that is not stored": (ProfileQuestion(("resid_mid",)), "SITE_UNKNOWN", "site", "resid_mid"),
+    "no kind": (ProfileQuestion(("residual",)), "SITE_UNKNOWN", "site", "residual"),
     "old run": (ProfileQuestion((SITE,), "standard_deviation"), "SITE_UNKNOWN", "site", SITE),
     "old run, all sites": (ProfileQuestion(quantity="cosine_to_next"), "SITE_UNKNOWN", "site", "cosine_to_next"),
 }
@@ -72,6 +74,9 @@ def test_refuses(case: str, snapshot: Snapshot) -> None:
         norm_profile(snapshot, question)
     details = refused.value.details
     assert (refused.value.reason, details["field"], details["value"]) == (reason, field, value)
+    if case == "kind that is not stored":
+        assert "has no norms of 'resid_mid'" in refused.value.message
+        assert "resid_mid" not in str(details["allowed"])
     if case.startswith("old run"):
         assert question.quantity in refused.value.message
         assert "captured before" in refused.value.message

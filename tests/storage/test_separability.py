@@ -10,7 +10,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.growth import fit_growth
 from actstore_storage.norms import ProfileQuestion, norm_histogram, norm_profile
-from actstore_storage.revisions import CHECKPOINT, norms_of_runs
+from actstore_storage.revisions import CHECKPOINT, in_order, norms_of_runs
 from actstore_storage.runs import open_run
 from actstore_storage.separability import INSEPARABLE, PARTLY, SEPARABLE, axis_shares, separability
 from actstore_storage.snapshot import Snapshot
@@ -201,6 +201,38 @@ def test_refusals(options: dict, reason: str, field: str, words: str, training: 
         separability(training, **options)
     assert (caught.value.reason, caught.value.details["field"]) == (reason, field)
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (("step64", "step512"), [64, 512]),
+        (("step1000-tokens4B", "stage2-step2000-tokens8B"), [4, 8]),
+        (("v0.5", "v1.5"), [0.5, 1.5]),
+        (("step512", "step1k"), None),
+        (("step64", "main"), None),
+        (("ed215891", "caa10397"), None),
+        (("0" * 39 + "a", "1" * 39 + "b"), None),
+    ],
+)
+def test_steps_are_told_by_names_that_say_them(
+    names: tuple[str, str], steps: list[float] | None, training: list[Snapshot]
+) -> None:
+    """512 and 1k do not, nor do hashes of commits, whose digits would be a step as good as any."""
+    runs = [
+        replace(
+            run,
+            record=replace(run.record, specification=replace(run.record.specification, model_revision=name)),
+        )
+        for run, name in zip(training, names, strict=False)
+    ]
+    if steps is not None:
+        assert in_order(runs, (), least=2)[1].tolist() == steps
+        return
+    with pytest.raises(BadRequest) as caught:
+        in_order(runs, (), least=2)
+    assert caught.value.details["field"] == "steps"
+    assert in_order(runs, (1.0, 2.0), least=2)[1].tolist() == [1, 2]
 
 
 def test_runs_that_cannot_be_compared(training: list[Snapshot], local_bucket: Bucket) -> None:
