@@ -1,13 +1,14 @@
 """Patched runs: the interface, and the obvious way, which runs the whole model for each of them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from actstore_storage.sites import Site
 from actstore_worker.model import LanguageModel
@@ -97,9 +98,23 @@ class FullForward:
         tokens = torch.stack([patch.base.tokens for patch in patches])
         self.count.add(tokens.numel() * self._model.layer_count, tokens.numel() * self._model.layer_count)
         edits = patch_edits(self._model, patches)
-        with changing(self._model, writing(self._model, edits), tokens.shape):
+        with changing(self._model, writing(self._model, edits), tokens.shape), _unembedding_once(self._model):
             logits: Tensor = self._model.module(input_ids=tokens, use_cache=False, logits_to_keep=1).logits
         return logits[:, -1]
+
+
+@contextmanager
+def _unembedding_once(model: LanguageModel) -> Iterator[None]:
+    """While it lasts, last positions come to the unembedding as one matrix. transformers' slice of them has gaps, and
+    is multiplied prompt by prompt, with the whole unembedding read for each.
+    """
+    module: Any = model.module
+    unembedding: nn.Module = module.get_output_embeddings()
+    handle = unembedding.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def patch_edits(model: LanguageModel, patches: Sequence[Patch]) -> dict[Site, Edit]:

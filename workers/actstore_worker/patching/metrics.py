@@ -41,16 +41,15 @@ class Metrics:
         """`answers`: token ids of the clean and the corrupt answer. `source`: the unpatched source run's logits."""
         rows = max(1, _ELEMENTS_AT_ONCE // logits.shape[-1])
         source = source.float()
-        q = torch.softmax(source.double(), dim=-1).float()
-        return cls.joined([cls._of(part.float(), answers, source, q) for part in logits.split(rows)])
+        unpatched = _Source(source, torch.softmax(source.double(), dim=-1).float(), _log_sum_exp(source[None]))
+        return cls.joined([cls._of(part.float(), answers, unpatched) for part in logits.split(rows)])
 
     @classmethod
     def _of(
         cls,
         logits: Float[Tensor, "row vocabulary"],
         answers: tuple[int, int],
-        source: Float[Tensor, " vocabulary"],
-        q: Float[Tensor, " vocabulary"],
+        source: "_Source",
     ) -> "Metrics":
         """D(q || p) = sum q (y - x) + log sum exp x - log sum exp y, of logits x, and y of the source: terms as small
         as the change is, so that float32 will do. Sums of exponentials are in double precision.
@@ -58,14 +57,15 @@ class Metrics:
         clean, corrupt = answers
         normaliser = _log_sum_exp(logits)
         log_p = logits[:, clean].double() - normaliser
-        moved = ((source - logits) @ q).double()
+        moved = ((source.logits - logits) @ source.probabilities).double()
         found = {
             "logit_difference": logits[:, clean].double() - logits[:, corrupt].double(),
             "log_probability": log_p,
             "probability": log_p.exp(),
             "loss": -log_p,
-            "rank": (logits > logits[:, clean, None]).sum(-1, dtype=torch.int32),
-            "kl": (moved + (normaliser - _log_sum_exp(source[None]))).clamp_min(0),
+            # Counts as floats, exact below 2^24: a comparison takes four times as long.
+            "rank": (logits - logits[:, clean, None]).sign_().clamp_min_(0).sum(-1),
+            "kl": (moved + (normaliser - source.normaliser)).clamp_min(0),
         }
         return cls(**{name: value.cpu().double().numpy() for name, value in found.items()})
 
@@ -80,6 +80,15 @@ class Metrics:
             return None
         found: Values = (getattr(self, name) - low) / (high - low)
         return found
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The unpatched source run, and what of it every row wants."""
+
+    logits: Float[Tensor, " vocabulary"]
+    probabilities: Float[Tensor, " vocabulary"]
+    normaliser: Float[Tensor, " 1"]
 
 
 def _log_sum_exp(logits: Float[Tensor, "row vocabulary"]) -> Float[Tensor, " row"]:

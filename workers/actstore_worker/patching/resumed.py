@@ -42,6 +42,8 @@ BATCH_TOKENS = 2048
 _LENGTHS_KEPT = 4
 # Kinds whose patch changes the residual at its own position alone, until the next layer.
 _OWN_POSITION = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "z", "resid_post")
+# A patch of no cells takes the way of a patch of this one, with what the base run has there.
+_NOTHING = Cell(Site(0, "resid_pre"), 0)
 # Kinds that lie between layers.
 _BETWEEN = ("resid_pre", "resid_post")
 
@@ -85,9 +87,10 @@ class Resumed:
             _check(call)
 
     def price(self, cells: Sequence[Cell], length: int) -> float:
+        cells = cells or (_NOTHING,)
         positions, last = length - self._group(cells), self._last
         if not _is_own_position(cells):
-            layers = last - min((cell.site.layer for cell in cells), default=0)
+            layers = last - min(cell.site.layer for cell in cells)
             inside = any(_is_inside(cell, last) for cell in cells)
             return float(positions * layers + (positions if inside else _last_layer(positions)))
         layers, later = last - _joins_at(cells[0]), length - 1 - cells[0].position
@@ -127,11 +130,13 @@ class Resumed:
         single: dict[Site, list[tuple[int, Patch]]] = defaultdict(list)
         rows = []
         for number, patch in enumerate(patches):
-            if _is_own_position(patch.cells):
+            if not patch.cells:
+                rows.append(_Row(number, patch, 0, Joining(patch.base, 0, patch.base.residuals[0][0])))
+            elif _is_own_position(patch.cells):
                 site = patch.cells[0].site
                 single[Site(site.layer, site.kind)].append((number, patch))
             else:
-                rows.append(_Row(number, patch, min((cell.site.layer for cell in patch.cells), default=0)))
+                rows.append(_Row(number, patch, min(cell.site.layer for cell in patch.cells)))
         for site, found in single.items():
             residuals = self._between_layers(site, [patch for _, patch in found])
             for (number, patch), residual in zip(found, residuals, strict=True):
@@ -362,7 +367,7 @@ def _batches(runs: Sequence[tuple[_Row, Run]]) -> Iterator[list[tuple[_Row, Run]
 
 
 def _first(cells: Sequence[Cell]) -> int:
-    return min((cell.position for cell in cells), default=0)
+    return min(cell.position for cell in cells)
 
 
 def _joins_at(cell: Cell) -> int:
