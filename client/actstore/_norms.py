@@ -188,13 +188,14 @@ _OF_ANSWERS = {"table", "provenance", "excluded", "shapes"}
 @dataclass(frozen=True, repr=False)
 class NormProfile(Answer):
     """A row a site, or a row for each of its groups: site (kind), layer, the group where rows are `by` one, tokens,
-    non_finite, mean, standard_deviation, geometric_mean, minimum, maximum and a column `q0.5` for each quantile.
+    non_finite, mean, standard_deviation, geometric_mean, minimum, maximum, a column `q0.5` for each quantile, and
+    rank_error: by how much the rank of a quantile, or the share of a bin, may be off (0: exact, else that of sketches).
 
     `non_finite` counts tokens, excluded ones too, whose norm is infinite or no number; the others leave them out. A
     relative_increase stands beside its `bound`, the mean share of the stream: by the triangle inequality no write adds
-    more to the stream's norm than its own. `histogram` (None where none was asked for): site, layer, low, high, count.
-    `from_statistics`: no token's own norm was read for this. Of several runs, and by checkpoint, the first columns are
-    revision and step, and each row is of one run.
+    more to the stream's norm than its own. `histogram` (None where none was asked for): site, layer, low, high, count,
+    rank_error. `from_statistics`: this is from the commits' statistics alone; neither sketches nor tokens' own norms
+    were read. Of several runs, and by checkpoint, the first columns are revision and step, and each row is of one run.
     """
 
     run: str
@@ -222,10 +223,11 @@ class NormProfile(Answer):
             raise refused(
                 "growth of several runs is along one axis", "runs", f"{1 + len(self.more_runs)} runs", allowed
             )
-        if self.quantity not in SIZES or POSITION_0 in self.excluded:
-            asked = f"{self.quantity}, excluded: {', '.join(self.excluded) or 'nothing'}"
-            allowed = f"{', '.join(SIZES)}, without position_0"
-            raise refused("growth is of measures of size, of tokens by class", "quantity", asked, allowed)
+        if self.quantity not in SIZES:
+            raise refused("growth is of a measure of size", "quantity", self.quantity, ", ".join(SIZES))
+        if POSITION_0 in self.excluded:
+            message = "growth leaves out tokens by their class, and not by position"
+            raise refused(message, "exclude", POSITION_0, ", ".join(_arguments.TOKEN_CLASSES))
         question = GrowthQuestion(
             (self.run,),
             frozenset(self.excluded),

@@ -117,6 +117,17 @@ def test_refusals(arguments, options, reason: str, field: str, lab: Lab) -> None
     assert (caught.value.reason, caught.value.field) == (reason, field)
 
 
+def test_a_profile_that_cannot_be_fitted_says_why(near: Lab) -> None:
+    for options, field in (({"exclude": "position_0"}, "exclude"), ({"quantity": "cosine_to_next"}, "quantity")):
+        with pytest.raises(BadRequest) as caught:
+            replace(near.run("at-100").norms(quantiles=()), **_asked(options)).fit_growth()
+        assert caught.value.field == field
+
+
+def _asked(options: dict[str, str]) -> dict:
+    return {"excluded": (options["exclude"],)} if "exclude" in options else options
+
+
 def test_growth_of_several_on_one_log_axis(near: Lab) -> None:
     answers = [near.fit_growth(run) for run in RUNS]
     ax = plot_growth(answers)
