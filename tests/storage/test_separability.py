@@ -14,7 +14,6 @@ from actstore_storage.revisions import CHECKPOINT, in_order, norms_of_runs
 from actstore_storage.runs import open_run
 from actstore_storage.separability import INSEPARABLE, PARTLY, SEPARABLE, axis_shares, separability
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import RowFilter
 from tests.storage.random_run import RandomRun, make_run, write_run
 
 RATE, LAYERS, STEPS = 1.045, 6, (50, 100, 200, 400)
@@ -234,26 +233,6 @@ def test_steps_are_told_by_names_that_say_them(
         in_order(runs, (), least=2)
     assert caught.value.details["field"] == "steps"
     assert in_order(runs, (1.0, 2.0), least=2)[1].tolist() == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("dataset_sha256", "f" * 64),
-        ("text_field", "title"),
-        ("tokens_field", "ids"),
-        ("row_filters", (RowFilter("language", "==", "en"),)),
-        ("max_documents", 3),
-        ("max_tokens", 7),
-    ],
-)
-def test_runs_over_other_tokens_cannot_be_compared(
-    field: str, value: object, training: list[Snapshot], local_bucket: Bucket
-) -> None:
-    write_run(local_bucket, planted(800, **{field: value}))
-    with pytest.raises(BadRequest) as caught:
-        separability([*training, open_run(local_bucket, "at-800")])
-    assert (caught.value.reason, caught.value.details["field"]) == ("RUNS_DIFFER", field)
 
 
 def test_runs_that_cannot_be_compared(training: list[Snapshot], local_bucket: Bucket) -> None:
