@@ -33,12 +33,14 @@ from actstore_worker.patching.request import (
 )
 from actstore_worker.patching.stored_rows import StoredReading, StoredRows
 from actstore_worker.patching.supplies import Supplies
+from actstore_worker.patching.sweep import SweepResult, run_sweep
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import load_sae
 from tests.capturing import capture_run
 from tests.small_models import CONTEXT_LENGTH, save_gpt2, save_neox, save_sae
 from tests.worker.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
+from tests.worker.plain_paths import PlainPaths
 
 CPU = torch.device("cpu")
 LIMITS = PatchingLimits()
@@ -186,6 +188,33 @@ def test_patched_runs_are_those_of_plain_hooks(lab: Lab, source: str) -> None:
             row = stored.rows[Site(entry.layer, "resid_pre")][[entry.position]]
             expected = twin.logits(base, {("in", entry.layer): putting(row, [entry.position])})
             torch.testing.assert_close(logits, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("source", ["mean", "resample"])
+@pytest.mark.parametrize("receivers", [("q.1.0", "v.2", "mlp_in.1"), ("logits",)], ids="+".join)
+def test_rows_are_sent_along_paths_as_plain_hooks_send_them(lab: Lab, source: str, receivers: tuple[str, ...]) -> None:
+    model, asked = lab.model("gpt2"), StoredSource("run", seed=3)
+    request = SweepRequest(
+        "", "", (PAIR,), sites=("resid_pre", "z"), source=source, stored=asked, receivers=receivers, positions="last"
+    )
+    plan = plan_sweep(model, request, LIMITS, lab.supplies)
+    assert plan.receivers is not None
+    stored = lab.rows(plan.sites, source, asked, plan.length)
+    *_, result = run_sweep(model, request, LIMITS, supplies=lab.supplies)
+    assert isinstance(result, SweepResult)
+    tokens = plan.pairs[0]
+    for row in result.cells.to_pylist():
+        base = torch.tensor(tokens.base(row["direction"]))
+        twin, sender = PlainPaths(model.module, base, base), (row["layer"], row["site"])
+        rows = stored.rows[Site(row["layer"], row["site"])][: len(base)]
+        twin.of_source = {**twin.of_base, sender: rows.view(twin.of_base[sender].shape)}
+        places = [((site.layer, site.kind), site.head) for site in plan.receivers.sites]
+        one = (sender, row["head"], [row["position"]])
+        direct = receivers == ("logits",)
+        logits = twin.direct(*one, through_mlps=True) if direct else twin.patched(*one, places, through_mlps=True)
+        expected = float(logits[tokens.clean_answer] - logits[tokens.corrupt_answer])
+        assert row["logit_difference"] == pytest.approx(expected, abs=3e-5)
+        assert not row["unchanged"]
 
 
 @pytest.mark.parametrize("source", ["mean", "resample"])
