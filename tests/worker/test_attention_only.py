@@ -49,6 +49,17 @@ def test_what_it_has_is_attention_alone(tmp_path: Path) -> None:
     assert (model.attention, model.bos_id) == ("sdpa", 0)
 
 
+@pytest.mark.parametrize("name", ["blocks.1.ln1.w", "ln_final.b"])
+def test_a_norm_that_is_lost_is_not_taken_for_a_folded_one(tmp_path: Path, name: str) -> None:
+    folder = save_lens_folder(tmp_path / "small")
+    weights = torch.load(folder / "model_final.pth", weights_only=True)
+    del weights[name]
+    torch.save(weights, folder / "model_final.pth")
+    with pytest.raises(BadRequest, match=r"norm\.(weight|bias)") as refusal:
+        load(folder)
+    assert refusal.value.reason == "MODEL_UNSUPPORTED"
+
+
 def test_weights_are_the_same_from_either_file(tmp_path: Path) -> None:
     folder = save_lens_folder(tmp_path / "small")
     first = load(folder)

@@ -88,8 +88,8 @@ def find_weights(folder: Path) -> Path | None:
 
 
 def read_weights(path: Path, config: AttentionOnlyConfig) -> dict[str, Tensor]:
-    """By the names of `attention_only.py`. Parts that the file lacks are left out, but for gains and biases of norms,
-    which may be folded into what reads them.
+    """By the names of `attention_only.py`. Parts that the file lacks are left out, but for gains and biases of norms
+    where it has none at all: these are folded into what reads them.
     """
     is_safe = path.suffix == ".safetensors"
     theirs = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
@@ -109,10 +109,20 @@ def _converted(theirs: Mapping[str, Tensor], config: AttentionOnlyConfig) -> Ite
     yield from ((ours, theirs[name]) for ours, name in whole.items() if name in theirs)
     if "unembed.W_U" in theirs:
         yield "lm_head.weight", theirs["unembed.W_U"].T.contiguous()
-    norms = {f"model.layers.{layer}.norm": f"blocks.{layer}.ln1" for layer in range(config.num_hidden_layers)}
-    for ours, name in {**norms, "model.final_norm": "ln_final"}.items():
-        yield f"{ours}.weight", theirs.get(f"{name}.w", torch.ones(config.hidden_size))
-        yield f"{ours}.bias", theirs.get(f"{name}.b", torch.zeros(config.hidden_size))
+    yield from _norms(theirs, config)
+
+
+def _norms(theirs: Mapping[str, Tensor], config: AttentionOnlyConfig) -> Iterator[tuple[str, Tensor]]:
+    """A file with some of them is not one whose norms are folded: what it lacks is missing."""
+    names = {f"model.layers.{layer}.norm": f"blocks.{layer}.ln1" for layer in range(config.num_hidden_layers)}
+    names["model.final_norm"] = "ln_final"
+    there = {f"{name}.{letter}" for name in names.values() for letter in "wb"} & set(theirs)
+    for ours, name in names.items():
+        for part, letter, folded in (("weight", "w", torch.ones), ("bias", "b", torch.zeros)):
+            if not there:
+                yield f"{ours}.{part}", folded(config.hidden_size)
+            elif f"{name}.{letter}" in there:
+                yield f"{ours}.{part}", theirs[f"{name}.{letter}"]
 
 
 def _attention(ours: str, part: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
