@@ -195,6 +195,7 @@ def _check_same(sweeps: Mapping[str, Sweep]) -> None:
         for what, one, other in (
             ("model", _model(first), _model(sweep)),
             ("clean prompts", _clean_prompts(first), _clean_prompts(sweep)),
+            ("source, SAE error or receivers", _manner(first), _manner(sweep)),
             ("cells or directions", set(_effects(first)), set(_effects(sweep))),
         ):
             if one != other:
@@ -204,6 +205,10 @@ def _check_same(sweeps: Mapping[str, Sweep]) -> None:
 
 def _model(sweep: Sweep) -> tuple[str, str]:
     return sweep.provenance.model, sweep.provenance.weights_sha256
+
+
+def _manner(sweep: Sweep) -> tuple[object, ...]:
+    return sweep.source, sweep.sae_error, sweep.receivers, sweep.path_mlps
 
 
 def _clean_prompts(sweep: Sweep) -> list[str]:

@@ -201,7 +201,7 @@ class GrpcBackend(Backend):
         parts: list[SweptCells] = []
         for update in self._listen(self._patching.RunSweep, _messages.sweep_out(request)):
             if update.HasField("result"):
-                yield _messages.sweep_of(update.result, request.pairs, [part.to_arrow() for part in parts])
+                yield _messages.sweep_of(update.result, request, [part.to_arrow() for part in parts])
             elif update.HasField("cells"):
                 parts.append(SweptCells(table=_messages.table_of(update.cells.rows)))
                 yield parts[-1]

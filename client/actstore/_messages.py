@@ -362,7 +362,7 @@ def _pair_out(pair: PromptPair) -> patching_pb2.PromptPair:
     )
 
 
-def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...], parts: Sequence[pa.Table] = ()) -> Sweep:
+def sweep_of(result: patching_pb2.SweepResult, request: SweepRequest, parts: Sequence[pa.Table] = ()) -> Sweep:
     """`parts`: the rows that came before. A service of before that was so has them all in the result."""
     taken = _taken_of(result.stored_rows) if result.HasField("stored_rows") else None
     return Sweep(
@@ -371,7 +371,11 @@ def sweep_of(result: patching_pb2.SweepResult, pairs: tuple[PromptPair, ...], pa
         clean_logit_difference=result.clean_logit_difference,
         corrupt_logit_difference=result.corrupt_logit_difference,
         provenance=provenance_of(result.provenance),
-        pairs=pairs,
+        pairs=request.pairs,
+        source=request.source,
+        sae_error=request.sae_error if request.sae else "",
+        receivers=request.receivers,
+        path_mlps=request.path_mlps if request.receivers else "",
         # A service of before there were these sends none.
         baseline_table=table_of(result.baselines) if result.HasField("baselines") else pa.table({}),
         direct_table=table_of(result.direct) if result.HasField("direct") else pa.table({}),

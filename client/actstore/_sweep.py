@@ -38,7 +38,8 @@ class Sweep(Answer):
 
     Of a screen every cell has an `estimate` of `normalised`, and the cells that were not computed have no metrics. Of
     an SAE there is a row for each `feature`, one named "together" and one named "error"; of spans, `name` says which.
-    `stored_rows` says what was taken from a stored run.
+    `stored_rows` says what was taken from a stored run. `source`, `sae_error`, and of path patching `receivers` and
+    `path_mlps` are as asked for: cells then are what is sent.
 
     `prompt_tokens` has position, clean, corrupt: the texts of the first pair's tokens. `baselines` has the unpatched
     runs, and `direct` what each of their components writes straight into the logit difference. `audit` says how far
@@ -49,6 +50,10 @@ class Sweep(Answer):
     clean_logit_difference: float
     corrupt_logit_difference: float
     pairs: tuple[PromptPair, ...] = ()
+    source: str = "prompt"
+    sae_error: str = ""
+    receivers: tuple[str, ...] = ()
+    path_mlps: str = ""
     baseline_table: pa.Table = field(default_factory=lambda: pa.table({}))
     direct_table: pa.Table = field(default_factory=lambda: pa.table({}))
     audit: SweepAudit = field(default_factory=SweepAudit)
@@ -140,6 +145,10 @@ class Sweep(Answer):
             "clean_logit_difference": self.clean_logit_difference,
             "corrupt_logit_difference": self.corrupt_logit_difference,
             "tokens": self.tokens,
+            "source": self.source,
+            "sae_error": self.sae_error,
+            "receivers": list(self.receivers),
+            "path_mlps": self.path_mlps,
             "rows": plain_rows(self.table),
             "baselines": plain_rows(self.baseline_table),
             "direct": plain_rows(self.direct_table),
@@ -173,6 +182,10 @@ class Sweep(Answer):
 
     def _notes(self) -> list[str]:
         found = super()._notes()[-1:]
+        if self.source != "prompt":
+            found.append(f"in place of activations: {self.source}")
+        if self.receivers:
+            found.append(f"sent along paths to {', '.join(self.receivers)}; MLPs on the way are {self.path_mlps}")
         if self.audit.cached:
             found.append("kept from an earlier request for the same; fresh=True computes it again")
         if self.audit.audited_cells:

@@ -6,11 +6,13 @@ import pytest
 
 from actstore import BadRequest, Fault, Lab, Provenance, Sweep, SweepEstimate, SweptCells
 from actstore._messages import sweep_of
-from actstore._records import SweepAudit
+from actstore._records import SweepAudit, SweepRequest
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
 from tests.client import stand_in_workers as planted
 from tests.client.stand_in_saes import message
 from tests.client.stand_in_workers import StandInWorkers
+
+ASKED = SweepRequest(model="planted-model", pairs=())
 
 
 def patch(lab: Lab, **how: object) -> Sweep:
@@ -44,7 +46,7 @@ def test_an_answer_that_was_kept_says_so_and_can_be_refused(remote: Lab, workers
     result = patching_pb2.SweepResult(
         cells=message(planted.cells()), tokens=message(planted.tokens()), audit=patching_pb2.SweepAudit(cached=True)
     )
-    assert "kept" in repr(sweep_of(result, ()))
+    assert "kept" in repr(sweep_of(result, ASKED))
     with pytest.raises(BadRequest, match="fresh"):
         patch(remote, fresh="yes")
 
@@ -130,9 +132,13 @@ def test_receivers_arrive(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote, receivers=["q.1.0", "mlp_in.1"])
     assert list(workers.requests[-1].receivers) == ["q.1.0", "mlp_in.1"]
     assert workers.requests[-1].path_mlps == patching_pb2.PATH_MLPS_UNSPECIFIED
-    patch(remote, receivers="logits", path_mlps="frozen")
+    sweep = patch(remote, receivers="logits", path_mlps="frozen")
+    assert (sweep.receivers, sweep.path_mlps) == (("logits",), "frozen")
+    assert "sent along paths to logits; MLPs on the way are frozen" in repr(sweep)
+    assert sweep.to_dict()["receivers"] == ["logits"]
     assert list(workers.requests[-1].receivers) == ["logits"]
     assert workers.requests[-1].path_mlps == patching_pb2.PATH_MLPS_FROZEN
+    assert patch(remote).receivers == ()
 
 
 def test_spans_arrive_as_text_and_as_tokens(remote: Lab, workers: StandInWorkers) -> None:
@@ -176,7 +182,7 @@ def test_rows_of_a_stored_run_are_told() -> None:
     taken = patching_pb2.StoredRows(run="code", used=900, read=1000, stored=5000, excluded=[common_pb2.TOKEN_CLASS_BOS])
     sweep = sweep_of(
         patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()), stored_rows=taken),
-        (),
+        ASKED,
     )
     assert sweep.excluded == ("bos",)
     assert sweep.to_dict()["stored_rows"] == {
@@ -189,7 +195,7 @@ def test_prompts_of_unequal_lengths_have_their_own_tokens_and_nothing_to_draw_of
     tokens = pa.table({"position": range(3), "clean": ["a", "b", "c"], "corrupt": ["a", "d", None]})
     cells = planted.cells(("resid_pre",), (1,))
     named = cells.append_column("name", pa.array(["span"] * len(cells)))
-    sweep = sweep_of(patching_pb2.SweepResult(cells=message(named), tokens=message(tokens)), ())
+    sweep = sweep_of(patching_pb2.SweepResult(cells=message(named), tokens=message(tokens)), ASKED)
     assert sweep.tokens == {"clean": ["a", "b", "c"], "corrupt": ["a", "d"]}
     with pytest.raises(BadRequest, match="have no place in a heat map"):
         sweep.plot()
@@ -207,9 +213,9 @@ def test_a_screen_arrives(remote: Lab, workers: StandInWorkers) -> None:
 def test_direct_shares_are_a_table_of_their_own() -> None:
     shares = pa.table({"pair": [0], "prompt": ["clean"], "part": ["embedding"], "share": [0.5]})
     result = patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()))
-    assert len(sweep_of(result, ()).direct) == 0
+    assert len(sweep_of(result, ASKED).direct) == 0
     result.direct.CopyFrom(message(shares))
-    sweep = sweep_of(result, ())
+    sweep = sweep_of(result, ASKED)
     assert sweep.direct.to_arrow().equals(shares)
     assert sweep.to_dict()["direct"] == shares.to_pylist()
 
@@ -254,9 +260,9 @@ def test_what_a_screen_left_out_is_not_told_as_an_effect() -> None:
 
 def test_ranks_that_were_not_compared_agree_by_nothing() -> None:
     result = patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()))
-    assert sweep_of(result, ()).audit == SweepAudit()
+    assert sweep_of(result, ASKED).audit == SweepAudit()
     result.audit.rank_agreement = 0.0
-    assert sweep_of(result, ()).audit.rank_agreement == 0.0
+    assert sweep_of(result, ASKED).audit.rank_agreement == 0.0
 
 
 EFFECTS = {"A": (0.0, 1.0), "B": (1.0, 0.1), "C": (0.9, -1.1), "D": (0.1, 0.2), "E": (0.3, 1.0)}
