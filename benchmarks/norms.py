@@ -89,8 +89,8 @@ def duckdb_means(paths: list[str]) -> None:
         database.execute(f"select {columns} from read_parquet({paths!r})").fetchall()  # noqa: S608
 
 
-def capture_cost(folder: Path, tokens: int) -> list[float]:
-    """What all sites' norms add to a capture of one site's, round after round."""
+def capture_costs(folder: Path, tokens: int) -> list[float]:
+    """What all sites' norms add to a capture of one site's, shard by shard: the two take turns in being first."""
     folder.mkdir()
     write_inputs(folder, tokens)
     (folder / "store").mkdir()
@@ -99,15 +99,17 @@ def capture_cost(folder: Path, tokens: int) -> list[float]:
     worker = CaptureWorker(bucket, torch.device("cpu"))
     costs = []
     for number in range(CAPTURE_ROUNDS):
-        seconds = {}
-        for name, plan in plans.items():
-            record = create_run(bucket, replace(plan.record, run=f"{name}-{number}"))
-            capture_seconds(worker, plan, record, range(1))  # loads and warms up
-            began = time.process_time()
-            capture_seconds(worker, plan, record, range(1, record.shards_total))
-            seconds[name] = time.process_time() - began
-        costs.append(seconds["all"] / seconds["one"] - 1)
-    return costs
+        records = {
+            name: create_run(bucket, replace(plan.record, run=f"{name}-{number}")) for name, plan in plans.items()
+        }
+        for shard in range(plans["one"].record.shards_total):
+            seconds = {}
+            for name in sorted(plans, reverse=bool((number + shard) % 2)):
+                began = time.process_time()
+                capture_seconds(worker, plans[name], records[name], range(shard, shard + 1))
+                seconds[name] = time.process_time() - began
+            costs.append(seconds["all"] / seconds["one"] - 1)
+    return costs[plans["one"].record.shards_total :]  # the first round warms up
 
 
 def sides_of(folder: Path, shards: int) -> dict[str, Callable[[], object]]:
@@ -147,8 +149,8 @@ def main() -> None:
             print(
                 f"{shards:6}", *(f"{1000 * found[shards, side]:12.2f}" for side in ("moments", "quantiles", "duckdb"))
             )
-        costs = capture_cost(Path(name) / "capture", arguments.tokens)
-    print("what norms of all sites add to a capture:", *(f"{cost:.3f}" for cost in costs))
+        costs = capture_costs(Path(name) / "capture", arguments.tokens)
+    print("what norms of all sites add to a capture:", *(f"{cost:.3f}" for cost in sorted(costs)))
     first, last = SHARDS[0], SHARDS[-1]
     numbers = {
         "growth_100x": max(found[last, side] / found[first, side] for side in ("moments", "quantiles")),

@@ -9,7 +9,8 @@ attn_out, mlp_out and every head's z at every layer and position, in both direct
 - hooks: the model as transformers runs it, a forward hook, one cell a pass, all logits.
 - nnsight: as its documentation does it, one trace a layer with an invoke a position; of resid_pre alone.
 
-Peers take minutes for all of it, so they run a random part of the cells (seeded), and seconds a cell are compared.
+Peers take minutes for all of it, so they run a random part of the cells (seeded), and seconds a cell are compared, in
+rounds in which all sides take turns.
 
 Predicted, of resid_pre: 192 cells x 32 tokens x 6 layers naively, 6.3 MFLOP each: 232 GFLOP, and 316 more to unembed
 every position. Where each patch computes what it can change and no more, 41 GFLOP are left, and 10 to unembed one row a
@@ -34,7 +35,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,7 +52,9 @@ from benchmarks.capture import MODEL, MODELS
 
 LAYERS, D_MODEL, HEADS, VOCABULARY_SIZE = 6, 512, 8, 50_304
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
-POSITIONS, PEER_CELLS, ROUNDS = 32, 24, 3
+POSITIONS, PEER_CELLS, ROUNDS = 32, 24, 5
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -109,18 +112,14 @@ def measure(folder: Path, peer_cells: int) -> dict[str, float | str]:
     found: dict[str, float | str] = {}
     errors = []
     for site in SITES:
-        ours, values, reuse = sweep(model, pair, site)
-        found |= {f"{site}_cells": len(values), f"{site}_seconds": round(ours * len(values), 3)}
-        for name, peer in peers.items():
-            if name == "nnsight" and site != "resid_pre":
-                continue
-            seconds, answers = timed(peer, chosen[site])
-            ratio = seconds / len(chosen[site]) / ours
-            suffix = "" if site == "resid_pre" else f"_{site}"
-            found[f"ratio_to_{name}{suffix}"] = round(ratio, 1)
-            errors += [abs(values[place] - value) for place, value in zip(chosen[site], answers, strict=True)]
+        asked = {name: peer for name, peer in peers.items() if name != "nnsight" or site == "resid_pre"}
+        compared = compare(model, pair, site, asked, chosen[site])
+        found |= {f"{site}_cells": compared.cells, f"{site}_seconds": round(compared.seconds, 3)}
+        for name, ratio in compared.ratios.items():
+            found[f"ratio_to_{name}" + ("" if site == "resid_pre" else f"_{site}")] = round(ratio, 1)
+        errors.append(compared.error)
         if site == "resid_pre":
-            found["reuse"] = round(reuse, 2)
+            found["reuse"] = round(compared.reuse, 2)
             found["reuse_limit"] = round(reuse_limit(), 2)
     overhead, milliseconds = service_overhead(folder, model, pair)
     found |= {"service_overhead": round(overhead, 1), "service_overhead_ms": round(milliseconds, 1)}
@@ -187,28 +186,55 @@ def choose(count: int) -> dict[str, list[Place]]:
     }
 
 
-def sweep(model: LanguageModel, pair: PromptPair, site: str) -> tuple[float, dict[Place, float], float]:
-    """Median seconds a cell, the logit difference of each, and how many token-layers were saved."""
-    request = SweepRequest(model.name, "", (pair,), sites=(site,), prepend_bos=False)
-    taken, result = [], None
+@dataclass(frozen=True)
+class Compared:
+    """Of one site: seconds of the whole sweep, and by peer its seconds a cell over ours; medians of rounds."""
+
+    cells: int
+    seconds: float
+    ratios: dict[str, float]
+    error: float
+    reuse: float
+
+
+def compare(
+    model: LanguageModel,
+    pair: PromptPair,
+    site: str,
+    peers: dict[str, Callable[[Sequence[Place]], list[float]]],
+    places: Sequence[Place],
+) -> Compared:
+    """All sides take turns, round after round, for a machine does not always run as fast; the first warms up."""
+    ours: list[float] = []
+    ratios: dict[str, list[float]] = {name: [] for name in peers}
+    error, result = 0.0, None
     for _ in range(ROUNDS + 1):
-        began = time.perf_counter()
-        *_, result = run_sweep(model, request, PatchingLimits())
-        taken.append(time.perf_counter() - began)
+        seconds, result = timed(lambda: sweep(model, pair, site))
+        ours.append(seconds)
+        values = {
+            Place(row["direction"], row["site"], row["layer"], row["position"], row["head"]): row["logit_difference"]
+            for row in result.cells.to_pylist()
+        }
+        for name, peer in peers.items():
+            taken, answers = timed(lambda peer=peer: peer(places))
+            ratios[name].append(taken / len(places) / (seconds / len(values)))
+            error = max(error, *(abs(values[place] - value) for place, value in zip(places, answers, strict=True)))
+    reuse = result.audit.token_layers_full / result.audit.token_layers
+    medians = {name: median(found[1:]) for name, found in ratios.items()}
+    return Compared(len(values), median(ours[1:]), medians, error, reuse)
+
+
+def sweep(model: LanguageModel, pair: PromptPair, site: str) -> SweepResult:
+    request = SweepRequest(model.name, "", (pair,), sites=(site,), prepend_bos=False)
+    *_, result = run_sweep(model, request, PatchingLimits())
     if not isinstance(result, SweepResult):
         raise TypeError("a sweep ended without a result")
-    rows = result.cells.to_pylist()
-    values = {
-        Place(row["direction"], row["site"], row["layer"], row["position"], row["head"]): row["logit_difference"]
-        for row in rows
-    }
-    return median(taken[1:]) / len(rows), values, result.audit.token_layers_full / result.audit.token_layers
+    return result
 
 
-def timed(peer: Callable[[Sequence[Place]], list[float]], places: Sequence[Place]) -> tuple[float, list[float]]:
-    peer(places[:1])
+def timed(run: Callable[[], Result]) -> tuple[float, Result]:
     began = time.perf_counter()
-    found = peer(places)
+    found = run()
     return time.perf_counter() - began, found
 
 
