@@ -6,10 +6,10 @@ quantiles. DuckDB takes the same means from the norms files of the same run. Pre
 and one object of sketches, whatever its shards, so that 100 times the tokens cost the same but for a longer checkpoint;
 DuckDB reads 48 bytes a token.
 
-`capture_cost` is what norms add to the forward pass of a model of Pythia-70M's shape: CPU time of a capture that stores
-no dense rows but norms, cosines, moments and sketches of all 24 sites, over that of one which has a single site's, less
-one; both run every layer, write Parquet and commit, in turns. Predicted: 56 sums a token over 512 elements
-that a core's cache holds, 7 us beside 370 of computing, and a third as much for their moments, sketches and bytes.
+`capture_cost` is what norms add to the forward pass of a model of Pythia-70M's shape: norms and cosines of all 24
+sites, their moments and their sketches, in CPU time of one core. Predicted: 56 sums a token over 512 elements that a
+core's cache holds, 7 us beside 370 of computing, and a third as much for moments and sketches. Parquet and the commit
+come on top.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -27,14 +26,17 @@ import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import fold_commits
+from actstore_storage.norm_columns import columns_beside
 from actstore_storage.norms import DEFAULT_QUANTILES, ProfileQuestion, norm_profile
 from actstore_storage.opening import open_bucket
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.shard import ShardWriter, TokenRows
+from actstore_storage.sites import parse_site
 from actstore_storage.specification import RunRecord, Specification
-from actstore_worker.capture_worker import CaptureWorker
-from benchmarks.capture import capture_seconds
-from benchmarks.capture_peers import SITE, TOKENS, plan_sites, write_inputs
+from actstore_worker.forward import visit
+from actstore_worker.loading import load_model
+from actstore_worker.norms import BatchNorms
+from benchmarks.capture_peers import BATCH, SITE, TOKENS, plan_sites, write_inputs
 
 SITES = tuple(f"{kind}.{layer}" for layer in range(6) for kind in ("resid_pre", "resid_post"))
 SHARDS = (1, 10, 100)
@@ -89,27 +91,36 @@ def duckdb_means(paths: list[str]) -> None:
         database.execute(f"select {columns} from read_parquet({paths!r})").fetchall()  # noqa: S608
 
 
-def capture_costs(folder: Path, tokens: int) -> list[float]:
-    """What all sites' norms add to a capture of one site's, shard by shard: the two take turns in being first."""
+def capture_cost(folder: Path) -> tuple[float, float]:
+    """CPU time a token, in us, of a forward pass that keeps nothing, and of one with the norms of all its sites: on one
+    thread, in turns, the least of each side's rounds.
+    """
     folder.mkdir()
-    write_inputs(folder, tokens)
+    write_inputs(folder, TOKENS)
     (folder / "store").mkdir()
     bucket = open_bucket(str(folder / "store"))
-    plans = {"one": plan_sites(folder, "cpu", tokens, (), (SITE,)), "all": plan_sites(folder, "cpu", tokens, (), ())}
-    worker = CaptureWorker(bucket, torch.device("cpu"))
-    costs = []
+    plan = plan_sites(folder, "cpu", TOKENS, (), ())
+    record, model = create_run(bucket, plan.record), load_model(plan.model_source, device=torch.device("cpu"))
+    sites = set(map(parse_site, record.specification.norm_sites))
+    columns = columns_beside(record.specification.norm_sites, model.kinds)
+    batches = list(plan.shard_sequences(0).batches(BATCH))
+    plain, whole = [], []
     for number in range(CAPTURE_ROUNDS):
-        records = {
-            name: create_run(bucket, replace(plan.record, run=f"{name}-{number}")) for name, plan in plans.items()
-        }
-        for shard in range(plans["one"].record.shards_total):
-            seconds = {}
-            for name in sorted(plans, reverse=bool((number + shard) % 2)):
-                began = time.process_time()
-                capture_seconds(worker, plans[name], records[name], range(shard, shard + 1))
-                seconds[name] = time.process_time() - began
-            costs.append(seconds["all"] / seconds["one"] - 1)
-    return costs[plans["one"].record.shards_total :]  # the first round warms up
+        with ShardWriter(bucket, record, 0, f"benchmark{number}", columns=columns) as writer:
+            for batch in batches:
+                ids, tokens = torch.from_numpy(batch.padded()[0]), batch.rows(None, frozenset())
+                began = time.thread_time()
+                visit(model, ids, None, {parse_site(SITE)}, lambda *_: None)
+                middle = time.thread_time()
+                found: dict[str, np.ndarray] = {}
+                norms = BatchNorms(
+                    sites, columns, lambda name, own, kept=found: kept.update({name: own.flatten().numpy()})
+                )
+                visit(model, ids, None, sites, norms.see)
+                writer.add(tokens, {}, found, {})
+                whole.append((time.thread_time() - middle) / ids.numel())
+                plain.append((middle - began) / ids.numel())
+    return 1e6 * min(plain), 1e6 * min(whole)
 
 
 def sides_of(folder: Path, shards: int) -> dict[str, Callable[[], object]]:
@@ -140,7 +151,6 @@ def profile_seconds(folder: Path) -> dict[tuple[int, str], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="of the captures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         found = profile_seconds(Path(name))
@@ -149,13 +159,14 @@ def main() -> None:
             print(
                 f"{shards:6}", *(f"{1000 * found[shards, side]:12.2f}" for side in ("moments", "quantiles", "duckdb"))
             )
-        costs = capture_costs(Path(name) / "capture", arguments.tokens)
-    print("what norms of all sites add to a capture:", *(f"{cost:.3f}" for cost in sorted(costs)))
+        torch.set_num_threads(1)
+        plain, whole = capture_cost(Path(name) / "capture")
+    print(f"forward pass {plain:.1f} us a token, with norms {whole:.1f}")
     first, last = SHARDS[0], SHARDS[-1]
     numbers = {
         "growth_100x": max(found[last, side] / found[first, side] for side in ("moments", "quantiles")),
         "ratio_to_duckdb": found[last, "duckdb"] / found[last, "moments"],
-        "capture_cost": median(costs),
+        "capture_cost": whole / plain - 1,
     }
     print(", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
     if arguments.json:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -123,12 +123,13 @@ class Commit:
         return sum(self.tokens_by_class.values())
 
     def to_json(self) -> bytes:
-        fields = asdict(self)
-        for classes in fields["norm_moments"].values():
-            for moments in classes.values():
-                if math.isinf(moments["log_sum"]):  # JSON has no infinity
-                    moments["log_sum"] = None
-        return canonical_json(fields)
+        """As dataclasses.asdict would have it, which copies each number of thousands."""
+        objects = {product: vars(record) for product, record in self.objects.items()}
+        moments = {
+            site: {name: _moments_fields(found) for name, found in classes.items()}
+            for site, classes in self.norm_moments.items()
+        }
+        return canonical_json(vars(self) | {"objects": objects, "norm_moments": moments})
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "Commit":
@@ -152,6 +153,11 @@ class Commit:
 @lru_cache(_COMMITS_KEPT)
 def _decoded(data: bytes, key: str) -> Commit:
     return Commit._from_json(data, key)
+
+
+def _moments_fields(moments: Moments) -> dict[str, Any]:
+    fields = vars(moments)
+    return fields | {"log_sum": None} if math.isinf(fields["log_sum"]) else fields  # JSON has no infinity
 
 
 def _moments(fields: dict[str, Any]) -> Moments:

@@ -17,13 +17,14 @@ MODELS = Path(__file__).parents[2] / "models"
 SAE = "pystdlib-resid_post.1"
 SITE = "resid_post.1"
 FEATURE = 303
-# Each product of a shard, by the beginning of its file's name, and a question that reads it.
+# Each product of a shard, by the beginning of its file's name, and a question that reads it; first those that are soon
+# read from merged objects instead.
 PRODUCTS: dict[str, Callable[[actstore.Run], object]] = {
-    "tokens": lambda run: run.tokens(),
-    "resid_post.1": lambda run: run.activations(SITE),
-    "norms": lambda run: run.norms(),
     f"index-{SAE}": lambda run: run.feature(SAE, FEATURE).top(),
     f"statistics-{SAE}": lambda run: run.feature(SAE, FEATURE).statistics(),
+    "tokens": lambda run: run.tokens(),
+    "resid_post.1": lambda run: run.activations(SITE),
+    "norms": lambda run: run.norms(by="position"),
 }
 
 

@@ -12,7 +12,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, CorruptObject, StoreError, StoreUnreachable
 from actstore_storage.features import feature_statistics, top_examples
 from actstore_storage.local_bucket import LocalBucket
-from actstore_storage.norms import norm_profile
+from actstore_storage.norms import ProfileQuestion, norm_profile
 from actstore_storage.opening import S3Access, open_bucket
 from actstore_storage.probe import probe
 from actstore_storage.rows import read_activations, read_tokens
@@ -25,7 +25,8 @@ from tests.storage.random_run import SAE, make_run, write_run, write_shard
 QUESTIONS: dict[str, Callable[[Snapshot], object]] = {
     "tokens": lambda snapshot: list(read_tokens(snapshot)),
     "resid_pre.0": lambda snapshot: list(read_activations(snapshot, "resid_pre.0")),
-    "norms": norm_profile,
+    "norms": lambda snapshot: norm_profile(snapshot, ProfileQuestion(exact=True)),
+    "norm-sketches": norm_profile,
     "index-sae": lambda snapshot: top_examples(snapshot, SAE, 5),
     "statistics-sae": lambda snapshot: feature_statistics(snapshot, SAE, 5),
 }
