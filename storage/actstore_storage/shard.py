@@ -170,15 +170,14 @@ class ShardWriter(ShardAttempt):
         self, norms: Mapping[str, npt.NDArray[np.float32]], classes: Mapping[str, npt.NDArray[np.bool_]]
     ) -> None:
         told = with_derived(self._columns.values(), norms, self._record.specification.norm_sites)
-        present = [name for name, mask in classes.items() if mask.any()]
+        present = {name: mask for name, mask in classes.items() if mask.any()}
         for name, values in told.items():
             finite = np.isfinite(values)
             self._count_non_finite(name, len(values) - int(finite.sum()))
-            for kept, mask in classes.items():
-                if kept in present:
-                    own = values[mask & finite]
-                    self._moments[name][kept] = self._moments[name][kept].merge(Moments.of(own))
-                    self._sketches.add(name, kept, own)
+            for kept, mask in present.items():
+                own = values[mask & finite]
+                self._moments[name][kept] = self._moments[name][kept].merge(Moments.of(own))
+                self._sketches.add(name, kept, own)
 
     def _positions(self, chosen: npt.NDArray[np.int32], rows: int) -> int:
         if len(chosen) and (chosen[0] < 0 or chosen[-1] >= rows or (np.diff(chosen) <= 0).any()):

@@ -31,7 +31,7 @@ from actstore_worker.patching.changes import changing, writing
 from actstore_worker.patching.joining import Joining, join_layer, later_share, through
 from actstore_worker.patching.kernel import Cell, Count, Found, Patch, site_edits
 from actstore_worker.patching.ragged import PROJECTIONS, Ragged, Run
-from actstore_worker.patching.scattered import CACHES, stacked
+from actstore_worker.patching.scattered import CACHES, Enough, stacked
 
 # Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
 GROUP_POSITIONS = 8
@@ -264,7 +264,7 @@ class Resumed:
         is left as soon as it has those, and called again for the last position.
         """
         length = first + hidden.shape[1]
-        with suppress(_Enough), prefix.leaving():
+        with suppress(Enough), prefix.leaving():
             self._call(call, layer, hidden[:, :-1], prefix, first, length - 1)
         out = self._call(call, layer, hidden[:, -1:], _Prefix(hidden, prefix.keys, prefix.values), length - 1)
         self.count.add(hidden.shape[0] * _last_layer(hidden.shape[1]), 0)
@@ -315,10 +315,6 @@ def _calling(layer: nn.Module, instead: Callable[..., Tensor]) -> Iterator[None]
             vars(layer)["forward"] = before
 
 
-class _Enough(Exception):  # no error: it leaves a layer once its keys and values are there
-    pass
-
-
 @dataclass
 class _Prefix:
     """What a layer takes for its cache: the keys and values [row, kv_head, position, d_head] of the positions before,
@@ -335,7 +331,7 @@ class _Prefix:
         self.keys = torch.cat([self.keys, keys], dim=2)
         self.values = torch.cat([self.values, values], dim=2)
         if self._leave:
-            raise _Enough
+            raise Enough
         return self.keys, self.values
 
     @contextmanager

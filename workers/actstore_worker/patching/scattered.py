@@ -38,7 +38,7 @@ class Runs:
         return int(self.keys.shape[2] - self.queries.shape[2])
 
 
-class _Enough(Exception):  # no error: it leaves a layer once its keys and values are there
+class Enough(Exception):  # no error: it leaves a layer once its keys and values are there
     pass
 
 
@@ -57,7 +57,7 @@ class _Tokens:
         self.runs.keys[self.rows, :, self.positions] = keys[0].transpose(0, 1)
         self.runs.values[self.rows, :, self.positions] = values[0].transpose(0, 1)
         if self.leaves:
-            raise _Enough
+            raise Enough
         return keys, values
 
     def get_seq_length(self, _layer: int = 0) -> int:
@@ -98,7 +98,7 @@ def compute_keys(
 ) -> None:
     """The keys and values of these tokens, and nothing else: the layer is left as soon as it has those."""
     tokens = _Tokens(runs, rows, positions, call["attention_mask"], leaves=True)
-    with suppress(_Enough):
+    with suppress(Enough):
         model.layers[layer](hidden[None], **_told(call, tokens))
 
 
