@@ -15,6 +15,8 @@ from tests.client.stand_in_workers import TOKEN, StandInWorkers
 from tests.stored_run import StoredRun, write_stored_run
 
 SERVICE_TOKEN = "service-token"
+# Runs of one model at several steps of training.
+RUNS, STEPS = ("at-100", "at-200", "at-400"), [100, 200, 400]
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +108,27 @@ def plant_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
         (folder / "actstore_worker" / "__main__.py").write_text(code)
 
     return plant
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of three revisions, `step100` and so on, whose norms are the planted ones times 1, 2 and 4."""
+    folder = tmp_path_factory.mktemp("training")
+    bucket = open_bucket(str(folder))
+    for run, step in zip(RUNS, STEPS, strict=True):
+        write_stored_run(bucket, run, revision=f"step{step}", scale=step / 100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def far(training: Path) -> Iterator[actstore.Lab]:
+    started = Service(open_bucket(str(training)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
+    with actstore.connect(started.address) as lab:
+        yield lab
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def near(training: Path) -> Iterator[actstore.Lab]:
+    with actstore.connect(training) as lab:
+        yield lab

@@ -19,16 +19,14 @@ from actstore import ActstoreError, Cancelled, Lab
 from actstore._command import main
 from actstore_api.v1 import capture_pb2
 from actstore_service.server import Service
-from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
 from actstore_storage.opening import open_bucket
 from actstore_storage.products import BOS
 from tests import stored_run
-from tests.client.conftest import SERVICE_TOKEN
+from tests.client.conftest import RUNS, SERVICE_TOKEN, STEPS
 from tests.client.stand_in_workers import StandInWorkers
 from tests.storage.random_run import make_run, write_run
 
-RUNS, STEPS = ("at-100", "at-200", "at-400"), [100, 200, 400]
 TEXT = ("bos", "special")
 
 
@@ -36,30 +34,6 @@ TEXT = ("bos", "special")
 def _close_figures() -> Iterator[None]:
     yield
     plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of three revisions, `step100` and so on, whose norms are the planted ones times 1, 2 and 4."""
-    folder = tmp_path_factory.mktemp("training")
-    bucket = open_bucket(str(folder))
-    for run, step in zip(RUNS, STEPS, strict=True):
-        stored_run.write_stored_run(bucket, run, revision=f"step{step}", scale=step / 100)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def far(training: Path) -> Iterator[Lab]:
-    started = Service(open_bucket(str(training)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
-    with actstore.connect(started.address) as lab:
-        yield lab
-    started.stop()
-
-
-@pytest.fixture(scope="module")
-def near(training: Path) -> Iterator[Lab]:
-    with actstore.connect(training) as lab:
-        yield lab
 
 
 @pytest.fixture(params=["far", "near"])

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -16,10 +15,8 @@ import actstore
 from actstore import BadRequest, Lab, plot_growth
 from actstore._norms import factor
 from actstore_api.v1 import capture_pb2, norm_pb2
-from actstore_service.server import Service
-from actstore_service.settings import Settings
-from actstore_storage.opening import open_bucket
 from tests import stored_run
+from tests.client.conftest import RUNS
 from tests.client.stand_in_norms import HEADS, LAYERS, RATE
 from tests.client.stand_in_workers import StandInWorkers
 
@@ -28,34 +25,6 @@ from tests.client.stand_in_workers import StandInWorkers
 def _close_figures() -> Iterator[None]:
     yield
     plt.close("all")
-
-
-RUNS = ("at-100", "at-200", "at-400")
-
-
-@pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of three revisions, `step100` and so on, whose norms are the planted ones times 1, 2 and 4."""
-    folder = tmp_path_factory.mktemp("training")
-    bucket = open_bucket(str(folder))
-    for run in RUNS:
-        step = int(run.removeprefix("at-"))
-        stored_run.write_stored_run(bucket, run, revision=f"step{step}", scale=step / 100)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def far(training: Path) -> Iterator[Lab]:
-    started = Service(open_bucket(str(training)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
-    with actstore.connect(started.address) as lab:
-        yield lab
-    started.stop()
-
-
-@pytest.fixture(scope="module")
-def near(training: Path) -> Iterator[Lab]:
-    with actstore.connect(training) as lab:
-        yield lab
 
 
 def test_growth_says_how_sure_it_is(lab: Lab) -> None:
