@@ -141,12 +141,13 @@ def test_sweeps_of_one_model_share_batches_and_their_numbers_stay(model: Languag
 def test_what_is_counted_for_sweeps_that_share_is_what_was_computed(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it, but the runs in which nothing is replaced."""
+    """All of it, but the runs in which cells are replaced by what is there."""
     side = Side(model)
     kernel, run, controls = side.kernels.fast, side.kernels.fast.run, []
 
     def watched(patches: Sequence[Patch]) -> Tensor:
-        controls.extend(kernel.price((), len(patch.base.tokens)) for patch in patches if not patch.cells)
+        own = [patch for patch in patches if patch.source is patch.base]
+        controls.extend(kernel.price(patch.cells, len(patch.base.tokens)) for patch in own)
         return run(patches)
 
     monkeypatch.setattr(kernel, "run", watched)

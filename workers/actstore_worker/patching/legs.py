@@ -155,10 +155,12 @@ class LegRun:
         return logits
 
     def _run(self, rows: Sequence[int]) -> Asking[Logits]:
-        """Where it is the turn of one, there is one run more, in which nothing is replaced."""
+        """Where it is the turn of one, there is one run more, in which cells are replaced by what is there: it goes the
+        way of the first patch.
+        """
         leg = self._leg
         patches: list[Patch] = [leg.replacing.patch(leg.plan.grid[row]) for row in rows]
-        controls = [replace(patches[0], cells=())] if self._checks.controls.intersection(rows) else []
+        controls = [replace(patches[0], source=leg.replacing.base)] if self._checks.controls.intersection(rows) else []
         ran = yield from patched([*patches, *controls], self._kernel)
         prices = [self._kernel.price(patch.cells, leg.length) for patch in (*patches, *controls)]
         share = sum(prices[: len(patches)]) / sum(prices) if sum(prices) else 0.0
