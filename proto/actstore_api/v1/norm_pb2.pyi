@@ -109,20 +109,22 @@ class GetNormProfileRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., by: _Optional[_Union[NormGrouping, str]] = ..., without_quantiles: bool = ..., exclude_position_0: bool = ..., bins: _Optional[int] = ..., edges: _Optional[_Iterable[float]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GetNormProfileResponse(_message.Message):
-    __slots__ = ("profile", "excluded", "provenance", "histogram", "excluded_position_0", "from_statistics")
+    __slots__ = ("profile", "excluded", "provenance", "histogram", "excluded_position_0", "from_statistics", "warnings")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_POSITION_0_FIELD_NUMBER: _ClassVar[int]
     FROM_STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     profile: _common_pb2.Table
     excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
     provenance: _common_pb2.Provenance
     histogram: _common_pb2.Table
     excluded_position_0: bool
     from_statistics: bool
-    def __init__(self, profile: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., histogram: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded_position_0: bool = ..., from_statistics: bool = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, profile: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., histogram: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded_position_0: bool = ..., from_statistics: bool = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LayerRange(_message.Message):
     __slots__ = ("first", "last")
@@ -133,7 +135,7 @@ class LayerRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class FitGrowthRequest(_message.Message):
-    __slots__ = ("run", "site", "layers", "exclude", "axis", "more_runs", "steps", "resamples", "seed", "quantity")
+    __slots__ = ("run", "site", "layers", "exclude", "axis", "more_runs", "steps", "resamples", "seed", "quantity", "exclude_position_0")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +146,7 @@ class FitGrowthRequest(_message.Message):
     RESAMPLES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_POSITION_0_FIELD_NUMBER: _ClassVar[int]
     run: str
     site: str
     layers: LayerRange
@@ -154,7 +157,8 @@ class FitGrowthRequest(_message.Message):
     resamples: int
     seed: int
     quantity: NormQuantity
-    def __init__(self, run: _Optional[str] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ...) -> None: ...
+    exclude_position_0: bool
+    def __init__(self, run: _Optional[str] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., exclude_position_0: bool = ...) -> None: ...
 
 class Interval(_message.Message):
     __slots__ = ("low", "high")
@@ -165,7 +169,7 @@ class Interval(_message.Message):
     def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class FitGrowthResponse(_message.Message):
-    __slots__ = ("site", "layers", "rate", "r_squared", "points", "excluded", "provenance", "axis", "rate_interval", "curvature", "curvature_interval", "bend", "verdict", "shapes", "block", "resamples", "seed", "sequences", "quantity")
+    __slots__ = ("site", "layers", "rate", "r_squared", "points", "excluded", "provenance", "axis", "rate_interval", "curvature", "curvature_interval", "bend", "verdict", "shapes", "block", "resamples", "seed", "sequences", "quantity", "warnings", "excluded_position_0")
     SITE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +189,8 @@ class FitGrowthResponse(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_POSITION_0_FIELD_NUMBER: _ClassVar[int]
     site: str
     layers: LayerRange
     rate: float
@@ -204,10 +210,12 @@ class FitGrowthResponse(_message.Message):
     seed: int
     sequences: int
     quantity: NormQuantity
-    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., curvature: _Optional[float] = ..., curvature_interval: _Optional[_Union[Interval, _Mapping]] = ..., bend: _Optional[float] = ..., verdict: _Optional[_Union[GrowthVerdict, str]] = ..., shapes: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., block: _Optional[str] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., sequences: _Optional[int] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    excluded_position_0: bool
+    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., curvature: _Optional[float] = ..., curvature_interval: _Optional[_Union[Interval, _Mapping]] = ..., bend: _Optional[float] = ..., verdict: _Optional[_Union[GrowthVerdict, str]] = ..., shapes: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., block: _Optional[str] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., sequences: _Optional[int] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., warnings: _Optional[_Iterable[str]] = ..., excluded_position_0: bool = ...) -> None: ...
 
 class GetSeparabilityRequest(_message.Message):
-    __slots__ = ("run", "more_runs", "steps", "site", "layers", "exclude", "quantity")
+    __slots__ = ("run", "more_runs", "steps", "site", "layers", "exclude", "quantity", "exclude_position_0")
     RUN_FIELD_NUMBER: _ClassVar[int]
     MORE_RUNS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +223,7 @@ class GetSeparabilityRequest(_message.Message):
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_POSITION_0_FIELD_NUMBER: _ClassVar[int]
     run: str
     more_runs: _containers.RepeatedScalarFieldContainer[str]
     steps: _containers.RepeatedScalarFieldContainer[float]
@@ -222,10 +231,11 @@ class GetSeparabilityRequest(_message.Message):
     layers: LayerRange
     exclude: _common_pb2.Exclusion
     quantity: NormQuantity
-    def __init__(self, run: _Optional[str] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ...) -> None: ...
+    exclude_position_0: bool
+    def __init__(self, run: _Optional[str] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., exclude_position_0: bool = ...) -> None: ...
 
 class GetSeparabilityResponse(_message.Message):
-    __slots__ = ("site", "layers", "quantity", "layer_share", "checkpoint_share", "interaction_share", "explained", "rank_one", "miss", "verdict", "cells", "excluded", "provenance")
+    __slots__ = ("site", "layers", "quantity", "layer_share", "checkpoint_share", "interaction_share", "explained", "rank_one", "miss", "verdict", "cells", "excluded", "provenance", "warnings", "excluded_position_0")
     SITE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +249,8 @@ class GetSeparabilityResponse(_message.Message):
     CELLS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_POSITION_0_FIELD_NUMBER: _ClassVar[int]
     site: str
     layers: LayerRange
     quantity: NormQuantity
@@ -252,7 +264,9 @@ class GetSeparabilityResponse(_message.Message):
     cells: _common_pb2.Table
     excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
     provenance: _common_pb2.Provenance
-    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., layer_share: _Optional[float] = ..., checkpoint_share: _Optional[float] = ..., interaction_share: _Optional[float] = ..., explained: _Optional[float] = ..., rank_one: _Optional[float] = ..., miss: _Optional[float] = ..., verdict: _Optional[_Union[SeparabilityVerdict, str]] = ..., cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    excluded_position_0: bool
+    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., layer_share: _Optional[float] = ..., checkpoint_share: _Optional[float] = ..., interaction_share: _Optional[float] = ..., explained: _Optional[float] = ..., rank_one: _Optional[float] = ..., miss: _Optional[float] = ..., verdict: _Optional[_Union[SeparabilityVerdict, str]] = ..., cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., excluded_position_0: bool = ...) -> None: ...
 
 class GetWeightNormsRequest(_message.Message):
     __slots__ = ("model", "layers", "samples", "seed", "text", "bos", "run", "run_tokens")
