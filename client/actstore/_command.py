@@ -6,23 +6,21 @@ ACTSTORE_ADDRESS and ACTSTORE_TOKEN say where to ask, as for actstore.connect().
 """
 
 import argparse
-import json
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from actstore import _arguments, _text
 from actstore._capture import Capture, sae_findings
-from actstore._connect import connect
+from actstore._command_norms import add_norms
+from actstore._command_verbs import add_exclude, add_plot, add_verb, lab_of, say, show
 from actstore._errors import ActstoreError, refused
 from actstore._lab import Lab
 from actstore._local_stack import LocalStack
-from actstore._norms import GROUPINGS, POSITION_0, QUANTITIES, SIZES, plot_growth
 from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
 from actstore._records import Positions
 from actstore._sae_features import CHECKED_TOKENS
@@ -107,7 +105,7 @@ def up(options: argparse.Namespace) -> None:
     )
     print("starting the workers and the service ...", file=sys.stderr)
     with stack:
-        _say(
+        say(
             options,
             {"address": stack.address, "metrics": stack.metrics_address, "store": stack.store},
             _greeting(stack),
@@ -134,9 +132,9 @@ def _greeting(stack: LocalStack) -> str:
 
 
 def models(options: argparse.Namespace) -> None:
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         found = {"models": lab.models(), "saes": lab.saes()}
-    _say(
+    say(
         options,
         {name: table.to_dict()["rows"] for name, table in found.items()},
         "\n\n".join(map(repr, found.values())),
@@ -144,19 +142,19 @@ def models(options: argparse.Namespace) -> None:
 
 
 def runs(options: argparse.Namespace) -> None:
-    with _lab(options) as lab:
-        _show(options, lab.runs())
+    with lab_of(options) as lab:
+        show(options, lab.runs())
 
 
 def capture(options: argparse.Namespace) -> None:
     asked = {name: getattr(options, name) for name in CAPTURE_OPTIONS} | {"positions": _positions(options)}
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         if options.revisions:
             _capture_revisions(options, lab, asked)
             return
         if options.dry_run:
             estimate = lab.estimate(options.model, **asked)
-            _say(options, asdict(estimate), repr(estimate))
+            say(options, asdict(estimate), repr(estimate))
             return
         _follow(options, lab.capture(options.model, **asked))
 
@@ -170,25 +168,25 @@ def _capture_revisions(options: argparse.Namespace, lab: Lab, asked: dict[str, A
     if not options.no_wait:
         started.wait(check_saes=False)
     found = {"runs": list(started.run_names)}
-    _say(options, found, "\n".join(started.run_names))
+    say(options, found, "\n".join(started.run_names))
 
 
 def encode(options: argparse.Namespace) -> None:
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         _follow(options, lab.run(options.run).encode(options.saes, name=options.name))
 
 
 def _follow(options: argparse.Namespace, started: Capture) -> None:
     """To the end, unless told otherwise."""
     if options.no_wait:
-        _say(options, {"run": started.run_name}, repr(started))
+        say(options, {"run": started.run_name}, repr(started))
         return
     run = started.wait(check_saes=False)
     warnings = [] if options.no_check else list(sae_findings(run))
     for warning in warnings:
         print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)
     facts = {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed, "warnings": warnings}
-    _say(options, facts, repr(run))
+    say(options, facts, repr(run))
 
 
 def _positions(options: argparse.Namespace) -> Positions | None:
@@ -212,43 +210,43 @@ def _positions(options: argparse.Namespace) -> Positions | None:
 
 
 def cancel(options: argparse.Namespace) -> None:
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         news = lab.attach(options.run).cancel()
     text = f"{news.run}: {news.state}, {news.shards_committed} of {news.shards_total} shards stay readable"
-    _say(options, {"run": news.run, "state": news.state, "tokens": news.tokens_committed}, text)
+    say(options, {"run": news.run, "state": news.state, "tokens": news.tokens_committed}, text)
 
 
 def fsck(options: argparse.Namespace) -> int:
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         verdict = lab.check(options.run, quick=options.quick, remove_orphans=options.remove_orphans)
     counts = {name: getattr(verdict, name) for name in ("sound", "runs", "shards", "objects", "bytes")}
-    _say(options, counts | {"findings": verdict.to_dict()["rows"]}, repr(verdict))
+    say(options, counts | {"findings": verdict.to_dict()["rows"]}, repr(verdict))
     return DONE if verdict.sound else UNSOUND
 
 
 def rm(options: argparse.Namespace) -> None:
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         if not options.yes:
             raise refused(f"this removes run {options.run} for good", "yes", "not given", "actstore rm RUN --yes")
         removed = lab.remove(options.run, force=options.force)
-    _say(options, {"run": options.run, "objects": removed}, f"{options.run}: {removed:,} objects removed")
+    say(options, {"run": options.run, "objects": removed}, f"{options.run}: {removed:,} objects removed")
 
 
 def export(options: argparse.Namespace) -> None:
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         written = lab.run(options.run).export(options.site, options.folder, layout=options.layout)
     unit = "contexts" if options.layout == "saelens" else "files"
-    _say(options, {"folder": str(options.folder), unit: written}, f"{options.folder}: {written:,} {unit}")
+    say(options, {"folder": str(options.folder), unit: written}, f"{options.folder}: {written:,} {unit}")
 
 
 def feature(options: argparse.Namespace) -> None:
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         asked = lab.run(options.run).feature(options.sae, options.index)
         page = asked.page(options.k, exclude=options.exclude, live=not options.stored_only)
     if options.html is not None:
         page.save_html(options.html)
         print(f"page: {options.html}", file=sys.stderr)
-    _show(options, page)
+    show(options, page)
 
 
 def features(options: argparse.Namespace) -> None:
@@ -256,7 +254,7 @@ def features(options: argparse.Namespace) -> None:
     asked: dict[str, Any] = {"k": options.k, "exclude": options.exclude}
     if options.order is not None:
         asked["order"] = options.order
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         every = lab.run(options.run).features(options.sae)
         if options.text is not None:
             density = bounds.pop("density", None)
@@ -269,7 +267,7 @@ def features(options: argparse.Namespace) -> None:
         else:
             bounds |= {"ascending": options.ascending, "with_token_r2": options.with_token_r2}
             found = every.search(**bounds, **asked)
-    _show(options, found)
+    show(options, found)
 
 
 def _no_bounds(bounds: dict[str, Any]) -> None:
@@ -279,93 +277,22 @@ def _no_bounds(bounds: dict[str, Any]) -> None:
 
 
 def check_sae(options: argparse.Namespace) -> int:
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         checked = lab.run(options.run).features(options.sae).check(options.tokens, warn=False)
-    _show(options, checked)
+    show(options, checked)
     return UNSOUND if checked.warnings else DONE
-
-
-def norms(options: argparse.Namespace) -> None:
-    with _lab(options) as lab:
-        if options.more or (options.by and options.steps):
-            (_norms_of_several if options.by else _growth_of_several)(options, lab)
-            return
-        if options.steps:
-            allowed = "runs of other revisions beside it, or --by checkpoint"
-            raise refused("a profile of one run has no steps of training", "steps", options.steps, allowed)
-        asked = {"exclude": options.exclude, "by": options.by, "quantity": options.quantity}
-        profile = lab.run(options.run).norms(options.sites, **asked)
-        growth = profile.fit_growth(options.fit, options.layers) if options.fit else None
-        _save(options, profile.plot, fit=options.fit)
-    answers = [profile] if growth is None else [profile, growth]
-    names = ("profile", "growth")
-    found = {name: answer.to_dict() for name, answer in zip(names, answers, strict=False)}
-    _say(options, found, "\n\n".join(map(repr, answers)))
-
-
-def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
-    """A single site is followed over training, and a kind of site over the layers of each run."""
-    if options.sites:
-        allowed = "--fit with a site kind or a site; with --by, norms of several runs at --sites"
-        raise refused("growth of several runs is of one kind or site", "sites", options.sites, allowed)
-    runs, site = [options.run, *options.more], options.fit or "resid_post"
-    asked = {"site": site, "layers": options.layers, "exclude": options.exclude, "quantity": options.quantity}
-    if "." in site:
-        answers = [lab.fit_growth(runs, "checkpoint", steps=options.steps, **asked)]
-    else:
-        answers = [lab.fit_growth(run, steps=options.steps, **asked) for run in runs]
-    _save(options, partial(plot_growth, answers))
-    _say(options, {"growth": [answer.to_dict() for answer in answers]}, "\n\n".join(map(repr, answers)))
-
-
-def _norms_of_several(options: argparse.Namespace, lab: Lab) -> None:
-    """Side by side, and where both axes are there, whether they change norms apart from each other."""
-    checkpoints = lab.checkpoints([options.run, *options.more], options.steps)
-    asked = {"exclude": options.exclude, "by": options.by, "quantity": options.quantity}
-    found: dict[str, Any] = {"profile": checkpoints.norms(options.sites, **asked)}
-    _save(options, found["profile"].plot, fit=options.fit)
-    if options.by in ("layer", "checkpoint") and options.quantity in SIZES:
-        kinds = found["profile"].table["site"].to_pylist()
-        kind = options.fit or ("resid_post" if "resid_post" in kinds else kinds[0])
-        over = {"exclude": options.exclude, "quantity": options.quantity}
-        found["separability"] = checkpoints.separability(kind, options.layers, **over)
-    _say(options, {name: answer.to_dict() for name, answer in found.items()}, "\n\n".join(map(repr, found.values())))
 
 
 def patch(options: argparse.Namespace) -> None:
     asked = {name: getattr(options, name) for name in PATCH_OPTIONS}
     asked["spans"] = {name: (clean, corrupt) for name, clean, corrupt in options.span}
-    with _lab(options) as lab:
+    with lab_of(options) as lab:
         if options.dry_run:
             estimate = lab.estimate_patch(options.model, **asked)
-            _say(options, asdict(estimate), repr(estimate))
+            say(options, asdict(estimate), repr(estimate))
             return
         sweep = lab.patch(options.model, **asked)
-    _show(options, sweep)
-
-
-def _lab(options: argparse.Namespace) -> Lab:
-    return connect(options.address)
-
-
-def _show(options: argparse.Namespace, answer: Any) -> None:
-    if hasattr(answer, "plot") and hasattr(options, "plot"):
-        _save(options, answer.plot)
-    _say(options, answer.to_dict(), repr(answer))
-
-
-def _say(options: argparse.Namespace, found: dict[str, Any], text: str) -> None:
-    print(json.dumps(found) if options.json else text, flush=True)
-
-
-def _save(options: argparse.Namespace, plot: Callable[..., Any], **how: Any) -> None:
-    """A plot is an Axes or a whole Figure."""
-    if options.plot is None:
-        return
-    drawn = plot(**how)
-    figure = getattr(drawn, "figure", drawn)
-    figure.savefig(options.plot, dpi=150)
-    print(f"plot: {options.plot}", file=sys.stderr)
+    show(options, sweep)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -377,33 +304,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_capture(verbs)
     _add_encode(verbs)
     verbs.add_parser(TRAIN, add_help=False, help="train SAEs on a run's stored vectors, one or a sweep of them")
-    cancelling = _verb(verbs, cancel, "stop a capture; what is committed stays readable")
+    cancelling = add_verb(verbs, cancel, "stop a capture; what is committed stays readable")
     cancelling.add_argument("run")
-    _verb(verbs, runs, "list the runs in the store")
-    _verb(verbs, models, "list the models and SAEs that the workers have found")
+    add_verb(verbs, runs, "list the runs in the store")
+    add_verb(verbs, models, "list the models and SAEs that the workers have found")
     _add_feature(verbs)
     _add_features(verbs)
     _add_check_sae(verbs)
-    _add_norms(verbs)
+    add_norms(verbs)
     _add_patch(verbs)
     _add_upkeep(verbs)
     return parser
 
 
-def _verb(verbs: Any, act: Callable[[argparse.Namespace], int | None], says: str) -> argparse.ArgumentParser:
-    name = act.__name__.replace("_", "-")
-    verb: argparse.ArgumentParser = verbs.add_parser(name, help=says, description=says)
-    verb.set_defaults(act=act)
-    verb.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    if act is not up:
-        verb.add_argument(
-            "--address", help="host:port, ./folder or s3://bucket/prefix (default: as actstore.connect())"
-        )
-    return verb
-
-
 def _add_up(verbs: Any) -> None:
-    verb = _verb(verbs, up, "start workers and service here, until Ctrl-C")
+    verb = add_verb(verbs, up, "start workers and service here, until Ctrl-C", asks=False)
     verb.add_argument("--store", type=Path, metavar="DIR", help="folder of the store (default: in .actstore)")
     verb.add_argument("--s3", action="store_true", help="keep the store in a SeaweedFS, reached as S3")
     verb.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="folders of models and SAEs")
@@ -413,7 +328,7 @@ def _add_up(verbs: Any) -> None:
 
 
 def _add_capture(verbs: Any) -> None:
-    verb = _verb(verbs, capture, "run a model over text and store what it shows")
+    verb = add_verb(verbs, capture, "run a model over text and store what it shows")
     verb.add_argument("model")
     verb.add_argument("--dataset", required=True)
     verb.add_argument("--sites", nargs="+", default=[], help="stored as whole vectors: resid_post, or resid_post.2")
@@ -445,7 +360,7 @@ def _add_following(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_encode(verbs: Any) -> None:
-    verb = _verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
+    verb = add_verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
     verb.add_argument("run")
     verb.add_argument("saes", nargs="+", metavar="sae")
     verb.add_argument("--name", help="of the new run (default: made from model, dataset and specification)")
@@ -453,7 +368,7 @@ def _add_encode(verbs: Any) -> None:
 
 
 def _add_feature(verbs: Any) -> None:
-    verb = _verb(verbs, feature, "the page of an SAE feature: what makes it fire, how often, and what it writes")
+    verb = add_verb(verbs, feature, "the page of an SAE feature: what makes it fire, how often, and what it writes")
     verb.add_argument("run")
     verb.add_argument("sae")
     verb.add_argument("index", type=int)
@@ -462,12 +377,12 @@ def _add_feature(verbs: Any) -> None:
     )
     verb.add_argument("--stored-only", action="store_true", help="leave out what a model has to answer")
     verb.add_argument("--html", type=Path, metavar="FILE.html", help="write the page for a browser")
-    _add_exclude(verb)
-    _add_plot(verb)
+    add_exclude(verb)
+    add_plot(verb)
 
 
 def _add_features(verbs: Any) -> None:
-    verb = _verb(verbs, features, "find features by statistics, or by a text or token on which they fire")
+    verb = add_verb(verbs, features, "find features by statistics, or by a text or token on which they fire")
     verb.add_argument("run")
     verb.add_argument("sae")
     chosen = verb.add_mutually_exclusive_group()
@@ -481,7 +396,7 @@ def _add_features(verbs: Any) -> None:
     verb.add_argument("--ascending", action="store_true", help="smallest first")
     verb.add_argument("--with-token-r2", action="store_true", help="show it, though no bound asks for it")
     verb.add_argument("-k", type=int, default=DEFAULT_EXAMPLES, help="features at most (default: %(default)s)")
-    _add_exclude(verb)
+    add_exclude(verb)
 
 
 def _bound(value: str) -> float | None:
@@ -489,7 +404,7 @@ def _bound(value: str) -> float | None:
 
 
 def _add_check_sae(verbs: Any) -> None:
-    verb = _verb(verbs, check_sae, "is an SAE right for its model? exit status 3 where it does not look so")
+    verb = add_verb(verbs, check_sae, "is an SAE right for its model? exit status 3 where it does not look so")
     verb.add_argument("run")
     verb.add_argument("sae")
     verb.add_argument(
@@ -497,26 +412,8 @@ def _add_check_sae(verbs: Any) -> None:
     )
 
 
-def _add_norms(verbs: Any) -> None:
-    verb = _verb(verbs, norms, "L2 norms by site and layer, and how they grow")
-    verb.add_argument("run")
-    verb.add_argument("more", nargs="*", metavar="run", help="growth of several, each by itself; with --by, norms")
-    verb.add_argument("--sites", nargs="+", help="site kinds or sites (default: all of the run)")
-    fit = "fit the growth of a site kind; of several runs also of one site, as resid_post.3, over their training"
-    verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help=fit)
-    verb.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "LAST"), help="of the fit, both included")
-    by = "what rows are of (default: layer); of several runs, side by side, and are layer and checkpoint separable"
-    verb.add_argument("--by", choices=GROUPINGS, help=by)
-    verb.add_argument(
-        "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
-    )
-    verb.add_argument("--quantity", choices=QUANTITIES, default="l2", help="default: l2")
-    _add_exclude(verb, POSITION_0)
-    _add_plot(verb)
-
-
 def _add_patch(verbs: Any) -> None:
-    verb = _verb(verbs, patch, "replace one activation at a time and see how far the answer moves")
+    verb = add_verb(verbs, patch, "replace one activation at a time and see how far the answer moves")
     verb.add_argument("model")
     verb.add_argument("--clean", required=True, help="prompt")
     verb.add_argument("--corrupt", required=True, help="prompt with as many tokens, unless spans are named")
@@ -552,33 +449,22 @@ def _add_patch(verbs: Any) -> None:
     verb.add_argument("--dry-run", action="store_true", help="print cells, token-layers, bytes and seconds; run none")
     verb.add_argument("--directions", nargs="+", choices=_arguments.DIRECTIONS, help="default: both")
     verb.add_argument("--revision", default="")
-    _add_plot(verb)
+    add_plot(verb)
 
 
 def _add_upkeep(verbs: Any) -> None:
-    checking = _verb(verbs, fsck, "compare a bucket with its commits; exit status 3 where it is not sound")
+    checking = add_verb(verbs, fsck, "compare a bucket with its commits; exit status 3 where it is not sound")
     checking.add_argument("run", nargs="?", help="default: every run")
     checking.add_argument("--quick", action="store_true", help="leave out what reads every byte")
     checking.add_argument("--remove-orphans", action="store_true", help="of runs that are not being captured")
-    removing = _verb(verbs, rm, "remove a run from a bucket, for good")
+    removing = add_verb(verbs, rm, "remove a run from a bucket, for good")
     removing.add_argument("run")
     removing.add_argument("--yes", action="store_true", help="without this nothing is removed")
     removing.add_argument(
         "--force", action="store_true", help="even one that is being captured, or whose rows other runs are over"
     )
-    exporting = _verb(verbs, export, "write a site's vectors from a bucket as files for other programs")
+    exporting = add_verb(verbs, export, "write a site's vectors from a bucket as files for other programs")
     exporting.add_argument("run")
     exporting.add_argument("site")
     exporting.add_argument("folder", type=Path)
     exporting.add_argument("--layout", choices=("safetensors", "saelens"), default="safetensors")
-
-
-def _add_exclude(verb: argparse.ArgumentParser, *more: str) -> None:
-    choices = (*_arguments.TOKEN_CLASSES, *more)
-    verb.add_argument(
-        "--exclude", nargs="*", default=["bos"], choices=choices, help="tokens to leave out (default: bos)"
-    )
-
-
-def _add_plot(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it into a file; needs the extra `plot`")
