@@ -30,7 +30,7 @@ def lines(profile: "NormProfile", ax: "Axes | None", site: str) -> "Axes":
     ax.set_xlabel("layer")
     ax.set_ylabel(f"mean {profile.quantity}")
     ax.legend(fontsize=8)
-    return _titled(ax, f"{profile.quantity} of {site}", profile.excluded)
+    return _titled(ax, f"{profile.quantity} of {site}", profile)
 
 
 def heatmap(profile: "NormProfile", ax: "Axes | None", site: str) -> "Axes":
@@ -39,7 +39,7 @@ def heatmap(profile: "NormProfile", ax: "Axes | None", site: str) -> "Axes":
     rows = _of_site(profile, site)
     scale = LogNorm() if pc.min(rows["mean"]).as_py() > 0 else None
     ax = _cells(rows, "mean", ax, scale, "viridis", f"mean {profile.quantity}")
-    return _titled(ax, f"{profile.quantity} of {site}", profile.excluded)
+    return _titled(ax, f"{profile.quantity} of {site}", profile)
 
 
 def interaction(answer: "Separability", ax: "Axes | None") -> "Axes":
@@ -52,7 +52,7 @@ def interaction(answer: "Separability", ax: "Axes | None") -> "Axes":
     if bar is not None:
         bar.set_ticks([1 / far, 1, far], labels=[f"{tick:.3g}" for tick in (1 / far, 1, far)], minor=False)
         bar.minorticks_off()
-    return _titled(ax, f"{answer.site} over layer times checkpoint", answer.excluded)
+    return _titled(ax, f"{answer.site} over layer times checkpoint", answer)
 
 
 def _cells(rows: pa.Table, column: str, ax: "Axes | None", scale: Any, colours: str, label: str) -> "Axes":
@@ -80,6 +80,6 @@ def _of_site(profile: "NormProfile", site: str) -> pa.Table:
     return rows
 
 
-def _titled(ax: "Axes", what: str, excluded: tuple[str, ...]) -> "Axes":
-    ax.set_title(f"{what} (excluded: {', '.join(excluded) or 'no tokens'})", fontsize=10)
+def _titled(ax: "Axes", what: str, answer: "NormProfile | Separability") -> "Axes":
+    ax.set_title(f"{what} ({answer.left_out})", fontsize=10)
     return ax

@@ -129,7 +129,8 @@ def record_of(kind: type[Any], message: Any) -> Any:
 
 def provenance_of(message: common_pb2.Provenance) -> Provenance:
     fields = {name: getattr(message, name) for name in field_names(Provenance)}
-    return Provenance(**{**fields, "sae_sha256": dict(message.sae_sha256)})
+    apart = {"sae_sha256": dict(message.sae_sha256), "sink_ratio": _given(message, "sink_ratio")}
+    return Provenance(**{**fields, **apart})
 
 
 def exclusion_of(classes: Iterable[str]) -> common_pb2.Exclusion:

@@ -72,8 +72,8 @@ def _axes(ax: "Axes | None", answers: "Sequence[Growth]") -> "Axes":
 
 
 def _finished(ax: "Axes", answers: "Sequence[Growth]", what: str) -> "Axes":
-    excluded = ", ".join(sorted({name for answer in answers for name in answer.excluded})) or "no tokens"
-    ax.set_title(f"{what} by {STEP_LABELS[answers[0].axis]} (excluded: {excluded})", fontsize=10)
+    left_out = "; ".join(dict.fromkeys(answer.left_out for answer in answers))
+    ax.set_title(f"{what} by {STEP_LABELS[answers[0].axis]} ({left_out})", fontsize=10)
     if len(answers) > 1:  # below, where it hides no point
         ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), borderaxespad=0, frameon=False)
     else:

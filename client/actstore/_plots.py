@@ -38,7 +38,7 @@ def norm_profile(profile: "NormProfile", ax: "Axes | None", fit: str | None) -> 
     if fit is not None and pc.sum(pc.equal(profile.table["site"], fit)).as_py() >= FITTED_LAYERS_MIN:
         layers = profile.table.filter(pc.equal(profile.table["site"], fit)).column("layer")
         _draw_fit(profile.fit_growth(fit, (pc.min(layers).as_py(), pc.max(layers).as_py())), ax)
-    return _finished(ax, profile.excluded)
+    return _finished(ax, profile.left_out)
 
 
 def feature_histogram(answer: "FeatureStatistics", ax: "Axes | None") -> "Axes":
@@ -88,10 +88,10 @@ def _draw_fit(answer: "Growth", ax: "Axes") -> None:
     ax.plot(layers, fitted, "--", color=FIT_COLOUR, label=f"fit, {answer.label}")
 
 
-def _finished(ax: "Axes", excluded: tuple[str, ...]) -> "Axes":
+def _finished(ax: "Axes", left_out: str) -> "Axes":
     if ax.get_yscale() == "log":
         log_ticks(ax, integers=True)
-    ax.set_title(f"norm of activations by layer (excluded: {', '.join(excluded) or 'no tokens'})", fontsize=10)
+    ax.set_title(f"norm of activations by layer ({left_out})", fontsize=10)
     ax.legend(fontsize=8)
     return ax
 

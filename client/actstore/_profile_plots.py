@@ -58,5 +58,5 @@ def histogram(profile: "NormProfile", bins: pa.Table, site: str, ax: "Axes | Non
 
 
 def _titled(ax: "Axes", profile: "NormProfile", site: str) -> "Axes":
-    ax.set_title(f"{profile.quantity} of {site} (excluded: {', '.join(profile.excluded) or 'no tokens'})", fontsize=10)
+    ax.set_title(f"{profile.quantity} of {site} ({profile.left_out})", fontsize=10)
     return ax

@@ -18,7 +18,11 @@ class S3Access:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a number comes from: enough to compute it again. A live answer has no run, specification or snapshot."""
+    """Where a number comes from: enough to compute it again. A live answer has no run, specification or snapshot.
+
+    `sink_ratio`: how many times its sequence's median norm makes a token a sink; 0 where the run looked at none, None
+    of a live answer.
+    """
 
     model: str = ""
     model_revision: str = ""
@@ -34,6 +38,7 @@ class Provenance:
     shards_committed: int = 0
     shards_total: int = 0
     code_version: str = ""
+    sink_ratio: float | None = None
 
     @property
     def summary(self) -> str:

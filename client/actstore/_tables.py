@@ -120,6 +120,11 @@ class Answer(Table):
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "excluded": list(self.excluded), "provenance": asdict(self.provenance)}
 
+    @property
+    def left_out(self) -> str:
+        """`excluded` in words; sinks are none where nobody looked for them."""
+        blind = " (no sinks were looked for)" if "sink" in self.excluded and self.provenance.sink_ratio == 0 else ""
+        return f"excluded: {', '.join(self.excluded) or 'no tokens'}{blind}"
+
     def _notes(self) -> list[str]:
-        excluded = f"excluded: {', '.join(self.excluded) or 'no tokens'}"
-        return [*super()._notes(), f"{excluded} · {self.provenance.summary}"]
+        return [*super()._notes(), f"{self.left_out} · {self.provenance.summary}"]

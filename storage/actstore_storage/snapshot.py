@@ -18,7 +18,10 @@ from actstore_storage.specification import RunRecord, SaeRecord
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a number comes from: enough to compute it again. The fields are those of the api's message."""
+    """Where a number comes from: enough to compute it again. The fields are those of the api's message.
+
+    `sink_ratio`: as Specification.sinks_above; None of a live answer.
+    """
 
     model: str
     model_revision: str
@@ -34,6 +37,7 @@ class Provenance:
     shards_total: int
     code_version: str
     sae_sha256: Mapping[str, str] = field(default_factory=dict)
+    sink_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class Snapshot:
             shards_total=self.record.shards_total,
             code_version=self._captured_with("code_version"),
             sae_sha256={name: self.sae(name).sha256 for name in saes},
+            sink_ratio=asked.sinks_above,
         )
 
     def _captured_with(self, name: str) -> str:

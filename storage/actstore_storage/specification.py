@@ -103,6 +103,12 @@ class Specification:
         return self.storage_dtype or self.dtype
 
     @property
+    def sinks_above(self) -> float:
+        """`sink_ratio`, and 0 where no token was looked at: sinks are told by norms at resid_post."""
+        looked_at = any(site.startswith("resid_post.") for site in self.norm_sites)
+        return self.sink_ratio or 0.0 if looked_at else 0.0
+
+    @property
     def sha256(self) -> str:
         return hashlib.sha256(canonical_json(_fields(self))).hexdigest()
 

@@ -134,6 +134,17 @@ def test_rows_say_what_they_leave_out(lab: Lab) -> None:
         assert len(ask(exclude="bos").table) < len(ask().table)
 
 
+def test_sinks_that_nobody_looked_for_are_said_to_be_none(lab: Lab) -> None:
+    run = lab.run("planted")
+    feature = run.feature(SAE, FIRING)
+    asked: list[Callable[..., Any]] = [run.norms, run.tokens, feature.top, feature.statistics, run.features(SAE).table]
+    for ask in asked:
+        found = ask(exclude=("bos", "sink"))
+        assert found.provenance.sink_ratio == 0
+        assert "excluded: bos, sink (no sinks were looked for) · " in repr(found)
+        assert "looked for" not in repr(ask(exclude="bos"))
+
+
 @pytest.mark.parametrize("sequences", [range(0), range(2, 2), range(5, 3), slice(4, 4), range(100, 200)])
 @pytest.mark.parametrize("name", RUNS)
 def test_an_empty_range_is_an_empty_table_of_the_same_schema(name: str, sequences: range | slice, lab: Lab) -> None:

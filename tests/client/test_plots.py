@@ -69,6 +69,14 @@ def test_norms_by_position_are_a_heat_map(lab: Lab) -> None:
     assert "excluded: bos, special" in ax.get_title()
 
 
+def test_pictures_say_that_no_sinks_were_looked_for(lab: Lab) -> None:
+    run = lab.run("planted")
+    profile = run.norms("resid_post", exclude=("bos", "sink"), histogram=3)
+    by_position = run.norms("resid_post", exclude=("bos", "sink"), by="position")
+    for ax in (profile.plot(), profile.plot_histogram(), profile.fit_growth().plot(), by_position.plot()):
+        assert "(excluded: bos, sink (no sinks were looked for))" in ax.get_title()
+
+
 def test_histograms_of_norms_have_a_line_a_layer(lab: Lab) -> None:
     profile = lab.run("planted").norms(exclude=("bos", "special"), histogram=6)
     ax = profile.plot_histogram()

@@ -104,6 +104,8 @@ def test_its_sink_is_left_out_where_asked(selected):
     assert sinks[["sequence", "position"]].values.tolist() == [[6, 3]]
     least = selected.norms(exclude=("bos", "special", "sink")).to_pandas()
     assert (least["maximum"] < 20).all()
+    assert selected.provenance.sink_ratio == 10
+    assert "looked for" not in repr(selected.norms(exclude="sink"))
     assert (selected.norms(exclude=("bos", "special")).to_pandas()["maximum"] == 700).all()
 
 

@@ -134,3 +134,10 @@ def bits(values: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":
         return (values.view(np.uint32) >> 16).astype(np.uint16)
     return values.astype(dtype)
+
+
+def test_sinks_were_looked_for_where_there_are_norms_to_tell_them_by() -> None:
+    asked = make_run(0).record.specification
+    with_ratio = replace(asked, sink_ratio=10.0)
+    found = [asked, with_ratio, replace(with_ratio, norm_sites=("resid_pre.0",)), replace(with_ratio, norm_sites=())]
+    assert [specification.sinks_above for specification in found] == [0, 10, 0, 0]
