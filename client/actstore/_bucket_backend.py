@@ -102,6 +102,7 @@ class BucketBackend(Backend):
             by=question.by,
             exclude=question.exclude,
             exclude_position_0=question.exclude_position_0,
+            exact=question.exact,
             **chosen,
         )
         with self._snapshots((question.run, *question.more_runs)) as snapshots:

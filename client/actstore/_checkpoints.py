@@ -49,9 +49,10 @@ class Checkpoints:
         *,
         quantity: str = "l2",
         histogram: int | Sequence[float] | None = None,
+        exact: bool = False,
     ) -> NormProfile:
         """Each run's own profile, as `run.norms` gives it, with columns revision and step in front."""
-        asked = profile_question(self.names[0], sites, exclude, quantiles, by, quantity, histogram)
+        asked = profile_question(self.names[0], sites, exclude, quantiles, by, quantity, histogram, exact)
         return self._backend.norm_profile(asked.over(self.names[1:], self.steps))
 
     def fit_growth(

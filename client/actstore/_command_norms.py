@@ -24,6 +24,7 @@ def add_norms(verbs: Any) -> None:
         "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
     )
     verb.add_argument("--quantity", choices=QUANTITIES, default="l2", help="default: l2")
+    verb.add_argument("--exact", action="store_true", help="quantiles of every token's own norm, not of sketches")
     add_exclude(verb, POSITION_0)
     add_plot(verb)
 
@@ -36,8 +37,7 @@ def norms(options: argparse.Namespace) -> None:
         if options.steps:
             allowed = "runs of other revisions beside it, or --by checkpoint"
             raise refused("a profile of one run has no steps of training", "steps", options.steps, allowed)
-        asked = {"exclude": options.exclude, "by": options.by, "quantity": options.quantity}
-        profile = lab.run(options.run).norms(options.sites, **asked)
+        profile = lab.run(options.run).norms(options.sites, **_asked(options))
         growth = profile.fit_growth(options.fit, options.layers) if options.fit else None
         save(options, profile.plot, fit=options.fit)
     answers = [profile] if growth is None else [profile, growth]
@@ -46,11 +46,17 @@ def norms(options: argparse.Namespace) -> None:
     say(options, found, "\n\n".join(map(repr, answers)))
 
 
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("exclude", "by", "quantity", "exact")}
+
+
 def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
     """A single site is followed over training, and a kind of site over the layers of each run."""
     if options.sites:
         allowed = "--fit with a site kind or a site; with --by, norms of several runs at --sites"
         raise refused("growth of several runs is of one kind or site", "sites", options.sites, allowed)
+    if options.exact:
+        raise refused("growth is of means, which are exact", "exact", "given", "with --by, norms of several runs")
     runs, site = [options.run, *options.more], options.fit or "resid_post"
     asked = {"site": site, "layers": options.layers, "exclude": options.exclude, "quantity": options.quantity}
     if "." in site:
@@ -64,8 +70,7 @@ def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
 def _norms_of_several(options: argparse.Namespace, lab: Lab) -> None:
     """Side by side, and where both axes are there, whether they change norms apart from each other."""
     checkpoints = lab.checkpoints([options.run, *options.more], options.steps)
-    asked = {"exclude": options.exclude, "by": options.by, "quantity": options.quantity}
-    found: dict[str, Any] = {"profile": checkpoints.norms(options.sites, **asked)}
+    found: dict[str, Any] = {"profile": checkpoints.norms(options.sites, **_asked(options))}
     save(options, found["profile"].plot, fit=options.fit)
     if options.by in ("layer", "checkpoint") and options.quantity in SIZES:
         kinds = found["profile"].table["site"].to_pylist()

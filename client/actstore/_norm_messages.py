@@ -28,6 +28,7 @@ def profile_out(question: ProfileQuestion) -> norm_pb2.GetNormProfileRequest:
         edges=question.edges,
         more_runs=question.more_runs,
         steps=question.steps,
+        exact=question.exact,
     )
 
 

@@ -50,7 +50,7 @@ class ProfileQuestion:
     """`quantiles` None is the answerer's default, and () is none; a histogram is asked for by `bins` or by `edges`.
 
     With `more_runs`, of other revisions, rows are of each run by itself; `steps` () are the numbers at the ends of the
-    revisions' names.
+    revisions' names. `exact`: quantiles and histograms are not of sketches.
     """
 
     run: str
@@ -64,6 +64,7 @@ class ProfileQuestion:
     edges: tuple[float, ...] = ()
     more_runs: tuple[str, ...] = ()
     steps: tuple[float, ...] = ()
+    exact: bool = False
 
     def over(self, more_runs: tuple[str, ...], steps: tuple[float, ...]) -> "ProfileQuestion":
         return replace(self, more_runs=more_runs, steps=steps)

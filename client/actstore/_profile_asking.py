@@ -14,6 +14,7 @@ def profile_question(
     by: str,
     quantity: str,
     histogram: int | Sequence[float] | None,
+    exact: bool,
 ) -> ProfileQuestion:
     """Errors: BadRequest with the argument's name."""
     left_out = _left_out(exclude)
@@ -28,6 +29,7 @@ def profile_question(
         by=_arguments.chosen(by, "by", GROUPINGS),
         bins=bins,
         edges=edges,
+        exact=_arguments.switch(exact, "exact"),
     )
 
 

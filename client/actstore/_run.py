@@ -82,6 +82,7 @@ class Run:
         *,
         quantity: str = "l2",
         histogram: int | Sequence[float] | None = None,
+        exact: bool = False,
     ) -> NormProfile:
         """Norms over tokens at each site: site kinds (`resid_post`), single sites (`resid_post.3`), or all.
 
@@ -93,10 +94,11 @@ class Run:
         `quantity`: l2; rms and standard_deviation over d_model; centred_l2; cosine_to_stream (a sublayer's write to
         what it is added to), cosine_to_next (of resid_pre to the next layer's); share_of_stream and relative_increase
         (a write's norm, and what it adds to the stream's, over the stream's). `histogram`: of each site, in so many
-        bins or between these edges.
+        bins or between these edges. `exact`: quantiles and histograms are of each token's own norm, and not of sketches
+        with their `rank_error`; that reads as much as there are tokens.
         """
         return self._backend.norm_profile(
-            profile_question(self.name, sites, exclude, quantiles, by, quantity, histogram)
+            profile_question(self.name, sites, exclude, quantiles, by, quantity, histogram, exact)
         )
 
     def features(self, sae: str) -> SaeFeatures:

@@ -145,6 +145,7 @@ def _profile_question(request: norm_pb2.GetNormProfileRequest) -> ProfileQuestio
         quantiles=quantiles,
         exclude=wire.excluded_classes(request),
         exclude_position_0=request.exclude_position_0,
+        exact=request.exact,
     )
 
 

@@ -81,7 +81,7 @@ SEPARABILITY_VERDICT_PARTLY: SeparabilityVerdict
 SEPARABILITY_VERDICT_INSEPARABLE: SeparabilityVerdict
 
 class GetNormProfileRequest(_message.Message):
-    __slots__ = ("run", "sites", "exclude", "quantiles", "quantity", "by", "without_quantiles", "exclude_position_0", "bins", "edges", "more_runs", "steps")
+    __slots__ = ("run", "sites", "exclude", "quantiles", "quantity", "by", "without_quantiles", "exclude_position_0", "bins", "edges", "more_runs", "steps", "exact")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class GetNormProfileRequest(_message.Message):
     EDGES_FIELD_NUMBER: _ClassVar[int]
     MORE_RUNS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
     run: str
     sites: _containers.RepeatedScalarFieldContainer[str]
     exclude: _common_pb2.Exclusion
@@ -106,7 +107,8 @@ class GetNormProfileRequest(_message.Message):
     edges: _containers.RepeatedScalarFieldContainer[float]
     more_runs: _containers.RepeatedScalarFieldContainer[str]
     steps: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., by: _Optional[_Union[NormGrouping, str]] = ..., without_quantiles: bool = ..., exclude_position_0: bool = ..., bins: _Optional[int] = ..., edges: _Optional[_Iterable[float]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ...) -> None: ...
+    exact: bool
+    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., by: _Optional[_Union[NormGrouping, str]] = ..., without_quantiles: bool = ..., exclude_position_0: bool = ..., bins: _Optional[int] = ..., edges: _Optional[_Iterable[float]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., exact: bool = ...) -> None: ...
 
 class GetNormProfileResponse(_message.Message):
     __slots__ = ("profile", "excluded", "provenance", "histogram", "excluded_position_0", "from_statistics", "warnings")

@@ -1,0 +1,119 @@
+"""Quantiles and histograms of sketches, and exact ones where they are asked for: both as NumPy has them, or nearly."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import actstore
+from actstore import BadRequest, Lab
+from actstore._command import main
+from actstore_service.server import Service
+from actstore_service.settings import Settings
+from actstore_storage.opening import open_bucket
+from actstore_storage.sketches import RANK_ERROR
+from tests.storage.random_run import RandomRun, make_run, write_run
+
+SITES = tuple(f"resid_post.{layer}" for layer in range(4))
+BOS_KEPT = frozenset({"bos"})
+
+
+@pytest.fixture(scope="module")
+def run() -> RandomRun:
+    """So many tokens a shard that sketches hold a part of them."""
+    return make_run(3, sequences=480, longest=60, sequences_per_shard=60)
+
+
+@pytest.fixture(scope="module")
+def folder(run: RandomRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crowded")
+    write_run(open_bucket(str(folder)), run, batch_sequences=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def doors(folder: Path) -> Iterator[tuple[Lab, Lab]]:
+    service = Service(open_bucket(str(folder)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
+    with actstore.connect(service.address) as far, actstore.connect(folder) as near:
+        yield far, near
+    service.stop()
+
+
+def values(run: RandomRun, site: str) -> NDArray[np.float64]:
+    return run.norms[site][run.kept(BOS_KEPT)].astype(np.float64)
+
+
+@pytest.mark.parametrize("quantity", ["l2", "rms"])
+def test_exact_quantiles_are_numpys(quantity: str, run: RandomRun, doors: tuple[Lab, Lab]) -> None:
+    places = (0.05, 0.3, 0.5, 0.95)
+    scale = 1 if quantity == "l2" else run.record.d_model**0.5
+    for lab in doors:
+        found = lab.run("run").norms("resid_post", quantiles=places, quantity=quantity, exact=True)
+        assert set(found.table["rank_error"].to_pylist()) == {0.0}
+        assert not found.from_statistics
+        for row, site in zip(found, SITES, strict=True):
+            expected = np.quantile(values(run, site), places) / scale
+            assert [row[name] for name in found.quantiles] == pytest.approx(expected.tolist(), rel=1e-7)
+
+
+def test_sketched_quantiles_are_within_what_they_state(run: RandomRun, doors: tuple[Lab, Lab]) -> None:
+    found = doors[0].run("run").norms("resid_post")
+    assert found.table["rank_error"].to_pylist() == [RANK_ERROR] * len(SITES)
+    assert not found.table.equals(doors[0].run("run").norms("resid_post", exact=True).table)
+    for row, site in zip(found, SITES, strict=True):
+        ordered = np.sort(values(run, site))
+        for name in found.quantiles:
+            assert abs(np.searchsorted(ordered, row[name]) / len(ordered) - float(name[1:])) <= RANK_ERROR
+
+
+def test_exact_histograms_are_numpys(run: RandomRun, doors: tuple[Lab, Lab]) -> None:
+    edges = [0.1, 0.5, 1.0, 2.0, 9.0]
+    for lab in doors:
+        exact, sketched = (
+            lab.run("run").norms("resid_post", quantiles=(), histogram=edges, exact=way).histogram
+            for way in (True, False)
+        )
+        assert set(exact["rank_error"].to_pylist()) == {0.0}
+        assert set(sketched["rank_error"].to_pylist()) == {RANK_ERROR}
+        for number, site in enumerate(SITES):
+            own = values(run, site)
+            expected, _ = np.histogram(own, edges)
+            of_site = slice(4 * number, 4 * number + 4)
+            assert exact["count"].to_pylist()[of_site] == expected.tolist()
+            far_off = np.abs(np.array(sketched["count"].to_pylist()[of_site]) - expected) / len(own)
+            assert far_off.max() <= RANK_ERROR
+
+
+ASKED = {
+    "profile": {"exact": True},
+    "by class": {"exact": True, "by": "token_class", "exclude": ()},
+    "by checkpoint": {"exact": True, "by": "checkpoint", "quantiles": (0.5,)},
+    "histogram": {"exact": True, "histogram": 7, "quantity": "rms"},
+    "without quantiles": {"exact": True, "quantiles": ()},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_both_doors_say_the_same(asked: str, doors: tuple[Lab, Lab]) -> None:
+    far, near = (lab.checkpoints(["run"], steps=[3]).norms(**ASKED[asked]) for lab in doors)
+    assert far == near
+    assert (repr(far), far.to_dict()) == (repr(near), near.to_dict())
+
+
+def test_exact_is_true_or_false(doors: tuple[Lab, Lab]) -> None:
+    for lab in doors:
+        with pytest.raises(BadRequest) as refused:
+            lab.run("run").norms(exact="yes")
+        assert refused.value.field == "exact"
+
+
+def test_the_command_asks_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["norms", "run", "--sites", "resid_post.0", "--address", str(folder)]
+    assert main(arguments) == main([*arguments, "--exact", "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert '"rank_error": 0.0' in shown
+    assert f"{RANK_ERROR:.3g}" in shown.partition("{")[0]
+    assert main(["norms", "run", "run", "--exact", "--address", str(folder)]) == 1
+    assert "growth is of means, which are exact" in capsys.readouterr().err
