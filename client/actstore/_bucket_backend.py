@@ -109,7 +109,6 @@ class BucketBackend(Backend):
             found = revisions.norms_of_runs(
                 snapshots, asked, steps=question.steps, bins=question.bins, edges=question.edges
             )
-            left_out = question.exclude | ({POSITION_0} if question.exclude_position_0 else set())
             return NormProfile(
                 table=found.profile,
                 run=question.run,
@@ -119,7 +118,8 @@ class BucketBackend(Backend):
                 from_statistics=found.from_statistics,
                 fit=self.fit_growth,
                 more_runs=question.more_runs,
-                **_origin(snapshots[0], left_out),
+                warnings=found.warnings,
+                **_origin(snapshots[0], _left_out(question)),
             )
 
     def fit_growth(self, question: GrowthQuestion) -> Growth:
@@ -127,6 +127,7 @@ class BucketBackend(Backend):
         asked: dict[str, Any] = {
             "site": question.site,
             "exclude": question.exclude,
+            "exclude_position_0": question.exclude_position_0,
             "bootstrap": growth.Bootstrap(question.resamples, question.seed),
             "quantity": question.quantity,
         }
@@ -147,7 +148,8 @@ class BucketBackend(Backend):
                 sequences=fitted.sequences,
                 quantity=fitted.quantity,
                 **_fit_fields(fitted.fit),
-                **_origin(snapshot, question.exclude),
+                warnings=fitted.warnings,
+                **_origin(snapshot, _left_out(question)),
             )
 
     def separability(self, question: SeparabilityQuestion) -> Separability:
@@ -158,6 +160,7 @@ class BucketBackend(Backend):
                 layers=question.layers,
                 steps=question.steps,
                 exclude=question.exclude,
+                exclude_position_0=question.exclude_position_0,
                 quantity=question.quantity,
             )
             shares, numbers = found.shares, found.cells["layer"]
@@ -173,7 +176,8 @@ class BucketBackend(Backend):
                 rank_one=shares.rank_one,
                 miss=shares.miss,
                 verdict=shares.verdict,
-                **_origin(snapshots[0], question.exclude),
+                warnings=found.warnings,
+                **_origin(snapshots[0], _left_out(question)),
             )
 
     def feature_statistics(
@@ -298,6 +302,10 @@ def _provenance(snapshot: Snapshot, saes: tuple[str, ...]) -> Provenance:
 
 def _origin(snapshot: Snapshot, exclude: frozenset[str], saes: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"excluded": tuple(sorted(exclude)), "provenance": _provenance(snapshot, saes)}
+
+
+def _left_out(question: ProfileQuestion | GrowthQuestion | SeparabilityQuestion) -> frozenset[str]:
+    return question.exclude | ({POSITION_0} if question.exclude_position_0 else set())
 
 
 def _fit_fields(fit: growth_shapes.GrowthFit) -> dict[str, Any]:

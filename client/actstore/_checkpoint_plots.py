@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actstore._errors import refused
-from actstore._plots import log_ticks, pyplot
+from actstore._plots import log_ticks, pyplot, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,5 +81,4 @@ def _of_site(profile: "NormProfile", site: str) -> pa.Table:
 
 
 def _titled(ax: "Axes", what: str, answer: "NormProfile | Separability") -> "Axes":
-    ax.set_title(f"{what} ({answer.left_out})", fontsize=10)
-    return ax
+    return titled(ax, f"{what} ({answer.left_out})", answer.warnings)

@@ -8,7 +8,7 @@ from actstore import _arguments, _text
 from actstore._backend import Backend
 from actstore._errors import ActstoreError, refused
 from actstore._norms import AXES, DEFAULT_RESAMPLES, SIZES, Growth, GrowthQuestion, NormProfile
-from actstore._profile_asking import profile_question
+from actstore._profile_asking import left_out, profile_question
 from actstore._run import Run
 from actstore._separability import Separability, SeparabilityQuestion
 
@@ -74,7 +74,7 @@ class Checkpoints:
         chosen = _arguments.layer_range(layers)
         question = GrowthQuestion(
             self.names,
-            _arguments.exclusion(exclude),
+            **left_out(exclude),
             axis=_arguments.chosen(axis, "axis", AXES),
             site=_arguments.text(site, "site"),
             quantity=_arguments.chosen(quantity, "quantity", SIZES),
@@ -99,7 +99,7 @@ class Checkpoints:
         """Whether the norm of a site kind is a factor of the layer times one of the checkpoint."""
         question = SeparabilityQuestion(
             self.names,
-            _arguments.exclusion(exclude),
+            **left_out(exclude),
             site=_arguments.text(site, "site"),
             layers=_arguments.layer_range(layers),
             steps=self.steps,

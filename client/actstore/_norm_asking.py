@@ -8,6 +8,7 @@ from actstore._checkpoints import Checkpoints
 from actstore._errors import refused
 from actstore._model_questions import WeightsQuestion
 from actstore._norms import AXES, DEFAULT_RESAMPLES, SIZES, Growth, GrowthQuestion
+from actstore._profile_asking import left_out
 from actstore._run import Run
 from actstore._weights import LEFT_OUT, WeightNorms
 
@@ -47,7 +48,7 @@ class NormAsking:
         default = "resid_post" if axis == "layer" else ""
         question = GrowthQuestion(
             asked,
-            _arguments.exclusion(exclude),
+            **left_out(exclude),
             axis=axis,
             site=default if site is None else _arguments.text(site, "site"),
             layers=_arguments.layer_range(layers),

@@ -35,9 +35,6 @@ def profile_out(question: ProfileQuestion) -> norm_pb2.GetNormProfileRequest:
 def profile_of(
     answer: norm_pb2.GetNormProfileResponse, question: ProfileQuestion, fit: Callable[[GrowthQuestion], Growth]
 ) -> NormProfile:
-    origin = _messages.origin_of(answer)
-    if answer.excluded_position_0:
-        origin["excluded"] = tuple(sorted((*origin["excluded"], POSITION_0)))
     return NormProfile(
         table=_messages.table_of(answer.profile),
         run=question.run,
@@ -47,7 +44,7 @@ def profile_of(
         from_statistics=answer.from_statistics,
         fit=fit,
         more_runs=question.more_runs,
-        **origin,
+        **_origin_of(answer),
     )
 
 
@@ -63,6 +60,7 @@ def growth_out(question: GrowthQuestion) -> norm_pb2.FitGrowthRequest:
         resamples=question.resamples,
         seed=question.seed,
         layers=_layers(question.layers),
+        exclude_position_0=question.exclude_position_0,
     )
     # What is usual stays unsaid, so that a service of before growth was of more than that is asked what it knows.
     if question.quantity != "l2":
@@ -89,7 +87,7 @@ def growth_of(answer: norm_pb2.FitGrowthResponse) -> Growth:
         seed=answer.seed,
         sequences=answer.sequences,
         quantity=_quantity_of(answer.quantity),
-        **_messages.origin_of(answer),
+        **_origin_of(answer),
     )
 
 
@@ -103,6 +101,7 @@ def separability_out(question: SeparabilityQuestion) -> norm_pb2.GetSeparability
         layers=_layers(question.layers),
         exclude=_messages.exclusion_of(question.exclude),
         quantity=_quantity(question.quantity),
+        exclude_position_0=question.exclude_position_0,
     )
 
 
@@ -115,8 +114,15 @@ def separability_of(answer: norm_pb2.GetSeparabilityResponse) -> Separability:
         quantity=_quantity_of(answer.quantity),
         verdict=norm_pb2.SeparabilityVerdict.Name(answer.verdict).removeprefix("SEPARABILITY_VERDICT_").lower(),
         **{name: getattr(answer, name) for name in numbers},
-        **_messages.origin_of(answer),
+        **_origin_of(answer),
     )
+
+
+def _origin_of(answer: Any) -> dict[str, Any]:
+    origin = _messages.origin_of(answer)
+    by_position = {POSITION_0} if answer.excluded_position_0 else set()
+    excluded = tuple(sorted({*origin["excluded"], *by_position}))
+    return {**origin, "excluded": excluded, "warnings": tuple(answer.warnings)}
 
 
 def _layers(layers: tuple[int, int] | None) -> norm_pb2.LayerRange | None:

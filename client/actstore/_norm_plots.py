@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from actstore._errors import refused
-from actstore._plots import COLOURS, FIT_COLOUR, log_ticks, pyplot
+from actstore._plots import COLOURS, FIT_COLOUR, log_ticks, pyplot, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from actstore._weights import WeightNorms
 
 SIMULATED_LINES = 8
+# Of provenance; as the store has it where it compares runs.
+COMPUTED_WITH = ("dtype", "attention_implementation", "device")
 STEP_LABELS = {"layer": "layer", "checkpoint": "step of training"}
 
 
@@ -73,12 +75,23 @@ def _axes(ax: "Axes | None", answers: "Sequence[Growth]") -> "Axes":
 
 def _finished(ax: "Axes", answers: "Sequence[Growth]", what: str) -> "Axes":
     left_out = "; ".join(dict.fromkeys(answer.left_out for answer in answers))
-    ax.set_title(f"{what} by {STEP_LABELS[answers[0].axis]} ({left_out})", fontsize=10)
+    titled(ax, f"{what} by {STEP_LABELS[answers[0].axis]} ({left_out})", _warnings(answers))
     if len(answers) > 1:  # below, where it hides no point
         ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), borderaxespad=0, frameon=False)
     else:
         ax.legend(fontsize=8)
     return ax
+
+
+def _warnings(answers: "Sequence[Growth]") -> list[str]:
+    """Of each, and what they differ by beside model and revision, which the legend has."""
+    found = dict.fromkeys(text for answer in answers for text in answer.warnings)
+    for name in COMPUTED_WITH:
+        values = dict.fromkeys(getattr(answer.provenance, name) for answer in answers)
+        values.pop("", None)  # of simulations
+        if len(values) > 1:
+            found[f"{name} differs, so that numbers differ by rounding as well: {', '.join(values)}"] = None
+    return list(found)
 
 
 def simulated(simulation: "DepthSimulation", ax: "Axes | None") -> "Axes":

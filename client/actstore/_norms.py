@@ -83,13 +83,27 @@ class GrowthQuestion:
     resamples: int = DEFAULT_RESAMPLES
     seed: int = 0
     quantity: str = "l2"
+    exclude_position_0: bool = False
 
     def at(self, **changed: Any) -> "GrowthQuestion":
         return replace(self, **changed)
 
 
 @dataclass(frozen=True, repr=False)
-class Growth(Answer):
+class NormAnswer(Answer):
+    """Of one run or several; `warnings` are sentences on what these differ by beside training, such as their dtype."""
+
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "warnings": list(self.warnings)}
+
+    def _notes(self) -> list[str]:
+        return [*(f"warning: {text}" for text in self.warnings), *super()._notes()]
+
+
+@dataclass(frozen=True, repr=False)
+class Growth(NormAnswer):
     """How the mean L2 norm over tokens, or another `quantity`, grows: by layer in one run, or by step of training at
     one site in several.
 
@@ -187,7 +201,7 @@ _OF_ANSWERS = {"table", "provenance", "excluded", "shapes"}
 
 
 @dataclass(frozen=True, repr=False)
-class NormProfile(Answer):
+class NormProfile(NormAnswer):
     """A row a site, or a row for each of its groups: site (kind), layer, the group where rows are `by` one, tokens,
     non_finite, mean, standard_deviation, geometric_mean, minimum, maximum, a column `q0.5` for each quantile, and
     rank_error: by how much the rank of a quantile, or the share of a bin, may be off (0: exact, else that of sketches).
@@ -226,12 +240,10 @@ class NormProfile(Answer):
             )
         if self.quantity not in SIZES:
             raise refused("growth is of a measure of size", "quantity", self.quantity, ", ".join(SIZES))
-        if POSITION_0 in self.excluded:
-            message = "growth leaves out tokens by their class, and not by position"
-            raise refused(message, "exclude", POSITION_0, ", ".join(_arguments.TOKEN_CLASSES))
         question = GrowthQuestion(
             (self.run,),
-            frozenset(self.excluded),
+            frozenset(self.excluded) - {POSITION_0},
+            exclude_position_0=POSITION_0 in self.excluded,
             site=_arguments.text(site, "site"),
             layers=_arguments.layer_range(layers),
             resamples=_arguments.count(resamples, "resamples"),

@@ -1,5 +1,7 @@
 """Line plots and histograms (extra `plot`). Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
 
+import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 FIT_COLOUR = "#000000"
+TITLE_COLUMNS = 95
 FITTED_LAYERS_MIN = 3  # what a fit needs
 INSTALL = "'actstore[plot]'"
 
@@ -38,7 +41,7 @@ def norm_profile(profile: "NormProfile", ax: "Axes | None", fit: str | None) -> 
     if fit is not None and pc.sum(pc.equal(profile.table["site"], fit)).as_py() >= FITTED_LAYERS_MIN:
         layers = profile.table.filter(pc.equal(profile.table["site"], fit)).column("layer")
         _draw_fit(profile.fit_growth(fit, (pc.min(layers).as_py(), pc.max(layers).as_py())), ax)
-    return _finished(ax, profile.left_out)
+    return _finished(ax, profile)
 
 
 def feature_histogram(answer: "FeatureStatistics", ax: "Axes | None") -> "Axes":
@@ -88,11 +91,17 @@ def _draw_fit(answer: "Growth", ax: "Axes") -> None:
     ax.plot(layers, fitted, "--", color=FIT_COLOUR, label=f"fit, {answer.label}")
 
 
-def _finished(ax: "Axes", left_out: str) -> "Axes":
+def _finished(ax: "Axes", profile: "NormProfile") -> "Axes":
     if ax.get_yscale() == "log":
         log_ticks(ax, integers=True)
-    ax.set_title(f"norm of activations by layer ({left_out})", fontsize=10)
     ax.legend(fontsize=8)
+    return titled(ax, f"norm of activations by layer ({profile.left_out})", profile.warnings)
+
+
+def titled(ax: "Axes", what: str, warnings: Iterable[str]) -> "Axes":
+    """Each warning below the title, as wide as the picture."""
+    lines = [line for text in warnings for line in textwrap.wrap(f"warning: {text}", TITLE_COLUMNS)]
+    ax.set_title("\n".join([what, *lines]), fontsize=10)
     return ax
 
 

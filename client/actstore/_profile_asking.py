@@ -1,6 +1,7 @@
 """What a caller asks about norms, checked."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from actstore import _arguments
 from actstore._norms import GROUPINGS, POSITION_0, QUANTITIES, ProfileQuestion
@@ -17,13 +18,11 @@ def profile_question(
     exact: bool,
 ) -> ProfileQuestion:
     """Errors: BadRequest with the argument's name."""
-    left_out = _left_out(exclude)
     bins, edges = _histogram(histogram)
     return ProfileQuestion(
         run,
         sites=_arguments.names(sites, "sites"),
-        exclude=frozenset(left_out - {POSITION_0}),
-        exclude_position_0=POSITION_0 in left_out,
+        **left_out(exclude),
         quantiles=None if quantiles is None else _arguments.fractions(quantiles, "quantiles"),
         quantity=_arguments.chosen(quantity, "quantity", QUANTITIES),
         by=_arguments.chosen(by, "by", GROUPINGS),
@@ -33,10 +32,12 @@ def profile_question(
     )
 
 
-def _left_out(exclude: Iterable[str] | str | None) -> set[str]:
-    if exclude is None:
-        return set(_arguments.DEFAULT_EXCLUSION)
-    return set(_arguments.choices(exclude, "exclude", (*_arguments.TOKEN_CLASSES, POSITION_0)))
+def left_out(exclude: Iterable[str] | str | None) -> dict[str, Any]:
+    """A question's fields `exclude` and `exclude_position_0`. None is the default, BOS."""
+    found: set[str] = set(_arguments.DEFAULT_EXCLUSION)
+    if exclude is not None:
+        found = set(_arguments.choices(exclude, "exclude", (*_arguments.TOKEN_CLASSES, POSITION_0)))
+    return {"exclude": frozenset(found - {POSITION_0}), "exclude_position_0": POSITION_0 in found}
 
 
 def _histogram(histogram: int | Sequence[float] | None) -> tuple[int, tuple[float, ...]]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actstore._errors import refused
-from actstore._plots import pyplot
+from actstore._plots import pyplot, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,5 +58,4 @@ def histogram(profile: "NormProfile", bins: pa.Table, site: str, ax: "Axes | Non
 
 
 def _titled(ax: "Axes", profile: "NormProfile", site: str) -> "Axes":
-    ax.set_title(f"{profile.quantity} of {site} ({profile.left_out})", fontsize=10)
-    return ax
+    return titled(ax, f"{profile.quantity} of {site} ({profile.left_out})", profile.warnings)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from actstore._tables import Answer
+from actstore._norms import NormAnswer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,10 +26,11 @@ class SeparabilityQuestion:
     layers: tuple[int, int] | None = None
     steps: tuple[float, ...] = ()
     quantity: str = "l2"
+    exclude_position_0: bool = False
 
 
 @dataclass(frozen=True, repr=False)
-class Separability(Answer):
+class Separability(NormAnswer):
     """Of log(mean norm) = mean + layer + checkpoint + what is left, a two-way analysis of variance without repeats.
 
     `layer_share`, `checkpoint_share` and `interaction_share` are of the squares about the mean and add up to 1;

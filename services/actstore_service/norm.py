@@ -48,6 +48,7 @@ class NormService(NormServiceServicer):
             histogram=None if found.histogram is None else wire.table_message(found.histogram),
             excluded_position_0=question.exclude_position_0,
             from_statistics=found.from_statistics,
+            warnings=found.warnings,
         )
 
     def FitGrowth(
@@ -76,21 +77,16 @@ class NormService(NormServiceServicer):
             seed=growth.bootstrap.seed,
             sequences=growth.sequences,
             quantity=_quantity(growth.quantity),
+            warnings=growth.warnings,
+            excluded_position_0=request.exclude_position_0,
         )
 
     def GetSeparability(
         self, request: norm_pb2.GetSeparabilityRequest, context: grpc.ServicerContext
     ) -> norm_pb2.GetSeparabilityResponse:
-        snapshots, exclude = self._snapshots(request), wire.excluded_classes(request)
+        snapshots = self._snapshots(request)
         layers = (request.layers.first, request.layers.last) if request.HasField("layers") else None
-        found = separability(
-            snapshots,
-            layers=layers,
-            steps=tuple(request.steps),
-            exclude=exclude,
-            quantity=_named(norm_pb2.NormQuantity, request.quantity, "quantity", L2),
-            **({"site": request.site} if request.site else {}),
-        )
+        found = separability(snapshots, layers=layers, steps=tuple(request.steps), **_means(request))
         shares, numbers = found.shares, found.cells["layer"]
         return norm_pb2.GetSeparabilityResponse(
             site=found.site,
@@ -104,8 +100,10 @@ class NormService(NormServiceServicer):
             miss=shares.miss,
             verdict=f"SEPARABILITY_VERDICT_{shares.verdict.upper()}",
             cells=wire.table_message(found.cells),
-            excluded=wire.token_classes(exclude),
+            excluded=wire.token_classes(wire.excluded_classes(request)),
             provenance=wire.provenance_message(snapshots[0].provenance()),
+            warnings=found.warnings,
+            excluded_position_0=request.exclude_position_0,
         )
 
     def GetWeightNorms(
@@ -123,17 +121,22 @@ class NormService(NormServiceServicer):
         axis = request.axis or norm_pb2.GROWTH_AXIS_LAYER
         if axis not in _AXES.values():
             raise BadRequest(f"axis {axis} is not known", field="axis", value=axis, allowed=list(_AXES))
-        asked: dict[str, Any] = {
-            "exclude": wire.excluded_classes(request),
-            "bootstrap": _bootstrap(request),
-            "quantity": _named(norm_pb2.NormQuantity, request.quantity, "quantity", L2),
-            **({"site": request.site} if request.site else {}),
-        }
+        asked = {"bootstrap": _bootstrap(request), **_means(request)}
         if axis == norm_pb2.GROWTH_AXIS_LAYER:
             layers = (request.layers.first, request.layers.last) if request.HasField("layers") else None
             return fit_growth(first, layers=layers, **asked)
         snapshots = [first, *(open_run(self._bucket, run) for run in request.more_runs)]
         return fit_growth_over_checkpoints(snapshots, steps=tuple(request.steps), **asked)
+
+
+def _means(request: Any) -> dict[str, Any]:
+    """Which mean norms grow."""
+    return {
+        "exclude": wire.excluded_classes(request),
+        "exclude_position_0": request.exclude_position_0,
+        "quantity": _named(norm_pb2.NormQuantity, request.quantity, "quantity", L2),
+        **({"site": request.site} if request.site else {}),
+    }
 
 
 def _profile_question(request: norm_pb2.GetNormProfileRequest) -> ProfileQuestion:

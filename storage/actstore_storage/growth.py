@@ -1,7 +1,7 @@
 """How fast norms grow in runs: from layer to layer of one, or from checkpoint to checkpoint of one model in several.
 
 What grows is the mean over the tokens that count of their L2 norms, or of another measure of size, which the commits
-carry; how sure the rate is comes from the norms files, sequence by sequence.
+carry (without position 0, the norms files); how sure the rate is comes from the norms files, sequence by sequence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,15 @@ import pyarrow as pa
 
 from actstore_storage.commit import Commit
 from actstore_storage.errors import BadRequest
-from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_rows
+from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit
 from actstore_storage.growth_shapes import CONFIDENCE, STEPS_MIN, Curves, GrowthFit, Steps, fit_steps
 from actstore_storage.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION, read_columns, token_values
-from actstore_storage.norms import merged_moments, nothing_left, sites_with, unknown_site
+from actstore_storage.norm_rows import KeptTokens
+from actstore_storage.norms import ProfileQuestion, norm_profile, nothing_left, sites_with, unknown_site
 from actstore_storage.products import NORMS, TOKENS
 from actstore_storage.reading import open_product
 from actstore_storage.registry import find_registered_model
-from actstore_storage.revisions import in_order
+from actstore_storage.revisions import in_order, warnings_of
 from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.snapshot import Snapshot
 
@@ -52,7 +53,7 @@ class Growth:
     `points` has columns layer (or revision and step), mean, fitted, ratio, ratio_low, ratio_high. `ratio` is the factor
     of one step since the point before, null for the first; low and high bound its interval, null without one. `block`
     is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is how many the
-    intervals are from.
+    intervals are from. `warnings` as warnings_of, of several runs.
     """
 
     axis: str
@@ -65,6 +66,7 @@ class Growth:
     block: str
     bootstrap: Bootstrap
     sequences: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def rate(self) -> float:
@@ -81,19 +83,21 @@ def fit_growth(
     site: str = "resid_post",
     layers: tuple[int, int] | None = None,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    exclude_position_0: bool = False,
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
     """Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least.
-    `quantity`: one of SIZES.
+    `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a profile without it.
     """
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
     chosen = chosen_layers(snapshot, site, layers, quantity)
     numbers = [place.layer for place in chosen]
-    means = mean_norms([(snapshot, place) for place in chosen], exclude, quantity)
+    measured = Measured(chosen, quantity, KeptTokens(exclude, exclude_position_0))
+    means = mean_norms(snapshot, measured)
     sums = None
     if bootstrap.resamples:
-        sums = _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), _Measured(chosen, quantity), exclude)
+        sums = _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), measured)
     points = {"layer": pa.array(numbers, pa.int32())}
     fit, table, sequences = _fitted(np.array(numbers, np.float64), means, sums, points, bootstrap)
     return Growth(LAYER, site, numbers[0], numbers[-1], quantity, fit, table, _block(snapshot), bootstrap, sequences)
@@ -105,6 +109,7 @@ def fit_growth_over_checkpoints(
     site: str = "",
     steps: Sequence[float] = (),
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    exclude_position_0: bool = False,
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
@@ -119,15 +124,16 @@ def fit_growth_over_checkpoints(
     first = snapshots[0]
     place = parse_site(site or f"resid_post.{first.record.layer_count - 1}", RESIDUAL_KINDS, first.record.layer_count)
     check_all_have(snapshots, [place], quantity)
-    means = mean_norms([(snapshot, place) for snapshot in ordered], exclude, quantity)
-    sums = _paired_sums(ordered, _Measured([place], quantity), exclude) if bootstrap.resamples else None
+    measured = Measured([place], quantity, KeptTokens(exclude, exclude_position_0))
+    means = np.concatenate([mean_norms(snapshot, measured) for snapshot in ordered])
+    sums = _paired_sums(ordered, measured) if bootstrap.resamples else None
     points = {
         "revision": pa.array([snapshot.record.specification.model_revision for snapshot in ordered]),
         "step": pa.array(at),
     }
     fit, table, sequences = _fitted(at, means, sums, points, bootstrap)
     where = CHECKPOINT, str(place), place.layer, place.layer, quantity
-    return Growth(*where, fit, table, _block(first), bootstrap, sequences)
+    return Growth(*where, fit, table, _block(first), bootstrap, sequences, warnings_of(ordered, exclude))
 
 
 def check_all_have(snapshots: Sequence[Snapshot], places: Sequence[Site], quantity: str) -> None:
@@ -197,12 +203,29 @@ def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Cu
     return curves
 
 
-def mean_norms(places: Sequence[tuple[Snapshot, Site]], exclude: frozenset[str], quantity: str) -> Steps:
-    """Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has no logarithm."""
-    means = np.array([merged_moments(snapshot, place, exclude, quantity).mean for snapshot, place in places])
+@dataclass(frozen=True)
+class Measured:
+    """A quantity, at these sites (of one kind, by layer), of the tokens that count."""
+
+    sites: Sequence[Site]
+    quantity: str
+    kept: KeptTokens
+
+
+def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
+    """[site]. Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has no logarithm."""
+    kept, names = measured.kept, [str(site) for site in measured.sites]
+    question = ProfileQuestion(
+        names,
+        measured.quantity,
+        quantiles=(),
+        exclude=kept.exclude,
+        exclude_position_0=kept.exclude_position_0,
+    )
+    means: Steps = norm_profile(snapshot, question)["mean"].to_numpy()
     if (means <= 0).any():
-        place = places[int(np.argmin(means))][1]
-        raise nothing_left(f"the mean {quantity} of {place} is 0, which has no logarithm", exclude)
+        name = names[int(np.argmin(means))]
+        raise nothing_left(f"the mean {measured.quantity} of {name} is 0, which has no logarithm", kept.exclude)
     return means
 
 
@@ -218,35 +241,25 @@ def _spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
     return chosen
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What is summed by sequence: a quantity, at these sites."""
-
-    sites: Sequence[Site]
-    quantity: str
-
-
-def _sequence_sums(
-    snapshot: Snapshot, shards: Sequence[int], measured: _Measured, exclude: frozenset[str]
-) -> SequenceSums:
+def _sequence_sums(snapshot: Snapshot, shards: Sequence[int], measured: Measured) -> SequenceSums:
     parts = []
     for shard in shards:
         (commit,) = snapshot.commits.of_shards(range(shard, shard + 1))
-        parts.append(_shard_sums(snapshot, commit, measured, exclude))
+        parts.append(_shard_sums(snapshot, commit, measured))
     return SequenceSums(np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts]))
 
 
 def _shard_sums(
-    snapshot: Snapshot, commit: Commit, measured: _Measured, exclude: frozenset[str]
+    snapshot: Snapshot, commit: Commit, measured: Measured
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """[sequence, site], for all sequences of the shard; as in the commits' statistics, norms that are infinite or no
     number do not count.
     """
     held, sites = snapshot.record.shard_sequences(commit.shard), measured.sites
     with open_product(snapshot.bucket, commit, TOKENS) as file:
-        tokens = file.read(columns=["sequence", "flags"])
-    kept = kept_rows(tokens["flags"].to_numpy(), exclude)
-    number = tokens["sequence"].to_numpy() - held.start
+        table = file.read(columns=["sequence", "position", "flags"])
+    tokens = {name: table[name].to_numpy() for name in table.column_names}
+    kept, number = measured.kept.mask(tokens), tokens["sequence"] - held.start
     sums, counts = (np.zeros((len(held), len(sites))) for _ in range(2))
     for column, values in enumerate(_token_norms(snapshot, commit, measured)):
         counted = kept & np.isfinite(values)
@@ -255,7 +268,7 @@ def _shard_sums(
     return sums, counts
 
 
-def _token_norms(snapshot: Snapshot, commit: Commit, measured: _Measured) -> Iterator[npt.NDArray[np.floating]]:
+def _token_norms(snapshot: Snapshot, commit: Commit, measured: Measured) -> Iterator[npt.NDArray[np.floating]]:
     stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
     names = [name for site in measured.sites for name in read_columns(measured.quantity, site, stored)]
     with open_product(snapshot.bucket, commit, NORMS) as file:
@@ -265,7 +278,7 @@ def _token_norms(snapshot: Snapshot, commit: Commit, measured: _Measured) -> Ite
         yield token_values(measured.quantity, site, columns, stored, d_model)
 
 
-def _paired_sums(snapshots: Sequence[Snapshot], measured: _Measured, exclude: frozenset[str]) -> SequenceSums:
+def _paired_sums(snapshots: Sequence[Snapshot], measured: Measured) -> SequenceSums:
     """A column a run, of the sequences that all of them have."""
     shards = snapshots[0].shards
     same = len({snapshot.record.specification.sequences_per_shard for snapshot in snapshots}) == 1
@@ -275,7 +288,7 @@ def _paired_sums(snapshots: Sequence[Snapshot], measured: _Measured, exclude: fr
         nothing = np.zeros((0, len(snapshots)))
         return SequenceSums(nothing, nothing)
     chosen = _spread(snapshots[0], shards)
-    parts = [_sequence_sums(snapshot, chosen, measured, exclude) for snapshot in snapshots]
+    parts = [_sequence_sums(snapshot, chosen, measured) for snapshot in snapshots]
     return SequenceSums(
         np.concatenate([part.sums for part in parts], axis=1), np.concatenate([part.counts for part in parts], axis=1)
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import check_limit
 from actstore_storage.norms import LAYER, PROFILE_ROWS_MAX, ProfileQuestion, norm_histogram, norm_profile
-from actstore_storage.snapshot import Snapshot
+from actstore_storage.snapshot import Provenance, Snapshot
 
 REVISIONS_MAX = 256
 # A grouping that a single run's profile knows nothing of: by layer, with the run's place in training beside it.
@@ -22,6 +22,8 @@ _COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}")
 # What must be the same of each, beside the model, so that a difference is one of training. `dataset_sha256` is over the
 # token ids that were read, whichever columns, rows and documents they came from.
 _ALIKE = ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens")
+# What may differ, of provenance: norms still compare, and the answer says so.
+_COMPUTED_WITH = ("dtype", "attention_implementation", "device")
 
 
 def in_order(
@@ -59,13 +61,42 @@ def check_comparable(snapshots: Sequence[Snapshot]) -> None:
                 )
 
 
+def warnings_of(snapshots: Sequence[Snapshot], exclude: frozenset[str]) -> tuple[str, ...]:
+    """Sentences on what these runs' norms differ by beside training: how they were computed, and, where sinks are left
+    out, how many times the median made one. None for a single run.
+    """
+    found = [(name, "their numbers differ by rounding as well") for name in _COMPUTED_WITH]
+    found += [("sink_ratio", "each leaves out other sinks")] if "sink" in exclude else []
+    runs = [snapshot.provenance() for snapshot in snapshots]
+    told = [(name, consequence, _runs_by_value(runs, name)) for name, consequence in found]
+    return tuple(
+        f"the runs' {name} differs, so that {consequence}: {', '.join(values)}"
+        for name, consequence, values in told
+        if len(values) > 1
+    )
+
+
+def _runs_by_value(runs: Sequence[Provenance], name: str) -> list[str]:
+    """Each value, with the first run that has it."""
+    by_value: dict[str | float, list[str]] = {}
+    for provenance in runs:
+        by_value.setdefault(getattr(provenance, name), []).append(provenance.run)
+    return [
+        f"{value if isinstance(value, str) else f'{value:g}'} in {first}" + (f" and {len(more)} more" if more else "")
+        for value, (first, *more) in by_value.items()
+    ]
+
+
 @dataclass(frozen=True)
 class NormsOfRuns:
-    """`histogram`: None where none was asked for. `from_statistics`: no token's own norm was read."""
+    """`histogram`: None where none was asked for. `from_statistics`: no token's own norm was read. `warnings` as
+    warnings_of.
+    """
 
     profile: pa.Table
     histogram: pa.Table | None
     from_statistics: bool
+    warnings: tuple[str, ...]
 
 
 def norms_of_runs(
@@ -91,7 +122,10 @@ def norms_of_runs(
     profile, histogram = found(lambda snapshot: norm_profile(snapshot, asked)), None
     if bins or len(edges):
         histogram = found(lambda snapshot: norm_histogram(snapshot, asked, bins=bins, edges=edges))
-    return NormsOfRuns(profile, histogram, asked.from_statistics and not asked.quantiles and histogram is None)
+    only_statistics = asked.from_statistics and not asked.quantiles and histogram is None
+    return NormsOfRuns(
+        profile, histogram, only_statistics, warnings_of(snapshots if at is None else at[0], asked.exclude)
+    )
 
 
 def _side_by_side(

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION
-from actstore_storage.growth import check_all_have, chosen_layers, mean_norms
+from actstore_storage.growth import Measured, check_all_have, chosen_layers, mean_norms
 from actstore_storage.norm_columns import L2
-from actstore_storage.revisions import in_order
+from actstore_storage.norm_rows import KeptTokens
+from actstore_storage.revisions import in_order, warnings_of
 from actstore_storage.snapshot import Snapshot
 
 Norms = NDArray[np.float64]  # [layer, checkpoint]
@@ -53,12 +54,16 @@ class AxisShares:
 
 @dataclass(frozen=True)
 class Separability:
-    """`cells` has columns layer, revision, step, mean, fitted, and factor: the mean over the fitted product."""
+    """`cells` has columns layer, revision, step, mean, fitted, and factor: the mean over the fitted product.
+
+    `warnings` as revisions.warnings_of.
+    """
 
     site: str
     quantity: str
     shares: AxisShares
     cells: pa.Table
+    warnings: tuple[str, ...]
 
 
 def axis_shares(norms: Norms) -> AxisShares:
@@ -102,17 +107,19 @@ def separability(
     layers: tuple[int, int] | None = None,
     steps: Sequence[float] = (),
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    exclude_position_0: bool = False,
     quantity: str = L2,
 ) -> Separability:
-    """Of a site kind over runs of the same text at several revisions of a model; from the commits' statistics alone.
+    """Of a site kind over runs of the same text at several revisions of a model; from the commits' statistics alone,
+    but without position 0.
 
     `layers`: the first and last, both included; at least two, and two runs. `steps` as in `in_order`.
     """
     ordered, at = in_order(snapshots, steps, least=AXIS_MIN)
     places = chosen_layers(ordered[0], site, layers, quantity, AXIS_MIN)
     check_all_have(ordered, places, quantity)
-    columns = [mean_norms([(snapshot, place) for place in places], exclude, quantity) for snapshot in ordered]
-    norms = np.stack(columns, axis=1)
+    measured = Measured(places, quantity, KeptTokens(exclude, exclude_position_0))
+    norms = np.stack([mean_norms(snapshot, measured) for snapshot in ordered], axis=1)
     found = axis_shares(norms)
     revisions = [snapshot.record.specification.model_revision for snapshot in ordered]
     cells = {
@@ -123,7 +130,7 @@ def separability(
         "fitted": pa.array(found.fitted.ravel()),
         "factor": pa.array((norms / found.fitted).ravel()),
     }
-    return Separability(site, quantity, found, pa.table(cells))
+    return Separability(site, quantity, found, pa.table(cells), warnings_of(ordered, exclude))
 
 
 def _verdict(miss: float, squares: Sequence[float]) -> str:

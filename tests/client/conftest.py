@@ -112,11 +112,14 @@ def plant_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of three revisions, `step100` and so on, whose norms are the planted ones times 1, 2 and 4."""
+    """Runs of three revisions, `step100` and so on, whose norms are the planted ones times 1, 2 and 4; and `coarse`, of
+    `step800`, times 8, which was computed in bfloat16.
+    """
     folder = tmp_path_factory.mktemp("training")
     bucket = open_bucket(str(folder))
     for run, step in zip(RUNS, STEPS, strict=True):
         write_stored_run(bucket, run, revision=f"step{step}", scale=step / 100)
+    write_stored_run(bucket, "coarse", "bfloat16", revision="step800", scale=8)
     return folder
 
 

@@ -112,6 +112,9 @@ QUESTIONS = {
     "separability": lambda found: found.separability(layers=(0, 1), quantity="standard_deviation", exclude=()),
     "over depth": lambda found: found.fit_growth(quantity="centred_l2", resamples=20)[1],
     "over training": lambda found: found.fit_growth("checkpoint", resamples=20, seed=3)[2],
+    "separability without position 0": lambda found: found.separability(exclude=("position_0", "special")),
+    "over depth without position 0": lambda found: found.fit_growth(exclude="position_0", resamples=20)[0],
+    "over training without position 0": lambda found: found.fit_growth("checkpoint", exclude="position_0")[0],
 }
 
 
@@ -121,6 +124,40 @@ def test_both_doors_say_the_same(question: str, far: Lab, near: Lab) -> None:
     assert there == here
     assert there.table.schema.equals(here.table.schema)
     assert (repr(there), there._repr_html_()) == (repr(here), here._repr_html_())
+
+
+ROUNDED = (
+    "the runs' dtype differs, so that their numbers differ by rounding as well: "
+    "float32 in at-100 and 2 more, bfloat16 in coarse"
+)
+COMPARISONS = {
+    "norms": lambda lab: lab.checkpoints([*RUNS, "coarse"]).norms(),
+    "separability": lambda lab: lab.checkpoints([*RUNS, "coarse"]).separability(),
+    "over training": lambda lab: lab.fit_growth([*RUNS, "coarse"], "checkpoint", resamples=20),
+}
+
+
+@pytest.mark.parametrize("question", COMPARISONS)
+def test_runs_of_several_dtypes_compare_and_the_answer_says_so(question: str, far: Lab, near: Lab) -> None:
+    there, here = (COMPARISONS[question](lab) for lab in (far, near))
+    assert there == here
+    assert there.warnings == (ROUNDED,)
+    assert f"\nwarning: {ROUNDED}\n" in repr(there)
+    assert "bfloat16 in coarse" in there._repr_html_()
+    assert there.to_dict()["warnings"] == [ROUNDED]
+    title = there.plot().get_title()
+    assert f"warning: {ROUNDED}" in title.replace("\n", " ")
+    assert max(map(len, title.split("\n"))) <= 100
+
+
+def test_growth_of_several_dtypes_on_one_plot_says_so(near: Lab) -> None:
+    answers = near.checkpoints([*RUNS, "coarse"]).fit_growth(resamples=0)
+    assert [answer.warnings for answer in answers] == [()] * 4
+    assert "warning: dtype differs" in actstore.plot_growth(answers).get_title()
+    assert "rounding as well: float32, bfloat16" in actstore.plot_growth(answers, ratios=True).get_title()
+    assert "warning" not in actstore.plot_growth(answers[:3]).get_title()
+    simulated = actstore.simulate_depth("scalar_chain").fit_growth("layer")
+    assert "warning" not in actstore.plot_growth([simulated, answers[0]]).get_title()
 
 
 def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:

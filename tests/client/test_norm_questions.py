@@ -87,14 +87,27 @@ def test_refusals(arguments, options, reason: str, field: str, lab: Lab) -> None
 
 
 def test_a_profile_that_cannot_be_fitted_says_why(near: Lab) -> None:
-    for options, field in (({"exclude": "position_0"}, "exclude"), ({"quantity": "cosine_to_next"}, "quantity")):
-        with pytest.raises(BadRequest) as caught:
-            replace(near.run("at-100").norms(quantiles=()), **_asked(options)).fit_growth()
-        assert caught.value.field == field
+    with pytest.raises(BadRequest) as caught:
+        replace(near.run("at-100").norms(quantiles=()), quantity="cosine_to_next").fit_growth()
+    assert caught.value.field == "quantity"
 
 
-def _asked(options: dict[str, str]) -> dict:
-    return {"excluded": (options["exclude"],)} if "exclude" in options else options
+@pytest.mark.parametrize("door", ["far", "near"])
+def test_growth_without_position_0_is_of_the_profile_without_it(door: str, request: pytest.FixtureRequest) -> None:
+    """Where BOS stands at position 0 it is the same to leave out either."""
+    lab: Lab = request.getfixturevalue(door)
+    profile = lab.run("at-100").norms(exclude=("position_0", "special"))
+    growth = profile.fit_growth(resamples=50)
+    assert growth.excluded == profile.excluded == ("position_0", "special")
+    assert growth.points["mean"].to_pylist() == profile.table["mean"].to_pylist()
+    by_class = lab.run("at-100").norms(exclude=("bos", "special")).fit_growth(resamples=50)
+    assert growth.rate == pytest.approx(by_class.rate, rel=1e-12)
+    assert growth.rate_interval == pytest.approx(by_class.rate_interval, rel=1e-12)
+    assert "excluded: position_0, special · " in repr(growth)
+    assert "(excluded: position_0, special)" in profile.plot().get_title()
+    assert lab.fit_growth("at-100", exclude=("position_0", "special"), resamples=50) == growth
+    over = lab.fit_growth(RUNS, "checkpoint", exclude=("position_0", "special"), steps=(0, 1, 2))
+    assert (over.rate, over.excluded) == (pytest.approx(2, rel=1e-6), ("position_0", "special"))
 
 
 def test_growth_of_several_on_one_log_axis(near: Lab) -> None:

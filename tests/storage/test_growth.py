@@ -178,11 +178,20 @@ def test_a_planted_rate_of_a_run_whose_bos_is_a_hundred_times_as_large(local_buc
     assert again.points.equals(growth.points)
 
 
-def test_intervals_are_those_of_a_slow_bootstrap(local_bucket: Bucket) -> None:
+@pytest.mark.parametrize("position_0", ["bos", "a word"])
+def test_fits_and_intervals_are_those_of_a_slow_bootstrap(position_0: str, local_bucket: Bucket) -> None:
+    """Of a tokenizer without BOS, each sequence begins with a word, which is left out by its position alone."""
     made = make_run(9, layers=5, sequences=30)
-    growth = fit_growth(written(local_bucket, made), site="resid_pre", bootstrap=Bootstrap(resamples=700, seed=3))
-    rng, kept, rates, curvatures, ratios = np.random.default_rng(3), made.kept(frozenset({"bos"})), [], [], []
+    if position_0 == "bos":
+        kept, left_out = made.kept(frozenset({"bos"})), {}
+    else:
+        made.tokens.flags[made.tokens.position == 0] = 0
+        kept, left_out = made.tokens.position > 0, {"exclude": frozenset(), "exclude_position_0": True}
+    options = {"site": "resid_pre", "bootstrap": Bootstrap(resamples=700, seed=3), **left_out}
+    growth = fit_growth(written(local_bucket, made), **options)
+    rng, rates, curvatures, ratios = np.random.default_rng(3), [], [], []
     sites = [made.norms[f"resid_pre.{layer}"].astype(np.float64) for layer in range(5)]
+    assert growth.points["mean"].to_pylist() == pytest.approx([norms[kept].mean() for norms in sites], rel=1e-12)
     rows = [np.flatnonzero(kept & (made.tokens.sequence == number)) for number in range(30)]
     for _ in range(7):
         for drawn in rng.integers(0, 30, (100, 30)):
@@ -225,6 +234,31 @@ def test_the_checkpoint_axis_orders_by_step_and_knows_nothing_of_depth(local_buc
     evenly = over_training(local_bucket, steps=(3, 1, 2, 0))
     assert evenly.rate == pytest.approx(2, rel=1e-6)
     assert evenly.fit.verdict == EXPONENTIAL
+
+
+def test_growth_over_training_without_position_0_is_of_the_other_tokens(local_bucket: Bucket) -> None:
+    """Beginnings that grow at their own pace: tenfold from step to step, and the other tokens twofold."""
+    runs = []
+    for number, step in enumerate((1, 2, 3, 4)):
+        made = planted(f"run{step}", revision=f"step{step}")
+        position, base = made.tokens.position, np.random.default_rng(0).lognormal(size=len(made.tokens.position))
+        made.tokens.flags[position == 0] = 0
+        for norms in made.norms.values():
+            norms[:] = base * np.where(position == 0, 10.0, 2.0) ** number
+        runs.append(written(local_bucket, made))
+    growth = fit_growth_over_checkpoints(runs, exclude_position_0=True, bootstrap=Bootstrap(50))
+    assert growth.rate == pytest.approx(2, rel=1e-6)
+    assert growth.fit.rate_interval == pytest.approx((2, 2), rel=1e-6)
+    assert growth.fit.verdict == EXPONENTIAL
+    assert fit_growth_over_checkpoints(runs, bootstrap=Bootstrap(0)).rate > 2.5
+
+
+def test_without_position_0_nothing_may_be_left(local_bucket: Bucket) -> None:
+    made = make_run(9, layers=5, sequences=6, longest=1)
+    made.tokens.flags[:] = 0
+    with pytest.raises(BadRequest, match="position_0 excluded") as caught:
+        fit_growth(written(local_bucket, made), exclude=frozenset(), exclude_position_0=True)
+    assert caught.value.reason == "NOTHING_LEFT"
 
 
 def _runs(bucket: Bucket, **changed) -> list[Snapshot]:

@@ -8,7 +8,7 @@ import pytest
 from actstore_storage import revisions
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
-from actstore_storage.growth import fit_growth
+from actstore_storage.growth import Bootstrap, fit_growth, fit_growth_over_checkpoints
 from actstore_storage.norms import ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.revisions import CHECKPOINT, in_order, norms_of_runs
 from actstore_storage.runs import open_run
@@ -247,3 +247,48 @@ def test_runs_that_cannot_be_compared(training: list[Snapshot], local_bucket: Bu
     with pytest.raises(BadRequest) as caught:
         separability(training[:1])
     assert (caught.value.details["field"], caught.value.details["allowed"]) == ("runs", "2 to 256")
+
+
+def test_runs_computed_in_other_ways_compare_and_the_answer_says_so(
+    training: list[Snapshot], local_bucket: Bucket
+) -> None:
+    eager = planted(800, sink_ratio=20.0)
+    write_run(local_bucket, replace(eager, record=replace(eager.record, attention_implementation="eager")))
+    coarse = [_in_bfloat16(run) if run.record.run in ("at-50", "at-400") else run for run in training]
+    runs = [*coarse, open_run(local_bucket, "at-800")]
+    assert norms_of_runs(training, _by_layer()).warnings == separability(training).warnings == ()
+    assert norms_of_runs(runs[1:2], _by_layer()).warnings == fit_growth(runs[1]).warnings == ()
+    told = (
+        "the runs' dtype differs, so that their numbers differ by rounding as well: "
+        "bfloat16 in at-50 and 1 more, float32 in at-100 and 2 more",
+        "the runs' attention_implementation differs, so that their numbers differ by rounding as well: "
+        "sdpa in at-50 and 3 more, eager in at-800",
+    )
+    sinks = "the runs' sink_ratio differs, so that each leaves out other sinks: 0 in at-50 and 3 more, 20 in at-800"
+    for exclude, expected in ((frozenset(), told), (frozenset({"sink"}), (*told, sinks))):
+        profile = norms_of_runs(runs, replace(_by_layer(), exclude=exclude))
+        growth = fit_growth_over_checkpoints(runs, exclude=exclude, bootstrap=Bootstrap(0))
+        assert profile.warnings == growth.warnings == separability(runs, exclude=exclude).warnings == expected
+
+
+def _in_bfloat16(run: Snapshot) -> Snapshot:
+    return replace(run, record=replace(run.record, specification=replace(run.record.specification, dtype="bfloat16")))
+
+
+def test_separability_without_position_0_is_of_the_other_tokens(local_bucket: Bucket) -> None:
+    """Each sequence begins with a word, whose norms know nothing of layer and checkpoint."""
+    runs = []
+    for step in STEPS:
+        made = planted(step)
+        first = made.tokens.position == 0
+        made.tokens.flags[first] = 0
+        for number, norms in enumerate(made.norms.values()):
+            norms[first] = 1 + 100 * ((7 * number + step) % 5)
+        write_run(local_bucket, made)
+        runs.append(open_run(local_bucket, made.record.run))
+    found = separability(runs, exclude_position_0=True)
+    assert found.shares.miss == pytest.approx(1, rel=1e-6)
+    kept = ~first
+    expected = [norms[kept].mean() for site, norms in made.norms.items() if site.startswith("resid_post")]
+    assert found.cells["mean"].to_pylist()[3::4] == pytest.approx(expected)
+    assert separability(runs).shares.miss > 1.05
