@@ -123,12 +123,14 @@ def _tokens(
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _labels(tokens: Mapping[str, npt.NDArray[np.integer]], label: str) -> Labels:
-    """Of token classes, their places in TOKEN_CLASSES."""
-    if label != "token_class":
-        return tokens[label].astype(np.int64)
-    classes = token_classes(tokens["flags"].astype(np.uint8))
+def class_places(flags: npt.NDArray[np.integer]) -> Labels:
+    """Each token's class, as its place in TOKEN_CLASSES."""
+    classes = token_classes(flags.astype(np.uint8))
     return np.select([classes[name] for name in TOKEN_CLASSES], list(range(len(TOKEN_CLASSES))))
+
+
+def _labels(tokens: Mapping[str, npt.NDArray[np.integer]], label: str) -> Labels:
+    return class_places(tokens["flags"]) if label == "token_class" else tokens[label].astype(np.int64)
 
 
 def _shard_values(

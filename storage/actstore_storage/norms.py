@@ -1,7 +1,8 @@
 """How large the activations of each site are, and how they lie to each other.
 
 What the commits' statistics tell is read from them alone, and quantiles and histograms beside it from sketches. Rows by
-position or document read the stored norms, and so do quantiles that shall be exact, or of shards without sketches.
+position or document read the stored norms, and so do quantiles that shall be exact, or of shards without sketches. By
+token, a row is a token of some sequences, and has its own norms: token_norms.py.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from actstore_storage.norm_rows import (
 from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.sketches import RANK_ERROR, Sketches, WeightedValues, read_sketches
 from actstore_storage.snapshot import Snapshot
+from actstore_storage.token_norms import token_norms
 
 DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUANTILES_MAX = 100
@@ -45,8 +47,9 @@ QUANTILE_TOKENS_MAX = 100_000_000
 GROUPED_TOKENS_MAX = 20_000_000
 # Of one answer, which is one message of some 100 bytes a row.
 PROFILE_ROWS_MAX = 50_000
-LAYER, SITE, TOKEN_CLASS, POSITION, DOCUMENT = "layer", "site", "token_class", "position", "document"
-# What rows are of, and the type of the column that names it beside site and layer.
+LAYER, SITE, TOKEN_CLASS, POSITION = "layer", "site", "token_class", "position"
+DOCUMENT, TOKEN = "document", "token"
+# What rows are of, but for single tokens, and the type of the column that names it beside site and layer.
 _GROUPS: Mapping[str, pa.DataType | None] = {
     LAYER: None,
     SITE: None,
@@ -71,6 +74,8 @@ class ProfileQuestion:
     exclude_position_0: bool = False
     # Quantiles and histograms are of the stored norms, whatever sketches there are.
     exact: bool = False
+    # By token, and only then: the first sequence, and how many (None: all that follow).
+    sequences: tuple[int, int | None] | None = None
 
     @property
     def from_statistics(self) -> bool:
@@ -87,12 +92,14 @@ L2_BY_LAYER = ProfileQuestion()
 
 
 def norm_profile(snapshot: Snapshot, question: ProfileQuestion = L2_BY_LAYER) -> pa.Table:
-    """A row a site, by kind then layer, over its finite values; columns as in norm.proto.
+    """A row a site, by kind then layer, over its finite values; columns as in norm.proto. By token as `token_norms`.
 
     The standard deviation is the population's, quantiles interpolate linearly; `rank_error` is by how much their ranks
     may be off: 0 where they are exact, else sketches.RANK_ERROR.
     """
     _check(question)
+    if question.by == TOKEN:
+        return _by_token(snapshot, question)
     places = _places(snapshot, question)
     sketches = _sketches(snapshot, places, question) if question.quantiles else None
     # quantile -> name, so that a quantile asked for twice is one column
@@ -107,7 +114,7 @@ def norm_profile(snapshot: Snapshot, question: ProfileQuestion = L2_BY_LAYER) ->
 
 
 def _check(question: ProfileQuestion) -> None:
-    for field, allowed in (("quantity", QUANTITIES), ("by", tuple(_GROUPS))):
+    for field, allowed in (("quantity", QUANTITIES), ("by", (*_GROUPS, TOKEN))):
         value = getattr(question, field)
         if value not in allowed:
             raise BadRequest(f"{field} {value!r} is not known", field=field, value=value, allowed=allowed)
@@ -115,6 +122,41 @@ def _check(question: ProfileQuestion) -> None:
     for quantile in question.quantiles:
         if not 0 <= quantile <= 1:
             raise BadRequest(f"quantile {quantile}", field="quantiles", value=quantile, allowed="0 to 1")
+    _check_sequences(question)
+
+
+def _check_sequences(question: ProfileQuestion) -> None:
+    """They are named by token, where nobody wants those of a whole run, and else all of them count."""
+    by_token, named = question.by == TOKEN, question.sequences is not None
+    if by_token != named:
+        which = "of some sequences" if by_token else "over all sequences"
+        allowed = "the first, and how many" if by_token else f"none, or by {TOKEN}"
+        value = _span(question.sequences)
+        raise BadRequest(f"norms by {question.by} are {which}", field="sequences", value=value, allowed=allowed)
+
+
+def _span(sequences: tuple[int, int | None] | None) -> str:
+    first, count = sequences or (0, 0)
+    return "none" if count == 0 else f"{first} to {'the last' if count is None else first + count - 1}"
+
+
+def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
+    sites = _chosen_sites(snapshot, question.sites, question.quantity)
+    first, count = question.sequences or (0, None)
+    total = snapshot.record.sequences_total
+    sequences = range(first, total if count is None else min(first + count, total))
+    if not snapshot.commits_of(sequences):
+        held = f"{len(snapshot.commits)} of {snapshot.record.shards_total} shards are committed"
+        raise BadRequest(
+            f"no committed shard of run {snapshot.record.run} holds these sequences: {held}",
+            field="sequences",
+            value=_span(question.sequences),
+            allowed=f"of 0 to {total - 1}, those that are committed",
+        )
+    found = token_norms(snapshot, question.quantity, sites, question.kept, sequences)
+    if not found.num_rows:
+        raise _none_left(snapshot, sites, question)
+    return found
 
 
 def _places(snapshot: Snapshot, question: ProfileQuestion) -> list[list[Site]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import check_limit
-from actstore_storage.norms import LAYER, PROFILE_ROWS_MAX, ProfileQuestion, norm_histogram, norm_profile
+from actstore_storage.norms import LAYER, PROFILE_ROWS_MAX, TOKEN, ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.snapshot import Provenance, Snapshot
 
 REVISIONS_MAX = 256
@@ -113,6 +113,8 @@ def norms_of_runs(
     `in_order`. By checkpoint, rows are by layer, and a single run has the two columns as well.
     """
     several = len(snapshots) > 1 or question.by == CHECKPOINT
+    if several and question.by == TOKEN:
+        raise BadRequest("norms by token are of one run", field="by", value=TOKEN, allowed="a question for each run")
     asked = replace(question, by=LAYER) if question.by == CHECKPOINT else question
     at = in_order(snapshots, steps, least=1) if several else None
 

@@ -32,8 +32,7 @@ CPU = torch.device("cpu")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lab")
     for name, save in {**SAVERS, **BERT}.items():
-        if name in FAMILIES:
-            save(folder / "models" / name)
+        save(folder / "models" / name)
     (folder / "data" / "text").mkdir(parents=True)
     for number in range(9):
         (folder / "data" / "text" / f"{number}.txt").write_text("The quick brown fox. "[: 3 + number] * (1 + number))
@@ -81,7 +80,7 @@ def expected_columns(plan: Plan, at: dict[str, NDArray[np.float64]]) -> dict[str
     return found
 
 
-@pytest.mark.parametrize(("family", "packing"), [*((name, False) for name in FAMILIES), ("gpt2", True)])
+@pytest.mark.parametrize(("family", "packing"), [*((name, False) for name in (*SAVERS, *BERT)), ("gpt2", True)])
 def test_columns_are_those_of_the_stored_vectors(
     family: str, packing: bool, folder: Path, local_bucket: Bucket
 ) -> None:
@@ -93,6 +92,19 @@ def test_columns_are_those_of_the_stored_vectors(
     assert set(found.column_names) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name].to_numpy(), values, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_more_rows_than_a_cache_holds_are_as_they_are_alone() -> None:
+    """Several chunks of vectors, the last one short, beside float64 and beside bfloat16's own path."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.randn(3, 701, 160, generator=generator) * scale for scale in (1, 5, 0.1)]
+    for dtype in (torch.float32, torch.bfloat16):
+        given = [one.to(dtype) for one in vectors]
+        sums, dots = products(given, [0, 2], [(0, 0), (1, 2), (2, 0)])
+        wide = [one.double() for one in given]
+        torch.testing.assert_close(sums.double(), torch.stack([wide[0].sum(-1), wide[2].sum(-1)]), rtol=0, atol=1e-4)
+        expected = torch.stack([(wide[one] * wide[other]).sum(-1) for one, other in ((0, 0), (1, 2), (2, 0))])
+        torch.testing.assert_close(dots.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_pairs_are_stored_where_both_norms_are(folder: Path, local_bucket: Bucket) -> None:
@@ -118,7 +130,11 @@ def stored(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """A run with every site's vectors, and with sinks among its tokens."""
     bucket = open_bucket(str(tmp_path_factory.mktemp("store")))
     sites = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-    return captured(folder, bucket, "gpt2", dense_sites=sites, sink_ratio=1.5)[1]
+    plan, snapshot = captured(folder, bucket, "gpt2", dense_sites=sites, sink_ratio=1.5)
+    model, texts = plan.model, token_texts(plan.model)
+    record = ModelRecord(model.name, "", "a" * 64, model.tokenizer_sha256, "gpt2", 3, model.d_model, 1, len(texts), 64)
+    register_model(bucket, record, texts)
+    return snapshot
 
 
 def slow_values(snapshot: Snapshot, quantity: str, site: str) -> NDArray[np.float64]:
@@ -203,6 +219,30 @@ def test_profiles_are_numpy_s_over_the_stored_vectors(quantity: str, by: str, st
                 assert abs(row["mean"]) <= row["bound"]
             else:
                 assert "bound" not in row
+
+
+@pytest.mark.parametrize("quantity", QUANTITY_SITES)
+def test_single_tokens_have_numpy_s_values_of_their_vectors(quantity: str, stored: Snapshot) -> None:
+    tokens, sites = tokens_of(stored), QUANTITY_SITES[quantity]
+    classes = token_class(tokens["flags"])
+    for exclude, position_0 in EXCLUSIONS:
+        for first, count in ((0, None), (3, 3), (8, 1)):
+            question = ProfileQuestion(sites, quantity, "token", (), exclude, position_0, sequences=(first, count))
+            found = norm_profile(stored, question)
+            kept = ~np.isin(classes, sorted(exclude)) & ((tokens["position"] > 0) | (not position_0))
+            kept &= (tokens["sequence"] >= first) & (tokens["sequence"] < first + (count or 10**6))
+            assert found["token_class"].to_pylist() == classes[kept].tolist()
+            for name in ("sequence", "position", "document", "token"):
+                np.testing.assert_array_equal(found[name].to_numpy(), tokens[name][kept])
+            assert found.column_names[6:] == sorted(sites, key=stored_order)
+            for site in sites:
+                expected = slow_values(stored, quantity, site)[kept]
+                np.testing.assert_allclose(found[site].to_numpy(), expected, rtol=1e-4, atol=2e-6)
+
+
+def stored_order(site: str) -> tuple[int, int]:
+    kind, _, layer = site.rpartition(".")
+    return ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post").index(kind), int(layer)
 
 
 @pytest.mark.parametrize("quantity", ["l2", "standard_deviation"])
