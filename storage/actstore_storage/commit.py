@@ -14,6 +14,8 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.specification import canonical_json
 
 TOKEN_CLASSES = ("text", "bos", "special", "sink")
+# So many rows of a batch's tokens, as float64, stay in a core's cache.
+_ROWS_AT_ONCE = 16
 # Decoded commits that a process keeps, some 20 kB each.
 _COMMITS_KEPT = 1024
 
@@ -43,14 +45,22 @@ class Moments:
 
     @classmethod
     def of(cls, values: npt.NDArray[np.floating[Any]]) -> "Moments":
-        if not values.size:
-            return cls()
-        wide = values.astype(np.float64)
-        mean = float(wide.mean())
-        minimum = float(wide.min())
-        log_sum = float(np.log(wide).sum()) if minimum > 0 else -math.inf  # and the geometric mean of a 0 is rightly 0
-        m2 = float(np.square(wide - mean).sum())
-        return cls(wide.size, mean, m2, minimum, float(wide.max()), log_sum)
+        return cls.of_rows(values[None])[0] if values.size else cls()
+
+    @classmethod
+    def of_rows(cls, values: npt.NDArray[np.floating[Any]]) -> list["Moments"]:
+        """Of each row of [row, value], which has one value or more."""
+        found: list[Moments] = []
+        for first in range(0, len(values), _ROWS_AT_ONCE):
+            wide = values[first : first + _ROWS_AT_ONCE].astype(np.float64)
+            mean, minimum, maximum = wide.mean(axis=1), wide.min(axis=1), wide.max(axis=1)
+            above = minimum > 0
+            log_sum = np.full(len(wide), -np.inf)  # and the geometric mean of a 0 is rightly 0
+            log_sum[above] = np.log(wide if above.all() else wide[above]).sum(axis=1)
+            wide -= mean[:, None]
+            columns = (mean, np.vecdot(wide, wide), minimum, maximum, log_sum)
+            found += [cls(wide.shape[1], *row) for row in zip(*(one.tolist() for one in columns), strict=True)]
+        return found
 
     def merge(self, other: "Moments") -> "Moments":
         """Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance", equations 2.1."""

@@ -133,4 +133,5 @@ def _growth(site: Site, columns: Mapping[str, Values], norm_sites: Sequence[str]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = write.astype(np.float64) / stream
         squared = 1 + share * (2 * columns[NormColumn(COSINE_TO_STREAM, site).name].astype(np.float64) + share)
-        return share, np.sqrt(np.maximum(squared, 0)) - 1
+        increase = np.sqrt(np.maximum(squared, 0)) - 1
+        return share.astype(np.float32), increase.astype(np.float32)

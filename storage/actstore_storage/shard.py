@@ -170,14 +170,21 @@ class ShardWriter(ShardAttempt):
         self, norms: Mapping[str, npt.NDArray[np.float32]], classes: Mapping[str, npt.NDArray[np.bool_]]
     ) -> None:
         told = with_derived(self._columns.values(), norms, self._record.specification.norm_sites)
-        present = {name: mask for name, mask in classes.items() if mask.any()}
-        for name, values in told.items():
-            finite = np.isfinite(values)
-            self._count_non_finite(name, len(values) - int(finite.sum()))
-            for kept, mask in present.items():
-                own = values[mask & finite]
-                self._moments[name][kept] = self._moments[name][kept].merge(Moments.of(own))
-                self._sketches.add(name, kept, own)
+        values = np.stack(list(told.values()))
+        for kept, mask in classes.items():
+            if mask.any():
+                self._add_class(kept, list(told), np.sort(values if mask.all() else values[:, mask], axis=1))
+
+    def _add_class(self, kept: str, names: Sequence[str], ascending: npt.NDArray[np.float32]) -> None:
+        """`ascending` is [name, row]. What is no number comes last, behind infinity, and is left out."""
+        finite: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(ascending[:, [0, -1]]), axis=1)
+        whole = iter(Moments.of_rows(ascending if finite.all() else ascending[finite]))
+        for name, row, all_finite in zip(names, ascending, finite, strict=True):
+            own = row if all_finite else row[np.isfinite(row)]
+            found = next(whole) if all_finite else Moments.of(own)
+            self._count_non_finite(name, len(row) - len(own))
+            self._moments[name][kept] = self._moments[name][kept].merge(found)
+            self._sketches.add(name, kept, own)
 
     def _positions(self, chosen: npt.NDArray[np.int32], rows: int) -> int:
         if len(chosen) and (chosen[0] < 0 or chosen[-1] >= rows or (np.diff(chosen) <= 0).any()):

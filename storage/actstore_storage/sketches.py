@@ -6,9 +6,12 @@ keeps is drawn by chance, without a seed, so that equal captures may have other 
 stored sketches is the same each time.
 """
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +35,11 @@ SKETCH_K = 200
 # By so much may the rank of a quantile, or the share of a bin, be off: DataSketches' bound for 99 of 100 sketches.
 RANK_ERROR: float = kll_floats_sketch.get_normalized_rank_error(SKETCH_K, True)
 _READ_THREADS = 16
-# The first byte of a sketch of a single value: its header's length in words of 4 bytes.
-_INTS_OF_ONE = 2
+# The first byte of a sketch: its header's length in words of 4 bytes, by whether it is of a single value.
+_INTS_OF_ONE, _INTS_OF_MANY = 2, 5
+# That header: length, version, family, flags, k, least capacity of a level, values, k of the coarsest part, levels.
+_HEADER = struct.Struct("<BBBBHBxQHBx")
+_VERSION, _KLL, _LEAST_CAPACITY = 1, 15, 8
 
 # In DataSketches' bytes, by name of statistics, then by token class.
 Sketches = Mapping[str, Mapping[str, bytes]]
@@ -44,12 +50,19 @@ class NormSketches:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._found: dict[str, dict[str, kll_floats_sketch]] = {name: {} for name in names}
+        self._random = Random(0)  # noqa: S311
 
-    def add(self, name: str, token_class: str, values: npt.NDArray[np.floating[Any]]) -> None:
-        """Sorted first: a sketch takes any order, and 18 ns a number in this one instead of 45."""
-        if len(values):
-            sketch = self._found[name].setdefault(token_class, kll_floats_sketch(SKETCH_K))
-            sketch.update(np.sort(values.astype(np.float32, copy=False)))
+    def add(self, name: str, token_class: str, ascending: npt.NDArray[np.floating[Any]]) -> None:
+        if not len(ascending):
+            return
+        values = ascending.astype("<f4", copy=False)
+        sketch = self._found[name].setdefault(token_class, kll_floats_sketch(SKETCH_K))
+        compactions = (len(values) // (2 * SKETCH_K)).bit_length()
+        if compactions > 1:  # below that, a sketch has no room for what is left
+            offset = self._random.getrandbits(compactions)
+            sketch.merge(kll_floats_sketch.deserialize(compacted(values, compactions, offset)))
+        else:
+            sketch.update(values)
 
     def merge(self, other: Sketches) -> None:
         for name, classes in other.items():
@@ -147,6 +160,35 @@ class WeightedValues:
         found = np.array([np.quantile(pair, part) for pair, part in zip(pairs, places - below, strict=True)])
         found = np.where(places <= 0, self.values[0], np.where(places >= ends[-1] - 1, self.values[-1], found))
         return [float(value) for value in found]
+
+
+def compacted(values: npt.NDArray[np.float32], compactions: int, offset: int) -> bytes:
+    """A sketch of ascending values, by so many of KLL's compactions at once, which takes a fifth of `update`'s time.
+
+    A compaction of sorted values keeps every other one, the odd or the even by chance, each for two; a value that is
+    over stays as it is. Several in a row keep every 2^compactions-th from a random offset below that, and of what is
+    over, one for each bit of the values' number. It is what KLL does with larger buffers than its own: no worse bound.
+    """
+    starts, over, first = [0], [], 0
+    for level in range(compactions):
+        if len(values) >> level & 1:
+            over.append(first + offset % (1 << level))
+            first += 1 << level
+        starts.append(len(over))
+    top = values[first + offset :: 1 << compactions]
+    room = _capacity(len(starts)) - len(over) - len(top)
+    header = _HEADER.pack(
+        _INTS_OF_MANY, _VERSION, _KLL, 0, SKETCH_K, _LEAST_CAPACITY, len(values), SKETCH_K, len(starts)
+    )
+    levels = struct.pack(f"<{len(starts)}I", *(room + start for start in starts))
+    return header + levels + values[[0, -1, *over]].tobytes() + top.tobytes()
+
+
+@lru_cache
+def _capacity(levels: int) -> int:
+    """Of so many levels together, as DataSketches counts it: of each two thirds of that above it, and at least 8."""
+    depths = [((2 * SKETCH_K << depth) // 3**depth + 1) >> 1 for depth in range(levels)]
+    return sum(max(_LEAST_CAPACITY, capacity) for capacity in depths)
 
 
 def _kept(sketch: bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasketches import kll_floats_sketch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,7 +22,14 @@ from actstore_storage.norms import ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.products import NORM_SKETCHES
 from actstore_storage.removal import remove_run
 from actstore_storage.runs import open_run
-from actstore_storage.sketches import RANK_ERROR, NormSketches, WeightedValues, read_sketches
+from actstore_storage.sketches import (
+    RANK_ERROR,
+    SKETCH_K,
+    NormSketches,
+    WeightedValues,
+    compacted,
+    read_sketches,
+)
 from tests.storage.random_run import make_run, write_run
 
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
@@ -39,7 +47,7 @@ def sketched(parts: Sequence[NDArray[np.float32]]) -> WeightedValues:
     found: list[bytes] = []
     for part in parts:
         sketches = NormSketches(["name"])
-        sketches.add("name", "text", part)
+        sketches.add("name", "text", np.sort(part))
         found += [blob.as_py() for blob in sketches.columns[1]]
     return WeightedValues.of(found)
 
@@ -60,12 +68,53 @@ def test_a_merged_sketch_is_within_the_same_error_and_no_larger() -> None:
     merged = NormSketches(["name"])
     for part in values:
         one = NormSketches(["name"])
-        one.add("name", "text", part)
+        one.add("name", "text", np.sort(part))
         merged.merge({"name": {"text": one.columns[1][0].as_py()}})
     found = WeightedValues.of([merged.columns[1][0].as_py()])
     assert found.weights.sum() == values.size
     assert max(rank_errors(values.ravel(), found.quantiles(QUANTILES), QUANTILES)) <= RANK_ERROR
     assert len(merged.columns[1][0].as_py()) < 2700
+
+
+def compacted_slowly(values: list[float], compactions: int, offset: int) -> list[list[float]]:
+    """By level. One compaction after another: the first of an odd number stays, and of each two the one or the other,
+    as the offset's next bit says.
+    """
+    levels, left = [], list(values)
+    for step in range(compactions):
+        odd = len(left) % 2
+        levels.append(left[:odd])
+        left = left[odd:][offset >> step & 1 :: 2]
+    return [*levels, left]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(800, 9000), st.integers(0, 2**9))
+def test_several_compactions_at_once_are_as_one_after_another(count: int, seed: int) -> None:
+    values = np.sort(np.random.default_rng(seed).lognormal(size=count).astype(np.float32))
+    compactions = (count // (2 * SKETCH_K)).bit_length()
+    offset = seed % (1 << compactions)
+    levels = compacted_slowly(values.tolist(), compactions, offset)
+    blob = compacted(values, compactions, offset)
+    found = WeightedValues.of([blob])
+    expected = sorted((value, 1 << level) for level, kept in enumerate(levels) for value in kept)
+    inner = found.weights > 0
+    assert list(zip(found.values[inner].tolist(), found.weights[inner].tolist(), strict=True)) == expected
+    sketch = kll_floats_sketch.deserialize(blob)
+    told = sketch.n, sketch.num_retained, sketch.get_min_value(), sketch.get_max_value()
+    assert told == (count, sum(map(len, levels)), values[0], values[-1])
+    assert kll_floats_sketch.deserialize(sketch.serialize()).get_quantile(0.5) == sketch.get_quantile(0.5)
+
+
+@pytest.mark.parametrize("rows", [1000, 4080])
+def test_many_batches_are_within_the_stated_error(rows: int) -> None:
+    random = np.random.default_rng(rows)
+    sketches, values = NormSketches(["name"]), random.lognormal(np.sin(np.arange(80))[:, None] / 4, size=(80, rows))
+    for part in values.astype(np.float32):
+        sketches.add("name", "text", np.sort(part))
+    found = WeightedValues.of([sketches.columns[1][0].as_py()])
+    assert found.weights.sum() == values.size
+    assert max(rank_errors(values.astype(np.float32).ravel(), found.quantiles(QUANTILES), QUANTILES)) <= RANK_ERROR
 
 
 @settings(max_examples=50, deadline=None)
