@@ -1,7 +1,7 @@
 """Is everything in the bucket that the commits say, and nothing else?"""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import Checkpoint
-from actstore_storage.commit import Commit, ObjectRecord
+from actstore_storage.commit import Commit, Moments, ObjectRecord
 from actstore_storage.errors import CorruptObject
 from actstore_storage.index_merge import due_blocks
 from actstore_storage.index_segments import Segment, listed_segments, read_segment
@@ -18,6 +18,7 @@ from actstore_storage.kept import is_kept, read_kept, remove_kept, remove_unname
 from actstore_storage.layout import (
     KEPT,
     RUNS,
+    checkpoint_sketches_key,
     data_folder,
     index_product,
     indexes_folder,
@@ -29,6 +30,7 @@ from actstore_storage.layout import (
 )
 from actstore_storage.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
 from actstore_storage.runs import open_run, read_commit
+from actstore_storage.sketches import NormSketches, WeightedValues, checkpoint_sketches
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import RunRecord
 
@@ -65,7 +67,8 @@ class Verdict:
 
 
 def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
-    """One run, or all of them and the kept answers: checksums and row counts, checkpoints against commits, orphans.
+    """One run, or all of them and the kept answers: checksums and row counts, checkpoints and their sketches of norms
+    against commits, orphans.
 
     `quick` leaves out the checksums and row counts, which read every byte. Orphans are removed only from runs that
     nobody is asked to capture, and of indexes only where no merge is due: those of work under way look the same.
@@ -115,6 +118,7 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool) -> V
     findings: list[Finding] = []
     for checkpoint in snapshot.commits.checkpoints:
         findings += _check_checkpoint(bucket, snapshot.record, checkpoint)
+        findings += _check_sketches(bucket, run, checkpoint)
     segments = _segments(snapshot, findings)
     owners: list[Commit | Segment] = [*commits, *segments.values()]
     items = [item for owner in owners for item in _objects(owner)]
@@ -212,6 +216,37 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
             if own != folded:
                 found.append(Finding("damaged", checkpoint.key, f"shard {folded.shard} is not as its commit"))
     return found
+
+
+def _check_sketches(bucket: Bucket, run: str, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """They are there where the shards have them, and of the values that the checkpoint's moments are of."""
+    commits = checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop)
+    moments, key = checkpoint.summary.norm_moments, checkpoint_sketches_key(run, checkpoint.shards)
+    if not moments or not all(NORM_SKETCHES in commit.objects for commit in commits):
+        return
+    if not bucket.exists(key):
+        yield Finding(
+            "missing", key, "the shards of its checkpoint all have sketches of norms, merged here"
+        )
+        return
+    try:
+        found = checkpoint_sketches(bucket, run, checkpoint.shards, moments, list(moments))
+    except CorruptObject as error:
+        yield Finding("damaged", key, error.message)
+        return
+    wrong = [name for name in moments if not found or not _is_decoded(name, found[name], moments[name])]
+    if wrong:
+        yield Finding("damaged", key, f"sketches of {len(wrong)} of {len(moments)} names cannot be read: {wrong[0]}")
+
+
+def _is_decoded(name: str, sketches: Mapping[str, bytes], moments: Mapping[str, Moments]) -> bool:
+    """By the package that made them, and by how a reader takes them apart."""
+    try:
+        NormSketches([name]).merge({name: sketches})
+        counts = {kept: int(WeightedValues.of([sketch]).weights.sum()) for kept, sketch in sketches.items()}
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return counts == {kept: found.count for kept, found in moments.items()}
 
 
 def _orphans(snapshot: Snapshot, named: set[str], remove: bool, found: list[Finding]) -> list[Finding]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from actstore_storage import checkpoint
@@ -13,7 +15,7 @@ from actstore_storage.errors import Conflict, CorruptObject, NotThere
 from actstore_storage.fsck import check_runs
 from actstore_storage.index_merge import merge_index
 from actstore_storage.index_segments import chosen_segments
-from actstore_storage.layout import checkpoint_key, commit_key, segment_key, wanted_key
+from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key, commit_key, segment_key, wanted_key
 from actstore_storage.norms import norm_profile
 from actstore_storage.removal import remove_run
 from actstore_storage.rows import read_activations
@@ -174,6 +176,55 @@ def test_a_checkpoint_is_what_is_read(bucket: Bucket, small_blocks: None) -> Non
     assert list(open_run(bucket, "run").commits) == commits
     with pytest.raises(CorruptObject):
         check_runs(bucket)
+
+
+def other_sketches(data: bytes, change: Callable[[pa.Table], pa.Table]) -> bytes:
+    """The object with a changed table in it: whole, as Parquet goes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(change(pq.read_table(pa.BufferReader(data))), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _with_first(table: pa.Table, change: Callable[[bytes], bytes]) -> pa.Table:
+    """With the first sketch changed."""
+    values = table[1].to_pylist()
+    return table.set_column(1, table.field(1), pa.array([change(values[0]), *values[1:]], pa.binary()))
+
+
+SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    **{name: (damage, "is damaged") for name, damage in DAMAGES.items()},
+    "of fewer values": (
+        lambda data: other_sketches(data, lambda table: _with_first(table, lambda sketch: b"")),
+        "not of as many tokens",
+    ),
+    "half a sketch": (
+        lambda data: other_sketches(data, lambda table: _with_first(table, lambda sketch: sketch[: len(sketch) // 2])),
+        "sketches of 1 of 8 names cannot be read: resid_post.0",
+    ),
+    "a name short": (
+        lambda data: other_sketches(data, lambda table: table.drop_columns(["resid_pre.2"])),
+        "sketches of 8 of 8 names cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", SKETCH_DAMAGES)
+def test_damage_of_a_checkpoints_sketches_is_named(damage: str, bucket: Bucket, small_blocks: None) -> None:
+    write_run(bucket, make_run(2, sequences=9, sequences_per_shard=3))
+    fold_commits(open_run(bucket, "run"))
+    assert check_runs(bucket).findings == ()
+    first, last = (checkpoint_sketches_key("run", shards) for shards in (range(2), range(2, 3)))
+    change, words = SKETCH_DAMAGES[damage]
+    bucket.put(first, change(bucket.get(first)))
+    for quick in (False, True):
+        [found] = check_runs(bucket, quick=quick).findings
+        assert (found.kind, found.key) == ("damaged", first)
+        assert words in found.what
+    bucket.delete(first)
+    assert kinds(bucket) == [("missing", first)]
+    assert not check_runs(bucket, "run").sound
+    bucket.delete(last)
+    assert kinds(bucket) == [("missing", first), ("missing", last)]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
