@@ -338,14 +338,6 @@ def _in_every_shard(snapshot: Snapshot, site: Site, quantity: str) -> bool:
     return told + snapshot.non_finite(name) == snapshot.tokens_committed
 
 
-def merged_moments(snapshot: Snapshot, site: Site, exclude: frozenset[str], quantity: str = L2) -> Moments:
-    question = ProfileQuestion(exclude=exclude, quantity=quantity)
-    found = _moments(snapshot, [site], question)
-    if not found:
-        raise _none_left(snapshot, [site], question)
-    return found[None][0]
-
-
 def _profile_schema(question: ProfileQuestion, quantile_names: Iterable[str]) -> pa.Schema:
     fields = [("site", pa.string())]
     fields += [] if question.by == SITE else [("layer", pa.int32())]
