@@ -135,3 +135,60 @@ def test_norm_columns_of_a_run_that_has_them(tmp_path):
     np.testing.assert_allclose(
         told["q0.5"], [1.5**layer * np.median(1 + position / 10) for layer in range(3)], rtol=1e-6
     )
+
+
+@pytest.fixture
+def sketched(tmp_path: Path) -> actstore.Run:
+    """A run with sketches of norms: 108 sequences of 64 tokens in three shards, the first two of them folded.
+
+    At layer 0, text tokens have the norms 1, 2, 3, ... 6791 in some order, the one special token 12,345, every BOS a
+    million, and each of twelve sinks 200,000 and its sequence's number. At layer 1, all have half as much more.
+    """
+    store = shutil.copytree(GOLDEN / "norm-sketches", tmp_path / "store")
+    return actstore.connect(str(store)).run("sketched")
+
+
+TEXT = ("bos", "special", "sink")
+SKETCHED = {0: (337, 1691, 3389, 5090, 6467), 1: (489, 2532.75, 5067, 7636.5, 9684)}
+
+
+def test_sketched_quantiles_are_what_they_were_and_near_the_planted_ones(sketched):
+    found = sketched.norms(exclude=TEXT).to_pandas()
+    quantiles = found[["q0.05", "q0.25", "q0.5", "q0.75", "q0.95"]]
+    assert {row.layer: tuple(quantiles.loc[at]) for at, row in found.iterrows()} == SKETCHED
+    for layer, values in SKETCHED.items():
+        ranks = np.array(values) / 1.5**layer / 6791
+        assert np.abs(ranks - (0.05, 0.25, 0.5, 0.75, 0.95)).max() < 0.0165
+    assert found.rank_error.tolist() == pytest.approx([0.0165] * 2, abs=1e-4)
+    exact = sketched.norms(exclude=TEXT, exact=True).to_pandas()
+    assert exact["q0.5"].tolist() == [3396, 5094]
+    assert found["mean"].tolist() == exact["mean"].tolist() == [3396, 5094]
+
+
+def test_sketched_histograms_are_what_they_were(sketched):
+    found = sketched.norms("resid_post.0", exclude=TEXT, histogram=[0, 1000, 3000, 6000, 7000]).histogram
+    assert found["count"].to_pylist() == [1006, 1990, 3000, 795]
+    exact = sketched.norms("resid_post.0", exclude=TEXT, histogram=[0, 1000, 3000, 6000, 7000], exact=True).histogram
+    assert exact["count"].to_pylist() == [999, 2000, 3000, 792]
+
+
+def test_sketches_of_few_values_have_all_of_them(sketched):
+    found = sketched.norms("resid_post.0", exclude=(), by="token_class", quantiles=(0, 0.5, 1)).to_pandas()
+    assert found.set_index("token_class")[["tokens", "q0", "q0.5", "q1"]].to_dict("index") == {
+        "text": {"tokens": 6791, "q0": 1, "q0.5": 3389, "q1": 6791},
+        "bos": {"tokens": 108, "q0": 1e6, "q0.5": 1e6, "q1": 1e6},
+        "special": {"tokens": 1, "q0": 12_345, "q0.5": 12_345, "q1": 12_345},
+        "sink": {"tokens": 12, "q0": 200_004, "q0.5": 200_053.5, "q1": 200_103},
+    }
+
+
+def test_sketches_are_read_from_the_checkpoint_and_from_shards_that_it_does_not_hold(sketched, tmp_path):
+    assert actstore.connect(str(tmp_path / "store")).check().sound
+    data = tmp_path / "store/runs/sketched/data"
+    before = sketched.norms()
+    for name in ("norms", "tokens"):
+        for path in data.glob(f"*/{name}.parquet"):
+            path.unlink()
+    for shard in (0, 1):
+        (data / f"{shard:08}-attempt{shard}/norm-sketches.parquet").unlink()
+    assert actstore.connect(str(tmp_path / "store")).run("sketched").norms() == before
