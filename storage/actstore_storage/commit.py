@@ -14,8 +14,8 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.specification import canonical_json
 
 TOKEN_CLASSES = ("text", "bos", "special", "sink")
-# So many rows of a batch's tokens, as float64, stay in a core's cache.
-_ROWS_AT_ONCE = 16
+# Of values in float64, so much stays in a core's cache while all sums over it are made.
+_CHUNK_BYTES = 1 << 19
 # Decoded commits that a process keeps, some 20 kB each.
 _COMMITS_KEPT = 1024
 
@@ -51,8 +51,9 @@ class Moments:
     def of_rows(cls, values: npt.NDArray[np.floating[Any]]) -> list["Moments"]:
         """Of each row of [row, value], which has one value or more."""
         found: list[Moments] = []
-        for first in range(0, len(values), _ROWS_AT_ONCE):
-            wide = values[first : first + _ROWS_AT_ONCE].astype(np.float64)
+        rows = max(1, _CHUNK_BYTES // (8 * values.shape[1]))
+        for first in range(0, len(values), rows):
+            wide = values[first : first + rows].astype(np.float64)
             mean, minimum, maximum = wide.mean(axis=1), wide.min(axis=1), wide.max(axis=1)
             above = minimum > 0
             log_sum = np.full(len(wide), -np.inf)  # and the geometric mean of a 0 is rightly 0

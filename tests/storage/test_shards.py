@@ -351,6 +351,19 @@ def test_merged_moments_equal_moments_of_everything(parts: list[np.ndarray]) -> 
         assert merged.geometric_mean == pytest.approx(np.exp(np.log(values).mean()), rel=1e-12, abs=1e-300)
 
 
+@pytest.mark.parametrize("width", [1, 7, 70_000])
+def test_moments_of_rows_are_those_of_each_row(width: int) -> None:
+    """More than one chunk of rows, some with numbers that have no logarithm."""
+    rows = np.random.default_rng(width).lognormal(size=(40, width)).astype(np.float32)
+    rows[3, 0], rows[-1] = 0, -rows[-1]
+    for row, found in zip(rows.astype(np.float64), Moments.of_rows(rows), strict=True):
+        expected = [width, row.mean(), ((row - row.mean()) ** 2).sum(), row.min(), row.max()]
+        assert [getattr(found, name) for name in ("count", "mean", "m2", "minimum", "maximum")] == pytest.approx(
+            expected
+        )
+        assert found.log_sum == (pytest.approx(np.log(row).sum()) if row.min() > 0 else -np.inf)
+
+
 def test_a_name_cannot_leave_its_folder(tmp_path: Path, local_bucket: Bucket) -> None:
     run = make_run(8)
     for attempt in ("../../x", "a/b", "", "."):
