@@ -59,6 +59,7 @@ from actstore._separability import Separability
 from actstore._sweep import Sweep, SweptCells
 from actstore._tables import Answer, Table
 from actstore._token_comparison import TokenComparison
+from actstore._token_norms import TokenNorms
 from actstore._weights import WeightNorms
 
 __all__ = [
@@ -118,6 +119,7 @@ __all__ = [
     "TextAblation",
     "TextLens",
     "TokenComparison",
+    "TokenNorms",
     "TokenR2",
     "Unavailable",
     "WeightNorms",

@@ -103,6 +103,7 @@ class BucketBackend(Backend):
             exclude=question.exclude,
             exclude_position_0=question.exclude_position_0,
             exact=question.exact,
+            sequences=question.sequences,
             **chosen,
         )
         with self._snapshots((question.run, *question.more_runs)) as snapshots:

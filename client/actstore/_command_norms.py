@@ -20,6 +20,8 @@ def add_norms(verbs: Any) -> None:
     verb.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "LAST"), help="of the fit, both included")
     by = "what rows are of (default: layer); of several runs, side by side, and are layer and checkpoint separable"
     verb.add_argument("--by", choices=GROUPINGS, help=by)
+    only = "of norms by token: FIRST:END, FIRST:, or one alone"
+    verb.add_argument("--sequences", type=_sequences, metavar="FIRST:END", help=only)
     verb.add_argument(
         "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
     )
@@ -32,18 +34,26 @@ def add_norms(verbs: Any) -> None:
 def norms(options: argparse.Namespace) -> None:
     with lab_of(options) as lab:
         if options.more or (options.by and options.steps):
+            if options.sequences:
+                raise refused("norms by token are of one run", "sequences", options.sequences, "one run, --by token")
             (_norms_of_several if options.by else _growth_of_several)(options, lab)
             return
         if options.steps:
             allowed = "runs of other revisions beside it, or --by checkpoint"
             raise refused("a profile of one run has no steps of training", "steps", options.steps, allowed)
-        profile = lab.run(options.run).norms(options.sites, **_asked(options))
+        profile = lab.run(options.run).norms(options.sites, sequences=options.sequences, **_asked(options))
         growth = profile.fit_growth(options.fit, options.layers) if options.fit else None
         save(options, profile.plot, fit=options.fit)
     answers = [profile] if growth is None else [profile, growth]
     names = ("profile", "growth")
     found = {name: answer.to_dict() for name, answer in zip(names, answers, strict=False)}
     say(options, found, "\n\n".join(map(repr, answers)))
+
+
+def _sequences(value: str) -> slice:
+    first, colon, end = value.partition(":")
+    start = int(first or 0)
+    return slice(start, (int(end) if end else None) if colon else start + 1)
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from actstore_api.v1 import (
 DEADLINE_SECONDS = 60.0
 # The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
 START_CAPTURE_SECONDS = 3600.0
-# What looks at every activation, or loads a model first, takes longer than a read.
+# What looks at every activation or norm, or loads a model first, takes longer than a read.
 LIVE_SECONDS = {"FeatureService": 600.0, "SaeService": 600.0, "ModelService": 600.0, "NormService": 600.0}
 MAXIMUM_MESSAGE_BYTES = 256 * 2**20
 READS = {
@@ -124,7 +124,8 @@ class GrpcBackend(Backend):
         return [_messages.record_of(SaeDescription, sae) for sae in saes]
 
     def norm_profile(self, question: ProfileQuestion) -> NormProfile:
-        answer = self._ask(self._norms.GetNormProfile, _norm_messages.profile_out(question))
+        request = _norm_messages.profile_out(question)
+        answer = self._ask(self._norms.GetNormProfile, request, LIVE_SECONDS["NormService"])
         return _norm_messages.profile_of(answer, question, self.fit_growth)
 
     def fit_growth(self, question: GrowthQuestion) -> Growth:

@@ -29,7 +29,12 @@ def profile_out(question: ProfileQuestion) -> norm_pb2.GetNormProfileRequest:
         more_runs=question.more_runs,
         steps=question.steps,
         exact=question.exact,
+        sequences=_sequences(question.sequences),
     )
+
+
+def _sequences(asked: tuple[int, int | None] | None) -> norm_pb2.SequenceRange | None:
+    return None if asked is None else norm_pb2.SequenceRange(first=asked[0], count=asked[1])
 
 
 def profile_of(

@@ -41,7 +41,8 @@ QUANTITIES = (
 # Of which growth is told.
 SIZES = ("l2", "rms", "standard_deviation", "centred_l2")
 TITLES = {"l2": "L2 norms", "rms": "RMS", "centred_l2": "centred L2 norms"}
-GROUPINGS = ("layer", "site", "token_class", "position", "document", "checkpoint")
+GROUPINGS = ("layer", "site", "token_class", "position", "document", "token", "checkpoint")
+TOKEN = "token"  # noqa: S105  a token of text
 POSITION_0 = "position_0"
 
 
@@ -50,7 +51,8 @@ class ProfileQuestion:
     """`quantiles` None is the answerer's default, and () is none; a histogram is asked for by `bins` or by `edges`.
 
     With `more_runs`, of other revisions, rows are of each run by itself; `steps` () are the numbers at the ends of the
-    revisions' names. `exact`: quantiles and histograms are not of sketches.
+    revisions' names. `exact`: quantiles and histograms are not of sketches. `sequences`, by token and only
+    then: the first, and how many (None: all that follow).
     """
 
     run: str
@@ -65,6 +67,7 @@ class ProfileQuestion:
     more_runs: tuple[str, ...] = ()
     steps: tuple[float, ...] = ()
     exact: bool = False
+    sequences: tuple[int, int | None] | None = None
 
     def over(self, more_runs: tuple[str, ...], steps: tuple[float, ...]) -> "ProfileQuestion":
         return replace(self, more_runs=more_runs, steps=steps)
@@ -233,6 +236,9 @@ class NormProfile(NormAnswer):
 
         The interval of the rate is of `resamples` bootstrap resamples of sequences; 0: none.
         """
+        if self.by == TOKEN:
+            message = "growth is of means over a run, and not of single tokens"
+            raise refused(message, "by", self.by, "run.norms().fit_growth()")
         if self.more_runs:
             allowed = "lab.checkpoints(runs).fit_growth(axis): an answer a checkpoint, or an answer a layer"
             raise refused(

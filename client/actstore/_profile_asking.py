@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from actstore import _arguments
-from actstore._norms import GROUPINGS, POSITION_0, QUANTITIES, ProfileQuestion
+from actstore._errors import refused
+from actstore._norms import GROUPINGS, POSITION_0, QUANTITIES, TOKEN, ProfileQuestion
 
 
 def profile_question(
@@ -16,9 +17,12 @@ def profile_question(
     quantity: str,
     histogram: int | Sequence[float] | None,
     exact: bool,
+    sequences: range | slice | None = None,
 ) -> ProfileQuestion:
     """Errors: BadRequest with the argument's name."""
     bins, edges = _histogram(histogram)
+    if by == TOKEN and quantiles:
+        raise refused("a single token has no quantiles", "quantiles", repr(quantiles), "none by token")
     return ProfileQuestion(
         run,
         sites=_arguments.names(sites, "sites"),
@@ -29,6 +33,7 @@ def profile_question(
         bins=bins,
         edges=edges,
         exact=_arguments.switch(exact, "exact"),
+        sequences=None if sequences is None else _arguments.stretch(sequences, "sequences"),
     )
 
 

@@ -10,12 +10,13 @@ from actstore._activations import ROW_COLUMNS, Activations
 from actstore._backend import Backend
 from actstore._errors import refused
 from actstore._features import Feature
-from actstore._norms import NormProfile
+from actstore._norms import TOKEN, NormProfile
 from actstore._profile_asking import profile_question
 from actstore._questions import SaeOfRun, Where
 from actstore._records import CaptureSpecification, Provenance, RowQuery, RunDescription, SaeAttachment
 from actstore._sae_features import SaeFeatures
 from actstore._tables import Answer
+from actstore._token_norms import token_norms
 
 if TYPE_CHECKING:
     from actstore._capture import Capture
@@ -83,13 +84,15 @@ class Run:
         quantity: str = "l2",
         histogram: int | Sequence[float] | None = None,
         exact: bool = False,
+        sequences: range | slice | None = None,
     ) -> NormProfile:
         """Norms over tokens at each site: site kinds (`resid_post`), single sites (`resid_post.3`), or all.
 
         `exclude` names what does not count: token classes (bos, special, sink) and position_0, each sequence's first
         token; None is the default, BOS, and () leaves nothing out. `quantiles` None gives five of them, and () none:
         then nothing but the run's statistics is read. `by` layer, site (all layers of a kind together), token_class,
-        position or document says what rows are of.
+        position or document says what rows are of. `by` token takes `sequences`, as range(4), and gives a TokenNorms:
+        their tokens one by one, with a column a site.
 
         `quantity`: l2; rms and standard_deviation over d_model; centred_l2; cosine_to_stream (a sublayer's write to
         what it is added to), cosine_to_next (of resid_pre to the next layer's); share_of_stream and relative_increase
@@ -97,9 +100,9 @@ class Run:
         bins or between these edges. `exact`: quantiles and histograms are of each token's own norm, and not of sketches
         with their `rank_error`; that reads as much as there are tokens.
         """
-        return self._backend.norm_profile(
-            profile_question(self.name, sites, exclude, quantiles, by, quantity, histogram, exact)
-        )
+        asked = profile_question(self.name, sites, exclude, quantiles, by, quantity, histogram, exact, sequences)
+        found = self._backend.norm_profile(asked)
+        return token_norms(found) if asked.by == TOKEN else found
 
     def features(self, sae: str) -> SaeFeatures:
         """All features of an SAE whose activations this run stores: to search, to compare, to check."""

@@ -149,7 +149,14 @@ def _profile_question(request: norm_pb2.GetNormProfileRequest) -> ProfileQuestio
         exclude=wire.excluded_classes(request),
         exclude_position_0=request.exclude_position_0,
         exact=request.exact,
+        sequences=_sequences(request),
     )
+
+
+def _sequences(request: norm_pb2.GetNormProfileRequest) -> tuple[int, int | None] | None:
+    if not request.HasField("sequences"):
+        return None
+    return request.sequences.first, request.sequences.count if request.sequences.HasField("count") else None
 
 
 def _named(enum: Any, number: int, field: str, default: str) -> str:

@@ -29,6 +29,7 @@ class NormGrouping(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NORM_GROUPING_TOKEN_CLASS: _ClassVar[NormGrouping]
     NORM_GROUPING_POSITION: _ClassVar[NormGrouping]
     NORM_GROUPING_DOCUMENT: _ClassVar[NormGrouping]
+    NORM_GROUPING_TOKEN: _ClassVar[NormGrouping]
     NORM_GROUPING_CHECKPOINT: _ClassVar[NormGrouping]
 
 class GrowthAxis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -66,6 +67,7 @@ NORM_GROUPING_SITE: NormGrouping
 NORM_GROUPING_TOKEN_CLASS: NormGrouping
 NORM_GROUPING_POSITION: NormGrouping
 NORM_GROUPING_DOCUMENT: NormGrouping
+NORM_GROUPING_TOKEN: NormGrouping
 NORM_GROUPING_CHECKPOINT: NormGrouping
 GROWTH_AXIS_UNSPECIFIED: GrowthAxis
 GROWTH_AXIS_LAYER: GrowthAxis
@@ -81,7 +83,7 @@ SEPARABILITY_VERDICT_PARTLY: SeparabilityVerdict
 SEPARABILITY_VERDICT_INSEPARABLE: SeparabilityVerdict
 
 class GetNormProfileRequest(_message.Message):
-    __slots__ = ("run", "sites", "exclude", "quantiles", "quantity", "by", "without_quantiles", "exclude_position_0", "bins", "edges", "more_runs", "steps", "exact")
+    __slots__ = ("run", "sites", "exclude", "quantiles", "quantity", "by", "without_quantiles", "exclude_position_0", "bins", "edges", "more_runs", "steps", "exact", "sequences")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +97,7 @@ class GetNormProfileRequest(_message.Message):
     MORE_RUNS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     run: str
     sites: _containers.RepeatedScalarFieldContainer[str]
     exclude: _common_pb2.Exclusion
@@ -108,7 +111,16 @@ class GetNormProfileRequest(_message.Message):
     more_runs: _containers.RepeatedScalarFieldContainer[str]
     steps: _containers.RepeatedScalarFieldContainer[float]
     exact: bool
-    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., by: _Optional[_Union[NormGrouping, str]] = ..., without_quantiles: bool = ..., exclude_position_0: bool = ..., bins: _Optional[int] = ..., edges: _Optional[_Iterable[float]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., exact: bool = ...) -> None: ...
+    sequences: SequenceRange
+    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., by: _Optional[_Union[NormGrouping, str]] = ..., without_quantiles: bool = ..., exclude_position_0: bool = ..., bins: _Optional[int] = ..., edges: _Optional[_Iterable[float]] = ..., more_runs: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[float]] = ..., exact: bool = ..., sequences: _Optional[_Union[SequenceRange, _Mapping]] = ...) -> None: ...
+
+class SequenceRange(_message.Message):
+    __slots__ = ("first", "count")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GetNormProfileResponse(_message.Message):
     __slots__ = ("profile", "excluded", "provenance", "histogram", "excluded_position_0", "from_statistics", "warnings")
