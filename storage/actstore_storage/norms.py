@@ -145,7 +145,8 @@ def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
     first, count = question.sequences or (0, None)
     total = snapshot.record.sequences_total
     sequences = range(first, total if count is None else min(first + count, total))
-    if not snapshot.commits_of(sequences):
+    shards = snapshot.shards_of(sequences)
+    if not ((snapshot.shards >= shards.start) & (snapshot.shards < shards.stop)).any():
         held = f"{len(snapshot.commits)} of {snapshot.record.shards_total} shards are committed"
         raise BadRequest(
             f"no committed shard of run {snapshot.record.run} holds these sequences: {held}",

@@ -61,9 +61,12 @@ class Snapshot:
 
     def commits_of(self, sequences: range) -> list[Commit]:
         """Those of shards that hold some of these sequences."""
+        return list(self.commits.of_shards(self.shards_of(sequences)))
+
+    def shards_of(self, sequences: range) -> range:
+        """Those that hold some of these sequences, committed or not."""
         size = self.record.specification.sequences_per_shard
-        shards = range(sequences.start // size, -(-sequences.stop // size)) if sequences else range(0)
-        return list(self.commits.of_shards(shards))
+        return range(sequences.start // size, -(-sequences.stop // size)) if sequences else range(0)
 
     @property
     def tokens_by_class(self) -> Mapping[str, int]:

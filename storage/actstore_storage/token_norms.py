@@ -44,7 +44,8 @@ def token_norms(
     Errors: BadRequest LIMIT_EXCEEDED for more than TOKEN_NORM_VALUES_MAX values.
     """
     shards: list[_ShardTokens] = []
-    for commit in snapshot.commits_of(sequences):
+    # One after the other, so that a question that is too large ends before it has read much.
+    for commit in snapshot.commits.of_shards(snapshot.shards_of(sequences)):
         shards.append(_shard_tokens(snapshot, commit, kept, sequences))
         _check_size(sum(len(shard.rows) for shard in shards), len(sites))
     texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)

@@ -41,6 +41,15 @@ def test_its_norms_grow_as_planted(run):
     assert profile.fit_growth(site="resid_post").rate == pytest.approx(1.5, rel=1e-6)
 
 
+def test_its_tokens_have_their_own_norms(run):
+    found = run.norms(by="token", sequences=range(2, 6), exclude=("bos", "special"))
+    tokens = run.tokens(range(2, 6)).to_pandas().query("flags == 0")
+    assert found.to_pandas()["text"].tolist() == tokens.text.tolist()
+    expected = 2 * 1.5 ** np.arange(3) * (1 + tokens.position.to_numpy()[:, None] / 10)
+    np.testing.assert_allclose(found.to_numpy("resid_post"), expected, rtol=1e-6)
+    assert run.norms(exact=True).table["rank_error"].to_pylist() == [0.0] * 3
+
+
 def test_its_dense_rows_are_the_bits_of_the_files(run):
     activations = run.activations("resid_post.1")
     folder = GOLDEN / "format-1/runs" / run.name / "data"

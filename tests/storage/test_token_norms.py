@@ -128,13 +128,15 @@ def test_one_sequence_is_read_from_its_own_row_groups(
 
 
 class CountingBucket(LocalBucket):
-    """Bytes that are read of each product."""
+    """Objects that are opened of each product, and bytes that are read."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self.opened: Counter[str] = Counter()
         self.read: Counter[str] = Counter()
 
     def open(self, key: str) -> pa.NativeFile:
+        self.opened[Path(key).stem] += 1
         return pa.PythonFile(_Counted(self, key), "r")
 
 
@@ -210,6 +212,19 @@ def test_more_values_than_one_answer_holds_are_refused(
     assert details["value"] == str(4 * len(run.tokens.token))
     # Those that do not count are not counted.
     assert norm_profile(snapshot, by_token("resid_post")).num_rows
+
+
+def test_a_question_that_is_too_large_ends_early(
+    run: RandomRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = CountingBucket(tmp_path)
+    write_run(bucket, run)
+    snapshot = open_run(bucket, "run")
+    bucket.opened.clear()
+    monkeypatch.setattr(token_norms, "TOKEN_NORM_VALUES_MAX", 3)
+    with pytest.raises(BadRequest, match="the limit is 3"):
+        norm_profile(snapshot, by_token("resid_post.2", exclude=frozenset()))
+    assert bucket.opened == {TOKENS: 1}
 
 
 def test_an_exclusion_may_leave_nothing(local_bucket: Bucket) -> None:
