@@ -20,7 +20,8 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.registry import ModelRecord, register_model
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.shard import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
-from actstore_storage.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.specification import RunRecord, SaeRecord
+from benchmarks._synthetic_runs import synthetic_record
 
 RUN, SAE, D_SAE = "run", "sae", 16_384
 # Features of a token, drawn with repeats, of which it keeps one each.
@@ -141,12 +142,12 @@ def _record(nonzeros: int) -> RunRecord:
     shards = -(-nonzeros // SHARD_NONZEROS)
     # A token has a little more than 32 nonzeros.
     sequences = -(-nonzeros // (shards * 32 * SEQUENCE_TOKENS)) * shards
-    specification = Specification(
-        model="model", model_revision="", weights_sha256="0" * 64, tokenizer_sha256="0" * 64, dataset="random",
-        dataset_sha256="0" * 64, text_field="text", max_tokens=None, context_length=SEQUENCE_TOKENS, prepend_bos=True,
-        dense_sites=(), norm_sites=(), saes=(SaeRecord(SAE, "0" * 64, "resid_post.0", D_SAE),), dtype="float32",
-        sequences_per_shard=sequences // shards, sequences_per_batch=BATCH_SEQUENCES,
-    )  # fmt: skip
-    return RunRecord(
-        RUN, specification, specification.sha256, sequences, sequences * SEQUENCE_TOKENS, 1, 1, "none", "cpu", "0"
+    return synthetic_record(
+        RUN,
+        sequences=sequences,
+        sequence_tokens=SEQUENCE_TOKENS,
+        d_model=1,
+        saes=(SaeRecord(SAE, "0" * 64, "resid_post.0", D_SAE),),
+        sequences_per_shard=sequences // shards,
+        sequences_per_batch=BATCH_SEQUENCES,
     )

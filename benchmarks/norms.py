@@ -33,10 +33,11 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.shard import ShardWriter, TokenRows
 from actstore_storage.sites import parse_site
-from actstore_storage.specification import RunRecord, Specification
+from actstore_storage.specification import RunRecord
 from actstore_worker.forward import visit
 from actstore_worker.loading import load_model
 from actstore_worker.norms import BatchNorms
+from benchmarks._synthetic_runs import synthetic_record
 from benchmarks.capture_peers import BATCH, SITE, TOKENS, plan_sites, write_inputs
 
 SITES = tuple(f"{kind}.{layer}" for layer in range(6) for kind in ("resid_pre", "resid_post"))
@@ -46,27 +47,16 @@ ROUNDS, CAPTURE_ROUNDS = 15, 25
 
 
 def record_of(shards: int) -> RunRecord:
-    specification = Specification(
-        model="synthetic",
-        model_revision="",
-        weights_sha256="a" * 64,
-        tokenizer_sha256="b" * 64,
-        dataset="random",
-        dataset_sha256="c" * 64,
-        text_field="text",
-        max_tokens=None,
-        context_length=CONTEXT_LENGTH,
-        prepend_bos=True,
-        dense_sites=(),
+    return synthetic_record(
+        "run",
+        sequences=shards * SEQUENCES,
+        sequence_tokens=CONTEXT_LENGTH,
+        d_model=512,
+        layers=6,
         norm_sites=SITES,
-        saes=(),
-        dtype="float32",
         sequences_per_shard=SEQUENCES,
         sequences_per_batch=SEQUENCES,
     )
-    sequences = shards * SEQUENCES
-    tokens = sequences * CONTEXT_LENGTH
-    return RunRecord("run", specification, specification.sha256, sequences, tokens, 6, 512, "sdpa", "cpu", "0")
 
 
 def write_run(bucket: Bucket, shards: int) -> None:

@@ -30,7 +30,8 @@ from actstore_storage.layout import commit_key, object_key
 from actstore_storage.opening import S3Access, open_bucket
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import RunRecord, Specification
+from actstore_storage.specification import RunRecord
+from benchmarks._synthetic_runs import synthetic_record
 from tests.servers import SeaweedServer
 
 SIZES = (100, 10_000, 100_000)
@@ -114,14 +115,18 @@ def _commits(record: RunRecord) -> Iterator[Commit]:
 
 
 def _record(shards: int) -> RunRecord:
-    specification = Specification(
-        model="model", model_revision="", weights_sha256="0" * 64, tokenizer_sha256="0" * 64, dataset="text",
-        dataset_sha256="0" * 64, text_field="text", max_tokens=None, context_length=1000, prepend_bos=True,
-        dense_sites=("resid_post.6",), norm_sites=tuple(f"resid_post.{layer}" for layer in range(LAYERS)), saes=(),
-        dtype="bfloat16", sequences_per_shard=40, sequences_per_batch=8,
-    )  # fmt: skip
-    return RunRecord("run", specification, specification.sha256, 40 * shards, TOKENS * shards, LAYERS, 768, "sdpa",
-                       "cuda", "0")  # fmt: skip
+    return synthetic_record(
+        "run",
+        sequences=40 * shards,
+        sequence_tokens=TOKENS // 40,
+        d_model=768,
+        layers=LAYERS,
+        dense_sites=("resid_post.6",),
+        norm_sites=tuple(f"resid_post.{layer}" for layer in range(LAYERS)),
+        dtype="bfloat16",
+        sequences_per_shard=40,
+        sequences_per_batch=8,
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.rows import read_activations
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.shard import ShardWriter, TokenRows
-from actstore_storage.specification import RunRecord, Specification
+from actstore_storage.specification import RunRecord
+from benchmarks._synthetic_runs import synthetic_record
 
 D_MODEL, POSITIONS, BATCH_ROWS = 768, 128, 4096
 SHARD_BYTES = 192 << 20
@@ -112,25 +113,17 @@ def _read(bucket: Bucket, run: str) -> None:
 
 def _record(run: str) -> RunRecord:
     sequences = ROWS // POSITIONS
-    specification = Specification(
-        model="model",
-        model_revision="",
-        weights_sha256="0" * 64,
-        tokenizer_sha256="0" * 64,
-        dataset="random",
-        dataset_sha256="0" * 64,
-        text_field="text",
-        max_tokens=None,
-        context_length=POSITIONS,
-        prepend_bos=True,
+    return synthetic_record(
+        run,
+        sequences=sequences,
+        sequence_tokens=POSITIONS,
+        d_model=D_MODEL,
         dense_sites=("resid_post.0",),
         norm_sites=("resid_post.0",),
-        saes=(),
         dtype="bfloat16",
         sequences_per_shard=sequences,
         sequences_per_batch=BATCH_ROWS // POSITIONS,
     )
-    return RunRecord(run, specification, specification.sha256, sequences, ROWS, 1, D_MODEL, "none", "cpu", "benchmark")
 
 
 if __name__ == "__main__":

@@ -31,10 +31,11 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.shard import ShardWriter, TokenRows
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import RunRecord, Specification
+from actstore_storage.specification import RunRecord
 from actstore_worker.tensors import as_tensor
 from actstore_worker.training.feed import RowFeed, rows_of
 from actstore_worker.training.specification import Training
+from benchmarks._synthetic_runs import synthetic_record
 
 SITE, D_MODEL, POSITIONS = "resid_post.0", 512, 128
 SHARDS, SEQUENCES = 8, 2048
@@ -150,15 +151,15 @@ def write(bucket: Bucket, sequences: int) -> Snapshot:
 
 
 def _record(sequences: int) -> RunRecord:
-    specification = Specification(
-        model="model", model_revision="", weights_sha256="0" * 64, tokenizer_sha256="0" * 64, dataset="random",
-        dataset_sha256="0" * 64, text_field="text", max_tokens=None, context_length=POSITIONS, prepend_bos=True,
-        dense_sites=(SITE,), norm_sites=(), saes=(), dtype="bfloat16", sequences_per_shard=-(-sequences // SHARDS),
+    return synthetic_record(
+        "run",
+        sequences=sequences,
+        sequence_tokens=POSITIONS,
+        d_model=D_MODEL,
+        dense_sites=(SITE,),
+        dtype="bfloat16",
+        sequences_per_shard=-(-sequences // SHARDS),
         sequences_per_batch=32,
-    )  # fmt: skip
-    rows = sequences * POSITIONS
-    return RunRecord(
-        "run", specification, specification.sha256, sequences, rows, 1, D_MODEL, "none", "cpu", "benchmark"
     )
 
 

@@ -36,8 +36,9 @@ from actstore_storage.loader import TrainingLoader
 from actstore_storage.opening import open_bucket
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.shard import ShardWriter, TokenRows
-from actstore_storage.specification import RunRecord, Specification
+from actstore_storage.specification import RunRecord
 from actstore_worker.tensors import as_tensor
+from benchmarks._synthetic_runs import synthetic_record
 
 SITE, D_MODEL, POSITIONS, BATCH_ROWS = "resid_post.0", 768, 128, 4096
 SHARDS, ROWS = 16, (1 << 30) // (D_MODEL * 2) // (16 * POSITIONS) * (16 * POSITIONS)
@@ -171,14 +172,16 @@ def write(bucket: Bucket, run: str, shards: int, plain: Path) -> None:
 
 def _record(run: str, shards: int) -> RunRecord:
     sequences = ROWS // POSITIONS // SHARDS * shards
-    specification = Specification(
-        model="model", model_revision="", weights_sha256="0" * 64, tokenizer_sha256="0" * 64, dataset="random",
-        dataset_sha256="0" * 64, text_field="text", max_tokens=None, context_length=POSITIONS, prepend_bos=True,
-        dense_sites=(SITE,), norm_sites=(), saes=(), dtype="bfloat16", sequences_per_shard=sequences // shards,
+    return synthetic_record(
+        run,
+        sequences=sequences,
+        sequence_tokens=POSITIONS,
+        d_model=D_MODEL,
+        dense_sites=(SITE,),
+        dtype="bfloat16",
+        sequences_per_shard=sequences // shards,
         sequences_per_batch=BATCH_ROWS // POSITIONS,
-    )  # fmt: skip
-    rows = sequences * POSITIONS
-    return RunRecord(run, specification, specification.sha256, sequences, rows, 1, D_MODEL, "none", "cpu", "benchmark")
+    )
 
 
 if __name__ == "__main__":
