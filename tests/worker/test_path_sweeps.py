@@ -1,15 +1,12 @@
 """Sweeps from senders to receivers: against plain hooks, and what is refused."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.estimating import SweepEstimate, estimate_steps
 from actstore_worker.patching.kernel import FullForward
@@ -18,25 +15,12 @@ from actstore_worker.patching.request import JointCells, PatchingLimits, PromptP
 from actstore_worker.patching.scheduling import Pace
 from actstore_worker.patching.steps import drive
 from actstore_worker.patching.sweep import Kernels, SweepResult, fastest_kernel, run_sweep
-from tests.random_models import save_model
+from tests.worker.conftest import SWEPT
 from tests.worker.plain_paths import PlainPaths
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 REQUEST = SweepRequest("model", "", (PAIR,), receivers=("logits",))
 LIMITS = PatchingLimits(tokens_per_slice=63)
-KINDS = ("neox", "gpt2", "llama-grouped")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
-    folder = tmp_path_factory.mktemp("models")
-    return {kind: load(folder, kind) for kind in KINDS}
-
-
-def load(folder: Path, kind: str) -> LanguageModel:
-    save_model(folder / kind, kind)
-    return load_model(ModelCatalogue((folder,)).find_model(kind), device=torch.device("cpu"))
 
 
 def sweep(model: LanguageModel, request: SweepRequest) -> SweepResult:
@@ -47,11 +31,11 @@ def sweep(model: LanguageModel, request: SweepRequest) -> SweepResult:
 
 @pytest.mark.parametrize("mlps", ["recomputed", "frozen"])
 @pytest.mark.parametrize("receivers", [("q.1.0", "v.1.1", "mlp_in.2"), ("logits",)], ids="+".join)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SWEPT)
 def test_rows_are_those_of_plain_hooks(
-    models: dict[str, LanguageModel], kind: str, receivers: tuple[str, ...], mlps: str
+    swept_models: dict[str, LanguageModel], kind: str, receivers: tuple[str, ...], mlps: str
 ) -> None:
-    model = models[kind]
+    model = swept_models[kind]
     result = sweep(model, replace(REQUEST, receivers=receivers, path_mlps=mlps, sites=("resid_pre", "mlp_out", "z")))
     clean, corrupt = (torch.tensor(ids) for ids in (ids_of(model, PAIR.clean), ids_of(model, PAIR.corrupt)))
     twins = {"denoise": PlainPaths(model.module, corrupt, clean), "noise": PlainPaths(model.module, clean, corrupt)}
@@ -82,9 +66,11 @@ def ids_of(model: LanguageModel, text: str) -> list[int]:
     return [0, *model.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_reaches_no_receiver_is_unchanged_and_costs_nothing(models: dict[str, LanguageModel], kind: str) -> None:
-    result = sweep(models[kind], REQUEST)
+@pytest.mark.parametrize("kind", SWEPT)
+def test_what_reaches_no_receiver_is_unchanged_and_costs_nothing(
+    swept_models: dict[str, LanguageModel], kind: str
+) -> None:
+    result = sweep(swept_models[kind], REQUEST)
     rows = result.cells.to_pylist()
     last = max(row["position"] for row in rows)
     assert {row["position"] for row in rows if not row["unchanged"]} == {last}
@@ -92,18 +78,18 @@ def test_what_reaches_no_receiver_is_unchanged_and_costs_nothing(models: dict[st
     assert all(row["logit_difference"] == base[row["direction"]] for row in rows if row["unchanged"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_senders_are_those_that_some_receiver_hears(models: dict[str, LanguageModel], kind: str) -> None:
-    grid = plan_sweep(models[kind], replace(REQUEST, receivers=("q.1.0", "k.1")), LIMITS).grid
+@pytest.mark.parametrize("kind", SWEPT)
+def test_senders_are_those_that_some_receiver_hears(swept_models: dict[str, LanguageModel], kind: str) -> None:
+    grid = plan_sweep(swept_models[kind], replace(REQUEST, receivers=("q.1.0", "k.1")), LIMITS).grid
     assert {(entry.site, entry.layer) for entry in grid} == {
         ("resid_pre", 0), ("resid_pre", 1), ("attn_out", 0), ("mlp_out", 0), ("z", 0),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_from_the_last_layer_there_is_no_other_path(models: dict[str, LanguageModel], kind: str) -> None:
+@pytest.mark.parametrize("kind", SWEPT)
+def test_from_the_last_layer_there_is_no_other_path(swept_models: dict[str, LanguageModel], kind: str) -> None:
     """What its attention writes reaches the logits directly, and through its MLP alone."""
-    model = models[kind]
+    model = swept_models[kind]
     ordinary = replace(REQUEST, sites=("attn_out", "z", "mlp_out"), layers=(model.layer_count - 1,), positions="last")
     found, expected = sweep(model, ordinary), sweep(model, replace(ordinary, receivers=()))
     for name in ("logit_difference", "kl", "loss"):
@@ -111,9 +97,9 @@ def test_from_the_last_layer_there_is_no_other_path(models: dict[str, LanguageMo
 
 
 @pytest.mark.parametrize("source", ["prompt", "zero"])
-def test_senders_take_what_any_patch_takes(models: dict[str, LanguageModel], source: str) -> None:
+def test_senders_take_what_any_patch_takes(swept_models: dict[str, LanguageModel], source: str) -> None:
     """All that attention of the first layer reads is what z is made of."""
-    for model in models.values():
+    for model in swept_models.values():
         everywhere = replace(REQUEST, sites=("embedding",), positions="all", source=source)
         found = sweep(model, replace(everywhere, receivers=("q.0", "k.0", "v.0"))).cells["logit_difference"]
         assert found.null_count == 0
@@ -126,7 +112,7 @@ def test_senders_take_what_any_patch_takes(models: dict[str, LanguageModel], sou
             assert found.to_pylist() == pytest.approx(expected.to_pylist(), abs=3e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SWEPT)
 @pytest.mark.parametrize("change", [
     {}, {"receivers": ("q.1", "k.2.0")}, {"receivers": ("mlp_in.1",), "positions": "all"},
     {"receivers": ("v.2",), "source": "zero", "sites": ("embedding", "pattern"), "path_mlps": "frozen"},
@@ -137,9 +123,9 @@ def test_senders_take_what_any_patch_takes(models: dict[str, LanguageModel], sou
     },
 ])  # fmt: skip
 def test_token_layers_are_those_that_were_said(
-    models: dict[str, LanguageModel], kind: str, change: dict[str, Any]
+    swept_models: dict[str, LanguageModel], kind: str, change: dict[str, Any]
 ) -> None:
-    model, request = models[kind], replace(REQUEST, **change)
+    model, request = swept_models[kind], replace(REQUEST, **change)
     kernels = Kernels(fastest_kernel(model), FullForward(model))
     (found,) = drive(estimate_steps(model, request, LIMITS, kernels, None, Pace(0.25)))
     result = sweep(model, request)
@@ -169,10 +155,10 @@ def test_token_layers_are_those_that_were_said(
     ],
 )
 def test_what_receivers_are_refused_for(
-    models: dict[str, LanguageModel], change: dict[str, Any], reason: str, field: str, value: str, allowed: str
+    swept_models: dict[str, LanguageModel], change: dict[str, Any], reason: str, field: str, value: str, allowed: str
 ) -> None:
     with pytest.raises(ActstoreError) as refusal:
-        plan_sweep(models["llama-grouped"], replace(REQUEST, **change), LIMITS)
+        plan_sweep(swept_models["llama-grouped"], replace(REQUEST, **change), LIMITS)
     assert (refusal.value.reason, refusal.value.details["field"]) == (reason, field)
     assert str(refusal.value.details["value"]) == value
     assert allowed in str(refusal.value.details["allowed"])

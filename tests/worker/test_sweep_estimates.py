@@ -1,15 +1,11 @@
 """What a sweep is said to take, against what it then took."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.estimating import SweepEstimate, estimate_steps
 from actstore_worker.patching.kernel import FullForward, Kernel
@@ -17,25 +13,12 @@ from actstore_worker.patching.request import PatchingLimits, PromptPair, Screen,
 from actstore_worker.patching.scheduling import Pace
 from actstore_worker.patching.steps import Work, drive, run_work
 from actstore_worker.patching.sweep import Kernels, SweepResult, fastest_kernel, run_sweep
-from tests.random_models import save_model
+from tests.worker.conftest import SWEPT
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 LATE = PromptPair("When Mary and John went , John gave", "When Mary and John went , Mary gave", "Mary", "John")
 REQUEST = SweepRequest("model", "", (PAIR, LATE))
 LIMITS = PatchingLimits(tokens_per_slice=63)
-KINDS = ("neox", "gpt2", "llama-grouped")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
-    folder = tmp_path_factory.mktemp("models")
-    return {kind: _load(folder, kind) for kind in KINDS}
-
-
-def _load(folder: Path, kind: str) -> LanguageModel:
-    save_model(folder / kind, kind)
-    return load_model(ModelCatalogue((folder,)).find_model(kind), device=torch.device("cpu"))
 
 
 def estimate(
@@ -53,7 +36,7 @@ def sweep(model: LanguageModel, request: SweepRequest, kernel: Kernel | None = N
     return result
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SWEPT)
 @pytest.mark.parametrize(
     "change",
     [
@@ -70,38 +53,38 @@ def sweep(model: LanguageModel, request: SweepRequest, kernel: Kernel | None = N
     ],
 )
 def test_token_layers_are_those_that_are_then_computed(
-    models: dict[str, LanguageModel], kind: str, change: dict[str, Any]
+    swept_models: dict[str, LanguageModel], kind: str, change: dict[str, Any]
 ) -> None:
     request = replace(REQUEST, **change)
-    found, result = estimate(models[kind], request), sweep(models[kind], request)
+    found, result = estimate(swept_models[kind], request), sweep(swept_models[kind], request)
     assert found.token_layers == result.audit.token_layers
     assert found.token_layers_full == result.audit.token_layers_full
     assert found.cells == result.cells.num_rows
     assert found.bytes == pytest.approx(result.cells.nbytes, rel=0.1)
 
 
-def test_the_full_forward_has_no_shorter_way(models: dict[str, LanguageModel]) -> None:
-    found = estimate(models["gpt2"], REQUEST, FullForward(models["gpt2"]))
-    result = sweep(models["gpt2"], REQUEST, FullForward(models["gpt2"]))
+def test_the_full_forward_has_no_shorter_way(swept_models: dict[str, LanguageModel]) -> None:
+    found = estimate(swept_models["gpt2"], REQUEST, FullForward(swept_models["gpt2"]))
+    result = sweep(swept_models["gpt2"], REQUEST, FullForward(swept_models["gpt2"]))
     assert found.token_layers == found.token_layers_full == result.audit.token_layers
 
 
-def test_a_screen_is_priced_at_most(models: dict[str, LanguageModel]) -> None:
+def test_a_screen_is_priced_at_most(swept_models: dict[str, LanguageModel]) -> None:
     request = replace(REQUEST, screen=Screen(5))
-    found, result = estimate(models["neox"], request), sweep(models["neox"], request)
+    found, result = estimate(swept_models["neox"], request), sweep(swept_models["neox"], request)
     assert found.cells == result.cells["rank"].is_valid().to_numpy().sum()
-    assert 0 < result.audit.token_layers <= found.token_layers < estimate(models["neox"], REQUEST).token_layers
+    assert 0 < result.audit.token_layers <= found.token_layers < estimate(swept_models["neox"], REQUEST).token_layers
 
 
-def test_seconds_are_at_the_speed_that_was_seen(models: dict[str, LanguageModel]) -> None:
+def test_seconds_are_at_the_speed_that_was_seen(swept_models: dict[str, LanguageModel]) -> None:
     pace = Pace(0.25)
     pace.observe(1000, 2.0)
-    found = estimate(models["neox"], REQUEST, pace=pace)
+    found = estimate(swept_models["neox"], REQUEST, pace=pace)
     assert found.seconds == pytest.approx(found.token_layers * 0.002)
 
 
-def test_without_a_speed_a_slice_is_run_and_with_one_none(models: dict[str, LanguageModel]) -> None:
-    model = models["neox"]
+def test_without_a_speed_a_slice_is_run_and_with_one_none(swept_models: dict[str, LanguageModel]) -> None:
+    model = swept_models["neox"]
     kernels, pace = Kernels(fastest_kernel(model), FullForward(model)), Pace(0.25)
     assert _works(model, kernels, pace)
     pace.observe(1000, 2.0)
@@ -125,14 +108,14 @@ def _works(model: LanguageModel, kernels: Kernels, pace: Pace) -> list[Work]:
     ],
 )
 def test_what_the_sweep_refuses_is_refused(
-    models: dict[str, LanguageModel],
+    swept_models: dict[str, LanguageModel],
     change: dict[str, Any],
     limits: PatchingLimits,
     reason: str,
     value: str,
     allowed: str | None,
 ) -> None:
-    model, request = models["neox"], replace(REQUEST, **change)
+    model, request = swept_models["neox"], replace(REQUEST, **change)
     kernels = Kernels(fastest_kernel(model), FullForward(model))
     refusals = []
     for steps in (

@@ -1,0 +1,21 @@
+"""Models that tests of sweeps share; nothing changes them."""
+
+import pytest
+import torch
+
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel
+from tests.random_models import save_model
+
+SWEPT = ("neox", "gpt2", "llama-grouped")
+
+
+@pytest.fixture(scope="session")
+def swept_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]:
+    torch.set_num_threads(1)  # such small models only wait for their second thread
+    folder = tmp_path_factory.mktemp("models")
+    for kind in SWEPT:
+        save_model(folder / kind, kind)
+    catalogue = ModelCatalogue((folder,))
+    return {kind: load_model(catalogue.find_model(kind), device=torch.device("cpu")) for kind in SWEPT}
