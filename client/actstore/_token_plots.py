@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from actstore._token_norms import TokenNorms
 
 # More than so many would lie on each other.
-LABELLED_TOKENS_MAX, LABELLED_SEQUENCES_MAX = 80, 24
+LABELLED_TOKENS_MAX, TICKS_MAX = 80, 24
 TOKEN_CHARACTERS = 12
 
 
@@ -63,15 +63,18 @@ def _line(ax: "Axes", answer: "TokenNorms", values: np.ndarray, starts: list[int
 
 
 def _label_tokens(ax: "Axes", answer: "TokenNorms", starts: list[int]) -> None:
-    """Their texts, or of many tokens the sequences' numbers where these begin."""
+    """Their texts; of many tokens their positions, or the sequences' numbers where these begin."""
+    first, last = answer.sequences[0], answer.sequences[-1]
     if len(answer) > LABELLED_TOKENS_MAX:
-        step = -(-len(starts) // LABELLED_SEQUENCES_MAX)
-        ax.set_xticks(starts[::step], [f"{sequence}" for sequence in answer.sequences[::step]])
-        ax.set_xlabel("sequence")
+        several = len(starts) > 1
+        places = starts if several else range(len(answer))
+        numbers = answer.sequences if several else answer.table["position"].to_pylist()
+        step = -(-len(places) // TICKS_MAX)
+        ax.set_xticks(places[::step], [str(number) for number in numbers[::step]])
+        ax.set_xlabel("sequence" if several else f"position in sequence {first}")
         return
     texts = [_label(text) for text in answer.table["text"].to_pylist()]
     ax.set_xticks(range(len(texts)), texts, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
-    first, last = answer.sequences[0], answer.sequences[-1]
     ax.set_xlabel(f"tokens of sequence {first}" if first == last else f"tokens of sequences {first} to {last}")
 
 

@@ -201,6 +201,17 @@ def test_what_is_no_number_is_blank(random: RandomRun, doors: tuple[Lab, Lab]) -
     assert found.plot(own) is own
 
 
+def test_many_tokens_of_one_sequence_have_their_positions(
+    doors: tuple[Lab, Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actstore._token_plots.LABELLED_TOKENS_MAX", 10)
+    monkeypatch.setattr("actstore._token_plots.TICKS_MAX", 4)
+    ax = doors[0].run("planted").norms(by="token", sequences=range(1)).plot()
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "5", "9", "13"]
+    assert ax.get_xticks().tolist() == [0, 4, 8, 12]
+    assert ax.get_xlabel() == "position in sequence 0"
+
+
 def test_one_layer_is_a_line_a_sequence(doors: tuple[Lab, Lab]) -> None:
     found = doors[1].run("planted").norms("resid_post.1", by="token", sequences=range(1, 3))
     ax = found.plot()
