@@ -133,7 +133,9 @@ def fit_growth_over_checkpoints(
     }
     fit, table, sequences = _fitted(at, means, sums, points, bootstrap)
     where = CHECKPOINT, str(place), place.layer, place.layer, quantity
-    return Growth(*where, fit, table, _block(first), bootstrap, sequences, warnings_of(ordered, exclude))
+    return Growth(
+        *where, fit, table, _block(first), bootstrap, sequences, warnings_of(ordered, sinks="sink" in exclude)
+    )
 
 
 def check_all_have(snapshots: Sequence[Snapshot], places: Sequence[Site], quantity: str) -> None:

@@ -130,7 +130,7 @@ def separability(
         "fitted": pa.array(found.fitted.ravel()),
         "factor": pa.array((norms / found.fitted).ravel()),
     }
-    return Separability(site, quantity, found, pa.table(cells), warnings_of(ordered, exclude))
+    return Separability(site, quantity, found, pa.table(cells), warnings_of(ordered, sinks="sink" in exclude))
 
 
 def _verdict(miss: float, squares: Sequence[float]) -> str:

@@ -264,11 +264,12 @@ def test_runs_computed_in_other_ways_compare_and_the_answer_says_so(
         "the runs' attention_implementation differs, so that their numbers differ by rounding as well: "
         "sdpa in at-50 and 3 more, eager in at-800",
     )
-    sinks = "the runs' sink_ratio differs, so that each leaves out other sinks: 0 in at-50 and 3 more, 20 in at-800"
+    sinks = "the runs' sink_ratio differs, so that each has other sinks: 0 in at-50 and 3 more, 20 in at-800"
     for exclude, expected in ((frozenset(), told), (frozenset({"sink"}), (*told, sinks))):
         profile = norms_of_runs(runs, replace(_by_layer(), exclude=exclude))
         growth = fit_growth_over_checkpoints(runs, exclude=exclude, bootstrap=Bootstrap(0))
         assert profile.warnings == growth.warnings == separability(runs, exclude=exclude).warnings == expected
+    assert norms_of_runs(runs, replace(_by_layer(), by="token_class")).warnings == (*told, sinks)
 
 
 def _in_bfloat16(run: Snapshot) -> Snapshot:
