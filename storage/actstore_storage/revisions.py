@@ -10,7 +10,15 @@ import pyarrow as pa
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import check_limit
-from actstore_storage.norms import LAYER, PROFILE_ROWS_MAX, TOKEN, ProfileQuestion, norm_histogram, norm_profile
+from actstore_storage.norms import (
+    LAYER,
+    PROFILE_ROWS_MAX,
+    TOKEN,
+    TOKEN_CLASS,
+    ProfileQuestion,
+    norm_histogram,
+    norm_profile,
+)
 from actstore_storage.snapshot import Provenance, Snapshot
 
 REVISIONS_MAX = 256
@@ -61,12 +69,12 @@ def check_comparable(snapshots: Sequence[Snapshot]) -> None:
                 )
 
 
-def warnings_of(snapshots: Sequence[Snapshot], exclude: frozenset[str]) -> tuple[str, ...]:
-    """Sentences on what these runs' norms differ by beside training: how they were computed, and, where sinks are left
-    out, how many times the median made one. None for a single run.
+def warnings_of(snapshots: Sequence[Snapshot], *, sinks: bool) -> tuple[str, ...]:
+    """Sentences on what these runs' norms differ by beside training: how they were computed, and, where `sinks` are
+    told from other tokens, how many times the median made one. None for a single run.
     """
     found = [(name, "their numbers differ by rounding as well") for name in _COMPUTED_WITH]
-    found += [("sink_ratio", "each leaves out other sinks")] if "sink" in exclude else []
+    found += [("sink_ratio", "each has other sinks")] if sinks else []
     runs = [snapshot.provenance() for snapshot in snapshots]
     told = [(name, consequence, _runs_by_value(runs, name)) for name, consequence in found]
     return tuple(
@@ -125,9 +133,9 @@ def norms_of_runs(
     if bins or len(edges):
         histogram = found(lambda snapshot: norm_histogram(snapshot, asked, bins=bins, edges=edges))
     only_statistics = asked.from_statistics and not asked.quantiles and histogram is None
-    return NormsOfRuns(
-        profile, histogram, only_statistics, warnings_of(snapshots if at is None else at[0], asked.exclude)
-    )
+    sinks = "sink" in asked.exclude or asked.by == TOKEN_CLASS
+    warnings = warnings_of(snapshots if at is None else at[0], sinks=sinks)
+    return NormsOfRuns(profile, histogram, only_statistics, warnings)
 
 
 def _side_by_side(
