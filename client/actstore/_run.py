@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from actstore import _arguments, _html, _text
 from actstore._activations import ROW_COLUMNS, Activations
@@ -16,7 +16,7 @@ from actstore._questions import SaeOfRun, Where
 from actstore._records import CaptureSpecification, Provenance, RowQuery, RunDescription, SaeAttachment
 from actstore._sae_features import SaeFeatures
 from actstore._tables import Answer
-from actstore._token_norms import token_norms
+from actstore._token_norms import TokenNorms, token_norms
 
 if TYPE_CHECKING:
     from actstore._capture import Capture
@@ -73,6 +73,31 @@ class Run:
     @property
     def saes(self) -> tuple[SaeAttachment, ...]:
         return self._description.saes
+
+    @overload
+    def norms(
+        self,
+        sites: Iterable[str] | str | None = None,
+        exclude: Iterable[str] | str | None = None,
+        *,
+        by: Literal["token"],
+        sequences: range | slice,
+        quantity: str = "l2",
+    ) -> TokenNorms: ...
+
+    @overload
+    def norms(
+        self,
+        sites: Iterable[str] | str | None = None,
+        exclude: Iterable[str] | str | None = None,
+        quantiles: Sequence[float] | None = None,
+        by: str = "layer",
+        *,
+        quantity: str = "l2",
+        histogram: int | Sequence[float] | None = None,
+        exact: bool = False,
+        sequences: range | slice | None = None,
+    ) -> NormProfile: ...
 
     def norms(
         self,
