@@ -388,7 +388,8 @@ def sweep_of(result: patching_pb2.SweepResult, request: SweepRequest, parts: Seq
 
 def _taken_of(message: patching_pb2.StoredRows) -> TakenRows:
     excluded = tuple(sorted(_CLASSES_BACK[number] for number in message.excluded))
-    return TakenRows(message.run, message.used, message.read, message.stored, excluded)
+    sink_ratio = _given(message, "sink_ratio")
+    return TakenRows(message.run, message.used, message.read, message.stored, excluded, sink_ratio)
 
 
 def _audit_of(message: patching_pb2.SweepAudit) -> SweepAudit:

@@ -315,7 +315,7 @@ class SweepProgress:
 @dataclass(frozen=True)
 class TakenRows:
     """What a sweep put into its prompts' runs from a stored run: the mean of `used` rows, or as many that were drawn,
-    of `read` that were looked at, of `stored` that the run has.
+    of `read` that were looked at, of `stored` that the run has. `sink_ratio` as in Provenance.
     """
 
     run: str
@@ -323,6 +323,7 @@ class TakenRows:
     read: int
     stored: int
     excluded: tuple[str, ...]
+    sink_ratio: float | None = None
 
 
 @dataclass(frozen=True)

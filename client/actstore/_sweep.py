@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from actstore import _arguments
 from actstore._errors import refused
 from actstore._records import PromptPair, SweepAudit, TakenRows
-from actstore._tables import Answer, Table, plain_rows
+from actstore._tables import Answer, Table, excluded_words, plain_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -194,9 +194,9 @@ class Sweep(Answer):
                 f"{self.audit.largest_error:.2g} in a logit, noise floor {self.audit.noise_floor:.2g}"
             )
         if self.stored_rows is not None:
-            taken, excluded = self.stored_rows, ", ".join(self.excluded) or "nothing"
+            taken = self.stored_rows
             told = f"{taken.used:,} used of {taken.read:,} that were looked at of {taken.stored:,}"
-            found.append(f"rows of run {taken.run}: {told}; excluded: {excluded}")
+            found.append(f"rows of run {taken.run}: {told}; {excluded_words(taken.excluded, taken.sink_ratio)}")
         if "estimate" in self.table.column_names:
             agreement = self.audit.rank_agreement
             computed = len(self) - self.table["logit_difference"].null_count

@@ -110,6 +110,12 @@ def _shown_row(row: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def excluded_words(excluded: tuple[str, ...], sink_ratio: float | None) -> str:
+    """Sinks are none where nobody looked for them."""
+    blind = " (no sinks were looked for)" if "sink" in excluded and sink_ratio == 0 else ""
+    return f"excluded: {', '.join(excluded) or 'no tokens'}{blind}"
+
+
 @dataclass(frozen=True, repr=False)
 class Answer(Table):
     """A table that says where its numbers come from and which token classes (`bos`, `special`) it leaves out."""
@@ -122,9 +128,7 @@ class Answer(Table):
 
     @property
     def left_out(self) -> str:
-        """`excluded` in words; sinks are none where nobody looked for them."""
-        blind = " (no sinks were looked for)" if "sink" in self.excluded and self.provenance.sink_ratio == 0 else ""
-        return f"excluded: {', '.join(self.excluded) or 'no tokens'}{blind}"
+        return excluded_words(self.excluded, self.provenance.sink_ratio)
 
     def _notes(self) -> list[str]:
         return [*super()._notes(), f"{self.left_out} · {self.provenance.summary}"]

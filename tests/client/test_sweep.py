@@ -186,9 +186,17 @@ def test_rows_of_a_stored_run_are_told() -> None:
     )
     assert sweep.excluded == ("bos",)
     assert sweep.to_dict()["stored_rows"] == {
-        "run": "code", "used": 900, "read": 1000, "stored": 5000, "excluded": ("bos",),
+        "run": "code", "used": 900, "read": 1000, "stored": 5000, "excluded": ("bos",), "sink_ratio": None,
     }  # fmt: skip
     assert "rows of run code: 900 used of 1,000 that were looked at of 5,000; excluded: bos" in repr(sweep)
+    taken.excluded.append(common_pb2.TOKEN_CLASS_SINK)
+    for ratio, words in ((10, ""), (0, " (no sinks were looked for)")):
+        taken.sink_ratio = ratio
+        rows = {"cells": message(planted.cells()), "tokens": message(planted.tokens()), "stored_rows": taken}
+        [told] = [
+            line for line in repr(sweep_of(patching_pb2.SweepResult(**rows), ASKED)).splitlines() if "1,000" in line
+        ]
+        assert told.endswith(f"; excluded: bos, sink{words}")
 
 
 def test_prompts_of_unequal_lengths_have_their_own_tokens_and_nothing_to_draw_of_spans() -> None:

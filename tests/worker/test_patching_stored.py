@@ -37,6 +37,7 @@ from actstore_worker.patching.sweep import SweepResult, run_sweep
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import load_sae
+from actstore_worker.storing import SINK_RATIO
 from tests.capturing import capture_run
 from tests.small_models import CONTEXT_LENGTH, save_gpt2, save_neox, save_sae
 from tests.worker.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
@@ -125,6 +126,7 @@ def test_the_mean_is_over_all_rows_but_bos(lab: Lab) -> None:
 def test_with_bos_the_mean_is_another(lab: Lab) -> None:
     found = lab.read("mean", StoredSource("run", frozenset()))
     assert found.taken.used == found.taken.read == found.taken.stored
+    assert found.taken.sink_ratio == SINK_RATIO
     rows = found.rows[Site(1, "resid_pre")]
     assert not torch.allclose(rows[0], lab.expected[1].mean(dim=0), atol=1e-3)
 

@@ -243,18 +243,20 @@ class SweepResult(_message.Message):
     def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., stored_rows: _Optional[_Union[StoredRows, _Mapping]] = ...) -> None: ...
 
 class StoredRows(_message.Message):
-    __slots__ = ("run", "used", "read", "stored", "excluded")
+    __slots__ = ("run", "used", "read", "stored", "excluded", "sink_ratio")
     RUN_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     READ_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    SINK_RATIO_FIELD_NUMBER: _ClassVar[int]
     run: str
     used: int
     read: int
     stored: int
     excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
-    def __init__(self, run: _Optional[str] = ..., used: _Optional[int] = ..., read: _Optional[int] = ..., stored: _Optional[int] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ...) -> None: ...
+    sink_ratio: float
+    def __init__(self, run: _Optional[str] = ..., used: _Optional[int] = ..., read: _Optional[int] = ..., stored: _Optional[int] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., sink_ratio: _Optional[float] = ...) -> None: ...
 
 class RunSweepResponse(_message.Message):
     __slots__ = ("progress", "result", "cells")

@@ -128,7 +128,12 @@ def _stored(message: patching_pb2.RunSweepRequest) -> StoredSource | None:
 def _taken_message(taken: TakenRows) -> patching_pb2.StoredRows:
     excluded: Any = [number for number, name in _TOKEN_CLASSES.items() if name in taken.excluded]
     return patching_pb2.StoredRows(
-        run=taken.run, used=taken.used, read=taken.read, stored=taken.stored, excluded=excluded
+        run=taken.run,
+        used=taken.used,
+        read=taken.read,
+        stored=taken.stored,
+        excluded=excluded,
+        sink_ratio=taken.sink_ratio,
     )
 
 

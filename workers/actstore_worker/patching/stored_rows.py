@@ -35,6 +35,7 @@ class TakenRows:
     read: int
     stored: int
     excluded: frozenset[str]
+    sink_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class StoredReading:
             raise _nothing_left(asked)
         drawn = _drawn(asked.seed, kept, length) if source == "resample" else None
         used = kept if drawn is None else len(drawn)
-        taken = TakenRows(asked.run, used, read, snapshot.tokens_committed, asked.exclude)
+        sinks_above = snapshot.record.specification.sinks_above
+        taken = TakenRows(asked.run, used, read, snapshot.tokens_committed, asked.exclude, sinks_above)
         return cls(model, taken, snapshot, stretches, length, drawn)
 
     def rows(self, site: Site) -> Float[Tensor, "position width"]:
