@@ -17,7 +17,14 @@ from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit
 from actstore_storage.growth_shapes import CONFIDENCE, STEPS_MIN, Curves, GrowthFit, Steps, fit_steps
 from actstore_storage.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION, read_columns, token_values
 from actstore_storage.norm_rows import KeptTokens
-from actstore_storage.norms import ProfileQuestion, norm_profile, nothing_left, sites_with, unknown_site
+from actstore_storage.norms import (
+    QUANTILE_TOKENS_MAX,
+    ProfileQuestion,
+    norm_profile,
+    nothing_left,
+    sites_with,
+    unknown_site,
+)
 from actstore_storage.products import NORMS, TOKENS
 from actstore_storage.reading import open_product
 from actstore_storage.registry import find_registered_model
@@ -216,19 +223,35 @@ class Measured:
 
 def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
     """[site]. Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has no logarithm."""
-    kept, names = measured.kept, [str(site) for site in measured.sites]
-    question = ProfileQuestion(
-        names,
-        measured.quantity,
-        quantiles=(),
-        exclude=kept.exclude,
-        exclude_position_0=kept.exclude_position_0,
-    )
-    means: Steps = norm_profile(snapshot, question)["mean"].to_numpy()
+    names, kept = [str(site) for site in measured.sites], measured.kept
+    if kept.exclude_position_0:
+        means = _means_of_rows(snapshot, measured)
+    else:
+        question = ProfileQuestion(names, measured.quantity, quantiles=(), exclude=kept.exclude)
+        means = norm_profile(snapshot, question)["mean"].to_numpy()
     if (means <= 0).any():
         name = names[int(np.argmin(means))]
-        raise nothing_left(f"the mean {measured.quantity} of {name} is 0, which has no logarithm", kept.exclude)
+        raise nothing_left(f"the mean {measured.quantity} of {name} is 0, which has no logarithm", _left_out(kept))
     return means
+
+
+def _means_of_rows(snapshot: Snapshot, measured: Measured) -> Steps:
+    """[site]; each shard is read once for all sites, where a profile reads it for each."""
+    check_limit(snapshot.tokens_committed, QUANTILE_TOKENS_MAX, "tokens", least=0)
+    found = np.zeros((2, len(measured.sites)))
+    for commit in snapshot.commits:
+        found += [part.sum(axis=0) for part in _shard_sums(snapshot, commit, measured)]
+    sums, counts = found
+    if not counts.all():
+        where = measured.sites[int(np.argmin(counts))]
+        message = f"no token is left of {where} in {len(snapshot.commits)} committed shards"
+        raise nothing_left(message, _left_out(measured.kept))
+    means: Steps = sums / counts
+    return means
+
+
+def _left_out(kept: KeptTokens) -> frozenset[str]:
+    return kept.exclude | ({"position_0"} if kept.exclude_position_0 else set())
 
 
 def _spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:

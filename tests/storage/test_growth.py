@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from actstore_storage import growth
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.growth import (
@@ -259,6 +260,17 @@ def test_without_position_0_nothing_may_be_left(local_bucket: Bucket) -> None:
     with pytest.raises(BadRequest, match="position_0 excluded") as caught:
         fit_growth(written(local_bucket, made), exclude=frozenset(), exclude_position_0=True)
     assert caught.value.reason == "NOTHING_LEFT"
+
+
+def test_without_position_0_a_run_has_at_most_so_many_tokens(
+    local_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = written(local_bucket, planted())
+    monkeypatch.setattr(growth, "QUANTILE_TOKENS_MAX", snapshot.tokens_committed - 1)
+    with pytest.raises(BadRequest) as caught:
+        fit_growth(snapshot, exclude_position_0=True)
+    assert (caught.value.reason, caught.value.details["field"]) == ("LIMIT_EXCEEDED", "tokens")
+    assert fit_growth(snapshot).rate == pytest.approx(RATE, abs=1e-6)
 
 
 def _runs(bucket: Bucket, **changed) -> list[Snapshot]:
