@@ -38,8 +38,8 @@ class NormAsking:
         (None: resid_post of the last layer), and where each stands in training (`steps`; None: the numbers at the ends
         of the revisions' names). The two never mix: growth over depth and growth over training are different things.
 
-        `exclude` as in `run.norms`. `quantity` is a measure of size: l2; rms, at the same rate, which compares models of several widths;
-        standard_deviation and centred_l2, without the mean over d_model.
+        `exclude` as in `run.norms`. `quantity` is a measure of size: l2; rms, at the same rate, which compares models
+        of several widths; standard_deviation and centred_l2, without the mean over d_model.
         """
         _arguments.choices(axis, "axis", AXES)
         names = (runs,) if isinstance(runs, Run | str) else tuple(runs)
