@@ -2,8 +2,8 @@
 
 KLL sketches (Karnin, Lang & Liberty, "Optimal quantile approximation in streams", FOCS 2016) as Apache DataSketches
 makes them. They merge, which a run of many shards needs: a checkpoint has its shards' as one. Which numbers a sketch
-keeps is drawn by chance, without a seed, so that equal captures may have other bytes here; what a reader makes of
-stored sketches is the same each time.
+keeps is drawn by chance, in DataSketches' merging without a seed, so that equal captures may have other bytes here;
+what a reader makes of stored sketches is the same each time.
 """
 
 import struct
@@ -30,7 +30,7 @@ from actstore_storage.reading import open_product
 if TYPE_CHECKING:
     from actstore_storage.snapshot import Snapshot
 
-# Of each sketch, which then has at most 2.6 kB whatever it is of.
+# Of each sketch, which then has at most 3 kB whatever it is of.
 SKETCH_K = 200
 # By so much may the rank of a quantile, or the share of a bin, be off: DataSketches' bound for 99 of 100 sketches.
 RANK_ERROR: float = kll_floats_sketch.get_normalized_rank_error(SKETCH_K, True)
