@@ -75,7 +75,7 @@ class ShardWriter(ShardAttempt):
         self._columns = {column.name: column for column in (*sites, *columns)}
         names = statistics_names(self._columns.values())
         self._moments = {name: dict.fromkeys(TOKEN_CLASSES, Moments()) for name in names}
-        self._sketches = NormSketches(names)
+        self._sketches = NormSketches(names, seed=shard)
 
     def add(
         self,

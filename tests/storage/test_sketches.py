@@ -106,6 +106,17 @@ def test_several_compactions_at_once_are_as_one_after_another(count: int, seed: 
     assert kll_floats_sketch.deserialize(sketch.serialize()).get_quantile(0.5) == sketch.get_quantile(0.5)
 
 
+def test_shards_of_equal_ranks_are_not_off_alike() -> None:
+    """Of one batch a shard, all of which drew alike, ranks would be off by half of what the first draw is."""
+    ranks = np.arange(900, dtype=np.float32)
+    found = []
+    for shard in range(64):
+        sketches = NormSketches(["name"], seed=shard)
+        sketches.add("name", "text", ranks)
+        found.append(sketches.columns[1][0].as_py())
+    assert abs(WeightedValues.of(found).quantiles([0.5])[0] - 449.5) < 1
+
+
 @pytest.mark.parametrize("rows", [1000, 4080])
 def test_many_batches_are_within_the_stated_error(rows: int) -> None:
     random = np.random.default_rng(rows)
