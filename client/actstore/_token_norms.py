@@ -19,8 +19,8 @@ SHOWN_SITES = 8
 @dataclass(frozen=True, repr=False)
 class TokenNorms(NormProfile):
     """A row a token that counts, in order of (sequence, position): sequence, position, document, token (its id), text,
-    token_class (text, bos, special or sink), and under each site's name the quantity there, float32 or float64. What
-    was infinite or no number is so here.
+    token_class (text, bos, special or sink), and under each site's name the quantity there, float32. What was infinite
+    or no number is so here.
 
     Sequences that were asked for and are not there are not committed, not in the run, or have no token that counts.
     """

@@ -19,7 +19,7 @@ from actstore_storage.row_groups import read_between
 from actstore_storage.sites import Site
 from actstore_storage.snapshot import Snapshot
 
-# Tokens times sites of one answer, which is one message: 4 or 8 bytes a value, and some 40 for what a token is.
+# Tokens times sites of one answer, which is one message: 4 bytes a value, and some 40 for what a token is.
 TOKEN_NORM_VALUES_MAX = 1_000_000
 _READ = ("sequence", "position", "document", "token", "flags")
 
@@ -38,8 +38,8 @@ def token_norms(
 ) -> pa.Table:
     """A row a token that counts, in order of (sequence, position); sequences that no committed shard holds have none.
 
-    Columns sequence, position, document, token, text, token_class, and under each site's name the quantity as float32,
-    or float64 where it is derived of several columns: infinite, or no number, where the activation was.
+    Columns sequence, position, document, token, text, token_class, and under each site's name the quantity as float32:
+    infinite, or no number, where the activation was.
 
     Errors: BadRequest LIMIT_EXCEEDED for more than TOKEN_NORM_VALUES_MAX values.
     """
