@@ -35,7 +35,8 @@ def norms(options: argparse.Namespace) -> None:
     with lab_of(options) as lab:
         if options.more or (options.by and options.steps):
             if options.sequences:
-                raise refused("norms by token are of one run", "sequences", options.sequences, "one run, --by token")
+                asked = f"of {1 + len(options.more)} runs"
+                raise refused("norms by token are of one run", "sequences", asked, "one run, --by token")
             (_norms_of_several if options.by else _growth_of_several)(options, lab)
             return
         if options.steps:
@@ -52,8 +53,11 @@ def norms(options: argparse.Namespace) -> None:
 
 def _sequences(value: str) -> slice:
     first, colon, end = value.partition(":")
-    start = int(first or 0)
-    return slice(start, (int(end) if end else None) if colon else start + 1)
+    try:
+        start = int(first or 0)
+        return slice(start, (int(end) if end else None) if colon else start + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is not FIRST:END, FIRST: or one number, as 0:4") from None
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:

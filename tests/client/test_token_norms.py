@@ -243,6 +243,9 @@ def test_the_command_draws_and_refuses(folder: Path, tmp_path: Path, capsys: pyt
     assert "norms by token are of some sequences" in capsys.readouterr().err
     for more in (["planted", "--by", "token"], ["planted"]):
         assert main(["norms", "planted", *more, "--sequences", "0:2", *place]) == 1
-        assert "sequences" in capsys.readouterr().err
+        refused = capsys.readouterr().err
+        assert "sequences" in refused
+        assert "slice(" not in refused
     with pytest.raises(SystemExit):
         main(["norms", "planted", "--by", "token", "--sequences", "two", *place])
+    assert "'two' is not FIRST:END, FIRST: or one number" in capsys.readouterr().err
