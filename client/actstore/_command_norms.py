@@ -7,7 +7,7 @@ from typing import Any
 from actstore._command_verbs import add_exclude, add_plot, add_verb, lab_of, save, say
 from actstore._errors import refused
 from actstore._lab import Lab
-from actstore._norms import GROUPINGS, POSITION_0, QUANTITIES, SIZES, plot_growth
+from actstore._norms import GROUPINGS, POSITION_0, QUANTITIES, SIZES, drawn_kind, plot_growth
 
 
 def add_norms(verbs: Any) -> None:
@@ -87,8 +87,7 @@ def _norms_of_several(options: argparse.Namespace, lab: Lab) -> None:
     found: dict[str, Any] = {"profile": checkpoints.norms(options.sites, **_asked(options))}
     save(options, found["profile"].plot, fit=options.fit)
     if options.by in ("layer", "checkpoint") and options.quantity in SIZES:
-        kinds = found["profile"].table["site"].to_pylist()
-        kind = options.fit or ("resid_post" if "resid_post" in kinds else kinds[0])
+        kind = drawn_kind(found["profile"].table["site"].to_pylist(), options.fit)
         over = {"exclude": options.exclude, "quantity": options.quantity}
         found["separability"] = checkpoints.separability(kind, options.layers, **over)
     say(options, {name: answer.to_dict() for name, answer in found.items()}, "\n\n".join(map(repr, found.values())))

@@ -1,7 +1,7 @@
 """Norms of the residual stream: their spread at each layer, and the rate at which they grow."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -274,17 +274,12 @@ class NormProfile(NormAnswer):
         from actstore import _checkpoint_plots, _plots, _profile_plots
 
         if "step" in self.table.column_names:
-            return _checkpoint_plots.lines(self, ax, self._kind_of_lines(fit))
+            return _checkpoint_plots.lines(self, ax, drawn_kind(self.table["site"].to_pylist(), fit))
         if self.by == "position":
             return _profile_plots.heatmap(self, ax)
         if self.by != "layer":
             raise refused(f"a profile by {self.by} has no plot", "by", self.by, "layer, position")
         return _plots.norm_profile(self, ax, fit if self.quantity == "l2" else None)
-
-    def _kind_of_lines(self, fit: str | None) -> str:
-        """Of a profile without resid_post, the first kind that it has; one that was named has to be there."""
-        kinds: list[str] = self.table["site"].to_pylist()
-        return kinds[0] if fit is None or (fit == "resid_post" and fit not in kinds) else fit
 
     def plot_heatmap(self, ax: "Axes | None" = None, site: str = "resid_post") -> "Axes":
         """Of several checkpoints: means of a site kind, a row a layer and a column a checkpoint."""
@@ -312,6 +307,13 @@ class NormProfile(NormAnswer):
         if self.more_runs:
             return f"{what} of {1 + len(self.more_runs)} checkpoints by {self.by}, {len(self):,} rows"
         return f"{what} of {len(self)} sites" if self.by == "layer" else f"{what} by {self.by}, {len(self):,} rows"
+
+
+def drawn_kind(kinds: Sequence[str], fit: str | None) -> str:
+    """Where none is named, resid_post, and where that is not there, the first; one that is named has to be there."""
+    if fit is None or fit == "resid_post":
+        return "resid_post" if "resid_post" in kinds else kinds[0]
+    return fit
 
 
 def plot_growth(answers: "Growth | Iterable[Growth]", ax: "Axes | None" = None, *, ratios: bool = False) -> "Axes":

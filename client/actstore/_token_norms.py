@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actstore import _arguments
-from actstore._norms import TITLES, NormProfile
+from actstore._norms import TITLES, NormProfile, drawn_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,8 +54,7 @@ class TokenNorms(NormProfile):
         """
         from actstore import _token_plots
 
-        kind = self.kinds[0] if fit is None or (fit == "resid_post" and fit not in self.kinds) else fit
-        return _token_plots.draw(self, ax, kind)
+        return _token_plots.draw(self, ax, drawn_kind(self.kinds, fit))
 
     def _title(self) -> str:
         what = TITLES.get(self.quantity, self.quantity)

@@ -130,7 +130,7 @@ def _check_sequences(question: ProfileQuestion) -> None:
     by_token, named = question.by == TOKEN, question.sequences is not None
     if by_token != named:
         which = "of some sequences" if by_token else "over all sequences"
-        allowed = "the first, and how many" if by_token else f"none, or by {TOKEN}"
+        allowed = "the first, and how many, as range(4)" if by_token else f"none, or by {TOKEN}"
         value = _span(question.sequences)
         raise BadRequest(f"norms by {question.by} are {which}", field="sequences", value=value, allowed=allowed)
 

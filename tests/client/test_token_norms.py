@@ -201,6 +201,13 @@ def test_what_is_no_number_is_blank(random: RandomRun, doors: tuple[Lab, Lab]) -
     assert found.plot(own) is own
 
 
+@pytest.mark.parametrize("fit", [None, "resid_post"])
+def test_what_is_not_named_is_drawn_of_resid_post(fit: str | None, doors: tuple[Lab, Lab]) -> None:
+    found = doors[0].run("run").norms(by="token", sequences=range(2))
+    assert found.kinds == ("resid_pre", "resid_post")
+    assert "l2 of resid_post (" in found.plot(fit=fit).get_title()
+
+
 def test_many_tokens_of_one_sequence_have_their_positions(
     doors: tuple[Lab, Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:
