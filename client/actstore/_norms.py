@@ -278,7 +278,7 @@ class NormProfile(NormAnswer):
         if self.by == "position":
             return _profile_plots.heatmap(self, ax)
         if self.by != "layer":
-            raise refused(f"a profile by {self.by} has no plot", "by", self.by, "layer, position")
+            raise refused(f"a profile by {self.by} has no plot", "by", self.by, "layer, position, token, checkpoint")
         return _plots.norm_profile(self, ax, fit if self.quantity == "l2" else None)
 
     def plot_heatmap(self, ax: "Axes | None" = None, site: str = "resid_post") -> "Axes":
