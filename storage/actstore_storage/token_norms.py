@@ -19,8 +19,8 @@ from actstore_storage.row_groups import read_between
 from actstore_storage.sites import Site
 from actstore_storage.snapshot import Snapshot
 
-# Tokens times sites of one answer, which is one message: 4 bytes a value, and some 40 for what a token is.
-TOKEN_NORM_VALUES_MAX = 1_000_000
+# Tokens times sites of one answer, which is one message: 4 bytes a value and some 40 for what a token is, 11 MB in all.
+TOKEN_NORM_VALUES_MAX = 250_000
 _READ = ("sequence", "position", "document", "token", "flags")
 
 
