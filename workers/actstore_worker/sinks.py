@@ -26,5 +26,15 @@ def with_sinks(
     is_sink = np.zeros(len(tokens.flags), np.bool_)
     for first, last in pairwise(offsets):
         part = stacked[:, first:last]
-        is_sink[first:last] = (part > ratio * np.median(part, axis=1, keepdims=True)).any(axis=0)
+        is_sink[first:last] = (part > ratio * _medians(part)).any(axis=0)
     return replace(tokens, flags=np.where(is_sink, tokens.flags | np.uint8(SINK), tokens.flags))
+
+
+def _medians(norms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[site, 1] of [site, position]: of what is a number, for one that is not would hide its sequence's sinks."""
+    found: NDArray[np.float32] = np.median(norms, axis=1, keepdims=True)
+    for site in np.flatnonzero(np.isnan(found[:, 0])):
+        numbers = norms[site][~np.isnan(norms[site])]
+        if len(numbers):
+            found[site] = np.median(numbers)
+    return found
