@@ -147,9 +147,14 @@ def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
     sequences = range(first, total if count is None else min(first + count, total))
     shards = snapshot.shards_of(sequences)
     if not ((snapshot.shards >= shards.start) & (snapshot.shards < shards.stop)).any():
-        held = f"{len(snapshot.commits)} of {snapshot.record.shards_total} shards are committed"
+        run, held = (
+            snapshot.record.run,
+            f"{len(snapshot.commits)} of {snapshot.record.shards_total} shards are committed",
+        )
         raise BadRequest(
-            f"no committed shard of run {snapshot.record.run} holds these sequences: {held}",
+            f"no committed shard of run {run} holds these sequences: {held}"
+            if sequences
+            else f"these are none of the {total} sequences of run {run}",
             field="sequences",
             value=_span(question.sequences),
             allowed=f"of 0 to {total - 1}, those that are committed",
