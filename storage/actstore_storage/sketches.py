@@ -208,8 +208,13 @@ def _kept(sketch: bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]
     return np.concatenate([extremes, values]), np.concatenate([np.zeros(2, np.int64), weights])
 
 
-def _count(sketch: bytes) -> int:
-    return 1 if sketch[0] == _INTS_OF_ONE else int.from_bytes(sketch[8:16], "little")
+def _count(sketch: bytes) -> int | None:
+    """How many values it says that it is of, and what it kept stands for; None where these are no sketch's bytes."""
+    try:
+        told = 1 if sketch[0] == _INTS_OF_ONE else int.from_bytes(sketch[8:16], "little")
+        return told if told == _kept(sketch)[1].sum() else None
+    except (ValueError, IndexError):
+        return None
 
 
 def _decoded(file: pq.ParquetFile, names: Sequence[str]) -> dict[str, dict[str, bytes]]:
@@ -225,7 +230,9 @@ def _checked(found: Sketches, moments: Mapping[str, Mapping[str, Moments]], key:
     for name, classes in found.items():
         expected = {token_class: told.count for token_class, told in moments.get(name, {}).items()}
         if {token_class: _count(sketch) for token_class, sketch in classes.items()} != expected:
-            raise _corrupt(key, f"its sketches of {name} are not of as many tokens as the statistics beside it")
+            raise _corrupt(
+                key, f"its sketches of {name} are no sketches, or not of as many tokens as the statistics beside it"
+            )
     return found
 
 

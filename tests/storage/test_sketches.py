@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasketches import kll_floats_sketch
 from hypothesis import given, settings
@@ -234,6 +235,39 @@ def test_sketches_of_other_tokens_are_damaged(local_bucket: Bucket) -> None:
     local_bucket.put_if_absent(key, b"no table")
     with pytest.raises(CorruptObject):
         norm_profile(snapshot)
+
+
+DAMAGE = {
+    "levels": lambda blob: blob[:18] + b"\xc8" + blob[19:],
+    "no levels": lambda blob: blob[:18] + b"\x00" + blob[19:],
+    "count": lambda blob: blob[:8] + (1 + int.from_bytes(blob[8:16], "little")).to_bytes(8, "little") + blob[16:],
+    "a value less": lambda blob: blob[:-4],
+    "a byte less": lambda blob: blob[:-1],
+    "its start": lambda blob: blob[:7],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_bytes_that_are_no_sketch_are_damaged(damage: str, local_bucket: Bucket) -> None:
+    """In sound pages: as somebody else's writer may leave them."""
+    write_run(local_bucket, make_run(5))
+    fold_commits(open_run(local_bucket, "run"))
+    snapshot = open_run(local_bucket, "run")
+    key = checkpoint_sketches_key("run", snapshot.commits.checkpoints[0].shards)
+    with local_bucket.open(key) as source:
+        table = pq.read_table(source)
+    place = table.column_names.index("resid_post.1")
+    at = table["token_class"].to_pylist().index("text")
+    blobs = table.column(place).to_pylist()
+    blobs[at] = DAMAGE[damage](blobs[at])
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.set_column(place, table.schema[place], pa.array(blobs, pa.binary())), sink)
+    local_bucket.delete(key)
+    local_bucket.put_if_absent(key, bytes(sink.getvalue()))
+    with pytest.raises(CorruptObject, match=r"sketches of resid_post\.1"):
+        norm_profile(snapshot)
+    [finding] = check_runs(local_bucket, "run").findings
+    assert (finding.kind, finding.key) == ("damaged", key)
 
 
 def test_removal_takes_them(local_bucket: Bucket) -> None:

@@ -199,6 +199,12 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "half a sketch": (
         lambda data: other_sketches(data, lambda table: _with_first(table, lambda sketch: sketch[: len(sketch) // 2])),
+        "sketches of resid_post.0 are no sketches",
+    ),
+    "of no known version": (
+        lambda data: other_sketches(
+            data, lambda table: _with_first(table, lambda sketch: sketch[:1] + b"\x63" + sketch[2:])
+        ),
         "sketches of 1 of 8 names cannot be read: resid_post.0",
     ),
     "a name short": (
