@@ -122,7 +122,7 @@ def test_a_mean_that_is_most_of_a_vector_leaves_what_float32_has() -> None:
     rows = torch.randn(50, 512, generator=torch.Generator().manual_seed(0)) + 30
     wide = rows.double()
     sums, squares = products([rows[None]], [0], [(0, 0)])
-    _, centred = l2_and_centred(squares, sums, [rows.shape[-1]])
+    _, centred = l2_and_centred(squares, sums, rows.shape[-1])
     expected = torch.linalg.vector_norm(wide - wide.mean(1, keepdim=True), dim=1)
     np.testing.assert_allclose(centred[0, 0].double(), expected, rtol=2e-7 * 900)
     assert not columns_beside((), ("resid_pre",))

@@ -56,8 +56,7 @@ class BatchNorms:
         pairs = [(sites.index(one), sites.index(other)) for _, one, other in cosines]
         sums, dots = products(list(seen.values()), at, [*zip(at, at, strict=True), *pairs])
         if fresh:
-            widths = [seen[site].shape[-1] for site in fresh]
-            l2, centred = l2_and_centred(dots[: len(at)], sums, widths)
+            l2, centred = l2_and_centred(dots[: len(at)], sums, seen[sites[0]].shape[-1])
             norms |= dict(zip(fresh, zip(l2, centred, strict=True), strict=True))
         for site, (l2, centred) in norms.items():
             self._keep(str(site), l2)
@@ -70,20 +69,19 @@ class BatchNorms:
 
 
 def l2_and_centred(
-    squares: Float[Tensor, "site batch position"], sums: Float[Tensor, "site batch position"], widths: Sequence[int]
+    squares: Float[Tensor, "site batch position"], sums: Float[Tensor, "site batch position"], d_model: int
 ) -> tuple[Float[Tensor, "site batch position"], Float[Tensor, "site batch position"]]:
-    """Norms, and those of the vectors less their means, whose squares are less by the width times the mean's.
+    """Norms, and those of the vectors less their means, whose squares are less by d_model times the mean's.
 
     A subtraction of what was summed, and not of each element, costs a tenth. It leaves an error of 1e-7 times the ratio
     of the two squares, which matters only where nearly all of a vector is its mean.
     """
-    inverse = 1 / torch.tensor(widths, dtype=torch.float64, device=sums.device)[:, None, None]
-    centred = squares.double() - sums.double().square() * inverse
+    centred = squares.double() - sums.double().square() / d_model
     return squares.sqrt(), centred.clamp_min(0).sqrt().float()
 
 
 def products(
-    vectors: Sequence[Float[Tensor, "batch position _"]], sums: Sequence[int], pairs: Sequence[tuple[int, int]]
+    vectors: Sequence[Float[Tensor, "batch position d_model"]], sums: Sequence[int], pairs: Sequence[tuple[int, int]]
 ) -> tuple[Float[Tensor, "sum batch position"], Float[Tensor, "pair batch position"]]:
     """In float32: the sums of these vectors' elements, and the dot products of these pairs of them."""
     vectors = [found.to(vectors[-1].device) for found in vectors]
@@ -103,10 +101,10 @@ def _products_in_memory(
     """NumPy's, of chunks that a cache holds: of whole vectors it takes a third more, and torch's dot product alone two
     to seven times as long.
     """
-    flat = [found.reshape(-1, found.shape[-1]) for found in vectors]
+    d_model = vectors[0].shape[-1]
+    flat = [found.reshape(-1, d_model) for found in vectors]
     in_numpy = [found.numpy() if found.dtype == torch.float32 else None for found in flat]  # to slice it costs less
-    widths = [found.shape[-1] for found in flat]
-    ones, rows = np.ones(max(widths), np.float32), max(1, _CHUNK_BYTES // (4 * sum(widths)))
+    ones, rows = np.ones(d_model, np.float32), max(1, _CHUNK_BYTES // (4 * d_model * len(flat)))
     found = np.empty((len(sums) + len(pairs), len(flat[0])), np.float32)
     for first in range(0, len(flat[0]), rows):
         part = slice(first, first + rows)
@@ -115,7 +113,7 @@ def _products_in_memory(
             for tensor, array in zip(flat, in_numpy, strict=True)
         ]
         for number, one in enumerate(sums):
-            np.dot(chunk[one], ones[: widths[one]], out=found[number, part])
+            np.dot(chunk[one], ones, out=found[number, part])
         for number, (one, other) in enumerate(pairs, len(sums)):
             np.vecdot(chunk[one], chunk[other], out=found[number, part])
     whole = torch.from_numpy(found).view(-1, *vectors[0].shape[:-1])
