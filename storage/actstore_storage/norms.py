@@ -147,10 +147,8 @@ def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
     sequences = range(first, total if count is None else min(first + count, total))
     shards = snapshot.shards_of(sequences)
     if not ((snapshot.shards >= shards.start) & (snapshot.shards < shards.stop)).any():
-        run, held = (
-            snapshot.record.run,
-            f"{len(snapshot.commits)} of {snapshot.record.shards_total} shards are committed",
-        )
+        run = snapshot.record.run
+        held = f"{len(snapshot.commits)} of {snapshot.record.shards_total} shards are committed"
         raise BadRequest(
             f"no committed shard of run {run} holds these sequences: {held}"
             if sequences
