@@ -232,7 +232,7 @@ class Gateway:
         context: Context,
         empty: Callable[[], Response],
     ) -> AsyncIterator[Response]:
-        """After a failure one empty message takes the status along; `drop_empty_messages` keeps it from the caller."""
+        """After a failure one empty message takes the status along; `mended_streams` keeps it from the caller."""
         try:
             self._check_token(context)
             async for message in call(request):

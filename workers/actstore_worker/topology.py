@@ -56,6 +56,7 @@ from actstore_worker.patching.sweep import SweepUpdate
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Estimate, Progress, Totals
+from actstore_worker.proxy_streams import mended_streams
 from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import RayLimits, SettingsError, WorkerSettings
 from actstore_worker.stored_saes import StoredSaes
@@ -444,31 +445,13 @@ def _model_replica(models_per_replica: int) -> type:
 
 def add_services(servicer: object, server: Any) -> None:
     """What Serve's proxy offers. The proxy answers every method by asking the gateway, whatever `servicer` is."""
-    server.service_handler_factory = drop_empty_messages(server.service_handler_factory)
+    server.service_handler_factory = mended_streams(server.service_handler_factory)
     service_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_PatchingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_SaeServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     # Of whose verbs the gateway has the one that needs a model.
     service_pb2_grpc.add_NormServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-
-
-def drop_empty_messages(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """No message of ours is empty but the one that takes a failed stream's status along (see gateway.py)."""
-
-    def without_empty(service_method: str, streaming_type: Any) -> Any:
-        handler = factory(service_method=service_method, streaming_type=streaming_type)
-        if streaming_type.value != "unary_stream":
-            return handler
-
-        async def stream(request: Any, context: Any) -> AsyncIterator[bytes]:
-            async for message in handler(request, context):
-                if message:
-                    yield message
-
-        return stream
-
-    return without_empty
 
 
 async def _answer(reference: Awaitable[Answer]) -> Answer:
