@@ -10,7 +10,7 @@ DuckDB reads 48 bytes a token.
 sites, their moments and their sketches, in CPU time of one core; the larger of what a pass with them takes longer,
 which drifts with the machine, and of what they are seen to take within it. Predicted: 24 vectors of 2 kB a token from
 memory at 14 GB/s, 3.5 us, and 56 sums over them in cache at 45 ns, 2.5 us; some 20 ns for each of 90 statistics'
-numbers, 1.8 us: 8 us beside 350 of computing.
+numbers, 1.8 us: 8 us beside 350 of computing. Parquet and the commit come on top.
 """
 
 import argparse
@@ -84,7 +84,8 @@ def duckdb_means(paths: list[str]) -> None:
 
 def capture_cost(folder: Path) -> dict[str, float]:
     """CPU time a token, in us: of a forward pass that keeps nothing, of one with the norms of all its sites, and what
-    the latter spends on sums over vectors and on writing and statistics. On one thread, in turns, the least of each
+    the latter spends on sums over vectors, and on statistics and handing rows on; and of encoding and committing them,
+    which is no part of the pass. On one thread, in turns, the least of each
     side's rounds: what else the machine does only ever adds.
     """
     folder.mkdir()
@@ -120,6 +121,9 @@ def capture_cost(folder: Path) -> dict[str, float]:
                 take("statistics", writing.us())
                 take("whole", clock.us())
                 take("sums", sums.inside_us)
+            began = time.process_time()  # of threads beside this one, too, which have nothing else to do
+            writer.commit()
+            take("commit", 1e6 * (time.process_time() - began) / sum(len(batch.tokens) for batch in batches))
     return least
 
 
@@ -183,7 +187,7 @@ def main() -> None:
         torch.set_num_threads(1)
         cost = capture_cost(Path(name) / "capture")
     print("us a token: forward pass {plain:.1f}, with norms {whole:.1f}".format(**cost), end="; ")
-    print("sums over vectors {sums:.1f}, writing and statistics {statistics:.1f}".format(**cost))
+    print("sums over vectors {sums:.1f}, statistics {statistics:.1f}; Parquet and commit {commit:.1f}".format(**cost))
     first, last = SHARDS[0], SHARDS[-1]
     numbers = {
         "growth_100x": max(found[last, side] / found[first, side] for side in ("moments", "quantiles")),

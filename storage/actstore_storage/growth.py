@@ -4,7 +4,7 @@ What grows is the mean over the tokens that count of their L2 norms, or of anoth
 carry (without position 0, the norms files); how sure the rate is comes from the norms files, sequence by sequence.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +15,18 @@ from actstore_storage.commit import Commit
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit
 from actstore_storage.growth_shapes import CONFIDENCE, STEPS_MIN, Curves, GrowthFit, Steps, fit_steps
-from actstore_storage.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION, read_columns, token_values
-from actstore_storage.norm_rows import KeptTokens
+from actstore_storage.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION
+from actstore_storage.norm_rows import KeptTokens, shard_values
 from actstore_storage.norms import (
     QUANTILE_TOKENS_MAX,
     ProfileQuestion,
+    none_left,
     norm_profile,
     nothing_left,
     sites_with,
     unknown_site,
 )
-from actstore_storage.products import NORMS, TOKENS
+from actstore_storage.products import TOKENS
 from actstore_storage.reading import open_product
 from actstore_storage.registry import find_registered_model
 from actstore_storage.revisions import in_order, warnings_of
@@ -231,7 +232,7 @@ def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
         means = norm_profile(snapshot, question)["mean"].to_numpy()
     if (means <= 0).any():
         name = names[int(np.argmin(means))]
-        raise nothing_left(f"the mean {measured.quantity} of {name} is 0, which has no logarithm", _left_out(kept))
+        raise nothing_left(f"the mean {measured.quantity} of {name} is 0, which has no logarithm", kept)
     return means
 
 
@@ -243,15 +244,9 @@ def _means_of_rows(snapshot: Snapshot, measured: Measured) -> Steps:
         found += [part.sum(axis=0) for part in _shard_sums(snapshot, commit, measured)]
     sums, counts = found
     if not counts.all():
-        where = measured.sites[int(np.argmin(counts))]
-        message = f"no token is left of {where} in {len(snapshot.commits)} committed shards"
-        raise nothing_left(message, _left_out(measured.kept))
+        raise none_left(snapshot, [measured.sites[int(np.argmin(counts))]], measured.kept)
     means: Steps = sums / counts
     return means
-
-
-def _left_out(kept: KeptTokens) -> frozenset[str]:
-    return kept.exclude | ({"position_0"} if kept.exclude_position_0 else set())
 
 
 def _spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
@@ -286,21 +281,11 @@ def _shard_sums(
     tokens = {name: table[name].to_numpy() for name in table.column_names}
     kept, number = measured.kept.mask(tokens), tokens["sequence"] - held.start
     sums, counts = (np.zeros((len(held), len(sites))) for _ in range(2))
-    for column, values in enumerate(_token_norms(snapshot, commit, measured)):
+    for column, values in enumerate(shard_values(snapshot, commit, measured.quantity, sites)):
         counted = kept & np.isfinite(values)
         counts[:, column] = np.bincount(number[counted], minlength=len(held))
         sums[:, column] = np.bincount(number[counted], values[counted].astype(np.float64), len(held))
     return sums, counts
-
-
-def _token_norms(snapshot: Snapshot, commit: Commit, measured: Measured) -> Iterator[npt.NDArray[np.floating]]:
-    stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
-    names = [name for site in measured.sites for name in read_columns(measured.quantity, site, stored)]
-    with open_product(snapshot.bucket, commit, NORMS) as file:
-        table = file.read(columns=names)
-    columns = {name: table[name].to_numpy() for name in names}
-    for site in measured.sites:
-        yield token_values(measured.quantity, site, columns, stored, d_model)
 
 
 def _paired_sums(snapshots: Sequence[Snapshot], measured: Measured) -> SequenceSums:

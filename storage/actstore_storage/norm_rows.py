@@ -30,6 +30,11 @@ class KeptTokens:
     exclude: frozenset[str]
     exclude_position_0: bool = False
 
+    @property
+    def left_out(self) -> frozenset[str]:
+        """As answers name it."""
+        return self.exclude | ({"position_0"} if self.exclude_position_0 else set())
+
     def mask(self, tokens: Mapping[str, npt.NDArray[np.integer]]) -> npt.NDArray[np.bool_]:
         kept = kept_rows(tokens["flags"].astype(np.uint8), self.exclude)
         return kept & (tokens["position"] > 0) if self.exclude_position_0 else kept
@@ -47,7 +52,7 @@ def read_norms(
     for commit in snapshot.commits:
         tokens = _tokens(snapshot, commit, kept, label)
         counts, own = kept.mask(tokens), None if label is None else _labels(tokens, label)
-        for found in _shard_values(snapshot, commit, quantity, sites):
+        for found in shard_values(snapshot, commit, quantity, sites):
             chosen = counts & np.isfinite(found)
             end = filled + int(chosen.sum())
             values[filled:end] = found[chosen]
@@ -133,9 +138,10 @@ def _labels(tokens: Mapping[str, npt.NDArray[np.integer]], label: str) -> Labels
     return class_places(tokens["flags"]) if label == "token_class" else tokens[label].astype(np.int64)
 
 
-def _shard_values(
+def shard_values(
     snapshot: Snapshot, commit: Commit, quantity: str, sites: Sequence[Site]
 ) -> Iterator[npt.NDArray[np.floating]]:
+    """Of every token of the shard, at one site after the other."""
     stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
     needed = [name for site in sites for name in read_columns(quantity, site, stored)]
     with open_product(snapshot.bucket, commit, NORMS) as file:

@@ -159,7 +159,7 @@ def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
         )
     found = token_norms(snapshot, question.quantity, sites, question.kept, sequences)
     if not found.num_rows:
-        raise _none_left(snapshot, sites, question)
+        raise none_left(snapshot, sites, question.kept)
     return found
 
 
@@ -212,7 +212,7 @@ def _rows(
     elif names or not question.from_statistics:
         found = _with_quantiles(snapshot, sites, question, list(names), found)
     if not found:
-        raise _none_left(snapshot, sites, question)
+        raise none_left(snapshot, sites, question.kept)
     place = {"site": sites[0].kind} | ({} if question.by == SITE else {"layer": sites[0].layer})
     if question.by in (LAYER, SITE):
         place["non_finite"] = sum(snapshot.non_finite(str(site)) for site in sites)
@@ -313,7 +313,7 @@ def norm_histogram(
             found = _sketched(snapshot, [site], question, sketches, None)
             values, weights = found.values, found.weights
         if not len(values):
-            raise _none_left(snapshot, [site], question)
+            raise none_left(snapshot, [site], question.kept)
         place = {"site": site.kind, "layer": site.layer, "rank_error": 0.0 if sketches is None else RANK_ERROR}
         rows += [place | row for row in histogram_rows(values, bins, edges, weights)]
     ends = [("low", pa.float64()), ("high", pa.float64()), ("count", pa.int64()), ("rank_error", pa.float64())]
@@ -354,14 +354,13 @@ def _profile_schema(question: ProfileQuestion, quantile_names: Iterable[str]) ->
     return pa.schema(fields + [(name, pa.float64()) for name in (*_MOMENTS, *bound, *quantiles)])
 
 
-def _none_left(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion) -> BadRequest:
+def none_left(snapshot: Snapshot, sites: Sequence[Site], kept: KeptTokens) -> BadRequest:
     where = " and ".join(dict.fromkeys((str(sites[0]), str(sites[-1]))))
-    message = f"no token is left of {where} in {len(snapshot.commits)} committed shards"
-    return nothing_left(message, question.exclude | ({"position_0"} if question.exclude_position_0 else set()))
+    return nothing_left(f"no token is left of {where} in {len(snapshot.commits)} committed shards", kept)
 
 
-def nothing_left(message: str, exclude: frozenset[str]) -> BadRequest:
-    excluded = ", ".join(sorted(exclude)) or "nothing"
+def nothing_left(message: str, kept: KeptTokens) -> BadRequest:
+    excluded = ", ".join(sorted(kept.left_out)) or "nothing"
     return BadRequest(f"{message} ({excluded} excluded)", reason="NOTHING_LEFT", field="exclude", value=excluded)
 
 

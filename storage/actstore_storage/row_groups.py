@@ -1,7 +1,8 @@
-"""Seeking in a Parquet file that is sorted by a column."""
+"""Seeking in a Parquet file: by the column that it is sorted by, and by the numbers of its rows."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,13 @@ def groups_between(file: pq.ParquetFile, column: str, low: int, high: int) -> ra
     groups = range(file.num_row_groups)
     first = bisect_left(groups, low, key=lambda group: bounds(group).max)
     return range(first, max(first, bisect_right(groups, high, key=lambda group: bounds(group).min)))
+
+
+def groups_of_rows(file: pq.ParquetFile, first: int, last: int) -> tuple[list[int], int]:
+    """The row groups with these rows of the file, both included, and the row that the first of them begins at."""
+    ends = list(accumulate(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)))
+    begin, end = bisect_right(ends, first), bisect_right(ends, last)
+    return list(range(begin, end + 1)), ends[begin - 1] if begin else 0
 
 
 def read_between(

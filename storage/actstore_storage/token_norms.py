@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from actstore_storage.commit import TOKEN_CLASSES, Commit
 from actstore_storage.errors import BadRequest
@@ -15,7 +14,7 @@ from actstore_storage.norm_rows import KeptTokens, class_places
 from actstore_storage.products import NORMS, TOKENS
 from actstore_storage.reading import open_product
 from actstore_storage.registry import token_texts
-from actstore_storage.row_groups import read_between
+from actstore_storage.row_groups import groups_of_rows, read_between
 from actstore_storage.sites import Site
 from actstore_storage.snapshot import Snapshot
 
@@ -92,13 +91,6 @@ def _rows_of(snapshot: Snapshot, shard: _ShardTokens, names: Sequence[str]) -> d
     if not len(shard.rows):
         return {name: np.empty(0, np.float32) for name in names}
     with open_product(snapshot.bucket, shard.commit, NORMS) as file:
-        groups, first_row = _groups_of(file, int(shard.rows[0]), int(shard.rows[-1]))
+        groups, first_row = groups_of_rows(file, int(shard.rows[0]), int(shard.rows[-1]))
         table = file.read_row_groups(groups, columns=list(names), use_threads=False)
     return {name: table[name].to_numpy()[shard.rows - first_row] for name in names}
-
-
-def _groups_of(file: pq.ParquetFile, first: int, last: int) -> tuple[list[int], int]:
-    """The row groups with these rows of the file, and the row that the first of them begins at."""
-    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
-    begin, end = np.searchsorted(ends, [first, last], side="right").tolist()
-    return list(range(begin, end + 1)), int(ends[begin - 1]) if begin else 0
