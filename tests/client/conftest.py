@@ -11,6 +11,7 @@ import actstore
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.opening import open_bucket
+from tests.client.doors import served
 from tests.client.stand_in_workers import TOKEN, StandInWorkers
 from tests.stored_run import StoredRun, write_stored_run
 
@@ -125,10 +126,8 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def far(training: Path) -> Iterator[actstore.Lab]:
-    started = Service(open_bucket(str(training)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
-    with actstore.connect(started.address) as lab:
+    with served(training) as lab:
         yield lab
-    started.stop()
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 import actstore
 from actstore import BadRequest, Lab
 from actstore._command import main
-from actstore_service.server import Service
-from actstore_service.settings import Settings
 from actstore_storage.opening import open_bucket
 from actstore_storage.sketches import RANK_ERROR
+from tests.client.doors import served
 from tests.storage.random_run import RandomRun, make_run, write_run
 
 SITES = tuple(f"resid_post.{layer}" for layer in range(4))
@@ -35,10 +34,8 @@ def folder(run: RandomRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def doors(folder: Path) -> Iterator[tuple[Lab, Lab]]:
-    service = Service(open_bucket(str(folder)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
-    with actstore.connect(service.address) as far, actstore.connect(folder) as near:
+    with served(folder) as far, actstore.connect(folder) as near:
         yield far, near
-    service.stop()
 
 
 def values(run: RandomRun, site: str) -> NDArray[np.float64]:

@@ -16,11 +16,10 @@ from actstore import ActstoreError, Lab, Run, TokenNorms
 from actstore._command import main
 from actstore._token_norms import SHOWN_SITES
 from actstore._token_plots import LABELLED_TOKENS_MAX
-from actstore_service.server import Service
-from actstore_service.settings import Settings
 from actstore_storage import token_norms
 from actstore_storage.opening import open_bucket
 from tests import stored_run
+from tests.client.doors import served
 from tests.storage.random_run import RandomRun, make_run, write_run
 
 
@@ -52,10 +51,8 @@ def folder(random: RandomRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def doors(folder: Path) -> Iterator[tuple[Lab, Lab]]:
-    service = Service(open_bucket(str(folder)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
-    with actstore.connect(service.address) as far, actstore.connect(folder) as near:
+    with served(folder) as far, actstore.connect(folder) as near:
         yield far, near
-    service.stop()
 
 
 QUESTIONS: dict[str, Callable[[Run], TokenNorms]] = {
