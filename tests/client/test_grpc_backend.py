@@ -158,13 +158,13 @@ def test_a_stream_without_a_message_is_a_fault(lab: actstore.Lab) -> None:
     assert activation_pb2.ReadTokensRequest().run == ""
 
 
-def test_nobody_there(unused_port: int) -> None:
+def test_nobody_there(free_port: int) -> None:
     with (
-        actstore.connect(f"127.0.0.1:{unused_port}") as nobody,
+        actstore.connect(f"127.0.0.1:{free_port}") as nobody,
         pytest.raises(Unavailable, match="actstore up") as caught,
     ):
         nobody.runs()
-    assert (caught.value.field, caught.value.value) == ("address", f"127.0.0.1:{unused_port}")
+    assert (caught.value.field, caught.value.value) == ("address", f"127.0.0.1:{free_port}")
 
 
 def test_a_wrong_or_missing_token_is_denied(service: Any) -> None:

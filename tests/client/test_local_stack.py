@@ -176,10 +176,10 @@ def test_a_death_is_noticed(plant_workers: Plant) -> None:
             stack.check()
 
 
-def test_the_documented_port_where_it_is_free(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
-    monkeypatch.setattr(_local_stack, "SERVICE_PORT", unused_port)
-    assert _local_stack._preferred_port() == unused_port
-    with socket.create_server(("127.0.0.1", unused_port)):
+def test_the_documented_port_where_it_is_free(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setattr(_local_stack, "SERVICE_PORT", free_port)
+    assert _local_stack._preferred_port() == free_port
+    with socket.create_server(("127.0.0.1", free_port)):
         assert _local_stack._preferred_port() == 0
 
 

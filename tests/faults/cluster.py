@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from unittest.mock import patch
 from ray.cluster_utils import Cluster
 
 import actstore
+from actstore._seaweed import free_ports
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
 from tests.worker_process import descendants, running_workers
@@ -135,7 +135,8 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
                 environment=store_variables(seaweed) | {"ACTSTORE_RAY_ADDRESS": cluster.address},
             )
         )
-        lab = KillableLab(seaweed, cluster, _free_port(), workers.address, workers.token)
+        (service_port,) = free_ports(1)
+        lab = KillableLab(seaweed, cluster, service_port, workers.address, workers.token)
         stack.callback(lab.stop_service)
         lab.start_service()
         yield lab
@@ -150,10 +151,3 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port

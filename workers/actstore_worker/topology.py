@@ -11,6 +11,7 @@ What they do is in classes that know nothing of Ray; here they are only placed, 
 import asyncio
 import json
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -66,6 +67,8 @@ NAMESPACE = APPLICATION = "actstore"
 COORDINATOR = "coordinator"
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
+# The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999.
+_QUIET_PORTS = range(20_000, 32_768)
 
 # A job of a sweep whose process died goes on from its checkpoint so often.
 JOB_RETRIES = 3
@@ -495,6 +498,9 @@ def _device() -> torch.device:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind((_LOOPBACK, 0))
-        return int(probe_socket.getsockname()[1])
+    """One that nobody is likely to take before Serve listens there, seconds later: see `_QUIET_PORTS`."""
+    for port in random.SystemRandom().sample(_QUIET_PORTS, len(_QUIET_PORTS)):
+        with socket.socket() as probe_socket, suppress(OSError):
+            probe_socket.bind(("", port))
+            return port
+    raise SettingsError(f"of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} none is free")
