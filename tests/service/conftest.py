@@ -19,6 +19,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.opening import open_bucket
 from tests.service import stand_in
 from tests.stored_run import StoredRun, write_stored_run
+from tests.waiting import PATIENCE_SECONDS
 
 TOKEN = "service-token"
 
@@ -41,7 +42,9 @@ class Caller:
     def metadata(self) -> list[tuple[str, str]]:
         return [] if self.token is None else [("authorization", f"Bearer {self.token}")]
 
-    def __call__(self, service: str, method: str, request: Any, timeout_seconds: float | None = 20) -> Any:
+    def __call__(
+        self, service: str, method: str, request: Any, timeout_seconds: float | None = PATIENCE_SECONDS
+    ) -> Any:
         answer = getattr(self.stub(service), method)(request, timeout=timeout_seconds, metadata=self.metadata)
         return list(answer) if isinstance(answer, grpc.Call) else answer
 
@@ -131,7 +134,7 @@ def in_thread() -> Iterator[Callable[..., threading.Thread]]:
 
     yield start
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
 
 
@@ -139,7 +142,7 @@ def in_thread() -> Iterator[Callable[..., threading.Thread]]:
 def until() -> Callable[..., None]:
     """Waits for what happens soon but not at once; a gRPC error means not yet."""
 
-    def wait(succeeds: Callable[[], bool], seconds: float = 10) -> None:
+    def wait(succeeds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         end = time.monotonic() + seconds
         while True:
             try:

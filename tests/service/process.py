@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 COMMAND = (sys.executable, "-m", "actstore_service")
 FREE_PORTS = {"ACTSTORE_LISTEN": "127.0.0.1:0", "ACTSTORE_METRICS_LISTEN": "127.0.0.1:0"}
-STOP_SECONDS = 30
+STOP_SECONDS = 180
 
 
 def environment(**variables: str) -> dict[str, str]:

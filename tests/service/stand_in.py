@@ -17,6 +17,8 @@ from actstore_api.v1.service_pb2_grpc import (
 )
 
 TOKEN = "workers-token"
+# Of a call that waits to be cancelled: longer than any test waits for that.
+LONG_SECONDS = 600.0
 PROGRESS = 3
 TOTALS = capture_pb2.GetCaptureTotalsResponse(
     captures_running=1,
@@ -112,4 +114,4 @@ class StandIn(CaptureServiceServicer, PatchingServiceServicer):
         if name == "waiting":
             context.add_callback(self.cancelled.set)
             self.waiting.set()
-            self.cancelled.wait(30)
+            self.cancelled.wait(LONG_SECONDS)

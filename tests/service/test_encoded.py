@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from actstore._messages import rows_of
 from actstore_api.v1 import activation_pb2, common_pb2
 from actstore_service.encoded import ahead, rows_message
+from tests.waiting import PATIENCE_SECONDS
 
 PROVENANCE = common_pb2.Provenance(model="m", shards_committed=3, sae_sha256={"a": "b"})
 
@@ -67,5 +68,5 @@ def test_who_leaves_stops_the_making() -> None:
     assert next(found) == 0
     found.close()
     del found
-    assert over.wait(10)
+    assert over.wait(PATIENCE_SECONDS)
     assert len(made) < 10

@@ -11,13 +11,14 @@ from actstore_api.v1 import capture_pb2, catalog_pb2, patching_pb2
 from actstore_service.server import Service
 from tests.service import stand_in
 from tests.service.conftest import Caller, Serve
+from tests.waiting import PATIENCE_SECONDS
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
 def _scrape(service: Service) -> Samples:
     """Values by sample name and label values in order of label name, without histogram bounds."""
-    with urllib.request.urlopen(f"http://{service.metrics_address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{service.metrics_address}/metrics", timeout=PATIENCE_SECONDS) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         samples = [sample for family in families for sample in family.samples]
     return {
@@ -52,7 +53,7 @@ def test_a_running_call_is_in_flight_and_a_cancelled_one_is_counted(
 ) -> None:
     watch = capture_pb2.WatchCaptureRequest(run="waiting")
     stream = call.stub("CaptureService").WatchCapture(watch, metadata=call.metadata)
-    assert workers.waiting.wait(10)
+    assert workers.waiting.wait(PATIENCE_SECONDS)
     assert _scrape(forwarding)["actstore_calls_in_flight", ()] == 1
     stream.cancel()
     cancelled = "actstore_calls_total", ("CANCELLED", _method("CaptureService", "WatchCapture"))

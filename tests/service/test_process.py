@@ -14,6 +14,7 @@ from actstore_storage.opening import S3Access, open_bucket
 from tests.service.conftest import TOKEN, Caller
 from tests.service.process import refused_start, running_service
 from tests.stored_run import FIRING, SAE, StoredRun, write_stored_run
+from tests.waiting import PATIENCE_SECONDS
 
 TOP = feature_pb2.GetTopExamplesRequest(feature=feature_pb2.FeatureReference(run="planted", sae=SAE, feature=FIRING))
 
@@ -26,7 +27,7 @@ def test_serves_until_the_signal(bucket: Bucket, stored: StoredRun, ending: sign
         with call.channel:
             runs = call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
         assert [run.name for run in runs] == ["planted"]
-        with urllib.request.urlopen(f"http://{ready['metrics']}/readyz", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{ready['metrics']}/readyz", timeout=PATIENCE_SECONDS) as answer:
             assert answer.status == 200
 
 

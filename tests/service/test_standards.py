@@ -1,5 +1,6 @@
 """What any gRPC operator expects: health, reflection, a token, probes, and settings that refuse what is unsafe."""
 
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from actstore_service.settings import Limits, Settings
 from actstore_storage.errors import BadRequest
 from tests.service import stand_in
 from tests.service.conftest import TOKEN, Caller, Serve
+from tests.waiting import PATIENCE_SECONDS
 
 STATES = health_pb2.HealthCheckResponse
 SERVED = {f"actstore_api.v1.{name}" for name in service_pb2.DESCRIPTOR.services_by_name}
@@ -25,7 +27,7 @@ SERVED = {f"actstore_api.v1.{name}" for name in service_pb2.DESCRIPTOR.services_
 def _health(service: Service, name: str) -> int:
     with grpc.insecure_channel(service.address) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
-        return check(health_pb2.HealthCheckRequest(service=name), timeout=10).status
+        return check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_SECONDS).status
 
 
 @pytest.mark.parametrize("name", ["", *sorted(SERVED)])
@@ -40,16 +42,20 @@ def test_forwarding_services_do_not_serve_without_workers(serve: Serve) -> None:
     assert _health(service, "actstore_api.v1.CatalogService") == STATES.SERVING
 
 
-def test_watching_health_holds_no_thread_and_sees_the_end(serve: Serve) -> None:
-    service = serve(limits=Limits(grace_seconds=0.5))
+def test_watching_health_holds_no_thread_and_sees_the_end(
+    serve: Serve, in_thread: Callable[..., threading.Thread]
+) -> None:
+    service = serve(limits=Limits(grace_seconds=PATIENCE_SECONDS))
     with grpc.insecure_channel(service.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch
-        watches = [watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(100)]
+        watches = [watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS) for _ in range(100)]
         assert [next(states).status for states in watches] == [STATES.SERVING] * 100
         # More of them than the service has threads, and a call is still answered.
         assert _health(service, "") == STATES.SERVING
-        service.stop()
+        in_thread(service.stop)
         assert {next(states).status for states in watches} == {STATES.NOT_SERVING}
+        for states in watches:
+            states.cancel()
 
 
 def test_reflection_describes_every_service(call: Caller) -> None:
@@ -169,19 +175,19 @@ def test_not_ready_while_a_call_is_finished(
 ) -> None:
     start = capture_pb2.StartCaptureRequest(specification=capture_pb2.CaptureSpecification(run="waiting"))
     answer = call.stub("CaptureService").StartCapture.future(start, metadata=call.metadata)
-    assert workers.waiting.wait(10)
+    assert workers.waiting.wait(PATIENCE_SECONDS)
     in_thread(forwarding.stop)
     while _get(forwarding, "/readyz")[0] == 200:
         assert not answer.done()
     assert _get(forwarding, "/readyz")[0] == 503
     assert _get(forwarding, "/healthz")[0] == 200
     workers.cancelled.set()
-    assert answer.result(10).run == "waiting"
+    assert answer.result(PATIENCE_SECONDS).run == "waiting"
 
 
 def _get(service: Service, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://{service.metrics_address}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{service.metrics_address}{path}", timeout=PATIENCE_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

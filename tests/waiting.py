@@ -1,0 +1,17 @@
+"""Waiting in tests: for a state, and not for a time."""
+
+import time
+from collections.abc import Callable
+
+# For what takes a moment on an idle machine, and on a busy one a hundred times as long. Only a test that fails waits so
+# long.
+PATIENCE_SECONDS = 120.0
+_POLL_SECONDS = 0.02
+
+
+def wait_until(holds: Callable[[], object], what: str) -> None:
+    """`what` is in the message of the AssertionError where it does not hold in PATIENCE_SECONDS."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < give_up, f"not in {PATIENCE_SECONDS:.0f} seconds: {what}"
+        time.sleep(_POLL_SECONDS)
