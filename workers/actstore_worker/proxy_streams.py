@@ -1,9 +1,24 @@
-"""What the streams of Serve's gRPC proxy need, so that a caller gets his messages alone, and may leave at any time."""
+"""The services as Serve's gRPC proxy offers them, with streams of which a caller gets his messages alone, and which he
+may leave at any time. It imports next to nothing: the proxy imports it, and is expected to be ready soon.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
+
+from actstore_api.v1 import service_pb2_grpc
+
+
+def add_services(servicer: object, server: Any) -> None:
+    """What Serve's proxy offers. The proxy answers every method by asking the gateway, whatever `servicer` is."""
+    server.service_handler_factory = mended_streams(server.service_handler_factory)
+    service_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    service_pb2_grpc.add_PatchingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    service_pb2_grpc.add_SaeServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    # Of whose verbs the gateway has the one that needs a model.
+    service_pb2_grpc.add_NormServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
 
 def mended_streams(factory: Callable[..., Any]) -> Callable[..., Any]:

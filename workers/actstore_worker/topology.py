@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -57,7 +58,7 @@ from actstore_worker.patching.sweep import SweepUpdate
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Estimate, Progress, Totals
-from actstore_worker.proxy_streams import mended_streams
+from actstore_worker.proxy_streams import add_services
 from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import RayLimits, SettingsError, WorkerSettings
 from actstore_worker.stored_saes import StoredSaes
@@ -67,6 +68,7 @@ NAMESPACE = APPLICATION = "actstore"
 COORDINATOR = "coordinator"
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
+_REMOVE_SECONDS = 10.0
 # The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999.
 _QUIET_PORTS = range(20_000, 32_768)
 
@@ -136,7 +138,16 @@ class _Ear:
 
 
 def _heard(work: Callable[[Job, Say], Done], job: Job, ear: Any) -> Done:
-    return work(job, ear.say.remote)
+    """Returns once the ear has heard the last word, and so all before it: nobody listens after that."""
+    words: list[Any] = []
+
+    def say(what: Any) -> None:
+        words[:] = [ear.say.remote(what)]
+
+    done = work(job, say)
+    with suppress(RayError):  # what is done is done, whoever hears of it
+        ray.get(words)
+    return done
 
 
 def _outcome(reference: Any) -> Any:
@@ -158,19 +169,27 @@ def _ray(address: str | None, object_store_bytes: int) -> Iterator[None]:
             ray.shutdown()
         return
     # A short path of our own: Ray's socket names must fit into 107 bytes, and nothing of it is wanted afterwards.
-    folder = tempfile.mkdtemp(prefix="actstore-", dir="/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="actstore-", dir="/tmp"))
     try:
         ray.init(
             address="local",
             namespace=NAMESPACE,
             include_dashboard=False,
             object_store_memory=object_store_bytes,
-            _temp_dir=folder,
+            _temp_dir=str(folder),
         )
         yield
     finally:
         ray.shutdown()
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Processes of a Ray that was shut down end a moment later, and may write into their folder while it is removed."""
+    give_up = time.monotonic() + _REMOVE_SECONDS
+    while folder.exists() and time.monotonic() < give_up:
         shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(_POLL_SECONDS)
 
 
 def _start_coordinator(settings: WorkerSettings) -> None:
@@ -188,9 +207,11 @@ def _start_serve(settings: WorkerSettings, port: int) -> None:
     limits = settings.ray
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=_LOOPBACK, port=_free_port()),
+        http_options=HTTPOptions(host=_LOOPBACK, port=_free_port(but=port)),
         grpc_options=gRPCOptions(
-            port=port, grpc_servicer_functions=[f"{__name__}.add_services"], enable_reflection=False
+            port=port,
+            grpc_servicer_functions=[f"{add_services.__module__}.{add_services.__name__}"],
+            enable_reflection=False,
         ),
     )
     models = serve.deployment(
@@ -446,17 +467,6 @@ def _model_replica(models_per_replica: int) -> type:
     return ModelReplica
 
 
-def add_services(servicer: object, server: Any) -> None:
-    """What Serve's proxy offers. The proxy answers every method by asking the gateway, whatever `servicer` is."""
-    server.service_handler_factory = mended_streams(server.service_handler_factory)
-    service_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    service_pb2_grpc.add_PatchingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    service_pb2_grpc.add_SaeServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    # Of whose verbs the gateway has the one that needs a model.
-    service_pb2_grpc.add_NormServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-
-
 async def _answer(reference: Awaitable[Answer]) -> Answer:
     """Errors as they were raised over there; WORKERS_UNAVAILABLE where the process died."""
     try:
@@ -497,9 +507,10 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _free_port() -> int:
-    """One that nobody is likely to take before Serve listens there, seconds later: see `_QUIET_PORTS`."""
-    for port in random.SystemRandom().sample(_QUIET_PORTS, len(_QUIET_PORTS)):
+def _free_port(but: int = 0) -> int:
+    """One that nobody is likely to take before Serve listens there, seconds later: see `_QUIET_PORTS`. Not `but`."""
+    ports = [port for port in _QUIET_PORTS if port != but]
+    for port in random.SystemRandom().sample(ports, len(ports)):
         with socket.socket() as probe_socket, suppress(OSError):
             probe_socket.bind(("", port))
             return port
