@@ -105,12 +105,13 @@ def up(options: argparse.Namespace) -> None:
     )
     print("starting the workers and the service ...", file=sys.stderr)
     with stack:
-        say(
-            options,
-            {"address": stack.address, "metrics": stack.metrics_address, "store": stack.store},
-            _greeting(stack),
-        )
         try:
+            # Whoever hears this may end it at once.
+            say(
+                options,
+                {"address": stack.address, "metrics": stack.metrics_address, "store": stack.store},
+                _greeting(stack),
+            )
             while True:
                 stack.check()
                 time.sleep(LOOK_SECONDS)

@@ -212,7 +212,7 @@ class _Keys:
     """The keys as they are now, for minio too; the same object for as long as they stay the same."""
 
     def __init__(self, access: "S3Access") -> None:
-        self._file, self._seen = access.credentials_file, -1
+        self._file, self._seen = access.credentials_file, (0, 0, 0)
         self._found = Credentials(access.access_key or "none", access.secret_key or "none")
 
     def retrieve(self) -> Credentials:
@@ -220,7 +220,9 @@ class _Keys:
         if not self._file:
             return self._found
         try:
-            changed = Path(self._file).stat().st_mtime_ns
+            state = Path(self._file).stat()
+            # Of two writes within a tick of the clock, some four milliseconds, the time alone does not tell the second.
+            changed = state.st_mtime_ns, state.st_size, state.st_ino
             if changed != self._seen:
                 self._found, self._seen = AWSConfigProvider(self._file, "default").retrieve(), changed
         except (OSError, ValueError, configparser.Error) as error:
