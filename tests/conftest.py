@@ -5,11 +5,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from actstore._seaweed import free_ports
 from actstore_storage.bucket import Bucket
 from actstore_storage.opening import S3Access, open_bucket
 from tests.servers import SeaweedServer
+
+# Of Hypothesis's settings here, or in CI, all but these: how long an example takes is the machine's affair.
+settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

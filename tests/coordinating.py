@@ -27,6 +27,7 @@ from actstore_worker.progress import Progress
 from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import CoordinatorLimits, MergeLimits
 from tests.random_models import WORDS, save_model
+from tests.waiting import PATIENCE_SECONDS
 
 SHARDS = 6
 REQUEST = CaptureRequest("tiny", "words.jsonl", run="run", dense_sites=("resid_post.0",), sequences_per_shard=4)
@@ -121,7 +122,7 @@ async def watch(captures: Coordinator, run: str) -> list[Progress]:
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 60))
+    return asyncio.run(asyncio.wait_for(work, PATIENCE_SECONDS))
 
 
 def commits(bucket: Bucket) -> tuple[Commit, ...]:

@@ -28,6 +28,7 @@ from tests.client import stand_in_workers as planted
 from tests.client.stand_in_saes import CLAIMED_L0, L0, WARNINGS
 from tests.client.stand_in_workers import StandInWorkers
 from tests.stored_run import SAE
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Terminal(io.StringIO):
@@ -210,7 +211,7 @@ def test_cancelling_ends_a_wait(remote: Lab) -> None:
     waiting.start()
     time.sleep(0.2)
     assert capture.cancel().state == "cancelled"
-    waiting.join(10)
+    waiting.join(PATIENCE_SECONDS)
     assert len(waited) == 1
 
 

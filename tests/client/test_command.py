@@ -16,12 +16,13 @@ from tests.client import stand_in_workers as planted
 from tests.client.conftest import SERVICE_TOKEN, Plant
 from tests.client.stand_in_workers import StandInWorkers
 from tests.stored_run import EVERYWHERE, FIRING, GROWTH, SAE, SILENT
+from tests.waiting import PATIENCE_SECONDS
 
 Done = subprocess.CompletedProcess[str]
 PATCH = ("patch", "planted-model", "--clean", "a b", "--corrupt", "a c", "--answers", " Mary", " John")
 
 
-def actstore(*arguments: str, address: str, timeout_seconds: float = 60) -> Done:
+def actstore(*arguments: str, address: str, timeout_seconds: float = PATIENCE_SECONDS) -> Done:
     environment = {**os.environ, "ACTSTORE_ADDRESS": address, "ACTSTORE_TOKEN": SERVICE_TOKEN, "MPLBACKEND": "Agg"}
     return subprocess.run(
         [sys.executable, "-m", "actstore", *arguments],
@@ -222,7 +223,7 @@ def test_up_until_a_signal(ending: signal.Signals, plant_workers: Plant) -> None
         here = subprocess.run([sys.executable, "-m", "actstore", "runs"], capture_output=True, text=True, check=True)
         assert here.stdout.startswith("0 runs")
         up.send_signal(ending)
-        _, errors = up.communicate(timeout=60)
+        _, errors = up.communicate(timeout=PATIENCE_SECONDS)
     finally:
         up.kill()
     assert up.returncode == 0

@@ -82,7 +82,7 @@ def test_train_and_encode_from_a_shell(tmp_path: Path, workers: StandInWorkers) 
         store = str(tmp_path / "store")
         done = command(
             "train-sae", "--store", store, "planted", SITE, *options, "--json", address=service.address,
-            timeout_seconds=90,
+            timeout_seconds=300,
         )  # fmt: skip
     finally:
         service.stop()

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from actstore_service.server import Service
 from actstore_storage.opening import open_bucket
 from tests.client.conftest import Plant
 from tests.stored_run import write_stored_run
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 
 def running(pid: int) -> bool:
@@ -26,11 +26,8 @@ def running(pid: int) -> bool:
         return False
 
 
-def until_gone(pid: int) -> bool:
-    deadline_seconds = time.monotonic() + 5
-    while running(pid) and time.monotonic() < deadline_seconds:
-        time.sleep(0.02)
-    return not running(pid)
+def until_gone(pid: int) -> None:
+    wait_until(lambda: not running(pid), f"the end of process {pid}")
 
 
 def test_a_stack_answers_and_leaves_nothing_behind(plant_workers: Plant, tmp_path: Path) -> None:
@@ -47,7 +44,8 @@ def test_a_stack_answers_and_leaves_nothing_behind(plant_workers: Plant, tmp_pat
         stack.check()
         pids = [process.pid for process in stack._processes.values()]
         assert len(pids) == 2
-    assert all(map(until_gone, pids))
+    for pid in pids:
+        until_gone(pid)
     assert not file.exists()
     assert sorted(path.name for path in Path(".actstore/logs").glob("*.log")) == ["service.log", "workers.log"]
 
@@ -137,13 +135,13 @@ def test_what_was_started_is_stopped_when_the_rest_does_not_start(plant_workers:
         stack = LocalStack(port=taken.getsockname()[1])
         with pytest.raises(StackFailed, match="the service process"):
             stack.start()
-    assert until_gone(int((tmp_path / "pid").read_text()))
+    until_gone(int((tmp_path / "pid").read_text()))
     assert not Path(".actstore/stack.json").exists()
 
 
 def test_a_process_that_is_never_ready(plant_workers: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_local_stack, "START_SECONDS", 1.0)
-    plant_workers("import time; print('{}', flush=True); time.sleep(60)")
+    plant_workers("import time; print('{}', flush=True); time.sleep(600)")
     with pytest.raises(StackFailed, match="not ready within 1 seconds"):
         LocalStack(port=0).start()
 
@@ -155,7 +153,7 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(
     plant_workers(
         "import pathlib, signal, subprocess, sys\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
         "from tests.client.stand_in_workers import StandInWorkers\n"
         "signal.sigwait = lambda _: child.wait()\n"
@@ -164,14 +162,14 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(
     with LocalStack(port=0):
         child = int((tmp_path / "pid").read_text())
         assert running(child)
-    assert until_gone(child)
+    until_gone(child)
 
 
 def test_a_death_is_noticed(plant_workers: Plant) -> None:
     plant_workers()
     with LocalStack(port=0) as stack:
         os.kill(stack._processes["workers"].pid, signal.SIGKILL)
-        stack._processes["workers"].wait(5)
+        stack._processes["workers"].wait(PATIENCE_SECONDS)
         with pytest.raises(StackFailed, match="the workers process ended with status -9"):
             stack.check()
 

@@ -19,6 +19,7 @@ from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Progress, State
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["bucket", "lab"]
 
@@ -250,7 +251,7 @@ def test_a_watch_hears_something_at_every_heartbeat(lab: Path, bucket: Bucket) -
         captures = coordinator(lab, bucket, ThreadWorker(bucket, wait))
         name = await captures.submit(REQUEST)
         version, first = await captures.progress_after(name, -1)
-        again, second = await asyncio.wait_for(captures.progress_after(name, version), 5)
+        again, second = await asyncio.wait_for(captures.progress_after(name, version), PATIENCE_SECONDS)
         assert (version, first.shards_committed, first.state) == (again, second.shards_committed, second.state)
         assert second.elapsed_seconds >= first.elapsed_seconds + LIMITS.heartbeat_seconds
         gate.set()

@@ -251,7 +251,9 @@ def test_keys_that_expire_pause_a_capture_until_they_are_renewed(
     file = tmp_path / "credentials"
 
     def write(secret: str) -> None:
-        file.write_text(f"[default]\naws_access_key_id = {s3_access.access_key}\naws_secret_access_key = {secret}\n")
+        text = f"[default]\naws_access_key_id = {s3_access.access_key}\naws_secret_access_key = {secret}\n"
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").replace(file)  # whole at any moment, as who renews keys has to
 
     write(s3_access.secret_key)
     bucket = open_bucket(s3_address, replace(s3_access, access_key="", secret_key="", credentials_file=str(file)))

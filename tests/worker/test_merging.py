@@ -25,6 +25,7 @@ from tests.coordinating import REQUEST, SHARDS, ThreadWorker, ThreadWriter, buck
 from tests.small_models import save_sae
 from tests.storage.feature_twins import assert_every_answer, read_back
 from tests.storage.random_run import SAE, RandomRun, make_run, slow_top_examples, write_run, write_shard
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["bucket", "lab"]
 
@@ -75,9 +76,8 @@ def test_a_capture_is_merged_and_its_end_does_not_wait(lab: Path, bucket: Bucket
     ended = threading.Event()
 
     async def work() -> None:
-        captures = coordinator(
-            lab, bucket, ThreadWorker(bucket), merging=merging(bucket, lambda merge, number: ended.wait(20))
-        )
+        merges = merging(bucket, lambda merge, number: ended.wait(PATIENCE_SECONDS))
+        captures = coordinator(lab, bucket, ThreadWorker(bucket), merging=merges)
         seen = await watch(captures, await captures.submit(replace(REQUEST, saes=("small-sae",))))
         assert seen[-1].state is State.COMPLETE
         assert listed_segments(bucket, "run", "small-sae") == []
@@ -113,12 +113,12 @@ def test_a_run_asked_for_while_at_work_is_looked_at_once_more(bucket: Bucket) ->
 
     def wait(merge: Merge, number: int) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(PATIENCE_SECONDS)
 
     async def work() -> None:
         merges = merging(bucket, wait)
         first = asyncio.create_task(merges.merge("run"))
-        await asyncio.to_thread(begun.wait, 20)
+        await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
         for shard in (2, 3):
             write_shard(bucket, RUN, shard, "attempt")
         await merges.merge("run")
@@ -136,7 +136,7 @@ def test_two_coordinators_leave_one_segment(bucket: Bucket) -> None:
 
     def meet(merge: Merge, number: int) -> None:
         if number == 0:
-            both.wait(20)
+            both.wait(PATIENCE_SECONDS)
 
     async def work() -> None:
         await asyncio.gather(*(merging(bucket, meet, parts=1).merge("run") for _ in range(2)))
