@@ -13,8 +13,11 @@ from pathlib import Path
 
 import grpc
 
-READY_SECONDS = 150
-STOP_SECONDS = 60
+from tests.waiting import wait_until
+
+# On a machine that does five other things at the same time.
+READY_SECONDS = 300
+STOP_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def running_workers(
         assert process.stdout is not None
         process.stdout.close()
     assert code == 0, log.read_text()
-    assert not [pid for pid in left if _title(pid)]
+    # The kernel may still be at the end of some that were killed.
+    wait_until(lambda: not [pid for pid in left if _title(pid)], f"the end of every process of {process.pid}")
 
 
 def descendants(pid: int) -> list[int]:

@@ -4,14 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from tests.worker_process import descendants, running_workers
 
-START_SECONDS = 60
+START_SECONDS = 180
 
 
 def start(environment: dict[str, str], folder: Path) -> subprocess.Popen[str]:
@@ -31,8 +32,12 @@ def serve_controllers(pid: int) -> list[int]:
 
 def ray_folder(pid: int) -> Path:
     """Where Ray keeps its logs and sockets: the folder of the session that this process of it belongs to."""
-    logs = (descriptor.readlink() for descriptor in Path(f"/proc/{pid}/fd").iterdir())
-    return next(path.parents[2] for path in logs if path.parent.name == "logs")
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            path = descriptor.readlink()
+            if path.parent.name == "logs":
+                return path.parents[2]
+    raise AssertionError(f"process {pid} has no log")
 
 
 def _command(pid: int) -> str:
@@ -62,19 +67,16 @@ def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
     """Sent once Ray runs and Serve is on its way."""
     (tmp_path / "store").mkdir()
     process = start({"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}, tmp_path)
-    give_up = time.monotonic() + START_SECONDS
-    while not (titles := serve_controllers(process.pid)):
-        assert time.monotonic() < give_up
-        assert process.poll() is None
-        time.sleep(0.1)
-    folder = ray_folder(titles[0])
+    wait_until(lambda: process.poll() is not None or serve_controllers(process.pid), "the start of Serve")
+    assert process.poll() is None
+    folder = ray_folder(serve_controllers(process.pid)[0])
     assert folder.is_dir()
     children = descendants(process.pid)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=START_SECONDS)
     assert (process.returncode, output) == (0, ""), errors
     assert not folder.exists()
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    wait_until(lambda: not any(map(_command, children)), "the end of all that was started")
 
 
 def test_a_ray_of_our_own_refuses_who_has_not_its_token(tmp_path: Path) -> None:

@@ -27,12 +27,15 @@ from actstore_worker.training.train import train
 from tests.random_models import WORDS, save_model
 from tests.small_models import save_sae
 from tests.storage.feature_twins import assert_every_answer, read_back
+from tests.waiting import wait_until
 from tests.worker.topology_caller import (
     CALL_SECONDS,
+    TRIES,
     Caller,
     cpu_seconds,
     failure,
     large_sweep,
+    midway,
     specification,
     swept_cells,
 )
@@ -112,18 +115,21 @@ def test_a_capture_runs_to_its_end_and_is_watched(caller: Caller, folder: Path) 
 
 def test_answers_about_features_during_a_capture_and_once_it_is_merged(caller: Caller, folder: Path) -> None:
     """Each is its twin's on the answer's own snapshot; parts of the merged index are tasks of Ray."""
-    wanted = specification("featured", saes=["small-sae"], sequences_per_shard=8)
-    wanted.dataset.max_documents = 120
-    run = caller.start(wanted)
-    give_up, asked = time.monotonic() + CALL_SECONDS, 0
-    while (seen := snapshot(folder, run)) and not seen.complete and time.monotonic() < give_up:
-        if len(seen.commits):
-            assert_every_answer(seen, read_back(seen, "small-sae"), (5,), "small-sae")
-            asked += 1
-    assert asked
-    while not (merged := listed_segments(seen.bucket, run, "small-sae")) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    assert merged == [range(seen.record.shards_total)]
+    asked = attempt = 0
+    while not asked:  # a capture may be over before anybody looks
+        assert attempt < TRIES
+        wanted = specification(f"featured-{attempt}", saes=["small-sae"], sequences_per_shard=8)
+        wanted.dataset.max_documents = 120
+        run, attempt = caller.start(wanted), attempt + 1
+        for _ in caller.watch(run):
+            seen = snapshot(folder, run)
+            if len(seen.commits) and not seen.complete:
+                assert_every_answer(seen, read_back(seen, "small-sae"), (5,), "small-sae")
+                asked += 1
+    seen = snapshot(folder, run)
+    assert seen.complete
+    wait_until(lambda: listed_segments(seen.bucket, run, "small-sae"), "the merge of the index")
+    assert listed_segments(seen.bucket, run, "small-sae") == [range(seen.record.shards_total)]
     assert_every_answer(seen, read_back(seen, "small-sae"), (5, 17), "small-sae")
     assert not check_runs(seen.bucket, run).findings
 
@@ -159,7 +165,7 @@ def test_the_same_specification_again_is_the_same_complete_run(caller: Caller) -
     for _ in range(2):
         updates = list(caller.watch(caller.start(wanted)))
         assert updates[-1].state == capture_pb2.CAPTURE_STATE_COMPLETE
-    assert len(updates) == 1  # there was nothing left to do
+    assert updates[0].shards_committed == updates[0].shards_total > 0  # there was nothing left to do
 
 
 def test_totals_count_what_was_committed(caller: Caller, folder: Path) -> None:
@@ -180,18 +186,10 @@ def test_totals_count_what_was_committed(caller: Caller, folder: Path) -> None:
 
 def test_a_killed_worker_costs_nothing_but_time(caller: Caller, workers: WorkerProcess, folder: Path) -> None:
     """Kill -9 of one capture worker after the first commits; Ray restarts it and its shard is done again."""
-    run = caller.start(
-        specification("killed", dense_sites=["resid_post"], sequences_per_shard=8, sequences_per_batch=1)
-    )
-    killed: set[int] = set()
-    for update in caller.watch(run):
-        if update.shards_committed >= 2 and not killed:
-            assert update.shards_committed < update.shards_total
-            victim = workers.processes("ray::_CaptureActor")[0]
-            os.kill(victim, signal.SIGKILL)
-            killed.add(victim)
-    assert update.state == capture_pb2.CAPTURE_STATE_COMPLETE
-    assert len(killed) == 1
+    run = midway(caller, "killed").run
+    os.kill(workers.processes("ray::_CaptureActor")[0], signal.SIGKILL)
+    *_, last = caller.watch(run)
+    assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
     check_tokens(snapshot(folder, run))
 
 
@@ -199,10 +197,7 @@ def test_a_capture_submitted_again_after_its_coordinator_was_killed_goes_on(
     caller: Caller, workers: WorkerProcess, folder: Path
 ) -> None:
     """Until Ray has restarted it, callers hear that the workers are unavailable; then the same request goes on."""
-    wanted = specification("orphan", dense_sites=["resid_post"], sequences_per_shard=8, sequences_per_batch=1)
-    for update in caller.watch(caller.start(wanted)):
-        if update.shards_committed >= 2:
-            break
+    wanted = midway(caller, "orphan")
     (victim,) = workers.processes("ray::_CoordinatorActor")
     os.kill(victim, signal.SIGKILL)
     give_up = time.monotonic() + CALL_SECONDS
@@ -214,20 +209,18 @@ def test_a_capture_submitted_again_after_its_coordinator_was_killed_goes_on(
             if failure(error).reason != "WORKERS_UNAVAILABLE" or time.monotonic() > give_up:
                 raise
             time.sleep(0.2)
-    first, *_, last = caller.watch(run)
-    assert first.shards_committed >= 2
-    assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
+    updates = list(caller.watch(run))
+    assert updates[0].shards_committed >= 2
+    assert updates[-1].state == capture_pb2.CAPTURE_STATE_COMPLETE
     check_tokens(snapshot(folder, run))
 
 
 def test_a_cancelled_capture_stops_and_can_be_finished(caller: Caller, folder: Path) -> None:
     wanted = specification("stopped", dense_sites=["resid_post"], sequences_per_shard=100, sequences_per_batch=1)
     run = caller.start(wanted)
-    started = time.monotonic()
     answer = caller.captures.CancelCapture(capture_pb2.CancelCaptureRequest(run=run), **caller.with_token)
     assert answer.progress.state == capture_pb2.CAPTURE_STATE_CANCELLED
     assert [update.state for update in caller.watch(run)] == [capture_pb2.CAPTURE_STATE_CANCELLED]
-    assert time.monotonic() - started < 10
     assert not snapshot(folder, run).complete
     with pytest.raises(grpc.RpcError) as refusal:
         caller.captures.CancelCapture(capture_pb2.CancelCaptureRequest(run=run), **caller.with_token)
@@ -286,14 +279,24 @@ def test_a_small_sweep_does_not_wait_for_a_large_one(caller: Caller) -> None:
 
 
 def test_a_sweep_that_was_left_frees_its_replica(workers: WorkerProcess, caller: Caller) -> None:
-    """Within a second: after that, the replica uses next to no CPU."""
+    """Within a second's work, of the many that the sweep would take; told by the processor's time, which no other
+    process takes part in.
+    """
     stream = caller.sweeps.RunSweep(large_sweep(), **caller.with_token)
     next(stream)
-    time.sleep(0.5)
-    assert cpu_seconds(workers, "ray::ServeReplica:actstore:models", 0.5) > 0.1
+    pids = workers.processes("ray::ServeReplica:actstore:models")
+    begun = cpu_seconds(pids)
+    wait_until(lambda: cpu_seconds(pids) - begun > 0.5, "work on the sweep")
     stream.cancel()
-    time.sleep(1.0)
-    assert cpu_seconds(workers, "ray::ServeReplica:actstore:models", 0.5) < 0.1
+    left = cpu_seconds(pids)
+
+    def idle() -> bool:
+        before = cpu_seconds(pids)
+        time.sleep(0.5)
+        return cpu_seconds(pids) - before < 0.1
+
+    wait_until(idle, "rest")
+    assert cpu_seconds(pids) - left < 1.0
 
 
 def test_the_answer_is_kept_and_an_estimate_says_so(caller: Caller) -> None:

@@ -1,7 +1,6 @@
 """Calls to the workers' gateway, as the service makes them."""
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from actstore_api.reasons import Failure, from_status
 from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
 from tests.worker_process import WorkerProcess
 
-CALL_SECONDS = 60
+CALL_SECONDS = 180
+# Captures begun for something that has to happen before their end, of which none is slow.
+TRIES = 5
 
 
 def specification(run: str, **more: object) -> capture_pb2.CaptureSpecification:
@@ -60,6 +61,18 @@ class Caller:
         return patching_pb2.RunSweepRequest(**fields | change)
 
 
+def midway(caller: Caller, name: str) -> capture_pb2.CaptureSpecification:
+    """Of a capture that has begun to commit and has not ended, by the last that was heard of it."""
+    for attempt in range(TRIES):  # it may be over before anybody hears of it
+        wanted = specification(
+            f"{name}-{attempt}", dense_sites=["resid_post"], sequences_per_shard=8, sequences_per_batch=1
+        )
+        update = next(update for update in caller.watch(caller.start(wanted)) if update.shards_committed >= 2)
+        if update.shards_committed < update.shards_total:
+            return wanted
+    raise AssertionError(f"{TRIES} captures were over before anybody heard of it")
+
+
 def failure(error: grpc.RpcError) -> Failure:
     status = rpc_status.from_call(error)
     assert status is not None
@@ -87,13 +100,7 @@ def large_sweep() -> patching_pb2.RunSweepRequest:
     )
 
 
-def cpu_seconds(workers: WorkerProcess, title: str, seconds: float) -> float:
-    """Of the processes of that title, user and system, over so long."""
-
-    def used() -> float:
-        stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in workers.processes(title))
-        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
-
-    before = used()
-    time.sleep(seconds)
-    return used() - before
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """That these processes have used, user and system, since they started."""
+    stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")

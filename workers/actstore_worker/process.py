@@ -4,6 +4,10 @@ import os
 import secrets
 from collections.abc import MutableMapping
 
+# How long Serve waits for an answer of a proxy that starts. After three times in vain it kills the proxy, and the start
+# fails: with Serve's own 5 seconds, on a machine that is busy with other things.
+PROXY_READY_SECONDS = 60.0
+
 
 def reserve_standard_output() -> int:
     """Ray prints what its processes print; that goes to standard error from now on, and what is for whoever started
@@ -20,6 +24,7 @@ def prepare_ray(environment: MutableMapping[str, str]) -> None:
     It lives in the environment of its processes alone. On a cluster that is not ours, the operator's choice stands.
     """
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    environment.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(PROXY_READY_SECONDS))
     if not environment.get("ACTSTORE_RAY_ADDRESS"):
         environment["RAY_AUTH_MODE"] = "token"
         environment["RAY_AUTH_TOKEN"] = secrets.token_urlsafe()
