@@ -23,8 +23,14 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments
 from actstore_storage.errors import CorruptObject
 from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key, checkpoints_folder
-from actstore_storage.products import NORM_SKETCHES
-from actstore_storage.sketches import NormSketches, Sketches, checkpoint_sketches, shard_sketches
+from actstore_storage.sketches import (
+    NormSketches,
+    Sketches,
+    are_sketched,
+    checkpoint_sketches,
+    missing_sketches,
+    shard_sketches,
+)
 from actstore_storage.specification import RunRecord, canonical_json
 
 if TYPE_CHECKING:
@@ -178,9 +184,10 @@ class Commits(Sequence[Commit]):
 
 
 def fold_commits(snapshot: "Snapshot") -> list[str]:
-    """Writes each checkpoint that the snapshot's commits fill and that is not there; answers the new ones' keys.
+    """Writes each checkpoint that the snapshot's commits fill and that is not there, and merged sketches that are gone
+    from beside the snapshot's own; answers the new objects' keys, without those of new checkpoints' sketches.
 
-    Two at once write the same. Errors: StoreError.
+    Two at once write the same. Errors: StoreError; CorruptObject for sketches that cannot be read.
     """
     written = []
     there = set(_listed(snapshot.bucket, snapshot.record.run))
@@ -191,15 +198,34 @@ def fold_commits(snapshot: "Snapshot") -> list[str]:
         key, commits = checkpoint_key(snapshot.record.run, block), list(snapshot.commits.of_shards(block))
         summary = Summary.merged([Summary.of(commit) for commit in commits])
         # First, so that a checkpoint without them is one of shards that have none.
-        smaller = [other for other in there if block.start <= other.start and other.stop <= block.stop]
-        sketches = _merged_sketches(snapshot, commits, list(summary.norm_moments), smaller)
-        if sketches is not None:
-            encoded = sketches.encoded(snapshot.record.specification_sha256)
-            snapshot.bucket.put_if_absent(checkpoint_sketches_key(snapshot.record.run, block), encoded)
+        _put_sketches(snapshot, block, commits, list(summary.norm_moments), there)
         snapshot.bucket.put_if_absent(key, _encoded(commits, summary))
         written.append(key)
         there.add(block)
-    return written
+    return written + _mended_sketches(snapshot, there)
+
+
+def _mended_sketches(snapshot: "Snapshot", there: Iterable[range]) -> list[str]:
+    """Last: what a damaged shard keeps from being mended keeps nothing else from being folded."""
+    missing = missing_sketches(snapshot)
+    for part in snapshot.commits.checkpoints:
+        if checkpoint_sketches_key(snapshot.record.run, part.shards) in missing:
+            commits = list(part.commits(part.shards.start, part.shards.stop))
+            _put_sketches(snapshot, part.shards, commits, list(part.summary.norm_moments), there)
+    return missing
+
+
+def _put_sketches(
+    snapshot: "Snapshot", block: range, commits: Sequence[Commit], names: Sequence[str], there: Iterable[range]
+) -> None:
+    """The block's, where its shards have any; from checkpoints that are `there` inside it and have theirs."""
+    bucket, record = snapshot.bucket, snapshot.record
+    inside = [other for other in there if block.start <= other.start and other.stop <= block.stop and other != block]
+    smaller = [other for other in inside if bucket.exists(checkpoint_sketches_key(record.run, other))]
+    sketches = _merged_sketches(snapshot, commits, names, smaller)
+    if sketches is not None:
+        encoded = sketches.encoded(record.specification_sha256)
+        bucket.put_if_absent(checkpoint_sketches_key(record.run, block), encoded)
 
 
 def _blocks(snapshot: "Snapshot") -> Iterator[range]:
@@ -243,7 +269,7 @@ def _merged_sketches(
     snapshot: "Snapshot", commits: Sequence[Commit], names: Sequence[str], smaller: Sequence[range]
 ) -> NormSketches | None:
     """Of the commits, from `smaller` checkpoints where these hold them; None without norms, or where one lacks it."""
-    if not names or not all(NORM_SKETCHES in commit.objects for commit in commits):
+    if not are_sketched(commits, names):
         return None
     bucket, record = snapshot.bucket, snapshot.record
     folded = [_opened(bucket, record, block) for block in _largest(smaller)]

@@ -1,16 +1,22 @@
 """Is everything in the bucket that the commits say, and nothing else?"""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import math
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasketches import kll_floats_sketch
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.checkpoint import Checkpoint
-from actstore_storage.commit import Commit, ObjectRecord
+from actstore_storage.checkpoint import Checkpoint, Summary
+from actstore_storage.commit import Commit, Moments, ObjectRecord
 from actstore_storage.errors import CorruptObject
 from actstore_storage.index_merge import due_blocks
 from actstore_storage.index_segments import Segment, listed_segments, read_segment
@@ -30,13 +36,21 @@ from actstore_storage.layout import (
 )
 from actstore_storage.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
 from actstore_storage.runs import open_run, read_commit
-from actstore_storage.sketches import NormSketches, checkpoint_sketches
+from actstore_storage.sketches import NormSketches, Sketches, are_sketched, checkpoint_sketches
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import RunRecord
 
 _READ_BYTES = 1 << 22
 _OF_FEATURES = ("features-", "index-", "statistics-")
 _THREADS = 8
+# Of a checkpoint's mean and standard deviation, as a share of the largest value's size, and of its geometric mean, as a
+# share of itself: sums in another order are off by some 2^-53 a shard, 7e-12 over the largest checkpoint. Counts and
+# extremes are exact.
+MERGE_TOLERANCE = 1e-9
+_SKETCHES_AGAIN = "capturing the run again, which keeps its shards, merges theirs anew"
+
+_Merged = Mapping[str, Mapping[str, Moments]]
+_NUMBERS = attrgetter(*(field.name for field in fields(Moments)))
 
 
 @dataclass(frozen=True)
@@ -70,8 +84,11 @@ def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, r
     """One run, or all of them and the kept answers: checksums and row counts, checkpoints and their sketches of norms
     against commits, orphans.
 
-    `quick` leaves out the checksums and row counts, which read every byte. Orphans are removed only from runs that
-    nobody is asked to capture, and of indexes only where no merge is due: those of work under way look the same.
+    `quick` leaves out the checksums and row counts, which read every byte. What is left reads each commit twice, alone
+    and in its checkpoint, and of each checkpoint the merged sketches, some 3 kB for each name of norms and token class;
+    to merge a checkpoint's statistics again takes 48 bytes of memory for each name and class of each shard. Orphans are
+    removed only from runs that nobody is asked to capture, and of indexes only where no merge is due: those of work
+    under way look the same.
     Errors: RUN_NOT_FOUND; StoreError.
     """
     verdicts = [_check_run(bucket, name, quick, remove_orphans) for name in ([run] if run else _runs(bucket))]
@@ -118,7 +135,6 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool) -> V
     findings: list[Finding] = []
     for checkpoint in snapshot.commits.checkpoints:
         findings += _check_checkpoint(bucket, snapshot.record, checkpoint)
-        findings += _check_sketches(bucket, run, checkpoint)
     segments = _segments(snapshot, findings)
     owners: list[Commit | Segment] = [*commits, *segments.values()]
     items = [item for owner in owners for item in _objects(owner)]
@@ -205,36 +221,132 @@ def _check_rows(commit: Commit) -> Iterator[Finding]:
             yield Finding("damaged", item.key, f"it has {item.rows} rows, and its shard {expected} tokens")
 
 
-def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint) -> list[Finding]:
-    found = []
-    for folded in checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop):
+def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Its commits are the shards', and what it says of them together is what they say, and so are merged sketches."""
+    commits = list(checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop))
+    for folded in commits:
         try:
             own = read_commit(bucket, record, folded.shard)
         except KeyError:
-            found.append(Finding("missing", checkpoint.key, f"the commit of shard {folded.shard}, which it holds"))
+            yield Finding("missing", checkpoint.key, f"the commit of shard {folded.shard}, which it holds")
         else:
             if own != folded:
-                found.append(Finding("damaged", checkpoint.key, f"shard {folded.shard} is not as its commit"))
+                yield Finding("damaged", checkpoint.key, f"shard {folded.shard} is not as its commit")
+    merged = merged_again(commits)
+    yield from (Finding("damaged", checkpoint.key, what) for what in _unlike_commits(checkpoint, commits, merged))
+    if are_sketched(commits, merged):
+        yield from _check_sketches(bucket, record.run, checkpoint.shards, merged)
+
+
+def merged_again(commits: Iterable[Commit]) -> _Merged:
+    """Their moments of norms, by name and token class, not by Moments.merge: the mean of all first, then the squares
+    of all distances from it, those between shards beside those within (the sums of squares of an analysis of variance).
+    """
+    found: dict[str, dict[str, array[float]]] = {}
+    for commit in commits:
+        for name, classes in commit.norm_moments.items():
+            of_name = found.setdefault(name, defaultdict(lambda: array("d")))
+            for token_class, moments in classes.items():
+                of_name[token_class].extend(_NUMBERS(moments))
+    return {name: {kept: _merged(parts) for kept, parts in classes.items()} for name, classes in found.items()}
+
+
+def _merged(parts: "array[float]") -> Moments:
+    counts, means, m2, minima, maxima, log_sums = np.frombuffer(parts).reshape(-1, 6).T
+    count, first = counts.sum(), means[0]
+    mean = first + counts @ (means - first) / count
+    total = m2.sum() + counts @ np.square(means - mean)
+    numbers = (float(one) for one in (mean, total, minima.min(), maxima.max(), log_sums.sum()))
+    return Moments(int(count), *numbers)
+
+
+def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: _Merged) -> Iterator[str]:
+    """What the checkpoint says of its commits that they do not."""
+    summary, expected = checkpoint.summary, [Summary.of(commit) for commit in commits]
+    if checkpoint.tokens.tolist() != [commit.tokens for commit in commits]:
+        yield "its shards' numbers of tokens are not their commits'"
+    for field in ("tokens_by_class", "non_finite"):
+        total: Counter[str] = sum((Counter(getattr(one, field)) for one in expected), Counter())
+        yield from _first_of(field, _unequal(getattr(summary, field), total))
+    for field, values in summary.how.items():
+        told = tuple(dict.fromkeys(value for one in expected for value in one.how.get(field, ())))
+        if values != told:
+            yield f"its {field} is {', '.join(values)}, and its commits' {', '.join(told)}"
+    yield from _first_of("statistics of norms", _unlike_moments(summary.norm_moments, merged))
+
+
+def _unequal(told: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
+    """A name that has none may be left out."""
+    names = [name for name in {**expected, **told} if told.get(name, 0) != expected.get(name, 0)]
+    return [f"{name} has {told.get(name, 0)}, and in its commits {expected.get(name, 0)}" for name in names]
+
+
+def _unlike_moments(told: _Merged, expected: _Merged) -> list[str]:
+    """A sentence for each name and token class, of the first number that differs."""
+    found = []
+    for name in {**expected, **told}:
+        own, other = told.get(name, {}), expected.get(name, {})
+        for token_class in {**other, **own}:
+            pair = own.get(token_class, Moments()), other.get(token_class, Moments())
+            for what, value, right, allowed in _compared(*pair):
+                if value != right and not abs(value - right) <= allowed:  # both may be minus infinity
+                    found.append(
+                        f"the {what} of {name} ({token_class}) is {value:.17g}, and of its commits {right:.17g}"
+                    )
+                    break
     return found
 
 
-def _check_sketches(bucket: Bucket, run: str, checkpoint: Checkpoint) -> Iterator[Finding]:
-    """They are there where the shards have them, and of the values that the checkpoint's moments are of."""
-    commits = checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop)
-    moments, key = checkpoint.summary.norm_moments, checkpoint_sketches_key(run, checkpoint.shards)
-    if not moments or not all(NORM_SKETCHES in commit.objects for commit in commits):
+def _compared(told: Moments, expected: Moments) -> Iterator[tuple[str, float, float, float]]:
+    """What it is, both numbers, and by how much these may differ. Of no values there is nothing but their count."""
+    yield "count", told.count, expected.count, 0
+    if not expected.count:
         return
+    yield "minimum", told.minimum, expected.minimum, 0
+    yield "maximum", told.maximum, expected.maximum, 0
+    allowed = MERGE_TOLERANCE * max(abs(expected.minimum), abs(expected.maximum))
+    yield "mean", told.mean, expected.mean, allowed
+    told_deviation, deviation = (math.sqrt(max(0.0, one.variance)) for one in (told, expected))
+    yield "standard deviation", told_deviation, deviation, allowed
+    yield "log_sum", told.log_sum, expected.log_sum, MERGE_TOLERANCE * expected.count
+
+
+def _first_of(what: str, found: Sequence[str]) -> Iterator[str]:
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        yield f"its {what} are not its commits': {found[0]}{more}"
+
+
+def _check_sketches(bucket: Bucket, run: str, shards: range, merged: _Merged) -> Iterator[Finding]:
+    """They are there, can be read, and are of as many values as the commits tell of, with the same extremes."""
+    key = checkpoint_sketches_key(run, shards)
     if not bucket.exists(key):
-        yield Finding("missing", key, "the shards of its checkpoint all have sketches of norms, merged here")
+        yield Finding("missing", key, f"its shards all have sketches of norms, merged here; {_SKETCHES_AGAIN}")
         return
     try:
-        found = checkpoint_sketches(bucket, run, checkpoint.shards, moments, list(moments))
+        found = checkpoint_sketches(bucket, run, shards, merged, list(merged))
     except CorruptObject as error:
-        yield Finding("damaged", key, error.message)
+        yield Finding("damaged", key, f"{error.message}; once it is removed, {_SKETCHES_AGAIN}")
         return
-    wrong = [name for name in moments if not found or not _is_decoded(name, found[name])]
-    if wrong:
-        yield Finding("damaged", key, f"sketches of {len(wrong)} of {len(moments)} names cannot be read: {wrong[0]}")
+    unread = [name for name in merged if not found or not _is_decoded(name, found[name])]
+    if unread:
+        what = f"sketches of {len(unread)} of {len(merged)} names cannot be read: {unread[0]}"
+        yield Finding("damaged", key, f"{what}; once it is removed, {_SKETCHES_AGAIN}")
+    elif found:
+        what = "least or largest values of sketches"
+        unlike = _first_of(what, list(_unlike_extremes(found, merged)))
+        yield from (Finding("damaged", key, f"{one}; once it is removed, {_SKETCHES_AGAIN}") for one in unlike)
+
+
+def _unlike_extremes(found: Sketches, merged: _Merged) -> Iterator[str]:
+    for name, classes in merged.items():
+        for token_class, moments in classes.items():
+            sketch = kll_floats_sketch.deserialize(found[name][token_class])
+            own = sketch.get_min_value(), sketch.get_max_value()
+            expected = np.float32(moments.minimum), np.float32(moments.maximum)
+            for what, value, right in zip(("minimum", "maximum"), own, expected, strict=True):
+                if value != right:
+                    yield f"the {what} of {name} ({token_class}) is {value:.9g}, and of its commits {right:.9g}"
 
 
 def _is_decoded(name: str, sketches: Mapping[str, bytes]) -> bool:

@@ -106,19 +106,45 @@ def checkpoint_sketches(
     key = checkpoint_sketches_key(run, shards)
     try:
         with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
-            if not set(names) <= set(file.schema_arrow.names):
-                return None
-            found = _decoded(file, names)
+            there = set(file.schema_arrow.names)
+            lacking = [name for name in names if name not in there]
+            found = {} if lacking else _decoded(file, names)
     except KeyError:
         return None
     except (pa.ArrowException, OSError) as error:
         failure = bucket.store_error(error) if isinstance(error, OSError) else None
         raise failure or _corrupt(key, str(error).strip()) from error
-    return _checked(found, moments, key)
+    if lacking and all(name in moments for name in lacking):
+        raise _corrupt(key, f"it has no sketches of {lacking[0]}")
+    return None if lacking else _checked(found, moments, key)
+
+
+def are_sketched(commits: Iterable[Commit], names: Iterable[str]) -> bool:
+    """Whether a checkpoint of these shards has their sketches merged beside it: each has some of all these names."""
+    wanted = set(names)
+    return bool(wanted) and all(
+        NORM_SKETCHES in commit.objects and wanted <= commit.norm_moments.keys() for commit in commits
+    )
+
+
+def missing_sketches(snapshot: "Snapshot") -> list[str]:
+    """The keys of merged sketches that are gone; none of shards from before there were any.
+
+    Of each checkpoint without them it reads the commits, up to the first that has none itself.
+    """
+    bucket, run, missing = snapshot.bucket, snapshot.record.run, []
+    for part in snapshot.commits.checkpoints:
+        key = checkpoint_sketches_key(run, part.shards)
+        commits = part.commits(part.shards.start, part.shards.stop)
+        if not bucket.exists(key) and are_sketched(commits, part.summary.norm_moments):
+            missing.append(key)
+    return missing
 
 
 def read_sketches(snapshot: "Snapshot", names: Sequence[str]) -> list[Sketches] | None:
-    """Of all committed shards, in parts that are not merged; None where any of them has none of some name."""
+    """Of all committed shards, in parts that are not merged; None where any of them has none of some name, or where
+    some that were merged are gone (`missing_sketches`).
+    """
     bucket, run = snapshot.bucket, snapshot.record.run
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         folded = pool.map(

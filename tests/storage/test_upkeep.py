@@ -1,7 +1,14 @@
 """Checking a bucket, removing runs from it, folding commits."""
 
+import json
+import math
+import re
+import struct
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +18,9 @@ import pytest
 from actstore_storage import checkpoint
 from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import fold_commits
+from actstore_storage.commit import Moments
 from actstore_storage.errors import Conflict, CorruptObject, NotThere
-from actstore_storage.fsck import check_runs
+from actstore_storage.fsck import MERGE_TOLERANCE, check_runs, merged_again
 from actstore_storage.index_merge import merge_index
 from actstore_storage.index_segments import chosen_segments
 from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key, commit_key, segment_key, wanted_key
@@ -191,6 +199,12 @@ def _with_first(table: pa.Table, change: Callable[[bytes], bytes]) -> pa.Table:
     return table.set_column(1, table.field(1), pa.array([change(values[0]), *values[1:]], pa.binary()))
 
 
+def _with_more(sketch: bytes) -> bytes:
+    """Of as many values, the largest of which is larger."""
+    place = 24 + 4 * sketch[18]
+    return sketch[:place] + (struct.pack("<f", 1e9)) + sketch[place + 4 :]
+
+
 SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     **{name: (damage, "is damaged") for name, damage in DAMAGES.items()},
     "of fewer values": (
@@ -207,9 +221,13 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         ),
         "sketches of 1 of 8 names cannot be read: resid_post.0",
     ),
+    "of other extremes": (
+        lambda data: other_sketches(data, lambda table: _with_first(table, _with_more)),
+        "the maximum of resid_post.0 (text) is ",
+    ),
     "a name short": (
         lambda data: other_sketches(data, lambda table: table.drop_columns(["resid_pre.2"])),
-        "sketches of 8 of 8 names cannot be read",
+        "it has no sketches of resid_pre.2",
     ),
 }
 
@@ -231,6 +249,134 @@ def test_damage_of_a_checkpoints_sketches_is_named(damage: str, bucket: Bucket, 
     assert not check_runs(bucket, "run").sound
     bucket.delete(last)
     assert kinds(bucket) == [("missing", first), ("missing", last)]
+
+
+def with_summary(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """The checkpoint with another summary: whole, as Parquet goes."""
+    table = pq.read_table(pa.BufferReader(data))
+    summary = json.loads(table.schema.metadata[b"actstore.summary"])
+    change(summary)
+    sink = pa.BufferOutputStream()
+    metadata = table.schema.metadata | {b"actstore.summary": json.dumps(summary).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), sink, row_group_size=64)
+    return sink.getvalue().to_pybytes()
+
+
+def _of_site(number: str, change: Callable[[float], float]) -> Callable[[dict[str, Any]], None]:
+    def changed(summary: dict[str, Any]) -> None:
+        moments = summary["norm_moments"]["resid_post.1"]["text"]
+        moments[number] = change(moments[number])
+
+    return changed
+
+
+SUMMARY_DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "count": (_of_site("count", lambda count: count + 1), r"the count of resid_post\.1 \(text\) is (\d+), .* (\d+)$"),
+    "mean": (
+        _of_site("mean", lambda mean: mean * (1 + 1e-6)),
+        r"the mean of resid_post\.1 \(text\) is \S+, and of its",
+    ),
+    "m2": (_of_site("m2", lambda m2: m2 * (1 + 1e-6)), r"the standard deviation of resid_post\.1 \(text\) is"),
+    "m2 below 0": (_of_site("m2", lambda m2: -m2), r"the standard deviation of resid_post\.1 \(text\) is 0, and"),
+    "minimum": (_of_site("minimum", lambda least: math.nextafter(least, 0)), r"the minimum of resid_post\.1 \(text\)"),
+    "maximum": (
+        _of_site("maximum", lambda most: most / 2),
+        r"the maximum of resid_post\.1 \(text\) is \S+, and of its",
+    ),
+    "log_sum": (_of_site("log_sum", lambda log_sum: log_sum + 1e-3), r"the log_sum of resid_post\.1 \(text\) is"),
+    "log_sum of a 0": (
+        _of_site("log_sum", lambda log_sum: None),
+        r"the log_sum of resid_post\.1 \(text\) is -inf, and",
+    ),
+    "a class": (lambda summary: summary["norm_moments"]["resid_post.1"].pop("bos"), r"resid_post\.1 \(bos\) is 0, and"),
+    "a site": (
+        lambda summary: summary["norm_moments"].pop("resid_post.1"),
+        r"resid_post\.1 \(bos|text\) is 0.*and \d more",
+    ),
+    "another site": (
+        lambda summary: summary["norm_moments"].update(other=summary["norm_moments"]["resid_post.1"]),
+        r"the count of other \(\w+\) is \d+, and of its commits 0 \(and \d more\)",
+    ),
+    "tokens": (
+        lambda summary: summary["tokens_by_class"].update(text=7),
+        r"tokens_by_class are not its commits': text has 7, and in its commits \d+",
+    ),
+    "non_finite": (
+        lambda summary: summary["non_finite"].update({"resid_post.1": 5}),
+        r"non_finite are not its commits': resid_post\.1 has 5, and in its commits 0",
+    ),
+    "how": (lambda summary: summary["how"].update(device=["tpu"]), "its device is tpu, and its commits' cpu"),
+}
+
+
+@pytest.mark.parametrize("damage", SUMMARY_DAMAGES)
+def test_a_checkpoint_that_tells_other_statistics_than_its_commits_is_named(
+    damage: str, local_bucket: Bucket, small_blocks: None
+) -> None:
+    write_run(local_bucket, make_run(2, sequences=27, sequences_per_shard=3))
+    fold_commits(open_run(local_bucket, "run"))
+    assert check_runs(local_bucket).findings == ()
+    key = checkpoint_key("run", range(8))
+    whole, (change, words) = local_bucket.get(key), SUMMARY_DAMAGES[damage]
+    assert with_summary(whole, lambda summary: None) != whole
+    local_bucket.put(key, with_summary(whole, lambda summary: None))
+    assert kinds(local_bucket) == []
+    local_bucket.put(key, with_summary(whole, change))
+    for quick in (False, True):
+        [found] = check_runs(local_bucket, quick=quick).findings
+        assert (found.kind, found.key) == ("damaged", key)
+        assert re.search(words, found.what), found.what
+
+
+def test_statistics_merged_again_are_numpys_of_all_values(local_bucket: Bucket, small_blocks: None) -> None:
+    run = make_run(2, sequences=60, sequences_per_shard=3)
+    shifted = {site: norms + np.float32(1e4) for site, norms in run.norms.items()}
+    run = replace(run, norms=run.norms | {"resid_pre.2": shifted["resid_pre.2"]})
+    write_run(local_bucket, run)
+    fold_commits(open_run(local_bucket, "run"))
+    assert check_runs(local_bucket).findings == ()
+    merged = merged_again(open_run(local_bucket, "run").commits)
+    assert set(run.norms) <= set(merged)
+    kept = run.kept(frozenset({"bos"}))
+    for site, norms in run.norms.items():
+        special = run.kept(frozenset({"bos", "special"}))
+        for name, mask in {"bos": ~kept, "special": kept & ~special, "text": special}.items():
+            values, found = norms[mask].astype(np.float64), merged[site][name]
+            assert (found.count, found.minimum, found.maximum) == (len(values), values.min(), values.max())
+            told = found.mean, found.standard_deviation, found.log_sum
+            assert told == pytest.approx((values.mean(), values.std(), np.log(values).sum()), rel=1e-11)
+
+
+def test_the_tolerance_bears_the_largest_checkpoint() -> None:
+    """Merged one after another, as a fold does; all of one size but for their last digits, which is the worst."""
+    random = np.random.default_rng(0)
+    means = 1e4 + random.normal(size=65_536) * 1e-3
+    parts = [Moments(900, mean, 900e-6, mean - 1, mean + 1, 900 * math.log(mean)) for mean in means.tolist()]
+    one_by_one = reduce(Moments.merge, parts)
+    commit = SimpleNamespace  # of which only this is read
+    again = merged_again(commit(norm_moments={"site": {"text": part}}) for part in parts)["site"]["text"]
+    room = MERGE_TOLERANCE / 10 * 1e4
+    assert abs(again.mean - one_by_one.mean) < room
+    assert abs(again.standard_deviation - one_by_one.standard_deviation) < room
+    assert abs(again.log_sum - one_by_one.log_sum) < MERGE_TOLERANCE / 10 * again.count
+    assert again.standard_deviation == pytest.approx(math.hypot(1e-3, means.std()), rel=1e-6)
+
+
+def test_merged_sketches_that_are_gone_are_made_again(local_bucket: Bucket, small_blocks: None) -> None:
+    write_run(local_bucket, make_run(2, sequences=33, sequences_per_shard=3))
+    fold_commits(open_run(local_bucket, "run"))
+    before = norm_profile(open_run(local_bucket, "run")).to_pylist()
+    keys = [checkpoint_sketches_key("run", block) for block in (range(8), range(8, 10), range(10, 11))]
+    for key in keys:
+        local_bucket.delete(key)
+    assert kinds(local_bucket) == [("missing", key) for key in keys]
+    assert "capturing the run again" in check_runs(local_bucket).findings[0].what
+    assert fold_commits(open_run(local_bucket, "run")) == keys
+    assert kinds(local_bucket) == []
+    after = norm_profile(open_run(local_bucket, "run")).to_pylist()
+    assert [row["rank_error"] for row in after] == [row["rank_error"] for row in before]
+    assert after == [pytest.approx(row) for row in before]
+    assert fold_commits(open_run(local_bucket, "run")) == []
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
