@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 
 import actstore
 from actstore._seaweed import free_ports
+from actstore_worker.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
 from tests.worker_process import descendants, running_workers
@@ -117,7 +118,8 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
         )
         # Ray notes the cluster's address below its usual folder, which is not there where nobody started a Ray before.
         (Path(scratch) / "ray").mkdir()
-        stack.enter_context(patch.dict(os.environ, RAY_TMPDIR=scratch))
+        ready = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PROXY_READY_SECONDS)}
+        stack.enter_context(patch.dict(os.environ, RAY_TMPDIR=scratch, **ready))
         cluster = Cluster(
             initialize_head=True,
             # The head runs what coordinates; it has too few processors for a capture worker.
