@@ -94,7 +94,9 @@ class GrowthQuestion:
 
 @dataclass(frozen=True, repr=False)
 class NormAnswer(Answer):
-    """Of one run or several; `warnings` are sentences on what these differ by beside training, such as their dtype."""
+    """Of one run or several; `warnings` are sentences on what these differ by beside training, such as their dtype, and
+    on sketches that are gone from the bucket, so that every token's norm had to be read.
+    """
 
     warnings: tuple[str, ...] = field(default=(), kw_only=True)
 

@@ -35,7 +35,7 @@ from actstore_storage.norm_rows import (
     read_norms,
 )
 from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
-from actstore_storage.sketches import RANK_ERROR, Sketches, WeightedValues, read_sketches
+from actstore_storage.sketches import RANK_ERROR, Sketches, WeightedValues, lost_sketches, read_sketches
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.token_norms import token_norms
 
@@ -81,6 +81,11 @@ class ProfileQuestion:
     def from_statistics(self) -> bool:
         """Whether the commits tell all but quantiles."""
         return self.by in (LAYER, SITE, TOKEN_CLASS) and not self.exclude_position_0
+
+    @property
+    def from_sketches(self) -> bool:
+        """Whether quantiles and histograms are of sketches, where all shards have them."""
+        return self.from_statistics and not self.exact
 
     @property
     def kept(self) -> KeptTokens:
@@ -175,7 +180,7 @@ def _sketches(
     snapshot: Snapshot, places: Sequence[Sequence[Site]], question: ProfileQuestion
 ) -> Sequence[Sketches] | None:
     """In parts, of these places; None where the stored norms have to answer."""
-    if question.exact or not question.from_statistics:
+    if not question.from_sketches:
         return None
     d_model = snapshot.record.d_model
     return read_sketches(
@@ -267,7 +272,17 @@ def _with_quantiles(
 
 def _read(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, label: str | None) -> LabelledNorms:
     limit = GROUPED_TOKENS_MAX if label else QUANTILE_TOKENS_MAX
-    check_limit(snapshot.tokens_committed * len(sites), limit, "tokens", least=0)
+    tokens = snapshot.tokens_committed * len(sites)
+    lost = lost_sketches(snapshot) if tokens > limit and question.from_sketches else ""
+    if lost:
+        raise BadRequest(
+            f"tokens is {tokens}, the limit of what is read without sketches is {limit}, and {lost}",
+            reason="LIMIT_EXCEEDED",
+            field="tokens",
+            value=tokens,
+            allowed=f"0 to {limit}",
+        )
+    check_limit(tokens, limit, "tokens", least=0)
     return read_norms(snapshot, question.quantity, sites, question.kept, label)
 
 

@@ -19,6 +19,7 @@ from actstore_storage.norms import (
     norm_histogram,
     norm_profile,
 )
+from actstore_storage.sketches import lost_sketches
 from actstore_storage.snapshot import Provenance, Snapshot
 
 REVISIONS_MAX = 256
@@ -98,7 +99,7 @@ def _runs_by_value(runs: Sequence[Provenance], name: str) -> list[str]:
 @dataclass(frozen=True)
 class NormsOfRuns:
     """`histogram`: None where none was asked for. `from_statistics`: no token's own norm was read. `warnings` as
-    warnings_of.
+    warnings_of, and on sketches that would have answered and are gone.
     """
 
     profile: pa.Table
@@ -135,7 +136,23 @@ def norms_of_runs(
     only_statistics = asked.from_statistics and not asked.quantiles and histogram is None
     sinks = "sink" in asked.exclude or asked.by == TOKEN_CLASS
     warnings = warnings_of(snapshots if at is None else at[0], sinks=sinks)
+    warnings += _of_lost_sketches(snapshots, asked, [profile] if histogram is None else [profile, histogram])
     return NormsOfRuns(profile, histogram, only_statistics, warnings)
+
+
+def _of_lost_sketches(
+    snapshots: Sequence[Snapshot], asked: ProfileQuestion, answers: Sequence[pa.Table]
+) -> tuple[str, ...]:
+    """Sentences on why norms were read that nobody asked for; none where there never were sketches. Nothing is looked
+    for where sketches answered.
+    """
+    exact = any("rank_error" in answer.column_names and 0 in answer["rank_error"].to_pylist() for answer in answers)
+    if not asked.from_sketches or not exact:
+        return ()
+    found = (lost_sketches(snapshot) for snapshot in snapshots)
+    return tuple(
+        f"quantiles and histograms are of every token's stored norm, exact and slow, for {one}" for one in found if one
+    )
 
 
 def _side_by_side(

@@ -141,6 +141,18 @@ def missing_sketches(snapshot: "Snapshot") -> list[str]:
     return missing
 
 
+def lost_sketches(snapshot: "Snapshot") -> str:
+    """What `missing_sketches` finds, in words, and the next step; empty where that is nothing."""
+    run, missing = snapshot.record.run, missing_sketches(snapshot)
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    if not missing:
+        return ""
+    return (
+        f"merged sketches of the norms of run {run} are gone: {missing[0]}{more}. `actstore fsck {run}` names all, and "
+        "capturing the run again, which keeps its shards, makes them anew"
+    )
+
+
 def read_sketches(snapshot: "Snapshot", names: Sequence[str]) -> list[Sketches] | None:
     """Of all committed shards, in parts that are not merged; None where any of them has none of some name, or where
     some that were merged are gone (`missing_sketches`).

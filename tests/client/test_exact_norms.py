@@ -1,19 +1,25 @@
 """Quantiles and histograms of sketches, and exact ones where they are asked for: both as NumPy has them, or nearly."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import actstore
-from actstore import BadRequest, Lab
+from actstore import BadRequest, Lab, LimitExceeded
 from actstore._command import main
+from actstore_storage import norms
+from actstore_storage.checkpoint import fold_commits
+from actstore_storage.layout import checkpoint_sketches_key
 from actstore_storage.opening import open_bucket
+from actstore_storage.runs import open_run
 from actstore_storage.sketches import RANK_ERROR
 from tests.client.doors import served
-from tests.storage.random_run import RandomRun, make_run, write_run
+from tests.storage.random_run import RandomRun, make_run, without_sketches, write_run
 
 SITES = tuple(f"resid_post.{layer}" for layer in range(4))
 BOS_KEPT = frozenset({"bos"})
@@ -97,6 +103,99 @@ def test_both_doors_say_the_same(asked: str, doors: tuple[Lab, Lab]) -> None:
     far, near = (lab.checkpoints(["run"], steps=[3]).norms(**ASKED[asked]) for lab in doors)
     assert far == near
     assert (repr(far), far.to_dict()) == (repr(near), near.to_dict())
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> tuple[Path, str]:
+    """A folded run whose merged sketches are gone, and one of as old shards as have none; the key of what is gone."""
+    bucket = open_bucket(str(tmp_path))
+    for seed, name in ((3, "run"), (4, "old")):
+        made = make_run(seed)
+        write_run(bucket, replace(made, record=replace(made.record, run=name)))
+    for shard in range(len(open_run(bucket, "old").commits)):
+        without_sketches(bucket, shard, "old")
+    for name in ("run", "old"):
+        fold_commits(open_run(bucket, name))
+    [part] = open_run(bucket, "run").commits.checkpoints
+    key = checkpoint_sketches_key("run", part.shards)
+    bucket.delete(key)
+    return tmp_path, key
+
+
+WARNED: dict[str, dict[str, Any]] = {
+    "profile": {},
+    "by class": {"by": "token_class"},
+    "a site": {"sites": "resid_post", "by": "site", "quantity": "rms"},
+    "by checkpoint": {"by": "checkpoint"},
+    "histogram": {"quantiles": (), "histogram": 5},
+}
+SILENT: dict[str, dict[str, Any]] = {
+    "exact": {"exact": True},
+    "without quantiles": {"quantiles": ()},
+    "by position": {"by": "position"},
+    "without position 0": {"exclude": ("position_0",)},
+}
+
+
+@pytest.mark.parametrize("asked", WARNED | SILENT)
+def test_sketches_that_are_gone_are_told_of(asked: str, lost: tuple[Path, str]) -> None:
+    folder, key = lost
+    options = (WARNED | SILENT)[asked]
+    with served(folder) as far, actstore.connect(folder) as near:
+        answers = [lab.checkpoints(["run"], steps=[3]).norms(**options) for lab in (far, near)]
+        old = [lab.checkpoints(["old"], steps=[3]).norms(**options) for lab in (far, near)]
+        exact = near.checkpoints(["run"], steps=[3]).norms(**options | {"exact": True})
+        assert [lab.run("run").norms(quantiles=()).fit_growth().warnings for lab in (far, near)] == [(), ()]
+    assert answers[0] == answers[1]
+    assert [answer.warnings for answer in old] == [(), ()]
+    for answer in answers:
+        assert (answer.table, answer.histogram) == (exact.table, exact.histogram)
+        if asked in SILENT:
+            assert answer.warnings == ()
+            continue
+        [warning] = answer.warnings
+        for part in (key, "every token's stored norm", "`actstore fsck run`", "capturing the run again"):
+            assert part in warning
+        assert f"warning: {warning}" in repr(answer)
+        assert answer.to_dict()["warnings"] == [warning]
+
+
+def test_of_several_runs_the_one_whose_sketches_are_gone_is_named(lost: tuple[Path, str]) -> None:
+    folder, key = lost
+    bucket = open_bucket(str(folder))
+    made = make_run(3)
+    asked = replace(made.record.specification, model_revision="step2")
+    record = replace(made.record, run="whole", specification=asked, specification_sha256=asked.sha256)
+    write_run(bucket, replace(made, record=record))
+    with served(folder) as far, actstore.connect(folder) as near:
+        for lab in (far, near):
+            found = lab.checkpoints(["whole", "run"], steps=[2, 1]).norms()
+            assert set(found.table["rank_error"].to_pylist()) == {0.0, RANK_ERROR}
+            [warning] = found.warnings
+            assert f"run run are gone: {key}. " in warning
+    fold_commits(open_run(bucket, "run"))
+    with served(folder) as far, actstore.connect(folder) as near:
+        for lab in (far, near):
+            found = lab.checkpoints(["whole", "run"], steps=[2, 1]).norms()
+            assert found.warnings == ()
+            assert set(found.table["rank_error"].to_pylist()) == {RANK_ERROR}
+
+
+def test_a_run_that_is_too_large_without_its_sketches_says_that_they_are_gone(
+    lost: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, key = lost
+    monkeypatch.setattr(norms, "QUANTILE_TOKENS_MAX", 3)
+    with served(folder) as far, actstore.connect(folder) as near:
+        for lab in (far, near):
+            with pytest.raises(LimitExceeded, match="the limit of what is read without sketches is 3") as refused:
+                lab.run("run").norms()
+            assert refused.value.reason == "LIMIT_EXCEEDED"
+            assert key in str(refused.value)
+            for name, options in (("old", {}), ("run", {"exact": True})):
+                with pytest.raises(LimitExceeded, match="the limit is 3") as refused:
+                    lab.run(name).norms(**options)
+                assert "gone" not in str(refused.value)
 
 
 def test_exact_is_true_or_false(doors: tuple[Lab, Lab]) -> None:

@@ -1,11 +1,14 @@
 """Random runs, and the questions of the store answered slowly from their raw rows: the twins of the fast answers."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.commit import Commit
+from actstore_storage.layout import commit_key
+from actstore_storage.products import NORM_SKETCHES
 from actstore_storage.registry import ModelRecord, register_model
 from actstore_storage.runs import create_run
 from actstore_storage.shard import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
@@ -133,6 +136,16 @@ def write_shard(
             dense = {site: values[chosen[rows]] for site, values in dense.items()}
             writer.add(tokens, dense, norms, features, np.flatnonzero(chosen[rows]).astype(np.int32))
         return writer.commit()
+
+
+def without_sketches(bucket: Bucket, shard: int, run: str = "run") -> None:
+    """The shard as one that was captured before there were any."""
+    key = commit_key(run, shard)
+    commit = Commit.from_json(bucket.get(key), key)
+    objects = {name: item for name, item in commit.objects.items() if name != NORM_SKETCHES}
+    bucket.delete(commit.objects[NORM_SKETCHES].key)
+    bucket.delete(key)
+    assert bucket.put_if_absent(key, replace(commit, objects=objects).to_json())
 
 
 def slow_top_examples(

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from actstore_storage import checkpoint
 from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import fold_commits
-from actstore_storage.commit import TOKEN_CLASSES, Commit
+from actstore_storage.commit import TOKEN_CLASSES
 from actstore_storage.errors import CorruptObject
 from actstore_storage.fsck import check_runs
-from actstore_storage.layout import checkpoint_sketches_key, commit_key
+from actstore_storage.layout import checkpoint_sketches_key
 from actstore_storage.norms import ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.products import NORM_SKETCHES
 from actstore_storage.removal import remove_run
+from actstore_storage.revisions import norms_of_runs
 from actstore_storage.runs import open_run
 from actstore_storage.sketches import (
     RANK_ERROR,
@@ -29,9 +30,10 @@ from actstore_storage.sketches import (
     NormSketches,
     WeightedValues,
     compacted,
+    missing_sketches,
     read_sketches,
 )
-from tests.storage.random_run import make_run, write_run
+from tests.storage.random_run import make_run, without_sketches, write_run
 
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 
@@ -198,16 +200,6 @@ def test_checkpoints_have_their_shards_sketches(local_bucket: Bucket, monkeypatc
     assert norm_profile(snapshot).to_pylist() == [pytest.approx(row) for row in before.to_pylist()]
 
 
-def without_sketches(bucket: Bucket, shard: int) -> None:
-    """The shard as one that was captured before there were any."""
-    key = commit_key("run", shard)
-    commit = Commit.from_json(bucket.get(key), key)
-    objects = {name: item for name, item in commit.objects.items() if name != NORM_SKETCHES}
-    bucket.delete(commit.objects[NORM_SKETCHES].key)
-    bucket.delete(key)
-    assert bucket.put_if_absent(key, replace(commit, objects=objects).to_json())
-
-
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_run_with_a_shard_without_sketches_is_answered_exactly(local_bucket: Bucket, folded: bool) -> None:
     write_run(local_bucket, make_run(5))
@@ -217,6 +209,8 @@ def test_a_run_with_a_shard_without_sketches_is_answered_exactly(local_bucket: B
         fold_commits(open_run(local_bucket, "run"))
     snapshot = open_run(local_bucket, "run")
     assert read_sketches(snapshot, ["resid_pre.0"]) is None
+    assert missing_sketches(snapshot) == []
+    assert norms_of_runs([snapshot], ProfileQuestion()).warnings == ()
     assert norm_profile(snapshot).equals(before)
     assert check_runs(local_bucket, "run").findings == ()
 
