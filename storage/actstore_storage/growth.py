@@ -4,8 +4,9 @@ What grows is the mean over the tokens that count of their L2 norms, or of anoth
 carry (without position 0, the norms files); how sure the rate is comes from the norms files, sequence by sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit
 from actstore_storage.growth_shapes import CONFIDENCE, STEPS_MIN, Curves, GrowthFit, Steps, fit_steps
 from actstore_storage.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION
-from actstore_storage.norm_rows import KeptTokens, shard_values
+from actstore_storage.norm_rows import KeptTokens, read_shards, shard_values
 from actstore_storage.norms import (
     QUANTILE_TOKENS_MAX,
     ProfileQuestion,
@@ -240,8 +241,8 @@ def _means_of_rows(snapshot: Snapshot, measured: Measured) -> Steps:
     """[site]; each shard is read once for all sites, where a profile reads it for each."""
     check_limit(snapshot.tokens_committed, QUANTILE_TOKENS_MAX, "tokens", least=0)
     found = np.zeros((2, len(measured.sites)))
-    for commit in snapshot.commits:
-        found += [part.sum(axis=0) for part in _shard_sums(snapshot, commit, measured)]
+    for parts in _sums_of(snapshot, snapshot.commits, measured):
+        found += [part.sum(axis=0) for part in parts]
     sums, counts = found
     if not counts.all():
         raise none_left(snapshot, [measured.sites[int(np.argmin(counts))]], measured.kept)
@@ -262,29 +263,35 @@ def _spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
 
 
 def _sequence_sums(snapshot: Snapshot, shards: Sequence[int], measured: Measured) -> SequenceSums:
-    parts = []
-    for shard in shards:
-        (commit,) = snapshot.commits.of_shards(range(shard, shard + 1))
-        parts.append(_shard_sums(snapshot, commit, measured))
+    commits = (commit for shard in shards for commit in snapshot.commits.of_shards(range(shard, shard + 1)))
+    parts = list(_sums_of(snapshot, commits, measured))
     return SequenceSums(np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts]))
 
 
-def _shard_sums(
-    snapshot: Snapshot, commit: Commit, measured: Measured
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+_Sums = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def _sums_of(snapshot: Snapshot, commits: Iterable[Commit], measured: Measured) -> Iterator[_Sums]:
+    return read_shards(snapshot, commits, len(measured.sites), partial(_shard_sums, snapshot, measured))
+
+
+def _shard_sums(snapshot: Snapshot, measured: Measured, commit: Commit) -> _Sums:
     """[sequence, site], for all sequences of the shard; as in the commits' statistics, norms that are infinite or no
     number do not count.
     """
     held, sites = snapshot.record.shard_sequences(commit.shard), measured.sites
     with open_product(snapshot.bucket, commit, TOKENS) as file:
-        table = file.read(columns=["sequence", "position", "flags"])
+        table = file.read(columns=["sequence", "position", "flags"], use_threads=False)
     tokens = {name: table[name].to_numpy() for name in table.column_names}
-    kept, number = measured.kept.mask(tokens), tokens["sequence"] - held.start
+    kept = measured.kept.mask(tokens)
+    number = tokens["sequence"][kept] - held.start
+    tokens_kept = np.bincount(number, minlength=len(held))
     sums, counts = (np.zeros((len(held), len(sites))) for _ in range(2))
     for column, values in enumerate(shard_values(snapshot, commit, measured.quantity, sites)):
-        counted = kept & np.isfinite(values)
-        counts[:, column] = np.bincount(number[counted], minlength=len(held))
-        sums[:, column] = np.bincount(number[counted], values[counted].astype(np.float64), len(held))
+        own = values[kept]
+        finite = np.isfinite(own)
+        counts[:, column] = tokens_kept if finite.all() else np.bincount(number[finite], minlength=len(held))
+        sums[:, column] = np.bincount(number, np.where(finite, own, 0), len(held))
     return sums, counts
 
 

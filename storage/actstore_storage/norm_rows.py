@@ -1,7 +1,8 @@
 """Norms of single tokens, as they are stored, and what groups of tokens make of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,16 @@ from actstore_storage.exclusion import check_limit, kept_rows
 from actstore_storage.feature_index import token_classes
 from actstore_storage.norm_columns import read_columns, token_values
 from actstore_storage.products import NORMS, TOKENS
-from actstore_storage.reading import open_product
+from actstore_storage.reading import SHARDS_AT_ONCE, open_product, read_side_by_side
 from actstore_storage.sites import Site
 from actstore_storage.snapshot import Snapshot
 
 HISTOGRAM_BINS_MAX = 1000
+# Norms, tokens x columns, of the shards that are read side by side; where one has more, it is read alone. 64 MB as they
+# are stored, and about as much again while they are counted.
+NORMS_AT_ONCE = 16_000_000
 
+Found = TypeVar("Found")
 Values = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 LabelledNorms = tuple[Values, Labels | None]
@@ -45,21 +50,36 @@ def read_norms(
 ) -> LabelledNorms:
     """Finite values of tokens that count, and each one's position, document or token class (None: no labels).
 
-    Each shard's parts are appended to one array, so that they are in memory once.
+    Each shard's parts are appended to one array, so that they are in memory once, but for those of shards in flight.
     """
-    size = snapshot.tokens_committed * len(sites)
-    values, labels, filled = np.empty(size, np.float32), None if label is None else np.empty(size, np.int64), 0
-    for commit in snapshot.commits:
+
+    def read(commit: Commit) -> list[LabelledNorms]:
         tokens = _tokens(snapshot, commit, kept, label)
         counts, own = kept.mask(tokens), None if label is None else _labels(tokens, label)
-        for found in shard_values(snapshot, commit, quantity, sites):
-            chosen = counts & np.isfinite(found)
-            end = filled + int(chosen.sum())
-            values[filled:end] = found[chosen]
+        found = []
+        for norms in shard_values(snapshot, commit, quantity, sites):
+            chosen = counts & np.isfinite(norms)
+            found.append((norms[chosen], None if own is None else own[chosen]))
+        return found
+
+    size = snapshot.tokens_committed * len(sites)
+    values, labels, filled = np.empty(size, np.float32), None if label is None else np.empty(size, np.int64), 0
+    for parts in read_shards(snapshot, snapshot.commits, len(sites), read):
+        for norms, own in parts:
+            end = filled + len(norms)
+            values[filled:end] = norms
             if own is not None and labels is not None:
-                labels[filled:end] = own[chosen]
+                labels[filled:end] = own
             filled = end
     return values[:filled], None if labels is None else labels[:filled]
+
+
+def read_shards(
+    snapshot: Snapshot, commits: Iterable[Commit], columns: int, read: Callable[[Commit], Found]
+) -> Iterator[Found]:
+    """What `read`, which takes so many columns of norms, makes of each of the snapshot's commits, in their order."""
+    tokens = int(snapshot.commits.token_counts.max(initial=1))
+    return read_side_by_side(read, commits, min(SHARDS_AT_ONCE, max(1, NORMS_AT_ONCE // (tokens * columns))))
 
 
 def exact_quantiles(values: Values, quantiles: Sequence[float]) -> list[float]:
@@ -124,7 +144,7 @@ def _tokens(
     wanted = {"flags"} | ({"position"} if kept.exclude_position_0 else set())
     wanted |= {label} & {"position", "document"} if label else set()
     with open_product(snapshot.bucket, commit, TOKENS) as file:
-        table = file.read(columns=sorted(wanted))
+        table = file.read(columns=sorted(wanted), use_threads=False)
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
@@ -145,7 +165,7 @@ def shard_values(
     stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
     needed = [name for site in sites for name in read_columns(quantity, site, stored)]
     with open_product(snapshot.bucket, commit, NORMS) as file:
-        table = file.read(columns=list(dict.fromkeys(needed)))
+        table = file.read(columns=list(dict.fromkeys(needed)), use_threads=False)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     for site in sites:
         yield token_values(quantity, site, columns, stored, d_model)

@@ -1,7 +1,10 @@
 """Opening the objects that a commit or an index names, and telling a damaged object from a store that fails."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +12,13 @@ import pyarrow.parquet as pq
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit, ObjectRecord
 from actstore_storage.errors import CorruptObject
+
+# Shards that are read side by side: on S3 nearly all of that is waiting, and on a local disk it costs nothing. Where
+# each request waited 15 ms, growth took a sixth of the time of one shard after the other; with 8, a fifth.
+SHARDS_AT_ONCE = 16
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @contextmanager
@@ -56,6 +66,22 @@ def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator
     except (OSError, pa.ArrowException) as error:
         failure = bucket.store_error(error) if isinstance(error, OSError) else None
         raise failure or _corrupt(owner, record.key, str(error).strip()) from error
+
+
+def read_side_by_side(
+    read: Callable[[Item], Found], items: Iterable[Item], at_once: int = SHARDS_AT_ONCE
+) -> Iterator[Found]:
+    """What `read` makes of each, in their order, and the first error in that order. Of no more than `at_once` items is
+    anything in memory before the caller has it; `items` is taken from as they are read.
+    """
+    coming: deque[Future[Found]] = deque()
+    with ThreadPoolExecutor(at_once, "shards") as pool:
+        for item in items:
+            coming.append(pool.submit(read, item))
+            if len(coming) == at_once:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def _owner(commit: Commit) -> str:

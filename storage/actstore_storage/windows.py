@@ -1,7 +1,6 @@
 """Examples: activations with the text around them."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from actstore_storage.exclusion import check_limit
 from actstore_storage.feature_reader import FeatureReader
 from actstore_storage.layout import features_product
 from actstore_storage.products import TOKENS
-from actstore_storage.reading import open_product
+from actstore_storage.reading import open_product, read_side_by_side
 from actstore_storage.registry import token_texts
 from actstore_storage.row_groups import read_between
 
@@ -22,8 +21,6 @@ WINDOW_TOKENS_MAX = 1024
 # A feature with fewer activations has them all read, to see what it does beside its examples; of a denser one the rows
 # around each example are read from the shards.
 FEW_ENTRIES = 65_536
-# Shards whose text is read side by side: on S3 nearly all of that is waiting, and on a local disk it costs nothing.
-_SHARDS_AT_ONCE = 8
 
 EXAMPLES = pa.schema(
     [
@@ -110,17 +107,15 @@ class _Stretch:
 
 def _stretches(reader: FeatureReader, entries: Entries, window: Window) -> list[_Stretch]:
     size = reader.snapshot.record.specification.sequences_per_shard
-    found: dict[int, _Stretch] = {}
 
-    def look(shard: int) -> None:
+    def look(shard: int) -> list[tuple[int, _Stretch]]:
         [commit] = reader.snapshot.commits.of_shards(range(shard, shard + 1))
         here = np.flatnonzero(entries.sequence // size == shard)
         places = [(int(entries.sequence[i]), int(entries.position[i])) for i in here]
-        found.update(zip(here.tolist(), _in_shard(reader, commit, places, window), strict=True))
+        return list(zip(here.tolist(), _in_shard(reader, commit, places, window), strict=True))
 
     shards = np.unique(entries.sequence // size).tolist()
-    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-        list(pool.map(look, shards))
+    found = dict(one for part in read_side_by_side(look, shards) for one in part)
     return [found[i] for i in range(len(entries))]
 
 
