@@ -47,6 +47,7 @@ _THREADS = 8
 # share of itself: sums in another order are off by some 2^-53 a shard, 7e-12 over the largest checkpoint. Counts and
 # extremes are exact.
 MERGE_TOLERANCE = 1e-9
+_CHECKPOINT_AGAIN = "once it is removed, readers take the commits, which a capture of the run folds again"
 _SKETCHES_AGAIN = "capturing the run again, which keeps its shards, merges theirs anew"
 
 _Merged = Mapping[str, Mapping[str, Moments]]
@@ -233,7 +234,8 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
             if own != folded:
                 yield Finding("damaged", checkpoint.key, f"shard {folded.shard} is not as its commit")
     merged = merged_again(commits)
-    yield from (Finding("damaged", checkpoint.key, what) for what in _unlike_commits(checkpoint, commits, merged))
+    for what in _unlike_commits(checkpoint, commits, merged):
+        yield Finding("damaged", checkpoint.key, f"{what}; {_CHECKPOINT_AGAIN}")
     if are_sketched(commits, merged):
         yield from _check_sketches(bucket, record.run, checkpoint.shards, merged)
 

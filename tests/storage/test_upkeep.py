@@ -271,7 +271,10 @@ def _of_site(number: str, change: Callable[[float], float]) -> Callable[[dict[st
 
 
 SUMMARY_DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "count": (_of_site("count", lambda count: count + 1), r"the count of resid_post\.1 \(text\) is (\d+), .* (\d+)$"),
+    "count": (
+        _of_site("count", lambda count: count + 1),
+        r"the count of resid_post\.1 \(text\) is (\d+), and of its commits (\d+);",
+    ),
     "mean": (
         _of_site("mean", lambda mean: mean * (1 + 1e-6)),
         r"the mean of resid_post\.1 \(text\) is \S+, and of its",
@@ -326,6 +329,11 @@ def test_a_checkpoint_that_tells_other_statistics_than_its_commits_is_named(
         [found] = check_runs(local_bucket, quick=quick).findings
         assert (found.kind, found.key) == ("damaged", key)
         assert re.search(words, found.what), found.what
+    local_bucket.delete(key)
+    assert kinds(local_bucket) == []  # of smaller ones, and of commits
+    fold_commits(open_run(local_bucket, "run"))
+    assert local_bucket.get(key) == whole
+    assert kinds(local_bucket) == []
 
 
 def test_statistics_merged_again_are_numpys_of_all_values(local_bucket: Bucket, small_blocks: None) -> None:
