@@ -11,6 +11,8 @@ import pytest
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, CorruptObject, StoreError
+from actstore_storage.fsck import check_runs
+from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key
 from actstore_storage.runs import committed_shards, open_run
 from actstore_worker.capture_worker import TASKS, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
@@ -95,6 +97,25 @@ def test_a_commit_says_which_version_captured_it_not_which_began_the_run(
     assert found.record.code_version == "older"
     assert {commit.code_version for commit in found.commits} == {version("actstore")}
     assert found.provenance().code_version == version("actstore")
+
+
+def test_capturing_a_complete_run_again_makes_what_checkpoints_lack(lab: Path, bucket: Bucket) -> None:
+    """As fsck, and answers without their sketches, tell people to do."""
+    shards: Counter[int] = Counter()
+
+    async def capture() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, lambda task: shards.update([task.shard])))
+        await watch(captures, await captures.submit(REQUEST))
+
+    run(capture())
+    keys = [name("run", range(SHARDS)) for name in (checkpoint_key, checkpoint_sketches_key)]
+    for gone in (keys[1:], keys[:1], keys):
+        for key in gone:
+            bucket.delete(key)
+        run(capture())
+        assert all(bucket.exists(key) for key in keys)
+        assert check_runs(bucket).findings == ()
+    assert shards == Counter(range(SHARDS))
 
 
 def test_submitting_a_running_capture_again_joins_it(lab: Path, bucket: Bucket) -> None:
