@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2
 from actstore_storage.opening import open_bucket
 from tests.service.process import running_service
 from tests.stored_run import DENSE_SITE, StoredRun, write_stored_run
+from tests.waiting import PATIENCE_SECONDS
 
 BUF = Path(__file__).parents[2] / "node_modules" / ".bin" / "buf"
 TOKEN = "service-token"
@@ -52,7 +53,7 @@ def _curl(address: str, method: str, request: dict[str, Any], token: str = TOKEN
         json.dumps(request),
         url,
     )
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def _answers(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
