@@ -124,8 +124,8 @@ def test_a_mean_that_is_most_of_a_vector_leaves_what_float32_has() -> None:
     sums, squares = products([rows[None]], [0], [(0, 0)])
     _, centred = l2_and_centred(squares, sums, rows.shape[-1])
     expected = torch.linalg.vector_norm(wide - wide.mean(1, keepdim=True), dim=1)
-    # Of 512 squares, in whatever order a processor adds them, sqrt(512) roundings of half an eps; 900 times that of what
-    # the mean leaves of them, and half of it in the root.
+    # Of 512 squares, in whatever order a processor adds them, sqrt(512) roundings of half an eps; 900 times that of
+    # what the mean leaves of them, and half of it in the root.
     rtol = 512**0.5 * torch.finfo(torch.float32).eps / 2 * 900 / 2
     np.testing.assert_allclose(centred[0, 0].double(), expected, rtol=rtol)
     assert not columns_beside((), ("resid_pre",))
