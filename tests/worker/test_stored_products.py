@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.opening import open_bucket
-from actstore_storage.products import NORMS, SINK
+from actstore_storage.products import NORM_SKETCHES, NORMS, SINK
 from actstore_storage.rows import dense_matrix, read_activations, shard_tokens
 from actstore_storage.sites import Site, parse_site
 from actstore_storage.snapshot import Snapshot
@@ -64,7 +64,7 @@ class Slowly:
 
 
 def planned(folder: Path, model: str = "gpt2", **options: object) -> Plan:
-    request = CaptureRequest(model, "text", run="run", sequences_per_shard=7, **options)
+    request = CaptureRequest(model, "text", run="run", **{"sequences_per_shard": 7, **options})
     return plan_capture(request, ModelCatalogue((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
 
 
@@ -324,3 +324,12 @@ def test_every_token_is_in_one_batch_and_knows_its_place(
         np.testing.assert_array_equal(placed, part.sequences.tokens)
         seen += placed.tolist()
     assert seen == tokens.tolist()
+
+
+@pytest.mark.parametrize("model", ["gpt2", "neox_parallel"])
+@pytest.mark.parametrize("per_shard", [1, 7, 40])
+def test_sketches_take_about_what_was_estimated(model: str, per_shard: int, folder: Path, local_bucket: Bucket) -> None:
+    plan = planned(folder, model, sequences_per_shard=per_shard)
+    snapshot = capture_run(plan, local_bucket, CaptureWorker(local_bucket, CPU))
+    stored = sum(commit.objects[NORM_SKETCHES].bytes for commit in snapshot.commits)
+    assert stored / 1.7 < plan.bytes_by_product[NORM_SKETCHES] < 1.7 * stored

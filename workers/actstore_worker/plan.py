@@ -9,7 +9,8 @@ from pathlib import Path
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
-from actstore_storage.norm_columns import columns_beside
+from actstore_storage.norm_columns import L2, NormColumn, columns_beside, statistics_names
+from actstore_storage.products import NORM_SKETCHES
 from actstore_storage.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.specification import RunRecord, SaeRecord, Specification
 from actstore_worker.catalogue import ModelCatalogue, ModelSource
@@ -19,7 +20,7 @@ from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
 from actstore_worker.sequences import SequenceShape, TokenSequences, tokenise
 from actstore_worker.sources import documents
-from actstore_worker.storing import bytes_by_product, checked_options, document_query
+from actstore_worker.storing import bytes_by_product, checked_options, document_query, sketch_bytes
 
 SEQUENCES_PER_BATCH_MAX = 1024
 SEQUENCES_PER_SHARD_MAX = 1 << 20
@@ -80,10 +81,13 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
         tokenised = tokenise(model, documents(dataset, query), shape)
     sequences = tokenised.sequences
     widths = {str(site): model.site_width(site, shape.context_length) for site in dense}
-    columns = len(norms) + len(columns_beside(tuple(map(str, norms)), model.kinds))
-    sizes = bytes_by_product(options, widths, columns, saes, sequences)
-    _check_run_bytes(sizes, settings.run_bytes_max)
+    columns = [*(NormColumn(L2, site) for site in norms), *columns_beside(tuple(map(str, norms)), model.kinds)]
+    sizes = bytes_by_product(options, widths, len(columns), saes, sequences)
     per_shard = _sequences_per_shard(request.sequences_per_shard, sequences, sizes, batch, settings)
+    if columns:
+        shards, names = -(-len(sequences) // per_shard), len(statistics_names(columns))
+        sizes[NORM_SKETCHES] = sketch_bytes(names, sequences, model.bos_id, shards)
+    _check_run_bytes(sizes, settings.run_bytes_max)
     specification = Specification(
         model=request.model,
         model_revision=request.model_revision,

@@ -13,6 +13,7 @@ from actstore_storage.layout import features_product, index_product
 from actstore_storage.products import NORMS, POSITIONS, TOKENS
 from actstore_storage.selection import KINDS_BY_PLACE, selected
 from actstore_storage.sites import Site
+from actstore_storage.sketches import SKETCH_K
 from actstore_storage.specification import DTYPES, Positions
 from actstore_worker.model import ModelDescription
 from actstore_worker.request import CaptureRequest
@@ -27,6 +28,8 @@ SINK_RATIO = 10.0
 # measured on the bundled model and SAE, 1.8, 4.0, 5.9 and 8.0.
 _TOKEN_BYTES, _NORM_BYTES, _BY_ROW_BYTES, _BY_FEATURE_BYTES = 2, 4, 6, 8
 _POSITION_BYTES = 1
+# Of the object of a shard's sketches: what Parquet says of each name of statistics, and to what part zstd compresses.
+_SKETCH_COLUMN_BYTES, _SKETCH_COMPRESSED = 200, 0.8
 # Where the architecture does not fix how many features are on, and where a feature chooses the rows.
 _NONZEROS_GUESS, _ACTIVE_GUESS = 64, 0.05
 # Families whose code in transformers builds its attention mask without looking at position ids.
@@ -103,6 +106,23 @@ def bytes_by_product(
     if widths and options.positions.kind != "all":
         sizes[POSITIONS] = _POSITION_BYTES * rows
     return sizes | feature_bytes(saes, tokens)
+
+
+def sketch_bytes(names: int, sequences: TokenSequences, bos_id: int | None, shards: int) -> int:
+    """Of all shards' sketches, estimated: for each name of statistics one of the shard's text and one of its BOS. What
+    special tokens and sinks add, which are few, and what checkpoints merge is not in it.
+    """
+    bos = 0 if bos_id is None else int((sequences.tokens[sequences.offsets[:-1]] == bos_id).sum())
+    of_classes = sum(_one_sketch_bytes(count / shards) for count in (len(sequences.tokens) - bos, bos) if count)
+    return int(shards * names * (_SKETCH_COLUMN_BYTES + _SKETCH_COMPRESSED * of_classes))
+
+
+def _one_sketch_bytes(values: float) -> float:
+    """A header, where each level begins, the extremes, and what is kept, as float32: of few values all, and of many
+    between k and 3 k, as levels fill and are halved. Taken as 1.5 k.
+    """
+    levels = 1 + np.log2(max(1.0, values / SKETCH_K))
+    return float(20 + 4 * levels + 4 * (2 + min(values, 1.5 * SKETCH_K)))
 
 
 def feature_bytes(saes: Sequence[SparseAutoencoder], tokens: int) -> dict[str, int]:
