@@ -296,6 +296,14 @@ def patch(options: argparse.Namespace) -> None:
     show(options, sweep)
 
 
+def compare_tokens(options: argparse.Namespace) -> None:
+    """Corrupt prompts have no names in a shell but themselves."""
+    corrupt = {text: text for text in options.corrupt}
+    asked = {name: getattr(options, name) for name in ("clean", "layers", "draws", "seed", "revision")}
+    with lab_of(options) as lab:
+        show(options, lab.compare_tokens(options.model, corrupt=corrupt, **asked))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="actstore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -314,6 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check_sae(verbs)
     add_norms(verbs)
     _add_patch(verbs)
+    _add_compare_tokens(verbs)
     _add_upkeep(verbs)
     return parser
 
@@ -411,6 +420,17 @@ def _add_check_sae(verbs: Any) -> None:
     verb.add_argument(
         "--tokens", type=int, default=CHECKED_TOKENS, help="stored tokens to look at (default: %(default)s)"
     )
+
+
+def _add_compare_tokens(verbs: Any) -> None:
+    verb = add_verb(verbs, compare_tokens, "which replaced tokens of corrupt prompts does a model treat unlike others?")
+    verb.add_argument("model")
+    verb.add_argument("--clean", required=True, help="prompt")
+    verb.add_argument("--corrupt", required=True, nargs="+", metavar="TEXT", help="prompts with as many tokens")
+    verb.add_argument("--layers", type=int, nargs="+", help="of heads that are looked at (default: the first third)")
+    verb.add_argument("--draws", type=int, help="random tokens beside each (default: 128, or as many as there are)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--revision", default="")
 
 
 def _add_patch(verbs: Any) -> None:

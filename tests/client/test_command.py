@@ -161,6 +161,26 @@ def test_patch(service: Service, tmp_path: Path) -> None:
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_replaced_tokens_are_compared(service: Service, workers: StandInWorkers) -> None:
+    corrupt = ["say word9 word7", "say word8 word5"]
+    asked = (
+        "compare-tokens",
+        "tiny",
+        "--clean",
+        "say word6 word7",
+        "--corrupt",
+        *corrupt,
+        "--layers",
+        "1",
+        "--draws",
+        "9",
+    )
+    found = said(actstore(*asked, "--json", address=service.address))
+    assert list(found["verdicts"]) == list(workers.requests[-1].corrupt) == corrupt
+    assert (list(workers.requests[-1].layers), workers.requests[-1].draws) == ([1], 9)
+    assert "no token stands out" in actstore(*asked, address=service.address).stdout
+
+
 def test_patch_says_what_takes_the_place(service: Service, workers: StandInWorkers) -> None:
     said(
         actstore(
