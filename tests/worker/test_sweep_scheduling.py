@@ -301,7 +301,7 @@ def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) 
         async with aclosing(sweeps.run(served, replace(BIG, fresh=True), NOTHING_FINISHED)) as updates:
             async for _ in updates:
                 break
-        await updates_of(sweeps, served, ONE)  # the scheduler has come by
+        await updates_of(sweeps, served, replace(ONE, fresh=True))  # the scheduler has come by
         before = sweeps._scheduler.batches
         await asyncio.sleep(0.2)
         return sweeps._scheduler.batches - before
