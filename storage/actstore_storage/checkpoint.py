@@ -303,6 +303,7 @@ def _encoded(commits: Sequence[Commit], summary: Summary) -> bytes:
         schema.with_metadata({_SUMMARY_KEY: summary.to_json(), _OF_KEY: commits[0].specification_sha256.encode()}),
         compression="zstd",
         use_dictionary=False,
+        write_statistics=["shard"],  # of records they would be copies
         write_page_checksum=True,
     ) as file:
         file.write_table(pa.table(columns, schema), row_group_size=_GROUP_ROWS)

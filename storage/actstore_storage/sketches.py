@@ -8,7 +8,6 @@ what a reader makes of stored sketches is the same each time.
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -25,7 +24,7 @@ from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments
 from actstore_storage.errors import CorruptObject
 from actstore_storage.layout import checkpoint_sketches_key
 from actstore_storage.products import NORM_SKETCHES, sketches_format
-from actstore_storage.reading import open_product
+from actstore_storage.reading import open_product, read_side_by_side
 
 if TYPE_CHECKING:
     from actstore_storage.snapshot import Snapshot
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 SKETCH_K = 200
 # By so much may the rank of a quantile, or the share of a bin, be off: DataSketches' bound for 99 of 100 sketches.
 RANK_ERROR: float = kll_floats_sketch.get_normalized_rank_error(SKETCH_K, True)
-_READ_THREADS = 16
 # The first byte of a sketch: its header's length in words of 4 bytes, by whether it is of a single value.
 _INTS_OF_ONE, _INTS_OF_MANY = 2, 5
 # That header: length, version, family, flags, k, least capacity of a level, values, k of the coarsest part, levels.
@@ -84,7 +82,14 @@ class NormSketches:
         """A checkpoint's, as one object."""
         schema = sketches_format(self._found).schema
         sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True) as file:
+        with pq.ParquetWriter(
+            sink,
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,  # they would copy each column's sketches into page and footer
+            write_page_checksum=True,
+        ) as file:
             file.add_key_value_metadata({"actstore.specification_sha256": specification_sha256})
             file.write_table(pa.Table.from_arrays(self.columns, schema=schema))
         return bytes(sink.getvalue())
@@ -158,15 +163,14 @@ def read_sketches(snapshot: "Snapshot", names: Sequence[str]) -> list[Sketches] 
     some that were merged are gone (`missing_sketches`).
     """
     bucket, run = snapshot.bucket, snapshot.record.run
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
-        folded = pool.map(
-            lambda part: checkpoint_sketches(bucket, run, part.shards, part.summary.norm_moments, names),
-            snapshot.commits.checkpoints,
-        )
-        parts = list(folded)
-        if any(part is None for part in parts):  # and the loose ones need not be read
-            return None
-        parts += pool.map(lambda commit: shard_sketches(bucket, commit, names), snapshot.commits.loose)
+    folded = read_side_by_side(
+        lambda part: checkpoint_sketches(bucket, run, part.shards, part.summary.norm_moments, names),
+        snapshot.commits.checkpoints,
+    )
+    parts = list(folded)
+    if any(part is None for part in parts):  # and the loose ones need not be read
+        return None
+    parts += read_side_by_side(lambda commit: shard_sketches(bucket, commit, names), snapshot.commits.loose)
     found = [part for part in parts if part is not None]
     return found if len(found) == len(parts) else None
 

@@ -213,8 +213,7 @@ class Coordinator:
 
     async def _finish(self, capture: CaptureState) -> None:
         run = capture.record.run
-        with contextlib.suppress(ActstoreError):  # another time will do
-            await asyncio.to_thread(self._preparer.fold, run)
+        await self._fold(run)
         self._start(self._merging.merge(run))  # beside what follows: nobody waits for it
         if not capture.active:
             return
@@ -285,7 +284,7 @@ class Coordinator:
             else:
                 self._idle.put_nowait(worker)
         if capture.shards_committed % self._limits.fold_shards == 0:
-            self._start(self._fold(run))
+            self._start(self._tidy(run))
         return None
 
     async def _back_when_ready(self, worker: Worker) -> None:
@@ -299,12 +298,15 @@ class Coordinator:
                 self._idle.put_nowait(worker)
                 return
 
+    async def _tidy(self, run: str) -> None:
+        await self._fold(run)
+        await self._merging.merge(run)
+
     async def _fold(self, run: str) -> None:
         try:
             await asyncio.to_thread(self._preparer.fold, run)
-        except ActstoreError as error:
+        except ActstoreError as error:  # another time will do
             _log.warning("the commits of %s could not be folded: %s", run, error.message)
-        await self._merging.merge(run)
 
     async def _unwant(self, run: str) -> None:
         try:
