@@ -15,7 +15,7 @@ import grpc
 
 from tests.waiting import wait_until
 
-# On a machine that does five other things at the same time.
+# Ray's processes are nice to all others, and a busy machine lets them wait.
 READY_SECONDS = 300
 STOP_SECONDS = 180
 

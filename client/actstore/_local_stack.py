@@ -20,8 +20,8 @@ from actstore._lab import Lab
 from actstore._records import S3Access
 
 SERVICE_PORT = 7433
-# Ray takes its time on a cold machine, and its processes are nice to all others: on two cores with three other programs
-# at work, a start that takes 40 seconds alone took 180.
+# Ray takes its time on a cold machine, and its processes are nice to all others: on two cores, a start of 40 seconds
+# takes minutes beside other programs that compute.
 START_SECONDS = 300.0
 # Ray Serve drains before it ends; what is left of the process group is killed afterwards.
 STOP_SECONDS = 30.0

@@ -207,25 +207,35 @@ def fold_commits(snapshot: "Snapshot") -> list[str]:
 
 def _mended_sketches(snapshot: "Snapshot", there: Iterable[range]) -> list[str]:
     """Last: what a damaged shard keeps from being mended keeps nothing else from being folded."""
-    missing = missing_sketches(snapshot)
+    missing, written = missing_sketches(snapshot), []
     for part in snapshot.commits.checkpoints:
-        if checkpoint_sketches_key(snapshot.record.run, part.shards) in missing:
+        key = checkpoint_sketches_key(snapshot.record.run, part.shards)
+        if key in missing:
             commits = list(part.commits(part.shards.start, part.shards.stop))
-            _put_sketches(snapshot, part.shards, commits, list(part.summary.norm_moments), there)
-    return missing
+            if _put_sketches(snapshot, part.shards, commits, list(part.summary.norm_moments), there):
+                written.append(key)
+    return written
 
 
 def _put_sketches(
     snapshot: "Snapshot", block: range, commits: Sequence[Commit], names: Sequence[str], there: Iterable[range]
-) -> None:
-    """The block's, where its shards have any; from checkpoints that are `there` inside it and have theirs."""
+) -> bool:
+    """The block's, where its shards have any; from checkpoints that are `there` inside it and have theirs, unless those
+    are damaged: then from the shards.
+    """
     bucket, record = snapshot.bucket, snapshot.record
     inside = [other for other in there if block.start <= other.start and other.stop <= block.stop and other != block]
     smaller = [other for other in inside if bucket.exists(checkpoint_sketches_key(record.run, other))]
-    sketches = _merged_sketches(snapshot, commits, names, smaller)
-    if sketches is not None:
-        encoded = sketches.encoded(record.specification_sha256)
-        bucket.put_if_absent(checkpoint_sketches_key(record.run, block), encoded)
+    try:
+        sketches = _merged_sketches(snapshot, commits, names, smaller)
+    except CorruptObject:
+        if not smaller:
+            raise
+        sketches = _merged_sketches(snapshot, commits, names, ())
+    if sketches is None:
+        return False
+    encoded = sketches.encoded(record.specification_sha256)
+    return bucket.put_if_absent(checkpoint_sketches_key(record.run, block), encoded)
 
 
 def _blocks(snapshot: "Snapshot") -> Iterator[range]:
@@ -268,7 +278,10 @@ def _holds_all(commits: Commits, block: range) -> bool:
 def _merged_sketches(
     snapshot: "Snapshot", commits: Sequence[Commit], names: Sequence[str], smaller: Sequence[range]
 ) -> NormSketches | None:
-    """Of the commits, from `smaller` checkpoints where these hold them; None without norms, or where one lacks it."""
+    """Of the commits, from `smaller` checkpoints where these hold them; None without norms, or where one lacks it.
+
+    Errors: CorruptObject for sketches that cannot be merged.
+    """
     if not are_sketched(commits, names):
         return None
     bucket, record = snapshot.bucket, snapshot.record
@@ -285,7 +298,12 @@ def _merged_sketches(
         for found in pool.map(read, [*folded, *loose]):
             if found is None:
                 return None
-            merged.merge(found)
+            try:
+                merged.merge(found)
+            except (RuntimeError, ValueError, IndexError) as error:  # DataSketches', of bytes that are no sketch
+                raise CorruptObject(
+                    f"run {record.run}: sketches of norms cannot be merged: {error}", field="run", value=record.run
+                ) from error
     return merged
 
 

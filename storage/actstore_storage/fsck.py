@@ -270,10 +270,11 @@ def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: _
     for field in ("tokens_by_class", "non_finite"):
         total: Counter[str] = sum((Counter(getattr(one, field)) for one in expected), Counter())
         yield from _first_of(field, _unequal(getattr(summary, field), total))
-    for field, values in summary.how.items():
+    for field in dict.fromkeys(field for one in (summary, *expected) for field in one.how):
+        values = summary.how.get(field, ())
         told = tuple(dict.fromkeys(value for one in expected for value in one.how.get(field, ())))
         if values != told:
-            yield f"its {field} is {', '.join(values)}, and its commits' {', '.join(told)}"
+            yield f"its {field} is {', '.join(values) or 'not told'}, and its commits' {', '.join(told)}"
     yield from _first_of("statistics of norms", _unlike_moments(summary.norm_moments, merged))
 
 

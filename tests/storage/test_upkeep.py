@@ -25,6 +25,7 @@ from actstore_storage.index_merge import merge_index
 from actstore_storage.index_segments import chosen_segments
 from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key, commit_key, segment_key, wanted_key
 from actstore_storage.norms import norm_profile
+from actstore_storage.products import NORM_SKETCHES
 from actstore_storage.removal import remove_run
 from actstore_storage.rows import read_activations
 from actstore_storage.runs import create_run, open_run
@@ -309,6 +310,7 @@ SUMMARY_DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         r"non_finite are not its commits': resid_post\.1 has 5, and in its commits 0",
     ),
     "how": (lambda summary: summary["how"].update(device=["tpu"]), "its device is tpu, and its commits' cpu"),
+    "no how": (lambda summary: summary["how"].pop("device"), "its device is not told, and its commits' cpu"),
 }
 
 
@@ -385,6 +387,32 @@ def test_merged_sketches_that_are_gone_are_made_again(local_bucket: Bucket, smal
     assert [row["rank_error"] for row in after] == [row["rank_error"] for row in before]
     assert after == [pytest.approx(row) for row in before]
     assert fold_commits(open_run(local_bucket, "run")) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "of no known version"])
+def test_merged_sketches_are_made_again_beside_damaged_ones_that_they_replaced(
+    damage: str, local_bucket: Bucket, small_blocks: None
+) -> None:
+    write_run(local_bucket, make_run(2, sequences=24, sequences_per_shard=3))
+    fold_commits(open_run(local_bucket, "run"))
+    before = norm_profile(open_run(local_bucket, "run")).to_pylist()
+    smaller, key = (checkpoint_sketches_key("run", block) for block in (range(2), range(8)))
+    local_bucket.put(smaller, SKETCH_DAMAGES[damage][0](local_bucket.get(smaller)))
+    local_bucket.delete(checkpoint_sketches_key("run", range(4)))
+    local_bucket.delete(key)
+    assert fold_commits(open_run(local_bucket, "run")) == [key]
+    assert kinds(local_bucket) == []
+    assert norm_profile(open_run(local_bucket, "run")).to_pylist() == [pytest.approx(row) for row in before]
+
+
+def test_a_shards_sketches_that_cannot_be_merged_are_told_as_damage(local_bucket: Bucket) -> None:
+    """Fold is called by who waits for nothing but errors of ours."""
+    write_run(local_bucket, make_run(2, sequences=6, sequences_per_shard=3))
+    snapshot = open_run(local_bucket, "run")
+    key = snapshot.commits[0].objects[NORM_SKETCHES].key
+    local_bucket.put(key, SKETCH_DAMAGES["of no known version"][0](local_bucket.get(key)))
+    with pytest.raises(CorruptObject):
+        fold_commits(open_run(local_bucket, "run"))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -38,7 +38,7 @@ from tests.waiting import wait_until
 
 CPU = torch.device("cpu")
 D, WIDTH = 32, 64
-# A start takes six seconds alone, and many times that beside others.
+# A start takes seconds on an idle machine, and many times that on a busy one.
 RUN_SECONDS = 300
 TRIES = 5
 # Of each architecture, what makes some features fire and some not after a few steps.
