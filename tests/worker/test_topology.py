@@ -160,12 +160,15 @@ def test_a_run_is_encoded_with_an_sae_that_was_trained_on_it(caller: Caller, fol
     assert [path.name for path in (folder / "saes").iterdir()] == [outcome.sha256]
 
 
-def test_the_same_specification_again_is_the_same_complete_run(caller: Caller) -> None:
+def test_the_same_specification_again_is_the_same_complete_run(caller: Caller, folder: Path) -> None:
     wanted = specification("again", sequences_per_shard=400)
+    attempts = []
     for _ in range(2):
         updates = list(caller.watch(caller.start(wanted)))
         assert updates[-1].state == capture_pb2.CAPTURE_STATE_COMPLETE
+        attempts.append(sorted(path.name for path in (folder / "store/runs/again/data").iterdir()))
     assert updates[0].shards_committed == updates[0].shards_total > 0  # there was nothing left to do
+    assert attempts[0] == attempts[1]
 
 
 def test_totals_count_what_was_committed(caller: Caller, folder: Path) -> None:
