@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.1
 _START_TRIES = 3  # a free port may be taken between our looking and the server's listening
 _COMPONENTS = ("master", "volume", "filer", "s3")
 _LOG_TAIL_LINES = 15
-_QUIET_PORTS = range(20_000, 32_768)
+_QUIET_PORTS = range(20_000, 32_768)  # as the workers', who may not import this (topology.py)
 
 
 class SeaweedFS:
@@ -107,10 +107,13 @@ class SeaweedFS:
             try:
                 with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=5):  # noqa: S310
                     return
-            except (urllib.error.URLError, OSError) as error:
-                if isinstance(error, urllib.error.HTTPError) and error.code == also_done:
+            except urllib.error.HTTPError as error:
+                error.close()
+                if error.code == also_done:
                     return
-                time.sleep(_POLL_SECONDS)
+            except OSError:
+                pass
+            time.sleep(_POLL_SECONDS)
         tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
         raise StackFailed(f"SeaweedFS did not come up; the end of {self._log}:\n{tail}")
 

@@ -1,6 +1,7 @@
 """Calls to the workers' gateway, as the service makes them."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def midway(caller: Caller, name: str) -> capture_pb2.CaptureSpecification:
         if update.shards_committed < update.shards_total:
             return wanted
     raise AssertionError(f"{TRIES} captures were over before anybody heard of it")
+
+
+def start_once_available(caller: Caller, wanted: capture_pb2.CaptureSpecification) -> str:
+    """The run's name, once a coordinator that was killed is there again."""
+    give_up = time.monotonic() + CALL_SECONDS
+    while True:
+        try:
+            return caller.start(wanted)
+        except grpc.RpcError as error:
+            if failure(error).reason != "WORKERS_UNAVAILABLE" or time.monotonic() > give_up:
+                raise
+            time.sleep(0.2)
 
 
 def failure(error: grpc.RpcError) -> Failure:

@@ -69,7 +69,8 @@ COORDINATOR = "coordinator"
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
 _REMOVE_SECONDS = 10.0
-# The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999.
+# The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999. As
+# the local stack's SeaweedFS, which may not import this.
 _QUIET_PORTS = range(20_000, 32_768)
 
 # A job of a sweep whose process died goes on from its checkpoint so often.
@@ -144,10 +145,11 @@ def _heard(work: Callable[[Job, Say], Done], job: Job, ear: Any) -> Done:
     def say(what: Any) -> None:
         words[:] = [ear.say.remote(what)]
 
-    done = work(job, say)
-    with suppress(RayError):  # what is done is done, whoever hears of it
-        ray.get(words)
-    return done
+    try:
+        return work(job, say)
+    finally:
+        with suppress(RayError):  # what is done is done, whoever hears of it
+            ray.get(words)
 
 
 def _outcome(reference: Any) -> Any:
