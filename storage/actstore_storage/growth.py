@@ -17,7 +17,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit
 from actstore_storage.growth_shapes import CONFIDENCE, STEPS_MIN, Curves, GrowthFit, Steps, fit_steps
 from actstore_storage.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION
-from actstore_storage.norm_rows import KeptTokens, read_shards, shard_values
+from actstore_storage.norm_rows import KeptTokens, columns_of, read_shards, shard_values
 from actstore_storage.norms import (
     QUANTILE_TOKENS_MAX,
     ProfileQuestion,
@@ -272,7 +272,8 @@ _Sums = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def _sums_of(snapshot: Snapshot, commits: Iterable[Commit], measured: Measured) -> Iterator[_Sums]:
-    return read_shards(snapshot, commits, len(measured.sites), partial(_shard_sums, snapshot, measured))
+    columns = len(columns_of(snapshot, measured.quantity, measured.sites))
+    return read_shards(snapshot, commits, columns, partial(_shard_sums, snapshot, measured))
 
 
 def _shard_sums(snapshot: Snapshot, measured: Measured, commit: Commit) -> _Sums:

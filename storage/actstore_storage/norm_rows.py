@@ -64,7 +64,8 @@ def read_norms(
 
     size = snapshot.tokens_committed * len(sites)
     values, labels, filled = np.empty(size, np.float32), None if label is None else np.empty(size, np.int64), 0
-    for parts in read_shards(snapshot, snapshot.commits, len(sites), read):
+    columns = len(columns_of(snapshot, quantity, sites))
+    for parts in read_shards(snapshot, snapshot.commits, columns, read):
         for norms, own in parts:
             end = filled + len(norms)
             values[filled:end] = norms
@@ -158,14 +159,19 @@ def _labels(tokens: Mapping[str, npt.NDArray[np.integer]], label: str) -> Labels
     return class_places(tokens["flags"]) if label == "token_class" else tokens[label].astype(np.int64)
 
 
+def columns_of(snapshot: Snapshot, quantity: str, sites: Sequence[Site]) -> list[str]:
+    """Of norms.parquet, those that the quantity is made of at these sites: of some, three a site."""
+    stored = snapshot.record.specification.norm_sites
+    return list(dict.fromkeys(name for site in sites for name in read_columns(quantity, site, stored)))
+
+
 def shard_values(
     snapshot: Snapshot, commit: Commit, quantity: str, sites: Sequence[Site]
 ) -> Iterator[npt.NDArray[np.floating]]:
     """Of every token of the shard, at one site after the other."""
     stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
-    needed = [name for site in sites for name in read_columns(quantity, site, stored)]
     with open_product(snapshot.bucket, commit, NORMS) as file:
-        table = file.read(columns=list(dict.fromkeys(needed)), use_threads=False)
+        table = file.read(columns=columns_of(snapshot, quantity, sites), use_threads=False)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     for site in sites:
         yield token_values(quantity, site, columns, stored, d_model)

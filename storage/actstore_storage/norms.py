@@ -274,15 +274,7 @@ def _read(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, 
     limit = GROUPED_TOKENS_MAX if label else QUANTILE_TOKENS_MAX
     tokens = snapshot.tokens_committed * len(sites)
     lost = lost_sketches(snapshot) if tokens > limit and question.from_sketches else ""
-    if lost:
-        raise BadRequest(
-            f"tokens is {tokens}, the limit of what is read without sketches is {limit}, and {lost}",
-            reason="LIMIT_EXCEEDED",
-            field="tokens",
-            value=tokens,
-            allowed=f"0 to {limit}",
-        )
-    check_limit(tokens, limit, "tokens", least=0)
+    check_limit(tokens, limit, "tokens", least=0, because=lost)
     return read_norms(snapshot, question.quantity, sites, question.kept, label)
 
 
