@@ -41,7 +41,12 @@ check: $(READY)  ## lint, format, types, the arrows between packages, the contra
 
 test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
 	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
+ifeq ($(ARGS),)
+	$(QUIET) $(BIN)/pytest -ra --numprocesses=logical --maxprocesses=4 --dist=loadfile -m 'not stack'
+	$(QUIET) $(BIN)/pytest -ra -m stack
+else
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
+endif
 
 faults: $(READY)  ## kill -9 of twenty processes at random moments; ARGS='--collect-only' names them with their seed
 	$(QUIET) ACTSTORE_FAULT_KILLS=$${ACTSTORE_FAULT_KILLS:-20} $(BIN)/pytest -v tests/faults/test_capture_faults.py $(ARGS)

@@ -1,5 +1,7 @@
 """Stores for tests. Nothing is started before a test asks for it."""
 
+import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +17,12 @@ from tests.servers import SeaweedServer
 # Of Hypothesis's settings here, or in CI, all but these: how long an example takes is the machine's affair.
 settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# Models of tests are so small that a second thread only waits. Read by torch when it is first imported, here or in a
+# process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Several pytest processes that share the tests must choose the same faults.
+os.environ.setdefault("ACTSTORE_FAULT_SEED", str(random.SystemRandom().randrange(1 << 32)))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from tests.client.conftest import Plant
 from tests.stored_run import write_stored_run
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
+pytestmark = pytest.mark.stack
+
 
 def running(pid: int) -> bool:
     """A zombie does not run."""

@@ -13,6 +13,8 @@ from actstore import _seaweed
 from models import corpus
 from tests.worker_process import WorkerProcess
 
+pytestmark = pytest.mark.stack
+
 MODELS = Path(__file__).parents[2] / "models"
 SAE = "pystdlib-resid_post.1"
 SITE = "resid_post.1"

@@ -18,6 +18,8 @@ from models import corpus
 from tests.lens_folders import save_lens_folder
 from tests.small_models import save_family, save_llama
 
+pytestmark = pytest.mark.stack
+
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "models"
 BUF = ROOT / "node_modules" / ".bin" / "buf"

@@ -11,6 +11,8 @@ from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
 from tests.random_models import save_model
 from tests.worker_process import WorkerProcess, running_workers
 
+pytestmark = pytest.mark.stack
+
 REPLICA = "ray::ServeReplica:actstore:models"
 NAMES = ("Mary", "John", "gave", "went")
 ENDS_SECONDS = 240.0

@@ -12,6 +12,8 @@ import pytest
 from tests.waiting import wait_until
 from tests.worker_process import descendants, running_workers
 
+pytestmark = pytest.mark.stack
+
 START_SECONDS = 180
 
 

@@ -42,6 +42,8 @@ from tests.worker.topology_caller import (
 )
 from tests.worker_process import WorkerProcess, running_workers
 
+pytestmark = pytest.mark.stack
+
 DOCUMENTS = 400
 
 
