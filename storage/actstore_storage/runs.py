@@ -1,7 +1,7 @@
 """Beginning a run, and finding what is there."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from actstore_storage.bucket import Bucket
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
     """The record as it stands in the bucket: this one, or that of the same specification from before.
 
-    Raises Conflict where another specification has the name.
+    Raises Conflict where another specification has the name, with what it has otherwise.
     """
     key = run_key(record.run)
     if not bucket.exists(key) and (left := bucket.keys(f"{RUNS}/{record.run}")) and key not in left:
@@ -34,14 +34,27 @@ def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
     if bucket.put_if_absent(key, record.to_json()):
         return record
     standing = RunRecord.from_json(bucket.get(key), key)
-    if standing.specification_sha256 != record.specification_sha256:
+    if standing.specification.differing(record.specification):
         raise Conflict(
-            f"run {record.run} exists with another specification",
+            f"run {record.run} exists with another specification: {'; '.join(_differences(standing, record))}",
             field="run",
             value=record.run,
             allowed=f"another name, or the specification {standing.specification_sha256}",
         )
     return standing
+
+
+def _differences(standing: RunRecord, asked: RunRecord) -> Iterator[str]:
+    """In words; of the model's configuration, each key."""
+    for name in standing.specification.differing(asked.specification):
+        old, new = getattr(standing.specification, name), getattr(asked.specification, name)
+        if name != "config_sha256":
+            yield f"{name} was {old}, and is {new}"
+            continue
+        was, now = standing.model_config, asked.model_config
+        for key in sorted(was.keys() | now.keys()):
+            if was.get(key) != now.get(key):
+                yield f"config.{key} was {was.get(key)}, and is {now.get(key)}"
 
 
 def list_runs(bucket: Bucket) -> list[str]:

@@ -22,12 +22,14 @@ from tests.small_models import (
     LAYERS,
     SAVERS,
     VOCABULARY_SIZE,
+    change_config,
     save_gpt2,
     save_llama,
     save_neox,
     save_sae,
     save_tokenizer,
 )
+from tests.worker.refused import refusal
 
 CPU = torch.device("cpu")
 
@@ -85,19 +87,6 @@ def test_texts_of_tokens(tmp_path: Path) -> None:
     ] * 2
 
 
-def change_config(folder: Path, **change: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
-
-
-def refusal(folder: Path) -> BadRequest:
-    with pytest.raises(BadRequest) as refused:
-        load_model(ModelCatalogue((folder.parent,)).find_model(folder.name), device=CPU)
-    assert refused.value.reason == "MODEL_UNSUPPORTED"
-    assert refused.value.details["field"] == "model"
-    return refused.value
-
-
 def test_models_that_would_be_wrong_are_refused(tmp_path: Path) -> None:
     folder = save_llama(tmp_path / "llama")
     weights = folder / "model.safetensors"
@@ -105,7 +94,7 @@ def test_models_that_would_be_wrong_are_refused(tmp_path: Path) -> None:
     save_file({name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}, weights)
     assert "lack model.layers.1.mlp.down_proj.weight" in refusal(folder).message
     weights.write_bytes(whole[: len(whole) // 2])
-    assert "cannot be loaded" in refusal(folder).message
+    assert "model.safetensors, of" in refusal(folder).message
     weights.rename(folder / "pytorch_model.bin")
     assert "safetensors only" in refusal(folder).message
 

@@ -171,7 +171,7 @@ def describe_model(source: ModelSource) -> ModelDescription:
         tokenizer,
         _files_sha256(weight_files(source)),
         tokenizer_sha256(tokenizer),
-        identity_of(config, ends),
+        identity_of(config, raw_configuration(source), ends),
     )
     put_around = [found for found in (described.bos_id, described.end_id) if found is not None]
     check_ids(described, put_around, "its tokenizer puts around each text")
@@ -294,8 +294,6 @@ def _read_config(source: ModelSource) -> Any:
         raise
     except Exception as error:  # whatever a broken file makes of transformers' classes
         raise _unsupported(source, f"its {MODEL_CONFIGURATION} cannot be used: {error}") from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise _unsupported(source, "its weights are quantised")
     if why := unsupported_option(config):
         raise _unsupported(source, why)
     return config
@@ -304,7 +302,9 @@ def _read_config(source: ModelSource) -> Any:
 def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     folder = source.tokenizer_folder
     if not (folder / _TOKENIZER).is_file():
-        named = raw_configuration(source).get("tokenizer_name")  # on the hub, where a model in TransformerLens's form says
+        named = raw_configuration(source).get(
+            "tokenizer_name"
+        )  # on the hub, where a model in TransformerLens's form says
         what = f"its tokenizer, {named!r}," if named else "its tokenizer"
         raise _unsupported(source, f"{what} must lie beside it: there is no {_TOKENIZER}")
     try:
@@ -336,6 +336,8 @@ def _read_module(
     transformers_logging.disable_progress_bar()  # a worker's log is no terminal
     try:
         weights, names = _weights_from(source, config)
+        if config.num_hidden_layers > len(names):  # which would take a while to build, to find it wanting
+            raise DamagedFile(f"{config.num_hidden_layers} layers are not made of {len(names)} tensors")
         module, report = find_family(config.model_type).auto_class.from_pretrained(
             **weights,
             config=config,

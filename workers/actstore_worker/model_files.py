@@ -52,9 +52,7 @@ def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
     """
     check_file(path, bytes_max)
     try:
-        found = json.loads(
-            path.read_bytes(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite
-        )
+        found = json.loads(path.read_bytes(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
     except RecursionError as error:
         raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep") from error
     except ValueError as error:
@@ -100,7 +98,9 @@ def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
                 part = file.get_slice(name)
                 yield name, tuple(part.get_shape()), part.get_dtype()
     except SafetensorError as error:
-        message = f"{path.name}, of {path.stat().st_size} bytes, is no whole safetensors file: {error}; download it again"
+        message = (
+            f"{path.name}, of {path.stat().st_size} bytes, is no whole safetensors file: {error}; download it again"
+        )
         raise DamagedFile(message) from error
 
 
@@ -115,7 +115,9 @@ def check_weights(source: ModelSource, files: Sequence[Path]) -> set[str]:
             if name in found:
                 raise DamagedFile(f"{name} lies in {found[name]} and in {path.name}: which of them counts is not said")
             if dtype not in _FLOATS and name.endswith("weight"):
-                raise DamagedFile(f"{name} in {path.name} is of {dtype}: its weights are quantised, and floats are read")
+                raise DamagedFile(
+                    f"{name} in {path.name} is of {dtype}: its weights are quantised, and floats are read"
+                )
             found[name] = path.name
     if files and files[0].name != WEIGHTS:
         _check_index(_weight_map(source), found)

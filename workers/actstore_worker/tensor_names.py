@@ -45,7 +45,7 @@ def check_tensors(module: nn.Module, report: Mapping[str, Any], in_files: Iterab
     unused = {name for name in unused if not _may_be_left_over(name) and not (optional and optional.fullmatch(name))}
     if unused:
         raise DamagedFile(
-            f"its weight files have {_some(unused)}, which a model of this config.json would not use: the file is another "
+            f"its weight files have {_some(unused)}, which a model of this config.json would not use: they are another "
             "architecture's, or config.json has too few layers or an option that is off"
         )
 
