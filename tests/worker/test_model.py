@@ -1,6 +1,7 @@
 """Finding, describing and loading models, and refusing the ones that would run but be wrong."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.small_models import (
     SAVERS,
     VOCABULARY_SIZE,
     change_config,
+    save_family,
     save_gpt2,
     save_llama,
     save_neox,
@@ -97,6 +99,49 @@ def test_models_that_would_be_wrong_are_refused(tmp_path: Path) -> None:
     assert "model.safetensors, of" in refusal(folder).message
     weights.rename(folder / "pytorch_model.bin")
     assert "safetensors only" in refusal(folder).message
+
+
+_DEEP = "[" * 100_000 + "]" * 100_000
+_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "named"),
+    [
+        ("tokenizer.json", _DEEP, "recursion"),
+        ("tokenizer.json", "[1]", "its tokenizer fails"),
+        ("tokenizer.json", "{}", "its tokenizer fails"),
+        ("tokenizer.json", "", "its tokenizer fails"),
+        ("tokenizer.json", _POINTER, "tokenizer.json is a Git LFS pointer"),
+        ("tokenizer_config.json", _DEEP, "recursion"),
+        ("tokenizer_config.json", "[1]", "its tokenizer fails"),
+        ("tokenizer_config.json", _POINTER, "tokenizer_config.json is a Git LFS pointer"),
+    ],
+    ids=range(8),
+)
+def test_files_that_are_no_tokenizer_are_refused(file: str, text: str, named: str, tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "llama")
+    (folder / file).write_text(text)
+    assert named in refusal(folder).message
+
+
+def test_a_tokenizer_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "llama")
+    os.truncate(folder / "tokenizer.json", (256 << 20) + 1)
+    assert "tokenizer.json has 268435457 bytes; the limit is 268435456" in refusal(folder).message
+
+
+@pytest.mark.parametrize(("family", "role"), [("llama", "bos"), ("bert", "cls"), ("bert", "sep")])
+def test_a_token_without_an_embedding_is_put_around_no_text(family: str, role: str, tmp_path: Path) -> None:
+    folder = save_family(family, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": VOCABULARY_SIZE, "content": "<far>"})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(said | {f"{role}_token": "<far>"}))
+    error = refusal(folder)
+    assert f"none of id {VOCABULARY_SIZE}, which its tokenizer puts around each text" in error.message
+    assert error.details["allowed"] == f"ids from 0 to {VOCABULARY_SIZE - 1}"
 
 
 @pytest.mark.parametrize("model_type", ["mamba", "jamba", "recurrent_gemma", "mixtral", "qwen2_moe", "t5"])

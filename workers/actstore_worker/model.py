@@ -242,7 +242,7 @@ def refusing_tokenizer(name: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise BadRequest(
-            f"model {name!r} cannot be used: its tokenizer fails: {error}",
+            f"model {name!r} cannot be used: its tokenizer fails: {type(error).__name__}: {error}",
             reason="MODEL_UNSUPPORTED",
             field="model",
             value=name,
