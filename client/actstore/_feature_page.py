@@ -137,7 +137,10 @@ class FeaturePage:
         if not self.statistics.active_tokens:
             notes.append(f"never active on {self.statistics.tokens:,} tokens: there are no examples")
         if self.other_weights:
-            notes.append("the live parts come from other weights than those that the run stored: see their provenance")
+            notes.append(
+                "the live parts come from other weights than those that the run stored, or from another configuration "
+                "of the model: see their provenance"
+            )
         reasons: dict[str, list[str]] = {}
         for name, why in self.missing.items():
             reasons.setdefault(why, []).append(name)

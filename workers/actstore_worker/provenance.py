@@ -43,5 +43,6 @@ def live_provenance(
 
 def with_snapshot(live: Provenance, snapshot: Snapshot) -> Provenance:
     """Of an answer that stored text was read for: from that run, computed as the live answer was."""
-    how = {name: getattr(live, name) for name in ("dtype", "attention_implementation", "device", "code_version")}
+    names = ("dtype", "attention_implementation", "device", "code_version", "config_sha256")
+    how = {name: getattr(live, name) for name in names}
     return replace(snapshot.provenance(), sae_sha256=live.sae_sha256, **how)
