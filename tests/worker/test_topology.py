@@ -3,10 +3,9 @@
 import json
 import os
 import random
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -29,6 +28,7 @@ from tests.random_models import WORDS, save_model
 from tests.small_models import save_sae
 from tests.storage.feature_twins import assert_every_answer, read_back
 from tests.waiting import wait_until
+from tests.worker.poisoned_models import POISONS, assert_refused_by_every_door
 from tests.worker.topology_caller import (
     CALL_SECONDS,
     TRIES,
@@ -373,45 +373,11 @@ def test_errors_of_planning_are_answers_to_start(
     assert (found.reason, found.details["field"]) == (reason, field)
 
 
-def _nest(model: Path) -> str:
-    (model / "config.json").write_text("[" * 100_000 + "]" * 100_000)
-    return "config.json is nested"
-
-
-def _explode(model: Path) -> str:
-    tokenizer = json.loads((model / "tokenizer.json").read_text())
-    pattern = {"type": "Split", "pattern": {"Regex": "([a-z]+)+[0-9]"}, "behavior": "Isolated", "invert": False}
-    (model / "tokenizer.json").write_text(json.dumps(tokenizer | {"pre_tokenizer": pattern}))
-    return "its tokenizer fails"
-
-
-@pytest.mark.parametrize("poison", [_nest, _explode])
+@pytest.mark.parametrize("poison", POISONS)
 def test_a_poisoned_model_is_refused_by_every_door_and_begins_nothing(
-    caller: Caller, folder: Path, poison: Callable[[Path], str]
+    caller: Caller, folder: Path, poison: str
 ) -> None:
-    name, text = poison.__name__.strip("_"), "a" * 60
-    named = poison(Path(shutil.copytree(folder / "models" / "tiny", folder / "models" / name)))
-    (folder / "data" / f"{name}.jsonl").write_text(json.dumps({"text": text}))
-    wanted = specification(name)
-    wanted.model.name, wanted.dataset.name = name, f"{name}.jsonl"
-    doors: list[Callable[[], object]] = [
-        lambda: caller.start(wanted),
-        lambda: caller.captures.EstimateCapture(
-            capture_pb2.EstimateCaptureRequest(specification=wanted), **caller.with_token
-        ),
-        lambda: caller.models.GetAttention(
-            model_pb2.GetAttentionRequest(model=wanted.model, text=text), **caller.with_token
-        ),
-        lambda: caller.sweep(model=wanted.model, clean=text, corrupt=text),
-        lambda: caller.estimate(model=wanted.model, clean=text, corrupt=text),
-    ]
-    for ask in doors:
-        with pytest.raises(grpc.RpcError) as refusal:
-            ask()
-        found = failure(refusal.value)
-        assert (found.reason, found.details["field"], found.details["value"]) == ("MODEL_UNSUPPORTED", "model", name)
-        assert named in found.message
-    assert not [path for path in (folder / "store").rglob("*") if name in path.name]
+    assert_refused_by_every_door(caller, folder, poison)
 
 
 def test_watching_what_is_not_captured_is_refused(caller: Caller) -> None:
