@@ -63,8 +63,10 @@ def check_comparable(snapshots: Sequence[Snapshot]) -> None:
         for other in records[1:]:
             expected, found = (getattr(record.specification, field) for record in (records[0], other))
             if found != expected:
+                keys = f" ({'; '.join(records[0].config_differences(other))})" if field == "config_sha256" else ""
                 raise BadRequest(
-                    f"runs {records[0].run} and {other.run} cannot be compared: their {field}: {expected}, {found}",
+                    f"runs {records[0].run} and {other.run} cannot be compared: their {field} is {expected} and "
+                    f"{found}{keys}",
                     reason="RUNS_DIFFER",
                     field=field,
                     value=found,

@@ -1,7 +1,7 @@
 """Beginning a run, and finding what is there."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from actstore_storage.bucket import Bucket
@@ -36,25 +36,12 @@ def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
     standing = RunRecord.from_json(bucket.get(key), key)
     if standing.specification.differing(record.specification):
         raise Conflict(
-            f"run {record.run} exists with another specification: {'; '.join(_differences(standing, record))}",
+            f"run {record.run} exists with another specification: {'; '.join(standing.differences(record))}",
             field="run",
             value=record.run,
             allowed=f"another name, or the specification {standing.specification_sha256}",
         )
     return standing
-
-
-def _differences(standing: RunRecord, asked: RunRecord) -> Iterator[str]:
-    """In words; of the model's configuration, each key."""
-    for name in standing.specification.differing(asked.specification):
-        old, new = getattr(standing.specification, name), getattr(asked.specification, name)
-        if name != "config_sha256":
-            yield f"{name} was {old}, and is {new}"
-            continue
-        was, now = standing.model_config, asked.model_config
-        for key in sorted(was.keys() | now.keys()):
-            if was.get(key) != now.get(key):
-                yield f"config.{key} was {was.get(key)}, and is {now.get(key)}"
 
 
 def list_runs(bucket: Bucket) -> list[str]:

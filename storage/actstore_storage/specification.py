@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -162,6 +162,20 @@ class RunRecord:
     def shard_sequences(self, shard: int) -> range:
         size = self.specification.sequences_per_shard
         return range(shard * size, min((shard + 1) * size, self.sequences_total))
+
+    def differences(self, asked: "RunRecord") -> Iterator[str]:
+        """What `asked` specifies otherwise, in words; of the model's configuration, each key."""
+        for name in self.specification.differing(asked.specification):
+            if name == "config_sha256":
+                yield from self.config_differences(asked)
+            else:
+                yield f"{name} was {getattr(self.specification, name)}, and is {getattr(asked.specification, name)}"
+
+    def config_differences(self, asked: "RunRecord") -> Iterator[str]:
+        was, now = self.model_config, asked.model_config
+        for key in sorted(was.keys() | now.keys()):
+            if was.get(key) != now.get(key):
+                yield f"config.{key} was {was.get(key)}, and is {now.get(key)}"
 
     def to_json(self) -> bytes:
         return canonical_json(asdict(self) | {"specification": _fields(self.specification)})

@@ -224,3 +224,17 @@ def test_a_hub_that_has_nothing_is_a_model_that_is_not_there(tmp_path: Path, mon
     with pytest.raises(NotThere) as missing:
         ModelCatalogue((tmp_path,), allow_hub=True).find_model("owner/model", "main")
     assert (missing.value.reason, missing.value.details["value"]) == ("MODEL_NOT_FOUND", "owner/model@main")
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_is_one(tmp_path: Path) -> None:
+    """As OPT's and GPT-2's first checkpoints have it, without a tokenizer.json."""
+    folder = save_gpt2(tmp_path / "gpt2")
+    whole = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary | {"<|endoftext|>": 0}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    parts = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    assert parts.tokenizer.encode("a b") == whole.tokenizer.encode("a b")
+    assert parts.bos_id == 0

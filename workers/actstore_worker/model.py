@@ -158,7 +158,11 @@ class LanguageModel(ModelDescription):
 
 
 def describe_model(source: ModelSource) -> ModelDescription:
-    """Errors: BadRequest MODEL_UNSUPPORTED for another family, quantised weights, or weights not in safetensors."""
+    """Everything that can be known without reading the weights' numbers, and checked: see docs/models.md.
+
+    Errors: BadRequest MODEL_UNSUPPORTED for another family, and for files that are not whole, not safe, or not those of
+    one model.
+    """
     config = _read_config(source)
     tokenizer = _read_tokenizer(source, config)
     skeleton: Any = _read_skeleton(source, config)
@@ -300,13 +304,10 @@ def _read_config(source: ModelSource) -> Any:
 
 
 def _read_tokenizer(source: ModelSource, config: Any) -> Any:
-    folder = source.tokenizer_folder
-    if not (folder / _TOKENIZER).is_file():
-        named = raw_configuration(source).get(
-            "tokenizer_name"
-        )  # on the hub, where a model in TransformerLens's form says
-        what = f"its tokenizer, {named!r}," if named else "its tokenizer"
-        raise _unsupported(source, f"{what} must lie beside it: there is no {_TOKENIZER}")
+    folder, raw = source.tokenizer_folder, raw_configuration(source)
+    if is_transformer_lens(raw) and not (folder / _TOKENIZER).is_file():  # it lies elsewhere on the hub
+        name = raw.get("tokenizer_name")
+        raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {_TOKENIZER}")
     try:
         for path in sorted(folder.glob("*.json")):
             check_file(path, TOKENIZER_BYTES_MAX)
@@ -327,7 +328,7 @@ def _read_skeleton(source: ModelSource, config: Any) -> nn.Module:
     Errors: BadRequest MODEL_UNSUPPORTED.
     """
     with _LOADING:
-        return _read_module(source, config, torch.float32, "eager", "meta")
+        return _read_module(source, copy.deepcopy(config), torch.float32, "eager", "meta")
 
 
 def _read_module(
