@@ -88,6 +88,29 @@ def test_what_would_change_numbers_may_not_be_left_over(family: str, name: str, 
     assert name in refusal(tmp_path / "model").message
 
 
+@pytest.mark.parametrize(
+    ("family", "rename"),
+    [
+        ("gpt2", (r"^transformer\.", "")),
+        ("bert", (r"^", "bert.")),
+        ("bert", (r"LayerNorm\.weight", "LayerNorm.gamma")),
+        ("opt", (r"^model\.", "")),
+    ],
+)
+def test_the_names_in_published_files_are_understood(family: str, rename: tuple[str, str], tmp_path: Path) -> None:
+    {**SAVERS, **BERT}[family](tmp_path / "model")
+    source = ModelCatalogue((tmp_path,)).find_model("model")
+    before = load_model(source, device=CPU).module.state_dict()
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    renamed = {re.sub(*rename, name): tensor for name, tensor in weights.items()}
+    if rename[1].endswith("gamma"):
+        renamed = {name.replace("LayerNorm.bias", "LayerNorm.beta"): tensor for name, tensor in renamed.items()}
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    after = load_model(source, device=CPU).module.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
 def test_a_model_without_its_pooler_is_whole(tmp_path: Path) -> None:
     BERT["bert"](tmp_path / "model")
     change_weights(tmp_path / "model", without="pooler")
