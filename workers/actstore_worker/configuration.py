@@ -55,7 +55,8 @@ DECIDES = frozenset({
     "attention_bias", "mlp_bias", "enable_bias", "tie_word_embeddings", "final_logit_softcapping",
 })  # fmt: skip
 
-# Of ids, the tokenizer's are used; a generated text ends as generation_config.json says.
+# Of ids, the tokenizer's are used. Those that end a generated text decide how much of it there is, and none of its
+# numbers.
 DECIDES_NOTHING = frozenset({
     # where it comes from, and with what it was written
     "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "model_type",
@@ -152,16 +153,16 @@ def raw_configuration(source: ModelSource) -> dict[str, Any]:
     return read_json(source.folder / MODEL_CONFIGURATION, CONFIGURATION_BYTES_MAX)
 
 
-def identity_of(config: Any, said: Collection[str], end_ids: int | list[int] | None) -> dict[str, Any]:
+def identity_of(config: Any, said: Collection[str]) -> dict[str, Any]:
     """What decides the numbers, with every default filled in, under transformers' names; what is off is left out.
 
-    `said` are the keys of config.json, `end_ids` those that end a generated text. A key that a later transformers adds
-    is in here where the file says it, and else not, so that a model that stays the same has the same identity.
+    `said` are the keys of config.json. A key that a later transformers adds is in here where the file says it, and else
+    not, so that a model that stays the same has the same identity.
     """
     there = {field.name for field in fields(config)} | {"head_dim"}  # which Qwen 2 reads, and does not declare
     counts = (DECIDES | {*said} - DECIDES_NOTHING) & there
     found = {name: value for name, value in config.to_dict().items() if name in counts}
-    identity: dict[str, Any] = _plain({"model_type": config.model_type, "end_ids": end_ids, **found})
+    identity: dict[str, Any] = _plain({"model_type": config.model_type, **found})
     return identity
 
 

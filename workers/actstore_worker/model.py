@@ -165,8 +165,7 @@ def describe_model(source: ModelSource) -> ModelDescription:
     """
     config = _read_config(source)
     tokenizer = _read_tokenizer(source, config)
-    skeleton: Any = _read_skeleton(source, config)
-    ends = getattr(getattr(skeleton, "generation_config", None), "eos_token_id", None)
+    _check_skeleton(source, config)
     described = ModelDescription(
         source.name,
         source.revision,
@@ -175,7 +174,7 @@ def describe_model(source: ModelSource) -> ModelDescription:
         tokenizer,
         _files_sha256(weight_files(source)),
         tokenizer_sha256(tokenizer),
-        identity_of(config, raw_configuration(source), ends),
+        identity_of(config, raw_configuration(source)),
     )
     put_around = [found for found in (described.bos_id, described.end_id) if found is not None]
     check_ids(described, put_around, "its tokenizer puts around each text")
@@ -322,13 +321,10 @@ def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     return tokenizer
 
 
-def _read_skeleton(source: ModelSource, config: Any) -> nn.Module:
-    """The module without its weights, of which names and shapes alone were read, and found to be its own.
-
-    Errors: BadRequest MODEL_UNSUPPORTED.
-    """
+def _check_skeleton(source: ModelSource, config: Any) -> None:
+    """That the weights are the model's, by their names and shapes alone. Errors: BadRequest MODEL_UNSUPPORTED."""
     with _LOADING:
-        return _read_module(source, copy.deepcopy(config), torch.float32, "eager", "meta")
+        _read_module(source, copy.deepcopy(config), torch.float32, "eager", "meta")
 
 
 def _read_module(
