@@ -68,7 +68,7 @@ FURTHER: dict[str, dict[str, Any]] = {
 
 def save_family(model_type: str, folder: Path, **options: Any) -> Path:
     sizes = {**_sizes(), "hidden_size": D_MODEL, "intermediate_size": 3 * D_MODEL, "pad_token_id": 0}
-    config = AutoConfig.for_model(model_type, **sizes | FURTHER[model_type] | options)
+    config = AutoConfig.for_model(model_type, **sizes | FURTHER.get(model_type, {}) | options)
     build = AutoModel if model_type == "bert" else AutoModelForCausalLM
     return _save(folder, lambda: build.from_config(config), True)
 
@@ -99,6 +99,11 @@ DECODERS = {**SAVERS, **ATTENTION_ONLY}
 
 # An encoder, for what is about more than next tokens.
 BERT: dict[str, Callable[[Path], Path]] = {"bert": partial(save_family, "bert")}
+
+
+def change_config(folder: Path, **change: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
 
 
 def save_tokenizer(folder: Path, *, bos: bool = True) -> None:

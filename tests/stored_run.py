@@ -115,6 +115,8 @@ def _record(run: str, dtype: str, revision: str) -> RunRecord:
         dtype=dtype,
         sequences_per_shard=3,
         sequences_per_batch=2,
+        config_sha256="f" * 64,
+        attention_implementation="eager",
     )
     return RunRecord(
         run=run,
@@ -142,6 +144,7 @@ def _model_record() -> ModelRecord:
         head_count=2,
         vocabulary_size=VOCABULARY,
         context_length=max(LENGTHS),
+        config_sha256="f" * 64,
     )
 
 

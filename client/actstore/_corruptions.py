@@ -203,8 +203,9 @@ def _check_same(sweeps: Mapping[str, Sweep]) -> None:
                 raise refused(message, "sweeps", name, f"sweeps with the same {what}")
 
 
-def _model(sweep: Sweep) -> tuple[str, str]:
-    return sweep.provenance.model, sweep.provenance.weights_sha256
+def _model(sweep: Sweep) -> tuple[str, ...]:
+    found = sweep.provenance
+    return found.model, found.weights_sha256, found.config_sha256
 
 
 def _manner(sweep: Sweep) -> tuple[object, ...]:

@@ -71,9 +71,13 @@ class FeaturePage:
 
     @property
     def other_weights(self) -> bool:
-        """Whether the live parts come from other weights of the model or of the SAE than the stored ones."""
+        """Whether the live parts come from other weights of the model or of the SAE than the stored ones, or from
+        another configuration of the model.
+        """
         stored, sae = self.provenance, self.statistics.sae
         of_model = {part.provenance.weights_sha256 for part in self._live()} - {"", stored.weights_sha256}
+        if stored.config_sha256:
+            of_model |= {part.provenance.config_sha256 for part in self._live()} - {"", stored.config_sha256}
         of_sae = {part.provenance.sae_sha256.get(sae, "") for part in self._live()} - {"", stored.sae_sha256.get(sae)}
         return bool(of_model or of_sae)
 
@@ -133,7 +137,10 @@ class FeaturePage:
         if not self.statistics.active_tokens:
             notes.append(f"never active on {self.statistics.tokens:,} tokens: there are no examples")
         if self.other_weights:
-            notes.append("the live parts come from other weights than those that the run stored: see their provenance")
+            notes.append(
+                "the live parts come from other weights than those that the run stored, or from another configuration "
+                "of the model: see their provenance"
+            )
         reasons: dict[str, list[str]] = {}
         for name, why in self.missing.items():
             reasons.setdefault(why, []).append(name)

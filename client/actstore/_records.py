@@ -21,7 +21,8 @@ class Provenance:
     """Where a number comes from: enough to compute it again. A live answer has no run, specification or snapshot.
 
     `sink_ratio`: how many times its sequence's median norm makes a token a sink; 0 where the run looked at none, None
-    of a live answer.
+    of a live answer. `config_sha256` is over what of the model's configuration decides numbers; empty of a run that was
+    captured before it was kept. `code_version` is actstore's, with those of torch and transformers.
     """
 
     model: str = ""
@@ -39,12 +40,14 @@ class Provenance:
     shards_total: int = 0
     code_version: str = ""
     sink_ratio: float | None = None
+    config_sha256: str = ""
 
     @property
     def summary(self) -> str:
         """One line for people: model, run and how much of it, hashes shortened to eight digits."""
         parts = [f"model {self.model}{'@' + self.model_revision if self.model_revision else ''}"]
         parts += [f"weights {self.weights_sha256[:8]}"] if self.weights_sha256 else []
+        parts += [f"config {self.config_sha256[:8]}"] if self.config_sha256 else []
         parts += [f"SAE {name} {sha256[:8]}" for name, sha256 in sorted(self.sae_sha256.items())]
         how = (self.dtype, self.attention_implementation, self.device)
         parts += [" ".join(filter(None, how))] if any(how) else []
@@ -201,6 +204,7 @@ class ModelDescription:
     vocabulary_size: int
     context_length: int
     block: str
+    config_sha256: str
 
 
 @dataclass(frozen=True)

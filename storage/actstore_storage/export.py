@@ -54,6 +54,7 @@ def export_safetensors(snapshot: Snapshot, site: str, folder: Path, part_bytes: 
             "dtype": dtype,
             "model": provenance.model,
             "weights_sha256": provenance.weights_sha256,
+            "config_sha256": provenance.config_sha256,
             "tokenizer_sha256": provenance.tokenizer_sha256,
         }
         path = folder / f"{site}-{len(written):05d}.safetensors"

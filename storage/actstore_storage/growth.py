@@ -366,5 +366,5 @@ def _check_size(quantity: str) -> None:
 def _block(snapshot: Snapshot) -> str:
     asked = snapshot.record.specification
     model = find_registered_model(snapshot.bucket, asked.model, asked.model_revision)
-    # A name may mean other weights by now, and with them another architecture.
-    return model.block if model is not None and model.weights_sha256 == asked.weights_sha256 else ""
+    # A name may mean another model by now, of another architecture.
+    return model.block if model is not None and asked.made_by(model.weights_sha256, model.config_sha256) else ""

@@ -26,7 +26,8 @@ _COPY_BYTES = 1 << 22
 class ModelRecord:
     """`family` is transformers' model_type. An empty `revision` is the one that the name stands for by itself.
 
-    `block` is how a layer is wired: pre_ln, post_ln or parallel; empty in records of before it was asked.
+    `block` is how a layer is wired: pre_ln, post_ln or parallel; it and `config_sha256` are empty in records of before
+    they were asked.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelRecord:
     vocabulary_size: int
     context_length: int
     block: str = ""
+    config_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ _NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)(\D*)$")
 _COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}")
 # What must be the same of each, beside the model, so that a difference is one of training. `dataset_sha256` is over the
 # token ids that were read, whichever columns, rows and documents they came from.
-_ALIKE = ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens")
+_ALIKE = ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens", "config_sha256")
 # What may differ, of provenance: norms still compare, and the answer says so.
 _COMPUTED_WITH = ("dtype", "attention_implementation", "device")
 
@@ -54,15 +54,19 @@ def in_order(
 
 
 def check_comparable(snapshots: Sequence[Snapshot]) -> None:
-    """Errors: BadRequest RUNS_DIFFER where they are not of one model name, or not over the same tokens."""
-    first = snapshots[0].record
-    for snapshot in snapshots[1:]:
-        other = snapshot.record
-        for field in _ALIKE:
-            expected, found = getattr(first.specification, field), getattr(other.specification, field)
+    """Errors: BadRequest RUNS_DIFFER where they are not of one model name and configuration, or not over the same
+    tokens.
+    """
+    for field in _ALIKE:
+        # A run may be too old to say its configuration.
+        records = [found.record for found in snapshots if getattr(found.record.specification, field) != ""]
+        for other in records[1:]:
+            expected, found = (getattr(record.specification, field) for record in (records[0], other))
             if found != expected:
+                keys = f" ({'; '.join(records[0].config_differences(other))})" if field == "config_sha256" else ""
                 raise BadRequest(
-                    f"runs {first.run} and {other.run} cannot be compared: their {field} is {expected} and {found}",
+                    f"runs {records[0].run} and {other.run} cannot be compared: their {field} is {expected} and "
+                    f"{found}{keys}",
                     reason="RUNS_DIFFER",
                     field=field,
                     value=found,

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
     """The record as it stands in the bucket: this one, or that of the same specification from before.
 
-    Raises Conflict where another specification has the name.
+    Raises Conflict where another specification has the name, with what it has otherwise.
     """
     key = run_key(record.run)
     if not bucket.exists(key) and (left := bucket.keys(f"{RUNS}/{record.run}")) and key not in left:
@@ -34,9 +34,9 @@ def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
     if bucket.put_if_absent(key, record.to_json()):
         return record
     standing = RunRecord.from_json(bucket.get(key), key)
-    if standing.specification_sha256 != record.specification_sha256:
+    if standing.specification.differing(record.specification):
         raise Conflict(
-            f"run {record.run} exists with another specification",
+            f"run {record.run} exists with another specification: {'; '.join(standing.differences(record))}",
             field="run",
             value=record.run,
             allowed=f"another name, or the specification {standing.specification_sha256}",

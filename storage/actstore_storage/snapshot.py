@@ -20,7 +20,8 @@ from actstore_storage.specification import RunRecord, SaeRecord
 class Provenance:
     """Where a number comes from: enough to compute it again. The fields are those of the api's message.
 
-    `sink_ratio`: as Specification.sinks_above; None of a live answer.
+    `sink_ratio`: as Specification.sinks_above; None of a live answer. `config_sha256`: empty of a run that is older
+    than version 4 of the format.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Provenance:
     code_version: str
     sae_sha256: Mapping[str, str] = field(default_factory=dict)
     sink_ratio: float | None = None
+    config_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Snapshot:
             code_version=self._captured_with("code_version"),
             sae_sha256={name: self.sae(name).sha256 for name in saes},
             sink_ratio=asked.sinks_above,
+            config_sha256=asked.config_sha256,
         )
 
     def _captured_with(self, name: str) -> str:

@@ -6,8 +6,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from actstore_storage.errors import CorruptObject
@@ -15,6 +15,7 @@ from actstore_storage.errors import CorruptObject
 # What is read, and what is written: a run over another's rows is of the third version, which no earlier one knows.
 FORMAT_VERSION = 3
 _OWN_ROWS_VERSION = 2
+_LEFT_OUT_IF_EMPTY = frozenset({"rows_of", "config_sha256", "attention_implementation"})
 DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an element
 
 
@@ -96,6 +97,22 @@ class Specification:
     sink_ratio: float | None = None
     # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
     rows_of: str = ""
+    # Over what of the model's configuration decides numbers, RunRecord.model_config; and what attention ran with.
+    # Empty: the run is older than version 4, and did not say.
+    config_sha256: str = ""
+    attention_implementation: str = ""
+
+    def made_by(self, weights_sha256: str, config_sha256: str) -> bool:
+        """Whether the run's rows are those of a model with these hashes, as far as the run says."""
+        return self.weights_sha256 == weights_sha256 and self.config_sha256 in ("", config_sha256)
+
+    def differing(self, asked: "Specification") -> list[str]:
+        """The fields that `asked` has otherwise. What this one is too old to say is not among them, so that a run that
+        an older version began can be finished.
+        """
+        unsaid = {name for name in _LEFT_OUT_IF_EMPTY - {"rows_of"} if not getattr(self, name)}
+        names = [found.name for found in fields(self) if found.name not in unsaid]
+        return [name for name in names if getattr(self, name) != getattr(asked, name)]
 
     @property
     def stored_dtype(self) -> str:
@@ -117,7 +134,8 @@ class Specification:
 class RunRecord:
     """`runs/<run>/run.json`. Shard i holds sequences i * sequences_per_shard up to the next shard's first.
 
-    `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`.
+    `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`. `model_config`: what
+    the specification's `config_sha256` is over, its canonical JSON.
     """
 
     run: str
@@ -132,6 +150,7 @@ class RunRecord:
     code_version: str
     dense_widths: Mapping[str, int] = field(default_factory=dict)
     format_version: int = _OWN_ROWS_VERSION
+    model_config: Mapping[str, Any] = field(default_factory=dict)
 
     def dense_width(self, site: str) -> int:
         return self.dense_widths.get(site, self.d_model)
@@ -143,6 +162,20 @@ class RunRecord:
     def shard_sequences(self, shard: int) -> range:
         size = self.specification.sequences_per_shard
         return range(shard * size, min((shard + 1) * size, self.sequences_total))
+
+    def differences(self, asked: "RunRecord") -> Iterator[str]:
+        """What `asked` specifies otherwise, in words; of the model's configuration, each key."""
+        for name in self.specification.differing(asked.specification):
+            if name == "config_sha256":
+                yield from self.config_differences(asked)
+            else:
+                yield f"{name} was {getattr(self.specification, name)}, and is {getattr(asked.specification, name)}"
+
+    def config_differences(self, asked: "RunRecord") -> Iterator[str]:
+        was, now = self.model_config, asked.model_config
+        for key in sorted(was.keys() | now.keys()):
+            if was.get(key) != now.get(key):
+                yield f"config.{key} was {was.get(key)}, and is {now.get(key)}"
 
     def to_json(self) -> bytes:
         return canonical_json(asdict(self) | {"specification": _fields(self.specification)})
@@ -160,31 +193,29 @@ class RunRecord:
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "RunRecord":
         try:
-            fields: dict[str, Any] = json.loads(data)
-            if fields["format_version"] > FORMAT_VERSION:
+            found: dict[str, Any] = json.loads(data)
+            if found["format_version"] > FORMAT_VERSION:
                 raise CorruptObject(
-                    f"{key} has format version {fields['format_version']}; this actstore reads up to {FORMAT_VERSION}",
+                    f"{key} has format version {found['format_version']}; this actstore reads up to {FORMAT_VERSION}",
                     field="format_version",
-                    value=fields["format_version"],
+                    value=found["format_version"],
                     allowed=f"at most {FORMAT_VERSION}",
                 )
-            inner = fields.pop("specification")
+            inner = found.pop("specification")
             inner["saes"] = tuple(SaeRecord(**sae) for sae in inner["saes"])
             for name in ("dense_sites", "norm_sites"):
                 inner[name] = tuple(inner[name])
             inner["positions"] = Positions(**inner.get("positions", {}))
-            inner["row_filters"] = tuple(_row_filter(found) for found in inner.get("row_filters", ()))
-            return cls(specification=Specification(**inner), **fields)
+            inner["row_filters"] = tuple(map(_row_filter, inner.get("row_filters", ())))
+            return cls(specification=Specification(**inner), **found)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptObject(f"{key} is not a run record: {error}", field="object", value=key) from error
 
 
 def _fields(specification: Specification) -> dict[str, Any]:
-    """As JSON has them. What a run of its own does not say, it did not say before it could be said."""
-    fields = asdict(specification)
-    if not specification.rows_of:
-        del fields["rows_of"]
-    return fields
+    """As JSON has them. What is newer and not said is left out, so that an older run keeps its hash."""
+    found = asdict(specification)
+    return {name: value for name, value in found.items() if value or name not in _LEFT_OUT_IF_EMPTY}
 
 
 def _row_filter(fields: dict[str, Any]) -> RowFilter:

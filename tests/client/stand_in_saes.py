@@ -11,7 +11,7 @@ from actstore_api.reasons import Failure, to_status
 from actstore_api.v1 import capture_pb2, common_pb2, sae_pb2, service_pb2_grpc
 from tests.stored_run import BOS_ONLY, D_SAE, EVERYWHERE, FIRING, SAE
 
-WEIGHTS, SAE_SHA256 = "a" * 64, "d" * 64
+WEIGHTS, SAE_SHA256, CONFIG = "a" * 64, "d" * 64, "f" * 64
 WARNINGS = ("loss_recovered is -0.2: zeros would do better", "fvu is 1.7, claimed 0.2")
 UNCHECKED = Failure("SAE_MISMATCH", "the SAE reads another width", {"field": "sae", "value": SAE, "allowed": "8"})
 SHORT = Failure("ARGUMENT_INVALID", "the text is one token", {"field": "text", "value": "x", "allowed": "two"})
@@ -169,5 +169,6 @@ def _effects(texts: list[str], chosen: list[tuple[int, int | None]]) -> pa.Table
 
 def _provenance(sae: sae_pb2.SaeReference) -> common_pb2.Provenance:
     return common_pb2.Provenance(
-        model=sae.model.name, weights_sha256=WEIGHTS, sae_sha256={sae.sae: SAE_SHA256}, dtype="float32"
-    )
+        model=sae.model.name, weights_sha256=WEIGHTS, config_sha256=CONFIG, sae_sha256={sae.sae: SAE_SHA256},
+        dtype="float32",
+    )  # fmt: skip

@@ -149,6 +149,7 @@ def test_tokens_of_other_corruptions_are_refused() -> None:
     ("other", "match"),
     [
         (replace(planted({"0": 1.0}), provenance=Provenance(model="another")), "other model"),
+        (replace(planted({"0": 1.0}), provenance=Provenance(config_sha256="another")), "other model"),
         (replace(planted({"0": 1.0}), pairs=(PromptPair("c d", "e f", ("b", "y")),)), "other clean prompts"),
         (planted({"0": 1.0, "1": 1.0}), "other cells or directions"),
         (planted({"0": 1.0}, direction="noise"), "other cells or directions"),

@@ -116,8 +116,9 @@ def test_a_feature_that_never_fires_has_an_empty_page_that_says_so(remote: Lab, 
     page.plot().savefig(tmp_path / "silent.png")
 
 
-def test_other_weights_than_the_runs_are_told(remote: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planted, "SAE_SHA256", "e" * 64)
+@pytest.mark.parametrize("hash_", ["WEIGHTS", "CONFIG", "SAE_SHA256"])
+def test_other_weights_than_the_runs_are_told(remote: Lab, monkeypatch: pytest.MonkeyPatch, hash_: str) -> None:
+    monkeypatch.setattr(planted, hash_, "e" * 64)
     page = remote.run("planted").feature(SAE, FIRING).page(2)
     assert page.other_weights
     assert "other weights than those that the run stored" in repr(page)

@@ -274,9 +274,11 @@ def test_without_position_0_a_run_has_at_most_so_many_tokens(
 
 
 def _runs(bucket: Bucket, **changed) -> list[Snapshot]:
+    """The first is too old to say its configuration; the last has the changes."""
     runs = [planted(f"run{step}", revision=f"step{step}") for step in (1, 2, 3)]
-    asked = replace(runs[2].record.specification, **changed)
-    runs[2] = replace(runs[2], record=replace(runs[2].record, specification=asked))
+    for place, change in ((1, {}), (2, changed)):
+        asked = replace(runs[place].record.specification, **{"config_sha256": "c" * 64, **change})
+        runs[place] = replace(runs[place], record=replace(runs[place].record, specification=asked))
     return [written(bucket, made) for made in runs]
 
 
@@ -285,6 +287,7 @@ def _runs(bucket: Bucket, **changed) -> list[Snapshot]:
     [
         ({"model": "another"}, {}, "RUNS_DIFFER", "model"),
         ({"dataset_sha256": "e" * 64}, {}, "RUNS_DIFFER", "dataset_sha256"),
+        ({"config_sha256": "e" * 64}, {}, "RUNS_DIFFER", "config_sha256"),
         ({"model_revision": "main"}, {}, "ARGUMENT_INVALID", "steps"),
         ({"model_revision": "step2"}, {}, "ARGUMENT_INVALID", "steps"),
         ({}, {"steps": (1.0, 2.0)}, "ARGUMENT_INVALID", "steps"),

@@ -48,6 +48,7 @@ def test_another_specification_of_that_name_is_refused(bucket: Bucket) -> None:
         create_run(bucket, replace(record, specification=other, specification_sha256=other.sha256))
     assert caught.value.reason == "RUN_EXISTS"
     assert caught.value.details["value"] == "run"
+    assert f"dtype was {record.specification.dtype}, and is float16" in caught.value.message
     assert open_run(bucket, "run").record == record
 
 

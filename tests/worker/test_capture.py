@@ -246,9 +246,8 @@ def test_a_failing_batch_leaves_nothing(folder: Path, local_bucket: Bucket, monk
 def test_capture_checks_that_it_has_what_was_planned(folder: Path) -> None:
     planned = plan(folder, saes=("topk",))
     model = load(planned)
-    with pytest.raises(ValueError, match="other SAEs"):
-        ShardCapture(model, (), planned.record)
-    with pytest.raises(ValueError, match="not planned with these weights"):
-        ShardCapture(dataclasses.replace(model, weights_sha256="0"), planned.saes, planned.record)
-    with pytest.raises(ValueError, match="not planned with these weights"):
-        ShardCapture(dataclasses.replace(model, dtype="bfloat16"), planned.saes, planned.record)
+    others = [{"weights_sha256": "0"}, {"model_config": {}}, {"dtype": "bfloat16"}]
+    for saes, other in [((), model), *((planned.saes, dataclasses.replace(model, **change)) for change in others)]:
+        with pytest.raises(BadRequest, match="no longer what run") as refused:
+            ShardCapture(other, saes, planned.record)
+        assert refused.value.reason == "RUN_MISMATCH"

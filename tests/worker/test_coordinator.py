@@ -1,26 +1,33 @@
 """The coordinator: every shard once, progress, cancellation, limits."""
 
 import asyncio
+import shutil
 from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError, CorruptObject, StoreError
+from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, StoreError
 from actstore_storage.fsck import check_runs
 from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key
-from actstore_storage.runs import committed_shards, open_run
+from actstore_storage.rows import dense_matrix, read_activations
+from actstore_storage.runs import committed_shards, create_run, open_run
+from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture_worker import TASKS, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Progress, State
+from actstore_worker.request import CaptureRequest
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
+from tests.small_models import change_config
 from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["bucket", "lab"]
@@ -84,7 +91,7 @@ def test_a_commit_says_which_version_captured_it_not_which_began_the_run(
     lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
-        before.setattr("actstore_worker.plan.version", lambda name: "older")
+        before.setattr("actstore_worker.plan.code_version", lambda: "older")
         settings = PlanSettings(DatasetPlaces((lab / "data",)))
         Preparing(bucket, ModelCatalogue((lab / "models",)), settings).prepare(REQUEST)
 
@@ -95,8 +102,71 @@ def test_a_commit_says_which_version_captured_it_not_which_began_the_run(
     run(work())
     found = open_run(bucket, "run")
     assert found.record.code_version == "older"
-    assert {commit.code_version for commit in found.commits} == {version("actstore")}
-    assert found.provenance().code_version == version("actstore")
+    now = "{} (torch {}, transformers {})".format(*map(version, ("actstore", "torch", "transformers")))
+    assert {commit.code_version for commit in found.commits} == {now}
+    assert found.provenance().code_version == now
+
+
+def test_a_changed_configuration_is_another_run(lab: Path, bucket: Bucket, tmp_path: Path) -> None:
+    """Of the same weights. Under its name it is refused, with what was changed; without one it has its own name."""
+    changed = Path(shutil.copytree(lab, tmp_path / "changed"))
+
+    async def capture(place: Path, request: CaptureRequest) -> str:
+        captures = coordinator(place, bucket, ThreadWorker(bucket))
+        name = await captures.submit(request)
+        await watch(captures, name)
+        return name
+
+    run(capture(lab, REQUEST))
+    unnamed = run(capture(lab, replace(REQUEST, run="")))
+    change_config(changed / "models" / "tiny", layer_norm_epsilon=0.5)
+    with pytest.raises(Conflict, match=r"config\.layer_norm_epsilon was 1e-05, and is 0\.5"):
+        run(capture(changed, REQUEST))
+    other = run(capture(changed, replace(REQUEST, run="")))
+    assert other != unnamed
+    first, second = (open_run(bucket, name) for name in (unnamed, other))
+    assert first.provenance().weights_sha256 == second.provenance().weights_sha256
+    assert first.provenance().config_sha256 != second.provenance().config_sha256
+    rows = [dense_of(found) for found in (first, second)]
+    assert not np.allclose(*rows, atol=0.1)
+    assert run(capture(lab, replace(REQUEST, run=""))) == unnamed
+
+
+def dense_of(snapshot: Snapshot) -> np.ndarray:
+    table = pa.Table.from_batches(list(read_activations(snapshot, "resid_post.0")))
+    return dense_matrix(table["activation"], "float32", snapshot.record.d_model)
+
+
+def test_a_run_that_an_older_version_began_is_finished_as_it_was_begun(lab: Path, bucket: Bucket) -> None:
+    """It says nothing of the configuration, so nothing is known to be different."""
+    preparing = Preparing(bucket, ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",))))
+    record = preparing.plan(REQUEST).record
+    asked = replace(record.specification, config_sha256="", attention_implementation="")
+    create_run(bucket, replace(record, specification=asked, specification_sha256=asked.sha256, model_config={}))
+
+    async def work() -> list[Progress]:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        return await watch(captures, await captures.submit(REQUEST))
+
+    assert run(work())[-1].state is State.COMPLETE
+    found = open_run(bucket, "run")
+    assert (found.complete, found.provenance().config_sha256) == (True, "")
+    assert check_runs(bucket).findings == ()
+
+
+def test_a_model_that_is_changed_under_a_running_capture_fails_its_shards(
+    lab: Path, bucket: Bucket, tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(lab, tmp_path / "changed"))
+
+    async def work() -> list[Progress]:
+        captures = coordinator(changed, bucket, ThreadWorker(bucket))
+        name = await captures.submit(REQUEST)
+        change_config(changed / "models" / "tiny", layer_norm_epsilon=0.5)
+        return await watch(captures, name)
+
+    end = run(work())[-1]
+    assert (end.state, end.failure.reason) == (State.FAILED, "RUN_MISMATCH")
 
 
 def test_capturing_a_complete_run_again_makes_what_checkpoints_lack(lab: Path, bucket: Bucket) -> None:

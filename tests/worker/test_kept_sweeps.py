@@ -107,7 +107,7 @@ def test_another_request_is_computed(model: LanguageModel, bucket: LocalBucket, 
     assert not end.audit.cached
 
 
-@pytest.mark.parametrize("field", ["weights_sha256", "tokenizer_sha256", "dtype"])
+@pytest.mark.parametrize("field", ["weights_sha256", "model_config", "tokenizer_sha256", "dtype"])
 def test_another_model_of_that_name_has_another_key(model: LanguageModel, bucket: LocalBucket, field: str) -> None:
     kept = Replica(model, bucket).sweeps._kept
     key = kept.key(model, REQUEST, "resumed")

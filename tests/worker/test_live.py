@@ -116,6 +116,7 @@ def test_an_encoder_has_its_own_ends(lab: Lab) -> None:
 def test_provenance_names_the_model_and_the_sae(lab: Lab) -> None:
     provenance = lab.ask(EncodeText("gpt2", "", "sae", TEXT)).provenance
     assert (provenance.model, provenance.weights_sha256) == ("gpt2", lab.model("gpt2").weights_sha256)
+    assert provenance.config_sha256 == lab.model("gpt2").config_sha256
     assert list(provenance.sae_sha256) == ["sae"]
     assert (provenance.run, provenance.snapshot, provenance.dtype) == ("", "", "float32")
 

@@ -29,7 +29,7 @@ from actstore_worker.request import CaptureRequest
 from models import corpus
 from tests.capturing import capture_run, capture_shard
 from tests.plain_model import PlainModel, PlainSae
-from tests.small_models import BERT, BUNDLED_MODELS, save_gpt2, save_neox, save_sae
+from tests.small_models import BERT, BUNDLED_MODELS, change_config, save_gpt2, save_neox, save_sae
 
 CPU = torch.device("cpu")
 BUNDLED = "pystdlib-resid_post.1"
@@ -199,6 +199,17 @@ def test_an_encoder_has_no_losses(lab: Lab) -> None:
     found = values(lab.check("bert", "random"))
     assert list(found) == ["tokens", "l0", "fvu", "dead_share"]
     assert found["tokens"] == sum(len(ids) - 2 for ids in lab_tokens(lab, "bert"))
+
+
+def test_a_run_of_another_configuration_is_not_checked(lab: Lab) -> None:
+    lab.capture("neox", "words.jsonl", "other")
+    model = lab.folder / "models" / "neox"
+    kept = (model / "config.json").read_text()
+    change_config(model, layer_norm_eps=0.5)
+    with pytest.raises(ActstoreError, match="configuration that model 'neox' does not have any more") as refusal:
+        lab.check("other", "random")
+    (model / "config.json").write_text(kept)
+    assert refusal.value.reason == "MODEL_NOT_FOUND"
 
 
 def test_a_run_of_other_weights_is_not_checked(lab: Lab) -> None:

@@ -1,6 +1,7 @@
 """Finding, describing and loading models, and refusing the ones that would run but be wrong."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -22,12 +23,15 @@ from tests.small_models import (
     LAYERS,
     SAVERS,
     VOCABULARY_SIZE,
+    change_config,
+    save_family,
     save_gpt2,
     save_llama,
     save_neox,
     save_sae,
     save_tokenizer,
 )
+from tests.worker.refused import refusal
 
 CPU = torch.device("cpu")
 
@@ -85,19 +89,6 @@ def test_texts_of_tokens(tmp_path: Path) -> None:
     ] * 2
 
 
-def change_config(folder: Path, **change: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
-
-
-def refusal(folder: Path) -> BadRequest:
-    with pytest.raises(BadRequest) as refused:
-        load_model(ModelCatalogue((folder.parent,)).find_model(folder.name), device=CPU)
-    assert refused.value.reason == "MODEL_UNSUPPORTED"
-    assert refused.value.details["field"] == "model"
-    return refused.value
-
-
 def test_models_that_would_be_wrong_are_refused(tmp_path: Path) -> None:
     folder = save_llama(tmp_path / "llama")
     weights = folder / "model.safetensors"
@@ -105,9 +96,52 @@ def test_models_that_would_be_wrong_are_refused(tmp_path: Path) -> None:
     save_file({name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}, weights)
     assert "lack model.layers.1.mlp.down_proj.weight" in refusal(folder).message
     weights.write_bytes(whole[: len(whole) // 2])
-    assert "cannot be loaded" in refusal(folder).message
+    assert "model.safetensors, of" in refusal(folder).message
     weights.rename(folder / "pytorch_model.bin")
     assert "safetensors only" in refusal(folder).message
+
+
+_DEEP = "[" * 100_000 + "]" * 100_000
+_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "named"),
+    [
+        ("tokenizer.json", _DEEP, "recursion"),
+        ("tokenizer.json", "[1]", "its tokenizer fails"),
+        ("tokenizer.json", "{}", "its tokenizer fails"),
+        ("tokenizer.json", "", "its tokenizer fails"),
+        ("tokenizer.json", _POINTER, "tokenizer.json is a Git LFS pointer"),
+        ("tokenizer_config.json", _DEEP, "recursion"),
+        ("tokenizer_config.json", "[1]", "its tokenizer fails"),
+        ("tokenizer_config.json", _POINTER, "tokenizer_config.json is a Git LFS pointer"),
+    ],
+    ids=range(8),
+)
+def test_files_that_are_no_tokenizer_are_refused(file: str, text: str, named: str, tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "llama")
+    (folder / file).write_text(text)
+    assert named in refusal(folder).message
+
+
+def test_a_tokenizer_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "llama")
+    os.truncate(folder / "tokenizer.json", (256 << 20) + 1)
+    assert "tokenizer.json has 268435457 bytes; the limit is 268435456" in refusal(folder).message
+
+
+@pytest.mark.parametrize(("family", "role"), [("llama", "bos"), ("bert", "cls"), ("bert", "sep")])
+def test_a_token_without_an_embedding_is_put_around_no_text(family: str, role: str, tmp_path: Path) -> None:
+    folder = save_family(family, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": VOCABULARY_SIZE, "content": "<far>"})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(said | {f"{role}_token": "<far>"}))
+    error = refusal(folder)
+    assert f"none of id {VOCABULARY_SIZE}, which its tokenizer puts around each text" in error.message
+    assert error.details["allowed"] == f"ids from 0 to {VOCABULARY_SIZE - 1}"
 
 
 @pytest.mark.parametrize("model_type", ["mamba", "jamba", "recurrent_gemma", "mixtral", "qwen2_moe", "t5"])
@@ -190,3 +224,17 @@ def test_a_hub_that_has_nothing_is_a_model_that_is_not_there(tmp_path: Path, mon
     with pytest.raises(NotThere) as missing:
         ModelCatalogue((tmp_path,), allow_hub=True).find_model("owner/model", "main")
     assert (missing.value.reason, missing.value.details["value"]) == ("MODEL_NOT_FOUND", "owner/model@main")
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_is_one(tmp_path: Path) -> None:
+    """As OPT's and GPT-2's first checkpoints have it, without a tokenizer.json."""
+    folder = save_gpt2(tmp_path / "gpt2")
+    whole = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary | {"<|endoftext|>": 0}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    parts = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    assert parts.tokenizer.encode("a b") == whole.tokenizer.encode("a b")
+    assert parts.bos_id == 0

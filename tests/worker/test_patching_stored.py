@@ -287,6 +287,10 @@ def test_rows_of_other_weights_are_refused(lab: Lab) -> None:
         plan_sweep(lab.model("neox"), ASKED, LIMITS, lab.supplies)
     assert refusal.value.reason == "RUN_MISMATCH"
     assert refusal.value.details["value"] == lab.model("gpt2").weights_sha256
+    configured_otherwise = replace(lab.model("gpt2"), model_config={})
+    with pytest.raises(ActstoreError, match="with config_sha256") as refusal:
+        plan_sweep(configured_otherwise, ASKED, LIMITS, lab.supplies)
+    assert refusal.value.details["value"] == lab.model("gpt2").config_sha256
 
 
 def test_a_run_without_rows_is_refused(lab: Lab) -> None:

@@ -133,6 +133,21 @@ def test_what_would_be_silently_wrong_is_refused(case: str, tmp_path: Path) -> N
     assert reason in ("SAE_UNSUPPORTED", "SAE_MISMATCH")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "why"),
+    [
+        ("sae_weights.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("cfg.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("cfg.json", "[" * 100_000 + "]" * 100_000, "recursion"),
+    ],
+)
+def test_files_that_are_no_sae_are_named(file: str, text: str, why: str, tmp_path: Path) -> None:
+    (save_sae(tmp_path / "sae", "standard") / file).write_text(text)
+    with pytest.raises(BadRequest, match=why) as found:
+        load_sae(tmp_path / "sae", "small")
+    assert (found.value.reason, found.value.details["field"]) == ("SAE_UNSUPPORTED", file)
+
+
 def test_two_formats_in_a_folder_are_ambiguous(tmp_path: Path) -> None:
     save_gemma_scope(save_sae(tmp_path, "standard"))
     assert refused(tmp_path)[:2] == ("SAE_UNSUPPORTED", "format")

@@ -1,5 +1,7 @@
 """Sequences against a slow, obvious cutter."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from actstore_storage.errors import BadRequest
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.model import ModelDescription, describe_model
+from actstore_worker.prompts import text_ids
 from actstore_worker.sequences import SequenceShape, TokenisedDataset, TokenSequences
 from actstore_worker.sequences import tokenise as tokenise_documents
 from actstore_worker.sources import Document
@@ -105,8 +108,32 @@ def test_a_tokenizer_larger_than_its_model_is_refused_where_it_matters(tmp_path:
     described = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
     described.config.vocab_size = 100
     assert len(tokenise(described, ["!"], SequenceShape(8, prepend_bos=True)).sequences) == 1
-    with pytest.raises(BadRequest, match="100 embeddings"):
-        tokenise(described, ["é"], SequenceShape(8, prepend_bos=True))
+    shape = SequenceShape(8, prepend_bos=True)
+    with pytest.raises(BadRequest, match=r"100 embeddings.*gives for document 1"):
+        tokenise(described, ["!", "é"], shape)
+    with pytest.raises(BadRequest, match=r"100 embeddings.*gives for this text"):
+        text_ids(described, "é")
+    with pytest.raises(BadRequest, match="none of id 100, which is in document 7"):
+        tokenise_documents(described, [Document(7, np.array([1, 100, 2], np.int32))], shape)
+
+
+def test_a_regular_expression_that_explodes_ends_soon_and_is_told(tmp_path: Path) -> None:
+    folder = save_gpt2(tmp_path / "gpt2")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    described = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    text = "a" * 40 + "b"
+    asked: list[Callable[[], object]] = [
+        lambda: tokenise(described, ["b", text], SequenceShape(8, prepend_bos=True)),
+        lambda: text_ids(described, text),
+    ]
+    for ask in asked:
+        with pytest.raises(BadRequest, match=r"its tokenizer fails: PanicException: .*retry-limit") as refused:
+            ask()
+        assert (refused.value.reason, refused.value.details["value"]) == ("MODEL_UNSUPPORTED", "gpt2")
 
 
 def test_a_long_dataset_is_tokenised_in_groups(described: ModelDescription, monkeypatch: pytest.MonkeyPatch) -> None:

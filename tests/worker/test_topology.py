@@ -28,6 +28,7 @@ from tests.random_models import WORDS, save_model
 from tests.small_models import save_sae
 from tests.storage.feature_twins import assert_every_answer, read_back
 from tests.waiting import wait_until
+from tests.worker.poisoned_models import POISONS, assert_refused_by_every_door
 from tests.worker.topology_caller import (
     CALL_SECONDS,
     TRIES,
@@ -372,6 +373,13 @@ def test_errors_of_planning_are_answers_to_start(
         caller.start(wanted)
     found = failure(refusal.value)
     assert (found.reason, found.details["field"]) == (reason, field)
+
+
+@pytest.mark.parametrize("poison", POISONS)
+def test_a_poisoned_model_is_refused_by_every_door_and_begins_nothing(
+    caller: Caller, folder: Path, poison: str
+) -> None:
+    assert_refused_by_every_door(caller, folder, poison)
 
 
 def test_watching_what_is_not_captured_is_refused(caller: Caller) -> None:

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actstore_storage.errors import BadRequest
 from actstore_storage.feature_index import SparseFeatures
 from actstore_storage.norm_columns import columns_beside
 from actstore_storage.selection import selected
@@ -64,16 +65,16 @@ class CapturedBatch:
 class ShardCapture:
     """Holds a model and SAEs on their device for any number of shards of one run.
 
-    Raises ValueError where they are not the ones that the run's specification names.
+    Errors: BadRequest RUN_MISMATCH where they are not the ones that the run's specification names.
     """
 
     def __init__(self, model: LanguageModel, saes: tuple[SparseAutoencoder, ...], record: RunRecord) -> None:
         asked = record.specification
         found = {sae.name: sae.sha256 for sae in saes}
         if found != {sae.name: sae.sha256 for sae in asked.saes}:
-            raise ValueError(f"run {record.run} has other SAEs than {sorted(found)}, or other weights in them")
-        if (model.weights_sha256, model.dtype) != (asked.weights_sha256, asked.dtype):
-            raise ValueError(f"run {record.run} was not planned with these weights of {model.name} in {model.dtype}")
+            raise changed_since_planned(record.run, "one of its SAEs")
+        if not asked.made_by(model.weights_sha256, model.config_sha256) or model.dtype != asked.dtype:
+            raise changed_since_planned(record.run, f"model {model.name} in {model.dtype}")
         self._record, self._bos_id, self._special_ids = record, model.bos_id, model.special_ids
         self._device, self._threads, self._causal = model.device, torch.get_num_threads(), model.family.causal
         self._lanes = lane_count(model.device)
@@ -295,3 +296,13 @@ def features_in_order(parts: list[tuple[NDArray[np.int64], SparseFeatures]]) -> 
     feature = np.concatenate([sparse.feature for _, sparse in parts])
     activation = np.concatenate([sparse.activation for _, sparse in parts])
     return SparseFeatures(row[order], feature[order], activation[order])
+
+
+def changed_since_planned(run: str, what: str) -> BadRequest:
+    return BadRequest(
+        f"{what} is no longer what run {run} was planned with: its files were changed since",
+        reason="RUN_MISMATCH",
+        field="run",
+        value=run,
+        allowed="the files as they were, or a new run",
+    )

@@ -35,12 +35,15 @@ _HUB_FILES = (
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model's files lie. `name` and `revision` are the caller's words."""
+    """Where a model's files lie. `name` and `revision` are the caller's words; links in the folders lead nowhere
+    outside `root`.
+    """
 
     name: str
     revision: str
     folder: Path
     tokenizer_folder: Path
+    root: Path
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,13 @@ class ModelCatalogue:
         parts = _name_parts(name, "model")
         if revision:
             check_name(revision, "model.revision")
-        folders = [folder for folder in self._folders(parts) if _is_model(folder)]
-        for folder in folders:
+        places = [(root, folder) for root, folder in self._folders(parts) if _is_model(folder)]
+        for root, folder in places:
             found = folder / _REVISIONS / revision if revision else folder
             if (found / MODEL_CONFIGURATION).is_file() and _is_inside(found, folder):
-                return _local_source(name, revision, folder, found)
-        if folders:
-            raise _no_revision(name, revision, _revisions(folders[0]))
+                return _local_source(name, revision, folder, found, root)
+        if places:
+            raise _no_revision(name, revision, _revisions(places[0][1]))
         if self.allow_hub:
             return _download(name, revision)
         raise _not_found("model", name, sorted({source.name for source in self.models()}))
@@ -90,28 +93,29 @@ class ModelCatalogue:
     def models(self) -> list[ModelSource]:
         """Every model in the folders, and every revision of it, in order of name and revision."""
         found: dict[tuple[str, str], ModelSource] = {}
-        for name, folder in self._walk():
+        for root, name, folder in self._walk():
             for revision, place in _places(folder):
-                found.setdefault((name, revision), _local_source(name, revision, folder, place))
+                found.setdefault((name, revision), _local_source(name, revision, folder, place, root))
         return [found[key] for key in sorted(found)]
 
     def saes(self) -> list[str]:
         return sorted({name for root in self.model_folders for name in _saes_below(root)})
 
-    def _folders(self, parts: list[str]) -> Iterator[Path]:
+    def _folders(self, parts: list[str]) -> Iterator[tuple[Path, Path]]:
+        """With the model folder that each lies in."""
         for root in self.model_folders:
             folder = root.joinpath(*parts)
             if folder.is_dir() and _is_inside(folder, root):
-                yield folder
+                yield root, folder
 
-    def _walk(self) -> Iterator[tuple[str, Path]]:
+    def _walk(self) -> Iterator[tuple[Path, str, Path]]:
         """Folders one and two levels down, so that `owner/model` is found as on the hub."""
         for root in self.model_folders:
             for pattern in ("*", "*/*"):
                 for folder in sorted(root.glob(pattern)):
                     name = folder.relative_to(root).as_posix()
                     if folder.is_dir() and folder.name != _REVISIONS and _is_inside(folder, root):
-                        yield name, folder
+                        yield root, name, folder
 
 
 def _name_parts(name: str, field: str) -> list[str]:
@@ -150,14 +154,15 @@ def _is_inside(path: Path, root: Path) -> bool:
     return path.resolve().is_relative_to(root.resolve())
 
 
-def _local_source(name: str, revision: str, folder: Path, found: Path) -> ModelSource:
-    return ModelSource(name, revision, found, found if (found / _TOKENIZER).is_file() else folder)
+def _local_source(name: str, revision: str, folder: Path, found: Path, root: Path) -> ModelSource:
+    return ModelSource(name, revision, found, found if (found / _TOKENIZER).is_file() else folder, root)
 
 
 def _download(name: str, revision: str) -> ModelSource:
     value = f"{name}@{revision}" if revision else name
     folder = _fetch(name, revision, _HUB_FILES, "model", value)
-    return ModelSource(name, revision, folder, folder)
+    # A snapshot's files are links to the repository's blobs: models--owner--name/snapshots/<commit>/config.json.
+    return ModelSource(name, revision, folder, folder, folder.parents[1])
 
 
 def _download_sae(repository: str, within: str, name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from actstore_storage.bucket import Bucket, check_name
@@ -11,6 +10,7 @@ from actstore_storage.runs import open_run
 from actstore_storage.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.plan import Plan, default_run_name
+from actstore_worker.provenance import code_version
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import SparseAutoencoder, load_sae
 from actstore_worker.storing import feature_bytes
@@ -59,7 +59,7 @@ def plan_encoding(request: CaptureRequest, bucket: Bucket, catalogue: ModelCatal
         specification=specification,
         specification_sha256=specification.sha256,
         device=device,
-        code_version=version("actstore"),
+        code_version=code_version(),
         format_version=FORMAT_VERSION,
     )
     return EncodePlan(record, paths, saes, feature_bytes(saes, base.tokens_total))

@@ -29,7 +29,13 @@ from actstore_storage.rows import DenseReader, shard_tokens
 from actstore_storage.runs import read_commit, read_record
 from actstore_storage.specification import RunRecord
 from actstore_worker.batching import Batch, Window
-from actstore_worker.capture import capture_windows, features_in_order, lane_count, open_lanes
+from actstore_worker.capture import (
+    capture_windows,
+    changed_since_planned,
+    features_in_order,
+    lane_count,
+    open_lanes,
+)
 from actstore_worker.model import TORCH_DTYPES
 from actstore_worker.nonzeros import nonzero_features
 from actstore_worker.sae import SparseAutoencoder
@@ -42,8 +48,8 @@ _WINDOWS_AHEAD = 1
 class RowsEncoder:
     """Holds SAEs on their device for any number of shards of one run over another's rows.
 
-    Raises ValueError where they are not the ones that the run has and the other lacks. `check` is asked before each
-    batch, and raises where it should not go on.
+    Errors: BadRequest RUN_MISMATCH where they are not the ones that the run has and the other lacks. `check` is asked
+    before each batch, and raises where it should not go on.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class RowsEncoder:
         known = len(self._base.specification.saes)
         wanted = {sae.name: sae.sha256 for sae in record.specification.saes[known:]}
         if {sae.name: sae.sha256 for sae in saes} != wanted:
-            raise ValueError(f"run {record.run} has other SAEs than {sorted(wanted)}, or other weights in them")
+            raise changed_since_planned(record.run, "one of its SAEs")
         self._saes = [sae.to(device) for sae in saes]
         self._threads, self._lanes = torch.get_num_threads(), lane_count(device)
         self.check: Callable[[], None] = lambda: None

@@ -7,7 +7,8 @@ import copy
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,26 +16,32 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site
+from actstore_worker import model_files
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
+from actstore_worker.configuration import identity_of, identity_sha256, raw_configuration, read_configuration
 from actstore_worker.families import Family, find_family, unsupported_option
-from actstore_worker.transformer_lens_files import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
-from actstore_worker.transformer_lens_files import find_weights, is_transformer_lens, read_config, read_weights
+from actstore_worker.model_files import (
+    TOKENIZER_BYTES_MAX,
+    DamagedFile,
+    check_file,
+    check_weights,
+    tensors_in,
+    transformer_lens_file,
+)
+from actstore_worker.tensor_names import check_tensors
+from actstore_worker.transformer_lens_files import is_transformer_lens, read_weights
 
 # transformers' word for where the parts of a model go: "auto" spreads it over the devices that there are.
 DeviceMap = str | dict[str, str] | None
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER = "tokenizer.json"
 _HASH_CHUNK_BYTES = 1 << 22
-# What BERT's encoder never computes with.
-_UNUSED = "pooler."
 # transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
 _LOADING = threading.Lock()
 
@@ -50,6 +57,12 @@ class ModelDescription:
     tokenizer: Any
     weights_sha256: str
     tokenizer_sha256: str
+    # What of the configuration decides numbers: see `configuration.identity_of`.
+    model_config: Mapping[str, Any]
+
+    @cached_property
+    def config_sha256(self) -> str:
+        return identity_sha256(self.model_config)
 
     @property
     def layer_count(self) -> int:
@@ -145,10 +158,15 @@ class LanguageModel(ModelDescription):
 
 
 def describe_model(source: ModelSource) -> ModelDescription:
-    """Errors: BadRequest MODEL_UNSUPPORTED for another family, quantised weights, or weights not in safetensors."""
+    """Everything that can be known without reading the weights' numbers, and checked: see docs/models.md.
+
+    Errors: BadRequest MODEL_UNSUPPORTED for another family, and for files that are not whole, not safe, or not those of
+    one model.
+    """
     config = _read_config(source)
     tokenizer = _read_tokenizer(source, config)
-    return ModelDescription(
+    _check_skeleton(source, config)
+    described = ModelDescription(
         source.name,
         source.revision,
         find_family(config.model_type),
@@ -156,7 +174,11 @@ def describe_model(source: ModelSource) -> ModelDescription:
         tokenizer,
         _files_sha256(weight_files(source)),
         tokenizer_sha256(tokenizer),
+        identity_of(config, raw_configuration(source)),
     )
+    put_around = [found for found in (described.bos_id, described.end_id) if found is not None]
+    check_ids(described, put_around, "its tokenizer puts around each text")
+    return described
 
 
 def read_model(
@@ -171,7 +193,7 @@ def read_model(
     described = describe_model(source)
     attention = attention or described.attention_implementation
     with _LOADING:
-        module = _read_module(source, described, TORCH_DTYPES[dtype], attention, device_map)
+        module = _read_module(source, described.config, TORCH_DTYPES[dtype], attention, device_map)
     if device_map is None:
         module = module.to(device)
     # Evaluation mode turns dropout off, without which no two passes would agree.
@@ -186,6 +208,50 @@ def share_weights(model: LanguageModel) -> LanguageModel:
     return replace(model, module=copy.deepcopy(model.module, shared))
 
 
+def check_ids(described: ModelDescription, ids: Collection[int], whence: str) -> None:
+    """Errors: BadRequest MODEL_UNSUPPORTED for an id that has no embedding; `whence` says who gives it."""
+    strange = [token for token in ids if not 0 <= token < described.vocabulary_size]
+    if strange:
+        raise BadRequest(
+            f"model {described.name!r} has {described.vocabulary_size} embeddings, and none of id {strange[0]}, which "
+            f"{whence}: this tokenizer, or this dataset, goes with another model",
+            reason="MODEL_UNSUPPORTED",
+            field="model",
+            value=described.name,
+            allowed=f"ids from 0 to {described.vocabulary_size - 1}",
+        )
+
+
+def tokenised(described: ModelDescription, texts: list[str]) -> list[list[int]]:
+    """The ids of each text alone, without what is put around it.
+
+    Errors: BadRequest MODEL_UNSUPPORTED where the tokenizer gives up.
+    """
+    with refusing_tokenizer(described.name):
+        # verbose: its warning about long texts is about what is refused, or cut, elsewhere.
+        found = described.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = found["input_ids"]
+    return ids
+
+
+@contextmanager
+def refusing_tokenizer(name: str) -> Iterator[None]:
+    """Errors: BadRequest MODEL_UNSUPPORTED for whatever a tokenizer raises: also what Rust calls a panic, which is no
+    Exception, as where a regular expression backtracks past its limit.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BadRequest(
+            f"model {name!r} cannot be used: its tokenizer fails: {type(error).__name__}: {error}",
+            reason="MODEL_UNSUPPORTED",
+            field="model",
+            value=name,
+        ) from error
+
+
 def token_texts(described: ModelDescription) -> list[str]:
     """The text of every id alone, "" for an id that no token has. Bytes that are no character alone show as U+FFFD."""
     tokenizer = described.tokenizer
@@ -197,29 +263,18 @@ def token_texts(described: ModelDescription) -> list[str]:
 
 def weight_files(source: ModelSource) -> list[Path]:
     """The files that the weights are read from, in order of name."""
-    if is_transformer_lens(_raw_config(source)):
-        found = find_weights(source.folder)
-        if found is None:
-            raise _unsupported(source, f"it has none of {', '.join(TRANSFORMER_LENS_WEIGHTS)}")
-        return [found]
-    single, index = source.folder / _WEIGHTS, source.folder / _WEIGHTS_INDEX
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        return [source.folder / Path(name).name for name in sorted(names)]
-    raise _unsupported(source, f"it has no {_WEIGHTS}; actstore reads safetensors only")
+    in_lens_form = is_transformer_lens(raw_configuration(source))
+    return [transformer_lens_file(source)] if in_lens_form else model_files.weight_files(source)
 
 
 def weight_shapes(source: ModelSource, config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the weights, as transformers has them; `config` is what it reads of the model's."""
-    in_lens_form = is_transformer_lens(_raw_config(source))
-    for path in weight_files(source):
-        if in_lens_form:
-            yield from ((name, tuple(tensor.shape)) for name, tensor in read_weights(path, config).items())
-            continue
-        with safe_open(path, framework="pt") as file:
-            yield from ((name, tuple(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+    if is_transformer_lens(raw_configuration(source)):
+        weights = read_weights(transformer_lens_file(source), config)
+        yield from ((name, tuple(tensor.shape)) for name, tensor in weights.items())
+        return
+    for path in model_files.weight_files(source):
+        yield from ((name, shape) for name, shape, _ in tensors_in(path))
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
@@ -237,76 +292,74 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 
 def _read_config(source: ModelSource) -> Any:
     try:
-        raw = _raw_config(source)
-        if is_transformer_lens(raw):
-            _check_tokenizer(source, raw)
-            return read_config(raw)
-        find_family(raw["model_type"])
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unsupported(source, f"its config.json cannot be read: {error}") from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise _unsupported(source, "its weights are quantised")
+        config = read_configuration(source)
+    except BadRequest:
+        raise
+    except Exception as error:  # whatever a broken file makes of transformers' classes
+        raise _unsupported(source, f"its {MODEL_CONFIGURATION} cannot be used: {error}") from error
     if why := unsupported_option(config):
         raise _unsupported(source, why)
     return config
 
 
-def _raw_config(source: ModelSource) -> dict[str, Any]:
-    raw: dict[str, Any] = json.loads((source.folder / MODEL_CONFIGURATION).read_text())
-    return raw
-
-
-def _check_tokenizer(source: ModelSource, raw: Mapping[str, Any]) -> None:
-    """Such a checkpoint names its tokenizer, which lies elsewhere on the hub."""
-    if not (source.tokenizer_folder / _TOKENIZER).is_file():
+def _read_tokenizer(source: ModelSource, config: Any) -> Any:
+    folder, raw = source.tokenizer_folder, raw_configuration(source)
+    if is_transformer_lens(raw) and not (folder / _TOKENIZER).is_file():  # it lies elsewhere on the hub
         name = raw.get("tokenizer_name")
         raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {_TOKENIZER}")
-
-
-def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.tokenizer_folder, config=config, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _unsupported(source, f"its tokenizer cannot be read: {error}") from error
+        for path in sorted(folder.glob("*.json")):
+            check_file(path, TOKENIZER_BYTES_MAX)
+        with refusing_tokenizer(source.name):
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=config, trust_remote_code=False, local_files_only=True
+            )
+    except DamagedFile as error:
+        raise _unsupported(source, str(error)) from error
     if not tokenizer.is_fast:
-        raise _unsupported(source, "its tokenizer has no tokenizer.json")
+        raise _unsupported(source, f"its tokenizer has no {_TOKENIZER}")
     return tokenizer
 
 
+def _check_skeleton(source: ModelSource, config: Any) -> None:
+    """That the weights are the model's, by their names and shapes alone. Errors: BadRequest MODEL_UNSUPPORTED."""
+    with _LOADING:
+        _read_module(source, copy.deepcopy(config), torch.float32, "eager", "meta")
+
+
 def _read_module(
-    source: ModelSource, described: ModelDescription, dtype: torch.dtype, attention: str, device_map: DeviceMap
+    source: ModelSource, config: Any, dtype: torch.dtype, attention: str, device_map: DeviceMap
 ) -> nn.Module:
     transformers_logging.disable_progress_bar()  # a worker's log is no terminal
     try:
-        module, report = described.family.auto_class.from_pretrained(
-            **_weights_from(source, described.config),
-            config=described.config,
+        weights, names = _weights_from(source, config)
+        if config.num_hidden_layers > len(names):  # which would take a while to build, to find it wanting
+            raise DamagedFile(f"{config.num_hidden_layers} layers are not made of {len(names)} tensors")
+        module, report = find_family(config.model_type).auto_class.from_pretrained(
+            **weights,
+            config=config,
             dtype=dtype,
             attn_implementation=attention,
             device_map=device_map,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report has them; they are refused
         )
+        check_tensors(module, report, names)
     except Exception as error:  # whatever a broken file makes of transformers and safetensors
         raise _unsupported(source, f"its weights cannot be loaded: {error}") from error
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(_UNUSED))
-    if missing:
-        # transformers would go on with random numbers in their place.
-        raise _unsupported(source, f"its weight files lack {', '.join(missing)}")
     assert isinstance(module, nn.Module)  # noqa: S101
     return module
 
 
-def _weights_from(source: ModelSource, config: Any) -> dict[str, Any]:
-    """In transformers' words."""
-    if is_transformer_lens(_raw_config(source)):
-        (path,) = weight_files(source)
-        return {"pretrained_model_name_or_path": None, "state_dict": read_weights(path, config)}
-    return {"pretrained_model_name_or_path": source.folder, "use_safetensors": True}
+def _weights_from(source: ModelSource, config: Any) -> tuple[dict[str, Any], set[str]]:
+    """In transformers' words; and the names of the tensors that are there."""
+    if is_transformer_lens(raw_configuration(source)):
+        weights = read_weights(transformer_lens_file(source), config)
+        return {"pretrained_model_name_or_path": None, "state_dict": weights}, set(weights)
+    names = check_weights(source, model_files.weight_files(source))
+    return {"pretrained_model_name_or_path": source.folder, "use_safetensors": True}, names
 
 
 def _files_sha256(paths: Iterable[Path]) -> str:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from actstore_storage.bucket import check_name
@@ -16,6 +15,7 @@ from actstore_storage.specification import RunRecord, SaeRecord, Specification
 from actstore_worker.catalogue import ModelCatalogue, ModelSource
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.model import ModelDescription, describe_model
+from actstore_worker.provenance import code_version
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
 from actstore_worker.sequences import SequenceShape, TokenSequences, tokenise
@@ -92,6 +92,8 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
         model=request.model,
         model_revision=request.model_revision,
         weights_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
+        attention_implementation=_attention(model, map(str, dense)),
         tokenizer_sha256=model.tokenizer_sha256,
         dataset=request.dataset,
         dataset_sha256=tokenised.sha256,
@@ -136,9 +138,10 @@ def _record(
         tokens_total=len(sequences.tokens),
         layer_count=model.layer_count,
         d_model=model.d_model,
-        attention_implementation=_attention(model, specification.dense_sites),
+        attention_implementation=specification.attention_implementation,
         device=device,
-        code_version=version("actstore"),
+        code_version=code_version(),
+        model_config=model.model_config,
     )
 
 

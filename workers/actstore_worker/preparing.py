@@ -46,7 +46,10 @@ class Preparing:
             register_model(self.bucket, _model_record(plan.model), token_texts(plan.model))
         for sae in plan.saes:
             register_sae(self.bucket, sae_record(sae))
-        create_run(self.bucket, plan.record)
+        standing = create_run(self.bucket, plan.record)
+        # An older version may have said less of the same run, and its commits go by what it said.
+        asked, sha256 = standing.specification, standing.specification_sha256
+        plan = replace(plan, record=replace(plan.record, specification=asked, specification_sha256=sha256))
         return Prepared(plan, open_run(self.bucket, plan.record.run))
 
     def want(self, run: str, request: CaptureRequest) -> None:
@@ -101,6 +104,7 @@ def _model_record(model: ModelDescription) -> ModelRecord:
         vocabulary_size=model.vocabulary_size,
         context_length=model.context_length,
         block=model.family.block(model.config),
+        config_sha256=model.config_sha256,
     )
 
 

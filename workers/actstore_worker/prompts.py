@@ -7,7 +7,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
-from actstore_worker.model import ModelDescription
+from actstore_worker.model import ModelDescription, check_ids, tokenised
 
 
 def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
@@ -24,17 +24,9 @@ def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
 
 def text_ids(model: ModelDescription, text: str) -> tuple[int, ...]:
     """The text's own tokens alone. Errors: BadRequest MODEL_UNSUPPORTED for an id that has no embedding."""
-    # verbose: its warning about long texts says what is refused elsewhere, with both numbers.
-    ids = tuple(model.tokenizer.encode(text, add_special_tokens=False, verbose=False))
-    if ids and max(ids) >= model.vocabulary_size:
-        raise BadRequest(
-            f"the tokenizer of {model.name!r} gives id {max(ids)}; the model has {model.vocabulary_size} embeddings",
-            reason="MODEL_UNSUPPORTED",
-            field="model",
-            value=model.name,
-            allowed=f"ids below {model.vocabulary_size}",
-        )
-    return ids
+    (ids,) = tokenised(model, [text])
+    check_ids(model, ids, "its tokenizer gives for this text")
+    return tuple(ids)
 
 
 def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> tuple[int, ...]:

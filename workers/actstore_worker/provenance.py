@@ -8,6 +8,14 @@ from actstore_worker.model import LanguageModel
 from actstore_worker.sae import SparseAutoencoder
 
 
+def code_version() -> str:
+    """Of what computes: actstore, and the libraries whose kernels and models it runs. Part of no run's identity: a new
+    library may round otherwise, and a capture that is under way goes on with it; its commits say which made them.
+    """
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return f"{version('actstore')} ({libraries})"
+
+
 def live_provenance(
     model: LanguageModel | None, sae: SparseAutoencoder | None = None, attention: str = ""
 ) -> Provenance:
@@ -28,11 +36,13 @@ def live_provenance(
         snapshot="",
         shards_committed=0,
         shards_total=0,
-        code_version=version("actstore"),
+        code_version=code_version(),
+        config_sha256=model.config_sha256 if model else "",
     )
 
 
 def with_snapshot(live: Provenance, snapshot: Snapshot) -> Provenance:
     """Of an answer that stored text was read for: from that run, computed as the live answer was."""
-    how = {name: getattr(live, name) for name in ("dtype", "attention_implementation", "device", "code_version")}
+    names = ("dtype", "attention_implementation", "device", "code_version", "config_sha256")
+    how = {name: getattr(live, name) for name in names}
     return replace(snapshot.provenance(), sae_sha256=live.sae_sha256, **how)

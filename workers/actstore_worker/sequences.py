@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from actstore_storage.errors import BadRequest
 from actstore_storage.products import BOS, SPECIAL
 from actstore_storage.shard import TokenRows
-from actstore_worker.model import ModelDescription
+from actstore_worker.model import ModelDescription, check_ids, tokenised
 from actstore_worker.sources import Document
 
 # Documents go to the tokenizer, which has threads of its own, in groups of about this many characters.
@@ -161,7 +161,7 @@ def tokenise(
     """Documents that are token ids already are cut like those that are text.
 
     Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID where max_tokens holds no sequence; MODEL_UNSUPPORTED where the
-    tokenizer gives an id that the model has no embedding of; LIMIT_EXCEEDED past `tokens_max`.
+    model has no embedding of an id; LIMIT_EXCEEDED past `tokens_max`.
     """
     before = (described.bos_id,) if shape.prepend_bos and described.bos_id is not None else ()
     after = (described.end_id,) if shape.prepend_bos and described.end_id is not None else ()
@@ -183,11 +183,12 @@ def _token_ids(
         found = iter(_tokenised(described, texts))
         for document in group:
             if isinstance(document.content, str):
-                ids = next(found)
+                ids, whence = next(found), "its tokenizer gives for"
             else:
-                ids = document.content[len(before) :] if _begins_with(document.content, before) else document.content
-            if len(ids) and ids.max() >= described.vocabulary_size:
-                raise _no_embedding(described, int(ids.max()))
+                ids, whence = document.content, "is in"
+                ids = ids[len(before) :] if _begins_with(ids, before) else ids
+            if len(ids):
+                check_ids(described, (int(ids.min()), int(ids.max())), f"{whence} document {document.number}")
             yield document.number, ids
 
 
@@ -197,9 +198,7 @@ def _begins_with(ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...])
 
 def _tokenised(described: ModelDescription, texts: list[str]) -> Iterator[Int[NDArray[np.int32], " token"]]:
     if texts:
-        # verbose: the warning about long texts is about what is done here, cutting them.
-        found = described.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        yield from (np.asarray(ids, dtype=np.int32) for ids in found["input_ids"])
+        yield from (np.asarray(ids, dtype=np.int32) for ids in tokenised(described, texts))
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -231,14 +230,4 @@ def _max_tokens_too_small(max_tokens: int, first_length: int) -> BadRequest:
         field="dataset.max_tokens",
         value=max_tokens,
         allowed=f"at least {first_length}",
-    )
-
-
-def _no_embedding(described: ModelDescription, token: int) -> BadRequest:
-    return BadRequest(
-        f"the tokenizer of {described.name!r} gives id {token}; the model has {described.vocabulary_size} embeddings",
-        reason="MODEL_UNSUPPORTED",
-        field="model",
-        value=described.name,
-        allowed=f"ids below {described.vocabulary_size}",
     )

@@ -5,6 +5,7 @@ What the file leaves out is as TransformerLens has it (3.9, `convert_neel_model_
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ _USUAL: Mapping[str, object] = {
     "use_normalization_before_and_after": False,
     "use_qk_norm": False,
 }
+# Masks are made of the configuration.
+_READ = re.compile(
+    r"blocks\.\d+\.attn\.([Wb]_[QKVO]|mask|IGNORE)|blocks\.\d+\.ln1\.[wb]|ln_final\.[wb]"
+    r"|embed\.W_E|pos_embed\.W_pos|unembed\.(W_U|b_U)"
+)
 # Parts of attention: ours, and whether the head comes last in their matrix.
 _READERS = {"q_proj": "Q", "k_proj": "K", "v_proj": "V"}
 
@@ -83,16 +89,16 @@ def _check(field: str, value: object, allowed: tuple[object, ...]) -> object:
     return value
 
 
-def find_weights(folder: Path) -> Path | None:
-    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-
-
 def read_weights(path: Path, config: AttentionOnlyConfig) -> dict[str, Tensor]:
     """By the names of `attention_only.py`. Parts that the file lacks are left out, but for gains and biases of norms
     where it has none at all: these are folded into what reads them.
+
+    Errors: ValueError for a tensor that attention and norms have no place for.
     """
     is_safe = path.suffix == ".safetensors"
     theirs = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    if strange := sorted(name for name in theirs if not _READ.fullmatch(name)):
+        raise ValueError(f"{path.name} has {', '.join(strange[:5])}, of which a model of attention alone makes no use")
     return dict(_converted(theirs, config))
 
 

@@ -67,7 +67,7 @@ class GetRunResponse(_message.Message):
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "revision", "weights_sha256", "tokenizer_sha256", "family", "layer_count", "d_model", "head_count", "vocabulary_size", "context_length", "block")
+    __slots__ = ("name", "revision", "weights_sha256", "tokenizer_sha256", "family", "layer_count", "d_model", "head_count", "vocabulary_size", "context_length", "block", "config_sha256")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class Model(_message.Message):
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_SHA256_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     weights_sha256: str
@@ -90,7 +91,8 @@ class Model(_message.Message):
     vocabulary_size: int
     context_length: int
     block: str
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., family: _Optional[str] = ..., layer_count: _Optional[int] = ..., d_model: _Optional[int] = ..., head_count: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., block: _Optional[str] = ...) -> None: ...
+    config_sha256: str
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., family: _Optional[str] = ..., layer_count: _Optional[int] = ..., d_model: _Optional[int] = ..., head_count: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., block: _Optional[str] = ..., config_sha256: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -25,7 +25,7 @@ class Table(_message.Message):
     def __init__(self, arrow_ipc_stream: _Optional[bytes] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("model", "model_revision", "weights_sha256", "tokenizer_sha256", "sae_sha256", "dtype", "attention_implementation", "device", "run", "specification_sha256", "snapshot", "shards_committed", "shards_total", "code_version", "sink_ratio")
+    __slots__ = ("model", "model_revision", "weights_sha256", "tokenizer_sha256", "sae_sha256", "dtype", "attention_implementation", "device", "run", "specification_sha256", "snapshot", "shards_committed", "shards_total", "code_version", "sink_ratio", "config_sha256")
     class SaeSha256Entry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class Provenance(_message.Message):
     SHARDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     SINK_RATIO_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_SHA256_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_revision: str
     weights_sha256: str
@@ -63,7 +64,8 @@ class Provenance(_message.Message):
     shards_total: int
     code_version: str
     sink_ratio: float
-    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., sae_sha256: _Optional[_Mapping[str, str]] = ..., dtype: _Optional[str] = ..., attention_implementation: _Optional[str] = ..., device: _Optional[str] = ..., run: _Optional[str] = ..., specification_sha256: _Optional[str] = ..., snapshot: _Optional[str] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., code_version: _Optional[str] = ..., sink_ratio: _Optional[float] = ...) -> None: ...
+    config_sha256: str
+    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., sae_sha256: _Optional[_Mapping[str, str]] = ..., dtype: _Optional[str] = ..., attention_implementation: _Optional[str] = ..., device: _Optional[str] = ..., run: _Optional[str] = ..., specification_sha256: _Optional[str] = ..., snapshot: _Optional[str] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., code_version: _Optional[str] = ..., sink_ratio: _Optional[float] = ..., config_sha256: _Optional[str] = ...) -> None: ...
 
 class Exclusion(_message.Message):
     __slots__ = ("classes",)

@@ -134,15 +134,17 @@ class LiveAnswers:
 
 
 def _check_weights(model: LanguageModel, snapshot: Snapshot) -> None:
-    """A name may mean other weights by now. Errors: NotThere MODEL_NOT_FOUND."""
-    captured = snapshot.record.specification.weights_sha256
-    if model.weights_sha256 != captured:
+    """A name may mean other weights by now, or another configuration. Errors: NotThere MODEL_NOT_FOUND."""
+    captured = snapshot.record.specification
+    if not captured.made_by(model.weights_sha256, model.config_sha256):
+        same = model.weights_sha256 == captured.weights_sha256
         raise NotThere(
-            f"run {snapshot.record.run} is of weights that model {model.name!r} does not have any more",
+            f"run {snapshot.record.run} is of {'a configuration' if same else 'weights'} that model {model.name!r} "
+            "does not have any more",
             reason="MODEL_NOT_FOUND",
             field="model",
-            value=model.weights_sha256,
-            allowed=captured,
+            value=model.config_sha256 if same else model.weights_sha256,
+            allowed=captured.config_sha256 if same else captured.weights_sha256,
         )
 
 

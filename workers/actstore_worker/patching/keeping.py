@@ -90,7 +90,7 @@ class KeptSweeps:
 def _of_model(model: LanguageModel, kernel: str) -> tuple[str, ...]:
     of_code = tuple(version(name) for name in ("actstore", "torch", "transformers"))
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
-    hashes = model.weights_sha256, model.tokenizer_sha256
+    hashes = model.weights_sha256, model.config_sha256, model.tokenizer_sha256
     return *of_code, *hashes, model.dtype, model.attention_implementation, device, kernel
 
 

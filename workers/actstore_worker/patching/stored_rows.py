@@ -215,6 +215,7 @@ def _check_model(snapshot: Snapshot, model: LanguageModel) -> None:
     asked = snapshot.record.specification
     for field, captured, there in (
         ("weights_sha256", asked.weights_sha256, model.weights_sha256),
+        ("config_sha256", asked.config_sha256 or model.config_sha256, model.config_sha256),
         ("dtype", asked.dtype, model.dtype),
     ):
         if captured != there:

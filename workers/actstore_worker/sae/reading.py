@@ -10,16 +10,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from actstore_worker.model_files import check_file
 from actstore_worker.sae.refusals import unsupported
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
     """Errors: BadRequest SAE_UNSUPPORTED where it is not one JSON object."""
     try:
+        check_file(path)
         found = json.loads(path.read_text())
         if not isinstance(found, dict):
             raise ValueError("it is not an object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise unsupported(name, path.name, None, f"it cannot be read: {error!r}", "a JSON object") from error
     return found
 
@@ -31,6 +33,7 @@ def read_tensors(path: Path, name: str) -> dict[str, Any]:
     """
     reader: Callable[[Path], Any] = {".npz": _npz, ".pt": _pt}.get(path.suffix, load_file)
     try:
+        check_file(path)
         found = reader(path)
         if not isinstance(found, dict):
             raise ValueError("it is not a table of tensors")

@@ -86,6 +86,7 @@ def _metadata(training: Training, snapshot: Snapshot) -> "SAEMetadata":
         model_name=asked.model,
         model_revision=asked.model_revision,
         weights_sha256=asked.weights_sha256,
+        config_sha256=asked.config_sha256,
         hook_name=training.place.long_name,
         hook_head_index=None,
         context_size=asked.context_length,

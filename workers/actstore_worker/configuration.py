@@ -1,0 +1,241 @@
+"""What config.json says of a model, as transformers reads it: checked, and cut to what decides numbers.
+
+Every key is one of three kinds. What DECIDES is part of a model's identity. What DECIDES_NOTHING may be there and be
+anything. All others are refused by name where the family's class does not know them: transformers keeps such a key
+and
+does nothing with it, so that a Granite checkpoint called llama would load, and compute without its multipliers.
+A test holds that the classes of all families have no key of a fourth kind, whenever transformers adds one.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig
+
+from actstore_storage.specification import canonical_json
+from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
+from actstore_worker.families import find_family
+from actstore_worker.model_files import CONFIGURATION_BYTES_MAX, DamagedFile, read_json
+from actstore_worker.transformer_lens_files import is_transformer_lens, read_config
+
+# Sizes, under every name that a family has for them, and the largest of each: some times what was ever published, and
+# small enough that to build such a model without its weights takes seconds.
+LAYERS_MAX, HEADS_MAX, WIDTH_MAX, VOCABULARY_MAX, POSITIONS_MAX = 512, 1024, 1 << 20, 1 << 22, 1 << 27
+_SIZES: Mapping[str, int] = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), LAYERS_MAX),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads"), HEADS_MAX),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "head_dim", "d_head"), WIDTH_MAX),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner"), WIDTH_MAX),
+    **dict.fromkeys(("vocab_size", "type_vocab_size", "d_vocab"), VOCABULARY_MAX),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), POSITIONS_MAX),
+}
+_ROPE = "rope_parameters"
+# Whatever any of transformers' kinds of rotary embeddings reads.
+_ROPE_KEYS = frozenset({
+    "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings",
+    "attention_factor", "beta_fast", "beta_slow", "short_factor", "long_factor", "low_freq_factor",
+    "high_freq_factor", "mscale", "mscale_all_dim", "truncate", "finetuned",
+})  # fmt: skip
+
+DECIDES = frozenset({
+    # sizes
+    "vocab_size", "type_vocab_size", "hidden_size", "n_embd", "word_embed_proj_dim", "intermediate_size", "ffn_dim",
+    "n_inner", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "n_positions",
+    # attention and positions
+    "rope_parameters", "position_embedding", "sliding_window", "use_sliding_window", "max_window_layers",
+    "layer_types", "attn_logit_softcapping", "query_pre_attn_scalar", "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "use_bidirectional_attention", "is_decoder",
+    "add_cross_attention", "is_encoder_decoder",
+    # the rest of a layer, and what comes after the last
+    "hidden_act", "hidden_activation", "activation_function", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon",
+    "layer_norm_elementwise_affine", "_remove_final_layer_norm", "do_layer_norm_before", "use_parallel_residual",
+    "attention_bias", "mlp_bias", "enable_bias", "tie_word_embeddings", "final_logit_softcapping",
+})  # fmt: skip
+
+# Of ids, the tokenizer's are used. Those that end a generated text decide how much of it there is, and none of its
+# numbers.
+DECIDES_NOTHING = frozenset({
+    # where it comes from, and with what it was written
+    "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "model_type",
+    "auto_map", "tokenizer_class", "dtype", "torch_dtype", "torchscript", "use_bfloat16", "tf_legacy_loss",
+    "xla_device", "language", "transformers.js_config", "unsloth_version", "unsloth_fixed", "is_llama_config",
+    "custom_pipelines", "license", "_pre_quantization_dtype", "quantization_aware_training", "model_name",
+    "base_model", "_diffusers_version",
+    # ids
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "unk_token_id", "mask_token_id",
+    "decoder_start_token_id", "end_token_id", "pad_token", "bos_token", "eos_token", "unk_token",
+    # training: initial weights, dropout, how much memory it took
+    "initializer_range", "initializer_factor", "init_std", "gradient_checkpointing", "pretraining_tp",
+    "neftune_noise_alpha", "attention_dropout", "hidden_dropout", "classifier_dropout",
+    "attention_probs_dropout_prob", "hidden_dropout_prob", "attention_dropout_prob", "attn_pdrop", "embd_pdrop",
+    "resid_pdrop", "dropout", "activation_dropout", "layerdrop", "embedding_dropout", "tensor_parallel_degree",
+    "tensor_parallel_size", "sequence_parallel",
+    # what a call asks for
+    "use_cache", "return_dict", "use_return_dict", "output_attentions", "output_hidden_states", "output_past",
+    "chunk_size_feed_forward", "tie_last_hidden_states", "cache_implementation", "cache_config",
+    "keys_to_ignore_at_inference", "attn_implementation", "_attn_implementation", "_attn_implementation_autoset",
+    "_attn_implementation_internal", "_flash_attn_2_enabled", "use_flash_attn", "use_flash_attention",
+    "_experts_implementation", "experts_implementation",
+    # heads for other tasks
+    "id2label", "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task", "task_specific_params",
+    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+    "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head",
+    "pooler_type", "predict_special_tokens", "sentence_transformers",
+    # how long a text is meant to be, and what is put in front of it; how it is padded
+    "n_ctx", "max_sequence_length", "max_seq_len", "max_seq_length", "seq_length", "model_max_length", "prefix",
+    "padding_side", "do_lower_case",
+})  # fmt: skip
+
+# Keys of other families that say which tensors there are, or of what shape: the weight files say it themselves,
+# and have to fit.
+_SAID_BY_TENSORS = frozenset({
+    "intermediate_size", "ffn_dim", "n_inner", "word_embed_proj_dim", "type_vocab_size", "num_key_value_heads",
+    "bias", "attention_bias", "mlp_bias", "enable_bias", "qkv_bias", "use_qkv_bias",
+})  # fmt: skip
+# Keys of other families, at the values with which they change nothing. One that is true of this family is there too.
+_CHANGES_NOTHING: Mapping[str, tuple[object, ...]] = {
+    "embedding_multiplier": (1,),
+    "residual_multiplier": (1,),
+    "logits_scaling": (1,),
+    "logit_scale": (1,),
+    "position_embedding_type": ("absolute",),
+    "learned_embeddings": (True,),
+    "is_causal": (True,),
+    "is_decoder": (False, True),
+    **dict.fromkeys(
+        (
+            "add_cross_attention", "scale_embeddings", "rope_interleaved", "use_mrope", "use_sliding_window",
+            "clip_qkv", "tie_encoder_decoder", "use_qk_norm", "qk_norm", "qk_layernorm",
+            "use_bidirectional_attention", "reorder_and_upcast_attn", "scale_attn_by_inverse_layer_idx",
+            "use_parallel_residual", "parallel_attn", "alibi",
+        ),
+        (False,),
+    ),
+}  # fmt: skip
+# Off by another key, or without a window.
+_WINDOW = frozenset({"sliding_window", "max_window_layers"})
+# Other words for what the family's class knows.
+_SYNONYMS: Mapping[str, str] = {
+    "hidden_act": "hidden_activation",
+    "hidden_activation": "hidden_act",
+    "sliding_window_size": "sliding_window",
+}
+
+
+def read_configuration(source: ModelSource) -> Any:
+    """Transformers' configuration of a supported family. Nothing is allocated, and no code of the folder's is run.
+
+    Errors: BadRequest MODEL_UNSUPPORTED of another family; OSError; ValueError for whatever else is wrong with it.
+    """
+    raw = raw_configuration(source)
+    if raw.get("quantization_config") is not None:
+        raise DamagedFile("its weights are quantised")
+    _check_sizes(raw)
+    if is_transformer_lens(raw):
+        config = read_config(raw)
+    else:
+        if not isinstance(raw.get("model_type"), str):
+            raise DamagedFile("it has no model_type")
+        find_family(raw["model_type"])
+        _refuse_keys(raw["model_type"], _elsewhere(raw))
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    _check_sizes({name: getattr(config, name, None) for name in _SIZES})
+    _check_heads(config)
+    _refuse_keys(config.model_type, _unknown(config))
+    return config
+
+
+def raw_configuration(source: ModelSource) -> dict[str, Any]:
+    """config.json itself. Errors: OSError, DamagedFile."""
+    return read_json(source.folder / MODEL_CONFIGURATION, CONFIGURATION_BYTES_MAX)
+
+
+def identity_of(config: Any, said: Collection[str]) -> dict[str, Any]:
+    """What decides the numbers, with every default filled in, under transformers' names; what is off is left out.
+
+    `said` are the keys of config.json. A key that a later transformers adds is in here where the file says it, and else
+    not, so that a model that stays the same has the same identity.
+    """
+    there = {field.name for field in fields(config)} | {"head_dim"}  # which Qwen 2 reads, and does not declare
+    counts = (DECIDES | {*said} - DECIDES_NOTHING) & there
+    found = {name: value for name, value in config.to_dict().items() if name in counts}
+    identity: dict[str, Any] = _plain({"model_type": config.model_type, **found})
+    return identity
+
+
+def identity_sha256(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+def _check_sizes(found: Mapping[str, Any]) -> None:
+    for name, largest in _SIZES.items():
+        value = found.get(name)
+        if value is not None and (type(value) is not int or not 1 <= value <= largest):
+            raise DamagedFile(f"{name} is {str(value)[:40]!r}, and not a whole number from 1 to {largest}")
+
+
+def _check_heads(config: Any) -> None:
+    heads, width = config.num_attention_heads, config.hidden_size
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    if getattr(config, "head_dim", None) is None and width % heads:
+        raise DamagedFile(f"its {heads} heads do not divide hidden_size, {width}")
+    if heads % shared:
+        raise DamagedFile(f"its {shared} key and value heads do not divide its {heads} heads")
+
+
+def _elsewhere(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Keys that transformers turns into others, with their values, where the family has no use for those."""
+    has_rope = _ROPE in CONFIG_MAPPING[raw["model_type"]].__dataclass_fields__
+    for name in ("per_layer_config", *(() if has_rope else ("rope_scaling", "rope_theta"))):
+        if raw.get(name):
+            yield f"{name} = {str(raw[name])[:40]}"
+
+
+def _refuse_keys(family: str, unknown: Iterable[str]) -> None:
+    if found := sorted(set(unknown)):
+        raise DamagedFile(
+            f"it says {', '.join(found)}, of which {family} models know nothing: another family's weights would be "
+            "computed otherwise than they were trained; if it changes nothing, remove it from config.json"
+        )
+
+
+def _unknown(config: Any) -> Iterator[str]:
+    """Keys, with their values, that the class has no use for, and that another family's may have had one for."""
+    kind = type(config)
+    known = {field.name for field in fields(kind)} | kind.attribute_map.keys() | vars(kind()).keys()
+    for name, value in vars(config).items():
+        if name not in known and not _changes_nothing(config, name, value):
+            yield f"{name} = {str(value)[:40]}"
+    rope = getattr(config, _ROPE, None) or {}
+    if _ROPE in known:
+        yield from (f"{_ROPE}.{name}" for name in rope.keys() - _ROPE_KEYS)
+
+
+def _changes_nothing(config: Any, name: str, value: object) -> bool:
+    if value is None or value in ("", [], {}) or name.startswith("unsloth_"):
+        return True
+    if name in DECIDES_NOTHING or name in _SAID_BY_TENSORS:
+        return True
+    if name in _SYNONYMS and value == getattr(config, _SYNONYMS[name], None):
+        return True
+    if name == "head_dim":
+        return bool(config.model_type == "qwen2" or value == config.hidden_size // config.num_attention_heads)
+    if name in _WINDOW:
+        return getattr(config, "use_sliding_window", None) is False or name == "max_window_layers"
+    if name == "layer_types":
+        return value == ["full_attention"] * config.num_hidden_layers and not getattr(config, "sliding_window", None)
+    return value in _CHANGES_NOTHING.get(name, ())
+
+
+def _plain(value: Any) -> Any:
+    """Without what is None; a number is written one way, whether the file has it as 10000 or as 10000.0."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
