@@ -30,6 +30,7 @@ from actstore_worker.live.questions import (
 )
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
+from actstore_worker.turns import SharedModel, Turns, share
 from tests.plain_model import PlainModel, PlainSae
 from tests.small_models import BERT, CONTEXT_LENGTH, D_MODEL, SAVERS, VOCABULARY_SIZE, save_neox, save_sae
 
@@ -54,19 +55,23 @@ class Lab:
         self.catalogue = ModelCatalogue((folder / "models",))
         self.answers = self.answering(LIMITS)
         self._models: dict[str, LanguageModel] = {}
+        self._turns = Turns()
 
     def answering(self, limits: LiveLimits) -> LiveAnswers:
-        return LiveAnswers(self.catalogue, open_bucket(str(self.folder / "store")), CPU, threading.Lock(), limits)
+        return LiveAnswers(self.catalogue, open_bucket(str(self.folder / "store")), CPU, limits)
 
     def model(self, name: str) -> LanguageModel:
         if name not in self._models:
             self._models[name] = load_model(self.catalogue.find_model(name), device=CPU)
         return self._models[name]
 
+    def shared(self, name: str) -> SharedModel:
+        return share(self.model(name), self._turns)
+
     def ask(self, question: Question, answers: LiveAnswers | None = None) -> Any:
         answers = answers or self.answers
         named = answers.model_of(question)
-        return answers.answer(question, self.model(named[0]) if named else None, threading.Event())
+        return answers.answer(question, self.shared(named[0]) if named else None, threading.Event())
 
     def plain_sae(self, name: str = "sae") -> PlainSae:
         return PlainSae(self.folder / "models" / name)
@@ -308,7 +313,7 @@ def test_a_question_that_nobody_waits_for_stops(lab: Lab) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(ActstoreError) as refusal:
-        lab.answers.answer(EncodeText("gpt2", "", "sae", TEXT), lab.model("gpt2"), stop)
+        lab.answers.answer(EncodeText("gpt2", "", "sae", TEXT), lab.shared("gpt2"), stop)
     assert refusal.value.reason == "CANCELLED"
 
 

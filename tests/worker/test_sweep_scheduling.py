@@ -39,7 +39,7 @@ from actstore_worker.patching.sweep import (
     run_sweep,
     sweep_steps,
 )
-from actstore_worker.turns import Turns
+from actstore_worker.turns import Turns, share
 from tests.random_models import CONTEXT_LENGTH, save_model
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
@@ -62,12 +62,14 @@ class Side:
     """Sweeps on one scheduler, turn by turn."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model, self.scheduler = model, Scheduler(Turns(), tokens_per_slice=10_000)
-        self.kernels, self.pace = Kernels(fastest_kernel(model), FullForward(model)), Pace(0.25)
+        self.model, self.scheduler = share(model, Turns()), Scheduler(tokens_per_slice=10_000)
+        with self.model.turns:
+            self.kernels = Kernels(fastest_kernel(self.model), FullForward(self.model))
+        self.pace = Pace(0.25)
 
     def add(self, request: SweepRequest, kernels: Kernels | None = None) -> Job[Any]:
         steps = sweep_steps(self.model, request, LIMITS, kernels or self.kernels, budget=lambda: 100.0)
-        job: Job[Any] = Job(steps, self.pace, lambda: None)
+        job: Job[Any] = Job(self.model, steps, self.pace, lambda: None)
         self.scheduler.add(job)
         return job
 
@@ -240,7 +242,7 @@ def test_a_budget_that_is_smaller_than_a_cell_still_runs_one(model: LanguageMode
     kernels = Kernels(fastest_kernel(model), FullForward(model))
     side = Side(model)
     steps = sweep_steps(model, BIG, LIMITS, kernels, budget=lambda: 1e-9)
-    job: Job[Any] = Job(steps, side.pace, lambda: None)
+    job: Job[Any] = Job(side.model, steps, side.pace, lambda: None)
     side.scheduler.add(job)
     (updates,) = side.finish(job)
     expected = alone(model, BIG)
@@ -276,7 +278,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
     def find_sae(name: str) -> Any:
         raise AssertionError(name)
 
-    return Sweeps(Turns(), LIMITS, Supplies(LocalBucket(tmp_path_factory.mktemp("store")), find_sae))
+    return Sweeps(LIMITS, Supplies(LocalBucket(tmp_path_factory.mktemp("store")), find_sae))
 
 
 async def updates_of(sweeps: Sweeps, served: Served, request: SweepRequest) -> list[SweepUpdate]:
@@ -285,7 +287,7 @@ async def updates_of(sweeps: Sweeps, served: Served, request: SweepRequest) -> l
 
 def test_sweeps_are_served_side_by_side(model: LanguageModel, sweeps: Sweeps) -> None:
     async def both() -> list[list[SweepUpdate]]:
-        served = sweeps.serve(model)
+        served = sweeps.serve(share(model, Turns()))
         asked = (BIG, ONE, BIG)
         return list(await asyncio.gather(*(updates_of(sweeps, served, request) for request in asked)))
 
@@ -297,7 +299,7 @@ def test_sweeps_are_served_side_by_side(model: LanguageModel, sweeps: Sweeps) ->
 
 def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) -> None:
     async def leave() -> int:
-        served = sweeps.serve(model)
+        served = sweeps.serve(share(model, Turns()))
         async with aclosing(sweeps.run(served, replace(BIG, fresh=True), NOTHING_FINISHED)) as updates:
             async for _ in updates:
                 break
@@ -313,7 +315,7 @@ def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) 
 def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
     model: LanguageModel, sweeps: Sweeps, request_: SweepRequest, dies_after: int
 ) -> None:
-    served, begun, request_ = sweeps.serve(model), [], replace(request_, fresh=True)
+    served, begun, request_ = sweeps.serve(share(model, Turns())), [], replace(request_, fresh=True)
 
     async def start(finished: Finished) -> Any:
         begun.append(finished)

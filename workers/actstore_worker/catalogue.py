@@ -14,15 +14,19 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
 from actstore_storage.layout import statistics_product
 from actstore_worker.sae_files import fetched_names, find_saes, missing_files
+from actstore_worker.stamps import Stamp, stamp_of
 from actstore_worker.stored_saes import StoredSaes
 
 MODEL_CONFIGURATION = "config.json"
 _TOKENIZER = "tokenizer.json"
 _REVISIONS = "revisions"
+# Of everything that is read of a model; beside it may lie what a training goes on writing.
+_MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".pth", ".model", ".txt", ".jinja"})
 # So deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and a folder more.
 _SAE_DEPTH_MAX = 6
 _HUB_FILES = (
     MODEL_CONFIGURATION,
+    "generation_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",
     "tokenizer*",
@@ -41,6 +45,11 @@ class ModelSource:
     revision: str
     folder: Path
     tokenizer_folder: Path
+
+    def stamp(self) -> Stamp:
+        """Of every file that may decide what the model computes, those that are missing yet included."""
+        folders = {self.folder, self.tokenizer_folder}
+        return stamp_of(file for folder in folders for file in folder.glob("*.*") if file.suffix in _MODEL_SUFFIXES)
 
 
 @dataclass(frozen=True)

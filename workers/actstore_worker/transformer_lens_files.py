@@ -92,7 +92,7 @@ def read_weights(path: Path, config: AttentionOnlyConfig) -> dict[str, Tensor]:
     where it has none at all: these are folded into what reads them.
     """
     is_safe = path.suffix == ".safetensors"
-    theirs = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    theirs = load_file(path, backend="pread") if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     return dict(_converted(theirs, config))
 
 
