@@ -8,8 +8,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -41,6 +39,7 @@ from actstore_worker.patching.sweep import (
 )
 from actstore_worker.turns import Turns, share
 from tests.random_models import CONTEXT_LENGTH, save_model
+from tests.worker.sweeping import assert_same, cells
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 OTHER = PromptPair("When John and Mary went , John gave", "When John and Mary went , Mary gave", "Mary", "John")
@@ -84,26 +83,10 @@ class Side:
         raise AssertionError("the sweeps do not end")
 
 
-def cells(updates: Sequence[SweepUpdate]) -> pa.Table:
-    return pa.concat_tables(update.rows for update in updates if isinstance(update, SweepCells))
-
-
 def alone(model: LanguageModel, request: SweepRequest) -> SweepResult:
     *_, result = run_sweep(model, request, LIMITS)
     assert isinstance(result, SweepResult)
     return result
-
-
-def assert_same(found: pa.Table, expected: pa.Table) -> None:
-    assert found.schema.equals(expected.schema)
-    for name in expected.column_names:
-        if pa.types.is_floating(expected[name].type):
-            assert found[name].is_valid().equals(expected[name].is_valid())
-            # A normalised effect is over a small difference, which enlarges rounding.
-            rounding = 1e-3 if name.startswith("normalised") else 1e-5
-            np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), rounding, rounding)
-        else:
-            assert found[name].equals(expected[name]), name
 
 
 def test_one_cell_behind_a_large_sweep_answers_within_a_few_batches(model: LanguageModel) -> None:
