@@ -14,7 +14,7 @@ import torch
 from actstore_storage.attempt import ShardAttempt
 from actstore_storage.borrowed_shard import FeatureWriter
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError
+from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.layout import commit_key, data_folder
 from actstore_storage.runs import read_commit
 from actstore_storage.shard import ShardWriter
@@ -25,7 +25,7 @@ from actstore_worker.catalogue import ModelSource
 from actstore_worker.encode_rows import RowsEncoder
 from actstore_worker.flops import measured_flops
 from actstore_worker.loading import load_model
-from actstore_worker.model import TORCH_DTYPES
+from actstore_worker.model import TORCH_DTYPES, ModelDescription
 from actstore_worker.overflow import OverflowRefused
 from actstore_worker.sae import SparseAutoencoder, load_sae
 from actstore_worker.sequences import TokenSequences
@@ -162,6 +162,7 @@ class CaptureWorker:
                 attention=task.record.attention_implementation,
                 device_map="auto" if self._device.type == "cuda" and torch.cuda.device_count() > 1 else None,
             )
+            _check_planned(task.record, model)
             self._capturing = task.record, _InterruptibleCapture(model, self._saes(task), task.record)
         return self._capturing[1]
 
@@ -172,7 +173,12 @@ class CaptureWorker:
         return self._encoding[1]
 
     def _saes(self, task: Task) -> tuple[SparseAutoencoder, ...]:
-        return tuple(load_sae(self._sae_path(task, name), name) for name in task.sae_paths)
+        planned = {sae.name: sae.sha256 for sae in task.record.specification.saes}
+        saes = tuple(load_sae(self._sae_path(task, name), name) for name in task.sae_paths)
+        for sae in saes:
+            if sae.sha256 != planned[sae.name]:
+                raise _other_files("sae", sae.name, task.record, sae.sha256, planned[sae.name])
+        return saes
 
     def _sae_path(self, task: Task, name: str) -> Path:
         """One that the coordinator fetched from the bucket lies on its machine, and may not on this one."""
@@ -185,6 +191,30 @@ class CaptureWorker:
     def _check(self, attempt: str) -> None:
         if attempt in self._interrupted:
             raise ActstoreError("the capture was cancelled", reason="CANCELLED")
+
+
+def _check_planned(record: RunRecord, model: ModelDescription) -> None:
+    """The coordinator read the files when it planned the run, and a worker reads them again.
+
+    Errors: NotThere MODEL_NOT_FOUND, and no number of other weights or tokens gets into the run.
+    """
+    asked = record.specification
+    for found, planned in (
+        (model.weights_sha256, asked.weights_sha256),
+        (model.tokenizer_sha256, asked.tokenizer_sha256),
+    ):
+        if found != planned:
+            raise _other_files("model", model.name, record, found, planned)
+
+
+def _other_files(kind: str, name: str, record: RunRecord, found: str, planned: str) -> NotThere:
+    return NotThere(
+        f"{kind} {name!r} has other files now than when run {record.run} was planned: put those back, or start another",
+        reason=f"{kind.upper()}_NOT_FOUND",
+        field=kind,
+        value=found,
+        allowed=planned,
+    )
 
 
 class _InterruptibleCapture(ShardCapture):

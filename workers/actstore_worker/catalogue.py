@@ -7,6 +7,7 @@ running any code.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +63,11 @@ class ModelCatalogue:
     allow_hub: bool = False
     stored: StoredSaes | None = None
 
-    def find_model(self, name: str, revision: str = "") -> ModelSource:
-        """Errors: NotThere MODEL_NOT_FOUND with what there is; BadRequest NAME_INVALID."""
+    def find_model(self, name: str, revision: str = "", *, asks_hub: bool = True) -> ModelSource:
+        """Without `asks_hub` a model of the hub is what this machine downloaded last, where it has one.
+
+        Errors: NotThere MODEL_NOT_FOUND with what there is; BadRequest NAME_INVALID.
+        """
         parts = _name_parts(name, "model")
         if revision:
             check_name(revision, "model.revision")
@@ -75,7 +79,7 @@ class ModelCatalogue:
         if folders:
             raise _no_revision(name, revision, _revisions(folders[0]))
         if self.allow_hub:
-            return _download(name, revision)
+            return _download(name, revision, asks_hub)
         raise _not_found("model", name, sorted({source.name for source in self.models()}))
 
     def find_sae(self, name: str) -> Path:
@@ -163,9 +167,10 @@ def _local_source(name: str, revision: str, folder: Path, found: Path) -> ModelS
     return ModelSource(name, revision, found, found if (found / _TOKENIZER).is_file() else folder)
 
 
-def _download(name: str, revision: str) -> ModelSource:
+def _download(name: str, revision: str, asks_hub: bool) -> ModelSource:
     value = f"{name}@{revision}" if revision else name
-    folder = _fetch(name, revision, _HUB_FILES, "model", value)
+    folder = None if asks_hub else _fetched_before(name, revision)
+    folder = folder or _fetch(name, revision, _HUB_FILES, "model", value)
     return ModelSource(name, revision, folder, folder)
 
 
@@ -179,6 +184,15 @@ def _download_sae(repository: str, within: str, name: str) -> Path:
             value=name,
         )
     return found
+
+
+def _fetched_before(repository: str, revision: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with suppress(LocalEntryNotFoundError):
+        return Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+    return None
 
 
 def _fetch(repository: str, revision: str, files: tuple[str, ...], kind: str, value: str) -> Path:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -45,22 +46,26 @@ class Replica:
         return self.sweeps.serve(share(load_model(source, device=self._device), self._turns))
 
 
+class _Find(Protocol):
+    def __call__(self, *, asks_hub: bool) -> ModelSource: ...
+
+
 class OpenModel:
     """A model by its name, as its files are by now. Who got it before they were written again goes on with that one."""
 
-    def __init__(self, find: Callable[[], ModelSource], load: Callable[[ModelSource], Served]) -> None:
+    def __init__(self, find: _Find, load: Callable[[ModelSource], Served]) -> None:
         self._find, self._load = find, load
         self._read: tuple[Stamp, Served] | None = None
         # Held while it is read, so that two questions do not read it twice.
         self._lock = threading.Lock()
 
     def get(self) -> Served:
-        """A look at its files, and no more where they are as they were.
+        """A look at its files on this machine, and no more where they are as they were.
 
         Errors: as `ModelCatalogue.find_model` and `load_model`.
         """
         with self._lock:
-            source = self._find()
+            source = self._find(asks_hub=self._read is None)
             stamp = source.stamp()
             if self._read is None or self._read[0] != stamp:
                 self._read = None  # so that the old one is gone, but for who still uses it, when the new one comes
