@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -254,6 +255,23 @@ def test_who_has_waited_longest_is_next() -> None:
     with turns:
         order.append(5)
     assert order[-1] == 5
+
+
+def test_a_module_is_for_the_thread_whose_turn_it_is(model: LanguageModel) -> None:
+    shared = share(model, Turns())
+    with ThreadPoolExecutor(1) as other, shared.turns:
+        with shared.turns:  # again: it waits for nobody, and gives nothing back too early
+            assert shared.module is model.module
+        assert shared.module is model.module
+        for use in (lambda: shared.module, lambda: shared.layers):
+            with pytest.raises(RuntimeError, match="not this thread.s turn"):
+                other.submit(use).result()
+        waiting = other.submit(lambda: shared.turns.__enter__() or shared.module)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.05)
+    assert waiting.result() is model.module
+    with pytest.raises(RuntimeError, match="not this thread's turn"):
+        _ = shared.module
 
 
 @pytest.fixture(scope="module")
