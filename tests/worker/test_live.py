@@ -1,8 +1,7 @@
 """Questions about a text and about directions, against NumPy and transformers' own modules; and what is refused."""
 
+import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -317,20 +316,6 @@ def test_a_question_that_nobody_waits_for_stops(lab: Lab) -> None:
     assert refusal.value.reason == "CANCELLED"
 
 
-def test_questions_at_once_answer_as_they_do_alone(lab: Lab) -> None:
-    """Their hooks are on the same modules, and each must see its own alone."""
-    questions: list[Question] = [
-        AblateText("llama", "", "sae", 3, "some longer text", ablation="zero_residual"),
-        AblateDirection("llama", "", "sae", 3, "some longer text"),
-        EncodeText("llama", "", "sae", "some longer text"),
-    ]
-    ask: Callable[[Question], Any] = lab.ask
-    alone = [ask(question) for question in questions]
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(ask, questions * 10))
-    assert all(found == alone[number % 3] for number, found in enumerate(together))
-
-
 def test_the_saes_asked_for_last_stay_loaded_and_new_files_are_read(lab: Lab) -> None:
     for name in ("a", "b", "c"):
         save_sae(lab.folder / "models" / name, "standard")
@@ -341,7 +326,12 @@ def test_the_saes_asked_for_last_stay_loaded_and_new_files_are_read(lab: Lab) ->
     assert saes.get("a") is first
     assert saes.get("b") is not second
     save_sae(lab.folder / "models" / "b", "standard", seed=1)
-    assert saes.get("b").sha256 != second.sha256
+    third = saes.get("b")
+    assert third.sha256 != second.sha256
+    weights = save_sae(lab.folder / "a third", "standard", seed=2) / "sae_weights.safetensors"
+    os.utime(weights, (0, 0))  # older than any file that it comes to lie beside
+    weights.replace(lab.folder / "models" / "b" / weights.name)
+    assert saes.get("b").sha256 != third.sha256
 
 
 def test_limits_are_positive() -> None:

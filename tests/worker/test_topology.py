@@ -465,6 +465,21 @@ def test_questions_to_a_model_are_answered_by_a_replica(caller: Caller) -> None:
     assert (ablated.tokens, table(ablated.effects).num_rows) == (3, layers)
 
 
+def test_a_replica_reads_a_model_again_whose_files_were_written_again(caller: Caller, folder: Path) -> None:
+    """For questions and sweeps, under the one name that Serve has it by."""
+    named = capture_pb2.ModelReference(name="rewritten")
+    lens, seen = model_pb2.GetTextLensRequest(model=named, text=PROMPT), []
+    for kind in ("neox", "gpt2"):
+        save_model(folder / "models" / "rewritten", kind)
+        answer = caller.models.GetTextLens(lens, **caller.with_token)
+        *_, end = caller.sweep(model=named, sites=["resid_pre"])
+        assert end.result.provenance.weights_sha256 == answer.provenance.weights_sha256
+        seen.append((answer.provenance.weights_sha256, table(answer.tops)))
+    (one, before), (other, after) = seen
+    assert one != other
+    assert not before.equals(after)
+
+
 @pytest.mark.parametrize(
     ("verb", "request_", "reason", "field"),
     [

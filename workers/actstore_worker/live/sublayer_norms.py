@@ -66,7 +66,7 @@ def sublayer_norms(
     for layer in layers:
         with passes.turn():
             weights = layer_weights(model, layer)
-        parts = [_attention(passes, layer, weights, inputs, read)]
+        parts = [_attention(passes, layer, weights, inputs, read, limits)]
         if weights.reads is not None:
             parts.append(_mlp(passes, layer, weights, inputs, read, limits))
         rows += [{"layer": layer, **row} for part in parts for row in part]
@@ -133,7 +133,7 @@ def _seen(passes: Passes, given: Iterable[tuple[Tensor, Tensor]], layers: Sequen
 
 
 def _attention(
-    passes: Passes, layer: int, weights: LayerWeights, inputs: Tensor, read: _Read
+    passes: Passes, layer: int, weights: LayerWeights, inputs: Tensor, read: _Read, limits: LiveLimits
 ) -> Iterator[dict[str, Any]]:
     """Every head attends to one token, so that y = sum over heads of W_OV x + b. For x of covariance C and mean m,
     E |y|^2 = tr(A^T C A) + |m A + b|^2, A being that sum.
@@ -144,9 +144,12 @@ def _attention(
     for name in (GAUSSIAN, NORMALISED):
         law = _law(name, weights.attention_norm)
         expected = law.square(mixed, written) ** 0.5
-        with passes.turn():
-            norm = model.layers[layer].get_submodule(layout.attention_norm)
-            y = _value_path(model, layer, inputs if name == GAUSSIAN else norm(inputs))
+        parts = []
+        for part in inputs.split(limits.tokens_per_slice):
+            with passes.turn():
+                norm = model.layers[layer].get_submodule(layout.attention_norm)
+                parts.append(_value_path(model, layer, part if name == GAUSSIAN else norm(part)))
+        y = torch.cat(parts)
         yield _row("attn", name, None if layout.norms_writes else expected, _squares(y))
     for name, seen in read.items():
         if (site := Site(layer, "attn_out")) in seen.squares:
@@ -177,11 +180,13 @@ def _mlp(
     closed = not (layout.gate or layout.norms_writes) and weights.reads[0].shape[1] <= limits.weight_units
     for name in (GAUSSIAN, NORMALISED):
         law = _law(name, weights.mlp_norm)
-        y, active = _mlp_path(passes, layer, inputs, normalised=name == NORMALISED)
+        parts = inputs.split(limits.tokens_per_slice)
+        found = [_mlp_path(passes, layer, part, normalised=name == NORMALISED) for part in parts]
+        y, active = (torch.cat(column) for column in zip(*found, strict=True))
         expected = _expected_mlp(weights, law, _activation(passes, layer)) if closed else None
         yield _row("mlp", name, expected, _squares(y)) | {
             "active_expected": _expected_active(weights, law),
-            "active_sampled": active,
+            "active_sampled": float(active.mean()),
         }
     for name, seen in read.items():
         if (site := Site(layer, "mlp_out")) in seen.squares:
@@ -190,8 +195,8 @@ def _mlp(
 
 def _mlp_path(
     passes: Passes, layer: int, inputs: Float[Tensor, "sample d_model"], *, normalised: bool
-) -> tuple[Float[Tensor, "sample d_model"], float]:
-    """By the model's own modules: what the MLP writes, and its share of active units."""
+) -> tuple[Float[Tensor, "sample d_model"], Float[Tensor, " sample"]]:
+    """By the model's own modules: what the MLP writes, and its share of active units, of each row."""
     model, layout = passes.model, layout_of(passes.model)
     with passes.turn():
         first, *others = (model.layers[layer].get_submodule(path) for path in model.family.from_middle)
@@ -200,7 +205,7 @@ def _mlp_path(
         y = x
         for module in others:
             y = module(y)
-    return y[0], float((before > 0).float().mean())
+    return y[0], (before[0] > 0).float().mean(-1)
 
 
 def _activation(passes: Passes, layer: int) -> nn.Module:
