@@ -11,7 +11,7 @@ import torch
 from actstore_api.v1 import capture_pb2
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
-from actstore_storage.errors import ActstoreError, BadRequest, Conflict
+from actstore_storage.errors import ActstoreError, BadRequest, Conflict, NotThere
 from actstore_storage.fsck import check_runs
 from actstore_storage.layout import features_product
 from actstore_storage.opening import open_bucket
@@ -225,7 +225,7 @@ def test_it_ends_with_its_cause(lab: Path, local_bucket: Bucket) -> None:
         worker.capture(replace(task, attempt="third"))
     captured(lab, local_bucket, "again")
     again = planned(lab, local_bucket, "again", ("topk",))
-    with pytest.raises(ValueError, match="other SAEs"):
+    with pytest.raises(NotThere, match="other files now"):
         worker.capture(EncodeTask(again.record, {"topk": lab / "models" / "elsewhere"}, 0, "fourth"))
     assert not [key for key in local_bucket.keys("runs/over") if "/data/" in key]
 

@@ -1,4 +1,4 @@
-"""Are files still those that were read? Told without reading them: by their inodes, sizes and times."""
+"""Are files still those that were read? Told without reading them, by their sizes and times."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -6,9 +6,10 @@ from pathlib import Path
 
 from actstore_storage.errors import ActstoreError
 
-# By path, in order: inode, size, and when contents and inode were changed, in nanoseconds. A copy that keeps the old
-# time of its contents, as rsync's, has a new time of its inode.
-Stamp = tuple[tuple[str, int, int, int, int], ...]
+# By path, in order: size, and when contents and inode were changed, in nanoseconds. A copy that keeps the old time of
+# its contents, as rsync's, has a new time of its inode, and so has a file that was renamed. The inode's number is left
+# out: where a bucket is mounted as a folder it may change by itself.
+Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 def stamp_of(files: Iterable[Path]) -> Stamp:
@@ -36,8 +37,8 @@ def held_still(stamp: Callable[[], Stamp], kind: str, name: str) -> Iterator[Non
             )
 
 
-def _stamps(files: Iterable[Path]) -> Iterator[tuple[str, int, int, int, int]]:
+def _stamps(files: Iterable[Path]) -> Iterator[tuple[str, int, int, int]]:
     for path in files:
         with suppress(FileNotFoundError):
             found = path.stat()
-            yield str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+            yield str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns

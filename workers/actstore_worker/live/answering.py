@@ -44,26 +44,28 @@ class LoadedSaes:
 
     def __init__(self, catalogue: ModelCatalogue, device: torch.device, count: int) -> None:
         self._catalogue, self._device, self._count = catalogue, device, count
-        self._held: OrderedDict[tuple[Path, Stamp], SparseAutoencoder] = OrderedDict()
+        self._held: OrderedDict[Path, tuple[Stamp, SparseAutoencoder]] = OrderedDict()
         # Held while one is read, so that two questions do not read it twice.
         self._lock = threading.Lock()
 
     def get(self, name: str) -> SparseAutoencoder:
         """Errors: as `ModelCatalogue.find_sae` and `load_sae`."""
         path = self._catalogue.find_sae(name)
-        key = path, stamp_of_saes(path)
+        stamp = stamp_of_saes(path)
         with self._lock:
-            if key not in self._held:
+            if path not in self._held or self._held[path][0] != stamp:
                 # Others take gradients through it, which a tensor that is made in inference mode forbids for good.
                 with torch.inference_mode(mode=False):
-                    self._held[key] = load_sae(path, name).to(self._device)
-            self._held.move_to_end(key)
+                    self._held[path] = stamp, load_sae(path, name).to(self._device)
+            self._held.move_to_end(path)
             while len(self._held) > self._count:
                 self._held.popitem(last=False)
-            return self._held[key]
+            return self._held[path][1]
 
 
 class LiveAnswers:
+    """Any number of threads may ask."""
+
     def __init__(
         self,
         catalogue: ModelCatalogue,
