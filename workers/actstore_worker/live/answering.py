@@ -54,6 +54,7 @@ class LoadedSaes:
         stamp = stamp_of_saes(path)
         with self._lock:
             if path not in self._held or self._held[path][0] != stamp:
+                self._held.pop(path, None)  # the old one is gone, but for who still uses it, when the new one comes
                 # Others take gradients through it, which a tensor that is made in inference mode forbids for good.
                 with torch.inference_mode(mode=False):
                     self._held[path] = stamp, load_sae(path, name).to(self._device)
