@@ -65,9 +65,11 @@ class OpenModel:
         Errors: as `ModelCatalogue.find_model` and `load_model`.
         """
         with self._lock:
-            source = self._find(asks_hub=self._read is None)
+            read, self._read = self._read, None  # nothing is kept of a model that is not there, or not whole
+            source = self._find(asks_hub=read is None)
             stamp = source.stamp()
-            if self._read is None or self._read[0] != stamp:
-                self._read = None  # so that the old one is gone, but for who still uses it, when the new one comes
-                self._read = stamp, self._load(source)
-            return self._read[1]
+            if read is None or read[0] != stamp:
+                read = None  # the old one is gone, but for who still uses it, when the new one comes
+                read = stamp, self._load(source)
+            self._read = read
+            return read[1]
