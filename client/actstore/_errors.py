@@ -58,6 +58,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "STORE_UNREACHABLE": "check that the store is up, then try again",
     "LIMIT_EXCEEDED": "ask for less; the message names the limit",
     "OBJECT_CORRUPT": "do not trust the named object: restore it from a copy, or delete the run and capture it again",
+    "FILES_CHANGED": "try again once nobody writes the files",
     "WORKERS_UNAVAILABLE": "check that the workers are up, then try again",
     "SERVICE_UNAVAILABLE": "check the address and that the service is up; `actstore up` starts one here",
     "CANCELLED": "start again; what was committed is kept",

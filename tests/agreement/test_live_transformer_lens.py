@@ -16,6 +16,7 @@ from actstore_worker.live.model_questions import AblateSites, LensText, ModelQue
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
+from actstore_worker.turns import Turns, share
 from tests.random_models import VOCABULARY_SIZE, save_model
 
 # Every word twice and more, so that each score has something to find.
@@ -39,10 +40,8 @@ class Sides:
         self._store = str(folder / "store")
 
     def ask(self, question: ModelQuestion) -> Any:
-        answers = LiveAnswers(
-            self.catalogue, open_bucket(self._store), torch.device("cpu"), threading.Lock(), LiveLimits()
-        )
-        return answers.answer(question, self.model, threading.Event())
+        answers = LiveAnswers(self.catalogue, open_bucket(self._store), torch.device("cpu"), LiveLimits())
+        return answers.answer(question, share(self.model, Turns()), threading.Event())
 
     def ids(self, text: str) -> Tensor:
         return torch.tensor([[0, *self.model.tokenizer(text, add_special_tokens=False)["input_ids"]]])

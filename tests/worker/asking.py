@@ -1,7 +1,6 @@
 """One replica's answers to questions about small models of every family."""
 
 import threading
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,25 @@ from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.questions import LiveLimits, Question
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
+from actstore_worker.turns import Turns, share
 from tests.small_models import BERT, DECODERS
 
 CPU = torch.device("cpu")
 
 
-class _Stopping:
-    """A turn that anyone may have, until `after` of them were had."""
+class _Stopping(Turns):
+    """Turns that count themselves, and after so many of which nobody waits for the answer any more."""
 
     def __init__(self, stop: threading.Event, after: int) -> None:
+        super().__init__()
         self._stop, self._after, self.passes = stop, after, 0
 
     def __enter__(self) -> None:
+        super().__enter__()
         self.passes += 1
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
         if self.passes == self._after:
             self._stop.set()
 
@@ -44,7 +47,7 @@ class Replica:
         for name, save in (DECODERS | BERT).items():
             save(self.models / name)
         self._loaded: dict[str, LanguageModel] = {}
-        self._turn = threading.Lock()
+        self._turns = Turns()
 
     @property
     def catalogue(self) -> ModelCatalogue:
@@ -55,32 +58,29 @@ class Replica:
             self._loaded[name] = load_model(self.catalogue.find_model(name), device=CPU)
         return self._loaded[name]
 
-    def answers(
-        self, limits: LiveLimits | None = None, turn: AbstractContextManager[object] | None = None
-    ) -> LiveAnswers:
-        bucket = open_bucket(str(self.store))
-        return LiveAnswers(self.catalogue, bucket, CPU, turn or self._turn, limits or self.limits)
+    def answers(self, limits: LiveLimits | None = None) -> LiveAnswers:
+        return LiveAnswers(self.catalogue, open_bucket(str(self.store)), CPU, limits or self.limits)
 
     def ask(
         self,
         question: Question,
         limits: LiveLimits | None = None,
         stop: threading.Event | None = None,
-        turn: AbstractContextManager[object] | None = None,
+        turns: Turns | None = None,
     ) -> Any:
-        answers = self.answers(limits, turn)
+        answers = self.answers(limits)
         named = answers.model_of(question)
         assert named is not None
-        return answers.answer(question, self.model(named[0]), stop or threading.Event())
+        return answers.answer(question, share(self.model(named[0]), turns or self._turns), stop or threading.Event())
 
     def passes_until_stopped(self, question: Question, after: int) -> int:
         """How many passes begin to wait for their turn when nobody waits for the answer after so many."""
         stop = threading.Event()
-        turn = _Stopping(stop, after)
+        turns = _Stopping(stop, after)
         with pytest.raises(ActstoreError) as refusal:
-            self.ask(question, stop=stop, turn=turn)
+            self.ask(question, stop=stop, turns=turns)
         assert refusal.value.reason == "CANCELLED"
-        return turn.passes
+        return turns.passes
 
     def ids(self, name: str, text: str) -> list[int]:
         """As the models' tokenizer has them, an encoder's with its end."""

@@ -17,13 +17,14 @@ from actstore_storage.local_bucket import LocalBucket
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
+from actstore_worker.patching.keeping import KeptSweeps
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
 from actstore_worker.patching.request import PatchingLimits, PromptPair, SaeFeatures, Screen, SweepRequest
 from actstore_worker.patching.serving import Served, Sweeps
 from actstore_worker.patching.supplies import Supplies
 from actstore_worker.patching.sweep import SweepCells, SweepUpdate
 from actstore_worker.patching.swept_pairs import SweepEnd
-from actstore_worker.turns import Turns
+from actstore_worker.turns import Turns, share
 from tests.random_models import save_model
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
@@ -51,8 +52,9 @@ class Replica:
     """A process that serves one model, from a bucket that others use too."""
 
     def __init__(self, model: LanguageModel, bucket: LocalBucket, limits: PatchingLimits | None = None) -> None:
-        self.sweeps = Sweeps(Turns(), limits or PatchingLimits(), Supplies(bucket, no_sae))
-        self.served: Served = self.sweeps.serve(model)
+        supplies, limits = Supplies(bucket, no_sae), limits or PatchingLimits()
+        self.sweeps, self.kept = Sweeps(limits, supplies), KeptSweeps(supplies, limits)
+        self.served: Served = self.sweeps.serve(share(model, Turns()))
 
     def ask(self, request: SweepRequest, finished: Finished = NOTHING_FINISHED) -> tuple[pa.Table, SweepEnd]:
         async def everything() -> list[SweepUpdate]:
@@ -109,19 +111,19 @@ def test_another_request_is_computed(model: LanguageModel, bucket: LocalBucket, 
 
 @pytest.mark.parametrize("field", ["weights_sha256", "model_config", "tokenizer_sha256", "dtype"])
 def test_another_model_of_that_name_has_another_key(model: LanguageModel, bucket: LocalBucket, field: str) -> None:
-    kept = Replica(model, bucket).sweeps._kept
+    kept = Replica(model, bucket).kept
     key = kept.key(model, REQUEST, "resumed")
     assert key == kept.key(model, replace(REQUEST, fresh=True), "resumed")
     assert kept.key(replace(model, **{field: "other"}), REQUEST, "resumed") != key
     assert kept.key(model, REQUEST, "full") != key
-    other_limits = Replica(model, bucket, PatchingLimits(audited_cells=5)).sweeps._kept
+    other_limits = Replica(model, bucket, PatchingLimits(audited_cells=5)).kept
     assert other_limits.key(model, REQUEST, "resumed") != key
 
 
 def test_what_will_be_refused_has_no_key_and_is_refused_as_ever(model: LanguageModel, bucket: LocalBucket) -> None:
     replica = Replica(model, bucket)
     request = replace(REQUEST, sites=(), features=SaeFeatures("nobody"))
-    assert replica.sweeps._kept.key(model, request, "resumed") is None
+    assert replica.kept.key(model, request, "resumed") is None
     with pytest.raises(ActstoreError) as refusal:
         replica.ask(request)
     assert refusal.value.reason == "SAE_NOT_FOUND"
@@ -194,12 +196,12 @@ def test_of_two_writers_the_first_stays(model: LanguageModel, bucket: LocalBucke
     replica.ask(REQUEST)
     before = bucket.keys("sweeps")
     key = before[0].split("/")[1]
-    found = replica.sweeps._kept.find(key, 0)
+    found = replica.kept.find(key, NOTHING_FINISHED)
     cells, end = cells_and_end(found)
-    replica.sweeps._kept.keep(key, [cells.slice(1)], end, fresh=False)
+    replica.kept.keep(key, [cells.slice(1)], end, fresh=False)
     assert bucket.keys("sweeps") == before
-    replica.sweeps._kept.keep(key, [cells.slice(1)], end, fresh=True)
-    assert cells_and_end(replica.sweeps._kept.find(key, 0))[0].num_rows == cells.num_rows - 1
+    replica.kept.keep(key, [cells.slice(1)], end, fresh=True)
+    assert cells_and_end(replica.kept.find(key, NOTHING_FINISHED))[0].num_rows == cells.num_rows - 1
     assert len(bucket.keys("sweeps")) == len(before)
 
 
@@ -212,10 +214,23 @@ def test_an_answer_over_the_limit_is_not_kept(model: LanguageModel, bucket: Loca
 
 def test_a_kept_answer_goes_on_where_its_reader_was_cut_off(model: LanguageModel, bucket: LocalBucket) -> None:
     replica = Replica(model, bucket)
-    cells, _ = replica.ask(REQUEST)
-    rest, end = replica.ask(REQUEST, Finished(cells.slice(0, 10)))
+    cells, end = replica.ask(REQUEST)
+    begun = Finished(cells.slice(0, 10), provenance=end.provenance)
+    rest, end = replica.ask(REQUEST, begun)
     assert rest.equals(cells.slice(10))
     assert end.audit.cached
+
+
+@pytest.mark.parametrize("request_", [REQUEST, replace(REQUEST, fresh=True)])
+def test_a_sweep_does_not_go_on_with_other_weights(
+    model: LanguageModel, bucket: LocalBucket, request_: SweepRequest
+) -> None:
+    """Its process died, and the model's files were written again before another one took it up."""
+    cells, end = Replica(model, bucket).ask(REQUEST)
+    before = replace(end.provenance, weights_sha256="of before")
+    with pytest.raises(ActstoreError, match="ask again") as refusal:
+        Replica(model, bucket).ask(request_, Finished(cells.slice(0, 10), provenance=before))
+    assert refusal.value.reason == "WORKERS_UNAVAILABLE"
 
 
 def test_an_estimate_says_that_an_answer_is_kept(model: LanguageModel, bucket: LocalBucket) -> None:

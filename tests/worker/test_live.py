@@ -1,8 +1,7 @@
 """Questions about a text and about directions, against NumPy and transformers' own modules; and what is refused."""
 
+import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from actstore_worker.live.questions import (
 )
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
+from actstore_worker.turns import SharedModel, Turns, share
 from tests.plain_model import PlainModel, PlainSae
 from tests.small_models import BERT, CONTEXT_LENGTH, D_MODEL, SAVERS, VOCABULARY_SIZE, save_neox, save_sae
 
@@ -54,19 +54,23 @@ class Lab:
         self.catalogue = ModelCatalogue((folder / "models",))
         self.answers = self.answering(LIMITS)
         self._models: dict[str, LanguageModel] = {}
+        self._turns = Turns()
 
     def answering(self, limits: LiveLimits) -> LiveAnswers:
-        return LiveAnswers(self.catalogue, open_bucket(str(self.folder / "store")), CPU, threading.Lock(), limits)
+        return LiveAnswers(self.catalogue, open_bucket(str(self.folder / "store")), CPU, limits)
 
     def model(self, name: str) -> LanguageModel:
         if name not in self._models:
             self._models[name] = load_model(self.catalogue.find_model(name), device=CPU)
         return self._models[name]
 
+    def shared(self, name: str) -> SharedModel:
+        return share(self.model(name), self._turns)
+
     def ask(self, question: Question, answers: LiveAnswers | None = None) -> Any:
         answers = answers or self.answers
         named = answers.model_of(question)
-        return answers.answer(question, self.model(named[0]) if named else None, threading.Event())
+        return answers.answer(question, self.shared(named[0]) if named else None, threading.Event())
 
     def plain_sae(self, name: str = "sae") -> PlainSae:
         return PlainSae(self.folder / "models" / name)
@@ -309,22 +313,8 @@ def test_a_question_that_nobody_waits_for_stops(lab: Lab) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(ActstoreError) as refusal:
-        lab.answers.answer(EncodeText("gpt2", "", "sae", TEXT), lab.model("gpt2"), stop)
+        lab.answers.answer(EncodeText("gpt2", "", "sae", TEXT), lab.shared("gpt2"), stop)
     assert refusal.value.reason == "CANCELLED"
-
-
-def test_questions_at_once_answer_as_they_do_alone(lab: Lab) -> None:
-    """Their hooks are on the same modules, and each must see its own alone."""
-    questions: list[Question] = [
-        AblateText("llama", "", "sae", 3, "some longer text", ablation="zero_residual"),
-        AblateDirection("llama", "", "sae", 3, "some longer text"),
-        EncodeText("llama", "", "sae", "some longer text"),
-    ]
-    ask: Callable[[Question], Any] = lab.ask
-    alone = [ask(question) for question in questions]
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(ask, questions * 10))
-    assert all(found == alone[number % 3] for number, found in enumerate(together))
 
 
 def test_the_saes_asked_for_last_stay_loaded_and_new_files_are_read(lab: Lab) -> None:
@@ -337,7 +327,12 @@ def test_the_saes_asked_for_last_stay_loaded_and_new_files_are_read(lab: Lab) ->
     assert saes.get("a") is first
     assert saes.get("b") is not second
     save_sae(lab.folder / "models" / "b", "standard", seed=1)
-    assert saes.get("b").sha256 != second.sha256
+    third = saes.get("b")
+    assert third.sha256 != second.sha256
+    weights = save_sae(lab.folder / "a third", "standard", seed=2) / "sae_weights.safetensors"
+    os.utime(weights, (0, 0))  # older than any file that it comes to lie beside
+    weights.replace(lab.folder / "models" / "b" / weights.name)
+    assert saes.get("b").sha256 != third.sha256
 
 
 def test_limits_are_positive() -> None:

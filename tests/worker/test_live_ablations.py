@@ -27,6 +27,7 @@ from actstore_worker.live.questions import (
 )
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
+from actstore_worker.turns import Turns, share
 from tests.plain_model import PlainModel, PlainSae, Touch
 from tests.small_models import D_MODEL, HEADS, SAVERS, save_sae, save_tokenizer
 
@@ -46,7 +47,7 @@ class Lab:
             save_sae(folder / "models" / site, "standard", site=site, seed=number)
         (folder / "store").mkdir()
         self.catalogue = ModelCatalogue((folder / "models",))
-        self.answers = LiveAnswers(self.catalogue, open_bucket(str(folder / "store")), CPU, threading.Lock(), LIMITS)
+        self.answers = LiveAnswers(self.catalogue, open_bucket(str(folder / "store")), CPU, LIMITS)
         self._models: dict[str, LanguageModel] = {}
 
     def model(self, name: str) -> LanguageModel:
@@ -57,7 +58,7 @@ class Lab:
     def ask(self, question: Question) -> Any:
         named = self.answers.model_of(question)
         assert named is not None
-        return self.answers.answer(question, self.model(named[0]), threading.Event())
+        return self.answers.answer(question, share(self.model(named[0]), Turns()), threading.Event())
 
 
 @pytest.fixture(scope="module")
@@ -339,13 +340,9 @@ def test_a_transcoder_loses_its_direction_where_it_writes(lab: Lab) -> None:
 
 def test_limits_do_not_change_the_answer(lab: Lab) -> None:
     question = AblateText("neox_parallel", "", "resid_post.1", 11, TEXT, pairs=True)
-    wide = LiveAnswers(
-        lab.catalogue,
-        open_bucket(str(lab.folder / "store")),
-        CPU,
-        threading.Lock(),
-        replace(LIMITS, tokens_per_slice=10_000),
-    )
-    found, other = lab.ask(question), wide.answer(question, lab.model("neox_parallel"), threading.Event())
+    limits = replace(LIMITS, tokens_per_slice=10_000)
+    wide = LiveAnswers(lab.catalogue, open_bucket(str(lab.folder / "store")), CPU, limits)
+    model = share(lab.model("neox_parallel"), Turns())
+    found, other = lab.ask(question), wide.answer(question, model, threading.Event())
     assert isinstance(other, AblatedText)
     np.testing.assert_allclose(found.effects["activation"], other.effects["activation"], atol=1e-5)

@@ -1,6 +1,5 @@
 """Attention patterns against transformers' own output, what heads do in sum against loops, and planted induction."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +10,12 @@ from numpy.typing import NDArray
 
 from actstore_storage.errors import ActstoreError
 from actstore_worker.live.model_questions import (
-    AblateSites,
-    LensText,
     ModelQuestion,
     ScoreInduction,
     SeeAttention,
-    SteerText,
 )
 from actstore_worker.live.questions import LiveLimits
-from tests.small_models import BERT, CONTEXT_LENGTH, D_MODEL, HEADS, LAYERS, SAVERS
+from tests.small_models import BERT, CONTEXT_LENGTH, HEADS, LAYERS, SAVERS
 from tests.worker import hand_built
 from tests.worker.asking import Replica
 
@@ -194,18 +190,3 @@ def test_refusals(replica: Replica, question: ModelQuestion, reason: str, field:
 def test_a_question_that_nobody_waits_for_stops(replica: Replica) -> None:
     question = ScoreInduction("gpt2", "")  # one pass for the scores, and one for the losses
     assert replica.passes_until_stopped(question, after=1) == 2
-
-
-def test_questions_at_once_answer_as_they_do_alone(replica: Replica) -> None:
-    """Hooks and the kind of attention are the module's, and each must have its own while its pass runs."""
-    vector = tuple(float(number) for number in range(D_MODEL))
-    questions: list[Any] = [
-        SeeAttention("llama", "", TEXT, patterns=True),
-        LensText("llama", "", TEXT),
-        SteerText("llama", "", "the cat", vector, "resid_post.1", strength=2.0, tokens=4),
-        AblateSites("llama", "", (TEXT, "a dog")),
-    ]
-    alone = [replica.ask(question) for question in questions]
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(replica.ask, questions * 4))
-    assert all(found == alone[number % 4] for number, found in enumerate(together))

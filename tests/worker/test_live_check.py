@@ -26,6 +26,7 @@ from actstore_worker.live.stored_sample import batches, sample_sequences
 from actstore_worker.loading import load_model
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
+from actstore_worker.turns import Turns, share
 from models import corpus
 from tests.capturing import capture_run, capture_shard
 from tests.plain_model import PlainModel, PlainSae
@@ -77,12 +78,12 @@ class Lab:
 
     def check(self, run: str, sae: str, tokens: int = 2048, limits: LiveLimits | None = None) -> SaeCheck:
         limits = limits or LiveLimits(tokens_per_slice=2048)
-        answers = LiveAnswers(self.catalogue, self.bucket, CPU, threading.Lock(), limits)
+        answers = LiveAnswers(self.catalogue, self.bucket, CPU, limits)
         question = CheckSae(run, sae, tokens)
         named = answers.model_of(question)
         assert named is not None
         model = load_model(self.catalogue.find_model(*named), device=CPU)
-        found = answers.answer(question, model, threading.Event())
+        found = answers.answer(question, share(model, Turns()), threading.Event())
         assert isinstance(found, SaeCheck)
         return found
 

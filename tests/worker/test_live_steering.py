@@ -14,6 +14,7 @@ from torch import Tensor
 from actstore_storage.errors import ActstoreError
 from actstore_worker.live.model_questions import ModelQuestion, SteerText
 from actstore_worker.live.questions import LiveLimits
+from actstore_worker.turns import Turns, share
 from tests.plain_model import LAYERS as PLAIN_LAYERS
 from tests.plain_model import PlainModel, PlainSae
 from tests.small_models import D_MODEL, SAVERS, save_sae
@@ -153,7 +154,7 @@ def test_an_sae_that_steered_can_still_have_gradients(replica: Replica) -> None:
     """Sweeps share the replica's SAEs, and screens differentiate."""
     answers = replica.answers()
     question = SteerText("gpt2", "", PROMPT, sae="sae", feature=7, strength=1.0, tokens=1)
-    answers.answer(question, replica.model("gpt2"), threading.Event())
+    answers.answer(question, share(replica.model("gpt2"), Turns()), threading.Event())
     assert not any(tensor.is_inference() for tensor in answers.find_sae("sae").tensors.values())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from actstore_storage.errors import BadRequest, NotThere
@@ -216,6 +217,17 @@ def test_names_that_leave_their_folder_are_no_names(name: str, tmp_path: Path) -
         with pytest.raises(BadRequest) as refused:
             find(name)
         assert refused.value.reason == "NAME_INVALID"
+
+
+def test_a_tokenizer_is_left_as_threads_share_it(tmp_path: Path) -> None:
+    """One that was saved cutting and padding would have to be set right in the middle of another thread's call."""
+    source = ModelCatalogue((save_neox(tmp_path / "neox").parent,)).find_model("neox")
+    saved = Tokenizer.from_file(str(tmp_path / "neox" / "tokenizer.json"))
+    saved.enable_truncation(4)
+    saved.enable_padding(length=9)
+    saved.save(str(tmp_path / "neox" / "tokenizer.json"))
+    backend = describe_model(source).tokenizer.backend_tokenizer
+    assert (backend.truncation, backend.padding) == (None, None)
 
 
 def test_a_hub_that_has_nothing_is_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -39,8 +38,9 @@ from actstore_worker.patching.sweep import (
     run_sweep,
     sweep_steps,
 )
-from actstore_worker.turns import Turns
+from actstore_worker.turns import Turns, share
 from tests.random_models import CONTEXT_LENGTH, save_model
+from tests.worker.sweeping import assert_same, cells
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 OTHER = PromptPair("When John and Mary went , John gave", "When John and Mary went , Mary gave", "Mary", "John")
@@ -62,12 +62,14 @@ class Side:
     """Sweeps on one scheduler, turn by turn."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model, self.scheduler = model, Scheduler(Turns(), tokens_per_slice=10_000)
-        self.kernels, self.pace = Kernels(fastest_kernel(model), FullForward(model)), Pace(0.25)
+        self.model, self.scheduler = share(model, Turns()), Scheduler(tokens_per_slice=10_000)
+        with self.model.turns:
+            self.kernels = Kernels(fastest_kernel(self.model), FullForward(self.model))
+        self.pace = Pace(0.25)
 
     def add(self, request: SweepRequest, kernels: Kernels | None = None) -> Job[Any]:
         steps = sweep_steps(self.model, request, LIMITS, kernels or self.kernels, budget=lambda: 100.0)
-        job: Job[Any] = Job(steps, self.pace, lambda: None)
+        job: Job[Any] = Job(self.model, steps, self.pace, lambda: None)
         self.scheduler.add(job)
         return job
 
@@ -82,26 +84,10 @@ class Side:
         raise AssertionError("the sweeps do not end")
 
 
-def cells(updates: Sequence[SweepUpdate]) -> pa.Table:
-    return pa.concat_tables(update.rows for update in updates if isinstance(update, SweepCells))
-
-
 def alone(model: LanguageModel, request: SweepRequest) -> SweepResult:
     *_, result = run_sweep(model, request, LIMITS)
     assert isinstance(result, SweepResult)
     return result
-
-
-def assert_same(found: pa.Table, expected: pa.Table) -> None:
-    assert found.schema.equals(expected.schema)
-    for name in expected.column_names:
-        if pa.types.is_floating(expected[name].type):
-            assert found[name].is_valid().equals(expected[name].is_valid())
-            # A normalised effect is over a small difference, which enlarges rounding.
-            rounding = 1e-3 if name.startswith("normalised") else 1e-5
-            np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), rounding, rounding)
-        else:
-            assert found[name].equals(expected[name]), name
 
 
 def test_one_cell_behind_a_large_sweep_answers_within_a_few_batches(model: LanguageModel) -> None:
@@ -240,7 +226,7 @@ def test_a_budget_that_is_smaller_than_a_cell_still_runs_one(model: LanguageMode
     kernels = Kernels(fastest_kernel(model), FullForward(model))
     side = Side(model)
     steps = sweep_steps(model, BIG, LIMITS, kernels, budget=lambda: 1e-9)
-    job: Job[Any] = Job(steps, side.pace, lambda: None)
+    job: Job[Any] = Job(side.model, steps, side.pace, lambda: None)
     side.scheduler.add(job)
     (updates,) = side.finish(job)
     expected = alone(model, BIG)
@@ -271,12 +257,29 @@ def test_who_has_waited_longest_is_next() -> None:
     assert order[-1] == 5
 
 
+def test_a_module_is_for_the_thread_whose_turn_it_is(model: LanguageModel) -> None:
+    shared = share(model, Turns())
+    with ThreadPoolExecutor(1) as other, shared.turns:
+        with shared.turns:  # again: it waits for nobody, and gives nothing back too early
+            assert shared.module is model.module
+        assert shared.module is model.module
+        for use in (lambda: shared.module, lambda: shared.layers):
+            with pytest.raises(RuntimeError, match="not this thread's turn"):
+                other.submit(use).result()
+        waiting = other.submit(lambda: shared.turns.__enter__() or shared.module)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.05)
+    assert waiting.result() is model.module
+    with pytest.raises(RuntimeError, match="not this thread's turn"):
+        _ = shared.module
+
+
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
     def find_sae(name: str) -> Any:
         raise AssertionError(name)
 
-    return Sweeps(Turns(), LIMITS, Supplies(LocalBucket(tmp_path_factory.mktemp("store")), find_sae))
+    return Sweeps(LIMITS, Supplies(LocalBucket(tmp_path_factory.mktemp("store")), find_sae))
 
 
 async def updates_of(sweeps: Sweeps, served: Served, request: SweepRequest) -> list[SweepUpdate]:
@@ -285,7 +288,7 @@ async def updates_of(sweeps: Sweeps, served: Served, request: SweepRequest) -> l
 
 def test_sweeps_are_served_side_by_side(model: LanguageModel, sweeps: Sweeps) -> None:
     async def both() -> list[list[SweepUpdate]]:
-        served = sweeps.serve(model)
+        served = sweeps.serve(share(model, Turns()))
         asked = (BIG, ONE, BIG)
         return list(await asyncio.gather(*(updates_of(sweeps, served, request) for request in asked)))
 
@@ -297,7 +300,7 @@ def test_sweeps_are_served_side_by_side(model: LanguageModel, sweeps: Sweeps) ->
 
 def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) -> None:
     async def leave() -> int:
-        served = sweeps.serve(model)
+        served = sweeps.serve(share(model, Turns()))
         async with aclosing(sweeps.run(served, replace(BIG, fresh=True), NOTHING_FINISHED)) as updates:
             async for _ in updates:
                 break
@@ -313,7 +316,7 @@ def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) 
 def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
     model: LanguageModel, sweeps: Sweeps, request_: SweepRequest, dies_after: int
 ) -> None:
-    served, begun, request_ = sweeps.serve(model), [], replace(request_, fresh=True)
+    served, begun, request_ = sweeps.serve(share(model, Turns())), [], replace(request_, fresh=True)
 
     async def start(finished: Finished) -> Any:
         begun.append(finished)

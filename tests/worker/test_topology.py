@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -19,7 +18,6 @@ from actstore_storage.fsck import check_runs
 from actstore_storage.index_segments import listed_segments
 from actstore_storage.opening import open_bucket
 from actstore_storage.registry import list_models, token_texts
-from actstore_storage.rows import read_tokens
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.training.specification import Training
@@ -33,6 +31,7 @@ from tests.worker.topology_caller import (
     CALL_SECONDS,
     TRIES,
     Caller,
+    check_tokens,
     cpu_seconds,
     failure,
     large_sweep,
@@ -86,18 +85,6 @@ def caller(workers: WorkerProcess, channel: grpc.Channel) -> Caller:
 
 def snapshot(folder: Path, run: str) -> Snapshot:
     return open_run(open_bucket(str(folder / "store")), run)
-
-
-def check_tokens(seen: Snapshot) -> None:
-    """Every token once: rows (sequence, position) ascend without a gap or a repeat, up to the run's total."""
-    assert seen.complete
-    rows = pa.Table.from_batches(list(read_tokens(seen)))
-    assert rows.num_rows == seen.record.tokens_total == seen.tokens_committed
-    sequence, position = (rows[name].to_numpy() for name in ("sequence", "position"))
-    starts = np.flatnonzero(np.diff(sequence, prepend=-1))
-    np.testing.assert_array_equal(sequence[starts], np.arange(seen.record.sequences_total))
-    expected = np.concatenate([np.arange(n) for n in np.diff(starts, append=len(sequence))])
-    np.testing.assert_array_equal(position, expected)
 
 
 def test_a_capture_runs_to_its_end_and_is_watched(caller: Caller, folder: Path) -> None:
@@ -473,6 +460,21 @@ def test_questions_to_a_model_are_answered_by_a_replica(caller: Caller) -> None:
     assert (steered.site, list(steered.provenance.sae_sha256)) == ("resid_post.1", ["small-sae"])
     ablated = models.AblateSites(model_pb2.AblateSitesRequest(model=tiny, texts=[PROMPT], sites=["mlp_out"]), **ask)
     assert (ablated.tokens, table(ablated.effects).num_rows) == (3, layers)
+
+
+def test_a_replica_reads_a_model_again_whose_files_were_written_again(caller: Caller, folder: Path) -> None:
+    """For questions and sweeps, under the one name that Serve has it by."""
+    named = capture_pb2.ModelReference(name="rewritten")
+    lens, seen = model_pb2.GetTextLensRequest(model=named, text=PROMPT), []
+    for kind in ("neox", "gpt2"):
+        save_model(folder / "models" / "rewritten", kind)
+        answer = caller.models.GetTextLens(lens, **caller.with_token)
+        *_, end = caller.sweep(model=named, sites=["resid_pre"])
+        assert end.result.provenance.weights_sha256 == answer.provenance.weights_sha256
+        seen.append((answer.provenance.weights_sha256, table(answer.tops)))
+    (one, before), (other, after) = seen
+    assert one != other
+    assert not before.equals(after)
 
 
 @pytest.mark.parametrize(

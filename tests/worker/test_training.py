@@ -317,6 +317,9 @@ def test_a_stored_sae_is_fetched_once_and_checked(planted: tuple[Bucket, Planted
         found(bucket, "fetched", tmp_path / "other")
     assert list((tmp_path / "other").iterdir()) == []
     bucket.put(key, data)
+    (path / "cfg.json").write_bytes(data.replace(b"topk", b"kpot"))  # the cache is anyone's to damage
+    assert found(bucket, "fetched", tmp_path / "cache")[1].sha256 == sha256
+    assert (path / "cfg.json").read_bytes() == data
     save_sae(tmp_path / "models" / "fetched", "topk")
     catalogue = ModelCatalogue((tmp_path / "models",), stored=StoredSaes(bucket, tmp_path / "cache"))
     assert catalogue.find_sae("fetched") == tmp_path / "models" / "fetched"  # a folder comes first

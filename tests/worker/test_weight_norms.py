@@ -1,6 +1,5 @@
 """Norms of weights of every decoder family, and what they write on random input: numpy and TransformerLens agree."""
 
-import contextlib
 import json
 import threading
 from pathlib import Path
@@ -27,6 +26,7 @@ from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.plan import PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
+from actstore_worker.turns import Turns, share
 from actstore_worker.weights import WEIGHT_IS_GAIN_LESS_ONE, layer_weights, layout_of
 from tests.capturing import capture_run
 from tests.small_models import BERT, CONTEXT_LENGTH, DECODERS, LAYERS, save_gpt2
@@ -48,7 +48,7 @@ def load(name: str, tmp_path: Path) -> LanguageModel:
 def ask(
     model: LanguageModel, limits: LiveLimits = LIMITS, snapshot: Snapshot | None = None, **options
 ) -> MeasuredWeights:
-    passes = Passes(model, contextlib.nullcontext(), threading.Event())
+    passes = Passes(share(model, Turns()), threading.Event())
     with torch.inference_mode():
         return weight_norms(passes, MeasureWeights(model.name, "", **options), limits, snapshot)
 

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pyarrow as pa
 from grpc_status import rpc_status
 
 from actstore_api.reasons import Failure, from_status
 from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
+from actstore_storage.rows import read_tokens
+from actstore_storage.snapshot import Snapshot
 from tests.worker_process import WorkerProcess
 
 CALL_SECONDS = 180
@@ -117,3 +120,15 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     """That these processes have used, user and system, since they started."""
     stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
     return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+
+def check_tokens(seen: Snapshot) -> None:
+    """Every token once: rows (sequence, position) ascend without a gap or a repeat, up to the run's total."""
+    assert seen.complete
+    rows = pa.Table.from_batches(list(read_tokens(seen)))
+    assert rows.num_rows == seen.record.tokens_total == seen.tokens_committed
+    sequence, position = (rows[name].to_numpy() for name in ("sequence", "position"))
+    starts = np.flatnonzero(np.diff(sequence, prepend=-1))
+    np.testing.assert_array_equal(sequence[starts], np.arange(seen.record.sequences_total))
+    expected = np.concatenate([np.arange(n) for n in np.diff(starts, append=len(sequence))])
+    np.testing.assert_array_equal(position, expected)

@@ -7,6 +7,7 @@ running any code.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,19 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
 from actstore_storage.layout import statistics_product
 from actstore_worker.sae_files import fetched_names, find_saes, missing_files
+from actstore_worker.stamps import Stamp, stamp_of
 from actstore_worker.stored_saes import StoredSaes
 
 MODEL_CONFIGURATION = "config.json"
 _TOKENIZER = "tokenizer.json"
 _REVISIONS = "revisions"
+# Of everything that is read of a model; beside it may lie what a training goes on writing.
+_MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".pth", ".model", ".txt", ".jinja"})
 # So deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and a folder more.
 _SAE_DEPTH_MAX = 6
 _HUB_FILES = (
     MODEL_CONFIGURATION,
+    "generation_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",
     "tokenizer*",
@@ -45,6 +50,11 @@ class ModelSource:
     tokenizer_folder: Path
     root: Path
 
+    def stamp(self) -> Stamp:
+        """Of every file that may decide what the model computes, those that are missing yet included."""
+        folders = {self.folder, self.tokenizer_folder}
+        return stamp_of(file for folder in folders for file in folder.glob("*.*") if file.suffix in _MODEL_SUFFIXES)
+
 
 @dataclass(frozen=True)
 class ModelCatalogue:
@@ -56,8 +66,11 @@ class ModelCatalogue:
     allow_hub: bool = False
     stored: StoredSaes | None = None
 
-    def find_model(self, name: str, revision: str = "") -> ModelSource:
-        """Errors: NotThere MODEL_NOT_FOUND with what there is; BadRequest NAME_INVALID."""
+    def find_model(self, name: str, revision: str = "", *, asks_hub: bool = True) -> ModelSource:
+        """Without `asks_hub` a model of the hub is what this machine downloaded last, where it has one.
+
+        Errors: NotThere MODEL_NOT_FOUND with what there is; BadRequest NAME_INVALID.
+        """
         parts = _name_parts(name, "model")
         if revision:
             check_name(revision, "model.revision")
@@ -69,7 +82,7 @@ class ModelCatalogue:
         if places:
             raise _no_revision(name, revision, _revisions(places[0][1]))
         if self.allow_hub:
-            return _download(name, revision)
+            return _download(name, revision, asks_hub)
         raise _not_found("model", name, sorted({source.name for source in self.models()}))
 
     def find_sae(self, name: str) -> Path:
@@ -158,9 +171,10 @@ def _local_source(name: str, revision: str, folder: Path, found: Path, root: Pat
     return ModelSource(name, revision, found, found if (found / _TOKENIZER).is_file() else folder, root)
 
 
-def _download(name: str, revision: str) -> ModelSource:
+def _download(name: str, revision: str, asks_hub: bool) -> ModelSource:
     value = f"{name}@{revision}" if revision else name
-    folder = _fetch(name, revision, _HUB_FILES, "model", value)
+    folder = None if asks_hub else _fetched_before(name, revision)
+    folder = folder or _fetch(name, revision, _HUB_FILES, "model", value)
     # A snapshot's files are links to the repository's blobs: models--owner--name/snapshots/<commit>/config.json.
     return ModelSource(name, revision, folder, folder, folder.parents[1])
 
@@ -175,6 +189,15 @@ def _download_sae(repository: str, within: str, name: str) -> Path:
             value=name,
         )
     return found
+
+
+def _fetched_before(repository: str, revision: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with suppress(LocalEntryNotFoundError):
+        return Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+    return None
 
 
 def _fetch(repository: str, revision: str, files: tuple[str, ...], kind: str, value: str) -> Path:

@@ -7,12 +7,12 @@ import copy
 import hashlib
 import json
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from actstore_worker.model_files import (
     tensors_in,
     transformer_lens_file,
 )
+from actstore_worker.stamps import held_still
 from actstore_worker.tensor_names import check_tensors
 from actstore_worker.transformer_lens_files import is_transformer_lens, read_weights
 
@@ -44,6 +45,8 @@ _TOKENIZER = "tokenizer.json"
 _HASH_CHUNK_BYTES = 1 << 22
 # transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
 _LOADING = threading.Lock()
+_Options = ParamSpec("_Options")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -136,14 +139,19 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class LanguageModel(ModelDescription):
-    """`module` is the whole causal language model on `device`; `family.decoder(module)` is its trunk."""
+    """With its weights, for one thread at a time: `turns.SharedModel` is for several."""
 
-    module: nn.Module
+    _module: nn.Module = field(repr=False)
     dtype: str
     # Where token ids go. Parts of a model that is spread over several devices may be on others.
     device: torch.device
     # What attention runs with: `attention_implementation`, or eager, whose weights can be seen.
     attention: str
+
+    @property
+    def module(self) -> nn.Module:
+        """The whole causal language model on `device`; `family.decoder(module)` is its trunk."""
+        return self._module
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -157,6 +165,20 @@ class LanguageModel(ModelDescription):
         return cap * torch.tanh(logits / cap) if cap else logits
 
 
+def _of_still_files(
+    read: Callable[Concatenate[ModelSource, _Options], _Found],
+) -> Callable[Concatenate[ModelSource, _Options], _Found]:
+    """Everything that `read` gives is of the same files, or FILES_CHANGED."""
+
+    @wraps(read)
+    def reading(source: ModelSource, /, *options: _Options.args, **named: _Options.kwargs) -> _Found:
+        with held_still(source.stamp, "model", source.name):
+            return read(source, *options, **named)
+
+    return reading
+
+
+@_of_still_files
 def describe_model(source: ModelSource) -> ModelDescription:
     """Everything that can be known without reading the weights' numbers, and checked: see docs/models.md.
 
@@ -181,6 +203,7 @@ def describe_model(source: ModelSource) -> ModelDescription:
     return described
 
 
+@_of_still_files
 def read_model(
     source: ModelSource,
     *,
@@ -196,16 +219,17 @@ def read_model(
         module = _read_module(source, described.config, TORCH_DTYPES[dtype], attention, device_map)
     if device_map is None:
         module = module.to(device)
+    _leave_files(module)
     # Evaluation mode turns dropout off, without which no two passes would agree.
     module = module.eval().requires_grad_(False)
-    known = {field.name: getattr(described, field.name) for field in fields(described)}
-    return LanguageModel(**known, module=module, dtype=dtype, device=device, attention=attention)
+    known = {item.name: getattr(described, item.name) for item in fields(described)}
+    return LanguageModel(**known, _module=module, dtype=dtype, device=device, attention=attention)
 
 
 def share_weights(model: LanguageModel) -> LanguageModel:
     """The same weights in a module of its own, so that two threads can each have their hooks."""
     shared = {id(tensor): tensor for tensor in (*model.module.parameters(), *model.module.buffers())}
-    return replace(model, module=copy.deepcopy(model.module, shared))
+    return replace(model, _module=copy.deepcopy(model.module, shared))
 
 
 def check_ids(described: ModelDescription, ids: Collection[int], whence: str) -> None:
@@ -318,6 +342,9 @@ def _read_tokenizer(source: ModelSource, config: Any) -> Any:
         raise _unsupported(source, str(error)) from error
     if not tokenizer.is_fast:
         raise _unsupported(source, f"its tokenizer has no {_TOKENIZER}")
+    # Left by whoever saved it. Each call would have to undo it, which fails while another thread tokenises.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
@@ -351,6 +378,13 @@ def _read_module(
         raise _unsupported(source, f"its weights cannot be loaded: {error}") from error
     assert isinstance(module, nn.Module)  # noqa: S101
     return module
+
+
+def _leave_files(module: nn.Module) -> None:
+    """Weights that were mapped from a file change with it: whoever overwrote it would change the model in memory."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def _weights_from(source: ModelSource, config: Any) -> tuple[dict[str, Any], set[str]]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from actstore_worker.stamps import Stamp, stamp_of
+
 # Says of an SAE what its own files do not: its site, its model, how to adapt it. docs/sae-formats.md has its fields.
 SIDECAR = "actstore.json"
 QUALITY, SPARSITY = "quality.json", "sparsity.safetensors"
@@ -53,6 +55,13 @@ class SaeFiles:
     sidecar: Path | None
 
     @property
+    def read(self) -> tuple[Path, ...]:
+        """What its numbers and claims are read from, where it is there."""
+        above = self.folder.parent / "config.json"  # sparsify says there which model it was
+        beside = (self.folder / QUALITY, self.folder / SPARSITY, above)
+        return tuple(path for path in (self.configuration, self.weights, self.sidecar, *beside) if path is not None)
+
+    @property
     def sha256(self) -> str:
         """Over the bytes of what decides its numbers, one file after the other."""
         digest = hashlib.sha256()
@@ -67,6 +76,11 @@ class SaeFiles:
 def find_saes(path: Path) -> list[SaeFiles]:
     """What `path`, a folder or one file, may be read as: nothing, one SAE, or more where it is not told apart."""
     return list(_in_folder(path) if path.is_dir() else _of_file(path))
+
+
+def stamp_of_saes(path: Path) -> Stamp:
+    """Of everything that is read of what lies there."""
+    return stamp_of(file for found in find_saes(path) for file in found.read)
 
 
 def missing_files(path: Path) -> list[str]:

@@ -3,17 +3,22 @@
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
 from actstore_storage.registry import fetch_sae_files, find_registered_sae
-from actstore_worker.sae_files import find_saes
+from actstore_worker.sae_files import find_saes, stamp_of_saes
+from actstore_worker.stamps import Stamp
+
+# Of SAEs that were looked at last: a hash reads all of an SAE, which is asked for with each question.
+_HASHES_KEPT = 256
 
 
 @dataclass(frozen=True)
 class StoredSaes:
-    """`cache` has a folder for each SAE's hash. Several processes may share it."""
+    """`cache` has a folder for each SAE's hash. Several processes may share it; what else writes there is noticed."""
 
     bucket: Bucket
     cache: Path
@@ -26,7 +31,7 @@ class StoredSaes:
     def fetch(self, name: str, sha256: str) -> Path | None:
         """The one with that hash, registered or not. Errors: CorruptObject where its files have another hash."""
         found = self.cache / sha256
-        if found.is_dir():
+        if _is_whole(found):
             return found
         self.cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
@@ -41,5 +46,17 @@ class StoredSaes:
                     value=sha256,
                 )
             with suppress(OSError):  # another process was first
+                if found.is_dir() and not _is_whole(found):
+                    found.rename(Path(scratch) / "damaged")
                 folder.rename(found)
         return found
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the SAE there is the one whose hash the folder has for a name."""
+    return folder.is_dir() and _sha256s(folder, stamp_of_saes(folder)) == (folder.name,)
+
+
+@lru_cache(maxsize=_HASHES_KEPT)
+def _sha256s(folder: Path, stamp: Stamp) -> tuple[str, ...]:  # noqa: ARG001  while its files have that stamp
+    return tuple(files.sha256 for files in find_saes(folder))

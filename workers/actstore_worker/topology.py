@@ -42,27 +42,24 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.gateway import Gateway
-from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.model_questions import ModelQuestion
 from actstore_worker.live.questions import Answer as LiveAnswer
 from actstore_worker.live.questions import Question
-from actstore_worker.loading import load_model
 from actstore_worker.merging import Merging, write_part
 from actstore_worker.patching.estimating import SweepEstimate
 from actstore_worker.patching.legs import Finished
 from actstore_worker.patching.request import SweepRequest
 from actstore_worker.patching.resuming import ProcessDied, going_on
-from actstore_worker.patching.serving import Served, Sweeps
-from actstore_worker.patching.supplies import Supplies
+from actstore_worker.patching.serving import Served
 from actstore_worker.patching.sweep import SweepUpdate
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Estimate, Progress, Totals
 from actstore_worker.proxy_streams import add_services
+from actstore_worker.replica import OpenModel, Replica
 from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import RayLimits, SettingsError, WorkerSettings
 from actstore_worker.stored_saes import StoredSaes
-from actstore_worker.turns import Turns
 
 NAMESPACE = APPLICATION = "actstore"
 COORDINATOR = "coordinator"
@@ -432,39 +429,36 @@ def _model_replica(models_per_replica: int) -> type:
     class ModelReplica:
         def __init__(self, settings: WorkerSettings) -> None:
             bucket = open_bucket(settings.store, settings.s3)
-            self._catalogue = _catalogue(settings, bucket)
-            # A pass hooks its model while it runs, so slices of sweeps and passes of questions take turns.
-            turns = Turns()
-            self._live = LiveAnswers(self._catalogue, bucket, _device(), turns, settings.live)
-            self._sweeps = Sweeps(turns, settings.patching, Supplies(bucket, self._live.find_sae))
+            catalogue = _catalogue(settings, bucket)
+            self._replica = Replica(catalogue, bucket, _device(), settings.live, settings.patching)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
-        async def model(self, model_id: str) -> Served:
-            name, revision = json.loads(model_id)
-            return await asyncio.to_thread(self._load, name, revision)
+        async def model(self, model_id: str) -> OpenModel:
+            return await asyncio.to_thread(self._replica.open, *json.loads(model_id))
 
         async def sweep(self, request: SweepRequest, finished: Finished) -> AsyncIterator[SweepUpdate]:
-            served = await self.model(serve.get_multiplexed_model_id())
-            async with aclosing(self._sweeps.run(served, request, finished)) as updates:
+            served = await self._served(serve.get_multiplexed_model_id())
+            async with aclosing(self._replica.sweeps.run(served, request, finished)) as updates:
                 async for update in updates:
                     yield update
 
         async def estimate(self, request: SweepRequest) -> SweepEstimate:
-            served = await self.model(serve.get_multiplexed_model_id())
-            return await self._sweeps.estimate(served, request)
+            served = await self._served(serve.get_multiplexed_model_id())
+            return await self._replica.sweeps.estimate(served, request)
 
         async def ask(self, question: Question) -> LiveAnswer:
-            named = await asyncio.to_thread(self._live.model_of, question)
-            served = None if named is None else await self.model(_model_id(*named))
+            named = await asyncio.to_thread(self._replica.live.model_of, question)
+            served = None if named is None else await self._served(_model_id(*named))
             model = None if served is None else served.model
             stop = threading.Event()
             try:
-                return await asyncio.to_thread(self._live.answer, question, model, stop)
+                return await asyncio.to_thread(self._replica.live.answer, question, model, stop)
             finally:
                 stop.set()  # a caller who went away leaves no passes to be run
 
-        def _load(self, name: str, revision: str) -> Served:
-            return self._sweeps.serve(load_model(self._catalogue.find_model(name, revision), device=_device()))
+        async def _served(self, model_id: str) -> Served:
+            """For Serve a model is one thing, whatever its files are by now."""
+            return await asyncio.to_thread((await self.model(model_id)).get)
 
     return ModelReplica
 

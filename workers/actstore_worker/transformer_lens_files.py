@@ -96,7 +96,7 @@ def read_weights(path: Path, config: AttentionOnlyConfig) -> dict[str, Tensor]:
     Errors: ValueError for a tensor that attention and norms have no place for.
     """
     is_safe = path.suffix == ".safetensors"
-    theirs = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    theirs = load_file(path, backend="pread") if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     if strange := sorted(name for name in theirs if not _READ.fullmatch(name)):
         raise ValueError(f"{path.name} has {', '.join(strange[:5])}, of which a model of attention alone makes no use")
     return dict(_converted(theirs, config))

@@ -2,7 +2,6 @@
 
 import threading
 from collections import OrderedDict
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +34,9 @@ from actstore_worker.live.questions import (
 from actstore_worker.live.text import encode_text
 from actstore_worker.model import LanguageModel
 from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
-from actstore_worker.sae_files import find_saes
+from actstore_worker.sae_files import stamp_of_saes
+from actstore_worker.stamps import Stamp
+from actstore_worker.turns import SharedModel
 
 
 class LoadedSaes:
@@ -43,37 +44,37 @@ class LoadedSaes:
 
     def __init__(self, catalogue: ModelCatalogue, device: torch.device, count: int) -> None:
         self._catalogue, self._device, self._count = catalogue, device, count
-        self._held: OrderedDict[tuple[Path, int], SparseAutoencoder] = OrderedDict()
+        self._held: OrderedDict[Path, tuple[Stamp, SparseAutoencoder]] = OrderedDict()
         # Held while one is read, so that two questions do not read it twice.
         self._lock = threading.Lock()
 
     def get(self, name: str) -> SparseAutoencoder:
         """Errors: as `ModelCatalogue.find_sae` and `load_sae`."""
         path = self._catalogue.find_sae(name)
-        key = path, _written(path)
+        stamp = stamp_of_saes(path)
         with self._lock:
-            if key not in self._held:
+            if path not in self._held or self._held[path][0] != stamp:
+                self._held.pop(path, None)  # the old one is gone, but for who still uses it, when the new one comes
                 # Others take gradients through it, which a tensor that is made in inference mode forbids for good.
                 with torch.inference_mode(mode=False):
-                    self._held[key] = load_sae(path, name).to(self._device)
-            self._held.move_to_end(key)
+                    self._held[path] = stamp, load_sae(path, name).to(self._device)
+            self._held.move_to_end(path)
             while len(self._held) > self._count:
                 self._held.popitem(last=False)
-            return self._held[key]
+            return self._held[path][1]
 
 
 class LiveAnswers:
-    """`turn` is held during each forward pass, by all that run the same models."""
+    """Any number of threads may ask."""
 
     def __init__(
         self,
         catalogue: ModelCatalogue,
         bucket: Bucket,
         device: torch.device,
-        turn: AbstractContextManager[object],
         limits: LiveLimits,
     ) -> None:
-        self._bucket, self._turn, self._limits = bucket, turn, limits
+        self._bucket, self._limits = bucket, limits
         self._saes = LoadedSaes(catalogue, device, limits.saes)
 
     def find_sae(self, name: str) -> SparseAutoencoder:
@@ -91,21 +92,19 @@ class LiveAnswers:
             case _:
                 return question.model, question.revision
 
-    def answer(self, question: Question, model: LanguageModel | None, stop: threading.Event) -> Answer:
+    def answer(self, question: Question, model: SharedModel | None, stop: threading.Event) -> Answer:
         """Errors: BadRequest for everything that the caller can get wrong; CANCELLED soon after `stop` is set."""
         with torch.inference_mode():
             if isinstance(question, AloneQuestion):
                 assert model is not None  # noqa: S101  by `model_of`
                 open_of_model = partial(self._open, model)
-                return answer_alone(
-                    question, Passes(model, self._turn, stop), self._saes.get, open_of_model, self._limits
-                )
+                return answer_alone(question, Passes(model, stop), self._saes.get, open_of_model, self._limits)
             sae = self._saes.get(question.sae)
             if isinstance(question, FindNeighbours):
                 return find_neighbours(sae, question, self._limits)
             assert model is not None  # noqa: S101  by `model_of`
             check_fit(sae, model)
-            return self._of_model(question, sae, Passes(model, self._turn, stop))
+            return self._of_model(question, sae, Passes(model, stop))
 
     def _of_model(
         self,
@@ -117,7 +116,7 @@ class LiveAnswers:
             case EncodeText():
                 return encode_text(passes, sae, question)
             case LogitLens():
-                return logit_lens(passes.model, sae, question, self._limits)
+                return logit_lens(passes, sae, question, self._limits)
             case AblateText():
                 return ablate_text(passes, sae, question, self._limits)
             case AblateDirection():
@@ -146,10 +145,3 @@ def _check_weights(model: LanguageModel, snapshot: Snapshot) -> None:
             value=model.config_sha256 if same else model.weights_sha256,
             allowed=captured.config_sha256 if same else captured.weights_sha256,
         )
-
-
-def _written(path: Path) -> int:
-    """When the newest of an SAE's files was written, in nanoseconds."""
-    found = find_saes(path)
-    files = [file for sae in found for file in (sae.weights, sae.configuration, sae.sidecar) if file is not None]
-    return max((file.stat().st_mtime_ns for file in files), default=0)

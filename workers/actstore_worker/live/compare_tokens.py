@@ -81,7 +81,7 @@ def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) 
         found = _see(passes, ids, token, positions, drawn, layers, limits)
         seen.update({(ids, token, position): values for position, values in zip(positions, found, strict=True)})
     by_place = [seen[place.text.ids, place.token, place.position] for place in places]
-    tokens, heads = _token_table(model, places), _head_table(places, by_place, layers)
+    tokens, heads = _token_table(passes, places), _head_table(places, by_place, layers)
     return ComparedTokens(tokens, heads, live_provenance(model, attention=EAGER))
 
 
@@ -226,9 +226,10 @@ def _head_table(places: Sequence[_Place], seen: Sequence[_Seen], layers: Sequenc
     return pa.Table.from_pylist(rows, _schema(_HEAD, _ATTENTION))
 
 
-def _token_table(model: LanguageModel, places: Sequence[_Place]) -> pa.Table:
-    weight = model.module.get_input_embeddings().weight.detach()  # type: ignore[operator]
-    ordinary = plain_ids(model)
+def _token_table(passes: Passes, places: Sequence[_Place]) -> pa.Table:
+    with passes.turn():
+        weight = passes.model.module.get_input_embeddings().weight.detach()  # type: ignore[operator]
+    ordinary = plain_ids(passes.model)
     mean = _mean(weight, ordinary)
     norms, cosines = _norms(weight, ordinary), _cosines(weight, ordinary, mean)
     rows: list[_Row] = []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS
+from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LensTokens, LiveLimits, LogitLens
 from actstore_worker.live.text import check_features, check_k
 from actstore_worker.model import LanguageModel
@@ -32,23 +33,25 @@ _SCHEMA = pa.schema(
 )
 
 
-def logit_lens(model: LanguageModel, sae: SparseAutoencoder, question: LogitLens, limits: LiveLimits) -> LensTokens:
+def logit_lens(passes: Passes, sae: SparseAutoencoder, question: LogitLens, limits: LiveLimits) -> LensTokens:
     """The direction times W_U, as Logan Riggs reads features: without a bias, a final norm's scale, or a soft cap, none
     of which a direction has. Of fewer than k tokens that are left, all come.
 
     Errors: BadRequest for an encoder, for an SAE of heads, for features and k out of range, and where every token's
     unembedding is longer than `longest_unembedding`.
     """
+    model = passes.model
     check_causal(model, "it has no unembedding for a direction to go through")
     _check_writes(sae, question.side)
     _check_features(sae, question.features, limits)
     check_k(question.k, limits.lens_tokens)
-    module: Any = model.module
-    unembedding: Tensor = module.get_output_embeddings().weight.float()  # [vocabulary, d_model]
-    masked = _masked(unembedding, question.longest_unembedding)
     directions = getattr(sae, question.side)[list(question.features)]
-    if question.fold_norm:
-        directions = fold_final_norm(model, directions)
+    with passes.turn():
+        module: Any = model.module
+        unembedding: Tensor = module.get_output_embeddings().weight.float()  # [vocabulary, d_model]
+        if question.fold_norm:
+            directions = fold_final_norm(model, directions)
+    masked = _masked(unembedding, question.longest_unembedding)
     k = min(question.k, int((~masked).sum()))
     tops, bottoms = _ends(directions, unembedding, masked, k)
     table = _table(model, question.features, tops, bottoms)

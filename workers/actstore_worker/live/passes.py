@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from actstore_worker.forward import See, observe, visit
 from actstore_worker.loading import using_attention
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.changes import Change, changing, writing
+from actstore_worker.turns import SharedModel
 
 # Logits are made in slices of so many elements: of a whole batch they would be many times the batch's activations.
 LOGITS_MAX = 1 << 24
@@ -22,14 +23,22 @@ UNCHANGED: Mapping[Site, Change] = {}
 
 
 class Passes:
-    """Hooks belong to a module, so all who run it take turns; and once nobody waits for the answer, no more passes run.
+    """A question's turns at a model: one for each pass, so that others go in between. Once nobody waits for the answer
+    there are no more of them.
 
     Errors of each pass: ActstoreError CANCELLED.
     """
 
-    def __init__(self, model: LanguageModel, turn: AbstractContextManager[object], stop: threading.Event) -> None:
-        self.model = model
-        self._turn, self._stop = turn, stop
+    def __init__(self, model: SharedModel, stop: threading.Event) -> None:
+        self.model, self._stop = model, stop
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While it lasts, this thread has the model's module."""
+        with self.model.turns:
+            if self._stop.is_set():
+                raise ActstoreError("nobody waits for this answer any more", reason="CANCELLED")
+            yield
 
     def observe(
         self,
@@ -79,17 +88,15 @@ class Passes:
     def _log_probability(
         self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
-        logits = self.model.unembed(normed).float()
+        with self.turn():
+            logits = self.model.unembed(normed).float()
         found: Tensor = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
         return found
 
     @contextmanager
     def _changed(self, changes: Mapping[Site, Change], shape: torch.Size) -> Iterator[None]:
-        with self._turn:
-            if self._stop.is_set():
-                raise ActstoreError("nobody waits for this answer any more", reason="CANCELLED")
-            with changing(self.model, changes, shape):
-                yield
+        with self.turn(), changing(self.model, changes, shape):
+            yield
 
 
 def adding(model: LanguageModel, site: Site, delta: Float[Tensor, "batch position width"]) -> Mapping[Site, Change]:

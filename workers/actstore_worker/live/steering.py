@@ -84,7 +84,7 @@ def _mean_norm(passes: Passes, text: LiveText, site: Site) -> float:
 
 def _write(passes: Passes, prompt: Sequence[int], steering: Steering | None, question: SteerText) -> list[int]:
     """The tokens that follow, the model's end token included."""
-    cache, ends = DynamicCache(), _end_ids(passes.model)
+    cache, ends = DynamicCache(), _end_ids(passes)
     generator = torch.Generator().manual_seed(question.seed)
     found: list[int] = []
     fresh, first = list(prompt), 0
@@ -117,15 +117,16 @@ def _see(passes: Passes, ids: Sequence[int], start: int, steering: Steering) -> 
     unsteered = passes.normed(whole)[0, before]
     size = max(1, LOGITS_MAX // model.vocabulary_size)
     parts = [
-        _compare(model, *part)
+        _compare(passes, *part)
         for part in zip(steered.split(size), unsteered.split(size), whole[0, start:].split(size), strict=True)
     ]
     return _Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _compare(model: LanguageModel, steered: Tensor, unsteered: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compare(passes: Passes, steered: Tensor, unsteered: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities of the tokens under both, and sum p ln(p / q), p the steered prediction and q the other."""
-    p, q = (model.unembed(normed).float().log_softmax(-1) for normed in (steered, unsteered))
+    with passes.turn():
+        p, q = (passes.model.unembed(normed).float().log_softmax(-1) for normed in (steered, unsteered))
     kl = (p.exp() * (p - q)).sum(-1)
     return p.gather(-1, tokens[:, None])[:, 0], q.gather(-1, tokens[:, None])[:, 0], kl
 
@@ -147,10 +148,11 @@ def _decoded(model: LanguageModel, tokens: Sequence[int]) -> str:
     return str(model.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _end_ids(model: LanguageModel) -> frozenset[int]:
+def _end_ids(passes: Passes) -> frozenset[int]:
     """What ends a text: as the model's own generation has it, else its tokenizer."""
-    configured = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
-    found = model.tokenizer.eos_token_id if configured is None else configured
+    with passes.turn():
+        configured = getattr(getattr(passes.model.module, "generation_config", None), "eos_token_id", None)
+    found = passes.model.tokenizer.eos_token_id if configured is None else configured
     return frozenset(found) if isinstance(found, list) else frozenset(() if found is None else (found,))
 
 

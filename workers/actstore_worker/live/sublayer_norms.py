@@ -3,6 +3,7 @@
 Norms are root mean squares over inputs, sqrt(E |y|^2): E |y| itself has no closed form, and is at most that.
 """
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,10 +64,11 @@ def sublayer_norms(
     inputs = torch.randn(question.samples, model.d_model, generator=generator).to(model.device)
     rows: list[dict[str, Any]] = []
     for layer in layers:
-        weights = layer_weights(model, layer)
-        parts = [_attention(model, layer, weights, inputs, read)]
+        with passes.turn():
+            weights = layer_weights(model, layer)
+        parts = [_attention(passes, layer, weights, inputs, read, limits)]
         if weights.reads is not None:
-            parts.append(_mlp(model, layer, weights, inputs, read, limits))
+            parts.append(_mlp(passes, layer, weights, inputs, read, limits))
         rows += [{"layer": layer, **row} for part in parts for row in part]
     return pa.Table.from_pylist(rows, _SCHEMA)
 
@@ -119,8 +121,9 @@ def _seen(passes: Passes, given: Iterable[tuple[Tensor, Tensor]], layers: Sequen
         for site, x in passes.observe(ids, sites).items():
             rows = x[kept]
             if site.kind == "mlp_input":
-                switch = model.layers[site.layer].get_submodule(layout.gate or layout.reads)
-                active[site.layer].append((switch(rows) > 0).float().mean(-1).cpu())
+                with passes.turn():
+                    before = model.layers[site.layer].get_submodule(layout.gate or layout.reads)(rows)
+                active[site.layer].append((before > 0).float().mean(-1).cpu())
             else:
                 squares[site].append(rows.double().square().sum(-1).cpu())
     return _Seen(
@@ -130,19 +133,23 @@ def _seen(passes: Passes, given: Iterable[tuple[Tensor, Tensor]], layers: Sequen
 
 
 def _attention(
-    model: LanguageModel, layer: int, weights: LayerWeights, inputs: Tensor, read: _Read
+    passes: Passes, layer: int, weights: LayerWeights, inputs: Tensor, read: _Read, limits: LiveLimits
 ) -> Iterator[dict[str, Any]]:
     """Every head attends to one token, so that y = sum over heads of W_OV x + b. For x of covariance C and mean m,
     E |y|^2 = tr(A^T C A) + |m A + b|^2, A being that sum.
     """
-    layout, block = layout_of(model), model.layers[layer]
+    model, layout = passes.model, layout_of(passes.model)
     mixed = torch.einsum("hdk,hke->de", weights.shared(weights.v[0]), weights.o[0])
     written: Tensor = weights.constant_write(folded=False)
-    norm = block.get_submodule(layout.attention_norm)
     for name in (GAUSSIAN, NORMALISED):
         law = _law(name, weights.attention_norm)
         expected = law.square(mixed, written) ** 0.5
-        y = _value_path(model, layer, inputs if name == GAUSSIAN else norm(inputs))
+        parts = []
+        for part in inputs.split(limits.tokens_per_slice):
+            with passes.turn():
+                norm = model.layers[layer].get_submodule(layout.attention_norm)
+                parts.append(_value_path(model, layer, part if name == GAUSSIAN else norm(part)))
+        y = torch.cat(parts)
         yield _row("attn", name, None if layout.norms_writes else expected, _squares(y))
     for name, seen in read.items():
         if (site := Site(layer, "attn_out")) in seen.squares:
@@ -166,33 +173,46 @@ def _value_path(
 
 
 def _mlp(
-    model: LanguageModel, layer: int, weights: LayerWeights, inputs: Tensor, read: _Read, limits: LiveLimits
+    passes: Passes, layer: int, weights: LayerWeights, inputs: Tensor, read: _Read, limits: LiveLimits
 ) -> Iterator[dict[str, Any]]:
-    layout, block = layout_of(model), model.layers[layer]
+    layout = layout_of(passes.model)
     assert weights.mlp_norm is not None and weights.reads is not None  # noqa: S101, PT018  the caller looked
-    switch = block.get_submodule(layout.gate or layout.reads)
-    first, *others = (block.get_submodule(path) for path in model.family.from_middle)
     closed = not (layout.gate or layout.norms_writes) and weights.reads[0].shape[1] <= limits.weight_units
     for name in (GAUSSIAN, NORMALISED):
         law = _law(name, weights.mlp_norm)
-        x = inputs[None] if name == GAUSSIAN else first(inputs[None])
-        y = x
-        for module in others:
-            y = module(y)
-        expected = _expected_mlp(weights, law, _activation(block, model)) if closed else None
-        yield _row("mlp", name, expected, _squares(y[0])) | {
+        parts = inputs.split(limits.tokens_per_slice)
+        found = [_mlp_path(passes, layer, part, normalised=name == NORMALISED) for part in parts]
+        y, active = (torch.cat(column) for column in zip(*found, strict=True))
+        expected = _expected_mlp(weights, law, _activation(passes, layer)) if closed else None
+        yield _row("mlp", name, expected, _squares(y)) | {
             "active_expected": _expected_active(weights, law),
-            "active_sampled": float((switch(x) > 0).float().mean()),
+            "active_sampled": float(active.mean()),
         }
     for name, seen in read.items():
         if (site := Site(layer, "mlp_out")) in seen.squares:
             yield _row("mlp", name, None, seen.squares[site]) | {"active_sampled": seen.active[layer]}
 
 
-def _activation(block: nn.Module, model: LanguageModel) -> nn.Module:
-    """The function between the MLP's two matrices."""
-    path = {"gpt_neox": "mlp.act", "gpt2": "mlp.act", "opt": "activation_fn"}[model.family.name]
-    return block.get_submodule(path)
+def _mlp_path(
+    passes: Passes, layer: int, inputs: Float[Tensor, "sample d_model"], *, normalised: bool
+) -> tuple[Float[Tensor, "sample d_model"], Float[Tensor, " sample"]]:
+    """By the model's own modules: what the MLP writes, and its share of active units, of each row."""
+    model, layout = passes.model, layout_of(passes.model)
+    with passes.turn():
+        first, *others = (model.layers[layer].get_submodule(path) for path in model.family.from_middle)
+        x = first(inputs[None]) if normalised else inputs[None]
+        before = model.layers[layer].get_submodule(layout.gate or layout.reads)(x)
+        y = x
+        for module in others:
+            y = module(y)
+    return y[0], (before[0] > 0).float().mean(-1)
+
+
+def _activation(passes: Passes, layer: int) -> nn.Module:
+    """The function between the MLP's two matrices: a copy, whose integrals are no turn's business."""
+    path = {"gpt_neox": "mlp.act", "gpt2": "mlp.act", "opt": "activation_fn"}[passes.model.family.name]
+    with passes.turn():
+        return copy.deepcopy(passes.model.layers[layer].get_submodule(path))
 
 
 @dataclass(frozen=True)

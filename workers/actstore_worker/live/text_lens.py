@@ -6,7 +6,6 @@ the last layer's resid_post this is the model's output.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,14 +61,14 @@ def lens_text(passes: Passes, question: LensText, limits: LiveLimits) -> LensedT
     sites = [Site(layer, question.site) for layer in layers]
     last = Site(model.layer_count - 1, "resid_post")
     seen = passes.observe(text.on(model.device), {*sites, last})
-    found = _read(model, [seen[site][0] for site in sites], seen[last][0], targets, k)
+    found = _read(passes, [seen[site][0] for site in sites], seen[last][0], targets, k)
     return LensedText(
         _tops(model, layers, found), _positions(model, layers, found, targets), text.table(), live_provenance(model)
     )
 
 
 def _read(
-    model: LanguageModel,
+    passes: Passes,
     residuals: Sequence[Float[Tensor, "position d_model"]],
     last: Float[Tensor, "position d_model"],
     targets: Sequence[int | None],
@@ -79,20 +78,20 @@ def _read(
     token 0's, and nobody shows it.
     """
     wanted = torch.tensor([token or 0 for token in targets], device=last.device)
-    size = max(1, LOGITS_MAX // model.vocabulary_size)
+    size = max(1, LOGITS_MAX // passes.model.vocabulary_size)
     parts: list[list[_Read]] = [[] for _ in residuals]
     for start in range(0, len(last), size):
         here = slice(start, start + size)
-        output = _logits(model, last[here]).log_softmax(-1)
+        output = _logits(passes, last[here]).log_softmax(-1)
         for residual, found in zip(residuals, parts, strict=True):
-            found.append(_compare(_logits(model, residual[here]), output, wanted[here], k))
+            found.append(_compare(_logits(passes, residual[here]), output, wanted[here], k))
     return [_joined(found) for found in parts]
 
 
-def _logits(model: LanguageModel, residual: Float[Tensor, "position d_model"]) -> Float[Tensor, "position vocabulary"]:
-    module: Any = model.module
-    norm = module.get_submodule(model.family.final_norm)
-    return model.unembed(norm(residual)).float()
+def _logits(passes: Passes, residual: Float[Tensor, "position d_model"]) -> Float[Tensor, "position vocabulary"]:
+    model = passes.model
+    with passes.turn():
+        return model.unembed(model.module.get_submodule(model.family.final_norm)(residual)).float()
 
 
 def _compare(

@@ -59,8 +59,10 @@ def weight_norms(
     layers = _layers(model, question.layers)
     rows: list[_Row] = []
     for layer in layers:
-        rows += [{"layer": layer, **row} for row in _of_layer(layer_weights(model, layer))]
-    rows += list(_of_ends(model))
+        with passes.turn():
+            weights = layer_weights(model, layer)
+        rows += [{"layer": layer, **row} for row in _of_layer(weights)]
+    rows += list(_of_ends(passes))
     outputs, provenance = sublayer_norms(passes, question, layers, limits, snapshot), live_provenance(model, None)
     if snapshot is not None:
         provenance = with_snapshot(provenance, snapshot)
@@ -166,15 +168,17 @@ def _norm_rows(name: str, norm: Norm) -> Iterator[_Row]:
         yield _row(f"{name}.b", norm.bias, None)
 
 
-def _of_ends(model: LanguageModel) -> Iterator[_Row]:
-    module: Any = model.module
-    yield _row("W_E", module.get_input_embeddings().weight.float(), None)
-    positions = position_embedding(model)
+def _of_ends(passes: Passes) -> Iterator[_Row]:
+    with passes.turn():
+        model, module = passes.model, passes.model.module
+        embedding: Tensor = module.get_input_embeddings().weight.float()  # type: ignore[operator]
+        unembedding: Tensor = module.get_output_embeddings().weight.float().T  # type: ignore[operator]
+        positions = position_embedding(model)
+        final = read_norm(model, module.get_submodule(model.family.final_norm)) if model.family.final_norm else None
+    yield _row("W_E", embedding, None)
     if positions is not None:
         yield _row("W_pos", positions, None)
-    unembedding: Tensor = module.get_output_embeddings().weight.float().T
-    if model.family.final_norm:
-        final = read_norm(model, module.get_submodule(model.family.final_norm))
+    if final is not None:
         yield from _norm_rows("ln_final", final)
         yield _row("W_U", unembedding, final.fold(unembedding))
     else:

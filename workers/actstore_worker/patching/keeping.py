@@ -21,7 +21,7 @@ from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Provenance
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.audit import NOTHING_CHECKED, Audit
-from actstore_worker.patching.legs import ROWS_AT_ONCE
+from actstore_worker.patching.legs import ROWS_AT_ONCE, Finished
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.stored_rows import TakenRows
 from actstore_worker.patching.supplies import Supplies
@@ -55,14 +55,14 @@ class KeptSweeps:
         except StoreError:
             return False
 
-    def find(self, key: str, first: int) -> list[SweepUpdate]:
-        """The whole answer from that row on, or nothing."""
+    def find(self, key: str, finished: Finished) -> list[SweepUpdate]:
+        """The whole answer, less what is finished of the same one; or nothing."""
         try:
             found = read_kept(self._bucket, key)
         except StoreError as error:
             _log.warning("kept answers cannot be read: %s", error)
             return []
-        return [] if found is None else list(_updates(found, first))
+        return [] if found is None else list(_updates(found, finished))
 
     def keep(self, key: str, parts: Sequence[pa.Table], end: SweepEnd, *, fresh: bool) -> None:
         """Unless it is too large."""
@@ -103,17 +103,19 @@ def _numbers(end: SweepEnd) -> dict[str, Any]:
     }
 
 
-def _updates(kept: KeptAnswer, begin: int) -> Iterator[SweepUpdate]:
+def _updates(kept: KeptAnswer, finished: Finished) -> Iterator[SweepUpdate]:
     record, cells = dict(kept.record), kept.tables[_CELLS]
+    audit, taken, provenance = (record.pop(name) for name in ("audit", "taken", "provenance"))
+    origin, begin = Provenance(**provenance), 0 if finished.rows is None else finished.rows.num_rows
+    finished.check_goes_on(origin)
     for first in range(begin, cells.num_rows, ROWS_AT_ONCE):
-        yield SweepCells(cells.slice(first, ROWS_AT_ONCE), NOTHING_CHECKED)
+        yield SweepCells(cells.slice(first, ROWS_AT_ONCE), NOTHING_CHECKED, origin)
     computed = cells.num_rows - cells["logit_difference"].null_count
     yield SweepProgress(computed, computed)
-    audit, taken, provenance = (record.pop(name) for name in ("audit", "taken", "provenance"))
     yield SweepEnd(
         **record,
         **{name: kept.tables[name] for name in _TABLES},
         audit=replace(Audit(**audit), cached=True),
-        provenance=Provenance(**provenance),
+        provenance=origin,
         taken=None if taken is None else TakenRows(**{**taken, "excluded": frozenset(taken["excluded"])}),
     )

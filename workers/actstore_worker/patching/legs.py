@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.errors import ActstoreError
+from actstore_storage.snapshot import Provenance
 from actstore_worker.patching.audit import NOTHING_CHECKED, Auditor, Checked, Chosen, choose_checks
 from actstore_worker.patching.kernel import Cell, Kernel, Patch
 from actstore_worker.patching.metrics import Metrics, Values
@@ -26,15 +27,23 @@ ROWS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Finished:
-    """What of a sweep was handed out before, whoever computed it."""
+    """What of a sweep was handed out before, whoever computed it, and from what."""
 
     rows: pa.Table | None = None
     checked: Checked = NOTHING_CHECKED
+    provenance: Provenance | None = None
 
     @property
     def cells(self) -> int:
         """Without rows that a screen left out."""
         return 0 if self.rows is None else self.rows.num_rows - self.rows["logit_difference"].null_count
+
+    def check_goes_on(self, provenance: Provenance) -> None:
+        """Errors: ActstoreError WORKERS_UNAVAILABLE where the rest would be computed from something else: files of the
+        model or of the SAE may have been written since, and machines differ.
+        """
+        if self.rows is not None and self.provenance != provenance:
+            raise interrupted("its model, SAE or machine is another one now")
 
 
 NOTHING_FINISHED = Finished()
@@ -82,8 +91,7 @@ class Leg:
         found = finished.rows.slice(place * rows, rows)
         computed = found["logit_difference"].is_valid().to_numpy()
         if not np.array_equal(computed, self.exact[: found.num_rows]):
-            message = "the sweep was interrupted, and its screen comes out otherwise now; ask again"
-            raise ActstoreError(message, reason="WORKERS_UNAVAILABLE")
+            raise interrupted("its screen comes out otherwise now")
         return [found]
 
     def next_slice(self, first: int, kernel: Kernel, budget: float, most: int) -> range:
@@ -170,3 +178,7 @@ class LegRun:
         logits = ran.logits[: len(patches)]
         yield from self._auditor.see(patches, logits, audited, ran.logits[-1] if controls else None)
         return logits
+
+
+def interrupted(why: str) -> ActstoreError:
+    return ActstoreError(f"the sweep was interrupted, and {why}; ask again", reason="WORKERS_UNAVAILABLE")

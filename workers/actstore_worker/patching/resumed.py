@@ -79,7 +79,7 @@ class Resumed:
         if not model.family.causal:
             raise Unresumable(f"attention of {model.name} is not causal")
         self._model, self._group_positions = model, group_positions
-        self._calls = lru_cache(_LENGTHS_KEPT)(self._watch_layers)
+        self._calls = lru_cache(_LENGTHS_KEPT)(partial(_watch_layers, model))
         self._can_join, self._later_share = can_attend(model), later_share(model)
         self._last = model.layer_count - 1
         self.count = Count()
@@ -280,26 +280,26 @@ class Resumed:
     def _unembed(self, last: Float[Tensor, "patch d_model"]) -> Float[Tensor, "patch vocabulary"]:
         return self._model.unembed(self._model.module.get_submodule(self._model.family.final_norm)(last))
 
-    def _watch_layers(self, length: int) -> list[dict[str, Any]]:
-        """What transformers tells each layer beside its input, for prompts of this length: masks, which eager attention
-        gets in full, and rotary embeddings. The layers compute nothing.
-        """
-        seen: list[dict[str, Any]] = []
 
-        def see(module: Any, hidden: Tensor, *inputs: Any, **keywords: Any) -> Tensor:
-            bound = signature(type(module).forward).bind(module, hidden, *inputs, **keywords).arguments
-            bound |= bound.pop("kwargs", {})
-            seen.append({name: value for name, value in bound.items() if name not in ("self", "hidden_states")})
-            return hidden
+def _watch_layers(model: LanguageModel, length: int) -> list[dict[str, Any]]:
+    """What transformers tells each layer beside its input, for prompts of this length: masks, which eager attention
+    gets in full, and rotary embeddings. The layers compute nothing.
+    """
+    seen: list[dict[str, Any]] = []
 
-        model = self._model
-        with ExitStack() as stack:
-            for layer in model.layers:
-                stack.enter_context(_calling(layer, partial(see, layer)))
-            stack.enter_context(using_attention(model, "eager"))
-            ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
-            model.family.decoder(model.module)(input_ids=ids, use_cache=False)
-        return seen
+    def see(module: Any, hidden: Tensor, *inputs: Any, **keywords: Any) -> Tensor:
+        bound = signature(type(module).forward).bind(module, hidden, *inputs, **keywords).arguments
+        bound |= bound.pop("kwargs", {})
+        seen.append({name: value for name, value in bound.items() if name not in ("self", "hidden_states")})
+        return hidden
+
+    with ExitStack() as stack:
+        for layer in model.layers:
+            stack.enter_context(_calling(layer, partial(see, layer)))
+        stack.enter_context(using_attention(model, "eager"))
+        ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
+        model.family.decoder(model.module)(input_ids=ids, use_cache=False)
+    return seen
 
 
 @contextmanager

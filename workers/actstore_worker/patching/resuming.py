@@ -44,4 +44,4 @@ async def going_on(start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]
 
 def _with(finished: Finished, update: SweepCells) -> Finished:
     parts = [update.rows] if finished.rows is None else [finished.rows, update.rows]
-    return Finished(pa.concat_tables(parts), update.checked)
+    return Finished(pa.concat_tables(parts), update.checked, update.provenance)

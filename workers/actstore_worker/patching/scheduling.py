@@ -9,10 +9,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 from actstore_worker.patching.steps import Ran, Steps, Work
+from actstore_worker.turns import SharedModel
 
 # Of a model of which nothing was measured yet, token-layers of a slice: what even a large one does in a moment.
 FIRST_TOKEN_LAYERS = 512.0
@@ -53,10 +53,12 @@ class Pace:
 
 
 class Job(Generic[Update]):
-    """One sweep under way. `notify` is called, in the scheduler's thread, whenever there is something to take."""
+    """One sweep under way, which uses `model` in its turns. `notify` is called, in the scheduler's thread, whenever
+    there is something to take.
+    """
 
-    def __init__(self, steps: Steps[Update, None], pace: Pace, notify: Callable[[], None]) -> None:
-        self._steps, self.pace, self._notify = steps, pace, notify
+    def __init__(self, model: SharedModel, steps: Steps[Update, None], pace: Pace, notify: Callable[[], None]) -> None:
+        self.model, self.pace, self._steps, self._notify = model, pace, steps, notify
         self._updates: deque[Update] = deque()
         self._error: Exception | None = None
         self._ran: Ran | None = None
@@ -118,10 +120,10 @@ class Job(Generic[Update]):
 
 
 class Scheduler:
-    """`turn` is held while a sweep uses its model, by all that use the same models."""
+    """What jobs do with their models is done in the models' turns."""
 
-    def __init__(self, turn: AbstractContextManager[object], tokens_per_slice: int) -> None:
-        self._turn, self._tokens_per_slice = turn, tokens_per_slice
+    def __init__(self, tokens_per_slice: int) -> None:
+        self._tokens_per_slice = tokens_per_slice
         self._changed = threading.Condition()
         self._jobs: deque[Job[Any]] = deque()
         # Batches that were run.
@@ -153,7 +155,7 @@ class Scheduler:
             jobs = list(self._jobs)
         for job in jobs:
             while job.can_advance:
-                with self._turn:
+                with job.model.turns:
                     job.advance()
         with self._changed:
             self._let_go([job for job in self._jobs if job.ended])
@@ -162,7 +164,7 @@ class Scheduler:
                 self._jobs.remove(job)
                 self._jobs.append(job)
         if batch:
-            with self._turn:
+            with batch[0].model.turns:  # one kernel, and so one model
                 self._run(batch)
 
     def _runnable(self) -> bool:

@@ -1,7 +1,8 @@
 """What a sweep may need beside its model and its prompts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
@@ -14,6 +15,10 @@ class Supplies:
 
     bucket: Bucket
     find_sae: Callable[[str], SparseAutoencoder]
+
+    def settled(self) -> "Supplies":
+        """For one sweep: each SAE stays what it is when it is first found, whatever is written meanwhile."""
+        return replace(self, find_sae=cache(self.find_sae))
 
 
 def needed(supplies: Supplies | None) -> Supplies:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from actstore_storage.snapshot import Provenance
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.audit import Auditor, Checked
@@ -25,6 +26,7 @@ from actstore_worker.patching.stored_rows import StoredReading, StoredRows
 from actstore_worker.patching.supplies import Supplies, needed
 from actstore_worker.patching.swept_pairs import Pairs, SweepEnd
 from actstore_worker.patching.unpatched import Pair, check_apart
+from actstore_worker.provenance import live_provenance
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,11 @@ class SweepProgress:
 
 @dataclass(frozen=True)
 class SweepCells:
-    """Rows of the answer, in order, and what the sweep's check of itself has seen up to there."""
+    """Rows of the answer, in order, what the sweep's check of itself has seen up to there, and where they come from."""
 
     rows: pa.Table
     checked: Checked
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def sweep_steps(
     where patched runs are not what the whole model makes of the same prompts.
     """
     plan = plan_sweep(model, request, limits, supplies)
+    provenance = live_provenance(model, plan.sae)
+    finished.check_goes_on(provenance)
     kernels = kernels_of(model, plan, kernels)
     stored = yield from _stored_rows(model, plan, limits, supplies, finished.cells)
     pairs = Pairs(model, plan, given_to(plan, model, stored))
@@ -125,7 +130,7 @@ def sweep_steps(
             found = yield from slices.metrics(rows)
             parts.append(leg.table(rows, found))
             first, done = rows.stop, done + len(found.rank)
-            yield SweepCells(parts[-1], auditor.checked)
+            yield SweepCells(parts[-1], auditor.checked, provenance)
             yield SweepProgress(done, total)
         ranked.append(leg.ranked(pa.concat_tables(parts)))
     yield pairs.end(auditor.verdict(kernels.fast, rank_agreement(ranked)))

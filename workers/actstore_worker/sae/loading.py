@@ -1,6 +1,7 @@
 """Reads an SAE from a folder or a file, in whatever format it turns out to be."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from actstore_worker.sae import (
@@ -15,7 +16,8 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.parts import SaeParts, assemble
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sidecar import read_sidecar
-from actstore_worker.sae_files import FORMATS, OPENAI, SaeFiles, find_saes, missing_files
+from actstore_worker.sae_files import FORMATS, OPENAI, SaeFiles, find_saes, missing_files, stamp_of_saes
+from actstore_worker.stamps import held_still
 
 _READERS: Mapping[str, Callable[[SaeFiles, str], SaeParts]] = {
     "sae_lens": format_saelens.read,
@@ -33,11 +35,12 @@ def load_sae(path: Path, name: str) -> SparseAutoencoder:
     """`path` is a folder, or one file of it.
 
     Errors: BadRequest SAE_UNSUPPORTED for a format, option or architecture that is not here, and for broken files;
-    SAE_MISMATCH for a site that is not captured, and for tensors that do not go together.
+    SAE_MISMATCH for a site that is not captured, and for tensors that do not go together; FILES_CHANGED.
     """
-    files = _told_apart(path, name)
-    parts = _READERS[files.format](files, name)
-    return assemble(parts, read_sidecar(files.sidecar, name), name, files.sha256, files.format)
+    with held_still(partial(stamp_of_saes, path), "sae", name):
+        files = _told_apart(path, name)
+        parts = _READERS[files.format](files, name)
+        return assemble(parts, read_sidecar(files.sidecar, name), name, files.sha256, files.format)
 
 
 def _told_apart(path: Path, name: str) -> SaeFiles:

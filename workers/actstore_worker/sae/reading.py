@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def read_tensors(path: Path, name: str) -> dict[str, Any]:
 
     Errors: BadRequest SAE_UNSUPPORTED for a file that is cut short, or that would run code to be read.
     """
-    reader: Callable[[Path], Any] = {".npz": _npz, ".pt": _pt}.get(path.suffix, load_file)
+    reader: Callable[[Path], Any] = {".npz": _npz, ".pt": _pt}.get(path.suffix, _safetensors)
     try:
         check_file(path)
         found = reader(path)
@@ -45,6 +46,10 @@ def read_tensors(path: Path, name: str) -> dict[str, Any]:
 def turned(found: Any) -> Any:
     """A matrix with its axes exchanged; what is none is left to be refused."""
     return found.T if isinstance(found, Tensor) and found.ndim == 2 else found
+
+
+# Read, not mapped: a file that is overwritten must not change an SAE that is loaded.
+_safetensors = partial(load_file, backend="pread")
 
 
 def _npz(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,44 @@
+"""Are files still those that were read? Told without reading them, by their sizes and times."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from actstore_storage.errors import ActstoreError
+
+# By path, in order: size, and when contents and inode were changed, in nanoseconds. A copy that keeps the old time of
+# its contents, as rsync's, has a new time of its inode, and so has a file that was renamed. The inode's number is left
+# out: where a bucket is mounted as a folder it may change by itself.
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+def stamp_of(files: Iterable[Path]) -> Stamp:
+    """Of those that there are."""
+    return tuple(_stamps(sorted(set(files))))
+
+
+@contextmanager
+def held_still(stamp: Callable[[], Stamp], kind: str, name: str) -> Iterator[None]:
+    """Around the reading of files whose stamp that is, so that a hash and the numbers are of the same bytes.
+
+    Errors: ActstoreError FILES_CHANGED where they were written meanwhile, in place of what reading them made of that.
+    """
+    before = stamp()
+    try:
+        yield
+    finally:
+        if stamp() != before:
+            raise ActstoreError(
+                f"the files of {kind} {name!r} were written while they were read",
+                reason="FILES_CHANGED",
+                field=kind,
+                value=name,
+                allowed="files that stay as they are while they are read",
+            )
+
+
+def _stamps(files: Iterable[Path]) -> Iterator[tuple[str, int, int, int]]:
+    for path in files:
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            yield str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns
