@@ -3,6 +3,7 @@
 Norms are root mean squares over inputs, sqrt(E |y|^2): E |y| itself has no closed form, and is at most that.
 """
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -190,9 +191,9 @@ def _mlp(
 
 
 def _activation(block: nn.Module, model: LanguageModel) -> nn.Module:
-    """The function between the MLP's two matrices."""
+    """The function between the MLP's two matrices, in float64: some functions have parameters of their own."""
     path = {"gpt_neox": "mlp.act", "gpt2": "mlp.act", "opt": "activation_fn"}[model.family.name]
-    return block.get_submodule(path)
+    return copy.deepcopy(block.get_submodule(path)).double()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ the last layer's resid_post this is the model's output.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,9 +89,7 @@ def _read(
 
 
 def _logits(model: LanguageModel, residual: Float[Tensor, "position d_model"]) -> Float[Tensor, "position vocabulary"]:
-    module: Any = model.module
-    norm = module.get_submodule(model.family.final_norm)
-    return model.unembed(norm(residual)).float()
+    return model.unembed(model.final_norm(residual)).float()
 
 
 def _compare(

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.snapshot import Snapshot
@@ -173,12 +173,12 @@ def _of_ends(model: LanguageModel) -> Iterator[_Row]:
     if positions is not None:
         yield _row("W_pos", positions, None)
     unembedding: Tensor = module.get_output_embeddings().weight.float().T
-    if model.family.final_norm:
-        final = read_norm(model, module.get_submodule(model.family.final_norm))
-        yield from _norm_rows("ln_final", final)
-        yield _row("W_U", unembedding, final.fold(unembedding))
-    else:
+    if isinstance(model.final_norm, nn.Identity):
         yield _row("W_U", unembedding, None)
+        return
+    final = read_norm(model, model.final_norm)
+    yield from _norm_rows("ln_final", final)
+    yield _row("W_U", unembedding, final.fold(unembedding))
 
 
 def _row(component: str, tensor: Tensor, folded: Tensor | None, head: int | None = None) -> _Row:
