@@ -307,8 +307,8 @@ _REFUSALS = (
     _Refusal("per_layer_config", lambda config, _: getattr(config, "is_heterogeneous", False), "its layers differ"),
     _Refusal(
         "is_causal",
-        lambda config, causal: causal is False and FAMILIES[config.model_type].causal,
-        "a token would depend on those after it",
+        lambda config, causal: causal not in (None, find_family(config.model_type).causal),
+        "attention would see other tokens than its family's does",
     ),
     _Refusal("use_bidirectional_attention", lambda _, both: bool(both), "a token would depend on those after it"),
     _Refusal("add_cross_attention", lambda _, crossed: bool(crossed), "it reads an encoder, and there is none"),
@@ -329,6 +329,7 @@ _REFUSALS = (
         f"only {STANDARD} and {SHORTFORMER} are known",
         (ATTENTION_ONLY,),
     ),
+    _Refusal("tie_word_embeddings", lambda _, tied: bool(tied), "its unembedding is one of its own", (ATTENTION_ONLY,)),
     _Refusal(
         "rope_parameters",
         lambda _, rope: any(isinstance(part, dict) for part in (rope or {}).values()),

@@ -62,7 +62,7 @@ def check_weights(model: LanguageModel) -> None:
         elif not bool(ends.isfinite().all()):
             raise _unsupported(
                 model,
-                f"weight {name} has values that are infinite or no numbers: damaged, or of a training that diverged",
+                f"its weight {name} has values that are infinite or no numbers: the file is damaged, or training diverged",
                 allowed="finite weights",
             )
 
