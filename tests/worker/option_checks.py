@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCac
 from actstore_storage.sites import HEAD_KINDS, Site
 from actstore_worker.attention_only import AttentionOnlyForCausalLM
 from actstore_worker.batching import windows
-from actstore_worker.families import unset_call_options
 from actstore_worker.forward import observe, visit
 from actstore_worker.live.logit_lens import fold_final_norm
 from actstore_worker.live.model_questions import LensText, MeasureWeights
@@ -25,6 +24,7 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.text_lens import lens_text
 from actstore_worker.live.weight_norms import weight_norms
 from actstore_worker.model import LanguageModel
+from actstore_worker.options import unset_call_options
 from actstore_worker.patching.direct import direct_shares
 from actstore_worker.patching.kernel import Cell, FullForward, Patch
 from actstore_worker.patching.resumed import Resumed

@@ -17,13 +17,14 @@ from transformers import AutoConfig
 from actstore_storage.errors import BadRequest
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.dataset_files import DatasetPlaces
-from actstore_worker.families import FAMILIES, ROPE_TYPES
+from actstore_worker.families import FAMILIES
 from actstore_worker.live.model_questions import LensText
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.text_lens import lens_text
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel, describe_model
+from actstore_worker.options import ROPE_TYPES
 from actstore_worker.plan import PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from tests.small_models import CONTEXT_LENGTH, LAYERS, save_family

@@ -23,7 +23,8 @@ from transformers.utils import logging as transformers_logging
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
-from actstore_worker.families import LONGROPE, Family, find_family, unset_call_options, unsupported_option
+from actstore_worker.families import LONGROPE, Family, find_family
+from actstore_worker.options import unset_call_options, unsupported_option
 from actstore_worker.transformer_lens_files import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
 from actstore_worker.transformer_lens_files import find_weights, is_transformer_lens, read_config, read_weights
 
