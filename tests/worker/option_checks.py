@@ -125,7 +125,7 @@ def check_live(model: LanguageModel, plain: PlainModel) -> None:
     last = model.layer_count - 1
     with torch.inference_mode():
         lensed = lens_text(passes, LensText(model.name, "", TEXT, layers=(last,), k=model.vocabulary_size), limits)
-        measured = weight_norms(passes, MeasureWeights(model.name, "", text=TEXT, samples=4), limits, None)
+        measured = weight_norms(passes, MeasureWeights(model.name, "", (1,), text=TEXT, samples=4), limits, None)
     ids = [0, *model.tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
     rows = lensed.tops.to_pydict()
     found = np.zeros((len(ids), model.vocabulary_size))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from actstore_storage.errors import BadRequest
@@ -220,7 +221,17 @@ def model_with(folder: Path, family: str, options: dict[str, Any]) -> LanguageMo
     options = ANYWHERE | options
     save_family(family, folder, **{name: value for name, value in options.items() if name not in _OF_FILE})
     change(folder, **{name: options[name] for name in _OF_FILE})
+    vary_gains(folder / "model.safetensors")
     return load(folder)
+
+
+def vary_gains(path: Path) -> None:
+    """Of fresh norms all gains are alike, so that leaving them out would not show."""
+    tensors, generator = load_file(path), torch.Generator().manual_seed(3)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 1 and "bias" not in name:
+            tensor += 0.3 * torch.randn(tensor.shape, generator=generator)
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize(
