@@ -69,6 +69,8 @@ FURTHER: dict[str, dict[str, Any]] = {
 def save_family(model_type: str, folder: Path, **options: Any) -> Path:
     sizes = {**_sizes(), "hidden_size": D_MODEL, "intermediate_size": 3 * D_MODEL, "pad_token_id": 0}
     config = AutoConfig.for_model(model_type, **sizes | FURTHER.get(model_type, {}) | options)
+    if model_type == "attention_only":
+        return _save(folder, lambda: AttentionOnlyForCausalLM(config), True)
     build = AutoModel if model_type == "bert" else AutoModelForCausalLM
     return _save(folder, lambda: build.from_config(config), True)
 

@@ -1,11 +1,14 @@
 """A model is what its family says, or it is refused; what its sites show is what transformers itself says is there."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import Site
@@ -13,7 +16,7 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.forward import observe
 from actstore_worker.loading import check_wiring, load_model
 from actstore_worker.model import LanguageModel
-from tests.small_models import BERT, SAVERS, save_family, save_llama
+from tests.small_models import BERT, SAVERS, save_llama
 
 CPU = torch.device("cpu")
 
@@ -105,10 +108,50 @@ def test_attention_that_is_not_what_its_weights_say_is_noticed(tmp_path: Path) -
         check_wiring(model)
 
 
-def test_a_weight_that_is_no_number_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_named(value: float, dtype: str, tmp_path: Path) -> None:
+    """Also where no token of the check meets it, as of an embedding."""
+    refusal = refused_with(tmp_path, "model.embed_tokens.weight", value, dtype)
+    assert "model.embed_tokens.weight" in refusal.message
+    # Of float16, an infinity may be a number that was too large for it: in another dtype it is looked at again.
+    assert refusal.details["field"] == ("dtype" if (value, dtype) == (float("inf"), "float16") else "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "where"),
+    [
+        ("model.layers.1.mlp.down_proj.weight", 1e5, r"model\.layers\.1\.mlp\.down_proj\.weight"),  # no float16 itself
+        ("model.layers.1.mlp.up_proj.weight", 6e4, r"resid_post\.1"),
+        ("model.layers.1.self_attn.v_proj.weight", 6e4, r"v\.1|z\.1|attn_out\.1|resid_mid\.1"),
+        ("lm_head.weight", 6e4, "logits"),
+    ],
+)
+def test_what_overflows_float16_is_told_the_way_out(name: str, value: float, where: str, tmp_path: Path) -> None:
+    refusal = refused_with(tmp_path, name, value, "float16")
+    assert re.search(rf"overflows float16: ({where}) has values past 65504", refusal.message)
+    assert "run the model in bfloat16, or in float32" in refusal.message
+    assert refusal.details == {"field": "dtype", "value": "float16", "allowed": "bfloat16 or float32"}
+    for dtype in ("bfloat16", "float32"):
+        load_model(ModelCatalogue((tmp_path,)).find_model("llama"), device=CPU, dtype=dtype)
+
+
+def refused_with(folder: Path, name: str, value: float, dtype: str) -> BadRequest:
+    """A model with that value in the last column of one of its weights."""
+    path = save_llama(folder / "llama") / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name][:, -1] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(BadRequest) as refused:
+        load_model(ModelCatalogue((folder,)).find_model("llama"), device=CPU, dtype=dtype)
+    assert refused.value.reason == "MODEL_UNSUPPORTED"
+    return refused.value
+
+
+def test_activations_that_are_no_numbers_are_told_where(tmp_path: Path) -> None:
     model = load(tmp_path, "llama")
-    model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
-    with pytest.raises(BadRequest, match=r"resid_post\.0"):
+    model.layers[0].mlp.down_proj.register_forward_hook(lambda *call: call[-1] * float("inf"))
+    with pytest.raises(BadRequest, match=r"resid_post\.0 is not finite in float32, although the weights are"):
         check_wiring(model)
 
 
@@ -127,13 +170,25 @@ def test_a_model_in_parts_shows_the_same(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, expected[site])
 
 
-def test_models_of_a_known_family_that_are_built_otherwise_are_refused(tmp_path: Path) -> None:
-    for model_type, option in (("opt", "do_layer_norm_before"), ("opt", "word_embed_proj_dim"), ("bert", "is_decoder")):
-        values = {"do_layer_norm_before": False, "word_embed_proj_dim": 8, "is_decoder": True}
-        save_family(model_type, tmp_path / option, **{option: values[option]})
-        with pytest.raises(BadRequest) as refused:
-            load_model(ModelCatalogue((tmp_path,)).find_model(option), device=CPU)
-        assert refused.value.reason == "MODEL_UNSUPPORTED"
+def test_what_transformers_cannot_run_is_refused_with_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for an option that nobody here thought of; what a device does is no matter of the model's."""
+    save_llama(tmp_path / "llama")
+
+    def failing(error: Exception) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(LlamaAttention, "forward", fail)
+        load_model(ModelCatalogue((tmp_path,)).find_model("llama"), device=CPU)
+
+    with pytest.raises(BadRequest, match=r"does not run it as its config\.json says: ValueError: no window") as refused:
+        failing(ValueError("no window"))
+    assert refused.value.reason == "MODEL_UNSUPPORTED"
+    for error in (MemoryError("full"), torch.OutOfMemoryError("full")):
+        with pytest.raises(type(error), match="full"):
+            failing(error)
 
 
 def test_sizes_of_rows(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def loud(monkeypatch: pytest.MonkeyPatch, sequence: int) -> None:
         def louder(site: Site, tensor: torch.Tensor) -> None:
             if str(site) == SITE:
                 tensor = tensor.clone()
-                tensor[(ids == LOUD_TOKEN)] += 1e5
+                tensor[(ids == LOUD_TOKEN)] += torch.tensor(1e5).to(tensor.dtype)
             see(site, tensor)
 
         return true_visit(model, ids, mask, sites, louder, positions)
@@ -264,6 +264,18 @@ def test_a_value_that_the_dtype_cannot_hold_refuses_the_shard_and_says_where(
     assert f"sequence {sequence}, position {plan.sequences.positions[where]}" in refused.value.message
     assert "65504" in refused.value.message
     assert not [key for key in local_bucket.keys("runs/run/data") if f"/{sequence // 7:08d}-" in key]
+
+
+@pytest.mark.parametrize("widen", [False, True])
+def test_norms_of_a_model_that_overflows_float16_are_refused_too(
+    folder: Path, local_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, widen: bool
+) -> None:
+    """No dense site holds its infinities; and no storage dtype would help."""
+    loud(monkeypatch, 0)
+    plan = planned(folder, dtype="float16", norm_sites=(SITE,), widen_on_overflow=widen)
+    with pytest.raises(OverflowRefused, match="the model overflows float16") as refused:
+        capture_run(plan, local_bucket, CaptureWorker(local_bucket, CPU))
+    assert (refused.value.details["field"], refused.value.details["allowed"]) == (SITE, "dtype bfloat16 or float32")
 
 
 def test_or_widens_that_site_of_that_shard(folder: Path, local_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from actstore_worker.turns import Turns, share
 from actstore_worker.weights import WEIGHT_IS_GAIN_LESS_ONE, layer_weights, layout_of
 from tests.capturing import capture_run
 from tests.small_models import BERT, CONTEXT_LENGTH, DECODERS, LAYERS, save_gpt2
+from tests.worker.option_checks import check_heads
 
 TEXT = "a token for each byte"
 LIMITS = LiveLimits()
@@ -74,30 +75,7 @@ def shown(row: dict, *, folded: bool = False) -> list[float]:
 
 
 def test_heads_are_those_that_the_model_computes_with(model: LanguageModel) -> None:
-    """By what its modules make of what they read: q, k and v of each head, and attn_out of z."""
-    ids, layer = torch.tensor([[3, 5, 6, 7, 5, 9, 11, 2]]), 1
-    block, layout = model.layers[layer], layout_of(model)
-    seen = {}
-    norm = block.get_submodule(layout.attention_norm)
-    hook = norm.register_forward_hook(lambda _m, _i, out: seen.setdefault("x", out))
-    at = observe(model, ids, None, [Site(layer, kind) for kind in ("q", "k", "v", "z", "resid_pre")])
-    observe(model, ids, None, [Site(layer, "attn_out")])
-    hook.remove()
-    weights = layer_weights(model, layer)
-    for kind, (weight, bias) in {"q": weights.q, "k": weights.k, "v": weights.v}.items():
-        made = torch.einsum("pd,hdk->phk", seen["x"][0], weight) + (0 if bias is None else bias)
-        torch.testing.assert_close(made.flatten(1), at[Site(layer, kind)][0], rtol=1e-4, atol=1e-5)
-    z = at[Site(layer, "z")][0].unflatten(-1, (model.head_count, -1))
-    made = torch.einsum("phk,hkd->pd", z, weights.o[0]) + (0 if weights.o[1] is None else weights.o[1])
-    theirs = block.get_submodule(layout.output)(at[Site(layer, "z")])[0]
-    torch.testing.assert_close(made, theirs, rtol=1e-4, atol=1e-5)
-    resid = at[Site(layer, "resid_pre")][0]
-    read = resid - resid.mean(-1, keepdim=True) if weights.attention_norm.centred else resid
-    scale = read.pow(2).mean(-1, keepdim=True).sqrt()
-    folded = torch.einsum("pd,hdk->phk", resid / scale, weights.attention_norm.fold(weights.q[0]))
-    plain = torch.einsum("pd,hdk->phk", seen["x"][0], weights.q[0])
-    expected = plain - weights.attention_norm.folded_bias(weights.q[0])
-    torch.testing.assert_close(folded, expected, rtol=1e-3, atol=1e-3)
+    check_heads(model)
 
 
 def test_norms_equal_those_of_numpy(model: LanguageModel) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -34,7 +35,7 @@ from actstore_worker.forward import visit
 from actstore_worker.model import TORCH_DTYPES, LanguageModel, share_weights
 from actstore_worker.nonzeros import nonzero_features
 from actstore_worker.norms import BatchNorms
-from actstore_worker.overflow import stored_bits
+from actstore_worker.overflow import check_norms, stored_bits
 from actstore_worker.sae import SparseAutoencoder
 from actstore_worker.sequences import TokenSequences
 from actstore_worker.sinks import with_sinks
@@ -176,8 +177,7 @@ class ShardCapture:
         tokens, chosen = captured.tokens, captured.chosen
 
         def place(row: int) -> tuple[int, int]:
-            row = row if chosen is None else int(chosen[row])
-            return int(tokens.sequence[row]), int(tokens.position[row])
+            return _place(tokens, row if chosen is None else int(chosen[row]))
 
         captured.dense[name] = self._copies.start(stored_bits(rows, dtype, name, place))
 
@@ -191,8 +191,16 @@ class ShardCapture:
     def _write(self, writer: ShardWriter, window: Window, batches: list[Future[CapturedBatch]]) -> None:
         found = [future.result() for future in batches]
         parts = [_Finished.of(part, self._record.specification.sink_ratio) for part in found]
+        if self._record.specification.dtype == "float16":
+            for part in parts:
+                check_norms(part.norms, map(str, self._norms), partial(_place, part.tokens))
         in_order = len(parts) == 1 and bool((np.diff(parts[0].rows) == 1).all())
         writer.add(*(parts[0] if in_order else _in_order(window, parts)).arguments)
+
+
+def _place(tokens: TokenRows, row: int) -> tuple[int, int]:
+    """Sequence and position."""
+    return int(tokens.sequence[row]), int(tokens.position[row])
 
 
 def lane_count(device: torch.device) -> int:

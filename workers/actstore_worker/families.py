@@ -17,6 +17,8 @@ from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS
 from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
 from actstore_worker.attention_only import AttentionOnlyForCausalLM
 
+LONGROPE = "longrope"
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -62,7 +64,8 @@ class Family:
     `auto_class` loads it in transformers' way. `from_z` are the modules that make attn_out of z, one after
     the other, and `from_middle` those that make mlp_out of what lies between attention and MLP (none: there is no MLP);
     position by position.
-    `attention_norm` is what q, k and v read the residual through.
+    `attention_norm` is what q, k and v read the residual through. `has_sdpa`: transformers has torch's fused attention
+    for it, and not eager attention alone.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Family:
     attention_norm: str = ""
     causal: bool = True
     auto_class: Any = AutoModelForCausalLM
+    has_sdpa: bool = True
 
     def kinds(self, config: Any) -> tuple[str, ...]:
         """The residual site kinds that such a model has, in the order of a forward pass; sites with heads all have."""
@@ -96,10 +100,19 @@ class Family:
 
     def attention_implementation(self, config: Any) -> str:
         """What attention runs with, in transformers' words."""
-        # Transformers honours GPT-2's option in eager attention only, and ignores it elsewhere without a word; so it
-        # does Gemma 2's soft cap of attention scores.
-        special = getattr(config, "reorder_and_upcast_attn", False) or getattr(config, "attn_logit_softcapping", None)
-        return "eager" if special else "sdpa"
+        # Transformers honours GPT-2's option in eager attention only, and ignores it elsewhere without a word.
+        return "sdpa" if self.has_sdpa and not getattr(config, "reorder_and_upcast_attn", False) else "eager"
+
+    def context_length(self, config: Any) -> int:
+        """How many tokens a text may have.
+
+        With longrope, a text with more than the short factors are for has other frequencies at all of its positions: a
+        token would depend on those after it, and on the texts beside it in a batch. So no text has more.
+        """
+        longest, rope = int(config.max_position_embeddings), getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == LONGROPE:
+            return min(longest, int(rope["original_max_position_embeddings"]))
+        return longest
 
     def decoder(self, module: nn.Module) -> nn.Module:
         return module.get_submodule(self.trunk)
@@ -209,6 +222,7 @@ FAMILIES: Mapping[str, Family] = {
             ("self_attn.o_proj", "post_attention_layernorm"),
             ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
             "input_layernorm",
+            has_sdpa=False,
         ),
         Family(
             "opt",
@@ -245,14 +259,3 @@ def find_family(model_type: str) -> Family:
             allowed=FAMILIES,
         )
     return FAMILIES[model_type]
-
-
-def unsupported_option(config: Any) -> str | None:
-    """Why such a model is refused although its family is known; None where it is not."""
-    if config.model_type == "opt" and not config.do_layer_norm_before:
-        return "it norms after attention and MLP (as opt-350m does), which actstore does not read"
-    if config.model_type == "opt" and config.word_embed_proj_dim != config.hidden_size:
-        return "it projects its embeddings, so that its first residual is not what it reads"
-    if config.model_type == "bert" and (config.is_decoder or config.add_cross_attention):
-        return "it is a decoder; of BERT, actstore reads encoders"
-    return None

@@ -22,6 +22,10 @@ from actstore_worker.model import DeviceMap, LanguageModel, read_model
 _TOKENS = 8
 # Of the norm of what is compared. Sums come out in another order here than in the model, each rounded to the dtype.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
+# The dtype that may have no room for numbers that the others have.
+_NARROW = "float16"
+# PyTorch has the last one since 2.8.
+_OF_DEVICES = (MemoryError, torch.OutOfMemoryError, getattr(torch, "AcceleratorError", MemoryError))
 _Seen = dict[Site, Float[Tensor, "1 position width"]]
 
 
@@ -35,15 +39,38 @@ def load_model(
 ) -> LanguageModel:
     """Computes in `dtype`, whatever the file holds, with attention as the family's, or as asked.
 
-    Errors: BadRequest MODEL_UNSUPPORTED as `describe_model`; for weights that do not fit; and as `check_wiring`.
+    Errors: BadRequest MODEL_UNSUPPORTED as `describe_model`; for weights that do not fit; and as `check_weights` and
+    `check_wiring`.
     """
     model = read_model(source, dtype=dtype, device=device, attention=attention, device_map=device_map)
-    check_wiring(model)
+    check_weights(model)
+    with _refusing_what_fails(model):
+        check_wiring(model)
     return model
 
 
+def check_weights(model: LanguageModel) -> None:
+    """Errors: BadRequest MODEL_UNSUPPORTED with a weight that is infinite or no number: whichever token meets it would
+    have no numbers either.
+    """
+    for name, weight in model.module.named_parameters():
+        if weight.is_meta or not weight.numel():  # of a model in parts, some may lie on a disk
+            continue
+        ends = torch.stack(torch.aminmax(weight))  # one reading, and no copy; it hands a NaN on
+        if model.dtype == _NARROW and not bool(ends.isnan().any()):
+            _check_finite(model, name, ends)
+        elif not bool(ends.isfinite().all()):
+            raise _unsupported(
+                model,
+                f"its weight {name} has values that are infinite or no numbers: damaged, or diverged in training",
+                allowed="finite weights",
+            )
+
+
 def check_wiring(model: LanguageModel) -> None:
-    """Errors: BadRequest MODEL_UNSUPPORTED with the site, or the output, that is not what the others make of it."""
+    """Errors: BadRequest MODEL_UNSUPPORTED with the site, or the output, that is not what the others make of it, or
+    that is not finite; in float16 with the dtypes that have room for it.
+    """
     ids = _some_tokens(model)
     kinds = (*model.kinds, "v", "pattern", "z")
     with using_attention(model, "eager"):
@@ -77,27 +104,63 @@ def _check_block(model: LanguageModel, seen: _Seen, layer: int) -> None:
 
 def _check_logits(model: LanguageModel, ids: Int[Tensor, "1 position"], last: Tensor) -> None:
     """The last residual, through final norm and unembedding, against what the whole model answers."""
-    if not model.family.final_norm:
+    if not model.family.causal:
         return
     module: Any = model.module
     with torch.inference_mode():
         logits = module(input_ids=ids, use_cache=False).logits
-        found = model.unembed(module.get_submodule(model.family.final_norm)(last))
+        found = model.unembed(model.final_norm(last))
     _compare(model, "logits", logits, found.to(logits.device))
 
 
 def _compare(model: LanguageModel, what: str, found: Tensor, expected: Tensor) -> None:
     found, expected = found.float(), expected.to(found.device).float()
+    _check_finite(model, what, found)
+    _check_finite(model, what, expected)
     distance = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected).clamp_min(1e-30)
-    if not distance <= _TOLERANCE[model.dtype]:  # also where it is no number
-        raise BadRequest(
-            f"model {model.name!r} is not wired as {model.family.name} models are: {what} differs from what the sites "
-            f"before it make of it by {float(distance):.2g} of its norm",
-            reason="MODEL_UNSUPPORTED",
-            field="model",
-            value=model.name,
+    if not distance <= _TOLERANCE[model.dtype]:  # also where a norm is past float32
+        raise _unsupported(
+            model,
+            f"it is not wired as {model.family.name} models are: {what} differs from what the sites before it make of "
+            f"it by {float(distance):.2g} of its norm",
             allowed=f"a difference of at most {_TOLERANCE[model.dtype]} in {model.dtype}",
         )
+
+
+def _check_finite(model: LanguageModel, what: str, found: Tensor) -> None:
+    if bool(found.isfinite().all()):
+        return
+    if model.dtype == _NARROW:
+        raise BadRequest(
+            f"model {model.name!r} overflows float16: {what} has values past {torch.finfo(torch.float16).max:g}, its "
+            "largest number; run the model in bfloat16, or in float32",
+            reason="MODEL_UNSUPPORTED",
+            field="dtype",
+            value=model.dtype,
+            allowed="bfloat16 or float32",
+        )
+    raise _unsupported(
+        model, f"{what} is not finite in {model.dtype}, although the weights are", allowed="finite activations"
+    )
+
+
+@contextmanager
+def _refusing_what_fails(model: LanguageModel) -> Iterator[None]:
+    """Errors: BadRequest MODEL_UNSUPPORTED for what a configuration makes of transformers' own code, such as sizes that
+    do not fit. What a device does, as where its memory ends, is no matter of the model's.
+    """
+    try:
+        yield
+    except (BadRequest, *_OF_DEVICES):
+        raise
+    except Exception as error:
+        why = f"transformers does not run it as its config.json says: {type(error).__name__}: {error}"
+        raise _unsupported(model, why) from error
+
+
+def _unsupported(model: LanguageModel, why: str, **details: str) -> BadRequest:
+    message = f"model {model.name!r} cannot be used: {why}"
+    return BadRequest(message, reason="MODEL_UNSUPPORTED", field="model", value=model.name, **details)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from actstore_storage.sites import HEAD_KINDS, Site
 from actstore_worker import model_files
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.configuration import identity_of, identity_sha256, raw_configuration, read_configuration
-from actstore_worker.families import Family, find_family, unsupported_option
+from actstore_worker.families import LONGROPE, Family, find_family
 from actstore_worker.model_files import (
     TOKENIZER_BYTES_MAX,
     DamagedFile,
@@ -34,6 +34,7 @@ from actstore_worker.model_files import (
     tensors_in,
     transformer_lens_file,
 )
+from actstore_worker.options import unset_call_options, unsupported_option
 from actstore_worker.stamps import held_still
 from actstore_worker.tensor_names import check_tensors
 from actstore_worker.transformer_lens_files import is_transformer_lens, read_weights
@@ -85,7 +86,18 @@ class ModelDescription:
 
     @property
     def context_length(self) -> int:
-        return int(self.config.max_position_embeddings)
+        return self.family.context_length(self.config)
+
+    @property
+    def context_reason(self) -> str:
+        """Why a text may not be as long as config.json says, to be said behind `context_length`; else empty."""
+        stated = int(self.config.max_position_embeddings)
+        if self.context_length == stated:
+            return ""
+        return (
+            f" (not {stated}: its config.json says rope_type {LONGROPE}, with which every position of a longer text "
+            "has other frequencies)"
+        )
 
     @property
     def bos_id(self) -> int | None:
@@ -156,6 +168,15 @@ class LanguageModel(ModelDescription):
     @property
     def layers(self) -> nn.ModuleList:
         return self.family.layers_of(self.module)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """What the last residual goes through before the unembedding; of a model without a norm there, what changes
+        nothing.
+        """
+        parent, _, name = self.family.final_norm.rpartition(".")
+        found: nn.Module | None = getattr(self.module.get_submodule(parent), name, None) if name else None
+        return nn.Identity() if found is None else found
 
     def unembed(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocabulary"]:
         """Logits of what the final norm gave, with Gemma 2's soft cap."""
@@ -323,6 +344,7 @@ def _read_config(source: ModelSource) -> Any:
         raise _unsupported(source, f"its {MODEL_CONFIGURATION} cannot be used: {error}") from error
     if why := unsupported_option(config):
         raise _unsupported(source, why)
+    unset_call_options(config)
     return config
 
 

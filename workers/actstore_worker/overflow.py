@@ -1,9 +1,11 @@
 """Rows in the dtype that they are stored in, and the refusal of values that it cannot hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
@@ -33,6 +35,26 @@ def stored_bits(
         _check(rows, stored, site, place)
     stored = stored.contiguous()
     return stored.view(torch.uint16) if dtype == torch.bfloat16 else stored
+
+
+def check_norms(
+    norms: Mapping[str, NDArray[np.float32]], sites: Iterable[str], place: Callable[[int], tuple[int, int]]
+) -> None:
+    """Of a model that runs in float16: norms are made in float32, which has room for that of any finite vector.
+
+    Errors: OverflowRefused for one that is infinite or no number.
+    """
+    for site in sites:
+        lost = np.flatnonzero(~np.isfinite(norms[site]))
+        if len(lost):
+            sequence, position = place(int(lost[0]))
+            raise OverflowRefused(
+                f"{site}, sequence {sequence}, position {position}: the model overflows float16, whose largest number "
+                f"is {torch.finfo(torch.float16).max:g}; run it in bfloat16, or in float32",
+                field=site,
+                value=f"{norms[site][lost[0]]} at sequence {sequence}, position {position}",
+                allowed="dtype bfloat16 or float32",
+            )
 
 
 def _check(rows: Tensor, stored: Tensor, site: str, place: Callable[[int], tuple[int, int]]) -> None:

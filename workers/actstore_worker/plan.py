@@ -171,7 +171,7 @@ def _shape(request: CaptureRequest, model: ModelDescription) -> SequenceShape:
     length = model.context_length if request.context_length is None else request.context_length
     shortest = 1 + int(prepend) + int(prepend and model.end_id is not None)
     if length > model.context_length:
-        raise _limit("context_length", length, model.context_length)
+        raise _limit("context_length", length, model.context_length, model.context_reason)
     if length < shortest:
         allowed = f"{shortest}..{model.context_length}"
         raise BadRequest(f"context_length is {length}", field="context_length", value=length, allowed=allowed)
@@ -232,9 +232,9 @@ def _naming_dataset(name: str) -> Iterator[None]:
         raise BadRequest(message, reason="DATASET_EMPTY", field="dataset", value=name, allowed=allowed) from error
 
 
-def _limit(field: str, value: int, limit: int) -> BadRequest:
+def _limit(field: str, value: int, limit: int, why: str = "") -> BadRequest:
     return BadRequest(
-        f"{field} is {value}; the limit is {limit}",
+        f"{field} is {value}; the limit is {limit}{why}",
         reason="LIMIT_EXCEEDED",
         field=field,
         value=value,

@@ -52,7 +52,7 @@ def check_length(model: ModelDescription, field: str, tokens: int, subject: str 
     """Errors: BadRequest LIMIT_EXCEEDED past the model's context."""
     if tokens > model.context_length:
         raise BadRequest(
-            f"{subject} {tokens} tokens; {model.name!r} reads at most {model.context_length}",
+            f"{subject} {tokens} tokens; {model.name!r} reads at most {model.context_length}{model.context_reason}",
             reason="LIMIT_EXCEEDED",
             field=field,
             value=f"{tokens} tokens",

@@ -179,8 +179,8 @@ def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int)
     tokens = min(_USUAL_TOKENS, most) if question.tokens is None else question.tokens
     if not 2 <= tokens <= most:
         raise BadRequest(
-            f"{tokens} tokens that come twice; {model.name!r} reads {model.context_length} tokens and has "
-            f"{len(plain_ids(model))} different ones",
+            f"{tokens} tokens that come twice; {model.name!r} reads {model.context_length} tokens"
+            f"{model.context_reason} and has {len(plain_ids(model))} different ones",
             reason="LIMIT_EXCEEDED" if tokens > most else "ARGUMENT_INVALID",
             field="tokens",
             value=tokens,

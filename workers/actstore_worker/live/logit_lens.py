@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS
@@ -16,9 +16,8 @@ from actstore_worker.model import LanguageModel
 from actstore_worker.prompts import check_causal, token_texts
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.weights import read_norm
 
-# Families whose RMSNorm multiplies by one more than its weight.
-_WEIGHT_IS_GAIN_LESS_ONE = ("gemma", "gemma2")
 # Logits, features x vocabulary, are made in slices of so many elements.
 _LOGITS_MAX = 1 << 24
 _SCHEMA = pa.schema(
@@ -62,11 +61,8 @@ def fold_final_norm(model: LanguageModel, directions: Float[Tensor, "row d_model
     """As the final norm would hand the directions on, but for its division by the residual's scale and its bias: a
     LayerNorm takes the mean away, and each norm multiplies by its gain.
     """
-    norm: Any = model.module.get_submodule(model.family.final_norm)
-    gain: Tensor = norm.weight.float()
-    if isinstance(norm, nn.LayerNorm):
-        directions = directions - directions.mean(dim=-1, keepdim=True)
-    return directions * (gain + 1 if model.family.name in _WEIGHT_IS_GAIN_LESS_ONE else gain)
+    norm = read_norm(model, model.final_norm)
+    return norm.gain * (directions - directions.mean(dim=-1, keepdim=True) if norm.centred else directions)
 
 
 _Ends = tuple[Float[Tensor, "feature k"], Int[Tensor, "feature k"]]

@@ -180,8 +180,8 @@ def _check_tokens(model: LanguageModel, tokens: int, prompt: int, limits: LiveLi
     most = min(limits.steered_tokens, model.context_length - prompt)
     if not 1 <= tokens <= most:
         raise BadRequest(
-            f"{tokens} tokens after a prompt of {prompt}; {model.name!r} reads {model.context_length} in all, and one "
-            f"answer has at most {limits.steered_tokens}",
+            f"{tokens} tokens after a prompt of {prompt}; {model.name!r} reads {model.context_length} in all"
+            f"{model.context_reason}, and one answer has at most {limits.steered_tokens}",
             reason="LIMIT_EXCEEDED" if tokens else "ARGUMENT_INVALID",
             field="tokens",
             value=tokens,

@@ -209,10 +209,12 @@ def _mlp_path(
 
 
 def _activation(passes: Passes, layer: int) -> nn.Module:
-    """The function between the MLP's two matrices: a copy, whose integrals are no turn's business."""
+    """The function between the MLP's two matrices, in float64: some functions have parameters of their own. A copy,
+    whose integrals are no turn's business.
+    """
     path = {"gpt_neox": "mlp.act", "gpt2": "mlp.act", "opt": "activation_fn"}[passes.model.family.name]
     with passes.turn():
-        return copy.deepcopy(passes.model.layers[layer].get_submodule(path))
+        return copy.deepcopy(passes.model.layers[layer].get_submodule(path)).double()
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,8 @@ def _read(
 
 
 def _logits(passes: Passes, residual: Float[Tensor, "position d_model"]) -> Float[Tensor, "position vocabulary"]:
-    model = passes.model
     with passes.turn():
-        return model.unembed(model.module.get_submodule(model.family.final_norm)(residual)).float()
+        return passes.model.unembed(passes.model.final_norm(residual)).float()
 
 
 def _compare(

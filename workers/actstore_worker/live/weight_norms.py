@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.snapshot import Snapshot
@@ -174,15 +174,16 @@ def _of_ends(passes: Passes) -> Iterator[_Row]:
         embedding: Tensor = module.get_input_embeddings().weight.float()  # type: ignore[operator]
         unembedding: Tensor = module.get_output_embeddings().weight.float().T  # type: ignore[operator]
         positions = position_embedding(model)
-        final = read_norm(model, module.get_submodule(model.family.final_norm)) if model.family.final_norm else None
+        final = model.final_norm
+        norm = None if isinstance(final, nn.Identity) else read_norm(model, final)
     yield _row("W_E", embedding, None)
     if positions is not None:
         yield _row("W_pos", positions, None)
-    if final is not None:
-        yield from _norm_rows("ln_final", final)
-        yield _row("W_U", unembedding, final.fold(unembedding))
-    else:
+    if norm is None:
         yield _row("W_U", unembedding, None)
+        return
+    yield from _norm_rows("ln_final", norm)
+    yield _row("W_U", unembedding, norm.fold(unembedding))
 
 
 def _row(component: str, tensor: Tensor, folded: Tensor | None, head: int | None = None) -> _Row:

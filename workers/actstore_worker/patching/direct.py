@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from actstore_storage.sites import Site
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.recording import Recording
-
-# So large that an RMS norm's epsilon beside it is below float32's precision.
-_LARGE = 1e3
+from actstore_worker.weights import read_norm
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def direct_shares(model: LanguageModel, recording: Recording, answers: tuple[int
     module: Any = model.module
     unembedding, (first, second) = module.get_output_embeddings(), answers
     direction = (unembedding.weight[first] - unembedding.weight[second]).double()
-    norm = _Frozen.at(module.get_submodule(model.family.final_norm), recording.residuals[-1][-1])
+    norm = _Frozen.at(model, model.final_norm, recording.residuals[-1][-1])
     bias = float(direction @ norm.shift)
     if getattr(unembedding, "bias", None) is not None:
         bias += float(unembedding.bias[first] - unembedding.bias[second])
@@ -69,7 +67,7 @@ def _by_head(model: LanguageModel, layer: int, z: Float[Tensor, " width"]) -> Fl
     written: Tensor = (projection(alone) - projection(torch.zeros_like(z))).double()
     together = projection(z)
     for norm in norms:
-        written, together = _Frozen.at(norm, together).linear(written), norm(together)
+        written, together = _Frozen.at(model, norm, together).linear(written), norm(together)
     return written
 
 
@@ -82,14 +80,12 @@ class _Frozen:
     centred: bool
 
     @classmethod
-    def at(cls, norm: Any, x: Float[Tensor, " d_model"]) -> "_Frozen":
-        centred = isinstance(norm, nn.LayerNorm)
+    def at(cls, model: LanguageModel, norm: nn.Module, x: Float[Tensor, " d_model"]) -> "_Frozen":
+        known = read_norm(model, norm)
         shift = norm(torch.zeros_like(x)).double()
-        # Families store an RMS norm's weight as it is or less 1: what it makes of equal numbers is the weight itself.
-        weight = norm.weight.double() if centred else norm(torch.full_like(x, _LARGE)).double()
-        unscaled = weight * (x - x.mean() if centred else x).double()
+        unscaled = known.gain.double() * (x - x.mean() if known.centred else x).double()
         scale = (norm(x).double() - shift) @ unscaled / (unscaled @ unscaled)
-        return cls(weight * scale, shift, centred)
+        return cls(known.gain.double() * scale, shift, known.centred)
 
     def linear(self, parts: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         return self.gain * (parts - parts.mean(-1, keepdim=True) if self.centred else parts)

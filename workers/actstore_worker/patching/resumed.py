@@ -278,7 +278,7 @@ class Resumed:
         return out
 
     def _unembed(self, last: Float[Tensor, "patch d_model"]) -> Float[Tensor, "patch vocabulary"]:
-        return self._model.unembed(self._model.module.get_submodule(self._model.family.final_norm)(last))
+        return self._model.unembed(self._model.final_norm(last))
 
 
 def _watch_layers(model: LanguageModel, length: int) -> list[dict[str, Any]]:
