@@ -76,6 +76,8 @@ class ShardCapture:
             raise changed_since_planned(record.run, "one of its SAEs")
         if not asked.made_by(model.weights_sha256, model.config_sha256) or model.dtype != asked.dtype:
             raise changed_since_planned(record.run, f"model {model.name} in {model.dtype}")
+        if model.tokenizer_sha256 != asked.tokenizer_sha256:
+            raise changed_since_planned(record.run, f"the tokenizer of model {model.name}")
         self._record, self._bos_id, self._special_ids = record, model.bos_id, model.special_ids
         self._device, self._threads, self._causal = model.device, torch.get_num_threads(), model.family.causal
         self._lanes = lane_count(model.device)
