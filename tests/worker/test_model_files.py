@@ -223,3 +223,18 @@ def test_a_link_within_the_model_folders_is_followed(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(tmp_path / "models" / "blob")
     (folder / "model.safetensors").symlink_to("../blob")
     load_model(ModelCatalogue((tmp_path / "models",)).find_model("model"), device=CPU)
+
+
+def test_a_snapshot_of_the_hub_is_links_to_its_repositorys_blobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, repository = save_llama(tmp_path / "saved"), tmp_path / "cache" / "models--owner--tiny"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    saved.rename(repository / "blobs")
+    for blob in (repository / "blobs").iterdir():
+        (snapshot / blob.name).symlink_to(f"../../blobs/{blob.name}")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    (tmp_path / "models").mkdir()
+    source = ModelCatalogue((tmp_path / "models",), allow_hub=True).find_model("owner/tiny")
+    assert load_model(source, device=CPU).name == "owner/tiny"
