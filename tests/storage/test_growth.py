@@ -276,7 +276,7 @@ def test_without_position_0_a_run_has_at_most_so_many_tokens(
 def _runs(bucket: Bucket, **changed) -> list[Snapshot]:
     runs = [planted(f"run{step}", revision=f"step{step}") for step in (1, 2, 3)]
     asked = replace(runs[2].record.specification, **changed)
-    runs[2] = replace(runs[2], record=replace(runs[2].record, specification=asked))
+    runs[2] = replace(runs[2], record=replace(runs[2].record, specification=asked, specification_sha256=asked.sha256))
     return [written(bucket, made) for made in runs]
 
 
