@@ -104,7 +104,7 @@ def _commits(record: RunRecord) -> Iterator[Commit]:
         attempt = f"{shard:012x}"
         products = ("tokens", "norms", "resid_post.6", "features-sae", "index-sae", "statistics-sae")
         objects = {
-            product: ObjectRecord(object_key("run", shard, attempt, product), 1 << 24, TOKENS, digest)
+            product: ObjectRecord(object_key("run", shard, attempt, product), 1 << 24, TOKENS, digest, digest)
             for product in products
         }
         classes = {"text": TOKENS - 40, "bos": 40, "special": 0, "sink": 0}

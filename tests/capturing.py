@@ -7,6 +7,7 @@ from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture import ShardCapture
 from actstore_worker.capture_worker import CaptureWorker, ShardTask
 from actstore_worker.plan import Plan
+from actstore_worker.preparing import register
 
 
 def capture_shard(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int, attempt: str) -> bool:
@@ -18,6 +19,7 @@ def capture_shard(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int,
 
 def capture_run(plan: Plan, bucket: Bucket, worker: CaptureWorker) -> Snapshot:
     """Every shard, as a capture worker does it."""
+    register(bucket, plan)
     create_run(bucket, plan.record)
     for shard in range(plan.record.shards_total):
         sequences = plan.shard_sequences(shard)

@@ -80,7 +80,7 @@ class Lab(ModelAsking, NormAsking):
         return Run(self._backend.get_run(_arguments.text(name, "run")), self._backend)
 
     def check(self, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
-        """Reads every object of a run (None: of all runs) and compares it with its commit; finds what no commit names.
+        """Reads every object of a run (None: of the whole store) and compares it with its record.
 
         `quick` leaves out what reads every byte. Orphans of a run that is being captured are left, since those of an
         attempt under way look the same. On a bucket, not through a service.

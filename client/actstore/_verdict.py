@@ -7,9 +7,10 @@ from actstore._tables import Table
 
 @dataclass(frozen=True, repr=False)
 class Verdict(Table):
-    """A row a finding: kind (damaged, missing, unreadable, orphan, removed), key, and what is wrong.
+    """A row a finding: kind (damaged, missing, unreadable, orphan, unknown, removed), key, and what is wrong.
 
-    `sound` where nothing is damaged, missing or unreadable: orphans, which crashes leave, take space and do no harm.
+    `sound` where nothing is damaged, missing or unreadable: orphans, which crashes leave, and keys that are not
+    ours take space and do no harm.
     """
 
     sound: bool

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,14 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit, ObjectRecord
 from actstore_storage.errors import StoreError
 from actstore_storage.feature_index import FeatureIndex, SparseFeatures
-from actstore_storage.layout import commit_key, features_product, index_product, object_key, statistics_product
+from actstore_storage.layout import (
+    commit_key,
+    features_product,
+    index_product,
+    object_key,
+    sae_products,
+    statistics_product,
+)
 from actstore_storage.object_writer import ObjectFormat, OpenObject, open_object
 from actstore_storage.products import FEATURES_FORMAT, INDEX_FORMAT, STATISTICS_FORMAT
 from actstore_storage.specification import RunRecord, SaeRecord
@@ -64,7 +72,7 @@ class ShardAttempt(ABC):
             self._open(index_product(sae), INDEX_FORMAT).write(by_feature.index_columns())
             self._open(statistics_product(sae), STATISTICS_FORMAT).write(by_feature.statistics_columns())
         self._write_last()
-        records = {product: item.finish() for product, item in self._objects.items()}
+        records = {product: item.finish(self._name_of(product)) for product, item in self._objects.items()}
         self._streams.close()
         # From here on an error may hide a commit that stands (its answer was lost), so nothing may be removed.
         self._commit_began = True
@@ -93,6 +101,15 @@ class ShardAttempt(ABC):
         key = object_key(self._record.run, self._shard, self._attempt, product)
         self._objects[product] = self._streams.enter_context(open_object(self._bucket, key, layout, self._digester))
         return self._objects[product]
+
+    def _name_of(self, product: str) -> str:
+        """Of an object, by all that decides its content: attempts at a shard write the same bytes, and so do runs that
+        differ by their SAEs alone.
+        """
+        asked = self._record.specification
+        rows = replace(asked, saes=(), rows_of="").sha256
+        own = "".join(f"/{sae.sha256}" for sae in asked.saes if product in sae_products(sae.name))
+        return f"{rows}/{self._shard:08d}/{product}{own}"
 
     def _remove(self) -> None:
         for product in self._objects:

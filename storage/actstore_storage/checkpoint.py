@@ -6,13 +6,13 @@ nothing that they do not, so it may be lost, written twice, or seen late. A read
 are, and lists commits only of shards that none of them holds.
 """
 
-import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments
+from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments, commit_of
 from actstore_storage.errors import CorruptObject
-from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key, checkpoints_folder
+from actstore_storage.layout import (
+    checkpoint_key,
+    checkpoint_sketches_key,
+    checkpoints_folder,
+    commit_key,
+    commits_folder,
+)
+from actstore_storage.records import seal, unseal
 from actstore_storage.sketches import (
     NormSketches,
     Sketches,
@@ -31,7 +38,7 @@ from actstore_storage.sketches import (
     missing_sketches,
     shard_sketches,
 )
-from actstore_storage.specification import RunRecord, canonical_json
+from actstore_storage.specification import RunRecord
 
 if TYPE_CHECKING:
     from actstore_storage.snapshot import Snapshot
@@ -72,22 +79,29 @@ class Summary:
             {name: tuple(dict.fromkeys(one for part in parts for one in part.how.get(name, ()))) for name in _HOW},
         )
 
-    def to_json(self) -> bytes:
+    def to_json(self, run: str) -> bytes:
+        """`run`: whose checkpoint it is in."""
         fields = asdict(self)
         for classes in fields["norm_moments"].values():
             for moments in classes.values():
                 if math.isinf(moments["log_sum"]):  # JSON has no infinity
                     moments["log_sum"] = None
-        return canonical_json(fields)
+        return seal(fields | {"run": run})
 
     @classmethod
-    def from_json(cls, data: bytes) -> "Summary":
-        fields = json.loads(data)
-        for classes in fields["norm_moments"].values():
-            for name, moments in classes.items():
-                log_sum = -math.inf if moments["log_sum"] is None else moments["log_sum"]
-                classes[name] = Moments(**moments | {"log_sum": log_sum})
-        return cls(**fields | {"how": {name: tuple(values) for name, values in fields["how"].items()}})
+    def from_json(cls, data: bytes, key: str, record: RunRecord) -> "Summary":
+        """Errors: CorruptObject, also for that of another run."""
+
+        def of(fields: dict[str, Any]) -> "Summary":
+            if fields.pop("run", record.run) != record.run:
+                raise ValueError("it is of another run")
+            for classes in fields["norm_moments"].values():
+                for name, moments in classes.items():
+                    log_sum = -math.inf if moments["log_sum"] is None else moments["log_sum"]
+                    classes[name] = Moments(**moments | {"log_sum": log_sum})
+            return cls(**fields | {"how": {name: tuple(values) for name, values in fields["how"].items()}})
+
+        return unseal(data, key, of, must=record.sealed)
 
 
 @dataclass(frozen=True)
@@ -95,10 +109,14 @@ class Checkpoint:
     """The commits of `shards`, read only where one is asked for."""
 
     bucket: Bucket
-    key: str
+    record: RunRecord
     shards: range
     tokens: npt.NDArray[np.int64]
     summary: Summary
+
+    @property
+    def key(self) -> str:
+        return checkpoint_key(self.record.run, self.shards)
 
     def commits(self, first: int, last: int) -> Iterator[Commit]:
         """Of shards `first` to before `last`."""
@@ -106,7 +124,7 @@ class Checkpoint:
             begin = self.shards.start + group * _GROUP_ROWS
             for shard, record in enumerate(self._group(group), start=begin):
                 if first <= shard < last:
-                    yield Commit.from_json(record, self.key)
+                    yield commit_of(self.record, shard, record, self.key)
 
     @cached_property
     def _group(self) -> Callable[[int], tuple[bytes, ...]]:
@@ -184,8 +202,10 @@ class Commits(Sequence[Commit]):
 
 
 def fold_commits(snapshot: "Snapshot") -> list[str]:
-    """Writes each checkpoint that the snapshot's commits fill and that is not there, and merged sketches that are gone
-    from beside the snapshot's own; answers the new objects' keys, without those of new checkpoints' sketches.
+    """Writes each checkpoint that the snapshot's commits fill and that is not there; of a complete run, commits that
+    are gone and that checkpoints hold; and merged sketches that are gone from beside the snapshot's own.
+
+    Answers the new objects' keys, without those of new checkpoints' sketches.
 
     Two at once write the same. Errors: StoreError; CorruptObject for sketches that cannot be read.
     """
@@ -202,7 +222,20 @@ def fold_commits(snapshot: "Snapshot") -> list[str]:
         snapshot.bucket.put_if_absent(key, _encoded(commits, summary))
         written.append(key)
         there.add(block)
-    return written + _mended_sketches(snapshot, there)
+    return written + _restored_commits(snapshot) + _mended_sketches(snapshot, there)
+
+
+def _restored_commits(snapshot: "Snapshot") -> list[str]:
+    """Commits of a complete run that are gone and that a checkpoint holds; while a run grows, nobody lists them all."""
+    bucket, run = snapshot.bucket, snapshot.record.run
+    if not snapshot.complete:
+        return []
+    there = set(bucket.keys(commits_folder(run)))
+    gone = [shard for shard in snapshot.shards.tolist() if commit_key(run, shard) not in there]
+    commits = [commit for shard in gone for commit in snapshot.commits.of_shards(range(shard, shard + 1))]
+    return [
+        commit_key(run, one.shard) for one in commits if bucket.put_if_absent(commit_key(run, one.shard), one.to_json())
+    ]
 
 
 def _mended_sketches(snapshot: "Snapshot", there: Iterable[range]) -> list[str]:
@@ -246,18 +279,52 @@ def _blocks(snapshot: "Snapshot") -> Iterator[range]:
         yield range(total - total % BLOCKS[0], total)
 
 
-def open_checkpoints(bucket: Bucket, record: RunRecord) -> list[Checkpoint]:
-    """The largest ones, no shard twice, in order of shard. Errors: CorruptObject for one that cannot be read."""
-    return [_opened(bucket, record, block) for block in _largest(_listed(bucket, record.run))]
+def open_checkpoints(
+    bucket: Bucket, record: RunRecord, unreadable: list[CorruptObject] | None = None
+) -> list[Checkpoint]:
+    """The largest ones, no shard twice, in order of shard.
+
+    Errors: CorruptObject for one that cannot be read; with `unreadable` it goes there, and is as if it were not there,
+    and so is one of whose commits any cannot be read.
+    """
+    opened: list[Checkpoint] = []
+    for block in sorted(_listed(bucket, record.run), key=len, reverse=True):
+        if any(_overlap(block, other.shards) for other in opened):
+            continue
+        try:
+            found = _opened(bucket, record, block)
+            if unreadable is not None:
+                deque(found.commits(block.start, block.stop), maxlen=0)
+            opened.append(found)
+        except CorruptObject as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
+    return sorted(opened, key=_first_shard)
+
+
+def smaller_checkpoints(snapshot: "Snapshot") -> Iterator[Checkpoint | CorruptObject]:
+    """Those that larger ones took the place of, which nobody reads while these are there."""
+    read = [checkpoint.shards for checkpoint in snapshot.commits.checkpoints]
+    for block in _listed(snapshot.bucket, snapshot.record.run):
+        if block not in read and any(_overlap(block, other) for other in read):
+            try:
+                yield _opened(snapshot.bucket, snapshot.record, block)
+            except CorruptObject as error:
+                yield error
 
 
 def _largest(blocks: Iterable[range]) -> list[range]:
     """Those that do not overlap, in order of shard."""
     chosen: list[range] = []
     for block in sorted(blocks, key=len, reverse=True):
-        if not any(block.start < other.stop and other.start < block.stop for other in chosen):
+        if not any(_overlap(block, other) for other in chosen):
             chosen.append(block)
     return sorted(chosen, key=lambda block: block.start)
+
+
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
 
 
 def _listed(bucket: Bucket, run: str) -> list[range]:
@@ -292,7 +359,7 @@ def _merged_sketches(
     def read(part: Checkpoint | Commit) -> Sketches | None:
         if isinstance(part, Commit):
             return shard_sketches(bucket, part, names)
-        return checkpoint_sketches(bucket, record.run, part.shards, part.summary.norm_moments, names)
+        return checkpoint_sketches(bucket, record, part.shards, part.summary.norm_moments, names)
 
     with ThreadPoolExecutor(_FETCH_THREADS) as pool:
         for found in pool.map(read, [*folded, *loose]):
@@ -315,10 +382,10 @@ def _encoded(commits: Sequence[Commit], summary: Summary) -> bytes:
         "record": pa.array([commit.to_json() for commit in commits], pa.binary()),
     }
     schema = pa.schema([pa.field(name, column.type, nullable=False) for name, column in columns.items()])
-    sink = pa.BufferOutputStream()
+    sink, first = pa.BufferOutputStream(), commits[0]
     with pq.ParquetWriter(
         sink,
-        schema.with_metadata({_SUMMARY_KEY: summary.to_json(), _OF_KEY: commits[0].specification_sha256.encode()}),
+        schema.with_metadata({_SUMMARY_KEY: summary.to_json(first.run), _OF_KEY: first.specification_sha256.encode()}),
         compression="zstd",
         use_dictionary=False,
         write_statistics=["shard"],  # of records they would be copies
@@ -333,7 +400,7 @@ def _opened(bucket: Bucket, record: RunRecord, block: range) -> Checkpoint:
     try:
         with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             columns = file.read(columns=["shard", "tokens"])
-            summary = Summary.from_json(file.schema_arrow.metadata[_SUMMARY_KEY])
+            summary = Summary.from_json(file.schema_arrow.metadata[_SUMMARY_KEY], key, record)
             specification = file.schema_arrow.metadata[_OF_KEY]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         failure = bucket.store_error(error) if isinstance(error, OSError) else None
@@ -342,7 +409,7 @@ def _opened(bucket: Bucket, record: RunRecord, block: range) -> Checkpoint:
         raise _corrupt(key, "it is of another specification")
     if columns["shard"].to_pylist() != list(block):
         raise _corrupt(key, "it does not hold the shards of its name")
-    return Checkpoint(bucket, key, block, columns["tokens"].to_numpy(), summary)
+    return Checkpoint(bucket, record, block, columns["tokens"].to_numpy(), summary)
 
 
 def _records(bucket: Bucket, key: str, group: int) -> tuple[bytes, ...]:

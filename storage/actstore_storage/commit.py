@@ -1,6 +1,5 @@
 """What makes a shard visible, and the statistics that it carries so that queries need not read the rows."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from actstore_storage.errors import CorruptObject
-from actstore_storage.specification import canonical_json
+from actstore_storage.records import seal, unseal
+from actstore_storage.specification import RunRecord
 
 TOKEN_CLASSES = ("text", "bos", "special", "sink")
 # Of values in float64, so much stays in a core's cache while all sums over it are made.
@@ -22,12 +22,17 @@ _COMMITS_KEPT = 1024
 
 @dataclass(frozen=True)
 class ObjectRecord:
-    """One object of a shard: its key in the bucket, and what a reader must find there."""
+    """One object of a shard: its key in the bucket, and what a reader must find there.
+
+    `footer_sha256` is of the Parquet footer, its length and the magic bytes at the end: pages have checksums, and the
+    footer, which tells where they lie and what is in them, has none. Empty: of before it was kept.
+    """
 
     key: str
     bytes: int
     rows: int
     sha256: str
+    footer_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,30 +145,37 @@ class Commit:
             site: {name: _moments_fields(found) for name, found in classes.items()}
             for site, classes in self.norm_moments.items()
         }
-        return canonical_json(vars(self) | {"objects": objects, "norm_moments": moments})
+        return seal(vars(self) | {"objects": objects, "norm_moments": moments})
 
     @classmethod
-    def from_json(cls, data: bytes, key: str) -> "Commit":
-        """Once for the same bytes: whoever asks a service again opens the same run again."""
-        return _decoded(data, key)
+    def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Commit":
+        """Once for the same bytes: whoever asks a service again opens the same run again. `sealed`: with its own hash,
+        or it is damaged.
+        """
+        return _decoded(data, key, sealed)
 
     @classmethod
-    def _from_json(cls, data: bytes, key: str) -> "Commit":
-        try:
-            fields: dict[str, Any] = json.loads(data)
-            objects = {product: ObjectRecord(**record) for product, record in fields.pop("objects").items()}
-            moments = {
-                site: {name: _moments(values) for name, values in classes.items()}
-                for site, classes in fields.pop("norm_moments").items()
-            }
-            return cls(objects=objects, norm_moments=moments, **fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptObject(f"{key} is not a commit: {error}", field="object", value=key) from error
+    def _of(cls, fields: dict[str, Any]) -> "Commit":
+        objects = {product: ObjectRecord(**record) for product, record in fields.pop("objects").items()}
+        moments = {
+            site: {name: _moments(values) for name, values in classes.items()}
+            for site, classes in fields.pop("norm_moments").items()
+        }
+        return cls(objects=objects, norm_moments=moments, **fields)
+
+
+def commit_of(record: RunRecord, shard: int, data: bytes, key: str) -> Commit:
+    """Read from its bytes. Errors: CorruptObject, also for the commit of another run or shard."""
+    commit = Commit.from_json(data, key, sealed=record.sealed)
+    found = (commit.run, commit.shard, commit.specification_sha256)
+    if found != (record.run, shard, record.specification_sha256):
+        raise CorruptObject(f"{key} is a commit of something else: {found}", field="object", value=key)
+    return commit
 
 
 @lru_cache(_COMMITS_KEPT)
-def _decoded(data: bytes, key: str) -> Commit:
-    return Commit._from_json(data, key)
+def _decoded(data: bytes, key: str, sealed: bool) -> Commit:
+    return unseal(data, key, Commit._of, must=sealed)
 
 
 def _moments_fields(moments: Moments) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Is everything in the bucket that the commits say, and nothing else?"""
+"""Is everything in the bucket that its records say, and nothing else? Of runs; the rest is in fsck_store.py."""
 
 import hashlib
 import math
@@ -12,31 +12,31 @@ from operator import attrgetter
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasketches import kll_floats_sketch
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.checkpoint import Checkpoint, Summary
+from actstore_storage.checkpoint import Checkpoint, Summary, smaller_checkpoints
 from actstore_storage.commit import Commit, Moments, ObjectRecord
 from actstore_storage.errors import CorruptObject
+from actstore_storage.fsck_store import Finding, check_store
 from actstore_storage.index_merge import due_blocks
 from actstore_storage.index_segments import Segment, listed_segments, read_segment
-from actstore_storage.kept import is_kept, read_kept, remove_kept, remove_unnamed, unnamed
 from actstore_storage.layout import (
-    KEPT,
     RUNS,
+    checkpoint_key,
     checkpoint_sketches_key,
+    checkpoints_folder,
+    commit_key,
     data_folder,
     index_product,
     indexes_folder,
-    kept_folder,
-    kept_key,
     run_key,
+    sae_products,
     segment_key,
     wanted_key,
 )
 from actstore_storage.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
 from actstore_storage.runs import open_run, read_commit
-from actstore_storage.sketches import NormSketches, Sketches, are_sketched, checkpoint_sketches
+from actstore_storage.sketches import NormSketches, are_sketched, checkpoint_sketches
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import RunRecord
 
@@ -48,21 +48,14 @@ _THREADS = 8
 # extremes are exact.
 MERGE_TOLERANCE = 1e-9
 _CHECKPOINT_AGAIN = "once it is removed, readers take the commits, which a capture of the run folds again"
+_COMMIT_AGAIN = "capturing the run again puts it back"
+_SHARD_AGAIN = "once it is removed, capturing the run again captures the shard anew"
+_SHARD_ANEW = "capturing the run again captures it anew"
+_CHECKPOINT_ANEW = "readers take smaller ones and commits, which capturing the run again folds"
 _SKETCHES_AGAIN = "capturing the run again, which keeps its shards, merges theirs anew"
 
 _Merged = Mapping[str, Mapping[str, Moments]]
 _NUMBERS = attrgetter(*(field.name for field in fields(Moments)))
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`kind`: damaged (not as recorded), missing, orphan (named by no commit and no index, of an index whose shards a
-    larger one holds, or of an answer that was kept and is not whole), unreadable, or removed.
-    """
-
-    kind: str
-    key: str
-    what: str
 
 
 @dataclass(frozen=True)
@@ -78,12 +71,13 @@ class Verdict:
     @property
     def sound(self) -> bool:
         """Orphans take space and do no harm."""
-        return all(finding.kind in ("orphan", "removed") for finding in self.findings)
+        return all(finding.kind in ("orphan", "unknown", "removed") for finding in self.findings)
 
 
 def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
-    """One run, or all of them and the kept answers: checksums and row counts, checkpoints and their sketches of norms
-    against commits, orphans.
+    """One run, or all that is in the bucket: records against their hashes, checksums and row counts, checkpoints and
+    their sketches of norms against commits, commits that are gone, orphans, keys that are not ours; of the whole bucket
+    also models, tokens' texts, SAEs and their files, trainings, wanted captures and kept answers.
 
     `quick` leaves out the checksums and row counts, which read every byte. What is left reads each commit twice, alone
     and in its checkpoint, and of each checkpoint the merged sketches, some 3 kB for each name of norms and token class;
@@ -92,31 +86,17 @@ def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, r
     where no merge is due: those of work under way look the same.
     Errors: RUN_NOT_FOUND; StoreError.
     """
-    verdicts = [_check_run(bucket, name, quick, remove_orphans) for name in ([run] if run else _runs(bucket))]
-    answers = [] if run else bucket.folders(KEPT)
-    kept = [found for sha256 in answers for found in _check_kept(bucket, sha256, quick, remove_orphans)]
+    records: list[RunRecord] = []
+    names = [run] if run else _runs(bucket)
+    verdicts = [_check_run(bucket, name, quick, remove_orphans, records) for name in names]
+    beside = () if run else tuple(check_store(bucket, records, quick, remove_orphans))
     return Verdict(
         len(verdicts),
         sum(each.shards for each in verdicts),
         sum(each.objects for each in verdicts),
         sum(each.bytes for each in verdicts),
-        (*(finding for each in verdicts for finding in each.findings), *kept),
+        (*(finding for each in verdicts for finding in each.findings), *beside),
     )
-
-
-def _check_kept(bucket: Bucket, sha256: str, quick: bool, remove: bool) -> Iterator[Finding]:
-    """An answer that is not whole is made again when it is asked for, so it takes space and does no harm."""
-    if not bucket.keys(kept_folder(sha256)):
-        return  # some stores show an emptied folder for a while
-    if not (is_kept(bucket, sha256) if quick else read_kept(bucket, sha256)):
-        what = "an answer that was kept, and is not whole"
-        if remove:
-            yield from (Finding("removed", key, what) for key in remove_kept(bucket, sha256))
-        else:
-            yield Finding("orphan", kept_key(sha256), what)
-        return
-    found = remove_unnamed(bucket, sha256) if remove else unnamed(bucket, sha256)
-    yield from (Finding("removed" if remove else "orphan", key, "nothing names it") for key in found)
 
 
 def _runs(bucket: Bucket) -> list[str]:
@@ -124,18 +104,22 @@ def _runs(bucket: Bucket) -> list[str]:
     return [name for name in bucket.folders(RUNS) if bucket.keys(f"{RUNS}/{name}")]
 
 
-def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool) -> Verdict:
-    if not bucket.exists(run_key(run)) and bucket.keys(f"{RUNS}/{run}"):
+def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool, records: list[RunRecord]) -> Verdict:
+    """`records`: gets the run's, where it can be read."""
+    keys = bucket.keys(f"{RUNS}/{run}")
+    if keys and run_key(run) not in keys:
         left = Finding("unreadable", run_key(run), "gone, and objects of the run are not: `actstore rm` ends that")
         return Verdict(1, 0, 0, 0, (left,))
+    unreadable: list[CorruptObject] = []
     try:
-        snapshot = open_run(bucket, run)
-        commits = list(snapshot.commits)
+        snapshot = open_run(bucket, run, unreadable)
     except CorruptObject as error:
         return Verdict(1, 0, 0, 0, (Finding("unreadable", error.details["value"], error.message),))
-    findings: list[Finding] = []
-    for checkpoint in snapshot.commits.checkpoints:
-        findings += _check_checkpoint(bucket, snapshot.record, checkpoint)
+    commits = list(snapshot.commits)
+    records.append(snapshot.record)
+    findings = [Finding("unreadable", error.details["value"], _remedied(error, run)) for error in unreadable]
+    findings += _check_record(snapshot, commits)
+    findings += _check_checkpoints(snapshot, commits)
     segments = _segments(snapshot, findings)
     owners: list[Commit | Segment] = [*commits, *segments.values()]
     items = [item for owner in owners for item in _objects(owner)]
@@ -148,8 +132,48 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool) -> V
     used = {key: segment for key, segment in segments.items() if not _is_superseded(segment, segments)}
     naming: list[Commit | Segment] = [*commits, *used.values()]
     named = {item.key for owner in naming for item in _objects(owner)} | set(used)
-    findings += _orphans(snapshot, named, remove_orphans, findings)
-    return Verdict(1, len(commits), len(items), sum(item.bytes for item in items), tuple(findings))
+    findings += _orphans(snapshot, [key for key in keys if key not in named], remove_orphans, findings)
+    return Verdict(1, len(commits), len(items), sum(item.bytes for item in items), tuple(dict.fromkeys(findings)))
+
+
+def _remedied(error: CorruptObject, run: str) -> str:
+    if error.details["value"].startswith(f"{checkpoints_folder(run)}/"):
+        return f"{error.message}; {_CHECKPOINT_AGAIN}"
+    return f"{error.message}; {_SHARD_AGAIN}"
+
+
+def _check_record(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator[Finding]:
+    """What it says of sequences and tokens is what its shards have: records of before they had hashes may be wrong."""
+    record = snapshot.record
+    for commit in commits:
+        expected = len(record.shard_sequences(commit.shard))
+        if commit.sequences != expected:
+            what = f"shard {commit.shard} has {commit.sequences} sequences, and by the run's record {expected}"
+            yield Finding("damaged", run_key(record.run), what)
+            return
+    tokens = sum(commit.tokens for commit in commits)
+    if snapshot.complete and tokens != record.tokens_total:
+        what = f"it says {record.tokens_total} tokens, and its shards have {tokens}"
+        yield Finding("damaged", run_key(record.run), what)
+
+
+def _check_checkpoints(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator[Finding]:
+    for checkpoint in snapshot.commits.checkpoints:
+        yield from _check_checkpoint(snapshot.bucket, snapshot.record, checkpoint)
+    by_shard = {commit.shard: commit for commit in commits}
+    for smaller in smaller_checkpoints(snapshot):
+        if isinstance(smaller, CorruptObject):
+            yield Finding("orphan", smaller.details["value"], f"{smaller.message}; a larger one holds its shards")
+            continue
+        try:
+            folded = list(smaller.commits(smaller.shards.start, smaller.shards.stop))
+            unlike = [commit for commit in folded if commit != by_shard.get(commit.shard)]
+            checkpoint_sketches(snapshot.bucket, snapshot.record, smaller.shards, smaller.summary.norm_moments)
+        except CorruptObject as error:
+            yield Finding("orphan", error.details["value"], f"{error.message}; a larger one holds its shards")
+            continue
+        if unlike:
+            yield Finding("orphan", smaller.key, f"shard {unlike[0].shard} is not as its commit; a larger one holds it")
 
 
 def _objects(owner: Commit | Segment) -> list[ObjectRecord]:
@@ -226,10 +250,14 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
     """Its commits are the shards', and what it says of them together is what they say, and so are merged sketches."""
     commits = list(checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop))
     for folded in commits:
+        key = commit_key(record.run, folded.shard)
         try:
             own = read_commit(bucket, record, folded.shard)
         except KeyError:
-            yield Finding("missing", checkpoint.key, f"the commit of shard {folded.shard}, which it holds")
+            yield Finding("missing", key, f"{checkpoint.key} holds it, and readers have it from there; {_COMMIT_AGAIN}")
+        except CorruptObject as error:
+            what = f"{error.message}; {checkpoint.key} holds it: once it is removed, {_COMMIT_AGAIN}"
+            yield Finding("unreadable", key, what)
         else:
             if own != folded:
                 yield Finding("damaged", checkpoint.key, f"shard {folded.shard} is not as its commit")
@@ -237,7 +265,7 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
     for what in _unlike_commits(checkpoint, commits, merged):
         yield Finding("damaged", checkpoint.key, f"{what}; {_CHECKPOINT_AGAIN}")
     if are_sketched(commits, merged):
-        yield from _check_sketches(bucket, record.run, checkpoint.shards, merged)
+        yield from _check_sketches(bucket, record, checkpoint.shards, merged)
 
 
 def merged_again(commits: Iterable[Commit]) -> _Merged:
@@ -320,14 +348,14 @@ def _first_of(what: str, found: Sequence[str]) -> Iterator[str]:
         yield f"its {what} are not its commits': {found[0]}{more}"
 
 
-def _check_sketches(bucket: Bucket, run: str, shards: range, merged: _Merged) -> Iterator[Finding]:
-    """They are there, can be read, and are of as many values as the commits tell of, with the same extremes."""
-    key = checkpoint_sketches_key(run, shards)
+def _check_sketches(bucket: Bucket, record: RunRecord, shards: range, merged: _Merged) -> Iterator[Finding]:
+    """They are there, and can be read: of as many values as the commits tell of, with the same extremes."""
+    key = checkpoint_sketches_key(record.run, shards)
     if not bucket.exists(key):
         yield Finding("missing", key, f"its shards all have sketches of norms, merged here; {_SKETCHES_AGAIN}")
         return
     try:
-        found = checkpoint_sketches(bucket, run, shards, merged, list(merged))
+        found = checkpoint_sketches(bucket, record, shards, merged)
     except CorruptObject as error:
         yield Finding("damaged", key, f"{error.message}; once it is removed, {_SKETCHES_AGAIN}")
         return
@@ -335,21 +363,6 @@ def _check_sketches(bucket: Bucket, run: str, shards: range, merged: _Merged) ->
     if unread:
         what = f"sketches of {len(unread)} of {len(merged)} names cannot be read: {unread[0]}"
         yield Finding("damaged", key, f"{what}; once it is removed, {_SKETCHES_AGAIN}")
-    elif found:
-        what = "least or largest values of sketches"
-        unlike = _first_of(what, list(_unlike_extremes(found, merged)))
-        yield from (Finding("damaged", key, f"{one}; once it is removed, {_SKETCHES_AGAIN}") for one in unlike)
-
-
-def _unlike_extremes(found: Sketches, merged: _Merged) -> Iterator[str]:
-    for name, classes in merged.items():
-        for token_class, moments in classes.items():
-            sketch = kll_floats_sketch.deserialize(found[name][token_class])
-            own = sketch.get_min_value(), sketch.get_max_value()
-            expected = np.float32(moments.minimum), np.float32(moments.maximum)
-            for what, value, right in zip(("minimum", "maximum"), own, expected, strict=True):
-                if value != right:
-                    yield f"the {what} of {name} ({token_class}) is {value:.9g}, and of its commits {right:.9g}"
 
 
 def _is_decoded(name: str, sketches: Mapping[str, bytes]) -> bool:
@@ -361,21 +374,90 @@ def _is_decoded(name: str, sketches: Mapping[str, bytes]) -> bool:
     return True
 
 
-def _orphans(snapshot: Snapshot, named: set[str], remove: bool, found: list[Finding]) -> list[Finding]:
+def _orphans(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, found: Sequence[Finding]) -> list[Finding]:
+    """Of the run's keys, those that no commit and no index names, and what they tell."""
     bucket, run = snapshot.bucket, snapshot.record.run
-    of_data = [key for key in bucket.keys(data_folder(run)) if key not in named]
-    of_indexes = [key for key in bucket.keys(indexes_folder(run)) if key not in named]
+    unreadable = {finding.key for finding in found if finding.kind == "unreadable"}
+    of_data = [key for key in unnamed if key.startswith(f"{data_folder(run)}/")]
+    of_indexes = [key for key in unnamed if key.startswith(f"{indexes_folder(run)}/")]
+    others = [key for key in unnamed if not key.startswith((f"{data_folder(run)}/", f"{indexes_folder(run)}/"))]
     # Manifests first, so that no reader finds one whose objects are gone.
     of_indexes.sort(key=lambda key: not key.endswith(".json"))
-    remove = remove and not any(finding.kind == "unreadable" for finding in found)
     captured = "the run is being captured" if bucket.exists(wanted_key(run)) else ""
+    gone = [] if captured else _gone_commits(snapshot, of_data, found)
+    may_be_named = {finding.key for finding in gone} | unreadable
+    of_data = [key for key in of_data if commit_key(run, _shard_of(key)) not in may_be_named]
+    remove = remove and not unreadable
     merged = captured or (
         "its index is not merged to the end" if remove and of_indexes and _merges_due(snapshot) else ""
     )
     return [
+        *gone,
         *(_orphan(bucket, key, remove, captured) for key in of_data),
-        *(_orphan(bucket, key, remove, merged) for key in of_indexes),
+        *(_orphan(bucket, key, remove, merged) for key in of_indexes if key not in unreadable),
+        *_unknown_keys(snapshot, others),
     ]
+
+
+def _gone_commits(snapshot: Snapshot, of_data: Sequence[str], found: Sequence[Finding]) -> list[Finding]:
+    """Commits that something else tells of: an index of their shards, or a whole attempt at one.
+
+    A checkpoint of a shard tells, too, and its reader has the commit from there.
+    """
+    run, there = snapshot.record.run, set(snapshot.shards.tolist())
+    told = {finding.key for finding in found}
+    gone: dict[int, str] = {}
+    for sae in snapshot.record.specification.saes:
+        for shards in listed_segments(snapshot.bucket, run, sae.name):
+            gone |= {shard: segment_key(run, sae.name, shards) for shard in shards if shard not in there}
+    expected = _products(snapshot.record)
+    attempts: dict[str, set[str]] = defaultdict(set)
+    for key in of_data:
+        folder, _, name = key.rpartition("/")
+        attempts[folder].add(name.removesuffix(".parquet"))
+    for folder, products in attempts.items():
+        shard = _shard_of(f"{folder}/")
+        if shard not in there and shard < snapshot.record.shards_total and expected <= products:
+            gone.setdefault(shard, folder)
+    return [
+        Finding("missing", key, f"{gone[shard]} holds the shard, whose commit is gone or was never made; {_SHARD_ANEW}")
+        for shard in sorted(gone)
+        if (key := commit_key(run, shard)) not in told
+    ]
+
+
+def _products(record: RunRecord) -> set[str]:
+    """What each attempt at a shard of the run writes, whatever the model."""
+    asked = record.specification
+    if asked.rows_of:  # of SAEs that the other run had, nothing lies here, and the last is one that it had not
+        return set(sae_products(asked.saes[-1].name))
+    return {TOKENS, *asked.dense_sites, *(product for sae in asked.saes for product in sae_products(sae.name))}
+
+
+def _shard_of(key: str) -> int:
+    """Of a key below `data/`; -1 for what no attempt writes."""
+    digits = key.split("/")[3].partition("-")[0]
+    return int(digits) if digits.isdigit() else -1
+
+
+def _unknown_keys(snapshot: Snapshot, keys: Sequence[str]) -> Iterator[Finding]:
+    run, shards, there = snapshot.record.run, snapshot.record.shards_total, set(keys)
+    for key in keys:
+        name = key.rpartition("/")[2]
+        first, _, last = name.partition(".")[0].partition("-")
+        if key == run_key(run):
+            continue
+        if first.isdigit() and int(first) < shards and key == commit_key(run, int(first)):
+            continue
+        if first.isdigit() and last.isdigit() and int(first) <= int(last) < shards:
+            block = range(int(first), int(last) + 1)
+            if key == checkpoint_key(run, block):
+                continue
+            if key == checkpoint_sketches_key(run, block):
+                if checkpoint_key(run, block) not in there:
+                    yield Finding("orphan", key, f"the checkpoint beside it is gone: {_CHECKPOINT_ANEW}")
+                continue
+        yield Finding("unknown", key, "actstore writes nothing under such a name")
 
 
 def _orphan(bucket: Bucket, key: str, remove: bool, working: str) -> Finding:

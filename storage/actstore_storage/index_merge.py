@@ -29,15 +29,14 @@ from actstore_storage.index_segments import (
     class_numbers,
     listed_segments,
 )
-from actstore_storage.layout import index_product, merge_folder, run_key, segment_key, segment_object_key, wanted_key
+from actstore_storage.layout import index_product, merge_folder, segment_key, segment_object_key, wanted_key
 from actstore_storage.object_writer import ObjectFormat, open_object
 from actstore_storage.products import SEGMENT_FORMAT, STATISTICS_FORMAT, TOKEN_COUNTS_FORMAT
 from actstore_storage.ranking import Ranking, SortedRun
 from actstore_storage.reading import open_product, open_record
 from actstore_storage.rows import shard_tokens
-from actstore_storage.runs import FETCH_THREADS, list_runs, open_run
+from actstore_storage.runs import FETCH_THREADS, list_runs, open_run, read_record
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import RunRecord
 
 # Shards that become one segment while a run is being captured: of so many smaller ones at a time.
 FAN_IN = 16
@@ -288,8 +287,8 @@ def _whole_blocks(snapshot: Snapshot) -> list[range]:
 
 def _lacks_segment(bucket: Bucket, run: str) -> bool:
     try:
-        record = RunRecord.from_json(bucket.get(run_key(run)), run_key(run))
-    except (KeyError, CorruptObject):
+        record = read_record(bucket, run)
+    except (NotThere, CorruptObject):
         return False
     everything = range(record.shards_total)
     saes = record.specification.saes
@@ -333,7 +332,7 @@ def _write(
     with ThreadPoolExecutor(1, "digest") as digester, open_object(bucket, key, layout, digester) as item:
         for rows in columns:
             item.write(rows)
-        return item.finish()
+        return item.finish(f"{merge.run}/{merge.sae}/{merge.first_shard:08d}-{merge.end_shard - 1:08d}/{name}")
 
 
 def _statistics_columns(counts: ClassCounts) -> list[pa.Array]:

@@ -6,7 +6,6 @@ rows as it answers with. A segment's manifest names its objects and is created o
 shards do not, so they may be lost, written twice, or seen late.
 """
 
-import json
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,9 +23,9 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.layout import segment_key, segments_folder
 from actstore_storage.products import SEGMENT_GROUP_ROWS
 from actstore_storage.reading import open_record
+from actstore_storage.records import seal, unseal
 from actstore_storage.segment_file import SegmentFile
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import canonical_json
 
 # Of segments, what a process keeps in memory. A run that is being captured may have 45 at once; statistics take 28
 # bytes a feature and token class.
@@ -75,20 +74,21 @@ class Segment:
         return np.array([part.end_feature for part in self.parts])
 
     def to_json(self) -> bytes:
-        return canonical_json(asdict(self))
+        return seal(asdict(self))
 
     @classmethod
-    def from_json(cls, data: bytes, key: str) -> "Segment":
-        try:
-            fields = json.loads(data)
-            parts = [
-                Part(part["first_feature"], part["end_feature"], ObjectRecord(**part["object"]))
-                for part in fields.pop("parts")
-            ]
-            fields |= {name: ObjectRecord(**fields[name]) for name in ("statistics", "token_counts")}
-            return cls(**fields, parts=tuple(parts))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptObject(f"{key} is not an index: {error}", field="object", value=key) from error
+    def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Segment":
+        """`sealed`: with its own hash, or it is damaged. Errors: CorruptObject."""
+        return unseal(data, key, cls._of, must=sealed)
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> "Segment":
+        parts = [
+            Part(part["first_feature"], part["end_feature"], ObjectRecord(**part["object"]))
+            for part in fields.pop("parts")
+        ]
+        fields |= {name: ObjectRecord(**fields[name]) for name in ("statistics", "token_counts")}
+        return cls(**fields, parts=tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:
 def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
     """Errors: CorruptObject for what is no manifest, or one of another run; KeyError for none."""
     key = segment_key(snapshot.record.run, sae, shards)
-    segment = _parsed(snapshot.bucket.get(key), key)
+    segment = _parsed(snapshot.bucket.get(key), key, snapshot.record.sealed)
     found = segment.run, segment.sae, segment.specification_sha256, segment.shards
     if found != (snapshot.record.run, sae, snapshot.record.specification_sha256, shards):
         raise CorruptObject(f"{key} is an index of something else: {found}", field="object", value=key)
@@ -232,9 +232,9 @@ def class_numbers(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
 
 
 @lru_cache(_MANIFESTS_KEPT)
-def _parsed(data: bytes, key: str) -> Segment:
+def _parsed(data: bytes, key: str, sealed: bool) -> Segment:
     """By what was read, not by its key: a run that is removed may come again under its name."""
-    return Segment.from_json(data, key)
+    return Segment.from_json(data, key, sealed=sealed)
 
 
 @lru_cache(_STATISTICS_KEPT)

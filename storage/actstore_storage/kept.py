@@ -4,7 +4,6 @@ An answer that is not whole, byte for byte, is as good as none: it is made again
 """
 
 import hashlib
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.errors import CorruptObject
 from actstore_storage.layout import kept_folder, kept_key, kept_object_key
+from actstore_storage.records import seal, unseal
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def keep(bucket: Bucket, sha256: str, answer: KeptAnswer, *, replace: bool = Fal
         key, data = kept_object_key(sha256, attempt, name), _parquet(table)
         bucket.put(key, data)
         objects[name] = {"key": key, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    record = {"format": _FORMAT, "record": answer.record, "objects": objects}
-    text = json.dumps(record | {"sha256": _digest(record)}, sort_keys=True, separators=(",", ":")).encode()
+    text = seal({"format": _FORMAT, "answer": sha256, "record": answer.record, "objects": objects})
     if bucket.put_if_absent(kept_key(sha256), text):
         return
     if replace or read_kept(bucket, sha256) is None:
@@ -83,12 +83,12 @@ def remove_kept(bucket: Bucket, sha256: str) -> list[str]:
 
 
 def _manifest(bucket: Bucket, sha256: str) -> dict[str, Any] | None:
+    key = kept_key(sha256)
     try:
-        found = json.loads(bucket.get(kept_key(sha256)))
-        digest = found.pop("sha256")
-    except (KeyError, ValueError, AttributeError, TypeError):
+        found = unseal(bucket.get(key), key, dict, must=True)
+    except (KeyError, CorruptObject):
         return None
-    return found if digest == _digest(found) and found["format"] == _FORMAT else None
+    return found if (found.get("format"), found.get("answer")) == (_FORMAT, sha256) else None
 
 
 def _whole(bucket: Bucket, item: Mapping[str, Any]) -> bytes | None:
@@ -104,7 +104,3 @@ def _parquet(table: pa.Table) -> bytes:
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -4,6 +4,8 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
 
 RUNS = "runs"
+MODELS = "models"
+TOKENIZERS = "tokenizers"
 SAES = "saes"
 WANTED = "captures"
 KEPT = "sweeps"
@@ -94,6 +96,20 @@ def statistics_product(sae: str) -> str:
     return f"statistics-{storage_name(sae, 'sae')}"
 
 
+def model_key(name: str, revision: str) -> str:
+    folder = f"{MODELS}/{storage_name(name, 'model')}"
+    return f"{folder}/revisions/{storage_name(revision, 'revision')}.json" if revision else f"{folder}/model.json"
+
+
+def token_texts_key(tokenizer_sha256: str) -> str:
+    return f"{TOKENIZERS}/{check_name(tokenizer_sha256, 'tokenizer_sha256')}/texts.parquet"
+
+
+def sae_products(sae: str) -> tuple[str, str, str]:
+    """What a shard has of an SAE."""
+    return features_product(sae), index_product(sae), statistics_product(sae)
+
+
 def sae_folder(sae: str) -> str:
     return f"{SAES}/{storage_name(sae, 'sae')}"
 
@@ -105,6 +121,11 @@ def sae_key(sae: str) -> str:
 def sae_files_folder(sae: str, sha256: str) -> str:
     """Named by its content, so that a run finds the SAE that it was made with whatever the name stands for later."""
     return f"{sae_folder(sae)}/files/{check_name(sha256, 'sha256')}"
+
+
+def sae_files_key(sae: str, sha256: str) -> str:
+    """Beside the folder, which has nothing but the files."""
+    return f"{sae_files_folder(sae, sha256)}.json"
 
 
 def training_key(sae: str) -> str:

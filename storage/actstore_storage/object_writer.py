@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import ObjectRecord
+from actstore_storage.parquet_pages import footer_of
 
+# In each object's metadata: which object it is.
+_OF_KEY = "actstore.of"
 # A page stays in a core's cache while it is encoded, checked and passed on: dense rows were written 1.6 times as fast
 # as in pages of a megabyte, which is Arrow's default.
 PAGE_BYTES = 256 << 10
@@ -38,6 +41,7 @@ class ObjectWriter:
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         self.rows = 0
+        self._stream = stream
         self._parquet = pq.ParquetWriter(
             stream,
             layout.schema,
@@ -63,9 +67,12 @@ class ObjectWriter:
         if self._pending:
             self._pending[-1] = _copied(self._pending[-1])
 
-    def finish(self) -> None:
+    def finish(self, of: str) -> None:
+        """`of`: what the object is, so that no other can be read in its place, of as many bytes though it may be."""
         if self._pending_rows:
             self._flush(self._pending_rows)
+        self._parquet.add_key_value_metadata({_OF_KEY: of})
+        self._stream.keep_end()
         self._parquet.close()
 
     def abandon(self) -> None:
@@ -96,6 +103,7 @@ class DigestStream:
         self._stream, self._digester = stream, digester
         self._digest = hashlib.sha256()
         self._waiting: deque[Future[None]] = deque()
+        self._end: list[bytes] | None = None
 
     def write(self, data: bytes) -> int:
         if self.abandoned:
@@ -105,13 +113,23 @@ class DigestStream:
             self._waiting.popleft().result()
         self._stream.write(data)
         self.bytes += len(data)
+        if self._end is not None:
+            self._end.append(bytes(data))
         return len(data)
+
+    def keep_end(self) -> None:
+        """What is written from here on has the footer."""
+        self._end = []
 
     def flush(self) -> None:
         """Nothing to do: the bucket's stream flushes when it ends."""
 
     def close(self) -> None:
         """The bucket ends its own stream."""
+
+    @property
+    def footer_sha256(self) -> str:
+        return hashlib.sha256(footer_of(b"".join(self._end or ()))).hexdigest()
 
     @property
     def sha256(self) -> str:
@@ -129,9 +147,11 @@ class OpenObject:
         self._writer = ObjectWriter(self._digest, layout)
         self.write = self._writer.write
 
-    def finish(self) -> ObjectRecord:
-        self._writer.finish()
-        return ObjectRecord(self._key, self._digest.bytes, self._writer.rows, self._digest.sha256)
+    def finish(self, of: str) -> ObjectRecord:
+        """`of`: what the object is, which goes into its footer."""
+        self._writer.finish(of)
+        digest = self._digest
+        return ObjectRecord(self._key, digest.bytes, self._writer.rows, digest.sha256, digest.footer_sha256)
 
     def abandon(self) -> None:
         self._digest.abandoned = True

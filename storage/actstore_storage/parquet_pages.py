@@ -1,10 +1,14 @@
-"""Pages of plain values, read where they lie: for readers whom an ordinary Parquet reader costs a copy, or a footer."""
+"""Pages of plain values, read where they lie: for readers whom an ordinary Parquet reader costs a copy, or a footer;
+and which bytes are the footer.
+"""
 
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 _DATA_PAGE, _PLAIN = 0, 0
+# Behind the footer: its length, and the magic bytes.
+_LENGTH_BYTES, _MAGIC = 4, b"PAR1"
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,19 @@ class Page:
         """Errors: ValueError where the bytes are not those that were written."""
         if zlib.crc32(data[self.start : self.end]) != self.crc:
             raise ValueError("its checksum does not match")
+
+
+def footer_bytes(end: bytes) -> int:
+    """Of a file that ends so, how many bytes the footer takes, to the end. Errors: ValueError for no Parquet file."""
+    if end[-len(_MAGIC) :] != _MAGIC:
+        raise ValueError("it does not end as Parquet files do")
+    length = end[-len(_MAGIC) - _LENGTH_BYTES : -len(_MAGIC)]
+    return int.from_bytes(length, "little") + _LENGTH_BYTES + len(_MAGIC)
+
+
+def footer_of(end: bytes) -> bytes:
+    """From the last bytes of a file, which are enough. Errors: ValueError."""
+    return end[-footer_bytes(end) :]
 
 
 def page_at(data: memoryview, at: int) -> Page:

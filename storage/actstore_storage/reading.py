@@ -1,5 +1,6 @@
 """Opening the objects that a commit or an index names, and telling a damaged object from a store that fails."""
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,10 +13,14 @@ import pyarrow.parquet as pq
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit, ObjectRecord
 from actstore_storage.errors import CorruptObject
+from actstore_storage.parquet_pages import footer_bytes, footer_of
 
 # Shards that are read side by side: on S3 nearly all of that is waiting, and on a local disk it costs nothing. Where
 # each request waited 15 ms, growth took a sixth of the time of one shard after the other; with 8, a fifth.
 SHARDS_AT_ONCE = 16
+
+# Of an object's end, what is read at first: more than most footers have, and as much as Arrow reads.
+_END_BYTES = 64 << 10
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -43,7 +48,8 @@ def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: boo
     Without `verify` the pages' checksums are not computed: for who has read the same pages before.
     """
     with reading_errors(bucket, record, owner), open_source(bucket, record, owner) as source:
-        yield pq.ParquetFile(source, page_checksum_verification=verify)
+        footer = _footer(source, record, owner) if record.footer_sha256 else None
+        yield pq.ParquetFile(source, metadata=footer, page_checksum_verification=verify)
 
 
 def open_source(bucket: Bucket, record: ObjectRecord, owner: str) -> pa.NativeFile:
@@ -54,6 +60,22 @@ def open_source(bucket: Bucket, record: ObjectRecord, owner: str) -> pa.NativeFi
         source.close()
         raise _corrupt(owner, record.key, f"it has {found} bytes, its record says {record.bytes}")
     return source
+
+
+def _footer(source: pa.NativeFile, record: ObjectRecord, owner: str) -> pq.FileMetaData:
+    """From one read, as Arrow would read it, of bytes that are those that were written."""
+    source.seek(max(0, record.bytes - _END_BYTES))
+    end = source.read()
+    try:
+        if footer_bytes(end) > len(end):
+            source.seek(max(0, record.bytes - footer_bytes(end)))
+            end = source.read()
+        footer = footer_of(end)
+    except ValueError as error:
+        raise _corrupt(owner, record.key, str(error)) from error
+    if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
+        raise _corrupt(owner, record.key, "its footer is not the one that was written there")
+    return pq.read_metadata(pa.BufferReader(footer))
 
 
 @contextmanager

@@ -1,25 +1,35 @@
 """What workers of this store have loaded or found: models, their tokens' texts, SAEs."""
 
+import hashlib
 import io
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actstore_storage.bucket import Bucket, check_name
+from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject, NotThere
-from actstore_storage.layout import SAES, sae_files_folder, sae_key, storage_name
+from actstore_storage.layout import (
+    MODELS,
+    SAES,
+    model_key,
+    sae_files_folder,
+    sae_files_key,
+    sae_key,
+    token_texts_key,
+)
+from actstore_storage.records import canonical_json, seal, unseal
 from actstore_storage.runs import FETCH_THREADS
-from actstore_storage.specification import canonical_json
 
 _TOKENIZERS_KEPT = 8
 _COPY_BYTES = 1 << 22
+# In the metadata of tokens' texts: a record of what they are.
+_TEXTS_RECORD = b"actstore.record"
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,10 @@ class ModelRecord:
     block: str = ""
     config_sha256: str = ""
 
+    @property
+    def key(self) -> str:
+        return model_key(self.name, self.revision)
+
 
 @dataclass(frozen=True)
 class SaeModelRecord:
@@ -56,6 +70,10 @@ class SaeModelRecord:
     d_sae: int
     model: str
 
+    @property
+    def key(self) -> str:
+        return sae_key(self.name)
+
 
 Record = TypeVar("Record", ModelRecord, SaeModelRecord)
 
@@ -64,24 +82,25 @@ def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[st
     """`token_texts`: the text of each token id. A model that was registered under the name before is replaced."""
     sink = io.BytesIO()
     texts = pa.table({"text": pa.array(token_texts, pa.string())})
+    texts = texts.replace_schema_metadata({_TEXTS_RECORD: seal(_texts_record(record.tokenizer_sha256, token_texts))})
     pq.write_table(texts, sink, compression="zstd", write_page_checksum=True)
-    bucket.put_if_absent(_texts_key(record.tokenizer_sha256), sink.getvalue())
-    bucket.put(_model_key(record.name, record.revision), canonical_json(asdict(record)))
+    bucket.put_if_absent(token_texts_key(record.tokenizer_sha256), sink.getvalue())
+    bucket.put(record.key, seal(asdict(record)))
 
 
 def find_registered_model(bucket: Bucket, name: str, revision: str) -> ModelRecord | None:
     """None where nothing is registered under the name."""
-    return next(iter(_read_all(bucket, [_model_key(name, revision)], ModelRecord)), None)
+    return next(iter(_read_all(bucket, [model_key(name, revision)], ModelRecord)), None)
 
 
 def list_models(bucket: Bucket) -> list[ModelRecord]:
     """In order of name, then revision."""
-    return sorted(_read_all(bucket, bucket.keys("models"), ModelRecord), key=lambda model: (model.name, model.revision))
+    return sorted(_read_all(bucket, bucket.keys(MODELS), ModelRecord), key=lambda model: (model.name, model.revision))
 
 
 def register_sae(bucket: Bucket, record: SaeModelRecord) -> None:
     """An SAE that was registered under the name before is replaced; runs carry the hash of the one they used."""
-    bucket.put(sae_key(record.name), canonical_json(asdict(record)))
+    bucket.put(record.key, seal(asdict(record)))
 
 
 def list_saes(bucket: Bucket) -> list[SaeModelRecord]:
@@ -97,26 +116,80 @@ def find_registered_sae(bucket: Bucket, name: str) -> SaeModelRecord | None:
 
 def store_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> None:
     """Every file of a folder. To be stored before the SAE is registered: whoever sees it finds them."""
+    digests = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file, bucket.create(f"{sae_files_folder(name, sha256)}/{path.name}") as out:
-            while chunk := file.read(_COPY_BYTES):
-                out.write(chunk)
+            digests[path.name] = _copied(file, out)
+    bucket.put(sae_files_key(name, sha256), seal({"sae": name, "sha256": sha256, "files": digests}))
 
 
 def fetch_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> bool:
-    """Into an empty folder. False: that SAE's files do not lie in this bucket."""
+    """Into an empty folder. False: that SAE's files do not lie in this bucket.
+
+    Errors: CorruptObject for a file that is not the one that was stored, or is gone.
+    """
     keys = bucket.keys(sae_files_folder(name, sha256))
+    digests = {}
     for key in keys:
-        with bucket.open(key) as file, (folder / key.rpartition("/")[2]).open("wb") as out:
-            while chunk := file.read(_COPY_BYTES):
-                out.write(chunk)
+        path = folder / key.rpartition("/")[2]
+        with bucket.open(key) as file, path.open("wb") as out:
+            digests[path.name] = _copied(file, out)
+    for key, what in unlike_sae_files(bucket, name, sha256, digests):
+        raise CorruptObject(f"object {key} is damaged: {what}", field="object", value=key)
     return bool(keys)
+
+
+def unlike_sae_files(bucket: Bucket, name: str, sha256: str, digests: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Keys and what is wrong there with an SAE's files, of which these SHA-256 were found, by name.
+
+    Nothing of files that were stored before there was a record of them. Errors: CorruptObject.
+    """
+    key = sae_files_key(name, sha256)
+    try:
+        stored = unseal(bucket.get(key), key, lambda fields: _files_of(fields, name, sha256), must=True)
+    except KeyError:
+        return
+    for file in sorted({*stored, *digests}):
+        if file not in digests:
+            yield f"{sae_files_folder(name, sha256)}/{file}", "it is gone"
+        elif stored.get(file) != digests[file]:
+            yield f"{sae_files_folder(name, sha256)}/{file}", "it is not the file that was stored"
+
+
+def _files_of(fields: Mapping[str, Any], name: str, sha256: str) -> dict[str, str]:
+    if (fields["sae"], fields["sha256"]) != (name, sha256):
+        raise ValueError(f"it is of SAE {fields['sae']}")
+    return dict(fields["files"])
+
+
+def hash_objects(bucket: Bucket, *keys: str) -> str:
+    """The SHA-256 of objects of any size, one after the other. Errors: KeyError for one that is not there."""
+    digest = hashlib.sha256()
+    for key in keys:
+        with bucket.open(key) as source:
+            while chunk := source.read(_COPY_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _copied(source: BinaryIO | pa.NativeFile, out: BinaryIO | pa.NativeFile) -> str:
+    """The SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    while chunk := source.read(_COPY_BYTES):
+        digest.update(chunk)
+        out.write(chunk)
+    return digest.hexdigest()
 
 
 @lru_cache(_TOKENIZERS_KEPT)
 def token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
     """The text of each token id, kept: the name is the content's hash, so it cannot change."""
-    key = _texts_key(tokenizer_sha256)
+    return read_token_texts(bucket, tokenizer_sha256)
+
+
+def read_token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
+    """As they lie in the bucket now. Errors: MODEL_NOT_FOUND; CorruptObject."""
+    key = token_texts_key(tokenizer_sha256)
     try:
         data = bucket.get(key)
     except KeyError:
@@ -124,30 +197,38 @@ def token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
         raise NotThere(message, reason="MODEL_NOT_FOUND", field="tokenizer_sha256", value=tokenizer_sha256) from None
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        return tuple(table["text"].to_pylist())
-    except (OSError, pa.ArrowException, KeyError) as error:
+        texts = tuple(table["text"].to_pylist())
+    except (OSError, ValueError, pa.ArrowException, KeyError) as error:
         raise CorruptObject(f"{key} is damaged: {error}", field="object", value=key) from error
+    record = (table.schema.metadata or {}).get(_TEXTS_RECORD)  # none: of before there were any
+    if record is not None and unseal(record, key, dict, must=True) != _texts_record(tokenizer_sha256, texts):
+        raise CorruptObject(f"{key} has other texts than were stored there", field="object", value=key)
+    return texts
 
 
-def _model_key(name: str, revision: str) -> str:
-    folder = f"models/{storage_name(name, 'model')}"
-    return f"{folder}/revisions/{storage_name(revision, 'revision')}.json" if revision else f"{folder}/model.json"
-
-
-def _texts_key(tokenizer_sha256: str) -> str:
-    return f"tokenizers/{check_name(tokenizer_sha256, 'tokenizer_sha256')}/texts.parquet"
+def _texts_record(tokenizer_sha256: str, texts: Sequence[str]) -> dict[str, str]:
+    return {
+        "tokenizer_sha256": tokenizer_sha256,
+        "texts_sha256": hashlib.sha256(canonical_json(list(texts))).hexdigest(),
+    }
 
 
 def _read_all(bucket: Bucket, keys: Sequence[str], kind: type[Record]) -> list[Record]:
-    """Of those that are there."""
+    """Of those that are there. Errors: CorruptObject."""
 
     def read(key: str) -> Record | None:
         try:
-            return kind(**json.loads(bucket.get(key)))
+            return read_registered(bucket, key, kind)
         except KeyError:
             return None
-        except (ValueError, TypeError) as error:
-            raise CorruptObject(f"{key} is not a {kind.__name__}: {error}", field="object", value=key) from error
 
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         return [record for record in pool.map(read, keys) if record is not None]
+
+
+def read_registered(bucket: Bucket, key: str, kind: type[Record]) -> Record:
+    """Errors: KeyError where there is none; CorruptObject, also for a record under another's key."""
+    record = unseal(bucket.get(key), key, lambda fields: kind(**fields))
+    if record.key != key:
+        raise CorruptObject(f"{key} is the record of {record.key}", field="object", value=key)
+    return record

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import Commits, open_checkpoints
-from actstore_storage.commit import Commit
+from actstore_storage.commit import Commit, commit_of
 from actstore_storage.errors import Conflict, CorruptObject, NotThere
 from actstore_storage.layout import RUNS, commit_key, commits_folder, run_key
 from actstore_storage.snapshot import Snapshot
@@ -18,22 +18,35 @@ FETCH_THREADS = 16
 _log = logging.getLogger(__name__)
 
 
-def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
-    """The record as it stands in the bucket: this one, or that of the same specification from before.
-
-    Raises Conflict where another specification has the name, with what it has otherwise.
-    """
+def check_run_name(bucket: Bucket, record: RunRecord) -> None:
+    """That `create_run` would not refuse the record now. Errors: Conflict, CorruptObject."""
     key = run_key(record.run)
-    if not bucket.exists(key) and (left := bucket.keys(f"{RUNS}/{record.run}")) and key not in left:
+    if bucket.exists(key):
+        check_same_run(read_record(bucket, record.run), record)
+    elif (left := bucket.keys(f"{RUNS}/{record.run}")) and key not in left:
         raise Conflict(
             f"run {record.run} was removed, but not to the end",
             field="run",
             value=record.run,
             allowed="another name, or remove the run again",
         )
-    if bucket.put_if_absent(key, record.to_json()):
+
+
+def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
+    """The record as it stands in the bucket: this very one, or that of the same specification from before.
+
+    Raises Conflict where another specification has the name.
+    """
+    check_run_name(bucket, record)
+    if bucket.put_if_absent(run_key(record.run), record.to_json()):
         return record
-    standing = RunRecord.from_json(bucket.get(key), key)
+    standing = read_record(bucket, record.run)
+    check_same_run(standing, record)
+    return standing
+
+
+def check_same_run(standing: RunRecord, record: RunRecord) -> None:
+    """Errors: Conflict where they have a name in common and not the specification, with what one has otherwise."""
     if standing.specification.differing(record.specification):
         raise Conflict(
             f"run {record.run} exists with another specification: {'; '.join(standing.differences(record))}",
@@ -41,7 +54,6 @@ def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
             value=record.run,
             allowed=f"another name, or the specification {standing.specification_sha256}",
         )
-    return standing
 
 
 def list_runs(bucket: Bucket) -> list[str]:
@@ -72,14 +84,28 @@ def _shard_numbers(keys: Iterable[str]) -> set[int]:
     return {int(stem) for stem in stems if stem.isdigit()}
 
 
-def open_run(bucket: Bucket, run: str) -> Snapshot:
-    """What is committed now. Shards that are committed later are in later snapshots only."""
+def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = None) -> Snapshot:
+    """What is committed now. Shards that are committed later are in later snapshots only.
+
+    Errors: RUN_NOT_FOUND; CorruptObject. With `unreadable`, the errors of commits and checkpoints go there, and the
+    snapshot is without those shards, or with what smaller checkpoints and commits say of them.
+    """
     record = read_record(bucket, run)
     # Before the listing: a commit that is folded in between is then found twice, and not never.
-    checkpoints = open_checkpoints(bucket, record)
+    checkpoints = open_checkpoints(bucket, record, unreadable)
     loose = _loose_shards(bucket, record, [checkpoint.shards for checkpoint in checkpoints])
+
+    def read(shard: int) -> Commit | None:
+        try:
+            return read_commit(bucket, record, shard)
+        except CorruptObject as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
+            return None
+
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        commits = list(pool.map(lambda shard: read_commit(bucket, record, shard), loose))
+        commits = [commit for commit in pool.map(read, loose) if commit is not None]
     return Snapshot(bucket, record, Commits(checkpoints, commits))
 
 
@@ -87,10 +113,13 @@ def read_record(bucket: Bucket, run: str) -> RunRecord:
     """Errors: RUN_NOT_FOUND with what there is; CorruptObject."""
     key = run_key(run)
     try:
-        return RunRecord.from_json(bucket.get(key), key)
+        record = RunRecord.from_json(bucket.get(key), key)
     except KeyError:
         allowed = list_runs(bucket) or "none: nothing was captured into this store"
         raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
+    if record.run != run:
+        raise CorruptObject(f"{key} is the record of run {record.run}", field="object", value=key)
+    return record
 
 
 def runs_over(bucket: Bucket, run: str) -> list[str]:
@@ -121,8 +150,4 @@ def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> lis
 
 def read_commit(bucket: Bucket, record: RunRecord, shard: int) -> Commit:
     key = commit_key(record.run, shard)
-    commit = Commit.from_json(bucket.get(key), key)
-    found = (commit.run, commit.shard, commit.specification_sha256)
-    if found != (record.run, shard, record.specification_sha256):
-        raise CorruptObject(f"{key} is a commit of something else: {found}", field="object", value=key)
-    return commit
+    return commit_of(record, shard, bucket.get(key), key)

@@ -25,6 +25,7 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.layout import checkpoint_sketches_key
 from actstore_storage.products import NORM_SKETCHES, sketches_format
 from actstore_storage.reading import open_product, read_side_by_side
+from actstore_storage.specification import RunRecord
 
 if TYPE_CHECKING:
     from actstore_storage.snapshot import Snapshot
@@ -38,6 +39,9 @@ _INTS_OF_ONE, _INTS_OF_MANY = 2, 5
 # That header: length, version, family, flags, k, least capacity of a level, values, k of the coarsest part, levels.
 _HEADER = struct.Struct("<BBBBHBxQHBx")
 _VERSION, _KLL, _LEAST_CAPACITY = 1, 15, 8
+
+# In the metadata of a checkpoint's: of which runs they may be.
+_OF_KEY = b"actstore.specification_sha256"
 
 # In DataSketches' bytes, by name of statistics, then by token class.
 Sketches = Mapping[str, Mapping[str, bytes]]
@@ -90,7 +94,7 @@ class NormSketches:
             write_statistics=False,  # they would copy each column's sketches into page and footer
             write_page_checksum=True,
         ) as file:
-            file.add_key_value_metadata({"actstore.specification_sha256": specification_sha256})
+            file.add_key_value_metadata({_OF_KEY: specification_sha256})
             file.write_table(pa.Table.from_arrays(self.columns, schema=schema))
         return bytes(sink.getvalue())
 
@@ -105,13 +109,17 @@ def shard_sketches(bucket: Bucket, commit: Commit, names: Sequence[str]) -> Sket
 
 
 def checkpoint_sketches(
-    bucket: Bucket, run: str, shards: range, moments: Mapping[str, Mapping[str, Moments]], names: Sequence[str]
+    bucket: Bucket,
+    record: RunRecord,
+    shards: range,
+    moments: Mapping[str, Mapping[str, Moments]],
+    names: Sequence[str] | None = None,
 ) -> Sketches | None:
-    """As `shard_sketches`, of a checkpoint whose summary has these moments."""
-    key = checkpoint_sketches_key(run, shards)
+    """As `shard_sketches`, of a checkpoint whose summary has these moments. No `names`: all of them."""
+    key, names = checkpoint_sketches_key(record.run, shards), list(moments) if names is None else names
     try:
         with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
-            there = set(file.schema_arrow.names)
+            there, of = set(file.schema_arrow.names), (file.metadata.metadata or {}).get(_OF_KEY)
             lacking = [name for name in names if name not in there]
             found = {} if lacking else _decoded(file, names)
     except KeyError:
@@ -119,6 +127,8 @@ def checkpoint_sketches(
     except (pa.ArrowException, OSError) as error:
         failure = bucket.store_error(error) if isinstance(error, OSError) else None
         raise failure or _corrupt(key, str(error).strip()) from error
+    if of != record.specification_sha256.encode():
+        raise _corrupt(key, "it is of another specification")
     if lacking and all(name in moments for name in lacking):
         raise _corrupt(key, f"it has no sketches of {lacking[0]}")
     return None if lacking else _checked(found, moments, key)
@@ -162,9 +172,9 @@ def read_sketches(snapshot: "Snapshot", names: Sequence[str]) -> list[Sketches] 
     """Of all committed shards, in parts that are not merged; None where any of them has none of some name, or where
     some that were merged are gone (`missing_sketches`).
     """
-    bucket, run = snapshot.bucket, snapshot.record.run
+    bucket = snapshot.bucket
     folded = read_side_by_side(
-        lambda part: checkpoint_sketches(bucket, run, part.shards, part.summary.norm_moments, names),
+        lambda part: checkpoint_sketches(bucket, snapshot.record, part.shards, part.summary.norm_moments, names),
         snapshot.commits.checkpoints,
     )
     parts = list(folded)
@@ -250,11 +260,14 @@ def _kept(sketch: bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]
     return np.concatenate([extremes, values]), np.concatenate([np.zeros(2, np.int64), weights])
 
 
-def _count(sketch: bytes) -> int | None:
-    """How many values it says that it is of, and what it kept stands for; None where these are no sketch's bytes."""
+def _told(sketch: bytes) -> tuple[int, np.float32, np.float32] | None:
+    """How many values it says that it is of, and what it kept stands for, with the least and the largest; None where
+    these are no sketch's bytes.
+    """
     try:
+        values, weights = _kept(sketch)
         told = 1 if sketch[0] == _INTS_OF_ONE else int.from_bytes(sketch[8:16], "little")
-        return told if told == _kept(sketch)[1].sum() else None
+        return (told, values[0], values[0 if told == 1 else 1]) if told == weights.sum() else None
     except (ValueError, IndexError):
         return None
 
@@ -270,10 +283,15 @@ def _decoded(file: pq.ParquetFile, names: Sequence[str]) -> dict[str, dict[str, 
 
 def _checked(found: Sketches, moments: Mapping[str, Mapping[str, Moments]], key: str) -> Sketches:
     for name, classes in found.items():
-        expected = {token_class: told.count for token_class, told in moments.get(name, {}).items()}
-        if {token_class: _count(sketch) for token_class, sketch in classes.items()} != expected:
+        expected = {
+            token_class: (told.count, np.float32(told.minimum), np.float32(told.maximum))
+            for token_class, told in moments.get(name, {}).items()
+        }
+        if {token_class: _told(sketch) for token_class, sketch in classes.items()} != expected:
             raise _corrupt(
-                key, f"its sketches of {name} are no sketches, or not of as many tokens as the statistics beside it"
+                key,
+                f"its sketches of {name} are no sketches, or not of as many tokens as the statistics beside it, or of "
+                "another least or largest value",
             )
     return found
 

@@ -5,16 +5,17 @@
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from actstore_storage.errors import CorruptObject
+from actstore_storage.records import canonical_json, is_sealed, seal, unseal
 
-# What is read, and what is written: a run over another's rows is of the third version, which no earlier one knows.
-FORMAT_VERSION = 3
-_OWN_ROWS_VERSION = 2
+# What is read, and what is written.
+FORMAT_VERSION = 4
+# From here on every record of a run has its own hash.
+_SEALED_VERSION = 4
 _LEFT_OUT_IF_EMPTY = frozenset({"rows_of", "config_sha256", "attention_implementation"})
 DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an element
 
@@ -127,7 +128,7 @@ class Specification:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(canonical_json(_fields(self))).hexdigest()
+        return _hash(_fields(self))
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,13 @@ class RunRecord:
     device: str
     code_version: str
     dense_widths: Mapping[str, int] = field(default_factory=dict)
-    format_version: int = _OWN_ROWS_VERSION
+    format_version: int = FORMAT_VERSION
     model_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether each of the run's records must have its hash; before, none had."""
+        return self.format_version >= _SEALED_VERSION
 
     def dense_width(self, site: str) -> int:
         return self.dense_widths.get(site, self.d_model)
@@ -177,8 +183,19 @@ class RunRecord:
             if was.get(key) != now.get(key):
                 yield f"config.{key} was {was.get(key)}, and is {now.get(key)}"
 
+    def continuing(self, standing: "RunRecord") -> "RunRecord":
+        """For a run that stands already: specified as it is there, and in the format that its commits go by, which may
+        be those of an older version.
+        """
+        return replace(
+            self,
+            specification=standing.specification,
+            specification_sha256=standing.specification_sha256,
+            format_version=standing.format_version,
+        )
+
     def to_json(self) -> bytes:
-        return canonical_json(asdict(self) | {"specification": _fields(self.specification)})
+        return seal(asdict(self) | {"specification": _fields(self.specification)})
 
     def borrow_rows(self, saes: Iterable[SaeRecord]) -> Specification:
         """Of a run over this one's rows, with these SAEs beside its own."""
@@ -192,24 +209,32 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "RunRecord":
-        try:
-            found: dict[str, Any] = json.loads(data)
-            if found["format_version"] > FORMAT_VERSION:
-                raise CorruptObject(
-                    f"{key} has format version {found['format_version']}; this actstore reads up to {FORMAT_VERSION}",
-                    field="format_version",
-                    value=found["format_version"],
-                    allowed=f"at most {FORMAT_VERSION}",
-                )
-            inner = found.pop("specification")
-            inner["saes"] = tuple(SaeRecord(**sae) for sae in inner["saes"])
-            for name in ("dense_sites", "norm_sites"):
-                inner[name] = tuple(inner[name])
-            inner["positions"] = Positions(**inner.get("positions", {}))
-            inner["row_filters"] = tuple(map(_row_filter, inner.get("row_filters", ())))
-            return cls(specification=Specification(**inner), **found)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptObject(f"{key} is not a run record: {error}", field="object", value=key) from error
+        """Errors: CorruptObject, also for a format that this version does not know, and for a specification that is not
+        the one that was hashed.
+        """
+        return unseal(data, key, lambda found: cls._of(found, is_sealed(data)))
+
+    @classmethod
+    def _of(cls, found: dict[str, Any], has_hash: bool) -> "RunRecord":
+        if found["format_version"] > FORMAT_VERSION:
+            raise CorruptObject(
+                f"run {found['run']} has format version {found['format_version']}; this actstore reads up to "
+                f"{FORMAT_VERSION}",
+                field="format_version",
+                value=found["format_version"],
+                allowed=f"at most {FORMAT_VERSION}",
+            )
+        if found["format_version"] >= _SEALED_VERSION and not has_hash:
+            raise ValueError("it has no record_sha256, which every record of its format version has")
+        inner = found.pop("specification")
+        if _hash(inner) != found["specification_sha256"]:  # as they stand: what a version did not know was not hashed
+            raise ValueError("its specification is not the one of its specification_sha256")
+        inner["saes"] = tuple(SaeRecord(**sae) for sae in inner["saes"])
+        for name in ("dense_sites", "norm_sites"):
+            inner[name] = tuple(inner[name])
+        inner["positions"] = Positions(**inner.get("positions", {}))
+        inner["row_filters"] = tuple(_row_filter(row) for row in inner.get("row_filters", ()))
+        return cls(specification=Specification(**inner), **found)
 
 
 def _fields(specification: Specification) -> dict[str, Any]:
@@ -218,10 +243,10 @@ def _fields(specification: Specification) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value or name not in _LEFT_OUT_IF_EMPTY}
 
 
+def _hash(found: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(found)).hexdigest()
+
+
 def _row_filter(fields: dict[str, Any]) -> RowFilter:
     value = fields["value"]
     return RowFilter(fields["column"], fields["comparison"], tuple(value) if isinstance(value, list) else value)
-
-
-def canonical_json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,7 +1,7 @@
 """Stores that earlier versions wrote, kept as they were: every later version must read them.
 
-What the runs of `golden/format-1` hold is told at the top of tests/stored_run.py, and is computed again here from that
-text alone, so that a change of the writer cannot change what is expected.
+What the runs of `golden/format-1` and `format-4` hold is told at the top of tests/stored_run.py, which wrote them, and
+is computed again here from that text alone, so that a change of the writer cannot change what is expected.
 """
 
 import shutil
@@ -17,13 +17,20 @@ GOLDEN = Path(__file__).parents[1] / "storage/golden"
 SAE = "planted-sae"
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> actstore.Run:
-    store = shutil.copytree(GOLDEN / "format-1", tmp_path / "store")
-    return actstore.connect(str(store)).run(request.param)
+@pytest.fixture(params=["format-1/float32", "format-1/bfloat16", "format-4/float32"])
+def golden(request: pytest.FixtureRequest) -> tuple[Path, str]:
+    """The store, and a run in it that is named by its dtype."""
+    store, _, name = request.param.partition("/")
+    return GOLDEN / store, name
 
 
-def test_a_run_of_format_1_has_every_token_and_the_defaults_of_its_time(run):
+@pytest.fixture
+def run(golden: tuple[Path, str], tmp_path: Path) -> actstore.Run:
+    store, name = golden
+    return actstore.connect(str(shutil.copytree(store, tmp_path / "store"))).run(name)
+
+
+def test_a_run_has_every_token_and_the_defaults_of_its_time(run):
     assert run.complete
     assert run.tokens_committed == run.tokens_total == 69
     tokens = run.tokens().to_pandas()
@@ -50,9 +57,9 @@ def test_its_tokens_have_their_own_norms(run):
     assert run.norms(exact=True).table["rank_error"].to_pylist() == [0.0] * 3
 
 
-def test_its_dense_rows_are_the_bits_of_the_files(run):
+def test_its_dense_rows_are_the_bits_of_the_files(golden, run):
     activations = run.activations("resid_post.1")
-    folder = GOLDEN / "format-1/runs" / run.name / "data"
+    folder = golden[0] / "runs" / run.name / "data"
     files = sorted(folder.glob("*/resid_post.1.parquet"))
     raw = [value.as_py() for file in files for value in pq.read_table(file)["activation"]]
     assert activations.to_arrow()["activation"].to_pylist() == raw
@@ -126,6 +133,21 @@ def test_its_checkpoint_is_read(selected, tmp_path):
     assert again.provenance == selected.provenance
 
 
+def test_a_run_of_format_4_is_folded_and_its_index_merged_and_all_of_it_has_its_hash(tmp_path):
+    store = shutil.copytree(GOLDEN / "format-4", tmp_path / "store")
+    assert len(actstore.connect(str(store)).check()) == 0
+    for path in [*store.glob("runs/*/commits/*"), *store.glob("runs/*/data/*/index-*")]:
+        path.unlink()
+    run = actstore.connect(str(store)).run("float32")
+    assert run.complete
+    assert run.feature(SAE, 3).top(1).to_pandas().activation.tolist() == [6.375]
+    record = next(store.glob("saes/*/sae.json"))
+    record.write_bytes(record.read_bytes().replace(b"resid_post.1", b"resid_post.2"))
+    found = actstore.connect(str(store)).check().to_pandas().query("kind == 'damaged'")
+    assert found.key.tolist() == [f"saes/{SAE}/sae.json"]
+
+
+@pytest.mark.parametrize("golden", [(GOLDEN / "format-1", "float32")])
 def test_a_run_of_format_1_says_that_it_has_only_l2_norms(run):
     with pytest.raises(actstore.BadRequest, match=r"has no standard_deviation.*captured before"):
         run.norms(quantity="standard_deviation")

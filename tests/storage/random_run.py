@@ -9,7 +9,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
 from actstore_storage.layout import commit_key
 from actstore_storage.products import NORM_SKETCHES
-from actstore_storage.registry import ModelRecord, register_model
+from actstore_storage.registry import ModelRecord, SaeModelRecord, register_model, register_sae
 from actstore_storage.runs import create_run
 from actstore_storage.shard import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
 from actstore_storage.specification import RunRecord, SaeRecord, Specification
@@ -114,11 +114,18 @@ def write_run(
     chosen: np.ndarray | None = None,
 ) -> None:
     """`chosen`: the rows of which dense sites are stored, where the run does not store them all."""
-    create_run(bucket, run.record)
-    model = ModelRecord("model", "", "a" * 64, "b" * 64, "gpt2", 4, 8, 2, VOCABULARY, 64)
-    register_model(bucket, model, TEXTS)
+    begin(bucket, run.record)
     for shard in range(run.record.shards_total) if shards is None else shards:
         assert write_shard(bucket, run, shard, "attempt", batch_sequences, chosen)
+
+
+def begin(bucket: Bucket, record: RunRecord) -> None:
+    """Creates the run, and registers its model and SAEs."""
+    create_run(bucket, record)
+    model = ModelRecord("model", "", "a" * 64, "b" * 64, "gpt2", 4, 8, 2, VOCABULARY, 64)
+    register_model(bucket, model, TEXTS)
+    for sae in record.specification.saes:
+        register_sae(bucket, SaeModelRecord(sae.name, sae.sha256, "standard", sae.site, 8, sae.d_sae, "model"))
 
 
 def write_shard(

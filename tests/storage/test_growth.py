@@ -278,7 +278,8 @@ def _runs(bucket: Bucket, **changed) -> list[Snapshot]:
     runs = [planted(f"run{step}", revision=f"step{step}") for step in (1, 2, 3)]
     for place, change in ((1, {}), (2, changed)):
         asked = replace(runs[place].record.specification, **{"config_sha256": "c" * 64, **change})
-        runs[place] = replace(runs[place], record=replace(runs[place].record, specification=asked))
+        record = replace(runs[place].record, specification=asked, specification_sha256=asked.sha256)
+        runs[place] = replace(runs[place], record=record)
     return [written(bucket, made) for made in runs]
 
 

@@ -49,7 +49,7 @@ def written(bucket: Bucket) -> pa.Table:
 def write(bucket: Bucket, rows: pa.Table) -> ObjectRecord:
     with ThreadPoolExecutor(1) as pool, open_object(bucket, KEY, SEGMENT_FORMAT, pool) as item:
         item.write([column.combine_chunks() for column in rows.columns])
-        return item.finish()
+        return item.finish("test")
 
 
 def test_rows_are_those_of_a_parquet_reader(bucket: Bucket, written: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,9 +222,12 @@ def test_sketches_of_other_tokens_are_damaged(local_bucket: Bucket) -> None:
     [part] = snapshot.commits.checkpoints
     key = checkpoint_sketches_key("run", part.shards)
     local_bucket.delete(key)
-    local_bucket.put_if_absent(key, NormSketches(part.summary.norm_moments).encoded("0" * 64))
-    with pytest.raises(CorruptObject, match="as many tokens"):
-        norm_profile(snapshot)
+    nothing, asked = NormSketches(part.summary.norm_moments), snapshot.record.specification_sha256
+    for specification, words in (("0" * 64, "another specification"), (asked, "as many tokens")):
+        local_bucket.delete(key)
+        local_bucket.put_if_absent(key, nothing.encoded(specification))
+        with pytest.raises(CorruptObject, match=words):
+            norm_profile(snapshot)
     local_bucket.delete(key)
     local_bucket.put_if_absent(key, b"no table")
     with pytest.raises(CorruptObject):
@@ -249,7 +252,7 @@ def test_bytes_that_are_no_sketch_are_damaged(damage: str, local_bucket: Bucket)
     snapshot = open_run(local_bucket, "run")
     key = checkpoint_sketches_key("run", snapshot.commits.checkpoints[0].shards)
     with local_bucket.open(key) as source:
-        table = pq.read_table(source)
+        table = pq.read_table(source).replace_schema_metadata(pq.read_metadata(source).metadata)
     place = table.column_names.index("resid_post.1")
     at = table["token_class"].to_pylist().index("text")
     blobs = table.column(place).to_pylist()

@@ -11,11 +11,11 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.fsck import check_runs
 from actstore_storage.removal import remove_run
 from actstore_storage.rows import dense_matrix, read_activations, shard_tokens
-from actstore_storage.runs import create_run, open_run
+from actstore_storage.runs import open_run
 from actstore_storage.selection import KINDS_BY_PLACE, selected
 from actstore_storage.shard import ShardWriter
 from actstore_storage.specification import DTYPES, Positions, RowFilter, RunRecord, SaeRecord, Specification
-from tests.storage.random_run import SAE, RandomRun, make_run
+from tests.storage.random_run import SAE, RandomRun, begin, make_run
 
 TEXT = st.text(max_size=12)
 SCALARS = st.one_of(TEXT, st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.booleans())
@@ -115,7 +115,7 @@ def write(
     widened: dict[int, tuple[str, ...]],
     per_batch: int,
 ) -> None:
-    create_run(bucket, run.record)
+    begin(bucket, run.record)
     selects = run.record.specification.positions.kind != "all"
     for shard in range(run.record.shards_total):
         held, wide = run.record.shard_sequences(shard), widened.get(shard, ())

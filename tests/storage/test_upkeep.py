@@ -1,6 +1,5 @@
 """Checking a bucket, removing runs from it, folding commits."""
 
-import json
 import math
 import re
 import struct
@@ -26,6 +25,7 @@ from actstore_storage.index_segments import chosen_segments
 from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key, commit_key, segment_key, wanted_key
 from actstore_storage.norms import norm_profile
 from actstore_storage.products import NORM_SKETCHES
+from actstore_storage.records import seal, unseal
 from actstore_storage.removal import remove_run
 from actstore_storage.rows import read_activations
 from actstore_storage.runs import create_run, open_run
@@ -104,7 +104,7 @@ def test_orphans_are_removed_unless_the_run_is_being_captured(bucket: Bucket) ->
     write_run(bucket, make_run(1))
     orphan = "runs/run/data/00000000-crashed/tokens.parquet"
     bucket.put(orphan, b"half of a file")
-    bucket.put(wanted_key("run"), b"{}")
+    bucket.put(wanted_key("run"), seal({"run": "run"}))
     assert kinds(bucket, remove_orphans=True) == [("orphan", orphan)]
     bucket.delete(wanted_key("run"))
     assert kinds(bucket) == [("orphan", orphan)]
@@ -183,14 +183,13 @@ def test_a_checkpoint_is_what_is_read(bucket: Bucket, small_blocks: None) -> Non
     commits = list(open_run(bucket, "run").commits)
     bucket.put(commit_key("run", 3), b"not looked at")
     assert list(open_run(bucket, "run").commits) == commits
-    with pytest.raises(CorruptObject):
-        check_runs(bucket)
+    assert kinds(bucket) == [("unreadable", commit_key("run", 3))]
 
 
 def other_sketches(data: bytes, change: Callable[[pa.Table], pa.Table]) -> bytes:
     """The object with a changed table in it: whole, as Parquet goes."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(change(pq.read_table(pa.BufferReader(data))), sink)
+    sink, metadata = pa.BufferOutputStream(), pq.read_metadata(pa.BufferReader(data)).metadata
+    pq.write_table(change(pq.read_table(pa.BufferReader(data))).replace_schema_metadata(metadata), sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -224,7 +223,7 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "of other extremes": (
         lambda data: other_sketches(data, lambda table: _with_first(table, _with_more)),
-        "the maximum of resid_post.0 (text) is ",
+        "or of another least or largest value",
     ),
     "a name short": (
         lambda data: other_sketches(data, lambda table: table.drop_columns(["resid_pre.2"])),
@@ -255,10 +254,10 @@ def test_damage_of_a_checkpoints_sketches_is_named(damage: str, bucket: Bucket, 
 def with_summary(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     """The checkpoint with another summary: whole, as Parquet goes."""
     table = pq.read_table(pa.BufferReader(data))
-    summary = json.loads(table.schema.metadata[b"actstore.summary"])
+    summary = unseal(table.schema.metadata[b"actstore.summary"], "", dict)
     change(summary)
     sink = pa.BufferOutputStream()
-    metadata = table.schema.metadata | {b"actstore.summary": json.dumps(summary).encode()}
+    metadata = table.schema.metadata | {b"actstore.summary": seal(summary)}
     pq.write_table(table.replace_schema_metadata(metadata), sink, row_group_size=64)
     return sink.getvalue().to_pybytes()
 
@@ -332,7 +331,7 @@ def test_a_checkpoint_that_tells_other_statistics_than_its_commits_is_named(
         assert (found.kind, found.key) == ("damaged", key)
         assert re.search(words, found.what), found.what
     local_bucket.delete(key)
-    assert kinds(local_bucket) == []  # of smaller ones, and of commits
+    assert kinds(local_bucket) == [("orphan", checkpoint_sketches_key("run", range(8)))]
     fold_commits(open_run(local_bucket, "run"))
     assert local_bucket.get(key) == whole
     assert kinds(local_bucket) == []
@@ -401,7 +400,7 @@ def test_merged_sketches_are_made_again_beside_damaged_ones_that_they_replaced(
     local_bucket.delete(checkpoint_sketches_key("run", range(4)))
     local_bucket.delete(key)
     assert fold_commits(open_run(local_bucket, "run")) == [key]
-    assert kinds(local_bucket) == []
+    assert kinds(local_bucket) == ([("orphan", smaller)] if damage == "cut" else [])  # which nobody reads any more
     assert norm_profile(open_run(local_bucket, "run")).to_pylist() == [pytest.approx(row) for row in before]
 
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, StoreError
+from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, NotThere, StoreError
 from actstore_storage.fsck import check_runs
 from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key
 from actstore_storage.rows import dense_matrix, read_activations
-from actstore_storage.runs import committed_shards, create_run, open_run
+from actstore_storage.runs import committed_shards, create_run, list_runs, open_run
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture_worker import TASKS, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
@@ -27,6 +27,7 @@ from actstore_worker.preparing import Preparing
 from actstore_worker.progress import Progress, State
 from actstore_worker.request import CaptureRequest
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
+from tests.random_models import save_model
 from tests.small_models import change_config
 from tests.waiting import PATIENCE_SECONDS
 
@@ -93,7 +94,8 @@ def test_a_commit_says_which_version_captured_it_not_which_began_the_run(
     with monkeypatch.context() as before:
         before.setattr("actstore_worker.plan.code_version", lambda: "older")
         settings = PlanSettings(DatasetPlaces((lab / "data",)))
-        Preparing(bucket, ModelCatalogue((lab / "models",)), settings).prepare(REQUEST)
+        preparing = Preparing(bucket, ModelCatalogue((lab / "models",)), settings)
+        preparing.begin(preparing.plan(REQUEST), REQUEST)
 
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
@@ -363,11 +365,61 @@ def test_one_capture_too_many_is_refused_with_both_numbers(lab: Path, bucket: Bu
             await captures.submit(replace(REQUEST, run="other"))
         assert refusal.value.reason == "LIMIT_EXCEEDED"
         assert (refusal.value.details["value"], refusal.value.details["allowed"]) == ("2", "at most 1")
+        assert bucket.keys("runs/other") == []
+        assert bucket.keys("captures") == ["captures/run.json"]
+        with pytest.raises(NotThere):
+            await captures.cancel("other")
         gate.set()
         await watch(captures, "run")
         await watch(captures, await captures.submit(replace(REQUEST, run="other")))
 
     run(work())
+
+
+def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(lab: Path, bucket: Bucket) -> None:
+    names = [f"run-{number}" for number in range(5)]
+
+    async def work() -> list[object]:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, captures=2))
+        asked = [captures.submit(replace(REQUEST, run=name)) for name in names]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        begun = [name for name in found if isinstance(name, str)]
+        assert list_runs(bucket) == sorted(begun)
+        for name in begun:
+            await watch(captures, name)
+        assert await captures.resume()
+        assert list_runs(bucket) == sorted(begun)
+        return found
+
+    found = run(work())
+    refused = [error for error in found if isinstance(error, ActstoreError)]
+    assert [error.reason for error in refused] == ["LIMIT_EXCEEDED"] * (len(names) - 2)
+    assert bucket.keys("captures") == []
+
+
+def test_nothing_is_written_for_a_run_whose_name_is_taken(lab: Path, bucket: Bucket) -> None:
+    """While it is captured, and afterwards. Its model is named by revision, so that it would be registered apart."""
+    save_model(lab / "models/tiny/revisions/later", "gpt2")
+    taken = replace(REQUEST, model_revision="later", dense_sites=())
+
+    async def work() -> None:
+        gate = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        wait = lambda task: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()  # noqa: E731
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, wait))
+        await captures.submit(REQUEST)
+        wanted = bucket.get("captures/run.json")
+        with pytest.raises(Conflict, match="another specification"):
+            await captures.submit(taken)
+        assert bucket.get("captures/run.json") == wanted
+        gate.set()
+        await watch(captures, "run")
+        with pytest.raises(Conflict, match="another specification"):
+            await captures.submit(taken)
+
+    run(work())
+    assert bucket.keys("captures") == []
+    assert bucket.keys("models") == ["models/tiny/model.json"]
 
 
 def test_one_worker_keeps_runs_of_one_specification_apart(lab: Path, bucket: Bucket) -> None:

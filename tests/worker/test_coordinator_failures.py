@@ -2,16 +2,18 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError, CorruptObject, StoreError
+from actstore_storage.errors import ActstoreError, CorruptObject, NotThere, StoreError, StoreUnreachable
 from actstore_storage.fsck import check_runs
+from actstore_storage.local_bucket import LocalBucket
 from actstore_storage.opening import S3Access, open_bucket
+from actstore_storage.records import seal
 from actstore_storage.runs import open_run
 from actstore_storage.specification import Positions
 from actstore_worker.capture_worker import TASKS, ShardTask
@@ -109,14 +111,80 @@ def test_a_new_coordinator_finishes_what_is_wanted_by_itself(lab: Path, bucket: 
 def test_what_is_wanted_and_cannot_be_resumed_is_no_obstacle(lab: Path, bucket: Bucket) -> None:
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
-        Preparing(bucket, ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))).want(
-            "gone", replace(REQUEST, model="gone")
-        )
+        bucket.put("captures/gone.json", seal(asdict(replace(REQUEST, run="gone", model="gone"))))
+        bucket.put("captures/other.json", bucket.get("captures/gone.json"))  # the request for another run
         await captures.resume()
         await watch(captures, await captures.submit(REQUEST))
+        assert bucket.keys("captures") == ["captures/gone.json", "captures/other.json"]
+        for name in ("gone", "other"):
+            given_up = await captures.cancel(name)
+            assert (given_up.run, given_up.state, given_up.shards_total) == (name, State.CANCELLED, 0)
+        with pytest.raises(NotThere):
+            await captures.cancel("gone")
 
     run(work())
-    assert bucket.keys("captures") == ["captures/gone.json"]
+    assert bucket.keys("captures") == []
+
+
+def test_a_wanted_run_that_nobody_works_on_can_be_cancelled(lab: Path, bucket: Bucket) -> None:
+    """What its capture has committed is told, and stays."""
+
+    async def work() -> Progress:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        await watch(captures, await captures.submit(REQUEST))
+        bucket.put("captures/run.json", seal(asdict(REQUEST)))
+        return await coordinator(lab, bucket, ThreadWorker(bucket)).cancel("run")
+
+    assert run(work()).shards_committed == SHARDS
+    assert bucket.keys("captures") == []
+    assert open_run(bucket, "run").complete
+
+
+class FailingBucket(LocalBucket):
+    """A store that fails at one call for one key, as no real one does at a word."""
+
+    def __init__(self, root: Path, call: str, key: str) -> None:
+        super().__init__(root)
+        self.fails_at = call, key
+
+    def get(self, key: str) -> bytes:
+        self._fail("get", key)
+        return super().get(key)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self._fail("put_if_absent", key)
+        return super().put_if_absent(key, data)
+
+    def _fail(self, call: str, key: str) -> None:
+        if self.fails_at == (call, key):
+            raise StoreUnreachable(f"no {call} of {key}")
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize(
+    ("call", "key"),
+    [("put_if_absent", "captures/run.json"), ("put_if_absent", "runs/run/run.json"), ("get", "runs/run/run.json")],
+)
+def test_a_store_that_fails_while_a_run_begins_leaves_what_was_there(
+    call: str, key: str, wanted: bool, lab: Path, tmp_path: Path
+) -> None:
+    """Nothing of a run that was refused; and a run that was wanted before is wanted still."""
+    store = FailingBucket(tmp_path, call, key)
+    before = ["captures/run.json"] if wanted else []
+    if wanted:
+        store.put("captures/run.json", seal(asdict(REQUEST)))
+
+    async def work() -> None:
+        captures = coordinator(lab, store, ThreadWorker(store))
+        with pytest.raises(StoreUnreachable):
+            await captures.submit(REQUEST)
+        assert (store.keys("captures"), store.keys("runs")) == (before, [])
+        store.fails_at = "", ""
+        assert await captures.resume()
+        assert await captures.submit(REQUEST) == "run"
+        assert (await watch(captures, "run"))[-1].state is State.COMPLETE
+
+    run(work())
 
 
 @pytest.mark.parametrize("end", ["complete", "cancelled", "failed"])
@@ -225,12 +293,10 @@ def test_an_estimate_is_near_what_is_stored_and_stores_nothing(lab: Path, bucket
 def test_a_run_that_would_be_too_large_is_refused_with_both_numbers(lab: Path, bucket: Bucket) -> None:
     settings = PlanSettings(DatasetPlaces((lab / "data",)), run_bytes_max=1000)
     preparing = Preparing(bucket, ModelCatalogue((lab / "models",)), settings)
-    for ask in (preparing.plan, preparing.prepare):
-        with pytest.raises(ActstoreError, match="the limit is 1000") as refusal:
-            ask(REQUEST)
-        assert refusal.value.reason == "LIMIT_EXCEEDED"
-        assert int(refusal.value.details["value"]) > 1000
-    assert bucket.keys("runs") == []
+    with pytest.raises(ActstoreError, match="the limit is 1000") as refusal:
+        preparing.plan(REQUEST)
+    assert refusal.value.reason == "LIMIT_EXCEEDED"
+    assert int(refusal.value.details["value"]) > 1000
 
 
 def test_commits_are_folded_on_the_way(lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.encode_plan import EncodePlan, plan_encoding
 from actstore_worker.flops import flops_per_token
 from actstore_worker.plan import PlanSettings, plan_capture
+from actstore_worker.preparing import register
 from actstore_worker.progress import Progress, State
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import load_sae
@@ -74,6 +75,7 @@ def planned(lab: Path, bucket: Bucket, base: str, saes: tuple[str, ...], **optio
 
 
 def encoded(plan: EncodePlan, bucket: Bucket) -> Snapshot:
+    register(bucket, plan)
     create_run(bucket, plan.record)
     worker = CaptureWorker(bucket, CPU)
     for shard in range(plan.record.shards_total):

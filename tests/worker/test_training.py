@@ -21,7 +21,8 @@ import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, Conflict, CorruptObject
-from actstore_storage.layout import training_checkpoints_folder, training_key
+from actstore_storage.fsck import check_runs
+from actstore_storage.layout import sae_folder, training_checkpoints_folder, training_key
 from actstore_storage.opening import open_bucket
 from actstore_storage.registry import SaeModelRecord, find_registered_sae, list_saes, register_sae
 from actstore_storage.runs import create_run, open_run
@@ -124,6 +125,8 @@ def test_each_architecture_is_one_that_saelens_and_we_read_alike(
     assert record == SaeModelRecord(architecture, sae.sha256, sae.architecture, SITE, D, WIDTH, asked.model)
     assert outcome.sha256 == sae.sha256
     check_quality(outcome, sae, rows, path)
+    of_sae = [one for one in check_runs(bucket).findings if one.key.startswith(sae_folder(architecture))]
+    assert of_sae == []
 
 
 def load_with_saelens(path: Path) -> Any:
@@ -263,6 +266,7 @@ def test_runs_that_cannot_be_trained_on(local_bucket: Bucket) -> None:
     with pytest.raises(BadRequest, match="fewer rows") as refused:
         trained(local_bucket, training_of(rows, "sae", rows=10_000, batch_rows=1000))
     assert refused.value.details["field"] == "batch_rows"
+    assert local_bucket.keys("saes") == []  # so that the name is free for a training with smaller batches
     with pytest.raises(BadRequest, match="no run 'nothing'"):
         trained(local_bucket, replace(training_of(rows, "sae"), run="nothing"))
 
@@ -296,7 +300,9 @@ def test_a_damaged_checkpoint_is_named(planted: tuple[Bucket, PlantedRows]) -> N
         train(bucket, training, CPU, stopping, checkpoint_steps=4, progress_seconds=0.0)
     (key,) = bucket.keys(training_checkpoints_folder("damaged"))
     whole = bucket.get(key)
-    for data in (b"", whole[: len(whole) // 2], b"no archive" * 1000):
+    weights = whole.rindex(b"sae_weights.safetensors") + 1500  # behind the header of that member, among its numbers
+    flipped = whole[:weights] + bytes([whole[weights] ^ 1]) + whole[weights + 1 :]
+    for data in (b"", whole[: len(whole) // 2], b"no archive" * 1000, flipped):
         bucket.put(key, data)
         with pytest.raises(CorruptObject) as caught:
             trained(bucket, training)

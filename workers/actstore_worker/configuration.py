@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from actstore_storage.specification import canonical_json
+from actstore_storage.records import canonical_json
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.families import find_family
 from actstore_worker.model_files import CONFIGURATION_BYTES_MAX, DamagedFile, read_json

@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from actstore_api.reasons import REASONS, Failure, Kind
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
+from actstore_storage.runs import check_same_run
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture_worker import TASKS, EncodeTask, ShardReport, ShardTask, Task
 from actstore_worker.encode_plan import EncodePlan, RunPlan
@@ -54,26 +56,19 @@ class Worker(Protocol):
         """Floating-point operations a second of a large matrix product on its device."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run that is in the bucket, and how to capture what `snapshot` does not have."""
-
-    plan: RunPlan
-    snapshot: Snapshot
-
-
 class Preparer(Protocol):
     """What is asked of models, datasets and the bucket, on threads."""
 
     def plan(self, request: CaptureRequest) -> RunPlan:
         """Without a trace in the bucket."""
 
-    def prepare(self, request: CaptureRequest) -> Prepared: ...
-
-    def want(self, run: str, request: CaptureRequest) -> None:
-        """Whoever coordinates after us finishes this run."""
+    def begin(self, plan: RunPlan, request: CaptureRequest) -> Snapshot:
+        """The run, in the bucket, and wanted: whoever coordinates after us finishes it."""
 
     def unwant(self, run: str) -> None: ...
+
+    def give_up(self, run: str) -> Progress | None:
+        """Unwants a run that nobody works on. None: it was not wanted."""
 
     def wanted(self) -> dict[str, CaptureRequest]:
         """By run."""
@@ -95,6 +90,8 @@ class Coordinator:
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._in_flight: dict[str, tuple[str, Worker]] = {}  # by attempt: its run and worker
         self._captures: dict[str, CaptureState] = {}
+        self._beginning = 0  # captures that have a place, and are not among those yet
+        self._by_run: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._planning = asyncio.Semaphore(limits.plans)
         self._totals = Totals()
@@ -107,19 +104,23 @@ class Coordinator:
             self._idle.put_nowait(worker)
 
     async def submit(self, request: CaptureRequest) -> str:
-        """The run's name once it is planned and in the bucket. Errors: whatever is wrong with the request."""
+        """The run's name once it is planned and in the bucket. Errors: whatever is wrong with the request, of which
+        there is then no trace in the bucket.
+        """
         async with self._planning:
-            prepared = await asyncio.to_thread(self._preparer.prepare, request)
-        run = prepared.snapshot.record.run
-        if not self._is_active(run):
-            await asyncio.to_thread(self._preparer.want, run, request)
-        if self._is_active(run):  # since before, or since that was waited for
-            return run
-        self._check_room()
-        self._captures.pop(run, None)
-        self._forget_old()
-        capture = self._captures[run] = CaptureState.of(prepared.snapshot)
-        self._start(self._run(capture, prepared.plan))
+            plan = await asyncio.to_thread(self._preparer.plan, request)
+        run = plan.record.run
+        async with self._lock(run):
+            if self._is_active(run):
+                check_same_run(self._captures[run].record, plan.record)
+                return run
+            with self._place():
+                snapshot = await asyncio.to_thread(self._preparer.begin, plan, request)
+                self._captures.pop(run, None)
+                self._forget_old()
+                capture = self._captures[run] = CaptureState.of(snapshot)
+        plan = replace(plan, record=plan.record.continuing(snapshot.record))
+        self._start(self._run(capture, plan))
         return run
 
     async def resume(self) -> bool:
@@ -167,7 +168,14 @@ class Coordinator:
         return capture.version, capture.progress()
 
     async def cancel(self, run: str) -> Progress:
-        """Gives out no more shards and interrupts those under way. What is committed stays."""
+        """Gives out no more shards and interrupts those under way. What is committed stays.
+
+        A run that is wanted, and that nobody works on because it could not be resumed, is wanted no longer.
+        """
+        async with self._lock(run):  # or one that is just beginning would be missed
+            given_up = None if self._is_active(run) else await asyncio.to_thread(self._preparer.give_up, run)
+        if given_up is not None:
+            return given_up
         capture = self._find(run)
         if not capture.active:
             raise NotThere(
@@ -347,8 +355,16 @@ class Coordinator:
     def _running(self) -> list[str]:
         return [run for run, capture in self._captures.items() if capture.active]
 
-    def _check_room(self) -> None:
-        running = len(self._running())
+    def _lock(self, run: str) -> asyncio.Lock:
+        """Of whoever begins this run or gives it up."""
+        return self._by_run.setdefault(run, asyncio.Lock())
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among the captures for a run that is beginning: taken before anything of it is in the bucket, so that
+        of requests that come at once no more begin than there are places.
+        """
+        running = len(self._running()) + self._beginning
         if running >= self._limits.captures:
             raise BadRequest(
                 f"{running} captures are running, and no more than {self._limits.captures} may",
@@ -357,6 +373,11 @@ class Coordinator:
                 value=running + 1,
                 allowed=f"at most {self._limits.captures}",
             )
+        self._beginning += 1
+        try:
+            yield
+        finally:
+            self._beginning -= 1
 
     def _forget_old(self) -> None:
         ended = [run for run, capture in self._captures.items() if not capture.active]

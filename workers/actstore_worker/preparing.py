@@ -1,21 +1,24 @@
-"""From a request to a run that is in the bucket: planned, created once, its model and SAEs registered."""
+"""From a request to a run that is in the bucket: planned, wanted, created once, its model and SAEs registered."""
 
-import json
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import fold_commits
-from actstore_storage.errors import CorruptObject
-from actstore_storage.layout import WANTED, wanted_key
+from actstore_storage.errors import CorruptObject, NotThere
+from actstore_storage.layout import WANTED, run_key, wanted_key
+from actstore_storage.records import seal, unseal
 from actstore_storage.registry import ModelRecord, SaeModelRecord, register_model, register_sae
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.specification import Positions, RowFilter, canonical_json
+from actstore_storage.runs import check_run_name, create_run, open_run
+from actstore_storage.snapshot import Snapshot
+from actstore_storage.specification import Positions, RowFilter
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.coordinator import Prepared
 from actstore_worker.encode_plan import RunPlan, plan_encoding
 from actstore_worker.model import ModelDescription, token_texts
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.progress import CaptureState, Progress, State
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import SparseAutoencoder
 
@@ -36,28 +39,45 @@ class Preparing:
             return plan_encoding(request, self.bucket, self.catalogue, self.settings.device)
         return plan_capture(request, self.catalogue, self.settings)
 
-    def prepare(self, request: CaptureRequest) -> Prepared:
-        """Registers before it creates: whoever sees the run can read its tokens' texts.
+    def begin(self, plan: RunPlan, request: CaptureRequest) -> Snapshot:
+        """The run, as it is in the bucket and wanted there from now on.
 
-        Errors: BadRequest for what was asked, Conflict where the run's name is taken, StoreError.
+        Wanted before it is created: a crash in between leaves a request that the next coordinator finishes, and no run
+        that nobody works on. Registered before both: whoever sees the run can read its tokens' texts. The request is
+        kept under the run's own name, so that it means that run whatever else would be chosen for it.
+
+        Errors: Conflict where the run's name is taken, and then nothing was written; StoreError, after which the run is
+        not there and not wanted, unless it was before.
         """
-        plan = self.plan(request)
-        if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
-            register_model(self.bucket, _model_record(plan.model), token_texts(plan.model))
-        for sae in plan.saes:
-            register_sae(self.bucket, sae_record(sae))
-        standing = create_run(self.bucket, plan.record)
-        # An older version may have said less of the same run, and its commits go by what it said.
-        asked, sha256 = standing.specification, standing.specification_sha256
-        plan = replace(plan, record=replace(plan.record, specification=asked, specification_sha256=sha256))
-        return Prepared(plan, open_run(self.bucket, plan.record.run))
-
-    def want(self, run: str, request: CaptureRequest) -> None:
-        """Under the run's own name, so that the request means that run whatever else would be chosen for it."""
-        self.bucket.put(wanted_key(run), canonical_json(asdict(replace(request, run=run))))
+        record = plan.record
+        check_run_name(self.bucket, record)
+        register(self.bucket, plan)
+        key, wanted = wanted_key(record.run), seal(asdict(replace(request, run=record.run)))
+        with ExitStack() as undo:
+            if self.bucket.put_if_absent(key, wanted):
+                undo.callback(self.bucket.delete, key)
+            else:
+                self.bucket.put(key, wanted)
+            if create_run(self.bucket, record) is record:
+                undo.callback(self.bucket.delete, run_key(record.run))
+            snapshot = open_run(self.bucket, record.run)
+            undo.pop_all()
+        return snapshot
 
     def unwant(self, run: str) -> None:
         self.bucket.delete(wanted_key(run))
+
+    def give_up(self, run: str) -> Progress | None:
+        """What there is of a run that was wanted, and is not from now on. None: it was not."""
+        if not self.bucket.exists(wanted_key(run)):
+            return None
+        self.unwant(run)
+        try:
+            capture = CaptureState.of(open_run(self.bucket, run))
+        except NotThere:  # it was wanted, and a crash came before it was created
+            return Progress(run, State.CANCELLED, 0, 0, 0, 0, 0.0, None)
+        capture.end(State.CANCELLED)
+        return capture.progress()
 
     def wanted(self) -> dict[str, CaptureRequest]:
         found = {}
@@ -76,19 +96,30 @@ class Preparing:
         fold_commits(open_run(self.bucket, run))
 
 
+def register(bucket: Bucket, plan: RunPlan) -> None:
+    """The run's model, with its tokens' texts, and its SAEs."""
+    if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
+        register_model(bucket, _model_record(plan.model), token_texts(plan.model))
+    for sae in plan.saes:
+        register_sae(bucket, sae_record(sae))
+
+
 def _request(data: bytes, key: str) -> CaptureRequest:
-    try:
-        fields = json.loads(data)
-        fields["positions"] = Positions(**fields["positions"])
-        filters = [RowFilter(**found) for found in fields["row_filters"]]
-        fields["row_filters"] = tuple(
-            replace(found, value=tuple(found.value)) if isinstance(found.value, list) else found for found in filters
-        )
-        for name in ("dense_sites", "norm_sites", "saes"):
-            fields[name] = tuple(fields[name])
-        return CaptureRequest(**fields)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptObject(f"{key} is not a capture's request: {error}", field="object", value=key) from error
+    request = unseal(data, key, _request_of)
+    if wanted_key(request.run) != key:
+        raise CorruptObject(f"{key} asks for run {request.run}", field="object", value=key)
+    return request
+
+
+def _request_of(fields: dict[str, Any]) -> CaptureRequest:
+    fields["positions"] = Positions(**fields["positions"])
+    filters = [RowFilter(**found) for found in fields["row_filters"]]
+    fields["row_filters"] = tuple(
+        replace(found, value=tuple(found.value)) if isinstance(found.value, list) else found for found in filters
+    )
+    for name in ("dense_sites", "norm_sites", "saes"):
+        fields[name] = tuple(fields[name])
+    return CaptureRequest(**fields)
 
 
 def _model_record(model: ModelDescription) -> ModelRecord:

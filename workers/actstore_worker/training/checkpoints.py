@@ -4,7 +4,6 @@ One object is there as a whole or not at all, so that a crash leaves the last wh
 """
 
 import json
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from actstore_storage.archives import read_archive, write_archive
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
 from actstore_storage.layout import training_checkpoint_key, training_checkpoints_folder
@@ -31,9 +31,7 @@ def save_checkpoint(bucket: Bucket, name: str, trainer: "SAETrainer[Any, Any]", 
         trainer.save_trainer_state(folder)
         (folder / _FEED).write_text(json.dumps(feed))
         torch.save(torch.get_rng_state(), folder / _RANDOM)
-        with bucket.create(key) as out, tarfile.open(fileobj=out, mode="w|") as archive:
-            for path in sorted(folder.iterdir()):
-                archive.add(path, path.name)
+        write_archive(bucket, key, folder)
     for other in bucket.keys(training_checkpoints_folder(name)):
         if other < key:
             bucket.delete(other)
@@ -44,16 +42,14 @@ def load_checkpoint(bucket: Bucket, key: str, trainer: "SAETrainer[Any, Any]") -
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            with bucket.open(key) as source, tarfile.open(fileobj=source, mode="r|") as archive:
-                archive.extractall(folder, filter="data")
+            read_archive(bucket, key, folder)
             trainer.sae.load_weights_from_checkpoint(folder)
             trainer.load_trainer_state(folder)
             torch.set_rng_state(torch.load(folder / _RANDOM, weights_only=True))
             feed: Mapping[str, Any] = json.loads((folder / _FEED).read_text())
             return feed
-    except (tarfile.TarError, OSError, ValueError, KeyError, RuntimeError) as error:
-        failure = bucket.store_error(error) if isinstance(error, OSError) else None
-        raise failure or CorruptObject(
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CorruptObject(
             f"{key} is no checkpoint that can be gone on from: {error}", field="object", value=key
         ) from error
 

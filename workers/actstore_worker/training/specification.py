@@ -1,6 +1,5 @@
 """What a training is, checked before anything is read of its rows."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -8,10 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from actstore_storage.bucket import check_name
 from actstore_storage.commit import TOKEN_CLASSES
 from actstore_storage.errors import BadRequest, CorruptObject
-from actstore_storage.layout import statistics_product, storage_name
+from actstore_storage.layout import statistics_product, storage_name, training_key
+from actstore_storage.records import seal, unseal
 from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import canonical_json
 
 # What makes each architecture sparse: how many features of a row are on (topk), or on average over a batch
 # (batchtopk); else the weight of a penalty beside the squared error, which is summed over a row's elements: l1 of
@@ -87,15 +86,15 @@ class Training:
             raise _refused("k", value, "a whole number; batchtopk takes an average")
 
     def to_json(self) -> bytes:
-        return canonical_json(asdict(self))
+        return seal(asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "Training":
-        try:
-            found = json.loads(data)
-            return cls(**found | {"exclude": tuple(found["exclude"])})
-        except (ValueError, KeyError, TypeError, BadRequest) as error:
-            raise CorruptObject(f"{key} is not a training: {error}", field="object", value=key) from error
+        """Errors: CorruptObject, also for the training of another SAE."""
+        found = unseal(data, key, lambda fields: cls(**fields | {"exclude": tuple(fields["exclude"])}))
+        if training_key(found.name) != key:
+            raise CorruptObject(f"{key} is the training of {found.name}", field="object", value=key)
+        return found
 
     def differences(self, other: "Training") -> list[str]:
         """In words, field by field."""

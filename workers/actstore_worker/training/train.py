@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import Conflict
+from actstore_storage.errors import BadRequest, Conflict
 from actstore_storage.layout import training_key
 from actstore_storage.registry import find_registered_sae
 from actstore_storage.runs import open_run
@@ -77,11 +77,11 @@ def train(
     """
     snapshot = open_run(bucket, training.run)
     check_rows(snapshot, training.site)
-    _claim_name(bucket, training, snapshot)
+    claimed = _claim_name(bucket, training, snapshot)
     began = time.monotonic()
     found = find_saved(bucket, training.name)
     if found is None:
-        with _own_random_numbers():
+        with _nothing_stays(bucket, training.name, claimed), _own_random_numbers():
             sae = _trained(bucket, training, snapshot, device, report, checkpoint_steps, progress_seconds)
             found = save(bucket, training, snapshot, sae, device)
     remove_checkpoints(bucket, training.name)
@@ -89,7 +89,8 @@ def train(
     return Trained(training.name, sha256, training.steps * training.batch_rows, time.monotonic() - began, quality)
 
 
-def _claim_name(bucket: Bucket, training: Training, snapshot: Snapshot) -> None:
+def _claim_name(bucket: Bucket, training: Training, snapshot: Snapshot) -> bool:
+    """Whether nobody had it before."""
     if snapshot.record.specification_sha256 != training.specification_sha256:
         raise Conflict(
             f"run {training.run} is another one than when this training was asked for",
@@ -101,10 +102,23 @@ def _claim_name(bucket: Bucket, training: Training, snapshot: Snapshot) -> None:
     if not bucket.exists(key) and find_registered_sae(bucket, training.name) is not None:
         raise _taken(training.name, "an SAE that was not trained here has that name")
     if bucket.put_if_absent(key, training.to_json()):
-        return
+        return True
     standing = Training.from_json(bucket.get(key), key)
     if differences := training.differences(standing):
         raise _taken(training.name, f"another training has that name: here {'; '.join(differences)}")
+    return False
+
+
+@contextmanager
+def _nothing_stays(bucket: Bucket, name: str, claimed: bool) -> Iterator[None]:
+    """Of a training that is refused by its rows, once they are read: the name is free for one that is not."""
+    try:
+        yield
+    except BadRequest:
+        if claimed:
+            remove_checkpoints(bucket, name)
+            bucket.delete(training_key(name))
+        raise
 
 
 def _taken(name: str, why: str) -> Conflict:
