@@ -153,8 +153,7 @@ RIGHT: dict[str, list[dict[str, Any]]] = {
 }
 # Option, value, and what the refusal names beside the option.
 REFUSED: list[tuple[str, str, Any, str]] = [
-    *((family, "is_causal", not FAMILIES[family].causal, "other tokens") for family in FAMILIES if family != "bert"),
-    ("bert", "is_causal", True, "other tokens"),
+    *((family, "is_causal", not FAMILIES[family].causal, "") for family in FAMILIES),
     *((family, "per_layer_config", {"1": {"hidden_dropout": 0.1}}, "") for family in ("gpt_neox", "bert")),
     ("llama", "per_layer_config", {"1": {"intermediate_size": 10}}, ""),
     *(
@@ -165,7 +164,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         (family, "rope_parameters", rope("default", partial_rotary_factor=0.5)["rope_parameters"], "partial_rotary")
         for family in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
     ),
-    ("gemma2", "rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 10.0}}, "type of layer"),
+    ("gemma2", "rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 10.0}}, "full_attention"),
     ("llama", "head_dim", 3, "pairs"),
     ("mistral", "sliding_window", 0, "window"),
     ("qwen2", "layer_types", ["sliding_attention"] * LAYERS, "sliding_window"),
