@@ -310,14 +310,15 @@ def _left_out(question: ProfileQuestion | GrowthQuestion | SeparabilityQuestion)
 
 
 def _fit_fields(fit: growth_shapes.GrowthFit) -> dict[str, Any]:
-    return {name: value for name, value in vars(fit).items() if name != "fitted"}
+    found = {name: value for name, value in vars(fit).items() if name not in ("fitted", "ratios")}
+    return {**found, "median_ratio": fit.ratios.median}
 
 
-def fit_steps(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], dict[str, Any]]:
-    """What the store's fit says of any norms: the fitted line, and a Growth's fields."""
+def fit_steps(steps: Sequence[float], values: Sequence[float]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the store's fit says of any norms: columns of its points, and a Growth's fields."""
     with _in_our_words():
         fit = growth_shapes.fit_steps(np.array(steps, np.float64), np.array(values, np.float64))
-    return fit.fitted.tolist(), _fit_fields(fit)
+    return {"fitted": fit.fitted, **fit.ratios.columns()}, _fit_fields(fit)
 
 
 def _run(snapshot: Snapshot) -> RunDescription:
