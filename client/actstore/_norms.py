@@ -20,7 +20,7 @@ VERDICTS = {
     "exponential": "exponential",
     "faster": "faster than exponential",
     "slower": "slower than exponential",
-    "irregular": "not at one rate, nor at one that only rises or only falls",
+    "irregular": "irregular, not at one rate, nor at one that only rises or only falls",
     "none": "no verdict",
     "unspecified": "not judged by this service",
 }
@@ -28,6 +28,7 @@ BLOCKS = {"pre_ln": "pre-LN", "post_ln": "post-LN", "parallel": "parallel"}
 AXES = ("layer", "checkpoint")
 UNITS = {"layer": "a layer", "checkpoint": "a step of training"}
 DEFAULT_RESAMPLES = 1000
+RATIOS = ("ratio", "ratio_low", "ratio_high", "departure_low", "departure_high")
 # In a sentence; `departures` has them all.
 DEPARTURES_TOLD = 12
 
@@ -123,16 +124,17 @@ class Growth(NormAnswer):
 
     `verdict` is exponential, faster, slower, irregular or none, and does not go by R², which slow growth passes. A step
     departs where its factor is surely another than `median_ratio`, that of the median step, and by more than a little:
-    its logarithm by a quarter, and the norm at its end by 0.5 %. Exponential has no step that departs. Faster and slower have a rate that changes by a quarter of its logarithm or more, significantly over
-    sequences and by Akaike's criterion, or a norm (or its square, as untrained pre-LN models have it) that is decidedly
-    linear, and steps that agree. Irregular has steps that depart in no such order, or a norm that rises and falls.
-    None grows by less than 5 % in all, or so that no shape stands out, as of few layers. `shapes` compares shapes:
-    shape, parameters, exponent, r_squared, aic (less is better). `block` is how the model's layers are wired: pre_ln,
-    post_ln, parallel, or empty where it is not known.
+    its logarithm by a quarter, and the norm at its end by 0.5 %. Exponential has no step that departs. Faster and
+    slower have a rate that changes by a quarter of its logarithm or more, significantly over sequences and by Akaike's
+    criterion, or a norm (or its square, as untrained pre-LN models have it) that is decidedly linear, and steps that
+    agree. Irregular has steps that depart in no such order, or a norm that rises and falls. None grows by less than 5 %
+    in all, or so that no shape stands out, as of few layers. `shapes` compares shapes: shape, parameters, exponent,
+    r_squared, aic (less is better). `block` is how the model's layers are wired: pre_ln, post_ln, parallel, or empty
+    where it is not known.
 
     The table is `points`: layer (or revision, step), mean, fitted, ratio (factor of one step since the point before),
-    ratio_low, ratio_high (its own interval), joint_low, joint_high (an interval of all steps at once: with one rate,
-    95 % of samples leave it out at no step), departs. `departures` are those of its rows that depart.
+    ratio_low, ratio_high (its own interval), departure_low, departure_high (of ratio over median_ratio at all steps at
+    once: with one rate, 95 % of samples leave out 1 at no step), departs. `departures` has those that depart.
     """
 
     site: str
@@ -159,12 +161,12 @@ class Growth(NormAnswer):
 
     @property
     def departures(self) -> pa.Table:
-        """The steps that depart from `median_ratio`: layer (or revision, step), ratio, joint_low, joint_high."""
+        """The steps that depart from `median_ratio`: layer (or revision, step), ratio, its two intervals."""
         if "departs" not in self.points.column_names:  # of a service that does not tell
             return self.points.schema.empty_table()
         rows = self.points.filter(pc.fill_null(self.points["departs"], False))
         at = ("layer",) if self.axis == "layer" else ("revision", "step")
-        return rows.select([*at, "ratio", "joint_low", "joint_high"])
+        return rows.select([*at, *RATIOS])
 
     @property
     def label(self) -> str:
@@ -192,9 +194,8 @@ class Growth(NormAnswer):
         return _norm_plots.ratios([self], ax)
 
     def _shown(self) -> list[dict[str, Any]]:
-        ratios = ("ratio", "ratio_low", "ratio_high", "joint_low", "joint_high")
         return [
-            {name: factor(value) if name in ratios and value is not None else value for name, value in row.items()}
+            {name: factor(value) if name in RATIOS and value is not None else value for name, value in row.items()}
             for row in super()._shown()
         ]
 

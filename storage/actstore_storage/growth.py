@@ -60,8 +60,8 @@ class Bootstrap:
 class Growth:
     """`fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the checkpoint axis.
 
-    `points` has columns layer (or revision and step), mean, fitted, and those of StepRatios, of the step since the point
-    before. `block` is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is
+    `points` has columns layer (or revision and step), mean, fitted, and those of StepRatios, of the step that ends
+    there. `block` is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is
     how many the intervals are from. `warnings` as warnings_of, of several runs.
     """
 

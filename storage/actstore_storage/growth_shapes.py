@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.growth_steps import CONFIDENCE, Curves, Resampled, StepRatios, Steps, step_ratios
+from actstore_storage.growth_steps import CONFIDENCE, Resampled, StepRatios, Steps, step_ratios
 
 STEPS_MIN = 3
 EXPONENTIAL, FASTER, SLOWER, IRREGULAR, NONE = "exponential", "faster", "slower", "irregular", "none"

@@ -14,8 +14,8 @@ Steps = NDArray[np.float64]  # [step]
 Curves = NDArray[np.float64]  # [resample, step]
 
 CONFIDENCE = 0.95
-# A step departs only where its log factor differs from the median one by this share of it, and where that moves the norm
-# at its end by this factor. Of much text every layer of a real model is surely a little unlike the others.
+# A step departs only where its log factor differs from the median one by this share of it, and where that moves the
+# norm at its end by this factor. Of much text every layer of a real model is surely a little unlike the others.
 DEPARTURE_SHARE_LEAST, DEPARTURE_FACTOR_LEAST = 0.25, 1.005
 _BISECTIONS = 60
 
@@ -38,17 +38,18 @@ class Resampled:
 class StepRatios:
     """Each is [step - 1], of a step and the one before it.
 
-    `ratio` is the factor of one step, and `median` (a number) that of the median step. `low` and `high` bound the middle
-    CONFIDENCE of the resamples, of each step by itself; `joint_low` and `joint_high` leave out the median at no step in
-    CONFIDENCE of samples, where there is one rate. None without resamples. `departs`: the joint interval leaves out the
-    median, and the difference is not small. `climbs` and `falls`: it departs, and the norm surely grows, or shrinks.
+    `ratio` is the factor of one step, and `median` (a number) that of the median step. `low` and `high` bound the
+    middle CONFIDENCE of the resamples, of each step by itself; `departure_low` and `departure_high` bound `ratio` over
+    `median` at all steps at once: where there is one rate, they leave out 1 at no step in CONFIDENCE of samples. None
+    without resamples. `departs`: they leave out 1, and the difference is not small. `above`: it is upwards. `climbs`
+    and `falls`: it departs, and the norm surely grows, or shrinks.
     """
 
     ratio: Steps
     low: Steps | None
     high: Steps | None
-    joint_low: Steps | None
-    joint_high: Steps | None
+    departure_low: Steps | None
+    departure_high: Steps | None
     departs: NDArray[np.bool_]
     median: float = field(metadata={"column": False})
     above: NDArray[np.bool_] = field(metadata={"column": False})
@@ -56,7 +57,7 @@ class StepRatios:
     falls: NDArray[np.bool_] = field(metadata={"column": False})
 
     def columns(self) -> dict[str, pa.Array]:
-        """[step], null for the first: ratio, ratio_low, ratio_high, joint_low, joint_high, departs."""
+        """[step], null for the first: ratio, ratio_low, ratio_high, departure_low, departure_high, departs."""
         named = {"low": "ratio_low", "high": "ratio_high"}
         shown = [one.name for one in fields(self) if one.metadata.get("column", True)]
         return {named.get(name, name): self._column(getattr(self, name)) for name in shown}
@@ -91,7 +92,7 @@ def step_ratios(at: Steps, logs: Steps, resampled: Resampled | None) -> StepRati
         drawn = np.diff(drawn, axis=1) / gaps
         margin = joint_margin(drawn - np.median(drawn, axis=1, keepdims=True), resampled.sequences)
         alone = np.quantile(np.exp(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-        intervals = [*alone, np.exp(factors - margin), np.exp(factors + margin)]
+        intervals = [*alone, np.exp(departures - margin), np.exp(departures + margin)]
     least = math.log(DEPARTURE_FACTOR_LEAST)
     size = np.abs(departures)
     departs = (size > margin) & (size >= DEPARTURE_SHARE_LEAST * abs(median)) & (size * gaps >= least)

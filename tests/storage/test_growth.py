@@ -119,7 +119,7 @@ def test_verdicts(logs, verdict: str) -> None:
 
 
 def noisy(factors: Sequence[float], noise: float = 0.1, *, sequences: int = 40, seed: int = 0) -> GrowthFit:
-    """Norms whose step i has factors[i], over sequences with sizes, lengths, drifts and (of a token) noise of their own."""
+    """Norms whose step i has factors[i], over sequences with sizes, lengths, drifts and noise of their own."""
     rng = np.random.default_rng(seed)
     logs = np.concatenate([[0.0], np.log(factors).cumsum()])
     counts = rng.integers(50, 500, (sequences, 1)).astype(float)
@@ -167,25 +167,25 @@ def test_the_layers_that_depart_are_those_that_were_planted() -> None:
     found = noisy([1.045] * 11 + [1.2, 1.045, 1.0] + [1.045] * 10)
     assert np.flatnonzero(found.ratios.departs).tolist() == [11, 13]
     assert found.ratios.ratio[[11, 13]] == pytest.approx([1.2, 1.0], abs=0.02)
-    assert found.ratios.joint_low[11] > found.ratios.median > found.ratios.joint_high[13]
+    assert found.ratios.departure_low[11] > 1 > found.ratios.departure_high[13]
 
 
 @pytest.mark.parametrize("layers", [12, 24, 48, 96])
 @pytest.mark.parametrize("sequences", [5, 60])
 def test_one_rate_is_seldom_called_another(layers: int, sequences: int) -> None:
     """Of 40 planted exponentials at a nominal 5 %, 2 are expected and more than 7 have a chance of 1 in 1000: at some
-    step the joint interval leaves out the median, however many steps there are.
+    step the interval of its departure leaves out 1, however many steps there are.
     """
     found = [noisy([RATE] * (layers - 1), 0.3, sequences=sequences, seed=seed) for seed in range(40)]
     ratios = [one.ratios for one in found]
-    outside = [((one.joint_low > one.median) | (one.joint_high < one.median)).any() for one in ratios]
+    outside = [((one.departure_low > 1) | (one.departure_high < 1)).any() for one in ratios]
     alone = [((one.low > one.median) | (one.high < one.median)).any() for one in ratios]
     assert sum(outside) <= 7
     assert sum(alone) > 15  # step by step, they would
     assert sum(one.verdict == EXPONENTIAL for one in found) >= 33
 
 
-def test_joint_intervals_are_those_of_a_slow_twin() -> None:
+def test_intervals_of_departures_are_those_of_a_slow_twin() -> None:
     """Bootstrap by rows of sequences, the bound by scipy."""
     rng = np.random.default_rng(6)
     counts = rng.integers(1, 9, (14, 1)).astype(float)
@@ -199,16 +199,16 @@ def test_joint_intervals_are_those_of_a_slow_twin() -> None:
         factors = (logs[1:] - logs[:-1]) / (at[1:] - at[:-1])
         return factors - np.median(factors)
 
-    drawn, rng = [], np.random.default_rng(2)
-    for rows in [row for _ in range(2) for row in rng.integers(0, 14, (100, 14))]:
-        drawn.append(departures((norms * counts)[rows].sum(axis=0) / counts[rows].sum()))
+    rng = np.random.default_rng(2)
+    chosen = [rows for _ in range(2) for rows in rng.integers(0, 14, (100, 14))]
+    drawn = [departures((norms * counts)[rows].sum(axis=0) / counts[rows].sum()) for rows in chosen]
     degrees = 12  # 1 / (1 / 13 + 1 / 199), rounded down
     margin = student.ppf((1 + 0.95 ** (1 / 6)) / 2, degrees) * np.std(drawn, axis=0, ddof=1) * np.sqrt(14 / 13)
     own = np.diff(np.log(means)) / np.diff(at)
     assert found.ratios.median == pytest.approx(np.exp(np.median(own)), rel=1e-9)
     assert found.ratios.ratio == pytest.approx(np.exp(own), rel=1e-9)
-    assert found.ratios.joint_low == pytest.approx(np.exp(own - margin), rel=1e-9)
-    assert found.ratios.joint_high == pytest.approx(np.exp(own + margin), rel=1e-9)
+    assert found.ratios.departure_low == pytest.approx(np.exp(departures(means) - margin), rel=1e-9)
+    assert found.ratios.departure_high == pytest.approx(np.exp(departures(means) + margin), rel=1e-9)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 40, 999, 10_000])
