@@ -65,6 +65,7 @@ from actstore_storage import (
     separability,
     windows,
 )
+from actstore_storage.bucket import Bucket
 from actstore_storage.snapshot import Snapshot
 
 
@@ -72,8 +73,17 @@ class BucketBackend(Backend):
     def __init__(self, address: str, s3: S3Access | None) -> None:
         access = opening.S3Access(**asdict(s3)) if s3 else None
         with _in_our_words():
-            self._bucket = opening.open_bucket(address, access)
-        self.address = self._bucket.address
+            self._opened = opening.open_bucket(address, access)
+        self.address = self._opened.address
+        self._checked = False
+
+    @property
+    def _bucket(self) -> Bucket:
+        """Asked for the first time, it must be a store: of a mistyped one every answer would be empty."""
+        if not self._checked:
+            opening.check_store(self._opened)
+            self._checked = True
+        return self._opened
 
     def close(self) -> None:
         """Nothing is held open between calls."""

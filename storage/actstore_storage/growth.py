@@ -30,7 +30,7 @@ from actstore_storage.norms import (
 )
 from actstore_storage.products import TOKENS
 from actstore_storage.reading import open_product
-from actstore_storage.registry import find_registered_model
+from actstore_storage.registry import block_of
 from actstore_storage.revisions import in_order, warnings_of
 from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.snapshot import Snapshot
@@ -109,7 +109,18 @@ def fit_growth(
         sums = _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), measured)
     points = {"layer": pa.array(numbers, pa.int32())}
     fit, table, sequences = _fitted(np.array(numbers, np.float64), means, sums, points, bootstrap)
-    return Growth(LAYER, site, numbers[0], numbers[-1], quantity, fit, table, _block(snapshot), bootstrap, sequences)
+    return Growth(
+        LAYER,
+        site,
+        numbers[0],
+        numbers[-1],
+        quantity,
+        fit,
+        table,
+        block_of(snapshot.bucket, snapshot.record.specification),
+        bootstrap,
+        sequences,
+    )
 
 
 def fit_growth_over_checkpoints(
@@ -143,7 +154,13 @@ def fit_growth_over_checkpoints(
     fit, table, sequences = _fitted(at, means, sums, points, bootstrap)
     where = CHECKPOINT, str(place), place.layer, place.layer, quantity
     return Growth(
-        *where, fit, table, _block(first), bootstrap, sequences, warnings_of(ordered, sinks="sink" in exclude)
+        *where,
+        fit,
+        table,
+        block_of(first.bucket, first.record.specification),
+        bootstrap,
+        sequences,
+        warnings_of(ordered, sinks="sink" in exclude),
     )
 
 
@@ -343,10 +360,3 @@ def _check_size(quantity: str) -> None:
     if quantity not in SIZES:
         message = f"growth is of a measure of size, and {quantity!r} is none"
         raise BadRequest(message, field="quantity", value=quantity, allowed=SIZES)
-
-
-def _block(snapshot: Snapshot) -> str:
-    asked = snapshot.record.specification
-    model = find_registered_model(snapshot.bucket, asked.model, asked.model_revision)
-    # A name may mean other weights by now, and with them another architecture.
-    return model.block if model is not None and model.weights_sha256 == asked.weights_sha256 else ""

@@ -16,7 +16,7 @@ from actstore_storage.bucket import Bucket, check_name
 from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.layout import SAES, sae_files_folder, sae_key, storage_name
 from actstore_storage.runs import FETCH_THREADS
-from actstore_storage.specification import canonical_json
+from actstore_storage.specification import Specification, canonical_json
 
 _TOKENIZERS_KEPT = 8
 _COPY_BYTES = 1 << 22
@@ -70,6 +70,13 @@ def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[st
 def find_registered_model(bucket: Bucket, name: str, revision: str) -> ModelRecord | None:
     """None where nothing is registered under the name."""
     return next(iter(_read_all(bucket, [_model_key(name, revision)], ModelRecord)), None)
+
+
+def block_of(bucket: Bucket, asked: Specification) -> str:
+    """How the blocks of a run's model are wired: pre_ln, post_ln or parallel; empty where that is not known."""
+    model = find_registered_model(bucket, asked.model, asked.model_revision)
+    # A name may mean other weights by now, and with them another architecture.
+    return model.block if model is not None and model.weights_sha256 == asked.weights_sha256 else ""
 
 
 def list_models(bucket: Bucket) -> list[ModelRecord]:
