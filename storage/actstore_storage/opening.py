@@ -58,20 +58,19 @@ def check_store(bucket: Bucket) -> None:
     if _is_store(bucket):
         return
     below = _stores_below(Path(bucket.address)) if isinstance(bucket, LocalBucket) else []
+    near = f"; {below[0]} is one" if below else ""
     raise StoreError(
-        f"{bucket.address} is no store: nothing that actstore writes is there"
-        + (f"; {below[0]} is one" if below else ""),
+        f"{bucket.address} is no store: nothing that actstore writes is there{near}",
         field="store",
         value=bucket.address,
-        allowed=", ".join(below)
-        or "a store that something was captured into, as that of `actstore up`: .actstore/store",
+        allowed=", ".join(below) or "a store that something was captured into, as .actstore/store of `actstore up`",
     )
 
 
 def _is_store(bucket: Bucket) -> bool:
-    return (isinstance(bucket, LocalBucket) and bucket.written) or any(
-        bucket.folders(folder) or bucket.keys(folder) for folder in TOP_FOLDERS
-    )
+    if isinstance(bucket, LocalBucket) and bucket.written:
+        return True
+    return any(bucket.folders(folder) or bucket.keys(folder) for folder in TOP_FOLDERS)
 
 
 def _stores_below(folder: Path) -> list[str]:

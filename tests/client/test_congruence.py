@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import actstore
-from actstore import ActstoreError, Lab, Where
+from actstore import ActstoreError, BadRequest, Lab, Where
 from actstore._questions import ActiveQuestion, CofiringQuestion, FindQuestion, RowsQuestion, SampleQuestion
 from actstore._records import RowQuery
 from actstore_service.server import Service
@@ -148,10 +148,21 @@ def test_sinks_that_nobody_looked_for_are_said_to_be_none(lab: Lab) -> None:
 
 @pytest.mark.parametrize("sequences", [range(0), range(2, 2), range(5, 3), slice(4, 4), range(100, 200)])
 @pytest.mark.parametrize("name", RUNS)
-def test_an_empty_range_is_an_empty_table_of_the_same_schema(name: str, sequences: range | slice, lab: Lab) -> None:
+def test_a_range_without_sequences_is_refused_by_its_name(name: str, sequences: range | slice, lab: Lab) -> None:
     run = lab.run(name)
-    for ask in (run.tokens, lambda chosen=None: run.activations("resid_post.1", chosen)):
-        empty = ask(sequences).table
+    for ask in (run.tokens, lambda chosen: run.activations("resid_post.1", chosen)):
+        with pytest.raises(BadRequest) as caught:
+            ask(sequences)
+        assert caught.value.field == "sequences"
+        assert caught.value.value in (repr(sequences), "100 to 199")
+    assert len(run.tokens(range(6, 10**6))) == len(run.tokens(slice(6, None)))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_no_rows_are_an_empty_table_of_the_same_schema(name: str, lab: Lab) -> None:
+    run = lab.run(name)
+    for ask in (run.tokens, lambda **chosen: run.activations("resid_post.1", **chosen)):
+        empty = ask(documents=[10**6]).table
         assert empty.num_rows == 0
         assert empty.schema.equals(ask().table.schema)
 

@@ -29,7 +29,7 @@ def test_a_folder_is_a_bucket(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_store_says_so(store: Path, tmp_path: Path) -> None:
-    """An empty one, one of other things, and one around a store; one that a stack has begun to write is new and empty."""
+    """An empty one, one of other things, and one around a store; one that somebody has written to is new and empty."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "main.py").write_text("")

@@ -22,6 +22,8 @@ from actstore_storage.growth import (
 )
 from actstore_storage.growth_shapes import EXPONENTIAL, FASTER, IRREGULAR, NONE, SLOWER, GrowthFit, fit_steps
 from actstore_storage.growth_steps import student_bound
+from actstore_storage.registry import ModelRecord, register_model
+from actstore_storage.rows import read_activations
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
 from tests.storage.random_run import RandomRun, make_run, write_run
@@ -405,6 +407,20 @@ def test_two_checkpoints_are_no_growth(local_bucket: Bucket) -> None:
     with pytest.raises(BadRequest) as caught:
         fit_growth_over_checkpoints(_runs(local_bucket)[:2])
     assert (caught.value.details["field"], caught.value.details["allowed"]) == ("runs", "3 to 256")
+
+
+def test_a_site_that_a_parallel_model_lacks(local_bucket: Bucket) -> None:
+    """Is told so at each door to what is stored, and not as something that this run happens to be without."""
+    snapshot = written(local_bucket, planted())
+    doors = [lambda: fit_growth(snapshot, site="resid_mid"), lambda: read_activations(snapshot, "resid_mid.1")]
+    for block, told in (("pre_ln", False), ("parallel", True)):
+        model = ModelRecord("model", "", "a" * 64, "b" * 64, "neox", 12, 8, 2, 50, 64, block=block)
+        register_model(local_bucket, model, [])
+        for door in doors:
+            with pytest.raises(BadRequest) as caught:
+                door()
+            assert caught.value.reason == "SITE_UNKNOWN"
+            assert ("attention and MLP read the same residual" in caught.value.message) == told
 
 
 @pytest.mark.parametrize(

@@ -207,23 +207,23 @@ def _parts(model: LanguageModel, question: AblateSites) -> list[Site]:
     for text in question.sites or [kind for kind in _DEFAULT if kind in there]:
         if text in there:
             heads = chosen_heads(model, text, question.heads) if text in HEAD_KINDS else (None,)
-            found |= {Site(layer, text, head) for layer in layers for head in heads}
+            chosen = {Site(layer, text, head) for layer in layers for head in heads}
         else:
-            found.add(parse_site(text, there, model.layer_count, model.head_counts))
-    _check_written(found, there)
+            chosen = {parse_site(text, there, model.layer_count, model.head_counts)}
+        _check_written(text, chosen, there)
+        found |= chosen
     return sorted(found, key=lambda site: (site.layer, there.index(site.kind), -1 if site.head is None else site.head))
 
 
-def _check_written(parts: Iterable[Site], kinds: Sequence[str]) -> None:
-    for part in parts:
-        if part.kind in _UNWRITTEN:
-            raise BadRequest(
-                f"{part.kind} is no write, and cannot be ablated",
-                reason="SITE_UNKNOWN",
-                field="site",
-                value=part.kind,
-                allowed=[kind for kind in kinds if kind not in _UNWRITTEN],
-            )
+def _check_written(text: str, chosen: Iterable[Site], kinds: Sequence[str]) -> None:
+    if any(site.kind in _UNWRITTEN for site in chosen):
+        raise BadRequest(
+            f"{text} is no write, and cannot be ablated",
+            reason="SITE_UNKNOWN",
+            field="site",
+            value=text,
+            allowed=[kind for kind in kinds if kind not in _UNWRITTEN],
+        )
 
 
 def _given(texts: Sequence[str]) -> Sequence[str]:
