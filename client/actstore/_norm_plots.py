@@ -60,9 +60,8 @@ def ratios(answers: "Sequence[Growth]", ax: "Axes | None") -> "Axes":
 
 def _ring(ax: "Axes", answer: "Growth", column: str, colour: str, *, named: bool) -> None:
     """Around the points whose step departs from the others."""
-    rows = [(step, row) for step, row in zip(steps(answer), answer.points.to_pylist(), strict=True)]
-    rows = zip(steps(answer), answer.points.to_pylist(), strict=True)
-    found = [(step, row[column]) for step, row in rows if row.get("departs")]
+    points = zip(steps(answer), answer.points.to_pylist(), strict=True)
+    found = [(step, row[column]) for step, row in points if row.get("departs")]
     if found:
         size, name = 2 * pyplot().rcParams["lines.markersize"], "departs from the median step" if named else None
         ax.plot(*zip(*found, strict=True), "o", markersize=size, markerfacecolor="none", color=colour, label=name)

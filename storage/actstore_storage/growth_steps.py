@@ -4,7 +4,7 @@ A step departs from the median step and not from the fitted line, which a few st
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Steps = NDArray[np.float64]  # [step]
 Curves = NDArray[np.float64]  # [resample, step]
+Chosen = NDArray[np.bool_]  # [step - 1]
 
 CONFIDENCE = 0.95
 # A step departs only where its log factor differs from the median one by this share of it, and where that moves the
@@ -35,34 +36,47 @@ class Resampled:
 
 
 @dataclass(frozen=True)
-class StepRatios:
-    """Each is [step - 1], of a step and the one before it.
+class Intervals:
+    """Each is [step - 1]. `low` and `high` bound the middle CONFIDENCE of the resamples of a ratio, by itself;
+    `departure_low` and `departure_high` bound ratios over the median one at all steps at once: where there is one rate,
+    they leave out 1 at no step in CONFIDENCE of samples.
+    """
 
-    `ratio` is the factor of one step, and `median` (a number) that of the median step. `low` and `high` bound the
-    middle CONFIDENCE of the resamples, of each step by itself; `departure_low` and `departure_high` bound `ratio` over
-    `median` at all steps at once: where there is one rate, they leave out 1 at no step in CONFIDENCE of samples. None
-    without resamples. `departs`: they leave out 1, and the difference is not small. `above`: it is upwards. `climbs`
-    and `falls`: it departs, and the norm surely grows, or shrinks.
+    low: Steps
+    high: Steps
+    departure_low: Steps
+    departure_high: Steps
+
+
+@dataclass(frozen=True)
+class StepRatios:
+    """`ratio` [step - 1] is the factor of one step since the point before, and `median` that of the median step.
+
+    `departs`: the interval of the step's departure leaves out 1, and the difference is not small; without intervals,
+    it is not small. `above`: upwards. `climbs` and `falls`: it departs, and the norm surely grows, or shrinks.
     """
 
     ratio: Steps
-    low: Steps | None
-    high: Steps | None
-    departure_low: Steps | None
-    departure_high: Steps | None
-    departs: NDArray[np.bool_]
-    median: float = field(metadata={"column": False})
-    above: NDArray[np.bool_] = field(metadata={"column": False})
-    climbs: NDArray[np.bool_] = field(metadata={"column": False})
-    falls: NDArray[np.bool_] = field(metadata={"column": False})
+    median: float
+    intervals: Intervals | None
+    departs: Chosen
+    above: Chosen
+    climbs: Chosen
+    falls: Chosen
 
     def columns(self) -> dict[str, pa.Array]:
         """[step], null for the first: ratio, ratio_low, ratio_high, departure_low, departure_high, departs."""
-        named = {"low": "ratio_low", "high": "ratio_high"}
-        shown = [one.name for one in fields(self) if one.metadata.get("column", True)]
-        return {named.get(name, name): self._column(getattr(self, name)) for name in shown}
+        bounds: dict[str, Steps] = {} if self.intervals is None else vars(self.intervals)
+        return {
+            "ratio": self._column(self.ratio),
+            "ratio_low": self._column(bounds.get("low")),
+            "ratio_high": self._column(bounds.get("high")),
+            "departure_low": self._column(bounds.get("departure_low")),
+            "departure_high": self._column(bounds.get("departure_high")),
+            "departs": self._column(self.departs),
+        }
 
-    def _column(self, values: NDArray[np.generic] | None) -> pa.Array:
+    def _column(self, values: Steps | Chosen | None) -> pa.Array:
         if values is None:
             return pa.nulls(len(self.ratio) + 1, pa.float64())
         return pa.array([None, *values.tolist()])
@@ -76,7 +90,7 @@ class StepRatios:
     def rising(self) -> bool:
         return self._ordered(self.above)
 
-    def _ordered(self, late: NDArray[np.bool_]) -> bool:
+    def _ordered(self, late: Chosen) -> bool:
         return not self.falls.any() and bool((np.diff(late[self.departs].astype(int)) >= 0).all())
 
 
@@ -84,20 +98,16 @@ def step_ratios(at: Steps, logs: Steps, resampled: Resampled | None) -> StepRati
     gaps = np.diff(at)
     factors = np.diff(logs) / gaps
     median = float(np.median(factors))
-    departures = factors - median
-    drawn = None if resampled is None else resampled.logs()
-    intervals: list[Steps | None] = [None] * 4
-    margin = np.zeros(len(gaps))
-    if resampled is not None and drawn is not None and len(drawn) > 1:
-        drawn = np.diff(drawn, axis=1) / gaps
+    departures, margin, intervals = factors - median, np.zeros(len(gaps)), None
+    if resampled is not None and len(norms := resampled.logs()) > 1:
+        drawn = np.diff(norms, axis=1) / gaps
         margin = joint_margin(drawn - np.median(drawn, axis=1, keepdims=True), resampled.sequences)
-        alone = np.quantile(np.exp(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-        intervals = [*alone, np.exp(departures - margin), np.exp(departures + margin)]
-    least = math.log(DEPARTURE_FACTOR_LEAST)
-    size = np.abs(departures)
+        low, high = np.quantile(np.exp(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+        intervals = Intervals(low, high, np.exp(departures - margin), np.exp(departures + margin))
+    least, size = math.log(DEPARTURE_FACTOR_LEAST), np.abs(departures)
     departs = (size > margin) & (size >= DEPARTURE_SHARE_LEAST * abs(median)) & (size * gaps >= least)
     climbs, falls = (departs & (sign * factors > margin) & (sign * factors * gaps >= least) for sign in (1, -1))
-    return StepRatios(np.exp(factors), *intervals, departs, math.exp(median), departures > 0, climbs, falls)
+    return StepRatios(np.exp(factors), math.exp(median), intervals, departs, departures > 0, climbs, falls)
 
 
 def joint_margin(drawn: Curves, sequences: int) -> Steps:
@@ -109,7 +119,8 @@ def joint_margin(drawn: Curves, sequences: int) -> Steps:
     # The bootstrap's variance is that of the population that the sequences would be: n / (n - 1) too small.
     spread = drawn.std(axis=0, ddof=1) * math.sqrt(sequences / (sequences - 1))
     degrees = 1 / (1 / (sequences - 1) + 1 / (len(drawn) - 1))
-    return student_bound(CONFIDENCE ** (1 / drawn.shape[1]), max(1, int(degrees))) * spread
+    margin: Steps = student_bound(CONFIDENCE ** (1 / drawn.shape[1]), max(1, int(degrees))) * spread
+    return margin
 
 
 def student_bound(share: float, degrees: int) -> float:

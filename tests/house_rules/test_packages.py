@@ -85,7 +85,7 @@ def test_the_architecture_page_draws_the_arrows_that_are_checked(project: dict[s
 
 
 def test_what_is_said_of_installing_is_true(root: Path) -> None:
-    """There is no release: `pip install actstore` finds nothing. What is named in its place are extras that there are."""
+    """Nothing is released, so that `pip install actstore` finds nothing; the extras that are named are there."""
     texts = [
         path.read_text()
         for folder in ("docs", "client", "workers", "services", "storage")

@@ -169,19 +169,18 @@ def test_the_layers_that_depart_are_those_that_were_planted() -> None:
     found = noisy([1.045] * 11 + [1.2, 1.045, 1.0] + [1.045] * 10)
     assert np.flatnonzero(found.ratios.departs).tolist() == [11, 13]
     assert found.ratios.ratio[[11, 13]] == pytest.approx([1.2, 1.0], abs=0.02)
-    assert found.ratios.departure_low[11] > 1 > found.ratios.departure_high[13]
+    assert found.ratios.intervals.departure_low[11] > 1 > found.ratios.intervals.departure_high[13]
 
 
-@pytest.mark.parametrize("layers", [12, 24, 48, 96])
-@pytest.mark.parametrize("sequences", [5, 60])
+@pytest.mark.parametrize(("layers", "sequences"), [(12, 60), (24, 5), (48, 60), (96, 5)])
 def test_one_rate_is_seldom_called_another(layers: int, sequences: int) -> None:
     """Of 40 planted exponentials at a nominal 5 %, 2 are expected and more than 7 have a chance of 1 in 1000: at some
     step the interval of its departure leaves out 1, however many steps there are.
     """
     found = [noisy([RATE] * (layers - 1), 0.3, sequences=sequences, seed=seed) for seed in range(40)]
     ratios = [one.ratios for one in found]
-    outside = [((one.departure_low > 1) | (one.departure_high < 1)).any() for one in ratios]
-    alone = [((one.low > one.median) | (one.high < one.median)).any() for one in ratios]
+    outside = [((one.intervals.departure_low > 1) | (one.intervals.departure_high < 1)).any() for one in ratios]
+    alone = [((one.intervals.low > one.median) | (one.intervals.high < one.median)).any() for one in ratios]
     assert sum(outside) <= 7
     assert sum(alone) > 15  # step by step, they would
     assert sum(one.verdict == EXPONENTIAL for one in found) >= 33
@@ -209,8 +208,8 @@ def test_intervals_of_departures_are_those_of_a_slow_twin() -> None:
     own = np.diff(np.log(means)) / np.diff(at)
     assert found.ratios.median == pytest.approx(np.exp(np.median(own)), rel=1e-9)
     assert found.ratios.ratio == pytest.approx(np.exp(own), rel=1e-9)
-    assert found.ratios.departure_low == pytest.approx(np.exp(departures(means) - margin), rel=1e-9)
-    assert found.ratios.departure_high == pytest.approx(np.exp(departures(means) + margin), rel=1e-9)
+    assert found.ratios.intervals.departure_low == pytest.approx(np.exp(departures(means) - margin), rel=1e-9)
+    assert found.ratios.intervals.departure_high == pytest.approx(np.exp(departures(means) + margin), rel=1e-9)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 40, 999, 10_000])
