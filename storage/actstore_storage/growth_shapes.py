@@ -73,7 +73,7 @@ def fit_steps(steps: Steps, norms: Steps, resampled: Resampled | None = None) ->
     The verdict, in this order. A step departs where its factor is not that of the median step, as StepRatios tells:
 
     - none: the line does not grow, which is by GROWTH_LEAST over all steps and with an interval of its rate above 1,
-      nor do the norms between any two steps, by GROWTH_LEAST and with a step that departs in between;
+      nor do the norms between any two points, by GROWTH_LEAST and with a step that surely grows;
     - irregular: the norms grow like that, and the line does not;
     - faster, slower: the rate changes. `bend` is at least BEND_LEAST either way, the interval of the curvature leaves
       out 0, and Akaike's criterion prefers the parabola to the line by AIC_COUNTS, or a power law by AIC_DECIDES; a

@@ -53,7 +53,8 @@ class StepRatios:
     """`ratio` [step - 1] is the factor of one step since the point before, and `median` that of the median step.
 
     `departs`: the interval of the step's departure leaves out 1, and the difference is not small; without intervals,
-    it is not small. `above`: upwards. `climbs` and `falls`: it departs, and the norm surely grows, or shrinks.
+    it is not small. `above`: upwards. `climbs` and `falls`: at this step the norm surely grows, or shrinks, and not by
+    little, whether the step departs or not.
     """
 
     ratio: Steps
@@ -98,20 +99,21 @@ def step_ratios(at: Steps, logs: Steps, resampled: Resampled | None) -> StepRati
     gaps = np.diff(at)
     factors = np.diff(logs) / gaps
     median = float(np.median(factors))
-    departures, margin, intervals = factors - median, np.zeros(len(gaps)), None
+    departures, margin, own_margin, intervals = factors - median, np.zeros(len(gaps)), np.zeros(len(gaps)), None
     if resampled is not None and len(norms := resampled.logs()) > 1:
         drawn = np.diff(norms, axis=1) / gaps
         margin = joint_margin(drawn - np.median(drawn, axis=1, keepdims=True), resampled.sequences)
+        own_margin = joint_margin(drawn, resampled.sequences)
         low, high = np.quantile(np.exp(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
         intervals = Intervals(low, high, np.exp(departures - margin), np.exp(departures + margin))
     least, size = math.log(DEPARTURE_FACTOR_LEAST), np.abs(departures)
     departs = (size > margin) & (size >= DEPARTURE_SHARE_LEAST * abs(median)) & (size * gaps >= least)
-    climbs, falls = (departs & (sign * factors > margin) & (sign * factors * gaps >= least) for sign in (1, -1))
+    climbs, falls = ((sign * factors > own_margin) & (sign * factors * gaps >= least) for sign in (1, -1))
     return StepRatios(np.exp(factors), math.exp(median), intervals, departs, departures > 0, climbs, falls)
 
 
 def joint_margin(drawn: Curves, sequences: int) -> Steps:
-    """[step]: what a departure of 0 is estimated to be at most, at all steps at once, in CONFIDENCE of samples.
+    """[step]: by how much estimates are off at most, at all steps at once, in CONFIDENCE of samples.
 
     `drawn` [resample, step]. Sidak's bound, which holds however steps hang together, over Student's distribution, since
     few sequences, or resamples, say little of how far estimates spread.

@@ -147,6 +147,7 @@ SHAPES = [
     ("x1.045 a layer and once x1.3, 24 layers", [1.045] * 12 + [1.3] + [1.045] * 11, IRREGULAR, 1),
     ("x1.05 for 12 layers, then x0.97 for 12", thirds(24, 1.05, 0.97), IRREGULAR, 24),
     ("x1.05 for 12 layers, then as far down", thirds(24, 1.05, 1 / 1.05), IRREGULAR, 24),
+    ("x1.2 for 8 layers, then x0.99 for 16", [1.2] * 8 + [0.99] * 16, IRREGULAR, 8),
     ("x1.1 for 12 layers, then x1.02 for 12", thirds(24, 1.1, 1.02), SLOWER, 24),
     ("x1.02 for 12 layers, then x1.1 for 12", thirds(24, 1.02, 1.1), FASTER, 24),
     ("the norm is linear, 24 layers", [(2 + i) / (1 + i) for i in range(24)], SLOWER, 16),
