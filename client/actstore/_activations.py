@@ -1,7 +1,7 @@
 """Dense activations of one site as they were stored."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +11,17 @@ from actstore import _arguments
 from actstore._errors import Fault
 from actstore._tables import Answer
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _ELEMENT_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # bfloat16 as its raw bits
 ROW_COLUMNS = ("sequence", "position", "document", "token", "flags")
 
 
 @dataclass(frozen=True, repr=False)
 class Activations(Answer):
-    """A row a token: sequence, position, document, token, flags, and `activation`, the raw bits of d_model elements.
+    """A row a token: sequence, position, document, token, flags, and `activation`, a vector of d_model float32s.
 
-    Of several sites each has a column of its own, under its name, instead of `activation`.
+    Of several sites each has a column of its own, under its name, instead of `activation`. bfloat16 and float16 are
+    widened to float32, which changes no value; `dtype` is what is stored. Vectors are fixed-size lists in Arrow,
+    `pl.Array(pl.Float32, d_model)` in polars and arrays in pandas. `table` has the raw bits as they are stored.
     """
 
     sites: tuple[str, ...]
@@ -48,12 +47,15 @@ class Activations(Answer):
         dtype, width = self._metadata(site, b"dtype"), int(self._metadata(site, b"d_model"))
         return widen(self.table.column(self._column(site)), dtype, width)
 
-    def to_pandas(self) -> "pd.DataFrame":
-        """As `to_arrow`, with each activation a float32 array instead of raw bits."""
-        frame = super().to_pandas()
+    def to_arrow(self) -> pa.Table:
+        found = self.table
         for site in self.sites:
-            frame[self._column(site)] = list(self.to_numpy(site))
-        return frame
+            number = found.schema.get_field_index(self._column(site))
+            width = int(self._metadata(site, b"d_model"))
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.to_numpy(site).ravel()), width)
+            field = pa.field(self._column(site), vectors.type, metadata=found.schema.field(number).metadata)
+            found = found.set_column(number, field, vectors)
+        return found
 
     def _column(self, site: str) -> str:
         return "activation" if len(self.sites) == 1 else site

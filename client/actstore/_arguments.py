@@ -213,7 +213,9 @@ def stretch(values: object, field: str) -> tuple[int, int | None]:
     first = count(values.start or 0, field)
     if values.stop is None:
         return first, None
-    return first, max(count(values.stop, field) - first, 0)
+    if (end := count(values.stop, field)) <= first:
+        raise refused(f"{field} {values} are none", field, repr(values), f"an end above its first, {first}")
+    return first, end - first
 
 
 def prompt_pairs(clean: object, corrupt: object, answers: Any) -> tuple[PromptPair, ...]:

@@ -65,6 +65,7 @@ from actstore_storage import (
     separability,
     windows,
 )
+from actstore_storage.bucket import Bucket
 from actstore_storage.snapshot import Snapshot
 
 
@@ -72,8 +73,17 @@ class BucketBackend(Backend):
     def __init__(self, address: str, s3: S3Access | None) -> None:
         access = opening.S3Access(**asdict(s3)) if s3 else None
         with _in_our_words():
-            self._bucket = opening.open_bucket(address, access)
-        self.address = self._bucket.address
+            self._opened = opening.open_bucket(address, access)
+        self.address = self._opened.address
+        self._checked = False
+
+    @property
+    def _bucket(self) -> Bucket:
+        """Asked for the first time, it must be a store: of a mistyped one every answer would be empty."""
+        if not self._checked:
+            opening.check_store(self._opened)
+            self._checked = True
+        return self._opened
 
     def close(self) -> None:
         """Nothing is held open between calls."""
@@ -310,14 +320,15 @@ def _left_out(question: ProfileQuestion | GrowthQuestion | SeparabilityQuestion)
 
 
 def _fit_fields(fit: growth_shapes.GrowthFit) -> dict[str, Any]:
-    return {name: value for name, value in vars(fit).items() if name != "fitted"}
+    found = {name: value for name, value in vars(fit).items() if name not in ("fitted", "ratios")}
+    return {**found, "median_ratio": fit.ratios.median}
 
 
-def fit_steps(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], dict[str, Any]]:
-    """What the store's fit says of any norms: the fitted line, and a Growth's fields."""
+def fit_steps(steps: Sequence[float], values: Sequence[float]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the store's fit says of any norms: columns of its points, and a Growth's fields."""
     with _in_our_words():
         fit = growth_shapes.fit_steps(np.array(steps, np.float64), np.array(values, np.float64))
-    return fit.fitted.tolist(), _fit_fields(fit)
+    return {"fitted": fit.fitted, **fit.ratios.columns()}, _fit_fields(fit)
 
 
 def _run(snapshot: Snapshot) -> RunDescription:

@@ -54,13 +54,10 @@ class DepthSimulation(Table):
         chosen = _chosen(step, self.steps, "step"), _chosen(layer, self.layers, "layer")
         at = self.layers if axis == "layer" else self.steps
         values = self.norms()[chosen[0]] if axis == "layer" else self.norms()[:, chosen[1]]
-        fitted, fields = fit_steps([float(place) for place in at], values.tolist())
-        ratios = (values[1:] / values[:-1]) ** (1 / np.diff(at))
-        empty = pa.nulls(len(at), pa.float64())
+        columns, fields = fit_steps([float(place) for place in at], values.tolist())
         named = {"layer": pa.array(at, pa.int32())} if axis == "layer" else {"revision": [""] * len(at), "step": at}
-        points = {"mean": values, "fitted": fitted, "ratio": pa.array([None, *ratios.tolist()], pa.float64())}
         return Growth(
-            table=pa.table(named | points | {"ratio_low": empty, "ratio_high": empty}),
+            table=pa.table(named | {"mean": values} | columns),
             axis=axis,
             site=f"{self.kind} simulated",
             layers=(self.layers[0], self.layers[-1]) if axis == "layer" else (self.layers[chosen[1]],) * 2,

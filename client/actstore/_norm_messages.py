@@ -92,6 +92,7 @@ def growth_of(answer: norm_pb2.FitGrowthResponse) -> Growth:
         seed=answer.seed,
         sequences=answer.sequences,
         quantity=_quantity_of(answer.quantity),
+        median_ratio=answer.median_ratio,
         **_origin_of(answer),
     )
 

@@ -34,6 +34,7 @@ def growth(answers: "Sequence[Growth]", ax: "Axes | None") -> "Axes":
         at, alone = steps(answer), len(answers) == 1
         name = f"mean, {answer.site}" if alone else f"{_name(answer)}, {answer.label}"
         ax.plot(at, answer.points["mean"].to_pylist(), "o", color=colour, label=name)
+        _ring(ax, answer, "mean", colour, named=answer is _first_departing(answers))
         line, label = (FIT_COLOUR, f"fit, {answer.label}") if alone else (colour, None)
         ax.plot(at, answer.points["fitted"].to_pylist(), "--", color=line, label=label)
     log_ticks(ax, integers=answers[0].axis == "layer")
@@ -50,10 +51,25 @@ def ratios(answers: "Sequence[Growth]", ax: "Axes | None") -> "Axes":
         rows = list(zip(steps(answer), answer.points.to_pylist(), strict=True))[1:]
         at, values = [step for step, _ in rows], [row["ratio"] for _, row in rows]
         ax.plot(at, values, "o-", color=colour, label=f"{_name(answer)}, {answer.site}")
+        _ring(ax, answer, "ratio", colour, named=answer is _first_departing(answers))
         if answer.rate_interval is not None:
             low, high = ([row[name] for _, row in rows] for name in ("ratio_low", "ratio_high"))
             ax.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
     return _finished(ax, answers, "growth from point to point")
+
+
+def _ring(ax: "Axes", answer: "Growth", column: str, colour: str, *, named: bool) -> None:
+    """Around the points whose step departs from the others."""
+    points = zip(steps(answer), answer.points.to_pylist(), strict=True)
+    found = [(step, row[column]) for step, row in points if row.get("departs")]
+    if found:
+        size, name = 2 * pyplot().rcParams["lines.markersize"], "departs from the median step" if named else None
+        ax.plot(*zip(*found, strict=True), "o", markersize=size, markerfacecolor="none", color=colour, label=name)
+
+
+def _first_departing(answers: "Sequence[Growth]") -> "Growth | None":
+    """Which names the rings of all in the legend."""
+    return next((answer for answer in answers if len(answer.departures)), None)
 
 
 def _colours(count: int) -> list[str]:

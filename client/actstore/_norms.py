@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from actstore import _arguments
 from actstore._errors import refused
@@ -19,6 +20,7 @@ VERDICTS = {
     "exponential": "exponential",
     "faster": "faster than exponential",
     "slower": "slower than exponential",
+    "irregular": "irregular, not at one rate, nor at one that only rises or only falls",
     "none": "no verdict",
     "unspecified": "not judged by this service",
 }
@@ -26,6 +28,9 @@ BLOCKS = {"pre_ln": "pre-LN", "post_ln": "post-LN", "parallel": "parallel"}
 AXES = ("layer", "checkpoint")
 UNITS = {"layer": "a layer", "checkpoint": "a step of training"}
 DEFAULT_RESAMPLES = 1000
+RATIOS = ("ratio", "ratio_low", "ratio_high", "departure_low", "departure_high")
+# In a sentence; `departures` has them all.
+DEPARTURES_TOLD = 12
 
 
 QUANTITIES = (
@@ -117,15 +122,19 @@ class Growth(NormAnswer):
     through it; `bend` the change of the log rate from the first step to the last, over the log rate. The intervals hold
     the middle 95 % of `resamples` bootstrap resamples of `sequences` sequences; None without them.
 
-    `verdict` is exponential, faster, slower or none, and does not go by R², which slow growth passes: faster and slower
-    have a rate that changes by a quarter of its logarithm or more, significantly over sequences and by Akaike's
-    criterion, or a norm (or its square, as untrained pre-LN models have it) that is decidedly linear; none grows by
-    less than 5 % in all, or so that no shape stands out, as of few layers. `shapes` compares shapes: shape, parameters,
-    exponent, r_squared, aic (less is better). `block` is how the model's layers are wired: pre_ln, post_ln, parallel,
-    or empty where it is not known.
+    `verdict` is exponential, faster, slower, irregular or none, and does not go by R², which slow growth passes. A step
+    departs where its factor is surely another than `median_ratio`, that of the median step, and by more than a little:
+    its logarithm by a quarter, and the norm at its end by 0.5 %. Exponential has no step that departs. Faster and
+    slower have a rate that changes by a quarter of its logarithm or more, significantly over sequences and by Akaike's
+    criterion, or a norm (or its square, as untrained pre-LN models have it) that is decidedly linear, and steps that
+    agree. Irregular has steps that depart in no such order, or a norm that rises and falls. None grows by less than 5 %
+    in all, or so that no shape stands out, as of few layers. `shapes` compares shapes: shape, parameters, exponent,
+    r_squared, aic (less is better). `block` is how the model's layers are wired: pre_ln, post_ln, parallel, or empty
+    where it is not known.
 
     The table is `points`: layer (or revision, step), mean, fitted, ratio (factor of one step since the point before),
-    ratio_low, ratio_high.
+    ratio_low, ratio_high (its own interval), departure_low, departure_high (of ratio over median_ratio at all steps at
+    once: with one rate, 95 % of samples leave out 1 at no step), departs. `departures` has those that depart.
     """
 
     site: str
@@ -144,10 +153,20 @@ class Growth(NormAnswer):
     seed: int
     sequences: int
     quantity: str = "l2"
+    median_ratio: float = 0.0  # of a service that does not tell
 
     @property
     def points(self) -> pa.Table:
         return self.table
+
+    @property
+    def departures(self) -> pa.Table:
+        """The steps that depart from `median_ratio`: layer (or revision, step), ratio, its two intervals."""
+        if "departs" not in self.points.column_names:  # of a service that does not tell
+            return self.points.schema.empty_table()
+        rows = self.points.filter(pc.fill_null(self.points["departs"], False))
+        at = ("layer",) if self.axis == "layer" else ("revision", "step")
+        return rows.select([*at, *RATIOS])
 
     @property
     def label(self) -> str:
@@ -157,24 +176,26 @@ class Growth(NormAnswer):
 
     def to_dict(self) -> dict[str, Any]:
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _OF_ANSWERS}
-        return {**own, "shapes": plain_rows(self.shapes), **super().to_dict()}
+        told = {"departures": plain_rows(self.departures), "shapes": plain_rows(self.shapes)}
+        return {**own, **told, **super().to_dict()}
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Mean norms and the fitted line over steps, on a log axis."""
+        """Mean norms and the fitted line over steps, on a log axis; steps that depart end in a ring."""
         from actstore import _norm_plots
 
         return _norm_plots.growth([self], ax)
 
     def plot_ratios(self, ax: "Axes | None" = None) -> "Axes":
-        """The factor of each step with its interval, and a line at 1: above it the norm grows."""
+        """The factor of each step with its interval, a ring around one that departs, and a line at 1: above it the norm
+        grows.
+        """
         from actstore import _norm_plots
 
         return _norm_plots.ratios([self], ax)
 
     def _shown(self) -> list[dict[str, Any]]:
-        ratios = ("ratio", "ratio_low", "ratio_high")
         return [
-            {name: factor(value) if name in ratios and value is not None else value for name, value in row.items()}
+            {name: factor(value) if name in RATIOS and value is not None else value for name, value in row.items()}
             for row in super()._shown()
         ]
 
@@ -191,7 +212,17 @@ class Growth(NormAnswer):
         facts = [interval, f"curvature {self.curvature:.3g}, bend {self.bend:.3g}"]
         facts += [f"best shape {name}" for name in best]
         facts += [f"{BLOCKS[self.block]} blocks"] if self.block in BLOCKS else []
-        return [" · ".join(facts), *super()._notes()]
+        return [" · ".join(facts), *self._departing(), *super()._notes()]
+
+    def _departing(self) -> list[str]:
+        """In words; the first of many."""
+        rows = self.departures.to_pylist()
+        if not rows:
+            return []
+        name = "layer" if self.axis == "layer" else "step"
+        told = [f"{row[name]:g} (x{factor(row['ratio'])})" for row in rows[:DEPARTURES_TOLD]]
+        more = f" and {len(rows) - len(told)} more" if len(rows) > len(told) else ""
+        return [f"departing from x{factor(self.median_ratio)}: to {name} {', '.join(told)}{more}"]
 
 
 def factor(value: float, digits: int = 3) -> str:

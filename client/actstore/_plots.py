@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 FIT_COLOUR = "#000000"
 TITLE_COLUMNS = 95
 FITTED_LAYERS_MIN = 3  # what a fit needs
-INSTALL = "'actstore[plot]'"
+INSTALL = "matplotlib pandas"
 
 
 def pyplot() -> Any:

@@ -177,7 +177,8 @@ class Run:
         """Stored vectors of one dense site, or of several side by side; all of it lands in memory.
 
         Rows are those of the sequences, positions, documents and token ids given (None: all), without the token classes
-        in `exclude` (bos, special, sink). `columns` are those that come beside the vectors. `actstore_storage.loader`
+        in `exclude` (bos, special, sink). A range that begins past the last sequence is refused; one that goes on past
+        it ends there. `columns` are those that come beside the vectors. `actstore_storage.loader`
         reads a bucket for training, shuffled and without holding it in memory.
         """
         sites = _arguments.names(site, "site")

@@ -44,22 +44,22 @@ class Table:
 
     def to_pandas(self) -> "pd.DataFrame":
         library("pandas", "pandas")
-        frame: pd.DataFrame = self.table.to_pandas()
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
         return frame
 
     def to_polars(self) -> "pl.DataFrame":
-        frame: pl.DataFrame = library("polars", "polars").from_arrow(self.table)
+        frame: pl.DataFrame = library("polars", "polars").from_arrow(self.to_arrow())
         return frame
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; what is no finite number is None, for JSON has no word for it."""
-        return {"rows": plain_rows(self.table)}
+        return {"rows": plain_rows(self.to_arrow())}
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        yield from self.table.to_pylist()
+        yield from self.to_arrow().to_pylist()
 
     def __repr__(self) -> str:
         lines = [self._title(), _text.grid(self._shown_columns(), self._shown()), *self._notes()]
@@ -96,6 +96,8 @@ def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
+    if isinstance(value, list):  # a vector
+        return [plain(element) for element in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -20,6 +20,7 @@ from actstore._connect import connect, stack_store
 from actstore._errors import MissingLibrary, refused
 
 MODULE = "actstore_worker.training"
+_INSTALL = "in a clone of actstore's repository, pip install '.[train]'; or the same extra of its wheel"
 
 
 def train_sae(arguments: Sequence[str]) -> int:
@@ -71,7 +72,7 @@ def _helps(arguments: Sequence[str]) -> bool:
 def check_installed(spec: Callable[[str], object] = find_spec) -> None:
     for library in ("actstore_worker", "sae_lens"):
         if spec(library) is None:
-            raise MissingLibrary(f"training needs {library}", next_step="pip install 'actstore[train]'")
+            raise MissingLibrary(f"training needs {library}", next_step=_INSTALL)
 
 
 def _parser() -> argparse.ArgumentParser:

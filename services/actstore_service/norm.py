@@ -25,6 +25,7 @@ _VERDICTS: Mapping[str, Any] = {
     growth_shapes.EXPONENTIAL: norm_pb2.GROWTH_VERDICT_EXPONENTIAL,
     growth_shapes.FASTER: norm_pb2.GROWTH_VERDICT_FASTER,
     growth_shapes.SLOWER: norm_pb2.GROWTH_VERDICT_SLOWER,
+    growth_shapes.IRREGULAR: norm_pb2.GROWTH_VERDICT_IRREGULAR,
     growth_shapes.NONE: norm_pb2.GROWTH_VERDICT_NONE,
 }
 
@@ -79,6 +80,7 @@ class NormService(NormServiceServicer):
             quantity=_quantity(growth.quantity),
             warnings=growth.warnings,
             excluded_position_0=request.exclude_position_0,
+            median_ratio=fit.ratios.median,
         )
 
     def GetSeparability(

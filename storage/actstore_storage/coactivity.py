@@ -40,7 +40,7 @@ def active_features(
     reader = FeatureReader(snapshot, sae)
     count, total = np.zeros(reader.d_sae, np.int64), np.zeros(reader.d_sae)
     maximum, chosen_tokens = np.zeros(reader.d_sae, np.float32), 0
-    for commit in _commits(snapshot, keep):
+    for commit in keep.commits(snapshot):
         tokens = shard_tokens(snapshot.bucket, commit)
         chosen = keep.mask(tokens) & kept_rows(tokens["flags"].to_numpy(), exclude)
         chosen_tokens += int(chosen.sum())
@@ -104,12 +104,6 @@ def cofiring_features(
         }
     )
     return scored(table, k, "lift")
-
-
-def _commits(snapshot: Snapshot, keep: TokenFilter) -> list[Commit]:
-    total = snapshot.record.sequences_total
-    end = total if keep.end_sequence is None else min(keep.end_sequence, total)
-    return snapshot.commits_of(range(keep.first_sequence, max(keep.first_sequence, end)))
 
 
 def _on_rows(

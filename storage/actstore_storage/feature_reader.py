@@ -60,6 +60,8 @@ class FeatureReader:
     def ranking(self, feature: int, exclude: frozenset[str], keep: TokenFilter | None = None) -> Ranking:
         """The feature's activations on tokens that count, and that `keep` passes; its own `exclude` counts too."""
         self.check(feature)
+        if keep is not None:
+            keep.check(self.snapshot.record)
         runs = self._runs(feature, exclude | (keep.exclude if keep else frozenset()))
         if keep is None:
             return Ranking(runs)

@@ -15,7 +15,8 @@ import pyarrow as pa
 from actstore_storage.commit import Commit
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit
-from actstore_storage.growth_shapes import CONFIDENCE, STEPS_MIN, Curves, GrowthFit, Steps, fit_steps
+from actstore_storage.growth_shapes import STEPS_MIN, GrowthFit, fit_steps
+from actstore_storage.growth_steps import Curves, Resampled, Steps
 from actstore_storage.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION
 from actstore_storage.norm_rows import KeptTokens, columns_of, read_shards, shard_values
 from actstore_storage.norms import (
@@ -29,7 +30,7 @@ from actstore_storage.norms import (
 )
 from actstore_storage.products import TOKENS
 from actstore_storage.reading import open_product
-from actstore_storage.registry import find_registered_model
+from actstore_storage.registry import block_of
 from actstore_storage.revisions import in_order, warnings_of
 from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
 from actstore_storage.snapshot import Snapshot
@@ -59,10 +60,9 @@ class Bootstrap:
 class Growth:
     """`fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the checkpoint axis.
 
-    `points` has columns layer (or revision and step), mean, fitted, ratio, ratio_low, ratio_high. `ratio` is the factor
-    of one step since the point before, null for the first; low and high bound its interval, null without one. `block`
-    is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is how many the
-    intervals are from. `warnings` as warnings_of, of several runs.
+    `points` has columns layer (or revision and step), mean, fitted, and those of StepRatios, of the step that ends
+    there. `block` is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is
+    how many the intervals are from. `warnings` as warnings_of, of several runs.
     """
 
     axis: str
@@ -109,7 +109,18 @@ def fit_growth(
         sums = _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), measured)
     points = {"layer": pa.array(numbers, pa.int32())}
     fit, table, sequences = _fitted(np.array(numbers, np.float64), means, sums, points, bootstrap)
-    return Growth(LAYER, site, numbers[0], numbers[-1], quantity, fit, table, _block(snapshot), bootstrap, sequences)
+    return Growth(
+        LAYER,
+        site,
+        numbers[0],
+        numbers[-1],
+        quantity,
+        fit,
+        table,
+        block_of(snapshot.bucket, snapshot.record.specification),
+        bootstrap,
+        sequences,
+    )
 
 
 def fit_growth_over_checkpoints(
@@ -143,7 +154,13 @@ def fit_growth_over_checkpoints(
     fit, table, sequences = _fitted(at, means, sums, points, bootstrap)
     where = CHECKPOINT, str(place), place.layer, place.layer, quantity
     return Growth(
-        *where, fit, table, _block(first), bootstrap, sequences, warnings_of(ordered, sinks="sink" in exclude)
+        *where,
+        fit,
+        table,
+        block_of(first.bucket, first.record.specification),
+        bootstrap,
+        sequences,
+        warnings_of(ordered, sinks="sink" in exclude),
     )
 
 
@@ -162,25 +179,8 @@ def _fitted(
     """The fit, its points, and how many sequences the intervals are from."""
     resampled = None if sums is None or len(sums) < 2 else resample_means(sums, means, bootstrap)
     fit = fit_steps(steps, means, resampled)
-    points |= {"mean": pa.array(means), "fitted": pa.array(fit.fitted), **_ratios(steps, means, resampled)}
-    return fit, pa.table(points), 0 if resampled is None or sums is None else len(sums)
-
-
-def _ratios(steps: Steps, means: Steps, resampled: Curves | None) -> dict[str, pa.Array]:
-    def columns(values: list[Steps]) -> list[pa.Array]:
-        return [pa.array([None, *value.tolist()], pa.float64()) for value in values]
-
-    gaps = np.diff(steps)
-    ratio = (means[1:] / means[:-1]) ** (1 / gaps)
-    there = resampled is not None
-    if resampled is not None:
-        drawn = (resampled[:, 1:] / resampled[:, :-1]) ** (1 / gaps)
-        low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    else:
-        low = high = ratio
-    found = dict(zip(("ratio", "ratio_low", "ratio_high"), columns([ratio, low, high]), strict=True))
-    empty = pa.nulls(len(means), pa.float64())
-    return found if there else found | {"ratio_low": empty, "ratio_high": empty}
+    points |= {"mean": pa.array(means), "fitted": pa.array(fit.fitted), **fit.ratios.columns()}
+    return fit, pa.table(points), 0 if resampled is None else resampled.sequences
 
 
 @dataclass(frozen=True)
@@ -194,11 +194,10 @@ class SequenceSums:
         return len(self.sums)
 
 
-def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Curves:
-    """[resample, step]: mean norms over tokens of resampled sequences.
+def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Resampled:
+    """Mean norms over tokens of resampled sequences.
 
-    Where `sums` are of a part of the run, each curve is moved by the ratio of the run's means to that part's. NaN where
-    a resample has no token that counts.
+    Where `sums` are of a part of the run, each curve is moved by the ratio of the run's means to that part's.
     """
     rng = np.random.default_rng(bootstrap.seed)
     found = []
@@ -211,7 +210,7 @@ def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Cu
     with np.errstate(invalid="ignore"):
         part = sums.sums.sum(axis=0) / sums.counts.sum(axis=0)
     curves: Curves = np.concatenate(found) * (means / part)
-    return curves
+    return Resampled(curves, len(sums))
 
 
 @dataclass(frozen=True)
@@ -361,10 +360,3 @@ def _check_size(quantity: str) -> None:
     if quantity not in SIZES:
         message = f"growth is of a measure of size, and {quantity!r} is none"
         raise BadRequest(message, field="quantity", value=quantity, allowed=SIZES)
-
-
-def _block(snapshot: Snapshot) -> str:
-    asked = snapshot.record.specification
-    model = find_registered_model(snapshot.bucket, asked.model, asked.model_revision)
-    # A name may mean another model by now, of another architecture.
-    return model.block if model is not None and asked.made_by(model.weights_sha256, model.config_sha256) else ""

@@ -12,13 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
-
-Steps = NDArray[np.float64]  # [step]
-Curves = NDArray[np.float64]  # [resample, step]
+from actstore_storage.growth_steps import CONFIDENCE, Resampled, StepRatios, Steps, step_ratios
 
 STEPS_MIN = 3
-CONFIDENCE = 0.95
-EXPONENTIAL, FASTER, SLOWER, NONE = "exponential", "faster", "slower", "none"
+EXPONENTIAL, FASTER, SLOWER, IRREGULAR, NONE = "exponential", "faster", "slower", "irregular", "none"
 # Less than this factor over all steps is no growth.
 GROWTH_LEAST = 1.05
 # A curve that explains less of the variance of log(norm) does not describe it.
@@ -54,8 +51,8 @@ class GrowthFit:
 
     `curvature` is c of the least-squares parabola a + b s + c s^2 through log(norm). `bend` is the change of the
     parabola's slope from the first step to the last, over the line's slope; 0 where that is 0. Intervals are those of
-    the middle CONFIDENCE of resamples; None without any. `fitted` is the line, as norms. `shapes` has a row a shape,
-    least `aic` first.
+    the middle CONFIDENCE of resamples; None without any. `fitted` is the line, as norms. `ratios` are of each step.
+    `shapes` has a row a shape, least `aic` first.
     """
 
     rate: float
@@ -66,21 +63,27 @@ class GrowthFit:
     bend: float
     verdict: str
     fitted: Steps = field(compare=False)
+    ratios: StepRatios = field(compare=False)
     shapes: pa.Table
 
 
-def fit_steps(steps: Steps, norms: Steps, resampled: Curves | None = None) -> GrowthFit:
+def fit_steps(steps: Steps, norms: Steps, resampled: Resampled | None = None) -> GrowthFit:
     """`steps` ascend, at least three; `norms` are positive; `resampled` has the norms of each bootstrap resample.
 
-    The verdict, in this order:
+    The verdict, in this order. A step departs where its factor is not that of the median step, as StepRatios tells:
 
-    - none: the norms grow by less than GROWTH_LEAST over all steps, or the rate's interval reaches down to 1, or the
-      growth is so irregular that neither a parabola nor a shape explains R_SQUARED_LEAST of the variance of log(norm);
+    - none: the line does not grow, which is by GROWTH_LEAST over all steps and with an interval of its rate above 1,
+      nor do the norms between any two points, by GROWTH_LEAST and with a step that surely grows;
+    - irregular: the norms grow like that, and the line does not;
     - faster, slower: the rate changes. `bend` is at least BEND_LEAST either way, the interval of the curvature leaves
-      out 0, and Akaike's criterion prefers the parabola to the line by AIC_COUNTS, or a power law by AIC_DECIDES;
-    - slower: a norm that is linear in the step, or whose square is, is preferred to the exponential by AIC_DECIDES, and
-      the curvature is below 0;
-    - exponential: it is preferred by AIC_COUNTS to both of those;
+      out 0, and Akaike's criterion prefers the parabola to the line by AIC_COUNTS, or a power law by AIC_DECIDES; a
+      curve explains R_SQUARED_LEAST of the variance of log(norm); and steps agree: no norm shrinks, and of those that
+      depart, all with more than the median factor come after, or before, all with less;
+    - slower: a norm that is linear in the step, or whose square is, is preferred to the exponential by AIC_DECIDES, the
+      curvature is below 0, and curve and steps agree as above;
+    - irregular: a step departs, then;
+    - none: no curve explains R_SQUARED_LEAST;
+    - exponential: it is preferred by AIC_COUNTS to the linear ones;
     - none: where it is not, these steps do not tell one from the other. A few layers, or little growth, look like any
       of them.
 
@@ -95,6 +98,7 @@ def fit_steps(steps: Steps, norms: Steps, resampled: Curves | None = None) -> Gr
     at, logs = steps - steps[0], np.log(norms)
     line, parabola = _least_squares(at, logs, 1), _least_squares(at, logs, 2)
     slopes, curvatures = _resampled_coefficients(at, resampled)
+    ratios = step_ratios(at, logs, resampled)
     r_squared, bend = _explained(logs, line(at)), _bend(at, line.slope, parabola.curvature)
     shapes = [_shape(name, at, logs) for name in _SHAPES]
     fit = GrowthFit(
@@ -106,6 +110,7 @@ def fit_steps(steps: Steps, norms: Steps, resampled: Curves | None = None) -> Gr
         bend=bend,
         verdict=NONE,
         fitted=np.exp(line(at)),
+        ratios=ratios,
         shapes=_shape_table(shapes),
     )
     return _judged(fit, at, logs, parabola(at), {shape.name: shape.aic for shape in shapes})
@@ -164,14 +169,11 @@ def _least_squares(at: Steps, logs: Steps, degree: int) -> _Polynomial:
     return _Polynomial(found)
 
 
-def _resampled_coefficients(at: Steps, resampled: Curves | None) -> tuple[Steps, Steps] | tuple[None, None]:
+def _resampled_coefficients(at: Steps, resampled: Resampled | None) -> tuple[Steps, Steps] | tuple[None, None]:
     """Slopes of lines and curvatures of parabolas; resamples in which a step has no token count for nothing."""
-    if resampled is None:
+    logs = None if resampled is None else resampled.logs()
+    if logs is None or not len(logs):
         return None, None
-    there = resampled[(np.isfinite(resampled) & (resampled > 0)).all(axis=1)]
-    if not len(there):
-        return None, None
-    logs = np.log(there)
     logs -= logs.mean(axis=1, keepdims=True)
     return logs @ _solver(at, 1)[1], logs @ _solver(at, 2)[2]
 
@@ -194,21 +196,30 @@ def _bend(at: Steps, slope: float, curvature: float) -> float:
 
 
 def _judged(fit: GrowthFit, at: Steps, logs: Steps, parabola: Steps, aic: dict[str, float]) -> GrowthFit:
-    parabola_aic = _aic(logs - parabola, 3)
     low = fit.rate if fit.rate_interval is None else fit.rate_interval[0]
-    grows = low > 1 and fit.rate ** float(at[-1]) >= GROWTH_LEAST
-    sure = fit.curvature_interval is None or fit.curvature_interval[0] * fit.curvature_interval[1] > 0
     straight, flat = aic["exponential"], min(aic["linear"], aic["square_root"])
-    curved = parabola_aic <= straight - AIC_COUNTS or aic["power_law"] <= straight - AIC_DECIDES
-    bent = sure and abs(fit.bend) >= BEND_LEAST and curved
     shaped = max(_explained(logs, parabola), *fit.shapes["r_squared"].to_pylist()) >= R_SQUARED_LEAST
-    if not grows or not shaped:
-        verdict = NONE
-    elif bent or (flat <= straight - AIC_DECIDES and sure and fit.curvature < 0):
+    if not (low > 1 and fit.rate ** float(at[-1]) >= GROWTH_LEAST):
+        rise = float((logs - np.minimum.accumulate(logs)).max())
+        verdict = IRREGULAR if fit.ratios.climbs.any() and rise >= math.log(GROWTH_LEAST) else NONE
+    elif shaped and _bent(fit, _aic(logs - parabola, 3), aic):
         verdict = FASTER if fit.curvature > 0 else SLOWER
+    elif fit.ratios.departs.any():
+        verdict = IRREGULAR
     else:
-        verdict = EXPONENTIAL if straight <= flat - AIC_COUNTS else NONE
+        verdict = EXPONENTIAL if shaped and straight <= flat - AIC_COUNTS else NONE
     return GrowthFit(**{**vars(fit), "verdict": verdict})
+
+
+def _bent(fit: GrowthFit, parabola: float, aic: dict[str, float]) -> bool:
+    """Whether the rate rises, or falls, throughout; `parabola` is its criterion."""
+    straight, flat = aic["exponential"], min(aic["linear"], aic["square_root"])
+    sure = fit.curvature_interval is None or fit.curvature_interval[0] * fit.curvature_interval[1] > 0
+    curved = parabola <= straight - AIC_COUNTS or aic["power_law"] <= straight - AIC_DECIDES
+    bends = abs(fit.bend) >= BEND_LEAST and curved
+    flattens = flat <= straight - AIC_DECIDES and fit.curvature < 0
+    steady = fit.ratios.rising if fit.curvature > 0 else fit.ratios.falling
+    return sure and (bends or flattens) and steady
 
 
 @dataclass(frozen=True)

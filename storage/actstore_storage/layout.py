@@ -9,6 +9,9 @@ TOKENIZERS = "tokenizers"
 SAES = "saes"
 WANTED = "captures"
 KEPT = "sweeps"
+MODELS = "models"
+# What a store that was used has some of.
+TOP_FOLDERS = (RUNS, MODELS, SAES, WANTED, KEPT)
 
 
 def storage_name(name: str, field: str) -> str:

@@ -15,6 +15,7 @@ from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+_SCRATCH = ".scratch"
 # A folder vanishes with its last object, perhaps between our making it and our putting an object there.
 _PLACE_TRIES = 20
 
@@ -23,12 +24,18 @@ class LocalBucket(Bucket):
     def __init__(self, root: Path) -> None:
         """`root` must exist: a mistyped or unmounted path must not quietly become a new, empty store."""
         if not root.is_dir():
-            raise StoreError(f"there is no directory {root}", field="store", value=root, allowed="a directory")
+            what = f"{root} is a file" if root.exists() else f"there is no directory {root}"
+            raise StoreError(what, field="store", value=root, allowed="a directory")
         self._root = root.resolve()
 
     @property
     def address(self) -> str:
         return str(self._root)
+
+    @property
+    def written(self) -> bool:
+        """Whether something was ever put here, and be it gone by now."""
+        return (self._root / _SCRATCH).is_dir()
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -137,7 +144,7 @@ class LocalBucket(Bucket):
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         """A new path on the root's own file system, so that it can be linked; removed at the end."""
-        folder = self._root / ".scratch"
+        folder = self._root / _SCRATCH
         folder.mkdir(exist_ok=True)
         path = folder / uuid4().hex
         try:

@@ -34,7 +34,8 @@ from actstore_storage.norm_rows import (
     histogram_rows,
     read_norms,
 )
-from actstore_storage.sites import RESIDUAL_KINDS, Site, parse_site
+from actstore_storage.registry import block_of
+from actstore_storage.sites import RESIDUAL_KINDS, Site, kinds_of_block, parse_site, why_missing
 from actstore_storage.sketches import RANK_ERROR, Sketches, WeightedValues, lost_sketches, read_sketches
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.token_norms import token_norms
@@ -373,7 +374,8 @@ def nothing_left(message: str, kept: KeptTokens) -> BadRequest:
 
 def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str], quantity: str = L2) -> BadRequest:
     what, where = ("norms" if quantity == L2 else quantity), "" if text == quantity else f" of {text!r}"
-    why = "" if quantity == L2 else _why_missing(snapshot)
+    block = block_of(snapshot.bucket, snapshot.record.specification)
+    why = why_missing(text, kinds_of_block(block)) or ("" if quantity == L2 else _why_missing(snapshot))
     return BadRequest(
         f"run {snapshot.record.run} has no {what}{where}{why}",
         reason="SITE_UNKNOWN",

@@ -1,11 +1,16 @@
 """From an address to a bucket: `./folder`, `/folder` or `s3://bucket/prefix`."""
 
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from actstore_storage.bucket import Bucket, check_key
 from actstore_storage.errors import BadRequest, StoreError
+from actstore_storage.layout import TOP_FOLDERS
 from actstore_storage.local_bucket import LocalBucket
+
+# Where a folder is no store, so many in it are looked at for one.
+NEIGHBOURS_MAX = 100
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,35 @@ def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
     from actstore_storage.s3_bucket import S3Bucket  # a local store need not wait for it
 
     return S3Bucket(s3, name, check_key(prefix) if prefix else "")
+
+
+def check_store(bucket: Bucket) -> None:
+    """For readers: that something of a store lies there, or that a writer has begun one.
+
+    Errors: StoreError STORE_NOT_FOUND, for which every question would have nothing for an answer.
+    """
+    if _is_store(bucket):
+        return
+    below = _stores_below(Path(bucket.address)) if isinstance(bucket, LocalBucket) else []
+    near = f"; {below[0]} is one" if below else ""
+    raise StoreError(
+        f"{bucket.address} is no store: nothing that actstore writes is there{near}",
+        field="store",
+        value=bucket.address,
+        allowed=", ".join(below) or "a store that something was captured into, as .actstore/store of `actstore up`",
+    )
+
+
+def _is_store(bucket: Bucket) -> bool:
+    if isinstance(bucket, LocalBucket) and bucket.written:
+        return True
+    return any(bucket.folders(folder) or bucket.keys(folder) for folder in TOP_FOLDERS)
+
+
+def _stores_below(folder: Path) -> list[str]:
+    try:
+        near = [path for path in islice(folder.iterdir(), NEIGHBOURS_MAX) if path.is_dir()]
+        found = [path for path in (*near, folder / ".actstore" / "store") if path.is_dir()]
+        return sorted(str(path) for path in found if _is_store(LocalBucket(path)))
+    except OSError:
+        return []

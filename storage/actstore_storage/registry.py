@@ -25,6 +25,7 @@ from actstore_storage.layout import (
 )
 from actstore_storage.records import canonical_json, seal, unseal
 from actstore_storage.runs import FETCH_THREADS
+from actstore_storage.specification import Specification
 
 _TOKENIZERS_KEPT = 8
 _COPY_BYTES = 1 << 22
@@ -91,6 +92,13 @@ def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[st
 def find_registered_model(bucket: Bucket, name: str, revision: str) -> ModelRecord | None:
     """None where nothing is registered under the name."""
     return next(iter(_read_all(bucket, [model_key(name, revision)], ModelRecord)), None)
+
+
+def block_of(bucket: Bucket, asked: Specification) -> str:
+    """How the blocks of a run's model are wired: pre_ln, post_ln or parallel; empty where that is not known."""
+    model = find_registered_model(bucket, asked.model, asked.model_revision)
+    # A name may mean another model by now, of another architecture.
+    return model.block if model is not None and asked.made_by(model.weights_sha256, model.config_sha256) else ""
 
 
 def list_models(bucket: Bucket) -> list[ModelRecord]:

@@ -18,10 +18,10 @@ from actstore_storage.exclusion import kept_classes, kept_rows
 from actstore_storage.held_rows import NOTHING_HELD, HeldRows
 from actstore_storage.products import POSITIONS, TOKENS, TOKENS_FORMAT, dense_format
 from actstore_storage.reading import open_product
-from actstore_storage.registry import token_texts
-from actstore_storage.sites import KINDS, parse_site
+from actstore_storage.registry import block_of, token_texts
+from actstore_storage.sites import KINDS, kinds_of_block, parse_site, why_missing
 from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import DTYPES
+from actstore_storage.specification import DTYPES, RunRecord
 
 # What one record batch holds at most, so that it travels in one message.
 BATCH_BYTES = 2 << 20
@@ -51,6 +51,21 @@ class TokenFilter:
     @property
     def end_sequence(self) -> int | None:
         return None if self.sequence_count is None else self.first_sequence + self.sequence_count
+
+    def check(self, record: RunRecord) -> None:
+        """Errors: BadRequest for sequences, or positions, none of which the run can have."""
+        sequences = self.first_sequence, self.end_sequence
+        positions = self.first_position or 0, self.end_position
+        _check_some("sequences", sequences, record.sequences_total, f"run {record.run}")
+        longest = record.specification.context_length
+        _check_some("positions", positions, longest, f"sequences of run {record.run}")
+
+    def commits(self, snapshot: Snapshot) -> list[Commit]:
+        """Of the shards that may hold rows that pass. Errors: as `check`."""
+        self.check(snapshot.record)
+        total = snapshot.record.sequences_total
+        end = total if self.end_sequence is None else min(self.end_sequence, total)
+        return snapshot.commits_of(range(self.first_sequence, end))
 
     def mask(self, tokens: pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows of a shard's tokens pass."""
@@ -119,7 +134,7 @@ def read_activations(
     names = [_dense_site(snapshot, site) for site in ([sites] if isinstance(sites, str) else sites)]
     titles = ["activation"] if isinstance(sites, str) else names
     columns = _ordered(columns)
-    shards = _overlapping(snapshot, keep)
+    shards = keep.commits(snapshot)
     read = [SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
     schema = pa.schema([*(TOKENS_FORMAT.schema.field(name) for name in columns), *(site.field for site in read)])
     found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema, held))
@@ -132,9 +147,10 @@ def read_tokens(
     """Columns sequence, position, document, token, flags and `text`: the token's own text."""
     texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256), pa.string())
     schema = TOKENS_FORMAT.schema.append(pa.field("text", pa.string()))
+    shards = keep.commits(snapshot)
 
     def found() -> Iterator[pa.RecordBatch]:
-        for commit in _overlapping(snapshot, keep):
+        for commit in shards:
             tokens = shard_tokens(snapshot.bucket, commit, held)
             chosen = tokens.filter(pa.array(keep.mask(tokens)))
             chosen = chosen.append_column("text", texts.take(chosen["token"]))
@@ -290,8 +306,9 @@ def _dense_site(snapshot: Snapshot, text: str) -> str:
     stored = snapshot.record.specification.dense_sites
     name = str(parse_site(text, KINDS, snapshot.record.layer_count))
     if name not in stored:
+        block = block_of(snapshot.bucket, snapshot.record.specification)
         raise BadRequest(
-            f"run {snapshot.record.run} does not store {name}",
+            f"run {snapshot.record.run} does not store {name}{why_missing(name, kinds_of_block(block))}",
             reason="SITE_UNKNOWN",
             field="site",
             value=text,
@@ -300,7 +317,15 @@ def _dense_site(snapshot: Snapshot, text: str) -> str:
     return name
 
 
-def _overlapping(snapshot: Snapshot, keep: TokenFilter) -> list[Commit]:
-    total = snapshot.record.sequences_total
-    end = total if keep.end_sequence is None else min(keep.end_sequence, total)
-    return snapshot.commits_of(range(keep.first_sequence, max(keep.first_sequence, end)))
+def _check_some(field: str, asked: tuple[int, int | None], total: int, what: str) -> None:
+    """`asked`: the first, and the end, None for all that follow, of which some have to be below `total`."""
+    first, end = asked
+    if asked == (0, None) or (first < total and (end is None or first < end)):
+        return
+    backwards = end is not None and end <= first
+    raise BadRequest(
+        f"{field} from {first} to before {end} are none" if backwards else f"{what} has no {field} from {first} on",
+        field=field,
+        value=f"{first} to {'the last' if end is None else end - 1}",
+        allowed=f"of 0 to {total - 1}" if total else "none: the run has no token",
+    )

@@ -170,6 +170,8 @@ def _at_positions(
     drawn, too, and passed over, so that no shard is read in which nothing was drawn.
     """
     reader.check(feature)
+    if keep is not None:
+        keep.check(reader.snapshot.record)
     commits = reader.snapshot.commits
     ends = np.cumsum(commits.token_counts)
     total = int(ends[-1]) if len(ends) else 0

@@ -102,10 +102,38 @@ def _check_head(text: str, kind: str, head: int, head_counts: Mapping[str, int] 
         )
 
 
+def why_missing(text: str, kinds: Sequence[str]) -> str:
+    """Why a model of these kinds has no such site or kind, for a sentence's end; empty where nothing is known."""
+    long = _LONG.fullmatch(text)
+    kind = (long[3] if long else text).partition(".")[0]
+    if kind in kinds:
+        return ""
+    if kind == "resid_mid" and {"attn_out", "mlp_out"} <= set(kinds):
+        return (
+            ". In parallel blocks attention and MLP read the same residual, resid_pre, and are added to it together: "
+            "there is none in between"
+        )
+    if kind in ("resid_mid", "mlp_out", "mlp_input") and "attn_out" in kinds and "mlp_out" not in kinds:
+        return ". Its blocks are attention alone"
+    if kind == "normalized_resid_post" and "resid_post" in kinds:
+        return ". Post-LN blocks alone norm behind the sum; here the next layer reads resid_post"
+    return ""
+
+
+def kinds_of_block(block: str) -> tuple[str, ...]:
+    """Residual kinds of blocks that are wired like that, as models are registered; of an unknown one, all."""
+    lacking = {"parallel": ("resid_mid", "normalized_resid_post"), "pre_ln": ("normalized_resid_post",)}.get(block, ())
+    return tuple(kind for kind in RESIDUAL_KINDS if kind not in lacking)
+
+
 def _unknown(text: str, kinds: Sequence[str], layer_count: int | None) -> BadRequest:
     layers = "LAYER" if layer_count is None else f"0..{layer_count - 1}"
+    if why := why_missing(text, kinds):
+        message = f"there is no site {text!r} here{why}"
+    else:
+        message = f"unknown site {text!r}: a site is KIND.LAYER with KIND one of {', '.join(kinds)} and LAYER {layers}"
     return BadRequest(
-        f"unknown site {text!r}: a site is KIND.LAYER with KIND one of {', '.join(kinds)} and LAYER {layers}",
+        message,
         reason="SITE_UNKNOWN",
         field="site",
         value=text,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+import polars as pl
 import pytest
 
 import actstore
@@ -59,6 +60,12 @@ def test_activations_widen_exactly(lab: Lab, dtype: str) -> None:
     assert found.to_numpy().dtype == np.float32
     np.testing.assert_array_equal(found.to_numpy(), stored.dense[DENSE_SITE])
     np.testing.assert_array_equal(np.stack(found.to_pandas()["activation"]), stored.dense[DENSE_SITE])
+    vectors = found.to_polars()["activation"]
+    assert vectors.dtype == pl.Array(pl.Float32, 8)
+    np.testing.assert_array_equal(vectors.to_numpy(), stored.dense[DENSE_SITE])
+    assert found.to_arrow().schema.field("activation").metadata[b"dtype"].decode() == dtype
+    assert next(iter(found))["activation"] == stored.dense[DENSE_SITE][0].tolist()
+    json.dumps(found.to_dict(), allow_nan=False)
     chosen = (stored.tokens.sequence >= 2) & (stored.tokens.sequence < 5)
     some = lab.run(run).activations("resid_post.1", slice(2, 5))
     np.testing.assert_array_equal(some.to_numpy(), stored.dense[DENSE_SITE][chosen])
@@ -80,8 +87,9 @@ def test_every_finite_and_infinite_bfloat16_widens_to_what_torch_makes_of_it() -
 
 
 def test_no_rows_are_a_matrix_of_no_rows(lab: Lab) -> None:
-    nothing = lab.run("planted").activations("resid_post.1", range(100, 200))
+    nothing = lab.run("planted").activations("resid_post.1", documents=[10**6])
     assert nothing.to_numpy().shape == (0, 8)
+    assert nothing.to_polars().shape == (0, 6)
 
 
 def test_tokens_have_their_texts(lab: Lab, stored: StoredRun) -> None:

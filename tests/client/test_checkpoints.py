@@ -176,7 +176,8 @@ def test_pictures_of_checkpoints(near: Lab) -> None:
     np.testing.assert_array_equal(image, means)
     factors = checkpoints.separability(exclude=TEXT).plot().images[0].get_array()
     np.testing.assert_allclose(factors, np.ones((3, 3)), rtol=1e-6)
-    assert len(actstore.plot_growth(checkpoints.fit_growth("checkpoint", resamples=0)).lines) == 6
+    lines = actstore.plot_growth(checkpoints.fit_growth("checkpoint", resamples=0)).lines
+    assert len(lines) == 9  # points, the fit and rings, of each layer
     other = replace(profile, table=pa.table({**_columns(profile.table), "site": ["mlp_out"] * len(profile)}))
     assert "of mlp_out" in other.plot().get_title()
     for wrong in (

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import actstore
-from actstore import ActstoreError, Lab, Where
+from actstore import ActstoreError, BadRequest, Lab, Where
 from actstore._questions import ActiveQuestion, CofiringQuestion, FindQuestion, RowsQuestion, SampleQuestion
+from actstore._records import RowQuery
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.opening import open_bucket
@@ -86,8 +87,7 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "statistics of nothing": lambda run: run.feature(SAE, SILENT).statistics(),
     "activations": lambda run: run.activations("resid_post.1"),
     "activations by the long name": lambda run: run.activations("blocks.1.hook_resid_post", range(2, 5)),
-    "no activations": lambda run: run.activations("resid_post.1", range(100, 200)),
-    "activations of no sequence": lambda run: run.activations("resid_post.1", range(2, 2)),
+    "no activations": lambda run: run.activations("resid_post.1", documents=[10**6]),
     "activations of text": lambda run: run.activations("resid_post.1", exclude=("bos", "special", "sink")),
     "activations of some": lambda run: run.activations(
         "resid_post.1", range(1, 6), positions=range(1, 9), documents=[1, 2, 4], columns=["token", "position"]
@@ -97,8 +97,7 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "tokens of some": lambda run: run.tokens(tokens=[2, 3, 4, 5], exclude="bos", positions=range(4)),
     "tokens": lambda run: run.tokens(),
     "tokens from the third sequence on": lambda run: run.tokens(slice(2, None)),
-    "no tokens": lambda run: run.tokens(range(100, 101)),
-    "tokens of no sequence": lambda run: run.tokens(range(0)),
+    "no tokens": lambda run: run.tokens(documents=[10**6]),
 }
 
 
@@ -149,10 +148,21 @@ def test_sinks_that_nobody_looked_for_are_said_to_be_none(lab: Lab) -> None:
 
 @pytest.mark.parametrize("sequences", [range(0), range(2, 2), range(5, 3), slice(4, 4), range(100, 200)])
 @pytest.mark.parametrize("name", RUNS)
-def test_an_empty_range_is_an_empty_table_of_the_same_schema(name: str, sequences: range | slice, lab: Lab) -> None:
+def test_a_range_without_sequences_is_refused_by_its_name(name: str, sequences: range | slice, lab: Lab) -> None:
     run = lab.run(name)
-    for ask in (run.tokens, lambda chosen=None: run.activations("resid_post.1", chosen)):
-        empty = ask(sequences).table
+    for ask in (run.tokens, lambda chosen: run.activations("resid_post.1", chosen)):
+        with pytest.raises(BadRequest) as caught:
+            ask(sequences)
+        assert caught.value.field == "sequences"
+        assert caught.value.value in (repr(sequences), "100 to 199")
+    assert len(run.tokens(range(6, 10**6))) == len(run.tokens(slice(6, None)))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_no_rows_are_an_empty_table_of_the_same_schema(name: str, lab: Lab) -> None:
+    run = lab.run(name)
+    for ask in (run.tokens, lambda **chosen: run.activations("resid_post.1", **chosen)):
+        empty = ask(documents=[10**6]).table
         assert empty.num_rows == 0
         assert empty.schema.equals(ask().table.schema)
 
@@ -195,6 +205,21 @@ WRONG: dict[str, Callable[[Lab], object]] = {
     "site of activations": lambda lab: lab.run("planted").activations("resid_post.0"),
     "no site": lambda lab: lab.run("planted").activations("residual"),
     "one site of several": lambda lab: lab.run("planted").activations(["resid_post.1", "z.0"]),
+    "rows past the end": lambda lab: lab.run("planted").activations("resid_post.1", range(100, 200)),
+    "rows of no sequence": lambda lab: lab.run("planted").activations("resid_post.1", range(2, 2)),
+    "rows of sequences the wrong way": lambda lab: lab.run("planted").activations("resid_post.1", range(5, 2)),
+    "rows before the first": lambda lab: lab.run("planted").activations("resid_post.1", slice(-3, None)),
+    "positions past the end": lambda lab: lab.run("planted").activations("resid_post.1", positions=range(500, 600)),
+    "tokens past the end": lambda lab: lab.run("planted").tokens(slice(100, None)),
+    "tokens of no sequence": lambda lab: lab.run("planted").tokens(range(0)),
+    "examples past the end": lambda lab: (
+        lab.run("planted").feature(SAE, FIRING).top(where=Where(sequences=range(100, 200)))
+    ),
+    "random examples past the end": lambda lab: (
+        lab.run("planted").feature(SAE, FIRING).uniform(3, "positions", where=Where(sequences=range(100, 200)))
+    ),
+    "active past the end": lambda lab: lab.run("planted").features(SAE).active(where=Where(positions=slice(500, None))),
+    "no rows, past the client": lambda lab: lab._backend.read_tokens("planted", RowQuery(sequence_count=0)),
     # Past the client's own check, to see that both doors say the same.
     "feature": lambda lab: lab._backend.feature_statistics("planted", SAE, 10**6, frozenset(), 4),
     "sampled feature": lambda lab: lab._backend.ask(SampleQuestion("planted", SAE, features=(10**6,))),

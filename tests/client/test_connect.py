@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import actstore
-from actstore import BadRequest, Denied, S3Access, StoreFailed, Unavailable
+from actstore import BadRequest, Denied, Lab, S3Access, StoreFailed, Unavailable
 from actstore._bucket_backend import BucketBackend
 from actstore._grpc_backend import GrpcBackend
+from actstore_storage.opening import open_bucket
+from actstore_storage.probe import probe
 
 
 @pytest.mark.parametrize("address", ["lab.internal:7433", "10.0.0.1:80", "[::1]:7433"])
@@ -23,9 +25,25 @@ def test_a_folder_is_a_bucket(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / ".hidden").mkdir()
     for address in (str(tmp_path), "./", ".", "./store", "store/", ".hidden/../store", tmp_path):
-        lab = actstore.connect(address)
-        assert isinstance(lab._backend, BucketBackend)
-        assert len(lab.runs()) == 0
+        assert isinstance(actstore.connect(address)._backend, BucketBackend)
+
+
+def test_a_folder_that_is_no_store_says_so(store: Path, tmp_path: Path) -> None:
+    """An empty one, one of other things, and one around a store; one that somebody has written to is new and empty."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "main.py").write_text("")
+    for folder, near in ((tmp_path / "empty", ""), (tmp_path / "code", ""), (store.parent, str(store))):
+        for ask in (Lab.runs, Lab.models, Lab.saes, Lab.check, lambda lab: lab.run("planted")):
+            with pytest.raises(StoreFailed, match="is no store") as caught:
+                ask(actstore.connect(folder))
+            assert (caught.value.reason, caught.value.field) == ("STORE_NOT_FOUND", "store")
+            assert near in str(caught.value.allowed)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreFailed, match="is a file"):
+        actstore.connect(tmp_path / "file").runs()
+    probe(open_bucket(str(tmp_path / "empty")))
+    assert len(actstore.connect(tmp_path / "empty").runs()) == 0
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,30 @@ def test_growth_over_training_is_kept_apart_from_growth_over_depth(door: str, re
     assert "a step of training" in repr(over)
 
 
+def test_steps_that_depart_are_named(far: Lab, near: Lab) -> None:
+    """Norms of 100, 400 and 200 times the same: up by 4, down by 2, and growth by sqrt(2) a step of a line."""
+    there, here = (
+        lab.fit_growth(RUNS, "checkpoint", steps=(0, 2, 1), exclude=("bos", "special")) for lab in (far, near)
+    )
+    assert there == here
+    assert there.departures.equals(here.departures)
+    assert (there.verdict, there.rate) == ("irregular", pytest.approx(2**0.5))
+    assert there.median_ratio == pytest.approx(2**0.5)
+    rows = there.departures.to_pylist()
+    assert [(row["revision"], row["step"], row["ratio"]) for row in rows] == [
+        ("step400", 1, pytest.approx(4)),
+        ("step200", 2, pytest.approx(0.5)),
+    ]
+    assert "irregular, not at one rate" in repr(there)
+    assert "departing from x1.414: to step 1 (x4), 2 (x0.5)" in repr(there)
+    assert [row["step"] for row in there.to_dict()["departures"]] == [1, 2]
+    rings = plot_growth([there, there], ratios=True)
+    named = [line for line in rings.lines if line.get_label() == "departs from the median step"]
+    assert [line.get_ydata().tolist() for line in named] == [pytest.approx([4, 0.5])] * 2
+    evenly = near.fit_growth(RUNS, "checkpoint", steps=(0, 1, 2), exclude=("bos", "special"))
+    assert (len(evenly.departures), "departing" in repr(evenly)) == (0, False)
+
+
 def test_both_doors_say_the_same_of_checkpoints(far: Lab, near: Lab) -> None:
     there, here = (lab.fit_growth(RUNS, "checkpoint", resamples=50, seed=4) for lab in (far, near))
     assert there == here

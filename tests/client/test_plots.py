@@ -218,7 +218,7 @@ def test_the_figure_is_drawn_without_a_warning(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, direct: Lab) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(MissingLibrary, match=r"pip install 'actstore\[plot\]'"):
+    with pytest.raises(MissingLibrary, match="pip install matplotlib pandas"):
         direct.run("planted").norms().plot()
 
 

@@ -62,7 +62,7 @@ def test_its_dense_rows_are_the_bits_of_the_files(golden, run):
     folder = golden[0] / "runs" / run.name / "data"
     files = sorted(folder.glob("*/resid_post.1.parquet"))
     raw = [value.as_py() for file in files for value in pq.read_table(file)["activation"]]
-    assert activations.to_arrow()["activation"].to_pylist() == raw
+    assert activations.table["activation"].to_pylist() == raw
     assert activations.dtype == run.name
     lengths = np.linalg.norm(activations.to_numpy(), axis=1)
     text = activations.to_pandas()["flags"] == 0

@@ -107,8 +107,9 @@ class TestActivations:
         assert max(part.nbytes for part in parts) <= 400
         assert pa.concat_tables(parts)["token"].to_pylist() == stored.tokens.token.tolist()
 
-    def test_past_the_end_there_is_provenance_and_no_row(self, call: Caller) -> None:
-        request = activation_pb2.ReadActivationsRequest(run="planted", site=DENSE_SITE, first_sequence=100)
+    def test_where_no_row_passes_there_is_provenance(self, call: Caller) -> None:
+        chosen = activation_pb2.TokenFilter(documents=[10**6])
+        request = activation_pb2.ReadActivationsRequest(run="planted", site=DENSE_SITE, filter=chosen)
         (message,) = call("ActivationService", "ReadActivations", request)
         assert message.provenance.run == "planted"
         assert not message.HasField("rows") or _table(message.rows).num_rows == 0

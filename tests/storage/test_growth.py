@@ -1,9 +1,12 @@
 """Growth of planted norms, on either axis: rate, interval, curvature and verdict, each against a slow twin."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from actstore_storage import growth
 from actstore_storage.bucket import Bucket
@@ -17,7 +20,10 @@ from actstore_storage.growth import (
     fit_growth_over_checkpoints,
     resample_means,
 )
-from actstore_storage.growth_shapes import EXPONENTIAL, FASTER, NONE, SLOWER, fit_steps
+from actstore_storage.growth_shapes import EXPONENTIAL, FASTER, IRREGULAR, NONE, SLOWER, GrowthFit, fit_steps
+from actstore_storage.growth_steps import student_bound
+from actstore_storage.registry import ModelRecord, register_model
+from actstore_storage.rows import read_activations
 from actstore_storage.runs import open_run
 from actstore_storage.snapshot import Snapshot
 from tests.storage.random_run import RandomRun, make_run, write_run
@@ -107,11 +113,110 @@ def test_a_post_ln_stream_does_not_grow() -> None:
         (lambda at: 0.05 * at + 1e-4 * at**2, EXPONENTIAL),
         (lambda at: -0.05 * at, NONE),
         (lambda at: 0.0 * at, NONE),
-        (lambda at: 0.1 * at + 2.0 * (at.astype(int) % 2), NONE),
+        (lambda at: 0.1 * at + 2.0 * (at.astype(int) % 2), IRREGULAR),
     ],
 )
 def test_verdicts(logs, verdict: str) -> None:
     assert fit_steps(np.arange(20.0), np.exp(logs(np.arange(20.0)))).verdict == verdict
+
+
+def noisy(factors: Sequence[float], noise: float = 0.1, *, sequences: int = 40, seed: int = 0) -> GrowthFit:
+    """Norms whose step i has factors[i], over sequences with sizes, lengths, drifts and noise of their own."""
+    rng = np.random.default_rng(seed)
+    logs = np.concatenate([[0.0], np.log(factors).cumsum()])
+    counts = rng.integers(50, 500, (sequences, 1)).astype(float)
+    away = noise * rng.standard_normal((sequences, len(logs))) / np.sqrt(counts)
+    own = rng.normal(0, 0.3, (sequences, 1)) + rng.normal(0, 0.003, (sequences, 1)) * np.arange(len(logs))
+    sums = SequenceSums(np.exp(logs + own + away) * counts, np.repeat(counts, len(logs), axis=1))
+    means = sums.sums.sum(axis=0) / sums.counts.sum(axis=0)
+    return fit_steps(np.arange(float(len(logs))), means, resample_means(sums, means, Bootstrap(200)))
+
+
+def thirds(steps: int, *factors: float) -> list[float]:
+    return [factor for factor in factors for _ in range(steps // len(factors))]
+
+
+# What docs/norms.md says of shapes that are planted: in words, the factor of each step, the verdict, how many depart.
+SHAPES = [
+    ("x1.045 a layer, 48 layers", [1.045] * 47, EXPONENTIAL, 0),
+    ("x1.045 a layer, every other layer 0.1 % more", [1.045, 1.046] * 12, EXPONENTIAL, 0),
+    ("x1.045, x1.05, x1.045 by thirds of 24 layers", thirds(24, 1.045, 1.05, 1.045), EXPONENTIAL, 0),
+    ("x1.01, x1.12, x1.01 by thirds of 24 layers", thirds(24, 1.01, 1.12, 1.01), IRREGULAR, 8),
+    ("x1.2, x1.0, x1.2 by thirds of 12 layers", thirds(12, 1.2, 1.0, 1.2), IRREGULAR, 4),
+    ("x1.02 and x1.08 by turns, 24 layers", [1.02, 1.08] * 12, IRREGULAR, 24),
+    ("x1.045 a layer and once x1.3, 24 layers", [1.045] * 12 + [1.3] + [1.045] * 11, IRREGULAR, 1),
+    ("x1.05 for 12 layers, then x0.97 for 12", thirds(24, 1.05, 0.97), IRREGULAR, 24),
+    ("x1.05 for 12 layers, then as far down", thirds(24, 1.05, 1 / 1.05), IRREGULAR, 24),
+    ("x1.2 for 8 layers, then x0.99 for 16", [1.2] * 8 + [0.99] * 16, IRREGULAR, 8),
+    ("x1.1 for 12 layers, then x1.02 for 12", thirds(24, 1.1, 1.02), SLOWER, 24),
+    ("x1.02 for 12 layers, then x1.1 for 12", thirds(24, 1.02, 1.1), FASTER, 24),
+    ("the norm is linear, 24 layers", [(2 + i) / (1 + i) for i in range(24)], SLOWER, 16),
+    ("its square is linear, 24 layers", [np.sqrt((2 + i) / (1 + i)) for i in range(24)], SLOWER, 16),
+    ("x0.97 a layer, 24 layers", [0.97] * 24, NONE, 0),
+    ("x1.001 a layer, 24 layers", [1.001] * 24, NONE, 0),
+]
+
+
+@pytest.mark.parametrize(("words", "factors", "verdict", "departing"), SHAPES, ids=[shape[0] for shape in SHAPES])
+def test_shapes_that_are_told_apart(words: str, factors: list[float], verdict: str, departing: int) -> None:
+    """As docs/norms.md has them."""
+    found = noisy(factors)
+    row = f"| {words} | {found.r_squared:.2f} | {found.ratios.departs.sum()} | {found.verdict} |"
+    assert (found.verdict, found.ratios.departs.sum()) == (verdict, departing), row
+    assert row in (Path(__file__).parents[2] / "docs/norms.md").read_text().splitlines(), row
+
+
+def test_the_layers_that_depart_are_those_that_were_planted() -> None:
+    found = noisy([1.045] * 11 + [1.2, 1.045, 1.0] + [1.045] * 10)
+    assert np.flatnonzero(found.ratios.departs).tolist() == [11, 13]
+    assert found.ratios.ratio[[11, 13]] == pytest.approx([1.2, 1.0], abs=0.02)
+    assert found.ratios.intervals.departure_low[11] > 1 > found.ratios.intervals.departure_high[13]
+
+
+@pytest.mark.parametrize(("layers", "sequences"), [(12, 60), (24, 5), (48, 60), (96, 5)])
+def test_one_rate_is_seldom_called_another(layers: int, sequences: int) -> None:
+    """Of 40 planted exponentials at a nominal 5 %, 2 are expected and more than 7 have a chance of 1 in 1000: at some
+    step the interval of its departure leaves out 1, however many steps there are.
+    """
+    found = [noisy([RATE] * (layers - 1), 0.3, sequences=sequences, seed=seed) for seed in range(40)]
+    ratios = [one.ratios for one in found]
+    outside = [((one.intervals.departure_low > 1) | (one.intervals.departure_high < 1)).any() for one in ratios]
+    alone = [((one.intervals.low > one.median) | (one.intervals.high < one.median)).any() for one in ratios]
+    assert sum(outside) <= 7
+    assert sum(alone) > 15  # step by step, they would
+    assert sum(one.verdict == EXPONENTIAL for one in found) >= 33
+
+
+def test_intervals_of_departures_are_those_of_a_slow_twin() -> None:
+    """Bootstrap by rows of sequences, the bound by scipy."""
+    rng = np.random.default_rng(6)
+    counts = rng.integers(1, 9, (14, 1)).astype(float)
+    norms = np.exp(0.1 * np.arange(7) + rng.normal(0, 0.1, (14, 7)))
+    sums = SequenceSums(norms * counts, np.repeat(counts, 7, axis=1))
+    at, means = np.array([0.0, 1, 2, 4, 5, 8, 9]), (norms * counts).sum(axis=0) / counts.sum()
+    found = fit_steps(at, means, resample_means(sums, means, Bootstrap(200, seed=2)))
+
+    def departures(values: np.ndarray) -> np.ndarray:
+        logs = np.log(values)
+        factors = (logs[1:] - logs[:-1]) / (at[1:] - at[:-1])
+        return factors - np.median(factors)
+
+    rng = np.random.default_rng(2)
+    chosen = [rows for _ in range(2) for rows in rng.integers(0, 14, (100, 14))]
+    drawn = [departures((norms * counts)[rows].sum(axis=0) / counts[rows].sum()) for rows in chosen]
+    degrees = 12  # 1 / (1 / 13 + 1 / 199), rounded down
+    margin = student.ppf((1 + 0.95 ** (1 / 6)) / 2, degrees) * np.std(drawn, axis=0, ddof=1) * np.sqrt(14 / 13)
+    own = np.diff(np.log(means)) / np.diff(at)
+    assert found.ratios.median == pytest.approx(np.exp(np.median(own)), rel=1e-9)
+    assert found.ratios.ratio == pytest.approx(np.exp(own), rel=1e-9)
+    assert found.ratios.intervals.departure_low == pytest.approx(np.exp(departures(means) - margin), rel=1e-9)
+    assert found.ratios.intervals.departure_high == pytest.approx(np.exp(departures(means) + margin), rel=1e-9)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 40, 999, 10_000])
+def test_students_bound_is_that_of_scipy(degrees: int) -> None:
+    for share in (0.5, 0.95, 0.95 ** (1 / 95)):
+        assert student_bound(share, degrees) == pytest.approx(student.ppf((1 + share) / 2, degrees), rel=1e-6)
 
 
 def test_lines_and_parabolas_are_those_of_numpy() -> None:
@@ -306,6 +411,20 @@ def test_two_checkpoints_are_no_growth(local_bucket: Bucket) -> None:
     with pytest.raises(BadRequest) as caught:
         fit_growth_over_checkpoints(_runs(local_bucket)[:2])
     assert (caught.value.details["field"], caught.value.details["allowed"]) == ("runs", "3 to 256")
+
+
+def test_a_site_that_a_parallel_model_lacks(local_bucket: Bucket) -> None:
+    """Is told so at each door to what is stored, and not as something that this run happens to be without."""
+    snapshot = written(local_bucket, planted())
+    doors = [lambda: fit_growth(snapshot, site="resid_mid"), lambda: read_activations(snapshot, "resid_mid.1")]
+    for block, told in (("pre_ln", False), ("parallel", True)):
+        model = ModelRecord("model", "", "a" * 64, "b" * 64, "neox", 12, 8, 2, 50, 64, block=block)
+        register_model(local_bucket, model, [])
+        for door in doors:
+            with pytest.raises(BadRequest) as caught:
+                door()
+            assert caught.value.reason == "SITE_UNKNOWN"
+            assert ("attention and MLP read the same residual" in caught.value.message) == told
 
 
 @pytest.mark.parametrize(

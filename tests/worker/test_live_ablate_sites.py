@@ -189,6 +189,7 @@ def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> Non
         (AblateSites("gpt2", "", ("x" * 32,)), "LIMIT_EXCEEDED", "texts", "33 tokens", "at most 32 tokens"),
         (AblateSites("gpt2", "", TEXTS, ("resid_mid",)), "SITE_UNKNOWN", "site", "resid_mid", None),
         (AblateSites("gpt2", "", TEXTS, ("pattern.1",)), "SITE_UNKNOWN", "site", "pattern.1", None),
+        (AblateSites("neox_parallel", "", TEXTS, ("resid_mid.1",)), "SITE_UNKNOWN", "site", "resid_mid.1", None),
         (AblateSites("gpt2", "", TEXTS, ("mlp_out.3",)), "SITE_UNKNOWN", "site", "mlp_out.3", None),
         (AblateSites("gpt2", "", TEXTS, ("z.1.4",)), "SITE_UNKNOWN", "site", "z.1.4", "heads 0..3"),
         (AblateSites("gpt2", "", TEXTS, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),

@@ -29,6 +29,7 @@ from actstore_storage.runs import create_run, open_run
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.sae import SparseAutoencoder, load_sae
 from actstore_worker.stored_saes import StoredSaes
+from actstore_worker.training.advice import warnings_of
 from actstore_worker.training.feed import RowFeed
 from actstore_worker.training.specification import SPARSITY, Training
 from actstore_worker.training.sweep import Sweep, trainings
@@ -110,6 +111,7 @@ def test_each_architecture_is_one_that_saelens_and_we_read_alike(
     assert [progress.step for progress in seen] == list(range(1, 61))
     assert seen[-1].rows == 60 * 64
     assert seen[-1].fvu < seen[0].fvu
+    assert [progress.dead is None for progress in seen] == [step <= 20 for step in range(1, 61)]  # of 20 steps
     path, sae = found(bucket, architecture, tmp_path)
     saelens = load_with_saelens(path)
     text = torch.from_numpy(rows.rows[rows.tokens.position > 0][:500])
@@ -196,6 +198,61 @@ def test_what_stops_anywhere_ends_with_the_same_bits(
         assert torch.equal(tensor, second.tensors[name]), name
     assert whole.quality == stopped.quality
     assert bucket.keys(training_checkpoints_folder(training.name)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_told_to_end_saves_first(number: int, planted: tuple[Bucket, PlantedRows]) -> None:
+    """After the step that it is in, long before the first regular checkpoint."""
+    bucket, rows = planted
+    training = training_of(rows, f"told-{number}")
+
+    def tell(progress: Progress) -> None:
+        if progress.step == 13:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(bucket, training, CPU, tell, progress_seconds=0.0)
+    assert signal.getsignal(number) is before
+    assert checkpoint_step(bucket, training) == 14
+    seen: list[Progress] = []
+    told = trained(bucket, training, seen)
+    assert seen[0].step == 15
+    assert told.quality == trained(bucket, training_of(rows, "untold")).quality
+
+
+def test_checkpoints_begin_early_and_end_late(planted: tuple[Bucket, PlantedRows]) -> None:
+    """Before step 1,000, and after the last step, when an SAE is still to be measured and stored."""
+    bucket, rows = planted
+    training = training_of(rows, "early")
+    for stop, saved in ((55, 50), (60, 60)):
+
+        def stopping(progress: Progress, stop: int = stop) -> None:
+            if progress.step == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(bucket, training, CPU, stopping, progress_seconds=0.0)
+        assert checkpoint_step(bucket, training) == saved
+    seen: list[Progress] = []
+    assert trained(bucket, training, seen).quality == trained(bucket, training_of(rows, "undisturbed-early")).quality
+    assert seen == []
+
+
+def checkpoint_step(bucket: Bucket, training: Training) -> int:
+    (key,) = bucket.keys(training_checkpoints_folder(training.name))
+    return int(Path(key).stem)
+
+
+def test_steps_that_are_too_few_are_warned_about(planted: tuple[Bucket, PlantedRows]) -> None:
+    usual = training_of(planted[1], "few", rows=122 * 4096, batch_rows=4096, learning_rate=3e-4, dead_after_steps=1000)
+    jump, dead, still = warnings_of(usual)
+    for warning, steps in ((jump, 200), (dead, 2000), (still, 1667)):
+        assert warning.startswith("122 steps of 4,096 rows are few: ")
+        assert warning.endswith(f"it takes {steps:,} steps, as with --rows {steps * 4096}")
+    assert warnings_of(replace(usual, rows=2000 * 4096)) == []
+    assert len(warnings_of(replace(usual, rows=2000 * 4096 - 1))) == 1
+    assert warnings_of(replace(usual, rows=500 * 4096, learning_rate=1e-3, dead_after_steps=200)) == []
 
 
 def test_the_same_training_again_is_there_already(planted: tuple[Bucket, PlantedRows]) -> None:
@@ -425,6 +482,8 @@ def test_a_sweep_runs_side_by_side_and_a_failing_one_ends_no_other(tmp_path: Pat
     assert (done["name"], done["l0"]) == ("sweep-w64-k3", 3.0)
     assert [sae.name for sae in list_saes(bucket)] == ["sweep-w64-k3"]
     assert {line["progress"]["name"] for line in said[:-1]} == {"sweep-w64-k3"}
+    assert {line["progress"]["dead"] for line in said[:-1]} == {None}
+    assert complained.count("actstore: warning: 100 steps of 64 rows are few: ") == 3  # and not for each of the sweep
     status, _, complained = Command(tmp_path).run("--width", "2", "--k", "3", "--batch-rows", "64")
     assert status == 2
     assert complained == "actstore: k cannot be 3.0\n  allowed: at most the width, 2\n"

@@ -45,6 +45,7 @@ class GrowthVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GROWTH_VERDICT_FASTER: _ClassVar[GrowthVerdict]
     GROWTH_VERDICT_SLOWER: _ClassVar[GrowthVerdict]
     GROWTH_VERDICT_NONE: _ClassVar[GrowthVerdict]
+    GROWTH_VERDICT_IRREGULAR: _ClassVar[GrowthVerdict]
 
 class SeparabilityVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -77,6 +78,7 @@ GROWTH_VERDICT_EXPONENTIAL: GrowthVerdict
 GROWTH_VERDICT_FASTER: GrowthVerdict
 GROWTH_VERDICT_SLOWER: GrowthVerdict
 GROWTH_VERDICT_NONE: GrowthVerdict
+GROWTH_VERDICT_IRREGULAR: GrowthVerdict
 SEPARABILITY_VERDICT_UNSPECIFIED: SeparabilityVerdict
 SEPARABILITY_VERDICT_SEPARABLE: SeparabilityVerdict
 SEPARABILITY_VERDICT_PARTLY: SeparabilityVerdict
@@ -183,7 +185,7 @@ class Interval(_message.Message):
     def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class FitGrowthResponse(_message.Message):
-    __slots__ = ("site", "layers", "rate", "r_squared", "points", "excluded", "provenance", "axis", "rate_interval", "curvature", "curvature_interval", "bend", "verdict", "shapes", "block", "resamples", "seed", "sequences", "quantity", "warnings", "excluded_position_0")
+    __slots__ = ("site", "layers", "rate", "r_squared", "points", "excluded", "provenance", "axis", "rate_interval", "curvature", "curvature_interval", "bend", "verdict", "shapes", "block", "resamples", "seed", "sequences", "quantity", "warnings", "excluded_position_0", "median_ratio")
     SITE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +207,7 @@ class FitGrowthResponse(_message.Message):
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_POSITION_0_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_RATIO_FIELD_NUMBER: _ClassVar[int]
     site: str
     layers: LayerRange
     rate: float
@@ -226,7 +229,8 @@ class FitGrowthResponse(_message.Message):
     quantity: NormQuantity
     warnings: _containers.RepeatedScalarFieldContainer[str]
     excluded_position_0: bool
-    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., curvature: _Optional[float] = ..., curvature_interval: _Optional[_Union[Interval, _Mapping]] = ..., bend: _Optional[float] = ..., verdict: _Optional[_Union[GrowthVerdict, str]] = ..., shapes: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., block: _Optional[str] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., sequences: _Optional[int] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., warnings: _Optional[_Iterable[str]] = ..., excluded_position_0: bool = ...) -> None: ...
+    median_ratio: float
+    def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., rate: _Optional[float] = ..., r_squared: _Optional[float] = ..., points: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., axis: _Optional[_Union[GrowthAxis, str]] = ..., rate_interval: _Optional[_Union[Interval, _Mapping]] = ..., curvature: _Optional[float] = ..., curvature_interval: _Optional[_Union[Interval, _Mapping]] = ..., bend: _Optional[float] = ..., verdict: _Optional[_Union[GrowthVerdict, str]] = ..., shapes: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., block: _Optional[str] = ..., resamples: _Optional[int] = ..., seed: _Optional[int] = ..., sequences: _Optional[int] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., warnings: _Optional[_Iterable[str]] = ..., excluded_position_0: bool = ..., median_ratio: _Optional[float] = ...) -> None: ...
 
 class GetSeparabilityRequest(_message.Message):
     __slots__ = ("run", "more_runs", "steps", "site", "layers", "exclude", "quantity", "exclude_position_0")

@@ -202,15 +202,28 @@ def _split(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 def _parts(model: LanguageModel, question: AblateSites) -> list[Site]:
     """By layer, then kind in the order of a forward pass, then head."""
-    there = [kind for kind in (*model.kinds, *HEAD_KINDS) if kind not in _UNWRITTEN]
+    there = (*model.kinds, *HEAD_KINDS)
     layers, found = chosen_layers(model, question.layers), set()
     for text in question.sites or [kind for kind in _DEFAULT if kind in there]:
         if text in there:
             heads = chosen_heads(model, text, question.heads) if text in HEAD_KINDS else (None,)
-            found |= {Site(layer, text, head) for layer in layers for head in heads}
+            chosen = {Site(layer, text, head) for layer in layers for head in heads}
         else:
-            found.add(parse_site(text, there, model.layer_count, model.head_counts))
+            chosen = {parse_site(text, there, model.layer_count, model.head_counts)}
+        _check_written(text, chosen, there)
+        found |= chosen
     return sorted(found, key=lambda site: (site.layer, there.index(site.kind), -1 if site.head is None else site.head))
+
+
+def _check_written(text: str, chosen: Iterable[Site], kinds: Sequence[str]) -> None:
+    if any(site.kind in _UNWRITTEN for site in chosen):
+        raise BadRequest(
+            f"{text} is no write, and cannot be ablated",
+            reason="SITE_UNKNOWN",
+            field="site",
+            value=text,
+            allowed=[kind for kind in kinds if kind not in _UNWRITTEN],
+        )
 
 
 def _given(texts: Sequence[str]) -> Sequence[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import Site
+from actstore_storage.sites import Site, why_missing
 from actstore_worker.chosen import chosen_layers
 from actstore_worker.live.model_questions import LensedText, LensText
 from actstore_worker.live.passes import LOGITS_MAX, Passes
@@ -174,7 +174,8 @@ def _check_kind(model: LanguageModel, kind: str) -> None:
     there = [each for each in model.kinds if each in _KINDS]
     if kind not in there:
         raise BadRequest(
-            f"a lens reads the residual stream of {model.name!r} at {', '.join(there)}, not at {kind!r}",
+            f"a lens reads the residual stream of {model.name!r} at {', '.join(there)}, not at {kind!r}"
+            f"{why_missing(kind, model.kinds)}",
             reason="SITE_UNKNOWN",
             field="site",
             value=kind,

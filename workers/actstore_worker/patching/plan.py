@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import HEAD_KINDS, Site, parse_site
+from actstore_storage.sites import HEAD_KINDS, Site, parse_site, why_missing
 from actstore_worker.chosen import chosen_heads, chosen_layers
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.checks import (
@@ -294,7 +294,8 @@ def _kinds(model: LanguageModel, request: SweepRequest) -> tuple[str, ...]:
     for kind in request.sites:
         if kind not in there:
             raise BadRequest(
-                f"{model.name!r} has no site kind {kind!r} to patch; it has {', '.join(there)}",
+                f"{model.name!r} has no site kind {kind!r} to patch; it has {', '.join(there)}"
+                f"{why_missing(kind, model.kinds)}",
                 reason="SITE_UNKNOWN",
                 field="sites",
                 value=kind,

@@ -7,6 +7,7 @@ stopped. Exit status: 0 all were trained, 1 some were not, 2 nothing was begun. 
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -18,6 +19,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.opening import open_bucket
 from actstore_worker.process import prepare_ray, reserve_standard_output
 from actstore_worker.settings import SettingsError, read_store
+from actstore_worker.training.advice import warnings_of
 from actstore_worker.training.job import CHECKPOINT_STEPS, Job, run_job
 from actstore_worker.training.specification import SPARSITY, Training
 from actstore_worker.training.sweep import DEFAULT_SPARSITY, Sweep, trainings
@@ -33,9 +35,12 @@ _OPTIONS = ("batch_rows", "learning_rate", "seed", "normalise", "held_out_every"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     with os.fdopen(reserve_standard_output(), "w", buffering=1) as output:
         try:
             jobs = _jobs(options)
+            for warning in dict.fromkeys(warning for job in jobs for warning in warnings_of(job.training)):
+                print(f"actstore: warning: {warning}", file=sys.stderr, flush=True)
             return _run(jobs, _Teller(output, options.json, options.result))
         except SettingsError as error:
             print(f"actstore: {error}", file=sys.stderr)
@@ -97,7 +102,8 @@ class _Teller:
             return
         self._print(
             f"{now.name}  step {now.step:,} of {now.steps:,}  rows {now.rows:,} ({now.rows_per_second:,.0f}/s)  "
-            f"loss {now.loss:.4g}  L0 {now.l0:.1f}  FVU {now.fvu:.3f}  dead {now.dead:,}"
+            f"loss {now.loss:.4g}  L0 {now.l0:.1f}  FVU {now.fvu:.3f}  "
+            f"dead {'not counted yet' if now.dead is None else format(now.dead, ',')}"
         )
 
     def end(self, jobs: list[Job], outcomes: Sequence[Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from actstore_storage.snapshot import Snapshot
+from actstore_worker.training.advice import DECAY_SHARE, WARM_UP_SHARE
 from actstore_worker.training.specification import SPARSITY, Training
 
 with warnings.catch_warnings():
@@ -33,9 +34,6 @@ _CONFIGURATIONS = {
     "batchtopk": BatchTopKTrainingSAEConfig,
     "jumprelu": JumpReLUTrainingSAEConfig,
 }
-# Of a training's steps: the learning rate and a penalty rise over the first 5 %, and the learning rate falls to 0 over
-# the last 20 % (Anthropic, April 2024 update, whose steps SAELens's tutorials take).
-_WARM_UP_SHARE, _DECAY_SHARE = 0.05, 0.2
 # Batches from which the factor to a mean norm of sqrt(d) is taken.
 SCALE_BATCHES = 50
 
@@ -65,8 +63,8 @@ def _schedules(training: Training, device: torch.device) -> "SAETrainerConfig":
         train_batch_size_samples=training.batch_rows,
         lr=training.learning_rate,
         lr_end=training.learning_rate,
-        lr_warm_up_steps=_share(training, _WARM_UP_SHARE),
-        lr_decay_steps=_share(training, _DECAY_SHARE),
+        lr_warm_up_steps=_share(training, WARM_UP_SHARE),
+        lr_decay_steps=_share(training, DECAY_SHARE),
         device=str(device),
         dead_feature_window=training.dead_after_steps,
         logger=LoggingConfig(log_to_wandb=False),
@@ -74,7 +72,7 @@ def _schedules(training: Training, device: torch.device) -> "SAETrainerConfig":
 
 
 def _sparsity(training: Training) -> dict[str, Any]:
-    kind, warm_up = SPARSITY[training.architecture], _share(training, _WARM_UP_SHARE)
+    kind, warm_up = SPARSITY[training.architecture], _share(training, WARM_UP_SHARE)
     if kind == "k":
         return {"k": int(training.sparsity) if training.architecture == "topk" else training.sparsity}
     return {f"{kind}_coefficient": training.sparsity, f"{kind}_warm_up_steps": warm_up}

@@ -4,10 +4,13 @@ The loop is SAELens's `SAETrainer.fit` through the methods that it offers for th
 ours: a training that is killed and begun again ends, on a CPU, with the same bits.
 """
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,11 +33,15 @@ if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer
 
 PROGRESS_SECONDS = 3.0
+# Checkpoints before the first regular one, so that a crash costs about as much again as was done.
+EARLY_CHECKPOINTS = (50, 100, 200, 400, 800)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After a step, of its batch: `loss` is what is minimised, in the scale of training. `dead`: features by now."""
+    """After a step, of its batch: `loss` is what is minimised, in the scale of training. `dead`: features by now, None
+    while there were too few steps to count any.
+    """
 
     name: str
     step: int
@@ -44,7 +51,7 @@ class Progress:
     loss: float
     l0: float
     fvu: float
-    dead: int
+    dead: int | None
 
 
 Report = Callable[[Progress], object]
@@ -70,7 +77,8 @@ def train(
     checkpoint_steps: int = CHECKPOINT_STEPS,
     progress_seconds: float = PROGRESS_SECONDS,
 ) -> Trained:
-    """Ends at once where this very training has ended before.
+    """Ends at once where this very training has ended before. Told to end by Ctrl-C or SIGTERM, it finishes its step,
+    saves a checkpoint and raises KeyboardInterrupt; told again, it raises that at once.
 
     Errors: BadRequest for a run, site or rows that cannot be trained on; Conflict where another training, or an SAE of
     another origin, has the name, or the run is not the one that the training began with.
@@ -150,18 +158,46 @@ def _trained(
         with RowFeed(snapshot, training, device) as sample:
             trainer.activation_scaler.scaling_factor = _scale(sample, training)
     pace = _Pace(training, report, progress_seconds, trainer.n_training_steps)
-    with RowFeed(snapshot, training, device, state) as rows:
+    with RowFeed(snapshot, training, device, state) as rows, _told_to_end() as told:
         while trainer.n_training_steps < training.steps:
             trainer.maybe_reset_sparsity()
             output = trainer.step(next(rows))
             trainer.n_training_steps += 1
-            pace.tell(trainer, output)
-            if trainer.n_training_steps % checkpoint_steps == 0 and trainer.n_training_steps < training.steps:
+            if told.is_set() or _is_checkpoint(trainer.n_training_steps, training, checkpoint_steps):
                 save_checkpoint(bucket, training.name, trainer, rows.state())
+            if told.is_set():
+                raise KeyboardInterrupt
+            pace.tell(trainer, output)
     if trainer.activation_scaler.scaling_factor is not None:
         trainer.sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
     trainer.set_final_sae_metadata()
     return trainer.sae
+
+
+def _is_checkpoint(step: int, training: Training, every: int) -> bool:
+    """The last step is one, for measuring and storing the SAE takes its time, too."""
+    return step % every == 0 or (step < every and step in EARLY_CHECKPOINTS) or step == training.steps
+
+
+@contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C or SIGTERM; the second raises KeyboardInterrupt. Never set off the main thread."""
+    told = threading.Event()
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _scale(rows: RowFeed, training: Training) -> float:
@@ -207,5 +243,6 @@ def _progress(
         loss=float(output.loss),
         l0=float((output.feature_acts != 0).sum()) / len(x),
         fvu=float(error / spread),
-        dead=int(trainer.dead_neurons.sum()),
+        # SAELens counts what has not fired for more steps than these.
+        dead=int(trainer.dead_neurons.sum()) if trainer.n_training_steps > training.dead_after_steps else None,
     )
