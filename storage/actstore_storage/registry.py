@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -17,6 +17,7 @@ from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.layout import SAES, sae_files_folder, sae_key, storage_name
 from actstore_storage.runs import FETCH_THREADS
 from actstore_storage.specification import canonical_json
+from actstore_storage.token_texts import TokenTexts
 
 _TOKENIZERS_KEPT = 8
 _COPY_BYTES = 1 << 22
@@ -58,10 +59,15 @@ class SaeModelRecord:
 Record = TypeVar("Record", ModelRecord, SaeModelRecord)
 
 
-def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[str]) -> None:
-    """`token_texts`: the text of each token id. A model that was registered under the name before is replaced."""
+def register_model(
+    bucket: Bucket, record: ModelRecord, token_texts: Sequence[str], token_parts: Mapping[int, bytes] | None = None
+) -> None:
+    """`token_texts` and `token_parts`: as of `TokenTexts`. A model that was registered under the name before is
+    replaced.
+    """
     sink = io.BytesIO()
-    texts = pa.table({"text": pa.array(token_texts, pa.string())})
+    parts = [(token_parts or {}).get(token) for token in range(len(token_texts))]
+    texts = pa.table({"text": pa.array(token_texts, pa.string()), "bytes": pa.array(parts, pa.binary())})
     pq.write_table(texts, sink, compression="zstd", write_page_checksum=True)
     bucket.put_if_absent(_texts_key(record.tokenizer_sha256), sink.getvalue())
     bucket.put(_model_key(record.name, record.revision), canonical_json(asdict(record)))
@@ -111,18 +117,30 @@ def fetch_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> boo
     return bool(keys)
 
 
+def token_texts(bucket: Bucket, tokenizer_sha256: str) -> TokenTexts:
+    """What the token ids of a tokenizer stand for. Of a store where no model was registered since format version 4,
+    texts are those of before, which lack leading spaces and bytes of some tokenizers.
+
+    Errors: NotThere MODEL_NOT_FOUND, CorruptObject.
+    """
+    for key in (_texts_key(tokenizer_sha256), _old_texts_key(tokenizer_sha256)):
+        try:
+            return _read_texts(bucket, key)
+        except KeyError:
+            continue
+    message = f"no model with tokenizer {tokenizer_sha256} is registered in {bucket.address}"
+    raise NotThere(message, reason="MODEL_NOT_FOUND", field="tokenizer_sha256", value=tokenizer_sha256)
+
+
 @lru_cache(_TOKENIZERS_KEPT)
-def token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
-    """The text of each token id, kept: the name is the content's hash, so it cannot change."""
-    key = _texts_key(tokenizer_sha256)
-    try:
-        data = bucket.get(key)
-    except KeyError:
-        message = f"no model with tokenizer {tokenizer_sha256} is registered in {bucket.address}"
-        raise NotThere(message, reason="MODEL_NOT_FOUND", field="tokenizer_sha256", value=tokenizer_sha256) from None
+def _read_texts(bucket: Bucket, key: str) -> TokenTexts:
+    """Kept: the name is the content's hash, so it cannot change. Errors: KeyError where it is not there."""
+    data = bucket.get(key)
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        return tuple(table["text"].to_pylist())
+        columns = table.to_pydict()
+        parts = {token: part for token, part in enumerate(columns.get("bytes", ())) if part is not None}
+        return TokenTexts(tuple(columns["text"]), parts)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise CorruptObject(f"{key} is damaged: {error}", field="object", value=key) from error
 
@@ -133,7 +151,16 @@ def _model_key(name: str, revision: str) -> str:
 
 
 def _texts_key(tokenizer_sha256: str) -> str:
-    return f"tokenizers/{check_name(tokenizer_sha256, 'tokenizer_sha256')}/texts.parquet"
+    return f"{_tokenizer_folder(tokenizer_sha256)}/token-texts.parquet"
+
+
+def _old_texts_key(tokenizer_sha256: str) -> str:
+    """Before format version 4. It was created if absent, so texts by another rule could not take its name."""
+    return f"{_tokenizer_folder(tokenizer_sha256)}/texts.parquet"
+
+
+def _tokenizer_folder(tokenizer_sha256: str) -> str:
+    return f"tokenizers/{check_name(tokenizer_sha256, 'tokenizer_sha256')}"
 
 
 def _read_all(bucket: Bucket, keys: Sequence[str], kind: type[Record]) -> list[Record]:

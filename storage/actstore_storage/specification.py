@@ -94,6 +94,8 @@ class Specification:
     # A token is a sink where its norm at some resid_post exceeds the median of its sequence this many times; None: no
     # token is looked at.
     sink_ratio: float | None = None
+    # Tokens that the tokenizer's files mark as special are of that class, beside those with a role (False: those alone).
+    marked_special: bool = False
     # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
     rows_of: str = ""
 
@@ -184,6 +186,8 @@ def _fields(specification: Specification) -> dict[str, Any]:
     fields = asdict(specification)
     if not specification.rows_of:
         del fields["rows_of"]
+    if not specification.marked_special:
+        del fields["marked_special"]
     return fields
 
 

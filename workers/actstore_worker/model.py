@@ -22,8 +22,10 @@ from transformers.utils import logging as transformers_logging
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site
+from actstore_storage.token_texts import TokenTexts
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.families import Family, find_family, unsupported_option
+from actstore_worker.token_texts import describe_tokens
 from actstore_worker.transformer_lens_files import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
 from actstore_worker.transformer_lens_files import find_weights, is_transformer_lens, read_config, read_weights
 
@@ -84,6 +86,12 @@ class ModelDescription:
         return None if found is None else int(found)
 
     @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids before and after a sequence that has a BOS token; none where the tokenizer has none."""
+        before, after = ((found,) if found is not None else () for found in (self.bos_id, self.end_id))
+        return (before, after) if before else ((), ())
+
+    @property
     def attention_implementation(self) -> str:
         return self.family.attention_implementation(self.config)
 
@@ -118,7 +126,29 @@ class ModelDescription:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
+        """Tokens with a role (BOS, end, padding ...) and those that the tokenizer's files mark as special, such as the
+        markers of a chat template.
+        """
+        return self._role_ids | {token_id for token_id, token in self._added_tokens.items() if token.special}
+
+    @property
+    def marks_special(self) -> bool:
+        """Whether tokens without a role are special, too."""
+        return self.special_ids != self._role_ids
+
+    @property
+    def _role_ids(self) -> frozenset[int]:
         return frozenset(self.tokenizer.all_special_ids)
+
+    @property
+    def _added_tokens(self) -> Mapping[int, Any]:
+        """Of tokenizer.json and tokenizer_config.json."""
+        added: Mapping[int, Any] = self.tokenizer.added_tokens_decoder
+        return added
+
+    @cached_property
+    def texts(self) -> TokenTexts:
+        return describe_tokens(self.tokenizer, self.vocabulary_size)
 
 
 @dataclass(frozen=True)
@@ -184,15 +214,6 @@ def share_weights(model: LanguageModel) -> LanguageModel:
     """The same weights in a module of its own, so that two threads can each have their hooks."""
     shared = {id(tensor): tensor for tensor in (*model.module.parameters(), *model.module.buffers())}
     return replace(model, module=copy.deepcopy(model.module, shared))
-
-
-def token_texts(described: ModelDescription) -> list[str]:
-    """The text of every id alone, "" for an id that no token has. Bytes that are no character alone show as U+FFFD."""
-    tokenizer = described.tokenizer
-    known = set(tokenizer.get_vocab().values())
-    size = max(described.vocabulary_size, max(known) + 1)
-    ids = [[index] if index in known else [] for index in range(size)]
-    return list(tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def weight_files(source: ModelSource) -> list[Path]:

@@ -14,7 +14,7 @@ from actstore_storage.specification import Positions, RowFilter, canonical_json
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.coordinator import Prepared
 from actstore_worker.encode_plan import RunPlan, plan_encoding
-from actstore_worker.model import ModelDescription, token_texts
+from actstore_worker.model import ModelDescription
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import SparseAutoencoder
@@ -43,7 +43,8 @@ class Preparing:
         """
         plan = self.plan(request)
         if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
-            register_model(self.bucket, _model_record(plan.model), token_texts(plan.model))
+            texts = plan.model.texts
+            register_model(self.bucket, _model_record(plan.model), texts.alone, texts.parts)
         for sae in plan.saes:
             register_sae(self.bucket, sae_record(sae))
         create_run(self.bucket, plan.record)

@@ -13,6 +13,7 @@ from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.snapshot import Provenance
 from actstore_storage.specification import Positions, RowFilter
 from actstore_worker.progress import Estimate, Progress, Totals
+from actstore_worker.prompts import Prompt
 from actstore_worker.request import CaptureRequest
 
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -63,6 +64,37 @@ def capture_request(message: capture_pb2.CaptureSpecification) -> CaptureRequest
         max_documents=given(message.dataset, "max_documents"),
         sink_ratio=given(message, "sink_ratio"),
     )
+
+
+def prompt_of(message: Any, text: str = "text", token_ids: str = "token_ids") -> Prompt:
+    """What is asked about: a text, or token ids in its place. Errors: BadRequest where both are given."""
+    if not message.HasField(token_ids):
+        words: str = getattr(message, text)
+        return words
+    _check_one(message, text, token_ids)
+    return tuple(getattr(message, token_ids).ids)
+
+
+def prompts_of(message: Any, texts: str, token_ids: str = "token_ids") -> tuple[Prompt, ...]:
+    """Several, all of them texts or all of them token ids. Errors: BadRequest where both are given."""
+    if not getattr(message, token_ids):
+        return tuple(getattr(message, texts))
+    _check_one(message, texts, token_ids)
+    return tuple(tuple(found.ids) for found in getattr(message, token_ids))
+
+
+def answer_of(message: Any, text: str, token: str) -> str | int:
+    """A token's text, or its id in its place. Errors: BadRequest where both are given."""
+    if message.HasField(token):
+        _check_one(message, text, token)
+    found: str | int = getattr(message, token if message.HasField(token) else text)
+    return found
+
+
+def _check_one(message: Any, text: str, token_ids: str) -> None:
+    if getattr(message, text):
+        allowed = f"{text} or {token_ids}"
+        raise BadRequest(f"{text} and {token_ids} are both given", field=token_ids, value="both", allowed=allowed)
 
 
 def given(message: Any, name: str) -> Any:

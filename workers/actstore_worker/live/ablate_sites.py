@@ -24,7 +24,7 @@ from actstore_worker.live.text import LiveText, read_text
 from actstore_worker.live.text_batches import Gifts, Rows, batches_of, draw_gifts, rows_of
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.changes import Edit, writing
-from actstore_worker.prompts import check_causal
+from actstore_worker.prompts import Prompt, check_causal
 from actstore_worker.provenance import live_provenance, with_snapshot
 
 # Of these, those that a model has.
@@ -213,7 +213,7 @@ def _parts(model: LanguageModel, question: AblateSites) -> list[Site]:
     return sorted(found, key=lambda site: (site.layer, there.index(site.kind), -1 if site.head is None else site.head))
 
 
-def _given(texts: Sequence[str]) -> Sequence[str]:
+def _given(texts: Sequence[Prompt]) -> Sequence[Prompt]:
     if not texts:
         raise BadRequest("no text is given", field="texts", value="0 texts", allowed="one text at least")
     return texts

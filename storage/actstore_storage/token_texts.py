@@ -1,0 +1,33 @@
+"""What token ids stand for: each one's text alone, and in a row, where the bytes of several may be one character."""
+
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+# Bytes that are no character show as Python writes them in a literal.
+SHOW_BYTES = "backslashreplace"
+
+
+@dataclass(frozen=True)
+class TokenTexts:
+    r"""`alone[i]` is the text of id i by itself: "" where no token has the id, and bytes that are no character as
+    `\xe2\x80`. `parts` has the bytes of the ids whose text in a row is another one than alone.
+    """
+
+    alone: tuple[str, ...]
+    parts: Mapping[int, bytes] = field(default_factory=dict)
+
+    def in_order(self, tokens: Iterable[int]) -> list[str]:
+        """One text a token, of tokens that follow each other; together they are the text, without what ids stand for
+        that were cut off. A character whose bytes several tokens have is the last one's, and "" the others'.
+        """
+        found: list[str] = []
+        for in_parts, ids in groupby(tokens, key=self.parts.__contains__):
+            found += self._joined(list(ids)) if in_parts else [self.alone[token] for token in ids]
+        return found
+
+    def _joined(self, tokens: Sequence[int]) -> list[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")(SHOW_BYTES)
+        last = len(tokens) - 1
+        return [decoder.decode(self.parts[token], final=place == last) for place, token in enumerate(tokens)]
