@@ -94,7 +94,7 @@ class Specification:
     # A token is a sink where its norm at some resid_post exceeds the median of its sequence this many times; None: no
     # token is looked at.
     sink_ratio: float | None = None
-    # Tokens that the tokenizer's files mark as special are of that class, beside those with a role (False: those alone).
+    # Tokens that the tokenizer's files mark as special are of that class, beside those that have a role.
     marked_special: bool = False
     # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
     rows_of: str = ""

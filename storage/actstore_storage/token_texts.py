@@ -19,12 +19,13 @@ class TokenTexts:
     parts: Mapping[int, bytes] = field(default_factory=dict)
 
     def in_order(self, tokens: Iterable[int]) -> list[str]:
-        """One text a token, of tokens that follow each other; together they are the text, without what ids stand for
-        that were cut off. A character whose bytes several tokens have is the last one's, and "" the others'.
+        """A text for each of several tokens that follow each other; joined, they are what was written. A character
+        whose bytes several tokens have is the last one's, and the others have "".
         """
         found: list[str] = []
-        for in_parts, ids in groupby(tokens, key=self.parts.__contains__):
-            found += self._joined(list(ids)) if in_parts else [self.alone[token] for token in ids]
+        for in_parts, group in groupby(tokens, key=self.parts.__contains__):
+            ids = list(group)
+            found += self._joined(ids) if in_parts else [self.alone[token] for token in ids]
         return found
 
     def _joined(self, tokens: Sequence[int]) -> list[str]:

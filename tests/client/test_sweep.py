@@ -328,7 +328,7 @@ def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
     ("how", "field"),
     [
         ({"answers": " Mary"}, "answers"),
-        ({"answers": (" Mary", 3)}, "answers"),
+        ({"answers": (" Mary", 3.5)}, "answers"),
         ({"directions": ["backwards"]}, "directions"),
         ({"layers": [-1]}, "layers"),
         ({"bos": "yes"}, "bos"),

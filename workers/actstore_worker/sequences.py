@@ -198,7 +198,7 @@ def _token_ids(
 def _between(
     ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...], after: tuple[int, ...]
 ) -> Int[NDArray[np.int32], " token"]:
-    """Without the BOS (and an encoder's SEP) of a document that has its own: its sequences get one each, and not two."""
+    """Without the BOS (and an encoder's SEP) of a document that has its own: its sequences get one each, not two."""
     ids = ids[len(before) :] if _begins_with(ids, before) else ids
     ends = bool(after) and tuple(ids[-len(after) :].tolist()) == after
     return ids[: -len(after)] if ends else ids

@@ -2,8 +2,8 @@ r"""The text of every token id, exactly as the tokenizer's own decoder has it in
 
 One rule for all who show tokens or look for one by its text:
 
-- A byte-level token (GPT-2, Llama 3) is its bytes; a byte-fallback token (`<0x0A>`) is that byte, unless another token has
-  that text: then it keeps its own name.
+- A byte-level token (GPT-2, Llama 3) is its bytes; a byte-fallback token (`<0x0A>`) is that byte, unless another token
+  has that text: then it keeps its own name.
 - Where a decoder strips the space of a text's first token (Metaspace, Llama 2), the token keeps it all the same.
 - A WordPiece that begins a word has the space that decoding puts in front of it; one that goes on with a word keeps its
   prefix, `##ing`.

@@ -66,21 +66,21 @@ def capture_request(message: capture_pb2.CaptureSpecification) -> CaptureRequest
     )
 
 
-def prompt_of(message: Any, text: str = "text", token_ids: str = "token_ids") -> Prompt:
+def prompt_of(message: Any, text: str = "text", ids: str = "token_ids") -> Prompt:
     """What is asked about: a text, or token ids in its place. Errors: BadRequest where both are given."""
-    if not message.HasField(token_ids):
+    if not message.HasField(ids):
         words: str = getattr(message, text)
         return words
-    _check_one(message, text, token_ids)
-    return tuple(getattr(message, token_ids).ids)
+    _check_one(message, text, ids)
+    return tuple(getattr(message, ids).ids)
 
 
-def prompts_of(message: Any, texts: str, token_ids: str = "token_ids") -> tuple[Prompt, ...]:
+def prompts_of(message: Any, texts: str, ids: str = "token_ids") -> tuple[Prompt, ...]:
     """Several, all of them texts or all of them token ids. Errors: BadRequest where both are given."""
-    if not getattr(message, token_ids):
+    if not getattr(message, ids):
         return tuple(getattr(message, texts))
-    _check_one(message, texts, token_ids)
-    return tuple(tuple(found.ids) for found in getattr(message, token_ids))
+    _check_one(message, texts, ids)
+    return tuple(tuple(found.ids) for found in getattr(message, ids))
 
 
 def answer_of(message: Any, text: str, token: str) -> str | int:
@@ -91,10 +91,9 @@ def answer_of(message: Any, text: str, token: str) -> str | int:
     return found
 
 
-def _check_one(message: Any, text: str, token_ids: str) -> None:
+def _check_one(message: Any, text: str, ids: str) -> None:
     if getattr(message, text):
-        allowed = f"{text} or {token_ids}"
-        raise BadRequest(f"{text} and {token_ids} are both given", field=token_ids, value="both", allowed=allowed)
+        raise BadRequest(f"{text} and {ids} are both given", field=ids, value="both", allowed=f"{text} or {ids}")
 
 
 def given(message: Any, name: str) -> Any:

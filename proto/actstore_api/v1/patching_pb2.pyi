@@ -237,7 +237,7 @@ class SweepCells(_message.Message):
     def __init__(self, rows: _Optional[_Union[_common_pb2.Table, _Mapping]] = ...) -> None: ...
 
 class SweepResult(_message.Message):
-    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct", "stored_rows")
+    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct", "stored_rows", "answers")
     CELLS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLEAN_LOGIT_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +247,7 @@ class SweepResult(_message.Message):
     AUDIT_FIELD_NUMBER: _ClassVar[int]
     DIRECT_FIELD_NUMBER: _ClassVar[int]
     STORED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     cells: _common_pb2.Table
     tokens: _common_pb2.Table
     clean_logit_difference: float
@@ -256,7 +257,8 @@ class SweepResult(_message.Message):
     audit: SweepAudit
     direct: _common_pb2.Table
     stored_rows: StoredRows
-    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., stored_rows: _Optional[_Union[StoredRows, _Mapping]] = ...) -> None: ...
+    answers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., stored_rows: _Optional[_Union[StoredRows, _Mapping]] = ..., answers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StoredRows(_message.Message):
     __slots__ = ("run", "used", "read", "stored", "excluded", "sink_ratio")

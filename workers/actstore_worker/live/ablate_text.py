@@ -146,8 +146,8 @@ def _check_first(first: int, position: int) -> None:
 
 
 def _cells(tokens: int, question: AblateText, limits: LiveLimits) -> list[_Cells]:
-    """Every token from the first one on that may be taken away, and every pair of them where these are wanted; but not a
-    pair that is the whole text.
+    """Every token that may be taken away, and every pair of them where pairs are wanted; but none that is the whole
+    text.
     """
     pairs, taken = question.pairs and tokens > 2, range(question.first_ablated, tokens)
     count = len(taken) + (len(taken) * (len(taken) - 1) // 2 if pairs else 0)

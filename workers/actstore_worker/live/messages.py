@@ -85,7 +85,10 @@ def _ablate_text(message: sae_pb2.AblateTextRequest) -> AblateText:
 
 def _ablate_direction(message: sae_pb2.AblateDirectionRequest) -> AblateDirection:
     return AblateDirection(
-        **_reference(message.sae), feature=message.feature, text=prompt_of(message), prepend_bos=prepend_bos(message.bos)
+        **_reference(message.sae),
+        feature=message.feature,
+        text=prompt_of(message),
+        prepend_bos=prepend_bos(message.bos),
     )
 
 

@@ -99,6 +99,7 @@ def _numbers(end: SweepEnd) -> dict[str, Any]:
     return {
         "clean_logit_difference": end.clean_logit_difference,
         "corrupt_logit_difference": end.corrupt_logit_difference,
+        "answers": list(end.answers),
         "taken": taken,
     }
 

@@ -104,6 +104,7 @@ def sweep_response(update: SweepUpdate) -> patching_pb2.RunSweepResponse:
         audit=patching_pb2.SweepAudit(**asdict(update.audit)),
         provenance=provenance_message(update.provenance),
         stored_rows=None if update.taken is None else _taken_message(update.taken),
+        answers=update.answers,
     )
     return patching_pb2.RunSweepResponse(result=result)
 

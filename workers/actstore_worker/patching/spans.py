@@ -102,9 +102,7 @@ def _holding(
     return range(inside[0], inside[-1] + 1)
 
 
-def _characters(
-    model: LanguageModel, prompt: Prompt, tokens: tuple[int, ...]
-) -> tuple[str, Sequence[tuple[int, int]]]:
+def _characters(model: LanguageModel, prompt: Prompt, tokens: tuple[int, ...]) -> tuple[str, Sequence[tuple[int, int]]]:
     """The prompt's text, and of each of its tokens the first character and the one after the last."""
     if isinstance(prompt, str):
         found = model.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
