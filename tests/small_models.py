@@ -101,15 +101,19 @@ DECODERS = {**SAVERS, **ATTENTION_ONLY}
 BERT: dict[str, Callable[[Path], Path]] = {"bert": partial(save_family, "bert")}
 
 
-def save_tokenizer(folder: Path, *, bos: bool = True) -> None:
+def small_tokenizer(*, bos: bool = True) -> Tokenizer:
     """One token a byte. BOS has id 0, as Pythia's has, which careless code takes for no BOS at all."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {BOS if bos else "<|nothing|>": 0} | {byte: index for index, byte in enumerate(alphabet, start=1)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def save_tokenizer(folder: Path, *, bos: bool = True) -> None:
     special = dict.fromkeys(("bos_token", "eos_token", "cls_token", "sep_token"), BOS) if bos else {}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=small_tokenizer(bos=bos), **special).save_pretrained(folder)
 
 
 WORDS = ("the quick brown fox jumps over the lazy dog", "Mary gave the book to John and went to the store")

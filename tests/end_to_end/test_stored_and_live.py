@@ -5,7 +5,6 @@ back when their texts are joined and tokenised again.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
