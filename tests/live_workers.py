@@ -24,7 +24,7 @@ from actstore_worker.live.questions import LiveLimits, Question
 from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
-from actstore_worker.patching.sweep import run_sweep
+from actstore_worker.patching.sweep import SweepCells, SweepResult, run_sweep
 
 CPU = torch.device("cpu")
 TOKEN = "gateway-token"
@@ -46,6 +46,8 @@ class _Models:
 
     async def run(self, request: SweepRequest) -> AsyncIterator[Any]:
         for update in run_sweep(self._model(request.model, request.revision), request, PatchingLimits()):
+            if isinstance(update, SweepResult):
+                yield SweepCells(update.cells, update.audit)
             yield update
 
     def _model(self, name: str, revision: str) -> LanguageModel:

@@ -8,7 +8,7 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import Failure, to_status
 from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, service_pb2_grpc
-from tests.client.stand_in_saes import asked, message, number, split
+from tests.client.stand_in_saes import asked, message, number, shown, split
 
 LAYERS, HEADS = 3, 2
 MEASURES = ("entropy", "distance", "previous_token", "first_token", "current_token", "duplicate_token", "induction")
@@ -151,7 +151,9 @@ class StandInModels(service_pb2_grpc.ModelServiceServicer):
         self._meet(request, context)
         clean = asked(request, "clean", "clean_token_ids")
         tokens, heads = [], []
-        for place, prompt, text in _replaced(clean, [split(text, request.bos) for text in request.corrupt]):
+        corrupt = [split(text, request.bos) for text in request.corrupt]
+        corrupt += [shown(found.ids) for found in request.corrupt_token_ids]
+        for place, prompt, text in _replaced(clean, corrupt):
             row = {**place, "prompt": prompt, "token": number(text), "text": text}
             z = ODD_Z if text == ODD else 0.5
             own = {"norm": 1.0 + z, "norm_z": z, "norm_below": 0.5, "cosine_to_mean": 0.1, "cosine_z": -0.5}

@@ -36,7 +36,11 @@ def asked(request, text: str = "text", token_ids: str = "token_ids") -> list[str
     """The tokens of the text, or of the ids, that a request has."""
     if not request.HasField(token_ids):
         return split(getattr(request, text), request.bos)
-    return [f" word{token}" if token else "<bos>" for token in getattr(request, token_ids).ids]
+    return shown(getattr(request, token_ids).ids)
+
+
+def shown(ids) -> list[str]:
+    return [f" word{token}" if token else "<bos>" for token in ids]
 
 
 def number(text: str) -> int:

@@ -113,6 +113,19 @@ def test_what_is_shown_of_a_text_and_of_its_ids_is_the_same(stored: Stored) -> N
     assert (refused.value.field, refused.value.value) == ("text", "1000000")
 
 
+def test_a_sweep_of_stored_tokens(stored: Stored) -> None:
+    """Prompts and answers as ids; the corrupt prompt has another token in the middle."""
+    [clean] = [stored.run.tokens(range(2, 3)).table["token"].to_pylist()[:6]]
+    corrupt, answers = [*clean[:3], clean[4], *clean[4:]], (clean[3], clean[2])
+    shown = [row["text"] for row in stored.lab.tokens(stored.run.specification.model, answers)]
+    asked = {"sites": ["resid_pre"], "layers": [1], "progress": False}
+    sweep = stored.lab.patch(stored.run.specification.model, clean=clean, corrupt=corrupt, answers=answers, **asked)
+    assert sweep.tokens["clean"] == [row["text"] for row in stored.run.tokens(range(2, 3))][:6]
+    assert sweep.answer_texts == tuple(shown)
+    by_text = stored.lab.patch(stored.run.specification.model, clean=clean, corrupt=corrupt, answers=shown, **asked)
+    assert by_text.table.equals(sweep.table)
+
+
 def test_a_token_is_found_by_the_text_that_is_shown_of_it(stored: Stored) -> None:
     """Or, where the tokenizer makes another token of that text (Llama 2's puts a space in front), refused with both."""
     features = stored.run.features(stored.sae)

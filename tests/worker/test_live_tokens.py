@@ -12,7 +12,11 @@ import pyarrow as pa
 import pytest
 
 from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, norm_pb2, patching_pb2, sae_pb2
-from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_storage.errors import ActstoreError, BadRequest, Conflict
+from actstore_storage.opening import open_bucket
+from actstore_storage.runs import create_run
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.live import messages, model_messages
 from actstore_worker.live.model_questions import (
     AblateSites,
@@ -28,7 +32,11 @@ from actstore_worker.model import LanguageModel, describe_model
 from actstore_worker.patching.messages import sweep_request
 from actstore_worker.patching.request import PatchingLimits, PromptPair, Span, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.plan import PlanSettings, plan_capture
 from actstore_worker.prompts import token_of
+from actstore_worker.request import CaptureRequest
+from actstore_worker.sequences import SequenceShape, tokenise
+from actstore_worker.sources import Document
 from tests.small_models import BOS, CONTEXT_LENGTH, VOCABULARY_SIZE, save_metaspace, save_sae
 from tests.worker.asking import Replica
 
@@ -256,5 +264,27 @@ def test_markers_of_a_chat_template_are_special(replica: Replica, tmp_path: Path
     found = replica.ask(TokeniseText("chat", "", "<|start|>ab<plain>")).tokens
     assert found["special"].to_pylist() == [True, True, False, False, False]
     assert found["text"].to_pylist() == [BOS, "<|start|>", "a", "b", "<plain>"]
+    sequences = tokenise(model, [Document(0, "<|start|>ab<plain>")], SequenceShape(8, prepend_bos=True)).sequences
+    assert sequences.rows(model.bos_id, model.special_ids).flags.tolist() == [1, 2, 0, 0, 0]
     steered = replica.ask(SteerText("chat", "", "a<|start|>b", VECTOR, "resid_post.1", strength=1.0, tokens=2))
     assert steered.prompt["steered"].to_pylist() == [False, True, False, True]
+
+
+def test_a_run_says_by_which_rule_its_tokens_are_special(replica: Replica, tmp_path: Path) -> None:
+    """One of before goes on under its name with its own rule or not at all; where the rules agree nothing is said."""
+    with_marker(tmp_path / "models" / "chat", replica.models / "gpt2")
+    (tmp_path / "texts.jsonl").write_text('{"text": "<|start|>ab"}\n')
+    settings = PlanSettings(DatasetPlaces((tmp_path,)))
+    catalogue = ModelCatalogue((tmp_path / "models", replica.models))
+    chat, plain = (
+        plan_capture(CaptureRequest(name, "texts.jsonl", name), catalogue, settings).record for name in ("chat", "gpt2")
+    )
+    assert chat.specification.marked_special
+    assert b"marked_special" not in plain.to_json()
+    asked = replace(chat.specification, marked_special=False)
+    before = replace(chat, specification=asked, specification_sha256=asked.sha256)
+    assert b"marked_special" not in before.to_json()
+    bucket = open_bucket(str(tmp_path))
+    create_run(bucket, before)
+    with pytest.raises(Conflict):
+        create_run(bucket, chat)
