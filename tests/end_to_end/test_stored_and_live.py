@@ -127,13 +127,8 @@ def test_a_sweep_of_stored_tokens(stored: Stored) -> None:
 
 
 def test_a_token_is_found_by_the_text_that_is_shown_of_it(stored: Stored) -> None:
-    """Or, where the tokenizer makes another token of that text (Llama 2's puts a space in front), refused with both."""
     features = stored.run.features(stored.sae)
-    shown = {row["text"]: row["token"] for row in stored.run.tokens(range(4)) if row["text"].startswith((" ", "t"))}
+    shown = {row["text"]: row["token"] for row in stored.run.tokens(range(4)) if row["text"].startswith(" ")}
     assert len(shown) > 10
     for text, token in shown.items():
-        try:
-            assert features.by_token(text) == features.by_token(token)
-        except actstore.BadRequest as error:
-            assert (stored.sae, error.reason, text[0]) == ("sae", "ANSWER_NOT_ONE_TOKEN", "t")
-            assert f"{text!r} is the text of token {token}, and the tokenizer makes ' {text}' of it" in str(error)
+        assert features.by_token(text) == features.by_token(token)
