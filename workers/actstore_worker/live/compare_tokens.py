@@ -244,7 +244,7 @@ def _token_table(model: LanguageModel, places: Sequence[_Place]) -> pa.Table:
             "cosine_z": _z(cosine, cosines),
             "cosine_to_clean": np.nan if clean is None else float(_cosines(weight, token, clean)[0]),
         }
-        rows.append({**place.row, "token": place.token, "text": place.text.texts[place.position], **_known(found)})
+        rows.append({**place.row, "token": place.token, "text": model.texts.alone[place.token], **_known(found)})
     return pa.Table.from_pylist(rows, _schema(_TEXT, _EMBEDDING))
 
 
