@@ -118,7 +118,7 @@ def prompt(value: Any, field: str) -> Prompt:
 
 
 def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
-    """Several, all of them texts or all of them token ids; a single one counts as one."""
+    """As `alike_prompts`; a single prompt counts as one."""
     if isinstance(values, str):
         return (words(values, field),)
     if not isinstance(values, Iterable):
@@ -127,7 +127,12 @@ def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
     several: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
     if several and not any(isinstance(each, Iterable) for each in several):
         return (prompt(several, field),)
-    found = tuple(prompt(each, field) for each in several)
+    return alike_prompts(several, field)
+
+
+def alike_prompts(values: Iterable[Any], field: str) -> tuple[Prompt, ...]:
+    """One each, all of them texts or all of them token ids."""
+    found = tuple(prompt(each, field) for each in values)
     if len({isinstance(each, str) for each in found}) > 1:
         raise refused(f"{field} has texts and token ids", field, "both", "either of them")
     return found
@@ -261,8 +266,8 @@ def prompt_pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ..
     if not cleans or len(cleans) != len(corrupts):
         message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones are no pairs"
         raise refused(message, "corrupt", str(len(corrupts)), f"{max(1, len(cleans))} of them")
-    each = isinstance(answers, Sequence) and bool(answers) and not isinstance(answers[0], str | int)
-    pairs = answers if each and not isinstance(answers, str) else [answers] * len(cleans)
+    several = isinstance(answers, Sequence) and bool(answers) and isinstance(answers[0], Iterable)
+    pairs = answers if several and not isinstance(answers[0], str) else [answers] * len(cleans)
     if len(pairs) != len(cleans):
         message = f"{len(pairs)} pairs of answers for {len(cleans)} pairs of prompts"
         raise refused(message, "answers", str(len(pairs)), f"one pair, or {len(cleans)} of them")

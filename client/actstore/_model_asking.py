@@ -274,7 +274,7 @@ class ModelAsking:
         question = CompareTokensQuestion(
             **_of_model(model, revision, bos),
             clean=_arguments.prompt(clean, "clean"),
-            corrupt=_arguments.prompts(corrupt.values(), "corrupt"),
+            corrupt=_arguments.alike_prompts(corrupt.values(), "corrupt"),
             layers=_numbers(layers, "layers"),
             draws=_arguments.optional_count(draws, "draws"),
             seed=seed_of(seed),

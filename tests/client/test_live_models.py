@@ -304,6 +304,7 @@ DIRECTION = {"direction": [1.0], "site": "resid_post.1"}
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={}), "corrupt"),
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt=[TEXT]), "corrupt"),
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": ""}), "corrupt"),
+        (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": 5}), "corrupt"),
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": TEXT}, draws=-1), "draws"),
     ],
 )

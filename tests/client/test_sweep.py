@@ -69,7 +69,7 @@ def test_an_estimate_is_of_the_same_request(remote: Lab, workers: StandInWorkers
 
 def test_prompts_and_answers_may_be_token_ids(remote: Lab, workers: StandInWorkers) -> None:
     clean, corrupt = [0, 4, 5, 6, 7], np.array([0, 4, 8, 6, 7])
-    patch(remote, clean=clean, corrupt=corrupt, answers=(5, np.int32(8)))
+    patch(remote, clean=clean, corrupt=corrupt, answers=(np.int32(5), np.int64(8)))
     sent, first, second = workers.requests[-1], *(common_pb2.TokenIds(ids=ids) for ids in (clean, corrupt))
     assert (sent.clean_token_ids, sent.corrupt_token_ids, sent.clean) == (first, second, "")
     assert (sent.clean_answer_token, sent.corrupt_answer_token, sent.clean_answer) == (5, 8, "")
