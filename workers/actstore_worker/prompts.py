@@ -64,7 +64,7 @@ def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> 
 
 def token_of(model: ModelDescription, answer: str | int, field: str) -> int:
     """The one token of an answer: its id, or the token whose text alone is this, or the one that the tokenizer makes of
-    it. Where those two differ, as of `fox` for a tokenizer that puts a space in front of a text, neither is guessed.
+    it. Where those two differ, as of `t` for a tokenizer that puts a space in front of a text, neither is guessed.
 
     Errors: BadRequest ANSWER_NOT_ONE_TOKEN.
     """
