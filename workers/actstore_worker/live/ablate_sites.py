@@ -273,7 +273,7 @@ def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
         )
     for text in texts:
         if text.special.all():
-            shown = "".join(text.texts[1:])
+            shown = "".join(text.texts)
             message = f"text {shown!r} has special tokens only, and nothing to give to another"
             raise BadRequest(message, reason="NOTHING_LEFT", field="texts", value=shown, allowed="text")
 
