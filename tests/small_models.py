@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -108,15 +108,55 @@ def change_config(folder: Path, **change: object) -> None:
     (folder / "config.json").write_text(json.dumps(config | change))
 
 
-def save_tokenizer(folder: Path, *, bos: bool = True) -> None:
+def small_tokenizer(*, bos: bool = True) -> Tokenizer:
     """One token a byte. BOS has id 0, as Pythia's has, which careless code takes for no BOS at all."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {BOS if bos else "<|nothing|>": 0} | {byte: index for index, byte in enumerate(alphabet, start=1)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def save_tokenizer(folder: Path, *, bos: bool = True) -> None:
     special = dict.fromkeys(("bos_token", "eos_token", "cls_token", "sep_token"), BOS) if bos else {}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=small_tokenizer(bos=bos), **special).save_pretrained(folder)
+
+
+WORDS = ("the quick brown fox jumps over the lazy dog", "Mary gave the book to John and went to the store")
+
+
+def metaspace_tokenizer() -> Tokenizer:
+    """As Llama 2's: a space is put in front of a text, spaces are ▁, bytes stand for what the vocabulary lacks, and
+    decoding strips the first space.
+    """
+    found = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    found.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    found.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    found.train_from_iterator(
+        WORDS * 40, trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    )
+    told = json.loads(found.to_str())
+    told["added_tokens"] = [token for token in told["added_tokens"] if token["content"] in ("<unk>", "<s>", "</s>")]
+    told["pre_tokenizer"] = None
+    found = Tokenizer.from_str(json.dumps(told))
+    found.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return found
+
+
+def save_metaspace(folder: Path) -> Path:
+    """A Llama with such a tokenizer."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=metaspace_tokenizer(), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    sizes = {**_sizes(), "vocab_size": len(tokenizer), "max_position_embeddings": 128, "bos_token_id": 1}
+    config = LlamaConfig(**sizes, hidden_size=D_MODEL, intermediate_size=3 * D_MODEL, num_key_value_heads=HEADS // 2)
+    _save(folder, lambda: LlamaForCausalLM(config), True)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def save_sae(

@@ -40,7 +40,7 @@ from actstore._features import Feature
 from actstore._lab import Lab
 from actstore._live_answers import DirectionAblation, EncodedText, LogitLens, SaeCheck, TextAblation
 from actstore._local_stack import LocalStack
-from actstore._model_answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens
+from actstore._model_answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
 from actstore._norms import Growth, NormProfile, plot_growth
 from actstore._questions import Where
 from actstore._records import (
@@ -118,6 +118,7 @@ __all__ = [
     "Table",
     "TextAblation",
     "TextLens",
+    "TextTokens",
     "TokenComparison",
     "TokenNorms",
     "TokenR2",

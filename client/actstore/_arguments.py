@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actstore._errors import refused
-from actstore._records import Positions, PromptPair, RowFilter, Screen
+from actstore._records import Positions, Prompt, PromptPair, RowFilter, Screen
 
 TOKEN_CLASSES = ("bos", "special", "sink")
 DEFAULT_EXCLUSION = frozenset({"bos"})
@@ -15,14 +15,14 @@ PATCH_SOURCES = ("prompt", "zero", "mean", "resample")
 SAE_ERRORS = ("kept", "dropped", "patched")
 PATH_MLPS = ("recomputed", "frozen")
 PATCH_POSITIONS = ("each", "all", "last")
-MAXIMUM_COUNT = 2**32 - 1
+MAXIMUM_COUNT, MAXIMUM_TOKEN = 2**32 - 1, 2**31 - 1
 
 
 def count(value: int, field: str, *, maximum: int = MAXIMUM_COUNT, reason: str = "ARGUMENT_INVALID") -> int:
     """A whole number that fits the wire's unsigned field; numpy's integers are welcome."""
     try:
         whole = value.__index__()
-    except AttributeError:
+    except (AttributeError, TypeError):
         whole = -1
     if isinstance(value, bool) or not 0 <= whole <= maximum:
         message = f"{field} {value!r} is not a whole number from 0 to {maximum}"
@@ -101,6 +101,50 @@ def words(value: object, field: str) -> str:
     if not found:
         raise refused(f"{field} is empty", field, "''", "text of at least one token")
     return found
+
+
+def prompt(value: Any, field: str) -> Prompt:
+    """Text that is not empty, or token ids: whole numbers, of numpy's or torch's too."""
+    if isinstance(value, str):
+        return words(value, field)
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, bytes | Mapping) or not isinstance(plain, Iterable):
+        allowed = "a string, or whole numbers"
+        raise refused(f"{field} is text or token ids, not {type(value).__name__}", field, repr(value), allowed)
+    ids = tuple(token(one, field) for one in plain)
+    if not ids:
+        raise refused(f"{field} has no token ids", field, "()", "text, or token ids, of at least one token")
+    return ids
+
+
+def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
+    """As `alike_prompts`; a single prompt counts as one."""
+    if isinstance(values, str):
+        return (words(values, field),)
+    if not isinstance(values, Iterable):
+        allowed = "a string, token ids, or several of them"
+        raise refused(f"{field} must be text or token ids, not {type(values).__name__}", field, repr(values), allowed)
+    several: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    if several and not any(isinstance(each, Iterable) for each in several):
+        return (prompt(several, field),)
+    return alike_prompts(several, field)
+
+
+def alike_prompts(values: Iterable[Any], field: str) -> tuple[Prompt, ...]:
+    """One each, all of them texts or all of them token ids."""
+    found = tuple(prompt(each, field) for each in values)
+    if len({isinstance(each, str) for each in found}) > 1:
+        raise refused(f"{field} has texts and token ids", field, "both", "either of them")
+    return found
+
+
+def token(value: Any, field: str) -> int:
+    return count(value, field, maximum=MAXIMUM_TOKEN)
+
+
+def answer(value: object, field: str) -> str | int:
+    """Text of one token, or its id."""
+    return text(value, field) if isinstance(value, str) else token(value, field)
 
 
 def features(values: Any, d_sae: int) -> tuple[int, ...]:
@@ -218,14 +262,14 @@ def stretch(values: object, field: str) -> tuple[int, int | None]:
     return first, end - first
 
 
-def prompt_pairs(clean: object, corrupt: object, answers: Any) -> tuple[PromptPair, ...]:
+def prompt_pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ...]:
     """One pair, or lists of them; of answers, one pair for all or one each."""
-    several = not isinstance(clean, str) and isinstance(clean, Sequence)
-    cleans, corrupts = (_prompts(value, field, several) for value, field in ((clean, "clean"), (corrupt, "corrupt")))
+    cleans, corrupts = prompts(clean, "clean"), prompts(corrupt, "corrupt")
     if not cleans or len(cleans) != len(corrupts):
         message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones are no pairs"
         raise refused(message, "corrupt", str(len(corrupts)), f"{max(1, len(cleans))} of them")
-    pairs = answers if several and answers and not isinstance(answers[0], str) else [answers] * len(cleans)
+    several = isinstance(answers, Sequence) and bool(answers) and isinstance(answers[0], Iterable)
+    pairs = answers if several and not isinstance(answers[0], str) else [answers] * len(cleans)
     if len(pairs) != len(cleans):
         message = f"{len(pairs)} pairs of answers for {len(cleans)} pairs of prompts"
         raise refused(message, "answers", str(len(pairs)), f"one pair, or {len(cleans)} of them")
@@ -234,17 +278,11 @@ def prompt_pairs(clean: object, corrupt: object, answers: Any) -> tuple[PromptPa
     )
 
 
-def _prompts(value: Any, field: str, several: bool) -> tuple[str, ...]:
-    if several and (isinstance(value, str) or not isinstance(value, Sequence)):
-        raise refused(f"{field} must be a list, as the other prompts are", field, repr(value), "a list of strings")
-    return tuple(text(prompt, field) for prompt in (value if several else (value,)))
-
-
-def _answers(pair: Any) -> tuple[str, str]:
+def _answers(pair: Any) -> tuple[str | int, str | int]:
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
         message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
-        raise refused(message, "answers", repr(pair), '(" clean", " corrupt")')
-    return text(pair[0], "answers"), text(pair[1], "answers")
+        raise refused(message, "answers", repr(pair), '(" clean", " corrupt"), or their token ids')
+    return answer(pair[0], "answers"), answer(pair[1], "answers")
 
 
 def patch_positions(positions: Any) -> tuple[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from actstore import _arguments
 from actstore._errors import refused
+from actstore._records import Prompt
 from actstore._sweep import LARGE_EFFECT, PLACE, Sweep
 from actstore._tables import Answer
 from actstore._token_comparison import TokenComparison
@@ -212,7 +213,7 @@ def _manner(sweep: Sweep) -> tuple[object, ...]:
     return sweep.source, sweep.sae_error, sweep.receivers, sweep.path_mlps
 
 
-def _clean_prompts(sweep: Sweep) -> list[str]:
+def _clean_prompts(sweep: Sweep) -> list[Prompt]:
     return [pair.clean for pair in sweep.pairs]
 
 
@@ -232,7 +233,7 @@ def _gap(sweep: Sweep) -> float:
 
 
 def _replaces_answer(sweep: Sweep) -> bool:
-    answer = sweep.pairs[0].answers[0] if sweep.pairs else None
+    answer = next(iter(sweep.answer_texts or sweep.pairs[0].answers), None) if sweep.pairs else None
     return answer in sweep.tokens["clean"] and answer not in sweep.tokens["corrupt"]
 
 

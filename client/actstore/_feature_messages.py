@@ -117,7 +117,8 @@ def _cofiring(question: CofiringQuestion) -> feature_pb2.GetCofiringFeaturesRequ
 
 
 def _encode(question: EncodeQuestion) -> sae_pb2.EncodeTextRequest:
-    return sae_pb2.EncodeTextRequest(sae=_sae(question), text=question.text, bos=_messages.BOS[question.bos])
+    text = _messages.prompt_out(question.text)
+    return sae_pb2.EncodeTextRequest(sae=_sae(question), **text, bos=_messages.BOS[question.bos])
 
 
 def _lens(question: LensQuestion) -> sae_pb2.GetLogitLensRequest:
@@ -136,17 +137,19 @@ def _ablate_text(question: AblateTextQuestion) -> sae_pb2.AblateTextRequest:
     return sae_pb2.AblateTextRequest(
         sae=_sae(question),
         feature=question.feature,
-        text=question.text,
+        **_messages.prompt_out(question.text),
         position=question.position,
         ablation=ablation,
         pairs=question.pairs,
+        first_ablated=question.first,
         bos=_messages.BOS[question.bos],
     )
 
 
 def _ablate_direction(question: AblateDirectionQuestion) -> sae_pb2.AblateDirectionRequest:
+    text = _messages.prompt_out(question.text)
     return sae_pb2.AblateDirectionRequest(
-        sae=_sae(question), feature=question.feature, text=question.text, bos=_messages.BOS[question.bos]
+        sae=_sae(question), feature=question.feature, **text, bos=_messages.BOS[question.bos]
     )
 
 

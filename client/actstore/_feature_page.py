@@ -1,7 +1,7 @@
 """All that is known of one feature, to look at together."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +10,7 @@ from actstore._errors import ActstoreError, Unavailable
 from actstore._feature_answers import Examples, FeatureStatistics, FeatureTable, TokenR2
 from actstore._live_answers import DirectionAblation, LogitLens, TextAblation
 from actstore._questions import Where
-from actstore._records import Provenance
+from actstore._records import Provenance, RowQuery
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUANTILE_BINS = 5
 LENS_TOKENS, RELATED_FEATURES = 10, 10
-# Of the texts that are ablated: each token before the strongest one costs a forward pass.
+# Tokens of the stored sequence that are ablated, and shown: each before the strongest one costs a forward pass.
 ABLATED_BEFORE, ABLATED_AFTER = 24, 12
 LIVE_PARTS = ("lens", "neighbours", "ablated_text", "ablated_direction")
 NEVER_FIRES = "the feature never fires, so there is no text to ablate"
@@ -204,13 +204,15 @@ def _live_parts(feature: "Feature", asked: Asked) -> dict[str, Any]:
         "neighbours": live.ask("neighbours", lambda: feature.neighbours(RELATED_FEATURES)),
     }
     if asked.ablated and not live.nobody:
-        examples = feature.top(asked.ablated, ABLATED_BEFORE, ABLATED_AFTER, asked.exclude, asked.where)
-        bos = bool(feature.source.bos)
+        examples = feature.top(asked.ablated, 0, 0, asked.exclude, asked.where)
+        stored = {row["sequence"]: _tokens_of(feature, row["sequence"]) for row in examples}
         found["ablated_text"] = live.each(
-            "ablated_text", examples, lambda row: feature.ablate_text(_text_of(row, bos, whole=False))
+            "ablated_text", examples, lambda row: _ablate_text(feature, stored[row["sequence"]], row["position"])
         )
         found["ablated_direction"] = live.each(
-            "ablated_direction", examples, lambda row: feature.ablate_direction(_text_of(row, bos, whole=True))
+            "ablated_direction",
+            examples,
+            lambda row: _ablate_direction(feature, stored[row["sequence"]], row["position"]),
         )
     else:
         live.leave_out(("ablated_text", "ablated_direction"))
@@ -247,7 +249,20 @@ class _LiveParts:
             self.missing[name] = self.nobody or NOT_ASKED
 
 
-def _text_of(row: dict[str, Any], bos: bool, *, whole: bool) -> str:
-    """An example's text, up to its strongest token or `whole`, without the BOS that the text will get again."""
-    texts = row["texts"] if whole else row["texts"][: row["position"] - row["first_position"] + 1]
-    return "".join(texts[1:] if bos and row["first_position"] == 0 else texts)
+def _tokens_of(feature: "Feature", sequence: int) -> list[int]:
+    """A stored sequence, with the BOS that it was run with."""
+    table, _ = feature.backend.read_tokens(feature.run, RowQuery(first_sequence=sequence, sequence_count=1))
+    found: list[int] = table["token"].to_pylist()
+    return found
+
+
+def _ablate_text(feature: "Feature", tokens: list[int], position: int) -> TextAblation:
+    """From the sequence's beginning, which is what the stored activation was of."""
+    first = max(0, position - ABLATED_BEFORE)
+    return feature.ablate_text(tokens[: position + 1], position=position, first=first)
+
+
+def _ablate_direction(feature: "Feature", tokens: list[int], position: int) -> DirectionAblation:
+    """Likewise; what is far from the strongest token is left out of the answer."""
+    found = feature.ablate_direction(tokens[: position + 1 + ABLATED_AFTER])
+    return replace(found, table=found.table.slice(max(0, position - ABLATED_BEFORE)))

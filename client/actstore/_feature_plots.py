@@ -41,7 +41,7 @@ def lens_bars(answer: "LogitLens", ax: "Axes | None", feature: int | None) -> "A
 
 
 def ablation_strip(answer: "TextAblation", ax: "Axes | None") -> "Axes":
-    tokens = [row for row in answer.tokens.to_pylist() if row["position"] <= answer.position]
+    tokens = [row for row in answer.tokens.to_pylist() if answer.first <= row["position"] <= answer.position]
     place = {row["position"]: i for i, row in enumerate(tokens)}
     pairs = [row for row in answer if row["second"] is not None]
     values = np.full((len(tokens) if pairs else 1, len(tokens)), np.nan)

@@ -1,5 +1,6 @@
 """One SAE feature of a run: what makes it fire, what it writes, and whether it is more than the token itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -219,7 +220,13 @@ class Feature:
         return ask_lens(self.backend, self.source, (self.index,), k, side, fold_norm, longest_unembedding)
 
     def ablate_text(
-        self, text: str, *, position: int | None = None, ablation: str = "delete", pairs: bool = False
+        self,
+        text: str | Sequence[int],
+        *,
+        position: int | None = None,
+        ablation: str = "delete",
+        pairs: bool = False,
+        first: int = 0,
     ) -> TextAblation:
         """What the feature reads: how it changes at a position when tokens of the text are taken away, one at a time.
 
@@ -231,8 +238,9 @@ class Feature:
         zero_residual   what goes into every layer up to the SAE's own is zero there.
         mean_residual   ... is the mean over the text's tokens, without BOS.
 
-        `pairs` takes every two tokens away, too: what reads "either of two" shows in pairs alone. Positions count BOS,
-        which the text gets where the run's sequences have one.
+        `pairs` takes every two tokens away, too: what reads "either of two" shows in pairs alone. Tokens before `first`
+        stay. Positions count BOS, which a text gets where the run's sequences have one; token ids, such as those of a
+        stored sequence, are read as they are.
         """
         question = AblateTextQuestion(
             **self.source.read(text),
@@ -240,6 +248,7 @@ class Feature:
             position=_arguments.optional_count(position, "position"),
             ablation=_arguments.chosen(ablation, "ablation", ABLATIONS),
             pairs=_arguments.switch(pairs, "pairs"),
+            first=_arguments.count(first, "first"),
         )
         found = self.backend.ask(question)
         return TextAblation(
@@ -250,10 +259,11 @@ class Feature:
             tokens=found.tokens,
             position=int(found.facts["position"]),
             activation=found.facts["activation"],
+            first=question.first,
             provenance=found.provenance,
         )
 
-    def ablate_direction(self, text: str) -> DirectionAblation:
+    def ablate_direction(self, text: str | Sequence[int]) -> DirectionAblation:
         """What the feature does: how the log-probability of each true next token changes without what it writes.
 
         activation x decoder direction is taken from the residual at every position, and the layers above run again.

@@ -6,6 +6,7 @@ from html import escape
 from actstore._text import number, visible
 
 _MONO = "font-family:ui-monospace,monospace;font-size:12px"
+_NARROW_SPACE = "&#8239;"
 # Okabe and Ito's orange and sky blue, which colour-blind readers can tell apart.
 _ABOVE, _BELOW, _STRONG = "230,159,0", "86,180,233", 0.5
 
@@ -109,9 +110,10 @@ def _tinted(text: str, value: float, scale: float, title: str) -> str:
     strength = 0.0 if scale <= 0 else min(abs(value) / scale, 1.0)
     tint = _ABOVE if value >= 0 else _BELOW
     ink = ";color:#000" if strength > _STRONG else ""
-    return (
-        f'<span{_title(title)} style="background-color:rgba({tint},{strength:.2f}){ink}">{escape(visible(text))}</span>'
-        + ("<br>" if text.endswith("\n") else "")
+    # A token whose character ends in a later one has no text, and its tint can be seen and pointed at all the same.
+    shown = escape(visible(text)) or _NARROW_SPACE
+    return f'<span{_title(title)} style="background-color:rgba({tint},{strength:.2f}){ink}">{shown}</span>' + (
+        "<br>" if text.endswith("\n") else ""
     )
 
 

@@ -229,9 +229,9 @@ class Lab(ModelAsking, NormAsking):
         self,
         model: str,
         *,
-        clean: str | Sequence[str],
-        corrupt: str | Sequence[str],
-        answers: Sequence[str] | Sequence[Sequence[str]],
+        clean: str | Sequence[int] | Sequence[str | Sequence[int]],
+        corrupt: str | Sequence[int] | Sequence[str | Sequence[int]],
+        answers: Sequence[str | int] | Sequence[Sequence[str | int]],
         sites: Iterable[str] | None = None,
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
@@ -262,7 +262,8 @@ class Lab(ModelAsking, NormAsking):
 
         `clean` and `corrupt` have as many tokens, or `spans` names those that play the same part: {"who": ("Mary",
         "Jo"), "end": (range(9, 12), range(8, 11))}, as text or as numbers of tokens. `answers` are the one-token
-        answers to each, most with a leading space: (" Mary", " Jo"). Several pairs are lists, as may be answers.
+        answers to each, most with a leading space: (" Mary", " Jo"). Several pairs are lists, as may be answers. Token
+        ids stand for any of these: prompts of ids are read as they are, unless `bos` is True.
 
         `sites` are of resid_pre, attn_out, resid_mid, mlp_out, resid_post, embedding and, by head, q, k, v, pattern and
         z (None: resid_pre, attn_out, mlp_out, z; or none, with `joint` or `sae`); `layers` and `heads` numbers (None:

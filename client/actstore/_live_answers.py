@@ -138,7 +138,7 @@ class TextAblation(Answer):
     """Columns first, second (positions; null for a single token), first_text, second_text, activation, change.
 
     `tokens` is the text as it is: position, token, text, special, activation. The feature is looked at on the token
-    `position`, where it is `activation`; the text ends there.
+    `position`, where it is `activation`; the text ends there. Tokens before `first` stay.
     """
 
     sae: str
@@ -147,9 +147,10 @@ class TextAblation(Answer):
     tokens: pa.Table
     position: int
     activation: float
+    first: int = 0
 
     def changes(self) -> list[float | None]:
-        """Of each token of the text up to `position`, what taking it away alone changes; None where it was not."""
+        """Of each token from `first` up to `position`, what taking it away alone changes; None where it was not."""
         singles = {row["first"]: row["change"] for row in self if row["second"] is None}
         return [singles.get(row["position"]) for row in self._seen()]
 
@@ -180,7 +181,7 @@ class TextAblation(Answer):
         return {**own, "activation": self.activation, "tokens": plain_rows(self.tokens), **super().to_dict()}
 
     def _seen(self) -> list[dict[str, Any]]:
-        return [row for row in self.tokens.to_pylist() if row["position"] <= self.position]
+        return [row for row in self.tokens.to_pylist() if self.first <= row["position"] <= self.position]
 
     @property
     def scale(self) -> float:

@@ -12,6 +12,7 @@ from actstore._records import (
     CaptureProgress,
     CaptureSpecification,
     Positions,
+    Prompt,
     PromptPair,
     Provenance,
     RowFilter,
@@ -284,14 +285,23 @@ def progress_of(message: capture_pb2.CaptureProgress) -> CaptureProgress:
     return CaptureProgress(state=state, failure=message.failure.message, failed_shards=failed_shards, **counts)
 
 
+def prompt_out(prompt: Prompt, text: str = "text", ids: str = "token_ids") -> dict[str, Any]:
+    """The field of a request that has it."""
+    return {text: prompt} if isinstance(prompt, str) else {ids: common_pb2.TokenIds(ids=prompt)}
+
+
+def prompts_out(prompts: Sequence[Prompt], texts: str, ids: str = "token_ids") -> dict[str, Any]:
+    """Likewise, of texts alone or of token ids alone."""
+    if all(isinstance(prompt, str) for prompt in prompts):
+        return {texts: prompts}
+    return {ids: [common_pb2.TokenIds(ids=prompt) for prompt in prompts if not isinstance(prompt, str)]}
+
+
 def sweep_out(request: SweepRequest) -> patching_pb2.RunSweepRequest:
     first, *others = request.pairs
     message = patching_pb2.RunSweepRequest(
         model=capture_pb2.ModelReference(name=request.model, revision=request.model_revision),
-        clean=first.clean,
-        corrupt=first.corrupt,
-        clean_answer=first.answers[0],
-        corrupt_answer=first.answers[1],
+        **_pair_fields(first),
         sites=request.sites,
         layers=request.layers,
         heads=request.heads,
@@ -357,10 +367,19 @@ def _range_out(part: Stretch) -> patching_pb2.PromptRange:
 
 
 def _pair_out(pair: PromptPair) -> patching_pb2.PromptPair:
-    clean_answer, corrupt_answer = pair.answers
-    return patching_pb2.PromptPair(
-        clean=pair.clean, corrupt=pair.corrupt, clean_answer=clean_answer, corrupt_answer=corrupt_answer
+    return patching_pb2.PromptPair(**_pair_fields(pair))
+
+
+def _pair_fields(pair: PromptPair) -> dict[str, Any]:
+    names = ("clean_answer", "corrupt_answer")
+    answers = {
+        name if isinstance(answer, str) else f"{name}_token": answer
+        for name, answer in zip(names, pair.answers, strict=True)
+    }
+    prompts = prompt_out(pair.clean, "clean", "clean_token_ids") | prompt_out(
+        pair.corrupt, "corrupt", "corrupt_token_ids"
     )
+    return prompts | answers
 
 
 def sweep_of(result: patching_pb2.SweepResult, request: SweepRequest, parts: Sequence[pa.Table] = ()) -> Sweep:
@@ -381,6 +400,7 @@ def sweep_of(result: patching_pb2.SweepResult, request: SweepRequest, parts: Seq
         baseline_table=table_of(result.baselines) if result.HasField("baselines") else pa.table({}),
         direct_table=table_of(result.direct) if result.HasField("direct") else pa.table({}),
         audit=_audit_of(result.audit),
+        answer_texts=tuple(result.answers),
         stored_rows=taken,
         excluded=() if taken is None else taken.excluded,
     )

@@ -30,6 +30,20 @@ SHOWN_TOP = 10
 
 
 @dataclass(frozen=True, repr=False)
+class TextTokens(Answer):
+    """A row a token: position, token (its id), text, special (BOS, too)."""
+
+    @property
+    def ids(self) -> list[int]:
+        """What every live question takes in place of a text."""
+        found: list[int] = self.table["token"].to_pylist()
+        return found
+
+    def _title(self) -> str:
+        return f"{len(self):,} tokens of {self.provenance.model}"
+
+
+@dataclass(frozen=True, repr=False)
 class Attention(Answer):
     """A row a head: layer, head, entropy (nats) and distance (tokens), means over queries; and shares of all its
     attention: previous_token, first_token, current_token, duplicate_token (earlier occurrences of the query's own

@@ -1,6 +1,6 @@
 """What a lab can be asked of a model and a text given now; all of it live."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ from actstore import _arguments
 from actstore._backend import Backend
 from actstore._errors import refused
 from actstore._feature_asking import seed_of
-from actstore._model_answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens
+from actstore._model_answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
 from actstore._model_questions import (
     LENS_SITES,
     MODES,
@@ -22,17 +22,35 @@ from actstore._model_questions import (
     InductionQuestion,
     SteerQuestion,
     TextLensQuestion,
+    TokeniseQuestion,
 )
 from actstore._token_comparison import TokenComparison, token_table
 
+# A text, or token ids in its place: a list, an array.
+Text = str | Sequence[int]
+
 
 class ModelAsking:
+    """A text is a string, which gets a BOS where the tokenizer has one and the text has none of its own (`bos` True and
+    False say so or not), or token ids, which are read as they are, unless `bos` is True.
+    """
+
     _backend: Backend
+
+    def tokens(self, model: str, text: Text, *, revision: str = "", bos: bool | None = None) -> TextTokens:
+        r"""What the model reads of a text: a row a token, with its id, its text and whether it is special.
+
+        Of token ids, what they stand for. A token's text has its leading space; bytes that are no character show as
+        `\xe2\x80`, and a character whose bytes several tokens have is the last one's.
+        """
+        question = TokeniseQuestion(**_of_model(model, revision, bos), text=_arguments.prompt(text, "text"))
+        found = self._backend.ask(question)
+        return TextTokens(table=found.table, provenance=found.provenance)
 
     def attention(
         self,
         model: str,
-        text: str,
+        text: Text,
         *,
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
@@ -49,7 +67,7 @@ class ModelAsking:
         """
         question = AttentionQuestion(
             **_of_model(model, revision, bos),
-            text=_arguments.words(text, "text"),
+            text=_arguments.prompt(text, "text"),
             layers=_numbers(layers, "layers"),
             heads=_numbers(heads, "heads"),
             patterns=_arguments.switch(patterns, "patterns"),
@@ -99,28 +117,28 @@ class ModelAsking:
     def logit_lens(
         self,
         model: str,
-        text: str,
+        text: Text,
         *,
         k: int = 5,
         layers: Iterable[int] | None = None,
         site: str = "resid_post",
-        target: str = "",
+        target: str | int = "",
         revision: str = "",
         bos: bool | None = None,
     ) -> TextLens:
         """What each layer would predict at each position, through the model's own final norm and unembedding.
 
-        The k likeliest tokens, the rank and log-probability of the true next token or of `target` (text of one token),
-        entropy, and the divergence of the model's output from the layer's prediction. `site` is resid_pre, resid_mid or
-        resid_post, of which the last layer's is the model's output.
+        The k likeliest tokens, the rank and log-probability of the true next token or of `target` (text of one token,
+        or its id), entropy, and the divergence of the model's output from the layer's prediction. `site` is resid_pre,
+        resid_mid or resid_post, of which the last layer's is the model's output.
         """
         question = TextLensQuestion(
             **_of_model(model, revision, bos),
-            text=_arguments.words(text, "text"),
+            text=_arguments.prompt(text, "text"),
             site=_arguments.chosen(site, "site", LENS_SITES),
             layers=_numbers(layers, "layers"),
             k=_arguments.count(k, "k"),
-            target=_arguments.text(target, "target"),
+            target=_arguments.answer(target, "target"),
         )
         found = self._backend.ask(question)
         return TextLens(
@@ -134,7 +152,7 @@ class ModelAsking:
     def steer(
         self,
         model: str,
-        prompt: str,
+        prompt: Text,
         *,
         direction: Iterable[float] | None = None,
         site: str = "",
@@ -163,7 +181,7 @@ class ModelAsking:
         """
         question = SteerQuestion(
             **_of_model(model, revision, bos),
-            prompt=_arguments.words(prompt, "prompt"),
+            prompt=_arguments.prompt(prompt, "prompt"),
             **_along(direction, site, sae, feature),
             mode=_arguments.chosen(mode, "mode", MODES),
             strength=None if strength is None else _arguments.number(strength, "strength"),
@@ -184,7 +202,7 @@ class ModelAsking:
     def ablate(
         self,
         model: str,
-        texts: Iterable[str] | str,
+        texts: Iterable[Text] | Text,
         *,
         with_: str = "zero",
         sites: Iterable[str] | str | None = None,
@@ -209,7 +227,7 @@ class ModelAsking:
         """
         question = AblateSitesQuestion(
             **_of_model(model, revision, bos),
-            texts=tuple(_arguments.words(text, "texts") for text in _arguments.names(texts, "texts")),
+            texts=_arguments.prompts(texts, "texts"),
             sites=_arguments.names(sites, "sites"),
             layers=_numbers(layers, "layers"),
             heads=_numbers(heads, "heads"),
@@ -234,8 +252,8 @@ class ModelAsking:
         self,
         model: str,
         *,
-        clean: str,
-        corrupt: Mapping[str, str],
+        clean: Text,
+        corrupt: Mapping[str, Text],
         layers: Iterable[int] | None = None,
         draws: int | None = None,
         seed: int = 0,
@@ -255,8 +273,8 @@ class ModelAsking:
         names = tuple(_arguments.words(name, "corrupt") for name in corrupt)
         question = CompareTokensQuestion(
             **_of_model(model, revision, bos),
-            clean=_arguments.words(clean, "clean"),
-            corrupt=tuple(_arguments.words(text, "corrupt") for text in corrupt.values()),
+            clean=_arguments.prompt(clean, "clean"),
+            corrupt=_arguments.alike_prompts(corrupt.values(), "corrupt"),
             layers=_numbers(layers, "layers"),
             draws=_arguments.optional_count(draws, "draws"),
             seed=seed_of(seed),

@@ -13,15 +13,25 @@ from actstore._model_questions import (
     ModelQuestion,
     SteerQuestion,
     TextLensQuestion,
+    TokeniseQuestion,
     WeightsQuestion,
 )
 from actstore_api.v1 import capture_pb2, model_pb2, norm_pb2, sae_pb2
 
 
+def _tokenise(question: TokeniseQuestion) -> model_pb2.TokeniseTextRequest:
+    return model_pb2.TokeniseTextRequest(
+        model=_model(question),
+        **_messages.prompt_out(question.text),
+        bos=_messages.BOS[question.bos],
+        one_token=question.one_token,
+    )
+
+
 def _attention(question: AttentionQuestion) -> model_pb2.GetAttentionRequest:
     return model_pb2.GetAttentionRequest(
         model=_model(question),
-        text=question.text,
+        **_messages.prompt_out(question.text),
         bos=_messages.BOS[question.bos],
         layers=question.layers,
         heads=question.heads,
@@ -42,14 +52,15 @@ def _induction(question: InductionQuestion) -> model_pb2.GetInductionScoresReque
 
 
 def _lens(question: TextLensQuestion) -> model_pb2.GetTextLensRequest:
+    target: dict[str, Any] = {"target" if isinstance(question.target, str) else "target_token": question.target}
     return model_pb2.GetTextLensRequest(
         model=_model(question),
-        text=question.text,
+        **_messages.prompt_out(question.text),
         bos=_messages.BOS[question.bos],
         site=question.site,
         layers=question.layers,
         k=question.k,
-        target=question.target,
+        **target,
     )
 
 
@@ -64,7 +75,7 @@ def _steer(question: SteerQuestion) -> model_pb2.SteerTextRequest:
     )
     return model_pb2.SteerTextRequest(
         model=_model(question),
-        prompt=question.prompt,
+        **_messages.prompt_out(question.prompt, "prompt"),
         bos=_messages.BOS[question.bos],
         site=question.site,
         mode=mode,
@@ -82,7 +93,7 @@ def _ablate(question: AblateSitesQuestion) -> model_pb2.AblateSitesRequest:
     ablation: Any = model_pb2.SiteAblation.Value(f"SITE_ABLATION_{question.ablation.upper()}")
     return model_pb2.AblateSitesRequest(
         model=_model(question),
-        texts=question.texts,
+        **_messages.prompts_out(question.texts, "texts"),
         bos=_messages.BOS[question.bos],
         sites=question.sites,
         layers=question.layers,
@@ -98,8 +109,8 @@ def _ablate(question: AblateSitesQuestion) -> model_pb2.AblateSitesRequest:
 def _compare_tokens(question: CompareTokensQuestion) -> model_pb2.CompareTokensRequest:
     return model_pb2.CompareTokensRequest(
         model=_model(question),
-        clean=question.clean,
-        corrupt=question.corrupt,
+        **_messages.prompt_out(question.clean, "clean", "clean_token_ids"),
+        **_messages.prompts_out(question.corrupt, "corrupt", "corrupt_token_ids"),
         bos=_messages.BOS[question.bos],
         layers=question.layers,
         draws=question.draws,
@@ -113,7 +124,7 @@ def _weights(question: WeightsQuestion) -> norm_pb2.GetWeightNormsRequest:
         layers=question.layers,
         samples=question.samples,
         seed=question.seed,
-        text=question.text,
+        **_messages.prompt_out(question.text),
         bos=_messages.BOS[question.bos],
         run=question.run,
     )
@@ -123,6 +134,7 @@ def _weights(question: WeightsQuestion) -> norm_pb2.GetWeightNormsRequest:
 
 
 MODEL_CALLS: Mapping[type[ModelQuestion], Call] = {
+    TokeniseQuestion: Call("ModelService", "TokeniseText", _tokenise, "tokens"),
     AttentionQuestion: Call(
         "ModelService", "GetAttention", _attention, "heads", tokens="tokens", more_tables=("patterns",)
     ),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from actstore._records import Prompt
+
 MODES = ("add", "set", "project_out")
 UNITS = ("mean_norm", "absolute")
 STEERED = ("all", "prompt", "generated")
@@ -11,7 +13,7 @@ LENS_SITES = ("resid_pre", "resid_mid", "resid_post")
 
 @dataclass(frozen=True)
 class ModelQuestion:
-    """`bos` None follows the tokenizer. Empty tuples stand for all that there are."""
+    """`bos` None follows the tokenizer, and puts none before token ids. Empty tuples stand for all that there are."""
 
     model: str
     revision: str = ""
@@ -19,8 +21,16 @@ class ModelQuestion:
 
 
 @dataclass(frozen=True)
+class TokeniseQuestion(ModelQuestion):
+    """`one_token`: the text is looked for among those of single tokens."""
+
+    text: Prompt = ""
+    one_token: bool = False
+
+
+@dataclass(frozen=True)
 class AttentionQuestion(ModelQuestion):
-    text: str = ""
+    text: Prompt = ""
     layers: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()
     patterns: bool = False
@@ -33,7 +43,7 @@ class WeightsQuestion(ModelQuestion):
     layers: tuple[int, ...] = ()
     samples: int = 4096
     seed: int = 0
-    text: str = ""
+    text: Prompt = ""
     run: str = ""
     run_tokens: int = 8192
 
@@ -49,18 +59,18 @@ class InductionQuestion(ModelQuestion):
 
 @dataclass(frozen=True)
 class TextLensQuestion(ModelQuestion):
-    text: str = ""
+    text: Prompt = ""
     site: str = "resid_post"
     layers: tuple[int, ...] = ()
     k: int = 5
-    target: str = ""
+    target: str | int = ""
 
 
 @dataclass(frozen=True)
 class SteerQuestion(ModelQuestion):
     """Along `vector` at `site`, or where `sae` is given along its `feature`."""
 
-    prompt: str = ""
+    prompt: Prompt = ""
     vector: tuple[float, ...] = ()
     site: str = ""
     sae: str = ""
@@ -76,8 +86,8 @@ class SteerQuestion(ModelQuestion):
 
 @dataclass(frozen=True)
 class CompareTokensQuestion(ModelQuestion):
-    clean: str = ""
-    corrupt: tuple[str, ...] = ()
+    clean: Prompt = ""
+    corrupt: tuple[Prompt, ...] = ()
     layers: tuple[int, ...] = ()
     draws: int | None = None
     seed: int = 0
@@ -85,7 +95,7 @@ class CompareTokensQuestion(ModelQuestion):
 
 @dataclass(frozen=True)
 class AblateSitesQuestion(ModelQuestion):
-    texts: tuple[str, ...] = ()
+    texts: tuple[Prompt, ...] = ()
     sites: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()

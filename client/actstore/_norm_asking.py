@@ -76,7 +76,7 @@ class NormAsking:
         model: str,
         *,
         layers: Iterable[int] | None = None,
-        text: str | None = None,
+        text: str | Sequence[int] | None = None,
         samples: int = 4096,
         seed: int = 0,
         revision: str = "",
@@ -97,7 +97,7 @@ class NormAsking:
             layers=tuple(_arguments.count(layer, "layers") for layer in layers or ()),
             samples=_arguments.count(samples, "samples"),
             seed=_arguments.count(seed, "seed", maximum=2**63 - 1),
-            text="" if text is None else _arguments.words(text, "text"),
+            text="" if text is None else _arguments.prompt(text, "text"),
             run=run.name if isinstance(run, Run) else _arguments.text(run or "", "run"),
             run_tokens=_arguments.count(run_tokens, "run_tokens"),
         )

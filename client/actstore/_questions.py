@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from actstore import _arguments
 from actstore._errors import refused
-from actstore._records import Provenance, RowQuery
+from actstore._records import Prompt, Provenance, RowQuery
 
 DEFAULT_EXAMPLES, DEFAULT_BINS = 20, 40
 DEFAULT_TOKENS_BEFORE, DEFAULT_TOKENS_AFTER = 12, 6
@@ -81,9 +81,12 @@ class SaeOfRun:
         """The fields of an SaeQuestion."""
         return {"sae": self.sae, "model": self.model, "revision": self.revision}
 
-    def read(self, text: object) -> dict[str, Any]:
-        """Those of one about a text, which gets a BOS where the run's sequences have one."""
-        return {**self.live(), "text": _arguments.words(text, "text"), "bos": self.bos}
+    def read(self, text: Any) -> dict[str, Any]:
+        """Those of one about a text, which gets a BOS where the run's sequences have one, or about token ids, which are
+        to have it themselves.
+        """
+        prompt = _arguments.prompt(text, "text")
+        return {**self.live(), "text": prompt, "bos": self.bos if isinstance(prompt, str) else None}
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,14 @@ class CofiringQuestion(FeatureQuestion):
 
 @dataclass(frozen=True)
 class SaeQuestion:
-    """Of an SAE and the model that it reads; answered live. `bos` None follows the tokenizer."""
+    """Of an SAE and the model that it reads; answered live. `bos` None follows the tokenizer, and puts none in front of
+    token ids.
+    """
 
     sae: str
     model: str = ""
     revision: str = ""
-    text: str = ""
+    text: Prompt = ""
     bos: bool | None = None
 
 
@@ -168,6 +173,7 @@ class AblateTextQuestion(SaeQuestion):
     position: int | None = None
     ablation: str = "delete"
     pairs: bool = False
+    first: int = 0
 
 
 @dataclass(frozen=True)

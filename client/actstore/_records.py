@@ -134,7 +134,10 @@ class CaptureSpecification:
 
 @dataclass(frozen=True)
 class CaptureEstimate:
-    """What a capture would take, found without running the model; `seconds` are of the forward passes alone."""
+    """What a capture would take, found without running the model; `seconds` are of the forward passes alone.
+
+    `documents_with_bos` begin with a BOS of their own, as a chat template writes it, and get no second one.
+    """
 
     documents: int
     sequences: int
@@ -143,13 +146,16 @@ class CaptureEstimate:
     bytes_by_product: Mapping[str, int]
     bytes: int
     seconds: float
+    documents_with_bos: int = 0
 
     def __repr__(self) -> str:
         width = max(map(len, self.bytes_by_product), default=0)
         sizes = [f"  {product:<{width}} {size:>16,} bytes" for product, size in sorted(self.bytes_by_product.items())]
         counts = f"{self.tokens:,} tokens in {self.sequences:,} sequences of {self.documents:,} documents"
         time = f"about {self.seconds:,.0f} s of forward passes"
-        return "\n".join([f"{counts}, {self.shards:,} shards", *sizes, f"  {self.bytes:,} bytes in all; {time}"])
+        own = f"  {self.documents_with_bos:,} documents begin with a BOS of their own: none is put in front of it"
+        lines = [f"{counts}, {self.shards:,} shards", *([own] if self.documents_with_bos else []), *sizes]
+        return "\n".join([*lines, f"  {self.bytes:,} bytes in all; {time}"])
 
 
 @dataclass(frozen=True)
@@ -255,13 +261,17 @@ class RowQuery:
     exclude: frozenset[str] = frozenset()
 
 
+# A text, or the ids of the tokens that a model reads in its place.
+Prompt = str | tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class PromptPair:
-    """Two prompts, of the same length in tokens unless spans are named, and the one-token answer to each."""
+    """Two prompts, of the same length in tokens unless spans are named, and the one-token answer to each, or its id."""
 
-    clean: str
-    corrupt: str
-    answers: tuple[str, str]
+    clean: Prompt
+    corrupt: Prompt
+    answers: tuple[str | int, str | int]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from actstore import _arguments, _definitions
-from actstore._errors import SaeWarning, refused
+from actstore._errors import SaeWarning
 from actstore._feature_answers import FeatureTable, ManyExamples
 from actstore._feature_asking import Excluded, ask_examples, ask_lens, seed_of
 from actstore._features import Feature
 from actstore._live_answers import EncodedText, LogitLens, SaeCheck
+from actstore._model_questions import TokeniseQuestion
 from actstore._questions import (
     ACTIVE_ORDERS,
     DEFAULT_EXAMPLES,
@@ -140,8 +141,8 @@ class SaeFeatures:
     def by_token(self, token: int | str, *, order: str = "lift", k: int = 20, exclude: Excluded = None) -> FeatureTable:
         """The features most active on a token, over all its occurrences in the run; columns as of `active`.
 
-        `token` is an id, or a text that the model's tokenizer makes one token of: most words have a leading space. A
-        text needs a service.
+        `token` is an id, or the text of one token as answers show it: most words have a leading space. A text needs a
+        service.
         """
         if isinstance(token, str):
             token = self._id_of(token)
@@ -150,7 +151,7 @@ class SaeFeatures:
 
     def by_text(
         self,
-        text: str,
+        text: str | Sequence[int],
         k: int = 20,
         *,
         order: str = "lift",
@@ -236,8 +237,12 @@ class SaeFeatures:
         chosen = self._indices(features)
         return ask_lens(self.backend, self.source, chosen, k, side, fold_norm, longest_unembedding)
 
-    def encode(self, text: str) -> EncodedText:
-        """Every feature on every token of a text given now; live. It gets a BOS where the run's sequences have one."""
+    def encode(self, text: str | Sequence[int]) -> EncodedText:
+        """Every feature on every token of a text given now; live.
+
+        A text gets a BOS where the run's sequences have one; token ids, such as those of a stored sequence, are read as
+        they are.
+        """
         found = self.backend.ask(EncodeQuestion(**self.source.read(text)))
         return EncodedText(table=found.table, sae=self.source.sae, tokens=found.tokens, provenance=found.provenance)
 
@@ -275,13 +280,9 @@ class SaeFeatures:
         )
 
     def _id_of(self, text: str) -> int:
-        question = EncodeQuestion(**{**self.source.read(text), "bos": False})
-        tokens = self.backend.ask(question).tokens
-        if len(tokens) != 1:
-            pieces = tokens["text"].to_pylist()
-            message = f"{text!r} is {len(tokens)} tokens: {pieces}"
-            raise refused(message, "token", text, "an id, or a text of one token; most words have a leading space")
-        return int(tokens["token"][0].as_py())
+        words = _arguments.words(text, "token")
+        question = TokeniseQuestion(self.source.model, self.source.revision, text=words, one_token=True)
+        return int(self.backend.ask(question).table["token"][0].as_py())
 
     def _densities(self, fires: pa.Table, exclude: Excluded) -> Found:
         """Over the run, of the features of a table, in the order of their index."""

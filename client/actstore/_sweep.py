@@ -58,6 +58,8 @@ class Sweep(Answer):
     direct_table: pa.Table = field(default_factory=lambda: pa.table({}))
     audit: SweepAudit = field(default_factory=SweepAudit)
     stored_rows: TakenRows | None = None
+    # Of the first pair, as texts show its tokens.
+    answer_texts: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> dict[str, list[str]]:

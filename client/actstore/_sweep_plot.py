@@ -120,7 +120,7 @@ def draw(sweep: "Sweep", z_position: int | None) -> "Figure":
 def _title(sweep: "Sweep") -> str:
     answers = ""
     if len(sweep.pairs) == 1:
-        clean, corrupt = sweep.pairs[0].answers
+        clean, corrupt = sweep.answer_texts or map(str, sweep.pairs[0].answers)
         answers = f" of {visible(clean)!r} over {visible(corrupt)!r}"
     if len(sweep.pairs) > 1:
         return f"{sweep.provenance.model}: mean over {len(sweep.pairs)} pairs of prompts"

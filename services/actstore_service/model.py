@@ -11,6 +11,14 @@ class ModelService(ModelServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
+    def TokeniseText(
+        self, request: model_pb2.TokeniseTextRequest, context: grpc.ServicerContext
+    ) -> model_pb2.TokeniseTextResponse:
+        answer: model_pb2.TokeniseTextResponse = self._gateway.answer(
+            self._gateway.model.TokeniseText, request, context
+        )
+        return answer
+
     def GetAttention(
         self, request: model_pb2.GetAttentionRequest, context: grpc.ServicerContext
     ) -> model_pb2.GetAttentionResponse:

@@ -105,7 +105,16 @@ def model_key(name: str, revision: str) -> str:
 
 
 def token_texts_key(tokenizer_sha256: str) -> str:
-    return f"{TOKENIZERS}/{check_name(tokenizer_sha256, 'tokenizer_sha256')}/texts.parquet"
+    return f"{_tokenizer_folder(tokenizer_sha256)}/token-texts.parquet"
+
+
+def old_token_texts_key(tokenizer_sha256: str) -> str:
+    """Before format version 4. It was created if absent, so texts by another rule could not take its name."""
+    return f"{_tokenizer_folder(tokenizer_sha256)}/texts.parquet"
+
+
+def _tokenizer_folder(tokenizer_sha256: str) -> str:
+    return f"{TOKENIZERS}/{check_name(tokenizer_sha256, 'tokenizer_sha256')}"
 
 
 def sae_products(sae: str) -> tuple[str, str, str]:

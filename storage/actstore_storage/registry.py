@@ -18,6 +18,7 @@ from actstore_storage.layout import (
     MODELS,
     SAES,
     model_key,
+    old_token_texts_key,
     sae_files_folder,
     sae_files_key,
     sae_key,
@@ -26,6 +27,7 @@ from actstore_storage.layout import (
 from actstore_storage.records import canonical_json, seal, unseal
 from actstore_storage.runs import FETCH_THREADS
 from actstore_storage.specification import Specification
+from actstore_storage.token_texts import TokenTexts
 
 _TOKENIZERS_KEPT = 8
 _COPY_BYTES = 1 << 22
@@ -79,11 +81,16 @@ class SaeModelRecord:
 Record = TypeVar("Record", ModelRecord, SaeModelRecord)
 
 
-def register_model(bucket: Bucket, record: ModelRecord, token_texts: Sequence[str]) -> None:
-    """`token_texts`: the text of each token id. A model that was registered under the name before is replaced."""
+def register_model(
+    bucket: Bucket, record: ModelRecord, token_texts: Sequence[str], token_parts: Mapping[int, bytes] | None = None
+) -> None:
+    """`token_texts` and `token_parts`: as of `TokenTexts`. A model that was registered under the name before is
+    replaced.
+    """
     sink = io.BytesIO()
-    texts = pa.table({"text": pa.array(token_texts, pa.string())})
-    texts = texts.replace_schema_metadata({_TEXTS_RECORD: seal(_texts_record(record.tokenizer_sha256, token_texts))})
+    parts = [(token_parts or {}).get(token) for token in range(len(token_texts))]
+    texts = pa.table({"text": pa.array(token_texts, pa.string()), "bytes": pa.array(parts, pa.binary())})
+    texts = texts.replace_schema_metadata({_TEXTS_RECORD: seal(_texts_record(record.tokenizer_sha256, texts))})
     pq.write_table(texts, sink, compression="zstd", write_page_checksum=True)
     bucket.put_if_absent(token_texts_key(record.tokenizer_sha256), sink.getvalue())
     bucket.put(record.key, seal(asdict(record)))
@@ -190,34 +197,52 @@ def _copied(source: BinaryIO | pa.NativeFile, out: BinaryIO | pa.NativeFile) -> 
 
 
 @lru_cache(_TOKENIZERS_KEPT)
-def token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
-    """The text of each token id, kept: the name is the content's hash, so it cannot change."""
+def token_texts(bucket: Bucket, tokenizer_sha256: str) -> TokenTexts:
+    """As `read_token_texts`, kept: the name is the content's hash, so it cannot change."""
     return read_token_texts(bucket, tokenizer_sha256)
 
 
-def read_token_texts(bucket: Bucket, tokenizer_sha256: str) -> tuple[str, ...]:
-    """As they lie in the bucket now. Errors: MODEL_NOT_FOUND; CorruptObject."""
-    key = token_texts_key(tokenizer_sha256)
-    try:
-        data = bucket.get(key)
-    except KeyError:
-        message = f"no model with tokenizer {tokenizer_sha256} is registered in {bucket.address}"
-        raise NotThere(message, reason="MODEL_NOT_FOUND", field="tokenizer_sha256", value=tokenizer_sha256) from None
+def read_token_texts(bucket: Bucket, tokenizer_sha256: str) -> TokenTexts:
+    """What the token ids of a tokenizer stand for, as it lies in the bucket now.
+
+    Of a store where no model was registered since format version 4, texts are those of before, which lack leading
+    spaces and bytes of some tokenizers.
+
+    Errors: NotThere MODEL_NOT_FOUND, CorruptObject.
+    """
+    for key in (token_texts_key(tokenizer_sha256), old_token_texts_key(tokenizer_sha256)):
+        try:
+            return _read_texts(bucket.get(key), key, tokenizer_sha256)
+        except KeyError:
+            continue
+    message = f"no model with tokenizer {tokenizer_sha256} is registered in {bucket.address}"
+    raise NotThere(message, reason="MODEL_NOT_FOUND", field="tokenizer_sha256", value=tokenizer_sha256)
+
+
+def _read_texts(data: bytes, key: str, tokenizer_sha256: str) -> TokenTexts:
+    """Errors: CorruptObject."""
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        texts = tuple(table["text"].to_pylist())
+        columns = table.to_pydict()
+        parts = {token: part for token, part in enumerate(columns.get("bytes", ())) if part is not None}
+        texts = TokenTexts(tuple(columns["text"]), parts)
     except (OSError, ValueError, pa.ArrowException, KeyError) as error:
         raise CorruptObject(f"{key} is damaged: {error}", field="object", value=key) from error
-    record = (table.schema.metadata or {}).get(_TEXTS_RECORD)  # none: of before there were any
-    if record is not None and unseal(record, key, dict, must=True) != _texts_record(tokenizer_sha256, texts):
+    record = (table.schema.metadata or {}).get(_TEXTS_RECORD)
+    if record is None and key == old_token_texts_key(tokenizer_sha256):  # of before there were any
+        return texts
+    if record is None or unseal(record, key, dict, must=True) != _texts_record(tokenizer_sha256, table):
         raise CorruptObject(f"{key} has other texts than were stored there", field="object", value=key)
     return texts
 
 
-def _texts_record(tokenizer_sha256: str, texts: Sequence[str]) -> dict[str, str]:
+def _texts_record(tokenizer_sha256: str, texts: pa.Table) -> dict[str, str]:
+    columns = [
+        [part if isinstance(part, str | None) else part.hex() for part in column.to_pylist()] for column in texts
+    ]
     return {
         "tokenizer_sha256": tokenizer_sha256,
-        "texts_sha256": hashlib.sha256(canonical_json(list(texts))).hexdigest(),
+        "texts_sha256": hashlib.sha256(canonical_json(columns)).hexdigest(),
     }
 
 

@@ -29,8 +29,12 @@ _NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)(\D*)$")
 # A commit's hash, whole or cut short: its digits say nothing of training.
 _COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}")
 # What must be the same of each, beside the model, so that a difference is one of training. `dataset_sha256` is over the
-# token ids that were read, whichever columns, rows and documents they came from.
-_ALIKE = ("model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens", "config_sha256")
+# token ids that were read, whichever columns, rows and documents they came from; `marked_special` is about their
+# classes.
+_ALIKE = (
+    "model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens", "config_sha256",
+    "marked_special",
+)  # fmt: skip
 # What may differ, of provenance: norms still compare, and the answer says so.
 _COMPUTED_WITH = ("dtype", "attention_implementation", "device")
 

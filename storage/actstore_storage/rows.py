@@ -145,7 +145,7 @@ def read_tokens(
     snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, held: HeldRows = NOTHING_HELD
 ) -> Iterator[pa.RecordBatch]:
     """Columns sequence, position, document, token, flags and `text`: the token's own text."""
-    texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256), pa.string())
+    texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256).alone, pa.string())
     schema = TOKENS_FORMAT.schema.append(pa.field("text", pa.string()))
     shards = keep.commits(snapshot)
 

@@ -16,7 +16,9 @@ from actstore_storage.records import canonical_json, is_sealed, seal, unseal
 FORMAT_VERSION = 4
 # From here on every record of a run has its own hash.
 _SEALED_VERSION = 4
-_LEFT_OUT_IF_EMPTY = frozenset({"rows_of", "config_sha256", "attention_implementation"})
+# What a run of before version 4 does not say, and may have had.
+_UNSAID = frozenset({"config_sha256", "attention_implementation"})
+_LEFT_OUT_IF_EMPTY = _UNSAID | {"rows_of", "marked_special"}
 DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an element
 
 
@@ -96,6 +98,8 @@ class Specification:
     # A token is a sink where its norm at some resid_post exceeds the median of its sequence this many times; None: no
     # token is looked at.
     sink_ratio: float | None = None
+    # Tokens that the tokenizer's files mark as special are of that class, beside those that have a role.
+    marked_special: bool = False
     # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
     rows_of: str = ""
     # Over what of the model's configuration decides numbers, RunRecord.model_config; and what attention ran with.
@@ -111,7 +115,7 @@ class Specification:
         """The fields that `asked` has otherwise. What this one is too old to say is not among them, so that a run that
         an older version began can be finished.
         """
-        unsaid = {name for name in _LEFT_OUT_IF_EMPTY - {"rows_of"} if not getattr(self, name)}
+        unsaid = {name for name in _UNSAID if not getattr(self, name)}
         names = [found.name for found in fields(self) if found.name not in unsaid]
         return [name for name in names if getattr(self, name) != getattr(asked, name)]
 

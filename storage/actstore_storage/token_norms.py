@@ -47,7 +47,7 @@ def token_norms(
     for commit in snapshot.commits.of_shards(snapshot.shards_of(sequences)):
         shards.append(_shard_tokens(snapshot, commit, kept, sequences))
         _check_size(sum(len(shard.rows) for shard in shards), len(sites))
-    texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)
+    texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256).alone
     parts = [_shard_table(snapshot, shard, quantity, sites, texts) for shard in shards]
     return pa.concat_tables(parts).combine_chunks()
 

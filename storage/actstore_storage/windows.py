@@ -69,7 +69,7 @@ def examples_table(
                 "document": entries.document[i],
                 "first_position": positions[0],
                 "tokens": tokens,
-                "texts": [texts[token] for token in tokens],
+                "texts": texts.in_order(tokens),
                 "activations": values.tolist(),
             }
         )

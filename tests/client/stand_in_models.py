@@ -7,8 +7,8 @@ import pyarrow as pa
 from grpc_status import rpc_status
 
 from actstore_api.reasons import Failure, to_status
-from actstore_api.v1 import common_pb2, model_pb2, service_pb2_grpc
-from tests.client.stand_in_saes import message, number, split
+from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, service_pb2_grpc
+from tests.client.stand_in_saes import asked, message, number, shown, split
 
 LAYERS, HEADS = 3, 2
 MEASURES = ("entropy", "distance", "previous_token", "first_token", "current_token", "duplicate_token", "induction")
@@ -16,6 +16,7 @@ SCORES = ("induction", "duplicate_token", "previous_token")
 MEAN_NORM, LOSS, COUNTED, LOSS_FIRST, LOSS_SECOND = 8.0, 2.5, 40, 9.0, 1.5
 # A token that head 1 attends to, and with a long embedding.
 ODD, ODD_Z = " word9", 4.5
+SEVERAL = Failure("ANSWER_NOT_ONE_TOKEN", "the text is 2 tokens", {"field": "text", "value": "x", "allowed": "one"})
 ENCODER = Failure("MODEL_UNSUPPORTED", "an encoder", {"field": "model", "value": "encoder", "allowed": "causal"})
 
 
@@ -37,9 +38,16 @@ def change(kind: str, layer: int, head: int | None) -> float:
 
 
 class StandInModels(service_pb2_grpc.ModelServiceServicer):
+    def TokeniseText(self, request, context):
+        self._meet(request, context)
+        texts = split(request.text, capture_pb2.BOS_POLICY_NONE) if request.one_token else asked(request)
+        if request.one_token and len(texts) != 1:
+            context.abort_with_status(rpc_status.to_status(to_status(SEVERAL)))
+        return model_pb2.TokeniseTextResponse(tokens=message(_tokens(texts)), provenance=_provenance(request))
+
     def GetAttention(self, request, context):
         self._meet(request, context)
-        texts = split(request.text, request.bos)
+        texts = asked(request)
         places = [(layer, head) for layer in _chosen(request.layers, LAYERS) for head in _chosen(request.heads, HEADS)]
         rows = [
             {"layer": layer, "head": head} | {name: measure(name, layer, head) for name in MEASURES}
@@ -77,7 +85,7 @@ class StandInModels(service_pb2_grpc.ModelServiceServicer):
         self._meet(request, context)
         if request.model.name == "encoder":
             context.abort_with_status(rpc_status.to_status(to_status(ENCODER)))
-        texts = split(request.text, request.bos)
+        texts = asked(request)
         layers = _chosen(request.layers, LAYERS)
         tops = [
             {
@@ -96,7 +104,7 @@ class StandInModels(service_pb2_grpc.ModelServiceServicer):
 
     def SteerText(self, request, context):
         self._meet(request, context)
-        prompt = split(request.prompt, request.bos)
+        prompt = asked(request, "prompt")
         steered = [f" s{number}" for number in range(request.tokens)]
         unsteered = [f" u{number}" for number in range(request.tokens)]
         rows = [
@@ -129,7 +137,7 @@ class StandInModels(service_pb2_grpc.ModelServiceServicer):
                     moved = change(kind, layer, head)
                     where = {"site": site, "kind": kind, "layer": layer, "head": head}
                     rows.append(where | {"loss": LOSS + moved, "change": moved})
-        count = len(request.texts)
+        count = len(request.texts) + len(request.token_ids)
         by_text = pa.table({"text": range(count), "tokens": [COUNTED // count] * count, "loss": [LOSS] * count})
         return model_pb2.AblateSitesResponse(
             effects=message(pa.Table.from_pylist(rows)),
@@ -141,9 +149,11 @@ class StandInModels(service_pb2_grpc.ModelServiceServicer):
 
     def CompareTokens(self, request, context):
         self._meet(request, context)
-        clean = split(request.clean, request.bos)
+        clean = asked(request, "clean", "clean_token_ids")
         tokens, heads = [], []
-        for place, prompt, text in _replaced(clean, [split(text, request.bos) for text in request.corrupt]):
+        corrupt = [split(text, request.bos) for text in request.corrupt]
+        corrupt += [shown(found.ids) for found in request.corrupt_token_ids]
+        for place, prompt, text in _replaced(clean, corrupt):
             row = {**place, "prompt": prompt, "token": number(text), "text": text}
             z = ODD_Z if text == ODD else 0.5
             own = {"norm": 1.0 + z, "norm_z": z, "norm_below": 0.5, "cosine_to_mean": 0.1, "cosine_z": -0.5}

@@ -32,6 +32,17 @@ def split(text: str, bos: int) -> list[str]:
     return ([] if bos == capture_pb2.BOS_POLICY_NONE else ["<bos>"]) + words
 
 
+def asked(request, text: str = "text", token_ids: str = "token_ids") -> list[str]:
+    """The tokens of the text, or of the ids, that a request has."""
+    if not request.HasField(token_ids):
+        return split(getattr(request, text), request.bos)
+    return shown(getattr(request, token_ids).ids)
+
+
+def shown(ids) -> list[str]:
+    return [f" word{token}" if token else "<bos>" for token in ids]
+
+
 def number(text: str) -> int:
     """The token's id; 37 stands for what is not in the vocabulary."""
     word = text.strip().removeprefix("word")
@@ -46,7 +57,7 @@ def effect(first: int, second: int | None = None) -> float:
 class StandInSaes(service_pb2_grpc.SaeServiceServicer):
     def EncodeText(self, request, context):
         self._meet(request, context)
-        texts = split(request.text, request.bos)
+        texts = asked(request)
         rows = []
         for position, text in enumerate(texts):
             token = number(text)
@@ -86,7 +97,7 @@ class StandInSaes(service_pb2_grpc.SaeServiceServicer):
 
     def AblateText(self, request, context):
         self._meet(request, context)
-        texts = split(request.text, request.bos)
+        texts = asked(request)
         if len(texts) < 3:
             context.abort_with_status(rpc_status.to_status(to_status(SHORT)))
         position = request.position if request.HasField("position") else len(texts) - 1
@@ -104,7 +115,7 @@ class StandInSaes(service_pb2_grpc.SaeServiceServicer):
 
     def AblateDirection(self, request, context):
         self._meet(request, context)
-        texts = split(request.text, request.bos)
+        texts = asked(request)
         count = len(texts) - 1
         changes = [-0.5 * (i % 3) + 0.25 * (i % 2) for i in range(count)]
         table = _tokens(texts).slice(0, count)

@@ -102,8 +102,9 @@ class StandInWorkers(
         self._meet(request, context)
         sizes = {"tokens": 500, "resid_post.0": 4000}
         estimate = capture_pb2.CaptureEstimate(
-            documents=3, sequences=4, tokens=100, shards=2, bytes_by_product=sizes, bytes=4500, seconds=12.0
-        )
+            documents=3, sequences=4, tokens=100, shards=2, bytes_by_product=sizes, bytes=4500, seconds=12.0,
+            documents_with_bos=2,
+        )  # fmt: skip
         return capture_pb2.EstimateCaptureResponse(estimate=estimate)
 
     def WatchCapture(self, request, context) -> Iterator[capture_pb2.WatchCaptureResponse]:

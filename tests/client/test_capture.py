@@ -143,8 +143,8 @@ def test_a_dry_run_is_an_estimate(remote: Lab, workers: StandInWorkers) -> None:
     estimate = remote.estimate("planted-model", dataset="text", sites=["resid_post"], max_tokens=100)
     assert isinstance(workers.requests[-1], capture_pb2.EstimateCaptureRequest)
     assert workers.requests[-1].specification.dataset.max_tokens == 100
-    assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0)
-    for word in ("100 tokens", "resid_post.0", "4,500 bytes", "12 s"):
+    assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0, 2)
+    for word in ("100 tokens", "resid_post.0", "4,500 bytes", "12 s", "2 documents begin with a BOS of their own"):
         assert word in repr(estimate)
 
 

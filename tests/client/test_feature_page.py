@@ -11,6 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from actstore import FeaturePage, Lab, Where, _feature_page
+from actstore_api.v1 import capture_pb2
 from actstore_service.server import Service
 from tests.client import stand_in_saes as planted
 from tests.client.conftest import SERVICE_TOKEN
@@ -45,14 +46,31 @@ def test_a_page_is_the_single_questions_together(page: FeaturePage, remote: Lab)
 
 
 def test_the_strongest_example_is_ablated(page: FeaturePage, workers: StandInWorkers) -> None:
-    """Up to its strongest token to see what is read, and whole to see what is predicted; BOS is not sent as text."""
+    """Up to its strongest token to see what is read, and past it to see what is predicted; as stored, BOS and all."""
     [of_text], [of_direction] = page.ablated_text, page.ablated_direction
-    texts, peak = page.top.table["texts"][0].as_py(), page.top.table["position"][0].as_py()
-    assert texts[0] == "<bos>"
-    sent = [request.text for request in workers.requests[-2:]]
-    assert sent == ["".join(texts[1 : peak + 1]), "".join(texts[1:])]
+    ids, peak = page.top.table["tokens"][0].as_py(), page.top.table["position"][0].as_py()
+    assert ids[0] == 0
+    sent = workers.requests[-2:]
+    assert [(list(request.token_ids.ids), request.text, request.bos) for request in sent] == [
+        (ids[: peak + 1], "", capture_pb2.BOS_POLICY_UNSPECIFIED), (ids, "", capture_pb2.BOS_POLICY_UNSPECIFIED)
+    ]  # fmt: skip
+    assert (sent[0].position, sent[0].first_ablated) == (peak, 0)
     assert of_text.activation == planted.ACTIVATION
-    assert [row["next_text"].strip() for row in of_direction] == sent[1].split()
+    assert [row["next_text"] for row in of_direction] == page.top.table["texts"][0].as_py()[1:]
+
+
+def test_what_is_far_from_the_strongest_token_is_read_and_not_ablated(
+    remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_feature_page, "ABLATED_BEFORE", 2)
+    page = remote.run("planted").feature(SAE, FIRING).page(1)
+    [of_text], [of_direction] = page.ablated_text, page.ablated_direction
+    peak = page.top.table["position"][0].as_py()
+    assert peak > 3
+    assert len(workers.requests[-2].token_ids.ids) == peak + 1
+    assert workers.requests[-2].first_ablated == of_text.first == peak - 2
+    assert len(of_text.changes()) == 3
+    assert of_direction.table["position"][0].as_py() == peak - 2
 
 
 def test_more_examples_or_none_are_ablated(remote: Lab) -> None:
@@ -97,7 +115,7 @@ def test_workers_that_are_away_cost_the_live_parts_alone(store: Path) -> None:
 
 def test_one_part_that_is_refused_leaves_the_others(remote: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text of one token cannot be ablated."""
-    monkeypatch.setattr(_feature_page, "_text_of", lambda *_, **__: "x")
+    monkeypatch.setattr(_feature_page, "_ablate_text", lambda feature, *_: feature.ablate_text("x"))
     page = remote.run("planted").feature(SAE, FIRING).page(2)
     assert list(page.missing) == ["ablated_text"]
     assert "one token" in page.missing["ablated_text"]

@@ -8,7 +8,7 @@ import pytest
 from actstore import BadRequest, Lab, Where
 from actstore._features import Feature
 from actstore._sae_features import SaeFeatures
-from actstore_api.v1 import capture_pb2, sae_pb2
+from actstore_api.v1 import capture_pb2, model_pb2, sae_pb2
 from tests.client import stand_in_saes as planted
 from tests.client.stand_in_workers import StandInWorkers
 from tests.stored_run import BOS_ONLY, D_SAE, EVERYWHERE, FIRING, MODEL, SAE, SILENT, StoredRun
@@ -154,11 +154,13 @@ def test_a_feature_that_never_fires_in_the_run_has_no_lift_and_comes_last(remote
 
 def test_a_token_by_its_text(features: SaeFeatures, workers: StandInWorkers) -> None:
     found = features.by_token(" word5")
-    assert workers.requests[-1].bos == capture_pb2.BOS_POLICY_NONE
+    assert workers.requests[-1] == model_pb2.TokeniseTextRequest(
+        model=capture_pb2.ModelReference(name=MODEL), text=" word5", one_token=True
+    )
     assert found == features.by_token(5) == features.active(Where(tokens=[5]), order="lift")
     with pytest.raises(BadRequest, match="2 tokens") as refused:
         features.by_token("word5 word6")
-    assert refused.value.field == "token"
+    assert refused.value.reason == "ANSWER_NOT_ONE_TOKEN"
 
 
 def test_what_the_workers_refuse_names_the_field(feature: Feature) -> None:

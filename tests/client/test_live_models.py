@@ -12,7 +12,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from actstore import BadRequest, Lab
-from actstore_api.v1 import capture_pb2, model_pb2, sae_pb2
+from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, sae_pb2
 from tests.client import stand_in_models as planted
 from tests.client.stand_in_workers import StandInWorkers
 
@@ -188,6 +188,7 @@ def test_replaced_tokens_are_compared(remote: Lab, workers: StandInWorkers) -> N
 
 
 ANSWERS: dict[str, Callable[[Lab], Any]] = {
+    "texts of tokens": lambda lab: lab.tokens("tiny", TEXT),
     "attention": lambda lab: lab.attention("tiny", TEXT, patterns=True),
     "induction": lambda lab: lab.induction_scores("tiny"),
     "lens": lambda lab: lab.logit_lens("tiny", TEXT),
@@ -223,6 +224,53 @@ def test_what_the_workers_refuse_names_the_field(remote: Lab) -> None:
     )
 
 
+def test_token_ids_in_place_of_texts(remote: Lab, workers: StandInWorkers) -> None:
+    """Of numpy's kinds, too; and nothing is asked for in front of them."""
+    ids, other = np.array([0, 6, 7], np.int32), [0, 9, 7]
+    wire = common_pb2.TokenIds(ids=[0, 6, 7])
+    found = remote.tokens("tiny", ids, revision="r1")
+    assert workers.requests[-1] == model_pb2.TokeniseTextRequest(model=MODEL, token_ids=wire)
+    assert (found.ids, found.table["special"].to_pylist()) == ([0, 6, 7], [True, False, False])
+    remote.attention("tiny", ids, revision="r1", bos=True)
+    assert workers.requests[-1] == model_pb2.GetAttentionRequest(
+        model=MODEL, token_ids=wire, bos=capture_pb2.BOS_POLICY_PREPEND
+    )
+    remote.logit_lens("tiny", ids, target=np.int64(9))
+    sent = workers.requests[-1]
+    assert (sent.token_ids, sent.target_token, sent.target, sent.text) == (wire, 9, "", "")
+    remote.steer("tiny", tuple(ids), sae="some-sae", feature=1, strength=1)
+    assert workers.requests[-1].token_ids == wire
+    for texts, expected in ((ids, [wire]), ([ids, other], [wire, common_pb2.TokenIds(ids=other)])):
+        remote.ablate("tiny", texts)
+        assert (list(workers.requests[-1].token_ids), list(workers.requests[-1].texts)) == (expected, [])
+    remote.ablate("tiny", np.array([ids, other]))
+    assert len(workers.requests[-1].token_ids) == 2
+    remote.compare_tokens("tiny", clean=ids, corrupt={"other": other})
+    assert workers.requests[-1].clean_token_ids == wire
+    assert list(workers.requests[-1].corrupt_token_ids) == [common_pb2.TokenIds(ids=other)]
+
+
+NO_IDS = {
+    "none": [], "a truth": [1, True], "numpy's": np.array([True]), "a fraction": [1.0], "numpy's fraction": np.ones(2),
+    "below 0": [-1], "past the wire": [2**31], "in two dimensions": [[1, 2]], "a number": 3, "bytes": b"ab",
+    "words": ["a", "b"], "nothing": None, "a dict": {1: 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NO_IDS)
+def test_what_is_neither_text_nor_token_ids_is_refused_here(kind: str, remote: Lab) -> None:
+    for call in (remote.tokens, remote.attention, remote.logit_lens):
+        with pytest.raises(BadRequest) as refused:
+            call("tiny", NO_IDS[kind])
+        assert refused.value.field == "text"
+
+
+def test_texts_and_ids_do_not_mix(remote: Lab) -> None:
+    with pytest.raises(BadRequest, match="texts and token ids") as refused:
+        remote.ablate("tiny", [TEXT, [0, 5]])
+    assert refused.value.field == "texts"
+
+
 DIRECTION = {"direction": [1.0], "site": "resid_post.1"}
 
 
@@ -256,6 +304,7 @@ DIRECTION = {"direction": [1.0], "site": "resid_post.1"}
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={}), "corrupt"),
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt=[TEXT]), "corrupt"),
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": ""}), "corrupt"),
+        (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": 5}), "corrupt"),
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": TEXT}, draws=-1), "draws"),
     ],
 )

@@ -1,5 +1,6 @@
 """Patching through a real service to workers of the same contract."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -64,6 +65,18 @@ def test_an_estimate_is_of_the_same_request(remote: Lab, workers: StandInWorkers
     assert refusal.value.reason == "PROMPT_LENGTHS_DIFFER"
     with pytest.raises(TypeError, match="layer"):
         remote.estimate_patch("planted-model", **how, layer=[1])
+
+
+def test_prompts_and_answers_may_be_token_ids(remote: Lab, workers: StandInWorkers) -> None:
+    clean, corrupt = [0, 4, 5, 6, 7], np.array([0, 4, 8, 6, 7])
+    patch(remote, clean=clean, corrupt=corrupt, answers=(np.int32(5), np.int64(8)))
+    sent, first, second = workers.requests[-1], *(common_pb2.TokenIds(ids=ids) for ids in (clean, corrupt))
+    assert (sent.clean_token_ids, sent.corrupt_token_ids, sent.clean) == (first, second, "")
+    assert (sent.clean_answer_token, sent.corrupt_answer_token, sent.clean_answer) == (5, 8, "")
+    patch(remote, clean=[clean] * 2, corrupt=[corrupt, clean], answers=[(5, " John"), (5, 8)])
+    sent = workers.requests[-1]
+    assert (sent.clean_answer_token, sent.corrupt_answer, sent.HasField("corrupt_answer_token")) == (5, " John", False)
+    assert [(pair.clean_token_ids, pair.corrupt_token_ids) for pair in sent.more_pairs] == [(first, first)]
 
 
 def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:
@@ -328,7 +341,9 @@ def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
     ("how", "field"),
     [
         ({"answers": " Mary"}, "answers"),
-        ({"answers": (" Mary", 3)}, "answers"),
+        ({"answers": (" Mary", 3.5)}, "answers"),
+        ({"answers": (" Mary", True)}, "answers"),
+        ({"clean": [1, 2.0]}, "clean"),
         ({"directions": ["backwards"]}, "directions"),
         ({"layers": [-1]}, "layers"),
         ({"bos": "yes"}, "bos"),

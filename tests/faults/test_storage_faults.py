@@ -64,7 +64,7 @@ def test_a_damaged_object_is_named(bucket: Bucket, product: str, damage: str) ->
 def test_damaged_texts_of_tokens_are_named(bucket: Bucket, damage: str) -> None:
     run = make_run(1)
     write_run(bucket, run)
-    key = f"tokenizers/{run.record.specification.tokenizer_sha256}/texts.parquet"
+    key = f"tokenizers/{run.record.specification.tokenizer_sha256}/token-texts.parquet"
     bucket.put(key, DAMAGES[damage](bucket.get(key)))
     with pytest.raises(CorruptObject) as caught:
         list(read_tokens(open_run(bucket, "run")))

@@ -131,9 +131,9 @@ def asked(question: Callable[[], object]) -> tuple[str, str]:
 
 NOT_THERE = "nothing of that name is there"
 # Told by their names, as an error of another reason tells of them.
-NAMED_OTHERWISE = ("run.json", "texts.parquet", "model.json", "sae.json")
+NAMED_OTHERWISE = ("run.json", "token-texts.parquet", "model.json", "sae.json")
 # Of these only bytes that nobody reads are without a checksum: of a footer, or between an archive's files.
-PARTLY_READ = (".tar", "texts.parquet", "/checkpoints/")
+PARTLY_READ = (".tar", "token-texts.parquet", "/checkpoints/")
 # Nothing else in a bucket tells that these were there.
 ALONE = ("captures/", "models/planted-model/revisions/", ".tar")
 

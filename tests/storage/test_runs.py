@@ -1,8 +1,11 @@
 """Beginning runs, finding them, and the registry."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from actstore_storage.bucket import Bucket
@@ -22,6 +25,7 @@ from actstore_storage.registry import (
 )
 from actstore_storage.runs import committed_shards, create_run, list_runs, open_run, readable_runs
 from actstore_storage.specification import FORMAT_VERSION, RunRecord
+from actstore_storage.token_texts import TokenTexts
 from tests.storage.random_run import make_run, write_run
 
 MODEL = ModelRecord("org/model", "", "a" * 64, "b" * 64, "llama", 2, 8, 2, 3, 64)
@@ -134,9 +138,21 @@ def test_registers_models_and_their_tokens(bucket: Bucket) -> None:
     register_model(bucket, replace(MODEL, name="a"), texts)
     expected = [replace(MODEL, name="a"), MODEL, replace(MODEL, revision="refs/pr/1")]
     assert list_models(bucket) == expected
-    assert token_texts(bucket, "b" * 64) == tuple(texts)
+    assert token_texts(bucket, "b" * 64) == TokenTexts(tuple(texts))
     with pytest.raises(NotThere):
         token_texts(bucket, "c" * 64)
+
+
+def test_texts_by_the_rule_of_before_stand_until_a_model_is_registered_again(bucket: Bucket) -> None:
+    """Both are created if absent, so the new ones have a name of their own."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "\ufffd", "\ufffd", "b"]}), sink)
+    bucket.put(f"tokenizers/{'b' * 64}/texts.parquet", sink.getvalue())
+    assert token_texts(bucket, "b" * 64) == TokenTexts(("a", "\ufffd", "\ufffd", "b"))
+    register_model(bucket, MODEL, [" a", r"\xc3", r"\xa9", "b"], {1: b"\xc3", 2: b"\xa9"})
+    found = token_texts(bucket, "b" * 64)
+    assert found == TokenTexts((" a", r"\xc3", r"\xa9", "b"), {1: b"\xc3", 2: b"\xa9"})
+    assert found.in_order([0, 1, 2, 3, 2, 1]) == [" a", "", "é", "b", r"\xa9", r"\xc3"]
 
 
 def test_a_model_registered_again_is_replaced(bucket: Bucket) -> None:

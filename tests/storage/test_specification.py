@@ -44,6 +44,7 @@ SPECIFICATIONS = st.builds(
     positions=POSITIONS, tokens_field=TEXT, row_filters=st.lists(FILTERS, max_size=2).map(tuple),
     max_documents=st.none() | COUNTS, sink_ratio=st.none() | st.floats(1, 1e6), rows_of=TEXT,
     config_sha256=TEXT, attention_implementation=TEXT,
+    marked_special=st.booleans(),
 )  # fmt: skip
 
 

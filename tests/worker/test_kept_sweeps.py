@@ -260,3 +260,15 @@ def test_a_store_that_fails_costs_no_answer(model: LanguageModel, tmp_path: Path
     replica = Replica(model, Broken(tmp_path))
     for _ in range(2):
         assert not replica.ask(REQUEST)[1].audit.cached
+
+
+def test_what_is_kept_is_of_the_tokens_that_were_read(
+    model: LanguageModel, bucket: LocalBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that other code makes other tokens of is another request: a BOS more, here."""
+    replica = Replica(model, bucket)
+    replica.ask(REQUEST)
+    monkeypatch.setattr("actstore_worker.prompts.with_bos", lambda _model, ids, _prepend: (0, 0, *ids))
+    other = Replica(model, bucket)
+    other.ask(REQUEST)
+    assert other.token_layers > 0

@@ -168,7 +168,7 @@ def test_the_lens_is_a_product_with_the_unembedding(lab: Lab, family: str, folde
     expected = np.concatenate([order[:, :-5:-1], order[:, :4]], 1)
     assert table.token.tolist() == expected.flatten().tolist()
     np.testing.assert_allclose(table.logit, np.take_along_axis(logits, expected, 1).flatten(), rtol=1e-4, atol=1e-5)
-    assert table.text[0] == model.tokenizer.decode([table.token[0]])
+    assert table.text[0] == model.texts.alone[table.token[0]]
     assert answer.masked_tokens == 0
 
 

@@ -15,7 +15,7 @@ from actstore_storage.errors import BadRequest, NotThere
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.families import FAMILIES
 from actstore_worker.loading import load_model
-from actstore_worker.model import describe_model, token_texts
+from actstore_worker.model import describe_model
 from tests.small_models import (
     BOS,
     CONTEXT_LENGTH,
@@ -81,13 +81,13 @@ def test_hashes_follow_content(tmp_path: Path) -> None:
 def test_texts_of_tokens(tmp_path: Path) -> None:
     save_neox(tmp_path / "neox")
     described = describe_model(ModelCatalogue((tmp_path,)).find_model("neox"))
-    texts = token_texts(described)
+    texts = described.texts.alone
     assert len(texts) == VOCABULARY_SIZE
     assert texts[0] == BOS
     assert [texts[index] for index in described.tokenizer.encode("a \n", add_special_tokens=False)] == ["a", " ", "\n"]
-    assert [texts[index] for index in described.tokenizer.encode("é", add_special_tokens=False)] == [
-        "\N{REPLACEMENT CHARACTER}"
-    ] * 2
+    parts = described.tokenizer.encode("é", add_special_tokens=False)
+    assert [texts[index] for index in parts] == [r"\xc3", r"\xa9"]
+    assert described.texts.in_order(parts) == ["", "é"]
 
 
 def test_models_that_would_be_wrong_are_refused(tmp_path: Path) -> None:

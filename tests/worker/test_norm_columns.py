@@ -20,7 +20,6 @@ from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture_worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.dataset_files import DatasetPlaces
-from actstore_worker.model import token_texts
 from actstore_worker.norms import l2_and_centred, products
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
@@ -137,7 +136,7 @@ def stored(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     bucket = open_bucket(str(tmp_path_factory.mktemp("store")))
     sites = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
     plan, snapshot = captured(folder, bucket, "gpt2", dense_sites=sites, sink_ratio=1.5)
-    model, texts = plan.model, token_texts(plan.model)
+    model, texts = plan.model, plan.model.texts.alone
     record = ModelRecord(model.name, "", "a" * 64, model.tokenizer_sha256, "gpt2", 3, model.d_model, 1, len(texts), 64)
     register_model(bucket, record, texts)
     return snapshot

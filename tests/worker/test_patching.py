@@ -208,7 +208,7 @@ def test_provenance_is_of_a_live_answer(models: dict[str, LanguageModel]) -> Non
         ({"clean_answer": "the cat"}, "ANSWER_NOT_ONE_TOKEN", "clean_answer", "the cat", "text of one token"),
         ({"corrupt_answer": ""}, "ANSWER_NOT_ONE_TOKEN", "corrupt_answer", "", "text of one token"),
         ({"corrupt_answer": "John"}, "ARGUMENT_INVALID", "corrupt_answer", "John", "another token than clean_answer"),
-        ({"clean": " "}, "ARGUMENT_INVALID", "clean", " ", "text"),
+        ({"clean": " "}, "ARGUMENT_INVALID", "clean", " ", "text of at least one token"),
         (
             {"clean": "a " * CONTEXT_LENGTH, "corrupt": "b " * CONTEXT_LENGTH},
             "LIMIT_EXCEEDED",

@@ -14,7 +14,7 @@ from actstore_worker.prompts import text_ids
 from actstore_worker.sequences import SequenceShape, TokenisedDataset, TokenSequences
 from actstore_worker.sequences import tokenise as tokenise_documents
 from actstore_worker.sources import Document
-from tests.small_models import BOS, save_gpt2, save_neox
+from tests.small_models import BOS, save_family, save_gpt2, save_neox
 
 
 def tokenise(described: ModelDescription, texts: list[str], shape: SequenceShape, **limits: int) -> TokenisedDataset:
@@ -75,6 +75,38 @@ def test_rows_know_where_they_are(described: ModelDescription) -> None:
 def test_without_prepending_a_bos_of_the_text_counts_where_it_comes_first(described: ModelDescription) -> None:
     sequences = tokenise(described, [f"{BOS}a"], SequenceShape(8, prepend_bos=False)).sequences
     assert sequences.rows(described.bos_id, described.special_ids).flags.tolist() == [1, 0]
+
+
+def test_a_document_that_has_its_bos_gets_no_second_one(described: ModelDescription) -> None:
+    """As text, as a chat template writes it, or as ids; and each of its sequences has one."""
+    plain, shape = "abcdefghij", SequenceShape(6, prepend_bos=True)
+    ids = np.array(described.tokenizer.encode(plain, add_special_tokens=False), np.int32)
+    expected = tokenise(described, [plain, "k"], shape)
+    for own in (BOS + plain, np.array([described.bos_id, *ids], np.int32)):
+        found = tokenise_documents(described, [Document(0, own), Document(1, "k")], shape)
+        assert as_list(found.sequences) == as_list(expected.sequences)
+        assert (found.sha256, found.documents, found.documents_with_bos) == (expected.sha256, 2, 1)
+    assert expected.documents_with_bos == 0
+    flags = tokenise(described, [BOS + plain], shape).sequences.rows(described.bos_id, described.special_ids).flags
+    assert flags.tolist() == [1, 0, 0, 0, 0, 0] * 2
+    # Two that are written are two, and without prepending a document is as it is.
+    assert as_list(tokenise(described, [BOS + BOS + "a"], shape).sequences)[0][1][:2] == [0, 0]
+    bare = tokenise(described, [BOS + "a"], SequenceShape(6, prepend_bos=False))
+    assert (as_list(bare.sequences)[0][1][0], len(bare.sequences.tokens), bare.documents_with_bos) == (0, 2, 0)
+
+
+def test_a_document_of_a_bos_alone_has_no_token(described: ModelDescription) -> None:
+    found = tokenise(described, [BOS, "a"], SequenceShape(6, prepend_bos=True))
+    assert found.sequences.documents.tolist() == [1]
+
+
+def test_an_encoders_document_keeps_the_ends_that_it_has(tmp_path: Path) -> None:
+    save_family("bert", tmp_path / "bert")
+    described = describe_model(ModelCatalogue((tmp_path,)).find_model("bert"))
+    shape = SequenceShape(8, prepend_bos=True)
+    expected = as_list(tokenise(described, ["abcdefghij"], shape).sequences)
+    for text in (f"{BOS}abcdefghij", f"abcdefghij{BOS}", f"{BOS}abcdefghij{BOS}"):  # CLS and SEP are one token here
+        assert as_list(tokenise(described, [text], shape).sequences) == expected
 
 
 def test_padding_is_on_the_right(described: ModelDescription) -> None:

@@ -130,7 +130,7 @@ def test_the_model_and_its_tokens_are_registered(caller: Caller, folder: Path) -
     bucket = open_bucket(str(folder / "store"))
     (model,) = list_models(bucket)
     assert (model.name, model.family, model.layer_count, model.head_count) == ("tiny", "gpt_neox", 3, 3)
-    assert "Mary" in token_texts(bucket, model.tokenizer_sha256)
+    assert "Mary" in token_texts(bucket, model.tokenizer_sha256).alone
 
 
 def test_a_run_is_encoded_with_an_sae_that_was_trained_on_it(caller: Caller, folder: Path) -> None:

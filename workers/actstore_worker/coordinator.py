@@ -157,6 +157,7 @@ class Coordinator:
             bytes_by_product=plan.bytes_by_product,
             bytes=sum(plan.bytes_by_product.values()),
             seconds=work / flops if flops else 0.0,
+            documents_with_bos=plan.documents_with_bos if isinstance(plan, Plan) else 0,
         )
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:

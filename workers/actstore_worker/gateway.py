@@ -140,6 +140,11 @@ class Gateway:
     ) -> sae_pb2.CheckSaeResponse:
         return await self._ask(messages.CHECK_SAE, request, grpc_context)
 
+    async def TokeniseText(  # noqa: N802
+        self, request: model_pb2.TokeniseTextRequest, grpc_context: Context
+    ) -> model_pb2.TokeniseTextResponse:
+        return await self._ask(model_messages.TOKENISE_TEXT, request, grpc_context)
+
     async def GetAttention(  # noqa: N802
         self, request: model_pb2.GetAttentionRequest, grpc_context: Context
     ) -> model_pb2.GetAttentionResponse:

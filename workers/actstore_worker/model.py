@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site
+from actstore_storage.token_texts import TokenTexts
 from actstore_worker import model_files
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.configuration import identity_of, identity_sha256, raw_configuration, read_configuration
@@ -37,6 +38,7 @@ from actstore_worker.model_files import (
 from actstore_worker.options import unset_call_options, unsupported_option
 from actstore_worker.stamps import held_still
 from actstore_worker.tensor_names import check_tensors
+from actstore_worker.token_texts import describe_tokens
 from actstore_worker.transformer_lens_files import is_transformer_lens, read_weights
 
 # transformers' word for where the parts of a model go: "auto" spreads it over the devices that there are.
@@ -112,6 +114,12 @@ class ModelDescription:
         return None if found is None else int(found)
 
     @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids before and after a sequence that has a BOS token; none where the tokenizer has none."""
+        before, after = ((found,) if found is not None else () for found in (self.bos_id, self.end_id))
+        return (before, after) if before else ((), ())
+
+    @property
     def attention_implementation(self) -> str:
         return self.family.attention_implementation(self.config)
 
@@ -146,7 +154,29 @@ class ModelDescription:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
+        """Tokens with a role (BOS, end, padding ...) and those that the tokenizer's files mark as special, such as the
+        markers of a chat template.
+        """
+        return self._role_ids | {token_id for token_id, token in self._added_tokens.items() if token.special}
+
+    @property
+    def marks_special(self) -> bool:
+        """Whether tokens without a role are special, too."""
+        return self.special_ids != self._role_ids
+
+    @property
+    def _role_ids(self) -> frozenset[int]:
         return frozenset(self.tokenizer.all_special_ids)
+
+    @property
+    def _added_tokens(self) -> Mapping[int, Any]:
+        """Of tokenizer.json and tokenizer_config.json."""
+        added: Mapping[int, Any] = self.tokenizer.added_tokens_decoder
+        return added
+
+    @cached_property
+    def texts(self) -> TokenTexts:
+        return describe_tokens(self.tokenizer, self.vocabulary_size)
 
 
 @dataclass(frozen=True)
@@ -295,15 +325,6 @@ def refusing_tokenizer(name: str) -> Iterator[None]:
             field="model",
             value=name,
         ) from error
-
-
-def token_texts(described: ModelDescription) -> list[str]:
-    """The text of every id alone, "" for an id that no token has. Bytes that are no character alone show as U+FFFD."""
-    tokenizer = described.tokenizer
-    known = set(tokenizer.get_vocab().values())
-    size = max(described.vocabulary_size, max(known) + 1)
-    ids = [[index] if index in known else [] for index in range(size)]
-    return list(tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def weight_files(source: ModelSource) -> list[Path]:

@@ -55,6 +55,8 @@ class Plan:
     saes: tuple[SparseAutoencoder, ...]
     documents: int
     bytes_by_product: Mapping[str, int]
+    # Of the documents, those with a BOS of their own.
+    documents_with_bos: int = 0
 
     def shard_sequences(self, shard: int) -> TokenSequences:
         held = self.record.shard_sequences(shard)
@@ -109,11 +111,14 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
         tokens_field=request.tokens_field,
         row_filters=request.row_filters,
         max_documents=request.max_documents,
+        marked_special=model.marks_special,
         **asdict(options) | {"positions": options.positions},
     )
     record = _record(request, specification, model, sequences, settings.device)
     record = replace(record, dense_widths={site: width for site, width in widths.items() if width != model.d_model})
-    return Plan(record, sequences, source, model, sae_paths, saes, tokenised.documents, sizes)
+    return Plan(
+        record, sequences, source, model, sae_paths, saes, tokenised.documents, sizes, tokenised.documents_with_bos
+    )
 
 
 def default_run_name(specification: Specification) -> str:

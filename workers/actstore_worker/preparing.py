@@ -16,7 +16,7 @@ from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import Positions, RowFilter
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.encode_plan import RunPlan, plan_encoding
-from actstore_worker.model import ModelDescription, token_texts
+from actstore_worker.model import ModelDescription
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.progress import CaptureState, Progress, State
 from actstore_worker.request import CaptureRequest
@@ -99,7 +99,8 @@ class Preparing:
 def register(bucket: Bucket, plan: RunPlan) -> None:
     """The run's model, with its tokens' texts, and its SAEs."""
     if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
-        register_model(bucket, _model_record(plan.model), token_texts(plan.model))
+        texts = plan.model.texts
+        register_model(bucket, _model_record(plan.model), texts.alone, texts.parts)
     for sae in plan.saes:
         register_sae(bucket, sae_record(sae))
 

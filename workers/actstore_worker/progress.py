@@ -60,6 +60,7 @@ class Estimate:
     bytes_by_product: Mapping[str, int]
     bytes: int
     seconds: float
+    documents_with_bos: int = 0
 
 
 @dataclass

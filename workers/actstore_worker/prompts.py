@@ -9,6 +9,22 @@ from numpy.typing import NDArray
 from actstore_storage.errors import BadRequest
 from actstore_worker.model import ModelDescription, check_ids, tokenised
 
+# A text, or the token ids that a model reads in its place.
+Prompt = str | tuple[int, ...]
+
+
+def prompt_ids(model: ModelDescription, prompt: Prompt, asked_bos: bool | None, field: str) -> tuple[int, ...]:
+    """What the model reads. A text gets a BOS where the tokenizer has one, unless `asked_bos` says otherwise; token ids
+    get one where it is asked for, and are else read as they are. What begins with a BOS keeps that one alone.
+
+    Errors: BadRequest for no token, an id that has no embedding, and a BOS that is asked for and does not exist.
+    """
+    own = text_ids(model, prompt) if isinstance(prompt, str) else _checked(model, prompt, field)
+    if not own:
+        raise BadRequest(f"{field} has no tokens", field=field, value=prompt, allowed="text of at least one token")
+    asked = asked_bos if isinstance(prompt, str) else bool(asked_bos)
+    return with_bos(model, own, prepends_bos(model, asked))
+
 
 def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
     """None: where the tokenizer has a BOS token. Errors: BadRequest where one is asked for that does not exist."""
@@ -30,16 +46,62 @@ def text_ids(model: ModelDescription, text: str) -> tuple[int, ...]:
 
 
 def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> tuple[int, ...]:
-    """BOS in front; and an encoder's SEP behind, which it was trained to see where it sees a CLS token."""
-    if not prepend_bos or model.bos_id is None:
-        return tuple(ids)
-    return (model.bos_id, *ids) if model.end_id is None else (model.bos_id, *ids, model.end_id)
+    """BOS in front; and an encoder's SEP behind, which it was trained to see where it sees a CLS token. What a text
+    that a chat template wrote has of them already is not put there again.
+    """
+    before, after = model.around if prepend_bos else ((), ())
+    begun, ended = tuple(ids[: len(before)]) == before, tuple(ids[len(ids) - len(after) :]) == after
+    return (*(() if begun else before), *ids, *(() if ended else after))
+
+
+def token_of(model: ModelDescription, answer: str | int, field: str) -> int:
+    """The one token of an answer: its id, or the token whose text alone is this, or the one that the tokenizer makes of
+    it. Where those two differ, as of `t` for a tokenizer that puts a space in front of a text, neither is guessed.
+
+    Errors: BadRequest ANSWER_NOT_ONE_TOKEN.
+    """
+    if not isinstance(answer, str):
+        return _checked(model, (answer,), field)[0]
+    made = text_ids(model, answer)
+    named = [token for token, text in enumerate(model.texts.alone) if answer and text == answer]
+    found: set[int] = set(named if len(made) != 1 else [*made, *(() if made[0] in named else named)])
+    if len(found) != 1 or max(found) >= model.vocabulary_size:
+        raise _not_one_token(model, answer, field, made, named)
+    return found.pop()
+
+
+def _checked(model: ModelDescription, ids: tuple[int, ...], field: str) -> tuple[int, ...]:
+    for token in ids:
+        if not 0 <= token < model.vocabulary_size:
+            raise BadRequest(
+                f"{field} has token id {token}; {model.name!r} has ids from 0 to {model.vocabulary_size - 1}",
+                field=field,
+                value=token,
+                allowed=f"0 to {model.vocabulary_size - 1}",
+            )
+    return ids
+
+
+def _not_one_token(
+    model: ModelDescription, answer: str, field: str, made: Sequence[int], named: Sequence[int]
+) -> BadRequest:
+    texts = [model.texts.alone[token] for token in made]
+    why = f"is {len(made)} tokens: {' | '.join(texts)}; an answer is one token, with its leading space if it has one"
+    if len(made) == 1:
+        ids = ", ".join(map(str, named))
+        why = f"is the text of token {ids}, and the tokenizer makes {texts[0]!r} of it, token {made[0]}: say which"
+    return BadRequest(
+        f"{field} {answer!r} {why}",
+        reason="ANSWER_NOT_ONE_TOKEN",
+        field=field,
+        value=answer,
+        allowed="text of one token" if len(made) != 1 else f"{texts[0]!r}, or a token id",
+    )
 
 
 def token_texts(model: ModelDescription, tokens: Iterable[int]) -> list[str]:
     """The text of each token alone, as the registry of models stores it."""
-    ids = [[token] for token in tokens]
-    return list(model.tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return [model.texts.alone[token] for token in tokens]
 
 
 def plain_ids(model: ModelDescription) -> Int[NDArray[np.int64], " plain"]:

@@ -94,11 +94,15 @@ class TokenSequences:
 
 @dataclass(frozen=True)
 class TokenisedDataset:
-    """`sha256` is over the documents' token ids and ends, without BOS: equal text under an equal tokenizer is equal."""
+    """`sha256` is over the documents' token ids and ends, without BOS: equal text under an equal tokenizer is equal.
+
+    `documents_with_bos` begin with a BOS of their own, which is the one that they have.
+    """
 
     sequences: TokenSequences
     sha256: str
     documents: int
+    documents_with_bos: int = 0
 
 
 @dataclass
@@ -163,21 +167,24 @@ def tokenise(
     Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID where max_tokens holds no sequence; MODEL_UNSUPPORTED where the
     model has no embedding of an id; LIMIT_EXCEEDED past `tokens_max`.
     """
-    before = (described.bos_id,) if shape.prepend_bos and described.bos_id is not None else ()
-    after = (described.end_id,) if shape.prepend_bos and described.end_id is not None else ()
+    before, after = described.around if shape.prepend_bos else ((), ())
     gathered = _Gathered(shape, before, after)
-    for document, ids in _token_ids(described, documents, before):
-        if not gathered.add(document, ids):
+    begun = 0
+    for document, ids in _token_ids(described, documents):
+        own = _between(ids, before, after)
+        room = gathered.add(document, own)
+        begun += bool(before) and _begins_with(ids, before)
+        if not room:
             break
         if gathered.tokens > tokens_max:
             raise _too_many_tokens(gathered.tokens, tokens_max)
-    return TokenisedDataset(gathered.sequences(), gathered.digest.hexdigest(), gathered.documents_seen)
+    return TokenisedDataset(gathered.sequences(), gathered.digest.hexdigest(), gathered.documents_seen, begun)
 
 
 def _token_ids(
-    described: ModelDescription, documents: Iterable[Document], before: tuple[int, ...]
+    described: ModelDescription, documents: Iterable[Document]
 ) -> Iterator[tuple[int, Int[NDArray[np.int32], " token"]]]:
-    """With each document's number. What was tokenised with its BOS in front will have that one, and not two."""
+    """With each document's number."""
     for group in _groups(documents):
         texts = [document.content for document in group if isinstance(document.content, str)]
         found = iter(_tokenised(described, texts))
@@ -186,14 +193,22 @@ def _token_ids(
                 ids, whence = next(found), "its tokenizer gives for"
             else:
                 ids, whence = document.content, "is in"
-                ids = ids[len(before) :] if _begins_with(ids, before) else ids
             if len(ids):
                 check_ids(described, (int(ids.min()), int(ids.max())), f"{whence} document {document.number}")
             yield document.number, ids
 
 
+def _between(
+    ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...], after: tuple[int, ...]
+) -> Int[NDArray[np.int32], " token"]:
+    """Without the BOS (and an encoder's SEP) of a document that has its own: its sequences get one each, not two."""
+    ids = ids[len(before) :] if _begins_with(ids, before) else ids
+    ends = bool(after) and tuple(ids[-len(after) :].tolist()) == after
+    return ids[: -len(after)] if ends else ids
+
+
 def _begins_with(ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...]) -> bool:
-    return bool(before) and tuple(ids[: len(before)].tolist()) == before
+    return tuple(ids[: len(before)].tolist()) == before
 
 
 def _tokenised(described: ModelDescription, texts: list[str]) -> Iterator[Int[NDArray[np.int32], " token"]]:

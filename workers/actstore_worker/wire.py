@@ -13,6 +13,7 @@ from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.snapshot import Provenance
 from actstore_storage.specification import Positions, RowFilter
 from actstore_worker.progress import Estimate, Progress, Totals
+from actstore_worker.prompts import Prompt
 from actstore_worker.request import CaptureRequest
 
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -63,6 +64,36 @@ def capture_request(message: capture_pb2.CaptureSpecification) -> CaptureRequest
         max_documents=given(message.dataset, "max_documents"),
         sink_ratio=given(message, "sink_ratio"),
     )
+
+
+def prompt_of(message: Any, text: str = "text", ids: str = "token_ids") -> Prompt:
+    """What is asked about: a text, or token ids in its place. Errors: BadRequest where both are given."""
+    if not message.HasField(ids):
+        words: str = getattr(message, text)
+        return words
+    _check_one(message, text, ids)
+    return tuple(getattr(message, ids).ids)
+
+
+def prompts_of(message: Any, texts: str, ids: str = "token_ids") -> tuple[Prompt, ...]:
+    """Several, all of them texts or all of them token ids. Errors: BadRequest where both are given."""
+    if not getattr(message, ids):
+        return tuple(getattr(message, texts))
+    _check_one(message, texts, ids)
+    return tuple(tuple(found.ids) for found in getattr(message, ids))
+
+
+def answer_of(message: Any, text: str, token: str) -> str | int:
+    """A token's text, or its id in its place. Errors: BadRequest where both are given."""
+    if message.HasField(token):
+        _check_one(message, text, token)
+    found: str | int = getattr(message, token if message.HasField(token) else text)
+    return found
+
+
+def _check_one(message: Any, text: str, ids: str) -> None:
+    if getattr(message, text):
+        raise BadRequest(f"{text} and {ids} are both given", field=ids, value="both", allowed=f"{text} or {ids}")
 
 
 def given(message: Any, name: str) -> Any:

@@ -214,7 +214,7 @@ class ShardFailure(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ...) -> None: ...
 
 class CaptureEstimate(_message.Message):
-    __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds")
+    __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds", "documents_with_bos")
     class BytesByProductEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +229,7 @@ class CaptureEstimate(_message.Message):
     BYTES_BY_PRODUCT_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_WITH_BOS_FIELD_NUMBER: _ClassVar[int]
     documents: int
     sequences: int
     tokens: int
@@ -236,7 +237,8 @@ class CaptureEstimate(_message.Message):
     bytes_by_product: _containers.ScalarMap[str, int]
     bytes: int
     seconds: float
-    def __init__(self, documents: _Optional[int] = ..., sequences: _Optional[int] = ..., tokens: _Optional[int] = ..., shards: _Optional[int] = ..., bytes_by_product: _Optional[_Mapping[str, int]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    documents_with_bos: int
+    def __init__(self, documents: _Optional[int] = ..., sequences: _Optional[int] = ..., tokens: _Optional[int] = ..., shards: _Optional[int] = ..., bytes_by_product: _Optional[_Mapping[str, int]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., documents_with_bos: _Optional[int] = ...) -> None: ...
 
 class EstimateCaptureRequest(_message.Message):
     __slots__ = ("specification",)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x63tstore_api/v1/common.proto\x12\x0f\x61\x63tstore_api.v1\"!\n\x05Table\x12\x18\n\x10\x61rrow_ipc_stream\x18\x01 \x01(\x0c\"\xda\x03\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x04 \x01(\t\x12>\n\nsae_sha256\x18\x05 \x03(\x0b\x32*.actstore_api.v1.Provenance.SaeSha256Entry\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12 \n\x18\x61ttention_implementation\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0b\n\x03run\x18\t \x01(\t\x12\x1c\n\x14specification_sha256\x18\n \x01(\t\x12\x10\n\x08snapshot\x18\x0b \x01(\t\x12\x18\n\x10shards_committed\x18\x0c \x01(\r\x12\x14\n\x0cshards_total\x18\r \x01(\r\x12\x14\n\x0c\x63ode_version\x18\x0e \x01(\t\x12\x17\n\nsink_ratio\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rconfig_sha256\x18\x10 \x01(\t\x1a\x30\n\x0eSaeSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_sink_ratio\"9\n\tExclusion\x12,\n\x07\x63lasses\x18\x01 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass*m\n\nTokenClass\x12\x1b\n\x17TOKEN_CLASS_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOKEN_CLASS_BOS\x10\x01\x12\x17\n\x13TOKEN_CLASS_SPECIAL\x10\x02\x12\x14\n\x10TOKEN_CLASS_SINK\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x63tstore_api/v1/common.proto\x12\x0f\x61\x63tstore_api.v1\"!\n\x05Table\x12\x18\n\x10\x61rrow_ipc_stream\x18\x01 \x01(\x0c\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xda\x03\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x04 \x01(\t\x12>\n\nsae_sha256\x18\x05 \x03(\x0b\x32*.actstore_api.v1.Provenance.SaeSha256Entry\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12 \n\x18\x61ttention_implementation\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0b\n\x03run\x18\t \x01(\t\x12\x1c\n\x14specification_sha256\x18\n \x01(\t\x12\x10\n\x08snapshot\x18\x0b \x01(\t\x12\x18\n\x10shards_committed\x18\x0c \x01(\r\x12\x14\n\x0cshards_total\x18\r \x01(\r\x12\x14\n\x0c\x63ode_version\x18\x0e \x01(\t\x12\x17\n\nsink_ratio\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rconfig_sha256\x18\x10 \x01(\t\x1a\x30\n\x0eSaeSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_sink_ratio\"9\n\tExclusion\x12,\n\x07\x63lasses\x18\x01 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass*m\n\nTokenClass\x12\x1b\n\x17TOKEN_CLASS_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOKEN_CLASS_BOS\x10\x01\x12\x17\n\x13TOKEN_CLASS_SPECIAL\x10\x02\x12\x14\n\x10TOKEN_CLASS_SINK\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROVENANCE_SAESHA256ENTRY']._loaded_options = None
   _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_options = b'8\001'
-  _globals['_TOKENCLASS']._serialized_start=620
-  _globals['_TOKENCLASS']._serialized_end=729
+  _globals['_TOKENCLASS']._serialized_start=645
+  _globals['_TOKENCLASS']._serialized_end=754
   _globals['_TABLE']._serialized_start=49
   _globals['_TABLE']._serialized_end=82
-  _globals['_PROVENANCE']._serialized_start=85
-  _globals['_PROVENANCE']._serialized_end=559
-  _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_start=496
-  _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_end=544
-  _globals['_EXCLUSION']._serialized_start=561
-  _globals['_EXCLUSION']._serialized_end=618
+  _globals['_TOKENIDS']._serialized_start=84
+  _globals['_TOKENIDS']._serialized_end=107
+  _globals['_PROVENANCE']._serialized_start=110
+  _globals['_PROVENANCE']._serialized_end=584
+  _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_start=521
+  _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_end=569
+  _globals['_EXCLUSION']._serialized_start=586
+  _globals['_EXCLUSION']._serialized_end=643
 # @@protoc_insertion_point(module_scope)

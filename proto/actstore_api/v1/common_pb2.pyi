@@ -24,6 +24,12 @@ class Table(_message.Message):
     arrow_ipc_stream: bytes
     def __init__(self, arrow_ipc_stream: _Optional[bytes] = ...) -> None: ...
 
+class TokenIds(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Provenance(_message.Message):
     __slots__ = ("model", "model_revision", "weights_sha256", "tokenizer_sha256", "sae_sha256", "dtype", "attention_implementation", "device", "run", "specification_sha256", "snapshot", "shards_committed", "shards_total", "code_version", "sink_ratio", "config_sha256")
     class SaeSha256Entry(_message.Message):

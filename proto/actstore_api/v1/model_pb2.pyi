@@ -52,21 +52,45 @@ SITE_ABLATION_ZERO: SiteAblation
 SITE_ABLATION_MEAN: SiteAblation
 SITE_ABLATION_RESAMPLE: SiteAblation
 
+class TokeniseTextRequest(_message.Message):
+    __slots__ = ("model", "text", "bos", "token_ids", "one_token")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    BOS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    ONE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    model: _capture_pb2.ModelReference
+    text: str
+    bos: _capture_pb2.BosPolicy
+    token_ids: _common_pb2.TokenIds
+    one_token: bool
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., one_token: bool = ...) -> None: ...
+
+class TokeniseTextResponse(_message.Message):
+    __slots__ = ("tokens", "provenance")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    tokens: _common_pb2.Table
+    provenance: _common_pb2.Provenance
+    def __init__(self, tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
 class GetAttentionRequest(_message.Message):
-    __slots__ = ("model", "text", "bos", "layers", "heads", "patterns")
+    __slots__ = ("model", "text", "bos", "layers", "heads", "patterns", "token_ids")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
     PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     text: str
     bos: _capture_pb2.BosPolicy
     layers: _containers.RepeatedScalarFieldContainer[int]
     heads: _containers.RepeatedScalarFieldContainer[int]
     patterns: bool
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., patterns: bool = ...) -> None: ...
+    token_ids: _common_pb2.TokenIds
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., patterns: bool = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ...) -> None: ...
 
 class GetAttentionResponse(_message.Message):
     __slots__ = ("heads", "patterns", "tokens", "provenance")
@@ -113,7 +137,7 @@ class GetInductionScoresResponse(_message.Message):
     def __init__(self, heads: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[int] = ..., loss_first: _Optional[float] = ..., loss_second: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class GetTextLensRequest(_message.Message):
-    __slots__ = ("model", "text", "bos", "site", "layers", "k", "target")
+    __slots__ = ("model", "text", "bos", "site", "layers", "k", "target", "token_ids", "target_token")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +145,8 @@ class GetTextLensRequest(_message.Message):
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_TOKEN_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     text: str
     bos: _capture_pb2.BosPolicy
@@ -128,7 +154,9 @@ class GetTextLensRequest(_message.Message):
     layers: _containers.RepeatedScalarFieldContainer[int]
     k: int
     target: str
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., site: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., k: _Optional[int] = ..., target: _Optional[str] = ...) -> None: ...
+    token_ids: _common_pb2.TokenIds
+    target_token: int
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., site: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., k: _Optional[int] = ..., target: _Optional[str] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., target_token: _Optional[int] = ...) -> None: ...
 
 class GetTextLensResponse(_message.Message):
     __slots__ = ("tops", "positions", "tokens", "provenance")
@@ -151,7 +179,7 @@ class FeatureDirection(_message.Message):
     def __init__(self, sae: _Optional[str] = ..., feature: _Optional[int] = ...) -> None: ...
 
 class SteerTextRequest(_message.Message):
-    __slots__ = ("model", "prompt", "bos", "vector", "feature", "site", "mode", "strength", "unit", "positions", "tokens", "temperature", "seed")
+    __slots__ = ("model", "prompt", "bos", "vector", "feature", "site", "mode", "strength", "unit", "positions", "tokens", "temperature", "seed", "token_ids")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +193,7 @@ class SteerTextRequest(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     prompt: str
     bos: _capture_pb2.BosPolicy
@@ -178,7 +207,8 @@ class SteerTextRequest(_message.Message):
     tokens: int
     temperature: float
     seed: int
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., prompt: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., vector: _Optional[_Union[_sae_pb2.Vector, _Mapping]] = ..., feature: _Optional[_Union[FeatureDirection, _Mapping]] = ..., site: _Optional[str] = ..., mode: _Optional[_Union[SteeringMode, str]] = ..., strength: _Optional[float] = ..., unit: _Optional[_Union[StrengthUnit, str]] = ..., positions: _Optional[_Union[SteeredPositions, str]] = ..., tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    token_ids: _common_pb2.TokenIds
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., prompt: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., vector: _Optional[_Union[_sae_pb2.Vector, _Mapping]] = ..., feature: _Optional[_Union[FeatureDirection, _Mapping]] = ..., site: _Optional[str] = ..., mode: _Optional[_Union[SteeringMode, str]] = ..., strength: _Optional[float] = ..., unit: _Optional[_Union[StrengthUnit, str]] = ..., positions: _Optional[_Union[SteeredPositions, str]] = ..., tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ...) -> None: ...
 
 class SteerTextResponse(_message.Message):
     __slots__ = ("tokens", "prompt", "steered_text", "unsteered_text", "site", "mean_norm", "strength", "provenance")
@@ -201,7 +231,7 @@ class SteerTextResponse(_message.Message):
     def __init__(self, tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., prompt: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., steered_text: _Optional[str] = ..., unsteered_text: _Optional[str] = ..., site: _Optional[str] = ..., mean_norm: _Optional[float] = ..., strength: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class AblateSitesRequest(_message.Message):
-    __slots__ = ("model", "texts", "bos", "sites", "layers", "heads", "ablation", "run", "run_tokens", "seed", "same_position")
+    __slots__ = ("model", "texts", "bos", "sites", "layers", "heads", "ablation", "run", "run_tokens", "seed", "same_position", "token_ids")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +243,7 @@ class AblateSitesRequest(_message.Message):
     RUN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     SAME_POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     texts: _containers.RepeatedScalarFieldContainer[str]
     bos: _capture_pb2.BosPolicy
@@ -224,7 +255,8 @@ class AblateSitesRequest(_message.Message):
     run_tokens: int
     seed: int
     same_position: bool
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., texts: _Optional[_Iterable[str]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., ablation: _Optional[_Union[SiteAblation, str]] = ..., run: _Optional[str] = ..., run_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., same_position: bool = ...) -> None: ...
+    token_ids: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenIds]
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., texts: _Optional[_Iterable[str]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., ablation: _Optional[_Union[SiteAblation, str]] = ..., run: _Optional[str] = ..., run_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., same_position: bool = ..., token_ids: _Optional[_Iterable[_Union[_common_pb2.TokenIds, _Mapping]]] = ...) -> None: ...
 
 class AblateSitesResponse(_message.Message):
     __slots__ = ("effects", "texts", "loss", "tokens", "provenance")
@@ -241,7 +273,7 @@ class AblateSitesResponse(_message.Message):
     def __init__(self, effects: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., texts: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class CompareTokensRequest(_message.Message):
-    __slots__ = ("model", "clean", "corrupt", "bos", "layers", "draws", "seed")
+    __slots__ = ("model", "clean", "corrupt", "bos", "layers", "draws", "seed", "clean_token_ids", "corrupt_token_ids")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +281,8 @@ class CompareTokensRequest(_message.Message):
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     DRAWS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     clean: str
     corrupt: _containers.RepeatedScalarFieldContainer[str]
@@ -256,7 +290,9 @@ class CompareTokensRequest(_message.Message):
     layers: _containers.RepeatedScalarFieldContainer[int]
     draws: int
     seed: int
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[_Iterable[str]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., layers: _Optional[_Iterable[int]] = ..., draws: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    clean_token_ids: _common_pb2.TokenIds
+    corrupt_token_ids: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenIds]
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[_Iterable[str]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., layers: _Optional[_Iterable[int]] = ..., draws: _Optional[int] = ..., seed: _Optional[int] = ..., clean_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., corrupt_token_ids: _Optional[_Iterable[_Union[_common_pb2.TokenIds, _Mapping]]] = ...) -> None: ...
 
 class CompareTokensResponse(_message.Message):
     __slots__ = ("tokens", "heads", "provenance")

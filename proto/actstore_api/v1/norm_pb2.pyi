@@ -287,7 +287,7 @@ class GetSeparabilityResponse(_message.Message):
     def __init__(self, site: _Optional[str] = ..., layers: _Optional[_Union[LayerRange, _Mapping]] = ..., quantity: _Optional[_Union[NormQuantity, str]] = ..., layer_share: _Optional[float] = ..., checkpoint_share: _Optional[float] = ..., interaction_share: _Optional[float] = ..., explained: _Optional[float] = ..., rank_one: _Optional[float] = ..., miss: _Optional[float] = ..., verdict: _Optional[_Union[SeparabilityVerdict, str]] = ..., cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., excluded_position_0: bool = ...) -> None: ...
 
 class GetWeightNormsRequest(_message.Message):
-    __slots__ = ("model", "layers", "samples", "seed", "text", "bos", "run", "run_tokens")
+    __slots__ = ("model", "layers", "samples", "seed", "text", "bos", "run", "run_tokens", "token_ids")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +296,7 @@ class GetWeightNormsRequest(_message.Message):
     BOS_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     RUN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     layers: _containers.RepeatedScalarFieldContainer[int]
     samples: int
@@ -304,7 +305,8 @@ class GetWeightNormsRequest(_message.Message):
     bos: _capture_pb2.BosPolicy
     run: str
     run_tokens: int
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., seed: _Optional[int] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., run: _Optional[str] = ..., run_tokens: _Optional[int] = ...) -> None: ...
+    token_ids: _common_pb2.TokenIds
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., seed: _Optional[int] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., run: _Optional[str] = ..., run_tokens: _Optional[int] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ...) -> None: ...
 
 class GetWeightNormsResponse(_message.Message):
     __slots__ = ("weights", "sublayers", "provenance")

@@ -63,16 +63,24 @@ PATH_MLPS_RECOMPUTED: PathMlps
 PATH_MLPS_FROZEN: PathMlps
 
 class PromptPair(_message.Message):
-    __slots__ = ("clean", "corrupt", "clean_answer", "corrupt_answer")
+    __slots__ = ("clean", "corrupt", "clean_answer", "corrupt_answer", "clean_token_ids", "corrupt_token_ids", "clean_answer_token", "corrupt_answer_token")
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
     CLEAN_ANSWER_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_ANSWER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_ANSWER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     clean: str
     corrupt: str
     clean_answer: str
     corrupt_answer: str
-    def __init__(self, clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ...) -> None: ...
+    clean_token_ids: _common_pb2.TokenIds
+    corrupt_token_ids: _common_pb2.TokenIds
+    clean_answer_token: int
+    corrupt_answer_token: int
+    def __init__(self, clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., clean_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., corrupt_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., clean_answer_token: _Optional[int] = ..., corrupt_answer_token: _Optional[int] = ...) -> None: ...
 
 class CellReference(_message.Message):
     __slots__ = ("site", "position")
@@ -127,7 +135,7 @@ class Screen(_message.Message):
     def __init__(self, exact_cells: _Optional[int] = ..., qk_correction: bool = ..., grad_drop: bool = ...) -> None: ...
 
 class RunSweepRequest(_message.Message):
-    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen", "source_run", "source_exclude", "source_seed", "sae", "features", "sae_error", "spans", "receivers", "path_mlps", "fresh")
+    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen", "source_run", "source_exclude", "source_seed", "sae", "features", "sae_error", "spans", "receivers", "path_mlps", "fresh", "clean_token_ids", "corrupt_token_ids", "clean_answer_token", "corrupt_answer_token")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
@@ -155,6 +163,10 @@ class RunSweepRequest(_message.Message):
     RECEIVERS_FIELD_NUMBER: _ClassVar[int]
     PATH_MLPS_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_ANSWER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_ANSWER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     model: _capture_pb2.ModelReference
     clean: str
     corrupt: str
@@ -182,7 +194,11 @@ class RunSweepRequest(_message.Message):
     receivers: _containers.RepeatedScalarFieldContainer[str]
     path_mlps: PathMlps
     fresh: bool
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., source_run: _Optional[str] = ..., source_exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., source_seed: _Optional[int] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ..., receivers: _Optional[_Iterable[str]] = ..., path_mlps: _Optional[_Union[PathMlps, str]] = ..., fresh: bool = ...) -> None: ...
+    clean_token_ids: _common_pb2.TokenIds
+    corrupt_token_ids: _common_pb2.TokenIds
+    clean_answer_token: int
+    corrupt_answer_token: int
+    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., source_run: _Optional[str] = ..., source_exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., source_seed: _Optional[int] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ..., receivers: _Optional[_Iterable[str]] = ..., path_mlps: _Optional[_Union[PathMlps, str]] = ..., fresh: bool = ..., clean_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., corrupt_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., clean_answer_token: _Optional[int] = ..., corrupt_answer_token: _Optional[int] = ...) -> None: ...
 
 class SweepProgress(_message.Message):
     __slots__ = ("cells_done", "cells_total")
@@ -221,7 +237,7 @@ class SweepCells(_message.Message):
     def __init__(self, rows: _Optional[_Union[_common_pb2.Table, _Mapping]] = ...) -> None: ...
 
 class SweepResult(_message.Message):
-    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct", "stored_rows")
+    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct", "stored_rows", "answers")
     CELLS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLEAN_LOGIT_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +247,7 @@ class SweepResult(_message.Message):
     AUDIT_FIELD_NUMBER: _ClassVar[int]
     DIRECT_FIELD_NUMBER: _ClassVar[int]
     STORED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     cells: _common_pb2.Table
     tokens: _common_pb2.Table
     clean_logit_difference: float
@@ -240,7 +257,8 @@ class SweepResult(_message.Message):
     audit: SweepAudit
     direct: _common_pb2.Table
     stored_rows: StoredRows
-    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., stored_rows: _Optional[_Union[StoredRows, _Mapping]] = ...) -> None: ...
+    answers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., stored_rows: _Optional[_Union[StoredRows, _Mapping]] = ..., answers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StoredRows(_message.Message):
     __slots__ = ("run", "used", "read", "stored", "excluded", "sink_ratio")

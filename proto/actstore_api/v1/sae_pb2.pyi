@@ -40,14 +40,16 @@ class SaeReference(_message.Message):
     def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., sae: _Optional[str] = ...) -> None: ...
 
 class EncodeTextRequest(_message.Message):
-    __slots__ = ("sae", "text", "bos")
+    __slots__ = ("sae", "text", "bos", "token_ids")
     SAE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     sae: SaeReference
     text: str
     bos: _capture_pb2.BosPolicy
-    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ...) -> None: ...
+    token_ids: _common_pb2.TokenIds
+    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ...) -> None: ...
 
 class EncodeTextResponse(_message.Message):
     __slots__ = ("tokens", "activations", "provenance")
@@ -86,7 +88,7 @@ class GetLogitLensResponse(_message.Message):
     def __init__(self, tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., masked_tokens: _Optional[int] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class AblateTextRequest(_message.Message):
-    __slots__ = ("sae", "feature", "text", "position", "ablation", "pairs", "bos")
+    __slots__ = ("sae", "feature", "text", "position", "ablation", "pairs", "bos", "token_ids", "first_ablated")
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +96,8 @@ class AblateTextRequest(_message.Message):
     ABLATION_FIELD_NUMBER: _ClassVar[int]
     PAIRS_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ABLATED_FIELD_NUMBER: _ClassVar[int]
     sae: SaeReference
     feature: int
     text: str
@@ -101,7 +105,9 @@ class AblateTextRequest(_message.Message):
     ablation: TextAblation
     pairs: bool
     bos: _capture_pb2.BosPolicy
-    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., feature: _Optional[int] = ..., text: _Optional[str] = ..., position: _Optional[int] = ..., ablation: _Optional[_Union[TextAblation, str]] = ..., pairs: bool = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ...) -> None: ...
+    token_ids: _common_pb2.TokenIds
+    first_ablated: int
+    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., feature: _Optional[int] = ..., text: _Optional[str] = ..., position: _Optional[int] = ..., ablation: _Optional[_Union[TextAblation, str]] = ..., pairs: bool = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., first_ablated: _Optional[int] = ...) -> None: ...
 
 class AblateTextResponse(_message.Message):
     __slots__ = ("effects", "tokens", "position", "activation", "provenance")
@@ -118,16 +124,18 @@ class AblateTextResponse(_message.Message):
     def __init__(self, effects: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., position: _Optional[int] = ..., activation: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class AblateDirectionRequest(_message.Message):
-    __slots__ = ("sae", "feature", "text", "bos")
+    __slots__ = ("sae", "feature", "text", "bos", "token_ids")
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     sae: SaeReference
     feature: int
     text: str
     bos: _capture_pb2.BosPolicy
-    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., feature: _Optional[int] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ...) -> None: ...
+    token_ids: _common_pb2.TokenIds
+    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., feature: _Optional[int] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ...) -> None: ...
 
 class AblateDirectionResponse(_message.Message):
     __slots__ = ("tokens", "provenance")

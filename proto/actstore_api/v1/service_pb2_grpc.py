@@ -1240,6 +1240,11 @@ class ModelServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.TokeniseText = channel.unary_unary(
+                '/actstore_api.v1.ModelService/TokeniseText',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.TokeniseTextRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.TokeniseTextResponse.FromString,
+                _registered_method=True)
         self.GetAttention = channel.unary_unary(
                 '/actstore_api.v1.ModelService/GetAttention',
                 request_serializer=actstore__api_dot_v1_dot_model__pb2.GetAttentionRequest.SerializeToString,
@@ -1275,6 +1280,13 @@ class ModelServiceStub(object):
 class ModelServiceServicer(object):
     """Of a language model and a text given now. Answered by the workers; the service forwards.
     """
+
+    def TokeniseText(self, request, context):
+        """The tokens that the model reads of a text, and how it shows them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetAttention(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -1319,6 +1331,11 @@ class ModelServiceServicer(object):
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'TokeniseText': grpc.unary_unary_rpc_method_handler(
+                    servicer.TokeniseText,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.TokeniseTextRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.TokeniseTextResponse.SerializeToString,
+            ),
             'GetAttention': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAttention,
                     request_deserializer=actstore__api_dot_v1_dot_model__pb2.GetAttentionRequest.FromString,
@@ -1360,6 +1377,33 @@ def add_ModelServiceServicer_to_server(servicer, server):
 class ModelService(object):
     """Of a language model and a text given now. Answered by the workers; the service forwards.
     """
+
+    @staticmethod
+    def TokeniseText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.ModelService/TokeniseText',
+            actstore__api_dot_v1_dot_model__pb2.TokeniseTextRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.TokeniseTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetAttention(request,

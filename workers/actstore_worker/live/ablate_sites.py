@@ -24,7 +24,7 @@ from actstore_worker.live.text import LiveText, read_text
 from actstore_worker.live.text_batches import Gifts, Rows, batches_of, draw_gifts, rows_of
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.changes import Edit, writing
-from actstore_worker.prompts import check_causal
+from actstore_worker.prompts import Prompt, check_causal
 from actstore_worker.provenance import live_provenance, with_snapshot
 
 # Of these, those that a model has.
@@ -226,7 +226,7 @@ def _check_written(text: str, chosen: Iterable[Site], kinds: Sequence[str]) -> N
         )
 
 
-def _given(texts: Sequence[str]) -> Sequence[str]:
+def _given(texts: Sequence[Prompt]) -> Sequence[Prompt]:
     if not texts:
         raise BadRequest("no text is given", field="texts", value="0 texts", allowed="one text at least")
     return texts
@@ -286,7 +286,7 @@ def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
         )
     for text in texts:
         if text.special.all():
-            shown = "".join(text.texts[1:])
+            shown = "".join(text.texts)
             message = f"text {shown!r} has special tokens only, and nothing to give to another"
             raise BadRequest(message, reason="NOTHING_LEFT", field="texts", value=shown, allowed="text")
 

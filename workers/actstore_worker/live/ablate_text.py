@@ -49,6 +49,7 @@ def ablate_text(passes: Passes, sae: SparseAutoencoder, question: AblateText, li
     ids = text.on(passes.model.device)
     whole = feature_activations(sae, passes.observe(ids, [sae.site])[sae.site][0], question.feature)
     position = _position(text, whole, question.position)
+    _check_first(question.first_ablated, position)
     groups = _cells(position + 1, question, limits)
     ways = _Ways(passes, sae, question.feature, ids[:, : position + 1], limits)
     found = [
@@ -134,10 +135,22 @@ def _position(text: LiveText, activations: Float[Tensor, " position"], asked: in
     return position
 
 
+def _check_first(first: int, position: int) -> None:
+    if first > position:
+        raise BadRequest(
+            f"tokens are taken away from position {first} on, of a text that is cut after {position}",
+            field="first_ablated",
+            value=first,
+            allowed=f"0 to {position}",
+        )
+
+
 def _cells(tokens: int, question: AblateText, limits: LiveLimits) -> list[_Cells]:
-    """Every token, and every pair where they are wanted; but not a pair that is the whole text."""
-    pairs = question.pairs and tokens > 2
-    count = tokens + (tokens * (tokens - 1) // 2 if pairs else 0)
+    """Every token that may be taken away, and every pair of them where pairs are wanted; but none that is the whole
+    text.
+    """
+    pairs, taken = question.pairs and tokens > 2, range(question.first_ablated, tokens)
+    count = len(taken) + (len(taken) * (len(taken) - 1) // 2 if pairs else 0)
     if count > limits.ablations:
         raise BadRequest(
             f"up to that position the text has {count} tokens and pairs of them; one question takes at most "
@@ -147,8 +160,8 @@ def _cells(tokens: int, question: AblateText, limits: LiveLimits) -> list[_Cells
             value=count,
             allowed=f"at most {limits.ablations}",
         )
-    singles = torch.arange(tokens)[:, None]
-    return [singles, torch.tensor(list(combinations(range(tokens), 2)))] if pairs else [singles]
+    singles = torch.tensor(taken)[:, None]
+    return [singles, torch.tensor(list(combinations(taken, 2)))] if pairs and len(taken) > 1 else [singles]
 
 
 def _effects(text: LiveText, groups: list[_Cells], activations: Float[np.ndarray, " cell"], whole: float) -> pa.Table:

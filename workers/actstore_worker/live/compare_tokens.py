@@ -25,7 +25,7 @@ from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.text import LiveText, read_text
 from actstore_worker.model import LanguageModel
-from actstore_worker.prompts import check_causal, plain_ids
+from actstore_worker.prompts import Prompt, check_causal, plain_ids
 from actstore_worker.provenance import live_provenance
 
 # Layers are early up to this part of them.
@@ -101,7 +101,7 @@ def _read(model: LanguageModel, question: CompareTokens, limits: LiveLimits) -> 
     return clean, corrupt
 
 
-def _check_prompt(number: int, words: str, text: LiveText, clean: LiveText) -> None:
+def _check_prompt(number: int, words: Prompt, text: LiveText, clean: LiveText) -> None:
     if len(text) != len(clean):
         raise BadRequest(
             f"corrupt prompt {number} has {len(text)} tokens and the clean one {len(clean)}; tokens are compared "
@@ -245,7 +245,7 @@ def _token_table(passes: Passes, places: Sequence[_Place]) -> pa.Table:
             "cosine_z": _z(cosine, cosines),
             "cosine_to_clean": np.nan if clean is None else float(_cosines(weight, token, clean)[0]),
         }
-        rows.append({**place.row, "token": place.token, "text": place.text.texts[place.position], **_known(found)})
+        rows.append({**place.row, "token": place.token, "text": passes.model.texts.alone[place.token], **_known(found)})
     return pa.Table.from_pylist(rows, _schema(_TEXT, _EMBEDDING))
 
 

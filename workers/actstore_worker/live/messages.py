@@ -23,7 +23,7 @@ from actstore_worker.live.questions import (
     LogitLens,
     Question,
 )
-from actstore_worker.wire import given, prepend_bos, provenance_message, required, table_message
+from actstore_worker.wire import given, prepend_bos, prompt_of, provenance_message, required, table_message
 
 _SIDES: Mapping[int, str] = {
     sae_pb2.FEATURE_SIDE_UNSPECIFIED: "decoder",
@@ -56,7 +56,7 @@ class Verb(Generic[Request, Response]):
 
 
 def _encode_text(message: sae_pb2.EncodeTextRequest) -> EncodeText:
-    return EncodeText(**_reference(message.sae), text=message.text, prepend_bos=prepend_bos(message.bos))
+    return EncodeText(**_reference(message.sae), text=prompt_of(message), prepend_bos=prepend_bos(message.bos))
 
 
 def _logit_lens(message: sae_pb2.GetLogitLensRequest) -> LogitLens:
@@ -74,17 +74,21 @@ def _ablate_text(message: sae_pb2.AblateTextRequest) -> AblateText:
     return AblateText(
         **_reference(message.sae),
         feature=message.feature,
-        text=message.text,
+        text=prompt_of(message),
         position=given(message, "position"),
         ablation=known(_ABLATIONS, message.ablation, "ablation"),
         pairs=message.pairs,
+        first_ablated=message.first_ablated,
         prepend_bos=prepend_bos(message.bos),
     )
 
 
 def _ablate_direction(message: sae_pb2.AblateDirectionRequest) -> AblateDirection:
     return AblateDirection(
-        **_reference(message.sae), feature=message.feature, text=message.text, prepend_bos=prepend_bos(message.bos)
+        **_reference(message.sae),
+        feature=message.feature,
+        text=prompt_of(message),
+        prepend_bos=prepend_bos(message.bos),
     )
 
 

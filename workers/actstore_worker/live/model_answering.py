@@ -17,10 +17,12 @@ from actstore_worker.live.model_questions import (
     ScoreInduction,
     SeeAttention,
     SteerText,
+    TokeniseText,
 )
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.steering import steer_text
+from actstore_worker.live.text import tokenise_text
 from actstore_worker.live.text_lens import lens_text
 from actstore_worker.live.weight_norms import weight_norms
 from actstore_worker.sae import SparseAutoencoder, check_fit
@@ -35,6 +37,8 @@ def answer_alone(
 ) -> AloneAnswer:
     """`open_run`: of the same weights."""
     match question:
+        case TokeniseText():
+            return tokenise_text(passes.model, question)
         case SeeAttention():
             return see_attention(passes, question, limits)
         case ScoreInduction():

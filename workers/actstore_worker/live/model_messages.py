@@ -25,8 +25,9 @@ from actstore_worker.live.model_questions import (
     ScoreInduction,
     SeeAttention,
     SteerText,
+    TokeniseText,
 )
-from actstore_worker.wire import given, prepend_bos, required
+from actstore_worker.wire import answer_of, given, prepend_bos, prompt_of, prompts_of, required
 
 _MODES: Mapping[int, str] = {
     model_pb2.STEERING_MODE_UNSPECIFIED: ADD,
@@ -53,10 +54,19 @@ _ABLATIONS: Mapping[int, str] = {
 }
 
 
+def _tokenise(message: model_pb2.TokeniseTextRequest) -> TokeniseText:
+    return TokeniseText(
+        **_model(message.model),
+        text=prompt_of(message),
+        one_token=message.one_token,
+        prepend_bos=prepend_bos(message.bos),
+    )
+
+
 def _attention(message: model_pb2.GetAttentionRequest) -> SeeAttention:
     return SeeAttention(
         **_model(message.model),
-        text=message.text,
+        text=prompt_of(message),
         layers=tuple(message.layers),
         heads=tuple(message.heads),
         patterns=message.patterns,
@@ -79,9 +89,9 @@ def _induction(message: model_pb2.GetInductionScoresRequest) -> ScoreInduction:
 def _lens(message: model_pb2.GetTextLensRequest) -> LensText:
     return LensText(
         **_model(message.model),
-        text=message.text,
+        text=prompt_of(message),
         layers=tuple(message.layers),
-        target=message.target,
+        target=answer_of(message, "target", "target_token"),
         prepend_bos=prepend_bos(message.bos),
         site=message.site or LensText.site,
         **where_given(message, "k"),
@@ -106,7 +116,7 @@ def _steer(message: model_pb2.SteerTextRequest) -> SteerText:
         where = {"vector": tuple(message.vector.elements), "site": required(message.site, "site")}
     return SteerText(
         **_model(message.model),
-        prompt=message.prompt,
+        prompt=prompt_of(message, "prompt"),
         **where,
         mode=known(_MODES, message.mode, "mode"),
         strength=given(message, "strength"),
@@ -122,7 +132,7 @@ def _steer(message: model_pb2.SteerTextRequest) -> SteerText:
 def _ablate(message: model_pb2.AblateSitesRequest) -> AblateSites:
     return AblateSites(
         **_model(message.model),
-        texts=tuple(message.texts),
+        texts=prompts_of(message, "texts"),
         sites=tuple(message.sites),
         layers=tuple(message.layers),
         heads=tuple(message.heads),
@@ -138,8 +148,8 @@ def _ablate(message: model_pb2.AblateSitesRequest) -> AblateSites:
 def _compare_tokens(message: model_pb2.CompareTokensRequest) -> CompareTokens:
     return CompareTokens(
         **_model(message.model),
-        clean=message.clean,
-        corrupt=tuple(message.corrupt),
+        clean=prompt_of(message, "clean", "clean_token_ids"),
+        corrupt=prompts_of(message, "corrupt", "corrupt_token_ids"),
         layers=tuple(message.layers),
         draws=given(message, "draws"),
         seed=message.seed,
@@ -152,7 +162,7 @@ def _weights(message: norm_pb2.GetWeightNormsRequest) -> MeasureWeights:
         **_model(message.model),
         layers=tuple(message.layers),
         seed=message.seed,
-        text=message.text,
+        text=prompt_of(message),
         prepend_bos=prepend_bos(message.bos),
         run=message.run,
         **where_given(message, "samples"),
@@ -160,6 +170,7 @@ def _weights(message: norm_pb2.GetWeightNormsRequest) -> MeasureWeights:
     )
 
 
+TOKENISE_TEXT = Verb(_tokenise, model_pb2.TokeniseTextResponse)
 GET_ATTENTION = Verb(_attention, model_pb2.GetAttentionResponse)
 GET_INDUCTION_SCORES = Verb(_induction, model_pb2.GetInductionScoresResponse)
 GET_TEXT_LENS = Verb(_lens, model_pb2.GetTextLensResponse)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from actstore_storage.snapshot import Provenance
+from actstore_worker.prompts import Prompt
 
 ADD, SET, PROJECT_OUT = "add", "set", "project_out"
 MEAN_NORM, ABSOLUTE = "mean_norm", "absolute"
@@ -21,10 +22,19 @@ class ModelQuestion:
 
 
 @dataclass(frozen=True)
-class SeeAttention(ModelQuestion):
-    """`prepend_bos` None: where the tokenizer has a BOS token. Empty tuples stand for all that there are."""
+class TokeniseText(ModelQuestion):
+    """`prepend_bos` None: texts get one where the tokenizer has a BOS token, and token ids none."""
 
-    text: str
+    text: Prompt
+    one_token: bool = False
+    prepend_bos: bool | None = None
+
+
+@dataclass(frozen=True)
+class SeeAttention(ModelQuestion):
+    """`prepend_bos`: as of TokeniseText. Empty tuples stand for all that there are."""
+
+    text: Prompt
     layers: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()
     patterns: bool = False
@@ -45,13 +55,13 @@ class ScoreInduction(ModelQuestion):
 
 @dataclass(frozen=True)
 class LensText(ModelQuestion):
-    """`target` "": each position's true next token."""
+    """`target` "": each position's true next token; else the text of one, or its id."""
 
-    text: str
+    text: Prompt
     site: str = "resid_post"
     layers: tuple[int, ...] = ()
     k: int = 5
-    target: str = ""
+    target: str | int = ""
     prepend_bos: bool | None = None
 
 
@@ -59,7 +69,7 @@ class LensText(ModelQuestion):
 class SteerText(ModelQuestion):
     """Along `vector` at `site`; or, where `sae` is given, along its `feature`."""
 
-    prompt: str
+    prompt: Prompt
     vector: tuple[float, ...] = ()
     site: str = ""
     sae: str = ""
@@ -78,7 +88,7 @@ class SteerText(ModelQuestion):
 class AblateSites(ModelQuestion):
     """`run` "": a mean is over the texts."""
 
-    texts: tuple[str, ...]
+    texts: tuple[Prompt, ...]
     sites: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()
@@ -94,8 +104,8 @@ class AblateSites(ModelQuestion):
 class CompareTokens(ModelQuestion):
     """`layers` empty: the first third. `draws` None: 128, or as many as there are."""
 
-    clean: str
-    corrupt: tuple[str, ...]
+    clean: Prompt
+    corrupt: tuple[Prompt, ...]
     layers: tuple[int, ...] = ()
     draws: int | None = None
     seed: int = 0
@@ -109,13 +119,21 @@ class MeasureWeights(ModelQuestion):
     layers: tuple[int, ...] = ()
     samples: int = 4096
     seed: int = 0
-    text: str = ""
+    text: Prompt = ""
     prepend_bos: bool | None = None
     run: str = ""
     run_tokens: int = 8192
 
 
-AloneQuestion = SeeAttention | ScoreInduction | LensText | SteerText | AblateSites | CompareTokens | MeasureWeights
+AloneQuestion = (
+    TokeniseText | SeeAttention | ScoreInduction | LensText | SteerText | AblateSites | CompareTokens | MeasureWeights
+)
+
+
+@dataclass(frozen=True)
+class TokenisedText:
+    tokens: pa.Table
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -179,5 +197,12 @@ class MeasuredWeights:
 
 
 AloneAnswer = (
-    SeenAttention | InductionScores | LensedText | SteeredText | AblatedSites | ComparedTokens | MeasuredWeights
+    TokenisedText
+    | SeenAttention
+    | InductionScores
+    | LensedText
+    | SteeredText
+    | AblatedSites
+    | ComparedTokens
+    | MeasuredWeights
 )

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from actstore_storage.snapshot import Provenance
 from actstore_worker.live.model_questions import AloneAnswer, AloneQuestion, ModelQuestion
+from actstore_worker.prompts import Prompt
 
 SIDES = ("decoder", "encoder")
 DELETE, ZERO_EMBEDDING, ZERO_RESIDUAL, MEAN_RESIDUAL = "delete", "zero_embedding", "zero_residual", "mean_residual"
@@ -63,9 +64,9 @@ class SaeQuestion(ModelQuestion):
 
 @dataclass(frozen=True)
 class EncodeText(SaeQuestion):
-    """`prepend_bos` None: where the tokenizer has a BOS token."""
+    """`prepend_bos` None: texts get one where the tokenizer has a BOS token, and token ids none."""
 
-    text: str
+    text: Prompt
     prepend_bos: bool | None = None
 
 
@@ -81,17 +82,18 @@ class LogitLens(SaeQuestion):
 @dataclass(frozen=True)
 class AblateText(SaeQuestion):
     feature: int
-    text: str
+    text: Prompt
     position: int | None = None
     ablation: str = DELETE
     pairs: bool = False
+    first_ablated: int = 0
     prepend_bos: bool | None = None
 
 
 @dataclass(frozen=True)
 class AblateDirection(SaeQuestion):
     feature: int
-    text: str
+    text: Prompt
     prepend_bos: bool | None = None
 
 

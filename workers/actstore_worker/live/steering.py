@@ -22,7 +22,7 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.steer_site import Steering, direction_of, steered_positions
 from actstore_worker.live.text import LiveText, read_text
 from actstore_worker.model import LanguageModel
-from actstore_worker.prompts import check_causal, token_texts
+from actstore_worker.prompts import check_causal
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae import SparseAutoencoder
 
@@ -138,14 +138,15 @@ def _table(model: LanguageModel, name: str, start: int, tokens: Sequence[int], s
             "generated": pa.array([name] * len(tokens), pa.string()),
             "position": pa.array(range(start, start + len(tokens)), pa.int32()),
             "token": pa.array(tokens, pa.int32()),
-            "text": pa.array(token_texts(model, tokens), pa.string()),
+            "text": pa.array(model.texts.in_order(tokens), pa.string()),
             **{column: pa.array(values) for column, values in columns.items()},
         }
     )
 
 
 def _decoded(model: LanguageModel, tokens: Sequence[int]) -> str:
-    return str(model.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    """Of what follows a prompt, so that its first token keeps its space."""
+    return "".join(model.texts.in_order(token for token in tokens if token not in model.special_ids))
 
 
 def _end_ids(passes: Passes) -> frozenset[int]:

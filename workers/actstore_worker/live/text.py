@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
+from actstore_worker.live.model_questions import TokenisedText, TokeniseText
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import EncodedText, EncodeText
 from actstore_worker.model import LanguageModel
 from actstore_worker.nonzeros import nonzero_features
-from actstore_worker.prompts import check_length, prepends_bos, text_ids, token_texts, with_bos
+from actstore_worker.prompts import Prompt, check_length, prompt_ids, token_of
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae import SparseAutoencoder
 
@@ -57,16 +58,32 @@ class LiveText:
         return pa.table(columns | more)
 
 
-def read_text(model: LanguageModel, text: str, prepend_bos: bool | None, field: str = "text") -> LiveText:
-    """Errors: BadRequest for a text without a token, past the model's context, or for a BOS that does not exist."""
-    own = text_ids(model, text)
-    if not own:
-        raise BadRequest("the text has no tokens", field=field, value=text, allowed="text of at least one token")
-    ids = with_bos(model, own, prepends_bos(model, prepend_bos))
+def read_text(model: LanguageModel, text: Prompt, prepend_bos: bool | None, field: str = "text") -> LiveText:
+    """Errors: BadRequest as of `prompt_ids`, and past the model's context."""
+    ids = prompt_ids(model, text, prepend_bos, field)
     check_length(model, field, len(ids))
+    return show_text(model, ids)
+
+
+def show_text(model: LanguageModel, ids: tuple[int, ...]) -> LiveText:
     special = np.isin(ids, sorted(model.special_ids))
     special[0] |= ids[0] == model.bos_id
-    return LiveText(ids, token_texts(model, ids), special)
+    return LiveText(ids, model.texts.in_order(ids), special)
+
+
+def tokenise_text(model: LanguageModel, question: TokeniseText) -> TokenisedText:
+    """What the model would read of a text, however long it is; or, `one_token`, the token that the text stands for.
+
+    Errors: BadRequest as of `prompt_ids` and `token_of`.
+    """
+    if question.one_token:
+        if not isinstance(question.text, str):
+            message = "token ids are given, and no text whose token is looked for"
+            raise BadRequest(message, field="one_token", value="true", allowed="a text")
+        ids: tuple[int, ...] = (token_of(model, question.text, "text"),)
+    else:
+        ids = prompt_ids(model, question.text, question.prepend_bos, "text")
+    return TokenisedText(show_text(model, ids).table(), live_provenance(model))
 
 
 def encode_text(passes: Passes, sae: SparseAutoencoder, question: EncodeText) -> EncodedText:

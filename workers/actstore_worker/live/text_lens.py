@@ -22,8 +22,7 @@ from actstore_worker.live.passes import LOGITS_MAX, Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.text import LiveText, check_k, read_text
 from actstore_worker.model import LanguageModel
-from actstore_worker.patching.pairs import answer_token
-from actstore_worker.prompts import check_causal, token_texts
+from actstore_worker.prompts import check_causal, token_of, token_texts
 from actstore_worker.provenance import live_provenance
 
 _KINDS = ("resid_pre", "resid_mid", "resid_post")
@@ -118,10 +117,10 @@ def _joined(parts: Sequence[_Read]) -> _Read:
     return _Read(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _Read.__dataclass_fields__})
 
 
-def _targets(model: LanguageModel, text: LiveText, target: str) -> list[int | None]:
+def _targets(model: LanguageModel, text: LiveText, target: str | int) -> list[int | None]:
     """One a position: the named one, or the true next token, which the last position does not have."""
-    if target:
-        return [answer_token(model, "target", target)] * len(text)
+    if target != "":
+        return [token_of(model, target, "target")] * len(text)
     return [*text.ids[1:], None]
 
 

@@ -1,7 +1,7 @@
 """Answers of sweeps in the bucket, so that whoever asks for the same gets them at once, from any replica.
 
-The same is what decides every bit that can be decided: the request, hashes of weights, tokenizer, SAE and stored run,
-the limits that choose what is checked, and what computes it.
+The same is what decides every bit that can be decided: the request and the tokens that are read, hashes of weights,
+tokenizer, SAE and stored run, the limits that choose what is checked, and what computes it.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from actstore_storage.snapshot import Provenance
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.audit import NOTHING_CHECKED, Audit
 from actstore_worker.patching.legs import ROWS_AT_ONCE, Finished
+from actstore_worker.patching.pairs import pair_tokens
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.stored_rows import TakenRows
 from actstore_worker.patching.supplies import Supplies
@@ -42,7 +43,8 @@ class KeptSweeps:
     def key(self, model: LanguageModel, request: SweepRequest, kernel: str) -> str | None:
         """None for a request that will be refused: who runs it says why."""
         try:
-            parts = [*_of_model(model, kernel), *self._of_supplies(request), *self._of_limits()]
+            parts: list[Any] = [*_of_model(model, kernel), *_of_pairs(model, request)]
+            parts += [*self._of_supplies(request), *self._of_limits()]
         except ActstoreError:
             return None
         asked = asdict(replace(request, fresh=False))
@@ -87,6 +89,12 @@ class KeptSweeps:
         return self._limits.audited_cells, self._limits.tokens_per_slice, self._limits.stored_rows
 
 
+def _of_pairs(model: LanguageModel, request: SweepRequest) -> Iterator[dict[str, Any]]:
+    """The tokens that are read, whatever rule makes them of texts, spans and answers."""
+    for pair in request.pairs:
+        yield asdict(pair_tokens(model, pair, request.prepend_bos, request.spans))
+
+
 def _of_model(model: LanguageModel, kernel: str) -> tuple[str, ...]:
     of_code = tuple(version(name) for name in ("actstore", "torch", "transformers"))
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
@@ -99,6 +107,7 @@ def _numbers(end: SweepEnd) -> dict[str, Any]:
     return {
         "clean_logit_difference": end.clean_logit_difference,
         "corrupt_logit_difference": end.corrupt_logit_difference,
+        "answers": list(end.answers),
         "taken": taken,
     }
 

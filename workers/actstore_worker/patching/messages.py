@@ -20,7 +20,7 @@ from actstore_worker.patching.request import (
 )
 from actstore_worker.patching.stored_rows import TakenRows
 from actstore_worker.patching.sweep import SweepCells, SweepProgress, SweepUpdate
-from actstore_worker.wire import given, prepend_bos, provenance_message, required, table_message
+from actstore_worker.wire import answer_of, given, prepend_bos, prompt_of, provenance_message, required, table_message
 
 _DIRECTIONS: Mapping[int, str] = {
     patching_pb2.PATCH_DIRECTION_DENOISE: "denoise",
@@ -104,6 +104,7 @@ def sweep_response(update: SweepUpdate) -> patching_pb2.RunSweepResponse:
         audit=patching_pb2.SweepAudit(**asdict(update.audit)),
         provenance=provenance_message(update.provenance),
         stored_rows=None if update.taken is None else _taken_message(update.taken),
+        answers=update.answers,
     )
     return patching_pb2.RunSweepResponse(result=result)
 
@@ -155,7 +156,12 @@ def _stretch(message: patching_pb2.PromptRange, name: str) -> Stretch:
 
 
 def _pair(message: patching_pb2.PromptPair | patching_pb2.RunSweepRequest) -> PromptPair:
-    return PromptPair(message.clean, message.corrupt, message.clean_answer, message.corrupt_answer)
+    return PromptPair(
+        prompt_of(message, "clean", "clean_token_ids"),
+        prompt_of(message, "corrupt", "corrupt_token_ids"),
+        answer_of(message, "clean_answer", "clean_answer_token"),
+        answer_of(message, "corrupt_answer", "corrupt_answer_token"),
+    )
 
 
 def _known(value: int, known: Mapping[int, str], field: str) -> str:

@@ -7,7 +7,7 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.model import LanguageModel
 from actstore_worker.patching.request import PromptPair, Span
 from actstore_worker.patching.spans import SpanTokens, span_tokens
-from actstore_worker.prompts import check_length, text_ids, token_texts, with_bos
+from actstore_worker.prompts import check_length, prompt_ids, token_of
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,19 @@ class PairTokens:
         return len(self.clean) == len(self.corrupt) and all(span.clean == span.corrupt for span in self.spans)
 
 
-def pair_tokens(model: LanguageModel, pair: PromptPair, prepend_bos: bool, spans: Sequence[Span] = ()) -> PairTokens:
-    """Without spans the prompts have the same length."""
-    clean = _prompt_tokens(model, "clean", pair.clean, prepend_bos)
-    corrupt = _prompt_tokens(model, "corrupt", pair.corrupt, prepend_bos)
+def pair_tokens(
+    model: LanguageModel, pair: PromptPair, prepend_bos: bool | None, spans: Sequence[Span] = ()
+) -> PairTokens:
+    """Without spans the prompts have the same length. `prepend_bos`: as of `prompt_ids`."""
+    clean = prompt_ids(model, pair.clean, prepend_bos, "clean")
+    corrupt = prompt_ids(model, pair.corrupt, prepend_bos, "corrupt")
     if not spans:
         _check_lengths(model, clean, corrupt)
     for field, tokens in (("clean", clean), ("corrupt", corrupt)):
         check_length(model, field, len(tokens), "the prompts have" if len(clean) == len(corrupt) else "the prompt has")
-    found = span_tokens(model, pair, spans, (len(clean), len(corrupt)), prepend_bos)
-    clean_answer = answer_token(model, "clean_answer", pair.clean_answer)
-    corrupt_answer = answer_token(model, "corrupt_answer", pair.corrupt_answer)
+    found = span_tokens(model, pair, spans, (clean, corrupt))
+    clean_answer = token_of(model, pair.clean_answer, "clean_answer")
+    corrupt_answer = token_of(model, pair.corrupt_answer, "corrupt_answer")
     if clean_answer == corrupt_answer:
         raise BadRequest(
             "the two answers are the same token, so their logits never differ",
@@ -64,13 +66,6 @@ def pair_tokens(model: LanguageModel, pair: PromptPair, prepend_bos: bool, spans
             allowed="another token than clean_answer",
         )
     return PairTokens(clean, corrupt, clean_answer, corrupt_answer, found)
-
-
-def _prompt_tokens(model: LanguageModel, field: str, text: str, prepend_bos: bool) -> tuple[int, ...]:
-    tokens = text_ids(model, text)
-    if not tokens:
-        raise BadRequest(f"the {field} prompt has no tokens", field=field, value=text, allowed="text")
-    return with_bos(model, tokens, prepend_bos)
 
 
 def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence[int]) -> None:
@@ -100,19 +95,5 @@ def check_equal_lengths(model: LanguageModel, pairs: Sequence[PairTokens]) -> No
             )
 
 
-def answer_token(model: LanguageModel, field: str, text: str) -> int:
-    tokens = text_ids(model, text)
-    if len(tokens) != 1:
-        raise BadRequest(
-            f"{field} {text!r} is {len(tokens)} tokens: {_shown(model, tokens)}; an answer is one token, with its "
-            "leading space if it has one",
-            reason="ANSWER_NOT_ONE_TOKEN",
-            field=field,
-            value=text,
-            allowed="text of one token",
-        )
-    return tokens[0]
-
-
 def _shown(model: LanguageModel, tokens: Iterable[int]) -> str:
-    return " | ".join(token_texts(model, tokens))
+    return " | ".join(model.texts.in_order(tokens))

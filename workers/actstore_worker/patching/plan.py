@@ -35,7 +35,7 @@ from actstore_worker.patching.request import (
 from actstore_worker.patching.spans import check_spans
 from actstore_worker.patching.stored_rows import check_stored_rows
 from actstore_worker.patching.supplies import Supplies, needed
-from actstore_worker.prompts import check_causal, prepends_bos
+from actstore_worker.prompts import check_causal
 from actstore_worker.sae import SparseAutoencoder
 
 # Of these, those that a model has.
@@ -151,9 +151,8 @@ def plan_sweep(
     """
     check_causal(model, "it predicts no next token whose logits a patch could change")
     check_count(len(request.pairs), limits.pairs, "pairs")
-    prepend_bos = prepends_bos(model, request.prepend_bos)
     check_spans(request.spans)
-    pairs = tuple(pair_tokens(model, pair, prepend_bos, request.spans) for pair in request.pairs)
+    pairs = tuple(pair_tokens(model, pair, request.prepend_bos, request.spans) for pair in request.pairs)
     if not request.spans:
         check_equal_lengths(model, pairs)
     directions = choices(request.directions, DIRECTIONS, "directions") or DIRECTIONS

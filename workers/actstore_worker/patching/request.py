@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from actstore_storage.exclusion import DEFAULT_EXCLUSION
+from actstore_worker.prompts import Prompt
 
 DIRECTIONS = ("denoise", "noise")
 # Of the others only the base run differs from cell to cell.
@@ -23,12 +24,12 @@ FEATURES_MAX = 16_384
 
 @dataclass(frozen=True)
 class PromptPair:
-    """Two prompts, of the same length in tokens unless spans are named, and the one-token answer to each."""
+    """Two prompts, of the same length in tokens unless spans are named, and the one-token answer to each, or its id."""
 
-    clean: str
-    corrupt: str
-    clean_answer: str
-    corrupt_answer: str
+    clean: Prompt
+    corrupt: Prompt
+    clean_answer: str | int
+    corrupt_answer: str | int
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class SweepRequest:
     joint: tuple[JointCells, ...] = ()
     # None: every cell is computed.
     screen: Screen | None = None
-    # None: where the tokenizer has a BOS token.
+    # None: texts get one where the tokenizer has a BOS token, and token ids none.
     prepend_bos: bool | None = None
     # Of the sources mean and resample.
     stored: StoredSource | None = None

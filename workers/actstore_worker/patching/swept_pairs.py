@@ -18,6 +18,7 @@ from actstore_worker.patching.sources import Given, Replacing
 from actstore_worker.patching.stored_rows import TakenRows
 from actstore_worker.patching.tables import baseline_table, direct_table, token_table
 from actstore_worker.patching.unpatched import Pair, run_pair
+from actstore_worker.prompts import token_texts
 from actstore_worker.provenance import live_provenance
 
 
@@ -34,6 +35,8 @@ class SweepEnd:
     provenance: Provenance
     # Of the sources mean and resample.
     taken: TakenRows | None = None
+    # Texts of the first pair's. None of answers that were kept before they were told.
+    answers: Sequence[str] = ()
 
 
 class Pairs:
@@ -76,4 +79,5 @@ class Pairs:
             audit=audit,
             provenance=live_provenance(self.model, self.plan.sae),
             taken=None if self._given.stored is None else self._given.stored.taken,
+            answers=token_texts(self.model, first.answers),
         )

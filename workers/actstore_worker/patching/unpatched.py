@@ -10,7 +10,6 @@ from actstore_worker.patching.direct import Share, direct_shares
 from actstore_worker.patching.metrics import SMALLEST_DIFFERENCE, Metrics
 from actstore_worker.patching.pairs import PairTokens
 from actstore_worker.patching.recording import Recording, record
-from actstore_worker.prompts import token_texts
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def run_pair(model: LanguageModel, tokens: PairTokens, sites: Iterable[Site]) ->
     prompts = []
     for recording, other in ((clean, corrupt), (corrupt, clean)):
         metrics = Metrics.of(recording.logits[None], answers, other.logits)
-        texts, shares = token_texts(model, recording.tokens.tolist()), direct_shares(model, recording, answers)
+        texts, shares = model.texts.in_order(recording.tokens.tolist()), direct_shares(model, recording, answers)
         prompts.append(Prompt(recording, metrics, texts, shares))
     return Pair(tokens, *prompts)
 

@@ -1,0 +1,100 @@
+"""Live questions and sweeps over a socket, as the workers' gateway answers them, but without Ray: in this process."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+from google.protobuf.message_factory import GetMessageClass
+
+import actstore
+from actstore_api.v1 import service_pb2
+from actstore_service.server import Service
+from actstore_service.settings import Settings
+from actstore_storage.bucket import Bucket
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.gateway import Gateway
+from actstore_worker.live.answering import LiveAnswers
+from actstore_worker.live.questions import LiveLimits, Question
+from actstore_worker.loading import load_model
+from actstore_worker.model import LanguageModel
+from actstore_worker.patching.request import PatchingLimits, SweepRequest
+from actstore_worker.patching.sweep import SweepCells, SweepResult, run_sweep
+
+CPU = torch.device("cpu")
+TOKEN = "gateway-token"
+SERVICES = ("ModelService", "SaeService", "PatchingService")
+
+
+class _Models:
+    """The model replicas of a gateway."""
+
+    def __init__(self, folders: tuple[Path, ...], bucket: Bucket) -> None:
+        self._catalogue = ModelCatalogue(folders)
+        self._answers = LiveAnswers(self._catalogue, bucket, CPU, threading.Lock(), LiveLimits())
+        self._loaded: dict[tuple[str, str], LanguageModel] = {}
+
+    async def ask(self, question: Question) -> Any:
+        named = self._answers.model_of(question)
+        model = self._model(*named) if named else None
+        return await asyncio.to_thread(self._answers.answer, question, model, threading.Event())
+
+    async def run(self, request: SweepRequest) -> AsyncIterator[Any]:
+        for update in run_sweep(self._model(request.model, request.revision), request, PatchingLimits()):
+            if isinstance(update, SweepResult):
+                yield SweepCells(update.cells, update.audit)
+            yield update
+
+    def _model(self, name: str, revision: str) -> LanguageModel:
+        if (name, revision) not in self._loaded:
+            self._loaded[name, revision] = load_model(self._catalogue.find_model(name, revision), device=CPU)
+        return self._loaded[name, revision]
+
+
+@contextmanager
+def live_lab(bucket: Bucket, *folders: Path) -> Iterator[actstore.Lab]:
+    """A lab of the models and SAEs below some folders, and of what a bucket stores."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    models: Any = _Models(folders, bucket)  # captures are asked of nobody
+    _offer(server, Gateway(TOKEN, models, models))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    settings = Settings(
+        listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", gateway=f"127.0.0.1:{port}", gateway_token=TOKEN
+    )
+    service = Service(bucket, settings)
+    with actstore.connect(service.address) as lab:
+        yield lab
+    service.stop()
+    server.stop(0).wait()
+
+
+def _offer(server: grpc.Server, gateway: Gateway) -> None:
+    for name in SERVICES:
+        service = service_pb2.DESCRIPTOR.services_by_name[name]
+        handlers = {method.name: _handler(method, getattr(gateway, method.name)) for method in service.methods}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])
+
+
+def _handler(method: Any, answer: Any) -> grpc.RpcMethodHandler:
+    def stream(request: Any, context: Any) -> Any:
+        async def collect() -> list[Any]:
+            return [message async for message in answer(request, context)]
+
+        return iter(asyncio.run(collect()))
+
+    kinds = {
+        True: (grpc.unary_stream_rpc_method_handler, stream),
+        False: (grpc.unary_unary_rpc_method_handler, lambda request, context: asyncio.run(answer(request, context))),
+    }
+    kind, call = kinds[method.server_streaming]
+    return kind(
+        call,
+        request_deserializer=GetMessageClass(method.input_type).FromString,
+        response_serializer=GetMessageClass(method.output_type).SerializeToString,
+    )
