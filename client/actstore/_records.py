@@ -127,6 +127,24 @@ class CaptureSpecification:
     sink_ratio: float | None = None
     # The run over whose stored rows SAEs are encoded; a request then needs its `saes` alone.
     rows_of: str = ""
+    source_field: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Of a dataset that is a folder, how many of its files are read and not, and the first of those that are not."""
+
+    read: int = 0
+    not_read: int = 0
+    first_not_read: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """One line for people; empty where all are read."""
+        if not self.not_read:
+            return ""
+        more = ", ..." if self.not_read > len(self.first_not_read) else ""
+        return f"not read, beside {self.read:,} files: {self.not_read:,} ({', '.join(self.first_not_read)}{more})"
 
 
 @dataclass(frozen=True)
@@ -140,13 +158,16 @@ class CaptureEstimate:
     bytes_by_product: Mapping[str, int]
     bytes: int
     seconds: float
+    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
 
     def __repr__(self) -> str:
         width = max(map(len, self.bytes_by_product), default=0)
         sizes = [f"  {product:<{width}} {size:>16,} bytes" for product, size in sorted(self.bytes_by_product.items())]
         counts = f"{self.tokens:,} tokens in {self.sequences:,} sequences of {self.documents:,} documents"
         time = f"about {self.seconds:,.0f} s of forward passes"
-        return "\n".join([f"{counts}, {self.shards:,} shards", *sizes, f"  {self.bytes:,} bytes in all; {time}"])
+        notes = [f"  {self.dataset_files.note}"] if self.dataset_files.note else []
+        total = f"  {self.bytes:,} bytes in all; {time}"
+        return "\n".join([f"{counts}, {self.shards:,} shards", *sizes, total, *notes])
 
 
 @dataclass(frozen=True)
@@ -230,6 +251,7 @@ class CaptureProgress:
     elapsed_seconds: float = 0.0
     failure: str = ""
     failed_shards: tuple[ShardFailure, ...] = ()
+    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
 
     @property
     def ended(self) -> bool:

@@ -96,6 +96,8 @@ class Specification:
     sink_ratio: float | None = None
     # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
     rows_of: str = ""
+    # The dataset's column that says where a document comes from; empty: its file and row do.
+    source_field: str = ""
 
     @property
     def stored_dtype(self) -> str:
@@ -117,7 +119,8 @@ class Specification:
 class RunRecord:
     """`runs/<run>/run.json`. Shard i holds sequences i * sequences_per_shard up to the next shard's first.
 
-    `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`.
+    `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`. `document_sources`:
+    its shards say where their documents come from.
     """
 
     run: str
@@ -132,6 +135,7 @@ class RunRecord:
     code_version: str
     dense_widths: Mapping[str, int] = field(default_factory=dict)
     format_version: int = _OWN_ROWS_VERSION
+    document_sources: bool = False
 
     def dense_width(self, site: str) -> int:
         return self.dense_widths.get(site, self.d_model)
@@ -182,8 +186,9 @@ class RunRecord:
 def _fields(specification: Specification) -> dict[str, Any]:
     """As JSON has them. What a run of its own does not say, it did not say before it could be said."""
     fields = asdict(specification)
-    if not specification.rows_of:
-        del fields["rows_of"]
+    for newer in ("rows_of", "source_field"):
+        if not fields[newer]:
+            del fields[newer]
     return fields
 
 

@@ -21,7 +21,7 @@ from actstore_worker.encode_plan import EncodePlan, RunPlan
 from actstore_worker.flops import flops_per_token
 from actstore_worker.merging import Merging
 from actstore_worker.plan import Plan
-from actstore_worker.progress import CaptureState, Estimate, Progress, State, Totals
+from actstore_worker.progress import CaptureState, DatasetFiles, Estimate, Progress, State, Totals
 from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import CoordinatorLimits
 
@@ -118,7 +118,7 @@ class Coordinator:
         self._check_room()
         self._captures.pop(run, None)
         self._forget_old()
-        capture = self._captures[run] = CaptureState.of(prepared.snapshot)
+        capture = self._captures[run] = CaptureState.of(prepared.snapshot, _dataset_files(prepared.plan))
         self._start(self._run(capture, prepared.plan))
         return run
 
@@ -156,6 +156,7 @@ class Coordinator:
             bytes_by_product=plan.bytes_by_product,
             bytes=sum(plan.bytes_by_product.values()),
             seconds=work / flops if flops else 0.0,
+            dataset_files=_dataset_files(plan),
         )
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
@@ -368,4 +369,9 @@ def _task(plan: RunPlan, shard: int, attempt: str) -> Task:
     """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
     if isinstance(plan, EncodePlan):
         return EncodeTask(plan.record, plan.sae_paths, shard, attempt)
-    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, plan.shard_sequences(shard), attempt)
+    own = plan.shard_sequences(shard), attempt, plan.shard_sources(shard)
+    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, *own)
+
+
+def _dataset_files(plan: RunPlan) -> DatasetFiles:
+    return DatasetFiles() if isinstance(plan, EncodePlan) else plan.dataset_files
