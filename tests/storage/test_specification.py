@@ -43,6 +43,7 @@ SPECIFICATIONS = st.builds(
     storage_dtype=st.sampled_from(["", *DTYPES]), widen_on_overflow=st.booleans(), packing=st.booleans(),
     positions=POSITIONS, tokens_field=TEXT, row_filters=st.lists(FILTERS, max_size=2).map(tuple),
     max_documents=st.none() | COUNTS, sink_ratio=st.none() | st.floats(1, 1e6), rows_of=TEXT,
+    source_field=TEXT,
 )  # fmt: skip
 
 

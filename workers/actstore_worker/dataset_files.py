@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -119,14 +120,15 @@ def _of_path(name: str, path: Path, root: Path) -> Dataset:
 
 
 def _in_store(name: str, store: FileStore) -> Dataset | None:
-    def opener(key: str) -> Callable[[], pa.NativeFile]:
-        _check_parts(key)
-        return lambda: store.open(key)
-
     if store.exists(name):
-        return _of_file(name, opener(name), store.store_error)
-    keys = [key.removeprefix(f"{name}/") for key in store.keys(name)]
-    return _of_folder(name, keys, lambda inner: opener(f"{name}/{inner}"), store.store_error) if keys else None
+        return _of_file(name, partial(store.open, name), store.store_error)
+    keys = store.keys(name)
+    for key in keys:
+        _check_parts(key)
+    inner = [key.removeprefix(f"{name}/") for key in keys]
+    return (
+        _of_folder(name, inner, lambda one: partial(store.open, f"{name}/{one}"), store.store_error) if keys else None
+    )
 
 
 _Opener = Callable[[], pa.NativeFile]
