@@ -67,6 +67,9 @@ def _refuse(context: grpc.ServicerContext, failure: Failure) -> None:
     context.abort_with_status(rpc_status.to_status(to_status(failure)))
 
 
+FILES = capture_pb2.DatasetFiles(read=20, not_read=3, first_not_read=["notes", ".DS_Store"])
+
+
 class StandInWorkers(
     StandInSaes,
     StandInModels,
@@ -102,8 +105,9 @@ class StandInWorkers(
         self._meet(request, context)
         sizes = {"tokens": 500, "resid_post.0": 4000}
         estimate = capture_pb2.CaptureEstimate(
-            documents=3, sequences=4, tokens=100, shards=2, bytes_by_product=sizes, bytes=4500, seconds=12.0
-        )
+            documents=3, sequences=4, tokens=100, shards=2, bytes_by_product=sizes, bytes=4500, seconds=12.0,
+            dataset_files=FILES,
+        )  # fmt: skip
         return capture_pb2.EstimateCaptureResponse(estimate=estimate)
 
     def WatchCapture(self, request, context) -> Iterator[capture_pb2.WatchCaptureResponse]:
@@ -163,7 +167,7 @@ class StandInWorkers(
             _refuse(context, Failure("UNAUTHENTICATED", "not the token"))
 
     def _news(self, run: str, state: int, shards: int | None) -> capture_pb2.WatchCaptureResponse:
-        progress = capture_pb2.CaptureProgress(run=run, state=state)
+        progress = capture_pb2.CaptureProgress(run=run, state=state, dataset_files=FILES)
         if shards is not None:
             progress.shards_committed, progress.shards_total = shards, SHARDS
             progress.tokens_committed, progress.tokens_total = shards * TOKENS_PER_SHARD, SHARDS * TOKENS_PER_SHARD
