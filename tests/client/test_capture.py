@@ -31,7 +31,6 @@ from tests.client.stand_in_workers import StandInWorkers
 from tests.stored_run import SAE
 from tests.waiting import PATIENCE_SECONDS
 
-
 FILES = DatasetFiles(20, 3, ("notes", ".DS_Store"))
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.opening import open_bucket
-from actstore_storage.products import NORM_SKETCHES, NORMS, SINK
-from actstore_storage.rows import dense_matrix, read_activations, shard_tokens
+from actstore_storage.products import NORM_SKETCHES, NORMS, SINK, TOKENS
+from actstore_storage.reading import open_product
+from actstore_storage.rows import dense_matrix, document_sources, read_activations, shard_tokens
 from actstore_storage.sites import Site, parse_site
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import Positions
@@ -161,6 +162,20 @@ def test_packing_is_refused_where_it_would_show(name: str, sites: tuple[str, ...
     with pytest.raises(BadRequest) as refused:
         planned(folder, name, dense_sites=sites, packing=True)
     assert (refused.value.details["field"], refused.value.details["value"]) == ("packing", "True")
+
+
+def test_documents_keep_their_source_at_little_cost(folder: Path, local_bucket: Bucket) -> None:
+    """Files of a text, without those that have no token; repeated for every token, and stored once a row group."""
+    _, snapshot = captured(folder, local_bucket)
+    documents = sorted(set(columns(snapshot)["document"].tolist()))
+    assert 10 < len(documents) < 25
+    expected = [{"document": document, "source": f"{document:02}.txt", "row": None} for document in documents]
+    assert document_sources(snapshot).to_pylist() == expected
+    with open_product(local_bucket, snapshot.commits[0], TOKENS) as file:
+        group = file.metadata.row_group(0)
+    sources = [group.column(file.schema_arrow.names.index(name)) for name in ("source", "row")]
+    assert all("RLE_DICTIONARY" in column.encodings for column in sources)
+    assert snapshot.record.document_sources
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "bert"])

@@ -107,7 +107,7 @@ def _line_rows(source: IO[bytes], file: DatasetFile, wanted: WantedColumns) -> I
     for number, line in enumerate(iter(lambda: source.readline(DOCUMENT_BYTES_MAX + 1), b""), start=1):
         _check_size(file, len(line))
         text = _decode(line, file, offset)
-        if text.strip():
+        if text and not text.isspace():
             row = decoder.parse(text, f"line {number}")
             if not isinstance(row, dict):
                 raise unreadable(file.name, f"line {number} is not a JSON object", "a JSON object a line")

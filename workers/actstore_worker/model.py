@@ -32,6 +32,7 @@ DeviceMap = str | dict[str, str] | None
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER = "tokenizer.json"
+_TOKENIZER_SETTINGS = "tokenizer_config.json"
 _HASH_CHUNK_BYTES = 1 << 22
 # What BERT's encoder never computes with.
 _UNUSED = "pooler."
@@ -264,8 +265,20 @@ def _check_tokenizer(source: ModelSource, raw: Mapping[str, Any]) -> None:
         raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {_TOKENIZER}")
 
 
+def _check_tokenizer_paths(folder: Path) -> None:
+    """Its own files make a tokenizer. Where its settings have a `vocab` or `merges` that is text, transformers opens the
+    file of that name, wherever on this machine that is. Errors: ValueError.
+    """
+    settings = folder / _TOKENIZER_SETTINGS
+    told = json.loads(settings.read_text()) if settings.is_file() else {}
+    for name in ("vocab", "merges"):
+        if isinstance(told, dict) and isinstance(told.get(name), str):
+            raise ValueError(f"{_TOKENIZER_SETTINGS} has {name} {told[name]!r}, which is a path and no table")
+
+
 def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     try:
+        _check_tokenizer_paths(source.tokenizer_folder)
         tokenizer = AutoTokenizer.from_pretrained(
             source.tokenizer_folder, config=config, trust_remote_code=False, local_files_only=True
         )
