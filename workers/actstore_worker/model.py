@@ -266,8 +266,8 @@ def _check_tokenizer(source: ModelSource, raw: Mapping[str, Any]) -> None:
 
 
 def _check_tokenizer_paths(folder: Path) -> None:
-    """Its own files make a tokenizer. Where its settings have a `vocab` or `merges` that is text, transformers opens the
-    file of that name, wherever on this machine that is. Errors: ValueError.
+    """Its own files make a tokenizer. Where its settings have a `vocab` or `merges` that is text, transformers opens
+    the file of that name, wherever on this machine it is. Errors: ValueError.
     """
     settings = folder / _TOKENIZER_SETTINGS
     told = json.loads(settings.read_text()) if settings.is_file() else {}
