@@ -2,6 +2,8 @@
 
 import json
 import sys
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +17,10 @@ from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.specification import RowFilter
 from actstore_worker import dataset_rows
 from actstore_worker.dataset_files import Dataset, DatasetPlaces
+from actstore_worker.request import CaptureRequest
 from actstore_worker.sources import DocumentQuery
 from actstore_worker.sources import documents as dataset_documents
+from actstore_worker.storing import document_query
 
 TEXTS = ["one\n", "zwei – Ümläute\r\n", ""]
 
@@ -173,6 +177,55 @@ def test_rows_that_pass_keep_their_numbers(wanted: tuple[str, str, object], tabl
     assert [document.content for document in found] == [ROWS[number]["text"] for number in FILTERS[wanted]]
     first = list(dataset_documents(table, DocumentQuery(row_filters=(RowFilter(*wanted),), max_documents=1)))
     assert first == found[:1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "allowed"),
+    [
+        (("score", "!=", "1"), "a number, as the column has"),
+        (("score", "==", True), "a number, as the column has"),
+        (("score", "not in", ("1", "2")), "a number, as the column has"),
+        (("language", "!=", 1), "a text, as the column has"),
+        (("ids", "!=", "x"), "a column of text, numbers or truth values"),
+    ],
+    ids=str,
+)
+def test_filters_compare_like_with_like(wanted: tuple[str, str, object], allowed: str, table: Dataset) -> None:
+    """Pyarrow raises too; to compare and exclude nothing would be a silent answer."""
+    with pytest.raises(BadRequest) as refused:
+        list(dataset_documents(table, DocumentQuery(row_filters=(RowFilter(*wanted),))))
+    told = f"{wanted[0]} {wanted[1]} {wanted[2]!r}"
+    assert refused.value.details == {"field": "dataset.filters", "value": told, "allowed": allowed}
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [(("en", 1), "values of one kind"), ((1, True), "values of one kind"), (float("nan"), "a number: nothing")],
+)
+def test_filters_that_no_column_fits(value: object, allowed: str) -> None:
+    comparison = "in" if isinstance(value, tuple) else "!="
+    with pytest.raises(BadRequest) as refused:
+        document_query(CaptureRequest("model", "text", row_filters=(RowFilter("a", comparison, value),)))
+    assert refused.value.details["field"] == "dataset.filters"
+    assert refused.value.details["allowed"].startswith(allowed)
+
+
+def test_decimals_and_times(tmp_path: Path) -> None:
+    """A decimal is compared with the number as it was written; a time with nothing that a filter can say."""
+    cents = pa.array([Decimal("0.10"), None, Decimal("0.30")], pa.decimal128(5, 2))
+    days = pa.array([datetime(2026, 1, day) for day in (1, 2, 3)])
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "cents": cents, "day": days}), tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet", row_filters=(RowFilter("cents", "==", 0.1),)) == ["a"]
+    assert documents(tmp_path / "a.parquet", row_filters=(RowFilter("cents", "in", (0.1, 0.3)),)) == ["a", "c"]
+    with pytest.raises(BadRequest, match="datetime"):
+        documents(tmp_path / "a.parquet", row_filters=(RowFilter("day", ">", "2026-01-01"),))
+
+
+def test_a_filter_of_a_csv_says_what_its_cells_are(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,id\na,007\nb,8\n")
+    assert documents(tmp_path / "a.csv", row_filters=(RowFilter("id", "==", "007"),)) == ["a"]
+    assert documents(tmp_path / "a.csv", row_filters=(RowFilter("id", "in", ("007", "8")),)) == ["a", "b"]
+    assert documents(tmp_path / "a.csv", row_filters=(RowFilter("id", ">", 7),)) == ["b"]
 
 
 def test_columns_of_token_ids(table: Dataset) -> None:

@@ -282,7 +282,8 @@ def _check_hub_files(name: str, repository: str, data_files: Mapping[str, Sequen
     """A repository's own record can name files anywhere, on the workers' disks as well."""
     for file in (file for files in data_files.values() for file in files):
         place = str(file)  # "::" joins an archive's name to what is in it, and other file systems to each other
-        if not place.startswith(f"hf://datasets/{repository}@") or "::" in place or "/../" in place:
+        own = place.startswith((f"hf://datasets/{repository}@", f"hf://datasets/{repository}/"))
+        if not own or "::" in place or "/../" in place:
             raise BadRequest(
                 f"dataset {name!r} names a file outside its repository: {file}",
                 reason="DATASET_UNREADABLE",

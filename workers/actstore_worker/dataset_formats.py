@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from actstore_storage.errors import BadRequest
+from actstore_storage.reading import read_side_by_side
 
 LINES, JSON, PARQUET, ARROW, CSV, TSV = "lines", "json", "parquet", "arrow", "csv", "tsv"
 # A document a row.
@@ -107,7 +108,7 @@ def choose_files(dataset: str, names: Iterable[str], has_rows: Callable[[str], b
     names = sorted(names)
     hidden = {name: skipped for name in names if (skipped := _skipped(name))}
     there = [name for name in names if name not in hidden]
-    tables = [name for name in there if _is_table(name, has_rows)]
+    tables = _tables(there, has_rows)
     texts = [name for name in there if (kind := kind_of(name)) is not None and not kind.rows]
     if unread := [name for name in there if _looks_like_data(name) and name not in tables]:
         raise _unread(unread)
@@ -139,11 +140,13 @@ def _skipped(name: str) -> str:
     return ""
 
 
-def _is_table(name: str, has_rows: Callable[[str], bool]) -> bool:
-    kind = kind_of(name)
-    if kind is None or not kind.rows or PurePosixPath(name).name in _RECORDS:
-        return False
-    return kind.rows != JSON or has_rows(name)
+def _tables(names: Sequence[str], has_rows: Callable[[str], bool]) -> list[str]:
+    kinds = {name: kind.rows for name in names if (kind := kind_of(name)) and kind.rows and not _is_record(name)}
+    looked_into = [name for name, rows in kinds.items() if rows == JSON]
+    settings = {
+        name for name, found in zip(looked_into, read_side_by_side(has_rows, looked_into), strict=True) if not found
+    }
+    return [name for name in kinds if name not in settings]
 
 
 def _check_once(tables: Sequence[str]) -> None:

@@ -58,6 +58,10 @@ def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
     return COMPARISONS[found.comparison](value, wanted if found.comparison in _SEVERAL else wanted[0])
 
 
+def compares_text(found: RowFilter) -> bool:
+    return any(isinstance(value, str) for value in _values(found))
+
+
 def no_field(place: str, column: str, there: Any, field: str) -> BadRequest:
     return BadRequest(
         f"{place} has no field {column!r}; it has: {', '.join(there) or 'none'}",

@@ -18,7 +18,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.specification import RowFilter
 from actstore_worker.dataset_files import Dataset, DatasetFile
 from actstore_worker.dataset_rows import Row, WantedColumns, plain_text, table_rows
-from actstore_worker.row_filters import no_field, passes
+from actstore_worker.row_filters import compares_text, no_field, passes
 
 _ID_MAX = np.iinfo(np.int32).max
 # Of a document's source that is a column's: a URL, an identifier.
@@ -48,8 +48,9 @@ class DocumentQuery:
     @property
     def wanted(self) -> WantedColumns:
         """A table without types has text where text is asked for."""
-        texts = {found.column for found in self.row_filters if isinstance(found.value, str)} | {self.source_field}
-        return WantedColumns(self.columns, sorted({*texts, self.text_field} - {""}), self._missing)
+        texts = {found.column for found in self.row_filters if compares_text(found)}
+        texts |= {self.text_field, self.source_field} - {""}
+        return WantedColumns(self.columns, sorted(texts), self._missing)
 
     def field_of(self, column: str) -> str:
         """Of the request."""
