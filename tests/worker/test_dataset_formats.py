@@ -235,6 +235,8 @@ REFUSED: Mapping[str, tuple[Files, str]] = {
     "tables and code": ({"a.jsonl": lines("a"), "b.py": b"b"}, r"text \(b.py\)"),
     "twice, compressed": ({"a.jsonl": lines("a"), "a.jsonl.gz": gzip.compress(lines("a"))}, "same rows twice"),
     "twice, in two formats": ({"x/a.jsonl": lines("a"), "x/a.parquet": parquet("a")}, "same rows twice"),
+    "a Delta table": ({"a.parquet": parquet("a"), "_delta_log/0.json": b"{}"}, "_delta_log says which"),
+    "JSON that is nested too deep": ({"a.json": b'{"a":' * 10_000}, "a.json hold one JSON value"),
     "JSON without rows": ({"squad.json": b'{"data": [\n1]}', "README.md": b"x"}, "squad.json hold one JSON value"),
     "only hidden": (
         {".a.jsonl": lines("a"), "_temporary/b.jsonl": lines("b")},

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -120,15 +119,23 @@ def _of_path(name: str, path: Path, root: Path) -> Dataset:
 
 
 def _in_store(name: str, store: FileStore) -> Dataset | None:
+    def opener(key: str) -> _Opener:
+        return lambda: _opened(store, key)
+
     if store.exists(name):
-        return _of_file(name, partial(store.open, name), store.store_error)
+        return _of_file(name, opener(name), store.store_error)
     keys = store.keys(name)
     for key in keys:
         _check_parts(key)
     inner = [key.removeprefix(f"{name}/") for key in keys]
-    return (
-        _of_folder(name, inner, lambda one: partial(store.open, f"{name}/{one}"), store.store_error) if keys else None
-    )
+    return _of_folder(name, inner, lambda one: opener(f"{name}/{one}"), store.store_error) if keys else None
+
+
+def _opened(store: FileStore, key: str) -> pa.NativeFile:
+    try:
+        return store.open(key)
+    except KeyError:
+        raise unreadable(key, "it is gone", "a dataset that nobody changes while it is read") from None
 
 
 _Opener = Callable[[], pa.NativeFile]
@@ -190,7 +197,7 @@ def _record(file: DatasetFile) -> Mapping[str, Any]:
     try:
         with file.open_content() as source:
             found = json.loads(source.read(_RECORD_BYTES_MAX))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise file.failure(error, "it is no record of `datasets`", "a folder that `datasets` saved") from error
     return found if isinstance(found, dict) else {}
 
@@ -210,7 +217,7 @@ def _has_rows(file: DatasetFile) -> bool:
         return line.startswith(b"{")  # a long first line
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

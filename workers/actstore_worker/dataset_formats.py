@@ -53,10 +53,13 @@ _PAPER_SUFFIXES = frozenset({".md", ".rst", ".yaml", ".yml", ".toml"})
 SAVED_STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
 _RECORDS = frozenset({SAVED_STATE, SAVED_SPLITS, "dataset_info.json", "dataset_infos.json"})
 # Beside names that begin with a dot.
-_STAGING = frozenset({"_temporary", "_success", "_metadata", "_common_metadata", "_delta_log", "_spark_metadata"})
+_STAGING = frozenset({"_temporary", "_success", "_metadata", "_common_metadata", "_spark_metadata"})
 _SKIPPED = _STAGING | {"__pycache__", "__macosx", "lost+found", "thumbs.db", "desktop.ini"}
+# Files beside one of these count where it says so: others were removed, and lie there still.
+_LOGS = frozenset({"_delta_log", ".hoodie"})
 # Of what is refused or not read, so many names are told.
 NAMES_TOLD = 5
+ROWS_OF_JSON = "JSON objects, one a line; or an array of objects"
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,7 @@ def kind_of(name: str) -> FileKind | None:
         rows = TABLE_SUFFIXES[suffix]
         whole = rows not in (PARQUET, ARROW)  # which are compressed inside, and are read from anywhere
         return FileKind(rows, compression) if whole or not compression else None
-    if suffix in TEXT_SUFFIXES or (not suffix and _is_paper(inner)):
-        return FileKind("", compression)
-    return None
+    return FileKind("", compression) if suffix in TEXT_SUFFIXES else None
 
 
 def kind_of_named(name: str) -> FileKind:
@@ -106,6 +107,7 @@ def choose_files(dataset: str, names: Iterable[str], has_rows: Callable[[str], b
     like the same data twice.
     """
     names = sorted(names)
+    _check_no_log(names)
     hidden = {name: skipped for name in names if (skipped := _skipped(name))}
     there = [name for name in names if name not in hidden]
     tables = _tables(there, has_rows)
@@ -149,6 +151,13 @@ def _tables(names: Sequence[str], has_rows: Callable[[str], bool]) -> list[str]:
     return [name for name in kinds if name not in settings]
 
 
+def _check_no_log(names: Sequence[str]) -> None:
+    for name in names:
+        if logs := _LOGS.intersection(PurePosixPath(name).parts):
+            what = f"{min(logs)} says which of its files count, and is not read"
+            raise _mixed(what, name, "an export of the table")
+
+
 def _check_once(tables: Sequence[str]) -> None:
     """`gzip -k` leaves both, and so does an export in two formats."""
     seen: dict[str, str] = {}
@@ -167,9 +176,6 @@ def _check_whole(tables: Sequence[str], texts: Sequence[str], rest: Sequence[str
     values = [name for name in rest if (kind := kind_of(name)) and kind.rows == JSON and not _is_record(name)]
     if values and not tables and all(_is_paper(name) for name in texts):
         raise _mixed(f"{told(values)} hold one JSON value each, and no rows", values[0], ROWS_OF_JSON)
-
-
-ROWS_OF_JSON = "JSON objects, one a line; or an array of objects"
 
 
 def _is_record(name: str) -> bool:
