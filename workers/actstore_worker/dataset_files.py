@@ -309,7 +309,7 @@ def _library(name: str) -> Any:
             reason="DATASET_UNREADABLE",
             field="dataset",
             value=name,
-            allowed="JSONL, Parquet or text; or `pip install datasets` on the workers",
+            allowed="a dataset of files; or `pip install datasets` on the workers",
         ) from error
     return datasets
 
