@@ -185,7 +185,7 @@ def _follow(options: argparse.Namespace, started: Capture) -> None:
         return
     run = started.wait(check_saes=False)
     if started.dataset_files.note:
-        print(f"actstore: {_text.line(started.dataset_files.note)}", file=sys.stderr)
+        print(f"actstore: {started.dataset_files.note}", file=sys.stderr)
     warnings = [] if options.no_check else list(sae_findings(run))
     for warning in warnings:
         print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from actstore import _text
+
 
 @dataclass(frozen=True)
 class S3Access:
@@ -144,7 +146,8 @@ class DatasetFiles:
         if not self.not_read:
             return ""
         more = ", ..." if self.not_read > len(self.first_not_read) else ""
-        return f"not read, beside {self.read:,} files: {self.not_read:,} ({', '.join(self.first_not_read)}{more})"
+        names = _text.line(", ".join(self.first_not_read))
+        return f"not read, beside {self.read:,} files: {self.not_read:,} ({names}{more})"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ TOKENS_FORMAT = ObjectFormat(
 # Of a run that knows where its documents come from. Repeated for each token, and nearly free: see docs/FORMAT.md.
 _SOURCES = _schema(source=pa.string(), row=pa.int64())
 SOURCED_TOKENS_FORMAT = replace(
-    TOKENS_FORMAT, schema=pa.unify_schemas([TOKENS_FORMAT.schema, _SOURCES]), dictionaries=tuple(_SOURCES.names)
+    TOKENS_FORMAT, schema=pa.schema([*TOKENS_FORMAT.schema, *_SOURCES]), dictionaries=tuple(_SOURCES.names)
 )
 FEATURES_FORMAT = ObjectFormat(
     _schema(row=pa.int32(), feature=pa.int32(), activation=pa.float32()),
