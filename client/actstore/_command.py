@@ -190,6 +190,7 @@ def _follow(options: argparse.Namespace, started: Capture) -> None:
     for warning in warnings:
         print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)
     facts = {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed, "warnings": warnings}
+    facts["dataset_files"] = asdict(started.dataset_files)
     say(options, facts, repr(run))
 
 

@@ -67,6 +67,8 @@ def _refuse(context: grpc.ServicerContext, failure: Failure) -> None:
     context.abort_with_status(rpc_status.to_status(to_status(failure)))
 
 
+# Of this run's dataset, and of what is estimated, some files are not read.
+MIXED = "partial"
 FILES = capture_pb2.DatasetFiles(read=20, not_read=3, first_not_read=["notes", ".DS_Store"])
 
 
@@ -167,7 +169,9 @@ class StandInWorkers(
             _refuse(context, Failure("UNAUTHENTICATED", "not the token"))
 
     def _news(self, run: str, state: int, shards: int | None) -> capture_pb2.WatchCaptureResponse:
-        progress = capture_pb2.CaptureProgress(run=run, state=state, dataset_files=FILES)
+        progress = capture_pb2.CaptureProgress(run=run, state=state)
+        if run == MIXED:
+            progress.dataset_files.CopyFrom(FILES)
         if shards is not None:
             progress.shards_committed, progress.shards_total = shards, SHARDS
             progress.tokens_committed, progress.tokens_total = shards * TOKENS_PER_SHARD, SHARDS * TOKENS_PER_SHARD
