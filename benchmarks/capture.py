@@ -105,7 +105,15 @@ def lanes_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
 def capture_seconds(worker: CaptureWorker, plan: Plan, record: RunRecord, shards: range) -> float:
     """As many shards in hand at once as the coordinator gives a worker."""
     tasks = [
-        ShardTask(record, plan.model_source, plan.sae_paths, shard, plan.shard_sequences(shard), "benchmark")
+        ShardTask(
+            record,
+            plan.model_source,
+            plan.sae_paths,
+            shard,
+            plan.shard_sequences(shard),
+            "benchmark",
+            plan.shard_sources(shard),
+        )
         for shard in shards
     ]
     started = time.perf_counter()

@@ -12,7 +12,8 @@ from actstore_worker.preparing import register
 
 def capture_shard(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int, attempt: str) -> bool:
     """True: this attempt's commit won."""
-    with ShardWriter(bucket, plan.record, shard, attempt, columns=capture.norm_columns) as writer:
+    columns, sources = capture.norm_columns, plan.shard_sources(shard)
+    with ShardWriter(bucket, plan.record, shard, attempt, columns=columns, sources=sources) as writer:
         capture.stream(writer, plan.shard_sequences(shard))
         return writer.commit()
 
@@ -22,7 +23,7 @@ def capture_run(plan: Plan, bucket: Bucket, worker: CaptureWorker) -> Snapshot:
     register(bucket, plan)
     create_run(bucket, plan.record)
     for shard in range(plan.record.shards_total):
-        sequences = plan.shard_sequences(shard)
-        task = ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, sequences, f"attempt{shard}")
+        own = plan.shard_sequences(shard), f"attempt{shard}", plan.shard_sources(shard)
+        task = ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, *own)
         assert worker.capture(task).won
     return open_run(bucket, plan.record.run)

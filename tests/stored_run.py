@@ -7,14 +7,16 @@ What it holds can be told without running anything:
 - Feature FIRING rises with sequence and position over text tokens; BOS_ONLY fires on BOS alone; SILENT never;
   feature 0 fires on everything, with 0.25.
 - Sequences are of 4 to 16 tokens, BOS first; sequences 2 and 3 are one document cut in two.
+- Documents are rows of a file, but for the last one, which is a file.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.document_sources import WHOLE, DocumentSources
 from actstore_storage.feature_index import SparseFeatures
 from actstore_storage.norm_columns import CENTRED_L2, NormColumn
 from actstore_storage.products import BOS, SPECIAL
@@ -33,6 +35,9 @@ EVERYWHERE, FIRING, BOS_ONLY, SILENT = 0, 3, 5, 7
 DENSE_SITE, SAE, MODEL = "resid_post.1", "planted-sae", "planted-model"
 TOKEN_TEXTS = ("<bos>", "<end>", *(f" word{token}" for token in range(2, VOCABULARY)))
 CENTRED = tuple(NormColumn(CENTRED_L2, Site(layer, "resid_post")) for layer in range(LAYERS))
+SOURCES = DocumentSources(
+    np.arange(6), np.array([*["in/part-0.jsonl"] * 5, "<b>.txt"], np.object_), np.array([0, 1, 2, 3, 4, WHOLE])
+)
 SPECIAL_AT = (5, 11)  # (sequence, position) of the one <end>
 
 
@@ -59,17 +64,21 @@ def write_stored_run(
     *,
     revision: str = "",
     scale: float = 1.0,
+    sources: DocumentSources | None = SOURCES,
 ) -> StoredRun:
     """Registers model and SAE, creates the run, and commits these shards (None: all of them).
 
     `scale` multiplies every norm, as of a model at another point of its training, which is then another `revision`.
+    Without `sources` it is as one that was captured before there were any.
     """
     stored = plant(run, dtype, revision, scale)
+    if sources is None:
+        stored = replace(stored, record=replace(stored.record, document_sources=False))
     create_run(bucket, stored.record)
     register_model(bucket, _model_record(), TOKEN_TEXTS)
     register_sae(bucket, _sae_model_record())
     for shard in range(stored.record.shards_total) if shards is None else shards:
-        _write_shard(bucket, stored, shard)
+        _write_shard(bucket, stored, shard, sources)
     return stored
 
 
@@ -129,6 +138,7 @@ def _record(run: str, dtype: str, revision: str) -> RunRecord:
         attention_implementation="eager",
         device="cpu",
         code_version="0.1.0",
+        document_sources=True,
     )
 
 
@@ -187,10 +197,10 @@ def _features(tokens: TokenRows) -> np.ndarray:
     return features
 
 
-def _write_shard(bucket: Bucket, stored: StoredRun, shard: int) -> None:
+def _write_shard(bucket: Bucket, stored: StoredRun, shard: int, sources: DocumentSources | None) -> None:
     sequences = stored.record.shard_sequences(shard)
     size = stored.record.specification.sequences_per_batch
-    with ShardWriter(bucket, stored.record, shard, f"attempt{shard}", columns=CENTRED) as writer:
+    with ShardWriter(bucket, stored.record, shard, f"attempt{shard}", columns=CENTRED, sources=sources) as writer:
         for first in range(sequences.start, sequences.stop, size):
             of_batch = (stored.tokens.sequence >= first) & (stored.tokens.sequence < min(first + size, sequences.stop))
             _add_batch(writer, stored, of_batch)

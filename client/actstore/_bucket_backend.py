@@ -358,6 +358,7 @@ def _run(snapshot: Snapshot) -> RunDescription:
         max_documents=asked.max_documents,
         sink_ratio=asked.sink_ratio or 0.0,
         rows_of=asked.rows_of,
+        source_field=asked.source_field,
     )
     return RunDescription(
         name=record.run,

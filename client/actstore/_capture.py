@@ -8,7 +8,7 @@ from typing import TextIO
 
 from actstore._backend import Backend
 from actstore._errors import ActstoreError, Cancelled, Fault, SaeWarning, Unavailable
-from actstore._records import CaptureProgress
+from actstore._records import CaptureProgress, DatasetFiles
 from actstore._run import Run
 
 BAR_CHARACTERS = 24
@@ -22,6 +22,8 @@ class Capture:
 
     def __init__(self, run_name: str, backend: Backend) -> None:
         self.run_name = run_name
+        # Of the dataset, as the last news told.
+        self.dataset_files = DatasetFiles()
         self._backend = backend
 
     def __repr__(self) -> str:
@@ -34,6 +36,7 @@ class Capture:
             try:
                 for news in self._backend.watch_capture(self.run_name):
                     left = RECONNECTS
+                    self.dataset_files = news.dataset_files
                     yield news
                     if news.ended:
                         return
@@ -97,7 +100,8 @@ def _shards(news: CaptureProgress) -> str:
         return news.state
     failed = f", {len(news.failed_shards)} failed" if news.failed_shards else ""
     paused = f", paused: {news.failure}" if news.state == "paused" else ""
-    return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}"
+    left_out = f", {news.dataset_files.not_read:,} files not read" if news.dataset_files.not_read else ""
+    return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}{left_out}"
 
 
 class Bar:

@@ -44,6 +44,7 @@ CAPTURE_OPTIONS = (
     "tokens_field",
     "max_documents",
     "sink_ratio",
+    "source_field",
 )
 PATCH_OPTIONS = (
     "clean",
@@ -183,10 +184,13 @@ def _follow(options: argparse.Namespace, started: Capture) -> None:
         say(options, {"run": started.run_name}, repr(started))
         return
     run = started.wait(check_saes=False)
+    if started.dataset_files.note:
+        print(f"actstore: {started.dataset_files.note}", file=sys.stderr)
     warnings = [] if options.no_check else list(sae_findings(run))
     for warning in warnings:
         print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)
     facts = {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed, "warnings": warnings}
+    facts["dataset_files"] = asdict(started.dataset_files)
     say(options, facts, repr(run))
 
 
@@ -354,8 +358,9 @@ def _add_capture(verbs: Any) -> None:
     verb.add_argument("--widen-on-overflow", action="store_true", help="store what does not fit as float32")
     verb.add_argument("--packing", action="store_true", help="several sequences to a row of a batch")
     verb.add_argument("--positions", help=f"whose vectors are stored: {POSITIONS_HELP} (default: all)")
-    verb.add_argument("--text-field", default="", help="the column of a JSONL or Parquet dataset (default: text)")
+    verb.add_argument("--text-field", default="", help="the column of a dataset of tables (default: text)")
     verb.add_argument("--tokens-field", default="", help="the column of token ids, where the dataset has them")
+    verb.add_argument("--source-field", default="", help="the column that says where a document comes from, as a URL")
     verb.add_argument("--max-documents", type=int, help="documents in all (default: the whole dataset)")
     verb.add_argument("--sink-ratio", type=float, help="norm of a sink over its sequence's median (default: 10)")
     verb.add_argument(

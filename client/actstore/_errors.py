@@ -31,7 +31,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "SAE_UNSUPPORTED": "convert the SAE to a supported architecture",
     "SAE_MISMATCH": "choose an SAE that was trained on this model's width and site; `lab.saes()` lists them",
     "DATASET_EMPTY": "name a dataset with at least one token of text, or another text_field",
-    "DATASET_UNREADABLE": "save the file as UTF-8 text, JSONL or Parquet with the named text field",
+    "DATASET_UNREADABLE": "see what is read of a dataset in docs/datasets.md, and save the file as such",
     "PROMPT_LENGTHS_DIFFER": "reword one prompt until both have the same number of tokens, or name spans of tokens",
     "RUN_MISMATCH": "name a run of the same model, revision and dtype; `lab.runs()` lists them",
     "ANSWER_NOT_ONE_TOKEN": "choose an answer that is one token; most have a leading space",

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Examples(Answer):
     """A row a window of tokens around an activation; `how` says how they were chosen.
 
-    Columns: rank, activation, sequence, position, document, first_position (of the window), and the lists tokens (ids),
-    texts and activations (the feature on each token of the window).
+    Columns: rank, activation, sequence, position, document, source and row (the document's file in the dataset and its
+    row there, or what the capture's `source_field` says; None where the run does not know), first_position (of the
+    window), and the lists tokens (ids), texts and activations (the feature on each token of the window).
     """
 
     sae: str
@@ -30,7 +31,8 @@ class Examples(Answer):
         lines = [self._title()]
         for row in self:
             peak = row["position"] - row["first_position"]
-            place = f"sequence {row['sequence']}, position {row['position']}"
+            source = _text.source(row)
+            place = f"{source + ', ' if source else ''}sequence {row['sequence']}, position {row['position']}"
             window = _text.window(row["texts"], peak)
             lines.append(f"{row['rank']:>3}  {row['activation']:>8.4g}  {window}  ({place})")
         return "\n".join([*lines, *self._notes()])
@@ -56,7 +58,9 @@ class Examples(Answer):
 def _example_html(row: dict[str, Any], scale: float) -> str:
     positions = range(row["first_position"], row["first_position"] + len(row["texts"]))
     window = _html.tokens(row["texts"], row["activations"], positions, scale)
-    place = f"document {row['document']}, sequence {row['sequence']}, position {row['position']}"
+    source = _text.source(row)
+    document = f"document {row['document']}{f' ({source})' if source else ''}"
+    place = f"{document}, sequence {row['sequence']}, position {row['position']}"
     return (
         f"<tr>{_html.cell(_text.number(row['activation']), _definitions.EXAMPLES['activation'])}"
         f'<td style="text-align:left">{window}</td>{_html.cell(place, "where the marked token lies in the run")}</tr>'

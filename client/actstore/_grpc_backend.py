@@ -182,6 +182,7 @@ class GrpcBackend(Backend):
         request = capture_pb2.EstimateCaptureRequest(specification=_messages.specification_out(specification))
         found = self._ask(self._captures.EstimateCapture, request, START_CAPTURE_SECONDS).estimate
         fields = {name: getattr(found, name) for name in field_names(CaptureEstimate)}
+        fields["dataset_files"] = _messages.dataset_files_of(found.dataset_files)
         return CaptureEstimate(**{**fields, "bytes_by_product": dict(found.bytes_by_product)})
 
     def start_capture(self, specification: CaptureSpecification) -> str:

@@ -124,6 +124,7 @@ class Lab(ModelAsking, NormAsking):
         filters: Iterable[tuple[str, str, object]] = (),
         max_documents: int | None = None,
         sink_ratio: float | None = None,
+        source_field: str = "",
     ) -> Capture:
         """Run a model over text in the workers and store what it shows; `.wait()` gives the run.
 
@@ -136,12 +137,15 @@ class Lab(ModelAsking, NormAsking):
 
         `dataset` is a path below the workers' dataset folders or stores, or `hf:OWNER/NAME:SPLIT`. Of a table,
         `text_field` or (token ids) `tokens_field` is the column to read; `filters` keep rows, as pyarrow's do:
-        ("language", "==", "en"); `max_documents` counts those kept. `storage_dtype` (empty: `dtype`) is what vectors
-        are stored in; a value that it cannot hold refuses the shard, or stores that site of it as float32 with
-        `widen_on_overflow`. `positions` chooses the tokens whose vectors are stored: Positions.last(), .every(4),
-        .random(0.1, seed=0), .active(sae, feature). `packing` puts several sequences into a row of a batch, without
-        attention between them. A token is flagged as a sink where its norm exceeds its sequence's median `sink_ratio`
-        times (None: 10; 0: none is).
+        ("language", "==", "en"); `max_documents` counts those kept. A document's source, shown with its examples, is
+        its file and row, or what the column `source_field` says. What a folder has that is not read, `estimate` and the
+        capture's progress name.
+
+        `storage_dtype` (empty: `dtype`) is what vectors are stored in; a value that it cannot hold refuses the shard,
+        or stores that site of it as float32 with `widen_on_overflow`. `positions` chooses the tokens whose vectors are
+        stored: Positions.last(), .every(4), .random(0.1, seed=0), .active(sae, feature). `packing` puts several
+        sequences into a row of a batch, without attention between them. A token is flagged as a sink where its norm
+        exceeds its sequence's median `sink_ratio` times (None: 10; 0: none is).
         """
         return Capture(self._backend.start_capture(self._specification(**_given(locals()))), self._backend)
 
@@ -199,6 +203,7 @@ class Lab(ModelAsking, NormAsking):
         filters: Iterable[tuple[str, str, object]] = (),
         max_documents: int | None = None,
         sink_ratio: float | None = None,
+        source_field: str = "",
     ) -> CaptureSpecification:
         return CaptureSpecification(
             model=_arguments.text(model, "model"),
@@ -223,6 +228,7 @@ class Lab(ModelAsking, NormAsking):
             row_filters=_arguments.row_filters(filters),
             max_documents=optional_count(max_documents, "max_documents"),
             sink_ratio=None if sink_ratio is None else _arguments.fractions([sink_ratio], "sink_ratio")[0],
+            source_field=_arguments.text(source_field, "source_field"),
         )
 
     def patch(

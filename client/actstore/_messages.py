@@ -11,6 +11,7 @@ from actstore._errors import Fault, error_of
 from actstore._records import (
     CaptureProgress,
     CaptureSpecification,
+    DatasetFiles,
     Positions,
     Prompt,
     PromptPair,
@@ -195,6 +196,7 @@ def _specification_in(message: capture_pb2.CaptureSpecification) -> CaptureSpeci
         max_documents=_given(message.dataset, "max_documents"),
         sink_ratio=_given(message, "sink_ratio"),
         rows_of=message.rows_of,
+        source_field=message.dataset.source_field,
     )
 
 
@@ -252,6 +254,7 @@ def specification_out(specification: CaptureSpecification) -> capture_pb2.Captur
             tokens_field=specification.tokens_field,
             filters=[_row_filter_out(found) for found in specification.row_filters],
             max_documents=specification.max_documents,
+            source_field=specification.source_field,
         ),
         context_length=specification.context_length,
         bos=BOS[specification.bos],
@@ -277,12 +280,22 @@ def progress_of(message: capture_pb2.CaptureProgress) -> CaptureProgress:
         text = f"{failed.message}; all other shards are committed{causes}" if causes else failed.message
         raise error_of(Failure(known_reason(failed.reason), text, dict(failed.details)))
     state = capture_pb2.CaptureState.Name(message.state).removeprefix("CAPTURE_STATE_").lower()
-    own = ("state", "failure", "failed_shards")
+    own = ("state", "failure", "failed_shards", "dataset_files")
     counts: dict[str, Any] = {name: getattr(message, name) for name in field_names(CaptureProgress) if name not in own}
     failed_shards = tuple(
         ShardFailure(found.shard, found.failure.reason, found.failure.message) for found in message.failed_shards
     )
-    return CaptureProgress(state=state, failure=message.failure.message, failed_shards=failed_shards, **counts)
+    return CaptureProgress(
+        state=state,
+        failure=message.failure.message,
+        failed_shards=failed_shards,
+        dataset_files=dataset_files_of(message.dataset_files),
+        **counts,
+    )
+
+
+def dataset_files_of(message: capture_pb2.DatasetFiles) -> DatasetFiles:
+    return DatasetFiles(message.read, message.not_read, tuple(message.first_not_read))
 
 
 def prompt_out(prompt: Prompt, text: str = "text", ids: str = "token_ids") -> dict[str, Any]:

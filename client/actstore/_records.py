@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from actstore import _text
+
 
 @dataclass(frozen=True)
 class S3Access:
@@ -130,6 +132,25 @@ class CaptureSpecification:
     sink_ratio: float | None = None
     # The run over whose stored rows SAEs are encoded; a request then needs its `saes` alone.
     rows_of: str = ""
+    source_field: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Of a dataset that is a folder, how many of its files are read and not, and the first of those that are not."""
+
+    read: int = 0
+    not_read: int = 0
+    first_not_read: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """One line for people; empty where all are read."""
+        if not self.not_read:
+            return ""
+        more = ", ..." if self.not_read > len(self.first_not_read) else ""
+        names = _text.line(", ".join(self.first_not_read))
+        return f"not read, beside {self.read:,} files: {self.not_read:,} ({names}{more})"
 
 
 @dataclass(frozen=True)
@@ -147,6 +168,7 @@ class CaptureEstimate:
     bytes: int
     seconds: float
     documents_with_bos: int = 0
+    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
 
     def __repr__(self) -> str:
         width = max(map(len, self.bytes_by_product), default=0)
@@ -155,7 +177,8 @@ class CaptureEstimate:
         time = f"about {self.seconds:,.0f} s of forward passes"
         own = f"  {self.documents_with_bos:,} documents begin with a BOS of their own: none is put in front of it"
         lines = [f"{counts}, {self.shards:,} shards", *([own] if self.documents_with_bos else []), *sizes]
-        return "\n".join([*lines, f"  {self.bytes:,} bytes in all; {time}"])
+        notes = [f"  {self.dataset_files.note}"] if self.dataset_files.note else []
+        return "\n".join([*lines, f"  {self.bytes:,} bytes in all; {time}", *notes])
 
 
 @dataclass(frozen=True)
@@ -240,6 +263,7 @@ class CaptureProgress:
     elapsed_seconds: float = 0.0
     failure: str = ""
     failed_shards: tuple[ShardFailure, ...] = ()
+    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
 
     @property
     def ended(self) -> bool:

@@ -198,7 +198,9 @@ class Run:
         tokens: Iterable[int] | None = None,
         exclude: Iterable[str] | str = (),
     ) -> Answer:
-        """Columns sequence, position, document, token, flags (1 BOS, 2 special, 4 sink) and text; rows as above."""
+        """Columns sequence, position, document, token, flags (1 BOS, 2 special, 4 sink) and text; then source and row
+        of the document, as of examples. Rows as above.
+        """
         query = _row_query(sequences, positions, documents, tokens, exclude)
         table, provenance = self._backend.read_tokens(self.name, query)
         return Answer(table=table, provenance=provenance, excluded=tuple(sorted(query.exclude)))

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 _VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _EIGHTHS = "▁▂▃▄▅▆▇█"
 CELL_CHARACTERS = 60
+SOURCE_CHARACTERS = 100
 
 
 def visible(text: str) -> str:
@@ -33,6 +35,18 @@ def number(value: object) -> str:
 def line(text: str) -> str:
     """A sentence from elsewhere on one line, its spaces kept."""
     return "".join(_printable(character) for character in text)
+
+
+def source(row: Mapping[str, Any]) -> str:
+    """Where an example's document comes from: a file and a row of it, or what a column said; empty where not known.
+
+    A service from before there were sources sends no such columns.
+    """
+    text = line(row.get("source") or "")
+    if len(text) > SOURCE_CHARACTERS:
+        text = f"{text[: SOURCE_CHARACTERS - 1]}…"
+    number_of_row = row.get("row")
+    return text if number_of_row is None else f"{text} row {number_of_row}"
 
 
 def _cell(value: object) -> str:

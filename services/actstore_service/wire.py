@@ -134,6 +134,7 @@ def _specification_message(run: str, specification: Specification) -> capture_pb
             tokens_field=specification.tokens_field,
             filters=[_row_filter_message(found) for found in specification.row_filters],
             max_documents=specification.max_documents,
+            source_field=specification.source_field,
         ),
         context_length=specification.context_length,
         bos=capture_pb2.BOS_POLICY_PREPEND if specification.prepend_bos else capture_pb2.BOS_POLICY_NONE,

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.rows import TOKEN_COLUMNS, TokenFilter, dense_matrix, read_activations
+from actstore_storage.rows import TOKEN_COLUMNS, TokenFilter, dense_matrix, document_sources, read_activations
 from actstore_storage.sites import parse_site
 from actstore_storage.snapshot import Snapshot
 
@@ -32,6 +33,7 @@ PART_BYTES = 1 << 30
 
 def export_safetensors(snapshot: Snapshot, site: str, folder: Path, part_bytes: int = PART_BYTES) -> list[Path]:
     """Files `<site>-00000.safetensors`, each with `activation` [rows, width] and the tokens' columns [rows].
+    Beside them, where the run knows it, `documents.parquet` says where documents come from: document, source, row.
 
     Their metadata has the run, the snapshot's name, site, dtype and the hashes of weights and tokenizer. Errors:
     BadRequest for a folder that has files.
@@ -60,6 +62,8 @@ def export_safetensors(snapshot: Snapshot, site: str, folder: Path, part_bytes: 
         path = folder / f"{site}-{len(written):05d}.safetensors"
         _write_safetensors(path, tensors, metadata)
         written.append(path)
+    if snapshot.record.document_sources:
+        pq.write_table(document_sources(snapshot), folder / "documents.parquet")
     return written
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.commit import TOKEN_CLASSES, Moments
+from actstore_storage.document_sources import SOURCE_FIELDS
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import DEFAULT_EXCLUSION, check_limit, kept_classes
 from actstore_storage.norm_columns import (
@@ -35,6 +36,7 @@ from actstore_storage.norm_rows import (
     read_norms,
 )
 from actstore_storage.registry import block_of
+from actstore_storage.rows import document_sources
 from actstore_storage.sites import RESIDUAL_KINDS, Site, kinds_of_block, parse_site, why_missing
 from actstore_storage.sketches import RANK_ERROR, Sketches, WeightedValues, lost_sketches, read_sketches
 from actstore_storage.snapshot import Snapshot
@@ -116,7 +118,8 @@ def norm_profile(snapshot: Snapshot, question: ProfileQuestion = L2_BY_LAYER) ->
         check_limit(len(rows), PROFILE_ROWS_MAX, "rows", least=0)
     if question.quantity == RELATIVE_INCREASE:
         _add_bounds(snapshot, question, rows)
-    return pa.Table.from_pylist(rows, _profile_schema(question, names.values()))
+    found = pa.Table.from_pylist(rows, _profile_schema(question, names.values()))
+    return _with_sources(snapshot, found) if question.by == DOCUMENT else found
 
 
 def _check(question: ProfileQuestion) -> None:
@@ -348,6 +351,16 @@ def _in_every_shard(snapshot: Snapshot, site: Site, quantity: str) -> bool:
     name, _ = statistics_of(quantity, site, snapshot.record.d_model)
     told = sum(moments.count for moments in snapshot.norm_moments(name).values())
     return told + snapshot.non_finite(name) == snapshot.tokens_committed
+
+
+def _with_sources(snapshot: Snapshot, found: pa.Table) -> pa.Table:
+    """With source and row of each row's document beside it."""
+    sources = document_sources(snapshot)
+    places = pa.array(np.searchsorted(sources[DOCUMENT].to_numpy(), found[DOCUMENT].to_numpy()))
+    beside = found.column_names.index(DOCUMENT) + 1
+    for place, field in enumerate(SOURCE_FIELDS, start=beside):
+        found = found.add_column(place, field, sources[field.name].take(places))
+    return found
 
 
 def _profile_schema(question: ProfileQuestion, quantile_names: Iterable[str]) -> pa.Schema:

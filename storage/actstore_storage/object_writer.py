@@ -25,12 +25,13 @@ _DIGEST_QUEUE = 64
 
 @dataclass(frozen=True)
 class ObjectFormat:
-    """How a product is laid out. `group_rows` is the unit of reading."""
+    """How a product is laid out. `group_rows` is the unit of reading; `dictionaries` are columns of few values each."""
 
     schema: pa.Schema
     group_rows: int
     compression: str = "none"
     statistics: tuple[str, ...] = ()
+    dictionaries: tuple[str, ...] = ()
 
 
 class ObjectWriter:
@@ -46,7 +47,7 @@ class ObjectWriter:
             stream,
             layout.schema,
             compression=layout.compression,
-            use_dictionary=False,
+            use_dictionary=list(layout.dictionaries) or False,
             write_statistics=list(layout.statistics) or False,
             write_page_index=bool(layout.statistics),
             write_page_checksum=True,

@@ -3,11 +3,15 @@
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actstore_storage.bucket import Bucket, check_key
 from actstore_storage.errors import BadRequest, StoreError
 from actstore_storage.layout import TOP_FOLDERS
 from actstore_storage.local_bucket import LocalBucket
+
+if TYPE_CHECKING:
+    from actstore_storage.s3_bucket import S3Files
 
 # Where a folder is no store, so many in it are looked at for one.
 NEIGHBOURS_MAX = 100
@@ -31,9 +35,24 @@ class S3Access:
 
 def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
     """Nothing is sent to the store yet; a local folder must exist."""
-    scheme, separator, rest = address.partition("://")
-    if not separator:
+    if "://" not in address:
         return LocalBucket(Path(address))
+    name, prefix = _bucket_and_prefix(address)
+    from actstore_storage.s3_bucket import S3Bucket  # a local store need not wait for it
+
+    return S3Bucket(_access(address, s3), name, check_key(prefix) if prefix else "")
+
+
+def open_files(address: str, s3: S3Access | None) -> "S3Files":
+    """What others put under `s3://bucket/prefix`, to be read; the prefix, too, may have any name."""
+    from actstore_storage.s3_bucket import S3Files
+
+    name, prefix = _bucket_and_prefix(address)
+    return S3Files(_access(address, s3), name, prefix)
+
+
+def _bucket_and_prefix(address: str) -> tuple[str, str]:
+    scheme, _, rest = address.partition("://")
     name, _, prefix = rest.rstrip("/").partition("/")
     if scheme != "s3" or not name:
         raise BadRequest(
@@ -42,12 +61,14 @@ def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
             value=address,
             allowed="./folder, /folder, s3://bucket or s3://bucket/prefix",
         )
+    return name, prefix
+
+
+def _access(address: str, s3: S3Access | None) -> S3Access:
     if s3 is None:
         message = f"{address} needs an S3 endpoint and keys"
         raise StoreError(message, reason="STORE_CREDENTIALS", field="store", value=address)
-    from actstore_storage.s3_bucket import S3Bucket  # a local store need not wait for it
-
-    return S3Bucket(s3, name, check_key(prefix) if prefix else "")
+    return s3
 
 
 def check_store(bucket: Bucket) -> None:

@@ -1,6 +1,7 @@
 """The kinds of object that a shard has, and how each is laid out. docs/FORMAT.md is the same in words."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -33,6 +34,11 @@ TOKENS_FORMAT = ObjectFormat(
     _TOKEN_GROUP_ROWS,
     compression="zstd",
     statistics=("sequence",),
+)
+# Of a run that knows where its documents come from. Repeated for each token, and nearly free: see docs/FORMAT.md.
+_SOURCES = _schema(source=pa.string(), row=pa.int64())
+SOURCED_TOKENS_FORMAT = replace(
+    TOKENS_FORMAT, schema=pa.schema([*TOKENS_FORMAT.schema, *_SOURCES]), dictionaries=tuple(_SOURCES.names)
 )
 FEATURES_FORMAT = ObjectFormat(
     _schema(row=pa.int32(), feature=pa.int32(), activation=pa.float32()),

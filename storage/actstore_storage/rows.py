@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
+from actstore_storage.document_sources import SOURCE_FIELDS, answered, source_columns
 from actstore_storage.errors import BadRequest
 from actstore_storage.exclusion import kept_classes, kept_rows
 from actstore_storage.held_rows import NOTHING_HELD, HeldRows
 from actstore_storage.products import POSITIONS, TOKENS, TOKENS_FORMAT, dense_format
-from actstore_storage.reading import open_product
+from actstore_storage.reading import open_product, read_side_by_side
 from actstore_storage.registry import block_of, token_texts
 from actstore_storage.sites import KINDS, kinds_of_block, parse_site, why_missing
 from actstore_storage.snapshot import Snapshot
@@ -27,6 +28,8 @@ from actstore_storage.specification import DTYPES, RunRecord
 BATCH_BYTES = 2 << 20
 TOKEN_BATCH_ROWS = 16_384
 TOKEN_COLUMNS = tuple(TOKENS_FORMAT.schema.names)
+# Beside 0, the number of the shard's tokens without them, among rows that are held.
+_WITH_SOURCES = 1
 
 
 @dataclass(frozen=True)
@@ -144,17 +147,20 @@ def read_activations(
 def read_tokens(
     snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, held: HeldRows = NOTHING_HELD
 ) -> Iterator[pa.RecordBatch]:
-    """Columns sequence, position, document, token, flags and `text`: the token's own text."""
+    """Columns sequence, position, document, token, flags and `text`: the token's own text; and source and row of its
+    document, null where the run does not know.
+    """
     texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256).alone, pa.string())
-    schema = TOKENS_FORMAT.schema.append(pa.field("text", pa.string()))
+    schema = pa.schema([*TOKENS_FORMAT.schema, pa.field("text", pa.string()), *SOURCE_FIELDS])
     shards = keep.commits(snapshot)
 
     def found() -> Iterator[pa.RecordBatch]:
         for commit in shards:
-            tokens = shard_tokens(snapshot.bucket, commit, held)
+            tokens = _sourced_tokens(snapshot.bucket, commit, held)
             chosen = tokens.filter(pa.array(keep.mask(tokens)))
-            chosen = chosen.append_column("text", texts.take(chosen["token"]))
-            yield from chosen.combine_chunks().to_batches(TOKEN_BATCH_ROWS)
+            own = [chosen[name] for name in TOKEN_COLUMNS]
+            columns = [*own, texts.take(chosen["token"]), *answered(chosen)]
+            yield from pa.table(columns, schema=schema).combine_chunks().to_batches(TOKEN_BATCH_ROWS)
 
     return at_least_one(found(), schema)
 
@@ -166,6 +172,31 @@ def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray
     with open_product(bucket, commit, POSITIONS) as file:
         rows: npt.NDArray[np.int64] = file.read()["row"].to_numpy().astype(np.int64)
     return rows
+
+
+def _sourced_tokens(bucket: Bucket, commit: Commit, held: HeldRows) -> pa.Table:
+    """With the columns of sources, where the shard has them."""
+
+    def read() -> pa.Table:
+        with open_product(bucket, commit, TOKENS) as file:
+            return file.read(columns=[*TOKEN_COLUMNS, *source_columns(file)]).combine_chunks()
+
+    return held.get(commit.objects[TOKENS].key, _WITH_SOURCES, read)
+
+
+def document_sources(snapshot: Snapshot) -> pa.Table:
+    """Columns document, source and row, a row a document of the committed shards, ascending."""
+
+    def read(commit: Commit) -> pa.Table:
+        with open_product(snapshot.bucket, commit, TOKENS) as file:
+            tokens = file.read(columns=["document", *source_columns(file)], use_threads=False)
+        documents, firsts = np.unique(tokens["document"].to_numpy(), return_index=True)
+        return pa.table([pa.array(documents), *answered(tokens.take(pa.array(firsts)))], schema=schema)
+
+    schema = pa.schema([TOKENS_FORMAT.schema.field("document"), *SOURCE_FIELDS])
+    found = pa.concat_tables([schema.empty_table(), *read_side_by_side(read, snapshot.commits)])
+    _, firsts = np.unique(found["document"].to_numpy(), return_index=True)  # one may lie in two shards
+    return found.take(pa.array(firsts))
 
 
 def shard_tokens(bucket: Bucket, commit: Commit, held: HeldRows = NOTHING_HELD) -> pa.Table:

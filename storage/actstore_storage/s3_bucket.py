@@ -62,9 +62,11 @@ _ARROW_CODE = re.compile(r"AWS Error (\w+)")
 Answer = TypeVar("Answer")
 
 
-class S3Bucket(Bucket):
+class _S3Store:
+    """One prefix of one S3 bucket: its clients, its answers and its errors."""
+
     def __init__(self, access: "S3Access", name: str, prefix: str) -> None:
-        """Sends nothing yet. `prefix` is empty or a key: the folder of the bucket that is this store."""
+        """Sends nothing yet. `prefix` is empty or a path: the folder of the bucket that is this store."""
         _check_endpoint(access.endpoint)
         self._name, self._prefix = name, f"{prefix}/" if prefix else ""
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
@@ -88,6 +90,82 @@ class S3Bucket(Bucket):
     def address(self) -> str:
         return f"s3://{self._name}/{self._prefix}".rstrip("/")
 
+    def open(self, key: str) -> pa.NativeFile:
+        try:
+            return self._arrow.open_input_file(f"{self._name}/{self._path(key)}")
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def store_error(self, error: OSError) -> StoreError | None:
+        return self._failure(error) if error.errno is not None or _ARROW_CODE.search(str(error)) else None
+
+    def _path(self, key: str) -> str:
+        return self._prefix + key
+
+    def _listed(self, prefix: str, after: str | None = None, until: str | None = None) -> list[str]:
+        """All keys below the folder, sorted; but for those of folders themselves, which end in a slash."""
+        path = f"{self._path(prefix)}/"
+        start = None if after is None else self._path(after)
+
+        def listed() -> list[str]:
+            keys = []
+            for item in self._minio.list_objects(self._name, path, recursive=True, start_after=start):
+                key = item.object_name.removeprefix(self._prefix)
+                if until is not None and key > until:
+                    break
+                if not item.is_dir and (after is None or key > after):
+                    keys.append(key)
+            return keys
+
+        return sorted(self._ask(listed, prefix))
+
+    def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
+        for tried in range(1, TRIES + 1):
+            try:
+                return request()
+            except (MinioException, HTTPError) as error:
+                if _code(error) in _NO_OBJECT:
+                    raise KeyError(key) from None
+                failure = self._failure(error, writing=writing)
+                if tried == TRIES or not isinstance(failure, StoreUnreachable):
+                    raise failure from error
+                time.sleep(BACKOFF_SECONDS * 2 ** (tried - 1))
+        raise AssertionError("unreachable")
+
+    def _failure(self, error: Exception, *, writing: bool = False) -> StoreError:
+        """What went wrong, in words that hold no secret: the code only, never the server's message."""
+        code, where = _code(error), {"field": "store", "value": self.address}
+        if code in _NO_BUCKET:
+            return StoreError(f"there is no bucket {self._name}", reason="STORE_NOT_FOUND", **where)
+        if code in _CREDENTIALS or (code in _DENIED and not writing):
+            message = f"{self.address} refuses these credentials ({code})"
+            return StoreError(message, reason="STORE_CREDENTIALS", **where)
+        if code in _DENIED:
+            message = f"these credentials may not write to {self.address} ({code})"
+            return StoreError(message, reason="STORE_NOT_WRITABLE", **where)
+        if code in _FULL:
+            return StoreError(f"{self.address} is full ({code})", reason="STORE_FULL", **where)
+        return StoreUnreachable(f"{self.address} cannot be reached ({code})", **where)
+
+
+class S3Files(_S3Store):
+    """Files that others put into S3, under any names, to be read: a store of datasets."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """Of all files below the folder `prefix` (no trailing slash), sorted."""
+        return self._listed(prefix)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.open(key).close()
+        except KeyError:
+            return False
+        return True
+
+
+class S3Bucket(_S3Store, Bucket):
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
         self._ask(lambda: self._minio.put_object(self._name, path, io.BytesIO(data), len(data)), key, writing=True)
@@ -138,29 +216,8 @@ class S3Bucket(Bucket):
 
         return self._ask(read, key)
 
-    def open(self, key: str) -> pa.NativeFile:
-        try:
-            return self._arrow.open_input_file(f"{self._name}/{self._path(key)}")
-        except FileNotFoundError:
-            raise KeyError(key) from None
-        except OSError as error:
-            raise self._failure(error) from error
-
     def keys(self, prefix: str, *, after: str | None = None, until: str | None = None) -> list[str]:
-        path = f"{self._path(prefix)}/"
-        start = None if after is None else self._path(after)
-
-        def listed() -> list[str]:
-            keys = []
-            for item in self._minio.list_objects(self._name, path, recursive=True, start_after=start):
-                key = item.object_name.removeprefix(self._prefix)
-                if until is not None and key > until:
-                    break
-                if not item.is_dir and is_key(key) and (after is None or key > after):
-                    keys.append(key)
-            return keys
-
-        return sorted(self._ask(listed, prefix))
+        return [key for key in self._listed(prefix, after, until) if is_key(key)]
 
     def folders(self, prefix: str) -> list[str]:
         path = f"{self._path(prefix)}/"
@@ -173,39 +230,8 @@ class S3Bucket(Bucket):
         with suppress(KeyError):
             self._ask(lambda: self._minio.remove_object(self._name, path), key, writing=True)
 
-    def store_error(self, error: OSError) -> StoreError | None:
-        return self._failure(error) if error.errno is not None or _ARROW_CODE.search(str(error)) else None
-
     def _path(self, key: str) -> str:
         return self._prefix + check_key(key)
-
-    def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
-        for tried in range(1, TRIES + 1):
-            try:
-                return request()
-            except (MinioException, HTTPError) as error:
-                if _code(error) in _NO_OBJECT:
-                    raise KeyError(key) from None
-                failure = self._failure(error, writing=writing)
-                if tried == TRIES or not isinstance(failure, StoreUnreachable):
-                    raise failure from error
-                time.sleep(BACKOFF_SECONDS * 2 ** (tried - 1))
-        raise AssertionError("unreachable")
-
-    def _failure(self, error: Exception, *, writing: bool = False) -> StoreError:
-        """What went wrong, in words that hold no secret: the code only, never the server's message."""
-        code, where = _code(error), {"field": "store", "value": self.address}
-        if code in _NO_BUCKET:
-            return StoreError(f"there is no bucket {self._name}", reason="STORE_NOT_FOUND", **where)
-        if code in _CREDENTIALS or (code in _DENIED and not writing):
-            message = f"{self.address} refuses these credentials ({code})"
-            return StoreError(message, reason="STORE_CREDENTIALS", **where)
-        if code in _DENIED:
-            message = f"these credentials may not write to {self.address} ({code})"
-            return StoreError(message, reason="STORE_NOT_WRITABLE", **where)
-        if code in _FULL:
-            return StoreError(f"{self.address} is full ({code})", reason="STORE_FULL", **where)
-        return StoreUnreachable(f"{self.address} cannot be reached ({code})", **where)
 
 
 class _Keys:

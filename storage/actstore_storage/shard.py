@@ -11,6 +11,7 @@ import pyarrow as pa
 from actstore_storage.attempt import ShardAttempt
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import TOKEN_CLASSES, Commit, Moments, ObjectRecord
+from actstore_storage.document_sources import DocumentSources
 from actstore_storage.feature_index import SparseFeatures, token_classes
 from actstore_storage.norm_columns import L2, NormColumn, statistics_names, with_derived
 from actstore_storage.object_writer import ObjectFormat
@@ -20,6 +21,7 @@ from actstore_storage.products import (
     NORMS,
     POSITIONS,
     POSITIONS_FORMAT,
+    SOURCED_TOKENS_FORMAT,
     SPECIAL,
     TOKENS,
     TOKENS_FORMAT,
@@ -52,7 +54,8 @@ class ShardWriter(ShardAttempt):
 
     `record` is the capturing process's own: the commit takes device, attention implementation and code version from
     it. `widened` are dense sites that come, and are stored, as float32 because the run's own dtype cannot hold them.
-    `columns` come with the norms and are stored beside them.
+    `columns` come with the norms and are stored beside them. `sources` has every document of the shard; None: nothing
+    is known of where they come from.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class ShardWriter(ShardAttempt):
         attempt: str,
         widened: Iterable[str] = (),
         columns: Sequence[NormColumn] = (),
+        sources: DocumentSources | None = None,
     ) -> None:
         super().__init__(bucket, record, shard, attempt, record.specification.saes)
         self._dtypes = dict.fromkeys(record.specification.dense_sites, record.specification.stored_dtype)
         self._widened = dict.fromkeys(sorted(widened), "float32")
         self._dtypes |= self._widened
+        self._sources = sources
         self._last = (-1, -1)
         self._sequences = 0
         self._tokens_by_class = dict.fromkeys(TOKEN_CLASSES, 0)
@@ -97,7 +102,9 @@ class ShardWriter(ShardAttempt):
         self._check_products(dense, self._record.specification.dense_sites)
         self._check_products(norms, self._columns)
         self._check_products(features, self._saes)
-        self._objects[TOKENS].write([pa.array(getattr(tokens, name), kind) for name, kind in _columns(TOKENS_FORMAT)])
+        sources = [] if self._sources is None else self._sources.columns(tokens.document)
+        ids = [pa.array(getattr(tokens, name), kind) for name, kind in _columns(TOKENS_FORMAT)]
+        self._objects[TOKENS].write([*ids, *sources])
         classes = token_classes(tokens.flags)
         for name, mask in classes.items():
             self._tokens_by_class[name] += int(mask.sum())
@@ -113,7 +120,7 @@ class ShardWriter(ShardAttempt):
 
     def _open_products(self) -> None:
         asked = self._record.specification
-        self._open(TOKENS, TOKENS_FORMAT)
+        self._open(TOKENS, TOKENS_FORMAT if self._sources is None else SOURCED_TOKENS_FORMAT)
         if asked.norm_sites:
             self._open(NORMS, norms_format(self._columns))
             self._open(NORM_SKETCHES, sketches_format(self._moments))

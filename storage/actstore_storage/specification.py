@@ -18,7 +18,7 @@ FORMAT_VERSION = 4
 _SEALED_VERSION = 4
 # What a run of before version 4 does not say, and may have had.
 _UNSAID = frozenset({"config_sha256", "attention_implementation"})
-_LEFT_OUT_IF_EMPTY = _UNSAID | {"rows_of", "marked_special"}
+_LEFT_OUT_IF_EMPTY = _UNSAID | {"rows_of", "marked_special", "source_field"}
 DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an element
 
 
@@ -106,6 +106,8 @@ class Specification:
     # Empty: the run is older than version 4, and did not say.
     config_sha256: str = ""
     attention_implementation: str = ""
+    # The dataset's column that says where a document comes from; empty: its file and row do.
+    source_field: str = ""
 
     def made_by(self, weights_sha256: str, config_sha256: str) -> bool:
         """Whether the run's rows are those of a model with these hashes, as far as the run says."""
@@ -140,7 +142,8 @@ class RunRecord:
     """`runs/<run>/run.json`. Shard i holds sequences i * sequences_per_shard up to the next shard's first.
 
     `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`. `model_config`: what
-    the specification's `config_sha256` is over, its canonical JSON.
+    the specification's `config_sha256` is over, its canonical JSON. `document_sources`: its shards say where their
+    documents come from.
     """
 
     run: str
@@ -156,6 +159,7 @@ class RunRecord:
     dense_widths: Mapping[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     model_config: Mapping[str, Any] = field(default_factory=dict)
+    document_sources: bool = False
 
     @property
     def sealed(self) -> bool:
@@ -196,6 +200,7 @@ class RunRecord:
             specification=standing.specification,
             specification_sha256=standing.specification_sha256,
             format_version=standing.format_version,
+            document_sources=standing.document_sources,
         )
 
     def to_json(self) -> bytes:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.commit import Commit
+from actstore_storage.document_sources import SOURCE_FIELDS, answered, source_columns
 from actstore_storage.entries import Entries
 from actstore_storage.exclusion import check_limit
 from actstore_storage.feature_reader import FeatureReader
@@ -29,6 +30,7 @@ EXAMPLES = pa.schema(
         ("sequence", pa.int64()),
         ("position", pa.int32()),
         ("document", pa.int64()),
+        *SOURCE_FIELDS,
         ("first_position", pa.int32()),
         ("tokens", pa.list_(pa.int32())),
         ("texts", pa.list_(pa.string())),
@@ -58,8 +60,8 @@ def examples_table(
     snapshot = reader.snapshot
     texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)
     rows = []
-    for i, (positions, shown, values) in enumerate(_shown(reader, feature, entries, window, few_entries)):
-        tokens = shown.tolist()
+    for i, example in enumerate(_shown(reader, feature, entries, window, few_entries)):
+        tokens = example.tokens.tolist()
         rows.append(
             {
                 "rank": i + 1,
@@ -67,32 +69,49 @@ def examples_table(
                 "sequence": entries.sequence[i],
                 "position": entries.position[i],
                 "document": entries.document[i],
-                "first_position": positions[0],
+                "source": example.source,
+                "row": example.row,
+                "first_position": example.positions[0],
                 "tokens": tokens,
                 "texts": texts.in_order(tokens),
-                "activations": values.tolist(),
+                "activations": example.activations.tolist(),
             }
         )
     return pa.Table.from_pylist(rows, EXAMPLES)
 
 
-_Shown = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]
+@dataclass(frozen=True)
+class _Shown:
+    """Of an entry, its window, and where its document comes from."""
+
+    positions: npt.NDArray[np.int32]
+    tokens: npt.NDArray[np.int32]
+    activations: npt.NDArray[np.float32]
+    source: str | None = None
+    row: int | None = None
 
 
 def _shown(reader: FeatureReader, feature: int, entries: Entries, window: Window, few_entries: int) -> Iterator[_Shown]:
-    """Of each entry, the positions, tokens and activations of its window."""
-    if window == Window(0, 0):  # which the entries have themselves
+    """One an entry."""
+    if window == Window(0, 0) and not reader.snapshot.record.document_sources:  # all else the entries have themselves
         for i in range(len(entries)):
-            yield entries.position[i : i + 1], entries.token[i : i + 1], entries.activation[i : i + 1]
+            yield _Shown(entries.position[i : i + 1], entries.token[i : i + 1], entries.activation[i : i + 1])
         return
     stretches = _stretches(reader, entries, window)
+    if window == Window(0, 0):
+        yield from (_of_stretch(one, entries.activation[i : i + 1]) for i, one in enumerate(stretches))
+        return
     everything = reader.ranking(feature, frozenset())
     if everything.total <= few_entries:
         activations = _among(everything.all(), entries, stretches)
     else:
         activations = _from_shards(reader, feature, stretches)
     for stretch, values in zip(stretches, activations, strict=True):
-        yield stretch.positions, stretch.tokens, values
+        yield _of_stretch(stretch, values)
+
+
+def _of_stretch(stretch: "_Stretch", activations: npt.NDArray[np.float32]) -> _Shown:
+    return _Shown(stretch.positions, stretch.tokens, activations, stretch.source, stretch.row)
 
 
 @dataclass(frozen=True)
@@ -103,6 +122,8 @@ class _Stretch:
     first_row: int
     positions: npt.NDArray[np.int32]
     tokens: npt.NDArray[np.int32]
+    source: str | None
+    row: int | None
 
 
 def _stretches(reader: FeatureReader, entries: Entries, window: Window) -> list[_Stretch]:
@@ -125,14 +146,15 @@ def _in_shard(
     found = []
     with open_product(reader.snapshot.bucket, commit, TOKENS) as file:
         held: dict[int, pa.Table] = {}
+        names = ("sequence", "position", "token", *source_columns(file))
         for sequence, position in places:
-            names = ("sequence", "position", "token")
             first_row, rows = read_between(file, "sequence", sequence, sequence, names, held)
             in_sequence = np.flatnonzero(rows["sequence"].to_numpy() == sequence)
             at = rows["position"].to_numpy()[in_sequence]
             shown = in_sequence[(at >= position - window.tokens_before) & (at <= position + window.tokens_after)]
             positions, tokens = (rows[name].to_numpy()[shown] for name in ("position", "token"))
-            found.append(_Stretch(commit, first_row + int(shown[0]), positions, tokens))
+            source, row = (column[0].as_py() for column in answered(rows.slice(int(shown[0]), 1)))
+            found.append(_Stretch(commit, first_row + int(shown[0]), positions, tokens, source, row))
     return found
 
 

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
@@ -25,8 +26,12 @@ def test_safetensors_have_every_row(dtype: str, tmp_path: Path) -> None:
     with actstore.connect(str(tmp_path / "store")) as lab:
         files = lab.run("run").export(SITE, tmp_path / "out")
         snapshot = lab.run("run").provenance.snapshot
-    paths = sorted((tmp_path / "out").iterdir())
+    *documents, path = sorted((tmp_path / "out").iterdir())
+    paths = [path]
     assert len(paths) == files == 1
+    found = pq.read_table(*documents)
+    assert found["document"].to_pylist() == run.sources.numbers.tolist()
+    assert found["source"].to_pylist() == run.sources.source.tolist()
     found = load_file(paths[0])
     assert found["activation"].dtype == getattr(torch, dtype)
     assert found["activation"].view(torch.uint8).numpy().tobytes() == run.dense[SITE].tobytes()

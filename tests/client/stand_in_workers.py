@@ -67,6 +67,11 @@ def _refuse(context: grpc.ServicerContext, failure: Failure) -> None:
     context.abort_with_status(rpc_status.to_status(to_status(failure)))
 
 
+# Of this run's dataset, and of what is estimated, some files are not read.
+MIXED = "partial"
+FILES = capture_pb2.DatasetFiles(read=20, not_read=3, first_not_read=["notes", ".DS_Store"])
+
+
 class StandInWorkers(
     StandInSaes,
     StandInModels,
@@ -103,7 +108,7 @@ class StandInWorkers(
         sizes = {"tokens": 500, "resid_post.0": 4000}
         estimate = capture_pb2.CaptureEstimate(
             documents=3, sequences=4, tokens=100, shards=2, bytes_by_product=sizes, bytes=4500, seconds=12.0,
-            documents_with_bos=2,
+            documents_with_bos=2, dataset_files=FILES,
         )  # fmt: skip
         return capture_pb2.EstimateCaptureResponse(estimate=estimate)
 
@@ -165,6 +170,8 @@ class StandInWorkers(
 
     def _news(self, run: str, state: int, shards: int | None) -> capture_pb2.WatchCaptureResponse:
         progress = capture_pb2.CaptureProgress(run=run, state=state)
+        if run == MIXED:
+            progress.dataset_files.CopyFrom(FILES)
         if shards is not None:
             progress.shards_committed, progress.shards_total = shards, SHARDS
             progress.tokens_committed, progress.tokens_total = shards * TOKENS_PER_SHARD, SHARDS * TOKENS_PER_SHARD

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,8 @@ import pytest
 
 import actstore
 from actstore import BadRequest, Lab, NotFound
-from tests.stored_run import D_SAE, DENSE_SITE, FIRING, GROWTH, SAE, SILENT, StoredRun, plant
+from actstore_storage.opening import open_bucket
+from tests.stored_run import D_SAE, DENSE_SITE, FIRING, GROWTH, SAE, SILENT, StoredRun, plant, write_stored_run
 
 
 def test_a_run_describes_itself(lab: Lab, stored: StoredRun) -> None:
@@ -96,6 +98,39 @@ def test_tokens_have_their_texts(lab: Lab, stored: StoredRun) -> None:
     tokens = lab.run("planted").tokens(range(1))
     assert tokens.to_arrow()["token"].to_pylist() == stored.tokens.token[:16].tolist()
     assert tokens.to_arrow()["text"][0].as_py() == "<bos>"
+
+
+def test_where_documents_come_from(lab: Lab, stored: StoredRun) -> None:
+    """A file and a row of it, or the file alone; wherever examples, tokens or documents are shown."""
+    run = lab.run("planted")
+    files = ["in/part-0.jsonl"] * 5 + ["<b>.txt"]
+    sources = {document: (file, None if document == 5 else document) for document, file in enumerate(files)}
+    for before in (0, 2):
+        top = run.feature(SAE, FIRING).top(7, tokens_before=before, tokens_after=before)
+        assert {(row["document"], row["source"], row["row"]) for row in top} <= {(d, *s) for d, s in sources.items()}
+        assert len({row["document"] for row in top}) > 3
+    assert "(in/part-0.jsonl row 4, sequence 5, position" in repr(top)
+    html = run.feature(SAE, FIRING).page(live=False)._repr_html_()
+    assert "document 4 (in/part-0.jsonl row 4), sequence 5" in html
+    assert "document 5 (&lt;b&gt;.txt), sequence 6" in html
+    tokens = run.tokens().to_arrow()
+    assert [sources[document] for document in stored.tokens.document.tolist()] == list(
+        zip(tokens["source"].to_pylist(), tokens["row"].to_pylist(), strict=True)
+    )
+    profile = run.norms(by="document", sites=["resid_post.0"]).to_arrow()
+    assert profile.column_names[2:5] == ["document", "source", "row"]
+    assert {row["document"]: (row["source"], row["row"]) for row in profile.to_pylist()} == sources
+
+
+def test_a_run_without_sources_shows_none(tmp_path: Path) -> None:
+    write_stored_run(open_bucket(str(tmp_path)), sources=None)
+    with actstore.connect(tmp_path) as lab:
+        run = lab.run("planted")
+        top = run.feature(SAE, FIRING).top(2)
+        assert [(row["source"], row["row"]) for row in top] == [(None, None)] * 2
+        assert "(sequence 6, position 6)" in repr(top)
+        assert set(run.tokens().to_arrow()["source"].to_pylist()) == {None}
+        assert set(run.norms(by="document").to_arrow()["source"].to_pylist()) == {None}
 
 
 def test_examples_and_statistics(lab: Lab, stored: StoredRun) -> None:

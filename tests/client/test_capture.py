@@ -3,7 +3,7 @@
 import io
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -12,6 +12,7 @@ from actstore import (
     Cancelled,
     CaptureEstimate,
     CaptureProgress,
+    DatasetFiles,
     Fault,
     Lab,
     NotFound,
@@ -29,6 +30,8 @@ from tests.client.stand_in_saes import CLAIMED_L0, L0, WARNINGS
 from tests.client.stand_in_workers import StandInWorkers
 from tests.stored_run import SAE
 from tests.waiting import PATIENCE_SECONDS
+
+FILES = DatasetFiles(20, 3, ("notes", ".DS_Store"))
 
 
 class Terminal(io.StringIO):
@@ -129,6 +132,7 @@ def test_what_is_stored_and_of_which_rows(kind: str, remote: Lab, workers: Stand
     remote.capture(
         "planted-model", dataset="text", sites=["z.0.2"], storage_dtype="float16", widen_on_overflow=True, packing=True,
         positions=positions, tokens_field="ids", filters=filters, max_documents=10, sink_ratio=20.0,
+        source_field="url",
     )  # fmt: skip
     sent = workers.requests[-1].specification
     assert sent.positions == message
@@ -137,15 +141,19 @@ def test_what_is_stored_and_of_which_rows(kind: str, remote: Lab, workers: Stand
     assert [(found.column, found.comparison, found.value) for found in request.row_filters] == filters
     assert (request.storage_dtype, request.widen_on_overflow, request.packing) == ("float16", True, True)
     assert (request.tokens_field, request.max_documents, request.sink_ratio) == ("ids", 10, 20.0)
+    assert request.source_field == "url"
 
 
 def test_a_dry_run_is_an_estimate(remote: Lab, workers: StandInWorkers) -> None:
     estimate = remote.estimate("planted-model", dataset="text", sites=["resid_post"], max_tokens=100)
     assert isinstance(workers.requests[-1], capture_pb2.EstimateCaptureRequest)
     assert workers.requests[-1].specification.dataset.max_tokens == 100
-    assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0, 2)
-    for word in ("100 tokens", "resid_post.0", "4,500 bytes", "12 s", "2 documents begin with a BOS of their own"):
+    assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0, 2, FILES)
+    own = "2 documents begin with a BOS of their own"
+    left_out = "not read, beside 20 files: 3 (notes, .DS_Store, ...)"
+    for word in ("100 tokens", "resid_post.0", "4,500 bytes", "12 s", own, left_out):
         assert word in repr(estimate)
+    assert "not read" not in repr(replace(estimate, dataset_files=DatasetFiles(20)))
 
 
 BAD: dict[str, dict[str, object]] = {
@@ -178,6 +186,7 @@ def test_progress_comes_in_plain_records(remote: Lab) -> None:
     news = list(remote.attach("planted").progress())
     assert [each.state for each in news] == ["preparing", *["running"] * 4, "complete"]
     assert news[-1] == CaptureProgress("planted", "complete", 4, 4, 1000, 1000, 4.0)
+    assert {each.dataset_files for each in remote.attach(planted.MIXED).progress()} == {FILES}
 
 
 def test_a_failed_capture_raises_its_own_error(remote: Lab) -> None:

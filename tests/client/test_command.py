@@ -145,7 +145,14 @@ def test_a_capture_says_which_sae_looks_wrong(service: Service) -> None:
 
 def test_capture(service: Service) -> None:
     found = said(actstore("capture", "planted-model", "--dataset", "text", "--json", address=service.address))
-    assert found == {"run": "planted", "complete": True, "tokens": 69, "warnings": []}
+    files = {"read": 0, "not_read": 0, "first_not_read": []}
+    assert found == {"run": "planted", "complete": True, "tokens": 69, "warnings": [], "dataset_files": files}
+    mixed = ("capture", "planted-model", "--dataset", "text", "--name", planted.MIXED, "--json")
+    done = actstore(*mixed, address=service.address)
+    left_out = "not read, beside 20 files: 3 (notes, .DS_Store, ...)"
+    assert done.stderr == f"actstore: {left_out}\n"
+    assert json.loads(done.stdout)["dataset_files"]["first_not_read"] == ["notes", ".DS_Store"]
+    assert left_out in actstore(*mixed[:-1], "--dry-run", address=service.address).stdout
     arguments = ("capture", "planted-model", "--dataset", "text", "--name", "slow", "--no-wait", "--json")
     assert said(actstore(*arguments, address=service.address)) == {"run": "slow"}
     assert said(actstore("cancel", "slow", "--json", address=service.address))["state"] == "cancelled"

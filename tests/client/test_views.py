@@ -257,7 +257,7 @@ def test_white_space_is_visible() -> None:
 
 def test_examples_show_the_strongest_token(lab: Lab) -> None:
     shown = repr(lab.run("planted").feature(SAE, FIRING).top(1, tokens_before=2, tokens_after=0))
-    assert "·word18·word21«·word24»  (sequence 6, position 6)" in shown
+    assert "·word18·word21«·word24»  (<b>.txt, sequence 6, position 6)" in shown
     assert "excluded: bos · model planted-model" in shown
 
 

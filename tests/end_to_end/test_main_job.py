@@ -1,5 +1,6 @@
 """The main job as its users run it: the local stack itself, SeaweedFS, the bundled model, the public client."""
 
+import gzip
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -64,6 +65,14 @@ def _datasets(folder: Path) -> Path:
     (folder / "stdlib.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "empty.jsonl").write_text("")
     (folder / "latin.txt").write_bytes("café".encode("latin-1"))
+    rows = [json.dumps({"text": text, "id": number, "url": f"https://x/{number}"}) for number, text in enumerate(texts)]
+    (folder / "mixed" / ".staging").mkdir(parents=True)
+    (folder / "mixed" / "part-0.jsonl").write_text("\n".join(rows[:2]))
+    (folder / "mixed" / "lang=en, part 1.jsonl.gz").write_bytes(gzip.compress("\n".join(rows[2:4]).encode()))
+    (folder / "mixed" / ".staging" / "part-2.jsonl").write_text(rows[4])
+    (folder / "mixed" / "README.md").write_text("about")
+    (folder / "archive").mkdir()
+    (folder / "archive" / "all.tar.gz").write_bytes(b"")
     return folder
 
 
@@ -124,6 +133,22 @@ def test_the_bucket_alone_answers_the_same(job: MainJob) -> None:
     ours, theirs = (run.feature(SAE, FEATURE).top(5) for run in (job.run, direct))
     assert len(ours) > 0
     assert ours.table.equals(theirs.table)
+
+
+def test_a_folder_is_read_whole_and_its_documents_are_told(job: MainJob) -> None:
+    """Compressed and not, whatever the names; what is not read is named before and while it is captured."""
+    asked = {"dataset": "mixed", "context_length": 64, "saes": [SAE]}
+    estimate = job.lab.estimate("pystdlib", **asked, source_field="url")
+    assert estimate.documents == 4
+    assert estimate.dataset_files == actstore.DatasetFiles(2, 2, ("README.md", ".staging/"))
+    capture = job.lab.capture("pystdlib", **asked, source_field="url")
+    run = capture.wait(progress=False, check_saes=False)
+    assert capture.dataset_files == estimate.dataset_files
+    assert run.specification.source_field == "url"
+    in_order = [f"https://x/{number}" for number in (2, 3, 0, 1)]
+    assert list(dict.fromkeys(run.tokens().table["source"].to_pylist())) == in_order
+    assert {row["source"] for row in run.feature(SAE, FEATURE).top(5)} <= set(in_order)
+    assert {row["source"] for row in job.run.feature(SAE, FEATURE).top(5)} == {"stdlib.jsonl"}
 
 
 def test_the_patch_moves_the_answer_both_ways(job: MainJob) -> None:
@@ -221,6 +246,26 @@ CAPTURES = [
         "dataset",
         "../../etc/passwd",
         "without '..'",
+    ),
+    Wrong(
+        {"dataset": "hf:/etc:train"}, actstore.BadRequest, "NAME_INVALID", "dataset", "hf:/etc:train", "hf:OWNER/NAME"
+    ),
+    Wrong({"dataset": "archive"}, actstore.BadRequest, "DATASET_UNREADABLE", "dataset", "all.tar.gz", ".jsonl"),
+    Wrong(
+        {"dataset": "mixed", "filters": [("id", "!=", "1")]},
+        actstore.BadRequest,
+        "ARGUMENT_INVALID",
+        "dataset.filters",
+        "id != '1'",
+        "a number",
+    ),
+    Wrong(
+        {"dataset": "mixed", "source_field": "gone"},
+        actstore.BadRequest,
+        "DATASET_UNREADABLE",
+        "dataset.source_field",
+        "gone",
+        "text",
     ),
     Wrong({"name": "../up"}, actstore.BadRequest, "NAME_INVALID", "run", "../up", NAMES),
     Wrong({"name": "x" * 20_000}, actstore.BadRequest, "NAME_INVALID", "run", "xxx", NAMES),

@@ -7,6 +7,7 @@ import numpy as np
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.commit import Commit
+from actstore_storage.document_sources import WHOLE, DocumentSources
 from actstore_storage.layout import commit_key
 from actstore_storage.products import NORM_SKETCHES
 from actstore_storage.registry import ModelRecord, SaeModelRecord, register_model, register_sae
@@ -38,6 +39,13 @@ class RandomRun:
         sparse = SparseFeatures(row, feature.astype(np.int32), values[row, feature])
         dense = {site: rows[chosen] for site, rows in self.dense.items()}
         return tokens, dense, {site: rows[chosen] for site, rows in self.norms.items()}, {SAE: sparse}
+
+    @property
+    def sources(self) -> DocumentSources:
+        """Every fourth document is a file of its own."""
+        numbers = np.unique(self.tokens.document)
+        files = np.array([f"file-{number % 3}" for number in numbers], np.object_)
+        return DocumentSources(numbers, files, np.where(numbers % 4, numbers, WHOLE))
 
     def kept(self, exclude: frozenset[str]) -> np.ndarray:
         bos = self.tokens.flags & BOS != 0
@@ -81,7 +89,10 @@ def make_run(
         sequences_per_shard=sequences_per_shard,
         sequences_per_batch=2,
     )
-    record = RunRecord("run", specification, specification.sha256, sequences, rows, layers, d_model, "sdpa", "cpu", "0")
+    record = RunRecord(
+        "run", specification, specification.sha256, sequences, rows, layers, d_model, "sdpa", "cpu", "0",
+        document_sources=True,
+    )  # fmt: skip
     sequence = np.repeat(np.arange(sequences), lengths)
     active = rng.random((rows, d_sae)) < np.linspace(0, 1, d_sae)  # feature 0 never fires, the last one always
     return RandomRun(
@@ -132,7 +143,8 @@ def write_shard(
     bucket: Bucket, run: RandomRun, shard: int, attempt: str, batch_sequences: int = 2, chosen: np.ndarray | None = None
 ) -> bool:
     held = run.record.shard_sequences(shard)
-    with ShardWriter(bucket, run.record, shard, attempt) as writer:
+    sources = run.sources.take(run.tokens.document[np.isin(run.tokens.sequence, held)])
+    with ShardWriter(bucket, run.record, shard, attempt, sources=sources) as writer:
         for first in range(held.start, held.stop, batch_sequences):
             last = min(first + batch_sequences, held.stop)
             rows = (run.tokens.sequence >= first) & (run.tokens.sequence < last)
@@ -176,7 +188,9 @@ def slow_top_examples(
                 "activation": values[row],
                 "sequence": tokens.sequence[row],
                 "position": tokens.position[row],
-                "document": tokens.document[row],
+                "document": (document := tokens.document[row]),
+                "source": f"file-{document % 3}",
+                "row": document if document % 4 else None,
                 "first_position": tokens.position[window[0]],
                 "tokens": [tokens.token[other] for other in window],
                 "texts": [TEXTS[tokens.token[other]] for other in window],

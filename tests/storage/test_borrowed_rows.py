@@ -72,7 +72,7 @@ def write_with_both(bucket: Bucket, run: RandomRun, features: np.ndarray) -> Non
         held = record.shard_sequences(shard)
         rows = (run.tokens.sequence >= held.start) & (run.tokens.sequence < held.stop)
         tokens, dense, norms, old = run.part(rows)
-        with ShardWriter(bucket, record, shard, "attempt") as writer:
+        with ShardWriter(bucket, record, shard, "attempt", sources=run.sources) as writer:
             writer.add(tokens, dense, norms, old | {NEW.name: sparse(features[rows])})
             assert writer.commit()
 

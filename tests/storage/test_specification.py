@@ -45,6 +45,7 @@ SPECIFICATIONS = st.builds(
     max_documents=st.none() | COUNTS, sink_ratio=st.none() | st.floats(1, 1e6), rows_of=TEXT,
     config_sha256=TEXT, attention_implementation=TEXT,
     marked_special=st.booleans(),
+    source_field=TEXT,
 )  # fmt: skip
 
 

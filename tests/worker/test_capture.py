@@ -201,7 +201,7 @@ def test_the_second_attempt_loses(folder: Path, local_bucket: Bucket) -> None:
             assert fast.commit()
         assert not slow.commit()
     assert not [key for key in local_bucket.keys("runs") if "slow" in key]
-    task = ShardTask(planned.record, planned.model_source, planned.sae_paths, 1, own, "late")
+    task = ShardTask(planned.record, planned.model_source, planned.sae_paths, 1, own, "late", planned.shard_sources(1))
     report = CaptureWorker(local_bucket, CPU).capture(task)
     assert (report.won, report.tokens) == (False, len(own.tokens))
     assert not [key for key in local_bucket.keys("runs") if "late" in key]

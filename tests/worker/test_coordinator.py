@@ -24,7 +24,7 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.plan import PlanSettings
 from actstore_worker.preparing import Preparing
-from actstore_worker.progress import Progress, State
+from actstore_worker.progress import DatasetFiles, Progress, State
 from actstore_worker.request import CaptureRequest
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
 from tests.random_models import save_model
@@ -57,6 +57,7 @@ def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket
         snapshot.record.tokens_total,
         seen[-1].elapsed_seconds,
         None,
+        dataset_files=DatasetFiles(read=1),
     )
     assert seen[-1].tokens_committed == seen[-1].tokens_total == 21 * (4 * SHARDS - 1)
 

@@ -17,7 +17,7 @@ from actstore_storage.layout import features_product
 from actstore_storage.opening import open_bucket
 from actstore_storage.reading import open_product
 from actstore_storage.removal import remove_run
-from actstore_storage.rows import dense_matrix, read_activations
+from actstore_storage.rows import dense_matrix, document_sources, read_activations
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import Positions
@@ -110,6 +110,10 @@ def test_a_run_with_features_gets_more_of_them(lab: Path, local_bucket: Bucket) 
     assert feature_hashes(over, ("topk", "gated")) == feature_hashes(whole, ("topk", "gated"))
     assert over.commits[0].objects["features-topk"].key.startswith("runs/base/")
     assert over.commits[0].objects["features-gated"].key.startswith("runs/over/")
+    sources = document_sources(over)
+    assert sources == document_sources(whole)
+    assert None not in sources["source"].to_pylist()
+    assert over.record.document_sources
 
 
 def test_rows_in_a_narrower_dtype_are_encoded_as_they_are_stored(lab: Path, local_bucket: Bucket) -> None:

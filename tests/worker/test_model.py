@@ -17,6 +17,7 @@ from actstore_worker.families import FAMILIES
 from actstore_worker.loading import load_model
 from actstore_worker.model import describe_model
 from tests.small_models import (
+    BERT,
     BOS,
     CONTEXT_LENGTH,
     D_MODEL,
@@ -163,6 +164,17 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     refusal(folder)
     (folder / "config.json").write_text("{")
     refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["vocab", "merges"])
+def test_a_tokenizer_is_made_of_its_own_files(name: str, tmp_path: Path) -> None:
+    """Transformers would open these paths: the lines of any file became token texts."""
+    (tmp_path / "secret.txt").write_text("root:x:0:0\n[UNK]\nhunter2\n")
+    folder = BERT["bert"](tmp_path / "bert")
+    (folder / "tokenizer.json").unlink()
+    told = {"tokenizer_class": "BertTokenizer", name: str(tmp_path / "secret.txt")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    assert f"tokenizer_config.json has {name}" in refusal(folder).message
 
 
 def test_the_catalogue_knows_models_revisions_and_saes(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import sys
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pyarrow as pa
@@ -12,10 +15,12 @@ import pytest
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.specification import RowFilter
-from actstore_worker import sources
+from actstore_worker import dataset_rows
 from actstore_worker.dataset_files import Dataset, DatasetPlaces
+from actstore_worker.request import CaptureRequest
 from actstore_worker.sources import DocumentQuery
 from actstore_worker.sources import documents as dataset_documents
+from actstore_worker.storing import document_query
 
 TEXTS = ["one\n", "zwei – Ümläute\r\n", ""]
 
@@ -96,7 +101,7 @@ def test_a_folder_without_text_is_empty(tmp_path: Path) -> None:
 
 
 def test_a_document_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "DOCUMENT_BYTES_MAX", 10)
+    monkeypatch.setattr(dataset_rows, "DOCUMENT_BYTES_MAX", 10)
     (tmp_path / "a.txt").write_text("x" * 11)
     error = refusal(tmp_path / "a.txt")
     assert (error.reason, error.details["value"], error.details["allowed"]) == (
@@ -174,6 +179,55 @@ def test_rows_that_pass_keep_their_numbers(wanted: tuple[str, str, object], tabl
     assert first == found[:1]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "allowed"),
+    [
+        (("score", "!=", "1"), "a number, as the column has"),
+        (("score", "==", True), "a number, as the column has"),
+        (("score", "not in", ("1", "2")), "a number, as the column has"),
+        (("language", "!=", 1), "a text, as the column has"),
+        (("ids", "!=", "x"), "a column of text, numbers or truth values"),
+    ],
+    ids=str,
+)
+def test_filters_compare_like_with_like(wanted: tuple[str, str, object], allowed: str, table: Dataset) -> None:
+    """Pyarrow raises too; to compare and exclude nothing would be a silent answer."""
+    with pytest.raises(BadRequest) as refused:
+        list(dataset_documents(table, DocumentQuery(row_filters=(RowFilter(*wanted),))))
+    told = f"{wanted[0]} {wanted[1]} {wanted[2]!r}"
+    assert refused.value.details == {"field": "dataset.filters", "value": told, "allowed": allowed}
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [(("en", 1), "values of one kind"), ((1, True), "values of one kind"), (float("nan"), "a number: nothing")],
+)
+def test_filters_that_no_column_fits(value: object, allowed: str) -> None:
+    comparison = "in" if isinstance(value, tuple) else "!="
+    with pytest.raises(BadRequest) as refused:
+        document_query(CaptureRequest("model", "text", row_filters=(RowFilter("a", comparison, value),)))
+    assert refused.value.details["field"] == "dataset.filters"
+    assert refused.value.details["allowed"].startswith(allowed)
+
+
+def test_decimals_and_times(tmp_path: Path) -> None:
+    """A decimal is compared with the number as it was written; a time with nothing that a filter can say."""
+    cents = pa.array([Decimal("0.10"), None, Decimal("0.30")], pa.decimal128(5, 2))
+    days = pa.array([datetime(2026, 1, day) for day in (1, 2, 3)])
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "cents": cents, "day": days}), tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet", row_filters=(RowFilter("cents", "==", 0.1),)) == ["a"]
+    assert documents(tmp_path / "a.parquet", row_filters=(RowFilter("cents", "in", (0.1, 0.3)),)) == ["a", "c"]
+    with pytest.raises(BadRequest, match="datetime"):
+        documents(tmp_path / "a.parquet", row_filters=(RowFilter("day", ">", "2026-01-01"),))
+
+
+def test_a_filter_of_a_csv_says_what_its_cells_are(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,id\na,007\nb,8\n")
+    assert documents(tmp_path / "a.csv", row_filters=(RowFilter("id", "==", "007"),)) == ["a"]
+    assert documents(tmp_path / "a.csv", row_filters=(RowFilter("id", "in", ("007", "8")),)) == ["a", "b"]
+    assert documents(tmp_path / "a.csv", row_filters=(RowFilter("id", ">", 7),)) == ["b"]
+
+
 def test_columns_of_token_ids(table: Dataset) -> None:
     found = list(dataset_documents(table, DocumentQuery(text_field="", tokens_field="ids")))
     assert [document.content.tolist() for document in found] == [row["ids"] for row in ROWS]
@@ -209,7 +263,7 @@ def test_datasets_in_a_store(s3_bucket: Bucket, tmp_path: Path) -> None:
     s3_bucket.put("corpus/a.jsonl", b'{"text": "one"}\n{"text": "two"}\n')
     pq.write_table(pa.table({"text": ["three"]}), tmp_path / "b.parquet")
     s3_bucket.put("corpus/b.parquet", (tmp_path / "b.parquet").read_bytes())
-    s3_bucket.put("corpus/notes.txt", b"no part of a folder of tables")
+    s3_bucket.put("corpus/README.md", b"no part of a folder of tables")
     places = DatasetPlaces((tmp_path,), (s3_bucket,))
 
     def texts(name: str) -> list[object]:
@@ -217,23 +271,39 @@ def test_datasets_in_a_store(s3_bucket: Bucket, tmp_path: Path) -> None:
 
     assert texts("corpus") == ["one", "two", "three"]
     assert texts("corpus/b.parquet") == texts("b.parquet") == ["three"]
-    assert texts("corpus/notes.txt") == ["no part of a folder of tables"]
+    assert texts("corpus/README.md") == ["no part of a folder of tables"]
     for name in ("corpu", "corpus/missing.txt", "../corpus"):
         with pytest.raises(BadRequest):
             places.find(name)
 
 
-def test_datasets_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+# What the `datasets` library would take for a path, an address, one of its own builders, or a part of one.
+NOT_OF_THE_HUB = (
+    "owner/name", "owner/name::", "text:train", "json:train", "name:train", "/etc:train", "./owner/name:train",
+    "../owner:train", "owner/../name:train", "owner/..:train", "owner//name:train", "owner/name/more:train",
+    "owner/na..me:train", "https://host/name:train", "hf://datasets/owner/name:train", "owner/name@main:train",
+    "owner/name:../config:train", "owner/name:a/b:train", "owner/name:config:tr/ain", "~/name:train",
+    "owner\\name:train",
+)  # fmt: skip
+
+
+def test_datasets_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The hub itself cannot be asked here; what would be asked of the library is seen."""
     asked: list[tuple[object, ...]] = []
 
-    def load(name: str, config: str | None, split: str) -> object:
-        asked.append((name, config, split))
+    def builder(name: str, config: str | None) -> object:
         if name == "owner/gone":
             raise FileNotFoundError(name)
-        return datasets.Dataset.from_list(ROWS)
+        place = "/etc" if name == "owner/climbs" else f"hf://datasets/{name}@0123"
+        return SimpleNamespace(
+            config=SimpleNamespace(data_files={"train": [f"{place}/part-0.jsonl"]}),
+            download_and_prepare=lambda: None,
+            as_dataset=lambda split: asked.append((name, config, split)) or datasets.Dataset.from_list(ROWS),
+        )
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "here").mkdir(parents=True)
     places = DatasetPlaces(allow_hub=True)
     for name in ("hf:owner/name:train", "hf:owner/name:config:test"):
         assert len(list(dataset_documents(places.find(name), DocumentQuery()))) == len(ROWS)
@@ -241,8 +311,9 @@ def test_datasets_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     for searched, name, reason in (
         (places, "hf:owner/gone:train", "DATASET_NOT_FOUND"),
         (DatasetPlaces(), "hf:owner/name:train", "DATASET_NOT_FOUND"),
-        (places, "hf:owner/name", "NAME_INVALID"),
-        (places, "hf:owner/name::", "NAME_INVALID"),
+        (places, "hf:owner/here:train", "DATASET_NOT_FOUND"),
+        (places, "hf:owner/climbs:train", "DATASET_UNREADABLE"),
+        *((places, f"hf:{other}", "NAME_INVALID") for other in NOT_OF_THE_HUB),
     ):
         with pytest.raises(BadRequest) as refused:
             searched.find(name)
@@ -252,7 +323,7 @@ def test_datasets_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_library_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    for places, name in ((DatasetPlaces((tmp_path,)), "saved"), (DatasetPlaces(allow_hub=True), "hf:a/b:train")):
-        with pytest.raises(BadRequest, match="Hugging Face `datasets` library") as refused:
-            places.find(name)
-        assert refused.value.reason == "DATASET_UNREADABLE"
+    assert documents(tmp_path / "saved") == [row["text"] for row in ROWS]
+    with pytest.raises(BadRequest, match="Hugging Face `datasets` library") as refused:
+        DatasetPlaces(allow_hub=True).find("hf:a/b:train")
+    assert refused.value.reason == "DATASET_UNREADABLE"

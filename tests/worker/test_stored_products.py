@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
-from actstore_storage.opening import open_bucket
-from actstore_storage.products import NORM_SKETCHES, NORMS, SINK
-from actstore_storage.rows import dense_matrix, read_activations, shard_tokens
+from actstore_storage.opening import S3Access, open_bucket, open_files
+from actstore_storage.products import NORM_SKETCHES, NORMS, SINK, TOKENS
+from actstore_storage.reading import open_product
+from actstore_storage.rows import dense_matrix, document_sources, read_activations, shard_tokens
 from actstore_storage.sites import Site, parse_site
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import Positions
@@ -30,6 +31,7 @@ from actstore_worker.loading import load_model
 from actstore_worker.model import LanguageModel
 from actstore_worker.overflow import OverflowRefused
 from actstore_worker.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.progress import DatasetFiles
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sequences import TokenSequences
 from tests.capturing import capture_run
@@ -161,6 +163,36 @@ def test_packing_is_refused_where_it_would_show(name: str, sites: tuple[str, ...
     with pytest.raises(BadRequest) as refused:
         planned(folder, name, dense_sites=sites, packing=True)
     assert (refused.value.details["field"], refused.value.details["value"]) == ("packing", "True")
+
+
+def test_documents_keep_their_source_at_little_cost(folder: Path, local_bucket: Bucket) -> None:
+    """Files of a text, without those that have no token; repeated for every token, and stored once a row group."""
+    _, snapshot = captured(folder, local_bucket)
+    documents = sorted(set(columns(snapshot)["document"].tolist()))
+    assert 10 < len(documents) < 25
+    expected = [{"document": document, "source": f"{document:02}.txt", "row": None} for document in documents]
+    assert document_sources(snapshot).to_pylist() == expected
+    with open_product(local_bucket, snapshot.commits[0], TOKENS) as file:
+        group = file.metadata.row_group(0)
+    sources = [group.column(file.schema_arrow.names.index(name)) for name in ("source", "row")]
+    assert all("RLE_DICTIONARY" in column.encodings for column in sources)
+    assert snapshot.record.document_sources
+
+
+def test_the_same_files_are_the_same_dataset_on_a_disk_and_in_s3(
+    folder: Path, s3_address: str, s3_access: S3Access
+) -> None:
+    bucket = open_bucket(s3_address, s3_access)
+    for path in (folder / "data" / "text").iterdir():
+        bucket.put(f"text/{path.name}", path.read_bytes())
+    bucket.put("text/picture", b"\xff")
+    asked = CaptureRequest("gpt2", "text", run="run", sequences_per_shard=7)
+    places = DatasetPlaces((), (open_files(s3_address, s3_access),))
+    stored = plan_capture(asked, ModelCatalogue((folder / "models",)), PlanSettings(places))
+    plan = planned(folder)
+    assert stored.record == plan.record
+    np.testing.assert_array_equal(stored.sources.source, plan.sources.source)
+    assert (stored.dataset_files, plan.dataset_files) == (DatasetFiles(25, 1, ("picture",)), DatasetFiles(25))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "bert"])

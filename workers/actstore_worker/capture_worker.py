@@ -14,6 +14,7 @@ import torch
 from actstore_storage.attempt import ShardAttempt
 from actstore_storage.borrowed_shard import FeatureWriter
 from actstore_storage.bucket import Bucket
+from actstore_storage.document_sources import DocumentSources
 from actstore_storage.errors import ActstoreError
 from actstore_storage.layout import commit_key, data_folder
 from actstore_storage.runs import read_commit
@@ -38,7 +39,7 @@ TASKS = 2
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One attempt at one shard; `sequences` are the shard's own."""
+    """One attempt at one shard; `sequences` are the shard's own, and `sources` of their documents."""
 
     record: RunRecord
     model_source: ModelSource
@@ -46,6 +47,7 @@ class ShardTask:
     shard: int
     sequences: TokenSequences
     attempt: str
+    sources: DocumentSources
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,13 @@ class CaptureWorker:
             with ExitStack() as attempt:
                 writer = attempt.enter_context(
                     ShardWriter(
-                        self._bucket, task.record, task.shard, task.attempt, sorted(widened), capture.norm_columns
+                        self._bucket,
+                        task.record,
+                        task.shard,
+                        task.attempt,
+                        sorted(widened),
+                        capture.norm_columns,
+                        task.sources if task.record.document_sources else None,
                     )
                 )
                 try:

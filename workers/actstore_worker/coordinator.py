@@ -23,7 +23,7 @@ from actstore_worker.encode_plan import EncodePlan, RunPlan
 from actstore_worker.flops import flops_per_token
 from actstore_worker.merging import Merging
 from actstore_worker.plan import Plan
-from actstore_worker.progress import CaptureState, Estimate, Progress, State, Totals
+from actstore_worker.progress import NO_FILES, CaptureState, DatasetFiles, Estimate, Progress, State, Totals
 from actstore_worker.request import CaptureRequest
 from actstore_worker.settings import CoordinatorLimits
 
@@ -118,7 +118,7 @@ class Coordinator:
                 snapshot = await asyncio.to_thread(self._preparer.begin, plan, request)
                 self._captures.pop(run, None)
                 self._forget_old()
-                capture = self._captures[run] = CaptureState.of(snapshot)
+                capture = self._captures[run] = CaptureState.of(snapshot, _dataset_files(plan))
         plan = replace(plan, record=plan.record.continuing(snapshot.record))
         self._start(self._run(capture, plan))
         return run
@@ -158,6 +158,7 @@ class Coordinator:
             bytes=sum(plan.bytes_by_product.values()),
             seconds=work / flops if flops else 0.0,
             documents_with_bos=plan.documents_with_bos if isinstance(plan, Plan) else 0,
+            dataset_files=_dataset_files(plan),
         )
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
@@ -390,4 +391,9 @@ def _task(plan: RunPlan, shard: int, attempt: str) -> Task:
     """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
     if isinstance(plan, EncodePlan):
         return EncodeTask(plan.record, plan.sae_paths, shard, attempt)
-    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, plan.shard_sequences(shard), attempt)
+    own = plan.shard_sequences(shard), attempt, plan.shard_sources(shard)
+    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, *own)
+
+
+def _dataset_files(plan: RunPlan) -> DatasetFiles:
+    return NO_FILES if isinstance(plan, EncodePlan) else plan.dataset_files

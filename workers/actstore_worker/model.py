@@ -32,6 +32,7 @@ from actstore_worker.model_files import (
     DamagedFile,
     check_file,
     check_weights,
+    read_json,
     tensors_in,
     transformer_lens_file,
 )
@@ -45,6 +46,7 @@ from actstore_worker.transformer_lens_files import is_transformer_lens, read_wei
 DeviceMap = str | dict[str, str] | None
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER = "tokenizer.json"
+_TOKENIZER_SETTINGS = "tokenizer_config.json"
 _HASH_CHUNK_BYTES = 1 << 22
 # transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
 _LOADING = threading.Lock()
@@ -369,6 +371,17 @@ def _read_config(source: ModelSource) -> Any:
     return config
 
 
+def _check_tokenizer_paths(folder: Path) -> None:
+    """Its own files make a tokenizer. Where its settings have a `vocab` or `merges` that is text, transformers opens
+    the file of that name, wherever on this machine it is. Errors: DamagedFile.
+    """
+    settings = folder / _TOKENIZER_SETTINGS
+    told = read_json(settings, TOKENIZER_BYTES_MAX) if settings.is_file() else {}
+    for name in ("vocab", "merges"):
+        if isinstance(told.get(name), str):
+            raise DamagedFile(f"{_TOKENIZER_SETTINGS} has {name} {told[name]!r}, which is a path and no table")
+
+
 def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     folder, raw = source.tokenizer_folder, raw_configuration(source)
     if is_transformer_lens(raw) and not (folder / _TOKENIZER).is_file():  # it lies elsewhere on the hub
@@ -377,6 +390,7 @@ def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     try:
         for path in sorted(folder.glob("*.json")):
             check_file(path, TOKENIZER_BYTES_MAX)
+        _check_tokenizer_paths(folder)
         with refusing_tokenizer(source.name):
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, config=config, trust_remote_code=False, local_files_only=True

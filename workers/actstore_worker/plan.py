@@ -1,12 +1,17 @@
 """From a request for a capture to its run: everything is looked up and checked here, before any forward pass."""
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from actstore_storage.bucket import check_name
+from actstore_storage.document_sources import DocumentSources
 from actstore_storage.errors import BadRequest
 from actstore_storage.norm_columns import L2, NormColumn, columns_beside, statistics_names
 from actstore_storage.products import NORM_SKETCHES
@@ -15,16 +20,19 @@ from actstore_storage.specification import RunRecord, SaeRecord, Specification
 from actstore_worker.catalogue import ModelCatalogue, ModelSource
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.model import ModelDescription, describe_model
+from actstore_worker.progress import DatasetFiles
 from actstore_worker.provenance import code_version
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
 from actstore_worker.sequences import SequenceShape, TokenSequences, tokenise
-from actstore_worker.sources import documents
+from actstore_worker.sources import Document, documents
 from actstore_worker.storing import bytes_by_product, checked_options, document_query, sketch_bytes
 
 SEQUENCES_PER_BATCH_MAX = 1024
 SEQUENCES_PER_SHARD_MAX = 1 << 20
 _HASH_DIGITS_IN_NAME = 8
+# Of a dataset's files that are not read, so many are named.
+FILES_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,9 @@ class PlanSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """`sequences` are all of the run's; a worker needs those of its shard. `bytes_by_product` is an estimate."""
+    """`sequences` are all of the run's, and `sources` of their documents; a worker needs those of its shard.
+    `bytes_by_product` is an estimate.
+    """
 
     record: RunRecord
     sequences: TokenSequences
@@ -55,12 +65,17 @@ class Plan:
     saes: tuple[SparseAutoencoder, ...]
     documents: int
     bytes_by_product: Mapping[str, int]
+    sources: DocumentSources
+    dataset_files: DatasetFiles
     # Of the documents, those with a BOS of their own.
     documents_with_bos: int = 0
 
     def shard_sequences(self, shard: int) -> TokenSequences:
         held = self.record.shard_sequences(shard)
         return self.sequences.slice(held.start, held.stop)
+
+    def shard_sources(self, shard: int) -> DocumentSources:
+        return self.sources.take(self.shard_sequences(shard).documents)
 
 
 def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: PlanSettings) -> Plan:
@@ -79,8 +94,9 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
     sae_paths = {name: catalogue.find_sae(name) for name in dict.fromkeys(request.saes)}
     saes = tuple(_fitting_sae(path, name, model) for name, path in sae_paths.items())
     options = checked_options(request, model, dense, saes)
+    noted = _NotedSources()
     with _naming_dataset(request.dataset):
-        tokenised = tokenise(model, documents(dataset, query), shape)
+        tokenised = tokenise(model, noted.passing(documents(dataset, query)), shape)
     sequences = tokenised.sequences
     widths = {str(site): model.site_width(site, shape.context_length) for site in dense}
     columns = [*(NormColumn(L2, site) for site in norms), *columns_beside(tuple(map(str, norms)), model.kinds)]
@@ -112,13 +128,35 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
         row_filters=request.row_filters,
         max_documents=request.max_documents,
         marked_special=model.marks_special,
+        source_field=request.source_field,
         **asdict(options) | {"positions": options.positions},
     )
     record = _record(request, specification, model, sequences, settings.device)
     record = replace(record, dense_widths={site: width for site, width in widths.items() if width != model.d_model})
-    return Plan(
-        record, sequences, source, model, sae_paths, saes, tokenised.documents, sizes, tokenised.documents_with_bos
-    )
+    sources = noted.of(sequences.documents)
+    files = DatasetFiles(len(dataset.files), len(dataset.not_read), dataset.not_read[:FILES_TOLD])
+    seen, begun = tokenised.documents, tokenised.documents_with_bos
+    return Plan(record, sequences, source, model, sae_paths, saes, seen, sizes, sources, files, begun)
+
+
+class _NotedSources:
+    """Where documents come from, noted as they pass: of many millions, so that these are columns and no objects."""
+
+    def __init__(self) -> None:
+        self._numbers, self._rows, self._sources = array("q"), array("q"), list[str]()
+
+    def passing(self, found: Iterable[Document]) -> Iterator[Document]:
+        for document in found:
+            self._numbers.append(document.number)
+            self._rows.append(document.row)
+            self._sources.append(document.source)
+            yield document
+
+    def of(self, documents: NDArray[np.int64]) -> DocumentSources:
+        noted = DocumentSources(
+            np.array(self._numbers, np.int64), np.array(self._sources, np.object_), np.array(self._rows, np.int64)
+        )
+        return noted.take(documents)
 
 
 def default_run_name(specification: Specification) -> str:
@@ -147,6 +185,7 @@ def _record(
         device=device,
         code_version=code_version(),
         model_config=model.model_config,
+        document_sources=True,
     )
 
 

@@ -31,6 +31,18 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
+class DatasetFiles:
+    """Fields of proto DatasetFiles: of the dataset's folder, how many files are read and not, and some that are not."""
+
+    read: int = 0
+    not_read: int = 0
+    first_not_read: tuple[str, ...] = ()
+
+
+NO_FILES = DatasetFiles()
+
+
+@dataclass(frozen=True)
 class Progress:
     """Fields of proto CaptureProgress."""
 
@@ -43,6 +55,7 @@ class Progress:
     elapsed_seconds: float
     failure: Failure | None
     failed_shards: Mapping[int, Failure] = field(default_factory=dict)
+    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
 
     @property
     def ended(self) -> bool:
@@ -61,6 +74,7 @@ class Estimate:
     bytes: int
     seconds: float
     documents_with_bos: int = 0
+    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
 
 
 @dataclass
@@ -87,6 +101,7 @@ class CaptureState:
     pending: deque[int]
     shards_committed: int
     tokens_committed: int
+    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
     state: State = State.RUNNING
     failure: Failure | None = None
     failed_shards: dict[int, Failure] = field(default_factory=dict)
@@ -100,10 +115,10 @@ class CaptureState:
     elapsed_seconds: float | None = None
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> "CaptureState":
+    def of(cls, snapshot: Snapshot, files: DatasetFiles = NO_FILES) -> "CaptureState":
         there = set(snapshot.shards)
         pending = deque(shard for shard in range(snapshot.record.shards_total) if shard not in there)
-        return cls(snapshot.record, pending, len(there), snapshot.tokens_committed)
+        return cls(snapshot.record, pending, len(there), snapshot.tokens_committed, files)
 
     @property
     def active(self) -> bool:
@@ -122,6 +137,7 @@ class CaptureState:
             elapsed_seconds,
             self.failure if self.state in (State.FAILED, State.PAUSED) else None,
             dict(told),
+            self.dataset_files,
         )
 
     def committed(self, tokens: int) -> None:

@@ -37,3 +37,4 @@ class CaptureRequest:
     # None: the default, 10; 0: no token is looked at.
     sink_ratio: float | None = None
     rows_of: str = ""
+    source_field: str = ""

@@ -1,255 +1,197 @@
 """Where documents come from: the rows of tables, and plain text.
 
-A JSONL or Parquet file has a document a row; a plain-text file is one document. Text is UTF-8 or refused: a document
-that is silently repaired is no longer what its name says.
+A table has a document a row; a plain-text file is one document. Text is UTF-8 or refused: a document that is silently
+repaired is no longer what its name says.
 """
 
 import itertools
-import json
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from actstore_storage.document_sources import WHOLE
 from actstore_storage.errors import BadRequest
 from actstore_storage.specification import RowFilter
-from actstore_worker.dataset_files import Dataset, DatasetFile, unreadable
+from actstore_worker.dataset_files import Dataset, DatasetFile
+from actstore_worker.dataset_rows import Row, WantedColumns, plain_text, table_rows
+from actstore_worker.row_filters import compares_text, no_field, passes
 
-# A document is tokenised whole, so it must fit into memory several times over.
-DOCUMENT_BYTES_MAX = 1 << 28
-_PARQUET_BATCH_ROWS = 256
 _ID_MAX = np.iinfo(np.int32).max
-COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "in": lambda value, allowed: value in allowed,
-    "not in": lambda value, allowed: value not in allowed,
-}
+# Of a document's source that is a column's: a URL, an identifier.
+SOURCE_CHARACTERS_MAX = 4096
 
 TokenIds = Int[NDArray[np.int32], " token"]
-_Row = tuple[str, Mapping[str, Any]]  # where it lies, for messages; its columns
 
 
 @dataclass(frozen=True)
 class DocumentQuery:
-    """Which documents of a dataset, and what of them. With `tokens_field` they are tokenised already."""
+    """Which documents of a dataset, and what of them. With `tokens_field` they are tokenised already; with
+    `source_field` a document's source is that column's, instead of its file and row.
+    """
 
     text_field: str = "text"
     tokens_field: str = ""
+    source_field: str = ""
     row_filters: tuple[RowFilter, ...] = ()
     max_documents: int | None = None
 
     @property
     def columns(self) -> list[str]:
         """Those of a table that are read."""
-        content = self.tokens_field or self.text_field
-        return list(dict.fromkeys([content, *(found.column for found in self.row_filters)]))
+        named = [self.tokens_field or self.text_field, self.source_field, *(found.column for found in self.row_filters)]
+        return list(dict.fromkeys(name for name in named if name))
+
+    @property
+    def wanted(self) -> WantedColumns:
+        """A table without types has text where text is asked for."""
+        texts = {found.column for found in self.row_filters if compares_text(found)}
+        texts |= {self.text_field, self.source_field} - {""}
+        return WantedColumns(self.columns, sorted(texts), self._missing)
+
+    def field_of(self, column: str) -> str:
+        """Of the request."""
+        for name in ("tokens_field", "text_field", "source_field"):
+            if column == getattr(self, name):
+                return f"dataset.{name}"
+        return "dataset.filters"
+
+    def _missing(self, place: str, column: str, there: Sequence[str]) -> BadRequest:
+        return no_field(place, column, there, self.field_of(column))
 
 
 @dataclass(frozen=True)
 class Document:
-    """`number` is its place in the dataset, which documents that a filter leaves out have too."""
+    """`number` is its place in the dataset, which documents that a filter leaves out have too. `source` is its file in
+    the dataset, and `row` its row there (WHOLE: it is all of it); or the one is a column's value, and the other WHOLE.
+    """
 
     number: int
     content: str | TokenIds
+    source: str = ""
+    row: int = WHOLE
 
 
 def documents(dataset: Dataset, query: DocumentQuery) -> Iterator[Document]:
     """In a fixed order: files by path, rows as they lie.
 
     Errors: BadRequest DATASET_UNREADABLE with file and place; ARGUMENT_INVALID for a filter of text without columns,
-    or one that compares what cannot be compared.
+    or one that compares what cannot be compared; StoreError where the store of the files fails.
     """
-    passing = (Document(number, found) for number, found in enumerate(_contents(dataset, query)) if found is not None)
+    numbered = enumerate(_documents(dataset, query))
+    passing = (Document(number, *found) for number, found in numbered if found is not None)
     yield from itertools.islice(passing, query.max_documents)
 
 
-def _contents(dataset: Dataset, query: DocumentQuery) -> Iterator[str | TokenIds | None]:
+_Found = tuple[str | TokenIds, str, int]
+
+
+def _documents(dataset: Dataset, query: DocumentQuery) -> Iterator[_Found | None]:
     """Of every document in its turn; None for one that a filter leaves out."""
     if dataset.table is not None:
-        yield from (_content(place, row, query) for place, row in _library_rows(dataset, query))
+        for row in _library_rows(dataset, query):
+            yield _document(row, dataset.name, query)
     for file in dataset.files:
-        if file.suffix == ".jsonl":
-            yield from (_content(place, row, query) for place, row in _jsonl_rows(file))
-        elif file.suffix == ".parquet":
-            yield from (_content(place, row, query) for place, row in _parquet_rows(file, query))
+        if file.kind.rows:
+            for row in table_rows(file, query.wanted):
+                yield _document(row, file.name, query)
         else:
-            yield _plain_text(file, query)
+            _check_no_columns(file, query)
+            yield plain_text(file), file.name, WHOLE
 
 
-def _content(place: str, row: Mapping[str, Any], query: DocumentQuery) -> str | TokenIds | None:
-    if not all(_passes(place, row, found) for found in query.row_filters):
+def _document(row: Row, file: str, query: DocumentQuery) -> _Found | None:
+    if not all(passes(row.place, row.columns, found) for found in query.row_filters):
         return None
-    if query.tokens_field:
-        return _row_tokens(place, row, query.tokens_field)
-    return _row_text(place, row, query.text_field)
+    content = _row_tokens(row, query.tokens_field) if query.tokens_field else _row_text(row, query.text_field)
+    if query.source_field:
+        return content, _row_source(row, query.source_field), WHOLE
+    return content, file, row.number
 
 
-def _passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
-    """A missing value passes nothing, as with pyarrow's filters."""
-    if found.column not in row:
-        raise _no_field(place, found.column, row, "dataset.filters")
-    value = row[found.column]
-    if value is None:
-        return False
-    try:
-        return bool(COMPARISONS[found.comparison](value, found.value))
-    except TypeError as error:
-        raise BadRequest(
-            f"{place}: {found.column} is {value!r}, which does not compare with {found.value!r} by {found.comparison}",
-            field="dataset.filters",
-            value=f"{found.column} {found.comparison} {found.value!r}",
-            allowed=f"a value like {type(value).__name__}",
-        ) from error
+def _library_rows(dataset: Dataset, query: DocumentQuery) -> Iterator[Row]:
+    wanted = query.wanted
+    wanted.check(dataset.name, dataset.table.column_names)
+    for number, columns in enumerate(dataset.table.select_columns(query.columns)):
+        yield Row(f"{dataset.name} row {number}", number, columns)
 
 
-def _jsonl_rows(file: DatasetFile) -> Iterator[_Row]:
-    offset = 0
-    with file.open() as lines:
-        for number, line in enumerate(iter(lambda: lines.readline(DOCUMENT_BYTES_MAX + 1), b""), start=1):
-            _check_size(file, len(line))
-            if line.strip():
-                yield f"{file.name} line {number}", _json_row(_decode(line, file, offset), file, number)
-            offset += len(line)
-
-
-def _json_row(line: str, file: DatasetFile, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise unreadable(file.name, f"line {number} is not JSON: {error}", "a JSON object a line") from error
-    if not isinstance(row, dict):
-        raise unreadable(file.name, f"line {number} is not a JSON object", "a JSON object a line")
-    return row
-
-
-def _parquet_rows(file: DatasetFile, query: DocumentQuery) -> Iterator[_Row]:
-    try:
-        with file.open() as source:
-            table = pq.ParquetFile(source)
-            there = table.schema_arrow.names
-            for column in query.columns:
-                if column not in there:
-                    raise _missing_column(file.name, column, there, query)
-            number = 0
-            for batch in table.iter_batches(_PARQUET_BATCH_ROWS, columns=query.columns):
-                for row in batch.to_pylist():
-                    yield f"{file.name} row {number}", row
-                    number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(file.name, f"it is not a whole Parquet file: {error}", "Parquet") from error
-    except UnicodeDecodeError as error:
-        raise unreadable(file.name, f"a text is not UTF-8: {error}", "UTF-8") from error
-
-
-def _library_rows(dataset: Dataset, query: DocumentQuery) -> Iterator[_Row]:
+def _check_no_columns(file: DatasetFile, query: DocumentQuery) -> None:
     for column in query.columns:
-        if column not in dataset.table.column_names:
-            raise _missing_column(dataset.name, column, dataset.table.column_names, query)
-    for number, row in enumerate(dataset.table.select_columns(query.columns)):
-        yield f"{dataset.name} row {number}", row
+        if column != query.text_field:
+            raise BadRequest(
+                f"{file.name} is plain text, without columns",
+                field=query.field_of(column),
+                value=column,
+                allowed="a dataset of JSON, Parquet, Arrow or CSV",
+            )
 
 
-def _plain_text(file: DatasetFile, query: DocumentQuery) -> str:
-    if query.tokens_field or query.row_filters:
-        field = "dataset.tokens_field" if query.tokens_field else "dataset.filters"
-        raise BadRequest(
-            f"{file.name} is plain text, without columns",
-            field=field,
-            value=query.tokens_field or query.row_filters[0].column,
-            allowed="a dataset of JSONL or Parquet",
-        )
-    try:
-        with file.open() as source:
-            data = source.read(DOCUMENT_BYTES_MAX + 1)
-    except OSError as error:
-        raise unreadable(file.name, str(error), "a readable file") from error
-    _check_size(file, len(data))
-    return _decode(data, file, 0)
-
-
-def _row_text(place: str, row: Mapping[str, Any], text_field: str) -> str:
-    if text_field not in row:
-        raise _no_field(place, text_field, row, "dataset.text_field")
-    text = row[text_field]
+def _row_text(row: Row, text_field: str) -> str:
+    text = _value(row, text_field, "dataset.text_field")
     if not isinstance(text, str):
+        raise _not_that(row, text_field, "dataset.text_field", "text", "a column of strings")
+    return _unicode(row, text)
+
+
+def _row_source(row: Row, source_field: str) -> str:
+    """A missing one is empty."""
+    value = _value(row, source_field, "dataset.source_field")
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        allowed = "a column of strings or whole numbers"
+        raise _not_that(row, source_field, "dataset.source_field", "text or a whole number", allowed)
+    text = str(value)
+    if len(text) > SOURCE_CHARACTERS_MAX:
         raise BadRequest(
-            f"{place}: {text_field!r} is {type(text).__name__}, not text",
-            reason="DATASET_UNREADABLE",
-            field="dataset.text_field",
-            value=text_field,
-            allowed="a column of strings",
+            f"{row.place}: {source_field!r} has {len(text)} characters",
+            reason="LIMIT_EXCEEDED",
+            field="dataset.source_field",
+            value=source_field,
+            allowed=f"at most {SOURCE_CHARACTERS_MAX}",
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
-        raise _not_text(place, error) from error
-    return text
+    return _unicode(row, text)
 
 
-def _row_tokens(place: str, row: Mapping[str, Any], tokens_field: str) -> TokenIds:
-    if tokens_field not in row:
-        raise _no_field(place, tokens_field, row, "dataset.tokens_field")
-    ids = row[tokens_field]
+def _row_tokens(row: Row, tokens_field: str) -> TokenIds:
+    ids = _value(row, tokens_field, "dataset.tokens_field")
     whole = isinstance(ids, list) and all(type(token) is int and 0 <= token <= _ID_MAX for token in ids)
     if not whole:
-        raise BadRequest(
-            f"{place}: {tokens_field!r} is not a list of token ids",
-            reason="DATASET_UNREADABLE",
-            field="dataset.tokens_field",
-            value=tokens_field,
-            allowed="a column of lists of whole numbers from 0",
-        )
+        allowed = "a column of lists of whole numbers from 0"
+        raise _not_that(row, tokens_field, "dataset.tokens_field", "a list of token ids", allowed)
     return np.asarray(ids, dtype=np.int32)
 
 
-def _check_size(file: DatasetFile, size: int) -> None:
-    if size > DOCUMENT_BYTES_MAX:
-        raise BadRequest(
-            f"{file.name} has a document of more than {DOCUMENT_BYTES_MAX} bytes, the limit",
-            reason="LIMIT_EXCEEDED",
-            field="dataset",
-            value=f"at least {size}",
-            allowed=f"at most {DOCUMENT_BYTES_MAX}",
-        )
+def _value(row: Row, column: str, field: str) -> Any:
+    if column not in row.columns:
+        raise no_field(row.place, column, row.columns, field)
+    return row.columns[column]
 
 
-def _not_text(place: str, error: UnicodeError) -> BadRequest:
-    return BadRequest(
-        f"{place} is not UTF-8: {error}", reason="DATASET_UNREADABLE", field="dataset", value=place, allowed="UTF-8"
-    )
-
-
-def _decode(data: bytes, file: DatasetFile, offset: int) -> str:
+def _unicode(row: Row, text: str) -> str:
+    """JSON can escape half of a surrogate pair."""
     try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        place = offset + error.start
-        why = f"byte {data[error.start]:#04x} at offset {place} is not UTF-8"
-        raise unreadable(file.name, why, "UTF-8", place) from error
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(
+            f"{row.place} is not UTF-8: {error}",
+            reason="DATASET_UNREADABLE",
+            field="dataset",
+            value=row.place,
+            allowed="UTF-8",
+        ) from error
+    return text
 
 
-def _missing_column(place: str, column: str, there: list[str], query: DocumentQuery) -> BadRequest:
-    if column not in (query.tokens_field, query.text_field):
-        return _no_field(place, column, there, "dataset.filters")
-    return _no_field(place, column, there, "dataset.tokens_field" if query.tokens_field else "dataset.text_field")
-
-
-def _no_field(place: str, column: str, there: Any, field: str) -> BadRequest:
+def _not_that(row: Row, column: str, field: str, wanted: str, allowed: str) -> BadRequest:
     return BadRequest(
-        f"{place} has no field {column!r}; it has: {', '.join(there) or 'none'}",
+        f"{row.place}: {column!r} is {type(row.columns[column]).__name__}, not {wanted}",
         reason="DATASET_UNREADABLE",
         field=field,
         value=column,
-        allowed=sorted(there),
+        allowed=allowed,
     )

@@ -17,9 +17,10 @@ from actstore_storage.sketches import SKETCH_K
 from actstore_storage.specification import DTYPES, Positions
 from actstore_worker.model import ModelDescription
 from actstore_worker.request import CaptureRequest
+from actstore_worker.row_filters import check_filter
 from actstore_worker.sae import SparseAutoencoder, TopKSae
 from actstore_worker.sequences import TokenSequences
-from actstore_worker.sources import COMPARISONS, DocumentQuery
+from actstore_worker.sources import DocumentQuery
 
 # A token is flagged as a sink where its norm is so many times the median of its sequence. Sinks of trained models
 # exceed it by far: 100 to 1,000 times (Sun et al. 2024, "Massive activations in large language models").
@@ -50,11 +51,7 @@ class StoreOptions:
 
 def document_query(request: CaptureRequest) -> DocumentQuery:
     for found in request.row_filters:
-        if found.comparison not in COMPARISONS:
-            raise _invalid("dataset.filters", found.comparison, COMPARISONS)
-        if (found.comparison in ("in", "not in")) != isinstance(found.value, tuple):
-            allowed = "several values for `in` and `not in`, one for the others"
-            raise _invalid("dataset.filters", f"{found.column} {found.comparison} {found.value!r}", allowed)
+        check_filter(found)
     if request.max_documents is not None and request.max_documents < 1:
         raise _invalid("dataset.max_documents", request.max_documents, "1 or more")
     if request.tokens_field and request.text_field:
@@ -62,6 +59,7 @@ def document_query(request: CaptureRequest) -> DocumentQuery:
     return DocumentQuery(
         text_field="" if request.tokens_field else request.text_field or "text",
         tokens_field=request.tokens_field,
+        source_field=request.source_field,
         row_filters=request.row_filters,
         max_documents=request.max_documents,
     )

@@ -35,7 +35,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.index_merge import Merge
 from actstore_storage.index_segments import Part
-from actstore_storage.opening import open_bucket
+from actstore_storage.opening import open_bucket, open_files
 from actstore_storage.probe import probe
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, Task
 from actstore_worker.catalogue import ModelCatalogue
@@ -268,7 +268,7 @@ class _CoordinatorActor(Coordinator):
     def __init__(self, settings: WorkerSettings, worker_count: int, gpu_count: int) -> None:
         bucket = open_bucket(settings.store, settings.s3)
         catalogue = _catalogue(settings, bucket)
-        stores = tuple(open_bucket(address, settings.s3) for address in settings.dataset_stores)
+        stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
         plan_settings = PlanSettings(places, device="cuda" if gpu_count else "cpu")
         resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count else 0}

@@ -12,7 +12,7 @@ from actstore_api.v1 import capture_pb2, common_pb2
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.snapshot import Provenance
 from actstore_storage.specification import Positions, RowFilter
-from actstore_worker.progress import Estimate, Progress, Totals
+from actstore_worker.progress import DatasetFiles, Estimate, Progress, Totals
 from actstore_worker.prompts import Prompt
 from actstore_worker.request import CaptureRequest
 
@@ -63,6 +63,7 @@ def capture_request(message: capture_pb2.CaptureSpecification) -> CaptureRequest
         row_filters=tuple(_row_filter(found) for found in message.dataset.filters),
         max_documents=given(message.dataset, "max_documents"),
         sink_ratio=given(message, "sink_ratio"),
+        source_field=message.dataset.source_field,
     )
 
 
@@ -134,7 +135,12 @@ def _row_filter(message: capture_pb2.RowFilter) -> RowFilter:
 
 
 def estimate_message(estimate: Estimate) -> capture_pb2.CaptureEstimate:
-    return capture_pb2.CaptureEstimate(**asdict(estimate))
+    fields = asdict(estimate) | {"dataset_files": _files_message(estimate.dataset_files)}
+    return capture_pb2.CaptureEstimate(**fields)
+
+
+def _files_message(files: DatasetFiles) -> capture_pb2.DatasetFiles:
+    return capture_pb2.DatasetFiles(**asdict(files))
 
 
 def progress_message(progress: Progress) -> capture_pb2.CaptureProgress:
@@ -146,6 +152,7 @@ def progress_message(progress: Progress) -> capture_pb2.CaptureProgress:
         tokens_committed=progress.tokens_committed,
         tokens_total=progress.tokens_total,
         elapsed_seconds=progress.elapsed_seconds,
+        dataset_files=_files_message(progress.dataset_files),
     )
     if progress.failure is not None:
         message.failure.CopyFrom(_failure_message(progress.failure))

@@ -63,20 +63,32 @@ class ModelReference(_message.Message):
     def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class DatasetReference(_message.Message):
-    __slots__ = ("name", "text_field", "max_tokens", "tokens_field", "filters", "max_documents")
+    __slots__ = ("name", "text_field", "max_tokens", "tokens_field", "filters", "max_documents", "source_field")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_FIELD_NUMBER: _ClassVar[int]
     name: str
     text_field: str
     max_tokens: int
     tokens_field: str
     filters: _containers.RepeatedCompositeFieldContainer[RowFilter]
     max_documents: int
-    def __init__(self, name: _Optional[str] = ..., text_field: _Optional[str] = ..., max_tokens: _Optional[int] = ..., tokens_field: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[RowFilter, _Mapping]]] = ..., max_documents: _Optional[int] = ...) -> None: ...
+    source_field: str
+    def __init__(self, name: _Optional[str] = ..., text_field: _Optional[str] = ..., max_tokens: _Optional[int] = ..., tokens_field: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[RowFilter, _Mapping]]] = ..., max_documents: _Optional[int] = ..., source_field: _Optional[str] = ...) -> None: ...
+
+class DatasetFiles(_message.Message):
+    __slots__ = ("read", "not_read", "first_not_read")
+    READ_FIELD_NUMBER: _ClassVar[int]
+    NOT_READ_FIELD_NUMBER: _ClassVar[int]
+    FIRST_NOT_READ_FIELD_NUMBER: _ClassVar[int]
+    read: int
+    not_read: int
+    first_not_read: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, read: _Optional[int] = ..., not_read: _Optional[int] = ..., first_not_read: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RowFilter(_message.Message):
     __slots__ = ("column", "comparison", "values")
@@ -184,7 +196,7 @@ class CaptureFailure(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CaptureProgress(_message.Message):
-    __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards")
+    __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards", "dataset_files")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +206,7 @@ class CaptureProgress(_message.Message):
     ELAPSED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     FAILED_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FILES_FIELD_NUMBER: _ClassVar[int]
     run: str
     state: CaptureState
     shards_committed: int
@@ -203,7 +216,8 @@ class CaptureProgress(_message.Message):
     elapsed_seconds: float
     failure: CaptureFailure
     failed_shards: _containers.RepeatedCompositeFieldContainer[ShardFailure]
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ...) -> None: ...
+    dataset_files: DatasetFiles
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
 
 class ShardFailure(_message.Message):
     __slots__ = ("shard", "failure")
@@ -214,7 +228,7 @@ class ShardFailure(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ...) -> None: ...
 
 class CaptureEstimate(_message.Message):
-    __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds", "documents_with_bos")
+    __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds", "dataset_files")
     class BytesByProductEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -229,7 +243,7 @@ class CaptureEstimate(_message.Message):
     BYTES_BY_PRODUCT_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
-    DOCUMENTS_WITH_BOS_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FILES_FIELD_NUMBER: _ClassVar[int]
     documents: int
     sequences: int
     tokens: int
@@ -237,8 +251,8 @@ class CaptureEstimate(_message.Message):
     bytes_by_product: _containers.ScalarMap[str, int]
     bytes: int
     seconds: float
-    documents_with_bos: int
-    def __init__(self, documents: _Optional[int] = ..., sequences: _Optional[int] = ..., tokens: _Optional[int] = ..., shards: _Optional[int] = ..., bytes_by_product: _Optional[_Mapping[str, int]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., documents_with_bos: _Optional[int] = ...) -> None: ...
+    dataset_files: DatasetFiles
+    def __init__(self, documents: _Optional[int] = ..., sequences: _Optional[int] = ..., tokens: _Optional[int] = ..., shards: _Optional[int] = ..., bytes_by_product: _Optional[_Mapping[str, int]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
 
 class EstimateCaptureRequest(_message.Message):
     __slots__ = ("specification",)

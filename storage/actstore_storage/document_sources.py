@@ -1,0 +1,63 @@
+"""Where documents come from: a file of the dataset and a row in it, or what a column of the dataset says.
+
+Sources lie beside the tokens, in the same object, so that whoever shows tokens opens nothing more. A run that was
+captured before there were any has none.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# In place of a row's number: the document is all of its file, or its source is a column's value.
+WHOLE = -1
+SOURCE_COLUMNS = ("source", "row")
+# As answers have them; null where a run does not say, and of WHOLE no row.
+SOURCE_FIELDS = (pa.field("source", pa.string()), pa.field("row", pa.int64()))
+
+
+@dataclass(frozen=True)
+class DocumentSources:
+    """Of the documents with these numbers, which ascend. Columns of equal length; `source` is of strings."""
+
+    numbers: npt.NDArray[np.int64]
+    source: npt.NDArray[np.object_]
+    row: npt.NDArray[np.int64]
+
+    def take(self, documents: npt.NDArray[np.int64]) -> "DocumentSources":
+        """Of these, of which each comes once. Errors: ValueError for one that is not there."""
+        numbers = np.unique(documents)
+        places = self._places(numbers)
+        return DocumentSources(numbers, self.source[places], self.row[places])
+
+    def columns(self, documents: npt.NDArray[np.int64]) -> list[pa.Array]:
+        """Source and row of each of these, in their order, which may repeat."""
+        places = self._places(documents)
+        return [self._texts.take(pa.array(places)), pa.array(self.row[places])]
+
+    @cached_property
+    def _texts(self) -> pa.StringArray:
+        return pa.array(self.source, pa.string())
+
+    def _places(self, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        places = np.searchsorted(self.numbers, documents)
+        there = places < len(self.numbers)
+        if not there.all() or (self.numbers[places] != documents).any():
+            raise ValueError("a document has no source")
+        return places
+
+
+def source_columns(file: pq.ParquetFile) -> tuple[str, ...]:
+    """Of an object of tokens, the columns of sources that it has."""
+    return SOURCE_COLUMNS if SOURCE_COLUMNS[0] in file.schema_arrow.names else ()
+
+
+def answered(tokens: pa.Table) -> list[pa.Array]:
+    """Source and row of each row of a shard's tokens, as SOURCE_FIELDS has them."""
+    if SOURCE_COLUMNS[0] not in tokens.column_names:
+        return [pa.nulls(len(tokens), field.type) for field in SOURCE_FIELDS]
+    source, row = (tokens[name].combine_chunks() for name in SOURCE_COLUMNS)
+    return [source, pa.array(row.to_numpy(), mask=row.to_numpy() == WHOLE)]
