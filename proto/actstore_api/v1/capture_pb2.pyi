@@ -228,7 +228,7 @@ class ShardFailure(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ...) -> None: ...
 
 class CaptureEstimate(_message.Message):
-    __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds", "dataset_files")
+    __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds", "documents_with_bos", "dataset_files")
     class BytesByProductEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -243,6 +243,7 @@ class CaptureEstimate(_message.Message):
     BYTES_BY_PRODUCT_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_WITH_BOS_FIELD_NUMBER: _ClassVar[int]
     DATASET_FILES_FIELD_NUMBER: _ClassVar[int]
     documents: int
     sequences: int
@@ -251,8 +252,9 @@ class CaptureEstimate(_message.Message):
     bytes_by_product: _containers.ScalarMap[str, int]
     bytes: int
     seconds: float
+    documents_with_bos: int
     dataset_files: DatasetFiles
-    def __init__(self, documents: _Optional[int] = ..., sequences: _Optional[int] = ..., tokens: _Optional[int] = ..., shards: _Optional[int] = ..., bytes_by_product: _Optional[_Mapping[str, int]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
+    def __init__(self, documents: _Optional[int] = ..., sequences: _Optional[int] = ..., tokens: _Optional[int] = ..., shards: _Optional[int] = ..., bytes_by_product: _Optional[_Mapping[str, int]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., documents_with_bos: _Optional[int] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
 
 class EstimateCaptureRequest(_message.Message):
     __slots__ = ("specification",)
