@@ -331,21 +331,8 @@ def test_a_refused_sweep_says_why_and_sends_nothing_else(
     ("wanted", "reason", "field"),
     [
         (capture_pb2.CaptureSpecification(), "ARGUMENT_INVALID", "model"),
-        (
-            capture_pb2.CaptureSpecification(
-                model=capture_pb2.ModelReference(name="nobody"),
-                dataset=capture_pb2.DatasetReference(name="words.jsonl"),
-            ),
-            "MODEL_NOT_FOUND",
-            "model",
-        ),
-        (
-            capture_pb2.CaptureSpecification(
-                model=capture_pb2.ModelReference(name="tiny"), dataset=capture_pb2.DatasetReference(name="nothing")
-            ),
-            "DATASET_NOT_FOUND",
-            "dataset",
-        ),
+        (specification("bad", model="nobody"), "MODEL_NOT_FOUND", "model"),
+        (specification("bad", dataset="nothing"), "DATASET_NOT_FOUND", "dataset"),
         (specification("bad", dense_sites=["resid_post.9"]), "SITE_UNKNOWN", "site"),
         (specification("bad", saes=["nobody"]), "SAE_NOT_FOUND", "sae"),
         (specification("bad", dtype="int8"), "ARGUMENT_INVALID", "dtype"),

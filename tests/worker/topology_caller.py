@@ -21,11 +21,13 @@ CALL_SECONDS = 180
 TRIES = 5
 
 
-def specification(run: str, **more: object) -> capture_pb2.CaptureSpecification:
+def specification(
+    run: str, model: str = "tiny", dataset: str = "words.jsonl", **more: object
+) -> capture_pb2.CaptureSpecification:
     return capture_pb2.CaptureSpecification(
         run=run,
-        model=capture_pb2.ModelReference(name="tiny"),
-        dataset=capture_pb2.DatasetReference(name="words.jsonl"),
+        model=capture_pb2.ModelReference(name=model),
+        dataset=capture_pb2.DatasetReference(name=dataset),
         **more,
     )
 
