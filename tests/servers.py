@@ -1,11 +1,13 @@
 """Real servers for tests, usable without pytest: `with SeaweedServer() as server: ...`."""
 
-import subprocess
+import os
+import signal
 import tempfile
 from pathlib import Path
 from types import TracebackType
 
 from actstore._seaweed import SeaweedFS
+from tests.worker_process import descendants
 
 
 class SeaweedServer(SeaweedFS):
@@ -24,14 +26,13 @@ class SeaweedServer(SeaweedFS):
     def kill(self) -> None:
         """As a crash would: nothing is flushed or closed."""
         assert self._process is not None
-        self._process.kill()
+        for pid in descendants(self._process.pid):
+            os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     def restart(self) -> None:
         """On the same folder and ports, once it was killed."""
-        assert self._process is not None
         for socket_file in self._socket_files:
             socket_file.unlink(missing_ok=True)
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._process.args, stdout=log, stderr=log, cwd=self._folder)
+        self._launch("ab")
         self._until_answered(f"http://{self.endpoint}/healthz")

@@ -44,6 +44,7 @@ from actstore_api.v1 import (
 
 # Of a unary call with all its attempts. Streams have none: a capture may take days.
 DEADLINE_SECONDS = 60.0
+CHECK_SECONDS = 10.0
 # The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
 START_CAPTURE_SECONDS = 3600.0
 # What looks at every activation or norm, or loads a model first, takes longer than a read.
@@ -108,6 +109,10 @@ class GrpcBackend(Backend):
 
     def close(self) -> None:
         self._channel.close()
+
+    def check_workers(self) -> None:
+        """Returns where the service answers, and its workers do. Errors: Unavailable, Denied."""
+        self._ask(self._captures.GetCaptureTotals, capture_pb2.GetCaptureTotalsRequest(), CHECK_SECONDS)
 
     def list_runs(self) -> list[RunDescription]:
         return [_messages.run_of(run) for run in self._ask(self._catalog.ListRuns, catalog_pb2.ListRunsRequest()).runs]

@@ -11,7 +11,6 @@ What they do is in classes that know nothing of Ray; here they are only placed, 
 import asyncio
 import json
 import os
-import random
 import shutil
 import socket
 import tempfile
@@ -39,6 +38,7 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.probe import probe
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, Task
 from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.cluster import check_cluster, check_port_is_free, free_port, no_cluster, port_of_running_serve
 from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.gateway import Gateway
@@ -69,9 +69,9 @@ COORDINATOR = "coordinator"
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
 _REMOVE_SECONDS = 10.0
-# The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999. As
-# the local stack's SeaweedFS, which may not import this.
-_QUIET_PORTS = range(20_000, 32_768)
+# How long the claim of a process that was killed may outlive it.
+_CLAIM, _CLAIM_SECONDS = "deployment", 15.0
+_SERVICES = f"{add_services.__module__}.{add_services.__name__}"
 
 # A job of a sweep whose process died goes on from its checkpoint so often.
 JOB_RETRIES = 3
@@ -84,24 +84,26 @@ Say = Callable[[Any], object]
 
 
 @contextmanager
-def running(settings: WorkerSettings, connected: Callable[[], None]) -> Iterator[str]:
+def running(
+    settings: WorkerSettings, connected: Callable[[], None], waits: Callable[[str], None] = lambda _: None
+) -> Iterator[str]:
     """The workers, up and answering at the yielded address, down again when the block ends.
 
-    `connected` is called once Ray is there, and has replaced this process's signal handlers.
+    `connected` is called once Ray is there, and has replaced this process's signal handlers. `waits` hears what is
+    waited for next.
 
     Errors: StoreError for a bucket that cannot be trusted; SettingsError for what the cluster cannot hold.
     """
+    waits("the store")
     probe(open_bucket(settings.store, settings.s3))
+    waits("Ray")
     with _ray(settings.ray_address, settings.ray.object_store_bytes):
         connected()
-        port = settings.gateway_port or _free_port()
-        try:
-            _start_coordinator(settings)
-            _start_serve(settings, port)
+        with _only_deployment(settings), _coordinator(settings, waits), _serve(settings, waits) as port:
+            waits("the gateway")
+            _deploy(settings)
             _wait_until_answering(f"{_LOOPBACK}:{port}", settings)
             yield f"{_LOOPBACK}:{port}"
-        finally:
-            _stop(settings)
 
 
 def side_by_side(
@@ -164,7 +166,7 @@ def _outcome(reference: Any) -> Any:
 @contextmanager
 def _ray(address: str | None, object_store_bytes: int) -> Iterator[None]:
     if address is not None:
-        ray.init(address=address, namespace=NAMESPACE)
+        _join(address)
         try:
             yield
         finally:
@@ -186,6 +188,54 @@ def _ray(address: str | None, object_store_bytes: int) -> Iterator[None]:
         _remove(folder)
 
 
+def _join(address: str) -> None:
+    check_cluster(address)
+    try:
+        ray.init(address=address, namespace=NAMESPACE)
+    except (RuntimeError, ConnectionError, ValueError, SystemExit) as error:  # the last where it has given up
+        raise no_cluster(address, f"Ray cannot join it ({error})") from error
+
+
+@contextmanager
+def _only_deployment(settings: WorkerSettings) -> Iterator[None]:
+    """On a cluster that is not ours: its coordinator and its application have one name each, so another deployment's
+    would be taken for ours. The claim is an actor that ends with this process, however it ends.
+
+    Errors: SettingsError where another deployment runs.
+    """
+    if settings.ray_address is None:
+        yield
+        return
+    claim, give_up = None, time.monotonic() + _CLAIM_SECONDS
+    what = f"workers over {settings.store}, process {os.getpid()} on {socket.gethostname()}"
+    while claim is None:
+        try:
+            claim = ray.remote(_Claim).options(name=_CLAIM, num_cpus=0).remote(what)
+        except ValueError:  # of a process that was killed it takes Ray a moment to end it
+            if time.monotonic() > give_up:
+                message = f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; it has room"
+                raise SettingsError(f"{message} for one deployment: end that one, or join another cluster") from None
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        ray.kill(claim)
+
+
+class _Claim:
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def what(self) -> str:
+        return self._what
+
+
+def _claimed() -> str:
+    with suppress(RayError, ValueError):
+        return str(ray.get(ray.get_actor(_CLAIM, NAMESPACE).what.remote(), timeout=_CLAIM_SECONDS))
+    return "other workers"
+
+
 def _remove(folder: Path) -> None:
     """Processes of a Ray that was shut down end a moment later, and may write into their folder while it is removed."""
     give_up = time.monotonic() + _REMOVE_SECONDS
@@ -194,28 +244,78 @@ def _remove(folder: Path) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _start_coordinator(settings: WorkerSettings) -> None:
+@contextmanager
+def _coordinator(settings: WorkerSettings, waits: Callable[[str], None]) -> Iterator[None]:
+    """In the place of one that a killed process left: that one has the settings of then."""
+    waits("the coordinator")
+    _stop_coordinator()
     ray.remote(_CoordinatorActor).options(
         name=COORDINATOR,
         namespace=NAMESPACE,
         lifetime="detached",
-        get_if_exists=True,
         num_cpus=0,
         max_restarts=-1,
     ).remote(settings, _worker_count(settings), _gpu_count())
+    try:
+        yield
+    finally:
+        _stop_coordinator()
 
 
-def _start_serve(settings: WorkerSettings, port: int) -> None:
-    limits = settings.ray
+def _stop_coordinator() -> None:
+    """Returns once its name is free."""
+    with suppress(ValueError):  # it is not there
+        while True:
+            ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
+            time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def _serve(settings: WorkerSettings, waits: Callable[[str], None]) -> Iterator[int]:
+    """The port of Serve's gRPC proxy. A Serve that runs already is taken as it is.
+
+    Errors: SettingsError for one that cannot be taken.
+    """
+    waits("Ray Serve")
+    running = _running_serve()
+    if running is not None:
+        options = {"port": gRPCOptions().port} | (running.get("grpc_options") or {})
+        port = port_of_running_serve(options, _SERVICES, settings)
+    try:
+        yield _start_serve(settings.gateway_port) if running is None else port
+    finally:
+        _end_serve(settings, ours=running is None)
+
+
+def _end_serve(settings: WorkerSettings, *, ours: bool) -> None:
+    """On a cluster that is not ours, what others run on it goes on."""
+    if settings.ray_address is not None and _running_serve() is not None:
+        serve.delete(APPLICATION)
+        ours = ours and not serve.status().applications
+    if ours:
+        serve.shutdown()
+
+
+def _running_serve() -> dict[str, Any] | None:
+    """Its details, as its REST API has them."""
+    client = serve.context._get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else dict(client.get_serve_details())
+
+
+def _start_serve(wanted_port: int) -> int:
+    if wanted_port:
+        check_port_is_free(wanted_port)
+    port = wanted_port or free_port()
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=_LOOPBACK, port=_free_port(but=port)),
-        grpc_options=gRPCOptions(
-            port=port,
-            grpc_servicer_functions=[f"{add_services.__module__}.{add_services.__name__}"],
-            enable_reflection=False,
-        ),
+        http_options=HTTPOptions(host=_LOOPBACK, port=free_port(but=port)),
+        grpc_options=gRPCOptions(port=port, grpc_servicer_functions=[_SERVICES], enable_reflection=False),
     )
+    return port
+
+
+def _deploy(settings: WorkerSettings) -> None:
+    limits = settings.ray
     models = serve.deployment(
         _model_replica(limits.models_per_replica),
         name="models",
@@ -240,7 +340,7 @@ def _wait_until_answering(address: str, settings: WorkerSettings) -> None:
     """Serve says that an application runs before its proxy knows of it. Errors: ActstoreError after `start_seconds`."""
     metadata = (("application", APPLICATION), ("authorization", f"Bearer {settings.gateway_token}"))
     give_up = time.monotonic() + settings.ray.start_seconds
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         captures = service_pb2_grpc.CaptureServiceStub(channel)  # type: ignore[no-untyped-call]
         while True:
             try:
@@ -253,16 +353,6 @@ def _wait_until_answering(address: str, settings: WorkerSettings) -> None:
                 time.sleep(_POLL_SECONDS)
             else:
                 return
-
-
-def _stop(settings: WorkerSettings) -> None:
-    """On a cluster that is not ours, what others run on it goes on."""
-    if settings.ray_address is None:
-        serve.shutdown()
-    else:
-        serve.delete(APPLICATION)
-    with suppress(ValueError):  # it never started
-        ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
 
 
 class _CoordinatorActor(Coordinator):
@@ -507,13 +597,3 @@ def _gpu_count() -> int:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _free_port(but: int = 0) -> int:
-    """One that nobody is likely to take before Serve listens there, seconds later: see `_QUIET_PORTS`. Not `but`."""
-    ports = [port for port in _QUIET_PORTS if port != but]
-    for port in random.SystemRandom().sample(ports, len(ports)):
-        with socket.socket() as probe_socket, suppress(OSError):
-            probe_socket.bind(("", port))
-            return port
-    raise SettingsError(f"of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} none is free")
