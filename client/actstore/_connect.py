@@ -76,8 +76,11 @@ def _s3_access(environment: Mapping[str, str]) -> S3Access:
     if missing:
         message = f"an s3:// address needs s3=S3Access(...), or {', '.join(missing)} in the environment"
         raise refused(message, "s3", "None", "S3Access(endpoint, access_key, secret_key)", "STORE_CREDENTIALS")
+    secure = environment.get("ACTSTORE_S3_SECURE") or "1"
+    if secure not in ("0", "1"):
+        raise refused(f"ACTSTORE_S3_SECURE is {secure!r}", "secure", secure, "0 or 1")
     return S3Access(
         **{name: environment[variable] for name, variable in names.items()},
-        region=environment.get("ACTSTORE_S3_REGION", "us-east-1"),
-        secure=environment.get("ACTSTORE_S3_SECURE", "1") == "1",
+        region=environment.get("ACTSTORE_S3_REGION") or "us-east-1",
+        secure=secure == "1",
     )

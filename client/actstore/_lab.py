@@ -14,7 +14,7 @@ from actstore._arguments import optional_count
 from actstore._backend import Backend
 from actstore._capture import Bar, Capture
 from actstore._checkpoints import Captures, check_revisions, run_of_revision
-from actstore._errors import Fault
+from actstore._errors import ActstoreError, Fault
 from actstore._model_asking import ModelAsking
 from actstore._norm_asking import NormAsking
 from actstore._records import (
@@ -24,6 +24,7 @@ from actstore._records import (
     Positions,
     RunDescription,
     SaeDescription,
+    Sources,
     SweepEstimate,
     SweepProgress,
     SweepRequest,
@@ -47,9 +48,8 @@ class Lab(ModelAsking, NormAsking):
         return self._backend.address
 
     def __repr__(self) -> str:
-        return (
-            f"Lab at {self.address}: .runs(), .models(), .saes(), .run(name), .capture(...), .patch(...), .steer(...)"
-        )
+        listings = ".runs(), .models(), .saes(), .datasets()"
+        return f"Lab at {self.address}: {listings}, .run(name), .capture(...), .patch(...), .steer(...)"
 
     def __enter__(self) -> Self:
         return self
@@ -63,14 +63,54 @@ class Lab(ModelAsking, NormAsking):
         self._backend.close()
 
     def models(self) -> Table:
-        """Models that captures into this store have loaded: a row a revision."""
-        rows = [asdict(model) for model in self._backend.list_models()]
-        return _listing("models", rows, field_names(ModelDescription))
+        """Models that a capture can name, a row a revision, whether a capture has loaded them or not.
+
+        `loaded`: a capture into this store has, and the columns after `family` say what it found. `available`: the
+        workers have the files now; None where they were not asked, of a bucket or while they do not answer.
+        """
+        sources, note = self._sources()
+        loaded = {(model.name, model.revision): asdict(model) for model in self._backend.list_models()}
+        found = {} if sources is None else sources.models
+        rows = [
+            {"name": key[0], "revision": key[1], "family": found.get(key)}
+            | loaded.get(key, {})
+            | {"loaded": key in loaded, "available": None if sources is None else key in found}
+            for key in sorted({*loaded, *found})
+        ]
+        columns = ["name", "revision", "loaded", "available", "family", *field_names(ModelDescription)]
+        return _listing("models", rows, list(dict.fromkeys(columns)), note)
 
     def saes(self) -> Table:
-        """Sparse autoencoders that captures into this store have loaded."""
-        rows = [asdict(sae) for sae in self._backend.list_saes()]
-        return _listing("SAEs", rows, field_names(SaeDescription))
+        """Sparse autoencoders that a capture can name; `loaded`, `available` and what comes after as of models."""
+        sources, note = self._sources()
+        loaded = {sae.name: asdict(sae) for sae in self._backend.list_saes()}
+        found = () if sources is None else sources.saes
+        rows = [
+            {"name": name}
+            | loaded.get(name, {})
+            | {"loaded": name in loaded, "available": None if sources is None else name in found}
+            for name in sorted({*loaded, *found})
+        ]
+        columns = ["name", "loaded", "available", *field_names(SaeDescription)]
+        return _listing("SAEs", rows, list(dict.fromkeys(columns)), note)
+
+    def datasets(self) -> Table:
+        """Datasets that a capture can name: files and folders with documents, at the top of the workers' dataset
+        folders and stores. `dataset=` also takes a path below one. Through a service, not of a bucket.
+        """
+        sources = self._backend.list_sources()
+        return _listing("datasets", [{"name": name} for name in sources.datasets], ["name"], _of_listed(sources))
+
+    def _sources(self) -> tuple[Sources | None, str]:
+        """With what has to be said of it; None where nobody knows."""
+        try:
+            sources = self._backend.list_sources()
+        except ActstoreError as error:
+            if error.reason not in ("NEEDS_SERVICE", "WORKERS_UNAVAILABLE"):
+                raise
+            why = "a bucket knows no more" if error.reason == "NEEDS_SERVICE" else error.message
+            return None, f"those that captures have loaded; the workers were not asked for others: {why}"
+        return sources, _of_listed(sources)
 
     def runs(self) -> Table:
         """Runs in the store, complete or not; `lab.run(name)` opens one."""
@@ -323,16 +363,34 @@ def _run_row(run: RunDescription) -> dict[str, object]:
 
 @dataclass(frozen=True, repr=False)
 class Listing(Table):
-    """What is there of one kind."""
+    """What is there of one kind; `note` says what may be there beside."""
 
     kind: str
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | ({"note": self.note} if self.note else {})
 
     def _title(self) -> str:
         return f"{len(self):,} {self.kind}"
 
+    def _notes(self) -> list[str]:
+        return [*super()._notes(), *([self.note] if self.note else [])]
 
-def _listing(kind: str, rows: list[dict[str, object]], columns: list[str]) -> Table:
-    return Listing(kind=kind, table=pa.table({name: [row[name] for row in rows] for name in columns}))
+
+def _listing(kind: str, rows: list[dict[str, Any]], columns: list[str], note: str = "") -> Table:
+    """A column without a value in any row has no type of its own, and is text or, of `available`, true or false."""
+    found = {name: pa.array([row.get(name) for row in rows]) for name in columns}
+    for name, column in found.items():
+        if pa.types.is_null(column.type):
+            found[name] = column.cast(pa.bool_() if name in ("loaded", "available") else pa.string())
+    return Listing(kind=kind, note=note, table=pa.table(found))
+
+
+def _of_listed(sources: Sources) -> str:
+    more = ["there are more, of which the first are listed"] if sources.truncated else []
+    more += ["names of the Hugging Face hub are allowed, and not listed"] if sources.hub_allowed else []
+    return "; ".join(more)
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,10 @@ class Bucket(ABC):
         """The names (not keys) of the folders directly below the folder `prefix`, sorted; an emptied one may linger."""
 
     @abstractmethod
+    def top(self) -> tuple[list[str], list[str]]:
+        """The names of objects and of folders at the top, sorted, also of those that could not be ours."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; no error where it is not there."""
 

@@ -15,7 +15,7 @@ from actstore_service.server import Service
 from tests.client import stand_in_workers as planted
 from tests.client.conftest import SERVICE_TOKEN, Plant
 from tests.client.stand_in_workers import StandInWorkers
-from tests.stored_run import EVERYWHERE, FIRING, GROWTH, SAE, SILENT
+from tests.stored_run import EVERYWHERE, FIRING, GROWTH, MODEL, SAE, SILENT
 from tests.waiting import PATIENCE_SECONDS
 
 Done = subprocess.CompletedProcess[str]
@@ -50,11 +50,25 @@ def test_runs(address: str) -> None:
     assert names == ["bfloat16", "empty", "float16", "partial", "planted"]
 
 
-def test_models(address: str) -> None:
-    found = said(actstore("models", "--json", address=address))
-    assert found["models"][0]["family"] == "gpt2"
-    assert found["saes"][0]["name"] == SAE
-    assert "1 SAEs" in actstore("models", address=address).stdout
+def test_models_that_captures_have_loaded(store: Path) -> None:
+    found = said(actstore("models", "--json", address=str(store)))
+    assert [(row["family"], row["loaded"], row["available"]) for row in found["models"]] == [("gpt2", True, None)]
+    assert [row["name"] for row in found["saes"]] == [SAE]
+    text = actstore("models", address=str(store)).stdout
+    assert "1 SAEs" in text
+    assert "a bucket knows no more" in text
+
+
+def test_models_and_datasets_that_a_capture_can_name(service: Service, store: Path) -> None:
+    found = said(actstore("models", "--json", address=service.address))
+    names = [[(row["name"], row["loaded"], row["available"]) for row in found[kind]] for kind in ("models", "saes")]
+    assert names[0] == [("another", False, True), (MODEL, True, True)]
+    assert names[1] == [("another-sae", False, True), (SAE, True, False)]
+    assert (found["models"][0]["revision"], found["models"][0]["family"]) == ("step9", "llama")
+    listed = said(actstore("datasets", "--json", address=service.address))
+    assert [row["name"] for row in listed["rows"]] == ["asyncio", "text.jsonl"]
+    assert "Hugging Face hub are allowed" in actstore("models", address=service.address).stdout
+    assert "NEEDS_SERVICE" in actstore("datasets", address=str(store)).stderr
 
 
 def test_norms(address: str, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.cluster import check_cluster, check_port_is_free, free_port, no_cluster, port_of_running_serve
 from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.found_sources import Sources, find_sources
 from actstore_worker.gateway import Gateway
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.model_questions import ModelQuestion
@@ -376,7 +377,11 @@ class _CoordinatorActor(Coordinator):
             settings.coordinator,
             Merging(bucket, _RemoteWriter(settings), settings.merging),
         )
+        self._places = catalogue, places
         self._start(self._look_after_workers(settings))
+
+    async def sources(self) -> Sources:
+        return await asyncio.to_thread(find_sources, *self._places)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
         """Finish what a coordinator before this one left, and use every place that joins the cluster. Ray itself puts a
@@ -454,6 +459,9 @@ class _RemoteCoordinator:
 
     async def estimate(self, request: CaptureRequest) -> Estimate:
         return await _answer(self._actor.estimate.remote(request))
+
+    async def sources(self) -> Sources:
+        return await _answer(self._actor.sources.remote())
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
         return await _answer(self._actor.progress_after.remote(run, version))

@@ -1,0 +1,78 @@
+"""What a capture can name, as it lies in the workers' folders and stores now. Nothing is loaded.
+
+Names only: where a folder lies on the workers' machines is nobody else's business.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
+from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.families import FAMILIES
+from actstore_worker.transformer_lens_files import WEIGHTS, is_transformer_lens
+
+LISTED_MAX = 1000
+# A configuration is a few kilobytes.
+_CONFIGURATION_BYTES_MAX = 1 << 20
+_WEIGHTS = ("model*.safetensors", *WEIGHTS)
+
+Name = TypeVar("Name")
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    name: str
+    revision: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    models: tuple[FoundModel, ...]
+    saes: tuple[str, ...]
+    datasets: tuple[str, ...]
+    hub_allowed: bool
+    truncated: bool
+
+
+def find_sources(catalogue: ModelCatalogue, places: DatasetPlaces) -> Sources:
+    """At most LISTED_MAX of a kind, in order of name."""
+    models = [
+        FoundModel(source.name, source.revision, family)
+        for source in catalogue.models()
+        if (family := _family(source.folder))
+    ]
+    saes, datasets = catalogue.saes(), places.names()
+    return Sources(
+        models=_first(models),
+        saes=_first(saes),
+        datasets=_first(datasets),
+        hub_allowed=catalogue.allow_hub,
+        truncated=max(len(models), len(saes), len(datasets)) > LISTED_MAX,
+    )
+
+
+def _first(names: list[Name]) -> tuple[Name, ...]:
+    return tuple(names[:LISTED_MAX])
+
+
+def _family(folder: Path) -> str:
+    """Of a folder that has a configuration of a supported family, and weights; else empty."""
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        return ""
+    config = _configuration(folder / MODEL_CONFIGURATION)
+    family = ATTENTION_ONLY if is_transformer_lens(config) else config.get("model_type")
+    return family if isinstance(family, str) and family in FAMILIES else ""
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """Empty where it is none."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(_CONFIGURATION_BYTES_MAX))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
