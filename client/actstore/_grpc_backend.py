@@ -56,7 +56,6 @@ LIVE_SECONDS = {"FeatureService": 600.0, "SaeService": 600.0, "ModelService": 60
 MAXIMUM_MESSAGE_BYTES = 256 * 2**20
 READS = {
     "CatalogService": ("ListRuns", "GetRun", "ListModels", "ListSaes"),
-    "CaptureService": ("ListSources",),
     "ActivationService": ("ReadActivations", "ReadTokens"),
     "FeatureService": (
         "GetTopExamples",
