@@ -116,6 +116,10 @@ class StandInWorkers(
         )
         return capture_pb2.EstimateCaptureResponse(estimate=estimate)
 
+    def GetCaptureTotals(self, request, context):
+        self._meet(request, context)
+        return capture_pb2.GetCaptureTotalsResponse()
+
     def ListSources(self, request, context):
         self._meet(request, context)
         return SOURCES

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from actstore_api.v1 import patching_pb2
 from actstore_service.server import Service
 from tests.client import stand_in_workers as planted
-from tests.client.conftest import SERVICE_TOKEN, Plant
+from tests.client.conftest import SERVICE_TOKEN
 from tests.client.stand_in_workers import StandInWorkers
 from tests.stored_run import EVERYWHERE, FIRING, GROWTH, MODEL, SAE, SILENT
 from tests.waiting import PATIENCE_SECONDS
@@ -241,34 +240,3 @@ def test_a_reader_that_leaves_is_no_traceback(store: Path) -> None:
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)  # noqa: S607
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
-
-
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_up_until_a_signal(ending: signal.Signals, plant_workers: Plant) -> None:
-    plant_workers()
-    up = subprocess.Popen(
-        [sys.executable, "-m", "actstore", "up", "--port", "0", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell starts background jobs
-    )  # fmt: skip
-    try:
-        assert up.stdout is not None
-        ready = json.loads(up.stdout.readline())
-        here = subprocess.run([sys.executable, "-m", "actstore", "runs"], capture_output=True, text=True, check=True)
-        assert here.stdout.startswith("0 runs")
-        up.send_signal(ending)
-        _, errors = up.communicate(timeout=PATIENCE_SECONDS)
-    finally:
-        up.kill()
-    assert up.returncode == 0
-    assert "Traceback" not in errors
-    assert ready["store"] == str(Path.cwd() / ".actstore" / "store")
-    assert not Path(".actstore/stack.json").exists()
-
-
-def test_up_that_cannot_start(plant_workers: Plant) -> None:
-    plant_workers("raise SystemExit('no luck today')")
-    done = subprocess.run([sys.executable, "-m", "actstore", "up"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "| no luck today" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -1,18 +1,29 @@
-"""What can be known of a Ray cluster and its Serve before they are asked, who would try for minutes without a word."""
+"""What is asked of a Ray cluster and its Serve over plain sockets: they themselves would try for minutes without a word.
+
+Loopback never goes through a proxy that the environment names, and Ray's own connections do not either.
+"""
 
 import random
+import re
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import grpc
 
+from actstore_api.v1 import service_pb2_grpc
+from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
+from actstore_storage.errors import ActstoreError
 from actstore_worker.settings import SettingsError, WorkerSettings
 
 CONNECT_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]
 # Of Ray's own contract. Any cluster answers it, be it with UNAUTHENTICATED.
 _ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_NO_GRPC = re.compile("HTTP/2|http1")
 # The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999. As
 # the local stack's SeaweedFS, which may not import this.
 _QUIET_PORTS = range(20_000, 32_768)
@@ -30,12 +41,12 @@ def check_cluster(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise no_cluster(address, f"nothing answers there ({error})") from error
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    with grpc.insecure_channel(address, _NO_PROXY) as channel:
         try:
             channel.unary_unary(_ASK)(b"", timeout=CONNECT_SECONDS)
         except grpc.RpcError as error:
             # Where the cluster wants TLS this one sees a closed connection, and Ray's own tells better.
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED or "http1" in str(error.details()):
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED or _NO_GRPC.search(str(error.details())):
                 raise no_cluster(address, "what listens there is no head of a Ray cluster") from None
 
 
@@ -64,6 +75,26 @@ def port_of_running_serve(options: Mapping[str, Any], services: str, settings: W
             "or end it (`serve shutdown`)"
         )
     return port
+
+
+def wait_until_answering(address: str, application: str, settings: WorkerSettings) -> None:
+    """Serve says that an application runs before its proxy knows of it. Errors: ActstoreError after `start_seconds`."""
+    metadata = (("application", application), ("authorization", f"Bearer {settings.gateway_token}"))
+    give_up = time.monotonic() + settings.ray.start_seconds
+    with grpc.insecure_channel(address, _NO_PROXY) as channel:
+        captures = service_pb2_grpc.CaptureServiceStub(channel)  # type: ignore[no-untyped-call]
+        while True:
+            try:
+                captures.GetCaptureTotals(
+                    GetCaptureTotalsRequest(), metadata=metadata, timeout=settings.ray.start_seconds
+                )
+            except grpc.RpcError as error:
+                if time.monotonic() > give_up:
+                    message = f"the gateway does not answer: {error}"
+                    raise ActstoreError(message, reason="WORKERS_UNAVAILABLE") from error
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
 
 
 def check_port_is_free(port: int) -> None:

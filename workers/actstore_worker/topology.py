@@ -21,15 +21,12 @@ from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
 import ray
 import torch
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
 
-from actstore_api.v1 import service_pb2_grpc
-from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.index_merge import Merge
@@ -38,7 +35,14 @@ from actstore_storage.opening import open_bucket
 from actstore_storage.probe import probe
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, Task
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.cluster import check_cluster, check_port_is_free, free_port, no_cluster, port_of_running_serve
+from actstore_worker.cluster import (
+    check_cluster,
+    check_port_is_free,
+    free_port,
+    no_cluster,
+    port_of_running_serve,
+    wait_until_answering,
+)
 from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.found_sources import Sources, find_sources
@@ -71,7 +75,7 @@ _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
 _REMOVE_SECONDS = 10.0
 # How long the claim of a process that was killed may outlive it.
-_CLAIM, _CLAIM_SECONDS = "deployment", 15.0
+_CLAIM, _CLAIM_SECONDS = "deployment", 10.0
 _SERVICES = f"{add_services.__module__}.{add_services.__name__}"
 
 # A job of a sweep whose process died goes on from its checkpoint so often.
@@ -100,11 +104,14 @@ def running(
     waits("Ray")
     with _ray(settings.ray_address, settings.ray.object_store_bytes):
         connected()
-        with _only_deployment(settings), _coordinator(settings, waits), _serve(settings, waits) as port:
-            waits("the gateway")
-            _deploy(settings)
-            _wait_until_answering(f"{_LOOPBACK}:{port}", settings)
-            yield f"{_LOOPBACK}:{port}"
+        with _only_deployment(settings):
+            running_port = _port_of_running_serve(settings)
+            waits("the coordinator")
+            with _coordinator(settings), _serve(settings, running_port, waits) as port:
+                waits("the gateway")
+                _deploy(settings)
+                wait_until_answering(f"{_LOOPBACK}:{port}", APPLICATION, settings)
+                yield f"{_LOOPBACK}:{port}"
 
 
 def side_by_side(
@@ -246,9 +253,8 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _coordinator(settings: WorkerSettings, waits: Callable[[str], None]) -> Iterator[None]:
+def _coordinator(settings: WorkerSettings) -> Iterator[None]:
     """In the place of one that a killed process left: that one has the settings of then."""
-    waits("the coordinator")
     _stop_coordinator()
     ray.remote(_CoordinatorActor).options(
         name=COORDINATOR,
@@ -271,36 +277,36 @@ def _stop_coordinator() -> None:
             time.sleep(_POLL_SECONDS)
 
 
-@contextmanager
-def _serve(settings: WorkerSettings, waits: Callable[[str], None]) -> Iterator[int]:
-    """The port of Serve's gRPC proxy. A Serve that runs already is taken as it is.
+def _port_of_running_serve(settings: WorkerSettings) -> int | None:
+    """None where none runs. Errors: SettingsError for one that cannot be taken."""
+    client = _serve_client()
+    if client is None:
+        return None
+    options = client.get_serve_details().get("grpc_options") or {}  # as its REST API has them
+    return port_of_running_serve({"port": gRPCOptions().port} | options, _SERVICES, settings)
 
-    Errors: SettingsError for one that cannot be taken.
-    """
+
+def _serve_client() -> Any:
+    return serve.context._get_global_client(raise_if_no_controller_running=False)
+
+
+@contextmanager
+def _serve(settings: WorkerSettings, running_port: int | None, waits: Callable[[str], None]) -> Iterator[int]:
+    """The port of Serve's gRPC proxy. A Serve that runs already is taken as it is."""
     waits("Ray Serve")
-    running = _running_serve()
-    if running is not None:
-        options = {"port": gRPCOptions().port} | (running.get("grpc_options") or {})
-        port = port_of_running_serve(options, _SERVICES, settings)
     try:
-        yield _start_serve(settings.gateway_port) if running is None else port
+        yield _start_serve(settings.gateway_port) if running_port is None else running_port
     finally:
-        _end_serve(settings, ours=running is None)
+        _end_serve(settings, ours=running_port is None)
 
 
 def _end_serve(settings: WorkerSettings, *, ours: bool) -> None:
     """On a cluster that is not ours, what others run on it goes on."""
-    if settings.ray_address is not None and _running_serve() is not None:
+    if settings.ray_address is not None and _serve_client() is not None:
         serve.delete(APPLICATION)
         ours = ours and not serve.status().applications
     if ours:
         serve.shutdown()
-
-
-def _running_serve() -> dict[str, Any] | None:
-    """Its details, as its REST API has them."""
-    client = serve.context._get_global_client(raise_if_no_controller_running=False)
-    return None if client is None else dict(client.get_serve_details())
 
 
 def _start_serve(wanted_port: int) -> int:
@@ -335,25 +341,6 @@ def _deploy(settings: WorkerSettings) -> None:
         ray_actor_options={"num_cpus": 0},
     )
     serve.run(gateway.bind(settings, models.bind(settings)), name=APPLICATION, route_prefix=f"/{APPLICATION}")
-
-
-def _wait_until_answering(address: str, settings: WorkerSettings) -> None:
-    """Serve says that an application runs before its proxy knows of it. Errors: ActstoreError after `start_seconds`."""
-    metadata = (("application", APPLICATION), ("authorization", f"Bearer {settings.gateway_token}"))
-    give_up = time.monotonic() + settings.ray.start_seconds
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-        captures = service_pb2_grpc.CaptureServiceStub(channel)  # type: ignore[no-untyped-call]
-        while True:
-            try:
-                captures.GetCaptureTotals(
-                    GetCaptureTotalsRequest(), metadata=metadata, timeout=settings.ray.start_seconds
-                )
-            except grpc.RpcError as error:
-                if time.monotonic() > give_up:
-                    raise _unavailable(f"the gateway does not answer: {error}") from error
-                time.sleep(_POLL_SECONDS)
-            else:
-                return
 
 
 class _CoordinatorActor(Coordinator):
