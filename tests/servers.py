@@ -2,7 +2,11 @@
 
 import os
 import signal
+import socketserver
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -36,3 +40,23 @@ class SeaweedServer(SeaweedFS):
             socket_file.unlink(missing_ok=True)
         self._launch("ab")
         self._until_answered(f"http://{self.endpoint}/healthz")
+
+
+@contextmanager
+def answering(answer: bytes, heard: list[bytes] | None = None) -> Iterator[str]:
+    """The address of a listener that says this to whoever connects, once he has said something, and hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            said = self.request.recv(1 << 16)
+            if heard is not None:
+                heard.append(said)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        serving.join()

@@ -54,7 +54,9 @@ class Bucket(ABC):
 
     @abstractmethod
     def top(self) -> tuple[list[str], list[str]]:
-        """The names of objects and of folders at the top, sorted, also of those that could not be ours."""
+        """The names of objects and of folders at the top, sorted: also those that could not be ours, but none with a
+        dot in front.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -77,7 +77,8 @@ class LocalBucket(Bucket):
 
     def top(self) -> tuple[list[str], list[str]]:
         with self._failures(), os.scandir(self._root) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            visible = (entry for entry in entries if not entry.name.startswith("."))
+            found = sorted(visible, key=lambda entry: entry.name)
             folders = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
             return [entry.name for entry in found if entry.is_file(follow_symlinks=False)], folders
 

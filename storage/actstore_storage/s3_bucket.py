@@ -172,9 +172,10 @@ class S3Bucket(Bucket):
 
     def top(self) -> tuple[list[str], list[str]]:
         found = self._ask(lambda: list(self._minio.list_objects(self._name, self._prefix)), "")
-        names = sorted((item.object_name.removeprefix(self._prefix), item.is_dir) for item in found)
-        objects = [name for name, is_folder in names if name and not is_folder]
-        return objects, [name.rstrip("/") for name, is_folder in names if is_folder]
+        names = sorted((item.object_name.removeprefix(self._prefix).rstrip("/"), item.is_dir) for item in found)
+        visible = [(name, is_folder) for name, is_folder in names if name and not name.startswith(".")]
+        objects = [name for name, is_folder in visible if not is_folder]
+        return objects, [name for name, is_folder in visible if is_folder]
 
     def delete(self, key: str) -> None:
         path = self._path(key)

@@ -13,7 +13,7 @@ import actstore
 from actstore import LocalStack, StackFailed, _local_stack
 from actstore_service.server import Service
 from actstore_storage.opening import open_bucket
-from tests.client.conftest import Plant
+from tests.client.conftest import PROXIES, Plant
 from tests.stored_run import write_stored_run
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
@@ -100,8 +100,12 @@ def test_tokens_are_new_with_each_stack() -> None:
     assert len(first.token) >= 43
 
 
-def test_a_stack_over_s3(plant_workers: Plant) -> None:
+def test_a_stack_over_s3_whatever_proxy_the_environment_names(
+    plant_workers: Plant, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
     plant_workers()
+    for kind in PROXIES:
+        monkeypatch.setenv(kind, f"http://127.0.0.1:{free_port}")
     waited: list[str] = []
     with LocalStack(port=0, s3=True, waits=waited.append) as stack:
         assert list(dict.fromkeys(waited)) == ["SeaweedFS", "workers", "service"]
@@ -109,6 +113,7 @@ def test_a_stack_over_s3(plant_workers: Plant) -> None:
         write_stored_run(open_bucket(stack.store, _local_stack_access(stack)))
         with actstore.connect(stack.store, s3=stack.s3_access) as direct, stack.lab as lab:
             assert direct.run("planted").norms() == lab.run("planted").norms()
+            assert [row["name"] for row in lab.datasets()] == ["asyncio", "text.jsonl"]
         assert stack.s3_access.secret_key not in Path(".actstore/stack.json").read_text()
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a Ray cluster and its Serve over plain sockets: they themselves would try for minutes without a word.
+"""What is asked of a Ray cluster and its Serve over plain sockets: they themselves would try for minutes in silence.
 
 Loopback never goes through a proxy that the environment names, and Ray's own connections do not either.
 """

@@ -67,7 +67,7 @@ class DatasetPlaces:
         for store in self.stores:
             objects, folders = store.top()
             found |= {name for name in objects if _is_document(PurePosixPath(name)) and is_key(name)}
-            found |= {name for name in folders if is_key(name)}  # names with a dot in front are no keys
+            found |= {name for name in folders if is_key(name)}
         return sorted(found)
 
     def find(self, name: str) -> Dataset:
@@ -88,7 +88,7 @@ class DatasetPlaces:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
 
 
 def _holds_documents(path: Path, root: Path) -> bool:
