@@ -120,8 +120,8 @@ def _end_leftovers(group: int) -> None:
 
 
 def _reap(but: int = 0) -> bool:
-    """Of children that have ended, all but one. False: there are no others."""
-    while True:
+    """Of children that have ended, all but one. False: there are no others, as always where nothing is adopted."""
+    while hasattr(os, "waitid"):  # which macOS has not
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -129,6 +129,7 @@ def _reap(but: int = 0) -> bool:
         if ended is None or ended.si_pid == but:
             return True
         os.waitpid(ended.si_pid, 0)
+    return False
 
 
 def _children() -> Iterator[int]:

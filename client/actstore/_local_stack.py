@@ -17,16 +17,18 @@ from actstore._errors import STACK_FAILED, StackFailed
 from actstore._guard import LEFTOVER_SECONDS, Guarded
 from actstore._lab import Lab
 from actstore._records import S3Access
+from actstore._seaweed import LOG, SeaweedFS
 from actstore._stack_folder import STATE_FOLDER, StackFile, StackFolder, StackProcesses
 
 SERVICE_PORT = 7433
 # Ray takes its time on a cold machine, and its processes are nice to all others: on two cores, a start of 40 seconds
 # takes minutes beside other programs that compute.
 START_SECONDS = 300.0
-# Ray Serve drains before it ends; what is left of the process group is killed afterwards.
+# Ray Serve drains before it ends; what is left is killed afterwards.
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 25
+STORE = "SeaweedFS"
 
 
 class LocalStack:
@@ -36,6 +38,7 @@ class LocalStack:
     the state folder. Logs and `stack.json`, which `actstore.connect()` finds, lie in `state_folder`, which belongs to
     one stack at a time. `port` None takes 7433 where it is free, else any free one; 0 takes any free one. `waits` hears
     what is waited for while the stack starts, again and again: "Ray". All processes end with this one, however it ends.
+    `is_command`: this process is nothing but the stack, so that `actstore down` may end it.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class LocalStack:
         once none of their processes is left.
         """
         self._cleanup.close()
+        self._processes.clear()
 
     def check(self) -> None:
         """StackFailed where a process has died, or was stopped by another program."""
@@ -121,10 +125,10 @@ class LocalStack:
         self._cleanup.callback(self._folder.forget, self.token)
 
     def _start_s3(self) -> None:
-        from actstore._seaweed import SeaweedFS
-
-        self._waits("SeaweedFS")
+        self._waits(STORE)
         weed = self._cleanup.enter_context(SeaweedFS(self.store_folder, keep=[self._lock]))
+        self._processes[STORE] = weed.process
+        self._note_processes()
         self.store = f"s3://{weed.bucket}"
         self.s3_access = S3Access(weed.endpoint, weed.access_key, weed.secret_key, secure=False)
 
@@ -206,7 +210,7 @@ class LocalStack:
         return StackFailed(f"{message}; the end of its log:{said}", reason=STACK_FAILED, next_step=f"read {log}")
 
     def _log(self, name: str) -> Path:
-        return self._folder.logs / f"{name}.log"
+        return self.store_folder / LOG if name == STORE else self._folder.logs / f"{name}.log"
 
 
 def _joined(folders: Iterable[str | os.PathLike[str]]) -> str:

@@ -18,6 +18,7 @@ from typing import Self
 from actstore._errors import StackFailed
 from actstore._guard import Guarded
 
+LOG = "seaweedfs.log"
 READY_SECONDS = 60.0
 # Its filer waits some fifteen seconds for its own S3 gateway; whatever it acknowledged survives being killed.
 STOP_SECONDS = 3.0
@@ -94,6 +95,12 @@ class SeaweedFS:
         # Until the volume server has reported to the master, writes wait for ten seconds and more.
         self._until_answered(f"http://127.0.0.1:{ports['master']}/dir/assign?collection={self.bucket}")
 
+    @property
+    def process(self) -> Guarded:
+        """While it runs."""
+        assert self._process is not None  # noqa: S101
+        return self._process
+
     def _launch(self, log_mode: str) -> None:
         with self._log.open(log_mode) as log:
             self._process = Guarded(
@@ -135,7 +142,7 @@ class SeaweedFS:
 
     @property
     def _log(self) -> Path:
-        return self._folder / "seaweedfs.log"
+        return self._folder / LOG
 
 
 def _identity(access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:

@@ -115,6 +115,11 @@ def test_a_stack_over_s3_whatever_proxy_the_environment_names(
             assert direct.run("planted").norms() == lab.run("planted").norms()
             assert [row["name"] for row in lab.datasets()] == ["asyncio", "text.jsonl"]
         assert stack.s3_access.secret_key not in Path(".actstore/stack.json").read_text()
+        stack.check()
+        os.kill(stack._processes["SeaweedFS"].pid, signal.SIGKILL)
+        stack._processes["SeaweedFS"].wait(PATIENCE_SECONDS)
+        with pytest.raises(StackFailed, match="the SeaweedFS process ended with status -9"):
+            stack.check()
 
 
 def _local_stack_access(stack: LocalStack):
