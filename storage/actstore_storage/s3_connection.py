@@ -19,10 +19,11 @@ _OTHER_REGION = {"authorizationheadermalformed", "permanentredirect", "illegallo
 _NO_S3 = re.compile(r"http 4(?!08|29)\d\d|resourcenotfound")
 _WORDS = (
     (re.compile(r"ProxyError|curlCode: (5|97)\b|CONNECT tunnel"), "the proxy {proxy} does not lead there"),
-    (re.compile(r"certificate", re.I), "its certificate is not trusted: SSL_CERT_FILE names a file of those that are"),
+    (re.compile(r"certificate", re.I), "its certificate is not trusted: its authority has to be among this machine's"),
     (re.compile(r"resolve|NameResolution", re.I), "no such host is known"),
     (re.compile(r"refused|curlCode: 7\b", re.I), "nothing listens there"),
     (re.compile(r"timed? ?out|curlCode: 28\b", re.I), "it does not answer in time"),
+    (re.compile(r"reset by peer|RemoteDisconnected|curlCode: (52|56)\b"), "it hangs up, as some do where {scheme}"),
 )
 
 
@@ -87,7 +88,8 @@ def connection_failure(address: str, reached: Reached, error: Exception, code: s
     words = next((f"{words}, " for pattern, words in _WORDS if pattern.search(said)), "")
     if _NO_S3.fullmatch(code):
         words = "what answers there is no S3 store, "
-    why = words.format(proxy=_without_secret(reached.proxy or "")) + code
+    scheme = "they are asked over TLS" if reached.secure else "they speak TLS: that would be ACTSTORE_S3_SECURE=1"
+    why = words.format(proxy=_without_secret(reached.proxy or ""), scheme=scheme) + code
     message = f"{address} cannot be reached at {endpoint} ({why}): see ACTSTORE_S3_ENDPOINT"
     return StoreUnreachable(message, field="store", value=address)
 

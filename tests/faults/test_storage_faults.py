@@ -175,14 +175,19 @@ def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "said"),
-    [("nowhere.invalid:80", "no such host is known"), (None, "what answers there is no S3 store")],
+    ("answer", "said"),
+    [
+        (None, "no such host is known"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
+        (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
+    ],
 )
-def test_a_wrong_endpoint_is_named(endpoint: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
-    with answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as web:
-        bucket = open_bucket("s3://bucket", S3Access(endpoint or web, "key", "secret", secure=False))
-        with pytest.raises(StoreUnreachable, match=f"{endpoint or web} .*{said}.*ACTSTORE_S3_ENDPOINT"):
+    with answering(answer or b"") as address:
+        endpoint = "nowhere.invalid:80" if answer is None else address
+        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
+        with pytest.raises(StoreUnreachable, match=f"{endpoint} .*{said}.*ACTSTORE_S3_ENDPOINT"):
             bucket.keys("runs")
 
 
