@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from inspect import signature
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +28,6 @@ from actstore._records import (
     SweepEstimate,
     SweepProgress,
     SweepRequest,
-    field_names,
 )
 from actstore._run import Run
 from actstore._sweep import Sweep, SweptCells
@@ -77,8 +76,8 @@ class Lab(ModelAsking, NormAsking):
             | {"loaded": key in loaded, "available": None if sources is None else key in found}
             for key in sorted({*loaded, *found})
         ]
-        columns = ["name", "revision", "loaded", "available", "family", *field_names(ModelDescription)]
-        return _listing("models", rows, list(dict.fromkeys(columns)), note)
+        columns = {"name": str, "revision": str, "loaded": bool, "available": bool, "family": str}
+        return _listing("models", rows, columns | _column_types(ModelDescription), note)
 
     def saes(self) -> Table:
         """Sparse autoencoders that a capture can name; `loaded`, `available` and what comes after as of models."""
@@ -91,15 +90,15 @@ class Lab(ModelAsking, NormAsking):
             | {"loaded": name in loaded, "available": None if sources is None else name in found}
             for name in sorted({*loaded, *found})
         ]
-        columns = ["name", "loaded", "available", *field_names(SaeDescription)]
-        return _listing("SAEs", rows, list(dict.fromkeys(columns)), note)
+        columns = {"name": str, "loaded": bool, "available": bool}
+        return _listing("SAEs", rows, columns | _column_types(SaeDescription), note)
 
     def datasets(self) -> Table:
         """Datasets that a capture can name: files and folders with documents, at the top of the workers' dataset
         folders and stores. `dataset=` also takes a path below one. Through a service, not of a bucket.
         """
         sources = self._backend.list_sources()
-        return _listing("datasets", [{"name": name} for name in sources.datasets], ["name"], _of_listed(sources))
+        return _listing("datasets", [{"name": name} for name in sources.datasets], {"name": str}, _of_listed(sources))
 
     def _sources(self) -> tuple[Sources | None, str]:
         """With what has to be said of it; None where nobody knows."""
@@ -345,7 +344,17 @@ class Lab(ModelAsking, NormAsking):
         raise Fault("the service ended the sweep without a result")
 
 
-RUN_COLUMNS = ["name", "model", "dataset", "complete", "tokens_committed", "tokens_total", "dense_sites", "saes"]
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
+RUN_COLUMNS = {
+    "name": str,
+    "model": str,
+    "dataset": str,
+    "complete": bool,
+    "tokens_committed": int,
+    "tokens_total": int,
+    "dense_sites": str,
+    "saes": str,
+}
 
 
 def _run_row(run: RunDescription) -> dict[str, object]:
@@ -378,12 +387,13 @@ class Listing(Table):
         return [*super()._notes(), *([self.note] if self.note else [])]
 
 
-def _listing(kind: str, rows: list[dict[str, Any]], columns: list[str], note: str = "") -> Table:
-    """A column without a value in any row has no type of its own, and is text or, of `available`, true or false."""
-    found = {name: pa.array([row.get(name) for row in rows]) for name in columns}
-    for name, column in found.items():
-        if pa.types.is_null(column.type):
-            found[name] = column.cast(pa.bool_() if name in ("loaded", "available") else pa.string())
+def _column_types(kind: type[Any]) -> dict[str, type]:
+    return {field.name: field.type for field in fields(kind) if isinstance(field.type, type)}
+
+
+def _listing(kind: str, rows: list[dict[str, Any]], columns: Mapping[str, type], note: str = "") -> Table:
+    """What a row does not have is None."""
+    found = {name: pa.array([row.get(name) for row in rows], _ARROW_TYPES.get(of)) for name, of in columns.items()}
     return Listing(kind=kind, note=note, table=pa.table(found))
 
 

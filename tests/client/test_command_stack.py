@@ -16,6 +16,7 @@ import pytest
 import actstore
 from actstore import StackFailed
 from actstore._command import main
+from actstore._command_stack import _Waiting
 from actstore._stack_folder import StackFile, StackFolder
 from actstore_storage.opening import open_bucket
 from tests.client.conftest import Plant
@@ -122,6 +123,23 @@ def test_status_and_down(plant_workers: Plant) -> None:
         assert gone(pids)
         assert up.wait(PATIENCE_SECONDS) == 0
     assert actstore_says("status", status=3)["state"] == "down"
+
+
+def test_in_a_terminal_what_is_waited_for_is_one_line() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, seconds = Terminal(), iter((0.0, 0.1, 0.2, 1.4, 1.5))
+    waiting = _Waiting(terminal, lambda: next(seconds))
+    for what in ("Ray", "Ray", "Ray", "service"):
+        waiting.draw(what)
+    waiting.end()
+    shown = terminal.getvalue().split("\r")
+    assert [line.removesuffix("\x1b[K").strip() for line in shown] == [
+        "", "0 s  waiting for Ray ...", "1 s  waiting for Ray ...", "2 s  waiting for service ...", ""
+    ]  # fmt: skip
+    assert "\n" not in terminal.getvalue()
 
 
 def test_the_status_of_a_stack_whose_workers_do_not_answer(plant_workers: Plant) -> None:

@@ -16,6 +16,7 @@ from actstore_storage.opening import open_bucket
 from tests.client.conftest import PROXIES, Plant
 from tests.stored_run import write_stored_run
 from tests.waiting import PATIENCE_SECONDS, wait_until
+from tests.worker_process import descendants
 
 
 def running(pid: int) -> bool:
@@ -180,8 +181,11 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(
 def test_a_death_is_noticed(plant_workers: Plant) -> None:
     plant_workers()
     with LocalStack(port=0) as stack:
-        os.kill(stack._processes["workers"].pid, signal.SIGKILL)
-        stack._processes["workers"].wait(PATIENCE_SECONDS)
+        guard = stack._processes["workers"]
+        (workers,) = descendants(guard.pid)
+        os.kill(guard.pid, signal.SIGKILL)
+        guard.wait(PATIENCE_SECONDS)
+        until_gone(workers)  # for nobody would end them any more
         with pytest.raises(StackFailed, match="the workers process ended with status -9"):
             stack.check()
 
