@@ -61,8 +61,12 @@ def test_the_port_of_a_serve_that_runs() -> None:
 
 
 def test_a_port_that_another_program_has() -> None:
+    """Or had: of a connection that its listener ended first, the system keeps the port for a minute."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"ACTSTORE_GATEWAY_PORT is {port}"):
             check_port_is_free(port)
+        with socket.create_connection(("127.0.0.1", port)) as other:
+            taken.accept()[0].close()
+            assert other.recv(1) == b""
     check_port_is_free(port)

@@ -114,6 +114,8 @@ def free_port(but: int = 0) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as listener, suppress(OSError):
+        # As those who will listen there: what is left of connections that have ended is no obstacle.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("", port))
         return True
     return False
