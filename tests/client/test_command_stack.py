@@ -156,6 +156,8 @@ def test_a_stack_that_starts_can_be_looked_at_and_stopped(plant_workers: Plant) 
     with running_up() as up:
         wait_until(lambda: "workers" in (actstore_says("status", status=3).get("processes") or {}), "the workers")
         assert actstore_says("status", status=3)["state"] == "starting"
+        with pytest.raises(StackFailed, match=r"already runs in .*, and does not answer yet"):
+            actstore.LocalStack(port=0).start()
         pids = descendants(up.pid)
         assert actstore_says("down")["stopped"]
         assert gone(pids)
