@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from actstore_storage.bucket import Bucket
-from actstore_worker import dataset_files, found_sources
+from actstore_worker import found_sources
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.dataset_files import DatasetPlaces
-from actstore_worker.found_sources import FoundModel, find_sources
+from actstore_worker.found_sources import FoundModel, dataset_names, find_sources
 from tests.lens_folders import save_lens_folder
 from tests.small_models import save_gpt2, save_sae
 
@@ -79,8 +79,8 @@ def test_datasets_of_a_store(s3_bucket: Bucket) -> None:
     for key in ("text.jsonl", "picture.png", "folder/part-0.jsonl"):
         s3_bucket.put(key, b'{"text": "a"}')
     places = DatasetPlaces(stores=(s3_bucket,))
-    assert places.names() == ["folder", "text.jsonl"]
-    assert all(places.find(name).files for name in places.names())
+    assert dataset_names(places) == ["folder", "text.jsonl"]
+    assert all(places.find(name).files for name in dataset_names(places))
 
 
 def test_folders_of_any_size_are_told_in_time(
@@ -89,5 +89,5 @@ def test_folders_of_any_size_are_told_in_time(
     monkeypatch.setattr(found_sources, "LISTED_MAX", 2)
     found = find_sources(ModelCatalogue((models,)), DatasetPlaces((data, tmp_path / "gone")))
     assert (len(found.models), found.datasets, found.truncated) == (2, ("deep", "notes.txt"), True)
-    monkeypatch.setattr(dataset_files, "_LOOKED_AT_MAX", 0)
-    assert DatasetPlaces((data,)).names() == ["notes.txt", "text.jsonl"]
+    monkeypatch.setattr(found_sources, "_LOOKED_AT_MAX", 0)
+    assert dataset_names(DatasetPlaces((data,))) == ["notes.txt", "text.jsonl"]

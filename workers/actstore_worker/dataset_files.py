@@ -4,11 +4,9 @@ Names come from outside, so none of them may lead out of its folder.
 """
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from actstore_storage.bucket import Bucket, is_key
@@ -26,8 +24,6 @@ HUB_SCHEME = "hf:"
 # What `datasets` leaves in a folder that it saved.
 _SAVED_STATE = "state.json"
 _READ_BYTES = 1 << 20
-# Files of a folder that are looked at for one that is a document.
-_LOOKED_AT_MAX = 1000
 
 
 @dataclass(frozen=True)
@@ -59,17 +55,6 @@ class DatasetPlaces:
     stores: tuple[Bucket, ...] = ()
     allow_hub: bool = False
 
-    def names(self) -> list[str]:
-        """What `find` finds at the top of the folders and stores and holds documents, in order. A folder is looked into
-        until a document is met, and not far; a store's folder not at all.
-        """
-        found = {path.name for folder in self.folders for path in _visible(folder) if _holds_documents(path, folder)}
-        for store in self.stores:
-            objects, folders = store.top()
-            found |= {name for name in objects if _is_document(PurePosixPath(name)) and is_key(name)}
-            found |= {name for name in folders if is_key(name)}
-        return sorted(found)
-
     def find(self, name: str) -> Dataset:
         """Errors: NotThere DATASET_NOT_FOUND; BadRequest NAME_INVALID for `..`, DATASET_EMPTY, DATASET_UNREADABLE."""
         if name.startswith(HUB_SCHEME):
@@ -85,24 +70,6 @@ class DatasetPlaces:
                     return found
         there = sorted({path.name for folder in self.folders for path in folder.iterdir()})
         raise _not_found(name, f"the dataset folders have: {', '.join(there) or 'nothing'}", there)
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-
-
-def _holds_documents(path: Path, root: Path) -> bool:
-    if not _is_inside(path, root):
-        return False
-    if path.is_file():
-        return _is_document(path) and path.stat().st_size > 0
-    # What may not be read is passed over.
-    files = (PurePath(folder, name) for folder, _, names in os.walk(path) for name in names)
-    return any(_is_document(file) for file in islice(files, _LOOKED_AT_MAX))
-
-
-def _is_document(file: PurePath) -> bool:
-    return file.suffix in TABLE_SUFFIXES or file.suffix in TEXT_SUFFIXES or file.name == _SAVED_STATE
 
 
 def _of_folder(name: str, path: Path) -> Dataset:

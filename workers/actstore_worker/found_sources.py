@@ -4,17 +4,22 @@ Names only: where a folder lies on the workers' machines is nobody else's busine
 """
 
 import json
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
+from actstore_storage.bucket import is_key
 from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelCatalogue
-from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.dataset_files import TABLE_SUFFIXES, TEXT_SUFFIXES, DatasetPlaces
 from actstore_worker.families import FAMILIES
 from actstore_worker.transformer_lens_files import WEIGHTS, is_transformer_lens
 
 LISTED_MAX = 1000
+# Files of a folder that are looked at for one that is a document.
+_LOOKED_AT_MAX = 1000
 # A configuration is a few kilobytes.
 _CONFIGURATION_BYTES_MAX = 1 << 20
 _WEIGHTS = ("model*.safetensors", *WEIGHTS)
@@ -45,7 +50,7 @@ def find_sources(catalogue: ModelCatalogue, places: DatasetPlaces) -> Sources:
         for source in catalogue.models()
         if (family := _family(source.folder))
     ]
-    saes, datasets = catalogue.saes(), places.names()
+    saes, datasets = catalogue.saes(), dataset_names(places)
     return Sources(
         models=_first(models),
         saes=_first(saes),
@@ -53,6 +58,36 @@ def find_sources(catalogue: ModelCatalogue, places: DatasetPlaces) -> Sources:
         hub_allowed=catalogue.allow_hub,
         truncated=max(len(models), len(saes), len(datasets)) > LISTED_MAX,
     )
+
+
+def dataset_names(places: DatasetPlaces) -> list[str]:
+    """What lies at the top of the folders and stores and holds documents, in order. A folder is looked into until a
+    document is met, and not far; a store's folder not at all.
+    """
+    found = {path.name for folder in places.folders for path in _visible(folder) if _holds_documents(path, folder)}
+    for store in places.stores:
+        objects, folders = store.top()
+        found |= {name for name in objects if _is_document(PurePath(name)) and is_key(name)}
+        found |= {name for name in folders if is_key(name)}
+    return sorted(found)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if not path.name.startswith(".")]
+
+
+def _holds_documents(path: Path, root: Path) -> bool:
+    if not path.resolve().is_relative_to(root.resolve()):
+        return False
+    if path.is_file():
+        return _is_document(path) and path.stat().st_size > 0
+    # What may not be read is passed over.
+    files = (PurePath(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return any(_is_document(file) for file in islice(files, _LOOKED_AT_MAX))
+
+
+def _is_document(file: PurePath) -> bool:
+    return file.suffix in TABLE_SUFFIXES or file.suffix in TEXT_SUFFIXES
 
 
 def _first(names: list[Name]) -> tuple[Name, ...]:
