@@ -89,8 +89,9 @@ def connection_failure(address: str, reached: Reached, error: Exception, code: s
     if _NO_S3.fullmatch(code):
         words = "what answers there is no S3 store, "
     scheme = "they are asked over TLS" if reached.secure else "they speak TLS: that would be ACTSTORE_S3_SECURE=1"
+    where = f"{endpoint}, its ACTSTORE_S3_ENDPOINT" if words else endpoint
     why = words.format(proxy=_without_secret(reached.proxy or ""), scheme=scheme) + code
-    message = f"{address} cannot be reached at {endpoint} ({why}): see ACTSTORE_S3_ENDPOINT"
+    message = f"{address} cannot be reached at {where} ({why})"
     return StoreUnreachable(message, field="store", value=address)
 
 
