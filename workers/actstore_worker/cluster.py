@@ -29,6 +29,16 @@ _NO_GRPC = re.compile("HTTP/2|http1")
 _QUIET_PORTS = range(20_000, 32_768)
 
 
+class Claim:
+    """What holds a cluster's place for a deployment, as an actor: here, where its process imports little."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def what(self) -> str:
+        return self._what
+
+
 def check_cluster(address: str) -> None:
     """Of an address `host:port`; others, such as `auto`, Ray itself looks up at once.
 

@@ -36,6 +36,7 @@ from actstore_storage.probe import probe
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, Task
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.cluster import (
+    Claim,
     check_cluster,
     check_port_is_free,
     free_port,
@@ -218,7 +219,7 @@ def _only_deployment(settings: WorkerSettings) -> Iterator[None]:
     what = f"workers over {settings.store}, process {os.getpid()} on {socket.gethostname()}"
     while claim is None:
         try:
-            claim = ray.remote(_Claim).options(name=_CLAIM, num_cpus=0).remote(what)
+            claim = ray.remote(Claim).options(name=_CLAIM, num_cpus=0).remote(what)
         except ValueError:  # of a process that was killed it takes Ray a moment to end it
             if time.monotonic() > give_up:
                 message = f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; it has room"
@@ -228,14 +229,6 @@ def _only_deployment(settings: WorkerSettings) -> Iterator[None]:
         yield
     finally:
         ray.kill(claim)
-
-
-class _Claim:
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def what(self) -> str:
-        return self._what
 
 
 def _claimed() -> str:
