@@ -1,11 +1,17 @@
 """Real servers for tests, usable without pytest: `with SeaweedServer() as server: ...`."""
 
-import subprocess
+import os
+import signal
+import socketserver
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from actstore._seaweed import SeaweedFS
+from tests.worker_process import descendants
 
 
 class SeaweedServer(SeaweedFS):
@@ -24,14 +30,33 @@ class SeaweedServer(SeaweedFS):
     def kill(self) -> None:
         """As a crash would: nothing is flushed or closed."""
         assert self._process is not None
-        self._process.kill()
+        for pid in descendants(self._process.pid):
+            os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     def restart(self) -> None:
         """On the same folder and ports, once it was killed."""
-        assert self._process is not None
         for socket_file in self._socket_files:
             socket_file.unlink(missing_ok=True)
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._process.args, stdout=log, stderr=log, cwd=self._folder)
+        self._launch("ab")
         self._until_answered(f"http://{self.endpoint}/healthz")
+
+
+@contextmanager
+def answering(answer: bytes, heard: list[bytes] | None = None) -> Iterator[str]:
+    """The address of a listener that says this to whoever connects, once he has said something, and hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            said = self.request.recv(1 << 16)
+            if heard is not None:
+                heard.append(said)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        serving.join()

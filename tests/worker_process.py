@@ -105,11 +105,10 @@ def _ready_address(process: subprocess.Popen[bytes], log: Path) -> str:
     assert process.stdout is not None
     watchdog = threading.Timer(READY_SECONDS, process.kill)
     watchdog.start()
-    line = process.stdout.readline()
+    said = (json.loads(line) for line in process.stdout)
+    ready = next((line for line in said if line.get("ready") == "workers"), None)
     watchdog.cancel()
-    assert line, f"the workers did not become ready:\n{log.read_text()}"
-    ready = json.loads(line)
-    assert ready["ready"] == "workers"
+    assert ready, f"the workers did not become ready:\n{log.read_text()}"
     return str(ready["address"])
 
 

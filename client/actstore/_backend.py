@@ -23,6 +23,7 @@ from actstore._records import (
     RowQuery,
     RunDescription,
     SaeDescription,
+    Sources,
     SweepEstimate,
     SweepProgress,
     SweepRequest,
@@ -48,6 +49,10 @@ class Backend(ABC):
 
     @abstractmethod
     def list_models(self) -> list[ModelDescription]: ...
+
+    @abstractmethod
+    def list_sources(self) -> Sources:
+        """What the workers find. NEEDS_SERVICE of a bucket, Unavailable where the workers are."""
 
     @abstractmethod
     def list_saes(self) -> list[SaeDescription]: ...

@@ -36,6 +36,7 @@ from actstore._records import (
     S3Access,
     SaeAttachment,
     SaeDescription,
+    Sources,
     SweepEstimate,
     SweepProgress,
     SweepRequest,
@@ -99,6 +100,10 @@ class BucketBackend(Backend):
     def list_models(self) -> list[ModelDescription]:
         with _in_our_words():
             return [_record(ModelDescription, model) for model in registry.list_models(self._bucket)]
+
+    def list_sources(self) -> Sources:
+        message = f"what the workers find is known to a service, and {self.address} is a bucket without one"
+        raise refused(message, "address", self.address, "host:port of a service", "NEEDS_SERVICE")
 
     def list_saes(self) -> list[SaeDescription]:
         with _in_our_words():

@@ -1,14 +1,12 @@
 """The command `actstore`: the client's calls from a shell. Tables for people; with --json one object for machines.
 
 Exit status: 0 done, 1 refused or failed (one block on stderr says why, and the next step), 2 not a command, 3 a store
-that `fsck` finds unsound or an SAE that `check-sae` finds wrong, 130 Ctrl-C.
+that `fsck` finds unsound, an SAE that `check-sae` finds wrong or a stack that `status` finds down, 130 Ctrl-C.
 ACTSTORE_ADDRESS and ACTSTORE_TOKEN say where to ask, as for actstore.connect().
 """
 
 import argparse
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +14,24 @@ from typing import Any
 
 from actstore import _arguments, _text
 from actstore._capture import Capture, sae_findings
+from actstore._command_listings import add_listings
 from actstore._command_norms import add_norms
-from actstore._command_verbs import add_exclude, add_plot, add_verb, lab_of, say, show
+from actstore._command_stack import add_stack
+from actstore._command_upkeep import add_upkeep
+from actstore._command_verbs import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    UNSOUND,
+    add_exclude,
+    add_plot,
+    add_verb,
+    lab_of,
+    say,
+    show,
+)
 from actstore._errors import ActstoreError, refused
 from actstore._lab import Lab
-from actstore._local_stack import LocalStack
 from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
 from actstore._records import Positions
 from actstore._sae_features import CHECKED_TOKENS
@@ -68,9 +79,7 @@ PATCH_OPTIONS = (
     "revision",
     "fresh",
 )
-DONE, FAILED, USAGE, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 130
 TRAIN = "train-sae"
-LOOK_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,63 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader left, as `head` does; say nothing more
         return FAILED
-
-
-def up(options: argparse.Namespace) -> None:
-    """Runs in the foreground until Ctrl-C or SIGTERM."""
-    # Explicitly, because a shell starts background jobs with SIGINT ignored.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
-    stack = LocalStack(
-        options.store,
-        s3=options.s3,
-        model_folders=options.models,
-        dataset_folders=options.datasets,
-        allow_hub=options.allow_hub,
-        port=options.port,
-    )
-    print("starting the workers and the service ...", file=sys.stderr)
-    with stack:
-        try:
-            # Whoever hears this may end it at once.
-            say(
-                options,
-                {"address": stack.address, "metrics": stack.metrics_address, "store": stack.store},
-                _greeting(stack),
-            )
-            while True:
-                stack.check()
-                time.sleep(LOOK_SECONDS)
-        except KeyboardInterrupt:
-            print("stopping ...", file=sys.stderr)
-
-
-def _greeting(stack: LocalStack) -> str:
-    return "\n".join(
-        [
-            f"actstore is up at {stack.address}, over {stack.store}",
-            "  python:   import actstore; lab = actstore.connect()      # in this folder or below it",
-            "  shell:    actstore models",
-            f"  metrics:  http://{stack.metrics_address}/metrics",
-            f"  logs:     {stack.state_folder / 'logs'}",
-            "Ctrl-C stops it.",
-        ]
-    )
-
-
-def models(options: argparse.Namespace) -> None:
-    with lab_of(options) as lab:
-        found = {"models": lab.models(), "saes": lab.saes()}
-    say(
-        options,
-        {name: table.to_dict()["rows"] for name, table in found.items()},
-        "\n\n".join(map(repr, found.values())),
-    )
-
-
-def runs(options: argparse.Namespace) -> None:
-    with lab_of(options) as lab:
-        show(options, lab.runs())
 
 
 def capture(options: argparse.Namespace) -> None:
@@ -221,29 +173,6 @@ def cancel(options: argparse.Namespace) -> None:
     say(options, {"run": news.run, "state": news.state, "tokens": news.tokens_committed}, text)
 
 
-def fsck(options: argparse.Namespace) -> int:
-    with lab_of(options) as lab:
-        verdict = lab.check(options.run, quick=options.quick, remove_orphans=options.remove_orphans)
-    counts = {name: getattr(verdict, name) for name in ("sound", "runs", "shards", "objects", "bytes")}
-    say(options, counts | {"findings": verdict.to_dict()["rows"]}, repr(verdict))
-    return DONE if verdict.sound else UNSOUND
-
-
-def rm(options: argparse.Namespace) -> None:
-    with lab_of(options) as lab:
-        if not options.yes:
-            raise refused(f"this removes run {options.run} for good", "yes", "not given", "actstore rm RUN --yes")
-        removed = lab.remove(options.run, force=options.force)
-    say(options, {"run": options.run, "objects": removed}, f"{options.run}: {removed:,} objects removed")
-
-
-def export(options: argparse.Namespace) -> None:
-    with lab_of(options) as lab:
-        written = lab.run(options.run).export(options.site, options.folder, layout=options.layout)
-    unit = "contexts" if options.layout == "saelens" else "files"
-    say(options, {"folder": str(options.folder), unit: written}, f"{options.folder}: {written:,} {unit}")
-
-
 def feature(options: argparse.Namespace) -> None:
     with lab_of(options) as lab:
         asked = lab.run(options.run).feature(options.sae, options.index)
@@ -313,32 +242,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="actstore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_up(verbs)
+    add_stack(verbs)
     _add_capture(verbs)
     _add_encode(verbs)
     verbs.add_parser(TRAIN, add_help=False, help="train SAEs on a run's stored vectors, one or a sweep of them")
     cancelling = add_verb(verbs, cancel, "stop a capture; what is committed stays readable")
     cancelling.add_argument("run")
-    add_verb(verbs, runs, "list the runs in the store")
-    add_verb(verbs, models, "list the models and SAEs that the workers have found")
+    add_listings(verbs)
     _add_feature(verbs)
     _add_features(verbs)
     _add_check_sae(verbs)
     add_norms(verbs)
     _add_patch(verbs)
     _add_compare_tokens(verbs)
-    _add_upkeep(verbs)
+    add_upkeep(verbs)
     return parser
-
-
-def _add_up(verbs: Any) -> None:
-    verb = add_verb(verbs, up, "start workers and service here, until Ctrl-C", asks=False)
-    verb.add_argument("--store", type=Path, metavar="DIR", help="folder of the store (default: in .actstore)")
-    verb.add_argument("--s3", action="store_true", help="keep the store in a SeaweedFS, reached as S3")
-    verb.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="folders of models and SAEs")
-    verb.add_argument("--datasets", type=Path, nargs="+", default=[], metavar="DIR", help="folders of text")
-    verb.add_argument("--allow-hub", action="store_true", help="let captures name models of the Hugging Face hub")
-    verb.add_argument("--port", type=int, help="of the service (default: 7433 where it is free)")
 
 
 def _add_capture(verbs: Any) -> None:
@@ -476,21 +394,3 @@ def _add_patch(verbs: Any) -> None:
     verb.add_argument("--directions", nargs="+", choices=_arguments.DIRECTIONS, help="default: both")
     verb.add_argument("--revision", default="")
     add_plot(verb)
-
-
-def _add_upkeep(verbs: Any) -> None:
-    checking = add_verb(verbs, fsck, "compare a bucket with its commits; exit status 3 where it is not sound")
-    checking.add_argument("run", nargs="?", help="default: every run")
-    checking.add_argument("--quick", action="store_true", help="leave out what reads every byte")
-    checking.add_argument("--remove-orphans", action="store_true", help="of runs that are not being captured")
-    removing = add_verb(verbs, rm, "remove a run from a bucket, for good")
-    removing.add_argument("run")
-    removing.add_argument("--yes", action="store_true", help="without this nothing is removed")
-    removing.add_argument(
-        "--force", action="store_true", help="even one that is being captured, or whose rows other runs are over"
-    )
-    exporting = add_verb(verbs, export, "write a site's vectors from a bucket as files for other programs")
-    exporting.add_argument("run")
-    exporting.add_argument("site")
-    exporting.add_argument("folder", type=Path)
-    exporting.add_argument("--layout", choices=("safetensors", "saelens"), default="safetensors")

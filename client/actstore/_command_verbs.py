@@ -11,6 +11,9 @@ from actstore import _arguments
 from actstore._connect import connect
 from actstore._lab import Lab
 
+# Exit statuses: UNSOUND is an answer that is bad news, of `fsck`, `check-sae` and `status`.
+DONE, FAILED, USAGE, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 130
+
 
 def add_verb(
     verbs: Any, act: Callable[[argparse.Namespace], int | None], says: str, *, asks: bool = True

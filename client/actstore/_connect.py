@@ -1,16 +1,14 @@
 """From an address to a lab. The one file, beside the command, that reads the environment."""
 
-import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from actstore._errors import Denied, Unavailable, refused
+from actstore._errors import Unavailable, refused
 from actstore._lab import Lab
 from actstore._records import S3Access
-
-STACK_FILE = Path(".actstore") / "stack.json"
-ADDRESSES = "host:port, ./folder, /folder or s3://bucket/prefix"
+from actstore._stack_folder import ADDRESSES, STACK_FILE, stack_folder
 
 
 def connect(
@@ -44,60 +42,17 @@ def connect(
 def _found(token: str | None) -> tuple[str, str | None]:
     if address := os.environ.get("ACTSTORE_ADDRESS"):
         return address, token
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / STACK_FILE).is_file():
-            stack = read_stack_file(folder / STACK_FILE)
-            return stack["address"], token or stack["token"]
+    folder = stack_folder()
+    with suppress(FileNotFoundError):
+        if folder is not None:
+            stack = folder.read()
+            return stack.address, token or stack.token
     raise Unavailable(
-        f"no address, no ACTSTORE_ADDRESS in the environment, and no {STACK_FILE} in {here} or above it",
+        f"no address, no ACTSTORE_ADDRESS in the environment, and no {STACK_FILE} in {Path.cwd()} or above it",
         reason="SERVICE_UNAVAILABLE",
         field="address",
         allowed=ADDRESSES,
         next_step="start a stack here with `actstore up`, or pass an address to connect",
-    )
-
-
-def stack_store() -> str | None:
-    """The store of the stack that `actstore up` started in this folder or one above."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / STACK_FILE).is_file():
-            return read_stack_file(folder / STACK_FILE)["store"] or None
-    return None
-
-
-def read_stack_file(path: Path) -> dict[str, str]:
-    """Denied where somebody else wrote it: whoever chose the address would be sent what is asked, and could answer it.
-
-    Unavailable where it is not whole, FileNotFoundError where it is not there.
-    """
-    owner = path.stat().st_uid
-    if owner != os.getuid():
-        raise _foreign(path, owner)
-    text = path.read_text(errors="replace")
-    try:
-        stack = json.loads(text)
-        return {"address": str(stack["address"]), "token": str(stack["token"]), "store": str(stack.get("store", ""))}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise Unavailable(
-            f"{path} is not whole: the stack that wrote it ended early, or another program did",
-            reason="SERVICE_UNAVAILABLE",
-            field="address",
-            value=path,
-            allowed=ADDRESSES,
-            next_step="start the stack again with `actstore up`, or pass an address to connect",
-        ) from None
-
-
-def _foreign(path: Path, owner: int) -> Denied:
-    return Denied(
-        f"{path} belongs to user {owner}, not to you",
-        reason="UNAUTHENTICATED",
-        field="address",
-        value=path,
-        allowed=f"a file of user {os.getuid()}",
-        next_step="pass the address and token to connect, or start a stack of your own with `actstore up`",
     )
 
 
@@ -121,8 +76,11 @@ def _s3_access(environment: Mapping[str, str]) -> S3Access:
     if missing:
         message = f"an s3:// address needs s3=S3Access(...), or {', '.join(missing)} in the environment"
         raise refused(message, "s3", "None", "S3Access(endpoint, access_key, secret_key)", "STORE_CREDENTIALS")
+    secure = environment.get("ACTSTORE_S3_SECURE") or "1"
+    if secure not in ("0", "1"):
+        raise refused(f"ACTSTORE_S3_SECURE is {secure!r}", "secure", secure, "0 or 1")
     return S3Access(
         **{name: environment[variable] for name, variable in names.items()},
-        region=environment.get("ACTSTORE_S3_REGION", "us-east-1"),
-        secure=environment.get("ACTSTORE_S3_SECURE", "1") == "1",
+        region=environment.get("ACTSTORE_S3_REGION") or "us-east-1",
+        secure=secure == "1",
     )

@@ -2,9 +2,11 @@
 
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import getproxies
 
 import grpc
 from grpc_status import rpc_status
@@ -26,6 +28,7 @@ from actstore._records import (
     RowQuery,
     RunDescription,
     SaeDescription,
+    Sources,
     SweepEstimate,
     SweepProgress,
     SweepRequest,
@@ -44,6 +47,8 @@ from actstore_api.v1 import (
 
 # Of a unary call with all its attempts. Streams have none: a capture may take days.
 DEADLINE_SECONDS = 60.0
+CHECK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 # The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
 START_CAPTURE_SECONDS = 3600.0
 # What looks at every activation or norm, or loads a model first, takes longer than a read.
@@ -85,6 +90,18 @@ FOREIGN = {
 }
 
 
+# The next step where gRPC's own words tell what is wrong with an address.
+_CONNECTING = (
+    (re.compile("WRONG_VERSION_NUMBER"), "what listens there does not speak TLS: pass tls=False, or another address"),
+    (
+        re.compile("CERTIFICATE_VERIFY_FAILED"),
+        "its certificate is not trusted: GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names a file of those that are",
+    ),
+    (re.compile("Socket closed|reset by peer"), "if the service is behind TLS, pass tls=True; else check the address"),
+    (re.compile("HTTP/2|http1"), "what listens there is no gRPC service: check the port"),
+)
+
+
 class GrpcBackend(Backend):
     def __init__(self, address: str, token: str | None, tls: bool | None) -> None:
         self.address = address
@@ -109,6 +126,10 @@ class GrpcBackend(Backend):
     def close(self) -> None:
         self._channel.close()
 
+    def check_workers(self) -> None:
+        """Returns where the service answers, and its workers do. Errors: Unavailable, Denied."""
+        self._ask(self._captures.GetCaptureTotals, capture_pb2.GetCaptureTotalsRequest(), CHECK_SECONDS)
+
     def list_runs(self) -> list[RunDescription]:
         return [_messages.run_of(run) for run in self._ask(self._catalog.ListRuns, catalog_pb2.ListRunsRequest()).runs]
 
@@ -118,6 +139,16 @@ class GrpcBackend(Backend):
     def list_models(self) -> list[ModelDescription]:
         models = self._ask(self._catalog.ListModels, catalog_pb2.ListModelsRequest()).models
         return [_messages.record_of(ModelDescription, model) for model in models]
+
+    def list_sources(self) -> Sources:
+        found = self._ask(self._captures.ListSources, capture_pb2.ListSourcesRequest())
+        return Sources(
+            models={(model.name, model.revision): model.family for model in found.models},
+            saes=tuple(found.saes),
+            datasets=tuple(found.datasets),
+            hub_allowed=found.hub_allowed,
+            truncated=found.truncated,
+        )
 
     def list_saes(self) -> list[SaeDescription]:
         saes = self._ask(self._catalog.ListSaes, catalog_pb2.ListSaesRequest()).saes
@@ -242,6 +273,9 @@ def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
         {"service": f"actstore_api.v1.{service}", "method": verb} for service, verbs in READS.items() for verb in verbs
     ]
     options = [
+        # Of a proxy that the environment names, this machine itself is none of the business.
+        ("grpc.enable_http_proxy", int(not _is_loopback(address))),
+        ("grpc.min_reconnect_backoff_ms", int(1000 * CONNECT_SECONDS)),  # which is how long one try may take
         ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
         ("grpc.service_config", json.dumps({"methodConfig": [{"name": reads, "retryPolicy": RETRY}]})),
     ]
@@ -273,8 +307,20 @@ def _error(error: Any, address: str) -> ActstoreError:
         reason = FOREIGN.get(error.code(), "INTERNAL")
         said = f"{error.code().name}: {error.details()}"
         message = f"the service at {address} gave no answer of its own ({said})"
-        failure = Failure(reason, message, {"field": "address", "value": address})
+        found = error_of(Failure(reason, message, {"field": "address", "value": address}))
+        if reason == "SERVICE_UNAVAILABLE":
+            found.next_step = _next_step(said, address) or found.next_step
+        return found
     return error_of(failure)
+
+
+def _next_step(said: str, address: str) -> str:
+    for pattern, step in _CONNECTING:
+        if pattern.search(said):
+            return step
+    if getproxies() and not _is_loopback(address):
+        return "check the address; a proxy of the environment is in between: no_proxy names hosts that it is not for"
+    return ""
 
 
 def _rows_call(channel: grpc.Channel, verb: str) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from inspect import signature
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,7 @@ from actstore._arguments import optional_count
 from actstore._backend import Backend
 from actstore._capture import Bar, Capture
 from actstore._checkpoints import Captures, check_revisions, run_of_revision
-from actstore._errors import Fault
+from actstore._errors import ActstoreError, Fault
 from actstore._model_asking import ModelAsking
 from actstore._norm_asking import NormAsking
 from actstore._records import (
@@ -24,10 +24,10 @@ from actstore._records import (
     Positions,
     RunDescription,
     SaeDescription,
+    Sources,
     SweepEstimate,
     SweepProgress,
     SweepRequest,
-    field_names,
 )
 from actstore._run import Run
 from actstore._sweep import Sweep, SweptCells
@@ -47,9 +47,8 @@ class Lab(ModelAsking, NormAsking):
         return self._backend.address
 
     def __repr__(self) -> str:
-        return (
-            f"Lab at {self.address}: .runs(), .models(), .saes(), .run(name), .capture(...), .patch(...), .steer(...)"
-        )
+        listings = ".runs(), .models(), .saes(), .datasets()"
+        return f"Lab at {self.address}: {listings}, .run(name), .capture(...), .patch(...), .steer(...)"
 
     def __enter__(self) -> Self:
         return self
@@ -63,14 +62,54 @@ class Lab(ModelAsking, NormAsking):
         self._backend.close()
 
     def models(self) -> Table:
-        """Models that captures into this store have loaded: a row a revision."""
-        rows = [asdict(model) for model in self._backend.list_models()]
-        return _listing("models", rows, field_names(ModelDescription))
+        """Models that a capture can name, a row a revision, whether a capture has loaded them or not.
+
+        `loaded`: a capture into this store has, and the columns after `family` say what it found. `available`: the
+        workers have the files now; None where they were not asked, of a bucket or while they do not answer.
+        """
+        sources, note = self._sources()
+        loaded = {(model.name, model.revision): asdict(model) for model in self._backend.list_models()}
+        found = {} if sources is None else sources.models
+        rows = [
+            {"name": key[0], "revision": key[1], "family": found.get(key)}
+            | loaded.get(key, {})
+            | {"loaded": key in loaded, "available": None if sources is None else key in found}
+            for key in sorted({*loaded, *found})
+        ]
+        columns = {"name": str, "revision": str, "loaded": bool, "available": bool, "family": str}
+        return _listing("models", rows, columns | _column_types(ModelDescription), note)
 
     def saes(self) -> Table:
-        """Sparse autoencoders that captures into this store have loaded."""
-        rows = [asdict(sae) for sae in self._backend.list_saes()]
-        return _listing("SAEs", rows, field_names(SaeDescription))
+        """Sparse autoencoders that a capture can name; `loaded`, `available` and what comes after as of models."""
+        sources, note = self._sources()
+        loaded = {sae.name: asdict(sae) for sae in self._backend.list_saes()}
+        found = () if sources is None else sources.saes
+        rows = [
+            {"name": name}
+            | loaded.get(name, {})
+            | {"loaded": name in loaded, "available": None if sources is None else name in found}
+            for name in sorted({*loaded, *found})
+        ]
+        columns = {"name": str, "loaded": bool, "available": bool}
+        return _listing("SAEs", rows, columns | _column_types(SaeDescription), note)
+
+    def datasets(self) -> Table:
+        """Datasets that a capture can name: files and folders with documents, at the top of the workers' dataset
+        folders and stores. `dataset=` also takes a path below one. Through a service, not of a bucket.
+        """
+        sources = self._backend.list_sources()
+        return _listing("datasets", [{"name": name} for name in sources.datasets], {"name": str}, _of_listed(sources))
+
+    def _sources(self) -> tuple[Sources | None, str]:
+        """With what has to be said of it; None where nobody knows."""
+        try:
+            sources = self._backend.list_sources()
+        except ActstoreError as error:
+            if error.reason not in ("NEEDS_SERVICE", "WORKERS_UNAVAILABLE"):
+                raise
+            why = "a bucket knows no more" if error.reason == "NEEDS_SERVICE" else error.message
+            return None, f"those that captures have loaded; the workers were not asked for others: {why}"
+        return sources, _of_listed(sources)
 
     def runs(self) -> Table:
         """Runs in the store, complete or not; `lab.run(name)` opens one."""
@@ -312,7 +351,17 @@ class Lab(ModelAsking, NormAsking):
         raise Fault("the service ended the sweep without a result")
 
 
-RUN_COLUMNS = ["name", "model", "dataset", "complete", "tokens_committed", "tokens_total", "dense_sites", "saes"]
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
+RUN_COLUMNS = {
+    "name": str,
+    "model": str,
+    "dataset": str,
+    "complete": bool,
+    "tokens_committed": int,
+    "tokens_total": int,
+    "dense_sites": str,
+    "saes": str,
+}
 
 
 def _run_row(run: RunDescription) -> dict[str, object]:
@@ -330,16 +379,35 @@ def _run_row(run: RunDescription) -> dict[str, object]:
 
 @dataclass(frozen=True, repr=False)
 class Listing(Table):
-    """What is there of one kind."""
+    """What is there of one kind; `note` says what may be there beside."""
 
     kind: str
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | ({"note": self.note} if self.note else {})
 
     def _title(self) -> str:
         return f"{len(self):,} {self.kind}"
 
+    def _notes(self) -> list[str]:
+        return [*super()._notes(), *([self.note] if self.note else [])]
 
-def _listing(kind: str, rows: list[dict[str, object]], columns: list[str]) -> Table:
-    return Listing(kind=kind, table=pa.table({name: [row[name] for row in rows] for name in columns}))
+
+def _column_types(kind: type[Any]) -> dict[str, type]:
+    return {field.name: field.type for field in fields(kind) if isinstance(field.type, type)}
+
+
+def _listing(kind: str, rows: list[dict[str, Any]], columns: Mapping[str, type], note: str = "") -> Table:
+    """What a row does not have is None."""
+    found = {name: pa.array([row.get(name) for row in rows], _ARROW_TYPES.get(of)) for name, of in columns.items()}
+    return Listing(kind=kind, note=note, table=pa.table(found))
+
+
+def _of_listed(sources: Sources) -> str:
+    more = ["there are more, of which the first are listed"] if sources.truncated else []
+    more += ["names of the Hugging Face hub are allowed, and not listed"] if sources.hub_allowed else []
+    return "; ".join(more)
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -3,30 +3,32 @@
 import json
 import os
 import secrets
-import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from actstore._connect import connect, read_stack_file
-from actstore._errors import STACK_FAILED, ActstoreError, StackFailed, StoreFailed, Unavailable
+from actstore._connect import connect
+from actstore._errors import STACK_FAILED, StackFailed
+from actstore._guard import LEFTOVER_SECONDS, Guarded
 from actstore._lab import Lab
 from actstore._records import S3Access
+from actstore._seaweed import LOG, SeaweedFS
+from actstore._stack_folder import STATE_FOLDER, StackFile, StackFolder, StackProcesses
 
 SERVICE_PORT = 7433
 # Ray takes its time on a cold machine, and its processes are nice to all others: on two cores, a start of 40 seconds
 # takes minutes beside other programs that compute.
 START_SECONDS = 300.0
-# Ray Serve drains before it ends; what is left of the process group is killed afterwards.
+# Ray Serve drains before it ends; what is left is killed afterwards.
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 25
+STORE = "SeaweedFS"
 
 
 class LocalStack:
@@ -34,7 +36,9 @@ class LocalStack:
 
     `store` is a folder, made if absent; with `s3` a SeaweedFS keeps its files there. None: `store`, or `store-s3`, in
     the state folder. Logs and `stack.json`, which `actstore.connect()` finds, lie in `state_folder`, which belongs to
-    one stack at a time. `port` None takes 7433 where it is free, else any free one; 0 takes any free one.
+    one stack at a time. `port` None takes 7433 where it is free, else any free one; 0 takes any free one. `waits` hears
+    what is waited for while the stack starts, again and again: "Ray". All processes end with this one, however it ends.
+    `is_command`: this process is nothing but the stack, so that `actstore down` may end it.
     """
 
     def __init__(
@@ -47,7 +51,9 @@ class LocalStack:
         port: int | None = None,
         allow_hub: bool = False,
         capture_workers: int | None = None,
-        state_folder: str | os.PathLike[str] = ".actstore",
+        state_folder: str | os.PathLike[str] = STATE_FOLDER,
+        waits: Callable[[str], object] = lambda _: None,
+        is_command: bool = False,
     ) -> None:
         self.state_folder = Path(state_folder).absolute()
         # The files of a SeaweedFS are no directory store, so the two do not share a folder.
@@ -57,12 +63,14 @@ class LocalStack:
         self.store = str(self.store_folder)
         self.address = self.metrics_address = ""
         self.token = secrets.token_urlsafe(32)
-        self._folders = {"MODEL": _joined(model_folders), "DATASET": _joined(dataset_folders)}
+        self._found_in = {"MODEL": _joined(model_folders), "DATASET": _joined(dataset_folders)}
         self._with_s3 = s3
         self._port = port
         self._allow_hub = allow_hub
         self._capture_workers = capture_workers
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._waits, self._is_command = waits, is_command
+        self._processes: dict[str, Guarded] = {}
+        self._folder = StackFolder(self.state_folder)
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
@@ -87,35 +95,51 @@ class LocalStack:
             raise
 
     def stop(self) -> None:
-        """SIGTERM, STOP_SECONDS of grace, SIGKILL; the service first, so that it does not see its workers go."""
+        """SIGTERM, STOP_SECONDS of grace, SIGKILL; the service first, so that it does not see its workers go. Returns
+        once none of their processes is left.
+        """
         self._cleanup.close()
+        self._processes.clear()
 
     def check(self) -> None:
-        """StackFailed where a process has died."""
+        """StackFailed where a process has died, or was stopped by another program."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise self._died(name, f"the {name} process ended with status {process.returncode}")
 
     def _start(self) -> None:
-        self._refuse_a_second()
-        self._log_folder.mkdir(parents=True, exist_ok=True)
+        # Of a stack that was killed, all processes end within the time that each is given.
+        self._lock = self._cleanup.enter_context(self._folder.claimed(STOP_SECONDS + LEFTOVER_SECONDS))
+        self._folder.forget()
+        self._since = time.time()
+        self._note_processes()
+        self._folder.logs.mkdir(parents=True, exist_ok=True)
         self.store_folder.mkdir(parents=True, exist_ok=True)
         if self._with_s3:
-            from actstore._seaweed import SeaweedFS
-
-            weed = self._cleanup.enter_context(SeaweedFS(self.store_folder))
-            self.store = f"s3://{weed.bucket}"
-            self.s3_access = S3Access(weed.endpoint, weed.access_key, weed.secret_key, secure=False)
+            self._start_s3()
         gateway_token = secrets.token_urlsafe(32)
         gateway = self._launch("workers", "actstore_worker", self._worker_environment(gateway_token))["address"]
         ready = self._launch("service", "actstore_service", self._service_environment(gateway, gateway_token))
         self.address, self.metrics_address = ready["address"], ready["metrics"]
-        self._write_stack_file()
+        self._folder.write(StackFile(self.address, self.token, self.store, self.metrics_address))
+        self._cleanup.callback(self._folder.forget, self.token)
+
+    def _start_s3(self) -> None:
+        self._waits(STORE)
+        weed = self._cleanup.enter_context(SeaweedFS(self.store_folder, keep=[self._lock]))
+        self._processes[STORE] = weed.process
+        self._note_processes()
+        self.store = f"s3://{weed.bucket}"
+        self.s3_access = S3Access(weed.endpoint, weed.access_key, weed.secret_key, secure=False)
+
+    def _note_processes(self) -> None:
+        pids = {name: process.pid for name, process in self._processes.items()}
+        self._folder.write_processes(StackProcesses(os.getpid(), self._since, self._is_command, pids))
 
     def _worker_environment(self, gateway_token: str) -> dict[str, str]:
         environment = {
-            "ACTSTORE_MODEL_FOLDERS": self._folders["MODEL"],
-            "ACTSTORE_DATASET_FOLDERS": self._folders["DATASET"],
+            "ACTSTORE_MODEL_FOLDERS": self._found_in["MODEL"],
+            "ACTSTORE_DATASET_FOLDERS": self._found_in["DATASET"],
             "ACTSTORE_ALLOW_HUB": str(int(self._allow_hub)),
             "ACTSTORE_GATEWAY_TOKEN": gateway_token,
         }
@@ -146,28 +170,30 @@ class LocalStack:
         }
 
     def _launch(self, name: str, module: str, environment: Mapping[str, str]) -> dict[str, str]:
-        """Start a process in a group of its own, and wait for its ready line."""
+        """Start a process, and wait for its ready line."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ACTSTORE_")}
-        ready_file = self._log_folder / f"{name}.ready"
-        with ready_file.open("wb") as said, self._log(name).open("wb") as log:
-            process = subprocess.Popen(
+        said_file = self._folder.logs / f"{name}.ready"
+        with said_file.open("wb") as said, self._log(name).open("wb") as log:
+            self._processes[name] = Guarded(
                 [sys.executable, "-m", module],
+                grace_seconds=STOP_SECONDS,
+                keep=[self._lock],
                 env={**inherited, **self._store_environment(), **environment},
-                stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=log,
-                start_new_session=True,
             )
-        self._processes[name] = process
         self._cleanup.callback(self._end, name)
-        return self._ready(name, ready_file)
+        self._note_processes()
+        return self._ready(name, said_file)
 
-    def _ready(self, name: str, ready_file: Path) -> dict[str, str]:
+    def _ready(self, name: str, said_file: Path) -> dict[str, str]:
         deadline_seconds = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline_seconds:
-            ready = _ready_line(ready_file.read_text(errors="replace"), name)
-            if ready is not None:
-                return ready
+            said = _json_lines(said_file.read_text(errors="replace"))
+            for ready in said:
+                if ready.get("ready") == name:
+                    return ready
+            self._waits(next((line["starting"] for line in reversed(said) if "starting" in line), name))
             status = self._processes[name].poll()
             if status is not None:
                 raise self._died(name, f"the {name} process ended with status {status} before it was ready")
@@ -175,15 +201,7 @@ class LocalStack:
         raise self._died(name, f"the {name} process was not ready within {START_SECONDS:.0f} seconds")
 
     def _end(self, name: str) -> None:
-        process = self._processes.pop(name)
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        finally:
-            _kill_group(process.pid)
-            process.wait()
+        self._processes.pop(name).end()
 
     def _died(self, name: str, message: str) -> StackFailed:
         log = self._log(name)
@@ -191,45 +209,8 @@ class LocalStack:
         said = "".join(f"\n  | {line}" for line in tail)
         return StackFailed(f"{message}; the end of its log:{said}", reason=STACK_FAILED, next_step=f"read {log}")
 
-    @property
-    def _stack_file(self) -> Path:
-        return self.state_folder / "stack.json"
-
-    @property
-    def _log_folder(self) -> Path:
-        return self.state_folder / "logs"
-
     def _log(self, name: str) -> Path:
-        return self._log_folder / f"{name}.log"
-
-    def _refuse_a_second(self) -> None:
-        """A stack.json that nobody answers for was left by a stack that was killed, and is replaced."""
-        try:
-            stack = read_stack_file(self._stack_file)
-        except (FileNotFoundError, Unavailable):
-            return
-        address = stack["address"]
-        if not _answers(address, stack["token"]):
-            return
-        message = f"the stack at {address} already runs in {self.state_folder}"
-        next_step = "ask it with actstore.connect(), stop it, or give this one another state_folder"
-        raise StackFailed(
-            message, reason=STACK_FAILED, field="state_folder", value=self.state_folder, next_step=next_step
-        )
-
-    def _write_stack_file(self) -> None:
-        """Holds the token, so its owner alone may read it, from the first byte on; whole or not at all."""
-        stack = {"address": self.address, "token": self.token, "metrics": self.metrics_address, "store": self.store}
-        scratch = self._stack_file.with_name(f"stack.json.{secrets.token_hex(8)}")
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(stack, file)
-        scratch.replace(self._stack_file)
-        self._cleanup.callback(self._unlink_stack_file)
-
-    def _unlink_stack_file(self) -> None:
-        with suppress(FileNotFoundError, ActstoreError):
-            if read_stack_file(self._stack_file)["token"] == self.token:
-                self._stack_file.unlink()
+        return self.store_folder / LOG if name == STORE else self._folder.logs / f"{name}.log"
 
 
 def _joined(folders: Iterable[str | os.PathLike[str]]) -> str:
@@ -237,32 +218,8 @@ def _joined(folders: Iterable[str | os.PathLike[str]]) -> str:
     return os.pathsep.join(str(Path(folder).absolute()) for folder in folders)
 
 
-def _ready_line(said: str, name: str) -> dict[str, str] | None:
-    for line in said.splitlines():
-        if line.startswith("{"):
-            ready: dict[str, str] = json.loads(line)
-            if ready.get("ready") == name:
-                return ready
-    return None
-
-
-def _kill_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _answers(address: str, token: str) -> bool:
-    """To this token: another program, or another folder's stack, may have the port by now."""
-    try:
-        with connect(address, token=token) as lab:
-            lab.models()
-    except StoreFailed:
-        return True
-    except ActstoreError:
-        return False
-    return True
+def _json_lines(said: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in said.splitlines(keepends=True) if line[:1] == "{" and line[-1:] == "\n"]
 
 
 def _preferred_port() -> int:

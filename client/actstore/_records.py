@@ -248,6 +248,17 @@ class SaeDescription:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """What a capture can name: (model, revision) with its family, SAEs and datasets, each in order of name."""
+
+    models: dict[tuple[str, str], str]
+    saes: tuple[str, ...]
+    datasets: tuple[str, ...]
+    hub_allowed: bool
+    truncated: bool
+
+
+@dataclass(frozen=True)
 class CaptureProgress:
     """`state` is preparing, running, paused, complete, cancelled or failed; the totals are 0 while preparing.
 

@@ -5,18 +5,20 @@ import random
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from actstore._errors import StackFailed
+from actstore._guard import Guarded
 
+LOG = "seaweedfs.log"
 READY_SECONDS = 60.0
 # Its filer waits some fifteen seconds for its own S3 gateway; whatever it acknowledged survives being killed.
 STOP_SECONDS = 3.0
@@ -24,22 +26,26 @@ _POLL_SECONDS = 0.1
 _START_TRIES = 3  # a free port may be taken between our looking and the server's listening
 _COMPONENTS = ("master", "volume", "filer", "s3")
 _LOG_TAIL_LINES = 15
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
 _QUIET_PORTS = range(20_000, 32_768)  # as the workers', who may not import this (topology.py)
 
 
 class SeaweedFS:
     """A server on free loopback ports that keeps everything below `folder`; `with SeaweedFS(folder) as weed: ...`.
 
-    `access_key` may do everything; `reader_access_key` only reads and lists. Keys are new with each start.
+    `access_key` may do everything; `reader_access_key` only reads and lists. Keys are new with each start. It ends with
+    this process, however that ends; `keep` as of `Guarded`.
     """
 
-    def __init__(self, folder: Path, bucket: str = "actstore") -> None:
+    def __init__(self, folder: Path, bucket: str = "actstore", keep: Sequence[int] = ()) -> None:
         self.bucket = bucket
         self.access_key, self.secret_key = "actstore", secrets.token_urlsafe(32)
         self.reader_access_key, self.reader_secret_key = "reader", secrets.token_urlsafe(32)
         self.endpoint = ""
         self._folder = folder.absolute()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._keep = keep
+        self._command: list[str] = []
+        self._process: Guarded | None = None
         self._socket_files: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -66,12 +72,7 @@ class SeaweedFS:
     def stop(self) -> None:
         if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.end()
         self._process = None
         for socket_file in self._socket_files:
             socket_file.unlink(missing_ok=True)
@@ -85,14 +86,8 @@ class SeaweedFS:
         names = [f"{name}-{port}" for name, port in ports.items()]
         names += [f"{name}-grpc-{port}" for name, port in grpc_ports.items()]
         self._socket_files = [Path("/tmp") / f"seaweedfs-{name}.sock" for name in names]  # noqa: S108
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [_program(), *_arguments(self._folder, ports, grpc_ports)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-            )
+        self._command = [_program(), *_arguments(self._folder, ports, grpc_ports)]
+        self._launch("wb")
         # The filer shows each bucket as a folder; making it there needs no signed request, and it stands already on a
         # folder that was served before.
         self._until_answered(f"http://127.0.0.1:{ports['filer']}/buckets/{self.bucket}/", method="POST", also_done=409)
@@ -100,12 +95,29 @@ class SeaweedFS:
         # Until the volume server has reported to the master, writes wait for ten seconds and more.
         self._until_answered(f"http://127.0.0.1:{ports['master']}/dir/assign?collection={self.bucket}")
 
+    @property
+    def process(self) -> Guarded:
+        """While it runs."""
+        assert self._process is not None  # noqa: S101
+        return self._process
+
+    def _launch(self, log_mode: str) -> None:
+        with self._log.open(log_mode) as log:
+            self._process = Guarded(
+                self._command,
+                grace_seconds=STOP_SECONDS,
+                keep=self._keep,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+            )
+
     def _until_answered(self, address: str, method: str = "GET", also_done: int | None = None) -> None:
         """Ask until it answers with success, or with the HTTP status `also_done`."""
         deadline_seconds = time.monotonic() + READY_SECONDS
         while self._process is not None and self._process.poll() is None and time.monotonic() < deadline_seconds:
             try:
-                with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=5):  # noqa: S310
+                with _DIRECTLY.open(urllib.request.Request(address, method=method), timeout=5):  # noqa: S310
                     return
             except urllib.error.HTTPError as error:
                 error.close()
@@ -130,7 +142,7 @@ class SeaweedFS:
 
     @property
     def _log(self) -> Path:
-        return self._folder / "seaweedfs.log"
+        return self._folder / LOG
 
 
 def _identity(access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:

@@ -107,7 +107,7 @@ def _shown_row(row: dict[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         if name in TOKEN_TEXT_COLUMNS and isinstance(value, str):
             shown[name] = _text.visible(value)
-        elif name.endswith("sha256"):
+        elif name.endswith("sha256") and isinstance(value, str):
             shown[name] = value[:HASH_DIGITS]
     return shown
 

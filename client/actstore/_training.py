@@ -6,7 +6,7 @@ The trainer opens the store directly, so that it needs no service; encoding a ru
 import argparse
 import json
 import os
-import subprocess
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,11 +16,15 @@ from typing import Any
 
 from actstore import _text
 from actstore._capture import sae_findings
-from actstore._connect import connect, stack_store
+from actstore._connect import connect
 from actstore._errors import MissingLibrary, refused
+from actstore._guard import Guarded
+from actstore._stack_folder import stack_store
 
 MODULE = "actstore_worker.training"
 _INSTALL = "in a clone of actstore's repository, pip install '.[train]'; or the same extra of its wheel"
+# What a trainer that was interrupted, or whose terminal was closed, has to end; a sweep ends its Ray.
+STOP_SECONDS = 30.0
 
 
 def train_sae(arguments: Sequence[str]) -> int:
@@ -30,7 +34,8 @@ def train_sae(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
         command = [sys.executable, "-m", MODULE, *own, "--result", str(result)]
-        status = _wait(subprocess.Popen(command, env=_environment(options.store, asked_for_help=_helps(own))))
+        environment = _environment(options.store, asked_for_help=_helps(own))
+        status = _wait(Guarded(command, grace_seconds=STOP_SECONDS, env=environment))
         if options.encode and result.exists():
             _encode(options.address, json.loads(result.read_text())["trained"], as_json="--json" in own)
     return status
@@ -49,12 +54,13 @@ def _encode(address: str | None, trained: Sequence[dict[str, Any]], *, as_json: 
     print(json.dumps({"encoded": run.name}) if as_json else f"encoded as {run.name}", flush=True)
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> int:
-    """A Ctrl-C reaches the trainer as well, which ends by itself."""
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return process.wait()
+def _wait(process: Guarded) -> int:
+    """A Ctrl-C is handed on to the trainer, which ends by itself."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
 
 
 def _environment(store: str | None, *, asked_for_help: bool) -> dict[str, str]:

@@ -23,6 +23,11 @@ class CaptureService(CaptureServiceServicer):
     ) -> capture_pb2.EstimateCaptureResponse:
         return self._gateway.answer(self._gateway.capture.EstimateCapture, request, context)
 
+    def ListSources(
+        self, request: capture_pb2.ListSourcesRequest, context: grpc.ServicerContext
+    ) -> capture_pb2.ListSourcesResponse:
+        return self._gateway.answer(self._gateway.capture.ListSources, request, context)
+
     def WatchCapture(
         self, request: capture_pb2.WatchCaptureRequest, context: grpc.ServicerContext
     ) -> Iterator[capture_pb2.WatchCaptureResponse]:

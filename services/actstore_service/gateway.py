@@ -18,7 +18,7 @@ from actstore_api.v1.service_pb2_grpc import (
     SaeServiceStub,
 )
 from actstore_service.failures import ForwardedError
-from actstore_service.settings import Limits
+from actstore_service.settings import Limits, is_loopback
 from actstore_storage.errors import ActstoreError
 
 LOG = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class Gateway:
 
     def __init__(self, address: str | None, token: str | None, limits: Limits) -> None:
         options = [
+            # Of a proxy that the environment names, this machine itself is none of the business.
+            ("grpc.enable_http_proxy", int(address is None or not is_loopback(address))),
             ("grpc.max_receive_message_length", limits.response_bytes),
             ("grpc.max_send_message_length", limits.request_bytes),
             # Else workers that come back are found only after gRPC's own two minutes.

@@ -52,7 +52,7 @@ class Settings:
     def __post_init__(self) -> None:
         split_address(self.listen, "ACTSTORE_LISTEN")
         split_address(self.metrics_listen, "ACTSTORE_METRICS_LISTEN")
-        if self.token is None and not _is_loopback(self.listen):
+        if self.token is None and not is_loopback(self.listen):
             raise BadRequest(
                 f"without a token the service listens on loopback only, not on {self.listen}: set ACTSTORE_TOKEN",
                 field="ACTSTORE_LISTEN",
@@ -84,8 +84,8 @@ def cannot_listen(address: str, field: str, error: Exception) -> BadRequest:
     return BadRequest(f"cannot listen on {address}: {error}", field=field, value=address, allowed="a free address here")
 
 
-def _is_loopback(address: str) -> bool:
-    host, _ = split_address(address, "ACTSTORE_LISTEN")
+def is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

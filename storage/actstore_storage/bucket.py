@@ -53,6 +53,12 @@ class Bucket(ABC):
         """The names (not keys) of the folders directly below the folder `prefix`, sorted; an emptied one may linger."""
 
     @abstractmethod
+    def top(self) -> tuple[list[str], list[str]]:
+        """The names of objects and of folders at the top, sorted: also those that could not be ours, but none with a
+        dot in front.
+        """
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; no error where it is not there."""
 

@@ -82,6 +82,13 @@ class LocalBucket(Bucket):
             self._root.stat()
             return sorted(entry.name for entry in _entries(self._path(prefix)) if entry.is_dir(follow_symlinks=False))
 
+    def top(self) -> tuple[list[str], list[str]]:
+        with self._failures(), os.scandir(self._root) as entries:
+            visible = (entry for entry in entries if not entry.name.startswith("."))
+            found = sorted(visible, key=lambda entry: entry.name)
+            folders = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+            return [entry.name for entry in found if entry.is_file(follow_symlinks=False)], folders
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         with self._failures():

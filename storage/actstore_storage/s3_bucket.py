@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import urllib3
@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 
 from actstore_storage.bucket import Bucket, check_key, is_key
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
+from actstore_storage.s3_connection import Reached, connection_failure, proxy_for
 
 if TYPE_CHECKING:
     from actstore_storage.opening import S3Access
@@ -37,7 +38,6 @@ CONNECTIONS = 32
 _NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
 _NO_OBJECT = {"nosuchkey"}
 _CREDENTIALS = {
-    "authorizationheadermalformed",
     "expiredtoken",
     "invalidaccesskeyid",
     "invalidclienttokenid",
@@ -71,8 +71,10 @@ class _S3Store:
         self._name, self._prefix = name, f"{prefix}/" if prefix else ""
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
         # Retries are our own: urllib3 would repeat a conditional put and report its own first try as the winner.
-        pool = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout, retries=urllib3.Retry(0, redirect=0))
-        self._access, self._keys = access, _Keys(access)
+        options: dict[str, Any] = {"maxsize": CONNECTIONS, "timeout": timeout, "retries": urllib3.Retry(0, redirect=0)}
+        proxy = proxy_for(access.endpoint, secure=access.secure)
+        pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        self._access, self._keys, self._proxy = access, _Keys(access), proxy
         self._minio = Minio(
             access.endpoint, credentials=self._keys, region=access.region, secure=access.secure, http_client=pool
         )
@@ -83,7 +85,7 @@ class _S3Store:
         """Arrow's client keeps the keys that it was made with, so new keys take a new one."""
         keys = self._keys.retrieve()
         if self._arrow_with is None or self._arrow_with[0] is not keys:
-            self._arrow_with = keys, _arrow_client(self._access, keys)
+            self._arrow_with = keys, _arrow_client(self._access, keys, self._proxy)
         return self._arrow_with[1]
 
     @property
@@ -97,6 +99,13 @@ class _S3Store:
             raise KeyError(key) from None
         except OSError as error:
             raise self._failure(error) from error
+
+    def top(self) -> tuple[list[str], list[str]]:
+        found = self._ask(lambda: list(self._minio.list_objects(self._name, self._prefix)), "")
+        names = sorted((item.object_name.removeprefix(self._prefix).rstrip("/"), item.is_dir) for item in found)
+        visible = [(name, is_folder) for name, is_folder in names if name and not name.startswith(".")]
+        objects = [name for name, is_folder in visible if not is_folder]
+        return objects, [name for name, is_folder in visible if is_folder]
 
     def store_error(self, error: OSError) -> StoreError | None:
         return self._failure(error) if error.errno is not None or _ARROW_CODE.search(str(error)) else None
@@ -147,7 +156,8 @@ class _S3Store:
             return StoreError(message, reason="STORE_NOT_WRITABLE", **where)
         if code in _FULL:
             return StoreError(f"{self.address} is full ({code})", reason="STORE_FULL", **where)
-        return StoreUnreachable(f"{self.address} cannot be reached ({code})", **where)
+        settings = Reached(self._access.endpoint, self._access.secure, self._access.region, self._proxy)
+        return connection_failure(self.address, settings, error, code)
 
 
 class S3Files(_S3Store):
@@ -257,8 +267,9 @@ class _Keys:
         return self._found
 
 
-def _arrow_client(access: "S3Access", keys: Credentials) -> fs.S3FileSystem:
+def _arrow_client(access: "S3Access", keys: Credentials, proxy: str | None) -> fs.S3FileSystem:
     return fs.S3FileSystem(
+        proxy_options=proxy,
         access_key=keys.access_key,
         secret_key=keys.secret_key,
         session_token=keys.session_token,

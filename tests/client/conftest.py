@@ -15,6 +15,7 @@ from tests.client.stand_in_workers import TOKEN, StandInWorkers
 from tests.stored_run import StoredRun, write_stored_run
 
 SERVICE_TOKEN = "service-token"
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # Runs of one model at several steps of training.
 RUNS, STEPS = ("at-100", "at-200", "at-400"), [100, 200, 400]
 

@@ -21,6 +21,7 @@ from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, service_pb2_g
 from tests.client.stand_in_models import StandInModels
 from tests.client.stand_in_norms import StandInNorms
 from tests.client.stand_in_saes import StandInSaes, message
+from tests.stored_run import MODEL
 
 TOKEN = "gateway-token"
 CLEAN, CORRUPT = ["<bos>", " When", " Mary", " gave", " to"], ["<bos>", " When", " John", " gave", " to"]
@@ -28,6 +29,15 @@ LAYERS, HEADS = 3, 2
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 CLEAN_DIFFERENCE, CORRUPT_DIFFERENCE = 3.0, -1.0
 SHARDS, TOKENS_PER_SHARD = 4, 250
+SOURCES = capture_pb2.ListSourcesResponse(
+    models=[
+        capture_pb2.FoundModel(name="another", revision="step9", family="llama"),
+        capture_pb2.FoundModel(name=MODEL, family="gpt2"),
+    ],
+    saes=["another-sae"],
+    datasets=["asyncio", "text.jsonl"],
+    hub_allowed=True,
+)
 UNEQUAL = Failure("PROMPT_LENGTHS_DIFFER", "4 and 5 tokens", {"field": "corrupt", "value": "5", "allowed": "4"})
 MISMATCH = Failure("SAE_MISMATCH", "the SAE reads 768 values", {"field": "saes", "value": "768", "allowed": "8"})
 
@@ -111,6 +121,14 @@ class StandInWorkers(
             documents_with_bos=2, dataset_files=FILES,
         )  # fmt: skip
         return capture_pb2.EstimateCaptureResponse(estimate=estimate)
+
+    def GetCaptureTotals(self, request, context):
+        self._meet(request, context)
+        return capture_pb2.GetCaptureTotalsResponse()
+
+    def ListSources(self, request, context):
+        self._meet(request, context)
+        return SOURCES
 
     def WatchCapture(self, request, context) -> Iterator[capture_pb2.WatchCaptureResponse]:
         self._meet(request, context)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ import pytest
 from actstore_api.v1 import patching_pb2
 from actstore_service.server import Service
 from tests.client import stand_in_workers as planted
-from tests.client.conftest import SERVICE_TOKEN, Plant
+from tests.client.conftest import SERVICE_TOKEN
 from tests.client.stand_in_workers import StandInWorkers
-from tests.stored_run import EVERYWHERE, FIRING, GROWTH, SAE, SILENT
+from tests.stored_run import EVERYWHERE, FIRING, GROWTH, MODEL, SAE, SILENT
 from tests.waiting import PATIENCE_SECONDS
 
 Done = subprocess.CompletedProcess[str]
@@ -50,11 +49,25 @@ def test_runs(address: str) -> None:
     assert names == ["bfloat16", "empty", "float16", "partial", "planted"]
 
 
-def test_models(address: str) -> None:
-    found = said(actstore("models", "--json", address=address))
-    assert found["models"][0]["family"] == "gpt2"
-    assert found["saes"][0]["name"] == SAE
-    assert "1 SAEs" in actstore("models", address=address).stdout
+def test_models_that_captures_have_loaded(store: Path) -> None:
+    found = said(actstore("models", "--json", address=str(store)))
+    assert [(row["family"], row["loaded"], row["available"]) for row in found["models"]] == [("gpt2", True, None)]
+    assert [row["name"] for row in found["saes"]] == [SAE]
+    text = actstore("models", address=str(store)).stdout
+    assert "1 SAEs" in text
+    assert "a bucket knows no more" in text
+
+
+def test_models_and_datasets_that_a_capture_can_name(service: Service, store: Path) -> None:
+    found = said(actstore("models", "--json", address=service.address))
+    names = [[(row["name"], row["loaded"], row["available"]) for row in found[kind]] for kind in ("models", "saes")]
+    assert names[0] == [("another", False, True), (MODEL, True, True)]
+    assert names[1] == [("another-sae", False, True), (SAE, True, False)]
+    assert (found["models"][0]["revision"], found["models"][0]["family"]) == ("step9", "llama")
+    listed = said(actstore("datasets", "--json", address=service.address))
+    assert [row["name"] for row in listed["rows"]] == ["asyncio", "text.jsonl"]
+    assert "Hugging Face hub are allowed" in actstore("models", address=service.address).stdout
+    assert "NEEDS_SERVICE" in actstore("datasets", address=str(store)).stderr
 
 
 def test_norms(address: str, tmp_path: Path) -> None:
@@ -234,34 +247,3 @@ def test_a_reader_that_leaves_is_no_traceback(store: Path) -> None:
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)  # noqa: S607
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
-
-
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_up_until_a_signal(ending: signal.Signals, plant_workers: Plant) -> None:
-    plant_workers()
-    up = subprocess.Popen(
-        [sys.executable, "-m", "actstore", "up", "--port", "0", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell starts background jobs
-    )  # fmt: skip
-    try:
-        assert up.stdout is not None
-        ready = json.loads(up.stdout.readline())
-        here = subprocess.run([sys.executable, "-m", "actstore", "runs"], capture_output=True, text=True, check=True)
-        assert here.stdout.startswith("0 runs")
-        up.send_signal(ending)
-        _, errors = up.communicate(timeout=PATIENCE_SECONDS)
-    finally:
-        up.kill()
-    assert up.returncode == 0
-    assert "Traceback" not in errors
-    assert ready["store"] == str(Path.cwd() / ".actstore" / "store")
-    assert not Path(".actstore/stack.json").exists()
-
-
-def test_up_that_cannot_start(plant_workers: Plant) -> None:
-    plant_workers("raise SystemExit('no luck today')")
-    done = subprocess.run([sys.executable, "-m", "actstore", "up"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "| no luck today" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -116,6 +116,9 @@ def test_s3_takes_its_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ACTSTORE_S3_ACCESS_KEY", "key")
     monkeypatch.setenv("ACTSTORE_S3_SECRET_KEY", "secret")
     assert actstore.connect("s3://bucket/prefix").address == "s3://bucket/prefix"
+    monkeypatch.setenv("ACTSTORE_S3_SECURE", "true")
+    with pytest.raises(BadRequest, match="ACTSTORE_S3_SECURE is 'true'"):
+        actstore.connect("s3://bucket/prefix")
 
 
 def test_secrets_are_not_printed() -> None:

@@ -1,5 +1,6 @@
 """Retries, deadlines, tokens, and statuses that actstore did not write."""
 
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from actstore._norms import ProfileQuestion
 from actstore._records import RowQuery
 from actstore_api.reasons import Failure, to_status
 from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, norm_pb2, service_pb2_grpc
+from tests.servers import answering
 
 
 class Moody(
@@ -185,3 +187,35 @@ def test_a_token_never_travels_in_the_clear_unless_told() -> None:
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:1", "127.9.9.9:1", "[::1]:1"])
 def test_loopback_needs_no_encryption(address: str) -> None:
     actstore.connect(address, token="secret").close()
+
+
+def test_another_machine_is_reached_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback never is: tests/client/test_local_stack.py."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with actstore.connect("192.0.2.1:7433") as lab, ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(lab.runs)
+            heard, _ = proxy.accept()
+            with heard:
+                assert heard.recv(100).startswith(b"CONNECT 192.0.2.1:7433")
+            proxy.close()
+            with pytest.raises(Unavailable) as caught:
+                asked.result()
+    assert "no_proxy" in caught.value.next_step
+
+
+def test_tls_to_a_service_without_it(lab: actstore.Lab) -> None:
+    with actstore.connect(lab.address, tls=True) as wrong, pytest.raises(Unavailable) as caught:
+        wrong.runs()
+    assert "pass tls=False" in caught.value.next_step
+    assert caught.value.value == lab.address
+
+
+@pytest.mark.parametrize(
+    ("answer", "step"), [(b"", "pass tls=True"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no gRPC service")]
+)
+def test_what_is_no_service(answer: bytes, step: str) -> None:
+    """A TLS port closes the connection, and a web server speaks HTTP/1."""
+    with answering(answer) as address, actstore.connect(address) as lab, pytest.raises(Unavailable) as caught:
+        lab.runs()
+    assert step in caught.value.next_step

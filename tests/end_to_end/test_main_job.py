@@ -108,6 +108,18 @@ def test_the_run_has_every_token_once(job: MainJob) -> None:
     assert TOKENS - 256 < len(rows) <= TOKENS
 
 
+def test_what_a_capture_can_name_is_listed(job: MainJob) -> None:
+    """Whether it was loaded or not, and nothing that is no model or holds no documents."""
+    models = {(row["name"], row["revision"]): row for row in job.lab.models()}
+    assert {name for name, _ in models} == {"pystdlib", "grouped", "encoder", "attention-alone"}
+    assert models["pystdlib", ""]["loaded"]
+    assert not models["encoder", ""]["loaded"]
+    assert models["pystdlib", "step64"]["family"] == "gpt_neox"
+    assert all(row["available"] for row in models.values())
+    assert {SAE, "wrong-width"} <= {row["name"] for row in job.lab.saes()}
+    assert [row["name"] for row in job.lab.datasets()] == ["latin.txt", "stdlib.jsonl"]
+
+
 def test_stored_rows_are_those_of_the_model_alone(job: MainJob) -> None:
     """The whole way, against a forward pass that shares no code with actstore."""
     rows = job.run.activations(SITE, range(3))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError, CorruptObject, StoreError, StoreUnreachable
+from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject, StoreError, StoreUnreachable
 from actstore_storage.features import feature_statistics, top_examples
 from actstore_storage.local_bucket import LocalBucket
 from actstore_storage.norms import ProfileQuestion, norm_profile
@@ -18,7 +18,7 @@ from actstore_storage.probe import probe
 from actstore_storage.rows import read_activations, read_tokens
 from actstore_storage.runs import create_run, open_run
 from actstore_storage.snapshot import Snapshot
-from tests.servers import SeaweedServer
+from tests.servers import SeaweedServer, answering
 from tests.storage.random_run import SAE, make_run, write_run, write_shard
 
 # Each product, and a question that reads it.
@@ -128,6 +128,103 @@ def test_an_endpoint_that_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_p
     bucket = open_bucket("s3://bucket", S3Access(f"127.0.0.1:{free_port}", "key", "secret", secure=False))
     for ask in (lambda: probe(bucket), lambda: open_run(bucket, "run"), lambda: bucket.open("a/b")):
         assert isinstance(_refused(ask, "STORE_UNREACHABLE", bucket), StoreUnreachable)
+
+
+def _error(code: str) -> bytes:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message><Resource>/b</Resource></Error>"
+    return b"HTTP/1.1 400 no\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(body),
+        body.encode(),
+    )
+
+
+# What an endpoint answers to plain HTTP, the setting that is wrong, and what the message says of it.
+WRONG_SETTINGS = {
+    "TLS": (b"\x15\x03\x03\x00\x02\x02\x46", "secure", "ACTSTORE_S3_SECURE=1"),
+    "TLS, told in words": (
+        b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n"
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        "secure",
+        "ACTSTORE_S3_SECURE=1",
+    ),
+    "another region": (_error("AuthorizationHeaderMalformed"), "region", "ACTSTORE_S3_REGION"),
+    "moved": (_error("PermanentRedirect"), "region", "ACTSTORE_S3_REGION"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SETTINGS)
+def test_a_wrong_setting_is_named_at_once(wrong: str) -> None:
+    answer, field, said = WRONG_SETTINGS[wrong]
+    heard: list[bytes] = []
+    with answering(answer, heard) as endpoint:
+        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
+        for ask in (lambda: bucket.keys("runs"), lambda: bucket.get("a/b"), lambda: bucket.put("a/b", b"")):
+            with pytest.raises(StoreError, match=said) as caught:
+                ask()
+            assert caught.value.details["field"] == field
+            assert not isinstance(caught.value, StoreUnreachable)
+    assert len(heard) == 3  # none was asked again
+
+
+def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None:
+    bucket = open_bucket(s3_address, replace(s3_access, secure=True))
+    for ask in (lambda: probe(bucket), lambda: bucket.open("a/b")):
+        with pytest.raises(StoreError, match="ACTSTORE_S3_SECURE=0") as caught:
+            ask()
+        assert caught.value.details["field"] == "secure"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "no such host is known"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
+        (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
+    ],
+)
+def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
+    with answering(answer or b"") as address:
+        endpoint = "nowhere.invalid:80" if answer is None else address
+        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
+        with pytest.raises(StoreUnreachable, match=f"{endpoint}, its ACTSTORE_S3_ENDPOINT .*{said}"):
+            bucket.keys("runs")
+
+
+@pytest.mark.parametrize("through", ["http_proxy", "all_proxy"])
+def test_a_store_elsewhere_is_reached_through_the_proxy_of_the_environment(
+    through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By both clients; one on loopback never is (tests/client/test_local_stack.py)."""
+    monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
+    heard: list[bytes] = []
+    with answering(_error("NoSuchBucket"), heard) as proxy:
+        monkeypatch.setenv(through, f"http://name:password@{proxy}")
+        bucket = open_bucket("s3://bucket", S3Access("store.invalid:9000", "key", "secret", secure=False))
+        for ask in (lambda: bucket.keys("runs"), lambda: write_shard(bucket, make_run(1), 0, "attempt")):
+            with pytest.raises(StoreError):
+                ask()
+    verbs, addresses = zip(*(said.split()[:2] for said in heard), strict=True)
+    assert {b"GET", b"PUT"} <= set(verbs)
+    assert all(address.startswith(b"http://store.invalid:9000/bucket") for address in addresses)
+    monkeypatch.setenv("no_proxy", "store.invalid")
+    with pytest.raises(StoreUnreachable, match="no such host"):
+        open_bucket("s3://bucket", S3Access("store.invalid:80", "key", "secret", secure=False)).keys("runs")
+
+
+def test_a_proxy_that_leads_nowhere_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
+    access = S3Access("store.invalid:80", "key", "secret", secure=False)
+    monkeypatch.setenv("http_proxy", f"http://name:password@127.0.0.1:{free_port}")
+    with pytest.raises(StoreUnreachable, match=f"the proxy http://127.0.0.1:{free_port} does not lead there") as caught:
+        open_bucket("s3://bucket", access).keys("runs")
+    assert "password" not in str(caught.value)
+    monkeypatch.setenv("http_proxy", "socks5://name:password@127.0.0.1:1")
+    with pytest.raises(BadRequest, match=r"socks5://127.0.0.1:1, and only HTTP proxies") as refused:
+        open_bucket("s3://bucket", access)
+    assert "password" not in f"{refused.value} {refused.value.details}"
 
 
 def test_a_file_where_a_folder_should_be(local_bucket: Bucket) -> None:

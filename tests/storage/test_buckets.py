@@ -25,6 +25,12 @@ class BucketBehaviour:
         bucket.put("a/b", b"two")
         assert bucket.get("a/b") == b"two"
 
+    def test_its_top(self, bucket: Bucket) -> None:
+        assert bucket.top() == ([], [])
+        for key in ("one", "b/two", "a/three", "a/d/four"):
+            bucket.put(key, b"x")
+        assert bucket.top() == (["one"], ["a", "b"])
+
     def test_puts_an_empty_object(self, bucket: Bucket) -> None:
         bucket.put("a/empty", b"")
         assert bucket.get("a/empty") == b""

@@ -1,6 +1,7 @@
 """`python -m actstore_worker`: the workers of one store, until SIGTERM or SIGINT. The environment is read here alone.
 
-Prints one line of JSON on standard output once it is ready; everything else goes to standard error.
+Prints a line of JSON on standard output for each part that it waits for, and one once it is ready; everything else goes
+to standard error.
 """
 
 import json
@@ -32,11 +33,16 @@ def main() -> int:
 def _serve(settings: WorkerSettings, ready_line: int) -> None:
     from actstore_worker.topology import running
 
-    with running(settings, connected=_stop_on_signals) as address:
-        with os.fdopen(ready_line, "w") as output:
-            print(json.dumps({"ready": "workers", "address": address}), file=output)
-        while True:
-            signal.pause()
+    with os.fdopen(ready_line, "w", buffering=1) as output:
+
+        def tell(**what: str) -> None:
+            print(json.dumps(what), file=output)
+
+        with running(settings, _stop_on_signals, waits=lambda part: tell(starting=part)) as address:
+            tell(ready="workers", address=address)
+            output.close()
+            while True:
+                signal.pause()
 
 
 def _stop_on_signals() -> None:

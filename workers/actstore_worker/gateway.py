@@ -14,6 +14,7 @@ from actstore_api.reasons import REASONS, to_status
 from actstore_api.v1 import capture_pb2, model_pb2, norm_pb2, patching_pb2, sae_pb2
 from actstore_storage.errors import ActstoreError
 from actstore_worker import wire
+from actstore_worker.found_sources import Sources
 from actstore_worker.live import messages, model_messages
 from actstore_worker.live.questions import Answer, Question
 from actstore_worker.patching.estimating import SweepEstimate
@@ -36,6 +37,8 @@ class Captures(Protocol):
     async def submit(self, request: CaptureRequest) -> str: ...
 
     async def estimate(self, request: CaptureRequest) -> Estimate: ...
+
+    async def sources(self) -> Sources: ...
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]: ...
 
@@ -82,6 +85,11 @@ class Gateway:
         self, request: capture_pb2.EstimateCaptureRequest, grpc_context: Context
     ) -> capture_pb2.EstimateCaptureResponse:
         return await self._answer(self._estimate, request, grpc_context, capture_pb2.EstimateCaptureResponse)
+
+    async def ListSources(  # noqa: N802
+        self, request: capture_pb2.ListSourcesRequest, grpc_context: Context
+    ) -> capture_pb2.ListSourcesResponse:
+        return await self._answer(self._sources, request, grpc_context, capture_pb2.ListSourcesResponse)
 
     async def CancelCapture(  # noqa: N802
         self, request: capture_pb2.CancelCaptureRequest, grpc_context: Context
@@ -193,6 +201,9 @@ class Gateway:
     async def _estimate(self, request: capture_pb2.EstimateCaptureRequest) -> capture_pb2.EstimateCaptureResponse:
         found = await self._captures.estimate(wire.capture_request(request.specification))
         return capture_pb2.EstimateCaptureResponse(estimate=wire.estimate_message(found))
+
+    async def _sources(self, _: capture_pb2.ListSourcesRequest) -> capture_pb2.ListSourcesResponse:
+        return wire.sources_message(await self._captures.sources())
 
     async def _cancel(self, request: capture_pb2.CancelCaptureRequest) -> capture_pb2.CancelCaptureResponse:
         progress = await self._captures.cancel(request.run)

@@ -11,7 +11,6 @@ What they do is in classes that know nothing of Ray; here they are only placed, 
 import asyncio
 import json
 import os
-import random
 import shutil
 import socket
 import tempfile
@@ -22,15 +21,12 @@ from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
 import ray
 import torch
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
 
-from actstore_api.v1 import service_pb2_grpc
-from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.index_merge import Merge
@@ -39,8 +35,18 @@ from actstore_storage.opening import open_bucket, open_files
 from actstore_storage.probe import probe
 from actstore_worker.capture_worker import TASKS, CaptureWorker, ShardReport, Task
 from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.cluster import (
+    Claim,
+    check_cluster,
+    check_port_is_free,
+    free_port,
+    no_cluster,
+    port_of_running_serve,
+    wait_until_answering,
+)
 from actstore_worker.coordinator import Coordinator
 from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.found_sources import Sources, find_sources
 from actstore_worker.gateway import Gateway
 from actstore_worker.live.model_questions import ModelQuestion
 from actstore_worker.live.questions import Answer as LiveAnswer
@@ -66,9 +72,9 @@ COORDINATOR = "coordinator"
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
 _REMOVE_SECONDS = 10.0
-# The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999. As
-# the local stack's SeaweedFS, which may not import this.
-_QUIET_PORTS = range(20_000, 32_768)
+# How long the claim of a process that was killed may outlive it.
+_CLAIM, _CLAIM_SECONDS = "deployment", 10.0
+_SERVICES = f"{add_services.__module__}.{add_services.__name__}"
 
 # A job of a sweep whose process died goes on from its checkpoint so often.
 JOB_RETRIES = 3
@@ -81,24 +87,29 @@ Say = Callable[[Any], object]
 
 
 @contextmanager
-def running(settings: WorkerSettings, connected: Callable[[], None]) -> Iterator[str]:
+def running(
+    settings: WorkerSettings, connected: Callable[[], None], waits: Callable[[str], None] = lambda _: None
+) -> Iterator[str]:
     """The workers, up and answering at the yielded address, down again when the block ends.
 
-    `connected` is called once Ray is there, and has replaced this process's signal handlers.
+    `connected` is called once Ray is there, and has replaced this process's signal handlers. `waits` hears what is
+    waited for next.
 
     Errors: StoreError for a bucket that cannot be trusted; SettingsError for what the cluster cannot hold.
     """
+    waits("the store")
     probe(open_bucket(settings.store, settings.s3))
+    waits("Ray")
     with _ray(settings.ray_address, settings.ray.object_store_bytes):
         connected()
-        port = settings.gateway_port or _free_port()
-        try:
-            _start_coordinator(settings)
-            _start_serve(settings, port)
-            _wait_until_answering(f"{_LOOPBACK}:{port}", settings)
-            yield f"{_LOOPBACK}:{port}"
-        finally:
-            _stop(settings)
+        with _only_deployment(settings):
+            running_port = _port_of_running_serve(settings)
+            waits("the coordinator")
+            with _coordinator(settings), _serve(settings, running_port, waits) as port:
+                waits("the gateway")
+                _deploy(settings)
+                wait_until_answering(f"{_LOOPBACK}:{port}", APPLICATION, settings)
+                yield f"{_LOOPBACK}:{port}"
 
 
 def side_by_side(
@@ -161,7 +172,7 @@ def _outcome(reference: Any) -> Any:
 @contextmanager
 def _ray(address: str | None, object_store_bytes: int) -> Iterator[None]:
     if address is not None:
-        ray.init(address=address, namespace=NAMESPACE)
+        _join(address)
         try:
             yield
         finally:
@@ -183,6 +194,46 @@ def _ray(address: str | None, object_store_bytes: int) -> Iterator[None]:
         _remove(folder)
 
 
+def _join(address: str) -> None:
+    check_cluster(address)
+    try:
+        ray.init(address=address, namespace=NAMESPACE)
+    except (RuntimeError, ConnectionError, ValueError, SystemExit) as error:  # the last where it has given up
+        raise no_cluster(address, f"Ray cannot join it ({error})") from error
+
+
+@contextmanager
+def _only_deployment(settings: WorkerSettings) -> Iterator[None]:
+    """On a cluster that is not ours: its coordinator and its application have one name each, so another deployment's
+    would be taken for ours. The claim is an actor that ends with this process, however it ends.
+
+    Errors: SettingsError where another deployment runs.
+    """
+    if settings.ray_address is None:
+        yield
+        return
+    claim, give_up = None, time.monotonic() + _CLAIM_SECONDS
+    what = f"workers over {settings.store}, process {os.getpid()} on {socket.gethostname()}"
+    while claim is None:
+        try:
+            claim = ray.remote(Claim).options(name=_CLAIM, num_cpus=0).remote(what)
+        except ValueError:  # of a process that was killed it takes Ray a moment to end it
+            if time.monotonic() > give_up:
+                message = f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; it has room"
+                raise SettingsError(f"{message} for one deployment: end that one, or join another cluster") from None
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        ray.kill(claim)
+
+
+def _claimed() -> str:
+    with suppress(RayError, ValueError):
+        return str(ray.get(ray.get_actor(_CLAIM, NAMESPACE).what.remote(), timeout=_CLAIM_SECONDS))
+    return "other workers"
+
+
 def _remove(folder: Path) -> None:
     """Processes of a Ray that was shut down end a moment later, and may write into their folder while it is removed."""
     give_up = time.monotonic() + _REMOVE_SECONDS
@@ -191,28 +242,77 @@ def _remove(folder: Path) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _start_coordinator(settings: WorkerSettings) -> None:
+@contextmanager
+def _coordinator(settings: WorkerSettings) -> Iterator[None]:
+    """In the place of one that a killed process left: that one has the settings of then."""
+    _stop_coordinator()
     ray.remote(_CoordinatorActor).options(
         name=COORDINATOR,
         namespace=NAMESPACE,
         lifetime="detached",
-        get_if_exists=True,
         num_cpus=0,
         max_restarts=-1,
     ).remote(settings, _worker_count(settings), _gpu_count())
+    try:
+        yield
+    finally:
+        _stop_coordinator()
 
 
-def _start_serve(settings: WorkerSettings, port: int) -> None:
-    limits = settings.ray
+def _stop_coordinator() -> None:
+    """Returns once its name is free."""
+    with suppress(ValueError):  # it is not there
+        while True:
+            ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
+            time.sleep(_POLL_SECONDS)
+
+
+def _port_of_running_serve(settings: WorkerSettings) -> int | None:
+    """None where none runs. Errors: SettingsError for one that cannot be taken."""
+    client = _serve_client()
+    if client is None:
+        return None
+    options = client.get_serve_details().get("grpc_options") or {}  # as its REST API has them
+    return port_of_running_serve({"port": gRPCOptions().port} | options, _SERVICES, settings)
+
+
+def _serve_client() -> Any:
+    return serve.context._get_global_client(raise_if_no_controller_running=False)
+
+
+@contextmanager
+def _serve(settings: WorkerSettings, running_port: int | None, waits: Callable[[str], None]) -> Iterator[int]:
+    """The port of Serve's gRPC proxy. A Serve that runs already is taken as it is."""
+    waits("Ray Serve")
+    try:
+        yield _start_serve(settings.gateway_port) if running_port is None else running_port
+    finally:
+        _end_serve(settings, ours=running_port is None)
+
+
+def _end_serve(settings: WorkerSettings, *, ours: bool) -> None:
+    """On a cluster that is not ours, what others run on it goes on."""
+    if settings.ray_address is not None and _serve_client() is not None:
+        serve.delete(APPLICATION)
+        ours = ours and not serve.status().applications
+    if ours:
+        serve.shutdown()
+
+
+def _start_serve(wanted_port: int) -> int:
+    if wanted_port:
+        check_port_is_free(wanted_port)
+    port = wanted_port or free_port()
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=_LOOPBACK, port=_free_port(but=port)),
-        grpc_options=gRPCOptions(
-            port=port,
-            grpc_servicer_functions=[f"{add_services.__module__}.{add_services.__name__}"],
-            enable_reflection=False,
-        ),
+        http_options=HTTPOptions(host=_LOOPBACK, port=free_port(but=port)),
+        grpc_options=gRPCOptions(port=port, grpc_servicer_functions=[_SERVICES], enable_reflection=False),
     )
+    return port
+
+
+def _deploy(settings: WorkerSettings) -> None:
+    limits = settings.ray
     models = serve.deployment(
         _model_replica(limits.models_per_replica),
         name="models",
@@ -231,35 +331,6 @@ def _start_serve(settings: WorkerSettings, port: int) -> None:
         ray_actor_options={"num_cpus": 0},
     )
     serve.run(gateway.bind(settings, models.bind(settings)), name=APPLICATION, route_prefix=f"/{APPLICATION}")
-
-
-def _wait_until_answering(address: str, settings: WorkerSettings) -> None:
-    """Serve says that an application runs before its proxy knows of it. Errors: ActstoreError after `start_seconds`."""
-    metadata = (("application", APPLICATION), ("authorization", f"Bearer {settings.gateway_token}"))
-    give_up = time.monotonic() + settings.ray.start_seconds
-    with grpc.insecure_channel(address) as channel:
-        captures = service_pb2_grpc.CaptureServiceStub(channel)  # type: ignore[no-untyped-call]
-        while True:
-            try:
-                captures.GetCaptureTotals(
-                    GetCaptureTotalsRequest(), metadata=metadata, timeout=settings.ray.start_seconds
-                )
-            except grpc.RpcError as error:
-                if time.monotonic() > give_up:
-                    raise _unavailable(f"the gateway does not answer: {error}") from error
-                time.sleep(_POLL_SECONDS)
-            else:
-                return
-
-
-def _stop(settings: WorkerSettings) -> None:
-    """On a cluster that is not ours, what others run on it goes on."""
-    if settings.ray_address is None:
-        serve.shutdown()
-    else:
-        serve.delete(APPLICATION)
-    with suppress(ValueError):  # it never started
-        ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
 
 
 class _CoordinatorActor(Coordinator):
@@ -283,7 +354,11 @@ class _CoordinatorActor(Coordinator):
             settings.coordinator,
             Merging(bucket, _RemoteWriter(settings), settings.merging),
         )
+        self._places = catalogue, places
         self._start(self._look_after_workers(settings))
+
+    async def sources(self) -> Sources:
+        return await asyncio.to_thread(find_sources, *self._places)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
         """Finish what a coordinator before this one left, and use every place that joins the cluster. Ray itself puts a
@@ -361,6 +436,9 @@ class _RemoteCoordinator:
 
     async def estimate(self, request: CaptureRequest) -> Estimate:
         return await _answer(self._actor.estimate.remote(request))
+
+    async def sources(self) -> Sources:
+        return await _answer(self._actor.sources.remote())
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
         return await _answer(self._actor.progress_after.remote(run, version))
@@ -501,13 +579,3 @@ def _gpu_count() -> int:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _free_port(but: int = 0) -> int:
-    """One that nobody is likely to take before Serve listens there, seconds later: see `_QUIET_PORTS`. Not `but`."""
-    ports = [port for port in _QUIET_PORTS if port != but]
-    for port in random.SystemRandom().sample(ports, len(ports)):
-        with socket.socket() as probe_socket, suppress(OSError):
-            probe_socket.bind(("", port))
-            return port
-    raise SettingsError(f"of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} none is free")

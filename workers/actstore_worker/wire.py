@@ -12,6 +12,7 @@ from actstore_api.v1 import capture_pb2, common_pb2
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.snapshot import Provenance
 from actstore_storage.specification import Positions, RowFilter
+from actstore_worker.found_sources import Sources
 from actstore_worker.progress import DatasetFiles, Estimate, Progress, Totals
 from actstore_worker.prompts import Prompt
 from actstore_worker.request import CaptureRequest
@@ -163,6 +164,16 @@ def progress_message(progress: Progress) -> capture_pb2.CaptureProgress:
 
 def _failure_message(failure: Failure) -> capture_pb2.CaptureFailure:
     return capture_pb2.CaptureFailure(reason=failure.reason, message=failure.message, details=failure.details)
+
+
+def sources_message(sources: Sources) -> capture_pb2.ListSourcesResponse:
+    return capture_pb2.ListSourcesResponse(
+        models=[capture_pb2.FoundModel(**asdict(model)) for model in sources.models],
+        saes=sources.saes,
+        datasets=sources.datasets,
+        hub_allowed=sources.hub_allowed,
+        truncated=sources.truncated,
+    )
 
 
 def totals_message(totals: Totals) -> capture_pb2.GetCaptureTotalsResponse:

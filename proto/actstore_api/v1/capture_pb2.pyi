@@ -280,6 +280,34 @@ class StartCaptureResponse(_message.Message):
     run: str
     def __init__(self, run: _Optional[str] = ...) -> None: ...
 
+class ListSourcesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FoundModel(_message.Message):
+    __slots__ = ("name", "revision", "family")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    revision: str
+    family: str
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., family: _Optional[str] = ...) -> None: ...
+
+class ListSourcesResponse(_message.Message):
+    __slots__ = ("models", "saes", "datasets", "hub_allowed", "truncated")
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    SAES_FIELD_NUMBER: _ClassVar[int]
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    HUB_ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[FoundModel]
+    saes: _containers.RepeatedScalarFieldContainer[str]
+    datasets: _containers.RepeatedScalarFieldContainer[str]
+    hub_allowed: bool
+    truncated: bool
+    def __init__(self, models: _Optional[_Iterable[_Union[FoundModel, _Mapping]]] = ..., saes: _Optional[_Iterable[str]] = ..., datasets: _Optional[_Iterable[str]] = ..., hub_allowed: bool = ..., truncated: bool = ...) -> None: ...
+
 class WatchCaptureRequest(_message.Message):
     __slots__ = ("run",)
     RUN_FIELD_NUMBER: _ClassVar[int]

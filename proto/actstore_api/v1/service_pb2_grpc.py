@@ -256,6 +256,11 @@ class CaptureServiceStub(object):
                 request_serializer=actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureRequest.SerializeToString,
                 response_deserializer=actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureResponse.FromString,
                 _registered_method=True)
+        self.ListSources = channel.unary_unary(
+                '/actstore_api.v1.CaptureService/ListSources',
+                request_serializer=actstore__api_dot_v1_dot_capture__pb2.ListSourcesRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_capture__pb2.ListSourcesResponse.FromString,
+                _registered_method=True)
         self.WatchCapture = channel.unary_stream(
                 '/actstore_api.v1.CaptureService/WatchCapture',
                 request_serializer=actstore__api_dot_v1_dot_capture__pb2.WatchCaptureRequest.SerializeToString,
@@ -286,6 +291,13 @@ class CaptureServiceServicer(object):
 
     def EstimateCapture(self, request, context):
         """Everything that StartCapture checks, and what the capture would take. Writes nothing and runs no model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSources(self, request, context):
+        """Models, SAEs and datasets that the workers find.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -322,6 +334,11 @@ def add_CaptureServiceServicer_to_server(servicer, server):
                     servicer.EstimateCapture,
                     request_deserializer=actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureRequest.FromString,
                     response_serializer=actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureResponse.SerializeToString,
+            ),
+            'ListSources': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSources,
+                    request_deserializer=actstore__api_dot_v1_dot_capture__pb2.ListSourcesRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_capture__pb2.ListSourcesResponse.SerializeToString,
             ),
             'WatchCapture': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchCapture,
@@ -394,6 +411,33 @@ class CaptureService(object):
             '/actstore_api.v1.CaptureService/EstimateCapture',
             actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureRequest.SerializeToString,
             actstore__api_dot_v1_dot_capture__pb2.EstimateCaptureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.CaptureService/ListSources',
+            actstore__api_dot_v1_dot_capture__pb2.ListSourcesRequest.SerializeToString,
+            actstore__api_dot_v1_dot_capture__pb2.ListSourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

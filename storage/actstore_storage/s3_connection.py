@@ -1,0 +1,109 @@
+"""How an S3 endpoint is reached: through which proxy, and in which words somebody hears that it is not.
+
+The settings are named as S3Access has them and as the environment has them, ACTSTORE_S3_ENDPOINT and so on.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
+
+# Of an error's own text, minio's or pyarrow's.
+_PLAIN_HTTP = re.compile(r"wrong.version.number|record layer failure|packet length too long|unknown protocol", re.I)
+# The first is TLS's alert, the others what servers and clients say of HTTP on a TLS port.
+_TLS = re.compile(r"\\x15\\x03|HTTP/0\.9|to an HTTPS server|to HTTPS port", re.I)
+_OTHER_REGION = {"authorizationheadermalformed", "permanentredirect", "illegallocationconstraintexception", "http 301"}
+_NO_S3 = re.compile(r"http 4(?!08|29)\d\d|resourcenotfound")
+_WORDS = (
+    (re.compile(r"ProxyError|curlCode: (5|97)\b|CONNECT tunnel"), "the proxy {proxy} does not lead there"),
+    (re.compile(r"certificate", re.I), "its certificate is not trusted: its authority has to be among this machine's"),
+    (re.compile(r"resolve|NameResolution", re.I), "no such host is known"),
+    (re.compile(r"refused|curlCode: 7\b", re.I), "nothing listens there"),
+    (re.compile(r"timed? ?out|curlCode: 28\b", re.I), "it does not answer in time"),
+    (re.compile(r"reset by peer|RemoteDisconnected|curlCode: (52|56)\b"), "it hangs up, as some do where {scheme}"),
+)
+
+
+@dataclass(frozen=True)
+class Reached:
+    endpoint: str
+    secure: bool
+    region: str
+    proxy: str | None
+
+
+def proxy_for(endpoint: str, *, secure: bool) -> str | None:
+    """By http_proxy, https_proxy, all_proxy and no_proxy; never for this machine itself.
+
+    Errors: BadRequest for a proxy of another kind than HTTP.
+    """
+    host = _host(endpoint)
+    if is_loopback(host) or proxy_bypass(host):
+        return None
+    named = getproxies()
+    proxy = named.get("https" if secure else "http") or named.get("all")
+    if proxy is None:
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if urlsplit(proxy).scheme not in ("http", "https"):
+        raise BadRequest(
+            f"the S3 store at {endpoint} would be reached through {_without_secret(proxy)}, and only HTTP proxies are "
+            "known: set https_proxy, or name the host in no_proxy",
+            field="all_proxy",
+            value=_without_secret(proxy),
+            allowed="http://host:port, or none",
+        )
+    return proxy
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def connection_failure(address: str, reached: Reached, error: Exception, code: str) -> StoreError:
+    """Of an error that is none of the store's own answers. One that trying again cannot mend is no StoreUnreachable."""
+    said, endpoint = str(error), reached.endpoint
+    if reached.secure and _PLAIN_HTTP.search(said):
+        return _wrong_setting(
+            f"{endpoint}, where {address} is, speaks plain HTTP and was asked over TLS: set ACTSTORE_S3_SECURE=0, or "
+            "secure=False", "secure", "True", "False",
+        )  # fmt: skip
+    if not reached.secure and _TLS.search(said):
+        return _wrong_setting(
+            f"{endpoint}, where {address} is, speaks TLS and was asked over plain HTTP: set ACTSTORE_S3_SECURE=1, or "
+            "secure=True", "secure", "False", "True",
+        )  # fmt: skip
+    if code in _OTHER_REGION:
+        return _wrong_setting(
+            f"{address} is not in the region {reached.region}, or its access key is none ({code}): set "
+            "ACTSTORE_S3_REGION, or region", "region", reached.region, "the region that the store is in",
+        )  # fmt: skip
+    words = next((f"{words}, " for pattern, words in _WORDS if pattern.search(said)), "")
+    if _NO_S3.fullmatch(code):
+        words = "what answers there is no S3 store, "
+    scheme = "they are asked over TLS" if reached.secure else "they speak TLS: that would be ACTSTORE_S3_SECURE=1"
+    where = f"{endpoint}, its ACTSTORE_S3_ENDPOINT" if words else endpoint
+    why = words.format(proxy=_without_secret(reached.proxy or ""), scheme=scheme) + code
+    message = f"{address} cannot be reached at {where} ({why})"
+    return StoreUnreachable(message, field="store", value=address)
+
+
+def _wrong_setting(message: str, field: str, value: str, allowed: str) -> StoreError:
+    return StoreError(message, reason="STORE_NOT_FOUND", field=field, value=value, allowed=allowed)
+
+
+def _host(endpoint: str) -> str:
+    return urlsplit(f"//{endpoint}").hostname or ""
+
+
+def _without_secret(proxy: str) -> str:
+    """A proxy's address may hold a password."""
+    parts = urlsplit(proxy)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

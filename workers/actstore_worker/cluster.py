@@ -1,0 +1,131 @@
+"""What is asked of a Ray cluster and its Serve over plain sockets: they themselves would try for minutes in silence.
+
+Loopback never goes through a proxy that the environment names, and Ray's own connections do not either.
+"""
+
+import random
+import re
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import grpc
+
+from actstore_api.v1 import service_pb2_grpc
+from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
+from actstore_storage.errors import ActstoreError
+from actstore_worker.settings import SettingsError, WorkerSettings
+
+CONNECT_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]
+# Of Ray's own contract. Any cluster answers it, be it with UNAUTHENTICATED.
+_ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_NO_GRPC = re.compile("HTTP/2|http1")
+# The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999. As
+# the local stack's SeaweedFS, which may not import this.
+_QUIET_PORTS = range(20_000, 32_768)
+
+
+class Claim:
+    """What holds a cluster's place for a deployment, as an actor: here, where its process imports little."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def what(self) -> str:
+        return self._what
+
+
+def check_cluster(address: str) -> None:
+    """Of an address `host:port`; others, such as `auto`, Ray itself looks up at once.
+
+    Errors: SettingsError where nobody answers there, or something else does.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise no_cluster(address, f"nothing answers there ({error})") from error
+    with grpc.insecure_channel(address, _NO_PROXY) as channel:
+        try:
+            channel.unary_unary(_ASK)(b"", timeout=CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            # Where the cluster wants TLS this one sees a closed connection, and Ray's own tells better.
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED or _NO_GRPC.search(str(error.details())):
+                raise no_cluster(address, "what listens there is no head of a Ray cluster") from None
+
+
+def no_cluster(address: str, why: str) -> SettingsError:
+    return SettingsError(
+        f"ACTSTORE_RAY_ADDRESS is {address}: {why}; it is the head's host:port, whose port is 6379 unless `ray start` "
+        "was told another; without the setting the workers start a Ray of their own"
+    )
+
+
+def port_of_running_serve(options: Mapping[str, Any], services: str, settings: WorkerSettings) -> int:
+    """Where its gRPC proxy listens: Serve keeps the `options` that it was started with, whatever it is told later.
+
+    Errors: SettingsError where it does not offer `services`, or listens at another port than the wanted one.
+    """
+    of_cluster = f"the Ray Serve that runs on the cluster at {settings.ray_address}"
+    if services not in options.get("grpc_servicer_functions", ()):
+        raise SettingsError(
+            f"{of_cluster} does not offer actstore's services: end it (`serve shutdown`), or start it with {services} "
+            "among its grpc_servicer_functions"
+        )
+    port = int(options["port"])
+    if settings.gateway_port not in (0, port):
+        raise SettingsError(
+            f"ACTSTORE_GATEWAY_PORT is {settings.gateway_port}, but {of_cluster} listens at {port}: set that, or none, "
+            "or end it (`serve shutdown`)"
+        )
+    return port
+
+
+def wait_until_answering(address: str, application: str, settings: WorkerSettings) -> None:
+    """Serve says that an application runs before its proxy knows of it. Errors: ActstoreError after `start_seconds`."""
+    metadata = (("application", application), ("authorization", f"Bearer {settings.gateway_token}"))
+    give_up = time.monotonic() + settings.ray.start_seconds
+    with grpc.insecure_channel(address, _NO_PROXY) as channel:
+        captures = service_pb2_grpc.CaptureServiceStub(channel)  # type: ignore[no-untyped-call]
+        while True:
+            try:
+                captures.GetCaptureTotals(
+                    GetCaptureTotalsRequest(), metadata=metadata, timeout=settings.ray.start_seconds
+                )
+            except grpc.RpcError as error:
+                if time.monotonic() > give_up:
+                    message = f"the gateway does not answer: {error}"
+                    raise ActstoreError(message, reason="WORKERS_UNAVAILABLE") from error
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+
+
+def check_port_is_free(port: int) -> None:
+    """Of a port that Serve shall listen at; it would say only that its proxies are not ready. Errors: SettingsError."""
+    if not _is_free(port):
+        raise SettingsError(f"ACTSTORE_GATEWAY_PORT is {port}, where another program listens")
+
+
+def free_port(but: int = 0) -> int:
+    """One that nobody is likely to take before Serve listens there, seconds later: see `_QUIET_PORTS`. Not `but`."""
+    ports = [port for port in _QUIET_PORTS if port != but]
+    for port in random.SystemRandom().sample(ports, len(ports)):
+        if _is_free(port):
+            return port
+    raise SettingsError(f"of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} none is free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener, suppress(OSError):
+        # As those who will listen there: what is left of connections that have ended is no obstacle.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("", port))
+        return True
+    return False

@@ -1,0 +1,104 @@
+"""What a capture can name, as it lies in the workers' folders and stores now. Nothing is loaded.
+
+Names only: where a folder lies on the workers' machines is nobody else's business.
+"""
+
+import os
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
+from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelCatalogue
+from actstore_worker.dataset_files import DatasetPlaces
+from actstore_worker.dataset_formats import kind_of
+from actstore_worker.families import FAMILIES
+from actstore_worker.model_files import CONFIGURATION_BYTES_MAX, DamagedFile, read_json
+from actstore_worker.transformer_lens_files import WEIGHTS, is_transformer_lens
+
+LISTED_MAX = 1000
+# Files of a folder that are looked at for one that is a document.
+_LOOKED_AT_MAX = 1000
+_WEIGHTS = ("model*.safetensors", *WEIGHTS)
+
+Name = TypeVar("Name")
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    name: str
+    revision: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    models: tuple[FoundModel, ...]
+    saes: tuple[str, ...]
+    datasets: tuple[str, ...]
+    hub_allowed: bool
+    truncated: bool
+
+
+def find_sources(catalogue: ModelCatalogue, places: DatasetPlaces) -> Sources:
+    """At most LISTED_MAX of a kind, in order of name."""
+    models = [
+        FoundModel(source.name, source.revision, family)
+        for source in catalogue.models()
+        if (family := _family(source.folder))
+    ]
+    saes, datasets = catalogue.saes(), dataset_names(places)
+    return Sources(
+        models=_first(models),
+        saes=_first(saes),
+        datasets=_first(datasets),
+        hub_allowed=catalogue.allow_hub,
+        truncated=max(len(models), len(saes), len(datasets)) > LISTED_MAX,
+    )
+
+
+def dataset_names(places: DatasetPlaces) -> list[str]:
+    """What lies at the top of the folders and stores and holds documents, in order. A folder is looked into until a
+    document is met, and not far; a store's folder not at all.
+    """
+    found = {path.name for folder in places.folders for path in _visible(folder) if _holds_documents(path, folder)}
+    for store in places.stores:
+        objects, folders = store.top()
+        found |= {*folders, *(name for name in objects if kind_of(name) is not None)}
+    return sorted(found)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if not path.name.startswith(".")]
+
+
+def _holds_documents(path: Path, root: Path) -> bool:
+    if not path.resolve().is_relative_to(root.resolve()):
+        return False
+    if path.is_file():
+        return kind_of(path.name) is not None and path.stat().st_size > 0
+    # What may not be read is passed over.
+    files = (name for _, _, names in os.walk(path) for name in names)
+    return any(kind_of(name) is not None for name in islice(files, _LOOKED_AT_MAX))
+
+
+def _first(names: list[Name]) -> tuple[Name, ...]:
+    return tuple(names[:LISTED_MAX])
+
+
+def _family(folder: Path) -> str:
+    """Of a folder that has a configuration of a supported family, and weights; else empty."""
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        return ""
+    config = _configuration(folder / MODEL_CONFIGURATION)
+    family = ATTENTION_ONLY if is_transformer_lens(config) else config.get("model_type")
+    return family if isinstance(family, str) and family in FAMILIES else ""
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """Empty where it is none."""
+    try:
+        return read_json(path, CONFIGURATION_BYTES_MAX)
+    except (OSError, DamagedFile):
+        return {}
