@@ -19,12 +19,12 @@ from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.gateway import Gateway
-from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.questions import LiveLimits, Question
-from actstore_worker.loading import load_model
-from actstore_worker.model import LanguageModel
+from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.request import PatchingLimits, SweepRequest
-from actstore_worker.patching.sweep import SweepCells, SweepResult, run_sweep
+from actstore_worker.patching.serving import Served
+from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.replica import OpenModel, Replica
 
 CPU = torch.device("cpu")
 TOKEN = "gateway-token"
@@ -32,28 +32,26 @@ SERVICES = ("ModelService", "SaeService", "PatchingService")
 
 
 class _Models:
-    """The model replicas of a gateway."""
+    """The model replicas of a gateway: one."""
 
     def __init__(self, folders: tuple[Path, ...], bucket: Bucket) -> None:
-        self._catalogue = ModelCatalogue(folders)
-        self._answers = LiveAnswers(self._catalogue, bucket, CPU, threading.Lock(), LiveLimits())
-        self._loaded: dict[tuple[str, str], LanguageModel] = {}
+        self._replica = Replica(ModelCatalogue(folders), bucket, CPU, LiveLimits(), PatchingLimits())
+        self._opened: dict[tuple[str, str], OpenModel] = {}
 
     async def ask(self, question: Question) -> Any:
-        named = self._answers.model_of(question)
-        model = self._model(*named) if named else None
-        return await asyncio.to_thread(self._answers.answer, question, model, threading.Event())
+        named = self._replica.live.model_of(question)
+        model = self._served(*named).model if named else None
+        return await asyncio.to_thread(self._replica.live.answer, question, model, threading.Event())
 
-    async def run(self, request: SweepRequest) -> AsyncIterator[Any]:
-        for update in run_sweep(self._model(request.model, request.revision), request, PatchingLimits()):
-            if isinstance(update, SweepResult):
-                yield SweepCells(update.cells, update.audit)
+    async def run(self, request: SweepRequest) -> AsyncIterator[SweepUpdate]:
+        served = self._served(request.model, request.revision)
+        async for update in self._replica.sweeps.run(served, request, NOTHING_FINISHED):
             yield update
 
-    def _model(self, name: str, revision: str) -> LanguageModel:
-        if (name, revision) not in self._loaded:
-            self._loaded[name, revision] = load_model(self._catalogue.find_model(name, revision), device=CPU)
-        return self._loaded[name, revision]
+    def _served(self, name: str, revision: str) -> Served:
+        if (name, revision) not in self._opened:
+            self._opened[name, revision] = self._replica.open(name, revision)
+        return self._opened[name, revision].get()
 
 
 @contextmanager

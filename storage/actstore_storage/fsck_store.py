@@ -20,6 +20,7 @@ from actstore_storage.layout import (
     kept_folder,
     kept_key,
     model_key,
+    old_token_texts_key,
     sae_files_folder,
     sae_files_key,
     sae_folder,
@@ -41,7 +42,7 @@ from actstore_storage.registry import (
 from actstore_storage.specification import RunRecord
 
 _MODEL = re.compile(rf"{MODELS}/[^/]+/(model|revisions/[^/]+)\.json")
-_TEXTS = re.compile(rf"{TOKENIZERS}/([^/]+)/texts\.parquet")
+_TEXTS = re.compile(rf"{TOKENIZERS}/([^/]+)/(?:token-)?texts\.parquet")
 _FILES = re.compile(r"files/([0-9a-zA-Z]+)(?:\.json|/[^/]+)")
 # Of a trained SAE's files, those that its hash is over.
 _HASHED = "cfg.json", "sae_weights.safetensors"
@@ -86,8 +87,8 @@ def _check_models(bucket: Bucket) -> Iterator[Finding]:
         except CorruptObject as error:
             yield Finding("damaged", key, f"{error.message}; {_REMOVE_AND_CAPTURE}")
             continue
-        if not bucket.exists(token_texts_key(record.tokenizer_sha256)):
-            key = token_texts_key(record.tokenizer_sha256)
+        key = _texts_key(bucket, record.tokenizer_sha256)
+        if not bucket.exists(key):
             yield Finding("missing", key, f"the texts of the tokens of {record.name}; {_CAPTURE_AGAIN}")
 
 
@@ -98,9 +99,15 @@ def _check_texts(bucket: Bucket) -> Iterator[Finding]:
             yield _unknown(key)
             continue
         try:
-            read_token_texts(bucket, found[1])
+            read_token_texts(bucket, key, found[1])
         except CorruptObject as error:
             yield Finding("damaged", key, f"{error.message}; {_REMOVE_AND_CAPTURE}")
+
+
+def _texts_key(bucket: Bucket, tokenizer_sha256: str) -> str:
+    """Where they lie; of a store that no model was registered in since format version 4, where they lay before."""
+    old = old_token_texts_key(tokenizer_sha256)
+    return old if bucket.exists(old) else token_texts_key(tokenizer_sha256)
 
 
 def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[Finding]:
@@ -108,7 +115,7 @@ def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[
     needed: dict[str, str] = {}
     for record in runs:
         asked = record.specification
-        keys = model_key(asked.model, asked.model_revision), token_texts_key(asked.tokenizer_sha256)
+        keys = model_key(asked.model, asked.model_revision), _texts_key(bucket, asked.tokenizer_sha256)
         for key in (*keys, *(sae_key(sae.name) for sae in asked.saes)):
             needed.setdefault(key, record.run)
     for key, run in sorted(needed.items()):

@@ -196,14 +196,8 @@ def _copied(source: BinaryIO | pa.NativeFile, out: BinaryIO | pa.NativeFile) -> 
     return digest.hexdigest()
 
 
-@lru_cache(_TOKENIZERS_KEPT)
 def token_texts(bucket: Bucket, tokenizer_sha256: str) -> TokenTexts:
-    """As `read_token_texts`, kept: the name is the content's hash, so it cannot change."""
-    return read_token_texts(bucket, tokenizer_sha256)
-
-
-def read_token_texts(bucket: Bucket, tokenizer_sha256: str) -> TokenTexts:
-    """What the token ids of a tokenizer stand for, as it lies in the bucket now.
+    """What the token ids of a tokenizer stand for, kept in memory.
 
     Of a store where no model was registered since format version 4, texts are those of before, which lack leading
     spaces and bytes of some tokenizers.
@@ -212,15 +206,22 @@ def read_token_texts(bucket: Bucket, tokenizer_sha256: str) -> TokenTexts:
     """
     for key in (token_texts_key(tokenizer_sha256), old_token_texts_key(tokenizer_sha256)):
         try:
-            return _read_texts(bucket.get(key), key, tokenizer_sha256)
+            return _kept_texts(bucket, key, tokenizer_sha256)
         except KeyError:
             continue
     message = f"no model with tokenizer {tokenizer_sha256} is registered in {bucket.address}"
     raise NotThere(message, reason="MODEL_NOT_FOUND", field="tokenizer_sha256", value=tokenizer_sha256)
 
 
-def _read_texts(data: bytes, key: str, tokenizer_sha256: str) -> TokenTexts:
-    """Errors: CorruptObject."""
+@lru_cache(_TOKENIZERS_KEPT)
+def _kept_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTexts:
+    """The name is the content's hash, so it cannot change."""
+    return read_token_texts(bucket, key, tokenizer_sha256)
+
+
+def read_token_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTexts:
+    """As they lie in the bucket now. Errors: KeyError where they are not there; CorruptObject."""
+    data = bucket.get(key)
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         columns = table.to_pydict()

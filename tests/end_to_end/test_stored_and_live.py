@@ -55,8 +55,10 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     (folder / "data" / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     catalogue, bucket = ModelCatalogue((folder / "models", BUNDLED_MODELS)), open_bucket(str(folder / "store"))
     asked = CaptureRequest(model, "texts.jsonl", "run", saes=(RUNS[model],), sequences_per_shard=2)
-    plan = Preparing(bucket, catalogue, PlanSettings(DatasetPlaces((folder / "data",)))).prepare(asked).plan
+    preparing = Preparing(bucket, catalogue, PlanSettings(DatasetPlaces((folder / "data",))))
+    plan = preparing.plan(asked)
     assert isinstance(plan, Plan)
+    preparing.begin(plan, asked)
     capture_run(plan, bucket, CaptureWorker(bucket, CPU))
     with live_lab(bucket, folder / "models", BUNDLED_MODELS) as lab:
         yield Stored(lab, lab.run("run"), RUNS[model])

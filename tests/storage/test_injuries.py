@@ -25,7 +25,14 @@ from actstore_storage.fsck import check_runs
 from actstore_storage.index_merge import merge_index
 from actstore_storage.index_segments import Segment
 from actstore_storage.kept import KeptAnswer, keep, read_kept
-from actstore_storage.layout import sae_files_key, sae_key, training_checkpoint_key, training_key, wanted_key
+from actstore_storage.layout import (
+    sae_files_key,
+    sae_key,
+    token_texts_key,
+    training_checkpoint_key,
+    training_key,
+    wanted_key,
+)
 from actstore_storage.local_bucket import LocalBucket
 from actstore_storage.parquet_pages import footer_bytes
 from actstore_storage.reading import open_product
@@ -88,7 +95,7 @@ def questions(root: Path, scratch: Path) -> dict[str, Callable[[], object]]:
     return found | {
         "model": lambda: find_registered_model(bucket, MODEL, ""),
         "sae": lambda: find_registered_sae(bucket, TRAINED),
-        "texts": lambda: read_token_texts(bucket, "b" * 64),
+        "texts": lambda: read_token_texts(bucket, token_texts_key("b" * 64), "b" * 64),
         "files": lambda: _files(lambda folder: fetch_sae_files(bucket, TRAINED, "a" * 64, folder), scratch),
         "training": lambda: _files(
             lambda folder: read_archive(bucket, training_checkpoint_key(TRAINED, 7), folder), scratch

@@ -133,7 +133,7 @@ def test_rows_larger_than_a_batch_and_a_row_group(local_bucket: Bucket) -> None:
     batches = list(read_activations(snapshot, "resid_pre.0"))
     assert len(batches) > 5
     assert all(batch["activation"].nbytes <= BATCH_BYTES for batch in batches)
-    for first, count in ((0, None), (3, 3), (4, 0), (8, 100), (9, None), (2, 1)):
+    for first, count in ((0, None), (3, 3), (8, 100), (2, 1)):
         sequence = run.tokens.sequence
         chosen = (sequence >= first) & (sequence < (first + count if count is not None else 99))
         parts = list(read_activations(snapshot, "resid_pre.0", TokenFilter(first, count)))

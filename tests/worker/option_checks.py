@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from threading import Event
@@ -29,6 +28,7 @@ from actstore_worker.patching.direct import direct_shares
 from actstore_worker.patching.kernel import Cell, FullForward, Patch
 from actstore_worker.patching.resumed import Resumed
 from actstore_worker.sequences import TokenSequences
+from actstore_worker.turns import Turns, share
 from actstore_worker.weights import layer_weights, layout_of
 from tests.plain_model import PlainModel
 from tests.worker.recorded import every_site, two_runs
@@ -86,7 +86,7 @@ def check_neighbours(model: LanguageModel) -> None:
 
 def check_written(model: LanguageModel, plain: PlainModel) -> None:
     """A text written over a cache, a token at a time, up to the end of the context."""
-    passes, cache = Passes(model, nullcontext(), Event()), DynamicCache()
+    passes, cache = Passes(share(model, Turns()), Event()), DynamicCache()
     written, fresh = [5, 6, 7], [5, 6, 7]
     with torch.inference_mode():
         while len(written) < model.context_length:
@@ -121,7 +121,7 @@ def check_patches(model: LanguageModel, plain: PlainModel) -> None:
 
 
 def check_live(model: LanguageModel, plain: PlainModel) -> None:
-    passes, limits = Passes(model, nullcontext(), Event()), LiveLimits()
+    passes, limits = Passes(share(model, Turns()), Event()), LiveLimits()
     last = model.layer_count - 1
     with torch.inference_mode():
         lensed = lens_text(passes, LensText(model.name, "", TEXT, layers=(last,), k=model.vocabulary_size), limits)

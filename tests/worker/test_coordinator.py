@@ -16,7 +16,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, NotThere, StoreError
 from actstore_storage.fsck import check_runs
 from actstore_storage.layout import checkpoint_key, checkpoint_sketches_key
-from actstore_storage.rows import dense_matrix, read_activations
+from actstore_storage.rows import dense_matrix, read_activations, read_tokens
 from actstore_storage.runs import committed_shards, create_run, list_runs, open_run
 from actstore_storage.snapshot import Snapshot
 from actstore_worker.capture_worker import TASKS, ShardTask
@@ -145,7 +145,8 @@ def test_a_run_that_an_older_version_began_is_finished_as_it_was_begun(lab: Path
     preparing = Preparing(bucket, ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",))))
     record = preparing.plan(REQUEST).record
     asked = replace(record.specification, config_sha256="", attention_implementation="")
-    create_run(bucket, replace(record, specification=asked, specification_sha256=asked.sha256, model_config={}))
+    older = {"model_config": {}, "document_sources": False, "format_version": 2}
+    create_run(bucket, replace(record, specification=asked, specification_sha256=asked.sha256, **older))
 
     async def work() -> list[Progress]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
@@ -153,7 +154,8 @@ def test_a_run_that_an_older_version_began_is_finished_as_it_was_begun(lab: Path
 
     assert run(work())[-1].state is State.COMPLETE
     found = open_run(bucket, "run")
-    assert (found.complete, found.provenance().config_sha256) == (True, "")
+    assert (found.complete, found.provenance().config_sha256, found.record.format_version) == (True, "", 2)
+    assert all(row["source"] is None for batch in read_tokens(found) for row in batch.to_pylist())
     assert check_runs(bucket).findings == ()
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from actstore_worker.model import LanguageModel, describe_model
 from actstore_worker.options import ROPE_TYPES
 from actstore_worker.plan import PlanSettings, plan_capture
 from actstore_worker.request import CaptureRequest
+from actstore_worker.turns import Turns, share
 from tests.small_models import CONTEXT_LENGTH, LAYERS, save_family
 from tests.worker.option_checks import (
     check_heads,
@@ -289,7 +291,7 @@ def test_a_text_that_longrope_would_read_otherwise_is_refused(tmp_path: Path) ->
     assert int(model.config.max_position_embeddings) == CONTEXT_LENGTH
     why = f"not {CONTEXT_LENGTH}: its config.json says rope_type longrope"
     with pytest.raises(BadRequest, match=why) as refused:
-        lens_text(Passes(model, None, None), LensText("model", "", "x" * THRESHOLD), LiveLimits())
+        lens_text(Passes(share(model, Turns()), Event()), LensText("model", "", "x" * THRESHOLD), LiveLimits())
     assert (refused.value.reason, refused.value.details["value"]) == ("LIMIT_EXCEEDED", "9 tokens")
     (tmp_path / "text.txt").write_text("some text that is longer")
     settings = PlanSettings(DatasetPlaces((tmp_path,)))

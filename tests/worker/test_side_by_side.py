@@ -30,6 +30,7 @@ from actstore_worker.live.model_questions import (
     ScoreInduction,
     SeeAttention,
     SteerText,
+    TokeniseText,
 )
 from actstore_worker.live.questions import (
     MEAN_RESIDUAL,
@@ -74,6 +75,7 @@ QUESTIONS: dict[str, Question] = {
     "a feature taken out": AblateDirection("gpt2", "", "sae", 3, TEXT),
     "neighbours": FindNeighbours("sae", 3),
     "check": CheckSae(RUN, "sae", 64),
+    "what is read": TokeniseText("gpt2", "", TEXT),
     "attention": SeeAttention("gpt2", "", TEXT, patterns=True),
     "induction": ScoreInduction("gpt2", "", tokens=5, texts=2),
     "lens": LensText("gpt2", "", TEXT),
