@@ -16,6 +16,8 @@ from actstore_api.v1 import capture_pb2, service_pb2_grpc
 from actstore_worker.process import PROXY_READY_SECONDS
 from tests.worker_process import running_workers
 
+pytestmark = pytest.mark.stack
+
 COMMAND = [sys.executable, "-m", "actstore_worker"]
 
 
