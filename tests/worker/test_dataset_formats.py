@@ -284,6 +284,14 @@ def test_damaged_files_are_refused(name: str, tmp_path: Path) -> None:
         assert refused.value.reason == "DATASET_UNREADABLE"
 
 
+@pytest.mark.parametrize("name", [*KINDS, "a.txt"])
+def test_a_file_that_git_lfs_did_not_bring_is_named(name: str, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+    with pytest.raises(BadRequest, match=f"{name} cannot be read: it is a Git LFS pointer") as refused:
+        texts(on_disk(tmp_path, {name: pointer}))
+    assert (refused.value.reason, "git lfs pull" in refused.value.details["allowed"]) == ("DATASET_UNREADABLE", True)
+
+
 def test_what_is_no_file_of_the_dataset(tmp_path: Path) -> None:
     """Links to folders, pipes, and files that lie elsewhere are refused, and none is waited for."""
     (tmp_path / "else").mkdir()

@@ -9,6 +9,7 @@ import lzma
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from actstore_worker.dataset_formats import (
     choose_files,
     kind_of_named,
 )
+from actstore_worker.model_files import GIT_LFS
 
 HUB_SCHEME = "hf:"
 _OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -67,7 +69,10 @@ class DatasetFile:
         """Uncompressed, from the start. Errors: OSError, EOFError and lzma.LZMAError for damage; see `failure`."""
         source = self.open()
         if not self.kind.compression:
-            return io.BufferedReader(source, _READ_BYTES)
+            content = io.BufferedReader(source, _READ_BYTES)
+            if content.peek(len(GIT_LFS)).startswith(GIT_LFS):
+                raise self._pointer()
+            return content
         if not source.size():
             raise unreadable(self.name, f"it is empty, which no {self.kind.compression} file is", "a whole file")
         if self.kind.compression == "xz":
@@ -77,7 +82,17 @@ class DatasetFile:
     def failure(self, error: Exception, what: str, allowed: str) -> ActstoreError:
         """Of an error while it was read: the store's own, or that the file is not what it should be."""
         of_store = self.store_error(error) if self.store_error and isinstance(error, OSError) else None
+        if of_store is None and self._begins_with(GIT_LFS):
+            return self._pointer()
         return of_store or unreadable(self.name, f"{what}: {str(error).strip()}", allowed)
+
+    def _begins_with(self, mark: bytes) -> bool:
+        with suppress(OSError), self.open() as source:
+            return bool(source.read(len(mark)) == mark)
+        return False
+
+    def _pointer(self) -> BadRequest:
+        return unreadable(self.name, "it is a Git LFS pointer and not the file itself", "what `git lfs pull` brings")
 
 
 @dataclass(frozen=True)

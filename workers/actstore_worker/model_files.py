@@ -22,7 +22,8 @@ _ADAPTER = "adapter_config.json"
 CONFIGURATION_BYTES_MAX, INDEX_BYTES_MAX, TOKENIZER_BYTES_MAX = 4 << 20, 64 << 20, 256 << 20
 # Of JSON in JSON. Python's parser gives up at some thousand, and libraries that walk what it gave, earlier.
 JSON_DEPTH_MAX = 32
-_GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
+# How the note begins that Git leaves in a file's place where git-lfs is not installed.
+GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
 # Numbers that weights are made of. Integers are quantised weights, and mean nothing without their scales.
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -34,7 +35,7 @@ class DamagedFile(ValueError):
 def is_git_lfs_pointer(path: Path) -> bool:
     """Whether Git left a note of the file in its place, as it does without git-lfs."""
     with path.open("rb") as file:
-        return file.read(len(_GIT_LFS)) == _GIT_LFS
+        return file.read(len(GIT_LFS)) == GIT_LFS
 
 
 def check_file(path: Path, bytes_max: int | None = None) -> None:
