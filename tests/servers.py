@@ -32,7 +32,7 @@ class SeaweedServer(SeaweedFS):
         assert self._process is not None
         for pid in descendants(self._process.pid):
             os.kill(pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.end()
 
     def restart(self) -> None:
         """On the same folder and ports, once it was killed."""

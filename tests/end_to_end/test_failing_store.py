@@ -9,7 +9,7 @@ from typing import Self
 import pytest
 
 import actstore
-from actstore import _seaweed
+from actstore import _local_stack, _seaweed
 from models import corpus
 from tests.worker_process import WorkerProcess
 
@@ -138,7 +138,7 @@ class WrongKeys(_seaweed.SeaweedFS):
 def test_workers_refuse_a_store_that_refuses_them(
     keys: type[_seaweed.SeaweedFS], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(_seaweed, "SeaweedFS", keys)
+    monkeypatch.setattr(_local_stack, "SeaweedFS", keys)
     stack = actstore.LocalStack(s3=True, port=0, state_folder=tmp_path / "state")
     with pytest.raises(actstore.StackFailed, match="status 2 before it was ready") as caught:
         stack.start()
