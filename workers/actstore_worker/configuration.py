@@ -1,10 +1,9 @@
 """What config.json says of a model, as transformers reads it: checked, and cut to what decides numbers.
 
-Every key is one of three kinds. What DECIDES is part of a model's identity. What DECIDES_NOTHING may be there and be
-anything. All others are refused by name where the family's class does not know them: transformers keeps such a key
-and
-does nothing with it, so that a Granite checkpoint called llama would load, and compute without its multipliers.
-A test holds that the classes of all families have no key of a fourth kind, whenever transformers adds one.
+Every key is of one of three kinds. A key in DECIDES is part of the model's identity. A key in DECIDES_NOTHING may have
+any value. Any other key is refused by name if the family's class does not know it. transformers would keep such a key
+and do nothing with it: a Granite checkpoint called llama would load, and compute without its multipliers. A test fails
+when transformers adds a key to a family's class that is in neither table.
 """
 
 import hashlib
@@ -15,9 +14,9 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from actstore_storage.records import canonical_json
-from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
+from actstore_worker.catalogue import ModelSource
 from actstore_worker.families import find_family
-from actstore_worker.model_files import CONFIGURATION_BYTES_MAX, DamagedFile, read_json
+from actstore_worker.model_files import DamagedFile, raw_configuration
 from actstore_worker.transformer_lens_files import is_transformer_lens, read_config
 
 # Sizes, under every name that a family has for them, and the largest of each: some times what was ever published, and
@@ -130,7 +129,7 @@ def read_configuration(source: ModelSource) -> Any:
 
     Errors: BadRequest MODEL_UNSUPPORTED of another family; OSError; ValueError for whatever else is wrong with it.
     """
-    raw = raw_configuration(source)
+    raw = raw_configuration(source.folder)
     if raw.get("quantization_config") is not None:
         raise DamagedFile("its weights are quantised")
     _check_sizes(raw)
@@ -146,11 +145,6 @@ def read_configuration(source: ModelSource) -> Any:
     _check_heads(config)
     _refuse_keys(config.model_type, _unknown(config))
     return config
-
-
-def raw_configuration(source: ModelSource) -> dict[str, Any]:
-    """config.json itself. Errors: OSError, DamagedFile."""
-    return read_json(source.folder / MODEL_CONFIGURATION, CONFIGURATION_BYTES_MAX)
 
 
 def identity_of(config: Any, said: Collection[str]) -> dict[str, Any]:

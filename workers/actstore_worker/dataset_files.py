@@ -25,6 +25,7 @@ from actstore_worker.dataset_formats import (
     choose_files,
     kind_of_named,
 )
+from actstore_worker.files import is_inside
 
 HUB_SCHEME = "hf:"
 _OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -105,7 +106,7 @@ class DatasetPlaces:
         parts = _parts(name)
         for folder in self.folders:
             path = folder.joinpath(*parts)
-            if path.exists() and _is_inside(path, folder):
+            if path.exists() and is_inside(path, folder):
                 return _of_path(name, path, folder)
         for store in self.stores:
             if found := _in_store("/".join(parts), store):
@@ -242,7 +243,7 @@ def _below(path: Path) -> Iterator[str]:
 
 def _local_opener(path: Path, name: str, root: Path) -> _Opener:
     """Errors: BadRequest for a link that leaves the dataset folders, and for what is no regular file."""
-    if not _is_inside(path, root):
+    if not is_inside(path, root):
         raise unreadable(name, "it is a symbolic link that leaves the dataset folders", "a file inside")
     if not path.is_file():
         raise unreadable(name, "it is no regular file", "a file")
@@ -333,11 +334,6 @@ def _check_parts(key: str) -> None:
     """S3 has names that no folder can have, which its clients and servers read as other ones."""
     if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
         raise unreadable(key, "a part of its name is empty, '.' or '..'", "names as files on a disk have them")
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Also after every symbolic link on the way is followed."""
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _not_found(name: str, why: str, allowed: object) -> NotThere:
