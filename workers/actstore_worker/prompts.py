@@ -1,4 +1,4 @@
-"""A caller's text as a model's tokens: what sweeps and questions about a text have in common."""
+"""A caller's text as a model's tokens, and whether a BOS goes in front: what captures, sweeps and questions share."""
 
 from collections.abc import Iterable, Sequence
 
@@ -30,10 +30,7 @@ def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
     """None: where the tokenizer has a BOS token. Errors: BadRequest where one is asked for that does not exist."""
     if asked and model.bos_id is None:
         raise BadRequest(
-            f"the tokenizer of {model.name!r} has no BOS token to prepend",
-            field="bos",
-            value="prepend",
-            allowed="none",
+            f"the tokenizer of {model.name!r} has no BOS token to prepend", field="bos", value="PREPEND", allowed="NONE"
         )
     return model.bos_id is not None if asked is None else asked
 
