@@ -111,7 +111,7 @@ class DatasetPlaces:
         for store in self.stores:
             if found := _in_store("/".join(parts), store):
                 return found
-        there = sorted({path.name for folder in self.folders for path in folder.iterdir()})
+        there = sorted({path.name for folder in self.folders for path in folder.glob("*")})
         raise _not_found(name, f"the dataset folders have: {', '.join(there) or 'nothing'}", there)
 
 
