@@ -52,7 +52,7 @@ class ModelSource:
     root: Path
 
     def stamp(self) -> Stamp:
-        """Of every file that may decide what the model computes, those that are missing yet included."""
+        """The stamp of every file that may decide what the model computes. A file that is added changes it, too."""
         folders = {self.folder, self.tokenizer_folder}
         return stamp_of(file for folder in folders for file in folder.glob("*.*") if file.suffix in _MODEL_SUFFIXES)
 

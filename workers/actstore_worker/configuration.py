@@ -94,7 +94,7 @@ _SAID_BY_TENSORS = frozenset({
     "intermediate_size", "ffn_dim", "n_inner", "word_embed_proj_dim", "type_vocab_size", "num_key_value_heads",
     "bias", "attention_bias", "mlp_bias", "enable_bias", "qkv_bias", "use_qkv_bias",
 })  # fmt: skip
-# Keys of other families, at the values with which they change nothing. One that is true of this family is there too.
+# Keys of other families, with the values at which they change nothing, or say what is so in any case.
 _CHANGES_NOTHING: Mapping[str, tuple[object, ...]] = {
     "embedding_multiplier": (1,),
     "residual_multiplier": (1,),
@@ -114,7 +114,7 @@ _CHANGES_NOTHING: Mapping[str, tuple[object, ...]] = {
         (False,),
     ),
 }  # fmt: skip
-# Off by another key, or without a window.
+# They do nothing where `use_sliding_window` is false; the second does nothing alone, either.
 _WINDOW = frozenset({"sliding_window", "max_window_layers"})
 # Other words for what the family's class knows.
 _SYNONYMS: Mapping[str, str] = {
@@ -181,7 +181,7 @@ def _check_heads(config: Any) -> None:
 
 
 def _elsewhere(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Keys that transformers turns into others, with their values, where the family has no use for those."""
+    """Keys, with their values, that transformers would turn into other keys, which the family does not use."""
     has_rope = _ROPE in CONFIG_MAPPING[raw["model_type"]].__dataclass_fields__
     for name in ("per_layer_config", *(() if has_rope else ("rope_scaling", "rope_theta"))):
         if raw.get(name):
@@ -191,13 +191,13 @@ def _elsewhere(raw: Mapping[str, Any]) -> Iterator[str]:
 def _refuse_keys(family: str, unknown: Iterable[str]) -> None:
     if found := sorted(set(unknown)):
         raise DamagedFile(
-            f"it says {', '.join(found)}, of which {family} models know nothing: another family's weights would be "
-            "computed otherwise than they were trained; if it changes nothing, remove it from config.json"
+            f"it says {', '.join(found)}, which {family} models do not use: the model would not compute what it was "
+            "trained to; give it the right model_type, or, if the key changes nothing, remove it from config.json"
         )
 
 
 def _unknown(config: Any) -> Iterator[str]:
-    """Keys, with their values, that the class has no use for, and that another family's may have had one for."""
+    """Keys, with their values, that this family's class does not use, and another family's might."""
     kind = type(config)
     known = {field.name for field in fields(kind)} | kind.attribute_map.keys() | vars(kind()).keys()
     for name, value in vars(config).items():

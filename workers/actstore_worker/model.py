@@ -222,7 +222,7 @@ class LanguageModel(ModelDescription):
 def _of_still_files(
     read: Callable[Concatenate[ModelSource, _Options], _Found],
 ) -> Callable[Concatenate[ModelSource, _Options], _Found]:
-    """Everything that `read` gives is of the same files, or FILES_CHANGED."""
+    """`read`, which fails with FILES_CHANGED where the model's files are written meanwhile."""
 
     @wraps(read)
     def reading(source: ModelSource, /, *options: _Options.args, **named: _Options.kwargs) -> _Found:

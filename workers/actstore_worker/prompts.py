@@ -43,8 +43,8 @@ def text_ids(model: ModelDescription, text: str) -> tuple[int, ...]:
 
 
 def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> tuple[int, ...]:
-    """BOS in front; and an encoder's SEP behind, which it was trained to see where it sees a CLS token. What a text
-    that a chat template wrote has of them already is not put there again.
+    """The ids with a BOS in front; of an encoder also with a SEP behind, which it was trained to see where it sees a
+    CLS token. Neither is added where the ids have it already, as those of a text that a chat template wrote.
     """
     before, after = model.around if prepend_bos else ((), ())
     begun, ended = tuple(ids[: len(before)]) == before, tuple(ids[len(ids) - len(after) :]) == after

@@ -96,7 +96,7 @@ class TokenSequences:
 class TokenisedDataset:
     """`sha256` is over the documents' token ids and ends, without BOS: equal text under an equal tokenizer is equal.
 
-    `documents_with_bos` begin with a BOS of their own, which is the one that they have.
+    `documents_with_bos` counts those that begin with a BOS of their own, and get no second one.
     """
 
     sequences: TokenSequences
