@@ -175,9 +175,9 @@ def _check_heads(config: Any) -> None:
     heads, width = config.num_attention_heads, config.hidden_size
     shared = getattr(config, "num_key_value_heads", None) or heads
     if getattr(config, "head_dim", None) is None and width % heads:
-        raise DamagedFile(f"its {heads} heads do not divide hidden_size, {width}")
+        raise DamagedFile(f"num_attention_heads is {heads}, which does not divide hidden_size, {width}")
     if heads % shared:
-        raise DamagedFile(f"its {shared} key and value heads do not divide its {heads} heads")
+        raise DamagedFile(f"num_key_value_heads is {shared}, which does not divide num_attention_heads, {heads}")
 
 
 def _elsewhere(raw: Mapping[str, Any]) -> Iterator[str]:
