@@ -60,7 +60,7 @@ def token_of(model: ModelDescription, answer: str | int, field: str) -> int:
     if not isinstance(answer, str):
         return _checked(model, (answer,), field)[0]
     made = text_ids(model, answer)
-    named = [token for token, text in enumerate(model.texts.alone) if answer and text == answer]
+    named = model.texts.ids.get(answer, ())
     found: set[int] = set(named if len(made) != 1 else [*made, *(() if made[0] in named else named)])
     if len(found) != 1 or max(found) >= model.vocabulary_size:
         raise _not_one_token(model, answer, field, made, named)
