@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 
 # Bytes that are no character show as Python writes them in a literal.
@@ -17,6 +18,15 @@ class TokenTexts:
 
     alone: tuple[str, ...]
     parts: Mapping[int, bytes] = field(default_factory=dict)
+
+    @cached_property
+    def ids(self) -> Mapping[str, Sequence[int]]:
+        """The ids whose text alone a text is, in order; of "" there are none."""
+        found: dict[str, list[int]] = {}
+        for token, text in enumerate(self.alone):
+            if text:
+                found.setdefault(text, []).append(token)
+        return found
 
     def in_order(self, tokens: Iterable[int]) -> list[str]:
         """A text for each of several tokens that follow each other; joined, they are what was written. A character

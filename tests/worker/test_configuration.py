@@ -262,7 +262,9 @@ def test_sizes_that_no_model_has_are_refused_before_anything_is_allocated(
     config = json.loads((folder / "config.json").read_text())
     del config["head_dim"]
     (folder / "config.json").write_text(json.dumps({**config, **change}))
-    refusal(folder)
+    message = refusal(folder).message
+    named = (*change, "of different sizes", "layers are not made of", "the number of attention heads")
+    assert any(each in message for each in named)
 
 
 def test_a_model_in_the_other_form_has_sizes_as_well(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_names_stay_below_the_dataset_folders(tmp_path: Path) -> None:
             DatasetPlaces((inside,)).find(name)
         assert refused.value.reason == "NAME_INVALID"
     with pytest.raises(NotThere) as missing:
-        DatasetPlaces((inside,)).find("link.txt")
+        DatasetPlaces((inside, tmp_path / "removed since")).find("link.txt")
     assert missing.value.reason == "DATASET_NOT_FOUND"
     assert missing.value.details["allowed"] == "a.txt, folder, link.txt"
     assert "symbolic link" in refusal(inside / "folder").message

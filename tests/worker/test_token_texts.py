@@ -117,3 +117,8 @@ def test_ids_without_a_token_have_no_text() -> None:
     found = describe_tokens(tokenizer, len(tokenizer) + 2)
     assert found.alone[0] == BOS
     assert found.alone[-2:] == ("", "")
+
+
+def test_the_ids_of_a_text() -> None:
+    found = TokenTexts(("a", "", "b", "a"))
+    assert found.ids == {"a": [0, 3], "b": [2]}

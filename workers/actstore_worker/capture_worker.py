@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from actstore_storage.attempt import ShardAttempt
 from actstore_storage.borrowed_shard import FeatureWriter
 from actstore_storage.bucket import Bucket
 from actstore_storage.document_sources import DocumentSources
@@ -111,10 +110,6 @@ class CaptureWorker:
     def interrupt(self, attempt: str) -> None:
         """That attempt ends before its next batch. Attempts are never named twice."""
         self._interrupted.append(attempt)
-
-    def _write(self, task: Task, stack: ExitStack) -> ShardAttempt:
-        """Everything of the shard but its commit."""
-        return self._encode(task, stack) if isinstance(task, EncodeTask) else self._run(task, stack)
 
     def _run(self, task: ShardTask, stack: ExitStack) -> ShardWriter:
         """A writer that has all of the shard. A site with a value that its dtype cannot hold is wide the next time."""

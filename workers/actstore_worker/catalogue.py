@@ -14,6 +14,7 @@ from pathlib import Path
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
 from actstore_storage.layout import statistics_product
+from actstore_worker.files import is_inside
 from actstore_worker.sae_files import fetched_names, find_saes, missing_files
 from actstore_worker.stamps import Stamp, stamp_of
 from actstore_worker.stored_saes import StoredSaes
@@ -51,7 +52,7 @@ class ModelSource:
     root: Path
 
     def stamp(self) -> Stamp:
-        """Of every file that may decide what the model computes, those that are missing yet included."""
+        """The stamp of every file that may decide what the model computes. A file that is added changes it, too."""
         folders = {self.folder, self.tokenizer_folder}
         return stamp_of(file for folder in folders for file in folder.glob("*.*") if file.suffix in _MODEL_SUFFIXES)
 
@@ -77,7 +78,7 @@ class ModelCatalogue:
         places = [(root, folder) for root, folder in self._folders(parts) if _is_model(folder)]
         for root, folder in places:
             found = folder / _REVISIONS / revision if revision else folder
-            if (found / MODEL_CONFIGURATION).is_file() and _is_inside(found, folder):
+            if (found / MODEL_CONFIGURATION).is_file() and is_inside(found, folder):
                 return _local_source(name, revision, folder, found, root)
         if places:
             raise _no_revision(name, revision, _revisions(places[0][1]))
@@ -95,7 +96,7 @@ class ModelCatalogue:
         parts = name.split("/")
         for root in self.model_folders:
             found = root.joinpath(*parts)
-            if _is_inside(found, root) and (find_saes(found) or missing_files(found)):
+            if is_inside(found, root) and (find_saes(found) or missing_files(found)):
                 return found
         if self.stored is not None and (fetched := self.stored.find(name)) is not None:
             return fetched
@@ -118,7 +119,7 @@ class ModelCatalogue:
         """With the model folder that each lies in."""
         for root in self.model_folders:
             folder = root.joinpath(*parts)
-            if folder.is_dir() and _is_inside(folder, root):
+            if folder.is_dir() and is_inside(folder, root):
                 yield root, folder
 
     def _walk(self) -> Iterator[tuple[Path, str, Path]]:
@@ -127,7 +128,7 @@ class ModelCatalogue:
             for pattern in ("*", "*/*"):
                 for folder in sorted(root.glob(pattern)):
                     name = folder.relative_to(root).as_posix()
-                    if folder.is_dir() and folder.name != _REVISIONS and _is_inside(folder, root):
+                    if folder.is_dir() and folder.name != _REVISIONS and is_inside(folder, root):
                         yield root, name, folder
 
 
@@ -157,14 +158,9 @@ def _saes_below(root: Path) -> Iterator[str]:
     """By the name of the folder; of several in a folder, by the names of their files."""
     for depth in range(1, _SAE_DEPTH_MAX + 1):
         for folder in root.glob("/".join("*" * depth)):
-            if folder.is_dir() and _is_inside(folder, root) and (found := find_saes(folder)):
+            if folder.is_dir() and is_inside(folder, root) and (found := find_saes(folder)):
                 places = [folder] if len(found) == 1 else [files.weights for files in found]
                 yield from (place.relative_to(root).as_posix() for place in places)
-
-
-def _is_inside(path: Path, root: Path) -> bool:
-    """Also after every symbolic link on the way is followed."""
-    return path.resolve().is_relative_to(root.resolve())
 
 
 def _local_source(name: str, revision: str, folder: Path, found: Path, root: Path) -> ModelSource:

@@ -1,10 +1,9 @@
 """What config.json says of a model, as transformers reads it: checked, and cut to what decides numbers.
 
-Every key is one of three kinds. What DECIDES is part of a model's identity. What DECIDES_NOTHING may be there and be
-anything. All others are refused by name where the family's class does not know them: transformers keeps such a key
-and
-does nothing with it, so that a Granite checkpoint called llama would load, and compute without its multipliers.
-A test holds that the classes of all families have no key of a fourth kind, whenever transformers adds one.
+Every key is of one of three kinds. A key in DECIDES is part of the model's identity. A key in DECIDES_NOTHING may have
+any value. Any other key is refused by name if the family's class does not know it. transformers would keep such a key
+and do nothing with it: a Granite checkpoint called llama would load, and compute without its multipliers. A test fails
+when transformers adds a key to a family's class that is in neither table.
 """
 
 import hashlib
@@ -15,9 +14,9 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from actstore_storage.records import canonical_json
-from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
+from actstore_worker.catalogue import ModelSource
 from actstore_worker.families import find_family
-from actstore_worker.model_files import CONFIGURATION_BYTES_MAX, DamagedFile, read_json
+from actstore_worker.model_files import DamagedFile, raw_configuration
 from actstore_worker.transformer_lens_files import is_transformer_lens, read_config
 
 # Sizes, under every name that a family has for them, and the largest of each: some times what was ever published, and
@@ -95,7 +94,7 @@ _SAID_BY_TENSORS = frozenset({
     "intermediate_size", "ffn_dim", "n_inner", "word_embed_proj_dim", "type_vocab_size", "num_key_value_heads",
     "bias", "attention_bias", "mlp_bias", "enable_bias", "qkv_bias", "use_qkv_bias",
 })  # fmt: skip
-# Keys of other families, at the values with which they change nothing. One that is true of this family is there too.
+# Keys of other families, with the values at which they change nothing, or say what is so in any case.
 _CHANGES_NOTHING: Mapping[str, tuple[object, ...]] = {
     "embedding_multiplier": (1,),
     "residual_multiplier": (1,),
@@ -115,7 +114,7 @@ _CHANGES_NOTHING: Mapping[str, tuple[object, ...]] = {
         (False,),
     ),
 }  # fmt: skip
-# Off by another key, or without a window.
+# They do nothing where `use_sliding_window` is false; the second does nothing alone, either.
 _WINDOW = frozenset({"sliding_window", "max_window_layers"})
 # Other words for what the family's class knows.
 _SYNONYMS: Mapping[str, str] = {
@@ -130,7 +129,7 @@ def read_configuration(source: ModelSource) -> Any:
 
     Errors: BadRequest MODEL_UNSUPPORTED of another family; OSError; ValueError for whatever else is wrong with it.
     """
-    raw = raw_configuration(source)
+    raw = raw_configuration(source.folder)
     if raw.get("quantization_config") is not None:
         raise DamagedFile("its weights are quantised")
     _check_sizes(raw)
@@ -146,11 +145,6 @@ def read_configuration(source: ModelSource) -> Any:
     _check_heads(config)
     _refuse_keys(config.model_type, _unknown(config))
     return config
-
-
-def raw_configuration(source: ModelSource) -> dict[str, Any]:
-    """config.json itself. Errors: OSError, DamagedFile."""
-    return read_json(source.folder / MODEL_CONFIGURATION, CONFIGURATION_BYTES_MAX)
 
 
 def identity_of(config: Any, said: Collection[str]) -> dict[str, Any]:
@@ -181,13 +175,13 @@ def _check_heads(config: Any) -> None:
     heads, width = config.num_attention_heads, config.hidden_size
     shared = getattr(config, "num_key_value_heads", None) or heads
     if getattr(config, "head_dim", None) is None and width % heads:
-        raise DamagedFile(f"its {heads} heads do not divide hidden_size, {width}")
+        raise DamagedFile(f"num_attention_heads is {heads}, which does not divide hidden_size, {width}")
     if heads % shared:
-        raise DamagedFile(f"its {shared} key and value heads do not divide its {heads} heads")
+        raise DamagedFile(f"num_key_value_heads is {shared}, which does not divide num_attention_heads, {heads}")
 
 
 def _elsewhere(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Keys that transformers turns into others, with their values, where the family has no use for those."""
+    """Keys, with their values, that transformers would turn into other keys, which the family does not use."""
     has_rope = _ROPE in CONFIG_MAPPING[raw["model_type"]].__dataclass_fields__
     for name in ("per_layer_config", *(() if has_rope else ("rope_scaling", "rope_theta"))):
         if raw.get(name):
@@ -197,13 +191,13 @@ def _elsewhere(raw: Mapping[str, Any]) -> Iterator[str]:
 def _refuse_keys(family: str, unknown: Iterable[str]) -> None:
     if found := sorted(set(unknown)):
         raise DamagedFile(
-            f"it says {', '.join(found)}, of which {family} models know nothing: another family's weights would be "
-            "computed otherwise than they were trained; if it changes nothing, remove it from config.json"
+            f"it says {', '.join(found)}, which {family} models do not use: the model would not compute what it was "
+            "trained to; give it the right model_type, or, if the key changes nothing, remove it from config.json"
         )
 
 
 def _unknown(config: Any) -> Iterator[str]:
-    """Keys, with their values, that the class has no use for, and that another family's may have had one for."""
+    """Keys, with their values, that this family's class does not use, and another family's might."""
     kind = type(config)
     known = {field.name for field in fields(kind)} | kind.attribute_map.keys() | vars(kind()).keys()
     for name, value in vars(config).items():

@@ -26,6 +26,7 @@ from actstore_worker.dataset_formats import (
     choose_files,
     kind_of_named,
 )
+from actstore_worker.files import is_inside
 from actstore_worker.model_files import GIT_LFS
 
 HUB_SCHEME = "hf:"
@@ -120,12 +121,12 @@ class DatasetPlaces:
         parts = _parts(name)
         for folder in self.folders:
             path = folder.joinpath(*parts)
-            if path.exists() and _is_inside(path, folder):
+            if path.exists() and is_inside(path, folder):
                 return _of_path(name, path, folder)
         for store in self.stores:
             if found := _in_store("/".join(parts), store):
                 return found
-        there = sorted({path.name for folder in self.folders for path in folder.iterdir()})
+        there = sorted({path.name for folder in self.folders for path in folder.glob("*")})
         raise _not_found(name, f"the dataset folders have: {', '.join(there) or 'nothing'}", there)
 
 
@@ -257,7 +258,7 @@ def _below(path: Path) -> Iterator[str]:
 
 def _local_opener(path: Path, name: str, root: Path) -> _Opener:
     """Errors: BadRequest for a link that leaves the dataset folders, and for what is no regular file."""
-    if not _is_inside(path, root):
+    if not is_inside(path, root):
         raise unreadable(name, "it is a symbolic link that leaves the dataset folders", "a file inside")
     if not path.is_file():
         raise unreadable(name, "it is no regular file", "a file")
@@ -348,11 +349,6 @@ def _check_parts(key: str) -> None:
     """S3 has names that no folder can have, which its clients and servers read as other ones."""
     if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
         raise unreadable(key, "a part of its name is empty, '.' or '..'", "names as files on a disk have them")
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Also after every symbolic link on the way is followed."""
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _not_found(name: str, why: str, allowed: object) -> NotThere:

@@ -72,7 +72,7 @@ class FileKind:
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """Names in order; those that are not read are of folders, too, of which nothing is."""
+    """Names in order. `not_read` are files, and folders of which nothing is read."""
 
     read: tuple[str, ...]
     not_read: tuple[str, ...]

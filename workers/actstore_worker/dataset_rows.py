@@ -38,8 +38,8 @@ _OTHER_MARKS: Mapping[bytes, str] = {
 
 @dataclass(frozen=True)
 class WantedColumns:
-    """`names` are read. Of a table without types, those in `texts` are text whatever they look like. `missing` is the
-    error for one that a table, of such columns, does not have.
+    """`names` are read. In a table without types, those in `texts` are text, whatever they look like. `missing` makes
+    the error for a column that is not there, from the place, its name, and the columns that are.
     """
 
     names: Sequence[str]

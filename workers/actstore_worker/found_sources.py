@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
-from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelCatalogue
+from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.dataset_formats import kind_of
 from actstore_worker.families import FAMILIES
-from actstore_worker.model_files import CONFIGURATION_BYTES_MAX, DamagedFile, read_json
+from actstore_worker.files import is_inside
+from actstore_worker.model_files import DamagedFile, raw_configuration
 from actstore_worker.transformer_lens_files import WEIGHTS, is_transformer_lens
 
 LISTED_MAX = 1000
@@ -74,7 +75,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _holds_documents(path: Path, root: Path) -> bool:
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not is_inside(path, root):
         return False
     if path.is_file():
         return kind_of(path.name) is not None and path.stat().st_size > 0
@@ -91,14 +92,14 @@ def _family(folder: Path) -> str:
     """Of a folder that has a configuration of a supported family, and weights; else empty."""
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         return ""
-    config = _configuration(folder / MODEL_CONFIGURATION)
+    config = _configuration(folder)
     family = ATTENTION_ONLY if is_transformer_lens(config) else config.get("model_type")
     return family if isinstance(family, str) and family in FAMILIES else ""
 
 
-def _configuration(path: Path) -> dict[str, Any]:
+def _configuration(folder: Path) -> dict[str, Any]:
     """Empty where it is none."""
     try:
-        return read_json(path, CONFIGURATION_BYTES_MAX)
+        return raw_configuration(folder)
     except (OSError, DamagedFile):
         return {}

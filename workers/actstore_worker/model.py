@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, wraps
@@ -23,18 +23,20 @@ from transformers.utils import logging as transformers_logging
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import HEAD_KINDS, Site
 from actstore_storage.token_texts import TokenTexts
-from actstore_worker import model_files
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
-from actstore_worker.configuration import identity_of, identity_sha256, raw_configuration, read_configuration
+from actstore_worker.configuration import identity_of, identity_sha256, read_configuration
 from actstore_worker.families import LONGROPE, Family, find_family
+from actstore_worker.files import sha256_of
 from actstore_worker.model_files import (
     TOKENIZER_BYTES_MAX,
     DamagedFile,
     check_file,
-    check_weights,
+    checked_tensor_names,
+    raw_configuration,
     read_json,
     tensors_in,
     transformer_lens_file,
+    weight_files,
 )
 from actstore_worker.options import unset_call_options, unsupported_option
 from actstore_worker.stamps import held_still
@@ -47,7 +49,6 @@ DeviceMap = str | dict[str, str] | None
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_SETTINGS = "tokenizer_config.json"
-_HASH_CHUNK_BYTES = 1 << 22
 # transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
 _LOADING = threading.Lock()
 _Options = ParamSpec("_Options")
@@ -221,7 +222,7 @@ class LanguageModel(ModelDescription):
 def _of_still_files(
     read: Callable[Concatenate[ModelSource, _Options], _Found],
 ) -> Callable[Concatenate[ModelSource, _Options], _Found]:
-    """Everything that `read` gives is of the same files, or FILES_CHANGED."""
+    """`read`, which fails with FILES_CHANGED where the model's files are written meanwhile."""
 
     @wraps(read)
     def reading(source: ModelSource, /, *options: _Options.args, **named: _Options.kwargs) -> _Found:
@@ -247,9 +248,9 @@ def describe_model(source: ModelSource) -> ModelDescription:
         find_family(config.model_type),
         config,
         tokenizer,
-        _files_sha256(weight_files(source)),
+        sha256_of(weight_files(source)),
         tokenizer_sha256(tokenizer),
-        identity_of(config, raw_configuration(source)),
+        identity_of(config, raw_configuration(source.folder)),
     )
     put_around = [found for found in (described.bos_id, described.end_id) if found is not None]
     check_ids(described, put_around, "its tokenizer puts around each text")
@@ -329,19 +330,13 @@ def refusing_tokenizer(name: str) -> Iterator[None]:
         ) from error
 
 
-def weight_files(source: ModelSource) -> list[Path]:
-    """The files that the weights are read from, in order of name."""
-    in_lens_form = is_transformer_lens(raw_configuration(source))
-    return [transformer_lens_file(source)] if in_lens_form else model_files.weight_files(source)
-
-
 def weight_shapes(source: ModelSource, config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the weights, as transformers has them; `config` is what it reads of the model's."""
-    if is_transformer_lens(raw_configuration(source)):
+    if is_transformer_lens(raw_configuration(source.folder)):
         weights = read_weights(transformer_lens_file(source), config)
         yield from ((name, tuple(tensor.shape)) for name, tensor in weights.items())
         return
-    for path in model_files.weight_files(source):
+    for path in weight_files(source):
         yield from ((name, shape) for name, shape, _ in tensors_in(path))
 
 
@@ -383,7 +378,7 @@ def _check_tokenizer_paths(folder: Path) -> None:
 
 
 def _read_tokenizer(source: ModelSource, config: Any) -> Any:
-    folder, raw = source.tokenizer_folder, raw_configuration(source)
+    folder, raw = source.tokenizer_folder, raw_configuration(source.folder)
     if is_transformer_lens(raw) and not (folder / _TOKENIZER).is_file():  # it lies elsewhere on the hub
         name = raw.get("tokenizer_name")
         raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {_TOKENIZER}")
@@ -446,20 +441,10 @@ def _leave_files(module: nn.Module) -> None:
 
 def _weights_from(source: ModelSource, config: Any) -> tuple[dict[str, Any], set[str]]:
     """In transformers' words; and the names of the tensors that are there."""
-    if is_transformer_lens(raw_configuration(source)):
+    if is_transformer_lens(raw_configuration(source.folder)):
         weights = read_weights(transformer_lens_file(source), config)
         return {"pretrained_model_name_or_path": None, "state_dict": weights}, set(weights)
-    names = check_weights(source, model_files.weight_files(source))
-    return {"pretrained_model_name_or_path": source.folder, "use_safetensors": True}, names
-
-
-def _files_sha256(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(_HASH_CHUNK_BYTES):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return {"pretrained_model_name_or_path": source.folder, "use_safetensors": True}, checked_tensor_names(source)
 
 
 def _unsupported(source: ModelSource, why: str) -> BadRequest:

@@ -6,14 +6,16 @@ never downloaded, is named, with what to do.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 
-from actstore_worker.catalogue import ModelSource
+from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
+from actstore_worker.files import is_inside
 from actstore_worker.transformer_lens_files import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
+from actstore_worker.transformer_lens_files import is_transformer_lens
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Applied by transformers to whatever it loads, where its library is there; part of no hash of ours.
@@ -65,6 +67,11 @@ def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
     return found
 
 
+def raw_configuration(folder: Path) -> dict[str, Any]:
+    """config.json as it is written. Errors: OSError, DamagedFile."""
+    return read_json(folder / MODEL_CONFIGURATION, CONFIGURATION_BYTES_MAX)
+
+
 def transformer_lens_file(source: ModelSource) -> Path:
     """The one that a model in TransformerLens's form has its weights in. Errors: OSError, DamagedFile."""
     names = [name for name in TRANSFORMER_LENS_WEIGHTS if (source.folder / name).is_file()]
@@ -76,10 +83,12 @@ def transformer_lens_file(source: ModelSource) -> Path:
 
 
 def weight_files(source: ModelSource) -> list[Path]:
-    """The files that transformers reads the weights from, in order of name, each there and in the model's folder.
+    """The files that the weights are read from, in order of name, each there and in the model's folder.
 
     Errors: OSError, DamagedFile.
     """
+    if is_transformer_lens(raw_configuration(source.folder)):
+        return [transformer_lens_file(source)]
     if (source.folder / _ADAPTER).is_file():
         raise DamagedFile(f"{_ADAPTER} says that it is an adapter to other weights: merge it into them, and save those")
     if (source.folder / WEIGHTS).is_file():
@@ -105,12 +114,12 @@ def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
         raise DamagedFile(message) from error
 
 
-def check_weights(source: ModelSource, files: Sequence[Path]) -> set[str]:
-    """The tensors' names, where each lies in one file, the one that the index names, and is of floats.
+def checked_tensor_names(source: ModelSource) -> set[str]:
+    """Of a model in safetensors: each tensor lies in one file, the one that the index names, and weights are floats.
 
     Errors: OSError, DamagedFile.
     """
-    found: dict[str, str] = {}
+    files, found = weight_files(source), dict[str, str]()
     for path in files:
         for name, _, dtype in tensors_in(path):
             if name in found:
@@ -120,7 +129,7 @@ def check_weights(source: ModelSource, files: Sequence[Path]) -> set[str]:
                     f"{name} in {path.name} is of {dtype}: its weights are quantised, and floats are read"
                 )
             found[name] = path.name
-    if files and files[0].name != WEIGHTS:
+    if files[0].name != WEIGHTS:
         _check_index(_weight_map(source), found)
     return set(found)
 
@@ -144,7 +153,7 @@ def _weight_map(source: ModelSource) -> dict[str, str]:
 def _own_file(source: ModelSource, name: str) -> Path:
     """Errors: DamagedFile for a name that leaves the folder, also by a link, and for a file that is not there."""
     path = source.folder / name
-    if Path(name).name != name or not path.resolve().is_relative_to(source.root.resolve()):
+    if Path(name).name != name or not is_inside(path, source.root):
         raise DamagedFile(f"its weights are said to lie in {name!r}, which is outside its folder")
     if not path.is_file():
         raise DamagedFile(f"{name}, which {WEIGHTS_INDEX} names, is not there: download it")

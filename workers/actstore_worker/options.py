@@ -116,7 +116,7 @@ _REFUSALS = (
 )
 # Characters of a value that a refusal shows.
 _SHOWN = 80
-# What config.json may say of each call: no numbers, but what a call returns. Calls here say it themselves.
+# Options that decide what a call returns, and no numbers. Each call here says that itself, so config.json may not.
 _OF_CALLS: Mapping[str, Any] = {
     "return_dict": True,
     "output_attentions": False,
@@ -137,6 +137,6 @@ def unsupported_option(config: Any) -> str | None:
 
 
 def unset_call_options(config: Any) -> None:
-    """As if config.json said nothing of what a call returns."""
+    """Makes calls return what they would if config.json said nothing of it."""
     for option, usual in _OF_CALLS.items():
         setattr(config, option, usual)

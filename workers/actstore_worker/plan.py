@@ -21,6 +21,7 @@ from actstore_worker.catalogue import ModelCatalogue, ModelSource
 from actstore_worker.dataset_files import DatasetPlaces
 from actstore_worker.model import ModelDescription, describe_model
 from actstore_worker.progress import DatasetFiles
+from actstore_worker.prompts import prepends_bos
 from actstore_worker.provenance import code_version
 from actstore_worker.request import CaptureRequest
 from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
@@ -206,12 +207,7 @@ def _count(asked: int | None, default: int, limit: int, field: str) -> int:
 
 
 def _shape(request: CaptureRequest, model: ModelDescription) -> SequenceShape:
-    prepend = request.prepend_bos
-    if prepend and model.bos_id is None:
-        raise BadRequest(
-            f"the tokenizer of {model.name!r} has no BOS token to prepend", field="bos", value="PREPEND", allowed="NONE"
-        )
-    prepend = model.bos_id is not None if prepend is None else prepend
+    prepend = prepends_bos(model, request.prepend_bos)
     length = model.context_length if request.context_length is None else request.context_length
     shortest = 1 + int(prepend) + int(prepend and model.end_id is not None)
     if length > model.context_length:

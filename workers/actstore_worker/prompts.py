@@ -1,4 +1,4 @@
-"""A caller's text as a model's tokens: what sweeps and questions about a text have in common."""
+"""A caller's text as a model's tokens, and whether a BOS goes in front: what captures, sweeps and questions share."""
 
 from collections.abc import Iterable, Sequence
 
@@ -30,10 +30,7 @@ def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
     """None: where the tokenizer has a BOS token. Errors: BadRequest where one is asked for that does not exist."""
     if asked and model.bos_id is None:
         raise BadRequest(
-            f"the tokenizer of {model.name!r} has no BOS token to prepend",
-            field="bos",
-            value="prepend",
-            allowed="none",
+            f"the tokenizer of {model.name!r} has no BOS token to prepend", field="bos", value="PREPEND", allowed="NONE"
         )
     return model.bos_id is not None if asked is None else asked
 
@@ -46,8 +43,8 @@ def text_ids(model: ModelDescription, text: str) -> tuple[int, ...]:
 
 
 def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> tuple[int, ...]:
-    """BOS in front; and an encoder's SEP behind, which it was trained to see where it sees a CLS token. What a text
-    that a chat template wrote has of them already is not put there again.
+    """The ids with a BOS in front; of an encoder also with a SEP behind, which it was trained to see where it sees a
+    CLS token. Neither is added where the ids have it already, as those of a text that a chat template wrote.
     """
     before, after = model.around if prepend_bos else ((), ())
     begun, ended = tuple(ids[: len(before)]) == before, tuple(ids[len(ids) - len(after) :]) == after
@@ -63,7 +60,7 @@ def token_of(model: ModelDescription, answer: str | int, field: str) -> int:
     if not isinstance(answer, str):
         return _checked(model, (answer,), field)[0]
     made = text_ids(model, answer)
-    named = [token for token, text in enumerate(model.texts.alone) if answer and text == answer]
+    named = model.texts.ids.get(answer, ())
     found: set[int] = set(named if len(made) != 1 else [*made, *(() if made[0] in named else named)])
     if len(found) != 1 or max(found) >= model.vocabulary_size:
         raise _not_one_token(model, answer, field, made, named)

@@ -60,7 +60,7 @@ class OpenModel:
         self._lock = threading.Lock()
 
     def get(self) -> Served:
-        """A look at its files on this machine, and no more where they are as they were.
+        """The model as its files are now. Where they are as they were, this costs a look at their sizes and times.
 
         Errors: as `ModelCatalogue.find_model` and `load_model`.
         """

@@ -3,12 +3,12 @@
 A format is told by the names of its files alone; where a folder has those of two, nobody can say which is meant.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from actstore_worker.files import sha256_of
 from actstore_worker.stamps import Stamp, stamp_of
 
 # Says of an SAE what its own files do not: its site, its model, how to adapt it. docs/sae-formats.md has its fields.
@@ -40,7 +40,6 @@ SIGNATURES = (
     Signature("llama_scope_r1", "sae_weights.safetensors", "config.json"),
 )
 OPENAI = "openai"
-_HASH_CHUNK_BYTES = 1 << 22
 FORMATS = (*(signature.format for signature in SIGNATURES), OPENAI)
 
 
@@ -63,14 +62,8 @@ class SaeFiles:
 
     @property
     def sha256(self) -> str:
-        """Over the bytes of what decides its numbers, one file after the other."""
-        digest = hashlib.sha256()
-        for path in (self.configuration, self.weights, self.sidecar):
-            if path is not None:
-                with path.open("rb") as file:
-                    while chunk := file.read(_HASH_CHUNK_BYTES):
-                        digest.update(chunk)
-        return digest.hexdigest()
+        """Over what decides its numbers."""
+        return sha256_of(path for path in (self.configuration, self.weights, self.sidecar) if path is not None)
 
 
 def find_saes(path: Path) -> list[SaeFiles]:

@@ -15,9 +15,9 @@ from actstore_storage.shard import TokenRows
 from actstore_worker.model import ModelDescription, check_ids, tokenised
 from actstore_worker.sources import Document
 
-# Documents go to the tokenizer, which has threads of its own, in groups of about this many characters.
 # The coordinator holds the tokens of a run while it is captured, four bytes each.
 TOKENS_MAX = 500_000_000
+# Documents go to the tokenizer, which has threads of its own, in groups of about this many characters.
 _GROUP_CHARACTERS = 1 << 20
 
 
@@ -96,7 +96,7 @@ class TokenSequences:
 class TokenisedDataset:
     """`sha256` is over the documents' token ids and ends, without BOS: equal text under an equal tokenizer is equal.
 
-    `documents_with_bos` begin with a BOS of their own, which is the one that they have.
+    `documents_with_bos` counts those that begin with a BOS of their own, and get no second one.
     """
 
     sequences: TokenSequences

@@ -41,7 +41,7 @@ class DocumentQuery:
 
     @property
     def columns(self) -> list[str]:
-        """Those of a table that are read."""
+        """The columns of a table that are read."""
         named = [self.tokens_field or self.text_field, self.source_field, *(found.column for found in self.row_filters)]
         return list(dict.fromkeys(name for name in named if name))
 
@@ -53,7 +53,7 @@ class DocumentQuery:
         return WantedColumns(self.columns, sorted(texts), self._missing)
 
     def field_of(self, column: str) -> str:
-        """Of the request."""
+        """The field of the request that asks for a column."""
         for name in ("tokens_field", "text_field", "source_field"):
             if column == getattr(self, name):
                 return f"dataset.{name}"
@@ -65,8 +65,9 @@ class DocumentQuery:
 
 @dataclass(frozen=True)
 class Document:
-    """`number` is its place in the dataset, which documents that a filter leaves out have too. `source` is its file in
-    the dataset, and `row` its row there (WHOLE: it is all of it); or the one is a column's value, and the other WHOLE.
+    """`number` counts the documents of the dataset from 0, those that a filter leaves out included. `source` is the
+    document's file in the dataset, and `row` its row there, WHOLE for a file that is one document. With `source_field`,
+    `source` is that column's value, and `row` is WHOLE.
     """
 
     number: int

@@ -13,15 +13,15 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 def stamp_of(files: Iterable[Path]) -> Stamp:
-    """Of those that there are."""
+    """The stamp of those files that exist."""
     return tuple(_stamps(sorted(set(files))))
 
 
 @contextmanager
 def held_still(stamp: Callable[[], Stamp], kind: str, name: str) -> Iterator[None]:
-    """Around the reading of files whose stamp that is, so that a hash and the numbers are of the same bytes.
+    """What is read of the files inside the block is of the same bytes, hash and numbers. `stamp` gives their stamp.
 
-    Errors: ActstoreError FILES_CHANGED where they were written meanwhile, in place of what reading them made of that.
+    Errors: ActstoreError FILES_CHANGED where they were written meanwhile. This error replaces any that came of it.
     """
     before = stamp()
     try:

@@ -190,8 +190,8 @@ def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int)
 
 
 def _repeated(model: LanguageModel, question: ScoreInduction, tokens: int, first: int) -> Int[Tensor, "text position"]:
-    generator = np.random.default_rng(question.seed)
-    drawn = np.stack([generator.permutation(plain_ids(model))[:tokens] for _ in range(question.texts)])
+    generator, plain = np.random.default_rng(question.seed), plain_ids(model)
+    drawn = np.stack([generator.permutation(plain)[:tokens] for _ in range(question.texts)])
     start = np.full((question.texts, first), model.bos_id or 0)
     return torch.from_numpy(np.concatenate([start, drawn, drawn], axis=1)).to(model.device)
 
