@@ -284,6 +284,27 @@ def test_damaged_files_are_refused(name: str, tmp_path: Path) -> None:
         assert refused.value.reason == "DATASET_UNREADABLE"
 
 
+@pytest.mark.parametrize("kind", ["gz", "bz2", "zst", "lz4", "xz"])
+def test_files_that_were_joined_are_read_to_their_end(kind: str, tmp_path: Path) -> None:
+    """As of Common Crawl and Wikipedia; one that is damaged behind its first part is not taken for that part."""
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
+    pack = packed.get(kind, lambda data: zstd(data, "lz4"))
+    first, second = (pack(lines(*(f"{half}{n}" for n in range(999)))) for half in "ab")
+    assert len(texts(on_disk(tmp_path, {f"a.jsonl.{kind}": first + second}))) == 2 * 999
+    for number, behind in enumerate((second[:-3], b"no" + second, b"no")):
+        with pytest.raises(BadRequest, match="cannot be read"):
+            texts(on_disk(tmp_path / str(number), {f"a.jsonl.{kind}": first + behind}))
+
+
+def test_an_arrow_stream_has_an_end(find: Finder) -> None:
+    """A writer that was killed leaves whole batches; two streams in one file are read as the first of them."""
+    whole = arrow("a", "b", stream=True)
+    for data, what in ((whole[:-8], "rows may be missing"), (whole + whole, "goes on behind the end")):
+        with pytest.raises(BadRequest, match=what) as refused:
+            texts(find({"a.arrow": data}))
+        assert refused.value.reason == "DATASET_UNREADABLE"
+
+
 def test_what_is_no_file_of_the_dataset(tmp_path: Path) -> None:
     """Links to folders, pipes, and files that lie elsewhere are refused, and none is waited for."""
     (tmp_path / "else").mkdir()

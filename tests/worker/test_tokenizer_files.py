@@ -17,7 +17,15 @@ from actstore_worker.model import ModelDescription, describe_model, tokenised
 from tests.live_workers import live_lab
 from tests.small_models import BERT, save_gpt2, save_llama, save_metaspace
 
-TEXTS = ["the quick brown fox", " fox", "the  fox\n", "In 2024, 650841823 don’t", "<s>the fox", "the</s> fox", "e\u0301"]
+TEXTS = [
+    "the quick brown fox",
+    " fox",
+    "the  fox\n",
+    "In 2024, 650841823 don’t",
+    "<s>the fox",
+    "the</s> fox",
+    "e\u0301",
+]
 
 
 def digits() -> Tokenizer:
