@@ -135,3 +135,14 @@ def test_special_tokens_that_are_split_make_another_tokenizer(tmp_path: Path) ->
     split = described(folder)
     assert tokenised(whole, ["</s>"]) != tokenised(split, ["</s>"])
     assert whole.tokenizer_sha256 != split.tokenizer_sha256
+
+
+def test_added_tokens_have_the_ids_that_the_settings_say(tmp_path: Path) -> None:
+    """Transformers gives one whose id is taken, or past a gap, the next id, for which a padded embedding has a row."""
+    folder = save_metaspace(tmp_path / "metaspace")
+    token = {"content": "<x>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    for said in ("5", "700"):
+        change(folder / "tokenizer_config.json", added_tokens_decoder={said: token | {"special": True}})
+        assert f"says that '<x>' is token {said}, and it is token 347" in refusal(folder)
+    change(folder / "tokenizer_config.json", added_tokens_decoder={"347": token | {"special": True}})
+    assert tokenised(described(folder), ["<x>"])[0][-1] == 347

@@ -36,7 +36,7 @@ from actstore_worker.options import unset_call_options, unsupported_option
 from actstore_worker.stamps import held_still
 from actstore_worker.tensor_names import check_tensors
 from actstore_worker.token_texts import describe_tokens
-from actstore_worker.tokenizer_files import TOKENIZER, check_tokenizer, load_tokenizer
+from actstore_worker.tokenizer_files import TOKENIZER, check_added, check_tokenizer, load_tokenizer
 from actstore_worker.transformer_lens_files import is_transformer_lens, read_weights
 
 # transformers' word for where the parts of a model go: "auto" spreads it over the devices that there are.
@@ -377,6 +377,7 @@ def _read_tokenizer(source: ModelSource, config: Any) -> Any:
         check_tokenizer(folder)
         with refusing_tokenizer(source.name):
             tokenizer = load_tokenizer(folder, config)
+        check_added(folder, tokenizer)
     except DamagedFile as error:
         raise _unsupported(source, str(error)) from error
     if not tokenizer.is_fast:

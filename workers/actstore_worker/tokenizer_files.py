@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from actstore_worker.model_files import TOKENIZER_BYTES_MAX, DamagedFile, check_file, read_json
 
 TOKENIZER = "tokenizer.json"
-SETTINGS = "tokenizer_config.json"
+_SETTINGS = "tokenizer_config.json"
 # Settings of BERT's, and what tokenizer.json calls them.
 _OF_BERT: Mapping[str, str] = {
     "do_lower_case": "lowercase",
@@ -30,7 +30,7 @@ def check_tokenizer(folder: Path) -> None:
     """
     for path in sorted(folder.glob("*.json")):
         check_file(path, TOKENIZER_BYTES_MAX)
-    settings = read_json(folder / SETTINGS, TOKENIZER_BYTES_MAX) if (folder / SETTINGS).is_file() else {}
+    settings = _settings(folder)
     _check_paths(settings)
     if (folder / TOKENIZER).is_file():
         told = _told(folder)
@@ -51,6 +51,15 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
     return found if _cutting(found) == _cutting(plain) else plain
 
 
+def check_added(folder: Path, tokenizer: Any) -> None:
+    """Errors: DamagedFile where the settings say another id of a token than it has. Transformers gives it the next one
+    that is free, which in an embedding of a rounded size has a row that was never trained.
+    """
+    for said, token in _settings(folder).get("added_tokens_decoder", {}).items():
+        if int(said) != (found := tokenizer.convert_tokens_to_ids(token["content"])):
+            raise DamagedFile(f"{_SETTINGS} says that {token['content']!r} is token {said}, and it is token {found}")
+
+
 def _roles(tokenizer: Any, told: Mapping[str, Any]) -> dict[str, str]:
     """The special tokens that a class gives, or the settings, as far as tokenizer.json has them."""
     there = {piece if isinstance(piece, str) else piece[0] for piece in told["model"]["vocab"]}
@@ -65,6 +74,10 @@ def _cutting(tokenizer: Any) -> Mapping[str, Any]:
     return {"normalizer": told["normalizer"], "pre_tokenizer": told["pre_tokenizer"], "model": model}
 
 
+def _settings(folder: Path) -> Mapping[str, Any]:
+    return read_json(folder / _SETTINGS, TOKENIZER_BYTES_MAX) if (folder / _SETTINGS).is_file() else {}
+
+
 def _told(folder: Path) -> Mapping[str, Any]:
     return read_json(folder / TOKENIZER, TOKENIZER_BYTES_MAX)
 
@@ -75,7 +88,7 @@ def _check_paths(settings: Mapping[str, Any]) -> None:
     """
     for name in ("vocab", "merges"):
         if isinstance(settings.get(name), str):
-            raise DamagedFile(f"{SETTINGS} has {name} {settings[name]!r}, which is a path and no table")
+            raise DamagedFile(f"{_SETTINGS} has {name} {settings[name]!r}, which is a path and no table")
 
 
 def _check_no_dropout(told: Mapping[str, Any]) -> None:
@@ -93,8 +106,8 @@ def _check_agreement(settings: Mapping[str, Any], told: Mapping[str, Any]) -> No
     for name in has.keys() & settings.keys():
         if settings[name] is not None and settings[name] != has[name]:
             raise DamagedFile(
-                f"{SETTINGS} says {name} {settings[name]!r}, and {TOKENIZER} does as with {has[name]!r}: which of them "
-                "the model was trained with is not said; let both say the same"
+                f"{_SETTINGS} says {name} {settings[name]!r}, and {TOKENIZER} does as with {has[name]!r}: which of "
+                "them the model was trained with is not said; let both say the same"
             )
 
 
