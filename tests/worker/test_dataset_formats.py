@@ -296,11 +296,13 @@ def test_files_that_were_joined_are_read_to_their_end(kind: str, tmp_path: Path)
             texts(on_disk(tmp_path / str(number), {f"a.jsonl.{kind}": first + behind}))
 
 
-def test_an_arrow_stream_has_an_end(find: Finder) -> None:
-    """A writer that was killed leaves whole batches; two streams in one file are read as the first of them."""
-    whole = arrow("a", "b", stream=True)
-    for data, what in ((whole[:-8], "rows may be missing"), (whole + whole, "goes on behind the end")):
-        with pytest.raises(BadRequest, match=what) as refused:
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_arrow_file_is_read_to_its_end(stream: bool, find: Finder) -> None:
+    """A writer that was killed leaves whole batches, and two files in one are easily read as one of them."""
+    whole = arrow("a", "b", stream=stream)
+    end = whole.rindex(b"\xff\xff\xff\xff\0\0\0\0")
+    for data in (whole[:end], whole + whole, whole + arrow("c", stream=stream), whole[:end] + whole[end + 8 :]):
+        with pytest.raises(BadRequest, match="cannot be read") as refused:
             texts(find({"a.arrow": data}))
         assert refused.value.reason == "DATASET_UNREADABLE"
 

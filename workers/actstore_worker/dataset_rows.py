@@ -26,7 +26,8 @@ DOCUMENT_BYTES_MAX = 1 << 28
 _BATCH_ROWS = 256
 # A row of CSV lies within one block.
 _CSV_BLOCK_BYTES = 1 << 23
-_ARROW_FILE = b"ARROW1"
+# Before an Arrow file's stream, and behind its footer, whose length the end says.
+_ARROW_FILE, _ARROW_HEAD_BYTES, _ARROW_TAIL_BYTES = b"ARROW1", 8, 10
 _ARROW_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 # Longest first: UTF-32's begins as UTF-16's does.
 _OTHER_MARKS: Mapping[bytes, str] = {
@@ -159,25 +160,28 @@ def _parquet(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
 
 
 def _arrow(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """The file format, or the stream that `datasets` writes."""
+    """The stream that `datasets` writes; or the file format, which is a stream with a footer behind it."""
     with file.open() as source:
         is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
-        source.seek(0)
-        reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+        source.seek(_ARROW_HEAD_BYTES if is_file else 0)
+        reader = pa.ipc.open_stream(source)
         names = wanted.choose(file.name, reader.schema.names)
-        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
-        yield from _batch_rows(file, batches, names)
-        if not is_file:
-            _check_ended(file, source)
+        yield from _batch_rows(file, reader, names)
+        _check_ended(file, source, is_file)
 
 
-def _check_ended(file: DatasetFile, source: pa.NativeFile) -> None:
+def _check_ended(file: DatasetFile, source: pa.NativeFile, is_file: bool) -> None:
     """A stream that was cut between two batches reads like a shorter one, and two that were joined like the first."""
-    if source.tell() != (size := source.size()):
-        raise unreadable(file.name, "it goes on behind the end of its stream", "one stream a file", source.tell())
-    source.seek(max(0, size - len(_ARROW_STREAM_END)))
-    if source.read() != _ARROW_STREAM_END:
-        raise unreadable(file.name, "its stream has no end, and rows may be missing", "a stream that was closed", size)
+    ended, end = source.tell(), source.size()
+    if is_file:
+        tail = source.read_at(_ARROW_TAIL_BYTES, end - _ARROW_TAIL_BYTES)
+        end -= int.from_bytes(tail[:4], "little") + _ARROW_TAIL_BYTES if tail.endswith(_ARROW_FILE) else 0
+    if ended != end:
+        raise unreadable(
+            file.name, "its stream does not end where the file does", "one stream, or file, of Arrow", ended
+        )
+    if source.read_at(len(_ARROW_STREAM_END), end - len(_ARROW_STREAM_END)) != _ARROW_STREAM_END:
+        raise unreadable(file.name, "its stream has no end, and rows may be missing", "a stream that was closed", end)
 
 
 def _csv(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
