@@ -292,6 +292,29 @@ def test_a_file_that_git_lfs_did_not_bring_is_named(name: str, tmp_path: Path) -
     assert (refused.value.reason, "git lfs pull" in refused.value.details["allowed"]) == ("DATASET_UNREADABLE", True)
 
 
+@pytest.mark.parametrize("kind", ["gz", "bz2", "zst", "lz4", "xz"])
+def test_files_that_were_joined_are_read_to_their_end(kind: str, tmp_path: Path) -> None:
+    """As of Common Crawl and Wikipedia; one that is damaged behind its first part is not taken for that part."""
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
+    pack = packed.get(kind, lambda data: zstd(data, "lz4"))
+    first, second = (pack(lines(*(f"{half}{n}" for n in range(999)))) for half in "ab")
+    assert len(texts(on_disk(tmp_path, {f"a.jsonl.{kind}": first + second}))) == 2 * 999
+    for number, behind in enumerate((second[:-3], b"no" + second, b"no")):
+        with pytest.raises(BadRequest, match="cannot be read"):
+            texts(on_disk(tmp_path / str(number), {f"a.jsonl.{kind}": first + behind}))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_arrow_file_is_read_to_its_end(stream: bool, find: Finder) -> None:
+    """A writer that was killed leaves whole batches, and two files in one are easily read as one of them."""
+    whole = arrow("a", "b", stream=stream)
+    end = whole.rindex(b"\xff\xff\xff\xff\0\0\0\0")
+    for data in (whole[:end], whole + whole, whole + arrow("c", stream=stream), whole[:end] + whole[end + 8 :]):
+        with pytest.raises(BadRequest, match="cannot be read") as refused:
+            texts(find({"a.arrow": data}))
+        assert refused.value.reason == "DATASET_UNREADABLE"
+
+
 def test_what_is_no_file_of_the_dataset(tmp_path: Path) -> None:
     """Links to folders, pipes, and files that lie elsewhere are refused, and none is waited for."""
     (tmp_path / "else").mkdir()

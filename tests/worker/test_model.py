@@ -110,10 +110,10 @@ _POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 @pytest.mark.parametrize(
     ("file", "text", "named"),
     [
-        ("tokenizer.json", _DEEP, "recursion"),
-        ("tokenizer.json", "[1]", "its tokenizer fails"),
+        ("tokenizer.json", _DEEP, "tokenizer.json is nested more than"),
+        ("tokenizer.json", "[1]", "tokenizer.json holds list"),
         ("tokenizer.json", "{}", "its tokenizer fails"),
-        ("tokenizer.json", "", "its tokenizer fails"),
+        ("tokenizer.json", "", "tokenizer.json cannot be read"),
         ("tokenizer.json", _POINTER, "tokenizer.json is a Git LFS pointer"),
         ("tokenizer_config.json", _DEEP, "tokenizer_config.json is nested more than"),
         ("tokenizer_config.json", "[1]", "tokenizer_config.json holds list"),

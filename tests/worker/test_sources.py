@@ -233,6 +233,29 @@ def test_columns_of_token_ids(table: Dataset) -> None:
     assert [document.content.tolist() for document in found] == [row["ids"] for row in ROWS]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_padding_is_no_token(suffix: str, tmp_path: Path) -> None:
+    """Of a dataset that transformers' tokenizers made, with padding on either side."""
+    path = tmp_path / f"a.{suffix}"
+    all_ids, masks = [[0, 0, 5, 6], [7, 8, 9], [4, 0, 0], [0, 0]], [[0, 0, 1, 1], [1, 1, 1], [1, 0, 0], [0, 0]]
+
+    def found(masks: list[list[int]]) -> list[list[int]]:
+        rows = [{"ids": ids, "attention_mask": mask} for ids, mask in zip(all_ids, masks, strict=True)]
+        if suffix == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            pq.write_table(pa.Table.from_pylist([row | {"other": 1} for row in rows]), path)
+        table = DatasetPlaces((tmp_path,)).find(path.name)
+        asked = DocumentQuery(text_field="", tokens_field="ids")
+        return [document.content.tolist() for document in dataset_documents(table, asked)]
+
+    assert found(masks) == [[5, 6], [7, 8, 9], [4], []]
+    for wrong in ([1, 1], [1, 0, 1], [2, 1, 1]):
+        with pytest.raises(BadRequest, match="attention_mask is not of one run") as refused:
+            found([masks[0], wrong, *masks[2:]])
+        assert refused.value.details["field"] == "dataset.tokens_field"
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [

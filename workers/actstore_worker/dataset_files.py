@@ -54,6 +54,32 @@ class FileStore(Protocol):
     def store_error(self, error: OSError) -> StoreError | None: ...
 
 
+class _XzStreams(io.RawIOBase):
+    """All streams of an xz file. `lzma.LZMAFile` takes one that does not begin as it should for the end of the file."""
+
+    def __init__(self, source: pa.NativeFile) -> None:
+        self._source, self._decoder = source, lzma.LZMADecompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = data = b""
+        while not found:
+            if self._decoder.eof:
+                data = self._decoder.unused_data or self._source.read(_READ_BYTES)
+                if not data:
+                    return 0
+                self._decoder = lzma.LZMADecompressor()
+            elif self._decoder.needs_input:
+                data = self._source.read(_READ_BYTES)
+                if not data:
+                    raise EOFError("it ends within a stream")
+            found, data = self._decoder.decompress(data, len(buffer)), b""
+        buffer[: len(found)] = found
+        return len(found)
+
+
 @dataclass(frozen=True)
 class DatasetFile:
     """`name` is its path in the dataset, for messages and as a document's source; `open` gives its bytes as they lie.
@@ -77,7 +103,7 @@ class DatasetFile:
         if not source.size():
             raise unreadable(self.name, f"it is empty, which no {self.kind.compression} file is", "a whole file")
         if self.kind.compression == "xz":
-            return io.BufferedReader(lzma.LZMAFile(io.BufferedReader(source, _READ_BYTES)), _READ_BYTES)
+            return io.BufferedReader(_XzStreams(source), _READ_BYTES)
         return io.BufferedReader(pa.CompressedInputStream(source, self.kind.compression), _READ_BYTES)
 
     def failure(self, error: Exception, what: str, allowed: str) -> ActstoreError:

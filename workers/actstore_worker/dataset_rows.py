@@ -26,7 +26,9 @@ DOCUMENT_BYTES_MAX = 1 << 28
 _BATCH_ROWS = 256
 # A row of CSV lies within one block.
 _CSV_BLOCK_BYTES = 1 << 23
-_ARROW_FILE = b"ARROW1"
+# Before an Arrow file's stream, and behind its footer, whose length the end says.
+_ARROW_FILE, _ARROW_HEAD_BYTES, _ARROW_TAIL_BYTES = b"ARROW1", 8, 10
+_ARROW_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 # Longest first: UTF-32's begins as UTF-16's does.
 _OTHER_MARKS: Mapping[bytes, str] = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -38,20 +40,25 @@ _OTHER_MARKS: Mapping[bytes, str] = {
 
 @dataclass(frozen=True)
 class WantedColumns:
-    """`names` are read. In a table without types, those in `texts` are text, whatever they look like. `missing` makes
-    the error for a column that is not there, from the place, its name, and the columns that are.
+    """`names` are read, and `beside` where a table has them. In a table without types, those in `texts` are text,
+    whatever they look like. `missing` makes the error for a column that is not there, from the place, its name, and
+    the columns that are.
     """
 
     names: Sequence[str]
     texts: Sequence[str]
     missing: Callable[[str, str, Sequence[str]], BadRequest]
+    beside: Sequence[str] = ()
 
-    def check(self, place: str, there: Sequence[str]) -> None:
-        for name in self.names:
+    def choose(self, place: str, there: Sequence[str]) -> list[str]:
+        """Of the columns that a table has, those that are read."""
+        chosen = [*self.names, *(name for name in self.beside if name in there)]
+        for name in chosen:
             if name not in there:
                 raise self.missing(place, name, there)
             if there.count(name) > 1:
                 raise unreadable(place, f"it has {there.count(name)} columns {name!r}", "columns of different names")
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class _Json:
     """The values of one file, of which objects have each of the wanted keys once."""
 
     def __init__(self, file: DatasetFile, wanted: WantedColumns) -> None:
-        self._file, self._wanted = file, frozenset(wanted.names)
+        self._file, self._wanted = file, frozenset((*wanted.names, *wanted.beside))
         self._decoder = json.JSONDecoder(object_pairs_hook=self._once)
 
     def parse(self, text: str, where: str) -> Any:
@@ -149,19 +156,33 @@ class _RepeatedKeyError(Exception):
 def _parquet(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
     with file.open() as source:
         table = pq.ParquetFile(source)
-        wanted.check(file.name, table.schema_arrow.names)
-        yield from _batch_rows(file, table.iter_batches(_BATCH_ROWS, columns=list(wanted.names)), wanted)
+        names = wanted.choose(file.name, table.schema_arrow.names)
+        yield from _batch_rows(file, table.iter_batches(_BATCH_ROWS, columns=names), names)
 
 
 def _arrow(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """The file format, or the stream that `datasets` writes."""
+    """The stream that `datasets` writes; or the file format, which is a stream with a footer behind it."""
     with file.open() as source:
         is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
-        source.seek(0)
-        reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-        wanted.check(file.name, reader.schema.names)
-        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
-        yield from _batch_rows(file, batches, wanted)
+        source.seek(_ARROW_HEAD_BYTES if is_file else 0)
+        reader = pa.ipc.open_stream(source)
+        names = wanted.choose(file.name, reader.schema.names)
+        yield from _batch_rows(file, reader, names)
+        _check_ended(file, source, is_file)
+
+
+def _check_ended(file: DatasetFile, source: pa.NativeFile, is_file: bool) -> None:
+    """A stream that was cut between two batches reads like a shorter one, and two that were joined like the first."""
+    ended, end = source.tell(), source.size()
+    if is_file:
+        tail = source.read_at(_ARROW_TAIL_BYTES, end - _ARROW_TAIL_BYTES)
+        end -= int.from_bytes(tail[:4], "little") + _ARROW_TAIL_BYTES if tail.endswith(_ARROW_FILE) else 0
+    if ended != end:
+        raise unreadable(
+            file.name, "its stream does not end where the file does", "one stream, or file, of Arrow", ended
+        )
+    if source.read_at(len(_ARROW_STREAM_END), end - len(_ARROW_STREAM_END)) != _ARROW_STREAM_END:
+        raise unreadable(file.name, "its stream has no end, and rows may be missing", "a stream that was closed", end)
 
 
 def _csv(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
@@ -176,10 +197,10 @@ def _csv(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
         return pa.csv.open_csv(file.open_content(), read, parse, convert)
 
     with opened() as header:
-        wanted.check(file.name, header.schema.names)
+        names = wanted.choose(file.name, header.schema.names)
     types = dict.fromkeys(wanted.texts, pa.string())
-    with opened(include_columns=list(wanted.names), column_types=types) as reader:
-        yield from _batch_rows(file, reader, wanted)
+    with opened(include_columns=names, column_types=types) as reader:
+        yield from _batch_rows(file, reader, names)
 
 
 _READERS: Mapping[str, Callable[[DatasetFile, WantedColumns], Iterator[Row]]] = {
@@ -192,10 +213,10 @@ _READERS: Mapping[str, Callable[[DatasetFile, WantedColumns], Iterator[Row]]] = 
 }
 
 
-def _batch_rows(file: DatasetFile, batches: Any, wanted: WantedColumns) -> Iterator[Row]:
+def _batch_rows(file: DatasetFile, batches: Any, names: list[str]) -> Iterator[Row]:
     number = 0
     for batch in batches:
-        chosen = batch.select(list(wanted.names))
+        chosen = batch.select(names)
         for first in range(0, len(chosen), _BATCH_ROWS):
             for columns in chosen.slice(first, _BATCH_ROWS).to_pylist():
                 yield Row(f"{file.name} row {number}", number, columns)

@@ -11,13 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, wraps
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from actstore_storage.errors import BadRequest
@@ -28,12 +26,9 @@ from actstore_worker.configuration import identity_of, identity_sha256, read_con
 from actstore_worker.families import LONGROPE, Family, find_family
 from actstore_worker.files import sha256_of
 from actstore_worker.model_files import (
-    TOKENIZER_BYTES_MAX,
     DamagedFile,
-    check_file,
     checked_tensor_names,
     raw_configuration,
-    read_json,
     tensors_in,
     transformer_lens_file,
     weight_files,
@@ -42,13 +37,12 @@ from actstore_worker.options import unset_call_options, unsupported_option
 from actstore_worker.stamps import held_still
 from actstore_worker.tensor_names import check_tensors
 from actstore_worker.token_texts import describe_tokens
+from actstore_worker.tokenizer_files import TOKENIZER, check_added, check_tokenizer, load_tokenizer
 from actstore_worker.transformer_lens_files import is_transformer_lens, read_weights
 
 # transformers' word for where the parts of a model go: "auto" spreads it over the devices that there are.
 DeviceMap = str | dict[str, str] | None
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_TOKENIZER = "tokenizer.json"
-_TOKENIZER_SETTINGS = "tokenizer_config.json"
 # transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
 _LOADING = threading.Lock()
 _Options = ParamSpec("_Options")
@@ -341,8 +335,8 @@ def weight_shapes(source: ModelSource, config: Any) -> Iterator[tuple[str, tuple
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens), the roles of special tokens, and
-    the chat template where there is one.
+    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens), the roles of special tokens, the
+    chat template where there is one, and whether special tokens that a text has in it are taken for text.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # State of the last call, not part of what the tokenizer is.
@@ -350,6 +344,8 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     roles = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
     template = getattr(tokenizer, "chat_template", None)
     parts = [backend, roles, template] if template else [backend, roles]
+    if tokenizer.split_special_tokens:
+        parts.append("split_special_tokens")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -366,34 +362,20 @@ def _read_config(source: ModelSource) -> Any:
     return config
 
 
-def _check_tokenizer_paths(folder: Path) -> None:
-    """Its own files make a tokenizer. Where its settings have a `vocab` or `merges` that is text, transformers opens
-    the file of that name, wherever on this machine it is. Errors: DamagedFile.
-    """
-    settings = folder / _TOKENIZER_SETTINGS
-    told = read_json(settings, TOKENIZER_BYTES_MAX) if settings.is_file() else {}
-    for name in ("vocab", "merges"):
-        if isinstance(told.get(name), str):
-            raise DamagedFile(f"{_TOKENIZER_SETTINGS} has {name} {told[name]!r}, which is a path and no table")
-
-
 def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     folder, raw = source.tokenizer_folder, raw_configuration(source.folder)
-    if is_transformer_lens(raw) and not (folder / _TOKENIZER).is_file():  # it lies elsewhere on the hub
+    if is_transformer_lens(raw) and not (folder / TOKENIZER).is_file():  # it lies elsewhere on the hub
         name = raw.get("tokenizer_name")
-        raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {_TOKENIZER}")
+        raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {TOKENIZER}")
     try:
-        for path in sorted(folder.glob("*.json")):
-            check_file(path, TOKENIZER_BYTES_MAX)
-        _check_tokenizer_paths(folder)
+        check_tokenizer(folder)
         with refusing_tokenizer(source.name):
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, config=config, trust_remote_code=False, local_files_only=True
-            )
+            tokenizer = load_tokenizer(folder, config)
+        check_added(folder, tokenizer)
     except DamagedFile as error:
         raise _unsupported(source, str(error)) from error
     if not tokenizer.is_fast:
-        raise _unsupported(source, f"its tokenizer has no {_TOKENIZER}")
+        raise _unsupported(source, f"its tokenizer has no {TOKENIZER}")
     # Left by whoever saved it. Each call would have to undo it, which fails while another thread tokenises.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()

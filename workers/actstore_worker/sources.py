@@ -23,6 +23,8 @@ from actstore_worker.row_filters import compares_text, no_field, passes
 _ID_MAX = np.iinfo(np.int32).max
 # Of a document's source that is a column's: a URL, an identifier.
 SOURCE_CHARACTERS_MAX = 4096
+# What transformers' tokenizers give beside token ids: 1 for a token, 0 for padding.
+MASK_FIELD = "attention_mask"
 
 TokenIds = Int[NDArray[np.int32], " token"]
 
@@ -50,7 +52,7 @@ class DocumentQuery:
         """A table without types has text where text is asked for."""
         texts = {found.column for found in self.row_filters if compares_text(found)}
         texts |= {self.text_field, self.source_field} - {""}
-        return WantedColumns(self.columns, sorted(texts), self._missing)
+        return WantedColumns(self.columns, sorted(texts), self._missing, (MASK_FIELD,) if self.tokens_field else ())
 
     def field_of(self, column: str) -> str:
         """The field of the request that asks for a column."""
@@ -114,9 +116,8 @@ def _document(row: Row, file: str, query: DocumentQuery) -> _Found | None:
 
 
 def _library_rows(dataset: Dataset, query: DocumentQuery) -> Iterator[Row]:
-    wanted = query.wanted
-    wanted.check(dataset.name, dataset.table.column_names)
-    for number, columns in enumerate(dataset.table.select_columns(query.columns)):
+    names = query.wanted.choose(dataset.name, dataset.table.column_names)
+    for number, columns in enumerate(dataset.table.select_columns(names)):
         yield Row(f"{dataset.name} row {number}", number, columns)
 
 
@@ -164,7 +165,25 @@ def _row_tokens(row: Row, tokens_field: str) -> TokenIds:
     if not whole:
         allowed = "a column of lists of whole numbers from 0"
         raise _not_that(row, tokens_field, "dataset.tokens_field", "a list of token ids", allowed)
-    return np.asarray(ids, dtype=np.int32)
+    return _without_padding(row, np.asarray(ids, dtype=np.int32))
+
+
+def _without_padding(row: Row, ids: TokenIds) -> TokenIds:
+    """The token ids that the row's mask leaves, where it has one: the model reads no others."""
+    if row.columns.get(MASK_FIELD) is None:
+        return ids
+    mask = row.columns[MASK_FIELD]
+    known = isinstance(mask, list) and len(mask) == len(ids) and all(value in (0, 1) for value in mask)
+    places = np.flatnonzero(mask) if known else np.empty(0)
+    if not known or (np.diff(places) != 1).any():
+        raise BadRequest(
+            f"{row.place}: its {MASK_FIELD} is not of one run of its token ids, with padding before or behind",
+            reason="DATASET_UNREADABLE",
+            field="dataset.tokens_field",
+            value=MASK_FIELD,
+            allowed="a 1 for each token and a 0 for padding",
+        )
+    return ids[places]
 
 
 def _value(row: Row, column: str, field: str) -> Any:
