@@ -6,10 +6,11 @@ never downloaded, is named, with what to do.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from actstore_worker.catalogue import ModelSource
@@ -25,6 +26,8 @@ JSON_DEPTH_MAX = 32
 _GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
 # Numbers that weights are made of. Integers are quantised weights, and mean nothing without their scales.
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# Of two matrices that are compared, at a time.
+_ROWS_COMPARED = 1024
 
 
 class DamagedFile(ValueError):
@@ -104,24 +107,41 @@ def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
         raise DamagedFile(message) from error
 
 
-def check_weights(source: ModelSource, files: Sequence[Path]) -> set[str]:
-    """The tensors' names, where each lies in one file, the one that the index names, and is of floats.
+def check_weights(source: ModelSource, files: Sequence[Path], is_spare: Callable[[str], bool]) -> dict[str, Path]:
+    """The tensors' names and files, where each lies in one, the one that the index names, and is of floats, or spare.
 
     Errors: OSError, DamagedFile.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Path] = {}
     for path in files:
         for name, _, dtype in tensors_in(path):
             if name in found:
-                raise DamagedFile(f"{name} lies in {found[name]} and in {path.name}: which of them counts is not said")
-            if dtype not in _FLOATS and name.endswith("weight"):
+                raise DamagedFile(
+                    f"{name} lies in {found[name].name} and in {path.name}: which of them counts is not said"
+                )
+            if dtype not in _FLOATS and not is_spare(name):
                 raise DamagedFile(
                     f"{name} in {path.name} is of {dtype}: its weights are quantised, and floats are read"
                 )
-            found[name] = path.name
+            found[name] = path
     if files and files[0].name != WEIGHTS:
-        _check_index(_weight_map(source), found)
-    return set(found)
+        _check_index(_weight_map(source), {name: path.name for name, path in found.items()})
+    return found
+
+
+def check_tied(files: Mapping[str, Path], one: str, other: str) -> None:
+    """That two tensors, by their names in the files, are the same numbers. Errors: DamagedFile."""
+    with safe_open(files[one], framework="pt") as first, safe_open(files[other], framework="pt") as second:
+        rows, others = first.get_slice(one), second.get_slice(other)
+        same = rows.get_shape() == others.get_shape() and all(
+            torch.equal(rows[start : start + _ROWS_COMPARED].float(), others[start : start + _ROWS_COMPARED].float())
+            for start in range(0, rows.get_shape()[0], _ROWS_COMPARED)
+        )
+    if not same:
+        raise DamagedFile(
+            f"its config.json says tie_word_embeddings, and {one} and {other} are different numbers: which of them "
+            "counts is not said; set tie_word_embeddings to false where both do, else remove the one that is wrong"
+        )
 
 
 def _check_index(said: dict[str, str], found: dict[str, str]) -> None:
