@@ -173,7 +173,7 @@ def test_what_a_rotary_embedding_does_not_know_is_refused_by_name(tmp_path: Path
 def test_what_its_kind_of_rotary_embedding_does_not_read_is_refused_by_name(
     scaling: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
-    """transformers keeps such a key and leaves the positions as they are."""
+    """Transformers keeps such a key and leaves the positions as they are."""
     folder = without_rope(save_llama(tmp_path / "model"))
     change_config(folder, rope_theta=100.0, rope_scaling=scaling)
     assert named in refusal(folder).message

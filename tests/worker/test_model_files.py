@@ -111,7 +111,7 @@ def test_a_weight_under_two_names_is_refused_with_both(family: str, name: str, s
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_weights_that_are_one_must_be_the_same_where_the_files_have_both(family: str, tmp_path: Path) -> None:
-    """transformers 4 takes the embedding for both, and transformers 5 each for itself."""
+    """Transformers 4 takes the embedding for both, and transformers 5 each for itself."""
     save_family(family, tmp_path / "model", tie_word_embeddings=True)
     source = ModelCatalogue((tmp_path,)).find_model("model")
     embeddings = load_model(source, device=CPU).module.get_input_embeddings().weight

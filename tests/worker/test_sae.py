@@ -182,6 +182,8 @@ def test_no_number_in_gives_no_silence_out(tmp_path: Path) -> None:
         ({"reshape_activations": "other"}, "reshape_activations"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
         ({"d_sae": 0}, "cfg.json"),
+        ({"apply_b_dec_to_input": None}, "apply_b_dec_to_input"),  # which Python takes for false
+        ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input"),  # and this for true
         (
             {
                 "metadata": {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import Site
@@ -60,6 +60,17 @@ def saelens(folder: Path, **changes: Any) -> Path:
     config = json.loads((save_sae(folder, "standard") / "cfg.json").read_text()) | changes
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder
+
+
+def retyped(folder: Path, dtype: torch.dtype) -> Path:
+    weights = load_file(save_sae(folder, "standard") / "sae_weights.safetensors")
+    save_file(weights | {"W_enc": weights["W_enc"].to(dtype)}, folder / "sae_weights.safetensors")
+    return folder
+
+
+def save_transcoder(folder: Path, **options: Any) -> Path:
+    hooks = {"hook_name": "blocks.1.hook_mlp_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    return saelens(folder, architecture="transcoder", d_out=D_MODEL, metadata=hooks, **options)
 
 
 def gemma(folder: Path, place: str, **changes: Any) -> Path:
@@ -121,6 +132,17 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
         lambda folder: save_sae(folder, "standard", metadata={
             "hook_name": "resid_post.1", "model_from_pretrained_kwargs": {"fold_ln": True}}), "fold_ln", "True",
     ),
+    "a word for a flag": (lambda folder: save_sparsify(folder, transcode="no"), "transcode", "'no'"),
+    "a word for a sign": (lambda folder: save_sparsify(folder, signed=None), "signed", "None"),
+    "a word for a norm": (
+        lambda folder: save_llama_scope(folder, weights(), sparsity_include_decoder_norm="false"),
+        "sparsity_include_decoder_norm", "'false'",
+    ),
+    "integers": (lambda folder: retyped(folder, torch.int8), "W_enc", "torch.int8"),
+    "float8": (lambda folder: retyped(folder, torch.float8_e4m3fn), "W_enc", "torch.float8_e4m3fn"),
+    "a transcoder that takes its output's bias from its input": (
+        lambda folder: save_transcoder(folder, apply_b_dec_to_input=True), "output_site", "mlp_out.1",
+    ),
     "no hook": (lambda folder: save_sae(folder, "standard", metadata={"model_name": "m"}), "site", "None"),
 }  # fmt: skip
 
@@ -146,6 +168,24 @@ def test_files_that_are_no_sae_are_named(file: str, text: str, why: str, tmp_pat
     with pytest.raises(BadRequest, match=why) as found:
         load_sae(tmp_path / "sae", "small")
     assert (found.value.reason, found.value.details["field"]) == ("SAE_UNSUPPORTED", file)
+
+
+def test_what_a_file_has_twice_is_refused(tmp_path: Path) -> None:
+    """Whichever came last would count, and no reader need agree."""
+    folder = save_sae(tmp_path / "key", "standard")
+    text = (folder / "cfg.json").read_text()
+    (folder / "cfg.json").write_text(text[:-1] + ', "apply_b_dec_to_input": false}')
+    with pytest.raises(BadRequest, match="'apply_b_dec_to_input' more than once"):
+        load_sae(folder, "small")
+    folder = save_sae(tmp_path / "threshold", "jumprelu")
+    weights_file = folder / "sae_weights.safetensors"
+    save_file(load_file(weights_file) | {"log_threshold": torch.ones(64)}, weights_file)
+    with pytest.raises(BadRequest, match=r"threshold is .* under two names"):
+        load_sae(folder, "small")
+    folder = gemma(tmp_path, "gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_5")
+    np.savez(folder / "params.npz", **weights(), w_enc=weights()["W_enc"])
+    with pytest.raises(BadRequest, match=r"W_enc is .* under two names"):
+        load_sae(folder, "small")
 
 
 def test_two_formats_in_a_folder_are_ambiguous(tmp_path: Path) -> None:

@@ -242,9 +242,9 @@ def _check_rope(config: Any, raw: Mapping[str, Any]) -> None:
         return
     for name, where, value in _of_rope(raw):
         key = name.removeprefix(f"{_ROPE}.")
-        if rope.get(key) != value:
+        if (read := rope.get(key)) != value:
             raise DamagedFile(
-                f"it says {where} = {str(value)[:40]}, which transformers reads as {str(rope.get(key))[:40]}: say it in "
+                f"it says {where} = {str(value)[:40]}, which transformers reads as {str(read)[:40]}: say it in "
                 f"{_ROPE}, and remove rope_scaling"
             )
 

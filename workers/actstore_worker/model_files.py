@@ -55,7 +55,9 @@ def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
     """
     check_file(path, bytes_max)
     try:
-        found = json.loads(path.read_bytes(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
+        found = json.loads(
+            path.read_bytes(), object_pairs_hook=said_once, parse_constant=_no_number, parse_float=_finite
+        )
     except RecursionError as error:
         raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep") from error
     except ValueError as error:
@@ -170,7 +172,8 @@ def _own_file(source: ModelSource, name: str) -> Path:
     return path
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For JSON: an object without a key that is there twice. Errors: ValueError."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -12,7 +12,7 @@ from torch import Tensor
 from actstore_storage.sites import Site
 from actstore_worker.sae.claims import read_claims
 from actstore_worker.sae.parts import SaeParts
-from actstore_worker.sae.reading import read_json, read_tensors, turned
+from actstore_worker.sae.reading import flag, put_once, read_json, read_tensors, turned
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sidecar import ADAPTATIONS
 from actstore_worker.sae.sites import hook_site
@@ -55,9 +55,9 @@ def read(files: SaeFiles, name: str) -> SaeParts:
         is_transcoder=is_transcoder,
         model=str(_metadata(config).get("model_name") or ""),
         normalisation="none" if normalisation == _SCALED else normalisation,
-        subtracts_b_dec=not is_transcoder and bool(config.get("apply_b_dec_to_input", True)),
+        subtracts_b_dec=flag(config, "apply_b_dec_to_input", not is_transcoder, name),
         k=config.get("k") or (config.get("activation_fn_kwargs") or {}).get("k"),
-        scales_by_decoder_norm=architecture == "topk" and bool(config.get("rescale_acts_by_decoder_norm", False)),
+        scales_by_decoder_norm=architecture == "topk" and flag(config, "rescale_acts_by_decoder_norm", False, name),
         unknown_scale="normalize_activations" if normalisation == _SCALED else "",
         processing=_processing(config),
         claims=read_claims(files.folder, name, _metadata(config), sizes[1]),
@@ -133,7 +133,7 @@ def _tensors(files: SaeFiles, name: str) -> dict[str, Tensor]:
     """Checkpoints of training may hold a threshold's logarithm; for a while files had a scale that was 1 throughout."""
     found = read_tensors(files.weights, name)
     if "log_threshold" in found:
-        found["threshold"] = found.pop("log_threshold").float().exp()
+        put_once(found, "threshold", found.pop("log_threshold").float().exp(), name)
     if "scaling_factor" in found and bool((found["scaling_factor"] == 1).all()):
         del found["scaling_factor"]
     if "W_skip" in found:  # [d_out, d_in] there

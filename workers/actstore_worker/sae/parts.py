@@ -18,6 +18,7 @@ from actstore_worker.sae.sidecar import Sidecar
 from actstore_worker.sae_files import SIDECAR
 
 CLAIMS = ("l0", "fvu", "dead_share", "loss_recovered")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # SAELens's own lower bound of a decoder row's norm.
 NORM_MIN = 1e-8
 # At which kinds of site an SAE can be adapted to a model whose weights were not processed as its own model's. Folding a
@@ -104,6 +105,9 @@ def _checked(parts: SaeParts, kind: type[SparseAutoencoder], name: str) -> dict[
         tensor = parts.tensors[key]
         if not isinstance(tensor, Tensor):
             raise unsupported(name, key, type(tensor).__name__, "it is no tensor", allowed=str(shape))
+        if tensor.dtype not in _FLOATS:
+            why = "quantised numbers mean nothing without their scale, of which the file says nothing"
+            raise unsupported(name, key, tensor.dtype, why, allowed=_FLOATS)
         if tuple(tensor.shape) != shape:
             raise mismatch(
                 name, key, tuple(tensor.shape), str(shape), "its other tensors or its configuration disagree"
