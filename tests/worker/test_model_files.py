@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.loading import load_model
+from actstore_worker.model import describe_model
 from tests.small_models import BERT, SAVERS, change_config, save_family, save_llama
 from tests.worker.refused import refusal
 
@@ -259,6 +260,17 @@ def test_damaged_weight_files_are_named(damage: str, tmp_path: Path) -> None:
     do, named = DAMAGES[damage]
     do(folder, shards(folder))
     assert named in refusal(folder).message
+
+
+def test_weights_in_one_file_and_in_several_are_refused(tmp_path: Path) -> None:
+    """As where a model was saved anew into its folder: transformers reads the one file, vLLM what the index names."""
+    folder = save_llama(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    write_index(folder, {"metadata": {}, "weight_map": dict.fromkeys(weights, "model.safetensors")})
+    describe_model(ModelCatalogue((tmp_path,)).find_model("model"))
+    shards(folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "model.safetensors and model-00001-of-00002.safetensors" in refusal(folder).message
 
 
 def test_a_link_within_the_model_folders_is_followed(tmp_path: Path) -> None:

@@ -277,9 +277,9 @@ def _unknown(config: Any) -> Iterator[str]:
 
 
 def _unread_of_rope(rope: Mapping[str, Any]) -> Iterator[str]:
-    read = _ROPE_READ.get(str(rope.get("rope_type")))  # a kind that is not there is refused as that
-    for name in rope.keys() - _ROPE_ALWAYS if read is not None else ():
-        if name not in read and rope[name] is not None and (name, rope[name]) != ("factor", 1):
+    read = _ROPE_READ.get(str(rope.get("rope_type")), rope.keys())  # a kind that is not there is refused as that
+    for name in rope.keys() - _ROPE_ALWAYS - read:
+        if rope[name] is not None and (name, rope[name]) != ("factor", 1):
             yield f"{_ROPE}.{name} = {str(rope[name])[:40]} of rope_type {rope['rope_type']}"
 
 

@@ -17,6 +17,8 @@ from actstore_worker.catalogue import ModelSource
 from actstore_worker.transformer_lens_files import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# How transformers names them. It reads none where there is the one file, whatever the index says.
+_SHARDS = "model-*-of-*.safetensors"
 # Applied by transformers to whatever it loads, where its library is there; part of no hash of ours.
 _ADAPTER = "adapter_config.json"
 # The largest that are published are 0.1, 4 and 40 MB; each is parsed whole.
@@ -87,6 +89,8 @@ def weight_files(source: ModelSource) -> list[Path]:
     if (source.folder / _ADAPTER).is_file():
         raise DamagedFile(f"{_ADAPTER} says that it is an adapter to other weights: merge it into them, and save those")
     if (source.folder / WEIGHTS).is_file():
+        if shards := sorted(path.name for path in source.folder.glob(_SHARDS)):
+            raise DamagedFile(f"it has {WEIGHTS} and {shards[0]}: which of them counts is not said; remove the other")
         return [_own_file(source, WEIGHTS)]
     if not (source.folder / WEIGHTS_INDEX).is_file():
         raise DamagedFile(f"it has no {WEIGHTS}; actstore reads safetensors only")
