@@ -217,7 +217,7 @@ def test_broken_weights_are_refused(tmp_path: Path) -> None:
     for change, match in (
         ({"b_enc": torch.full((64,), torch.nan)}, "NaN"),
         ({"W_enc": torch.zeros(64, D_MODEL)}, "does not fit"),
-        ({"W_skip": torch.zeros(2)}, "other tensors"),
+        ({"W_skip": torch.zeros(2)}, "skip connection"),
         ({"scaling_factor": torch.full((64,), 2.0)}, "other tensors"),
     ):
         save_file(tensors | change, weights)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actstore_storage.sites import Site
 from actstore_worker.sae.parts import SaeParts
-from actstore_worker.sae.reading import put_once, read_json, read_tensors
+from actstore_worker.sae.reading import flag, put_once, read_json, read_tensors
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sites import module_site
 from actstore_worker.sae_files import SIDECAR, SaeFiles
@@ -68,6 +68,7 @@ def read_2(files: SaeFiles, name: str) -> SaeParts:
         site=site,
         output_site=output_site,
         is_transcoder="hf_hook_point_out" in config or "transcoder" in _place(files),
+        skips=flag(config, "affine_connection", False, name) if "affine_connection" in config else None,
         model=str(config.get("model_name", "")),
     )
 

@@ -43,6 +43,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
         site=site,
         output_site=output_site,
         is_transcoder=transcodes,
+        skips=flag(config, "skip_connection", False, name) if "skip_connection" in config else None,
         model=_model(files.folder.parent / "config.json", name),
         subtracts_b_dec=not transcodes,
         k=config.get("k"),
