@@ -73,6 +73,12 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
             "hidden_dropout": 0.0, "attention_dropout_prob": 0, "hidden_dropout_prob": 0, "tie_word_embeddings": False,
         },
     ),
+    "pythia, saved by transformers 4.46": (  # which has each of two options under two names
+        "neox_parallel",
+        _SHARED
+        | {"rotary_pct": 0.5, "partial_rotary_factor": 0.5, "rotary_emb_base": 7, "rope_theta": 7},
+    ),
+    "llama, of whole heads": ("llama", _OF_LLAMA | {"partial_rotary_factor": 1.0}),
     "gpt2": (
         "gpt2",
         _SHARED
@@ -229,6 +235,7 @@ def test_two_names_of_an_option_that_disagree_are_refused_with_both(case: str, t
             },
         ),
         ("neox_parallel", {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "rotary_emb_base": 7}),
+        ("neox_parallel", {"rotary_emb_base": 7, "rope_theta": 7, "rotary_pct": 0.5, "partial_rotary_factor": 0.5}),
         ("gpt2", {"n_head": 4, "num_attention_heads": 4}),
         ("llama", {"rope_scaling": {"rope_type": "default", "factor": 1.0, "attention_factor": None}}),
     ],

@@ -92,7 +92,8 @@ DECIDES_NOTHING = frozenset({
     # what a call asks for
     "use_cache", "return_dict", "use_return_dict", "output_attentions", "output_hidden_states", "output_past",
     "chunk_size_feed_forward", "tie_last_hidden_states", "cache_implementation", "cache_config",
-    "keys_to_ignore_at_inference", "attn_implementation", "_attn_implementation", "_attn_implementation_autoset",
+    "keys_to_ignore_at_inference", "ignore_keys_at_rope_validation",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset",
     "_attn_implementation_internal", "_flash_attn_2_enabled", "use_flash_attn", "use_flash_attention",
     "_experts_implementation", "experts_implementation",
     # heads for other tasks
@@ -290,6 +291,8 @@ def _changes_nothing(config: Any, name: str, value: object) -> bool:
         return True
     if name in _SYNONYMS and value == getattr(config, _SYNONYMS[name], None):
         return True
+    if name in _ROPE_BESIDE:
+        return bool((getattr(config, _ROPE, None) or {}).get(_ROPE_BESIDE[name]) == value)
     if name == "head_dim":
         return bool(config.model_type == "qwen2" or value == config.hidden_size // config.num_attention_heads)
     if name in _WINDOW:
