@@ -73,6 +73,12 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
             "hidden_dropout": 0.0, "attention_dropout_prob": 0, "hidden_dropout_prob": 0, "tie_word_embeddings": False,
         },
     ),
+    "pythia, saved by transformers 4.46": (  # which has each of two options under two names
+        "neox_parallel",
+        _SHARED
+        | {"rotary_pct": 0.5, "partial_rotary_factor": 0.5, "rotary_emb_base": 7, "rope_theta": 7},
+    ),
+    "llama, of whole heads": ("llama", _OF_LLAMA | {"partial_rotary_factor": 1.0}),
     "gpt2": (
         "gpt2",
         _SHARED
@@ -100,6 +106,14 @@ def saved(folder: Path, name: str) -> Path:
     return save_family(name, folder) if name == "bert" else SAVERS[name](folder)
 
 
+def without_rope(folder: Path) -> Path:
+    """Without what transformers 5 alone writes."""
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_key_of_a_family_is_known_to_decide_or_not(family: str) -> None:
     """A key that transformers adds is to be put into one of the two tables."""
@@ -110,7 +124,7 @@ def test_every_key_of_a_family_is_known_to_decide_or_not(family: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_what_published_checkpoints_say_is_read(name: str, tmp_path: Path) -> None:
     family, keys = PUBLISHED[name]
-    folder = saved(tmp_path / "model", family)
+    folder = without_rope(saved(tmp_path / "model", family))
     change_config(folder, **keys)
     describe_model(ModelCatalogue((tmp_path,)).find_model("model"))
 
@@ -150,6 +164,88 @@ def test_what_a_rotary_embedding_does_not_know_is_refused_by_name(tmp_path: Path
     folder = save_llama(tmp_path / "model")
     change_config(folder, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1]})
     assert "rope_parameters.mrope_section" in refusal(folder).message
+
+
+@pytest.mark.parametrize(
+    ("scaling", "named"),
+    [
+        ({"factor": 4.0}, "rope_parameters.factor = 4.0 of rope_type default"),  # its type was forgotten
+        ({"rope_type": "default", "factor": 1.0, "low_freq_factor": 1.0}, "rope_parameters.low_freq_factor"),
+        ({"rope_type": "linear", "factor": 4.0, "attention_factor": 2.0}, "rope_parameters.attention_factor"),
+        ({"rope_type": "dynamic", "factor": 4.0, "beta_fast": 2}, "rope_parameters.beta_fast"),
+    ],
+    ids=str,
+)
+def test_what_its_kind_of_rotary_embedding_does_not_read_is_refused_by_name(
+    scaling: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    """Transformers keeps such a key and leaves the positions as they are."""
+    folder = without_rope(save_llama(tmp_path / "model"))
+    change_config(folder, rope_theta=100.0, rope_scaling=scaling)
+    assert named in refusal(folder).message
+
+
+# As writers of files for several versions of transformers have them: each reads other names.
+_LINEAR = {"rope_type": "linear", "factor": 4.0}
+TWICE: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
+    "a base inside and beside": (
+        "llama", {"rope_parameters": _LINEAR | {"rope_theta": 5.0}, "rope_theta": 7.0}, ("rope_theta = 5.0", "= 7.0"),
+    ),
+    "two tables": (
+        "llama", {"rope_parameters": _LINEAR, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        ("rope_parameters.factor = 4.0", "rope_scaling.factor = 2.0"),
+    ),
+    "two types": (
+        "llama", {"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 4.0}},
+        ("rope_scaling.type = linear", "rope_scaling.rope_type = dynamic"),
+    ),
+    "a table that is not read": (
+        "llama", {"rope_parameters": _LINEAR | {"rope_theta": 5.0}, "rope_scaling": _LINEAR},
+        ("rope_parameters.rope_theta = 5.0", "reads as 10000.0"),
+    ),
+    "a share of a head": (
+        "neox_parallel", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}, "rotary_pct": 1},
+        ("rope_parameters.partial_rotary_factor = 0.5", "rotary_pct = 1"),
+    ),
+    "a base of GPT-NeoX": (
+        "neox_parallel", {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}, "rotary_emb_base": 3},
+        ("rope_parameters.rope_theta = 10.0", "rotary_emb_base = 3"),
+    ),
+    "heads of GPT-2": ("gpt2", {"n_head": 4, "num_attention_heads": 2}, ("n_head = 4", "num_attention_heads = 2")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_two_names_of_an_option_that_disagree_are_refused_with_both(case: str, tmp_path: Path) -> None:
+    family, keys, named = TWICE[case]
+    folder = without_rope(saved(tmp_path / "model", family))
+    change_config(folder, **keys)
+    message = refusal(folder).message
+    assert all(name in message for name in named)
+
+
+@pytest.mark.parametrize(
+    ("family", "keys"),
+    [
+        (
+            "llama",
+            {
+                "rope_theta": 5, "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 4.0},
+                "rope_parameters": _LINEAR | {"rope_theta": 5.0},
+            },
+        ),
+        ("neox_parallel", {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "rotary_emb_base": 7}),
+        ("neox_parallel", {"rotary_emb_base": 7, "rope_theta": 7, "rotary_pct": 0.5, "partial_rotary_factor": 0.5}),
+        ("gpt2", {"n_head": 4, "num_attention_heads": 4}),
+        ("llama", {"rope_scaling": {"rope_type": "default", "factor": 1.0, "attention_factor": None}}),
+    ],
+)  # fmt: skip
+def test_two_names_of_an_option_may_agree(family: str, keys: dict[str, Any], tmp_path: Path) -> None:
+    folder = without_rope(saved(tmp_path / "model", family))
+    change_config(folder, **keys)
+    found = describe_model(ModelCatalogue((tmp_path,)).find_model("model")).model_config
+    theta = {"llama": keys.get("rope_theta", 10000), "neox_parallel": 7}.get(family)
+    assert theta is None or found["rope_parameters"]["rope_theta"] == theta
 
 
 # By family, an option that changes its numbers and fits its weights.

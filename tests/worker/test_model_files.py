@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.loading import load_model
+from actstore_worker.model import describe_model
 from tests.small_models import BERT, SAVERS, change_config, save_family, save_llama
 from tests.worker.refused import refusal
 
@@ -57,7 +58,7 @@ def test_weights_that_nothing_would_use_are_refused_by_name(
     ("family", "left_over"),
     [
         ("llama", {"model.layers.0.self_attn.rotary_emb.inv_freq": 4, "score.weight": 2, "v_head.summary.weight": 3}),
-        ("gpt2", {"transformer.h.0.attn.bias": 4, "h.1.attn.masked_bias": 1}),
+        ("gpt2", {"transformer.h.0.attn.bias": 4, "h.0.attn.bias": 4, "h.1.attn.masked_bias": 1}),
         ("neox_parallel", {f"gpt_neox.layers.0.attention.{name}": 4 for name in ("bias", "masked_bias")}),
         ("neox_parallel", {"gpt_neox.layers.0.attention.rotary_emb.inv_freq": 4}),
         ("bert", {"cls.predictions.bias": 4, "cls.seq_relationship.weight": 4, "embeddings.position_ids": 4}),
@@ -86,6 +87,50 @@ def test_what_would_change_numbers_may_not_be_left_over(family: str, name: str, 
     {**SAVERS, **BERT}[family](tmp_path / "model")
     change_weights(tmp_path / "model", **{name: torch.ones(4)})
     assert name in refusal(tmp_path / "model").message
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "second"),
+    [
+        ("gpt2", "transformer.h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"),
+        ("llama", "model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"),
+        ("llama", "model.norm.weight", "model.model.norm.weight"),
+        ("opt", "model.decoder.layers.0.fc1.bias", "decoder.layers.0.fc1.bias"),
+        ("bert", "encoder.layer.0.output.LayerNorm.weight", "encoder.layer.0.output.LayerNorm.gamma"),
+        ("bert", "encoder.layer.0.output.LayerNorm.bias", "bert.encoder.layer.0.output.LayerNorm.bias"),
+    ],
+)
+def test_a_weight_under_two_names_is_refused_with_both(family: str, name: str, second: str, tmp_path: Path) -> None:
+    """As where a checkpoint was saved over another, with and without its head: transformers takes one of them."""
+    {**SAVERS, **BERT}[family](tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    change_weights(tmp_path / "model", **{second: torch.zeros_like(weights[name])})
+    message = refusal(tmp_path / "model").message
+    assert name in message
+    assert second in message
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_weights_that_are_one_must_be_the_same_where_the_files_have_both(family: str, tmp_path: Path) -> None:
+    """Transformers 4 takes the embedding for both, and transformers 5 each for itself."""
+    save_family(family, tmp_path / "model", tie_word_embeddings=True)
+    source = ModelCatalogue((tmp_path,)).find_model("model")
+    embeddings = load_model(source, device=CPU).module.get_input_embeddings().weight
+    change_weights(tmp_path / "model", **{"lm_head.weight": embeddings.clone()})
+    assert load_model(source, device=CPU).module.get_output_embeddings().weight.equal(embeddings)
+    embeddings[-1, -1] += 1
+    change_weights(tmp_path / "model", **{"lm_head.weight": embeddings})
+    message = refusal(tmp_path / "model").message
+    assert "lm_head.weight" in message
+    assert "tie_word_embeddings" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_bias_that_is_no_float_is_refused_as_a_matrix_is(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Its scale would be missing."""
+    SAVERS["gpt2"](tmp_path / "model")
+    change_weights(tmp_path / "model", **{"transformer.h.1.mlp.c_fc.bias": torch.ones(64).to(dtype)})
+    assert "transformer.h.1.mlp.c_fc.bias in model.safetensors is of" in refusal(tmp_path / "model").message
 
 
 @pytest.mark.parametrize(
@@ -215,6 +260,17 @@ def test_damaged_weight_files_are_named(damage: str, tmp_path: Path) -> None:
     do, named = DAMAGES[damage]
     do(folder, shards(folder))
     assert named in refusal(folder).message
+
+
+def test_weights_in_one_file_and_in_several_are_refused(tmp_path: Path) -> None:
+    """As where a model was saved anew into its folder: transformers reads the one file, vLLM what the index names."""
+    folder = save_llama(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    write_index(folder, {"metadata": {}, "weight_map": dict.fromkeys(weights, "model.safetensors")})
+    describe_model(ModelCatalogue((tmp_path,)).find_model("model"))
+    shards(folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "model.safetensors and model-00001-of-00002.safetensors" in refusal(folder).message
 
 
 def test_a_link_within_the_model_folders_is_followed(tmp_path: Path) -> None:

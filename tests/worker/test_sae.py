@@ -182,6 +182,8 @@ def test_no_number_in_gives_no_silence_out(tmp_path: Path) -> None:
         ({"reshape_activations": "other"}, "reshape_activations"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
         ({"d_sae": 0}, "cfg.json"),
+        ({"apply_b_dec_to_input": None}, "apply_b_dec_to_input"),  # which Python takes for false
+        ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input"),  # and this for true
         (
             {
                 "metadata": {
@@ -215,7 +217,7 @@ def test_broken_weights_are_refused(tmp_path: Path) -> None:
     for change, match in (
         ({"b_enc": torch.full((64,), torch.nan)}, "NaN"),
         ({"W_enc": torch.zeros(64, D_MODEL)}, "does not fit"),
-        ({"W_skip": torch.zeros(2)}, "other tensors"),
+        ({"W_skip": torch.zeros(2)}, "skip connection"),
         ({"scaling_factor": torch.full((64,), 2.0)}, "other tensors"),
     ):
         save_file(tensors | change, weights)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.sites import Site
@@ -21,6 +22,7 @@ from tests.sae_formats import save_gemma_scope, save_gemma_scope_2, save_llama_s
 from tests.small_models import D_MODEL, SAVERS, save_gpt2, save_sae
 
 D_SAE = 32
+_FOUR = torch.tensor(4)
 
 
 def refused(path: Path) -> tuple[str, str, str]:
@@ -44,10 +46,12 @@ def save_sparsify(folder: Path, hook_point: str = "layers.1", **options: Any) ->
     return folder / hook_point
 
 
-def save_dictionary(folder: Path, known: str = "BatchTopKSAE", threshold: float = 0.5, **trainer: Any) -> Path:
+def save_dictionary(
+    folder: Path, known: str = "BatchTopKSAE", threshold: float = 0.5, k: Tensor = _FOUR, **trainer: Any
+) -> Path:
     tensors = {"encoder.weight": torch.ones(D_SAE, D_MODEL), "encoder.bias": torch.ones(D_SAE)}
     tensors |= {"decoder.weight": torch.ones(D_MODEL, D_SAE), "b_dec": torch.ones(D_MODEL)}
-    tensors |= {"k": torch.tensor(4), "threshold": torch.tensor(threshold)}
+    tensors |= {"k": k, "threshold": torch.tensor(threshold)}
     folder.mkdir(parents=True)
     torch.save(tensors, folder / "ae.pt")
     buffer = {"io": trainer.pop("io", "out")}
@@ -60,6 +64,29 @@ def saelens(folder: Path, **changes: Any) -> Path:
     config = json.loads((save_sae(folder, "standard") / "cfg.json").read_text()) | changes
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder
+
+
+def retyped(folder: Path, dtype: torch.dtype) -> Path:
+    weights = load_file(save_sae(folder, "standard") / "sae_weights.safetensors")
+    save_file(weights | {"W_enc": weights["W_enc"].to(dtype)}, folder / "sae_weights.safetensors")
+    return folder
+
+
+def save_transcoder(folder: Path, architecture: str = "transcoder", **options: Any) -> Path:
+    hooks = {"hook_name": "blocks.1.hook_mlp_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    return saelens(folder, architecture=architecture, d_out=D_MODEL, metadata=hooks, **options)
+
+
+def saying(folder: Path, file: str, **changes: Any) -> Path:
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
+    return folder
+
+
+def without_activation(path: Path) -> Path:
+    state = torch.load(path, weights_only=True)
+    del state["activation"]
+    torch.save(state, path)
+    return path
 
 
 def gemma(folder: Path, place: str, **changes: Any) -> Path:
@@ -121,6 +148,50 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
         lambda folder: save_sae(folder, "standard", metadata={
             "hook_name": "resid_post.1", "model_from_pretrained_kwargs": {"fold_ln": True}}), "fold_ln", "True",
     ),
+    "a word for a flag": (lambda folder: save_sparsify(folder, transcode="no"), "transcode", "'no'"),
+    "a word for a sign": (lambda folder: save_sparsify(folder, signed=None), "signed", "None"),
+    "a word for a norm": (
+        lambda folder: save_llama_scope(folder, weights(), sparsity_include_decoder_norm="false"),
+        "sparsity_include_decoder_norm", "'false'",
+    ),
+    "integers": (lambda folder: retyped(folder, torch.int8), "W_enc", "torch.int8"),
+    "float8": (lambda folder: retyped(folder, torch.float8_e4m3fn), "W_enc", "torch.float8_e4m3fn"),
+    "a transcoder that takes its output's bias from its input": (
+        lambda folder: save_transcoder(folder, apply_b_dec_to_input=True), "output_site", "mlp_out.1",
+    ),
+    "a skip that is not there": (
+        lambda folder: save_sparsify(folder, transcode=True, skip_connection=True), "W_skip",
+        "W_dec, W_enc, b_dec, b_enc",
+    ),
+    "a skip of SAELens that is not there": (
+        lambda folder: save_transcoder(folder, architecture="skip_transcoder"), "W_skip",
+        "W_dec, W_enc, b_dec, b_enc",
+    ),
+    "TopK without its name": (
+        lambda folder: without_activation(save_openai(folder / "resid_post_mlp_v5_32k/autoencoders/1.pt")), "k", "5",
+    ),
+    "half a feature": (
+        lambda folder: save_dictionary(folder / "ae", "AutoEncoderTopK", k=torch.tensor(4.5)), "k", "4.5",
+    ),
+    "true features": (lambda folder: save_sae(folder, "topk", k=True), "k", "True"),
+    "two k": (lambda folder: save_sae(folder, "topk", activation_fn_kwargs={"k": 5}), "k", "8, 5"),
+    "two hooks": (
+        lambda folder: saelens(folder, hook_name="blocks.2.hook_resid_post"), "hook_name",
+        "blocks.1.hook_resid_post, blocks.2.hook_resid_post",
+    ),
+    "a head of the residual": (
+        lambda folder: saelens(folder, metadata={"hook_name": "resid_post.1", "hook_head_index": 1}), "hook_head_index",
+        "1",
+    ),
+    "a layer below the first": (
+        lambda folder: save_dictionary(folder / "ae", submodule_name="resid_post", layer=-1), "site", "None",
+    ),
+    "metadata that are a list": (lambda folder: saelens(folder, metadata=["x"]), "format", "sae_lens"),
+    "an architecture that is a list": (lambda folder: saelens(folder, architecture=["x"]), "format", "sae_lens"),
+    "no trainer": (
+        lambda folder: saying(save_dictionary(folder / "ae"), "config.json", buffer=None), "format",
+        "dictionary_learning",
+    ),
     "no hook": (lambda folder: save_sae(folder, "standard", metadata={"model_name": "m"}), "site", "None"),
 }  # fmt: skip
 
@@ -146,6 +217,24 @@ def test_files_that_are_no_sae_are_named(file: str, text: str, why: str, tmp_pat
     with pytest.raises(BadRequest, match=why) as found:
         load_sae(tmp_path / "sae", "small")
     assert (found.value.reason, found.value.details["field"]) == ("SAE_UNSUPPORTED", file)
+
+
+def test_what_a_file_has_twice_is_refused(tmp_path: Path) -> None:
+    """Whichever came last would count, and no reader need agree."""
+    folder = save_sae(tmp_path / "key", "standard")
+    text = (folder / "cfg.json").read_text()
+    (folder / "cfg.json").write_text(text[:-1] + ', "apply_b_dec_to_input": false}')
+    with pytest.raises(BadRequest, match="'apply_b_dec_to_input' more than once"):
+        load_sae(folder, "small")
+    folder = save_sae(tmp_path / "threshold", "jumprelu")
+    weights_file = folder / "sae_weights.safetensors"
+    save_file(load_file(weights_file) | {"log_threshold": torch.ones(64)}, weights_file)
+    with pytest.raises(BadRequest, match=r"threshold is .* under two names"):
+        load_sae(folder, "small")
+    folder = gemma(tmp_path, "gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_5")
+    np.savez(folder / "params.npz", **weights(), w_enc=weights()["W_enc"])
+    with pytest.raises(BadRequest, match=r"W_enc is .* under two names"):
+        load_sae(folder, "small")
 
 
 def test_two_formats_in_a_folder_are_ambiguous(tmp_path: Path) -> None:

@@ -31,12 +31,28 @@ _SIZES: Mapping[str, int] = {
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), POSITIONS_MAX),
 }
 _ROPE = "rope_parameters"
-# Whatever any of transformers' kinds of rotary embeddings reads.
-_ROPE_KEYS = frozenset({
-    "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings",
-    "attention_factor", "beta_fast", "beta_slow", "short_factor", "long_factor", "low_freq_factor",
-    "high_freq_factor", "mscale", "mscale_all_dim", "truncate", "finetuned",
+# What each of transformers' kinds of rotary embeddings reads, beside what may always be there. It keeps other keys, and
+# does nothing with them: a factor without a type would scale nothing.
+_ROPE_ALWAYS = frozenset({
+    "rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "finetuned",
 })  # fmt: skip
+_ROPE_READ: Mapping[str, frozenset[str]] = {
+    "default": frozenset(),
+    **dict.fromkeys(("linear", "dynamic", "proportional"), frozenset({"factor"})),
+    "yarn": frozenset({
+        "factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate",
+    }),
+    "longrope": frozenset({"factor", "attention_factor", "short_factor", "long_factor"}),
+    "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor"}),
+}  # fmt: skip
+# Where config.json may say what is in `rope_parameters` as well: two tables, and single keys by their names there.
+_ROPE_TABLES = (_ROPE, "rope_scaling")
+_ROPE_BESIDE: Mapping[str, str] = {
+    "rope_theta": "rope_theta",
+    "rotary_emb_base": "rope_theta",
+    "partial_rotary_factor": "partial_rotary_factor",
+    "rotary_pct": "partial_rotary_factor",
+}
 
 DECIDES = frozenset({
     # sizes
@@ -75,7 +91,8 @@ DECIDES_NOTHING = frozenset({
     # what a call asks for
     "use_cache", "return_dict", "use_return_dict", "output_attentions", "output_hidden_states", "output_past",
     "chunk_size_feed_forward", "tie_last_hidden_states", "cache_implementation", "cache_config",
-    "keys_to_ignore_at_inference", "attn_implementation", "_attn_implementation", "_attn_implementation_autoset",
+    "keys_to_ignore_at_inference", "ignore_keys_at_rope_validation",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset",
     "_attn_implementation_internal", "_flash_attn_2_enabled", "use_flash_attn", "use_flash_attention",
     "_experts_implementation", "experts_implementation",
     # heads for other tasks
@@ -140,10 +157,12 @@ def read_configuration(source: ModelSource) -> Any:
             raise DamagedFile("it has no model_type")
         find_family(raw["model_type"])
         _refuse_keys(raw["model_type"], _elsewhere(raw))
+        _check_said_once(raw)
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     _check_sizes({name: getattr(config, name, None) for name in _SIZES})
     _check_heads(config)
     _refuse_keys(config.model_type, _unknown(config))
+    _check_rope(config, raw)
     return config
 
 
@@ -180,6 +199,51 @@ def _check_heads(config: Any) -> None:
         raise DamagedFile(f"num_key_value_heads is {shared}, which does not divide num_attention_heads, {heads}")
 
 
+def _check_said_once(raw: Mapping[str, Any]) -> None:
+    """That what has two names has one value. Which of them transformers takes is another with each of its versions."""
+    said: dict[str, tuple[str, Any]] = {}
+    for name, where, value in _by_meaning(raw):
+        first, other = said.setdefault(name, (where, value))
+        if other != value:
+            raise DamagedFile(
+                f"it says {first} = {str(other)[:40]} and {where} = {str(value)[:40]}, which are the same option under "
+                "two names: remove the one that is wrong"
+            )
+
+
+def _by_meaning(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """What options with several names say: transformers' name of each, where it stands, and its value."""
+    kind = CONFIG_MAPPING[raw["model_type"]]
+    for alias, name in kind.attribute_map.items():
+        yield from ((name, where, raw[where]) for where in (name, alias) if raw.get(where) is not None)
+    if _ROPE in kind.__dataclass_fields__:
+        yield from _of_rope(raw)
+
+
+def _of_rope(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    for where in _ROPE_TABLES:
+        table = raw.get(where)
+        for key, value in table.items() if isinstance(table, dict) else ():
+            if value is not None:
+                yield f"{_ROPE}.{'rope_type' if key == 'type' else key}", f"{where}.{key}", value
+    for where, key in _ROPE_BESIDE.items():
+        if raw.get(where) is not None:
+            yield f"{_ROPE}.{key}", where, raw[where]
+
+
+def _check_rope(config: Any, raw: Mapping[str, Any]) -> None:
+    """That transformers took over all that is said: of two tables it reads one."""
+    if not (rope := getattr(config, _ROPE, None)) or is_transformer_lens(raw):
+        return
+    for name, where, value in _of_rope(raw):
+        key = name.removeprefix(f"{_ROPE}.")
+        if (read := rope.get(key)) != value:
+            raise DamagedFile(
+                f"it says {where} = {str(value)[:40]}, which transformers reads as {str(read)[:40]}: say it in "
+                f"{_ROPE}, and remove rope_scaling"
+            )
+
+
 def _elsewhere(raw: Mapping[str, Any]) -> Iterator[str]:
     """Keys, with their values, that transformers would turn into other keys, which the family does not use."""
     has_rope = _ROPE in CONFIG_MAPPING[raw["model_type"]].__dataclass_fields__
@@ -203,9 +267,15 @@ def _unknown(config: Any) -> Iterator[str]:
     for name, value in vars(config).items():
         if name not in known and not _changes_nothing(config, name, value):
             yield f"{name} = {str(value)[:40]}"
-    rope = getattr(config, _ROPE, None) or {}
     if _ROPE in known:
-        yield from (f"{_ROPE}.{name}" for name in rope.keys() - _ROPE_KEYS)
+        yield from _unread_of_rope(getattr(config, _ROPE, None) or {})
+
+
+def _unread_of_rope(rope: Mapping[str, Any]) -> Iterator[str]:
+    read = _ROPE_READ.get(str(rope.get("rope_type")), rope.keys())  # a kind that is not there is refused as that
+    for name in rope.keys() - _ROPE_ALWAYS - read:
+        if rope[name] is not None and (name, rope[name]) != ("factor", 1):
+            yield f"{_ROPE}.{name} = {str(rope[name])[:40]} of rope_type {rope['rope_type']}"
 
 
 def _changes_nothing(config: Any, name: str, value: object) -> bool:
@@ -215,6 +285,8 @@ def _changes_nothing(config: Any, name: str, value: object) -> bool:
         return True
     if name in _SYNONYMS and value == getattr(config, _SYNONYMS[name], None):
         return True
+    if name in _ROPE_BESIDE:
+        return bool((getattr(config, _ROPE, None) or {}).get(_ROPE_BESIDE[name]) == value)
     if name == "head_dim":
         return bool(config.model_type == "qwen2" or value == config.hidden_size // config.num_attention_heads)
     if name in _WINDOW:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -27,7 +28,8 @@ from actstore_worker.families import LONGROPE, Family, find_family
 from actstore_worker.files import sha256_of
 from actstore_worker.model_files import (
     DamagedFile,
-    checked_tensor_names,
+    check_tied,
+    checked_tensors,
     raw_configuration,
     tensors_in,
     transformer_lens_file,
@@ -35,7 +37,7 @@ from actstore_worker.model_files import (
 )
 from actstore_worker.options import unset_call_options, unsupported_option
 from actstore_worker.stamps import held_still
-from actstore_worker.tensor_names import check_tensors
+from actstore_worker.tensor_names import check_tensors, may_be_left_over, place_of, places
 from actstore_worker.token_texts import describe_tokens
 from actstore_worker.tokenizer_files import TOKENIZER, check_added, check_tokenizer, load_tokenizer
 from actstore_worker.transformer_lens_files import is_transformer_lens, read_weights
@@ -393,9 +395,9 @@ def _read_module(
 ) -> nn.Module:
     transformers_logging.disable_progress_bar()  # a worker's log is no terminal
     try:
-        weights, names = _weights_from(source, config)
-        if config.num_hidden_layers > len(names):  # which would take a while to build, to find it wanting
-            raise DamagedFile(f"{config.num_hidden_layers} layers are not made of {len(names)} tensors")
+        weights, files = _weights_from(source, config)
+        if config.num_hidden_layers > len(files):  # which would take a while to build, to find it wanting
+            raise DamagedFile(f"{config.num_hidden_layers} layers are not made of {len(files)} tensors")
         module, report = find_family(config.model_type).auto_class.from_pretrained(
             **weights,
             config=config,
@@ -407,11 +409,22 @@ def _read_module(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that the report has them; they are refused
         )
-        check_tensors(module, report, names)
+        check_tensors(module, report, files)
+        if device_map == "meta":
+            _check_ties(module, files)
     except Exception as error:  # whatever a broken file makes of transformers and safetensors
         raise _unsupported(source, f"its weights cannot be loaded: {error}") from error
     assert isinstance(module, nn.Module)  # noqa: S101
     return module
+
+
+def _check_ties(module: Any, files: Mapping[str, Path]) -> None:
+    """Where the files have both of two weights that are to be one. Errors: DamagedFile."""
+    found = places(module, files)
+    for pair in module.all_tied_weights_keys.items():
+        one, other = (found.get(place_of(module, name)) for name in pair)
+        if one and other:
+            check_tied(files, one, other)
 
 
 def _leave_files(module: nn.Module) -> None:
@@ -421,12 +434,14 @@ def _leave_files(module: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _weights_from(source: ModelSource, config: Any) -> tuple[dict[str, Any], set[str]]:
-    """In transformers' words; and the names of the tensors that are there."""
+def _weights_from(source: ModelSource, config: Any) -> tuple[dict[str, Any], Mapping[str, Path]]:
+    """In transformers' words; and the tensors that are there, by name, with their files."""
     if is_transformer_lens(raw_configuration(source.folder)):
-        weights = read_weights(transformer_lens_file(source), config)
-        return {"pretrained_model_name_or_path": None, "state_dict": weights}, set(weights)
-    return {"pretrained_model_name_or_path": source.folder, "use_safetensors": True}, checked_tensor_names(source)
+        path = transformer_lens_file(source)
+        weights = read_weights(path, config)
+        return {"pretrained_model_name_or_path": None, "state_dict": weights}, dict.fromkeys(weights, path)
+    files = checked_tensors(source, may_be_left_over)
+    return {"pretrained_model_name_or_path": source.folder, "use_safetensors": True}, files
 
 
 def _unsupported(source: ModelSource, why: str) -> BadRequest:

@@ -6,10 +6,11 @@ never downloaded, is named, with what to do.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from actstore_worker.catalogue import MODEL_CONFIGURATION, ModelSource
@@ -18,6 +19,8 @@ from actstore_worker.transformer_lens_files import WEIGHTS as TRANSFORMER_LENS_W
 from actstore_worker.transformer_lens_files import is_transformer_lens
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# How transformers names them. It reads none where there is the one file, whatever the index says.
+_SHARDS = "model-*-of-*.safetensors"
 # Applied by transformers to whatever it loads, where its library is there; part of no hash of ours.
 _ADAPTER = "adapter_config.json"
 # The largest that are published are 0.1, 4 and 40 MB; each is parsed whole.
@@ -28,6 +31,8 @@ JSON_DEPTH_MAX = 32
 GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
 # Numbers that weights are made of. Integers are quantised weights, and mean nothing without their scales.
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# Of two matrices that are compared, at a time.
+_ROWS_COMPARED = 1024
 
 
 class DamagedFile(ValueError):
@@ -55,7 +60,9 @@ def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
     """
     check_file(path, bytes_max)
     try:
-        found = json.loads(path.read_bytes(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
+        found = json.loads(
+            path.read_bytes(), object_pairs_hook=said_once, parse_constant=_no_number, parse_float=_finite
+        )
     except RecursionError as error:
         raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep") from error
     except ValueError as error:
@@ -92,6 +99,8 @@ def weight_files(source: ModelSource) -> list[Path]:
     if (source.folder / _ADAPTER).is_file():
         raise DamagedFile(f"{_ADAPTER} says that it is an adapter to other weights: merge it into them, and save those")
     if (source.folder / WEIGHTS).is_file():
+        if shards := sorted(path.name for path in source.folder.glob(_SHARDS)):
+            raise DamagedFile(f"it has {WEIGHTS} and {shards[0]}: which of them counts is not said; remove the other")
         return [_own_file(source, WEIGHTS)]
     if not (source.folder / WEIGHTS_INDEX).is_file():
         raise DamagedFile(f"it has no {WEIGHTS}; actstore reads safetensors only")
@@ -114,24 +123,42 @@ def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
         raise DamagedFile(message) from error
 
 
-def checked_tensor_names(source: ModelSource) -> set[str]:
-    """Of a model in safetensors: each tensor lies in one file, the one that the index names, and weights are floats.
+def checked_tensors(source: ModelSource, is_spare: Callable[[str], bool]) -> dict[str, Path]:
+    """Of a model in safetensors: the tensors' names and files, where each lies in one file, the one that the index
+    names, and is of floats, or spare.
 
     Errors: OSError, DamagedFile.
     """
-    files, found = weight_files(source), dict[str, str]()
+    files, found = weight_files(source), dict[str, Path]()
     for path in files:
         for name, _, dtype in tensors_in(path):
             if name in found:
-                raise DamagedFile(f"{name} lies in {found[name]} and in {path.name}: which of them counts is not said")
-            if dtype not in _FLOATS and name.endswith("weight"):
+                raise DamagedFile(
+                    f"{name} lies in {found[name].name} and in {path.name}: which of them counts is not said"
+                )
+            if dtype not in _FLOATS and not is_spare(name):
                 raise DamagedFile(
                     f"{name} in {path.name} is of {dtype}: its weights are quantised, and floats are read"
                 )
-            found[name] = path.name
+            found[name] = path
     if files[0].name != WEIGHTS:
-        _check_index(_weight_map(source), found)
-    return set(found)
+        _check_index(_weight_map(source), {name: path.name for name, path in found.items()})
+    return found
+
+
+def check_tied(files: Mapping[str, Path], one: str, other: str) -> None:
+    """That two tensors, by their names in the files, are the same numbers. Errors: DamagedFile."""
+    with safe_open(files[one], framework="pt") as first, safe_open(files[other], framework="pt") as second:
+        rows, others = first.get_slice(one), second.get_slice(other)
+        same = rows.get_shape() == others.get_shape() and all(
+            torch.equal(rows[start : start + _ROWS_COMPARED].float(), others[start : start + _ROWS_COMPARED].float())
+            for start in range(0, rows.get_shape()[0], _ROWS_COMPARED)
+        )
+    if not same:
+        raise DamagedFile(
+            f"its config.json says tie_word_embeddings, and {one} and {other} are different numbers: which of them "
+            "counts is not said; set tie_word_embeddings to false where both do, else remove the one that is wrong"
+        )
 
 
 def _check_index(said: dict[str, str], found: dict[str, str]) -> None:
@@ -160,7 +187,8 @@ def _own_file(source: ModelSource, name: str) -> Path:
     return path
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For JSON: an object without a key that is there twice. Errors: ValueError."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -1,7 +1,7 @@
 """Which tensors of a checkpoint a model may leave unused: transformers drops what it has no place for, without a word.
 
 A bias that is not added, or a layer that is not run, makes another model of the same name. So whatever is left over is
-refused, but for what these patterns name.
+refused, but for what these patterns name. So is what has two names in the files.
 """
 
 import re
@@ -42,7 +42,7 @@ def check_tensors(module: nn.Module, report: Mapping[str, Any], in_files: Iterab
         shapes = (f"{name} of {tuple(found)} for {tuple(place)}" for name, found, place in report["mismatched_keys"])
         raise DamagedFile(f"its config.json and its weight files are of different sizes: {_some(shapes)}")
     unused = {*report["unexpected_keys"], *_hidden(module, in_files)}
-    unused = {name for name in unused if not _may_be_left_over(name) and not (optional and optional.fullmatch(name))}
+    unused = {name for name in unused if not may_be_left_over(name) and not (optional and optional.fullmatch(name))}
     if unused:
         raise DamagedFile(
             f"its weight files have {_some(unused)}, which a model of this config.json would not use: they are another "
@@ -50,8 +50,34 @@ def check_tensors(module: nn.Module, report: Mapping[str, Any], in_files: Iterab
         )
 
 
-def _may_be_left_over(name: str) -> bool:
+def may_be_left_over(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in _LEFT_OVER)
+
+
+def places(module: nn.Module, in_files: Iterable[str]) -> dict[str, str]:
+    """Which tensor of the files goes where in the module: names with and without the trunk's prefix, and what older
+    files call a norm's gain and bias, are the same place.
+
+    Errors: DamagedFile for two tensors of one place, of which transformers takes the last, without a word.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(name for name in in_files if not may_be_left_over(name)):
+        place = place_of(module, name)
+        if place in found:
+            raise DamagedFile(
+                f"its weight files have {found[place]} and {name}, which are the same weight under two names: which of "
+                "them counts is not said"
+            )
+        found[place] = name
+    return found
+
+
+def place_of(module: Any, name: str) -> str:
+    """What all names of a weight have in common."""
+    prefix = f"{module.base_model_prefix}."
+    while name.startswith(prefix):
+        name = name.removeprefix(prefix)
+    return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda old: {"gamma": "weight", "beta": "bias"}[old[0]], name)
 
 
 def _hidden(module: Any, in_files: Iterable[str]) -> set[str]:

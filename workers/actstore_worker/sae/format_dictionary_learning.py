@@ -77,7 +77,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
         site=_site(files, trainer) if buffer.get("io", "out") == "out" else None,
         model=str(trainer.get("lm_name") or "").rpartition("/")[2],
         subtracts_b_dec=meant.subtracts_b_dec,
-        k=int(k) if isinstance(k, Tensor) else k,
+        k=k.item() if isinstance(k, Tensor) else k,
         scales_by_decoder_norm=meant.scales_by_decoder_norm,
     )
 
@@ -112,5 +112,5 @@ def _site(files: SaeFiles, trainer: Mapping[str, Any]) -> Site | None:
     for place in places:
         if found := _SUBMODULE.search(place):
             layer = trainer.get("layer") if found[2] is None else int(found[2])
-            return Site(layer, _KINDS[found[1]]) if isinstance(layer, int) else None
+            return Site(layer, _KINDS[found[1]]) if type(layer) is int and layer >= 0 else None
     return None

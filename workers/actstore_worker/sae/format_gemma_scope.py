@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actstore_storage.sites import Site
 from actstore_worker.sae.parts import SaeParts
-from actstore_worker.sae.reading import read_json, read_tensors
+from actstore_worker.sae.reading import flag, put_once, read_json, read_tensors
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sites import module_site
 from actstore_worker.sae_files import SIDECAR, SaeFiles
@@ -44,7 +44,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
     repository = _REPOSITORY.search(place)
     return SaeParts(
         architecture="jumprelu",
-        tensors=_renamed(read_tensors(files.weights, name)),
+        tensors=_renamed(read_tensors(files.weights, name), name),
         site=_site_by_folders(place, _KINDS.get(repository[3]) if repository else None),
         is_transcoder="transcoder" in place,
         model=_model(repository),
@@ -56,7 +56,7 @@ def read_2(files: SaeFiles, name: str) -> SaeParts:
     config = read_json(files.configuration, name) if files.configuration else {}
     if config.get("architecture", _ARCHITECTURE) != _ARCHITECTURE:
         raise unsupported(name, "architecture", config["architecture"], "it is another", allowed=_ARCHITECTURE)
-    tensors = _renamed(read_tensors(files.weights, name))
+    tensors = _renamed(read_tensors(files.weights, name), name)
     if tensors.get("W_dec") is not None and tensors["W_dec"].ndim == 3:
         raise unsupported(
             name, "w_dec", tuple(tensors["W_dec"].shape), "it predicts several layers", allowed="a matrix"
@@ -68,6 +68,7 @@ def read_2(files: SaeFiles, name: str) -> SaeParts:
         site=site,
         output_site=output_site,
         is_transcoder="hf_hook_point_out" in config or "transcoder" in _place(files),
+        skips=flag(config, "affine_connection", False, name) if "affine_connection" in config else None,
         model=str(config.get("model_name", "")),
     )
 
@@ -76,10 +77,13 @@ def _place(files: SaeFiles) -> str:
     return "/".join(files.weights.parent.parts[-_FOLDERS:])
 
 
-def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _renamed(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Matrices are W_enc in some files and w_enc in others. The affine skip lies as [d_in, d_out]."""
-    renamed = {"W_" + key[2:] if key.startswith("w_") else key: tensor for key, tensor in tensors.items()}
-    return {"W_skip" if key == _AFFINE else key: tensor for key, tensor in renamed.items()}
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        plain = "W_" + key[2:] if key.startswith("w_") else key
+        put_once(renamed, "W_skip" if plain == _AFFINE else plain, tensor, name)
+    return renamed
 
 
 def _site_by_folders(place: str, kind: str | None) -> Site | None:

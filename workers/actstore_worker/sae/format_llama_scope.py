@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from actstore_worker.sae.parts import NORM_MIN, SaeParts
-from actstore_worker.sae.reading import read_json, read_tensors, turned
+from actstore_worker.sae.reading import flag, read_json, read_tensors, turned
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sites import hook_site
 from actstore_worker.sae_files import SaeFiles
@@ -70,7 +70,7 @@ def _tensors(found: dict[str, Tensor], config: Mapping[str, Any], name: str) -> 
         raise unsupported(name, "tensors", sorted(found), "it has others", allowed=sorted(_NAMES))
     tensors = {_NAMES[key]: turned(value) if key.endswith(".weight") else value for key, value in found.items()}
     threshold = _threshold(logarithm, config, name).expand(tensors["b_enc"].shape)
-    if config.get("sparsity_include_decoder_norm", True):
+    if flag(config, "sparsity_include_decoder_norm", True, name):
         norms = torch.linalg.vector_norm(tensors["W_dec"].float(), dim=-1).clamp(min=NORM_MIN)
         threshold = threshold / norms
     return tensors | {"threshold": threshold}

@@ -36,6 +36,9 @@ def read(files: SaeFiles, name: str) -> SaeParts:
     if activation not in _ACTIVATIONS:
         raise unsupported(name, "activation", activation, "it is not one of those", allowed=_ACTIVATIONS)
     is_topk = activation == "TopK"
+    if not is_topk and "k" in state:
+        why = "it is TopK's, and without the name of its activation it would be read as ReLU"
+        raise unsupported(name, "k", state["k"], why, allowed='"activation": "TopK"')
     if is_topk and state.get("postact_fn", "ReLU") != "ReLU":
         why = "its features may be negative, and here 0 is off"
         raise unsupported(name, "postact_fn", state["postact_fn"], why, allowed="ReLU")

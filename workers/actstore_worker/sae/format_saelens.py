@@ -4,7 +4,7 @@ The formulas are those of `sae_lens.saes` at inference. Options that SAELens han
 by name, because a wrong feature looks like a right one. BatchTopK and Matryoshka SAEs are saved as JumpReLU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from actstore_storage.sites import Site
 from actstore_worker.sae.claims import read_claims
 from actstore_worker.sae.parts import SaeParts
-from actstore_worker.sae.reading import read_json, read_tensors, turned
+from actstore_worker.sae.reading import flag, put_once, read_json, read_tensors, turned
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sidecar import ADAPTATIONS
 from actstore_worker.sae.sites import hook_site
@@ -53,11 +53,12 @@ def read(files: SaeFiles, name: str) -> SaeParts:
         site=_site(config, name),
         output_site=_output_site(config, name) if is_transcoder else None,
         is_transcoder=is_transcoder,
+        skips="skip" in str(config.get("architecture")),
         model=str(_metadata(config).get("model_name") or ""),
         normalisation="none" if normalisation == _SCALED else normalisation,
-        subtracts_b_dec=not is_transcoder and bool(config.get("apply_b_dec_to_input", True)),
-        k=config.get("k") or (config.get("activation_fn_kwargs") or {}).get("k"),
-        scales_by_decoder_norm=architecture == "topk" and bool(config.get("rescale_acts_by_decoder_norm", False)),
+        subtracts_b_dec=flag(config, "apply_b_dec_to_input", not is_transcoder, name),
+        k=_said_once("k", [config.get("k"), (config.get("activation_fn_kwargs") or {}).get("k")], name),
+        scales_by_decoder_norm=architecture == "topk" and flag(config, "rescale_acts_by_decoder_norm", False, name),
         unknown_scale="normalize_activations" if normalisation == _SCALED else "",
         processing=_processing(config),
         claims=read_claims(files.folder, name, _metadata(config), sizes[1]),
@@ -105,6 +106,14 @@ def _normalisation(config: Mapping[str, Any], name: str) -> str:
     return found
 
 
+def _said_once(option: str, said: Sequence[Any], name: str) -> Any:
+    """What versions of SAELens have in different places. Errors: BadRequest SAE_UNSUPPORTED where these disagree."""
+    found = [value for value in said if value is not None]
+    if any(value != found[0] for value in found):
+        raise unsupported(name, option, found, "it is said in several places, and which counts is not", allowed="one")
+    return found[0] if found else None
+
+
 def _metadata(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Before v6 what is now metadata lay beside the rest."""
     found: Mapping[str, Any] = config.get("metadata") or config
@@ -113,7 +122,8 @@ def _metadata(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _site(config: Mapping[str, Any], name: str) -> Site | None:
     metadata = _metadata(config)
-    hook = str(metadata.get("hook_name") or config.get("hook_name") or config.get("hook_point") or "")
+    said = [metadata.get("hook_name"), config.get("hook_name"), config.get("hook_point")]
+    hook = str(_said_once("hook_name", said, name) or "")
     head = metadata.get("hook_head_index", metadata.get("hook_point_head_index"))
     return hook_site(hook, name, head=head) if hook else None
 
@@ -133,7 +143,7 @@ def _tensors(files: SaeFiles, name: str) -> dict[str, Tensor]:
     """Checkpoints of training may hold a threshold's logarithm; for a while files had a scale that was 1 throughout."""
     found = read_tensors(files.weights, name)
     if "log_threshold" in found:
-        found["threshold"] = found.pop("log_threshold").float().exp()
+        put_once(found, "threshold", found.pop("log_threshold").float().exp(), name)
     if "scaling_factor" in found and bool((found["scaling_factor"] == 1).all()):
         del found["scaling_factor"]
     if "W_skip" in found:  # [d_out, d_in] there

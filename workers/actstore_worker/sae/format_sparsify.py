@@ -14,7 +14,7 @@ from torch import Tensor
 
 from actstore_storage.sites import Site
 from actstore_worker.sae.parts import SaeParts
-from actstore_worker.sae.reading import read_json, read_tensors, turned
+from actstore_worker.sae.reading import flag, read_json, read_tensors, turned
 from actstore_worker.sae.refusals import mismatch, unsupported
 from actstore_worker.sae_files import SaeFiles
 
@@ -32,9 +32,9 @@ def read(files: SaeFiles, name: str) -> SaeParts:
     if config.get("activation", "topk") != "topk":
         why = "its features are the largest of each group, which actstore does not compute"
         raise unsupported(name, "activation", config["activation"], why, allowed="topk")
-    if config.get("signed"):
+    if flag(config, "signed", False, name):
         raise unsupported(name, "signed", True, "its features may be negative, and here 0 is off", allowed=False)
-    transcodes = bool(config.get("transcode", False))
+    transcodes = flag(config, "transcode", False, name)
     site, output_site = _sites(files.folder.name, transcodes, name)
     return SaeParts(
         architecture="topk",
@@ -43,6 +43,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
         site=site,
         output_site=output_site,
         is_transcoder=transcodes,
+        skips=flag(config, "skip_connection", False, name) if "skip_connection" in config else None,
         model=_model(files.folder.parent / "config.json", name),
         subtracts_b_dec=not transcodes,
         k=config.get("k"),

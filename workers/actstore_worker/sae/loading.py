@@ -1,9 +1,11 @@
 """Reads an SAE from a folder or a file, in whatever format it turns out to be."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from actstore_storage.errors import ActstoreError
 from actstore_worker.sae import (
     format_dictionary_learning,
     format_gemma_scope,
@@ -39,8 +41,21 @@ def load_sae(path: Path, name: str) -> SparseAutoencoder:
     """
     with held_still(partial(stamp_of_saes, path), "sae", name):
         files = _told_apart(path, name)
-        parts = _READERS[files.format](files, name)
-        return assemble(parts, read_sidecar(files.sidecar, name), name, files.sha256, files.format)
+        with _refusing_what_fails(files, name):
+            parts = _READERS[files.format](files, name)
+            return assemble(parts, read_sidecar(files.sidecar, name), name, files.sha256, files.format)
+
+
+@contextmanager
+def _refusing_what_fails(files: SaeFiles, name: str) -> Iterator[None]:
+    """Errors: BadRequest SAE_UNSUPPORTED for whatever files that say other things than they should make of a reader."""
+    try:
+        yield
+    except (ActstoreError, MemoryError):
+        raise
+    except Exception as error:
+        why = f"its files do not say what those of {files.format} say: {type(error).__name__}: {error}"
+        raise unsupported(name, "format", files.format, why, allowed=FORMATS) from error
 
 
 def _told_apart(path: Path, name: str) -> SaeFiles:

@@ -18,6 +18,7 @@ from actstore_worker.sae.sidecar import Sidecar
 from actstore_worker.sae_files import SIDECAR
 
 CLAIMS = ("l0", "fvu", "dead_share", "loss_recovered")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # SAELens's own lower bound of a decoder row's norm.
 NORM_MIN = 1e-8
 # At which kinds of site an SAE can be adapted to a model whose weights were not processed as its own model's. Folding a
@@ -47,6 +48,8 @@ class SaeParts:
     # None: the site itself, of an autoencoder; nothing says it, of a transcoder.
     output_site: Site | None = None
     is_transcoder: bool = False
+    # Whether a transcoder also writes a linear function of what it reads. None: as there is a W_skip, or none.
+    skips: bool | None = None
     model: str = ""
     normalisation: str = "none"
     subtracts_b_dec: bool = False
@@ -97,6 +100,10 @@ def _checked(parts: SaeParts, kind: type[SparseAutoencoder], name: str) -> dict[
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)} | dict.fromkeys(kind.biases, (d_sae,))
     if "W_skip" in parts.tensors and parts.is_transcoder:
         shapes["W_skip"] = (d_in, d_out)
+    if parts.skips not in (None, "W_skip" in parts.tensors):
+        said, there = ("says", "is none") if parts.skips else ("does not say", "is one")
+        why = f"its configuration {said} that it has a skip connection, and there {there}"
+        raise unsupported(name, "W_skip", sorted(parts.tensors), why, allowed=sorted(shapes))
     if parts.tensors.keys() != shapes.keys():
         why = f"an SAE of architecture {kind.architecture} has other tensors"
         raise unsupported(name, "tensors", sorted(parts.tensors), why, allowed=sorted(shapes))
@@ -104,6 +111,9 @@ def _checked(parts: SaeParts, kind: type[SparseAutoencoder], name: str) -> dict[
         tensor = parts.tensors[key]
         if not isinstance(tensor, Tensor):
             raise unsupported(name, key, type(tensor).__name__, "it is no tensor", allowed=str(shape))
+        if tensor.dtype not in _FLOATS:
+            why = "quantised numbers mean nothing without their scale, of which the file says nothing"
+            raise unsupported(name, key, tensor.dtype, why, allowed=_FLOATS)
         if tuple(tensor.shape) != shape:
             raise mismatch(
                 name, key, tuple(tensor.shape), str(shape), "its other tensors or its configuration disagree"
@@ -126,7 +136,7 @@ def _sizes(parts: SaeParts, name: str) -> tuple[int, int, int]:
 
 
 def _checked_k(k: Any, d_sae: int, name: str) -> int:
-    if not isinstance(k, int) or not 1 <= k <= d_sae:
+    if type(k) is not int or not 1 <= k <= d_sae:
         raise unsupported(name, "k", k, "it is no such number", allowed=f"1..{d_sae}")
     return k
 

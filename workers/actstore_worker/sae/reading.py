@@ -1,7 +1,7 @@
 """Reads the files of SAEs: numbers only, never code, and whatever is wrong with a file is said by its name."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from actstore_worker.model_files import check_file
+from actstore_worker.model_files import check_file, said_once
 from actstore_worker.sae.refusals import unsupported
 
 
@@ -19,7 +19,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     """Errors: BadRequest SAE_UNSUPPORTED where it is not one JSON object."""
     try:
         check_file(path)
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(), object_pairs_hook=said_once)
         if not isinstance(found, dict):
             raise ValueError("it is not an object")
     except (OSError, ValueError, RecursionError) as error:
@@ -41,6 +41,24 @@ def read_tensors(path: Path, name: str) -> dict[str, Any]:
     except Exception as error:  # whatever a broken file makes of NumPy, torch and safetensors
         raise unsupported(name, path.name, None, f"it cannot be read: {error}", "tensors, and no code") from error
     return found
+
+
+def flag(config: Mapping[str, Any], option: str, usual: bool, name: str) -> bool:
+    """An option that is on or off.
+
+    Errors: BadRequest SAE_UNSUPPORTED for null, which Python takes for off, and for words, which it takes for on.
+    """
+    found = config.get(option, usual)
+    if not isinstance(found, bool):
+        raise unsupported(name, option, repr(found), "it is neither true nor false", allowed=(True, False))
+    return found
+
+
+def put_once(found: dict[str, Any], key: str, value: Any, name: str) -> None:
+    """Errors: BadRequest SAE_UNSUPPORTED where a file has the same numbers under two names."""
+    if key in found:
+        raise unsupported(name, key, sorted(found), "the file has it under two names, and which counts is not said")
+    found[key] = value
 
 
 def turned(found: Any) -> Any:

@@ -37,7 +37,11 @@ def hook_site(hook: str, name: str, field: str = "hook_name", head: int | None =
     except BadRequest as error:
         why = next((why for end, why in _WHY_NOT.items() if hook.endswith(end)), "that site is not captured")
         raise mismatch(name, field, hook, error.details["allowed"], why) from error
-    return found if head is None else Site(found.layer, found.kind, head)
+    if head is None:
+        return found
+    if found.kind != "z" or type(head) is not int or head < 0:
+        raise mismatch(name, "hook_head_index", head, "a head of hook_z: 0 and above", f"it reads {found}")
+    return Site(found.layer, found.kind, head)
 
 
 def module_site(point: str, name: str, field: str) -> Site:
