@@ -17,7 +17,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import Checkpoint, Summary, smaller_checkpoints
 from actstore_storage.commit import Commit, Moments, ObjectRecord
 from actstore_storage.errors import CorruptObject
-from actstore_storage.fsck_store import Finding, check_store
+from actstore_storage.fsck_store import Finding, check_beside_runs
 from actstore_storage.index_merge import due_blocks
 from actstore_storage.index_segments import Segment, listed_segments, read_segment
 from actstore_storage.layout import (
@@ -89,7 +89,7 @@ def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, r
     records: list[RunRecord] = []
     names = [run] if run else _runs(bucket)
     verdicts = [_check_run(bucket, name, quick, remove_orphans, records) for name in names]
-    beside = () if run else tuple(check_store(bucket, records, quick, remove_orphans))
+    beside = () if run else tuple(check_beside_runs(bucket, records, quick, remove_orphans))
     return Verdict(
         len(verdicts),
         sum(each.shards for each in verdicts),
