@@ -2,8 +2,8 @@
 
 A record is canonical JSON whose last member, `record_sha256`, is the SHA-256 of the same record without that member. It
 is over the bytes as they lie in the bucket, so that reading it costs one hash and nothing is written again to compare.
-Records of before format version 4 have no hash. They are still held to be canonical JSON, which nothing else is that
-wrote them: no doubled member, no byte behind the end.
+Records of before format version 4 have no hash. They are still checked to be canonical JSON, as they were written: a
+doubled member, or a byte behind the end, is noticed.
 """
 
 import hashlib
