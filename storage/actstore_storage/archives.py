@@ -29,7 +29,7 @@ def read_archive(bucket: Bucket, key: str, folder: Path) -> None:
         failure = bucket.store_error(error) if isinstance(error, OSError) else None
         raise failure or _corrupt(key, str(error)) from error
     if (folder / _HASHES).is_file():  # else it is of before there were any
-        told: dict[str, Any] = unseal((folder / _HASHES).read_bytes(), key, dict, must=True)
+        told: dict[str, Any] = unseal((folder / _HASHES).read_bytes(), key, dict, sealed=True)
         if told != {"key": key, "files": _digests(folder)}:
             raise _corrupt(key, "its files are not those that were stored under this key")
 

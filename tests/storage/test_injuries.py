@@ -292,7 +292,7 @@ READERS: dict[str, Callable[[bytes, str], object]] = {
     "runs/folded/commits/00000001.json": Commit.from_json,
     "runs/folded/index/planted-sae/segments/00000000-00000002.json": Segment.from_json,
     "models/planted-model/model.json": lambda data, key: unseal(data, key, lambda fields: ModelRecord(**fields)),
-    f"sweeps/{KEPT[0]}/answer.json": lambda data, key: unseal(data, key, dict, must=True),
+    f"sweeps/{KEPT[0]}/answer.json": lambda data, key: unseal(data, key, dict, sealed=True),
 }
 
 
