@@ -178,12 +178,18 @@ def _files_of(fields: Mapping[str, Any], name: str, sha256: str) -> dict[str, st
 
 
 def hash_objects(bucket: Bucket, *keys: str) -> str:
-    """The SHA-256 of objects of any size, one after the other. Errors: KeyError for one that is not there."""
+    """The SHA-256 of objects of any size, one after the other. Errors: KeyError where one is gone; StoreError."""
     digest = hashlib.sha256()
-    for key in keys:
-        with bucket.open(key) as source:
-            while chunk := source.read(_COPY_BYTES):
-                digest.update(chunk)
+    try:
+        for key in keys:
+            with bucket.open(key) as source:
+                while chunk := source.read(_COPY_BYTES):
+                    digest.update(chunk)
+    except OSError as error:
+        failure = bucket.store_error(error)
+        if failure is None:
+            raise
+        raise failure from error
     return digest.hexdigest()
 
 
