@@ -118,7 +118,7 @@ def prompt(value: Any, field: str) -> Prompt:
 
 
 def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
-    """As `alike_prompts`; a single prompt counts as one."""
+    """As `alike_prompts`, and a single prompt is one of them."""
     if isinstance(values, str):
         return (words(values, field),)
     if not isinstance(values, Iterable):
@@ -131,7 +131,7 @@ def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
 
 
 def alike_prompts(values: Iterable[Any], field: str) -> tuple[Prompt, ...]:
-    """One each, all of them texts or all of them token ids."""
+    """As `prompt` each. All are texts, or all are token ids; a mixture is refused."""
     found = tuple(prompt(each, field) for each in values)
     if len({isinstance(each, str) for each in found}) > 1:
         raise refused(f"{field} has texts and token ids", field, "both", "either of them")
@@ -258,7 +258,7 @@ def stretch(values: object, field: str) -> tuple[int, int | None]:
     if values.stop is None:
         return first, None
     if (end := count(values.stop, field)) <= first:
-        raise refused(f"{field} {values} are none", field, repr(values), f"an end above its first, {first}")
+        raise refused(f"there are no {field} in {values}", field, repr(values), f"an end above its first, {first}")
     return first, end - first
 
 

@@ -80,7 +80,7 @@ class BucketBackend(Backend):
 
     @property
     def _bucket(self) -> Bucket:
-        """Asked for the first time, it must be a store: of a mistyped one every answer would be empty."""
+        """Looked at when it is first asked: of a mistyped folder every answer would be empty."""
         if not self._checked:
             opening.check_store(self._opened)
             self._checked = True

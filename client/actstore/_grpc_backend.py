@@ -273,7 +273,7 @@ def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
         {"service": f"actstore_api.v1.{service}", "method": verb} for service, verbs in READS.items() for verb in verbs
     ]
     options = [
-        # Of a proxy that the environment names, this machine itself is none of the business.
+        # A proxy that the environment names is never for this machine itself.
         ("grpc.enable_http_proxy", int(not _is_loopback(address))),
         ("grpc.min_reconnect_backoff_ms", int(1000 * CONNECT_SECONDS)),  # which is how long one try may take
         ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),

@@ -101,7 +101,7 @@ class Lab(ModelAsking, NormAsking):
         return _listing("datasets", [{"name": name} for name in sources.datasets], {"name": str}, _of_listed(sources))
 
     def _sources(self) -> tuple[Sources | None, str]:
-        """With what has to be said of it; None where nobody knows."""
+        """What the workers find, or None where nobody can be asked; and a note for whoever reads the listing."""
         try:
             sources = self._backend.list_sources()
         except ActstoreError as error:
@@ -177,8 +177,8 @@ class Lab(ModelAsking, NormAsking):
         `dataset` is a path below the workers' dataset folders or stores, or `hf:OWNER/NAME:SPLIT`. Of a table,
         `text_field` or (token ids) `tokens_field` is the column to read; `filters` keep rows, as pyarrow's do:
         ("language", "==", "en"); `max_documents` counts those kept. A document's source, shown with its examples, is
-        its file and row, or what the column `source_field` says. What a folder has that is not read, `estimate` and the
-        capture's progress name.
+        its file and row, or what the column `source_field` says. `estimate` and the capture's progress name files of a
+        folder that are not read.
 
         `storage_dtype` (empty: `dtype`) is what vectors are stored in; a value that it cannot hold refuses the shard,
         or stores that site of it as float32 with `widen_on_overflow`. `positions` chooses the tokens whose vectors are

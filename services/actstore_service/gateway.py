@@ -35,7 +35,7 @@ class Gateway:
 
     def __init__(self, address: str | None, token: str | None, limits: Limits) -> None:
         options = [
-            # Of a proxy that the environment names, this machine itself is none of the business.
+            # A proxy that the environment names is never for this machine itself.
             ("grpc.enable_http_proxy", int(address is None or not is_loopback(address))),
             ("grpc.max_receive_message_length", limits.response_bytes),
             ("grpc.max_send_message_length", limits.request_bytes),

@@ -13,7 +13,7 @@ _HASHES = "hashes.json"
 
 
 def write_archive(bucket: Bucket, key: str, folder: Path) -> None:
-    """Every file of the folder, and a file of their hashes, which is written into it. Errors: StoreError."""
+    """Every file of the folder, which gets one more, of their hashes. Errors: StoreError."""
     (folder / _HASHES).write_bytes(seal({"key": key, "files": _digests(folder)}))
     with bucket.create(key) as out, tarfile.open(fileobj=out, mode="w|") as archive:
         for path in sorted(folder.iterdir()):
@@ -28,15 +28,20 @@ def read_archive(bucket: Bucket, key: str, folder: Path) -> None:
     except (tarfile.TarError, OSError, ValueError) as error:
         failure = bucket.store_error(error) if isinstance(error, OSError) else None
         raise failure or _corrupt(key, str(error)) from error
-    if (folder / _HASHES).is_file():  # else it is of before there were any
-        told: dict[str, Any] = unseal((folder / _HASHES).read_bytes(), key, dict, must=True)
+    if (folder / _HASHES).is_file():  # before format version 4 there was none
+        told: dict[str, Any] = unseal((folder / _HASHES).read_bytes(), key, dict, sealed=True)
         if told != {"key": key, "files": _digests(folder)}:
             raise _corrupt(key, "its files are not those that were stored under this key")
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.iterdir() if path.name != _HASHES)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    """By name; of files that need not fit into memory."""
+    found = {}
+    for path in folder.iterdir():
+        if path.name != _HASHES:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _corrupt(key: str, what: str) -> CorruptObject:

@@ -54,8 +54,8 @@ class Bucket(ABC):
 
     @abstractmethod
     def top(self) -> tuple[list[str], list[str]]:
-        """The names of objects and of folders at the top, sorted: also those that could not be ours, but none with a
-        dot in front.
+        """The names of the objects, and of the folders, at the top, each sorted. Names that are no key of a bucket are
+        there, too; those with a dot in front are not.
         """
 
     @abstractmethod

@@ -101,7 +101,7 @@ class Summary:
                     classes[name] = Moments(**moments | {"log_sum": log_sum})
             return cls(**fields | {"how": {name: tuple(values) for name, values in fields["how"].items()}})
 
-        return unseal(data, key, of, must=record.sealed)
+        return unseal(data, key, of, sealed=record.sealed)
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def commit_of(record: RunRecord, shard: int, data: bytes, key: str) -> Commit:
 
 @lru_cache(_COMMITS_KEPT)
 def _decoded(data: bytes, key: str, sealed: bool) -> Commit:
-    return unseal(data, key, Commit._of, must=sealed)
+    return unseal(data, key, Commit._of, sealed=sealed)
 
 
 def _moments_fields(moments: Moments) -> dict[str, Any]:

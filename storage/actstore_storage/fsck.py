@@ -17,7 +17,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.checkpoint import Checkpoint, Summary, smaller_checkpoints
 from actstore_storage.commit import Commit, Moments, ObjectRecord
 from actstore_storage.errors import CorruptObject
-from actstore_storage.fsck_store import Finding, check_store
+from actstore_storage.fsck_store import Finding, check_beside_runs
 from actstore_storage.index_merge import due_blocks
 from actstore_storage.index_segments import Segment, listed_segments, read_segment
 from actstore_storage.layout import (
@@ -89,7 +89,7 @@ def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, r
     records: list[RunRecord] = []
     names = [run] if run else _runs(bucket)
     verdicts = [_check_run(bucket, name, quick, remove_orphans, records) for name in names]
-    beside = () if run else tuple(check_store(bucket, records, quick, remove_orphans))
+    beside = () if run else tuple(check_beside_runs(bucket, records, quick, remove_orphans))
     return Verdict(
         len(verdicts),
         sum(each.shards for each in verdicts),
@@ -124,16 +124,25 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool, reco
     owners: list[Commit | Segment] = [*commits, *segments.values()]
     items = [item for owner in owners for item in _objects(owner)]
     if not quick:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            checked = pool.map(lambda item: list(_check_object(bucket, item)), items)
-            findings += [found for part in checked for found in part]
-        findings += [found for commit in commits for found in _check_rows(commit)]
-        findings += [found for key, segment in segments.items() for found in _check_segment(snapshot, key, segment)]
+        findings += _check_contents(snapshot, commits, segments, items)
     used = {key: segment for key, segment in segments.items() if not _is_superseded(segment, segments)}
     naming: list[Commit | Segment] = [*commits, *used.values()]
     named = {item.key for owner in naming for item in _objects(owner)} | set(used)
     findings += _orphans(snapshot, [key for key in keys if key not in named], remove_orphans, findings)
     return Verdict(1, len(commits), len(items), sum(item.bytes for item in items), tuple(dict.fromkeys(findings)))
+
+
+def _check_contents(
+    snapshot: Snapshot, commits: Sequence[Commit], segments: Mapping[str, Segment], items: Sequence[ObjectRecord]
+) -> Iterator[Finding]:
+    """What reads every byte."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for found in pool.map(lambda item: list(_check_object(snapshot.bucket, item)), items):
+            yield from found
+    for commit in commits:
+        yield from _check_rows(commit)
+    for key, segment in segments.items():
+        yield from _check_segment(snapshot, key, segment)
 
 
 def _remedied(error: CorruptObject, run: str) -> str:

@@ -14,8 +14,10 @@ from actstore_storage.kept import is_kept, read_kept, remove_kept, remove_unname
 from actstore_storage.layout import (
     KEPT,
     MODELS,
+    PROBE,
     SAES,
     TOKENIZERS,
+    TOP_FOLDERS,
     WANTED,
     kept_folder,
     kept_key,
@@ -52,9 +54,15 @@ _REMOVE_AND_CAPTURE = f"once it is removed, {_CAPTURE_AGAIN}"
 
 @dataclass(frozen=True)
 class Finding:
-    """`kind`: damaged (not as recorded), missing, orphan (named by no commit and no index, of an index whose shards a
-    larger one holds, or of an answer that was kept and is not whole; damaged, and replaced by what is not), unreadable,
-    unknown (no key of ours), or removed.
+    """`kind` is one of:
+
+    - damaged: it is not as its record, or its own hash, says;
+    - unreadable: nothing can be made of it;
+    - missing: something names it, and it is gone;
+    - orphan: nothing reads it. No commit and no index names it, a larger index or checkpoint holds its shards, or it is
+      of a kept answer that is not whole;
+    - unknown: actstore writes nothing under such a key;
+    - removed: it was an orphan.
     """
 
     kind: str
@@ -62,10 +70,11 @@ class Finding:
     what: str
 
 
-def check_store(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: bool) -> Iterator[Finding]:
+def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: bool) -> Iterator[Finding]:
     """Everything but the runs, and whether what they name is there. `quick` leaves out files of SAEs, checkpoints of
     trainings and the tables of kept answers. Errors: StoreError.
     """
+    yield from _check_top(bucket)
     yield from _check_models(bucket)
     yield from _check_texts(bucket)
     for folder in bucket.folders(SAES):
@@ -75,6 +84,12 @@ def check_store(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: 
         yield from _check_named(bucket, key, "run", wanted_key, "no capture resumes it: submit it again, or cancel it")
     for sha256 in bucket.folders(KEPT):
         yield from _check_kept(bucket, sha256, quick, remove)
+
+
+def _check_top(bucket: Bucket) -> Iterator[Finding]:
+    objects, folders = bucket.top()
+    yield from (_unknown(name) for name in objects)
+    yield from (_unknown(f"{name}/") for name in folders if name not in (*TOP_FOLDERS, PROBE))
 
 
 def _check_models(bucket: Bucket) -> Iterator[Finding]:
@@ -128,29 +143,40 @@ def _check_sae(bucket: Bucket, folder: str, quick: bool) -> Iterator[Finding]:
     name = folder.replace("--", "/")
     own = f"{sae_folder(name)}/"
     checkpoints = bucket.keys(training_checkpoints_folder(name))
-    keys = [key for key in bucket.keys(sae_folder(name)) if key not in checkpoints]
-    hashes = {found[1] for key in keys if (found := _FILES.fullmatch(key.removeprefix(own)))}
-    record, finding = _read_sae(bucket, name)
-    if finding is not None:
-        yield finding
-    if training_key(name) in keys:
-        remedy = "once it and the checkpoints beside it are removed, the SAE can be trained anew"
-        yield from _check_named(bucket, training_key(name), "name", training_key, remedy)
-    if hashes and training_key(name) not in keys:
-        yield Finding("missing", training_key(name), "the training that its files came from, which cannot go on")
-    if hashes and record is None and finding is None:
-        yield Finding("missing", sae_key(name), "its files are here, and it is not registered; train it again")
-    if record is not None and record.sha256 in hashes and is_sealed(bucket.get(sae_key(name))):
-        key = sae_files_key(name, record.sha256)
-        if key not in keys:
-            yield Finding("missing", key, "the hashes of the SAE's files; these may be whole")
+    keys = set(bucket.keys(sae_folder(name))) - set(checkpoints)
+    files = {key: found[1] for key in keys if (found := _FILES.fullmatch(key.removeprefix(own)))}
+    hashes = set(files.values())
+    yield from _check_sae_record(bucket, name, keys, hashes)
+    yield from _check_training(bucket, name, keys, hashes)
     if not quick:
         for sha256 in sorted(hashes):
             yield from _check_files(bucket, name, sha256)
         for key in checkpoints:
             yield from _check_archive(bucket, key)
-    known = {sae_key(name), training_key(name)}
-    yield from (_unknown(key) for key in keys if key not in known and not _FILES.fullmatch(key.removeprefix(own)))
+    yield from map(_unknown, sorted(keys - {sae_key(name), training_key(name), *files}))
+
+
+def _check_sae_record(bucket: Bucket, name: str, keys: set[str], hashes: set[str]) -> Iterator[Finding]:
+    """`keys` are all of the SAE but its training's checkpoints, `hashes` those by which its files are named."""
+    record, finding = _read_sae(bucket, name)
+    if finding is not None:
+        yield finding
+    elif record is None:
+        if hashes:
+            yield Finding("missing", sae_key(name), "its files are here, and it is not registered; train it again")
+    elif record.sha256 in hashes and is_sealed(bucket.get(sae_key(name))):
+        key = sae_files_key(name, record.sha256)
+        if key not in keys:
+            yield Finding("missing", key, "the hashes of the SAE's files; these may be whole")
+
+
+def _check_training(bucket: Bucket, name: str, keys: set[str], hashes: set[str]) -> Iterator[Finding]:
+    key = training_key(name)
+    if key in keys:
+        remedy = "once it and the checkpoints beside it are removed, the SAE can be trained anew"
+        yield from _check_named(bucket, key, "name", training_key, remedy)
+    elif hashes:
+        yield Finding("missing", key, "the training that its files came from, which cannot go on")
 
 
 def _read_sae(bucket: Bucket, name: str) -> tuple[SaeModelRecord | None, Finding | None]:
@@ -167,9 +193,8 @@ def _check_files(bucket: Bucket, name: str, sha256: str) -> Iterator[Finding]:
     folder = sae_files_folder(name, sha256)
     keys = bucket.keys(folder)
     hashed = [f"{folder}/{file}" for file in _HASHED]
-    if not bucket.exists(sae_files_key(name, sha256)) and set(hashed) <= set(
-        keys
-    ):  # of before there were records of them
+    is_recorded = bucket.exists(sae_files_key(name, sha256))  # before format version 4 none was
+    if not is_recorded and set(hashed) <= set(keys):
         if hash_objects(bucket, *hashed) != sha256:
             yield Finding("damaged", hashed[-1], "it, or cfg.json beside it, is not the file that was stored")
         return

@@ -79,7 +79,7 @@ class Segment:
     @classmethod
     def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Segment":
         """`sealed`: with its own hash, or it is damaged. Errors: CorruptObject."""
-        return unseal(data, key, cls._of, must=sealed)
+        return unseal(data, key, cls._of, sealed=sealed)
 
     @classmethod
     def _of(cls, fields: dict[str, Any]) -> "Segment":

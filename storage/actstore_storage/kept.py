@@ -85,7 +85,7 @@ def remove_kept(bucket: Bucket, sha256: str) -> list[str]:
 def _manifest(bucket: Bucket, sha256: str) -> dict[str, Any] | None:
     key = kept_key(sha256)
     try:
-        found = unseal(bucket.get(key), key, dict, must=True)
+        found = unseal(bucket.get(key), key, dict, sealed=True)
     except (KeyError, CorruptObject):
         return None
     return found if (found.get("format"), found.get("answer")) == (_FORMAT, sha256) else None

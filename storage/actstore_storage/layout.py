@@ -9,9 +9,10 @@ TOKENIZERS = "tokenizers"
 SAES = "saes"
 WANTED = "captures"
 KEPT = "sweeps"
-MODELS = "models"
+# Of objects that the start-up probe writes and removes again.
+PROBE = "probe"
 # What a store that was used has some of.
-TOP_FOLDERS = (RUNS, MODELS, SAES, WANTED, KEPT)
+TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, KEPT)
 
 
 def storage_name(name: str, field: str) -> str:

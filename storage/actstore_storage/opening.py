@@ -74,7 +74,7 @@ def _access(address: str, s3: S3Access | None) -> S3Access:
 def check_store(bucket: Bucket) -> None:
     """For readers: that something of a store lies there, or that a writer has begun one.
 
-    Errors: StoreError STORE_NOT_FOUND, for which every question would have nothing for an answer.
+    Errors: StoreError STORE_NOT_FOUND. Without this check every question would be answered with nothing.
     """
     if _is_store(bucket):
         return

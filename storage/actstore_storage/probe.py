@@ -5,6 +5,7 @@ from uuid import uuid4
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import StoreError
+from actstore_storage.layout import PROBE
 
 RACERS = 8
 ROUNDS = 3
@@ -15,7 +16,7 @@ def probe(bucket: Bucket) -> None:
 
     Raises StoreError: STORE_UNSAFE where a conditional put does not have exactly one winner whose bytes stand.
     """
-    folder = f"probe/{uuid4().hex}"
+    folder = f"{PROBE}/{uuid4().hex}"
     for number in range(ROUNDS):
         key = f"{folder}/{number}"
         try:

@@ -2,8 +2,8 @@
 
 A record is canonical JSON whose last member, `record_sha256`, is the SHA-256 of the same record without that member. It
 is over the bytes as they lie in the bucket, so that reading it costs one hash and nothing is written again to compare.
-Records of before format version 4 have no hash. They are still held to be canonical JSON, which nothing else is that
-wrote them: no doubled member, no byte behind the end.
+Records of before format version 4 have no hash. They are still checked to be canonical JSON, as they were written: a
+doubled member, or a byte behind the end, is noticed.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ def seal(fields: Mapping[str, Any]) -> bytes:
     return text[:-1] + _SEAL + hashlib.sha256(text).hexdigest().encode() + _END
 
 
-def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, must: bool = False) -> Record:
+def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, sealed: bool = False) -> Record:
     """What `build` makes of a record's fields.
 
-    `must`: a record without a hash is damaged, and not one of an earlier format.
+    `sealed`: it has to have its hash, so that a record without one is damaged, and not one of an earlier format.
     Errors: CorruptObject with the key, also where `build` finds a field too many or too few.
     """
     try:
-        return build(_fields(data, must))
+        return build(_fields(data, sealed))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadRequest) as error:
         raise CorruptObject(f"record {key} is damaged: {error}", field="object", value=key) from error
 
@@ -46,7 +46,7 @@ def is_sealed(data: bytes) -> bool:
     return data[-_SEAL_BYTES:].startswith(_SEAL) and data.endswith(_END)
 
 
-def _fields(data: bytes, must: bool) -> dict[str, Any]:
+def _fields(data: bytes, sealed: bool) -> dict[str, Any]:
     """Errors: ValueError."""
     if is_sealed(data):
         text = data[:-_SEAL_BYTES] + b"}"
@@ -55,7 +55,7 @@ def _fields(data: bytes, must: bool) -> dict[str, Any]:
         fields = json.loads(text)
     else:
         fields = json.loads(data)
-        if must:
+        if sealed:
             raise ValueError("it has no record_sha256, which every record of this format has")
         if canonical_json(fields) != data:
             raise ValueError("it is not canonical JSON")

@@ -161,7 +161,7 @@ def unlike_sae_files(bucket: Bucket, name: str, sha256: str, digests: Mapping[st
     """
     key = sae_files_key(name, sha256)
     try:
-        stored = unseal(bucket.get(key), key, lambda fields: _files_of(fields, name, sha256), must=True)
+        stored = unseal(bucket.get(key), key, lambda fields: _files_of(fields, name, sha256), sealed=True)
     except KeyError:
         return
     for file in sorted({*stored, *digests}):
@@ -178,12 +178,18 @@ def _files_of(fields: Mapping[str, Any], name: str, sha256: str) -> dict[str, st
 
 
 def hash_objects(bucket: Bucket, *keys: str) -> str:
-    """The SHA-256 of objects of any size, one after the other. Errors: KeyError for one that is not there."""
+    """The SHA-256 of objects of any size, one after the other. Errors: KeyError where one is gone; StoreError."""
     digest = hashlib.sha256()
-    for key in keys:
-        with bucket.open(key) as source:
-            while chunk := source.read(_COPY_BYTES):
-                digest.update(chunk)
+    try:
+        for key in keys:
+            with bucket.open(key) as source:
+                while chunk := source.read(_COPY_BYTES):
+                    digest.update(chunk)
+    except OSError as error:
+        failure = bucket.store_error(error)
+        if failure is None:
+            raise
+        raise failure from error
     return digest.hexdigest()
 
 
@@ -232,7 +238,7 @@ def read_token_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTe
     record = (table.schema.metadata or {}).get(_TEXTS_RECORD)
     if record is None and key == old_token_texts_key(tokenizer_sha256):  # of before there were any
         return texts
-    if record is None or unseal(record, key, dict, must=True) != _texts_record(tokenizer_sha256, table):
+    if record is None or unseal(record, key, dict, sealed=True) != _texts_record(tokenizer_sha256, table):
         raise CorruptObject(f"{key} has other texts than were stored there", field="object", value=key)
     return texts
 

@@ -28,7 +28,7 @@ from actstore_storage.specification import DTYPES, RunRecord
 BATCH_BYTES = 2 << 20
 TOKEN_BATCH_ROWS = 16_384
 TOKEN_COLUMNS = tuple(TOKENS_FORMAT.schema.names)
-# Beside 0, the number of the shard's tokens without them, among rows that are held.
+# Under which a shard's tokens are held in memory together with their sources; without them, it is 0.
 _WITH_SOURCES = 1
 
 
@@ -349,13 +349,13 @@ def _dense_site(snapshot: Snapshot, text: str) -> str:
 
 
 def _check_some(field: str, asked: tuple[int, int | None], total: int, what: str) -> None:
-    """`asked`: the first, and the end, None for all that follow, of which some have to be below `total`."""
+    """`asked`: the first, and the end (None: all that follow). At least one of them has to be below `total`."""
     first, end = asked
     if asked == (0, None) or (first < total and (end is None or first < end)):
         return
     backwards = end is not None and end <= first
     raise BadRequest(
-        f"{field} from {first} to before {end} are none" if backwards else f"{what} has no {field} from {first} on",
+        f"there are no {field} from {first} to before {end}" if backwards else f"{what} has no {field} from {first} on",
         field=field,
         value=f"{first} to {'the last' if end is None else end - 1}",
         allowed=f"of 0 to {total - 1}" if total else "none: the run has no token",

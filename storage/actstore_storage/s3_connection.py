@@ -1,4 +1,4 @@
-"""How an S3 endpoint is reached: through which proxy, and in which words somebody hears that it is not.
+"""Through which proxy an S3 endpoint is reached, and what to say where it cannot be.
 
 The settings are named as S3Access has them and as the environment has them, ACTSTORE_S3_ENDPOINT and so on.
 """
@@ -68,8 +68,26 @@ def is_loopback(host: str) -> bool:
 
 
 def connection_failure(address: str, reached: Reached, error: Exception, code: str) -> StoreError:
-    """Of an error that is none of the store's own answers. One that trying again cannot mend is no StoreUnreachable."""
+    """What an error means that is not one of the store's own answers. Where trying again cannot help, because a setting
+    is wrong, it is no StoreUnreachable.
+    """
     said, endpoint = str(error), reached.endpoint
+    wrong = _of_a_setting(address, reached, said, code)
+    if wrong is not None:
+        return wrong
+    words = next((f"{words}, " for pattern, words in _WORDS if pattern.search(said)), "")
+    if _NO_S3.fullmatch(code):
+        words = "what answers there is no S3 store, "
+    scheme = "they are asked over TLS" if reached.secure else "they speak TLS: that would be ACTSTORE_S3_SECURE=1"
+    where = f"{endpoint}, its ACTSTORE_S3_ENDPOINT" if words else endpoint
+    why = words.format(proxy=_without_secret(reached.proxy or ""), scheme=scheme) + code
+    message = f"{address} cannot be reached at {where} ({why})"
+    return StoreUnreachable(message, field="store", value=address)
+
+
+def _of_a_setting(address: str, reached: Reached, said: str, code: str) -> StoreError | None:
+    """None where no setting is known to be wrong."""
+    endpoint = reached.endpoint
     if reached.secure and _PLAIN_HTTP.search(said):
         return _wrong_setting(
             f"{endpoint}, where {address} is, speaks plain HTTP and was asked over TLS: set ACTSTORE_S3_SECURE=0, or "
@@ -82,17 +100,10 @@ def connection_failure(address: str, reached: Reached, error: Exception, code: s
         )  # fmt: skip
     if code in _OTHER_REGION:
         return _wrong_setting(
-            f"{address} is not in the region {reached.region}, or its access key is none ({code}): set "
+            f"{address} is not in the region {reached.region}, or does not know this access key ({code}): set "
             "ACTSTORE_S3_REGION, or region", "region", reached.region, "the region that the store is in",
         )  # fmt: skip
-    words = next((f"{words}, " for pattern, words in _WORDS if pattern.search(said)), "")
-    if _NO_S3.fullmatch(code):
-        words = "what answers there is no S3 store, "
-    scheme = "they are asked over TLS" if reached.secure else "they speak TLS: that would be ACTSTORE_S3_SECURE=1"
-    where = f"{endpoint}, its ACTSTORE_S3_ENDPOINT" if words else endpoint
-    why = words.format(proxy=_without_secret(reached.proxy or ""), scheme=scheme) + code
-    message = f"{address} cannot be reached at {where} ({why})"
-    return StoreUnreachable(message, field="store", value=address)
+    return None
 
 
 def _wrong_setting(message: str, field: str, value: str, allowed: str) -> StoreError:

@@ -290,8 +290,8 @@ def _checked(found: Sketches, moments: Mapping[str, Mapping[str, Moments]], key:
         if {token_class: _told(sketch) for token_class, sketch in classes.items()} != expected:
             raise _corrupt(
                 key,
-                f"its sketches of {name} are no sketches, or not of as many tokens as the statistics beside it, or of "
-                "another least or largest value",
+                f"its sketches of {name} are no sketches, or not of as many tokens as the statistics beside them, or "
+                "not of the same least and largest value",
             )
     return found
 

@@ -34,9 +34,8 @@ def test_a_folder_that_is_no_store_says_so(store: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "main.py").write_text("")
-    around = tmp_path / "around"
-    near_one = shutil.copytree(store, around / "store")
-    for folder, near in ((tmp_path / "empty", ""), (tmp_path / "code", ""), (around, str(near_one))):
+    around = shutil.copytree(store, tmp_path / "around" / "store")
+    for folder, near in ((tmp_path / "empty", ""), (tmp_path / "code", ""), (around.parent, str(around))):
         for ask in (Lab.runs, Lab.models, Lab.saes, Lab.check, lambda lab: lab.run("planted")):
             with pytest.raises(StoreFailed, match="is no store") as caught:
                 ask(actstore.connect(folder))

@@ -4,8 +4,11 @@ What the runs of `golden/format-1` and `format-4` hold is told at the top of tes
 is computed again here from that text alone, so that a change of the writer cannot change what is expected.
 """
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -223,3 +226,54 @@ def test_sketches_are_read_from_the_checkpoint_and_from_shards_that_it_does_not_
     for shard in (0, 1):
         (data / f"{shard:08}-attempt{shard}/norm-sketches.parquet").unlink()
     assert actstore.connect(str(tmp_path / "store")).run("sketched").norms() == before
+
+
+def test_docs_format_md_is_enough_to_check_every_hash() -> None:
+    """With a JSON parser and Parquet alone, as the page promises."""
+    store = GOLDEN / "format-4"
+    for path in store.rglob("*.json"):
+        _record(path.read_bytes())
+    run = _record((store / "runs/float32/run.json").read_bytes())
+    specification = run["specification"]
+    assert _sha256(_canonical(specification)) == run["specification_sha256"]
+    of_rows = _sha256(_canonical(specification | {"saes": []}))
+    for path in store.glob("runs/float32/commits/*.json"):
+        commit = _record(path.read_bytes())
+        for product, item in commit["objects"].items():
+            of_sae = f"/{'d' * 64}" if product.endswith(SAE) else ""
+            _check_object(store, item, f"{of_rows}/{commit['shard']:08d}/{product}{of_sae}")
+    manifest = _record((store / f"runs/float32/index/{SAE}/segments/00000000-00000002.json").read_bytes())
+    named = {"part-00000": manifest["parts"][0]["object"], "statistics": manifest["statistics"]}
+    for name, item in {**named, "token-counts": manifest["token_counts"]}.items():
+        _check_object(store, item, f"float32/{SAE}/00000000-00000002/{name}")
+    checkpoint = pq.read_table(store / "runs/float32/checkpoints/00000000-00000002.parquet")
+    assert _record(checkpoint.schema.metadata[b"actstore.summary"])["run"] == "float32"
+    assert [_record(one)["shard"] for one in checkpoint["record"].to_pylist()] == [0, 1, 2]
+    texts = pq.read_table(store / f"tokenizers/{'b' * 64}/token-texts.parquet")
+    columns = [texts["text"].to_pylist(), [part and part.hex() for part in texts["bytes"].to_pylist()]]
+    assert _record(texts.schema.metadata[b"actstore.record"]) == {
+        "tokenizer_sha256": "b" * 64, "texts_sha256": _sha256(_canonical(columns)),
+    }  # fmt: skip
+
+
+def _record(data: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(data)
+    assert fields.pop("record_sha256") == _sha256(_canonical(fields))
+    return fields
+
+
+def _check_object(store: Path, item: dict[str, Any], of: str) -> None:
+    data = (store / item["key"]).read_bytes()
+    assert (item["bytes"], item["sha256"]) == (len(data), _sha256(data))
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    assert item["footer_sha256"] == _sha256(data[-footer:])
+    metadata = pq.read_metadata(store / item["key"])
+    assert (metadata.num_rows, metadata.metadata[b"actstore.of"].decode()) == (item["rows"], of)
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -292,7 +292,7 @@ READERS: dict[str, Callable[[bytes, str], object]] = {
     "runs/folded/commits/00000001.json": Commit.from_json,
     "runs/folded/index/planted-sae/segments/00000000-00000002.json": Segment.from_json,
     "models/planted-model/model.json": lambda data, key: unseal(data, key, lambda fields: ModelRecord(**fields)),
-    f"sweeps/{KEPT[0]}/answer.json": lambda data, key: unseal(data, key, dict, must=True),
+    f"sweeps/{KEPT[0]}/answer.json": lambda data, key: unseal(data, key, dict, sealed=True),
 }
 
 
@@ -375,13 +375,15 @@ def test_files_of_an_sae_that_nothing_was_recorded_of_are_checked_by_their_folde
 
 
 def test_keys_that_nobody_writes_are_told(store: Path) -> None:
-    names = ["runs/loose/notes", "models/planted-model/old.json", "tokenizers/texts", "saes/another/notes.txt"]
+    own = ["models/planted-model/old.json", "tokenizers/texts", "saes/another/notes.txt"]
+    names = ["runs/loose/notes", "notes.txt", "elsewhere/notes", *own]
     bucket = LocalBucket(store)
     for name in names:
         bucket.put(name, b"")
     verdict = check_runs(bucket)
     assert verdict.sound
-    assert [(found.kind, found.key) for found in verdict.findings] == [("unknown", name) for name in names]
+    told = ["runs/loose/notes", "notes.txt", "elsewhere/", *own]
+    assert [(found.kind, found.key) for found in verdict.findings] == [("unknown", name) for name in told]
     for name in names:
         bucket.delete(name)
 

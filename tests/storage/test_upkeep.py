@@ -223,7 +223,7 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "of other extremes": (
         lambda data: other_sketches(data, lambda table: _with_first(table, _with_more)),
-        "or of another least or largest value",
+        "not of the same least and largest value",
     ),
     "a name short": (
         lambda data: other_sketches(data, lambda table: table.drop_columns(["resid_pre.2"])),
