@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from xml.etree.ElementTree import ParseError
 
 import pyarrow as pa
 import urllib3
 from minio import Minio
 from minio.credentials import AWSConfigProvider, Credentials
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.helpers import check_bucket_name
 from pyarrow import fs
 from urllib3.exceptions import HTTPError
 
 from actstore_storage.bucket import Bucket, check_key, is_key
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
-from actstore_storage.s3_connection import Reached, connection_failure, proxy_for
+from actstore_storage.s3_connection import NO_S3_ANSWER, Reached, connection_failure, proxy_for
 
 if TYPE_CHECKING:
     from actstore_storage.opening import S3Access
@@ -57,6 +59,9 @@ _TRY_AGAIN = {
 }
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", re.ASCII)
 _PORT_MAX = 65_535
+_REGION = re.compile(r"[\w-]*", re.ASCII)
+# What minio's parser says of a successful answer that is none of S3's, as a login page in between is.
+_NO_ANSWER = (ParseError, ValueError)
 _ARROW_CODE = re.compile(r"AWS Error (\w+)")
 
 Answer = TypeVar("Answer")
@@ -68,6 +73,8 @@ class _S3Store:
     def __init__(self, access: "S3Access", name: str, prefix: str) -> None:
         """Sends nothing yet. `prefix` is empty or a path: the folder of the bucket that is this store."""
         _check_endpoint(access.endpoint)
+        _check_bucket(name)
+        _check_region(access.region)
         self._name, self._prefix = name, f"{prefix}/" if prefix else ""
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
         # Retries are our own: urllib3 would repeat a conditional put and report its own first try as the winner.
@@ -134,7 +141,7 @@ class _S3Store:
         for tried in range(1, TRIES + 1):
             try:
                 return request()
-            except (MinioException, HTTPError) as error:
+            except (MinioException, HTTPError, *_NO_ANSWER) as error:
                 if _code(error) in _NO_OBJECT:
                     raise KeyError(key) from None
                 failure = self._failure(error, writing=writing)
@@ -250,6 +257,8 @@ class _Keys:
     def __init__(self, access: "S3Access") -> None:
         self._file, self._seen = access.credentials_file, (0, 0, 0)
         self._found = Credentials(access.access_key or "none", access.secret_key or "none")
+        if not self._file:
+            _checked(self._found)
 
     def retrieve(self) -> Credentials:
         """Errors: StoreError STORE_CREDENTIALS for a file that cannot be read, or has no keys."""
@@ -260,11 +269,21 @@ class _Keys:
             # Of two writes within a tick of the clock, some four milliseconds, the time alone does not tell the second.
             changed = state.st_mtime_ns, state.st_size, state.st_ino
             if changed != self._seen:
-                self._found, self._seen = AWSConfigProvider(self._file, "default").retrieve(), changed
+                self._found, self._seen = _checked(AWSConfigProvider(self._file, "default").retrieve()), changed
         except (OSError, ValueError, configparser.Error) as error:
             message = f"{self._file} has no S3 credentials: {type(error).__name__}"
             raise StoreError(message, reason="STORE_CREDENTIALS", field="credentials_file", value=self._file) from error
         return self._found
+
+
+def _checked(keys: Credentials) -> Credentials:
+    """They travel in a header: the line's end that a file of a secret ends with would be an error that shows them."""
+    named = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.session_token or ""}
+    for field, key in named.items():
+        if not (key.isascii() and key.isprintable()):
+            message = f"the S3 {field} holds a character that no key has, as the end of a line"
+            raise StoreError(message, reason="STORE_CREDENTIALS", field=field, allowed="printable ASCII characters")
+    return keys
 
 
 def _arrow_client(access: "S3Access", keys: Credentials, proxy: str | None) -> fs.S3FileSystem:
@@ -294,6 +313,24 @@ def _check_endpoint(endpoint: str) -> None:
         )
 
 
+def _check_bucket(name: str) -> None:
+    try:
+        check_bucket_name(name)
+    except ValueError:
+        raise BadRequest(
+            f"{name!r} is no name of an S3 bucket",
+            field="store",
+            value=name,
+            allowed="3 to 63 letters, digits, dots and hyphens",
+        ) from None
+
+
+def _check_region(region: str) -> None:
+    if not _REGION.fullmatch(region):
+        message = f"{region!r} is no S3 region"
+        raise BadRequest(message, field="region", value=region, allowed="letters, digits and hyphens, as us-east-1")
+
+
 def _code(error: Exception) -> str:
     """One spelling of an error's code: minio says NoSuchBucket, pyarrow NO_SUCH_BUCKET, a proxy only a number."""
     if isinstance(error, S3Error):
@@ -302,5 +339,7 @@ def _code(error: Exception) -> str:
         return f"http {error.status_code}"
     if isinstance(error, InvalidResponseError):
         return f"http {error._code}"  # its only way to tell
+    if isinstance(error, _NO_ANSWER):
+        return NO_S3_ANSWER
     found = _ARROW_CODE.search(str(error))
     return found[1].replace("_", "").lower() if found else type(error).__name__

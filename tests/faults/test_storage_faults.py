@@ -180,6 +180,13 @@ def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None
         (None, "no such host is known"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
         (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n<html><br>log in</b>", "what answers there is no S3 store"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>", "what answers there is no S3 store"),
+        (
+            b"HTTP/1.1 307 Go\r\nLocation: http://other.invalid/\r\nContent-Length: 0\r\n\r\n",
+            "sends its callers elsewhere",
+        ),
     ],
 )
 def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
