@@ -59,6 +59,10 @@ class Settings:
                 value=self.listen,
                 allowed="127.0.0.1, ::1 or localhost, or any address with a token",
             )
+        for variable, token in (("ACTSTORE_TOKEN", self.token), ("ACTSTORE_GATEWAY_TOKEN", self.gateway_token)):
+            if token is not None and not (token.isascii() and token.isprintable()):
+                message = f"{variable} holds a character that cannot be presented, as the end of a line"
+                raise BadRequest(message, field=variable, allowed="printable ASCII characters")
         if self.held_row_bytes < 0:
             raise BadRequest(
                 f"ACTSTORE_HELD_ROW_BYTES is {self.held_row_bytes}",
