@@ -35,6 +35,7 @@ READ_TIMEOUT_SECONDS = 60.0
 TRIES = 4
 BACKOFF_SECONDS = 0.2  # doubles with each try
 CONNECTIONS = 32
+REPEATED_MAX = 1000  # keys of a listing in a row that it has told before: a page
 
 # S3's error codes as `_code` spells them, by what has to be done.
 _NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
@@ -44,9 +45,9 @@ _CREDENTIALS = {
     "invalidaccesskeyid",
     "invalidclienttokenid",
     "invalidtoken",
-    "requesttimetooskewed",
     "signaturedoesnotmatch",
 }
+_SKEWED = {"requesttimetooskewed"}
 _DENIED = {"accessdenied", "allaccessdisabled", "methodnotallowed"}
 _FULL = {"insufficientstorage", "quotaexceeded", "xminiostoragefull"}
 _TRY_AGAIN = {
@@ -108,7 +109,7 @@ class _S3Store:
             raise self._failure(error) from error
 
     def top(self) -> tuple[list[str], list[str]]:
-        found = self._ask(lambda: list(self._minio.list_objects(self._name, self._prefix)), "")
+        found = self._ask(lambda: list(self._items(self._prefix)), "")
         names = sorted((item.object_name.removeprefix(self._prefix).rstrip("/"), item.is_dir) for item in found)
         visible = [(name, is_folder) for name, is_folder in names if name and not name.startswith(".")]
         objects = [name for name, is_folder in visible if not is_folder]
@@ -127,7 +128,7 @@ class _S3Store:
 
         def listed() -> list[str]:
             keys = []
-            for item in self._minio.list_objects(self._name, path, recursive=True, start_after=start):
+            for item in self._items(path, recursive=True, start_after=start):
                 key = item.object_name.removeprefix(self._prefix)
                 if until is not None and key > until:
                     break
@@ -136,6 +137,19 @@ class _S3Store:
             return keys
 
         return sorted(self._ask(listed, prefix))
+
+    def _items(self, path: str, **how: Any) -> Iterator[Any]:
+        """Each once. Some stores tell a key with two pages, and minio would ask one that cannot go on for ever."""
+        seen: set[str] = set()
+        repeated = 0
+        for item in self._minio.list_objects(self._name, path, **how):
+            if item.object_name not in seen:
+                seen.add(item.object_name)
+                repeated = 0
+                yield item
+            elif (repeated := repeated + 1) >= REPEATED_MAX:
+                message = f"{self.address} does not go on in its listing, and tells the same keys again and again"
+                raise StoreError(message, reason="STORE_UNSAFE", field="store", value=self.address)
 
     def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
         for tried in range(1, TRIES + 1):
@@ -155,6 +169,9 @@ class _S3Store:
         code, where = _code(error), {"field": "store", "value": self.address}
         if code in _NO_BUCKET:
             return StoreError(f"there is no bucket {self._name}", reason="STORE_NOT_FOUND", **where)
+        if code in _SKEWED:
+            message = f"{self.address} refuses requests of this machine, whose clock is not the store's ({code})"
+            return StoreError(message, reason="STORE_CREDENTIALS", field="clock", allowed="the store's time")
         if code in _CREDENTIALS or (code in _DENIED and not writing):
             message = f"{self.address} refuses these credentials ({code})"
             return StoreError(message, reason="STORE_CREDENTIALS", **where)
@@ -238,7 +255,7 @@ class S3Bucket(_S3Store, Bucket):
 
     def folders(self, prefix: str) -> list[str]:
         path = f"{self._path(prefix)}/"
-        found = self._ask(lambda: list(self._minio.list_objects(self._name, path)), prefix)
+        found = self._ask(lambda: list(self._items(path)), prefix)
         names = (item.object_name.removeprefix(path).rstrip("/") for item in found if item.is_dir)
         return sorted(name for name in names if is_key(name))
 
