@@ -49,6 +49,8 @@ from actstore_api.v1 import (
 DEADLINE_SECONDS = 60.0
 CHECK_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
+# Between two tries to reach a service that is away; gRPC's own grows to two minutes, after which it may long be back.
+RECONNECT_SECONDS = 0.5
 # The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
 START_CAPTURE_SECONDS = 3600.0
 # What looks at every activation or norm, or loads a model first, takes longer than a read.
@@ -287,6 +289,8 @@ def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
         # Of a proxy that the environment names, this machine itself is none of the business.
         ("grpc.enable_http_proxy", int(not _is_loopback(address))),
         ("grpc.min_reconnect_backoff_ms", int(1000 * CONNECT_SECONDS)),  # which is how long one try may take
+        ("grpc.initial_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)),
+        ("grpc.max_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)),
         ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
         ("grpc.service_config", json.dumps({"methodConfig": [{"name": reads, "retryPolicy": RETRY}]})),
     ]

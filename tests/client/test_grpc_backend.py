@@ -96,6 +96,25 @@ def test_reads_are_not_tried_for_ever(lab: actstore.Lab, moody: Moody) -> None:
     assert moody.calls == _grpc_backend.RETRY["maxAttempts"]
 
 
+def test_a_service_that_comes_back_is_found_at_once(moody: Moody, free_port: int) -> None:
+    """gRPC's own tries are by then some three seconds apart."""
+
+    def started() -> grpc.Server:
+        server = grpc.server(ThreadPoolExecutor(4))
+        service_pb2_grpc.add_CatalogServiceServicer_to_server(moody, server)
+        server.add_insecure_port(f"127.0.0.1:{free_port}")
+        server.start()
+        return server
+
+    with actstore.connect(f"127.0.0.1:{free_port}") as lab:
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                lab.runs()
+        server = started()
+        assert len(lab.runs()) == 0
+    server.stop(None).wait()
+
+
 def test_starting_a_capture_is_never_repeated(lab: actstore.Lab, moody: Moody) -> None:
     moody.refusals = 1
     with pytest.raises(Unavailable):
