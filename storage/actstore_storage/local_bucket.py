@@ -193,9 +193,13 @@ def _link_if_absent(scratch: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        message = f"the file system of {scratch.parent.parent} has no hard links, by which a name is taken only once"
-        where = {"field": "store", "value": scratch.parent.parent, "allowed": "a folder of another file system, or S3"}
-        raise StoreError(message, reason="STORE_UNSAFE", **where) from error
+        raise StoreError(
+            f"the file system of {scratch.parent.parent} has no hard links, by which a name is taken only once",
+            reason="STORE_UNSAFE",
+            field="store",
+            value=scratch.parent.parent,
+            allowed="a folder of another file system, or S3",
+        ) from error
     return True
 
 

@@ -97,7 +97,7 @@ def test_reads_are_not_tried_for_ever(lab: actstore.Lab, moody: Moody) -> None:
 
 
 def test_a_service_that_comes_back_is_found_at_once(moody: Moody, free_port: int) -> None:
-    """gRPC's own tries are by then some three seconds apart."""
+    """By then the tries of gRPC itself are some three seconds apart."""
 
     def started() -> grpc.Server:
         server = grpc.server(ThreadPoolExecutor(4))
