@@ -6,6 +6,7 @@ ACTSTORE_ADDRESS and ACTSTORE_TOKEN say where to ask, as for actstore.connect().
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -84,6 +85,7 @@ TRAIN = "train-sae"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _escape_what_cannot_be_said()
     try:
         if given[:1] == [TRAIN]:  # whose options are the trainer's
             return train_sae(given[1:])
@@ -98,6 +100,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader left, as `head` does; say nothing more
         return FAILED
+    except OSError as error:  # of a file or a stream that the caller named
+        print(f"actstore: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _escape_what_cannot_be_said() -> None:
+    """Tokens and paths have any characters, and a terminal or a log perhaps only those of ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def capture(options: argparse.Namespace) -> None:

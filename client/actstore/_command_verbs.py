@@ -9,6 +9,7 @@ from typing import Any
 
 from actstore import _arguments
 from actstore._connect import connect
+from actstore._errors import refused
 from actstore._lab import Lab
 
 # Exit statuses: UNSOUND is an answer that is bad news, of `fsck`, `check-sae` and `status`.
@@ -60,5 +61,9 @@ def save(options: argparse.Namespace, plot: Callable[..., Any], **how: Any) -> N
         return
     drawn = plot(**how)
     figure = getattr(drawn, "figure", drawn)
-    figure.savefig(options.plot, dpi=150)
+    try:
+        figure.savefig(options.plot, dpi=150)
+    except ValueError as error:  # of a format that there is none of
+        message = f"no plot can be written to {options.plot}: {error}"
+        raise refused(message, "plot", options.plot, "a name that ends in .png, .svg or .pdf") from error
     print(f"plot: {options.plot}", file=sys.stderr)

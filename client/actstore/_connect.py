@@ -1,6 +1,7 @@
 """From an address to a lab. The one file, beside the command, that reads the environment."""
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,9 @@ from actstore._errors import Unavailable, refused
 from actstore._lab import Lab
 from actstore._records import S3Access
 from actstore._stack_folder import ADDRESSES, STACK_FILE, stack_folder
+
+# An IPv6 address without its brackets would be taken for another host and no port.
+_SERVICE = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+(?:%\w+)?\]):(\d{1,5})", re.ASCII)
 
 
 def connect(
@@ -29,7 +33,9 @@ def connect(
     if address is None:
         address, token = _found(token)
     elif not isinstance(address, str):
-        address = str(Path(address).absolute())
+        address = str(Path(address).expanduser().absolute())
+    elif address.startswith("~"):
+        address = str(Path(address).expanduser())
     if _is_bucket(address):
         from actstore._bucket_backend import BucketBackend
 
@@ -64,8 +70,8 @@ def _is_bucket(address: str) -> bool:
 
 
 def _checked(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    found = _SERVICE.fullmatch(address)
+    if not found or not 0 < int(found[1]) < 2**16:
         raise refused(f"{address!r} is not an address", "address", address, ADDRESSES)
     return address
 

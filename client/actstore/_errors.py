@@ -53,7 +53,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "STORE_CREDENTIALS": "check the access key and secret key of the store",
     "STORE_NOT_WRITABLE": "give the service and the workers permission to write to the store",
     "STORE_NOT_FOUND": "create the folder or bucket, or correct its address",
-    "STORE_UNSAFE": "use a store that honours If-None-Match",
+    "STORE_UNSAFE": "use another store; the message says what this one lacks",
     "STORE_FULL": "free space in the store, then start the capture again; what is committed is kept",
     "STORE_UNREACHABLE": "check that the store is up, then try again",
     "LIMIT_EXCEEDED": "ask for less; the message names the limit",

@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 
 from actstore import _messages, _norm_messages
 from actstore._backend import Backend, Question, Rows
-from actstore._errors import ActstoreError, Denied, error_of
+from actstore._errors import ActstoreError, Denied, error_of, refused
 from actstore._feature_answers import FeatureStatistics
 from actstore._feature_messages import CALLS, rows_request
 from actstore._model_messages import MODEL_CALLS
@@ -49,6 +49,8 @@ from actstore_api.v1 import (
 DEADLINE_SECONDS = 60.0
 CHECK_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
+# Between two tries to reach a service that is away; gRPC's own grows to two minutes, after which it may long be back.
+RECONNECT_SECONDS = 0.5
 # The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
 START_CAPTURE_SECONDS = 3600.0
 # What looks at every activation or norm, or loads a model first, takes longer than a read.
@@ -87,8 +89,10 @@ FOREIGN = {
     grpc.StatusCode.PERMISSION_DENIED: "UNAUTHENTICATED",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "LIMIT_EXCEEDED",
     grpc.StatusCode.CANCELLED: "CANCELLED",
+    grpc.StatusCode.UNIMPLEMENTED: "SERVICE_UNAVAILABLE",
 }
-
+# A connection that ended within an answer, as gRPC or a proxy tells it under the statuses INTERNAL and UNKNOWN.
+_CUT = re.compile("RST_STREAM|Stream removed")
 
 # The next step where gRPC's own words tell what is wrong with an address.
 _CONNECTING = (
@@ -99,12 +103,14 @@ _CONNECTING = (
     ),
     (re.compile("Socket closed|reset by peer"), "if the service is behind TLS, pass tls=True; else check the address"),
     (re.compile("HTTP/2|http1"), "what listens there is no gRPC service: check the port"),
+    (re.compile("UNIMPLEMENTED"), "what listens there is no actstore service, or an older one: check the port"),
 )
 
 
 class GrpcBackend(Backend):
     def __init__(self, address: str, token: str | None, tls: bool | None) -> None:
         self.address = address
+        _check_token(token)
         self._channel = _channel(address, token, tls)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         stubs: Any = service_pb2_grpc  # generated, without types
@@ -259,6 +265,13 @@ class GrpcBackend(Backend):
                 stream.cancel()  # nobody listens any more; of no effect on a stream that ended
 
 
+def _check_token(token: str | None) -> None:
+    """It travels in a header."""
+    if token and not (token.isascii() and token.isprintable()):
+        message = "the token holds a character that no token has, as the end of the line that it was read from"
+        raise refused(message, "token", None, "printable ASCII characters")
+
+
 def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
     if token and tls is None and not _is_loopback(address):
         raise Denied(
@@ -276,6 +289,8 @@ def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
         # A proxy that the environment names is never for this machine itself.
         ("grpc.enable_http_proxy", int(not _is_loopback(address))),
         ("grpc.min_reconnect_backoff_ms", int(1000 * CONNECT_SECONDS)),  # which is how long one try may take
+        ("grpc.initial_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)),
+        ("grpc.max_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)),
         ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
         ("grpc.service_config", json.dumps({"methodConfig": [{"name": reads, "retryPolicy": RETRY}]})),
     ]
@@ -298,14 +313,20 @@ def _in_our_words(address: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise _error(error, address) from None
+    except ValueError as error:  # gRPC's own, for a channel that is closed
+        if "closed" not in str(error):
+            raise
+        raise refused(
+            f"this lab of {address} is closed", "lab", "closed", "a lab that is open: connect again"
+        ) from None
 
 
 def _error(error: Any, address: str) -> ActstoreError:
     status = rpc_status.from_call(error)
     failure = from_status(status) if status is not None else None
     if failure is None:
-        reason = FOREIGN.get(error.code(), "INTERNAL")
         said = f"{error.code().name}: {error.details()}"
+        reason = FOREIGN.get(error.code()) or ("SERVICE_UNAVAILABLE" if _CUT.search(said) else "INTERNAL")
         message = f"the service at {address} gave no answer of its own ({said})"
         found = error_of(Failure(reason, message, {"field": "address", "value": address}))
         if reason == "SERVICE_UNAVAILABLE":

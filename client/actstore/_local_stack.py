@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from actstore._connect import connect
-from actstore._errors import STACK_FAILED, StackFailed
+from actstore._errors import STACK_FAILED, StackFailed, refused
 from actstore._guard import LEFTOVER_SECONDS, Guarded
 from actstore._lab import Lab
 from actstore._records import S3Access
@@ -55,10 +55,10 @@ class LocalStack:
         waits: Callable[[str], object] = lambda _: None,
         is_command: bool = False,
     ) -> None:
-        self.state_folder = Path(state_folder).absolute()
+        self.state_folder = _absolute(state_folder)
         # The files of a SeaweedFS are no directory store, so the two do not share a folder.
         default_store = self.state_folder / ("store-s3" if s3 else "store")
-        self.store_folder = default_store if store is None else Path(store).absolute()
+        self.store_folder = default_store if store is None else _absolute(store)
         self.s3_access: S3Access | None = None
         self.store = str(self.store_folder)
         self.address = self.metrics_address = ""
@@ -175,7 +175,8 @@ class LocalStack:
         said_file = self._folder.logs / f"{name}.ready"
         with said_file.open("wb") as said, self._log(name).open("wb") as log:
             self._processes[name] = Guarded(
-                [sys.executable, "-m", module],
+                # -P: the user's folder may hold a random.py or a ray.py, which is not the one that is meant.
+                [sys.executable, "-P", "-m", module],
                 grace_seconds=STOP_SECONDS,
                 keep=[self._lock],
                 env={**inherited, **self._store_environment(), **environment},
@@ -215,7 +216,16 @@ class LocalStack:
 
 def _joined(folders: Iterable[str | os.PathLike[str]]) -> str:
     """The processes run in this folder too, but a stack outlives a change of folder."""
-    return os.pathsep.join(str(Path(folder).absolute()) for folder in folders)
+    named = [str(_absolute(folder)) for folder in folders]
+    for folder in named:
+        if os.pathsep in folder:
+            message = f"{folder} cannot be told to the workers, for {os.pathsep!r} separates folders there"
+            raise refused(message, "folder", folder, f"a folder without {os.pathsep!r} in its path, or a link to it")
+    return os.pathsep.join(named)
+
+
+def _absolute(folder: str | os.PathLike[str]) -> Path:
+    return Path(folder).expanduser().absolute()
 
 
 def _json_lines(said: str) -> list[dict[str, str]]:

@@ -149,12 +149,25 @@ class StackFolder:
 
 def stack_folder() -> StackFolder | None:
     """That of the stack of this folder or of one above: one that answers, starts or ends, or left its file behind."""
-    here = Path.cwd()
+    here = _here()
     for folder in (here, *here.parents):
         found = StackFolder(folder / STATE_FOLDER)
         if (folder / STACK_FILE).is_file() or found.runs():
             return found
     return None
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise Unavailable(
+            "no stack can be looked for: the folder that this process is in was removed",
+            reason="SERVICE_UNAVAILABLE",
+            field="address",
+            allowed=ADDRESSES,
+            next_step="change to another folder, or pass an address to connect",
+        ) from None
 
 
 def stack_store() -> str | None:

@@ -33,7 +33,7 @@ def train_sae(arguments: Sequence[str]) -> int:
     check_installed()
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
-        command = [sys.executable, "-m", MODULE, *own, "--result", str(result)]
+        command = [sys.executable, "-P", "-m", MODULE, *own, "--result", str(result)]
         environment = _environment(options.store, asked_for_help=_helps(own))
         status = _wait(Guarded(command, grace_seconds=STOP_SECONDS, env=environment))
         if options.encode and result.exists():

@@ -1,11 +1,14 @@
 """What one service process needs to know. The environment is read in `__main__` only."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 
 from actstore_storage.errors import BadRequest
 
 MEBIBYTE = 1 << 20
+# A host's name, an IPv4 address or an IPv6 address in its brackets, and a port.
+_ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Settings:
     def __post_init__(self) -> None:
         split_address(self.listen, "ACTSTORE_LISTEN")
         split_address(self.metrics_listen, "ACTSTORE_METRICS_LISTEN")
+        if self.gateway is not None:
+            split_address(self.gateway, "ACTSTORE_GATEWAY")
         if self.token is None and not is_loopback(self.listen):
             raise BadRequest(
                 f"without a token the service listens on loopback only, not on {self.listen}: set ACTSTORE_TOKEN",
@@ -59,6 +64,10 @@ class Settings:
                 value=self.listen,
                 allowed="127.0.0.1, ::1 or localhost, or any address with a token",
             )
+        for variable, token in (("ACTSTORE_TOKEN", self.token), ("ACTSTORE_GATEWAY_TOKEN", self.gateway_token)):
+            if token is not None and not (token.isascii() and token.isprintable()):
+                message = f"{variable} holds a character that cannot be presented, as the end of a line"
+                raise BadRequest(message, field=variable, allowed="printable ASCII characters")
         if self.held_row_bytes < 0:
             raise BadRequest(
                 f"ACTSTORE_HELD_ROW_BYTES is {self.held_row_bytes}",
@@ -74,10 +83,10 @@ class Settings:
 
 def split_address(address: str, field: str) -> tuple[str, int]:
     """Host (an IPv6 address without its brackets) and port of `host:port`."""
-    host, colon, port = address.rpartition(":")
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
+    found = _ADDRESS.fullmatch(address)
+    if not found or int(found[2]) >= 2**16:
         raise BadRequest(f"{field} {address!r} is not host:port", field=field, value=address, allowed="host:port")
-    return host.strip("[]"), int(port)
+    return found[1].strip("[]"), int(found[2])
 
 
 def cannot_listen(address: str, field: str, error: Exception) -> BadRequest:

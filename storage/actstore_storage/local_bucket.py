@@ -15,6 +15,8 @@ from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+# Of a link, where the file system has none: FAT and many of those that show another machine's files or a bucket's.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 _SCRATCH = ".scratch"
 # A folder vanishes with its last object, perhaps between our making it and our putting an object there.
 _PLACE_TRIES = 20
@@ -188,6 +190,16 @@ def _link_if_absent(scratch: Path, path: Path) -> bool:
         os.link(scratch, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise StoreError(
+            f"the file system of {scratch.parent.parent} has no hard links, by which a name is taken only once",
+            reason="STORE_UNSAFE",
+            field="store",
+            value=scratch.parent.parent,
+            allowed="a folder of another file system, or S3",
+        ) from error
     return True
 
 

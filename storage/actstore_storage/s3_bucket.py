@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from xml.etree.ElementTree import ParseError
 
 import pyarrow as pa
 import urllib3
 from minio import Minio
 from minio.credentials import AWSConfigProvider, Credentials
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.helpers import check_bucket_name
 from pyarrow import fs
 from urllib3.exceptions import HTTPError
 
 from actstore_storage.bucket import Bucket, check_key, is_key
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
-from actstore_storage.s3_connection import Reached, connection_failure, proxy_for
+from actstore_storage.s3_connection import NO_S3_ANSWER, Reached, connection_failure, proxy_for
 
 if TYPE_CHECKING:
     from actstore_storage.opening import S3Access
@@ -33,6 +35,7 @@ READ_TIMEOUT_SECONDS = 60.0
 TRIES = 4
 BACKOFF_SECONDS = 0.2  # doubles with each try
 CONNECTIONS = 32
+REPEATED_MAX = 1000  # keys of a listing in a row that it has told before: a page
 
 # S3's error codes as `_code` spells them, by what has to be done.
 _NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
@@ -42,9 +45,9 @@ _CREDENTIALS = {
     "invalidaccesskeyid",
     "invalidclienttokenid",
     "invalidtoken",
-    "requesttimetooskewed",
     "signaturedoesnotmatch",
 }
+_SKEWED = {"requesttimetooskewed"}
 _DENIED = {"accessdenied", "allaccessdisabled", "methodnotallowed"}
 _FULL = {"insufficientstorage", "quotaexceeded", "xminiostoragefull"}
 _TRY_AGAIN = {
@@ -57,6 +60,9 @@ _TRY_AGAIN = {
 }
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", re.ASCII)
 _PORT_MAX = 65_535
+_REGION = re.compile(r"[\w-]*", re.ASCII)
+# What minio's parser says of a successful answer that is none of S3's, as a login page in between is.
+_NO_ANSWER = (ParseError, ValueError)
 _ARROW_CODE = re.compile(r"AWS Error (\w+)")
 
 Answer = TypeVar("Answer")
@@ -68,6 +74,8 @@ class _S3Store:
     def __init__(self, access: "S3Access", name: str, prefix: str) -> None:
         """Sends nothing yet. `prefix` is empty or a path: the folder of the bucket that is this store."""
         _check_endpoint(access.endpoint)
+        _check_bucket(name)
+        _check_region(access.region)
         self._name, self._prefix = name, f"{prefix}/" if prefix else ""
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
         # Retries are our own: urllib3 would repeat a conditional put and report its own first try as the winner.
@@ -101,7 +109,7 @@ class _S3Store:
             raise self._failure(error) from error
 
     def top(self) -> tuple[list[str], list[str]]:
-        found = self._ask(lambda: list(self._minio.list_objects(self._name, self._prefix)), "")
+        found = self._ask(lambda: list(self._items(self._prefix)), "")
         names = sorted((item.object_name.removeprefix(self._prefix).rstrip("/"), item.is_dir) for item in found)
         visible = [(name, is_folder) for name, is_folder in names if name and not name.startswith(".")]
         objects = [name for name, is_folder in visible if not is_folder]
@@ -120,7 +128,7 @@ class _S3Store:
 
         def listed() -> list[str]:
             keys = []
-            for item in self._minio.list_objects(self._name, path, recursive=True, start_after=start):
+            for item in self._items(path, recursive=True, start_after=start):
                 key = item.object_name.removeprefix(self._prefix)
                 if until is not None and key > until:
                     break
@@ -130,11 +138,24 @@ class _S3Store:
 
         return sorted(self._ask(listed, prefix))
 
+    def _items(self, path: str, **how: Any) -> Iterator[Any]:
+        """Each once. Some stores tell a key with two pages, and minio would ask one that cannot go on for ever."""
+        seen: set[str] = set()
+        repeated = 0
+        for item in self._minio.list_objects(self._name, path, **how):
+            if item.object_name not in seen:
+                seen.add(item.object_name)
+                repeated = 0
+                yield item
+            elif (repeated := repeated + 1) >= REPEATED_MAX:
+                message = f"{self.address} does not go on in its listing, and tells the same keys again and again"
+                raise StoreError(message, reason="STORE_UNSAFE", field="store", value=self.address)
+
     def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
         for tried in range(1, TRIES + 1):
             try:
                 return request()
-            except (MinioException, HTTPError) as error:
+            except (MinioException, HTTPError, *_NO_ANSWER) as error:
                 if _code(error) in _NO_OBJECT:
                     raise KeyError(key) from None
                 failure = self._failure(error, writing=writing)
@@ -148,6 +169,9 @@ class _S3Store:
         code, where = _code(error), {"field": "store", "value": self.address}
         if code in _NO_BUCKET:
             return StoreError(f"there is no bucket {self._name}", reason="STORE_NOT_FOUND", **where)
+        if code in _SKEWED:
+            message = f"{self.address} refuses requests of this machine, whose clock is not the store's ({code})"
+            return StoreError(message, reason="STORE_CREDENTIALS", field="clock", allowed="the store's time")
         if code in _CREDENTIALS or (code in _DENIED and not writing):
             message = f"{self.address} refuses these credentials ({code})"
             return StoreError(message, reason="STORE_CREDENTIALS", **where)
@@ -231,7 +255,7 @@ class S3Bucket(_S3Store, Bucket):
 
     def folders(self, prefix: str) -> list[str]:
         path = f"{self._path(prefix)}/"
-        found = self._ask(lambda: list(self._minio.list_objects(self._name, path)), prefix)
+        found = self._ask(lambda: list(self._items(path)), prefix)
         names = (item.object_name.removeprefix(path).rstrip("/") for item in found if item.is_dir)
         return sorted(name for name in names if is_key(name))
 
@@ -250,6 +274,8 @@ class _Keys:
     def __init__(self, access: "S3Access") -> None:
         self._file, self._seen = access.credentials_file, (0, 0, 0)
         self._found = Credentials(access.access_key or "none", access.secret_key or "none")
+        if not self._file:
+            _checked(self._found)
 
     def retrieve(self) -> Credentials:
         """Errors: StoreError STORE_CREDENTIALS for a file that cannot be read, or has no keys."""
@@ -260,11 +286,21 @@ class _Keys:
             # Of two writes within a tick of the clock, some four milliseconds, the time alone does not tell the second.
             changed = state.st_mtime_ns, state.st_size, state.st_ino
             if changed != self._seen:
-                self._found, self._seen = AWSConfigProvider(self._file, "default").retrieve(), changed
+                self._found, self._seen = _checked(AWSConfigProvider(self._file, "default").retrieve()), changed
         except (OSError, ValueError, configparser.Error) as error:
             message = f"{self._file} has no S3 credentials: {type(error).__name__}"
             raise StoreError(message, reason="STORE_CREDENTIALS", field="credentials_file", value=self._file) from error
         return self._found
+
+
+def _checked(keys: Credentials) -> Credentials:
+    """They travel in a header: the line's end that a file of a secret ends with would be an error that shows them."""
+    named = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.session_token or ""}
+    for field, key in named.items():
+        if not (key.isascii() and key.isprintable()):
+            message = f"the S3 {field} holds a character that no key has, as the end of a line"
+            raise StoreError(message, reason="STORE_CREDENTIALS", field=field, allowed="printable ASCII characters")
+    return keys
 
 
 def _arrow_client(access: "S3Access", keys: Credentials, proxy: str | None) -> fs.S3FileSystem:
@@ -294,6 +330,24 @@ def _check_endpoint(endpoint: str) -> None:
         )
 
 
+def _check_bucket(name: str) -> None:
+    try:
+        check_bucket_name(name)
+    except ValueError:
+        raise BadRequest(
+            f"{name!r} is no name of an S3 bucket",
+            field="store",
+            value=name,
+            allowed="3 to 63 letters, digits, dots and hyphens",
+        ) from None
+
+
+def _check_region(region: str) -> None:
+    if not _REGION.fullmatch(region):
+        message = f"{region!r} is no S3 region"
+        raise BadRequest(message, field="region", value=region, allowed="letters, digits and hyphens, as us-east-1")
+
+
 def _code(error: Exception) -> str:
     """One spelling of an error's code: minio says NoSuchBucket, pyarrow NO_SUCH_BUCKET, a proxy only a number."""
     if isinstance(error, S3Error):
@@ -302,5 +356,7 @@ def _code(error: Exception) -> str:
         return f"http {error.status_code}"
     if isinstance(error, InvalidResponseError):
         return f"http {error._code}"  # its only way to tell
+    if isinstance(error, _NO_ANSWER):
+        return NO_S3_ANSWER
     found = _ARROW_CODE.search(str(error))
     return found[1].replace("_", "").lower() if found else type(error).__name__

@@ -16,10 +16,13 @@ _PLAIN_HTTP = re.compile(r"wrong.version.number|record layer failure|packet leng
 # The first is TLS's alert, the others what servers and clients say of HTTP on a TLS port.
 _TLS = re.compile(r"\\x15\\x03|HTTP/0\.9|to an HTTPS server|to HTTPS port", re.I)
 _OTHER_REGION = {"authorizationheadermalformed", "permanentredirect", "illegallocationconstraintexception", "http 301"}
-_NO_S3 = re.compile(r"http 4(?!08|29)\d\d|resourcenotfound")
+# The code of an answer that S3's own client cannot read.
+NO_S3_ANSWER = "no XML of S3's"
+_NO_S3 = re.compile(rf"http 4(?!08|29)\d\d|resourcenotfound|{NO_S3_ANSWER}")
 _WORDS = (
     (re.compile(r"ProxyError|curlCode: (5|97)\b|CONNECT tunnel"), "the proxy {proxy} does not lead there"),
     (re.compile(r"certificate", re.I), "its certificate is not trusted: its authority has to be among this machine's"),
+    (re.compile("too many redirects"), "it sends its callers elsewhere: ask there"),
     (re.compile(r"resolve|NameResolution", re.I), "no such host is known"),
     (re.compile(r"refused|curlCode: 7\b", re.I), "nothing listens there"),
     (re.compile(r"timed? ?out|curlCode: 28\b", re.I), "it does not answer in time"),

@@ -241,6 +241,22 @@ def test_live_commands_need_a_service(store: Path) -> None:
     assert "NEEDS_SERVICE" in done.stderr
 
 
+def test_a_terminal_that_knows_ascii_alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = actstore("norms", "planted", address=str(store))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xb7 model planted-model" in done.stdout
+
+
+@pytest.mark.parametrize(("plot", "said"), [("nowhere/norms.png", "No such file"), ("norms.unknown", "svg")])
+def test_a_file_that_cannot_be_written_is_no_traceback(plot: str, said: str, store: Path) -> None:
+    done = actstore("norms", "planted", "--plot", plot, address=str(store))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("actstore: ")
+    assert plot in done.stderr
+    assert said in done.stderr
+
+
 def test_a_reader_that_leaves_is_no_traceback(store: Path) -> None:
     environment = {**os.environ, "ACTSTORE_ADDRESS": str(store)}
     command = f"{sys.executable} -m actstore feature planted {SAE} 0 -k 7 | true"

@@ -48,9 +48,11 @@ def test_a_folder_that_is_no_store_says_so(store: Path, tmp_path: Path) -> None:
     assert len(actstore.connect(tmp_path / "empty").runs()) == 0
 
 
-@pytest.mark.parametrize(
-    "address", ["", "lab", "lab:", ":7433", "lab:port", "lab:0", "lab:70000", "http://lab:7433", "gs://bucket"]
-)
+NO_ADDRESSES = ["", "lab", "lab:", ":7433", "lab:port", "lab:0", "lab:70000", "http://lab:7433", "gs://bucket"]
+NO_ADDRESSES += ["::1:7433", "[::1:7433", " lab:7433", "lab:7433\n", "lab:\u0667", "me@lab:7433"]
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
 def test_anything_else_is_refused(address: str) -> None:
     with pytest.raises(BadRequest) as caught:
         actstore.connect(address)
@@ -62,6 +64,21 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed) as caught:
         actstore.connect(tmp_path / "nowhere").runs()
     assert caught.value.reason == "STORE_NOT_FOUND"
+
+
+def test_a_folder_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "store").mkdir()
+    for address in ("~/store", Path("~/store")):
+        assert actstore.connect(address).address == str(tmp_path / "store")
+
+
+def test_a_current_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(Unavailable, match="was removed"):
+        actstore.connect()
 
 
 def test_nothing_to_connect_to() -> None:

@@ -12,7 +12,7 @@ import pytest
 from grpc_status import rpc_status
 
 import actstore
-from actstore import ActstoreError, Denied, Fault, LimitExceeded, StoreFailed, Unavailable, _grpc_backend
+from actstore import ActstoreError, BadRequest, Denied, Fault, LimitExceeded, StoreFailed, Unavailable, _grpc_backend
 from actstore._norms import ProfileQuestion
 from actstore._records import RowQuery
 from actstore_api.reasons import Failure, to_status
@@ -30,7 +30,7 @@ class Moody(
 
     def __init__(self) -> None:
         self.refusals, self.calls = 0, 0
-        self.code = grpc.StatusCode.UNAVAILABLE
+        self.code, self.said = grpc.StatusCode.UNAVAILABLE, "not now"
         self.failure: Failure | None = None
         self.pause_seconds = 0.0
 
@@ -63,7 +63,7 @@ class Moody(
         if self.failure is not None:
             context.abort_with_status(rpc_status.to_status(to_status(self.failure)))
         if self.calls <= self.refusals:
-            context.abort(self.code, "not now")
+            context.abort(self.code, self.said)
 
 
 @pytest.fixture
@@ -94,6 +94,25 @@ def test_reads_are_not_tried_for_ever(lab: actstore.Lab, moody: Moody) -> None:
     with pytest.raises(Unavailable, match="UNAVAILABLE: not now"):
         lab.runs()
     assert moody.calls == _grpc_backend.RETRY["maxAttempts"]
+
+
+def test_a_service_that_comes_back_is_found_at_once(moody: Moody, free_port: int) -> None:
+    """By then the tries of gRPC itself are some three seconds apart."""
+
+    def started() -> grpc.Server:
+        server = grpc.server(ThreadPoolExecutor(4))
+        service_pb2_grpc.add_CatalogServiceServicer_to_server(moody, server)
+        server.add_insecure_port(f"127.0.0.1:{free_port}")
+        server.start()
+        return server
+
+    with actstore.connect(f"127.0.0.1:{free_port}") as lab:
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                lab.runs()
+        server = started()
+        assert len(lab.runs()) == 0
+    server.stop(None).wait()
 
 
 def test_starting_a_capture_is_never_repeated(lab: actstore.Lab, moody: Moody) -> None:
@@ -149,9 +168,32 @@ def test_a_message_past_the_limit_is_refused(moody: Moody, lab: actstore.Lab, mo
         narrow._backend.norm_profile(ProfileQuestion("r"))
 
 
-def test_a_verb_that_is_not_there_is_a_fault(lab: actstore.Lab) -> None:
-    with pytest.raises(Fault, match="UNIMPLEMENTED"):
+def test_a_verb_that_is_not_there(lab: actstore.Lab) -> None:
+    """Of another program's gRPC server, or of an older service."""
+    with pytest.raises(Unavailable, match="UNIMPLEMENTED") as caught:
         lab.models()
+    assert "no actstore service, or an older one" in caught.value.next_step
+
+
+@pytest.mark.parametrize("said", ["Received RST_STREAM with error code 2", "Stream removed"])
+def test_a_connection_that_ends_within_an_answer(said: str, lab: actstore.Lab, moody: Moody) -> None:
+    moody.refusals, moody.code, moody.said = 1, grpc.StatusCode.INTERNAL, said
+    with pytest.raises(Unavailable, match=said):
+        lab.runs()
+
+
+def test_a_lab_that_is_closed(lab: actstore.Lab) -> None:
+    lab.close()
+    for ask in (lab.runs, lambda: lab._backend.read_tokens("r", RowQuery())):
+        with pytest.raises(BadRequest, match="is closed"):
+            ask()
+
+
+@pytest.mark.parametrize("token", ["hidden\n", "hid\tden", "hïdden"])
+def test_a_token_that_no_header_can_hold(token: str) -> None:
+    with pytest.raises(BadRequest, match="the token holds a character") as caught:
+        actstore.connect("127.0.0.1:1", token=token)
+    assert "dden" not in repr(caught.value)
 
 
 def test_a_stream_without_a_message_is_a_fault(lab: actstore.Lab) -> None:

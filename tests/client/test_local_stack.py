@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import actstore
-from actstore import LocalStack, StackFailed, _local_stack
+from actstore import BadRequest, LocalStack, StackFailed, _local_stack
 from actstore_service.server import Service
 from actstore_storage.opening import open_bucket
 from tests.client.conftest import PROXIES, Plant
@@ -178,6 +178,23 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(
         child = int((tmp_path / "pid").read_text())
         assert running(child)
     assert not running(child)
+
+
+def test_what_lies_in_the_folder_of_its_start_is_not_imported(plant_workers: Plant) -> None:
+    Path("queue.py").write_text("raise RuntimeError('of the user')")
+    plant_workers()
+    with LocalStack(port=0) as stack, stack.lab as lab:
+        assert len(lab.runs()) == 0
+
+
+def test_folders_of_a_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    stack = LocalStack("~/store", model_folders=["~/models"], state_folder="~/state")
+    assert (stack.store, stack.state_folder) == (str(tmp_path / "store"), tmp_path / "state")
+    assert stack._found_in["MODEL"] == str(tmp_path / "models")
+    with pytest.raises(BadRequest, match="separates folders") as caught:
+        LocalStack(dataset_folders=["runs/12:30"])
+    assert (caught.value.field, caught.value.value) == ("folder", str(tmp_path / "runs" / "12:30"))
 
 
 def test_a_death_is_noticed(plant_workers: Plant) -> None:

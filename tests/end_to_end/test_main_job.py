@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,20 +44,30 @@ class MainJob:
 def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainJob]:
     folder = tmp_path_factory.mktemp("main-job")
     datasets = _datasets(folder / "datasets")
-    with actstore.LocalStack(
-        folder / "store",
-        model_folders=[MODELS, _unfit_saes(folder / "unfit"), _further_models(folder / "further")],
-        dataset_folders=[datasets],
-        s3=True,
-        port=0,
-        state_folder=folder / "state",
-    ) as stack:
+    with (
+        chdir(_code_of_a_user(folder / "code")),
+        actstore.LocalStack(
+            folder / "store",
+            model_folders=[MODELS, _unfit_saes(folder / "unfit"), _further_models(folder / "further")],
+            dataset_folders=[datasets],
+            s3=True,
+            port=0,
+            state_folder=folder / "state",
+        ) as stack,
+    ):
         lab = stack.lab
         capture = lab.capture(
             "pystdlib", dataset="stdlib.jsonl", sites=[SITE], saes=[SAE], max_tokens=TOKENS, sequences_per_shard=16
         )
         yield MainJob(stack, lab, capture.wait(progress=False))
         lab.close()
+
+
+def _code_of_a_user(folder: Path) -> Path:
+    """In which a stack starts: no process of it, and no worker of Ray's, may take this module for Python's own."""
+    folder.mkdir()
+    (folder / "queue.py").write_text("raise RuntimeError('of the user')")
+    return folder
 
 
 def _datasets(folder: Path) -> Path:

@@ -166,6 +166,36 @@ def test_a_wrong_setting_is_named_at_once(wrong: str) -> None:
     assert len(heard) == 3  # none was asked again
 
 
+def _page(*names: str) -> bytes:
+    """Of a listing, with more behind it."""
+    when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+    keys = "".join(f"<Contents><Key>runs/{name}</Key>{when}<Size>1</Size></Contents>" for name in names)
+    told = "<Name>b</Name><IsTruncated>true</IsTruncated><NextContinuationToken>on</NextContinuationToken>"
+    body = f"<ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>{told}{keys}</ListBucketResult>".encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def test_a_listing_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page is the first one, whatever is asked."""
+    monkeypatch.setattr("actstore_storage.s3_bucket.REPEATED_MAX", 6)
+    heard: list[bytes] = []
+    with answering(_page("a", "b"), heard) as endpoint:
+        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
+        for ask in (lambda: bucket.keys("runs"), lambda: bucket.folders("runs"), bucket.top):
+            heard.clear()
+            with pytest.raises(StoreError, match="does not go on in its listing"):
+                ask()
+            assert len(heard) == 4
+
+
+def test_a_clock_that_is_not_the_stores() -> None:
+    with answering(_error("RequestTimeTooSkewed")) as endpoint:
+        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
+        with pytest.raises(StoreError, match="whose clock is not the store's") as caught:
+            bucket.get("a/b")
+    assert caught.value.reason == "STORE_CREDENTIALS"
+
+
 def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None:
     bucket = open_bucket(s3_address, replace(s3_access, secure=True))
     for ask in (lambda: probe(bucket), lambda: bucket.open("a/b")):
@@ -180,6 +210,13 @@ def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None
         (None, "no such host is known"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
         (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n<html><br>log in</b>", "what answers there is no S3 store"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>", "what answers there is no S3 store"),
+        (
+            b"HTTP/1.1 307 Go\r\nLocation: http://other.invalid/\r\nContent-Length: 0\r\n\r\n",
+            "sends its callers elsewhere",
+        ),
     ],
 )
 def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

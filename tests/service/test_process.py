@@ -74,6 +74,13 @@ def test_refuses_to_start_without_what_it_needs(tmp_path: Path) -> None:
     assert "ACTSTORE_S3_ACCESS_KEY" in refused_start(**s3)
     assert "ACTSTORE_GATEWAY_TOKEN" in refused_start(ACTSTORE_STORE=str(tmp_path), ACTSTORE_GATEWAY="127.0.0.1:1")
     assert "ACTSTORE_METRICS_LISTEN" in refused_start(ACTSTORE_STORE=str(tmp_path), ACTSTORE_METRICS_LISTEN="9433")
+    for gateway in ("http://lab:1", "lab", "::1:99", "lab:99999"):
+        told = {"ACTSTORE_GATEWAY": gateway, "ACTSTORE_GATEWAY_TOKEN": "token"}
+        assert f"ACTSTORE_GATEWAY '{gateway}' is not host:port" in refused_start(ACTSTORE_STORE=str(tmp_path), **told)
+    for variable in ("ACTSTORE_TOKEN", "ACTSTORE_GATEWAY_TOKEN"):
+        refused = refused_start(ACTSTORE_STORE=str(tmp_path), **{variable: "hidden\n"})
+        assert f"{variable} holds a character" in refused
+        assert "hidden" not in refused
     for bytes_held in ("-1", "much"):
         refused = refused_start(ACTSTORE_STORE=str(tmp_path), ACTSTORE_HELD_ROW_BYTES=bytes_held)
         assert "ACTSTORE_HELD_ROW_BYTES" in refused

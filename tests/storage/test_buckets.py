@@ -1,5 +1,6 @@
 """What every bucket must do, asked of each implementation."""
 
+import errno
 import multiprocessing
 import os
 import time
@@ -167,6 +168,18 @@ class TestLocalBucket(BucketBehaviour):
             bucket.put("link/other", b"1")
         assert [path.name for path in outside.iterdir()] == ["secret"]
 
+    @pytest.mark.parametrize("cause", [errno.EPERM, errno.EOPNOTSUPP])
+    def test_a_file_system_without_hard_links_is_told_as_that(
+        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, cause: int
+    ) -> None:
+        def link(*_: object) -> None:
+            raise OSError(cause, os.strerror(cause))
+
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(StoreError, match=f"file system of {bucket.address} has no hard links") as caught:
+            bucket.put_if_absent("a", b"1")
+        assert (caught.value.reason, caught.value.details["value"]) == ("STORE_UNSAFE", bucket.address)
+
     def test_leaves_no_scratch_files(self, bucket: Bucket) -> None:
         bucket.put("a", b"1")
         bucket.put_if_absent("a", b"2")
@@ -239,6 +252,29 @@ def test_refuses_what_is_not_an_endpoint(endpoint: str) -> None:
 @pytest.mark.parametrize("endpoint", ["host", "host:9000", "10.0.0.1:1", "[::1]:9000", "a-b.c_d.example:443"])
 def test_accepts_endpoints(endpoint: str) -> None:
     assert open_bucket("s3://bucket/p", S3Access(endpoint, "key", "secret")).address == "s3://bucket/p"
+
+
+@pytest.mark.parametrize("name", ["ab", "10.0.0.1", "a..b", "bücket", "b" * 64, "bucket?x"])
+def test_refuses_what_is_no_name_of_a_bucket(name: str) -> None:
+    with pytest.raises(BadRequest, match="no name of an S3 bucket") as caught:
+        open_bucket(f"s3://{name}/prefix", S3Access("host", "key", "secret"))
+    assert caught.value.details["value"] == name
+
+
+def test_refuses_what_is_no_region() -> None:
+    for region in ("us-east-1\n", "US East"):
+        with pytest.raises(BadRequest) as caught:
+            open_bucket("s3://bucket", S3Access("host", "key", "secret", region=region))
+        assert (caught.value.details["field"], caught.value.details["value"]) == ("region", region)
+
+
+@pytest.mark.parametrize("field", ["access_key", "secret_key"])
+@pytest.mark.parametrize("key", ["hidden\n", "hidden\r", "hïdden"])
+def test_keys_that_no_header_can_hold_are_refused_unshown(field: str, key: str) -> None:
+    with pytest.raises(StoreError, match=field) as caught:
+        open_bucket("s3://bucket", replace(S3Access("host", "key", "secret"), **{field: key}))
+    assert caught.value.reason == "STORE_CREDENTIALS"
+    assert "dden" not in str(caught.value) + str(caught.value.details)
 
 
 class _Overwriting(LocalBucket):

@@ -110,6 +110,10 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if not self.gateway_token:
             raise SettingsError("ACTSTORE_GATEWAY_TOKEN is required: the service and the workers share it")
+        if not (self.gateway_token.isascii() and self.gateway_token.isprintable()):
+            raise SettingsError(
+                "ACTSTORE_GATEWAY_TOKEN holds a character that the service cannot present, as the end of a line"
+            )
         if self.store.startswith("s3://") and self.s3 is None:
             raise SettingsError(
                 f"ACTSTORE_STORE is {self.store}, so ACTSTORE_S3_ENDPOINT, _ACCESS_KEY and _SECRET_KEY (or "

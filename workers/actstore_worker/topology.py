@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -181,13 +181,15 @@ def _ray(address: str | None, object_store_bytes: int) -> Iterator[None]:
     # A short path of our own: Ray's socket names must fit into 107 bytes, and nothing of it is wanted afterwards.
     folder = Path(tempfile.mkdtemp(prefix="actstore-", dir="/tmp"))
     try:
-        ray.init(
-            address="local",
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            object_store_memory=object_store_bytes,
-            _temp_dir=str(folder),
-        )
+        # Ray's workers import from the folder that it is started in, which is a user's: his random.py is not meant.
+        with chdir(folder):
+            ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                include_dashboard=False,
+                object_store_memory=object_store_bytes,
+                _temp_dir=str(folder),
+            )
         yield
     finally:
         ray.shutdown()
