@@ -132,7 +132,7 @@ def test_an_endpoint_that_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_p
 
 def _error(code: str) -> bytes:
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message><Resource>/b</Resource></Error>"
-    return b"HTTP/1.1 400 no\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%s" % (
+    return b"HTTP/1.1 400 no\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
         len(body),
         body.encode(),
     )
@@ -172,7 +172,10 @@ def _page(*names: str) -> bytes:
     keys = "".join(f"<Contents><Key>runs/{name}</Key>{when}<Size>1</Size></Contents>" for name in names)
     told = "<Name>b</Name><IsTruncated>true</IsTruncated><NextContinuationToken>on</NextContinuationToken>"
     body = f"<ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>{told}{keys}</ListBucketResult>".encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
 
 
 def test_a_listing_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,13 +211,19 @@ def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None
     ("answer", "said"),
     [
         (None, "no such host is known"),
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
-        (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n<html><br>log in</b>", "what answers there is no S3 store"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>", "what answers there is no S3 store"),
         (
-            b"HTTP/1.1 307 Go\r\nLocation: http://other.invalid/\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            "what answers there is no S3 store",
+        ),
+        (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
+        (
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 19\r\n\r\n<html><br>log in</b>",
+            "what answers there is no S3 store",
+        ),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\n<a/>", "what answers there is no S3 store"),
+        (
+            b"HTTP/1.1 307 Go\r\nLocation: http://other.invalid/\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             "sends its callers elsewhere",
         ),
     ],
