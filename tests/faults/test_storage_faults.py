@@ -130,12 +130,15 @@ def test_an_endpoint_that_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_p
         assert isinstance(_refused(ask, "STORE_UNREACHABLE", bucket), StoreUnreachable)
 
 
+def _http(status: str, body: bytes = b"", **headers: str) -> bytes:
+    """An answer after which the connection ends; unsaid, a client might ask again over it and be cut off."""
+    told = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status}\r\n{told}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 def _error(code: str) -> bytes:
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message><Resource>/b</Resource></Error>"
-    return b"HTTP/1.1 400 no\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
-        len(body),
-        body.encode(),
-    )
+    return _http("400 no", body.encode(), Content_Type="application/xml")
 
 
 # What an endpoint answers to plain HTTP, the setting that is wrong, and what the message says of it.
@@ -172,10 +175,7 @@ def _page(*names: str) -> bytes:
     keys = "".join(f"<Contents><Key>runs/{name}</Key>{when}<Size>1</Size></Contents>" for name in names)
     told = "<Name>b</Name><IsTruncated>true</IsTruncated><NextContinuationToken>on</NextContinuationToken>"
     body = f"<ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>{told}{keys}</ListBucketResult>".encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
-        len(body),
-        body,
-    )
+    return _http("200 OK", body, Content_Type="application/xml")
 
 
 def test_a_listing_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,21 +211,12 @@ def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None
     ("answer", "said"),
     [
         (None, "no such host is known"),
-        (
-            b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-            "what answers there is no S3 store",
-        ),
+        (_http("404 Not Found"), "what answers there is no S3 store"),
         (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
-        (
-            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 19\r\n\r\n<html><br>log in</b>",
-            "what answers there is no S3 store",
-        ),
-        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "what answers there is no S3 store"),
-        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\n<a/>", "what answers there is no S3 store"),
-        (
-            b"HTTP/1.1 307 Go\r\nLocation: http://other.invalid/\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-            "sends its callers elsewhere",
-        ),
+        (_http("200 OK", b"<html><br>log in</b>"), "what answers there is no S3 store"),
+        (_http("200 OK"), "what answers there is no S3 store"),
+        (_http("200 OK", b"<a/>"), "what answers there is no S3 store"),
+        (_http("307 Go", Location="http://other.invalid/"), "sends its callers elsewhere"),
     ],
 )
 def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
