@@ -68,7 +68,7 @@ def measure(address: str) -> dict[str, float]:
             variables = {"ACTSTORE_STORE": address, "ACTSTORE_HELD_ROW_BYTES": str(held)}
             ready = stack.enter_context(running_service(**variables))
             run = stack.enter_context(actstore.connect(ready["address"])).run("run")
-            sides[name] = lambda run=run: run.activations(training_read.SITE).to_arrow()
+            sides[name] = lambda run=run: run.activations(training_read.SITE).table
         table = sides["memory"]()
         seconds = timed(sides, table)
     server.kill()

@@ -50,7 +50,7 @@ def captured_rows(lab: actstore.Lab, dataset: str, max_tokens: int) -> Float[NDA
         "pystdlib", dataset=dataset, sites=[SITE], norms=[SITE], max_tokens=max_tokens, name=f"sae-{Path(dataset).stem}"
     ).wait()
     rows = run.activations(SITE)
-    positions = rows.to_arrow()["position"].to_numpy()
+    positions = rows.table["position"].to_numpy()
     return rows.to_numpy()[positions > 0]
 
 
