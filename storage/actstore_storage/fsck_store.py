@@ -102,7 +102,7 @@ def _check_models(bucket: Bucket) -> Iterator[Finding]:
         except CorruptObject as error:
             yield Finding("damaged", key, f"{error.message}; {_REMOVE_AND_CAPTURE}")
             continue
-        key = _texts_key(bucket, record.tokenizer_sha256)
+        key = _texts_key(bucket, record.tokenizer_sha256, sealed=is_sealed(bucket.get(key)))
         if not bucket.exists(key):
             yield Finding("missing", key, f"the texts of the tokens of {record.name}; {_CAPTURE_AGAIN}")
 
@@ -119,10 +119,10 @@ def _check_texts(bucket: Bucket) -> Iterator[Finding]:
             yield Finding("damaged", key, f"{error.message}; {_REMOVE_AND_CAPTURE}")
 
 
-def _texts_key(bucket: Bucket, tokenizer_sha256: str) -> str:
-    """Where they lie; of a store that no model was registered in since format version 4, where they lay before."""
+def _texts_key(bucket: Bucket, tokenizer_sha256: str, *, sealed: bool) -> str:
+    """Where they have to lie for a model or a run of format version 4 (`sealed`); for an earlier one, where they do."""
     old = old_token_texts_key(tokenizer_sha256)
-    return old if bucket.exists(old) else token_texts_key(tokenizer_sha256)
+    return old if not sealed and bucket.exists(old) else token_texts_key(tokenizer_sha256)
 
 
 def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[Finding]:
@@ -130,7 +130,10 @@ def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[
     needed: dict[str, str] = {}
     for record in runs:
         asked = record.specification
-        keys = model_key(asked.model, asked.model_revision), _texts_key(bucket, asked.tokenizer_sha256)
+        keys = (
+            model_key(asked.model, asked.model_revision),
+            _texts_key(bucket, asked.tokenizer_sha256, sealed=record.sealed),
+        )
         for key in (*keys, *(sae_key(sae.name) for sae in asked.saes)):
             needed.setdefault(key, record.run)
     for key, run in sorted(needed.items()):

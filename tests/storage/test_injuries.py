@@ -5,6 +5,7 @@ object; and `fsck` names it too.
 """
 
 import hashlib
+import io
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import actstore
@@ -26,6 +28,7 @@ from actstore_storage.index_merge import merge_index
 from actstore_storage.index_segments import Segment
 from actstore_storage.kept import KeptAnswer, keep, read_kept
 from actstore_storage.layout import (
+    old_token_texts_key,
     sae_files_key,
     sae_key,
     token_texts_key,
@@ -390,3 +393,20 @@ def test_keys_that_nobody_writes_are_told(store: Path) -> None:
 
 def _flipped(data: bytes, place: int, bit: int) -> bytes:
     return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
+
+
+def test_texts_that_are_gone_beside_those_of_an_earlier_version_are_missed(tmp_path: Path) -> None:
+    """Readers would take the earlier ones, which show some tokens otherwise."""
+    bucket = LocalBucket(tmp_path)
+    write_stored_run(bucket)
+    key = token_texts_key("b" * 64)
+    bucket.put(old_token_texts_key("b" * 64), _old_texts())
+    assert check_runs(bucket).findings == ()
+    bucket.delete(key)
+    assert {("missing", key)} == {(found.kind, found.key) for found in check_runs(bucket).findings}
+
+
+def _old_texts() -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": TOKEN_TEXTS}), sink)
+    return sink.getvalue()
