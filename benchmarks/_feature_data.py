@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.checkpoint import fold_commits
-from actstore_storage.index_merge import finish_merge, merge_part, plan_merges
-from actstore_storage.index_segments import Segment, chosen_segments
-from actstore_storage.opening import open_bucket
-from actstore_storage.registry import ModelRecord, register_model
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.shard import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
-from actstore_storage.specification import RunRecord, SaeRecord
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.features.segments import Segment, chosen_segments
+from actstore_storage.format.specification import RunRecord, SaeRecord
+from actstore_storage.runs.checkpoint import fold_commits
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.registry import ModelRecord, register_model
+from actstore_storage.runs.shard_writer import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
+from actstore_storage.upkeep.merging import finish_merge, merge_part, plan_merges
 from benchmarks._synthetic_runs import synthetic_record
 
 RUN, SAE, D_SAE = "run", "sae", 16_384

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import median
 
 import actstore
-from actstore_worker.model import LanguageModel
-from actstore_worker.patching.kernel import Kernel
-from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
+from actstore_worker.patching.kernels.full import Kernel
 from actstore_worker.patching.sweep import fastest_kernel, run_sweep
 from tests.service.process import running_service
 from tests.worker_process import running_workers

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from actstore_storage.specification import RunRecord, Specification
+from actstore_storage.format.specification import RunRecord, Specification
 
 _NO_HASH = "0" * 64
 

@@ -29,17 +29,17 @@ import torch
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.opening import open_bucket
-from actstore_storage.runs import create_run
-from actstore_storage.sites import parse_site
-from actstore_worker.capture_worker import CaptureWorker
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.format.sites import parse_site
+from actstore_storage.runs.opening import create_run
+from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.dataset_files import DatasetPlaces
-from actstore_worker.forward import visit
-from actstore_worker.loading import load_model
-from actstore_worker.model import LanguageModel
-from actstore_worker.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.request import CaptureRequest
+from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.taps import visit
+from actstore_worker.models.wiring import load_model
 from benchmarks.capture import MODEL, MODELS, capture_seconds
 
 LAYERS, D_MODEL, VOCABULARY_SIZE = 6, 512, 50_304

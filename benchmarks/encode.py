@@ -29,8 +29,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from actstore_worker.nonzeros import nonzero_features
 from actstore_worker.sae import SparseAutoencoder, load_sae
+from actstore_worker.sae.nonzeros import nonzero_features
 
 ROWS, ROUNDS = 2048, 7
 SIDES = ("matmul", "saelens", "actstore")

@@ -45,12 +45,12 @@ from safetensors.numpy import load_file
 
 from actstore_api.v1 import feature_pb2, service_pb2_grpc
 from actstore_storage.bucket import Bucket
-from actstore_storage.feature_reader import FeatureReader
-from actstore_storage.features import feature_statistics, top_examples
-from actstore_storage.opening import open_bucket
-from actstore_storage.runs import open_run
-from actstore_storage.sampling import Sample, sample_examples, sampled
-from actstore_storage.snapshot import Snapshot
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.features.reader import FeatureReader
+from actstore_storage.features.sampling import Sample, sample_examples, sampled
+from actstore_storage.features.statistics import feature_statistics, top_examples
+from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.snapshot import Snapshot
 from benchmarks._feature_data import D_SAE, RUN, SAE, Peers, segment_of, write_peers, write_run
 from tests.service.process import running_service
 

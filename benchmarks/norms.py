@@ -26,17 +26,17 @@ import numpy as np
 import torch
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.checkpoint import fold_commits
-from actstore_storage.norm_columns import columns_beside
-from actstore_storage.norms import DEFAULT_QUANTILES, ProfileQuestion, norm_profile
-from actstore_storage.opening import open_bucket
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.shard import ShardWriter, TokenRows
-from actstore_storage.sites import parse_site
-from actstore_storage.specification import RunRecord
-from actstore_worker.forward import visit
-from actstore_worker.loading import load_model
-from actstore_worker.norms import BatchNorms
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.format.norm_columns import columns_beside
+from actstore_storage.format.sites import parse_site
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.norms.profile import DEFAULT_QUANTILES, ProfileQuestion, norm_profile
+from actstore_storage.runs.checkpoint import fold_commits
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
+from actstore_worker.capture.shards.norms import BatchNorms
+from actstore_worker.models.taps import visit
+from actstore_worker.models.wiring import load_model
 from benchmarks._synthetic_runs import synthetic_record
 from benchmarks.capture_peers import BATCH, SITE, TOKENS, plan_sites, write_inputs
 

@@ -24,13 +24,13 @@ import numpy as np
 import pyarrow as pa
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.checkpoint import Commits, fold_commits
-from actstore_storage.commit import Commit, Moments, ObjectRecord
-from actstore_storage.layout import commit_key, object_key
-from actstore_storage.opening import S3Access, open_bucket
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import RunRecord
+from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.format.commit import Commit, Moments, ObjectRecord
+from actstore_storage.format.keys import commit_key, object_key
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.runs.checkpoint import Commits, fold_commits
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.snapshot import Snapshot
 from benchmarks._synthetic_runs import synthetic_record
 from tests.servers import SeaweedServer
 

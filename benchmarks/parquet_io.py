@@ -29,11 +29,11 @@ from pathlib import Path
 import numpy as np
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.opening import open_bucket
-from actstore_storage.rows import read_activations
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.shard import ShardWriter, TokenRows
-from actstore_storage.specification import RunRecord
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.rows.reading import read_activations
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 from benchmarks._synthetic_runs import synthetic_record
 
 D_MODEL, POSITIONS, BATCH_ROWS = 768, 128, 4096

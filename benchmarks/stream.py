@@ -31,9 +31,9 @@ import pyarrow.flight as flight
 
 import actstore
 from actstore_service.settings import Settings
-from actstore_storage.opening import open_bucket
-from actstore_storage.rows import read_activations
-from actstore_storage.runs import open_run
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.rows.reading import read_activations
+from actstore_storage.runs.opening import open_run
 from benchmarks import training_read
 from tests.service.process import running_service
 

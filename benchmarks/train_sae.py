@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.opening import open_bucket
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.shard import ShardWriter, TokenRows
-from actstore_storage.snapshot import Snapshot
-from actstore_storage.specification import RunRecord
-from actstore_worker.tensors import as_tensor
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_worker.models.dtypes import as_tensor
 from actstore_worker.training.feed import RowFeed, rows_of
-from actstore_worker.training.specification import Training
+from actstore_worker.training.recipe import Training
 from benchmarks._synthetic_runs import synthetic_record
 
 SITE, D_MODEL, POSITIONS = "resid_post.0", 512, 128

@@ -31,13 +31,13 @@ import numpy as np
 import torch
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.export import export_saelens
-from actstore_storage.loader import TrainingLoader
-from actstore_storage.opening import open_bucket
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.shard import ShardWriter, TokenRows
-from actstore_storage.specification import RunRecord
-from actstore_worker.tensors import as_tensor
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.rows.export import export_saelens
+from actstore_storage.rows.loader import TrainingLoader
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
+from actstore_worker.models.dtypes import as_tensor
 from benchmarks._synthetic_runs import synthetic_record
 
 SITE, D_MODEL, POSITIONS, BATCH_ROWS = "resid_post.0", 768, 128, 4096

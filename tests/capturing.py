@@ -1,13 +1,13 @@
 """Captures without a coordinator, for tests: a shard, or a whole run, on the calling thread."""
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.shard import ShardWriter
-from actstore_storage.snapshot import Snapshot
-from actstore_worker.capture import ShardCapture
-from actstore_worker.capture_worker import CaptureWorker, ShardTask
-from actstore_worker.plan import Plan
-from actstore_worker.preparing import register
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.shard_writer import ShardWriter
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_worker.capture.plan import Plan
+from actstore_worker.capture.preparing import register
+from actstore_worker.capture.shards.shard import ShardCapture
+from actstore_worker.capture.shards.worker import CaptureWorker, ShardTask
 
 
 def capture_shard(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int, attempt: str) -> bool:

@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.commit import Commit
-from actstore_storage.index_merge import Merge, merge_part
-from actstore_storage.index_segments import Part
-from actstore_storage.opening import open_bucket
-from actstore_storage.runs import open_run
-from actstore_worker.capture_worker import CaptureWorker, ShardReport, ShardTask
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.features.segments import Part
+from actstore_storage.format.commit import Commit
+from actstore_storage.runs.opening import open_run
+from actstore_storage.upkeep.merging import Merge, merge_part
+from actstore_worker.capture.coordinator import Coordinator
+from actstore_worker.capture.merging import Merging
+from actstore_worker.capture.plan import PlanSettings
+from actstore_worker.capture.preparing import Preparing
+from actstore_worker.capture.progress import Progress
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.coordinator import Coordinator
-from actstore_worker.dataset_files import DatasetPlaces
-from actstore_worker.merging import Merging
-from actstore_worker.plan import PlanSettings
-from actstore_worker.preparing import Preparing
-from actstore_worker.progress import Progress
-from actstore_worker.request import CaptureRequest
+from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import CoordinatorLimits, MergeLimits
 from tests.random_models import WORDS, save_model
 from tests.waiting import PATIENCE_SECONDS

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.products import BOS
-from actstore_storage.runs import create_run
-from actstore_storage.shard import ShardWriter, TokenRows
-from actstore_storage.specification import RunRecord, Specification
+from actstore_storage.format.products import BOS
+from actstore_storage.format.specification import RunRecord, Specification
+from actstore_storage.runs.opening import create_run
+from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 
 SITE, TOKENS = "resid_post.1", 65
 # BOS rows are like those of real models: long, all alike, and nothing of the dictionary.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from actstore._seaweed import SeaweedFS
+from actstore._stack.seaweed import SeaweedFS
 from tests.worker_process import descendants
 
 

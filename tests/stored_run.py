@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.document_sources import WHOLE, DocumentSources
-from actstore_storage.feature_index import SparseFeatures
-from actstore_storage.norm_columns import CENTRED_L2, NormColumn
-from actstore_storage.products import BOS, SPECIAL
-from actstore_storage.registry import ModelRecord, SaeModelRecord, register_model, register_sae
-from actstore_storage.runs import create_run
-from actstore_storage.shard import ShardWriter, TokenRows
-from actstore_storage.sites import Site
-from actstore_storage.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.format.norm_columns import CENTRED_L2, NormColumn
+from actstore_storage.format.products import BOS, SPECIAL
+from actstore_storage.format.sites import Site
+from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.runs.document_sources import WHOLE, DocumentSources
+from actstore_storage.runs.feature_index import SparseFeatures
+from actstore_storage.runs.opening import create_run
+from actstore_storage.runs.registry import ModelRecord, SaeModelRecord, register_model, register_sae
+from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 
 LENGTHS = (16, 5, 16, 9, 4, 12, 7)
 DOCUMENTS = (0, 1, 2, 2, 3, 4, 5)

@@ -5,12 +5,8 @@ lab = actstore.connect("host:port")     # a service
 lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/prefix"
 """
 
-from actstore._activations import Activations
-from actstore._capture import Capture
-from actstore._checkpoints import Captures, Checkpoints
+from actstore._answer import Answer, Table
 from actstore._connect import connect
-from actstore._corruptions import CorruptionComparison, compare_corruptions
-from actstore._depth import DepthSimulation, simulate_depth
 from actstore._errors import (
     ActstoreError,
     BadRequest,
@@ -27,7 +23,11 @@ from actstore._errors import (
     StoreFailed,
     Unavailable,
 )
-from actstore._feature_answers import (
+from actstore._features.feature import Feature
+from actstore._features.features import SaeFeatures
+from actstore._features.live import DirectionAblation, EncodedText, LogitLens, SaeCheck, TextAblation
+from actstore._features.page import FeaturePage
+from actstore._features.stored import (
     Examples,
     FeatureRows,
     FeatureStatistics,
@@ -35,13 +35,16 @@ from actstore._feature_answers import (
     ManyExamples,
     TokenR2,
 )
-from actstore._feature_page import FeaturePage
-from actstore._features import Feature
 from actstore._lab import Lab
-from actstore._live_answers import DirectionAblation, EncodedText, LogitLens, SaeCheck, TextAblation
-from actstore._local_stack import LocalStack
-from actstore._model_answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
-from actstore._norms import Growth, NormProfile, plot_growth
+from actstore._models.answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
+from actstore._norms.profile import Growth, NormProfile, plot_growth
+from actstore._norms.separability import Separability
+from actstore._norms.tokens import TokenNorms
+from actstore._norms.toy import DepthSimulation, simulate_depth
+from actstore._norms.weights import WeightNorms
+from actstore._patching.corruptions import CorruptionComparison, compare_corruptions
+from actstore._patching.replaced_tokens import TokenComparison
+from actstore._patching.sweep import Sweep, SweptCells
 from actstore._questions import Where
 from actstore._records import (
     CaptureEstimate,
@@ -54,14 +57,11 @@ from actstore._records import (
     SaeAttachment,
     SweepEstimate,
 )
-from actstore._run import Run
-from actstore._sae_features import SaeFeatures
-from actstore._separability import Separability
-from actstore._sweep import Sweep, SweptCells
-from actstore._tables import Answer, Table
-from actstore._token_comparison import TokenComparison
-from actstore._token_norms import TokenNorms
-from actstore._weights import WeightNorms
+from actstore._runs.activations import Activations
+from actstore._runs.capture import Capture
+from actstore._runs.checkpoints import Captures, Checkpoints
+from actstore._runs.run import Run
+from actstore._stack.stack import LocalStack
 
 __all__ = [
     "Activations",

@@ -2,6 +2,6 @@
 
 import sys
 
-from actstore._command import main
+from actstore._cli.main import main
 
 sys.exit(main())

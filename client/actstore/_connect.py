@@ -9,7 +9,7 @@ from pathlib import Path
 from actstore._errors import Unavailable, refused
 from actstore._lab import Lab
 from actstore._records import S3Access
-from actstore._stack_folder import ADDRESSES, STACK_FILE, stack_folder
+from actstore._stack.folder import ADDRESSES, STACK_FILE, stack_folder
 
 # An IPv6 address without its brackets would be taken for another host and no port.
 _SERVICE = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+(?:%\w+)?\]):(\d{1,5})", re.ASCII)
@@ -37,10 +37,10 @@ def connect(
     elif address.startswith("~"):
         address = str(Path(address).expanduser())
     if _is_bucket(address):
-        from actstore._bucket_backend import BucketBackend
+        from actstore._transport.bucket import BucketBackend
 
         return Lab(BucketBackend(address, s3 or (_s3_access(os.environ) if address.startswith("s3://") else None)))
-    from actstore._grpc_backend import GrpcBackend
+    from actstore._transport.service import GrpcBackend
 
     return Lab(GrpcBackend(_checked(address), token or os.environ.get("ACTSTORE_TOKEN"), tls))
 

@@ -9,14 +9,14 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from actstore import _arguments
-from actstore._arguments import optional_count
-from actstore._backend import Backend
-from actstore._capture import Bar, Capture
-from actstore._checkpoints import Captures, check_revisions, run_of_revision
+from actstore import _checks as _arguments
+from actstore._answer import Table
+from actstore._checks import optional_count
 from actstore._errors import ActstoreError, Fault
-from actstore._model_asking import ModelAsking
-from actstore._norm_asking import NormAsking
+from actstore._models.calls import ModelAsking
+from actstore._norms.calls import NormAsking
+from actstore._patching.request import sweep_request
+from actstore._patching.sweep import Sweep, SweptCells
 from actstore._records import (
     CaptureEstimate,
     CaptureSpecification,
@@ -29,10 +29,10 @@ from actstore._records import (
     SweepProgress,
     SweepRequest,
 )
-from actstore._run import Run
-from actstore._sweep import Sweep, SweptCells
-from actstore._sweep_request import sweep_request
-from actstore._tables import Table
+from actstore._runs.capture import Bar, Capture
+from actstore._runs.checkpoints import Captures, check_revisions, run_of_revision
+from actstore._runs.run import Run
+from actstore._transport.base import Backend
 from actstore._verdict import Verdict
 
 

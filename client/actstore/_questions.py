@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actstore import _arguments
+from actstore import _checks as _arguments
 from actstore._errors import refused
 from actstore._records import Prompt, Provenance, RowQuery
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from actstore import _text
+from actstore._view import text as _text
 
 
 @dataclass(frozen=True)

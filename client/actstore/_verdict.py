@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from actstore._tables import Table
+from actstore._answer import Table
 
 
 @dataclass(frozen=True, repr=False)

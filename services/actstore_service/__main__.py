@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.opening import S3Access, open_bucket
 from actstore_storage.errors import ActstoreError, BadRequest
-from actstore_storage.opening import S3Access, open_bucket
-from actstore_storage.runs import list_runs
+from actstore_storage.runs.opening import list_runs
 
 # Of glibc's malloc.h. Rows leave in messages of megabytes, which malloc would map anew each time: a third of a stream's
 # time went to the kernel's clearing of pages. Memory that a message has used serves the next one instead.

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from actstore_api.v1 import activation_pb2, common_pb2
 from actstore_service import wire
-from actstore_storage.snapshot import Snapshot
+from actstore_storage.runs.snapshot import Snapshot
 
 # Wire type 2 of protobuf: a length, then so many bytes.
 _LENGTH_DELIMITED = 2

@@ -10,15 +10,15 @@ from actstore_api.v1.service_pb2_grpc import FeatureServiceServicer
 from actstore_service import wire
 from actstore_service.encoded import row_messages
 from actstore_storage.bucket import Bucket
-from actstore_storage.coactivity import active_features, cofiring_features
 from actstore_storage.errors import BadRequest
-from actstore_storage.feature_table import FeatureSearch, feature_table
-from actstore_storage.features import feature_rows, feature_statistics, top_examples
-from actstore_storage.rows import EVERY_ROW
-from actstore_storage.runs import open_run
-from actstore_storage.sampling import METHODS, Sample, sample_many
-from actstore_storage.snapshot import Snapshot
-from actstore_storage.windows import Window
+from actstore_storage.features.coactivity import active_features, cofiring_features
+from actstore_storage.features.examples import Window
+from actstore_storage.features.sampling import METHODS, Sample, sample_many
+from actstore_storage.features.statistics import feature_rows, feature_statistics, top_examples
+from actstore_storage.features.table import FeatureSearch, feature_table
+from actstore_storage.rows.reading import EVERY_ROW
+from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.snapshot import Snapshot
 
 _METHODS = {feature_pb2.SampleMethod.Value(f"SAMPLE_METHOD_{name.upper()}"): name for name in METHODS}
 

@@ -9,16 +9,16 @@ from actstore_api.v1 import norm_pb2
 from actstore_api.v1.service_pb2_grpc import NormServiceServicer
 from actstore_service import wire
 from actstore_service.gateway import Gateway
-from actstore_storage import growth_shapes
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
-from actstore_storage.growth import CHECKPOINT, LAYER, Bootstrap, Growth, fit_growth, fit_growth_over_checkpoints
-from actstore_storage.norm_columns import L2
-from actstore_storage.norms import DEFAULT_QUANTILES, ProfileQuestion
-from actstore_storage.revisions import norms_of_runs
-from actstore_storage.runs import open_run
-from actstore_storage.separability import separability
-from actstore_storage.snapshot import Snapshot
+from actstore_storage.format.norm_columns import L2
+from actstore_storage.norms import growth_shapes
+from actstore_storage.norms.growth import CHECKPOINT, LAYER, Bootstrap, Growth, fit_growth, fit_growth_over_checkpoints
+from actstore_storage.norms.profile import DEFAULT_QUANTILES, ProfileQuestion
+from actstore_storage.norms.revisions import norms_of_runs
+from actstore_storage.norms.separability import separability
+from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.snapshot import Snapshot
 
 _AXES: Mapping[str, Any] = {LAYER: norm_pb2.GROWTH_AXIS_LAYER, CHECKPOINT: norm_pb2.GROWTH_AXIS_CHECKPOINT}
 _VERDICTS: Mapping[str, Any] = {

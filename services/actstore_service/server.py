@@ -25,7 +25,7 @@ from actstore_service.probes import ProbeServer
 from actstore_service.sae import SaeService
 from actstore_service.settings import Settings, cannot_listen, split_address
 from actstore_storage.bucket import Bucket
-from actstore_storage.held_rows import HeldRows
+from actstore_storage.parquet.row_cache import HeldRows
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
 FORWARDED = tuple(f"actstore_api.v1.{name}Service" for name in ("Capture", "Patching", "Sae", "Model"))

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from actstore_storage.sites import HEAD_KINDS, Site
+from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.forward import observe
-from actstore_worker.loading import load_model
-from actstore_worker.model import LanguageModel
-from actstore_worker.patching.kernel import Cell, FullForward, Patch
-from actstore_worker.patching.recording import record
-from actstore_worker.patching.resumed import Resumed
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.taps import observe
+from actstore_worker.models.wiring import load_model
+from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
+from actstore_worker.patching.kernels.recording import record
+from actstore_worker.patching.kernels.resumed import Resumed
 from tests.lens_folders import save_lens_folder
-from tests.worker.recorded import every_site
+from tests.worker.patching.recorded import every_site
 
 CLEAN, CORRUPT = ([0, 5, 6, 7, 5, 9, 11, 2], [0, 5, 6, 8, 5, 9, 3, 2])
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}

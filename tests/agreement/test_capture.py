@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.commit import Moments
-from actstore_storage.layout import object_key
-from actstore_storage.products import NORMS
-from actstore_storage.rows import dense_matrix, read_activations
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.snapshot import Snapshot
-from actstore_worker.capture import ShardCapture
+from actstore_storage.format.commit import Moments
+from actstore_storage.format.keys import object_key
+from actstore_storage.format.products import NORMS
+from actstore_storage.rows.reading import dense_matrix, read_activations
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.shards.shard import ShardCapture
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.dataset_files import DatasetPlaces
-from actstore_worker.loading import load_model
-from actstore_worker.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.request import CaptureRequest
+from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.models.wiring import load_model
 from tests.capturing import capture_shard
 from tests.small_models import BUNDLED_MODELS, SAVERS, save_sae
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import actstore
-from actstore_storage.opening import open_bucket
+from actstore_storage.bucket.opening import open_bucket
 from tests.storage.random_run import make_run, write_run
 
 SITE = "resid_post.3"
@@ -67,7 +67,7 @@ def test_saelens_reads_whole_contexts(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from actstore._command import main
+    from actstore._cli.main import main
 
     (tmp_path / "store").mkdir()
     write_run(open_bucket(str(tmp_path / "store")), make_run(1))

@@ -11,11 +11,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.pretrained.weight_conversions import convert_bert_weights
 from transformers import BertForPreTraining
 
-from actstore_storage.sites import HEAD_KINDS, Site
+from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.forward import observe
-from actstore_worker.loading import load_model
-from actstore_worker.model import LanguageModel
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.taps import observe
+from actstore_worker.models.wiring import load_model
 from tests.small_models import BERT, SAVERS
 
 IDS = torch.tensor([[0, 5, 6, 7, 5, 9, 11, 2]])

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from actstore_storage.opening import open_bucket
+from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.model_questions import AblateSites, LensText, ModelQuestion, ScoreInduction, SeeAttention
 from actstore_worker.live.questions import LiveLimits
-from actstore_worker.loading import load_model
-from actstore_worker.model import LanguageModel
-from actstore_worker.turns import Turns, share
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.turns import Turns, share
+from actstore_worker.models.wiring import load_model
 from tests.random_models import VOCABULARY_SIZE, save_model
 
 # Every word twice and more, so that each score has something to find.

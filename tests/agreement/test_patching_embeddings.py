@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.loading import load_model
-from actstore_worker.patching.request import PatchingLimits, PromptPair, Span, SweepRequest
+from actstore_worker.models.wiring import load_model
+from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.random_models import save_model
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.loading import load_model
-from actstore_worker.patching.request import PatchingLimits, PromptPair, SweepRequest
+from actstore_worker.models.wiring import load_model
+from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.plain_model import PlainModel
 from tests.small_models import SAVERS

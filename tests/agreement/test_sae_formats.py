@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from actstore_storage.sites import Site
+from actstore_storage.format.sites import Site
 from actstore_worker.sae import load_sae
 from tests.sae_formats import (
     D_SAE,

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actstore_storage.sites import Site
+from actstore_storage.format.sites import Site
 from actstore_worker.sae import load_sae
 from tests.small_models import D_MODEL
 

@@ -9,9 +9,9 @@ import pytest
 import actstore
 from actstore_service.server import Service
 from actstore_service.settings import Settings
-from actstore_storage.opening import open_bucket
-from tests.client.doors import served
-from tests.client.stand_in_workers import TOKEN, StandInWorkers
+from actstore_storage.bucket.opening import open_bucket
+from tests.client.lab.doors import served
+from tests.client.workers.stand_in import TOKEN, StandInWorkers
 from tests.stored_run import StoredRun, write_stored_run
 
 SERVICE_TOKEN = "service-token"
@@ -96,7 +96,7 @@ def plant_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
     folder = tmp_path / "stand-in"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[2])]))
 
-    def plant(code: str = "from tests.client.stand_in_workers import main; main()") -> None:
+    def plant(code: str = "from tests.client.workers.stand_in import main; main()") -> None:
         (folder / "actstore_worker").mkdir(parents=True)
         (folder / "actstore_worker" / "__init__.py").touch()
         (folder / "actstore_worker" / "__main__.py").write_text(code)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from google.rpc import error_details_pb2
 
-from actstore_storage.opening import open_bucket
+from actstore_storage.bucket.opening import open_bucket
 from tests.service.process import running_service
 from tests.stored_run import DENSE_SITE, StoredRun, write_stored_run
 from tests.waiting import PATIENCE_SECONDS

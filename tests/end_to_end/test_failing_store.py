@@ -9,7 +9,8 @@ from typing import Self
 import pytest
 
 import actstore
-from actstore import _local_stack, _seaweed
+from actstore._stack import seaweed as _seaweed
+from actstore._stack import stack as _local_stack
 from models import corpus
 from tests.worker_process import WorkerProcess
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import actstore
-from actstore_storage.opening import open_bucket
-from actstore_worker.capture_worker import CaptureWorker
+from actstore_storage.bucket.opening import open_bucket
+from actstore_worker.capture.plan import Plan, PlanSettings
+from actstore_worker.capture.preparing import Preparing
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.dataset_files import DatasetPlaces
-from actstore_worker.plan import Plan, PlanSettings
-from actstore_worker.preparing import Preparing
-from actstore_worker.request import CaptureRequest
+from actstore_worker.datasets.places import DatasetPlaces
 from tests.capturing import capture_run
 from tests.live_workers import CPU, live_lab
 from tests.small_models import BUNDLED_MODELS, WORDS, save_metaspace, save_sae

@@ -14,8 +14,8 @@ from unittest.mock import patch
 from ray.cluster_utils import Cluster
 
 import actstore
-from actstore._seaweed import free_ports
-from actstore_worker.process import PROXY_READY_SECONDS
+from actstore._stack.seaweed import free_ports
+from actstore_worker.cluster.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
 from tests.worker_process import descendants, running_workers

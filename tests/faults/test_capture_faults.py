@@ -17,11 +17,11 @@ import pytest
 
 import actstore
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.opening import S3Access, open_bucket
 from actstore_storage.errors import StoreError
-from actstore_storage.opening import S3Access, open_bucket
-from actstore_storage.products import NORM_SKETCHES
-from actstore_storage.reading import open_product
-from actstore_storage.runs import open_run
+from actstore_storage.format.products import NORM_SKETCHES
+from actstore_storage.parquet.reading import open_product
+from actstore_storage.runs.opening import open_run
 from tests.faults.cluster import KillableLab, killable_lab, store_variables
 from tests.random_models import WORDS, save_model
 from tests.service.process import running_service

@@ -13,7 +13,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from actstore_api.v1 import capture_pb2, service_pb2_grpc
-from actstore_worker.process import PROXY_READY_SECONDS
+from actstore_worker.cluster.process import PROXY_READY_SECONDS
 from tests.worker_process import running_workers
 
 pytestmark = pytest.mark.stack

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.local import LocalBucket
+from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject, StoreError, StoreUnreachable
-from actstore_storage.features import feature_statistics, top_examples
-from actstore_storage.local_bucket import LocalBucket
-from actstore_storage.norms import ProfileQuestion, norm_profile
-from actstore_storage.opening import S3Access, open_bucket
-from actstore_storage.probe import probe
-from actstore_storage.rows import read_activations, read_tokens
-from actstore_storage.runs import create_run, open_run
-from actstore_storage.snapshot import Snapshot
+from actstore_storage.features.statistics import feature_statistics, top_examples
+from actstore_storage.norms.profile import ProfileQuestion, norm_profile
+from actstore_storage.rows.reading import read_activations, read_tokens
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.snapshot import Snapshot
 from tests.servers import SeaweedServer, answering
 from tests.storage.random_run import SAE, make_run, write_run, write_shard
 
@@ -124,7 +124,7 @@ def test_a_bucket_that_is_not_there(s3_access: S3Access) -> None:
 
 
 def test_an_endpoint_that_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
-    monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
     bucket = open_bucket("s3://bucket", S3Access(f"127.0.0.1:{free_port}", "key", "secret", secure=False))
     for ask in (lambda: probe(bucket), lambda: open_run(bucket, "run"), lambda: bucket.open("a/b")):
         assert isinstance(_refused(ask, "STORE_UNREACHABLE", bucket), StoreUnreachable)
@@ -180,7 +180,7 @@ def _page(*names: str) -> bytes:
 
 def test_a_listing_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page is the first one, whatever is asked."""
-    monkeypatch.setattr("actstore_storage.s3_bucket.REPEATED_MAX", 6)
+    monkeypatch.setattr("actstore_storage.bucket.s3.REPEATED_MAX", 6)
     heard: list[bytes] = []
     with answering(_page("a", "b"), heard) as endpoint:
         bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
@@ -220,7 +220,7 @@ def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None
     ],
 )
 def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
     with answering(answer or b"") as address:
         endpoint = "nowhere.invalid:80" if answer is None else address
         bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
@@ -233,7 +233,7 @@ def test_a_store_elsewhere_is_reached_through_the_proxy_of_the_environment(
     through: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By both clients; one on loopback never is (tests/client/test_local_stack.py)."""
-    monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
     heard: list[bytes] = []
     with answering(_error("NoSuchBucket"), heard) as proxy:
         monkeypatch.setenv(through, f"http://name:password@{proxy}")
@@ -252,7 +252,7 @@ def test_a_store_elsewhere_is_reached_through_the_proxy_of_the_environment(
 def test_a_proxy_that_leads_nowhere_is_named_without_its_password(
     monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
-    monkeypatch.setattr("actstore_storage.s3_bucket.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
     access = S3Access("store.invalid:80", "key", "secret", secure=False)
     monkeypatch.setenv("http_proxy", f"http://name:password@127.0.0.1:{free_port}")
     with pytest.raises(StoreUnreachable, match=f"the proxy http://127.0.0.1:{free_port} does not lead there") as caught:
@@ -291,8 +291,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from actstore_storage.errors import StoreError
-from actstore_storage.opening import open_bucket
-from actstore_storage.runs import create_run, open_run
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.runs.opening import create_run, open_run
 from tests.storage.random_run import make_run, write_run, write_shard
 
 bucket, run = open_bucket(sys.argv[1]), make_run(1, d_model=4096, longest=60)

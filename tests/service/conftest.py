@@ -16,7 +16,7 @@ from actstore_api.v1 import service_pb2_grpc
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
-from actstore_storage.opening import open_bucket
+from actstore_storage.bucket.opening import open_bucket
 from tests.service import stand_in
 from tests.stored_run import StoredRun, write_stored_run
 from tests.waiting import PATIENCE_SECONDS

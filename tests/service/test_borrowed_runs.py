@@ -2,9 +2,9 @@
 
 from actstore_service.wire import run_message
 from actstore_storage.bucket import Bucket
-from actstore_storage.runs import open_run
+from actstore_storage.runs.opening import open_run
 from tests.storage.random_run import make_run, write_run
-from tests.storage.test_borrowed_rows import encode, new_features, over
+from tests.storage.runs.test_borrowed_rows import encode, new_features, over
 
 
 def test_it_says_whose_rows_it_has_and_which_saes(local_bucket: Bucket) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actstore._messages import rows_of
+from actstore._transport.messages import rows_of
 from actstore_api.v1 import activation_pb2, common_pb2
 from actstore_service.encoded import ahead, rows_message
 from tests.waiting import PATIENCE_SECONDS

@@ -7,10 +7,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from actstore._seaweed import SeaweedFS
+from actstore._stack.seaweed import SeaweedFS
 from actstore_api.v1 import catalog_pb2, feature_pb2
 from actstore_storage.bucket import Bucket
-from actstore_storage.opening import S3Access, open_bucket
+from actstore_storage.bucket.opening import S3Access, open_bucket
 from tests.service.conftest import TOKEN, Caller
 from tests.service.process import refused_start, running_service
 from tests.stored_run import FIRING, SAE, StoredRun, write_stored_run

@@ -12,8 +12,8 @@ import pytest
 from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, common_pb2, feature_pb2, norm_pb2
 from actstore_service.settings import Limits
 from actstore_storage.bucket import Bucket
-from actstore_storage.opening import open_bucket
-from actstore_storage.rows import dense_matrix
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.rows.reading import dense_matrix
 from tests import stored_run
 from tests.service.conftest import Caller, Serve
 from tests.stored_run import BOS, DENSE_SITE, FIRING, MODEL, SAE, SPECIAL, StoredRun, write_stored_run

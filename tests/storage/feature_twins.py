@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from actstore_storage.coactivity import active_features, cofiring_features
-from actstore_storage.feature_table import FeatureSearch, feature_table
-from actstore_storage.features import feature_rows, feature_statistics
-from actstore_storage.rows import TokenFilter
-from actstore_storage.sampling import Sample, sample_many
-from actstore_storage.shard import TokenRows
-from actstore_storage.snapshot import Snapshot
-from actstore_storage.windows import Window
+from actstore_storage.features.coactivity import active_features, cofiring_features
+from actstore_storage.features.examples import Window
+from actstore_storage.features.sampling import Sample, sample_many
+from actstore_storage.features.statistics import feature_rows, feature_statistics
+from actstore_storage.features.table import FeatureSearch, feature_table
+from actstore_storage.rows.reading import TokenFilter
+from actstore_storage.runs.shard_writer import TokenRows
+from actstore_storage.runs.snapshot import Snapshot
 from tests.storage.random_run import SAE, RandomRun
 
 EXCLUSIONS = [frozenset[str](), frozenset({"bos"}), frozenset({"bos", "special"})]

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.commit import Commit
-from actstore_storage.document_sources import WHOLE, DocumentSources
-from actstore_storage.layout import commit_key
-from actstore_storage.products import NORM_SKETCHES
-from actstore_storage.registry import ModelRecord, SaeModelRecord, register_model, register_sae
-from actstore_storage.runs import create_run
-from actstore_storage.shard import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
-from actstore_storage.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.keys import commit_key
+from actstore_storage.format.products import NORM_SKETCHES
+from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.runs.document_sources import WHOLE, DocumentSources
+from actstore_storage.runs.opening import create_run
+from actstore_storage.runs.registry import ModelRecord, SaeModelRecord, register_model, register_sae
+from actstore_storage.runs.shard_writer import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
 
 VOCABULARY = 50
 TEXTS = [f"<{token}>" for token in range(VOCABULARY)]

@@ -9,13 +9,13 @@ import pytest
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, NotThere
-from actstore_storage.features import BINS_MAX, feature_statistics, top_examples
-from actstore_storage.growth import fit_growth
-from actstore_storage.norms import QUANTILES_MAX, ProfileQuestion, norm_profile
-from actstore_storage.runs import open_run
-from actstore_storage.sampling import EXAMPLES_MAX
-from actstore_storage.snapshot import Snapshot
-from actstore_storage.windows import WINDOW_TOKENS_MAX
+from actstore_storage.features.examples import WINDOW_TOKENS_MAX
+from actstore_storage.features.sampling import EXAMPLES_MAX
+from actstore_storage.features.statistics import BINS_MAX, feature_statistics, top_examples
+from actstore_storage.norms.growth import fit_growth
+from actstore_storage.norms.profile import QUANTILES_MAX, ProfileQuestion, norm_profile
+from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.snapshot import Snapshot
 from tests.storage.random_run import SAE, RandomRun, make_run, slow_growth, slow_top_examples, write_run, write_shard
 
 EXCLUSIONS = [frozenset(), frozenset({"bos"}), frozenset({"special"}), frozenset({"bos", "special"})]
@@ -28,7 +28,7 @@ def run() -> RandomRun:
 
 @pytest.fixture(scope="module")
 def snapshot(run: RandomRun, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    from actstore_storage.opening import open_bucket
+    from actstore_storage.bucket.opening import open_bucket
 
     bucket = open_bucket(str(tmp_path_factory.mktemp("store")))
     write_run(bucket, run)

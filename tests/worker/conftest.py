@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.loading import load_model
-from actstore_worker.model import LanguageModel
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.wiring import load_model
 from tests.random_models import save_model
 
 SWEPT = ("neox", "gpt2", "llama-grouped")

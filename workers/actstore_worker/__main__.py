@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.process import prepare_ray, reserve_standard_output
+from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
 from actstore_worker.settings import SettingsError, WorkerSettings, read_environment
 
 
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def _serve(settings: WorkerSettings, ready_line: int) -> None:
-    from actstore_worker.topology import running
+    from actstore_worker.cluster.topology import running
 
     with os.fdopen(ready_line, "w", buffering=1) as output:
 

@@ -13,17 +13,14 @@ from pathlib import Path
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
-from actstore_storage.layout import statistics_product
-from actstore_worker.files import is_inside
-from actstore_worker.sae_files import fetched_names, find_saes, missing_files
-from actstore_worker.stamps import Stamp, stamp_of
-from actstore_worker.stored_saes import StoredSaes
+from actstore_storage.format.keys import statistics_product
+from actstore_worker.models.files.places import is_inside
+from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
+from actstore_worker.sae.files import fetched_names, find_saes, missing_files
+from actstore_worker.sae.stored import StoredSaes
 
-MODEL_CONFIGURATION = "config.json"
 _TOKENIZER = "tokenizer.json"
 _REVISIONS = "revisions"
-# Of everything that is read of a model; beside it may lie what a training goes on writing.
-_MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".pth", ".model", ".txt", ".jinja"})
 # So deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and a folder more.
 _SAE_DEPTH_MAX = 6
 _HUB_FILES = (
@@ -37,24 +34,6 @@ _HUB_FILES = (
     "vocab.json",
     "merges.txt",
 )
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model's files lie. `name` and `revision` are the caller's words; links in the folders lead nowhere
-    outside `root`.
-    """
-
-    name: str
-    revision: str
-    folder: Path
-    tokenizer_folder: Path
-    root: Path
-
-    def stamp(self) -> Stamp:
-        """The stamp of every file that may decide what the model computes. A file that is added changes it, too."""
-        folders = {self.folder, self.tokenizer_folder}
-        return stamp_of(file for folder in folders for file in folder.glob("*.*") if file.suffix in _MODEL_SUFFIXES)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actstore_worker.attention_only import MODEL_TYPE as ATTENTION_ONLY
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.dataset_files import DatasetPlaces
-from actstore_worker.dataset_formats import kind_of
-from actstore_worker.families import FAMILIES
-from actstore_worker.files import is_inside
-from actstore_worker.model_files import DamagedFile, raw_configuration
-from actstore_worker.transformer_lens_files import WEIGHTS, is_transformer_lens
+from actstore_worker.datasets.formats import kind_of
+from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.models.attention_only import MODEL_TYPE as ATTENTION_ONLY
+from actstore_worker.models.families import FAMILIES
+from actstore_worker.models.files.folder import DamagedFile, raw_configuration
+from actstore_worker.models.files.places import is_inside
+from actstore_worker.models.files.transformer_lens import WEIGHTS, is_transformer_lens
 
 LISTED_MAX = 1000
 # Files of a folder that are looked at for one that is a document.

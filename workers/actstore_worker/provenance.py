@@ -3,8 +3,8 @@
 from dataclasses import replace
 from importlib.metadata import version
 
-from actstore_storage.snapshot import Provenance, Snapshot
-from actstore_worker.model import LanguageModel
+from actstore_storage.runs.snapshot import Provenance, Snapshot
+from actstore_worker.models.model import LanguageModel
 from actstore_worker.sae import SparseAutoencoder
 
 

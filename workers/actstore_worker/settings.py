@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actstore_storage.opening import S3Access
+from actstore_storage.bucket.opening import S3Access
 from actstore_worker.live.questions import LiveLimits
-from actstore_worker.patching.request import PatchingLimits
+from actstore_worker.patching.inputs.request import PatchingLimits
 
 SAE_CACHE = Path("~/.cache/actstore/saes").expanduser()
 

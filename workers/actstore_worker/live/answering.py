@@ -9,16 +9,11 @@ import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import NotThere
-from actstore_storage.runs import open_run
-from actstore_storage.snapshot import Snapshot
+from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.live.ablate_direction import ablate_direction
-from actstore_worker.live.ablate_text import ablate_text
-from actstore_worker.live.check import check_sae
-from actstore_worker.live.logit_lens import logit_lens
 from actstore_worker.live.model_answering import answer_alone
 from actstore_worker.live.model_questions import AloneQuestion
-from actstore_worker.live.neighbours import find_neighbours
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import (
     AblateDirection,
@@ -31,12 +26,17 @@ from actstore_worker.live.questions import (
     LogitLens,
     Question,
 )
-from actstore_worker.live.text import encode_text
-from actstore_worker.model import LanguageModel
+from actstore_worker.live.saes.ablate_direction import ablate_direction
+from actstore_worker.live.saes.ablate_text import ablate_text
+from actstore_worker.live.saes.lens_of_directions import logit_lens
+from actstore_worker.live.saes.neighbours import find_neighbours
+from actstore_worker.live.saes.sae_check import check_sae
+from actstore_worker.live.texts.text import encode_text
+from actstore_worker.models.files.stamps import Stamp
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.turns import SharedModel
 from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
-from actstore_worker.sae_files import stamp_of_saes
-from actstore_worker.stamps import Stamp
-from actstore_worker.turns import SharedModel
+from actstore_worker.sae.files import stamp_of_saes
 
 
 class LoadedSaes:

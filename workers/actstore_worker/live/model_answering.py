@@ -2,10 +2,7 @@
 
 from collections.abc import Callable
 
-from actstore_storage.snapshot import Snapshot
-from actstore_worker.live.ablate_sites import ablate_sites
-from actstore_worker.live.attention import score_induction, see_attention
-from actstore_worker.live.compare_tokens import compare_tokens
+from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.live.model_questions import (
     MEAN,
     AblateSites,
@@ -21,10 +18,13 @@ from actstore_worker.live.model_questions import (
 )
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
-from actstore_worker.live.steering import steer_text
-from actstore_worker.live.text import tokenise_text
-from actstore_worker.live.text_lens import lens_text
-from actstore_worker.live.weight_norms import weight_norms
+from actstore_worker.live.texts.ablate_sites import ablate_sites
+from actstore_worker.live.texts.attention import score_induction, see_attention
+from actstore_worker.live.texts.compare_tokens import compare_tokens
+from actstore_worker.live.texts.lens_of_text import lens_text
+from actstore_worker.live.texts.steering import steer_text
+from actstore_worker.live.texts.text import tokenise_text
+from actstore_worker.live.texts.weight_norms import weight_norms
 from actstore_worker.sae import SparseAutoencoder, check_fit
 
 

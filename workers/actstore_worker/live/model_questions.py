@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from actstore_storage.snapshot import Provenance
-from actstore_worker.prompts import Prompt
+from actstore_storage.runs.snapshot import Provenance
+from actstore_worker.models.tokens.prompts import Prompt
 
 ADD, SET, PROJECT_OUT = "add", "set", "project_out"
 MEAN_NORM, ABSOLUTE = "mean_norm", "absolute"

@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actstore_storage.sites import HEAD_KINDS, Site
-from actstore_worker.model import LanguageModel
-from actstore_worker.patching.changes import Change, Edit, by_head, changing, writing
-from actstore_worker.patching.kernel import INDIRECT, Cell
-from actstore_worker.patching.recording import Recording
-from actstore_worker.patching.request import Screen
+from actstore_storage.format.sites import HEAD_KINDS, Site
+from actstore_worker.models.changes import Change, Edit, by_head, changing, writing
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.request import Screen
+from actstore_worker.patching.kernels.full import INDIRECT, Cell
+from actstore_worker.patching.kernels.recording import Recording
 
 # A site's share of the effect, for each gradient: [drop, position, head], one head where the kind has none.
 _Terms = dict[Site, Float[Tensor, "drop position head"]]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.patching.kernel import Kernel, Patch
+from actstore_worker.patching.kernels.full import Kernel, Patch
 from actstore_worker.patching.steps import Asking, Budget, Logits, patched
 
 # Largest error of a logit, as a share of the largest of base and source run: sums come out in another order.

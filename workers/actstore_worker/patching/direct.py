@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actstore_storage.sites import Site
-from actstore_worker.model import LanguageModel
-from actstore_worker.patching.recording import Recording
-from actstore_worker.weights import read_norm
+from actstore_storage.format.sites import Site
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.weights import read_norm
+from actstore_worker.patching.kernels.recording import Recording
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.errors import ActstoreError
-from actstore_storage.snapshot import Provenance
+from actstore_storage.runs.snapshot import Provenance
 from actstore_worker.patching.audit import NOTHING_CHECKED, Auditor, Checked, Chosen, choose_checks
-from actstore_worker.patching.kernel import Cell, Kernel, Patch
+from actstore_worker.patching.inputs.request import PatchingLimits
+from actstore_worker.patching.inputs.sources import Replacing
+from actstore_worker.patching.kernels.full import Cell, Kernel, Patch
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan
-from actstore_worker.patching.request import PatchingLimits
 from actstore_worker.patching.screening import Screened
-from actstore_worker.patching.sources import Replacing
 from actstore_worker.patching.steps import Asking, Budget, Logits, patched
 from actstore_worker.patching.tables import ComputedCells, cell_table
 from actstore_worker.patching.unpatched import Pair

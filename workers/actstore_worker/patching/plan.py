@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import HEAD_KINDS, Site, parse_site, why_missing
-from actstore_worker.chosen import chosen_heads, chosen_layers
-from actstore_worker.model import LanguageModel
-from actstore_worker.patching.checks import (
+from actstore_storage.format.sites import HEAD_KINDS, Site, parse_site, why_missing
+from actstore_worker.models.chosen import chosen_heads, chosen_layers
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.tokens.prompts import check_causal
+from actstore_worker.patching.inputs.checks import (
     check_count,
     check_position,
     check_screen,
@@ -15,11 +16,8 @@ from actstore_worker.patching.checks import (
     check_spans_alone,
     choices,
 )
-from actstore_worker.patching.features import active_features, check_features
-from actstore_worker.patching.kernel import Cell
-from actstore_worker.patching.pairs import PairTokens, check_equal_lengths, pair_tokens
-from actstore_worker.patching.receivers import Receivers, check_heard, find_receivers
-from actstore_worker.patching.request import (
+from actstore_worker.patching.inputs.pairs import PairTokens, check_equal_lengths, pair_tokens
+from actstore_worker.patching.inputs.request import (
     DIRECTIONS,
     EMBEDDING,
     FEATURES,
@@ -32,10 +30,12 @@ from actstore_worker.patching.request import (
     StoredSource,
     SweepRequest,
 )
-from actstore_worker.patching.spans import check_spans
-from actstore_worker.patching.stored_rows import check_stored_rows
-from actstore_worker.patching.supplies import Supplies, needed
-from actstore_worker.prompts import check_causal
+from actstore_worker.patching.inputs.sae_features import active_features, check_features
+from actstore_worker.patching.inputs.spans import check_spans
+from actstore_worker.patching.inputs.stored_rows import check_stored_rows
+from actstore_worker.patching.inputs.supplies import Supplies, needed
+from actstore_worker.patching.kernels.full import Cell
+from actstore_worker.patching.kernels.receivers import Receivers, check_heard, find_receivers
 from actstore_worker.sae import SparseAutoencoder
 
 # Of these, those that a model has.

@@ -11,7 +11,7 @@ from typing import TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from actstore_worker.patching.kernel import Kernel, Patch
+from actstore_worker.patching.kernels.full import Kernel, Patch
 
 Logits = Float[Tensor, "patch vocabulary"]
 Update = TypeVar("Update")

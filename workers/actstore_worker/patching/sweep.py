@@ -7,23 +7,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.snapshot import Provenance
-from actstore_worker.model import LanguageModel
+from actstore_storage.runs.snapshot import Provenance
+from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.audit import Auditor, Checked
-from actstore_worker.patching.frozen_paths import FrozenPaths
-from actstore_worker.patching.kernel import FullForward, Kernel
+from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
+from actstore_worker.patching.inputs.sources import given_to
+from actstore_worker.patching.inputs.stored_rows import StoredReading, StoredRows
+from actstore_worker.patching.inputs.supplies import Supplies, needed
+from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
+from actstore_worker.patching.kernels.full import FullForward, Kernel
+from actstore_worker.patching.kernels.paths import Paths
+from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun
 from actstore_worker.patching.metrics import Values
-from actstore_worker.patching.paths import Paths
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
-from actstore_worker.patching.request import PatchingLimits, SweepRequest
-from actstore_worker.patching.resumed import Resumed, Unresumable
 from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
-from actstore_worker.patching.sources import given_to
 from actstore_worker.patching.steps import Budget, Ran, Steps, drive, unlimited
-from actstore_worker.patching.stored_rows import StoredReading, StoredRows
-from actstore_worker.patching.supplies import Supplies, needed
 from actstore_worker.patching.swept_pairs import Pairs, SweepEnd
 from actstore_worker.patching.unpatched import Pair, check_apart
 from actstore_worker.provenance import live_provenance

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actstore_storage.snapshot import Provenance
-from actstore_worker.model import LanguageModel
+from actstore_storage.runs.snapshot import Provenance
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.tokens.prompts import token_texts
 from actstore_worker.patching.audit import Audit
 from actstore_worker.patching.direct import Share
+from actstore_worker.patching.inputs.sources import Given, Replacing
+from actstore_worker.patching.inputs.stored_rows import TakenRows
 from actstore_worker.patching.legs import Leg
 from actstore_worker.patching.metrics import Metrics
 from actstore_worker.patching.plan import SweepPlan
 from actstore_worker.patching.screening import Screened
-from actstore_worker.patching.sources import Given, Replacing
-from actstore_worker.patching.stored_rows import TakenRows
 from actstore_worker.patching.tables import baseline_table, direct_table, token_table
 from actstore_worker.patching.unpatched import Pair, run_pair
-from actstore_worker.prompts import token_texts
 from actstore_worker.provenance import live_provenance
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import Site
-from actstore_worker.model import LanguageModel
+from actstore_storage.format.sites import Site
+from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.direct import Share, direct_shares
+from actstore_worker.patching.inputs.pairs import PairTokens
+from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.metrics import SMALLEST_DIFFERENCE, Metrics
-from actstore_worker.patching.pairs import PairTokens
-from actstore_worker.patching.recording import Recording, record
 
 
 @dataclass(frozen=True)

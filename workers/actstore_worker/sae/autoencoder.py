@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actstore_storage.sites import Site
+from actstore_storage.format.sites import Site
 
 # What is done to each row before it is encoded, and undone after it is decoded. "centred" is for SAEs of models whose
 # writing weights were centred (TransformerLens's center_writing_weights): the residual less its mean over d_model.

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from actstore_worker.sae.files import QUALITY, SPARSITY
 from actstore_worker.sae.parts import CLAIMS
-from actstore_worker.sae.reading import read_json, read_tensors
-from actstore_worker.sae_files import QUALITY, SPARSITY
+from actstore_worker.sae.tensors import read_json, read_tensors
 
 # SAELens's sparsity file has log10 of how often each feature fires, with 1e-10 added first: below this it is never.
 _LOG_NEVER = -9.9

@@ -1,7 +1,7 @@
 """Whether an SAE goes with a model: its sites, their widths, and what it takes for granted of the model's wiring."""
 
-from actstore_storage.sites import HEAD_KINDS, Site
-from actstore_worker.model import ModelDescription
+from actstore_storage.format.sites import HEAD_KINDS, Site
+from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.refusals import mismatch
 

@@ -6,20 +6,18 @@ from functools import partial
 from pathlib import Path
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.sae import (
-    format_dictionary_learning,
-    format_gemma_scope,
-    format_llama_scope,
-    format_openai,
-    format_saelens,
-    format_sparsify,
-)
+from actstore_worker.models.files.stamps import held_still
 from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.files import FORMATS, OPENAI, SaeFiles, find_saes, missing_files, stamp_of_saes
+from actstore_worker.sae.formats import dictionary_learning as format_dictionary_learning
+from actstore_worker.sae.formats import gemma_scope as format_gemma_scope
+from actstore_worker.sae.formats import llama_scope as format_llama_scope
+from actstore_worker.sae.formats import openai as format_openai
+from actstore_worker.sae.formats import saelens as format_saelens
+from actstore_worker.sae.formats import sparsify as format_sparsify
 from actstore_worker.sae.parts import SaeParts, assemble
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sidecar import read_sidecar
-from actstore_worker.sae_files import FORMATS, OPENAI, SaeFiles, find_saes, missing_files, stamp_of_saes
-from actstore_worker.stamps import held_still
 
 _READERS: Mapping[str, Callable[[SaeFiles, str], SaeParts]] = {
     "sae_lens": format_saelens.read,

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actstore_storage.sites import RESIDUAL_KINDS, Site
+from actstore_storage.format.sites import RESIDUAL_KINDS, Site
 from actstore_worker.sae.autoencoder import ARCHITECTURES, SparseAutoencoder, TopKSae
+from actstore_worker.sae.files import SIDECAR
 from actstore_worker.sae.refusals import mismatch, unsupported
 from actstore_worker.sae.sidecar import Sidecar
-from actstore_worker.sae_files import SIDECAR
 
 CLAIMS = ("l0", "fvu", "dead_share", "loss_recovered")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

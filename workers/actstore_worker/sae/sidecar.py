@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from actstore_storage.sites import Site
-from actstore_worker.sae.reading import read_json
+from actstore_storage.format.sites import Site
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sites import hook_site
+from actstore_worker.sae.tensors import read_json
 
 # What may have been done to the weights of an SAE's model (TransformerLens's words) that an SAE can be adapted to.
 ADAPTATIONS = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")

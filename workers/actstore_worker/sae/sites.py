@@ -3,7 +3,7 @@
 import re
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.sites import INNER_KINDS, RESIDUAL_KINDS, Site, parse_site
+from actstore_storage.format.sites import INNER_KINDS, RESIDUAL_KINDS, Site, parse_site
 from actstore_worker.sae.refusals import mismatch
 
 # Kinds whose rows are vectors that a forward pass hands on whole.

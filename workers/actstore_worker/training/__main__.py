@@ -15,14 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
-from actstore_storage.opening import open_bucket
-from actstore_worker.process import prepare_ray, reserve_standard_output
+from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
 from actstore_worker.settings import SettingsError, read_store
 from actstore_worker.training.advice import warnings_of
+from actstore_worker.training.grid import DEFAULT_SPARSITY, Sweep, trainings
 from actstore_worker.training.job import CHECKPOINT_STEPS, Job, run_job
-from actstore_worker.training.specification import SPARSITY, Training
-from actstore_worker.training.sweep import DEFAULT_SPARSITY, Sweep, trainings
+from actstore_worker.training.recipe import SPARSITY, Training
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 _EPILOG = """\
@@ -74,7 +74,7 @@ def _run(jobs: list[Job], teller: "_Teller") -> int:
         outcomes = [_alone(jobs[0], teller)]
     else:
         prepare_ray(os.environ)  # before Ray is imported, which reads it then
-        from actstore_worker.topology import side_by_side
+        from actstore_worker.cluster.topology import side_by_side
 
         ray_address = os.environ.get("ACTSTORE_RAY_ADDRESS") or None
         outcomes = side_by_side(run_job, jobs, teller.progress, ray_address)

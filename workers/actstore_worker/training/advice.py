@@ -2,7 +2,7 @@
 
 import math
 
-from actstore_worker.training.specification import Training
+from actstore_worker.training.recipe import Training
 
 # Of a training's steps: the learning rate and a penalty rise over the first 5 %, and the learning rate falls to 0 over
 # the last 20 % (Anthropic, April 2024 update, whose steps SAELens's tutorials take).

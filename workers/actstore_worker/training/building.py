@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actstore_storage.snapshot import Snapshot
+from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.training.advice import DECAY_SHARE, WARM_UP_SHARE
-from actstore_worker.training.specification import SPARSITY, Training
+from actstore_worker.training.recipe import SPARSITY, Training
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its imports deprecate each other

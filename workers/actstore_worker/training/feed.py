@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.loader import HeldOut, LoadedBatch, TrainingLoader
-from actstore_storage.snapshot import Snapshot
-from actstore_worker.tensors import as_tensor
-from actstore_worker.training.specification import Training
+from actstore_storage.rows.loader import HeldOut, LoadedBatch, TrainingLoader
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_worker.models.dtypes import as_tensor
+from actstore_worker.training.recipe import Training
 
 _Served = tuple[Tensor, Mapping[str, Any]]
 

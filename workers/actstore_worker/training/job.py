@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from actstore_storage.bucket.opening import S3Access, open_bucket
 from actstore_storage.errors import BadRequest
-from actstore_storage.opening import S3Access, open_bucket
-from actstore_worker.training.specification import Training
+from actstore_worker.training.recipe import Training
 
 if TYPE_CHECKING:
     from actstore_worker.training.train import Trained

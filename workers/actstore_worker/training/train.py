@@ -17,16 +17,16 @@ import torch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest, Conflict
-from actstore_storage.layout import training_key
-from actstore_storage.registry import find_registered_sae
-from actstore_storage.runs import open_run
-from actstore_storage.snapshot import Snapshot
+from actstore_storage.format.keys import training_key
+from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.registry import find_registered_sae
+from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.training.checkpoints import latest_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from actstore_worker.training.feed import RowFeed
 from actstore_worker.training.job import CHECKPOINT_STEPS
 from actstore_worker.training.quality import Quality
+from actstore_worker.training.recipe import Training, check_rows
 from actstore_worker.training.saving import find_saved, save
-from actstore_worker.training.specification import Training, check_rows
 
 if TYPE_CHECKING:
     from sae_lens.saes.sae import TrainStepOutput

@@ -1,0 +1,137 @@
+"""Arrow tables with three ways out of them and two ways to look at them."""
+
+import importlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from actstore._errors import MISSING_LIBRARY, MissingLibrary
+from actstore._records import Provenance
+from actstore._view import html as _html
+from actstore._view import text as _text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+SHOWN_ROWS = 20
+TOKEN_TEXT_COLUMNS = ("token", "text")
+HASH_DIGITS = 8
+
+
+def library(name: str, install: str) -> Any:
+    """An optional library, or one clear sentence how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingLibrary(
+            f"this needs the library {name.split('.')[0]}, which is not installed here",
+            reason=MISSING_LIBRARY,
+            next_step=f"pip install {install}",
+        ) from error
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """Rows under named columns; iterating yields a row as a dict."""
+
+    table: pa.Table = field(kw_only=True)
+
+    def to_arrow(self) -> pa.Table:
+        return self.table
+
+    def to_pandas(self) -> "pd.DataFrame":
+        library("pandas", "pandas")
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
+
+    def to_polars(self) -> "pl.DataFrame":
+        frame: pl.DataFrame = library("polars", "polars").from_arrow(self.to_arrow())
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; what is no finite number is None, for JSON has no word for it."""
+        return {"rows": plain_rows(self.to_arrow())}
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from self.to_arrow().to_pylist()
+
+    def __repr__(self) -> str:
+        lines = [self._title(), _text.grid(self._shown_columns(), self._shown()), *self._notes()]
+        return "\n".join(line for line in lines if line)
+
+    def _repr_html_(self) -> str:
+        return (
+            _html.heading(self._title())
+            + _html.grid(self._shown_columns(), self._shown(), self._definitions())
+            + "".join(map(_html.note, self._notes()))
+        )
+
+    def _title(self) -> str:
+        return f"{len(self):,} rows"
+
+    def _definitions(self) -> Mapping[str, str]:
+        """What the numbers of a column are, for a notebook's titles."""
+        return {}
+
+    def _shown_columns(self) -> list[str]:
+        names: list[str] = self.table.column_names
+        return names
+
+    def _shown(self) -> list[dict[str, Any]]:
+        return [_shown_row(row) for row in self.table.slice(0, SHOWN_ROWS).to_pylist()]
+
+    def _notes(self) -> list[str]:
+        hidden = len(self) - SHOWN_ROWS
+        return [f"… {hidden:,} more rows"] if hidden > 0 else []
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    return [{name: plain(value) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, list):  # a vector
+        return [plain(element) for element in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Texts of tokens with their white space visible, hashes by their first digits."""
+    shown = dict(row)
+    for name, value in row.items():
+        if name in TOKEN_TEXT_COLUMNS and isinstance(value, str):
+            shown[name] = _text.visible(value)
+        elif name.endswith("sha256") and isinstance(value, str):
+            shown[name] = value[:HASH_DIGITS]
+    return shown
+
+
+def excluded_words(excluded: tuple[str, ...], sink_ratio: float | None) -> str:
+    """Sinks are none where nobody looked for them."""
+    blind = " (no sinks were looked for)" if "sink" in excluded and sink_ratio == 0 else ""
+    return f"excluded: {', '.join(excluded) or 'no tokens'}{blind}"
+
+
+@dataclass(frozen=True, repr=False)
+class Answer(Table):
+    """A table that says where its numbers come from and which token classes (`bos`, `special`) it leaves out."""
+
+    provenance: Provenance = field(kw_only=True)
+    excluded: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "excluded": list(self.excluded), "provenance": asdict(self.provenance)}
+
+    @property
+    def left_out(self) -> str:
+        return excluded_words(self.excluded, self.provenance.sink_ratio)
+
+    def _notes(self) -> list[str]:
+        return [*super()._notes(), f"{self.left_out} · {self.provenance.summary}"]

@@ -1,0 +1,325 @@
+"""What an SAE and its model answer live: a text encoded, directions unembedded, and what an ablation changes."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actstore import _checks as _arguments
+from actstore._answer import Answer, plain_rows
+from actstore._view import glossary as _definitions
+from actstore._view import html as _html
+from actstore._view import text as _text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN_PAIRS, SHOWN_STRONGEST = 10, 3
+SIDE_WORDS = {"decoder": "decoder direction (what it writes)", "encoder": "encoder direction (what it reads)"}
+ABLATION_WORDS = {
+    "delete": "deleted",
+    "zero_embedding": "embedding zeroed",
+    "zero_residual": "residual zeroed",
+    "mean_residual": "residual set to the mean",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class EncodedText(Answer):
+    """Columns position, feature, activation: those above 0. `tokens` has position, token, text, special (BOS, too)."""
+
+    sae: str
+    tokens: pa.Table
+
+    def on(self, feature: int) -> list[float]:
+        """The feature's activation on each token, 0 where it does not fire."""
+        chosen = self.table.filter(pc.equal(self.table["feature"], _arguments.count(feature, "feature")))
+        values = dict(zip(chosen["position"].to_pylist(), chosen["activation"].to_pylist(), strict=True))
+        return [values.get(position, 0.0) for position in self.tokens["position"].to_pylist()]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"tokens": self.tokens.to_pylist(), **super().to_dict()}
+
+    def _by_token(self) -> list[dict[str, Any]]:
+        """A row a token: its text, how many features fire on it, and the strongest ones as `feature (activation)`."""
+        firing: dict[int, list[tuple[float, int]]] = {}
+        for row in self:
+            firing.setdefault(row["position"], []).append((row["activation"], row["feature"]))
+        rows = []
+        for token in self.tokens.to_pylist():
+            here = sorted(firing.get(token["position"], []), reverse=True)
+            strongest = ", ".join(f"{feature} ({activation:.3g})" for activation, feature in here[:SHOWN_STRONGEST])
+            text = _text.visible(token["text"])
+            rows.append({"position": token["position"], "text": text, "features": len(here), "strongest": strongest})
+        return rows
+
+    def __repr__(self) -> str:
+        columns = ["position", "text", "features", "strongest"]
+        return "\n".join([self._title(), _text.grid(columns, self._by_token()), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        definitions = {
+            "features": "features above 0 on the token",
+            "strongest": "index (activation) of the strongest features",
+        }
+        grid = _html.grid(["position", "text", "features", "strongest"], self._by_token(), definitions)
+        return _html.heading(self._title()) + grid + "".join(map(_html.note, self._notes()))
+
+    def _title(self) -> str:
+        return f"{self.tokens.num_rows:,} tokens, on which {len(self):,} activations of {self.sae} are above 0"
+
+    def _notes(self) -> list[str]:
+        return super()._notes()[-1:]
+
+
+@dataclass(frozen=True, repr=False)
+class LogitLens(Answer):
+    """Columns feature, end (top, bottom), rank, token, text, logit.
+
+    `masked_tokens` of the vocabulary were left out for the length of their unembedding vector.
+    """
+
+    sae: str
+    side: str
+    fold_norm: bool
+    masked_tokens: int
+
+    @property
+    def features(self) -> list[int]:
+        return list(dict.fromkeys(self.table.column("feature").to_pylist()))
+
+    def end(self, name: str, feature: int | None = None) -> list[dict[str, Any]]:
+        """The rows of the `top` or of the `bottom` of a feature, by default the first, furthest from 0 first."""
+        _arguments.choices(name, "end", ("top", "bottom"))
+        chosen = next(iter(self.features), None) if feature is None else feature
+        return [row for row in self if row["end"] == name and row["feature"] == chosen]
+
+    def plot(self, ax: "Axes | None" = None, feature: int | None = None) -> "Axes":
+        """A bar a token, of the first feature unless one is named."""
+        from actstore._features import plots as _feature_plots
+
+        return _feature_plots.lens_bars(self, ax, feature)
+
+    def __repr__(self) -> str:
+        parts = [self._title()]
+        for feature in self.features:
+            parts += [f"feature {feature}", _text.grid(["top", "logit", "bottom", "logit "], self._pairs(feature))]
+        return "\n".join([*parts, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        grids = "".join(_html.heading(f"feature {feature}") + self.ends_html(feature) for feature in self.features)
+        return _html.heading(self._title()) + grids + "".join(map(_html.note, self._notes()))
+
+    def ends_html(self, feature: int) -> str:
+        definitions = dict.fromkeys(("logit", "logit "), _definitions.LENS["logit"])
+        return _html.grid(["top", "logit", "bottom", "logit "], self._pairs(feature), definitions)
+
+    def _pairs(self, feature: int) -> list[dict[str, Any]]:
+        ends = (self.end("top", feature), self.end("bottom", feature))
+        return [
+            {
+                "top": _text.visible(high["text"]),
+                "logit": high["logit"],
+                "bottom": _text.visible(low["text"]),
+                "logit ": low["logit"],
+            }
+            for high, low in zip(*ends, strict=False)
+        ]
+
+    def _title(self) -> str:
+        norm = "with the final norm's gain" if self.fold_norm else "without the final norm"
+        masked = f", {self.masked_tokens:,} tokens masked" if self.masked_tokens else ""
+        return f"Logit lens of the {SIDE_WORDS[self.side]} of {self.sae}, {norm}{masked}"
+
+    def _notes(self) -> list[str]:
+        return super()._notes()[-1:]
+
+
+@dataclass(frozen=True, repr=False)
+class TextAblation(Answer):
+    """Columns first, second (positions; null for a single token), first_text, second_text, activation, change.
+
+    `tokens` is the text as it is: position, token, text, special, activation. The feature is looked at on the token
+    `position`, where it is `activation`; the text ends there. Tokens before `first` stay.
+    """
+
+    sae: str
+    feature: int
+    ablation: str
+    tokens: pa.Table
+    position: int
+    activation: float
+    first: int = 0
+
+    def changes(self) -> list[float | None]:
+        """Of each token from `first` up to `position`, what taking it away alone changes; None where it was not."""
+        singles = {row["first"]: row["change"] for row in self if row["second"] is None}
+        return [singles.get(row["position"]) for row in self._seen()]
+
+    def pairs(self) -> Answer:
+        """Pairs by how far their change exceeds those of their tokens alone: columns as above, and `interaction`.
+
+        interaction = change of the pair - change of the first - change of the second. Where a feature reads "either of
+        two", single ablations change nothing and the pair does: its interaction is well below 0.
+        """
+        singles = {row["first"]: row["change"] for row in self if row["second"] is None}
+        table = self.table.filter(pc.is_valid(self.table["second"]))
+        alone = [
+            singles.get(first, 0.0) + singles.get(second, 0.0)
+            for first, second in zip(table["first"].to_pylist(), table["second"].to_pylist(), strict=True)
+        ]
+        interaction = pc.subtract(table["change"], pa.array(alone, pa.float64()))
+        table = table.append_column("interaction", interaction)
+        return Answer(table=table.sort_by("interaction"), provenance=self.provenance, excluded=self.excluded)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The text as a strip, each token coloured by its change; a square of pairs where they were asked for."""
+        from actstore._features import plots as _feature_plots
+
+        return _feature_plots.ablation_strip(self, ax)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {"feature": self.feature, "ablation": self.ablation, "position": self.position}
+        return {**own, "activation": self.activation, "tokens": plain_rows(self.tokens), **super().to_dict()}
+
+    def _seen(self) -> list[dict[str, Any]]:
+        return [row for row in self.tokens.to_pylist() if self.first <= row["position"] <= self.position]
+
+    @property
+    def scale(self) -> float:
+        """A full tint: the activation itself, or a larger change."""
+        return max([abs(self.activation), *(abs(change) for change in self.changes() if change is not None)])
+
+    def __repr__(self) -> str:
+        rows = [
+            {"position": row["position"], "text": _text.visible(row["text"]), "change": change}
+            for row, change in zip(self._seen(), self.changes(), strict=True)
+        ]
+        parts = [self._title(), _text.grid(["position", "text", "change"], rows)]
+        if pairs := self._shown_pairs():
+            parts.append(_text.grid(list(pairs[0]), pairs))
+        return "\n".join([*parts, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return _html.heading(self._title()) + self.strip_html() + "".join(map(_html.note, self._notes()))
+
+    def strip_html(self) -> str:
+        done = ABLATION_WORDS[self.ablation]
+        seen, changes = self._seen(), self.changes()
+        titles = [
+            f"{_text.visible(row['text'])} | " + (f"{done}: {change:+.4g}" if change is not None else "not ablated")
+            for row, change in zip(seen, changes, strict=True)
+        ]
+        strip = _html.strip([row["text"] for row in seen], changes, titles, self.scale)
+        pairs = self._shown_pairs()
+        grid = _html.grid(list(pairs[0]), pairs, _definitions.TEXT_ABLATION) if pairs else ""
+        return f"<p>{strip}</p>{grid}"
+
+    def _shown_pairs(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "pair": f"{_text.visible(row['first_text'])} {_text.visible(row['second_text'])}",
+                "change": row["change"],
+                "interaction": row["interaction"],
+            }
+            for row in self.pairs().table.slice(0, SHOWN_PAIRS).to_pylist()
+        ]
+
+    def _title(self) -> str:
+        looked = _text.visible(next(row["text"] for row in self._seen() if row["position"] == self.position))
+        return (
+            f"Feature {self.feature} of {self.sae} at {looked!r}, position {self.position}: {self.activation:.4g} on "
+            f"the whole text; how that changes with each token {ABLATION_WORDS[self.ablation]}"
+        )
+
+    def _notes(self) -> list[str]:
+        return super()._notes()[-1:]
+
+
+@dataclass(frozen=True, repr=False)
+class DirectionAblation(Answer):
+    """A row a token but the last.
+
+    Columns position, token, text, special, activation, next_text, log_probability, ablated, change.
+    Log-probabilities are natural, of the true next token; `change` below 0: the feature helps to predict it.
+    """
+
+    sae: str
+    feature: int
+
+    @property
+    def scale(self) -> float:
+        return max((abs(row["change"]) for row in self), default=0.0)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The next tokens as a strip, each coloured by how its log-probability changes."""
+        from actstore._features import plots as _feature_plots
+
+        return _feature_plots.direction_strip(self, ax)
+
+    def _repr_html_(self) -> str:
+        return _html.heading(self._title()) + self.strip_html() + "".join(map(_html.note, self._notes()))
+
+    def strip_html(self) -> str:
+        """The text from its second token on: each is tinted by what becomes of its own log-probability."""
+        rows = list(self)
+        titles = [
+            f"{_text.visible(row['next_text'])} | log-probability {row['log_probability']:.4g}, without the feature "
+            f"{row['ablated']:.4g}: {row['change']:+.4g} | the feature is {row['activation']:.4g} on the token before"
+            for row in rows
+        ]
+        texts, changes = [row["next_text"] for row in rows], [row["change"] for row in rows]
+        return f"<p>{_html.strip(texts, changes, titles, self.scale)}</p>"
+
+    def _shown(self) -> list[dict[str, Any]]:
+        shown = ("position", "text", "activation", "next_text", "log_probability", "ablated", "change")
+        texts = ("text", "next_text")
+        return [
+            {name: _text.visible(row[name]) if name in texts else row[name] for name in shown}
+            for row in self.table.to_pylist()
+        ]
+
+    def __repr__(self) -> str:
+        rows = self._shown()
+        return "\n".join([self._title(), _text.grid(list(rows[0]) if rows else [], rows), *self._notes()])
+
+    def _title(self) -> str:
+        return (
+            f"Log-probability of the next token without what feature {self.feature} of {self.sae} writes; "
+            f"in all {sum(row['change'] for row in self):+.4g} nats"
+        )
+
+    def _notes(self) -> list[str]:
+        return super()._notes()[-1:]
+
+
+@dataclass(frozen=True, repr=False)
+class SaeCheck(Answer):
+    """Columns quantity, value, claimed (what the SAE's own files claim). `warnings` says what looks wrong, in words."""
+
+    sae: str
+    warnings: tuple[str, ...]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {row["quantity"]: row["value"] for row in self}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"sae": self.sae, "warnings": list(self.warnings), **super().to_dict()}
+
+    def __repr__(self) -> str:
+        table = _text.grid(self.table.column_names, self._shown())
+        return "\n".join(
+            [self._title(), *(f"  ! {_text.line(warning)}" for warning in self.warnings), table, *self._notes()]
+        )
+
+    def _repr_html_(self) -> str:
+        warnings = "".join(_html.warning(warning) for warning in self.warnings)
+        rows = [{**row, "what it is": _definitions.QUANTITIES.get(row["quantity"], "")} for row in self._shown()]
+        grid = _html.grid([*self.table.column_names, "what it is"], rows)
+        return _html.heading(self._title()) + warnings + grid + "".join(map(_html.note, self._notes()))
+
+    def _title(self) -> str:
+        state = "looks right" if not self.warnings else "DOES NOT LOOK RIGHT"
+        return f"{self.sae} {state} for {self.provenance.model}"

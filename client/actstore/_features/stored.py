@@ -1,0 +1,221 @@
+"""What a run's stored features answer: examples, statistics, and tables of features."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from actstore._answer import Answer, plain
+from actstore._errors import refused
+from actstore._view import glossary as _definitions
+from actstore._view import html as _html
+from actstore._view import text as _text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, repr=False)
+class Examples(Answer):
+    """A row a window of tokens around an activation; `how` says how they were chosen.
+
+    Columns: rank, activation, sequence, position, document, source and row (the document's file in the dataset and its
+    row there, or what the capture's `source_field` says; None where the run does not know), first_position (of the
+    window), and the lists tokens (ids), texts and activations (the feature on each token of the window).
+    """
+
+    sae: str
+    feature: int
+    how: str = "top"
+
+    def __repr__(self) -> str:
+        lines = [self._title()]
+        for row in self:
+            peak = row["position"] - row["first_position"]
+            source = _text.source(row)
+            place = f"{source + ', ' if source else ''}sequence {row['sequence']}, position {row['position']}"
+            window = _text.window(row["texts"], peak)
+            lines.append(f"{row['rank']:>3}  {row['activation']:>8.4g}  {window}  ({place})")
+        return "\n".join([*lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        notes = "".join(map(_html.note, self._notes()))
+        return _html.heading(self._title()) + self.rows_html() + notes
+
+    def rows_html(self, scale: float | None = None) -> str:
+        """The windows alone, tinted by activation over `scale`; None: over the strongest one here."""
+        if scale is None:
+            scale = max((row["activation"] for row in self), default=0.0)
+        rows = "".join(_example_html(row, scale) for row in self)
+        return f"<table><tbody>{rows}</tbody></table>"
+
+    def _title(self) -> str:
+        return f"Feature {self.feature} of {self.sae}: {self.how}, {len(self)} examples"
+
+    def _notes(self) -> list[str]:
+        return super()._notes()[-1:]
+
+
+def _example_html(row: dict[str, Any], scale: float) -> str:
+    positions = range(row["first_position"], row["first_position"] + len(row["texts"]))
+    window = _html.tokens(row["texts"], row["activations"], positions, scale)
+    source = _text.source(row)
+    document = f"document {row['document']}{f' ({source})' if source else ''}"
+    place = f"{document}, sequence {row['sequence']}, position {row['position']}"
+    return (
+        f"<tr>{_html.cell(_text.number(row['activation']), _definitions.EXAMPLES['activation'])}"
+        f'<td style="text-align:left">{window}</td>{_html.cell(place, "where the marked token lies in the run")}</tr>'
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class ManyExamples(Answer):
+    """Examples of several features, one after another: a column `feature`, then those of Examples."""
+
+    sae: str
+    features: tuple[int, ...]
+    how: str = "top"
+
+    def of(self, feature: int) -> Examples:
+        if feature not in self.features:
+            raise refused(f"there are no examples of feature {feature} here", "feature", feature, self.features)
+        rows = self.table.filter(pc.equal(self.table["feature"], feature)).drop_columns(["feature"])
+        return Examples(
+            table=rows,
+            sae=self.sae,
+            feature=feature,
+            how=self.how,
+            provenance=self.provenance,
+            excluded=self.excluded,
+        )
+
+    def __repr__(self) -> str:
+        return "\n\n".join(repr(self.of(feature)) for feature in self.features)
+
+    def _repr_html_(self) -> str:
+        return "".join(self.of(feature)._repr_html_() for feature in self.features)
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureStatistics(Answer):
+    """Density and strength; the table is the histogram: low, high, count; bin i holds low < activation <= high.
+
+    `tokens` is how many count, `active_tokens` those on which the feature is above 0, `density` their ratio; `maximum`
+    and `mean_when_active` are over active tokens, 0 when there is none.
+    """
+
+    sae: str
+    feature: int
+    tokens: int
+    active_tokens: int
+    density: float
+    maximum: float
+    mean_when_active: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.numbers(), **super().to_dict()}
+
+    def numbers(self) -> dict[str, float]:
+        names = ("tokens", "active_tokens", "density", "maximum", "mean_when_active")
+        return {name: getattr(self, name) for name in names}
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The histogram of activations above 0, counts on a log axis."""
+        from actstore._view import plot as _plots
+
+        return _plots.feature_histogram(self, ax)
+
+    def __repr__(self) -> str:
+        chart = f"  0 |{_text.spark(self.table.column('count').to_pylist())}| {self.maximum:.4g}"
+        return "\n".join([self._title(), *([chart] if self.active_tokens else []), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return _html.heading(self._title()) + self.chart_html() + "".join(map(_html.note, self._notes()))
+
+    def chart_html(self) -> str:
+        columns = self.table.to_pydict()
+        if not self.active_tokens:
+            return ""
+        scale = f"activations above 0, up to {self.maximum:.4g}; heights on a square-root scale"
+        return _html.histogram(columns["count"], columns["low"], columns["high"]) + _html.note(scale)
+
+    def _title(self) -> str:
+        if not self.active_tokens:
+            return f"Feature {self.feature} of {self.sae}: never active on {self.tokens:,} tokens"
+        return (
+            f"Feature {self.feature} of {self.sae}: active on {self.active_tokens:,} of {self.tokens:,} tokens "
+            f"({self.density:.3%}), maximum {self.maximum:.4g}, mean when active {self.mean_when_active:.4g}"
+        )
+
+    def _notes(self) -> list[str]:
+        return super()._notes()[-1:]
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureRows(Answer):
+    """A row an activation, strongest first: activation, sequence, position, document, token, flags."""
+
+    sae: str
+    feature: int
+    threshold: float
+
+    def _title(self) -> str:
+        return f"Feature {self.feature} of {self.sae}: {len(self):,} activations above {self.threshold:.4g}"
+
+    def _definitions(self) -> Mapping[str, str]:
+        return {"activation": "the feature's activation on the token"}
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureTable(Answer):
+    """A row a feature; the question's own docstring says what the columns are, and `definitions` does in short."""
+
+    sae: str
+    title: str
+    definitions: Mapping[str, str]
+
+    @property
+    def features(self) -> list[int]:
+        """The indices, in the order of the rows."""
+        found: list[int] = self.table.column("feature").to_pylist()
+        return found
+
+    def _title(self) -> str:
+        return f"{self.title}: {len(self):,} features of {self.sae}"
+
+    def _definitions(self) -> Mapping[str, str]:
+        return self.definitions
+
+    def rows_html(self) -> str:
+        return _html.grid(self.table.column_names, self._shown(), self.definitions)
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """An index is a name, not an amount."""
+        return [{**row, "feature": str(row["feature"])} for row in super()._shown()]
+
+
+@dataclass(frozen=True, repr=False)
+class TokenR2(Answer):
+    """How much of a feature is the token itself: `float()` of it, or `value`, is the number; NaN if it never varies."""
+
+    sae: str
+    feature: int
+
+    @property
+    def value(self) -> float:
+        return float(self.table.column("token_r2")[0].as_py())
+
+    def __float__(self) -> float:
+        return self.value
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"token_r2": plain(self.value), **super().to_dict()}
+
+    def _title(self) -> str:
+        if self.value != self.value:
+            return f"Feature {self.feature} of {self.sae}: token_r2 is not defined, for the feature does not vary"
+        return f"Feature {self.feature} of {self.sae}: the token alone explains {self.value:.1%} of its variance"
+
+    def _definitions(self) -> Mapping[str, str]:
+        return _definitions.STATISTICS

@@ -1,0 +1,76 @@
+"""Whether layer and step of training change a norm apart from each other."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from actstore._norms.profile import NormAnswer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+VERDICTS = {
+    "separable": "separable: growth along one axis is the same at every place on the other",
+    "partly": "separable in part: growth along one axis depends somewhat on the place on the other",
+    "inseparable": "not separable: growth along one axis depends on the place on the other",
+    "unspecified": "not judged by this service",
+}
+
+
+@dataclass(frozen=True)
+class SeparabilityQuestion:
+    """Of a site kind in several runs; `steps` () are the numbers at the ends of the revisions' names."""
+
+    runs: tuple[str, ...]
+    exclude: frozenset[str]
+    site: str = "resid_post"
+    layers: tuple[int, int] | None = None
+    steps: tuple[float, ...] = ()
+    quantity: str = "l2"
+    exclude_position_0: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Separability(NormAnswer):
+    """Of log(mean norm) = mean + layer + checkpoint + what is left, a two-way analysis of variance without repeats.
+
+    `layer_share`, `checkpoint_share` and `interaction_share` are of the squares about the mean and add up to 1;
+    `explained` is the first two. `rank_one` is the first singular value's share of the squared singular values of the
+    norms themselves, and 1 for a product of two factors, as `miss` is: the factor by which that product is typically
+    off. Shares do not tell alone: growth by much over one axis explains nearly all of any table. So the `verdict` is
+    separable where the product misses by less than 5 %, inseparable where it leaves a quarter or more of the squares
+    that the lesser axis explains, and partly else.
+
+    The table is its cells: layer, revision, step, mean, fitted (the product) and factor (mean over fitted).
+    """
+
+    site: str
+    layers: tuple[int, int]
+    quantity: str
+    layer_share: float
+    checkpoint_share: float
+    interaction_share: float
+    explained: float
+    rank_one: float
+    miss: float
+    verdict: str
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Where the product of the two factors is off: layers over checkpoints, centred at 1."""
+        from actstore._norms import checkpoint_plots as _checkpoint_plots
+
+        return _checkpoint_plots.interaction(self, ax)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = [item.name for item in fields(self) if item.name not in ("table", "provenance", "excluded")]
+        return {**{name: getattr(self, name) for name in own}, **super().to_dict()}
+
+    def _title(self) -> str:
+        return f"{self.site}, layers {self.layers[0]} to {self.layers[1]}: {VERDICTS[self.verdict]}"
+
+    def _notes(self) -> list[str]:
+        shares = (
+            f"of log {self.quantity} the layer explains {self.layer_share:.1%}, the checkpoint "
+            f"{self.checkpoint_share:.1%}, both together {self.explained:.1%}; rank one {self.rank_one:.2%}; a product "
+            f"of the two is typically off by x{self.miss:.3g}"
+        )
+        return [shares, *super()._notes()]

@@ -1,0 +1,77 @@
+"""How large a model's weights are, and what they make of random input."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actstore import _checks as _arguments
+from actstore._answer import Answer, plain_rows
+from actstore._errors import refused
+from actstore._view import glossary as _definitions
+from actstore._view import html as _html
+from actstore._view import text as _text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN_SUBLAYERS = 24
+SUBLAYERS = ("attn", "mlp")
+# Of a text and of a run, by the contract.
+LEFT_OUT = ("bos", "special")
+_WRITTEN = "What sublayers write (root mean square)"
+
+
+@dataclass(frozen=True, repr=False)
+class WeightNorms(Answer):
+    """A row a matrix, vector or head: layer (null: of the whole model), component (TransformerLens's names: W_Q, W_OV,
+    W_in, ln1.w ...), head, rows, columns, frobenius, spectral, and both with the norm that it reads through folded in
+    (frobenius_folded, spectral_folded; null where it reads through none).
+
+    `sublayers` has what attention and MLP write: layer, sublayer (attn, mlp), input (gaussian, normalised, text, run),
+    expected (root mean square by formula, null where there is none), sampled, standard_error, and of MLPs the share of
+    active units, active_expected and active_sampled. Of attention, every head attends to one token. The formula for an
+    MLP behind a norm treats its input as Gaussian, which is right to the order of 1 / d_model.
+    """
+
+    sublayers: pa.Table
+
+    def of(self, component: str) -> pa.Table:
+        """Its rows alone."""
+        known = dict.fromkeys(self.table["component"].to_pylist())
+        if component not in known:
+            raise refused(f"there is no component {component!r}", "component", str(component), ", ".join(known))
+        return self.table.filter(pc.equal(self.table["component"], component))
+
+    def plot(self, ax: "Axes | None" = None, component: str = "W_OV", *, folded: bool = False) -> "Axes":
+        """Frobenius norms of a component by layer on a log axis: each head, and their root sum of squares."""
+        from actstore._norms import plots as _norm_plots
+
+        return _norm_plots.weights(self, ax, component, folded)
+
+    def plot_sublayers(self, ax: "Axes | None" = None, sublayer: str = "mlp") -> "Axes":
+        """What a sublayer writes by layer on a log axis: sampled points, and the formula as a line."""
+        from actstore._norms import plots as _norm_plots
+
+        return _norm_plots.sublayers(self, ax, _arguments.choices(sublayer, "sublayer", SUBLAYERS)[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "sublayers": plain_rows(self.sublayers)}
+
+    def __repr__(self) -> str:
+        shown = self.sublayers.slice(0, SHOWN_SUBLAYERS)
+        written = _text.grid(shown.column_names, shown.to_pylist())
+        return "\n".join([super().__repr__(), "", _WRITTEN, written, *self._hidden()])
+
+    def _repr_html_(self) -> str:
+        shown = self.sublayers.slice(0, SHOWN_SUBLAYERS)
+        grid = _html.grid(shown.column_names, shown.to_pylist(), _definitions.SUBLAYERS)
+        return super()._repr_html_() + _html.heading(_WRITTEN) + grid + "".join(map(_html.note, self._hidden()))
+
+    def _hidden(self) -> list[str]:
+        hidden = self.sublayers.num_rows - SHOWN_SUBLAYERS
+        return [f"… {hidden:,} more rows in .sublayers"] if hidden > 0 else []
+
+    def _title(self) -> str:
+        return f"Norms of {len(self):,} weights of {self.provenance.model}"

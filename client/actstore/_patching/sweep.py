@@ -1,0 +1,225 @@
+"""What changed when activations were replaced: a row a cell."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actstore import _checks as _arguments
+from actstore._answer import Answer, Table, excluded_words, plain_rows
+from actstore._errors import refused
+from actstore._records import PromptPair, SweepAudit, TakenRows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN_CELLS = 10
+# An effect of at least this share of the whole is told as one, of less than half of it as none.
+LARGE_EFFECT = 0.5
+PLACE = ("site", "layer", "position", "head", "feature", "name", "token")
+
+
+@dataclass(frozen=True, repr=False)
+class SweptCells(Table):
+    """Cells of a sweep that goes on: rows as of `Sweep`, in their order."""
+
+
+@dataclass(frozen=True, repr=False)
+class Sweep(Answer):
+    """Tidy: a row a cell, with its pair, direction, site, layer, position, head and token, and a column a metric.
+
+    denoise puts the clean activation into the corrupt run, noise the corrupt one into the clean run. All metrics are at
+    the last position: logit_difference = logit(clean answer) - logit(corrupt answer); log_probability (natural),
+    probability, loss and rank (from 0) of the clean answer; kl = D(source run || patched run) in nats. `normalised` is
+    of the logit difference, 0 at the unpatched base run and 1 at the source run; normalised_log_probability and so on
+    likewise. `unchanged` rows lie before the prompts' first difference: both runs are one there, so nothing can change.
+
+    Of a screen every cell has an `estimate` of `normalised`, and the cells that were not computed have no metrics. Of
+    an SAE there is a row for each `feature`, one named "together" and one named "error"; of spans, `name` says which.
+    `stored_rows` says what was taken from a stored run. `source`, `sae_error`, and of path patching `receivers` and
+    `path_mlps` are as asked for: cells then are what is sent.
+
+    `prompt_tokens` has position, clean, corrupt: the texts of the first pair's tokens. `baselines` has the unpatched
+    runs, and `direct` what each of their components writes straight into the logit difference. `audit` says how far
+    patched runs were from what the whole model makes of the same prompts.
+    """
+
+    prompt_tokens: pa.Table
+    clean_logit_difference: float
+    corrupt_logit_difference: float
+    pairs: tuple[PromptPair, ...] = ()
+    source: str = "prompt"
+    sae_error: str = ""
+    receivers: tuple[str, ...] = ()
+    path_mlps: str = ""
+    baseline_table: pa.Table = field(default_factory=lambda: pa.table({}))
+    direct_table: pa.Table = field(default_factory=lambda: pa.table({}))
+    audit: SweepAudit = field(default_factory=SweepAudit)
+    stored_rows: TakenRows | None = None
+    # Of the first pair, as texts show its tokens.
+    answer_texts: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> dict[str, list[str]]:
+        """The texts of the tokens of both prompts of the first pair, by `clean` and `corrupt`."""
+        return {name: self.prompt_tokens.column(name).drop_null().to_pylist() for name in ("clean", "corrupt")}
+
+    @property
+    def baselines(self) -> Answer:
+        """The unpatched runs: a row a pair and prompt, a column a metric."""
+        return Answer(table=self.baseline_table, provenance=self.provenance, excluded=self.excluded)
+
+    @property
+    def direct(self) -> Answer:
+        """Direct logit attribution of the unpatched runs: a row a pair, prompt and part, with its share of the logit
+        difference. Parts are embedding (what goes into layer 0), attn_out, mlp_out, z (a head of attn_out) and bias (of
+        final norm and unembedding); all but z add up to the logit difference, before a soft cap of logits.
+        """
+        return Answer(table=self.direct_table, provenance=self.provenance, excluded=self.excluded)
+
+    def top(self, n: int = SHOWN_CELLS, direction: str | None = None) -> Answer:
+        """The n cells that move the answer furthest from the base run, by absolute normalised logit difference."""
+        table = self.table
+        if direction is not None:
+            _arguments.choices(direction, "direction", _arguments.DIRECTIONS)
+            table = table.filter(pc.equal(table["direction"], direction))
+        if "estimate" in table.column_names:
+            table = table.filter(pc.is_valid(table["logit_difference"]))
+        order = pc.sort_indices(pc.negate(pc.abs(table["normalised"])))
+        chosen = table.take(order[: _arguments.count(n, "n")])
+        return Answer(table=chosen, provenance=self.provenance, excluded=self.excluded)
+
+    def mean(self) -> Answer:
+        """Over pairs: a row a direction and cell, with the mean and, of `normalised`, the least and the greatest."""
+        place = ["direction", *(name for name in PLACE if name in self.table.column_names)]
+        metrics = [name for name in self.table.column_names if name not in {*place, "pair", "unchanged"}]
+        extremes = [("normalised", "min"), ("normalised", "max")]
+        grouped = self.table.group_by([name for name in place if name != "token"], use_threads=False)
+        found = grouped.aggregate([*((name, "mean") for name in metrics), *extremes])
+        names = {f"{name}_mean": name for name in metrics}
+        renamed = found.rename_columns([names.get(name, name) for name in found.column_names])
+        return Answer(table=renamed, provenance=self.provenance, excluded=self.excluded)
+
+    def directions(self, threshold: float = LARGE_EFFECT) -> Answer:
+        """Denoise beside noise, for each cell: mean normalised logit differences over pairs, and what they look like.
+
+        "AND": noise breaks it and denoise does not bring it back, as for one of several parts that are all needed.
+        "OR": denoise brings it back and noise does not break it, as for one of several of which each is enough.
+        "both": it does either. "neither": no effect is as large as `threshold`. An effect counts as none below half of
+        `threshold`; in between a cell is "unclear". (Heimersheim & Nanda 2024, "How to use and interpret activation
+        patching", section 2.) Joint cells are rows like the others: two halves of an AND are "both" together. Of a
+        screen, a cell that was not computed in both directions looks like nothing: None.
+
+        Errors: BadRequest for a sweep in one direction, and a threshold that is not above 0.
+        """
+        _arguments.number(threshold, "threshold", least=0.0)
+        asked = set(self.table["direction"].to_pylist())
+        if asked != set(_arguments.DIRECTIONS):
+            message = "denoise beside noise needs a sweep in both directions"
+            raise refused(message, "directions", ", ".join(sorted(asked)), "both: leave `directions` out")
+        rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for row in self.mean():
+            place = {name: row[name] for name in PLACE if name in row}
+            kept = rows.setdefault(tuple(place.values()), place)
+            kept[row["direction"]] = row["normalised"]
+        for row in rows.values():
+            computed = None not in (row["denoise"], row["noise"])
+            row["looks"] = _looks(row["denoise"], row["noise"], threshold) if computed else None
+        table = pa.Table.from_pylist(list(rows.values()))
+        return Answer(table=table, provenance=self.provenance, excluded=self.excluded)
+
+    def plot(self, z_position: int | None = None) -> "Figure":
+        """Heat maps of `normalised`: a row a direction, a column a site; layer 0 on top, the base run's tokens across.
+
+        Sites with heads have these across instead, and show each head at the position where it moves the answer
+        furthest (by absolute value, sign kept), or at `z_position`. All panels share limits symmetric about 0; colours
+        run RdBu_r, red positive. Tick labels of positions where the prompts differ are bold. Of several pairs it is the
+        mean; joint cells, spans, embeddings and features are not drawn.
+        """
+        from actstore._patching import plots as _sweep_plot
+
+        return _sweep_plot.draw(self, z_position)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "clean_logit_difference": self.clean_logit_difference,
+            "corrupt_logit_difference": self.corrupt_logit_difference,
+            "tokens": self.tokens,
+            "source": self.source,
+            "sae_error": self.sae_error,
+            "receivers": list(self.receivers),
+            "path_mlps": self.path_mlps,
+            "rows": plain_rows(self.table),
+            "baselines": plain_rows(self.baseline_table),
+            "direct": plain_rows(self.direct_table),
+            "audit": asdict(self.audit),
+            "stored_rows": None if self.stored_rows is None else asdict(self.stored_rows),
+            "excluded": list(self.excluded),
+            "provenance": asdict(self.provenance),
+        }
+
+    def _title(self) -> str:
+        return (
+            f"Sweep of {len(self):,} cells; logit difference {self.clean_logit_difference:.4g} clean, "
+            f"{self.corrupt_logit_difference:.4g} corrupt; the cells that move it furthest:"
+        )
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """Without columns that say the same of every cell, and without the metrics beside the logit difference."""
+        shown = self.top(SHOWN_CELLS)
+        hidden = {*self._same_everywhere(), *_OTHER_METRICS}
+        names = [name for name in shown.table.column_names if name not in hidden]
+        return [{name: row[name] for name in names} for row in shown._shown()]
+
+    def _shown_columns(self) -> list[str]:
+        rows = self._shown()
+        return list(rows[0]) if rows else super()._shown_columns()
+
+    def _same_everywhere(self) -> Iterator[str]:
+        for name in ("pair", "feature", "name", "unchanged"):
+            if name in self.table.column_names and len(pc.unique(self.table[name])) < 2:
+                yield name
+
+    def _notes(self) -> list[str]:
+        found = super()._notes()[-1:]
+        if self.source != "prompt":
+            found.append(f"in place of activations: {self.source}")
+        if self.receivers:
+            found.append(f"sent along paths to {', '.join(self.receivers)}; MLPs on the way are {self.path_mlps}")
+        if self.audit.cached:
+            found.append("kept from an earlier request for the same; fresh=True computes it again")
+        if self.audit.audited_cells:
+            found.append(
+                f"audit: {self.audit.audited_cells:,} cells by the whole model, largest error "
+                f"{self.audit.largest_error:.2g} in a logit, noise floor {self.audit.noise_floor:.2g}"
+            )
+        if self.stored_rows is not None:
+            taken = self.stored_rows
+            told = f"{taken.used:,} used of {taken.read:,} that were looked at of {taken.stored:,}"
+            found.append(f"rows of run {taken.run}: {told}; {excluded_words(taken.excluded, taken.sink_ratio)}")
+        if "estimate" in self.table.column_names:
+            agreement = self.audit.rank_agreement
+            computed = len(self) - self.table["logit_difference"].null_count
+            told = "" if agreement is None else f"; the ranks of estimates and effects agree by {agreement:.2f}"
+            found.append(f"screen: {computed:,} of {len(self):,} cells computed, the others estimated{told}")
+        return found
+
+
+_OTHER_METRICS = (
+    "log_probability", "probability", "loss", "rank", "kl", "normalised_log_probability", "normalised_probability",
+    "normalised_loss", "normalised_kl",
+)  # fmt: skip
+
+
+def _looks(denoise: float, noise: float, threshold: float) -> str:
+    large = [abs(effect) >= threshold for effect in (denoise, noise)]
+    none = [abs(effect) < threshold / 2 for effect in (denoise, noise)]
+    if all(large):
+        return "both"
+    if not any(large):
+        return "neither"
+    if not any(none):
+        return "unclear"
+    return "AND" if large[1] else "OR"

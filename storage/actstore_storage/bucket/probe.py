@@ -1,0 +1,52 @@
+"""The start-up question to a store: does it do what exactly-once commits rest on?"""
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import StoreError
+from actstore_storage.format.keys import PROBE
+
+RACERS = 8
+ROUNDS = 3
+
+
+def probe(bucket: Bucket) -> None:
+    """Writes, races writers for one key, reads back, lists and deletes below `probe/`; leaves nothing there.
+
+    Raises StoreError: STORE_UNSAFE where a conditional put does not have exactly one winner whose bytes stand.
+    """
+    folder = f"{PROBE}/{uuid4().hex}"
+    for number in range(ROUNDS):
+        key = f"{folder}/{number}"
+        try:
+            _race(bucket, key)
+            if bucket.keys(folder) != [key]:
+                raise _unsafe(bucket, "an object that was just written is not listed")
+        finally:
+            bucket.delete(key)
+        if bucket.exists(key):
+            raise _unsafe(bucket, "an object that was just deleted is still there")
+
+
+def _race(bucket: Bucket, key: str) -> None:
+    bodies = [f"racer {racer}".encode() for racer in range(RACERS)]
+    with ThreadPoolExecutor(RACERS) as pool:
+        won = list(pool.map(lambda body: bucket.put_if_absent(key, body), bodies))
+    if bucket.put_if_absent(key, b"late"):
+        raise _unsafe(bucket, "a conditional put replaced an object")
+    winners = [body for body, winner in zip(bodies, won, strict=True) if winner]
+    if len(winners) != 1:
+        raise _unsafe(bucket, f"{len(winners)} of {RACERS} racing writers were told that they won")
+    if bucket.get(key) != winners[0]:
+        raise _unsafe(bucket, "what was written is not what is read")
+
+
+def _unsafe(bucket: Bucket, what: str) -> StoreError:
+    return StoreError(
+        f"{bucket.address} is not safe to commit to: {what}",
+        reason="STORE_UNSAFE",
+        field="store",
+        value=bucket.address,
+        allowed="a store that honours If-None-Match: *",
+    )

@@ -1,0 +1,362 @@
+"""A bucket in S3-compatible storage. The one file that touches the S3 client.
+
+minio does small objects, listings and the conditional put; pyarrow's own S3 client streams large objects and reads
+ranges of them.
+"""
+
+import configparser
+import io
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from xml.etree.ElementTree import ParseError
+
+import pyarrow as pa
+import urllib3
+from minio import Minio
+from minio.credentials import AWSConfigProvider, Credentials
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.helpers import check_bucket_name
+from pyarrow import fs
+from urllib3.exceptions import HTTPError
+
+from actstore_storage.bucket import Bucket, check_key, is_key
+from actstore_storage.bucket.s3_connection import NO_S3_ANSWER, Reached, connection_failure, proxy_for
+from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
+
+if TYPE_CHECKING:
+    from actstore_storage.bucket.opening import S3Access
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 60.0
+TRIES = 4
+BACKOFF_SECONDS = 0.2  # doubles with each try
+CONNECTIONS = 32
+REPEATED_MAX = 1000  # keys of a listing in a row that it has told before: a page
+
+# S3's error codes as `_code` spells them, by what has to be done.
+_NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
+_NO_OBJECT = {"nosuchkey"}
+_CREDENTIALS = {
+    "expiredtoken",
+    "invalidaccesskeyid",
+    "invalidclienttokenid",
+    "invalidtoken",
+    "signaturedoesnotmatch",
+}
+_SKEWED = {"requesttimetooskewed"}
+_DENIED = {"accessdenied", "allaccessdisabled", "methodnotallowed"}
+_FULL = {"insufficientstorage", "quotaexceeded", "xminiostoragefull"}
+_TRY_AGAIN = {
+    "conditionalrequestconflict",
+    "internalerror",
+    "operationaborted",
+    "requesttimeout",
+    "serviceunavailable",
+    "slowdown",
+}
+_ENDPOINT = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", re.ASCII)
+_PORT_MAX = 65_535
+_REGION = re.compile(r"[\w-]*", re.ASCII)
+# What minio's parser says of a successful answer that is none of S3's, as a login page in between is.
+_NO_ANSWER = (ParseError, ValueError)
+_ARROW_CODE = re.compile(r"AWS Error (\w+)")
+
+Answer = TypeVar("Answer")
+
+
+class _S3Store:
+    """One prefix of one S3 bucket: its clients, its answers and its errors."""
+
+    def __init__(self, access: "S3Access", name: str, prefix: str) -> None:
+        """Sends nothing yet. `prefix` is empty or a path: the folder of the bucket that is this store."""
+        _check_endpoint(access.endpoint)
+        _check_bucket(name)
+        _check_region(access.region)
+        self._name, self._prefix = name, f"{prefix}/" if prefix else ""
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
+        # Retries are our own: urllib3 would repeat a conditional put and report its own first try as the winner.
+        options: dict[str, Any] = {"maxsize": CONNECTIONS, "timeout": timeout, "retries": urllib3.Retry(0, redirect=0)}
+        proxy = proxy_for(access.endpoint, secure=access.secure)
+        pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        self._access, self._keys, self._proxy = access, _Keys(access), proxy
+        self._minio = Minio(
+            access.endpoint, credentials=self._keys, region=access.region, secure=access.secure, http_client=pool
+        )
+        self._arrow_with: tuple[Credentials, fs.S3FileSystem] | None = None
+
+    @property
+    def _arrow(self) -> fs.S3FileSystem:
+        """Arrow's client keeps the keys that it was made with, so new keys take a new one."""
+        keys = self._keys.retrieve()
+        if self._arrow_with is None or self._arrow_with[0] is not keys:
+            self._arrow_with = keys, _arrow_client(self._access, keys, self._proxy)
+        return self._arrow_with[1]
+
+    @property
+    def address(self) -> str:
+        return f"s3://{self._name}/{self._prefix}".rstrip("/")
+
+    def open(self, key: str) -> pa.NativeFile:
+        try:
+            return self._arrow.open_input_file(f"{self._name}/{self._path(key)}")
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def top(self) -> tuple[list[str], list[str]]:
+        found = self._ask(lambda: list(self._items(self._prefix)), "")
+        names = sorted((item.object_name.removeprefix(self._prefix).rstrip("/"), item.is_dir) for item in found)
+        visible = [(name, is_folder) for name, is_folder in names if name and not name.startswith(".")]
+        objects = [name for name, is_folder in visible if not is_folder]
+        return objects, [name for name, is_folder in visible if is_folder]
+
+    def store_error(self, error: OSError) -> StoreError | None:
+        return self._failure(error) if error.errno is not None or _ARROW_CODE.search(str(error)) else None
+
+    def _path(self, key: str) -> str:
+        return self._prefix + key
+
+    def _listed(self, prefix: str, after: str | None = None, until: str | None = None) -> list[str]:
+        """All keys below the folder, sorted; but for those of folders themselves, which end in a slash."""
+        path = f"{self._path(prefix)}/"
+        start = None if after is None else self._path(after)
+
+        def listed() -> list[str]:
+            keys = []
+            for item in self._items(path, recursive=True, start_after=start):
+                key = item.object_name.removeprefix(self._prefix)
+                if until is not None and key > until:
+                    break
+                if not item.is_dir and (after is None or key > after):
+                    keys.append(key)
+            return keys
+
+        return sorted(self._ask(listed, prefix))
+
+    def _items(self, path: str, **how: Any) -> Iterator[Any]:
+        """Each once. Some stores tell a key with two pages, and minio would ask one that cannot go on for ever."""
+        seen: set[str] = set()
+        repeated = 0
+        for item in self._minio.list_objects(self._name, path, **how):
+            if item.object_name not in seen:
+                seen.add(item.object_name)
+                repeated = 0
+                yield item
+            elif (repeated := repeated + 1) >= REPEATED_MAX:
+                message = f"{self.address} does not go on in its listing, and tells the same keys again and again"
+                raise StoreError(message, reason="STORE_UNSAFE", field="store", value=self.address)
+
+    def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
+        for tried in range(1, TRIES + 1):
+            try:
+                return request()
+            except (MinioException, HTTPError, *_NO_ANSWER) as error:
+                if _code(error) in _NO_OBJECT:
+                    raise KeyError(key) from None
+                failure = self._failure(error, writing=writing)
+                if tried == TRIES or not isinstance(failure, StoreUnreachable):
+                    raise failure from error
+                time.sleep(BACKOFF_SECONDS * 2 ** (tried - 1))
+        raise AssertionError("unreachable")
+
+    def _failure(self, error: Exception, *, writing: bool = False) -> StoreError:
+        """What went wrong, in words that hold no secret: the code only, never the server's message."""
+        code, where = _code(error), {"field": "store", "value": self.address}
+        if code in _NO_BUCKET:
+            return StoreError(f"there is no bucket {self._name}", reason="STORE_NOT_FOUND", **where)
+        if code in _SKEWED:
+            message = f"{self.address} refuses requests of this machine, whose clock is not the store's ({code})"
+            return StoreError(message, reason="STORE_CREDENTIALS", field="clock", allowed="the store's time")
+        if code in _CREDENTIALS or (code in _DENIED and not writing):
+            message = f"{self.address} refuses these credentials ({code})"
+            return StoreError(message, reason="STORE_CREDENTIALS", **where)
+        if code in _DENIED:
+            message = f"these credentials may not write to {self.address} ({code})"
+            return StoreError(message, reason="STORE_NOT_WRITABLE", **where)
+        if code in _FULL:
+            return StoreError(f"{self.address} is full ({code})", reason="STORE_FULL", **where)
+        settings = Reached(self._access.endpoint, self._access.secure, self._access.region, self._proxy)
+        return connection_failure(self.address, settings, error, code)
+
+
+class S3Files(_S3Store):
+    """Files that others put into S3, under any names, to be read: a store of datasets."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """Of all files below the folder `prefix` (no trailing slash), sorted."""
+        return self._listed(prefix)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.open(key).close()
+        except KeyError:
+            return False
+        return True
+
+
+class S3Bucket(_S3Store, Bucket):
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        self._ask(lambda: self._minio.put_object(self._name, path, io.BytesIO(data), len(data)), key, writing=True)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        tries = 0
+
+        def put() -> bool:
+            nonlocal tries
+            tries += 1
+            try:
+                # `put_object` would send this header as x-amz-meta-if-none-match and silently overwrite.
+                self._minio._put_object(self._name, path, data, headers={"If-None-Match": "*"})
+            except S3Error as error:
+                if _code(error) != "preconditionfailed":
+                    raise
+                # After a try whose answer was lost, the object that stands may be our own.
+                return tries > 1 and self.get(key) == data
+            return True
+
+        return self._ask(put, key, writing=True)
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[pa.NativeFile]:
+        path = f"{self._name}/{self._path(key)}"
+        try:
+            with self._arrow.open_output_stream(path) as stream:
+                yield stream
+        except BaseException as error:
+            # Closing completed the upload; there is no way to abort it.
+            with suppress(StoreError):
+                self.delete(key)
+            if isinstance(error, OSError):
+                raise self._failure(error, writing=True) from error
+            raise
+
+    def get(self, key: str) -> bytes:
+        path = self._path(key)
+
+        def read() -> bytes:
+            response = self._minio.get_object(self._name, path)
+            try:
+                return bytes(response.read())
+            finally:
+                response.close()
+                response.release_conn()
+
+        return self._ask(read, key)
+
+    def keys(self, prefix: str, *, after: str | None = None, until: str | None = None) -> list[str]:
+        return [key for key in self._listed(prefix, after, until) if is_key(key)]
+
+    def folders(self, prefix: str) -> list[str]:
+        path = f"{self._path(prefix)}/"
+        found = self._ask(lambda: list(self._items(path)), prefix)
+        names = (item.object_name.removeprefix(path).rstrip("/") for item in found if item.is_dir)
+        return sorted(name for name in names if is_key(name))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with suppress(KeyError):
+            self._ask(lambda: self._minio.remove_object(self._name, path), key, writing=True)
+
+    def _path(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+
+class _Keys:
+    """The keys as they are now, for minio too; the same object for as long as they stay the same."""
+
+    def __init__(self, access: "S3Access") -> None:
+        self._file, self._seen = access.credentials_file, (0, 0, 0)
+        self._found = Credentials(access.access_key or "none", access.secret_key or "none")
+        if not self._file:
+            _checked(self._found)
+
+    def retrieve(self) -> Credentials:
+        """Errors: StoreError STORE_CREDENTIALS for a file that cannot be read, or has no keys."""
+        if not self._file:
+            return self._found
+        try:
+            state = Path(self._file).stat()
+            # Of two writes within a tick of the clock, some four milliseconds, the time alone does not tell the second.
+            changed = state.st_mtime_ns, state.st_size, state.st_ino
+            if changed != self._seen:
+                self._found, self._seen = _checked(AWSConfigProvider(self._file, "default").retrieve()), changed
+        except (OSError, ValueError, configparser.Error) as error:
+            message = f"{self._file} has no S3 credentials: {type(error).__name__}"
+            raise StoreError(message, reason="STORE_CREDENTIALS", field="credentials_file", value=self._file) from error
+        return self._found
+
+
+def _checked(keys: Credentials) -> Credentials:
+    """They travel in a header: the line's end that a file of a secret ends with would be an error that shows them."""
+    named = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.session_token or ""}
+    for field, key in named.items():
+        if not (key.isascii() and key.isprintable()):
+            message = f"the S3 {field} holds a character that no key has, as the end of a line"
+            raise StoreError(message, reason="STORE_CREDENTIALS", field=field, allowed="printable ASCII characters")
+    return keys
+
+
+def _arrow_client(access: "S3Access", keys: Credentials, proxy: str | None) -> fs.S3FileSystem:
+    return fs.S3FileSystem(
+        proxy_options=proxy,
+        access_key=keys.access_key,
+        secret_key=keys.secret_key,
+        session_token=keys.session_token,
+        region=access.region,
+        endpoint_override=access.endpoint,
+        scheme="https" if access.secure else "http",
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        request_timeout=READ_TIMEOUT_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
+        allow_delayed_open=True,  # one request instead of three for what fits in one part
+    )
+
+
+def _check_endpoint(endpoint: str) -> None:
+    found = _ENDPOINT.fullmatch(endpoint)
+    if not found or int(found[1] or 0) > _PORT_MAX:
+        raise BadRequest(
+            f"{endpoint!r} is not the endpoint of an S3 store; http or https is chosen apart from it",
+            field="endpoint",
+            value=endpoint,
+            allowed="host or host:port",
+        )
+
+
+def _check_bucket(name: str) -> None:
+    try:
+        check_bucket_name(name)
+    except ValueError:
+        raise BadRequest(
+            f"{name!r} is no name of an S3 bucket",
+            field="store",
+            value=name,
+            allowed="3 to 63 letters, digits, dots and hyphens",
+        ) from None
+
+
+def _check_region(region: str) -> None:
+    if not _REGION.fullmatch(region):
+        message = f"{region!r} is no S3 region"
+        raise BadRequest(message, field="region", value=region, allowed="letters, digits and hyphens, as us-east-1")
+
+
+def _code(error: Exception) -> str:
+    """One spelling of an error's code: minio says NoSuchBucket, pyarrow NO_SUCH_BUCKET, a proxy only a number."""
+    if isinstance(error, S3Error):
+        return str(error.code).lower()
+    if isinstance(error, ServerError):
+        return f"http {error.status_code}"
+    if isinstance(error, InvalidResponseError):
+        return f"http {error._code}"  # its only way to tell
+    if isinstance(error, _NO_ANSWER):
+        return NO_S3_ANSWER
+    found = _ARROW_CODE.search(str(error))
+    return found[1].replace("_", "").lower() if found else type(error).__name__

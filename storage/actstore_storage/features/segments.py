@@ -1,0 +1,247 @@
+"""The merged by-feature index of a run: segments, each of a range of shards, in parts of a range of features.
+
+Rows are by feature, token class and activation, and carry their tokens: what a feature does on text alone lies in one
+stretch, whose length the segment's statistics tell, so that a question about a feature seeks and reads about as many
+rows as it answers with. A segment's manifest names its objects and is created once; segments say nothing that the
+shards do not, so they may be lost, written twice, or seen late.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import CorruptObject
+from actstore_storage.features.entries import Entries
+from actstore_storage.features.segment_file import SegmentFile
+from actstore_storage.format.commit import TOKEN_CLASSES, ObjectRecord
+from actstore_storage.format.keys import segment_key, segments_folder
+from actstore_storage.format.products import SEGMENT_GROUP_ROWS
+from actstore_storage.format.records import seal, unseal
+from actstore_storage.parquet.reading import open_record
+from actstore_storage.runs.snapshot import Snapshot
+
+# Of segments, what a process keeps in memory. A run that is being captured may have 45 at once; statistics take 28
+# bytes a feature and token class.
+_MANIFESTS_KEPT, _STATISTICS_KEPT = 64, 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """One object: the rows of features `first_feature` to before `end_feature`."""
+
+    first_feature: int
+    end_feature: int
+    object: ObjectRecord
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`runs/<run>/index/<sae>/segments/<first>-<last>.json`. Parts are in order of feature and cover all of them."""
+
+    run: str
+    sae: str
+    specification_sha256: str
+    first_shard: int
+    end_shard: int
+    parts: tuple[Part, ...]
+    statistics: ObjectRecord
+    token_counts: ObjectRecord
+
+    @property
+    def shards(self) -> range:
+        return range(self.first_shard, self.end_shard)
+
+    @property
+    def objects(self) -> list[ObjectRecord]:
+        return [*(part.object for part in self.parts), self.statistics, self.token_counts]
+
+    @property
+    def owner(self) -> str:
+        return f"run {self.run}, index of {self.sae}"
+
+    def part_of(self, feature: int) -> Part:
+        return self.parts[int(np.searchsorted(self._ends, feature, side="right"))]
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.array([part.end_feature for part in self.parts])
+
+    def to_json(self) -> bytes:
+        return seal(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Segment":
+        """`sealed`: with its own hash, or it is damaged. Errors: CorruptObject."""
+        return unseal(data, key, cls._of, sealed=sealed)
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> "Segment":
+        parts = [
+            Part(part["first_feature"], part["end_feature"], ObjectRecord(**part["object"]))
+            for part in fields.pop("parts")
+        ]
+        fields |= {name: ObjectRecord(**fields[name]) for name in ("statistics", "token_counts")}
+        return cls(**fields, parts=tuple(parts))
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """[features, token classes]: what a range of shards says of every feature, by token class."""
+
+    count: npt.NDArray[np.int64]
+    maximum: npt.NDArray[np.float32]
+    sum: npt.NDArray[np.float64]
+
+    @classmethod
+    def none(cls, d_sae: int) -> "ClassCounts":
+        shape = d_sae, len(TOKEN_CLASSES)
+        return cls(np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float64))
+
+    def add(self, table: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Rows as in the statistics objects, with the class's number."""
+        place = table["feature"], table["token_class"]
+        np.add.at(self.count, place, table["count"])
+        np.maximum.at(self.maximum, place, table["maximum"])
+        np.add.at(self.sum, place, table["sum"])
+
+    def rows_before(self, feature: int) -> npt.NDArray[np.int64]:
+        """[token classes]: rows of smaller features, and of this one's classes before, where all lie in order."""
+        first = feature * len(TOKEN_CLASSES)
+        return self._rows_before[first : first + len(TOKEN_CLASSES)]
+
+    @cached_property
+    def _rows_before(self) -> npt.NDArray[np.int64]:
+        """Asked for once all is added."""
+        return np.concatenate([[0], np.cumsum(self.count)])
+
+
+class SegmentReader:
+    """A segment's rows of a feature, by token class."""
+
+    def __init__(self, bucket: Bucket, segment: Segment, d_sae: int) -> None:
+        self._bucket, self.segment, self._d_sae = bucket, segment, d_sae
+
+    @property
+    def counts(self) -> ClassCounts:
+        return _counts(self._bucket, self.segment.statistics, self.segment.owner, self._d_sae)
+
+    def runs(self, feature: int) -> list[tuple[int, "StoredRun"]]:
+        """Of each token class that has any, its number and rows."""
+        part, counts = self.segment.part_of(feature), self.counts
+        file = SegmentFile(self._bucket, part.object, self.segment.owner)
+        before = counts.rows_before(feature) - counts.rows_before(part.first_feature)[0]
+        return [
+            (number, StoredRun(file, int(before[number]), int(count), float(counts.maximum[feature, number])))
+            for number, count in enumerate(counts.count[feature])
+            if count
+        ]
+
+
+class StoredRun:
+    """A stretch of a part's rows, sorted; reads the row groups that it is asked for."""
+
+    def __init__(self, file: SegmentFile, first: int, count: int, maximum: float) -> None:
+        self._file, self._first = file, first
+        self.count, self.maximum = count, maximum
+
+    def at(self, place: int) -> float:
+        group, row = divmod(self._first + place, SEGMENT_GROUP_ROWS)
+        return float(self._file.activations(group)[row])
+
+    def read(self, first: int, last: int) -> Entries:
+        return self._file.read(self._first + first, self._first + last)
+
+    def above(self, value: float) -> int:
+        return self._place(lambda activation: activation > value)
+
+    def at_least(self, value: float) -> int:
+        return self._place(lambda activation: activation >= value)
+
+    def _place(self, is_before: Callable[[float], bool]) -> int:
+        """How many rows pass, of which no row follows one that does not.
+
+        Where a row group lies in the stretch from its first row on, the footer says what that row has, unless the
+        stretch ends in it: so that one row group is read, or two where those rows end with the last but one.
+        """
+        if not is_before(self.maximum):
+            return 0
+        groups = range(self._first // SEGMENT_GROUP_ROWS, -(-(self._first + self.count) // SEGMENT_GROUP_ROWS))
+        known = groups[1:-1]
+        highest = self._file.places.highest
+        group = groups.start + bisect_left(known, True, key=lambda one: not is_before(float(highest[one])))
+        found = self._place_in(group, is_before)
+        if group == groups.stop - 2 and found == (group + 1) * SEGMENT_GROUP_ROWS - self._first:
+            found = self._place_in(group + 1, is_before)
+        return found
+
+    def _place_in(self, group: int, is_before: Callable[[float], bool]) -> int:
+        """The same, where all rows of groups before this one pass, and none of those after it."""
+        begin = group * SEGMENT_GROUP_ROWS
+        rows = range(max(self._first, begin), min(self._first + self.count, begin + SEGMENT_GROUP_ROWS))
+        activations = self._file.activations(group)
+        passed = bisect_left(rows, True, key=lambda row: not is_before(float(activations[row - begin])))
+        return rows.start + passed - self._first
+
+
+def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
+    """The largest of those whose shards the snapshot has, no shard twice, in order of shard.
+
+    Of a complete run that is one, which is asked for by its name: the others need not be listed.
+    """
+    if snapshot.complete:
+        with suppress(KeyError):
+            return [read_segment(snapshot, sae, range(snapshot.record.shards_total))]
+    chosen: list[range] = []
+    for shards in sorted(listed_segments(snapshot.bucket, snapshot.record.run, sae), key=len, reverse=True):
+        first, last = np.searchsorted(snapshot.shards, [shards.start, shards.stop])
+        apart = not any(shards.start < other.stop and other.start < shards.stop for other in chosen)
+        if apart and last - first == len(shards):
+            chosen.append(shards)
+    return [read_segment(snapshot, sae, shards) for shards in sorted(chosen, key=lambda shards: shards.start)]
+
+
+def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:
+    found = []
+    for key in bucket.keys(segments_folder(run, sae)):
+        first, separator, last = key.rpartition("/")[2].removesuffix(".json").partition("-")
+        if key.endswith(".json") and separator and first.isdigit() and last.isdigit() and int(last) >= int(first):
+            found.append(range(int(first), int(last) + 1))
+    return found
+
+
+def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
+    """Errors: CorruptObject for what is no manifest, or one of another run; KeyError for none."""
+    key = segment_key(snapshot.record.run, sae, shards)
+    segment = _parsed(snapshot.bucket.get(key), key, snapshot.record.sealed)
+    found = segment.run, segment.sae, segment.specification_sha256, segment.shards
+    if found != (snapshot.record.run, sae, snapshot.record.specification_sha256, shards):
+        raise CorruptObject(f"{key} is an index of something else: {found}", field="object", value=key)
+    return segment
+
+
+def class_numbers(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
+    numbers = {name: number for number, name in enumerate(TOKEN_CLASSES)}
+    return np.array([numbers[name] for name in names], np.int64)
+
+
+@lru_cache(_MANIFESTS_KEPT)
+def _parsed(data: bytes, key: str, sealed: bool) -> Segment:
+    """By what was read, not by its key: a run that is removed may come again under its name."""
+    return Segment.from_json(data, key, sealed=sealed)
+
+
+@lru_cache(_STATISTICS_KEPT)
+def _counts(bucket: Bucket, record: ObjectRecord, owner: str, d_sae: int) -> ClassCounts:
+    with open_record(bucket, record, owner) as file:
+        table = file.read()
+    columns = {name: table[name].to_numpy() for name in ("feature", "count", "maximum", "sum")}
+    found = ClassCounts.none(d_sae)
+    found.add(columns | {"token_class": class_numbers(table["token_class"].to_numpy())})
+    return found

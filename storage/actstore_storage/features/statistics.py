@@ -1,0 +1,109 @@
+"""What makes a feature fire hardest, and how often it fires at all."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.features.entries import COLUMNS
+from actstore_storage.features.examples import Window
+from actstore_storage.features.ranking import Ranking
+from actstore_storage.features.reader import FeatureReader
+from actstore_storage.features.sampling import Sample, sample_examples
+from actstore_storage.format.products import SEGMENT_FORMAT
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_classes
+from actstore_storage.rows.reading import TokenFilter, at_least_one
+from actstore_storage.runs.snapshot import Snapshot
+
+BINS_MAX = 10_000
+ROWS_AT_ONCE = 65_536
+ENTRIES = pa.schema([SEGMENT_FORMAT.schema.field(name) for name in COLUMNS])
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """As in feature.proto. `histogram` has columns low, high, count: bin i holds low < activation <= high."""
+
+    tokens: int
+    active_tokens: int
+    density: float
+    maximum: float
+    mean_when_active: float
+    histogram: pa.Table
+
+
+def top_examples(
+    snapshot: Snapshot,
+    sae: str,
+    feature: int,
+    *,
+    k: int = 20,
+    tokens_before: int = 12,
+    tokens_after: int = 6,
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    keep: TokenFilter | None = None,
+) -> pa.Table:
+    """A row an example, strongest first and at most one from a sequence; ties by sequence, then position.
+
+    `rank` counts from 1. Excluded tokens, and those that `keep` leaves out, start no example, and are shown in windows
+    all the same.
+    """
+    window = Window(tokens_before, tokens_after)
+    return sample_examples(snapshot, sae, feature, Sample("top", k=k), window=window, exclude=exclude, keep=keep)
+
+
+def feature_statistics(
+    snapshot: Snapshot,
+    sae: str,
+    feature: int,
+    *,
+    bins: int = 40,
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+) -> FeatureStatistics:
+    """`bins` equal bins between 0 and the maximum. All numbers are 0 for a feature that never fires."""
+    check_limit(bins, BINS_MAX, "bins")
+    kept = kept_classes(exclude)
+    reader = FeatureReader(snapshot, sae)
+    tokens = sum(snapshot.tokens_by_class.get(name, 0) for name in kept)
+    active, maximum, total = reader.counts(feature, exclude)
+    return FeatureStatistics(
+        tokens=tokens,
+        active_tokens=active,
+        density=active / tokens if tokens else 0.0,
+        maximum=maximum,
+        mean_when_active=total / active if active else 0.0,
+        histogram=histogram(reader.ranking(feature, exclude), bins),
+    )
+
+
+def feature_rows(
+    snapshot: Snapshot,
+    sae: str,
+    feature: int,
+    *,
+    threshold: float = 0.0,
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    keep: TokenFilter | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Every activation greater than `threshold`, strongest first: columns as of ENTRIES. One empty batch for none."""
+    if not 0 <= threshold < np.inf:
+        raise BadRequest(f"threshold is {threshold}", field="threshold", value=threshold, allowed="0 or more")
+    ranking = FeatureReader(snapshot, sae).ranking(feature, exclude, keep)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for entries in ranking.chunks(threshold, ROWS_AT_ONCE):
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(getattr(entries, name)) for name in ENTRIES.names], schema=ENTRIES
+            )
+
+    return at_least_one(batches(), ENTRIES)
+
+
+def histogram(ranking: Ranking, bins: int) -> pa.Table:
+    """Columns low, high, count; no rows where there is no activation."""
+    edges = np.linspace(0.0, ranking.maximum, bins + 1) if ranking.total else np.zeros(1)
+    above = np.array([ranking.above(float(edge)) for edge in edges], np.int64)
+    counts = above[:-1] - above[1:]
+    return pa.table({"low": pa.array(edges[:-1]), "high": pa.array(edges[1:]), "count": pa.array(counts)})

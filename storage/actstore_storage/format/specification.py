@@ -1,0 +1,261 @@
+"""What a run is: everything that decides its content, and what was found when it began.
+
+`Specification` is what was asked for, with every default filled in; its hash identifies the run. `RunRecord` is
+`runs/<run>/run.json`, created once.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from actstore_storage.errors import CorruptObject
+from actstore_storage.format.records import canonical_json, is_sealed, seal, unseal
+
+# What is read, and what is written.
+FORMAT_VERSION = 4
+# From here on every record of a run has its own hash.
+_SEALED_VERSION = 4
+# What a run of before version 4 does not say, and may have had.
+_UNSAID = frozenset({"config_sha256", "attention_implementation"})
+_LEFT_OUT_IF_EMPTY = _UNSAID | {"rows_of", "marked_special", "source_field"}
+DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an element
+
+
+@dataclass(frozen=True)
+class SaeRecord:
+    """An SAE as a run uses it. `site` is the short name of the site it reads."""
+
+    name: str
+    sha256: str
+    site: str
+    d_sae: int
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Which tokens' rows the dense sites store; tokens, norms and features are of every token in any case.
+
+    `kind`: all; last (of each sequence); stride (positions divisible by `stride`); fraction (each token by a hash of
+    seed, sequence and position, so that a shard that is captured again chooses the same); feature (tokens where that
+    feature of that SAE is active).
+    """
+
+    kind: str = "all"
+    stride: int = 1
+    fraction: float = 1.0
+    seed: int = 0
+    sae: str = ""
+    feature: int = 0
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Keeps the rows of a table dataset whose `column` compares so with `value`, as pyarrow's filters do.
+
+    `comparison` is one of ==, !=, <, <=, >, >=, in, not in; `value` is a JSON scalar, or a list for the last two.
+    """
+
+    column: str
+    comparison: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Specification:
+    """Names are as the caller gave them; hashes are of what the workers found under them.
+
+    Fields with a default are newer than format version 1, and a run of that version has the default.
+    """
+
+    model: str
+    model_revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    dataset: str
+    dataset_sha256: str
+    text_field: str
+    max_tokens: int | None
+    context_length: int
+    prepend_bos: bool
+    dense_sites: tuple[str, ...]
+    norm_sites: tuple[str, ...]
+    saes: tuple[SaeRecord, ...]
+    dtype: str
+    sequences_per_shard: int
+    sequences_per_batch: int
+    # Element type of stored dense rows; empty: `dtype`, in which the model computes.
+    storage_dtype: str = ""
+    # A row that `storage_dtype` cannot hold: store that site of that shard in float32 (True), or refuse the shard.
+    widen_on_overflow: bool = False
+    # Several sequences share a row of the model's batch and do not attend to each other.
+    packing: bool = False
+    positions: Positions = field(default_factory=Positions)
+    # The column of token ids of a dataset that is tokenised already; empty: `text_field` has text.
+    tokens_field: str = ""
+    row_filters: tuple[RowFilter, ...] = ()
+    max_documents: int | None = None
+    # A token is a sink where its norm at some resid_post exceeds the median of its sequence this many times; None: no
+    # token is looked at.
+    sink_ratio: float | None = None
+    # Tokens that the tokenizer's files mark as special are of that class, beside those that have a role.
+    marked_special: bool = False
+    # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
+    rows_of: str = ""
+    # Over what of the model's configuration decides numbers, RunRecord.model_config; and what attention ran with.
+    # Empty: the run is older than version 4, and did not say.
+    config_sha256: str = ""
+    attention_implementation: str = ""
+    # The dataset's column that says where a document comes from; empty: its file and row do.
+    source_field: str = ""
+
+    def made_by(self, weights_sha256: str, config_sha256: str) -> bool:
+        """Whether the run's rows are those of a model with these hashes, as far as the run says."""
+        return self.weights_sha256 == weights_sha256 and self.config_sha256 in ("", config_sha256)
+
+    def differing(self, asked: "Specification") -> list[str]:
+        """The fields that `asked` has otherwise. What this one is too old to say is not among them, so that a run that
+        an older version began can be finished.
+        """
+        unsaid = {name for name in _UNSAID if not getattr(self, name)}
+        names = [found.name for found in fields(self) if found.name not in unsaid]
+        return [name for name in names if getattr(self, name) != getattr(asked, name)]
+
+    @property
+    def stored_dtype(self) -> str:
+        """Of dense rows, where no shard had to widen it."""
+        return self.storage_dtype or self.dtype
+
+    @property
+    def sinks_above(self) -> float:
+        """`sink_ratio`, and 0 where no token was looked at: sinks are told by norms at resid_post."""
+        looked_at = any(site.startswith("resid_post.") for site in self.norm_sites)
+        return self.sink_ratio or 0.0 if looked_at else 0.0
+
+    @property
+    def sha256(self) -> str:
+        return _hash(_fields(self))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """`runs/<run>/run.json`. Shard i holds sequences i * sequences_per_shard up to the next shard's first.
+
+    `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`. `model_config`: what
+    the specification's `config_sha256` is over, its canonical JSON. `document_sources`: its shards say where their
+    documents come from.
+    """
+
+    run: str
+    specification: Specification
+    specification_sha256: str
+    sequences_total: int
+    tokens_total: int
+    layer_count: int
+    d_model: int
+    attention_implementation: str
+    device: str
+    code_version: str
+    dense_widths: Mapping[str, int] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    document_sources: bool = False
+
+    @property
+    def sealed(self) -> bool:
+        """Whether each of the run's records must have its hash; before, none had."""
+        return self.format_version >= _SEALED_VERSION
+
+    def dense_width(self, site: str) -> int:
+        return self.dense_widths.get(site, self.d_model)
+
+    @property
+    def shards_total(self) -> int:
+        return -(-self.sequences_total // self.specification.sequences_per_shard)
+
+    def shard_sequences(self, shard: int) -> range:
+        size = self.specification.sequences_per_shard
+        return range(shard * size, min((shard + 1) * size, self.sequences_total))
+
+    def differences(self, asked: "RunRecord") -> Iterator[str]:
+        """What `asked` specifies otherwise, in words; of the model's configuration, each key."""
+        for name in self.specification.differing(asked.specification):
+            if name == "config_sha256":
+                yield from self.config_differences(asked)
+            else:
+                yield f"{name} was {getattr(self.specification, name)}, and is {getattr(asked.specification, name)}"
+
+    def config_differences(self, asked: "RunRecord") -> Iterator[str]:
+        was, now = self.model_config, asked.model_config
+        for key in sorted(was.keys() | now.keys()):
+            if was.get(key) != now.get(key):
+                yield f"config.{key} was {was.get(key)}, and is {now.get(key)}"
+
+    def continuing(self, standing: "RunRecord") -> "RunRecord":
+        """For a run that stands already: specified as it is there, and in the format that its commits go by, which may
+        be those of an older version.
+        """
+        return replace(
+            self,
+            specification=standing.specification,
+            specification_sha256=standing.specification_sha256,
+            format_version=standing.format_version,
+            document_sources=standing.document_sources,
+        )
+
+    def to_json(self) -> bytes:
+        return seal(asdict(self) | {"specification": _fields(self.specification)})
+
+    def borrow_rows(self, saes: Iterable[SaeRecord]) -> Specification:
+        """Of a run over this one's rows, with these SAEs beside its own."""
+        asked = self.specification
+        return replace(asked, saes=(*asked.saes, *saes), rows_of=self.run)
+
+    def has_rows_of(self, base: "RunRecord") -> bool:
+        """Whether this run is over that one's rows, and not over those of another run of its name."""
+        own = len(base.specification.saes)
+        return self.specification == base.borrow_rows(self.specification.saes[own:])
+
+    @classmethod
+    def from_json(cls, data: bytes, key: str) -> "RunRecord":
+        """Errors: CorruptObject, also for a format that this version does not know, and for a specification that is not
+        the one that was hashed.
+        """
+        return unseal(data, key, lambda found: cls._of(found, is_sealed(data)))
+
+    @classmethod
+    def _of(cls, found: dict[str, Any], has_hash: bool) -> "RunRecord":
+        if found["format_version"] > FORMAT_VERSION:
+            raise CorruptObject(
+                f"run {found['run']} has format version {found['format_version']}; this actstore reads up to "
+                f"{FORMAT_VERSION}",
+                field="format_version",
+                value=found["format_version"],
+                allowed=f"at most {FORMAT_VERSION}",
+            )
+        if found["format_version"] >= _SEALED_VERSION and not has_hash:
+            raise ValueError("it has no record_sha256, which every record of its format version has")
+        inner = found.pop("specification")
+        if _hash(inner) != found["specification_sha256"]:  # as they stand: what a version did not know was not hashed
+            raise ValueError("its specification is not the one of its specification_sha256")
+        inner["saes"] = tuple(SaeRecord(**sae) for sae in inner["saes"])
+        for name in ("dense_sites", "norm_sites"):
+            inner[name] = tuple(inner[name])
+        inner["positions"] = Positions(**inner.get("positions", {}))
+        inner["row_filters"] = tuple(_row_filter(row) for row in inner.get("row_filters", ()))
+        return cls(specification=Specification(**inner), **found)
+
+
+def _fields(specification: Specification) -> dict[str, Any]:
+    """As JSON has them. What is newer and not said is left out, so that an older run keeps its hash."""
+    found = asdict(specification)
+    return {name: value for name, value in found.items() if value or name not in _LEFT_OUT_IF_EMPTY}
+
+
+def _hash(found: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(found)).hexdigest()
+
+
+def _row_filter(fields: dict[str, Any]) -> RowFilter:
+    value = fields["value"]
+    return RowFilter(fields["column"], fields["comparison"], tuple(value) if isinstance(value, list) else value)

@@ -1,0 +1,362 @@
+"""How fast norms grow in runs: from layer to layer of one, or from checkpoint to checkpoint of one model in several.
+
+What grows is the mean over the tokens that count of their L2 norms, or of another measure of size, which the commits
+carry (without position 0, the norms files); how sure the rate is comes from the norms files, sequence by sequence.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION
+from actstore_storage.format.products import TOKENS
+from actstore_storage.format.sites import RESIDUAL_KINDS, Site, parse_site
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit
+from actstore_storage.norms.growth_shapes import STEPS_MIN, GrowthFit, fit_steps
+from actstore_storage.norms.growth_steps import Curves, Resampled, Steps
+from actstore_storage.norms.profile import (
+    QUANTILE_TOKENS_MAX,
+    ProfileQuestion,
+    none_left,
+    norm_profile,
+    nothing_left,
+    sites_with,
+    unknown_site,
+)
+from actstore_storage.norms.revisions import in_order, warnings_of
+from actstore_storage.norms.rows import KeptTokens, columns_of, read_shards, shard_values
+from actstore_storage.parquet.reading import open_product
+from actstore_storage.runs.registry import block_of
+from actstore_storage.runs.snapshot import Snapshot
+
+GROWTH_LAYERS_MIN = STEPS_MIN
+# Measures of size: above 0, and so with a logarithm. RMS is L2 over sqrt(d_model), at the same rate; as numbers the two
+# differ, and of models of several widths RMS compares. Centred, the mean over d_model is taken away first.
+SIZES = (L2, RMS, STANDARD_DEVIATION, CENTRED_L2)
+LAYER, CHECKPOINT = "layer", "checkpoint"
+DEFAULT_RESAMPLES, RESAMPLES_MAX = 1000, 10_000
+# What the interval is computed from, evenly spread over the run where that has more. It is then the (wider) one of so
+# much text.
+INTERVAL_TOKENS, INTERVAL_SEQUENCES = 1_000_000, 20_000
+# Resamples that are counted at a time.
+_RESAMPLES_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Sequences are drawn with replacement, as many as there are, `resamples` times. 0: no intervals."""
+
+    resamples: int = DEFAULT_RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Growth:
+    """`fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the checkpoint axis.
+
+    `points` has columns layer (or revision and step), mean, fitted, and those of StepRatios, of the step that ends
+    there. `block` is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is
+    how many the intervals are from. `warnings` as warnings_of, of several runs.
+    """
+
+    axis: str
+    site: str
+    first_layer: int
+    last_layer: int
+    quantity: str
+    fit: GrowthFit
+    points: pa.Table
+    block: str
+    bootstrap: Bootstrap
+    sequences: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        return self.fit.rate
+
+    @property
+    def r_squared(self) -> float:
+        return self.fit.r_squared
+
+
+def fit_growth(
+    snapshot: Snapshot,
+    *,
+    site: str = "resid_post",
+    layers: tuple[int, int] | None = None,
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    exclude_position_0: bool = False,
+    bootstrap: Bootstrap = Bootstrap(),
+    quantity: str = L2,
+) -> Growth:
+    """Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least.
+    `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a profile without it.
+    """
+    check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
+    chosen = chosen_layers(snapshot, site, layers, quantity)
+    numbers = [place.layer for place in chosen]
+    measured = Measured(chosen, quantity, KeptTokens(exclude, exclude_position_0))
+    means = mean_norms(snapshot, measured)
+    sums = None
+    if bootstrap.resamples:
+        sums = _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), measured)
+    points = {"layer": pa.array(numbers, pa.int32())}
+    fit, table, sequences = _fitted(np.array(numbers, np.float64), means, sums, points, bootstrap)
+    return Growth(
+        LAYER,
+        site,
+        numbers[0],
+        numbers[-1],
+        quantity,
+        fit,
+        table,
+        block_of(snapshot.bucket, snapshot.record.specification),
+        bootstrap,
+        sequences,
+    )
+
+
+def fit_growth_over_checkpoints(
+    snapshots: Sequence[Snapshot],
+    *,
+    site: str = "",
+    steps: Sequence[float] = (),
+    exclude: frozenset[str] = DEFAULT_EXCLUSION,
+    exclude_position_0: bool = False,
+    bootstrap: Bootstrap = Bootstrap(),
+    quantity: str = L2,
+) -> Growth:
+    """At one site (empty: resid_post of the last layer), over runs of the same text at several revisions of a model.
+
+    `steps` are the runs' places in training, as in `in_order`. Sequences are resampled in all runs together, since all
+    of them saw the same.
+    """
+    check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
+    _check_size(quantity)
+    ordered, at = in_order(snapshots, steps, least=STEPS_MIN)
+    first = snapshots[0]
+    place = parse_site(site or f"resid_post.{first.record.layer_count - 1}", RESIDUAL_KINDS, first.record.layer_count)
+    check_all_have(snapshots, [place], quantity)
+    measured = Measured([place], quantity, KeptTokens(exclude, exclude_position_0))
+    means = np.concatenate([mean_norms(snapshot, measured) for snapshot in ordered])
+    sums = _paired_sums(ordered, measured) if bootstrap.resamples else None
+    points = {
+        "revision": pa.array([snapshot.record.specification.model_revision for snapshot in ordered]),
+        "step": pa.array(at),
+    }
+    fit, table, sequences = _fitted(at, means, sums, points, bootstrap)
+    where = CHECKPOINT, str(place), place.layer, place.layer, quantity
+    return Growth(
+        *where,
+        fit,
+        table,
+        block_of(first.bucket, first.record.specification),
+        bootstrap,
+        sequences,
+        warnings_of(ordered, sinks="sink" in exclude),
+    )
+
+
+def check_all_have(snapshots: Sequence[Snapshot], places: Sequence[Site], quantity: str) -> None:
+    """Errors: BadRequest SITE_UNKNOWN with the first run and site that is without."""
+    for snapshot in snapshots:
+        stored = sites_with(snapshot, quantity)
+        for place in places:
+            if place not in stored:
+                raise unknown_site(snapshot, str(place), [str(site) for site in stored], quantity)
+
+
+def _fitted(
+    steps: Steps, means: Steps, sums: "SequenceSums | None", points: dict[str, pa.Array], bootstrap: Bootstrap
+) -> tuple[GrowthFit, pa.Table, int]:
+    """The fit, its points, and how many sequences the intervals are from."""
+    resampled = None if sums is None or len(sums) < 2 else resample_means(sums, means, bootstrap)
+    fit = fit_steps(steps, means, resampled)
+    points |= {"mean": pa.array(means), "fitted": pa.array(fit.fitted), **fit.ratios.columns()}
+    return fit, pa.table(points), 0 if resampled is None else resampled.sequences
+
+
+@dataclass(frozen=True)
+class SequenceSums:
+    """Of each sequence at each step: the sum of the norms of tokens that count, and how many those are."""
+
+    sums: npt.NDArray[np.float64]  # [sequence, step]
+    counts: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+
+def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Resampled:
+    """Mean norms over tokens of resampled sequences.
+
+    Where `sums` are of a part of the run, each curve is moved by the ratio of the run's means to that part's.
+    """
+    rng = np.random.default_rng(bootstrap.seed)
+    found = []
+    for first in range(0, bootstrap.resamples, _RESAMPLES_AT_ONCE):
+        rows = min(_RESAMPLES_AT_ONCE, bootstrap.resamples - first)
+        drawn = rng.integers(0, len(sums), (rows, len(sums)))
+        weights = np.stack([np.bincount(row, minlength=len(sums)) for row in drawn]).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # 0 of 0 tokens
+            found.append((weights @ sums.sums) / (weights @ sums.counts))
+    with np.errstate(invalid="ignore"):
+        part = sums.sums.sum(axis=0) / sums.counts.sum(axis=0)
+    curves: Curves = np.concatenate(found) * (means / part)
+    return Resampled(curves, len(sums))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A quantity, at these sites (of one kind, by layer), of the tokens that count."""
+
+    sites: Sequence[Site]
+    quantity: str
+    kept: KeptTokens
+
+
+def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
+    """[site]. Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has no logarithm."""
+    names, kept = [str(site) for site in measured.sites], measured.kept
+    if kept.exclude_position_0:
+        means = _means_of_rows(snapshot, measured)
+    else:
+        question = ProfileQuestion(names, measured.quantity, quantiles=(), exclude=kept.exclude)
+        means = norm_profile(snapshot, question)["mean"].to_numpy()
+    if (means <= 0).any():
+        name = names[int(np.argmin(means))]
+        raise nothing_left(f"the mean {measured.quantity} of {name} is 0, which has no logarithm", kept)
+    return means
+
+
+def _means_of_rows(snapshot: Snapshot, measured: Measured) -> Steps:
+    """[site]; each shard is read once for all sites, where a profile reads it for each."""
+    check_limit(snapshot.tokens_committed, QUANTILE_TOKENS_MAX, "tokens", least=0)
+    found = np.zeros((2, len(measured.sites)))
+    for parts in _sums_of(snapshot, snapshot.commits, measured):
+        found += [part.sum(axis=0) for part in parts]
+    sums, counts = found
+    if not counts.all():
+        raise none_left(snapshot, [measured.sites[int(np.argmin(counts))]], measured.kept)
+    means: Steps = sums / counts
+    return means
+
+
+def _spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
+    """Shards, evenly spaced, that hold at most about INTERVAL_TOKENS and INTERVAL_SEQUENCES; at least one."""
+    if not len(shards):
+        return []
+    record = snapshot.record
+    per_shard = record.specification.sequences_per_shard
+    tokens = max(1.0, record.tokens_total / record.sequences_total * per_shard)
+    wanted = min(len(shards), max(1, int(min(INTERVAL_TOKENS / tokens, INTERVAL_SEQUENCES / per_shard))))
+    chosen: list[int] = shards[(np.arange(wanted) * len(shards)) // wanted].tolist()
+    return chosen
+
+
+def _sequence_sums(snapshot: Snapshot, shards: Sequence[int], measured: Measured) -> SequenceSums:
+    commits = (commit for shard in shards for commit in snapshot.commits.of_shards(range(shard, shard + 1)))
+    parts = list(_sums_of(snapshot, commits, measured))
+    return SequenceSums(np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts]))
+
+
+_Sums = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def _sums_of(snapshot: Snapshot, commits: Iterable[Commit], measured: Measured) -> Iterator[_Sums]:
+    columns = len(columns_of(snapshot, measured.quantity, measured.sites))
+    return read_shards(snapshot, commits, columns, partial(_shard_sums, snapshot, measured))
+
+
+def _shard_sums(snapshot: Snapshot, measured: Measured, commit: Commit) -> _Sums:
+    """[sequence, site], for all sequences of the shard; as in the commits' statistics, norms that are infinite or no
+    number do not count.
+    """
+    held, sites = snapshot.record.shard_sequences(commit.shard), measured.sites
+    with open_product(snapshot.bucket, commit, TOKENS) as file:
+        table = file.read(columns=["sequence", "position", "flags"], use_threads=False)
+    tokens = {name: table[name].to_numpy() for name in table.column_names}
+    kept = measured.kept.mask(tokens)
+    number = tokens["sequence"][kept] - held.start
+    tokens_kept = np.bincount(number, minlength=len(held))
+    sums, counts = (np.zeros((len(held), len(sites))) for _ in range(2))
+    for column, values in enumerate(shard_values(snapshot, commit, measured.quantity, sites)):
+        own = values[kept]
+        finite = np.isfinite(own)
+        counts[:, column] = tokens_kept if finite.all() else np.bincount(number[finite], minlength=len(held))
+        sums[:, column] = np.bincount(number, np.where(finite, own, 0), len(held))
+    return sums, counts
+
+
+def _paired_sums(snapshots: Sequence[Snapshot], measured: Measured) -> SequenceSums:
+    """A column a run, of the sequences that all of them have."""
+    shards = snapshots[0].shards
+    same = len({snapshot.record.specification.sequences_per_shard for snapshot in snapshots}) == 1
+    for snapshot in snapshots[1:]:
+        shards = np.intersect1d(shards, snapshot.shards)
+    if not same or not len(shards):
+        nothing = np.zeros((0, len(snapshots)))
+        return SequenceSums(nothing, nothing)
+    chosen = _spread(snapshots[0], shards)
+    parts = [_sequence_sums(snapshot, chosen, measured) for snapshot in snapshots]
+    return SequenceSums(
+        np.concatenate([part.sums for part in parts], axis=1), np.concatenate([part.counts for part in parts], axis=1)
+    )
+
+
+def chosen_layers(
+    snapshot: Snapshot,
+    kind: str,
+    layers: tuple[int, int] | None,
+    quantity: str = L2,
+    least: int = GROWTH_LAYERS_MIN,
+) -> list[Site]:
+    """The sites of a kind from the first to the last layer, which the run must have; None: all that it has.
+
+    Errors: BadRequest SITE_UNKNOWN for a kind without norms, LAYER_OUT_OF_RANGE for a range that is upside down, that
+    the run does not have, or that has fewer than `least` layers.
+    """
+    _check_size(quantity)
+    stored = sites_with(snapshot, quantity)
+    of_kind = [site for site in stored if site.kind == kind]
+    if not of_kind:
+        raise unknown_site(snapshot, kind, sorted({site.kind for site in stored}), quantity)
+    have = [site.layer for site in of_kind]
+    first, last = layers or (have[0], have[-1])
+    chosen = [site for site in of_kind if first <= site.layer <= last]
+    if wrong := _wrong_range(snapshot.record.run, kind, (first, last), have, len(chosen), least):
+        raise BadRequest(
+            f"layers {first} to {last} of {kind} cannot be fitted: {wrong}",
+            reason="LAYER_OUT_OF_RANGE",
+            field="layers",
+            value=f"{first} to {last}",
+            allowed=f"at least {least} of {', '.join(map(str, have))}",
+        )
+    return chosen
+
+
+def _wrong_range(
+    run: str, kind: str, layers: tuple[int, int], have: Sequence[int], count: int, least: int
+) -> str | None:
+    first, last = layers
+    if first > last:
+        return f"the range is empty, for its first layer, {first}, is above its last, {last}"
+    for layer in layers:
+        if layer not in have:
+            return f"run {run} has no norms of {kind}.{layer}"
+    if count < least:
+        return f"that needs at least {least} layers that run {run} has norms of, and there are {count}"
+    return None
+
+
+def _check_size(quantity: str) -> None:
+    if quantity not in SIZES:
+        message = f"growth is of a measure of size, and {quantity!r} is none"
+        raise BadRequest(message, field="quantity", value=quantity, allowed=SIZES)

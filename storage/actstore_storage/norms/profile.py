@@ -1,0 +1,405 @@
+"""How large the activations of each site are, and how they lie to each other.
+
+What the commits' statistics tell is read from them alone, and quantiles and histograms beside it from sketches. Rows by
+position or document read the stored norms, and so do quantiles that shall be exact, or of shards without sketches. By
+token, a row is a token of some sequences, and has its own norms: token_norms.py.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.commit import TOKEN_CLASSES, Moments
+from actstore_storage.format.norm_columns import (
+    CENTRED_L2,
+    L2,
+    QUANTITIES,
+    RELATIVE_INCREASE,
+    SHARE_OF_STREAM,
+    SIGNED,
+    statistics_of,
+)
+from actstore_storage.format.sites import RESIDUAL_KINDS, Site, kinds_of_block, parse_site, why_missing
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_classes
+from actstore_storage.norms.by_token import token_norms
+from actstore_storage.norms.rows import (
+    KeptTokens,
+    LabelledNorms,
+    check_bins,
+    exact_quantiles,
+    group_norms,
+    histogram_rows,
+    read_norms,
+)
+from actstore_storage.norms.sketches import RANK_ERROR, Sketches, WeightedValues, lost_sketches, read_sketches
+from actstore_storage.rows.reading import document_sources
+from actstore_storage.runs.document_sources import SOURCE_FIELDS
+from actstore_storage.runs.registry import block_of
+from actstore_storage.runs.snapshot import Snapshot
+
+DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILES_MAX = 100
+# Exact quantiles hold one site's norms in memory, once and as float32: 400 MB.
+QUANTILE_TOKENS_MAX = 100_000_000
+# Rows by position or document hold and sort them with their groups: 600 MB.
+GROUPED_TOKENS_MAX = 20_000_000
+# Of one answer, which is one message of some 100 bytes a row.
+PROFILE_ROWS_MAX = 50_000
+LAYER, SITE, TOKEN_CLASS, POSITION = "layer", "site", "token_class", "position"
+DOCUMENT, TOKEN = "document", "token"
+# What rows are of, but for single tokens, and the type of the column that names it beside site and layer.
+_GROUPS: Mapping[str, pa.DataType | None] = {
+    LAYER: None,
+    SITE: None,
+    TOKEN_CLASS: pa.string(),
+    POSITION: pa.int32(),
+    DOCUMENT: pa.int64(),
+}
+_MOMENTS = ("mean", "standard_deviation", "geometric_mean", "minimum", "maximum")
+
+
+@dataclass(frozen=True)
+class ProfileQuestion:
+    """`sites` are kinds or single sites, and none means all that have the quantity. Of token classes in `exclude` no
+    token counts, and with `exclude_position_0` none that its sequence begins with.
+    """
+
+    sites: Sequence[str] = ()
+    quantity: str = L2
+    by: str = LAYER
+    quantiles: Sequence[float] = DEFAULT_QUANTILES
+    exclude: frozenset[str] = DEFAULT_EXCLUSION
+    exclude_position_0: bool = False
+    # Quantiles and histograms are of the stored norms, whatever sketches there are.
+    exact: bool = False
+    # By token, and only then: the first sequence, and how many (None: all that follow).
+    sequences: tuple[int, int | None] | None = None
+
+    @property
+    def from_statistics(self) -> bool:
+        """Whether the commits tell all but quantiles."""
+        return self.by in (LAYER, SITE, TOKEN_CLASS) and not self.exclude_position_0
+
+    @property
+    def from_sketches(self) -> bool:
+        """Whether quantiles and histograms are of sketches, where all shards have them."""
+        return self.from_statistics and not self.exact
+
+    @property
+    def kept(self) -> KeptTokens:
+        return KeptTokens(self.exclude, self.exclude_position_0)
+
+
+# Of all sites.
+L2_BY_LAYER = ProfileQuestion()
+
+
+def norm_profile(snapshot: Snapshot, question: ProfileQuestion = L2_BY_LAYER) -> pa.Table:
+    """A row a site, by kind then layer, over its finite values; columns as in norm.proto. By token as `token_norms`.
+
+    The standard deviation is the population's, quantiles interpolate linearly; `rank_error` is by how much their ranks
+    may be off: 0 where they are exact, else sketches.RANK_ERROR.
+    """
+    _check(question)
+    if question.by == TOKEN:
+        return _by_token(snapshot, question)
+    places = _places(snapshot, question)
+    sketches = _sketches(snapshot, places, question) if question.quantiles else None
+    # quantile -> name, so that a quantile asked for twice is one column
+    names = {quantile: "q" + repr(abs(float(quantile))).removesuffix(".0") for quantile in question.quantiles}
+    rows: list[dict[str, object]] = []
+    for place in places:
+        rows += _rows(snapshot, place, question, names, sketches)
+        check_limit(len(rows), PROFILE_ROWS_MAX, "rows", least=0)
+    if question.quantity == RELATIVE_INCREASE:
+        _add_bounds(snapshot, question, rows)
+    found = pa.Table.from_pylist(rows, _profile_schema(question, names.values()))
+    return _with_sources(snapshot, found) if question.by == DOCUMENT else found
+
+
+def _check(question: ProfileQuestion) -> None:
+    for field, allowed in (("quantity", QUANTITIES), ("by", (*_GROUPS, TOKEN))):
+        value = getattr(question, field)
+        if value not in allowed:
+            raise BadRequest(f"{field} {value!r} is not known", field=field, value=value, allowed=allowed)
+    check_limit(len(question.quantiles), QUANTILES_MAX, "quantiles", least=0)
+    for quantile in question.quantiles:
+        if not 0 <= quantile <= 1:
+            raise BadRequest(f"quantile {quantile}", field="quantiles", value=quantile, allowed="0 to 1")
+    _check_sequences(question)
+
+
+def _check_sequences(question: ProfileQuestion) -> None:
+    """They are named by token, where nobody wants those of a whole run, and else all of them count."""
+    by_token, named = question.by == TOKEN, question.sequences is not None
+    if by_token != named:
+        which = "of some sequences" if by_token else "over all sequences"
+        allowed = "the first, and how many, as range(4)" if by_token else f"none, or by {TOKEN}"
+        value = _span(question.sequences)
+        raise BadRequest(f"norms by {question.by} are {which}", field="sequences", value=value, allowed=allowed)
+
+
+def _span(sequences: tuple[int, int | None] | None) -> str:
+    first, count = sequences or (0, 0)
+    return "none" if count == 0 else f"{first} to {'the last' if count is None else first + count - 1}"
+
+
+def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
+    sites = _chosen_sites(snapshot, question.sites, question.quantity)
+    first, count = question.sequences or (0, None)
+    total = snapshot.record.sequences_total
+    sequences = range(first, total if count is None else min(first + count, total))
+    shards = snapshot.shards_of(sequences)
+    if not ((snapshot.shards >= shards.start) & (snapshot.shards < shards.stop)).any():
+        run = snapshot.record.run
+        held = f"{len(snapshot.commits)} of {snapshot.record.shards_total} shards are committed"
+        raise BadRequest(
+            f"no committed shard of run {run} holds these sequences: {held}"
+            if sequences
+            else f"these are none of the {total} sequences of run {run}",
+            field="sequences",
+            value=_span(question.sequences),
+            allowed=f"of 0 to {total - 1}, those that are committed",
+        )
+    found = token_norms(snapshot, question.quantity, sites, question.kept, sequences)
+    if not found.num_rows:
+        raise none_left(snapshot, sites, question.kept)
+    return found
+
+
+def _places(snapshot: Snapshot, question: ProfileQuestion) -> list[list[Site]]:
+    """The sites that share a row: one each, or by kind."""
+    chosen = _chosen_sites(snapshot, question.sites, question.quantity)
+    if question.by != SITE:
+        return [[site] for site in chosen]
+    return [[site for site in chosen if site.kind == kind] for kind in dict.fromkeys(site.kind for site in chosen)]
+
+
+def _sketches(
+    snapshot: Snapshot, places: Sequence[Sequence[Site]], question: ProfileQuestion
+) -> Sequence[Sketches] | None:
+    """In parts, of these places; None where the stored norms have to answer."""
+    if not question.from_sketches:
+        return None
+    d_model = snapshot.record.d_model
+    return read_sketches(
+        snapshot, [statistics_of(question.quantity, site, d_model)[0] for place in places for site in place]
+    )
+
+
+def _sketched(
+    snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, parts: Sequence[Sketches], group: object
+) -> WeightedValues:
+    """Of these sites' tokens of one class, or of all that count."""
+    kept = kept_classes(question.exclude) if group is None else [str(group)]
+    told = [statistics_of(question.quantity, site, snapshot.record.d_model) for site in sites]
+    found = [part[name][one] for name, _ in told for part in parts for one in kept if one in part[name]]
+    return WeightedValues.of(found, told[0][1])
+
+
+def _rows(
+    snapshot: Snapshot,
+    sites: Sequence[Site],
+    question: ProfileQuestion,
+    names: Mapping[float, str],
+    sketches: Sequence[Sketches] | None,
+) -> Iterator[dict[str, object]]:
+    found = _moments(snapshot, sites, question) if question.from_statistics else {}
+    if sketches is not None:
+        found = {
+            group: (
+                moments,
+                _sketched(snapshot, sites, question, sketches, group).quantiles(list(names)),
+            )
+            for group, (moments, _) in found.items()
+        }
+    elif names or not question.from_statistics:
+        found = _with_quantiles(snapshot, sites, question, list(names), found)
+    if not found:
+        raise none_left(snapshot, sites, question.kept)
+    place = {"site": sites[0].kind} | ({} if question.by == SITE else {"layer": sites[0].layer})
+    if question.by in (LAYER, SITE):
+        place["non_finite"] = sum(snapshot.non_finite(str(site)) for site in sites)
+    for group, (moments, quantiles) in found.items():
+        yield {
+            **place,
+            question.by: place.get(question.by, group),
+            "tokens": moments.count,
+            "mean": moments.mean,
+            "standard_deviation": moments.standard_deviation,
+            "geometric_mean": None if question.quantity in SIGNED else moments.geometric_mean,
+            "minimum": moments.minimum,
+            "maximum": moments.maximum,
+            **dict(zip(names.values(), quantiles, strict=True)),
+            "rank_error": 0.0 if sketches is None else RANK_ERROR,
+        }
+
+
+_Found = dict[object, tuple[Moments, list[float]]]
+
+
+def _moments(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion) -> _Found:
+    """By group, without quantiles; from the commits."""
+    kept = kept_classes(question.exclude)
+    by_class: dict[str, Moments] = {}
+    for site in sites:
+        name, divisor = statistics_of(question.quantity, site, snapshot.record.d_model)
+        for token_class, moments in snapshot.norm_moments(name).items():
+            if token_class in kept:
+                by_class[token_class] = by_class.get(token_class, Moments()).merge(moments.over(divisor))
+    if question.by == TOKEN_CLASS:
+        return {name: (by_class[name], []) for name in kept if name in by_class}
+    merged = reduce(Moments.merge, by_class.values(), Moments())
+    return {None: (merged, [])} if merged.count else {}
+
+
+def _with_quantiles(
+    snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, quantiles: list[float], found: _Found
+) -> _Found:
+    """From the stored norms, of one site, or of a kind's layers, at a time."""
+    label = None if question.by in (LAYER, SITE) else question.by
+    values, labels = _read(snapshot, sites, question, label)
+    if label is None and question.from_statistics:
+        return {group: (moments, exact_quantiles(values, quantiles)) for group, (moments, _) in found.items()}
+    grouped: _Found = {group: (moments, places) for group, moments, places in group_norms(values, labels, quantiles)}
+    if label == TOKEN_CLASS:
+        grouped = {TOKEN_CLASSES[place]: told for place, told in grouped.items() if isinstance(place, int)}
+    if not question.from_statistics:
+        return grouped
+    return {group: (moments, grouped[group][1]) for group, (moments, _) in found.items()}
+
+
+def _read(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, label: str | None) -> LabelledNorms:
+    limit = GROUPED_TOKENS_MAX if label else QUANTILE_TOKENS_MAX
+    tokens = snapshot.tokens_committed * len(sites)
+    lost = lost_sketches(snapshot) if tokens > limit and question.from_sketches else ""
+    check_limit(tokens, limit, "tokens", least=0, because=lost)
+    return read_norms(snapshot, question.quantity, sites, question.kept, label)
+
+
+def _add_bounds(snapshot: Snapshot, question: ProfileQuestion, rows: list[dict[str, object]]) -> None:
+    """| |x + w| - |x| | <= |w|: over |x|, the share of the stream that was written, in the mean."""
+    shares = norm_profile(snapshot, replace(question, quantity=SHARE_OF_STREAM, quantiles=()))
+    keys = [name for name in ("site", "layer", question.by) if name in shares.column_names]
+    means = {tuple(row[key] for key in keys): row["mean"] for row in shares.to_pylist()}
+    for row in rows:
+        row["bound"] = means.get(tuple(row[key] for key in keys))
+
+
+def stored_sites(snapshot: Snapshot) -> list[Site]:
+    found = [parse_site(text) for text in snapshot.record.specification.norm_sites]
+    return sorted(found, key=lambda site: (RESIDUAL_KINDS.index(site.kind), site.layer))
+
+
+def sites_with(snapshot: Snapshot, quantity: str) -> list[Site]:
+    """Of which the run has it in every shard; of a run without commits, all that it stores norms of."""
+    stored = stored_sites(snapshot)
+    if quantity == L2 or not snapshot.tokens_committed:
+        return stored
+    return [site for site in stored if _in_every_shard(snapshot, site, quantity)]
+
+
+def norm_histogram(
+    snapshot: Snapshot, question: ProfileQuestion, *, bins: int = 0, edges: Sequence[float] = ()
+) -> pa.Table:
+    """Columns site, layer, low, high, count and rank_error, by which the share of a bin may be off, of a question by
+    layer; `edges`, or so many bins as in norm_rows.
+    """
+    _check(question)
+    check_bins(bins, edges)
+    if question.by != LAYER:
+        raise BadRequest("histograms are by layer", field="by", value=question.by, allowed=LAYER)
+    rows, places = [], _places(snapshot, question)
+    sketches = _sketches(snapshot, places, question)
+    for [site] in places:
+        values: npt.NDArray[np.floating]
+        if sketches is None:
+            (values, _), weights = _read(snapshot, [site], question, None), None
+        else:
+            found = _sketched(snapshot, [site], question, sketches, None)
+            values, weights = found.values, found.weights
+        if not len(values):
+            raise none_left(snapshot, [site], question.kept)
+        place = {"site": site.kind, "layer": site.layer, "rank_error": 0.0 if sketches is None else RANK_ERROR}
+        rows += [place | row for row in histogram_rows(values, bins, edges, weights)]
+    ends = [("low", pa.float64()), ("high", pa.float64()), ("count", pa.int64()), ("rank_error", pa.float64())]
+    return pa.Table.from_pylist(rows, pa.schema([("site", pa.string()), ("layer", pa.int32()), *ends]))
+
+
+def _chosen_sites(snapshot: Snapshot, texts: Sequence[str], quantity: str) -> list[Site]:
+    stored = sites_with(snapshot, quantity)
+    chosen: set[Site] = set()
+    for text in texts or ([] if stored else [quantity]):
+        of_kind = {site for site in stored if site.kind == text}
+        known_without = text in RESIDUAL_KINDS and not of_kind  # as resid_mid of parallel blocks
+        if (
+            not stored
+            or known_without
+            or not (of_kind or {parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count)} & set(stored))
+        ):
+            raise unknown_site(snapshot, text, [str(site) for site in stored], quantity)
+        chosen |= of_kind or {parse_site(text)}
+    return [site for site in stored if site in chosen or not texts]
+
+
+def _in_every_shard(snapshot: Snapshot, site: Site, quantity: str) -> bool:
+    name, _ = statistics_of(quantity, site, snapshot.record.d_model)
+    told = sum(moments.count for moments in snapshot.norm_moments(name).values())
+    return told + snapshot.non_finite(name) == snapshot.tokens_committed
+
+
+def _with_sources(snapshot: Snapshot, found: pa.Table) -> pa.Table:
+    """With source and row of each row's document beside it."""
+    sources = document_sources(snapshot)
+    places = pa.array(np.searchsorted(sources[DOCUMENT].to_numpy(), found[DOCUMENT].to_numpy()))
+    beside = found.column_names.index(DOCUMENT) + 1
+    for place, field in enumerate(SOURCE_FIELDS, start=beside):
+        found = found.add_column(place, field, sources[field.name].take(places))
+    return found
+
+
+def _profile_schema(question: ProfileQuestion, quantile_names: Iterable[str]) -> pa.Schema:
+    fields = [("site", pa.string())]
+    fields += [] if question.by == SITE else [("layer", pa.int32())]
+    kind = _GROUPS[question.by]
+    fields += [] if kind is None else [(question.by, kind)]
+    fields += [("tokens", pa.int64())]
+    fields += [("non_finite", pa.int64())] if question.by in (LAYER, SITE) else []
+    bound = ("bound",) if question.quantity == RELATIVE_INCREASE else ()
+    quantiles = (*quantile_names, "rank_error") if question.quantiles else ()
+    return pa.schema(fields + [(name, pa.float64()) for name in (*_MOMENTS, *bound, *quantiles)])
+
+
+def none_left(snapshot: Snapshot, sites: Sequence[Site], kept: KeptTokens) -> BadRequest:
+    where = " and ".join(dict.fromkeys((str(sites[0]), str(sites[-1]))))
+    return nothing_left(f"no token is left of {where} in {len(snapshot.commits)} committed shards", kept)
+
+
+def nothing_left(message: str, kept: KeptTokens) -> BadRequest:
+    excluded = ", ".join(sorted(kept.left_out)) or "nothing"
+    return BadRequest(f"{message} ({excluded} excluded)", reason="NOTHING_LEFT", field="exclude", value=excluded)
+
+
+def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str], quantity: str = L2) -> BadRequest:
+    what, where = ("norms" if quantity == L2 else quantity), "" if text == quantity else f" of {text!r}"
+    block = block_of(snapshot.bucket, snapshot.record.specification)
+    why = why_missing(text, kinds_of_block(block)) or ("" if quantity == L2 else _why_missing(snapshot))
+    return BadRequest(
+        f"run {snapshot.record.run} has no {what}{where}{why}",
+        reason="SITE_UNKNOWN",
+        field="site",
+        value=text,
+        allowed=allowed or f"none: this run was captured without {what}",
+    )
+
+
+def _why_missing(snapshot: Snapshot) -> str:
+    """Centred norms are of every site: a shard without them is from before anything was stored beside L2."""
+    if all(_in_every_shard(snapshot, site, CENTRED_L2) for site in stored_sites(snapshot)):
+        return ": it is between sites of which the run has no norms, or that its blocks do not have"
+    return ": shards of it were captured before anything but L2 was stored"

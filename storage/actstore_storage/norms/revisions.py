@@ -1,0 +1,206 @@
+"""Runs of several revisions of one model over the same text: whether they compare, and where they stand in training."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.tokens import check_limit
+from actstore_storage.norms.profile import (
+    LAYER,
+    PROFILE_ROWS_MAX,
+    TOKEN,
+    TOKEN_CLASS,
+    ProfileQuestion,
+    norm_histogram,
+    norm_profile,
+)
+from actstore_storage.norms.sketches import lost_sketches
+from actstore_storage.runs.snapshot import Provenance, Snapshot
+
+REVISIONS_MAX = 256
+# A grouping that a single run's profile knows nothing of: by layer, with the run's place in training beside it.
+CHECKPOINT = "checkpoint"
+_NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)(\D*)$")
+# A commit's hash, whole or cut short: its digits say nothing of training.
+_COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}")
+# What must be the same of each, beside the model, so that a difference is one of training. `dataset_sha256` is over the
+# token ids that were read, whichever columns, rows and documents they came from; `marked_special` is about their
+# classes.
+_ALIKE = (
+    "model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens", "config_sha256",
+    "marked_special",
+)  # fmt: skip
+# What may differ, of provenance: norms still compare, and the answer says so.
+_COMPUTED_WITH = ("dtype", "attention_implementation", "device")
+
+
+def in_order(
+    snapshots: Sequence[Snapshot], steps: Sequence[float], least: int
+) -> tuple[list[Snapshot], npt.NDArray[np.float64]]:
+    """By step of training, ascending, and those steps.
+
+    `steps` are the runs' places in training, one each, or the numbers at the ends of their revisions' names,
+    which are not hashes of commits and have the same behind the number.
+
+    Errors: BadRequest for fewer than `least` or too many runs, RUNS_DIFFER as check_comparable, and for another number
+    of steps than runs, steps that are alike, or names without numbers.
+    """
+    check_limit(len(snapshots), REVISIONS_MAX, "runs", least=least)
+    check_comparable(snapshots)
+    at = _training_steps(snapshots, steps)
+    order = np.argsort(at)
+    return [snapshots[index] for index in order], at[order]
+
+
+def check_comparable(snapshots: Sequence[Snapshot]) -> None:
+    """Errors: BadRequest RUNS_DIFFER where they are not of one model name and configuration, or not over the same
+    tokens.
+    """
+    for field in _ALIKE:
+        # A run may be too old to say its configuration.
+        records = [found.record for found in snapshots if getattr(found.record.specification, field) != ""]
+        for other in records[1:]:
+            expected, found = (getattr(record.specification, field) for record in (records[0], other))
+            if found != expected:
+                keys = f" ({'; '.join(records[0].config_differences(other))})" if field == "config_sha256" else ""
+                raise BadRequest(
+                    f"runs {records[0].run} and {other.run} cannot be compared: their {field} is {expected} and "
+                    f"{found}{keys}",
+                    reason="RUNS_DIFFER",
+                    field=field,
+                    value=found,
+                    allowed=expected,
+                )
+
+
+def warnings_of(snapshots: Sequence[Snapshot], *, sinks: bool) -> tuple[str, ...]:
+    """Sentences on what these runs' norms differ by beside training: how they were computed, and, where `sinks` are
+    told from other tokens, how many times the median made one. None for a single run.
+    """
+    found = [(name, "their numbers differ by rounding as well") for name in _COMPUTED_WITH]
+    found += [("sink_ratio", "each has other sinks")] if sinks else []
+    runs = [snapshot.provenance() for snapshot in snapshots]
+    told = [(name, consequence, _runs_by_value(runs, name)) for name, consequence in found]
+    return tuple(
+        f"the runs' {name} differs, so that {consequence}: {', '.join(values)}"
+        for name, consequence, values in told
+        if len(values) > 1
+    )
+
+
+def _runs_by_value(runs: Sequence[Provenance], name: str) -> list[str]:
+    """Each value, with the first run that has it."""
+    by_value: dict[str | float, list[str]] = {}
+    for provenance in runs:
+        by_value.setdefault(getattr(provenance, name), []).append(provenance.run)
+    return [
+        f"{value if isinstance(value, str) else f'{value:g}'} in {first}" + (f" and {len(more)} more" if more else "")
+        for value, (first, *more) in by_value.items()
+    ]
+
+
+@dataclass(frozen=True)
+class NormsOfRuns:
+    """`histogram`: None where none was asked for. `from_statistics`: no token's own norm was read. `warnings` as
+    warnings_of, and on sketches that would have answered and are gone.
+    """
+
+    profile: pa.Table
+    histogram: pa.Table | None
+    from_statistics: bool
+    warnings: tuple[str, ...]
+
+
+def norms_of_runs(
+    snapshots: Sequence[Snapshot],
+    question: ProfileQuestion,
+    *,
+    steps: Sequence[float] = (),
+    bins: int = 0,
+    edges: Sequence[float] = (),
+) -> NormsOfRuns:
+    """The norms of one run, or of each of several with its columns revision and step in front, by site, layer and step.
+
+    Nothing is taken together over runs: a mean over training and a mean over depth are different things. `steps` as in
+    `in_order`. By checkpoint, rows are by layer, and a single run has the two columns as well.
+    """
+    several = len(snapshots) > 1 or question.by == CHECKPOINT
+    if several and question.by == TOKEN:
+        raise BadRequest("norms by token are of one run", field="by", value=TOKEN, allowed="a question for each run")
+    asked = replace(question, by=LAYER) if question.by == CHECKPOINT else question
+    at = in_order(snapshots, steps, least=1) if several else None
+
+    def found(ask: Callable[[Snapshot], pa.Table]) -> pa.Table:
+        return ask(snapshots[0]) if at is None else _side_by_side(*at, ask)
+
+    profile, histogram = found(lambda snapshot: norm_profile(snapshot, asked)), None
+    if bins or len(edges):
+        histogram = found(lambda snapshot: norm_histogram(snapshot, asked, bins=bins, edges=edges))
+    only_statistics = asked.from_statistics and not asked.quantiles and histogram is None
+    sinks = "sink" in asked.exclude or asked.by == TOKEN_CLASS
+    warnings = warnings_of(snapshots if at is None else at[0], sinks=sinks)
+    warnings += _of_lost_sketches(snapshots, asked, [profile] if histogram is None else [profile, histogram])
+    return NormsOfRuns(profile, histogram, only_statistics, warnings)
+
+
+def _of_lost_sketches(
+    snapshots: Sequence[Snapshot], asked: ProfileQuestion, answers: Sequence[pa.Table]
+) -> tuple[str, ...]:
+    """Sentences on why norms were read that nobody asked for; none where there never were sketches. Nothing is looked
+    for where sketches answered.
+    """
+    exact = any("rank_error" in answer.column_names and 0 in answer["rank_error"].to_pylist() for answer in answers)
+    if not asked.from_sketches or not exact:
+        return ()
+    found = (lost_sketches(snapshot) for snapshot in snapshots)
+    return tuple(
+        f"quantiles and histograms are of every token's stored norm, exact and slow, for {one}" for one in found if one
+    )
+
+
+def _side_by_side(
+    snapshots: Sequence[Snapshot], steps: npt.NDArray[np.float64], ask: Callable[[Snapshot], pa.Table]
+) -> pa.Table:
+    parts = []
+    for snapshot, step in zip(snapshots, steps, strict=True):
+        own = ask(snapshot)
+        check_limit(own.num_rows * len(snapshots), PROFILE_ROWS_MAX, "rows", least=0)
+        revision = pa.array([snapshot.record.specification.model_revision] * own.num_rows, pa.string())
+        place = {"revision": revision, "step": pa.array([step] * own.num_rows, pa.float64())}
+        parts.append(pa.table(place | {name: own[name] for name in own.column_names}))
+    return _by_place(pa.concat_tables(parts))
+
+
+def _by_place(table: pa.Table) -> pa.Table:
+    """Sites in the order in which the first run has them; stable, so that rows of one place in one run keep theirs."""
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(table["site"].to_pylist()))}
+    site = np.array([kinds[kind] for kind in table["site"].to_pylist()])
+    layer = table["layer"].to_numpy() if "layer" in table.column_names else np.zeros(len(site))
+    return table.take(pa.array(np.lexsort((table["step"].to_numpy(), layer, site))))
+
+
+def _training_steps(snapshots: Sequence[Snapshot], given: Sequence[float]) -> npt.NDArray[np.float64]:
+    names = [snapshot.record.specification.model_revision for snapshot in snapshots]
+    found = [None if _COMMIT.fullmatch(name) else _NUMBER_AT_END.search(name) for name in names]
+    units = {match[2] for match in found if match}  # 512 and 1k do not compare as numbers
+    if not given and (not all(found) or len(units) > 1):
+        raise BadRequest(
+            f"revisions {', '.join(map(repr, names))} do not all say their step",
+            field="steps",
+            value=", ".join(names),
+            allowed="a number for each run, or revisions that end in one, all alike: step1000",
+        )
+    steps = np.array(given or [float(match[1]) for match in found if match], np.float64)
+    if len(steps) != len(snapshots) or len(np.unique(steps)) < len(steps) or not np.isfinite(steps).all():
+        raise BadRequest(
+            f"{len(steps)} steps for {len(snapshots)} runs, and all must differ",
+            field="steps",
+            value=steps.tolist(),
+            allowed=f"{len(snapshots)} different numbers",
+        )
+    return steps

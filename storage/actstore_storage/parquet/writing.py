@@ -1,0 +1,177 @@
+"""Writing one Parquet object of a shard: whole row groups, and a digest of the bytes as they pass."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.format.commit import ObjectRecord
+from actstore_storage.parquet.pages import footer_of
+
+# In each object's metadata: which object it is.
+_OF_KEY = "actstore.of"
+# A page stays in a core's cache while it is encoded, checked and passed on: dense rows were written 1.6 times as fast
+# as in pages of a megabyte, which is Arrow's default.
+PAGE_BYTES = 256 << 10
+# Pages that may wait for the digest; more and the writer waits too.
+_DIGEST_QUEUE = 64
+
+
+@dataclass(frozen=True)
+class ObjectFormat:
+    """How a product is laid out. `group_rows` is the unit of reading; `dictionaries` are columns of few values each."""
+
+    schema: pa.Schema
+    group_rows: int
+    compression: str = "none"
+    statistics: tuple[str, ...] = ()
+    dictionaries: tuple[str, ...] = ()
+
+
+class ObjectWriter:
+    """Gathers rows into row groups of `group_rows`. Row groups that are full at once are not copied."""
+
+    def __init__(self, stream: "DigestStream", layout: ObjectFormat) -> None:
+        self._layout = layout
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self.rows = 0
+        self._stream = stream
+        self._parquet = pq.ParquetWriter(
+            stream,
+            layout.schema,
+            compression=layout.compression,
+            use_dictionary=list(layout.dictionaries) or False,
+            write_statistics=list(layout.statistics) or False,
+            write_page_index=bool(layout.statistics),
+            write_page_checksum=True,
+            data_page_size=PAGE_BYTES,
+        )
+
+    def write(self, columns: list[pa.Array]) -> None:
+        """Columns of equal length in the schema's order. They may be changed by the caller afterwards."""
+        table = pa.Table.from_arrays(columns, schema=self._layout.schema)
+        if not table.num_rows:
+            return
+        self.rows += table.num_rows
+        self._pending.append(table)
+        self._pending_rows += table.num_rows
+        whole = self._pending_rows - self._pending_rows % self._layout.group_rows
+        if whole:
+            self._flush(whole)
+        if self._pending:
+            self._pending[-1] = _copied(self._pending[-1])
+
+    def finish(self, of: str) -> None:
+        """`of`: what the object is, so that no other can be read in its place, of as many bytes though it may be."""
+        if self._pending_rows:
+            self._flush(self._pending_rows)
+        self._parquet.add_key_value_metadata({_OF_KEY: of})
+        self._stream.keep_end()
+        self._parquet.close()
+
+    def abandon(self) -> None:
+        """Close pyarrow's writer now, or it would write its footer whenever it is collected."""
+        self._pending = []
+        with suppress(OSError, pa.ArrowException):
+            self._parquet.close()
+
+    def _flush(self, rows: int) -> None:
+        table = pa.concat_tables(self._pending)
+        self._parquet.write_table(table.slice(0, rows), row_group_size=self._layout.group_rows)
+        self._pending_rows -= rows
+        self._pending = [table.slice(rows)] if self._pending_rows else []
+
+
+class DigestStream:
+    """A file for pyarrow that passes bytes on and takes their SHA-256 on a thread of its own.
+
+    On the writer's thread the digest would add half of a dense write's time (1.8 GB/s against 1 GB/s). hashlib lets go
+    of the interpreter's lock, so that it runs beside the encoding and the file system.
+    """
+
+    closed = False
+    abandoned = False  # from then on bytes go nowhere
+
+    def __init__(self, stream: pa.NativeFile, digester: ThreadPoolExecutor) -> None:
+        self.bytes = 0
+        self._stream, self._digester = stream, digester
+        self._digest = hashlib.sha256()
+        self._waiting: deque[Future[None]] = deque()
+        self._end: list[bytes] | None = None
+
+    def write(self, data: bytes) -> int:
+        if self.abandoned:
+            return len(data)
+        self._waiting.append(self._digester.submit(self._digest.update, data))
+        if len(self._waiting) > _DIGEST_QUEUE:
+            self._waiting.popleft().result()
+        self._stream.write(data)
+        self.bytes += len(data)
+        if self._end is not None:
+            self._end.append(bytes(data))
+        return len(data)
+
+    def keep_end(self) -> None:
+        """What is written from here on has the footer."""
+        self._end = []
+
+    def flush(self) -> None:
+        """Nothing to do: the bucket's stream flushes when it ends."""
+
+    def close(self) -> None:
+        """The bucket ends its own stream."""
+
+    @property
+    def footer_sha256(self) -> str:
+        return hashlib.sha256(footer_of(b"".join(self._end or ()))).hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._digest.hexdigest()
+
+
+class OpenObject:
+    """One object between its first row and its record."""
+
+    def __init__(self, key: str, stream: pa.NativeFile, layout: ObjectFormat, digester: ThreadPoolExecutor) -> None:
+        self._key = key
+        self._digest = DigestStream(stream, digester)
+        self._writer = ObjectWriter(self._digest, layout)
+        self.write = self._writer.write
+
+    def finish(self, of: str) -> ObjectRecord:
+        """`of`: what the object is, which goes into its footer."""
+        self._writer.finish(of)
+        digest = self._digest
+        return ObjectRecord(self._key, digest.bytes, self._writer.rows, digest.sha256, digest.footer_sha256)
+
+    def abandon(self) -> None:
+        self._digest.abandoned = True
+        self._writer.abandon()
+
+
+@contextmanager
+def open_object(bucket: Bucket, key: str, layout: ObjectFormat, digester: ThreadPoolExecutor) -> Iterator[OpenObject]:
+    """The object is in the bucket once the block ends well; call `finish` before."""
+    with bucket.create(key) as stream:
+        item = OpenObject(key, stream, layout, digester)
+        try:
+            yield item
+        except BaseException:
+            item.abandon()
+            raise
+
+
+def _copied(table: pa.Table) -> pa.Table:
+    """Rows in memory of our own: the caller's arrays may be its own reused buffers."""
+    [batch] = table.combine_chunks().to_batches()
+    return pa.Table.from_batches([pa.ipc.read_record_batch(batch.serialize(), batch.schema)])

@@ -1,0 +1,362 @@
+"""Stored rows as they lie in the bucket, in order of (sequence, position)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.products import POSITIONS, TOKENS, TOKENS_FORMAT, dense_format
+from actstore_storage.format.sites import KINDS, kinds_of_block, parse_site, why_missing
+from actstore_storage.format.specification import DTYPES, RunRecord
+from actstore_storage.format.tokens import kept_classes, kept_rows
+from actstore_storage.parquet.reading import open_product, read_side_by_side
+from actstore_storage.parquet.row_cache import NOTHING_HELD, HeldRows
+from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
+from actstore_storage.runs.registry import block_of, token_texts
+from actstore_storage.runs.snapshot import Snapshot
+
+# What one record batch holds at most, so that it travels in one message.
+BATCH_BYTES = 2 << 20
+TOKEN_BATCH_ROWS = 16_384
+TOKEN_COLUMNS = tuple(TOKENS_FORMAT.schema.names)
+# Under which a shard's tokens are held in memory together with their sources; without them, it is 0.
+_WITH_SOURCES = 1
+
+
+@dataclass(frozen=True)
+class TokenFilter:
+    """Rows that pass every part that is given. Positions are from `first_position` to before `end_position`."""
+
+    first_sequence: int = 0
+    sequence_count: int | None = None
+    tokens: tuple[int, ...] = ()
+    documents: tuple[int, ...] = ()
+    first_position: int | None = None
+    end_position: int | None = None
+    exclude: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for field in ("first_sequence", "sequence_count", "first_position", "end_position"):
+            value = getattr(self, field)
+            if value is not None and value < 0:
+                raise BadRequest(f"{field} is {value}", field=field, value=value, allowed="0 or more")
+        kept_classes(self.exclude)  # refuses others
+
+    @property
+    def end_sequence(self) -> int | None:
+        return None if self.sequence_count is None else self.first_sequence + self.sequence_count
+
+    def check(self, record: RunRecord) -> None:
+        """Errors: BadRequest for sequences, or positions, none of which the run can have."""
+        sequences = self.first_sequence, self.end_sequence
+        positions = self.first_position or 0, self.end_position
+        _check_some("sequences", sequences, record.sequences_total, f"run {record.run}")
+        longest = record.specification.context_length
+        _check_some("positions", positions, longest, f"sequences of run {record.run}")
+
+    def commits(self, snapshot: Snapshot) -> list[Commit]:
+        """Of the shards that may hold rows that pass. Errors: as `check`."""
+        self.check(snapshot.record)
+        total = snapshot.record.sequences_total
+        end = total if self.end_sequence is None else min(self.end_sequence, total)
+        return snapshot.commits_of(range(self.first_sequence, end))
+
+    def mask(self, tokens: pa.Table) -> npt.NDArray[np.bool_]:
+        """Which rows of a shard's tokens pass."""
+        return self.mask_of(_Columns(*(tokens[name].to_numpy() for name in _Columns.__dataclass_fields__)))
+
+    def mask_of(self, rows: "TokenColumns") -> npt.NDArray[np.bool_]:
+        keep: npt.NDArray[np.bool_] = kept_rows(rows.flags, self.exclude) & (rows.sequence >= self.first_sequence)
+        if self.end_sequence is not None:
+            keep &= rows.sequence < self.end_sequence
+        if self.tokens:
+            keep &= np.isin(rows.token, self.tokens)
+        if self.documents:
+            keep &= np.isin(rows.document, self.documents)
+        if self.first_position is not None:
+            keep &= rows.position >= self.first_position
+        if self.end_position is not None:
+            keep &= rows.position < self.end_position
+        return keep
+
+
+class TokenColumns(Protocol):
+    """What a filter looks at: columns of equal length, a row a token."""
+
+    @property
+    def sequence(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def position(self) -> npt.NDArray[np.int32]: ...
+
+    @property
+    def document(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def token(self) -> npt.NDArray[np.int32]: ...
+
+    @property
+    def flags(self) -> npt.NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class _Columns:
+    sequence: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int32]
+    document: npt.NDArray[np.int64]
+    token: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint8]
+
+
+EVERY_ROW = TokenFilter()
+
+
+def read_activations(
+    snapshot: Snapshot,
+    sites: str | Sequence[str],
+    keep: TokenFilter = EVERY_ROW,
+    columns: Sequence[str] = TOKEN_COLUMNS,
+    held: HeldRows = NOTHING_HELD,
+) -> Iterator[pa.RecordBatch]:
+    """The `columns` of sequence, position, document, token and flags, and raw bits of the sites: see `dense_matrix`.
+
+    One site's column is `activation`; several have their short names, and their rows are of the same tokens. Sequences
+    that no committed shard holds are left out, and so are tokens whose rows the run does not store. Where a shard had
+    to widen a site, all rows of that site come as float32, which changes no value. Where there are no rows, one empty
+    batch comes, for its schema.
+    """
+    names = [_dense_site(snapshot, site) for site in ([sites] if isinstance(sites, str) else sites)]
+    titles = ["activation"] if isinstance(sites, str) else names
+    columns = _ordered(columns)
+    shards = keep.commits(snapshot)
+    read = [SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
+    schema = pa.schema([*(TOKENS_FORMAT.schema.field(name) for name in columns), *(site.field for site in read)])
+    found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema, held))
+    return at_least_one(found, schema)
+
+
+def read_tokens(
+    snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, held: HeldRows = NOTHING_HELD
+) -> Iterator[pa.RecordBatch]:
+    """Columns sequence, position, document, token, flags and `text`: the token's own text; and source and row of its
+    document, null where the run does not know.
+    """
+    texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256).alone, pa.string())
+    schema = pa.schema([*TOKENS_FORMAT.schema, pa.field("text", pa.string()), *SOURCE_FIELDS])
+    shards = keep.commits(snapshot)
+
+    def found() -> Iterator[pa.RecordBatch]:
+        for commit in shards:
+            tokens = _sourced_tokens(snapshot.bucket, commit, held)
+            chosen = tokens.filter(pa.array(keep.mask(tokens)))
+            own = [chosen[name] for name in TOKEN_COLUMNS]
+            columns = [*own, texts.take(chosen["token"]), *answered(chosen)]
+            yield from pa.table(columns, schema=schema).combine_chunks().to_batches(TOKEN_BATCH_ROWS)
+
+    return at_least_one(found(), schema)
+
+
+def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray[np.int64]:
+    """Row i of every dense site of the shard is of token row [i] of this; the shard has so many tokens."""
+    if POSITIONS not in commit.objects:
+        return np.arange(tokens)
+    with open_product(bucket, commit, POSITIONS) as file:
+        rows: npt.NDArray[np.int64] = file.read()["row"].to_numpy().astype(np.int64)
+    return rows
+
+
+def _sourced_tokens(bucket: Bucket, commit: Commit, held: HeldRows) -> pa.Table:
+    """With the columns of sources, where the shard has them."""
+
+    def read() -> pa.Table:
+        with open_product(bucket, commit, TOKENS) as file:
+            return file.read(columns=[*TOKEN_COLUMNS, *source_columns(file)]).combine_chunks()
+
+    return held.get(commit.objects[TOKENS].key, _WITH_SOURCES, read)
+
+
+def document_sources(snapshot: Snapshot) -> pa.Table:
+    """Columns document, source and row, a row a document of the committed shards, ascending."""
+
+    def read(commit: Commit) -> pa.Table:
+        with open_product(snapshot.bucket, commit, TOKENS) as file:
+            tokens = file.read(columns=["document", *source_columns(file)], use_threads=False)
+        documents, firsts = np.unique(tokens["document"].to_numpy(), return_index=True)
+        return pa.table([pa.array(documents), *answered(tokens.take(pa.array(firsts)))], schema=schema)
+
+    schema = pa.schema([TOKENS_FORMAT.schema.field("document"), *SOURCE_FIELDS])
+    found = pa.concat_tables([schema.empty_table(), *read_side_by_side(read, snapshot.commits)])
+    _, firsts = np.unique(found["document"].to_numpy(), return_index=True)  # one may lie in two shards
+    return found.take(pa.array(firsts))
+
+
+def shard_tokens(bucket: Bucket, commit: Commit, held: HeldRows = NOTHING_HELD) -> pa.Table:
+    def read() -> pa.Table:
+        with open_product(bucket, commit, TOKENS) as file:
+            return file.read(columns=TOKENS_FORMAT.schema.names).combine_chunks()
+
+    return held.get(commit.objects[TOKENS].key, 0, read)
+
+
+def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -> npt.NDArray[np.float32]:
+    """[rows, d_model] of an `activation` column. Widening to float32 is exact for every dtype that is stored."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    width = d_model * DTYPES[dtype]
+    if column.type != pa.binary(width):
+        raise ValueError(f"{dtype} x {d_model} is {width} bytes wide, and the column is {column.type}")
+    raw = np.frombuffer(column.buffers()[1] or b"", np.uint8)[
+        column.offset * width : (column.offset + len(column)) * width
+    ]
+    if dtype == "bfloat16":  # the upper half of a float32
+        matrix = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        matrix = raw.view("<f4" if dtype == "float32" else "<f2").astype(np.float32, copy=False)
+    return matrix.reshape(len(column), d_model)
+
+
+class SiteRead:
+    """How one site is read: the dtype in which all of its rows come, and its column."""
+
+    def __init__(self, snapshot: Snapshot, shards: Sequence[Commit], site: str, title: str = "activation") -> None:
+        self._record, self.site = snapshot.record, _dense_site(snapshot, site)
+        self.width = snapshot.record.dense_width(self.site)
+        stored = snapshot.record.specification.stored_dtype
+        self.dtype = "float32" if any(self.site in commit.widened for commit in shards) else stored
+        self.field = dense_format(snapshot.record, self.site, self.dtype).schema.field("activation").with_name(title)
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.field.type.byte_width)
+
+    def widens(self, commit: Commit) -> bool:
+        """Whether rows of this shard come in another dtype than they are stored in."""
+        return self._stored(commit) != self.dtype
+
+    def column(self, commit: Commit, raw: pa.Array) -> pa.Array:
+        if not self.widens(commit):
+            return raw
+        matrix = dense_matrix(raw, self._stored(commit), self.width)
+        bits = pa.py_buffer(np.ascontiguousarray(matrix))
+        return pa.FixedSizeBinaryArray.from_buffers(self.field.type, len(raw), [None, bits])
+
+    def _stored(self, commit: Commit) -> str:
+        return commit.widened.get(self.site, self._record.specification.stored_dtype)
+
+
+class DenseReader:
+    """Rows of a site's object by their numbers; holds the row group that it read last, beside those in `held`."""
+
+    def __init__(self, file: pq.ParquetFile, key: str = "", held: HeldRows = NOTHING_HELD) -> None:
+        self._file, self._key, self._others = file, key, held
+        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self.ends = np.cumsum([0, *counts])
+        self._held: tuple[int, pa.Array] | None = None
+
+    def rows(self, first: int, last: int) -> pa.Array:
+        """From `first` to before `last`."""
+        parts = []
+        while first < last:
+            group = int(np.searchsorted(self.ends, first, side="right")) - 1
+            begin, end = int(self.ends[group]), min(int(self.ends[group + 1]), last)
+            parts.append(self._group(group).slice(first - begin, end - first))
+            first = end
+        return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+
+    def _group(self, group: int) -> pa.Array:
+        if self._held is None or self._held[0] != group:
+            self._held = None
+            read = partial(self._file.read_row_group, group, use_threads=False)
+            column = self._others.get(self._key, group, read)["activation"]
+            self._held = group, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        return self._held[1]
+
+
+def _shard_rows(
+    snapshot: Snapshot,
+    commit: Commit,
+    read: Sequence[SiteRead],
+    keep: TokenFilter,
+    schema: pa.Schema,
+    held: HeldRows,
+) -> Iterator[pa.RecordBatch]:
+    tokens = shard_tokens(snapshot.bucket, commit, held)
+    rows = dense_token_rows(snapshot.bucket, commit, tokens.num_rows)
+    wanted = np.flatnonzero(keep.mask(tokens)[rows])
+    if not len(wanted):
+        return
+    batch_rows = max(1, BATCH_BYTES // sum(site.row_bytes for site in read))
+    with ExitStack() as files:
+        opened = [files.enter_context(open_product(snapshot.bucket, commit, site.site)) for site in read]
+        keys = [commit.objects[site.site].key for site in read]
+        readers = [DenseReader(file, key, held) for file, key in zip(opened, keys, strict=True)]
+        smallest = max(readers, key=lambda reader: len(reader.ends))
+        for first, last in zip(smallest.ends[:-1], smallest.ends[1:], strict=True):
+            chosen = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)]
+            if not len(chosen):
+                continue
+            beside = _take(tokens, rows[chosen])
+            found = [beside[name].combine_chunks() for name in schema.names[: -len(read)]]
+            for site, reader in zip(read, readers, strict=True):
+                raw = reader.rows(int(chosen[0]), int(chosen[-1]) + 1)
+                raw = raw if len(raw) == len(chosen) else raw.take(pa.array(chosen - chosen[0]))
+                found.append(site.column(commit, raw))
+            yield from pa.Table.from_arrays(found, schema=schema).to_batches(batch_rows)
+
+
+def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    first = next(batches, None)
+    yield pa.RecordBatch.from_pylist([], schema) if first is None else first
+    yield from batches
+
+
+def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Without a copy where the rows lie side by side."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(pa.array(rows))
+
+
+def _ordered(columns: Sequence[str]) -> list[str]:
+    for name in columns:
+        if name not in TOKEN_COLUMNS:
+            raise BadRequest(f"rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
+    return [name for name in TOKEN_COLUMNS if name in columns]
+
+
+def _dense_site(snapshot: Snapshot, text: str) -> str:
+    stored = snapshot.record.specification.dense_sites
+    name = str(parse_site(text, KINDS, snapshot.record.layer_count))
+    if name not in stored:
+        block = block_of(snapshot.bucket, snapshot.record.specification)
+        raise BadRequest(
+            f"run {snapshot.record.run} does not store {name}{why_missing(name, kinds_of_block(block))}",
+            reason="SITE_UNKNOWN",
+            field="site",
+            value=text,
+            allowed=stored or "none: this run was captured without dense sites",
+        )
+    return name
+
+
+def _check_some(field: str, asked: tuple[int, int | None], total: int, what: str) -> None:
+    """`asked`: the first, and the end (None: all that follow). At least one of them has to be below `total`."""
+    first, end = asked
+    if asked == (0, None) or (first < total and (end is None or first < end)):
+        return
+    backwards = end is not None and end <= first
+    raise BadRequest(
+        f"there are no {field} from {first} to before {end}" if backwards else f"{what} has no {field} from {first} on",
+        field=field,
+        value=f"{first} to {'the last' if end is None else end - 1}",
+        allowed=f"of 0 to {total - 1}" if total else "none: the run has no token",
+    )

@@ -1,0 +1,58 @@
+"""Writing a shard of a run over another run's rows: what is new, beside what the other's commit names."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.format.commit import Commit, ObjectRecord
+from actstore_storage.format.keys import features_product
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.runs.attempt import ShardAttempt
+from actstore_storage.runs.feature_index import SparseFeatures
+
+
+class FeatureWriter(ShardAttempt):
+    """Features of the SAEs that `base`, the shard's commit in the run whose rows these are, does not have.
+
+    All else that the commit says is the base's. Where the two were made on different devices, or by different versions,
+    it says both: rows are of the one, these features of the other.
+    """
+
+    def __init__(self, bucket: Bucket, record: RunRecord, base: Commit, attempt: str) -> None:
+        new = [sae for sae in record.specification.saes if features_product(sae.name) not in base.objects]
+        super().__init__(bucket, record, base.shard, attempt, new)
+        self.base = base
+
+    def add(self, flags: npt.NDArray[np.uint8], features: Mapping[str, SparseFeatures]) -> None:
+        """The next rows, with their tokens' flags. Errors: ValueError where an SAE lacks its features."""
+        self._check_products(features, self._saes)
+        self._add_features(features, flags)
+
+    def _open_products(self) -> None:
+        """None but features."""
+
+    def _check_whole(self) -> None:
+        if self._rows != self.base.tokens:
+            raise ValueError(f"shard {self._shard} was given {self._rows} of its {self.base.tokens} rows")
+
+    def _write_last(self) -> None:
+        """Nothing: what the base's norms tell, its commit names."""
+
+    def _committed(self, records: Mapping[str, ObjectRecord]) -> Commit:
+        return replace(
+            self.base,
+            run=self._record.run,
+            attempt=self._attempt,
+            specification_sha256=self._record.specification_sha256,
+            objects={**self.base.objects, **records},
+            non_finite={**self.base.non_finite, **self._non_finite},
+            device=_both(self.base.device, self._record.device),
+            code_version=_both(self.base.code_version, self._record.code_version),
+        )
+
+
+def _both(one: str, other: str) -> str:
+    return ", ".join(dict.fromkeys((*one.split(", "), other)))

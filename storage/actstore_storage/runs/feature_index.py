@@ -1,0 +1,124 @@
+"""A shard's features turned from token-major to feature-major."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from actstore_storage.format.commit import TOKEN_CLASSES
+from actstore_storage.format.products import BOS, SINK, SPECIAL
+
+# Rows are stored as int32.
+ROWS_MAX = 1 << 31
+
+
+@dataclass(frozen=True)
+class SparseFeatures:
+    """The nonzero features of a batch, token-major: `row` counts from the batch's first row and ascends."""
+
+    row: npt.NDArray[np.int64]
+    feature: npt.NDArray[np.int32]
+    activation: npt.NDArray[np.float32]
+
+    def finite(self) -> "SparseFeatures":
+        keep = np.isfinite(self.activation)
+        return self if keep.all() else SparseFeatures(self.row[keep], self.feature[keep], self.activation[keep])
+
+
+@dataclass
+class FeatureIndex:
+    """Holds a shard's nonzeros, 13 bytes each, until the shard is whole."""
+
+    d_sae: int
+    _keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    _rows: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    _flags: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+
+    def add(self, sparse: SparseFeatures, flags: npt.NDArray[np.uint8], first_row: int) -> npt.NDArray[np.int32]:
+        """Takes a batch whose row 0 is the shard's row `first_row`; answers the shard's row of each nonzero."""
+        if first_row + len(flags) > ROWS_MAX:
+            raise ValueError(f"a shard with features has at most {ROWS_MAX} rows")
+        self._check(sparse, len(flags))
+        rows = (sparse.row + first_row).astype(np.int32)
+        # The bits of positive floats ascend with their values, so this one integer sorts by feature ascending, then by
+        # activation descending.
+        descending = np.uint64(0xFFFFFFFF) - sparse.activation.view(np.uint32).astype(np.uint64)
+        self._keys.append((sparse.feature.astype(np.uint64) << np.uint64(32)) | descending)
+        self._rows.append(rows)
+        self._flags.append(flags[sparse.row])
+        return rows
+
+    def sort(self) -> "SortedFeatures":
+        keys = np.concatenate([np.empty(0, np.uint64), *self._keys])
+        order = sorted_order(keys, bits=32 + (self.d_sae - 1).bit_length())
+        keys = keys[order]
+        return SortedFeatures(
+            feature=(keys >> np.uint64(32)).astype(np.int32),
+            activation=(np.uint64(0xFFFFFFFF) - (keys & np.uint64(0xFFFFFFFF))).astype(np.uint32).view(np.float32),
+            row=np.concatenate([np.empty(0, np.int32), *self._rows])[order],
+            flags=np.concatenate([np.empty(0, np.uint8), *self._flags])[order],
+        )
+
+    def _check(self, sparse: SparseFeatures, rows: int) -> None:
+        if not len(sparse.row) == len(sparse.feature) == len(sparse.activation):
+            raise ValueError("row, feature and activation differ in length")
+        if not len(sparse.row):
+            return
+        if sparse.activation.dtype != np.float32 or sparse.activation.min() <= 0:
+            raise ValueError("activations of nonzero features are float32 above 0")
+        if sparse.row[0] < 0 or sparse.row[-1] >= rows or (np.diff(sparse.row) < 0).any():
+            raise ValueError(f"rows of nonzero features ascend from 0 to {rows - 1}")
+        if sparse.feature.min() < 0 or sparse.feature.max() >= self.d_sae:
+            raise ValueError(f"features are 0 to {self.d_sae - 1}")
+
+
+@dataclass(frozen=True)
+class SortedFeatures:
+    """Nonzeros by (feature, activation descending, row). Fields are in the order of the index's columns."""
+
+    feature: npt.NDArray[np.int32]
+    activation: npt.NDArray[np.float32]
+    row: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint8]
+
+    def index_columns(self) -> list[pa.Array]:
+        return [pa.array(column) for column in (self.feature, self.activation, self.row, self.flags)]
+
+    def statistics_columns(self) -> list[pa.Array]:
+        """A row for each feature and token class that has a nonzero; by feature, then class."""
+        parts = [self._of_class(number, mask) for number, mask in enumerate(token_classes(self.flags).values())]
+        feature, number, count, maximum, total = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        order = np.lexsort((number, feature))
+        names = pa.array(TOKEN_CLASSES).take(pa.array(number[order]))
+        return [pa.array(feature[order]), names, *(pa.array(column[order]) for column in (count, maximum, total))]
+
+    def _of_class(self, number: int, mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], ...]:
+        feature, activation = self.feature[mask], self.activation[mask]
+        starts = np.flatnonzero(np.diff(feature, prepend=-1))  # where the activation is its feature's largest, too
+        counts = np.diff(starts, append=len(feature))
+        # reduceat refuses an empty list of starts only by giving one wrong sum.
+        sums = np.add.reduceat(activation.astype(np.float64), starts) if len(starts) else np.empty(0)
+        return feature[starts], np.full(len(starts), number), counts, activation[starts], sums
+
+
+def token_classes(flags: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which rows are of which class. They exclude each other: BOS before special before sink, and the rest is text."""
+    bos = (flags & BOS) != 0
+    special = ((flags & SPECIAL) != 0) & ~bos
+    sink = ((flags & SINK) != 0) & ~bos & ~special
+    return dict(zip(TOKEN_CLASSES, (~bos & ~special & ~sink, bos, special, sink), strict=True))
+
+
+def sorted_order(keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.int64]:
+    """A stable argsort, so that equal activations stay in order of row.
+
+    NumPy sorts 16-bit integers by radix; going through the digits from the lowest up took 40 ns a key where its stable
+    sort of 64-bit integers took 100.
+    """
+    order = np.argsort(keys.astype(np.uint16), kind="stable")  # the lowest 16 bits
+    for shift in range(16, bits, 16):
+        digit = (keys >> np.uint64(shift)).astype(np.uint16)
+        order = order[np.argsort(digit[order], kind="stable")]
+    return order

@@ -1,0 +1,153 @@
+"""Beginning a run, and finding what is there."""
+
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import Conflict, CorruptObject, NotThere
+from actstore_storage.format.commit import Commit, commit_of
+from actstore_storage.format.keys import RUNS, commit_key, commits_folder, run_key
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.runs.checkpoint import Commits, open_checkpoints
+from actstore_storage.runs.snapshot import Snapshot
+
+# Requests in flight: small objects on S3 are all latency.
+FETCH_THREADS = 16
+
+_log = logging.getLogger(__name__)
+
+
+def check_run_name(bucket: Bucket, record: RunRecord) -> None:
+    """That `create_run` would not refuse the record now. Errors: Conflict, CorruptObject."""
+    key = run_key(record.run)
+    if bucket.exists(key):
+        check_same_run(read_record(bucket, record.run), record)
+    elif (left := bucket.keys(f"{RUNS}/{record.run}")) and key not in left:
+        raise Conflict(
+            f"run {record.run} was removed, but not to the end",
+            field="run",
+            value=record.run,
+            allowed="another name, or remove the run again",
+        )
+
+
+def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
+    """The record as it stands in the bucket: this very one, or that of the same specification from before.
+
+    Raises Conflict where another specification has the name.
+    """
+    check_run_name(bucket, record)
+    if bucket.put_if_absent(run_key(record.run), record.to_json()):
+        return record
+    standing = read_record(bucket, record.run)
+    check_same_run(standing, record)
+    return standing
+
+
+def check_same_run(standing: RunRecord, record: RunRecord) -> None:
+    """Errors: Conflict where they have a name in common and not the specification, with what one has otherwise."""
+    if standing.specification.differing(record.specification):
+        raise Conflict(
+            f"run {record.run} exists with another specification: {'; '.join(standing.differences(record))}",
+            field="run",
+            value=record.run,
+            allowed=f"another name, or the specification {standing.specification_sha256}",
+        )
+
+
+def list_runs(bucket: Bucket) -> list[str]:
+    names = bucket.folders(RUNS)
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        there = pool.map(lambda name: bucket.exists(run_key(name)), names)
+    return [name for name, exists in zip(names, there, strict=True) if exists]
+
+
+def readable_runs(bucket: Bucket) -> list[Snapshot]:
+    """Every run that opens. One that is damaged must not hide the others: it is logged, and `open_run` refuses it."""
+    snapshots = []
+    for run in list_runs(bucket):
+        try:
+            snapshots.append(open_run(bucket, run))
+        except CorruptObject as error:
+            _log.warning("run %s is left out of the listing: %s", run, error.message)
+    return snapshots
+
+
+def committed_shards(bucket: Bucket, run: str) -> set[int]:
+    """From one listing; empty for a run that is not there."""
+    return _shard_numbers(bucket.keys(commits_folder(run)))
+
+
+def _shard_numbers(keys: Iterable[str]) -> set[int]:
+    stems = (key.rpartition("/")[2].removesuffix(".json") for key in keys)
+    return {int(stem) for stem in stems if stem.isdigit()}
+
+
+def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = None) -> Snapshot:
+    """What is committed now. Shards that are committed later are in later snapshots only.
+
+    Errors: RUN_NOT_FOUND; CorruptObject. With `unreadable`, the errors of commits and checkpoints go there, and the
+    snapshot is without those shards, or with what smaller checkpoints and commits say of them.
+    """
+    record = read_record(bucket, run)
+    # Before the listing: a commit that is folded in between is then found twice, and not never.
+    checkpoints = open_checkpoints(bucket, record, unreadable)
+    loose = _loose_shards(bucket, record, [checkpoint.shards for checkpoint in checkpoints])
+
+    def read(shard: int) -> Commit | None:
+        try:
+            return read_commit(bucket, record, shard)
+        except CorruptObject as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
+            return None
+
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        commits = [commit for commit in pool.map(read, loose) if commit is not None]
+    return Snapshot(bucket, record, Commits(checkpoints, commits))
+
+
+def read_record(bucket: Bucket, run: str) -> RunRecord:
+    """Errors: RUN_NOT_FOUND with what there is; CorruptObject."""
+    key = run_key(run)
+    try:
+        record = RunRecord.from_json(bucket.get(key), key)
+    except KeyError:
+        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
+    if record.run != run:
+        raise CorruptObject(f"{key} is the record of run {record.run}", field="object", value=key)
+    return record
+
+
+def runs_over(bucket: Bucket, run: str) -> list[str]:
+    """The runs over this one's rows, whose objects are in part this one's. One that cannot be read is left out."""
+
+    def stands_on(other: str) -> bool:
+        try:
+            return read_record(bucket, other).specification.rows_of == run
+        except (NotThere, CorruptObject):
+            return False
+
+    names = [name for name in bucket.folders(RUNS) if name != run]
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        return [name for name, found in zip(names, pool.map(stands_on, names), strict=True) if found]
+
+
+def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> list[int]:
+    """Committed shards that no checkpoint holds; lists the stretches between checkpoints alone."""
+    folder, found = commits_folder(record.run), []
+    starts = [0, *(block.stop for block in folded)]
+    stops = [*(block.start for block in folded), record.shards_total]
+    for start, stop in zip(starts, stops, strict=True):
+        if start < stop:
+            after = commit_key(record.run, start - 1) if start else None
+            found += bucket.keys(folder, after=after, until=commit_key(record.run, stop - 1))
+    return sorted(_shard_numbers(found))
+
+
+def read_commit(bucket: Bucket, record: RunRecord, shard: int) -> Commit:
+    key = commit_key(record.run, shard)
+    return commit_of(record, shard, bucket.get(key), key)

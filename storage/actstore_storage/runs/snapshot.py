@@ -1,0 +1,129 @@
+"""A run as a reader finds it at one moment: its record and the commits that were there."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import NotThere
+from actstore_storage.format.commit import Commit, Moments
+from actstore_storage.format.keys import commit_key
+from actstore_storage.format.specification import RunRecord, SaeRecord
+from actstore_storage.runs.checkpoint import Commits
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a number comes from: enough to compute it again. The fields are those of the api's message.
+
+    `sink_ratio`: as Specification.sinks_above; None of a live answer. `config_sha256`: empty of a run that is older
+    than version 4 of the format.
+    """
+
+    model: str
+    model_revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    dtype: str
+    attention_implementation: str
+    device: str
+    run: str
+    specification_sha256: str
+    snapshot: str
+    shards_committed: int
+    shards_total: int
+    code_version: str
+    sae_sha256: Mapping[str, str] = field(default_factory=dict)
+    sink_ratio: float | None = None
+    config_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Commits are in order of shard. Every answer is a function of this and of immutable objects alone."""
+
+    bucket: Bucket
+    record: RunRecord
+    commits: Commits
+
+    @property
+    def shards(self) -> npt.NDArray[np.int64]:
+        """Those that are committed, ascending."""
+        return self.commits.shards
+
+    @cached_property
+    def name(self) -> str:
+        """SHA-256 over the commits' keys: two readers with the same name saw the same rows."""
+        keys = [commit_key(self.record.run, shard) for shard in self.shards.tolist()]
+        return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+    def commits_of(self, sequences: range) -> list[Commit]:
+        """Those of shards that hold some of these sequences."""
+        return list(self.commits.of_shards(self.shards_of(sequences)))
+
+    def shards_of(self, sequences: range) -> range:
+        """Those that hold some of these sequences, committed or not."""
+        size = self.record.specification.sequences_per_shard
+        return range(sequences.start // size, -(-sequences.stop // size)) if sequences else range(0)
+
+    @property
+    def tokens_by_class(self) -> Mapping[str, int]:
+        return self.commits.summary.tokens_by_class
+
+    @property
+    def tokens_committed(self) -> int:
+        return sum(self.tokens_by_class.values())
+
+    def norm_moments(self, site: str) -> Mapping[str, Moments]:
+        """By token class, over all committed shards; classes without a token are left out."""
+        return self.commits.summary.norm_moments.get(site, {})
+
+    def non_finite(self, product: str) -> int:
+        return self.commits.summary.non_finite.get(product, 0)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.commits) == self.record.shards_total
+
+    def sae(self, name: str) -> SaeRecord:
+        for sae in self.record.specification.saes:
+            if sae.name == name:
+                return sae
+        names = [sae.name for sae in self.record.specification.saes]
+        raise NotThere(
+            f"run {self.record.run} has no features of SAE {name!r}",
+            reason="SAE_NOT_FOUND",
+            field="sae",
+            value=name,
+            allowed=names or "none: this run was captured without SAEs",
+        )
+
+    def provenance(self, saes: Iterable[str] = ()) -> Provenance:
+        """`saes`: the names of those that the answer used."""
+        asked = self.record.specification
+        return Provenance(
+            model=asked.model,
+            model_revision=asked.model_revision,
+            weights_sha256=asked.weights_sha256,
+            tokenizer_sha256=asked.tokenizer_sha256,
+            dtype=asked.dtype,
+            attention_implementation=self._captured_with("attention_implementation"),
+            device=self._captured_with("device"),
+            run=self.record.run,
+            specification_sha256=self.record.specification_sha256,
+            snapshot=self.name,
+            shards_committed=len(self.commits),
+            shards_total=self.record.shards_total,
+            code_version=self._captured_with("code_version"),
+            sae_sha256={name: self.sae(name).sha256 for name in saes},
+            sink_ratio=asked.sinks_above,
+            config_sha256=asked.config_sha256,
+        )
+
+    def _captured_with(self, name: str) -> str:
+        """Each value once, in order of shard: a run may be resumed on another device or by another version."""
+        return ", ".join(self.commits.summary.how[name] or (getattr(self.record, name),))

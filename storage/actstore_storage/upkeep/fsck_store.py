@@ -1,0 +1,253 @@
+"""What `fsck` reads beside runs: models, tokens' texts, SAEs, trainings, wanted captures, kept answers."""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.archives import read_archive
+from actstore_storage.errors import CorruptObject
+from actstore_storage.format.keys import (
+    KEPT,
+    MODELS,
+    PROBE,
+    SAES,
+    TOKENIZERS,
+    TOP_FOLDERS,
+    WANTED,
+    kept_folder,
+    kept_key,
+    model_key,
+    old_token_texts_key,
+    sae_files_folder,
+    sae_files_key,
+    sae_folder,
+    sae_key,
+    token_texts_key,
+    training_checkpoints_folder,
+    training_key,
+    wanted_key,
+)
+from actstore_storage.format.records import is_sealed, unseal
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.runs.registry import (
+    ModelRecord,
+    SaeModelRecord,
+    hash_objects,
+    read_registered,
+    read_token_texts,
+    unlike_sae_files,
+)
+from actstore_storage.upkeep.answer_cache import is_kept, read_kept, remove_kept, remove_unnamed, unnamed
+
+_MODEL = re.compile(rf"{MODELS}/[^/]+/(model|revisions/[^/]+)\.json")
+_TEXTS = re.compile(rf"{TOKENIZERS}/([^/]+)/(?:token-)?texts\.parquet")
+_FILES = re.compile(r"files/([0-9a-zA-Z]+)(?:\.json|/[^/]+)")
+# Of a trained SAE's files, those that its hash is over.
+_HASHED = "cfg.json", "sae_weights.safetensors"
+_CAPTURE_AGAIN = "a capture that uses it writes it anew"
+_REMOVE_AND_CAPTURE = f"once it is removed, {_CAPTURE_AGAIN}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`kind` is one of:
+
+    - damaged: it is not as its record, or its own hash, says;
+    - unreadable: nothing can be made of it;
+    - missing: something names it, and it is gone;
+    - orphan: nothing reads it. No commit and no index names it, a larger index or checkpoint holds its shards, or it is
+      of a kept answer that is not whole;
+    - unknown: actstore writes nothing under such a key;
+    - removed: it was an orphan.
+    """
+
+    kind: str
+    key: str
+    what: str
+
+
+def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: bool) -> Iterator[Finding]:
+    """Everything but the runs, and whether what they name is there. `quick` leaves out files of SAEs, checkpoints of
+    trainings and the tables of kept answers. Errors: StoreError.
+    """
+    yield from _check_top(bucket)
+    yield from _check_models(bucket)
+    yield from _check_texts(bucket)
+    for folder in bucket.folders(SAES):
+        yield from _check_sae(bucket, folder, quick)
+    yield from _check_named_by_runs(bucket, runs)
+    for key in bucket.keys(WANTED):
+        yield from _check_named(bucket, key, "run", wanted_key, "no capture resumes it: submit it again, or cancel it")
+    for sha256 in bucket.folders(KEPT):
+        yield from _check_kept(bucket, sha256, quick, remove)
+
+
+def _check_top(bucket: Bucket) -> Iterator[Finding]:
+    objects, folders = bucket.top()
+    yield from (_unknown(name) for name in objects)
+    yield from (_unknown(f"{name}/") for name in folders if name not in (*TOP_FOLDERS, PROBE))
+
+
+def _check_models(bucket: Bucket) -> Iterator[Finding]:
+    for key in bucket.keys(MODELS):
+        if not _MODEL.fullmatch(key):
+            yield _unknown(key)
+            continue
+        try:
+            record = read_registered(bucket, key, ModelRecord)
+        except CorruptObject as error:
+            yield Finding("damaged", key, f"{error.message}; {_REMOVE_AND_CAPTURE}")
+            continue
+        key = _texts_key(bucket, record.tokenizer_sha256, sealed=is_sealed(bucket.get(key)))
+        if not bucket.exists(key):
+            yield Finding("missing", key, f"the texts of the tokens of {record.name}; {_CAPTURE_AGAIN}")
+
+
+def _check_texts(bucket: Bucket) -> Iterator[Finding]:
+    for key in bucket.keys(TOKENIZERS):
+        found = _TEXTS.fullmatch(key)
+        if not found:
+            yield _unknown(key)
+            continue
+        try:
+            read_token_texts(bucket, key, found[1])
+        except CorruptObject as error:
+            yield Finding("damaged", key, f"{error.message}; {_REMOVE_AND_CAPTURE}")
+
+
+def _texts_key(bucket: Bucket, tokenizer_sha256: str, *, sealed: bool) -> str:
+    """Where they have to lie for a model or a run of format version 4 (`sealed`); for an earlier one, where they do."""
+    old = old_token_texts_key(tokenizer_sha256)
+    return old if not sealed and bucket.exists(old) else token_texts_key(tokenizer_sha256)
+
+
+def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[Finding]:
+    """Each once, whichever runs need it."""
+    needed: dict[str, str] = {}
+    for record in runs:
+        asked = record.specification
+        keys = (
+            model_key(asked.model, asked.model_revision),
+            _texts_key(bucket, asked.tokenizer_sha256, sealed=record.sealed),
+        )
+        for key in (*keys, *(sae_key(sae.name) for sae in asked.saes)):
+            needed.setdefault(key, record.run)
+    for key, run in sorted(needed.items()):
+        if not bucket.exists(key):
+            yield Finding("missing", key, f"run {run} was made with it; {_CAPTURE_AGAIN}")
+
+
+def _check_sae(bucket: Bucket, folder: str, quick: bool) -> Iterator[Finding]:
+    """The record, the training, and the files of every SAE that had this name."""
+    name = folder.replace("--", "/")
+    own = f"{sae_folder(name)}/"
+    checkpoints = bucket.keys(training_checkpoints_folder(name))
+    keys = set(bucket.keys(sae_folder(name))) - set(checkpoints)
+    files = {key: found[1] for key in keys if (found := _FILES.fullmatch(key.removeprefix(own)))}
+    hashes = set(files.values())
+    yield from _check_sae_record(bucket, name, keys, hashes)
+    yield from _check_training(bucket, name, keys, hashes)
+    if not quick:
+        for sha256 in sorted(hashes):
+            yield from _check_files(bucket, name, sha256)
+        for key in checkpoints:
+            yield from _check_archive(bucket, key)
+    yield from map(_unknown, sorted(keys - {sae_key(name), training_key(name), *files}))
+
+
+def _check_sae_record(bucket: Bucket, name: str, keys: set[str], hashes: set[str]) -> Iterator[Finding]:
+    """`keys` are all of the SAE but its training's checkpoints, `hashes` those by which its files are named."""
+    record, finding = _read_sae(bucket, name)
+    if finding is not None:
+        yield finding
+    elif record is None:
+        if hashes:
+            yield Finding("missing", sae_key(name), "its files are here, and it is not registered; train it again")
+    elif record.sha256 in hashes and is_sealed(bucket.get(sae_key(name))):
+        key = sae_files_key(name, record.sha256)
+        if key not in keys:
+            yield Finding("missing", key, "the hashes of the SAE's files; these may be whole")
+
+
+def _check_training(bucket: Bucket, name: str, keys: set[str], hashes: set[str]) -> Iterator[Finding]:
+    key = training_key(name)
+    if key in keys:
+        remedy = "once it and the checkpoints beside it are removed, the SAE can be trained anew"
+        yield from _check_named(bucket, key, "name", training_key, remedy)
+    elif hashes:
+        yield Finding("missing", key, "the training that its files came from, which cannot go on")
+
+
+def _read_sae(bucket: Bucket, name: str) -> tuple[SaeModelRecord | None, Finding | None]:
+    try:
+        return read_registered(bucket, sae_key(name), SaeModelRecord), None
+    except KeyError:
+        return None, None
+    except CorruptObject as error:
+        what = f"{error.message}; once it is removed, a capture, or a training, that uses it writes it anew"
+        return None, Finding("damaged", sae_key(name), what)
+
+
+def _check_files(bucket: Bucket, name: str, sha256: str) -> Iterator[Finding]:
+    folder = sae_files_folder(name, sha256)
+    keys = bucket.keys(folder)
+    hashed = [f"{folder}/{file}" for file in _HASHED]
+    is_recorded = bucket.exists(sae_files_key(name, sha256))  # before format version 4 none was
+    if not is_recorded and set(hashed) <= set(keys):
+        if hash_objects(bucket, *hashed) != sha256:
+            yield Finding("damaged", hashed[-1], "it, or cfg.json beside it, is not the file that was stored")
+        return
+    digests = {key.rpartition("/")[2]: hash_objects(bucket, key) for key in keys}
+    try:
+        for key, what in unlike_sae_files(bucket, name, sha256, digests):
+            yield Finding("damaged", key, f"{what}: train the SAE again, under another name")
+    except CorruptObject as error:
+        yield Finding("damaged", sae_files_key(name, sha256), error.message)
+
+
+def _check_archive(bucket: Bucket, key: str) -> Iterator[Finding]:
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            read_archive(bucket, key, Path(scratch))
+        except CorruptObject as error:
+            yield Finding("damaged", key, f"{error.message}; once it is removed, the training begins anew")
+        except KeyError:  # a later one has just taken its place
+            return
+
+
+def _check_named(bucket: Bucket, key: str, field: str, key_of: Callable[[str], str], remedy: str) -> Iterator[Finding]:
+    """A record that says in that field whose it is, and of which the storage library knows no more."""
+
+    def checked(fields: Mapping[str, Any]) -> None:
+        if key_of(fields[field]) != key:
+            raise ValueError(f"it is of {fields[field]}")
+
+    try:
+        unseal(bucket.get(key), key, checked)
+    except CorruptObject as error:
+        yield Finding("damaged", key, f"{error.message}; {remedy}")
+    except KeyError:  # it has just been removed
+        return
+
+
+def _check_kept(bucket: Bucket, sha256: str, quick: bool, remove: bool) -> Iterator[Finding]:
+    """An answer that is not whole is made again when it is asked for, so it takes space and does no harm."""
+    if not bucket.keys(kept_folder(sha256)):
+        return  # some stores show an emptied folder for a while
+    if not (is_kept(bucket, sha256) if quick else read_kept(bucket, sha256)):
+        what = "an answer that was kept, and is not whole"
+        if remove:
+            yield from (Finding("removed", key, what) for key in remove_kept(bucket, sha256))
+        else:
+            yield Finding("orphan", kept_key(sha256), what)
+        return
+    found = remove_unnamed(bucket, sha256) if remove else unnamed(bucket, sha256)
+    yield from (Finding("removed" if remove else "orphan", key, "nothing names it") for key in found)
+
+
+def _unknown(key: str) -> Finding:
+    return Finding("unknown", key, "actstore writes nothing under such a name")

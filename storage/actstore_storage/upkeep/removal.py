@@ -1,0 +1,50 @@
+"""Taking a run out of the bucket."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import Conflict, NotThere
+from actstore_storage.format.keys import (
+    RUNS,
+    checkpoints_folder,
+    commits_folder,
+    data_folder,
+    indexes_folder,
+    run_key,
+    wanted_key,
+)
+from actstore_storage.runs.opening import FETCH_THREADS, list_runs, runs_over
+
+
+def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
+    """How many objects were removed. From its first step on nobody opens the run; what an interruption leaves, the same
+    call removes.
+
+    Errors: RUN_NOT_FOUND; Conflict, unless by `force`, for a run that is being captured, whose capture then fails, and
+    for one whose rows other runs are over, which then have lost them.
+    """
+    if not bucket.keys(f"{RUNS}/{run}"):
+        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed)
+    if bucket.exists(wanted_key(run)) and not force:
+        raise Conflict(
+            f"run {run} is being captured",
+            field="run",
+            value=run,
+            allowed="cancel it first, or force: its capture then fails",
+        )
+    if not force and (others := runs_over(bucket, run)):
+        raise Conflict(
+            f"run {run} has the rows of other runs: {', '.join(others)}",
+            field="run",
+            value=run,
+            allowed="remove those first, or force: their rows are then gone",
+        )
+    bucket.delete(wanted_key(run))
+    removed = 0
+    # What makes the run visible goes first, its bytes last. Commits before checkpoints, which are made of them.
+    bucket.delete(run_key(run))
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        for folder in (commits_folder(run), checkpoints_folder(run), indexes_folder(run), data_folder(run)):
+            removed += len(list(pool.map(bucket.delete, bucket.keys(folder))))
+    return removed + 1

@@ -1,0 +1,383 @@
+"""Patching through a real service to workers of the same contract."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from actstore import BadRequest, Fault, Lab, Provenance, Sweep, SweepEstimate, SweptCells
+from actstore._records import SweepAudit, SweepRequest
+from actstore._transport.messages import sweep_of
+from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
+from tests.client.workers import stand_in as planted
+from tests.client.workers.saes import message
+from tests.client.workers.stand_in import StandInWorkers
+
+ASKED = SweepRequest(model="planted-model", pairs=())
+
+
+def patch(lab: Lab, **how: object) -> Sweep:
+    asked = {"clean": "When Mary gave to", "corrupt": "When John gave to", "answers": (" Mary", " John"), **how}
+    return lab.patch("planted-model", **asked)
+
+
+def test_a_sweep_is_tidy_and_has_its_baselines(remote: Lab) -> None:
+    sweep = patch(remote)
+    assert sweep.to_arrow().equals(planted.cells())
+    assert list(sweep.to_pandas().columns) == [
+        "direction", "site", "layer", "position", "head", "token", "logit_difference", "normalised",
+    ]  # fmt: skip
+    assert (sweep.clean_logit_difference, sweep.corrupt_logit_difference) == (3.0, -1.0)
+    assert sweep.tokens == {"clean": planted.CLEAN, "corrupt": planted.CORRUPT}
+    assert sweep.provenance.model == "planted-model"
+    assert sweep.to_dict()["clean_logit_difference"] == 3.0
+
+
+def test_cells_are_seen_as_they_are_finished(remote: Lab) -> None:
+    seen: list[SweptCells] = []
+    sweep = patch(remote, on_cells=seen.append)
+    assert [len(part) for part in seen] == [len(sweep) // 2, len(sweep) - len(sweep) // 2]
+    assert pa.concat_tables(part.to_arrow() for part in seen).equals(sweep.to_arrow())
+    assert set(next(iter(seen[0]))) == set(sweep.to_arrow().column_names)
+
+
+def test_an_answer_that_was_kept_says_so_and_can_be_refused(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, fresh=True)
+    assert workers.requests[-1].fresh
+    result = patching_pb2.SweepResult(
+        cells=message(planted.cells()), tokens=message(planted.tokens()), audit=patching_pb2.SweepAudit(cached=True)
+    )
+    assert "kept" in repr(sweep_of(result, ASKED))
+    with pytest.raises(BadRequest, match="fresh"):
+        patch(remote, fresh="yes")
+
+
+def test_an_estimate_is_of_the_same_request(remote: Lab, workers: StandInWorkers) -> None:
+    how = {"clean": "When Mary gave to", "corrupt": "When John gave to", "answers": (" Mary", " John")}
+    estimate = remote.estimate_patch("planted-model", **how, sites="z", layers=[1])
+    asked = workers.requests[-1].sweep
+    sweep = remote.patch("planted-model", **how, sites="z", layers=[1])
+    assert asked == workers.requests[-1]
+    assert estimate == SweepEstimate(len(sweep), 10.5, 40.0, len(sweep) * 100, 1.5)
+    assert repr(estimate).endswith(f"{len(sweep) * 100:,} bytes; about 1.5 s of computing")
+    with pytest.raises(BadRequest) as refusal:
+        remote.estimate_patch("planted-model", **how | {"corrupt": "When"})
+    assert refusal.value.reason == "PROMPT_LENGTHS_DIFFER"
+    with pytest.raises(TypeError, match="layer"):
+        remote.estimate_patch("planted-model", **how, layer=[1])
+
+
+def test_prompts_and_answers_may_be_token_ids(remote: Lab, workers: StandInWorkers) -> None:
+    clean, corrupt = [0, 4, 5, 6, 7], np.array([0, 4, 8, 6, 7])
+    patch(remote, clean=clean, corrupt=corrupt, answers=(np.int32(5), np.int64(8)))
+    sent, first, second = workers.requests[-1], *(common_pb2.TokenIds(ids=ids) for ids in (clean, corrupt))
+    assert (sent.clean_token_ids, sent.corrupt_token_ids, sent.clean) == (first, second, "")
+    assert (sent.clean_answer_token, sent.corrupt_answer_token, sent.clean_answer) == (5, 8, "")
+    patch(remote, clean=[clean] * 2, corrupt=[corrupt, clean], answers=[(5, " John"), (5, 8)])
+    sent = workers.requests[-1]
+    assert (sent.clean_answer_token, sent.corrupt_answer, sent.HasField("corrupt_answer_token")) == (5, " John", False)
+    assert [(pair.clean_token_ids, pair.corrupt_token_ids) for pair in sent.more_pairs] == [(first, first)]
+
+
+def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, sites="z", layers=[2, 0], directions=("noise",), revision="step-9", bos=False)
+    request = workers.requests[-1]
+    assert request == patching_pb2.RunSweepRequest(
+        model=capture_pb2.ModelReference(name="planted-model", revision="step-9"),
+        clean="When Mary gave to",
+        corrupt="When John gave to",
+        clean_answer=" Mary",
+        corrupt_answer=" John",
+        sites=["z"],
+        layers=[2, 0],
+        directions=[patching_pb2.PATCH_DIRECTION_NOISE],
+        bos=capture_pb2.BOS_POLICY_NONE,
+    )
+
+
+def test_every_part_of_a_request_arrives(remote: Lab, workers: StandInWorkers) -> None:
+    remote.patch(
+        "planted-model",
+        clean=["a b", "c d"],
+        corrupt=["e f", "g h"],
+        answers=[(" a", " b"), (" c", " d")],
+        heads=[1],
+        positions=[3, 2],
+        window_layers=2,
+        source="zero",
+        joint={"both": [("z.1.0", 3), ("mlp_out.2", 1)]},
+    )
+    cells = [
+        patching_pb2.CellReference(site=site, position=position) for site, position in (("z.1.0", 3), ("mlp_out.2", 1))
+    ]
+    assert workers.requests[-1] == patching_pb2.RunSweepRequest(
+        model=capture_pb2.ModelReference(name="planted-model"),
+        clean="a b",
+        corrupt="e f",
+        clean_answer=" a",
+        corrupt_answer=" b",
+        more_pairs=[patching_pb2.PromptPair(clean="c d", corrupt="g h", clean_answer=" c", corrupt_answer=" d")],
+        heads=[1],
+        only_positions=[3, 2],
+        window_layers=2,
+        source=patching_pb2.PATCH_SOURCE_ZERO,
+        joint=[patching_pb2.JointCells(name="both", cells=cells)],
+    )
+    patch(remote, positions="last")
+    assert workers.requests[-1].positions == patching_pb2.PATCH_POSITIONS_LAST
+
+
+def test_what_takes_the_place_arrives(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, source="mean", source_run="planted", sites="resid_pre")
+    assert workers.requests[-1].source == patching_pb2.PATCH_SOURCE_MEAN
+    assert workers.requests[-1].source_run == "planted"
+    assert list(workers.requests[-1].source_exclude.classes) == [common_pb2.TOKEN_CLASS_BOS]
+    patch(remote, source="resample", source_run="planted", source_exclude=(), source_seed=7, sites="resid_pre")
+    assert workers.requests[-1].HasField("source_exclude")
+    assert not workers.requests[-1].source_exclude.classes
+    assert (workers.requests[-1].source, workers.requests[-1].source_seed) == (patching_pb2.PATCH_SOURCE_RESAMPLE, 7)
+    patch(remote, sae="planted-sae", features=range(3), sae_error="patched")
+    assert (workers.requests[-1].sae, list(workers.requests[-1].features)) == ("planted-sae", [0, 1, 2])
+    assert workers.requests[-1].sae_error == patching_pb2.SAE_ERROR_PATCHED
+
+
+def test_receivers_arrive(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, receivers=["q.1.0", "mlp_in.1"])
+    assert list(workers.requests[-1].receivers) == ["q.1.0", "mlp_in.1"]
+    assert workers.requests[-1].path_mlps == patching_pb2.PATH_MLPS_UNSPECIFIED
+    sweep = patch(remote, receivers="logits", path_mlps="frozen")
+    assert (sweep.receivers, sweep.path_mlps) == (("logits",), "frozen")
+    assert "sent along paths to logits; MLPs on the way are frozen" in repr(sweep)
+    assert sweep.to_dict()["receivers"] == ["logits"]
+    assert list(workers.requests[-1].receivers) == ["logits"]
+    assert workers.requests[-1].path_mlps == patching_pb2.PATH_MLPS_FROZEN
+    assert patch(remote).receivers == ()
+
+
+def test_spans_arrive_as_text_and_as_tokens(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote, spans={"who": ("Mary", range(2, 3)), "end": slice(3, 5)} | {"to": "to"})
+    tokens, text = patching_pb2.TokenRange, patching_pb2.PromptRange
+    assert list(workers.requests[-1].spans) == [
+        patching_pb2.PatchSpan(name="who", clean=text(text="Mary"), corrupt=text(tokens=tokens(first=2, end=3))),
+        patching_pb2.PatchSpan(
+            name="end", clean=text(tokens=tokens(first=3, end=5)), corrupt=text(tokens=tokens(first=3, end=5))
+        ),
+        patching_pb2.PatchSpan(name="to", clean=text(text="to"), corrupt=text(text="to")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("how", "field", "message"),
+    [
+        ({"spans": ["Mary"]}, "spans", "spans has, by name"),
+        ({"spans": {"who": 3}}, "spans", "a part of the clean prompt and one of the corrupt prompt"),
+        ({"spans": {"who": ("Mary", 3)}}, "spans", "is a range or a slice"),
+        ({"spans": {"who": ("Mary", slice(3, None))}}, "spans", "has no end"),
+        ({"spans": {"": "Mary"}}, "spans", "spans is empty"),
+        ({"source": "median"}, "source", "median"),
+        ({"sae_error": "lost"}, "sae_error", "lost"),
+        ({"receivers": [3]}, "receivers", "receivers"),
+        ({"receivers": "logits", "path_mlps": "held"}, "path_mlps", "held"),
+        ({"source_exclude": "verbs"}, "source_exclude", "verbs"),
+        ({"features": [-1]}, "features", "-1"),
+    ],
+)
+def test_what_takes_the_place_is_checked_before_it_is_sent(
+    remote: Lab, workers: StandInWorkers, how: dict[str, object], field: str, message: str
+) -> None:
+    with pytest.raises(BadRequest, match=message) as refusal:
+        patch(remote, **how)
+    assert refusal.value.field == field
+    assert not workers.requests
+
+
+def test_rows_of_a_stored_run_are_told() -> None:
+    taken = patching_pb2.StoredRows(run="code", used=900, read=1000, stored=5000, excluded=[common_pb2.TOKEN_CLASS_BOS])
+    sweep = sweep_of(
+        patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()), stored_rows=taken),
+        ASKED,
+    )
+    assert sweep.excluded == ("bos",)
+    assert sweep.to_dict()["stored_rows"] == {
+        "run": "code", "used": 900, "read": 1000, "stored": 5000, "excluded": ("bos",), "sink_ratio": None,
+    }  # fmt: skip
+    assert "rows of run code: 900 used of 1,000 that were looked at of 5,000; excluded: bos" in repr(sweep)
+    taken.excluded.append(common_pb2.TOKEN_CLASS_SINK)
+    for ratio, words in ((10, ""), (0, " (no sinks were looked for)")):
+        taken.sink_ratio = ratio
+        rows = {"cells": message(planted.cells()), "tokens": message(planted.tokens()), "stored_rows": taken}
+        [told] = [
+            line for line in repr(sweep_of(patching_pb2.SweepResult(**rows), ASKED)).splitlines() if "1,000" in line
+        ]
+        assert told.endswith(f"; excluded: bos, sink{words}")
+
+
+def test_prompts_of_unequal_lengths_have_their_own_tokens_and_nothing_to_draw_of_spans() -> None:
+    tokens = pa.table({"position": range(3), "clean": ["a", "b", "c"], "corrupt": ["a", "d", None]})
+    cells = planted.cells(("resid_pre",), (1,))
+    named = cells.append_column("name", pa.array(["span"] * len(cells)))
+    sweep = sweep_of(patching_pb2.SweepResult(cells=message(named), tokens=message(tokens)), ASKED)
+    assert sweep.tokens == {"clean": ["a", "b", "c"], "corrupt": ["a", "d"]}
+    with pytest.raises(BadRequest, match="have no place in a heat map"):
+        sweep.plot()
+
+
+def test_a_screen_arrives(remote: Lab, workers: StandInWorkers) -> None:
+    patch(remote)
+    assert not workers.requests[-1].HasField("screen")
+    patch(remote, screen=100)
+    assert workers.requests[-1].screen == patching_pb2.Screen(exact_cells=100, qk_correction=True)
+    patch(remote, screen=7, qk_correction=False, grad_drop=True)
+    assert workers.requests[-1].screen == patching_pb2.Screen(exact_cells=7, grad_drop=True)
+
+
+def test_direct_shares_are_a_table_of_their_own() -> None:
+    shares = pa.table({"pair": [0], "prompt": ["clean"], "part": ["embedding"], "share": [0.5]})
+    result = patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()))
+    assert len(sweep_of(result, ASKED).direct) == 0
+    result.direct.CopyFrom(message(shares))
+    sweep = sweep_of(result, ASKED)
+    assert sweep.direct.to_arrow().equals(shares)
+    assert sweep.to_dict()["direct"] == shares.to_pylist()
+
+
+def screened() -> Sweep:
+    """Of two cells a direction, A is computed in both directions and B in one; estimates say the opposite."""
+    rows = [
+        {
+            "direction": direction, "site": "z", "layer": layer, "position": 0, "head": 0,
+            "logit_difference": effect, "normalised": effect, "estimate": estimate,
+        }
+        for direction, layer, effect, estimate in (
+            ("denoise", 0, 0.2, 5.0), ("denoise", 1, None, 0.1), ("noise", 0, -0.9, 0.3), ("noise", 1, 0.6, 4.0),
+        )
+    ]  # fmt: skip
+    return Sweep(
+        table=pa.Table.from_pylist(rows),
+        prompt_tokens=pa.table({"clean": ["a"], "corrupt": ["b"]}),
+        clean_logit_difference=1.0,
+        corrupt_logit_difference=0.0,
+        provenance=Provenance(),
+        audit=SweepAudit(audited_cells=3, rank_agreement=-0.5),
+    )
+
+
+def test_what_a_screen_left_out_is_not_told_as_an_effect() -> None:
+    sweep = screened()
+    assert [row["normalised"] for row in sweep.top(9)] == [-0.9, 0.6, 0.2]
+    looks = {row["layer"]: row["looks"] for row in sweep.directions()}
+    assert looks == {0: "AND", 1: None}
+    assert {row["layer"]: row["normalised"] for row in sweep.mean() if row["direction"] == "denoise"} == {
+        0: 0.2,
+        1: None,
+    }
+    assert "3 of 4 cells computed, the others estimated; the ranks of estimates and effects agree by -0.50" in repr(
+        sweep
+    )
+    assert "estimate" in repr(sweep)
+    values = [ax.images[0].get_array().filled(float("nan"))[:, 0].tolist() for ax in sweep.plot().axes[:-1]]
+    assert values == [[0.2, pytest.approx(float("nan"), nan_ok=True)], [-0.9, 0.6]]
+
+
+def test_ranks_that_were_not_compared_agree_by_nothing() -> None:
+    result = patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()))
+    assert sweep_of(result, ASKED).audit == SweepAudit()
+    result.audit.rank_agreement = 0.0
+    assert sweep_of(result, ASKED).audit.rank_agreement == 0.0
+
+
+EFFECTS = {"A": (0.0, 1.0), "B": (1.0, 0.1), "C": (0.9, -1.1), "D": (0.1, 0.2), "E": (0.3, 1.0)}
+
+
+def two_pairs() -> Sweep:
+    """Joint cells with these effects (denoise, noise), in pair 0 and, a tenth larger, in pair 1."""
+    rows = [
+        {"pair": pair, "direction": direction, "site": "joint", "name": name, "normalised": effect + 0.1 * pair}
+        for pair in (0, 1)
+        for name, effects in EFFECTS.items()
+        for direction, effect in zip(("denoise", "noise"), effects, strict=True)
+    ]
+    return Sweep(
+        table=pa.Table.from_pylist(rows),
+        prompt_tokens=pa.table({"clean": [], "corrupt": []}),
+        clean_logit_difference=1.0,
+        corrupt_logit_difference=0.0,
+        provenance=Provenance(),
+    )
+
+
+def test_denoise_stands_beside_noise_and_says_what_it_looks_like() -> None:
+    rows = {row["name"]: row for row in two_pairs().directions()}
+    assert {name: row["looks"] for name, row in rows.items()} == {
+        "A": "AND", "B": "OR", "C": "both", "D": "neither", "E": "unclear",
+    }  # fmt: skip
+    assert (rows["A"]["denoise"], rows["A"]["noise"]) == pytest.approx((0.05, 1.05))
+    assert {row["looks"] for row in two_pairs().directions(threshold=1.5)} == {"neither"}
+    one = two_pairs()
+    noise = Sweep(**{**vars(one), "table": one.table.filter(pc.equal(one.table["direction"], "noise"))})
+    with pytest.raises(BadRequest, match="both directions"):
+        noise.directions()
+
+
+def test_means_are_over_pairs_with_their_range() -> None:
+    rows = {(row["direction"], row["name"]): row for row in two_pairs().mean()}
+    assert len(rows) == 2 * len(EFFECTS)
+    found = rows["noise", "C"]
+    assert (found["normalised"], found["normalised_min"], found["normalised_max"]) == pytest.approx((-1.05, -1.1, -1.0))
+
+
+def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
+    sweep = patch(remote)
+    frame = sweep.to_pandas()
+    expected = frame.loc[frame["normalised"].abs().sort_values(ascending=False).index, "normalised"].head(5).tolist()
+    assert [row["normalised"] for row in sweep.top(5)] == expected
+    assert {row["direction"] for row in sweep.top(5, direction="noise")} == {"noise"}
+    assert "logit difference 3 clean, -1 corrupt" in repr(sweep)
+    with pytest.raises(BadRequest, match="direction"):
+        sweep.top(5, direction="up")
+
+
+@pytest.mark.parametrize(
+    ("how", "field"),
+    [
+        ({"answers": " Mary"}, "answers"),
+        ({"answers": (" Mary", 3.5)}, "answers"),
+        ({"answers": (" Mary", True)}, "answers"),
+        ({"clean": [1, 2.0]}, "clean"),
+        ({"directions": ["backwards"]}, "directions"),
+        ({"layers": [-1]}, "layers"),
+        ({"bos": "yes"}, "bos"),
+        ({"clean": None}, "clean"),
+        ({"clean": ["a", "b"]}, "corrupt"),
+        ({"clean": ["a", "b"], "corrupt": ["c"]}, "corrupt"),
+        ({"clean": ["a", "b"], "corrupt": ["c", "d"], "answers": [(" a", " b")] * 3}, "answers"),
+        ({"positions": "some"}, "positions"),
+        ({"positions": [-1]}, "positions"),
+        ({"positions": 3}, "positions"),
+        ({"heads": [-1]}, "heads"),
+        ({"source": "noise"}, "source"),
+        ({"joint": ["z.1.0"]}, "joint"),
+        ({"joint": {"both": ["z.1.0"]}}, "joint"),
+        ({"window_layers": 1.5}, "window_layers"),
+        ({"screen": -1}, "screen"),
+        ({"screen": 3, "qk_correction": None}, "qk_correction"),
+        ({"grad_drop": True}, "grad_drop"),
+    ],
+)
+def test_what_could_not_be_sent_is_refused_here(how: dict[str, object], field: str, remote: Lab) -> None:
+    with pytest.raises(BadRequest) as caught:
+        patch(remote, **how)
+    assert caught.value.field == field
+    assert caught.value.allowed
+
+
+def test_the_workers_refusal_arrives_whole(remote: Lab) -> None:
+    with pytest.raises(BadRequest, match="reword one prompt") as caught:
+        patch(remote, corrupt="When John gave")
+    error = caught.value
+    assert (error.reason, error.field, error.value, error.allowed) == ("PROMPT_LENGTHS_DIFFER", "corrupt", "5", "4")
+
+
+def test_a_sweep_without_a_result_is_a_fault(remote: Lab) -> None:
+    with pytest.raises(Fault, match="without a result"):
+        remote.patch("no-result", clean="a", corrupt="b", answers=(" a", " b"))

@@ -1,0 +1,292 @@
+"""Captures through a real service to workers of the same contract, and the bar that people watch."""
+
+import io
+import threading
+import time
+from dataclasses import asdict, replace
+
+import pytest
+
+from actstore import (
+    BadRequest,
+    Cancelled,
+    CaptureEstimate,
+    CaptureProgress,
+    DatasetFiles,
+    Fault,
+    Lab,
+    NotFound,
+    Positions,
+    SaeWarning,
+)
+from actstore._runs import capture as _capture
+from actstore._runs.capture import Bar, Capture
+from actstore_api.v1 import capture_pb2
+from actstore_api.v1.sae_pb2 import CheckSaeRequest
+from actstore_storage.format.specification import Positions as StoredPositions
+from actstore_worker.wire.capture import capture_request
+from tests.client.workers import stand_in as planted
+from tests.client.workers.saes import CLAIMED_L0, L0, WARNINGS
+from tests.client.workers.stand_in import StandInWorkers
+from tests.stored_run import SAE
+from tests.waiting import PATIENCE_SECONDS
+
+FILES = DatasetFiles(20, 3, ("notes", ".DS_Store"))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_capture_ends_in_its_run(remote: Lab) -> None:
+    run = remote.capture("planted-model", dataset="text", sites=["resid_post"]).wait()
+    assert (run.name, run.complete) == ("planted", True)
+
+
+def test_an_sae_that_does_not_look_right_is_warned_about_once(remote: Lab, workers: StandInWorkers) -> None:
+    with pytest.warns(SaeWarning) as warned:
+        run = remote.capture("planted-model", dataset="text", name="float16").wait()
+    assert run.name == "float16"
+    [warning] = warned
+    assert all(said in str(warning.message) for said in (SAE, "planted-model", *WARNINGS))
+    assert warning.filename == __file__
+    assert [request.run for request in workers.requests if isinstance(request, CheckSaeRequest)] == ["float16"]
+
+
+def test_a_check_that_fails_is_a_warning_and_not_an_error(remote: Lab) -> None:
+    with pytest.warns(SaeWarning, match="it was not checked: the SAE reads another width"):
+        run = remote.capture("planted-model", dataset="text", name="bfloat16").wait()
+    assert (run.name, run.complete) == ("bfloat16", True)
+
+
+def test_the_check_of_saes_can_be_left_out(remote: Lab, workers: StandInWorkers) -> None:
+    assert remote.capture("planted-model", dataset="text", name="float16").wait(check_saes=False).name == "float16"
+    assert not any(isinstance(request, CheckSaeRequest) for request in workers.requests)
+
+
+def test_a_check_says_what_was_found_beside_what_is_claimed(remote: Lab, workers: StandInWorkers) -> None:
+    found = remote.run("planted").features(SAE).check(100)
+    assert workers.requests[-1] == CheckSaeRequest(run="planted", sae=SAE, tokens=100)
+    assert found.numbers == {"tokens": 100.0, "l0": L0}
+    assert "looks right for planted-model" in repr(found)
+    assert found.to_dict()["rows"][1] == {"quantity": "l0", "value": L0, "claimed": CLAIMED_L0}
+    with pytest.warns(SaeWarning, match="zeros would do better"):
+        wrong = remote.run("float16").features(SAE).check()
+    assert wrong.warnings == WARNINGS
+    assert "DOES NOT LOOK RIGHT" in repr(wrong)
+    assert remote.run("float16").features(SAE).check(warn=False).warnings == WARNINGS
+
+
+def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:
+    remote.capture(
+        "planted-model",
+        dataset="text",
+        sites=["resid_post"],
+        norms=["resid_post", "mlp_out.1"],
+        saes=["planted-sae"],
+        revision="step-9",
+        context_length=64,
+        max_tokens=1000,
+        dtype="bfloat16",
+        name="mine",
+        text_field="body",
+        bos=True,
+        sequences_per_shard=8,
+        sequences_per_batch=4,
+    )
+    assert workers.requests[-1].specification == capture_pb2.CaptureSpecification(
+        run="mine",
+        model=capture_pb2.ModelReference(name="planted-model", revision="step-9"),
+        dataset=capture_pb2.DatasetReference(name="text", text_field="body", max_tokens=1000),
+        context_length=64,
+        bos=capture_pb2.BOS_POLICY_PREPEND,
+        dense_sites=["resid_post"],
+        norm_sites=["resid_post", "mlp_out.1"],
+        saes=["planted-sae"],
+        dtype="bfloat16",
+        sequences_per_shard=8,
+        sequences_per_batch=4,
+    )
+
+
+POSITIONS = {
+    "last": (Positions.last(), capture_pb2.PositionSelection(last=True)),
+    "every": (Positions.every(4), capture_pb2.PositionSelection(stride=4)),
+    "random": (
+        Positions.random(0.25, seed=7),
+        capture_pb2.PositionSelection(random=capture_pb2.RandomFraction(fraction=0.25, seed=7)),
+    ),
+    "active": (
+        Positions.active("planted-sae", 3),
+        capture_pb2.PositionSelection(feature=capture_pb2.FeaturePositions(sae="planted-sae", feature=3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_what_is_stored_and_of_which_rows(kind: str, remote: Lab, workers: StandInWorkers) -> None:
+    """The workers read from the message what the caller said."""
+    positions, message = POSITIONS[kind]
+    filters = [("language", "==", "en"), ("score", "in", (1, 2.5)), ("kept", "!=", True)]
+    remote.capture(
+        "planted-model", dataset="text", sites=["z.0.2"], storage_dtype="float16", widen_on_overflow=True, packing=True,
+        positions=positions, tokens_field="ids", filters=filters, max_documents=10, sink_ratio=20.0,
+        source_field="url",
+    )  # fmt: skip
+    sent = workers.requests[-1].specification
+    assert sent.positions == message
+    request = capture_request(sent)
+    assert request.positions == StoredPositions(**asdict(positions))
+    assert [(found.column, found.comparison, found.value) for found in request.row_filters] == filters
+    assert (request.storage_dtype, request.widen_on_overflow, request.packing) == ("float16", True, True)
+    assert (request.tokens_field, request.max_documents, request.sink_ratio) == ("ids", 10, 20.0)
+    assert request.source_field == "url"
+
+
+def test_a_dry_run_is_an_estimate(remote: Lab, workers: StandInWorkers) -> None:
+    estimate = remote.estimate("planted-model", dataset="text", sites=["resid_post"], max_tokens=100)
+    assert isinstance(workers.requests[-1], capture_pb2.EstimateCaptureRequest)
+    assert workers.requests[-1].specification.dataset.max_tokens == 100
+    assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0, 2, FILES)
+    own = "2 documents begin with a BOS of their own"
+    left_out = "not read, beside 20 files: 3 (notes, .DS_Store, ...)"
+    for word in ("100 tokens", "resid_post.0", "4,500 bytes", "12 s", own, left_out):
+        assert word in repr(estimate)
+    assert "not read" not in repr(replace(estimate, dataset_files=DatasetFiles(20)))
+
+
+BAD: dict[str, dict[str, object]] = {
+    "positions": {"positions": "last"},
+    "positions.stride": {"positions": Positions.every(-1)},
+    "filters": {"filters": [("a", "like", "b")]},
+    "max_documents": {"max_documents": -1},
+    "sink_ratio": {"sink_ratio": "large"},
+}
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_what_the_wire_could_not_carry_is_refused_here(field: str, remote: Lab) -> None:
+    with pytest.raises(BadRequest) as refused:
+        remote.capture("planted-model", dataset="text", **BAD[field])
+    assert refused.value.field == field
+
+
+def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:
+    remote.capture("planted-model", dataset="text")
+    sent = workers.requests[-1].specification
+    optional = ("context_length", "sequences_per_shard", "sequences_per_batch")
+    assert [name for name in optional if sent.HasField(name)] == []
+    assert not sent.dataset.HasField("max_tokens")
+    assert sent.bos == capture_pb2.BOS_POLICY_UNSPECIFIED
+    assert (sent.run, sent.dtype, sent.dataset.text_field) == ("", "float32", "")
+
+
+def test_progress_comes_in_plain_records(remote: Lab) -> None:
+    news = list(remote.attach("planted").progress())
+    assert [each.state for each in news] == ["preparing", *["running"] * 4, "complete"]
+    assert news[-1] == CaptureProgress("planted", "complete", 4, 4, 1000, 1000, 4.0)
+    assert {each.dataset_files for each in remote.attach(planted.MIXED).progress()} == {FILES}
+
+
+def test_a_failed_capture_raises_its_own_error(remote: Lab) -> None:
+    with pytest.raises(BadRequest, match="768 values") as caught:
+        remote.attach("fails").wait()
+    assert (caught.value.reason, caught.value.field, caught.value.allowed) == ("SAE_MISMATCH", "saes", "8")
+
+
+def test_a_refused_capture_never_starts(remote: Lab) -> None:
+    with pytest.raises(BadRequest) as caught:
+        remote.capture("planted-model", dataset="text", saes=["bad-sae"])
+    assert caught.value.reason == "SAE_MISMATCH"
+
+
+def test_a_cancelled_capture_is_no_run(remote: Lab) -> None:
+    with pytest.raises(Cancelled):
+        remote.attach("cancelled").wait()
+
+
+def test_cancelling_ends_a_wait(remote: Lab) -> None:
+    capture = remote.attach("slow")
+    waited: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            capture.wait()
+        except Cancelled as error:
+            waited.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.2)
+    assert capture.cancel().state == "cancelled"
+    waiting.join(PATIENCE_SECONDS)
+    assert len(waited) == 1
+
+
+def test_cancelling_what_is_not_captured(remote: Lab) -> None:
+    with pytest.raises(NotFound) as caught:
+        remote.attach("nobody").cancel()
+    assert caught.value.reason == "CAPTURE_NOT_FOUND"
+
+
+def test_a_watch_that_breaks_off_is_taken_up_again(
+    remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_capture, "RECONNECT_PAUSE_SECONDS", 0.01)
+    states = [news.state for news in remote.attach("breaks").progress()]
+    assert states[-1] == "complete"
+    assert states.count("preparing") == 2
+
+
+def test_a_watch_without_an_end_is_a_fault(remote: Lab) -> None:
+    with pytest.raises(Fault, match="before its end"):
+        remote.attach("unfinished").wait()
+
+
+def test_ctrl_c_leaves_the_capture_running_and_says_how_to_stop_it(
+    remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bar, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        remote.attach("slow").wait()
+    assert "`actstore cancel slow`" in capsys.readouterr().err
+    assert not workers.cancelled.is_set()
+
+
+def test_the_bar_says_shards_tokens_pace_and_time_left() -> None:
+    terminal, now = Terminal(), iter([0.0, 2.0])
+    bar = Bar(terminal, "capture r", clock=lambda: next(now))
+    bar.draw(0, 1000, "0/4 shards", "tokens")
+    bar.draw(250, 1000, "1/4 shards", "tokens")
+    bar.close()
+    last = terminal.getvalue().split("\r")[-1]
+    assert (
+        last
+        == "capture r ██████░░░░░░░░░░░░░░░░░░  25% · 1/4 shards · 250/1,000 tokens · 125 tokens/s · 0:06 left\x1b[K\n"
+    )
+
+
+def test_the_bar_knows_no_totals_at_first() -> None:
+    terminal = Terminal()
+    Bar(terminal, "capture r").draw(0, 0, "preparing", "tokens")
+    assert "preparing" in terminal.getvalue()
+
+
+def test_the_bar_is_quiet_away_from_a_terminal(remote: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    remote.attach("planted").wait()
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0:00"), (61, "1:01"), (3725, "1:02:05")])
+def test_durations(seconds: float, words: str) -> None:
+    assert _capture.duration(seconds) == words
+
+
+def test_a_capture_prints_what_can_be_done_with_it(remote: Lab) -> None:
+    assert "run planted" in repr(Capture("planted", remote._backend))
+    assert planted.SHARDS == 4

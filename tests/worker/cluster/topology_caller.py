@@ -1,0 +1,136 @@
+"""Calls to the workers' gateway, as the service makes them."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pyarrow as pa
+from grpc_status import rpc_status
+
+from actstore_api.reasons import Failure, from_status
+from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
+from actstore_storage.rows.reading import read_tokens
+from actstore_storage.runs.snapshot import Snapshot
+from tests.worker_process import WorkerProcess
+
+CALL_SECONDS = 180
+# Captures begun for something that has to happen before their end, of which none is slow.
+TRIES = 5
+
+
+def specification(
+    run: str, model: str = "tiny", dataset: str = "words.jsonl", **more: object
+) -> capture_pb2.CaptureSpecification:
+    return capture_pb2.CaptureSpecification(
+        run=run,
+        model=capture_pb2.ModelReference(name=model),
+        dataset=capture_pb2.DatasetReference(name=dataset),
+        **more,
+    )
+
+
+class Caller:
+    def __init__(self, workers: WorkerProcess, channel: grpc.Channel) -> None:
+        self.captures = service_pb2_grpc.CaptureServiceStub(channel)
+        self.sweeps = service_pb2_grpc.PatchingServiceStub(channel)
+        self.saes = service_pb2_grpc.SaeServiceStub(channel)
+        self.models = service_pb2_grpc.ModelServiceStub(channel)
+        self.with_token = {"metadata": workers.metadata(), "timeout": CALL_SECONDS}
+
+    def start(self, wanted: capture_pb2.CaptureSpecification) -> str:
+        request = capture_pb2.StartCaptureRequest(specification=wanted)
+        return self.captures.StartCapture(request, **self.with_token).run
+
+    def watch(self, run: str) -> Iterator[capture_pb2.CaptureProgress]:
+        request = capture_pb2.WatchCaptureRequest(run=run)
+        return (update.progress for update in self.captures.WatchCapture(request, **self.with_token))
+
+    def sweep(self, **change: object) -> list[patching_pb2.RunSweepResponse]:
+        return list(self.sweeps.RunSweep(self._sweep(change), **self.with_token))
+
+    def estimate(self, **change: object) -> patching_pb2.SweepEstimate:
+        request = patching_pb2.EstimateSweepRequest(sweep=self._sweep(change))
+        return self.sweeps.EstimateSweep(request, **self.with_token).estimate
+
+    @staticmethod
+    def _sweep(change: dict[str, object]) -> patching_pb2.RunSweepRequest:
+        fields = {
+            "model": capture_pb2.ModelReference(name="tiny"),
+            "clean": "When Mary and John went , Mary gave",
+            "corrupt": "When Mary and John went , John gave",
+            "clean_answer": "John",
+            "corrupt_answer": "Mary",
+        }
+        return patching_pb2.RunSweepRequest(**fields | change)
+
+
+def midway(caller: Caller, name: str) -> capture_pb2.CaptureSpecification:
+    """Of a capture that has begun to commit and has not ended, by the last that was heard of it."""
+    for attempt in range(TRIES):  # it may be over before anybody hears of it
+        wanted = specification(
+            f"{name}-{attempt}", dense_sites=["resid_post"], sequences_per_shard=8, sequences_per_batch=1
+        )
+        update = next(update for update in caller.watch(caller.start(wanted)) if update.shards_committed >= 2)
+        if update.shards_committed < update.shards_total:
+            return wanted
+    raise AssertionError(f"{TRIES} captures were over before anybody heard of it")
+
+
+def start_once_available(caller: Caller, wanted: capture_pb2.CaptureSpecification) -> str:
+    """The run's name, once a coordinator that was killed is there again."""
+    give_up = time.monotonic() + CALL_SECONDS
+    while True:
+        try:
+            return caller.start(wanted)
+        except grpc.RpcError as error:
+            if failure(error).reason != "WORKERS_UNAVAILABLE" or time.monotonic() > give_up:
+                raise
+            time.sleep(0.2)
+
+
+def failure(error: grpc.RpcError) -> Failure:
+    status = rpc_status.from_call(error)
+    assert status is not None
+    found = from_status(status)
+    assert found is not None
+    return found
+
+
+def swept_cells(updates: Sequence[patching_pb2.RunSweepResponse]) -> pa.Table:
+    parts = [update.cells.rows.arrow_ipc_stream for update in updates if update.HasField("cells")]
+    return pa.concat_tables(pa.ipc.open_stream(part).read_all() for part in parts)
+
+
+def large_sweep() -> patching_pb2.RunSweepRequest:
+    """Of many pairs, so that it takes some seconds."""
+    pair = {"clean": "When Mary and John went", "corrupt": "When John and Mary went"}
+    answers = {"clean_answer": "John", "corrupt_answer": "Mary"}
+    return patching_pb2.RunSweepRequest(
+        model=capture_pb2.ModelReference(name="tiny"),
+        **pair,
+        **answers,
+        more_pairs=[patching_pb2.PromptPair(**pair, **answers)] * 200,
+        fresh=True,
+        source=patching_pb2.PATCH_SOURCE_ZERO,
+    )
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """That these processes have used, user and system, since they started."""
+    stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+
+def check_tokens(seen: Snapshot) -> None:
+    """Every token once: rows (sequence, position) ascend without a gap or a repeat, up to the run's total."""
+    assert seen.complete
+    rows = pa.Table.from_batches(list(read_tokens(seen)))
+    assert rows.num_rows == seen.record.tokens_total == seen.tokens_committed
+    sequence, position = (rows[name].to_numpy() for name in ("sequence", "position"))
+    starts = np.flatnonzero(np.diff(sequence, prepend=-1))
+    np.testing.assert_array_equal(sequence[starts], np.arange(seen.record.sequences_total))
+    expected = np.concatenate([np.arange(n) for n in np.diff(starts, append=len(sequence))])
+    np.testing.assert_array_equal(position, expected)

@@ -1,0 +1,202 @@
+"""Runs that are resumed against runs of the whole model, on every family, and what must hold whatever the weights."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from actstore_storage.errors import ActstoreError
+from actstore_storage.format.sites import HEAD_KINDS, Site
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.wiring import load_model
+from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
+from actstore_worker.patching.kernels import resumed
+from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
+from actstore_worker.patching.kernels.recording import Recording, zeroed
+from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
+from actstore_worker.patching.sweep import SweepResult, run_sweep
+from tests.small_models import BERT, DECODERS
+from tests.worker.patching.recorded import every_site, two_runs
+
+LENGTH = 13
+TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name, save in {**DECODERS, **BERT}.items():
+        save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
+    torch.set_num_threads(1)  # such small models only wait for their second thread
+    return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def runs(model: LanguageModel) -> tuple[Recording, Recording]:
+    return two_runs(model, LENGTH)
+
+
+def every_cell(model: LanguageModel) -> Iterator[Cell]:
+    for site, position in product(every_site(model), range(LENGTH)):
+        heads = range(model.head_counts[site.kind]) if site.kind in HEAD_KINDS else [None]
+        yield from (Cell(Site(site.layer, site.kind, head), position) for head in heads)
+
+
+def test_every_cell_is_that_of_the_whole_model(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    base, source = runs
+    patches = [Patch(base, source, (cell,)) for cell in every_cell(model)]
+    torch.testing.assert_close(Resumed(model).run(patches), FullForward(model).run(patches), **TOLERANCE)
+
+
+@pytest.mark.parametrize("group_positions", [1, 5, 64])
+def test_cells_together_are_those_of_the_whole_model(
+    model: LanguageModel, runs: tuple[Recording, Recording], group_positions: int
+) -> None:
+    """Two to six at once, of any site, in any group of positions, from bases in both directions."""
+    rng, cells = random.Random(group_positions), list(every_cell(model))
+    patches = [
+        Patch(*(runs if number % 2 else runs[::-1]), tuple(rng.sample(cells, 2 + number % 5))) for number in range(60)
+    ]
+    kernel = Resumed(model, group_positions)
+    torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
+
+
+def test_whole_sites_are_those_of_the_whole_model(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    """A site with heads, patched in all of them."""
+    base, source = runs
+    patches = [Patch(base, source, (Cell(site, position),)) for site in every_site(model) for position in (0, 7, 12)]
+    torch.testing.assert_close(Resumed(model).run(patches), FullForward(model).run(patches), **TOLERANCE)
+
+
+def test_what_makes_z_makes_the_same_of_it(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    """q, k and v of every head at every position are what z of every head is."""
+    base, source = runs
+    both = []
+    for kinds in (("q", "k", "v"), ("pattern", "v"), ("z",)):
+        for layer in range(model.layer_count):
+            cells = tuple(Cell(Site(layer, kind), position) for kind, position in product(kinds, range(LENGTH)))
+            both.append(Patch(base, source, cells))
+    found = Resumed(model).run(both).view(3, model.layer_count, -1)
+    torch.testing.assert_close(found[0], found[2], **TOLERANCE)
+    torch.testing.assert_close(found[1], found[2], **TOLERANCE)
+
+
+def test_zeros_are_zeros(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    base, _ = runs
+    patches = [Patch(base, zeroed(base), (cell,)) for cell in list(every_cell(model))[::7]]
+    torch.testing.assert_close(Resumed(model).run(patches), FullForward(model).run(patches), **TOLERANCE)
+
+
+def test_it_computes_what_can_change_and_nothing_else(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    """In groups of one position: all of a layer at the patched position, and of the others there what comes after
+    attention (the output projection is a twelfth of a layer, the MLP two thirds, where it sees the change); then whole
+    layers; of the last one the last position, and keys and values, which come with queries: a quarter of a layer.
+    """
+    base, source = runs
+    kernel, after, last = Resumed(model, group_positions=1), LENGTH - 9, model.layer_count - 1
+    share = 1 / 12 + (2 / 3 if "resid_mid" in model.kinds else 0)
+    expected = {
+        Cell(Site(0, "attn_out"), 9): 1 + share * (after - 1) + (last - 2) * after + 1 + 0.25 * (after - 1),
+        Cell(Site(1, "resid_pre"), 9): 1 + share * (after - 1) + (last - 2) * after + 1 + 0.25 * (after - 1),
+        Cell(Site(last, "resid_pre"), 9): 1 + share,
+        Cell(Site(last, "resid_pre"), LENGTH - 1): 1,
+        Cell(Site(last, "z", 0), LENGTH - 2): 0,  # nothing is left that it could change
+        Cell(Site(last, "resid_post"), LENGTH - 1): 0,
+    }
+    for cell, token_layers in expected.items():
+        before = kernel.count.computed
+        kernel.run([Patch(base, source, (cell,))])
+        assert kernel.count.computed - before == pytest.approx(token_layers)
+        assert kernel.price((cell,), LENGTH) == pytest.approx(token_layers)
+    assert kernel.count.full == len(expected) * LENGTH * model.layer_count
+
+
+def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path) -> None:
+    """Nor the layer after a patch told apart; GPT-2's upcast attention is such a one."""
+    described = ModelCatalogue((folder,)).find_model("gpt2")
+    config = json.loads((described.folder / "config.json").read_text())
+    upcast = folder / "gpt2-upcast"
+    shutil.copytree(described.folder, upcast)
+    (upcast / "config.json").write_text(json.dumps(config | {"reorder_and_upcast_attn": True}))
+    model = load_model(ModelCatalogue((folder,)).find_model("gpt2-upcast"), device=torch.device("cpu"))
+    base, source = two_runs(model, LENGTH)
+    assert not base.queries
+    patches = [Patch(base, source, (cell,)) for cell in list(every_cell(model))[::3]]
+    kernel = Resumed(model)
+    torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
+    assert kernel.count.computed == pytest.approx(sum(kernel.price(patch.cells, LENGTH) for patch in patches))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_eager_attention_is_joined_too(folder: Path, name: str) -> None:
+    model = load_model(ModelCatalogue((folder,)).find_model(name), device=torch.device("cpu"), attention="eager")
+    base, source = two_runs(model, LENGTH)
+    patches = [Patch(base, source, (cell,)) for cell in list(every_cell(model))[::3]]
+    kernel = Resumed(model)
+    torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
+    assert base.queries
+
+
+def test_slices_of_many_bases_share_a_batch(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
+    cells = list(every_cell(model))[::11]
+    patches = [Patch(*order, (cell,)) for cell in cells for order in (runs, runs[::-1])]
+    together = Resumed(model).run(patches)
+    alone = torch.cat([Resumed(model).run([patch]) for patch in patches[:12]])
+    torch.testing.assert_close(together[:12], alone, **TOLERANCE)
+
+
+def test_encoders_are_not_resumed(folder: Path) -> None:
+    encoder = load_model(ModelCatalogue((folder,)).find_model("bert"), device=torch.device("cpu"))
+    with pytest.raises(Unresumable, match="not causal"):
+        Resumed(encoder)
+
+
+REQUEST = SweepRequest("gpt2", "", (PromptPair("abcdefgh", "abXdefgh", "a", "b"),), sites=("resid_pre", "z"))
+
+
+def gpt2(folder: Path) -> LanguageModel:
+    return load_model(ModelCatalogue((folder,)).find_model("gpt2"), device=torch.device("cpu"))
+
+
+def result_of(model: LanguageModel, request: SweepRequest = REQUEST) -> SweepResult:
+    *_, result = run_sweep(model, request, PatchingLimits())
+    assert isinstance(result, SweepResult)
+    return result
+
+
+def test_a_layer_that_is_told_the_unknown_runs_whole_and_the_answer_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = result_of(gpt2(folder))
+    assert (expected.audit.kernel, expected.audit.token_layers < expected.audit.token_layers_full) == ("resumed", True)
+    monkeypatch.setattr(resumed, "CACHES", ("another name",))
+    found = result_of(gpt2(folder))
+    assert found.audit.kernel == "full"
+    assert found.audit.token_layers == found.audit.token_layers_full
+    for name in ("logit_difference", "kl", "rank"):
+        assert found.cells[name].to_pylist() == pytest.approx(expected.cells[name].to_pylist(), abs=1e-5)
+
+
+def test_a_sweep_whose_numbers_are_wrong_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Resumed._unembed
+
+    def wrong(kernel: Resumed, last: Tensor) -> Tensor:
+        return honest(kernel, last) + 0.1
+
+    monkeypatch.setattr(Resumed, "_unembed", wrong)
+    with pytest.raises(ActstoreError, match=r"differs by 0\.1") as refusal:
+        result_of(gpt2(folder))
+    assert refusal.value.reason == "AUDIT_FAILED"
+    assert refusal.value.details["allowed"].startswith("at most")

@@ -1,0 +1,399 @@
+"""Hands the shards of captures to workers until the bucket has all of them.
+
+Its only memory is the bucket: what is committed is never done again, the same specification submitted again finishes
+what is missing, and a coordinator that starts finishes what another one left. Knows nothing of Ray: workers are objects
+that capture a shard.
+"""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from actstore_api.reasons import REASONS, Failure, Kind
+from actstore_storage.errors import ActstoreError, BadRequest, NotThere
+from actstore_storage.runs.opening import check_same_run
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_worker.capture.encode_plan import EncodePlan, RunPlan
+from actstore_worker.capture.flops import flops_per_token
+from actstore_worker.capture.merging import Merging
+from actstore_worker.capture.plan import Plan
+from actstore_worker.capture.progress import NO_FILES, CaptureState, DatasetFiles, Estimate, Progress, State, Totals
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.shards.worker import TASKS, EncodeTask, ShardReport, ShardTask, Task
+from actstore_worker.settings import CoordinatorLimits
+
+_log = logging.getLogger(__name__)
+
+# What fails one shard so will fail all others; after anything else the rest of the run is still captured.
+_HOPELESS = {Kind.STORE, Kind.BAD_REQUEST, Kind.NOT_FOUND, Kind.DENIED, Kind.LIMIT}
+# What comes back: the capture pauses until it does.
+_PAUSING = {"STORE_UNREACHABLE", "STORE_CREDENTIALS"}
+# What is the shard's own doing and happens again each time.
+_CERTAIN = {"VALUE_OVERFLOW"}
+_LOST_WORKER = "WORKERS_UNAVAILABLE"
+# Of the measured speed of a matrix product, what a forward pass reaches.
+_FLOPS_SHARE = 0.5
+
+
+class Worker(Protocol):
+    """Captures up to `TASKS` shards at a time."""
+
+    async def capture(self, task: Task) -> ShardReport:
+        """Errors: any; the shard is tried again. WORKERS_UNAVAILABLE where the worker died."""
+
+    async def interrupt(self, attempt: str) -> None:
+        """Make `capture` of this attempt give up soon; no effect where it is over."""
+
+    async def ready(self) -> None:
+        """Returns once the worker can take shards: of one that died, once another is in its place."""
+
+    async def flops(self) -> float:
+        """Floating-point operations a second of a large matrix product on its device."""
+
+
+class Preparer(Protocol):
+    """What is asked of models, datasets and the bucket, on threads."""
+
+    def plan(self, request: CaptureRequest) -> RunPlan:
+        """Without a trace in the bucket."""
+
+    def begin(self, plan: RunPlan, request: CaptureRequest) -> Snapshot:
+        """The run, in the bucket, and wanted: whoever coordinates after us finishes it."""
+
+    def unwant(self, run: str) -> None: ...
+
+    def give_up(self, run: str) -> Progress | None:
+        """Unwants a run that nobody works on. None: it was not wanted."""
+
+    def wanted(self) -> dict[str, CaptureRequest]:
+        """By run."""
+
+    def fold(self, run: str) -> None:
+        """Commits into checkpoints."""
+
+
+class Coordinator:
+    """All methods run in one event loop, so that its state needs no locks."""
+
+    def __init__(
+        self, preparer: Preparer, workers: Iterable[Worker], limits: CoordinatorLimits, merging: Merging
+    ) -> None:
+        self._preparer = preparer
+        self._limits = limits
+        self._merging = merging
+        self._workers: list[Worker] = []
+        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+        self._in_flight: dict[str, tuple[str, Worker]] = {}  # by attempt: its run and worker
+        self._captures: dict[str, CaptureState] = {}
+        self._beginning = 0  # captures that have a place, and are not among those yet
+        self._by_run: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._planning = asyncio.Semaphore(limits.plans)
+        self._totals = Totals()
+        self.add_workers(list(workers))
+
+    def add_workers(self, workers: list[Worker]) -> None:
+        """Each as often as it takes tasks, but all of them once before any of them twice."""
+        self._workers += workers
+        for worker in [worker for _ in range(TASKS) for worker in workers]:
+            self._idle.put_nowait(worker)
+
+    async def submit(self, request: CaptureRequest) -> str:
+        """The run's name once it is planned and in the bucket. Errors: whatever is wrong with the request, of which
+        there is then no trace in the bucket.
+        """
+        async with self._planning:
+            plan = await asyncio.to_thread(self._preparer.plan, request)
+        run = plan.record.run
+        async with self._lock(run):
+            if self._is_active(run):
+                check_same_run(self._captures[run].record, plan.record)
+                return run
+            with self._place():
+                snapshot = await asyncio.to_thread(self._preparer.begin, plan, request)
+                self._captures.pop(run, None)
+                self._forget_old()
+                capture = self._captures[run] = CaptureState.of(snapshot, _dataset_files(plan))
+        plan = replace(plan, record=plan.record.continuing(snapshot.record))
+        self._start(self._run(capture, plan))
+        return run
+
+    async def resume(self) -> bool:
+        """Take up every run that is wanted and that nobody here has worked on. False: the store failed, ask again."""
+        whole = True
+        try:
+            wanted = await asyncio.to_thread(self._preparer.wanted)
+        except ActstoreError as error:
+            _log.warning("what is wanted cannot be read: %s", error.message)
+            return False
+        for run, request in wanted.items():
+            if run in self._captures:
+                continue
+            try:
+                await self.submit(request)
+            except ActstoreError as error:
+                _log.warning("run %s is wanted and cannot be resumed: %s", run, error.message)
+                whole = whole and error.reason not in _PAUSING
+        return whole
+
+    async def estimate(self, request: CaptureRequest) -> Estimate:
+        async with self._planning:
+            plan = await asyncio.to_thread(self._preparer.plan, request)
+        # A worker that does not answer counts for nothing.
+        answers = (asyncio.wait_for(worker.flops(), self._limits.answer_seconds) for worker in self._workers)
+        speeds = await asyncio.gather(*answers, return_exceptions=True)
+        flops = sum(speed for speed in speeds if isinstance(speed, float)) * _FLOPS_SHARE
+        work = flops_per_token(plan) * plan.record.tokens_total
+        return Estimate(
+            documents=plan.documents if isinstance(plan, Plan) else 0,
+            sequences=plan.record.sequences_total,
+            tokens=plan.record.tokens_total,
+            shards=plan.record.shards_total,
+            bytes_by_product=plan.bytes_by_product,
+            bytes=sum(plan.bytes_by_product.values()),
+            seconds=work / flops if flops else 0.0,
+            documents_with_bos=plan.documents_with_bos if isinstance(plan, Plan) else 0,
+            dataset_files=_dataset_files(plan),
+        )
+
+    async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
+        """Progress and its version: at once where it is newer than `version`, else at the next change or heartbeat."""
+        capture = self._find(run)
+        if capture.version <= version and capture.active:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(capture.changed.wait(), self._limits.heartbeat_seconds)
+        return capture.version, capture.progress()
+
+    async def cancel(self, run: str) -> Progress:
+        """Gives out no more shards and interrupts those under way. What is committed stays.
+
+        A run that is wanted, and that nobody works on because it could not be resumed, is wanted no longer.
+        """
+        async with self._lock(run):  # or one that is just beginning would be missed
+            given_up = None if self._is_active(run) else await asyncio.to_thread(self._preparer.give_up, run)
+        if given_up is not None:
+            return given_up
+        capture = self._find(run)
+        if not capture.active:
+            raise NotThere(
+                f"run {run!r} is not being captured: it is {capture.state.value.lower()}",
+                reason="CAPTURE_NOT_FOUND",
+                field="run",
+                value=run,
+                allowed=self._running(),
+            )
+        await self._end(capture, State.CANCELLED)
+        under_way = [(attempt, worker) for attempt, (of, worker) in self._in_flight.items() if of == run]
+        with contextlib.suppress(TimeoutError):  # a worker that does not answer has nothing to interrupt
+            async with asyncio.timeout(self._limits.heartbeat_seconds):
+                await asyncio.gather(
+                    *(worker.interrupt(attempt) for attempt, worker in under_way), return_exceptions=True
+                )
+        return capture.progress()
+
+    async def totals(self) -> Totals:
+        self._totals.captures_running = len(self._running())
+        return self._totals
+
+    async def _run(self, capture: CaptureState, plan: RunPlan) -> None:
+        """All captures share the workers, first come, first served. A shard goes out once a worker is idle."""
+        attempts: set[asyncio.Task[None]] = set()
+        while capture.active and (capture.pending or attempts):
+            # A shard that waits to be tried again keeps its place: what fails every shard shall not try them all.
+            if not capture.pending or len(attempts) >= TASKS * len(self._workers):
+                # And now and then, for workers that joined.
+                _, attempts = await asyncio.wait(
+                    attempts, timeout=self._limits.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                continue
+            worker = await self._idle.get()
+            if not capture.pending:
+                self._idle.put_nowait(worker)
+                continue
+            attempts.add(asyncio.create_task(self._attempt(capture, plan, capture.pending.popleft(), worker)))
+            attempts = {task for task in attempts if not task.done()}
+        if attempts:
+            await asyncio.wait(attempts)
+        await self._finish(capture)
+
+    async def _finish(self, capture: CaptureState) -> None:
+        run = capture.record.run
+        await self._fold(run)
+        self._start(self._merging.merge(run))  # beside what follows: nobody waits for it
+        if not capture.active:
+            return
+        if capture.failed_shards:
+            _, first = min(capture.failed_shards.items())
+            await self._end(capture, State.FAILED, first)
+        else:
+            await self._end(capture, State.COMPLETE)
+
+    async def _end(self, capture: CaptureState, state: State, failure: Failure | None = None) -> None:
+        """Once: nobody who hears of the end finds the run still wanted, and whoever submits it again waits for this."""
+        capture.pending.clear()
+        async with capture.ending:
+            if not capture.active:
+                return
+            await self._unwant(capture.record.run)
+            capture.end(state, failure)
+        counted = f"captures_{state.value.lower()}"
+        setattr(self._totals, counted, getattr(self._totals, counted) + 1)
+
+    async def _attempt(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
+        """Once. A shard that failed and is to be tried again goes back among those pending."""
+        failure = await self._try_shard(capture, plan, shard, worker)
+        if failure is None or not capture.active:
+            return
+        if failure.reason in _PAUSING:
+            if capture.pause(failure) > self._limits.patience_seconds:
+                await self._end(capture, State.FAILED, failure)
+                return
+            await asyncio.sleep(self._limits.pause_seconds)
+        elif not self._may_try_again(capture, shard, failure):
+            capture.fail_shard(shard, failure)
+            if REASONS[failure.reason].kind in _HOPELESS and failure.reason not in _CERTAIN:
+                await self._end(capture, State.FAILED, failure)
+            return
+        else:
+            await asyncio.sleep(self._limits.retry_seconds)
+        if capture.active:
+            capture.pending.appendleft(shard)
+
+    def _may_try_again(self, capture: CaptureState, shard: int, failure: Failure) -> bool:
+        if failure.reason in _CERTAIN:
+            return False
+        if failure.reason == _LOST_WORKER:
+            capture.lost[shard] += 1
+            return capture.lost[shard] < self._limits.losses_per_shard
+        capture.tried[shard] += 1
+        return capture.tried[shard] < self._limits.attempts_per_shard
+
+    async def _try_shard(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> Failure | None:
+        attempt = uuid.uuid4().hex[:12]
+        run = capture.record.run
+        self._in_flight[attempt] = run, worker
+        lost = False
+        try:
+            self._count(capture, await worker.capture(_task(plan, shard, attempt)))
+        except ActstoreError as error:
+            _log.warning("shard %d of %s: %s", shard, run, error.message)
+            lost = error.reason == _LOST_WORKER
+            return Failure(error.reason, error.message, error.details)
+        except Exception:  # noqa: BLE001  a worker's fault must not end the coordinator
+            _log.exception("shard %d of %s", shard, run)
+            return Failure("INTERNAL", f"shard {shard} failed; the coordinator's log says how", {"shard": str(shard)})
+        finally:
+            del self._in_flight[attempt]
+            if lost:
+                self._start(self._back_when_ready(worker))
+            else:
+                self._idle.put_nowait(worker)
+        if capture.shards_committed % self._limits.fold_shards == 0:
+            self._start(self._tidy(run))
+        return None
+
+    async def _back_when_ready(self, worker: Worker) -> None:
+        """A worker that died takes no shard from others before there is another in its place."""
+        while True:
+            try:
+                await worker.ready()
+            except ActstoreError:
+                await asyncio.sleep(self._limits.retry_seconds)
+            else:
+                self._idle.put_nowait(worker)
+                return
+
+    async def _tidy(self, run: str) -> None:
+        await self._fold(run)
+        await self._merging.merge(run)
+
+    async def _fold(self, run: str) -> None:
+        try:
+            await asyncio.to_thread(self._preparer.fold, run)
+        except ActstoreError as error:  # another time will do
+            _log.warning("the commits of %s could not be folded: %s", run, error.message)
+
+    async def _unwant(self, run: str) -> None:
+        try:
+            await asyncio.to_thread(self._preparer.unwant, run)
+        except ActstoreError as error:  # then a coordinator that starts finds that nothing is left to do
+            _log.warning("run %s stays wanted: %s", run, error.message)
+
+    def _count(self, capture: CaptureState, report: ShardReport) -> None:
+        if report.won:
+            self._totals.shards_committed += 1
+            self._totals.tokens_committed += report.tokens
+            self._totals.bytes_committed += report.bytes
+        else:
+            capture.shuffle()
+        if capture.active:
+            capture.go_on()
+        capture.committed(report.tokens)
+
+    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _find(self, run: str) -> CaptureState:
+        if run not in self._captures:
+            raise NotThere(
+                f"run {run!r} is not being captured",
+                reason="CAPTURE_NOT_FOUND",
+                field="run",
+                value=run,
+                allowed=self._running(),
+            )
+        return self._captures[run]
+
+    def _is_active(self, run: str) -> bool:
+        return run in self._captures and self._captures[run].active
+
+    def _running(self) -> list[str]:
+        return [run for run, capture in self._captures.items() if capture.active]
+
+    def _lock(self, run: str) -> asyncio.Lock:
+        """Of whoever begins this run or gives it up."""
+        return self._by_run.setdefault(run, asyncio.Lock())
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among the captures for a run that is beginning: taken before anything of it is in the bucket, so that
+        of requests that come at once no more begin than there are places.
+        """
+        running = len(self._running()) + self._beginning
+        if running >= self._limits.captures:
+            raise BadRequest(
+                f"{running} captures are running, and no more than {self._limits.captures} may",
+                reason="LIMIT_EXCEEDED",
+                field="captures",
+                value=running + 1,
+                allowed=f"at most {self._limits.captures}",
+            )
+        self._beginning += 1
+        try:
+            yield
+        finally:
+            self._beginning -= 1
+
+    def _forget_old(self) -> None:
+        ended = [run for run, capture in self._captures.items() if not capture.active]
+        for run in ended[: max(0, len(ended) - self._limits.finished_captures + 1)]:
+            del self._captures[run]
+
+
+def _task(plan: RunPlan, shard: int, attempt: str) -> Task:
+    """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
+    if isinstance(plan, EncodePlan):
+        return EncodeTask(plan.record, plan.sae_paths, shard, attempt)
+    own = plan.shard_sequences(shard), attempt, plan.shard_sources(shard)
+    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, *own)
+
+
+def _dataset_files(plan: RunPlan) -> DatasetFiles:
+    return NO_FILES if isinstance(plan, EncodePlan) else plan.dataset_files

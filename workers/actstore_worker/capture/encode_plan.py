@@ -1,0 +1,118 @@
+"""From a request over another run's rows to its run: what SAEs are to be encoded, looked up and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from actstore_storage.bucket import Bucket, check_name
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
+from actstore_storage.runs.opening import open_run
+from actstore_worker.capture.options import feature_bytes
+from actstore_worker.capture.plan import Plan, default_run_name
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.provenance import code_version
+from actstore_worker.sae import SparseAutoencoder, load_sae
+
+_NOTHING_ASKED = CaptureRequest(model="", dataset="")
+# What a run over another's rows has of its own.
+_OWN = frozenset({"run", "saes", "rows_of"})
+
+
+@dataclass(frozen=True)
+class EncodePlan:
+    """`saes` are those that the other run lacks. No document is read, and no model is run."""
+
+    record: RunRecord
+    sae_paths: Mapping[str, Path]
+    saes: tuple[SparseAutoencoder, ...]
+    bytes_by_product: Mapping[str, int]
+
+
+RunPlan = Plan | EncodePlan
+
+
+def plan_encoding(request: CaptureRequest, bucket: Bucket, catalogue: ModelCatalogue, device: str) -> EncodePlan:
+    """Errors: BadRequest or NotThere with field, value and what is allowed."""
+    if request.run:
+        check_name(request.run, "run")
+    base = _complete_run(bucket, request.rows_of)
+    _check_taken_over(request, base.specification)
+    known = {sae.name for sae in base.specification.saes}
+    paths = {name: catalogue.find_sae(name) for name in dict.fromkeys(request.saes) if name not in known}
+    if not paths:
+        raise BadRequest(
+            f"run {base.run} has the features of {', '.join(request.saes) or 'no SAE, and none is named'}",
+            field="saes",
+            value=request.saes,
+            allowed="at least one SAE that the run does not have",
+        )
+    saes = tuple(load_sae(path, name) for name, path in paths.items())
+    for sae in saes:
+        _check_stored(sae, base)
+    added = [SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes]
+    specification = base.borrow_rows(added)
+    record = replace(
+        base,
+        run=request.run or default_run_name(specification),
+        specification=specification,
+        specification_sha256=specification.sha256,
+        device=device,
+        code_version=code_version(),
+        format_version=FORMAT_VERSION,
+    )
+    return EncodePlan(record, paths, saes, feature_bytes(saes, base.tokens_total))
+
+
+def _complete_run(bucket: Bucket, run: str) -> RunRecord:
+    snapshot = open_run(bucket, run)
+    if not snapshot.complete:
+        raise BadRequest(
+            f"run {run} has {len(snapshot.commits)} of its {snapshot.record.shards_total} shards",
+            field="rows_of",
+            value=run,
+            allowed="a complete run: capture it to its end first",
+        )
+    return snapshot.record
+
+
+def _check_taken_over(request: CaptureRequest, standing: Specification) -> None:
+    """What the request says beside its SAEs is what the other run says."""
+    for name in (field.name for field in fields(CaptureRequest)):
+        asked = getattr(request, name)
+        if name in _OWN or asked == getattr(_NOTHING_ASKED, name):
+            continue
+        stands = standing.sink_ratio or 0.0 if name == "sink_ratio" else getattr(standing, name)
+        if asked != stands:
+            message = f"{name} is {asked!r}, and run {request.rows_of} was captured with {stands!r}"
+            raise BadRequest(message, field=name, value=asked, allowed=f"{stands!r}, or leave it out")
+
+
+def _check_stored(sae: SparseAutoencoder, base: RunRecord) -> None:
+    """That the run has the rows which the SAE reads, of every token."""
+    asked, site = base.specification, str(sae.site)
+    if site not in asked.dense_sites:
+        raise BadRequest(
+            f"SAE {sae.name!r} reads {site}, whose rows run {base.run} does not store",
+            reason="SITE_UNKNOWN",
+            field="saes",
+            value=sae.name,
+            allowed=asked.dense_sites or "none: this run was captured without dense sites",
+        )
+    if asked.positions.kind != "all":
+        raise BadRequest(
+            f"run {base.run} stores rows of some tokens only ({asked.positions.kind}), and features are of every token",
+            field="rows_of",
+            value=base.run,
+            allowed="a run that stores the rows of all positions",
+        )
+    if sae.d_in != base.dense_width(site):
+        raise BadRequest(
+            f"SAE {sae.name!r} reads rows of {sae.d_in} elements; those of {site} in run {base.run} have "
+            f"{base.dense_width(site)}",
+            reason="SAE_MISMATCH",
+            field="d_in",
+            value=sae.d_in,
+            allowed=base.dense_width(site),
+        )

@@ -1,0 +1,283 @@
+"""From a request for a capture to its run: everything is looked up and checked here, before any forward pass."""
+
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actstore_storage.bucket import check_name
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.norm_columns import L2, NormColumn, columns_beside, statistics_names
+from actstore_storage.format.products import NORM_SKETCHES
+from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
+from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.runs.document_sources import DocumentSources
+from actstore_worker.capture.options import bytes_by_product, checked_options, document_query, sketch_bytes
+from actstore_worker.capture.progress import DatasetFiles
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.datasets.documents import Document, documents
+from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.datasets.sequences import SequenceShape, TokenSequences, tokenise
+from actstore_worker.models.files.source import ModelSource
+from actstore_worker.models.model import ModelDescription, describe_model
+from actstore_worker.models.tokens.prompts import prepends_bos
+from actstore_worker.provenance import code_version
+from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
+
+SEQUENCES_PER_BATCH_MAX = 1024
+SEQUENCES_PER_SHARD_MAX = 1 << 20
+_HASH_DIGITS_IN_NAME = 8
+# Of a dataset's files that are not read, so many are named.
+FILES_TOLD = 20
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    datasets: DatasetPlaces
+    # Where the capture workers run models: cpu or cuda.
+    device: str = "cpu"
+    sequences_per_batch: int = 16
+    # A shard is about this large: small enough to be done again after a crash, large enough for an object store.
+    shard_bytes_target: int = 64 << 20
+    # A worker holds a shard's nonzeros in memory, and does all of a shard again after a crash.
+    shard_bytes_max: int = 1 << 30
+    # A small run is cut this far all the same, so that workers share it and a reader sees it grow.
+    shards_target: int = 8
+    # What one run may store.
+    run_bytes_max: int = 10 << 40
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`sequences` are all of the run's, and `sources` of their documents; a worker needs those of its shard.
+    `bytes_by_product` is an estimate.
+    """
+
+    record: RunRecord
+    sequences: TokenSequences
+    model_source: ModelSource
+    model: ModelDescription
+    sae_paths: dict[str, Path]
+    saes: tuple[SparseAutoencoder, ...]
+    documents: int
+    bytes_by_product: Mapping[str, int]
+    sources: DocumentSources
+    dataset_files: DatasetFiles
+    # Of the documents, those with a BOS of their own.
+    documents_with_bos: int = 0
+
+    def shard_sequences(self, shard: int) -> TokenSequences:
+        held = self.record.shard_sequences(shard)
+        return self.sequences.slice(held.start, held.stop)
+
+    def shard_sources(self, shard: int) -> DocumentSources:
+        return self.sources.take(self.shard_sequences(shard).documents)
+
+
+def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: PlanSettings) -> Plan:
+    """Errors: BadRequest or NotThere with field, value and what is allowed."""
+    if request.run:
+        check_name(request.run, "run")
+    batch = _count(
+        request.sequences_per_batch, settings.sequences_per_batch, SEQUENCES_PER_BATCH_MAX, "sequences_per_batch"
+    )
+    query = document_query(request)
+    dataset = settings.datasets.find(request.dataset)
+    source = catalogue.find_model(request.model, request.model_revision)
+    model = describe_model(source)
+    shape = _shape(request, model)
+    dense, norms = _sites(request, model)
+    sae_paths = {name: catalogue.find_sae(name) for name in dict.fromkeys(request.saes)}
+    saes = tuple(_fitting_sae(path, name, model) for name, path in sae_paths.items())
+    options = checked_options(request, model, dense, saes)
+    noted = _NotedSources()
+    with _naming_dataset(request.dataset):
+        tokenised = tokenise(model, noted.passing(documents(dataset, query)), shape)
+    sequences = tokenised.sequences
+    widths = {str(site): model.site_width(site, shape.context_length) for site in dense}
+    columns = [*(NormColumn(L2, site) for site in norms), *columns_beside(tuple(map(str, norms)), model.kinds)]
+    sizes = bytes_by_product(options, widths, len(columns), saes, sequences)
+    per_shard = _sequences_per_shard(request.sequences_per_shard, sequences, sizes, batch, settings)
+    if columns:
+        shards, names = -(-len(sequences) // per_shard), len(statistics_names(columns))
+        sizes[NORM_SKETCHES] = sketch_bytes(names, sequences, model.bos_id, shards)
+    _check_run_bytes(sizes, settings.run_bytes_max)
+    specification = Specification(
+        model=request.model,
+        model_revision=request.model_revision,
+        weights_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
+        attention_implementation=_attention(model, map(str, dense)),
+        tokenizer_sha256=model.tokenizer_sha256,
+        dataset=request.dataset,
+        dataset_sha256=tokenised.sha256,
+        text_field=query.text_field,
+        max_tokens=request.max_tokens,
+        context_length=shape.context_length,
+        prepend_bos=shape.prepend_bos,
+        dense_sites=tuple(map(str, dense)),
+        norm_sites=tuple(map(str, norms)),
+        saes=tuple(SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes),
+        sequences_per_shard=per_shard,
+        sequences_per_batch=batch,
+        tokens_field=request.tokens_field,
+        row_filters=request.row_filters,
+        max_documents=request.max_documents,
+        marked_special=model.marks_special,
+        source_field=request.source_field,
+        **asdict(options) | {"positions": options.positions},
+    )
+    record = _record(request, specification, model, sequences, settings.device)
+    record = replace(record, dense_widths={site: width for site, width in widths.items() if width != model.d_model})
+    sources = noted.of(sequences.documents)
+    files = DatasetFiles(len(dataset.files), len(dataset.not_read), dataset.not_read[:FILES_TOLD])
+    seen, begun = tokenised.documents, tokenised.documents_with_bos
+    return Plan(record, sequences, source, model, sae_paths, saes, seen, sizes, sources, files, begun)
+
+
+class _NotedSources:
+    """Where documents come from, noted as they pass: of many millions, so that these are columns and no objects."""
+
+    def __init__(self) -> None:
+        self._numbers, self._rows, self._sources = array("q"), array("q"), list[str]()
+
+    def passing(self, found: Iterable[Document]) -> Iterator[Document]:
+        for document in found:
+            self._numbers.append(document.number)
+            self._rows.append(document.row)
+            self._sources.append(document.source)
+            yield document
+
+    def of(self, documents: NDArray[np.int64]) -> DocumentSources:
+        noted = DocumentSources(
+            np.array(self._numbers, np.int64), np.array(self._sources, np.object_), np.array(self._rows, np.int64)
+        )
+        return noted.take(documents)
+
+
+def default_run_name(specification: Specification) -> str:
+    """`<model>-<dataset>-<hash>`, of characters that a name may have."""
+    words = f"{specification.model}-{Path(specification.dataset).stem}"
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-._")[:100]
+    return check_name(f"{words}-{specification.sha256[:_HASH_DIGITS_IN_NAME]}", "run")
+
+
+def _record(
+    request: CaptureRequest,
+    specification: Specification,
+    model: ModelDescription,
+    sequences: TokenSequences,
+    device: str,
+) -> RunRecord:
+    return RunRecord(
+        run=request.run or default_run_name(specification),
+        specification=specification,
+        specification_sha256=specification.sha256,
+        sequences_total=len(sequences),
+        tokens_total=len(sequences.tokens),
+        layer_count=model.layer_count,
+        d_model=model.d_model,
+        attention_implementation=specification.attention_implementation,
+        device=device,
+        code_version=code_version(),
+        model_config=model.model_config,
+        document_sources=True,
+    )
+
+
+def _attention(model: ModelDescription, dense_sites: Iterable[str]) -> str:
+    """Attention weights can be seen in eager attention only."""
+    shows_weights = any(parse_site(site).kind == "pattern" for site in dense_sites)
+    return "eager" if shows_weights else model.attention_implementation
+
+
+def _count(asked: int | None, default: int, limit: int, field: str) -> int:
+    if asked is None:
+        return default
+    if asked < 1:
+        raise BadRequest(f"{field} is {asked}", field=field, value=asked, allowed=f"1..{limit}")
+    if asked > limit:
+        raise _limit(field, asked, limit)
+    return asked
+
+
+def _shape(request: CaptureRequest, model: ModelDescription) -> SequenceShape:
+    prepend = prepends_bos(model, request.prepend_bos)
+    length = model.context_length if request.context_length is None else request.context_length
+    shortest = 1 + int(prepend) + int(prepend and model.end_id is not None)
+    if length > model.context_length:
+        raise _limit("context_length", length, model.context_length, model.context_reason)
+    if length < shortest:
+        allowed = f"{shortest}..{model.context_length}"
+        raise BadRequest(f"context_length is {length}", field="context_length", value=length, allowed=allowed)
+    return SequenceShape(length, prepend, request.max_tokens)
+
+
+def _sites(request: CaptureRequest, model: ModelDescription) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+    """Dense sites may have heads; norms are of residual kinds."""
+    kinds = (*model.kinds, *model.inner_kinds, *HEAD_KINDS)
+    dense = expand_sites(request.dense_sites, kinds, model.layer_count, model.head_counts)
+    norms = expand_sites(request.norm_sites or model.kinds, model.kinds, model.layer_count)
+    return dense, norms
+
+
+def _fitting_sae(path: Path, name: str, model: ModelDescription) -> SparseAutoencoder:
+    sae = load_sae(path, name)
+    check_fit(sae, model)
+    return sae
+
+
+def _sequences_per_shard(
+    asked: int | None, sequences: TokenSequences, sizes: Mapping[str, int], batch: int, settings: PlanSettings
+) -> int:
+    """As asked, or whole batches; the bytes of a shard are those of an average sequence times their number."""
+    sequence_bytes = sum(sizes.values()) / len(sequences)
+    by_bytes = max(1, int(settings.shard_bytes_target / sequence_bytes))
+    by_share = -(-len(sequences) // settings.shards_target)
+    batches = max(1, -(-min(by_bytes, by_share) // batch))
+    most = SEQUENCES_PER_SHARD_MAX
+    if len(sequences) * sequence_bytes > settings.shard_bytes_max:
+        most = min(most, max(1, int(settings.shard_bytes_max / sequence_bytes)))
+    return _count(asked, min(batches * batch, most), most, "sequences_per_shard")
+
+
+def _check_run_bytes(sizes: Mapping[str, int], run_bytes_max: int) -> None:
+    total = sum(sizes.values())
+    if total > run_bytes_max:
+        largest = max(sizes, key=lambda product: sizes[product])
+        raise BadRequest(
+            f"the run would store about {total} bytes, most of them {largest}; the limit is {run_bytes_max}",
+            reason="LIMIT_EXCEEDED",
+            field="bytes",
+            value=total,
+            allowed=f"at most {run_bytes_max}: fewer tokens, sites or positions",
+        )
+
+
+@contextmanager
+def _naming_dataset(name: str) -> Iterator[None]:
+    """Whoever finds that a dataset has no tokens does not know its name."""
+    try:
+        yield
+    except BadRequest as error:
+        if error.reason != "DATASET_EMPTY":
+            raise
+        message = f"dataset {name!r}: {error.message}"
+        allowed = error.details.get("allowed")
+        raise BadRequest(message, reason="DATASET_EMPTY", field="dataset", value=name, allowed=allowed) from error
+
+
+def _limit(field: str, value: int, limit: int, why: str = "") -> BadRequest:
+    return BadRequest(
+        f"{field} is {value}; the limit is {limit}{why}",
+        reason="LIMIT_EXCEEDED",
+        field=field,
+        value=value,
+        allowed=f"at most {limit}",
+    )

@@ -1,0 +1,152 @@
+"""From a request to a run that is in the bucket: planned, wanted, created once, its model and SAEs registered."""
+
+import logging
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import CorruptObject, NotThere
+from actstore_storage.format.keys import WANTED, run_key, wanted_key
+from actstore_storage.format.records import seal, unseal
+from actstore_storage.format.specification import Positions, RowFilter
+from actstore_storage.runs.checkpoint import fold_commits
+from actstore_storage.runs.opening import check_run_name, create_run, open_run
+from actstore_storage.runs.registry import ModelRecord, SaeModelRecord, register_model, register_sae
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_worker.capture.encode_plan import RunPlan, plan_encoding
+from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.progress import CaptureState, Progress, State
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.sae import SparseAutoencoder
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """The coordinator's `Preparer` over a bucket and what there is of models and datasets."""
+
+    bucket: Bucket
+    catalogue: ModelCatalogue
+    settings: PlanSettings
+
+    def plan(self, request: CaptureRequest) -> RunPlan:
+        """Errors: BadRequest for what was asked."""
+        if request.rows_of:
+            return plan_encoding(request, self.bucket, self.catalogue, self.settings.device)
+        return plan_capture(request, self.catalogue, self.settings)
+
+    def begin(self, plan: RunPlan, request: CaptureRequest) -> Snapshot:
+        """The run, as it is in the bucket and wanted there from now on.
+
+        Wanted before it is created: a crash in between leaves a request that the next coordinator finishes, and no run
+        that nobody works on. Registered before both: whoever sees the run can read its tokens' texts. The request is
+        kept under the run's own name, so that it means that run whatever else would be chosen for it.
+
+        Errors: Conflict where the run's name is taken, and then nothing was written; StoreError, after which the run is
+        not there and not wanted, unless it was before.
+        """
+        record = plan.record
+        check_run_name(self.bucket, record)
+        register(self.bucket, plan)
+        key, wanted = wanted_key(record.run), seal(asdict(replace(request, run=record.run)))
+        with ExitStack() as undo:
+            if self.bucket.put_if_absent(key, wanted):
+                undo.callback(self.bucket.delete, key)
+            else:
+                self.bucket.put(key, wanted)
+            if create_run(self.bucket, record) is record:
+                undo.callback(self.bucket.delete, run_key(record.run))
+            snapshot = open_run(self.bucket, record.run)
+            undo.pop_all()
+        return snapshot
+
+    def unwant(self, run: str) -> None:
+        self.bucket.delete(wanted_key(run))
+
+    def give_up(self, run: str) -> Progress | None:
+        """What there is of a run that was wanted, and is not from now on. None: it was not."""
+        if not self.bucket.exists(wanted_key(run)):
+            return None
+        self.unwant(run)
+        try:
+            capture = CaptureState.of(open_run(self.bucket, run))
+        except NotThere:  # it was wanted, and a crash came before it was created
+            return Progress(run, State.CANCELLED, 0, 0, 0, 0, 0.0, None)
+        capture.end(State.CANCELLED)
+        return capture.progress()
+
+    def wanted(self) -> dict[str, CaptureRequest]:
+        found = {}
+        for key in self.bucket.keys(WANTED):
+            try:
+                request = _request(self.bucket.get(key), key)
+            except KeyError:  # its capture has just ended
+                continue
+            except CorruptObject as error:
+                _log.warning("%s", error.message)
+                continue
+            found[request.run] = request
+        return found
+
+    def fold(self, run: str) -> None:
+        fold_commits(open_run(self.bucket, run))
+
+
+def register(bucket: Bucket, plan: RunPlan) -> None:
+    """The run's model, with its tokens' texts, and its SAEs."""
+    if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
+        texts = plan.model.texts
+        register_model(bucket, _model_record(plan.model), texts.alone, texts.parts)
+    for sae in plan.saes:
+        register_sae(bucket, sae_record(sae))
+
+
+def _request(data: bytes, key: str) -> CaptureRequest:
+    request = unseal(data, key, _request_of)
+    if wanted_key(request.run) != key:
+        raise CorruptObject(f"{key} asks for run {request.run}", field="object", value=key)
+    return request
+
+
+def _request_of(fields: dict[str, Any]) -> CaptureRequest:
+    fields["positions"] = Positions(**fields["positions"])
+    filters = [RowFilter(**found) for found in fields["row_filters"]]
+    fields["row_filters"] = tuple(
+        replace(found, value=tuple(found.value)) if isinstance(found.value, list) else found for found in filters
+    )
+    for name in ("dense_sites", "norm_sites", "saes"):
+        fields[name] = tuple(fields[name])
+    return CaptureRequest(**fields)
+
+
+def _model_record(model: ModelDescription) -> ModelRecord:
+    return ModelRecord(
+        name=model.name,
+        revision=model.revision,
+        weights_sha256=model.weights_sha256,
+        tokenizer_sha256=model.tokenizer_sha256,
+        family=model.family.name,
+        layer_count=model.layer_count,
+        d_model=model.d_model,
+        head_count=model.head_count,
+        vocabulary_size=model.vocabulary_size,
+        context_length=model.context_length,
+        block=model.family.block(model.config),
+        config_sha256=model.config_sha256,
+    )
+
+
+def sae_record(sae: SparseAutoencoder) -> SaeModelRecord:
+    return SaeModelRecord(
+        name=sae.name,
+        sha256=sae.sha256,
+        architecture=sae.architecture,
+        site=str(sae.site),
+        d_in=sae.d_in,
+        d_sae=sae.d_sae,
+        model=sae.model,
+    )

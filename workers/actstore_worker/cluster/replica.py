@@ -1,0 +1,76 @@
+"""What one model replica does: it answers questions and runs sweeps on the models that it has loaded, in turns."""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from actstore_storage.bucket import Bucket
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.live.answering import LiveAnswers
+from actstore_worker.live.questions import LiveLimits
+from actstore_worker.models.files.source import ModelSource
+from actstore_worker.models.files.stamps import Stamp
+from actstore_worker.models.turns import Turns, share
+from actstore_worker.models.wiring import load_model
+from actstore_worker.patching.inputs.request import PatchingLimits
+from actstore_worker.patching.inputs.supplies import Supplies
+from actstore_worker.patching.serving.sweeps import Served, Sweeps
+
+
+class Replica:
+    """`live` and `sweeps` are for any number of threads, with what `open` gives."""
+
+    def __init__(
+        self,
+        catalogue: ModelCatalogue,
+        bucket: Bucket,
+        device: torch.device,
+        live: LiveLimits,
+        patching: PatchingLimits,
+    ) -> None:
+        self._catalogue, self._device = catalogue, device
+        # One for all models: two that run side by side would only wait for the same cores.
+        self._turns = Turns()
+        self.live = LiveAnswers(catalogue, bucket, device, live)
+        self.sweeps = Sweeps(patching, Supplies(bucket, self.live.find_sae))
+
+    def open(self, name: str, revision: str) -> "OpenModel":
+        """Errors: as `OpenModel.get`."""
+        found = OpenModel(partial(self._catalogue.find_model, name, revision), self._load)
+        found.get()
+        return found
+
+    def _load(self, source: ModelSource) -> Served:
+        return self.sweeps.serve(share(load_model(source, device=self._device), self._turns))
+
+
+class _Find(Protocol):
+    def __call__(self, *, asks_hub: bool) -> ModelSource: ...
+
+
+class OpenModel:
+    """A model by its name, as its files are by now. Who got it before they were written again goes on with that one."""
+
+    def __init__(self, find: _Find, load: Callable[[ModelSource], Served]) -> None:
+        self._find, self._load = find, load
+        self._read: tuple[Stamp, Served] | None = None
+        # Held while it is read, so that two questions do not read it twice.
+        self._lock = threading.Lock()
+
+    def get(self) -> Served:
+        """The model as its files are now. Where they are as they were, this costs a look at their sizes and times.
+
+        Errors: as `ModelCatalogue.find_model` and `load_model`.
+        """
+        with self._lock:
+            read, self._read = self._read, None  # nothing is kept of a model that is not there, or not whole
+            source = self._find(asks_hub=read is None)
+            stamp = source.stamp()
+            if read is None or read[0] != stamp:
+                read = None  # the old one is gone, but for who still uses it, when the new one comes
+                read = stamp, self._load(source)
+            self._read = read
+            return read[1]

@@ -1,0 +1,217 @@
+"""Where documents come from: the rows of tables, and plain text.
+
+A table has a document a row; a plain-text file is one document. Text is UTF-8 or refused: a document that is silently
+repaired is no longer what its name says.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.specification import RowFilter
+from actstore_storage.runs.document_sources import WHOLE
+from actstore_worker.datasets.places import Dataset, DatasetFile
+from actstore_worker.datasets.row_filters import compares_text, no_field, passes
+from actstore_worker.datasets.rows import Row, WantedColumns, plain_text, table_rows
+
+_ID_MAX = np.iinfo(np.int32).max
+# Of a document's source that is a column's: a URL, an identifier.
+SOURCE_CHARACTERS_MAX = 4096
+# What transformers' tokenizers give beside token ids: 1 for a token, 0 for padding.
+MASK_FIELD = "attention_mask"
+
+TokenIds = Int[NDArray[np.int32], " token"]
+
+
+@dataclass(frozen=True)
+class DocumentQuery:
+    """Which documents of a dataset, and what of them. With `tokens_field` they are tokenised already; with
+    `source_field` a document's source is that column's, instead of its file and row.
+    """
+
+    text_field: str = "text"
+    tokens_field: str = ""
+    source_field: str = ""
+    row_filters: tuple[RowFilter, ...] = ()
+    max_documents: int | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a table that are read."""
+        named = [self.tokens_field or self.text_field, self.source_field, *(found.column for found in self.row_filters)]
+        return list(dict.fromkeys(name for name in named if name))
+
+    @property
+    def wanted(self) -> WantedColumns:
+        """A table without types has text where text is asked for."""
+        texts = {found.column for found in self.row_filters if compares_text(found)}
+        texts |= {self.text_field, self.source_field} - {""}
+        return WantedColumns(self.columns, sorted(texts), self._missing, (MASK_FIELD,) if self.tokens_field else ())
+
+    def field_of(self, column: str) -> str:
+        """The field of the request that asks for a column."""
+        for name in ("tokens_field", "text_field", "source_field"):
+            if column == getattr(self, name):
+                return f"dataset.{name}"
+        return "dataset.filters"
+
+    def _missing(self, place: str, column: str, there: Sequence[str]) -> BadRequest:
+        return no_field(place, column, there, self.field_of(column))
+
+
+@dataclass(frozen=True)
+class Document:
+    """`number` counts the documents of the dataset from 0, those that a filter leaves out included. `source` is the
+    document's file in the dataset, and `row` its row there, WHOLE for a file that is one document. With `source_field`,
+    `source` is that column's value, and `row` is WHOLE.
+    """
+
+    number: int
+    content: str | TokenIds
+    source: str = ""
+    row: int = WHOLE
+
+
+def documents(dataset: Dataset, query: DocumentQuery) -> Iterator[Document]:
+    """In a fixed order: files by path, rows as they lie.
+
+    Errors: BadRequest DATASET_UNREADABLE with file and place; ARGUMENT_INVALID for a filter of text without columns,
+    or one that compares what cannot be compared; StoreError where the store of the files fails.
+    """
+    numbered = enumerate(_documents(dataset, query))
+    passing = (Document(number, *found) for number, found in numbered if found is not None)
+    yield from itertools.islice(passing, query.max_documents)
+
+
+_Found = tuple[str | TokenIds, str, int]
+
+
+def _documents(dataset: Dataset, query: DocumentQuery) -> Iterator[_Found | None]:
+    """Of every document in its turn; None for one that a filter leaves out."""
+    if dataset.table is not None:
+        for row in _library_rows(dataset, query):
+            yield _document(row, dataset.name, query)
+    for file in dataset.files:
+        if file.kind.rows:
+            for row in table_rows(file, query.wanted):
+                yield _document(row, file.name, query)
+        else:
+            _check_no_columns(file, query)
+            yield plain_text(file), file.name, WHOLE
+
+
+def _document(row: Row, file: str, query: DocumentQuery) -> _Found | None:
+    if not all(passes(row.place, row.columns, found) for found in query.row_filters):
+        return None
+    content = _row_tokens(row, query.tokens_field) if query.tokens_field else _row_text(row, query.text_field)
+    if query.source_field:
+        return content, _row_source(row, query.source_field), WHOLE
+    return content, file, row.number
+
+
+def _library_rows(dataset: Dataset, query: DocumentQuery) -> Iterator[Row]:
+    names = query.wanted.choose(dataset.name, dataset.table.column_names)
+    for number, columns in enumerate(dataset.table.select_columns(names)):
+        yield Row(f"{dataset.name} row {number}", number, columns)
+
+
+def _check_no_columns(file: DatasetFile, query: DocumentQuery) -> None:
+    for column in query.columns:
+        if column != query.text_field:
+            raise BadRequest(
+                f"{file.name} is plain text, without columns",
+                field=query.field_of(column),
+                value=column,
+                allowed="a dataset of JSON, Parquet, Arrow or CSV",
+            )
+
+
+def _row_text(row: Row, text_field: str) -> str:
+    text = _value(row, text_field, "dataset.text_field")
+    if not isinstance(text, str):
+        raise _not_that(row, text_field, "dataset.text_field", "text", "a column of strings")
+    return _unicode(row, text)
+
+
+def _row_source(row: Row, source_field: str) -> str:
+    """A missing one is empty."""
+    value = _value(row, source_field, "dataset.source_field")
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        allowed = "a column of strings or whole numbers"
+        raise _not_that(row, source_field, "dataset.source_field", "text or a whole number", allowed)
+    text = str(value)
+    if len(text) > SOURCE_CHARACTERS_MAX:
+        raise BadRequest(
+            f"{row.place}: {source_field!r} has {len(text)} characters",
+            reason="LIMIT_EXCEEDED",
+            field="dataset.source_field",
+            value=source_field,
+            allowed=f"at most {SOURCE_CHARACTERS_MAX}",
+        )
+    return _unicode(row, text)
+
+
+def _row_tokens(row: Row, tokens_field: str) -> TokenIds:
+    ids = _value(row, tokens_field, "dataset.tokens_field")
+    whole = isinstance(ids, list) and all(type(token) is int and 0 <= token <= _ID_MAX for token in ids)
+    if not whole:
+        allowed = "a column of lists of whole numbers from 0"
+        raise _not_that(row, tokens_field, "dataset.tokens_field", "a list of token ids", allowed)
+    return _without_padding(row, np.asarray(ids, dtype=np.int32))
+
+
+def _without_padding(row: Row, ids: TokenIds) -> TokenIds:
+    """The token ids that the row's mask leaves, where it has one: the model reads no others."""
+    if row.columns.get(MASK_FIELD) is None:
+        return ids
+    mask = row.columns[MASK_FIELD]
+    known = isinstance(mask, list) and len(mask) == len(ids) and all(value in (0, 1) for value in mask)
+    places = np.flatnonzero(mask) if known else np.empty(0)
+    if not known or (np.diff(places) != 1).any():
+        raise BadRequest(
+            f"{row.place}: its {MASK_FIELD} is not of one run of its token ids, with padding before or behind",
+            reason="DATASET_UNREADABLE",
+            field="dataset.tokens_field",
+            value=MASK_FIELD,
+            allowed="a 1 for each token and a 0 for padding",
+        )
+    return ids[places]
+
+
+def _value(row: Row, column: str, field: str) -> Any:
+    if column not in row.columns:
+        raise no_field(row.place, column, row.columns, field)
+    return row.columns[column]
+
+
+def _unicode(row: Row, text: str) -> str:
+    """JSON can escape half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(
+            f"{row.place} is not UTF-8: {error}",
+            reason="DATASET_UNREADABLE",
+            field="dataset",
+            value=row.place,
+            allowed="UTF-8",
+        ) from error
+    return text
+
+
+def _not_that(row: Row, column: str, field: str, wanted: str, allowed: str) -> BadRequest:
+    return BadRequest(
+        f"{row.place}: {column!r} is {type(row.columns[column]).__name__}, not {wanted}",
+        reason="DATASET_UNREADABLE",
+        field=field,
+        value=column,
+        allowed=allowed,
+    )

@@ -1,0 +1,229 @@
+"""What a file of a dataset is, and which files of a folder are read: the same on a disk and in a store.
+
+Names decide, and of `.json` whether it holds rows.
+
+Nothing is left out without a word: what is not read is named, and a folder of which a part would be missing, or be read
+twice, is refused.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.parquet.reading import read_side_by_side
+
+LINES, JSON, PARQUET, ARROW, CSV, TSV = "lines", "json", "parquet", "arrow", "csv", "tsv"
+# A document a row.
+TABLE_SUFFIXES: Mapping[str, str] = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines", ".ldjson"), LINES),
+    ".json": JSON,
+    **dict.fromkeys((".parquet", ".pq"), PARQUET),
+    **dict.fromkeys((".arrow", ".feather"), ARROW),
+    ".csv": CSV,
+    ".tsv": TSV,
+}
+# One document each. A file that is named by itself may have any other suffix.
+TEXT_SUFFIXES = frozenset(
+    {
+        *(".txt", ".text", ".md", ".rst", ".tex", ".html", ".htm", ".xml", ".yaml", ".yml", ".toml"),
+        *(".py", ".c", ".h", ".cpp", ".go", ".java", ".js", ".ts", ".rs", ".sh", ".sql", ".css"),
+    }
+)
+# As pyarrow calls them, and xz, which the standard library reads.
+COMPRESSIONS: Mapping[str, str] = {
+    **dict.fromkeys((".gz", ".gzip"), "gzip"),
+    ".bz2": "bz2",
+    **dict.fromkeys((".zst", ".zstd"), "zstd"),
+    ".lz4": "lz4",
+    ".xz": "xz",
+}
+# Data that is not read: a folder that holds some is not read without it.
+UNREAD_SUFFIXES = frozenset(
+    {
+        *(".avro", ".orc", ".tar", ".tgz", ".zip", ".7z", ".rar", ".warc", ".tfrecord", ".tfrecords", ".msgpack"),
+        *(".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".xlsx", ".xls", ".sqlite", ".sqlite3", ".duckdb"),
+        *(".lz", ".lzma", ".br", ".snappy", ".z", ".mds", ".lance", ".json5"),
+    }
+)
+# What tells of a dataset, and lies beside its tables without being a part of them.
+_PAPERS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors"})
+_PAPER_SUFFIXES = frozenset({".md", ".rst", ".yaml", ".yml", ".toml"})
+# What the `datasets` library writes beside its Arrow files.
+SAVED_STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
+_RECORDS = frozenset({SAVED_STATE, SAVED_SPLITS, "dataset_info.json", "dataset_infos.json"})
+# Beside names that begin with a dot.
+_STAGING = frozenset({"_temporary", "_success", "_metadata", "_common_metadata", "_spark_metadata"})
+_SKIPPED = _STAGING | {"__pycache__", "__macosx", "lost+found", "thumbs.db", "desktop.ini"}
+# Files beside one of these count where it says so: others were removed, and lie there still.
+_LOGS = frozenset({"_delta_log", ".hoodie"})
+# Of what is refused or not read, so many names are told.
+NAMES_TOLD = 5
+ROWS_OF_JSON = "JSON objects, one a line; or an array of objects"
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """`rows`: of which table format; empty: plain text. `compression`: empty, or one of COMPRESSIONS."""
+
+    rows: str = ""
+    compression: str = ""
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """Names in order. `not_read` are files, and folders of which nothing is read."""
+
+    read: tuple[str, ...]
+    not_read: tuple[str, ...]
+
+
+def kind_of(name: str) -> FileKind | None:
+    """By its suffix, in any case; None for what is neither table nor text."""
+    inner, compression = _uncompressed(name)
+    suffix = PurePosixPath(inner).suffix.lower()
+    if suffix in TABLE_SUFFIXES:
+        rows = TABLE_SUFFIXES[suffix]
+        whole = rows not in (PARQUET, ARROW)  # which are compressed inside, and are read from anywhere
+        return FileKind(rows, compression) if whole or not compression else None
+    return FileKind("", compression) if suffix in TEXT_SUFFIXES else None
+
+
+def kind_of_named(name: str) -> FileKind:
+    """Of a file that is named by itself. Errors: BadRequest DATASET_UNREADABLE for data of another kind."""
+    found = kind_of(name)
+    if found is not None:
+        return found
+    if _looks_like_data(name) and not _is_bare_compression(name):
+        raise _unread([name])
+    return FileKind("", _uncompressed(name)[1])
+
+
+def choose_files(dataset: str, names: Iterable[str], has_rows: Callable[[str], bool]) -> FolderFiles:
+    """Of the files below a folder, by their paths in it: every table; or, without any, every text. `has_rows` looks
+    into a `.json`, which may be no table but a setting.
+
+    Errors: BadRequest DATASET_EMPTY; DATASET_UNREADABLE for data that is not read, tables beside text, and what looks
+    like the same data twice.
+    """
+    names = sorted(names)
+    _check_no_log(names)
+    hidden = {name: skipped for name in names if (skipped := _skipped(name))}
+    there = [name for name in names if name not in hidden]
+    tables = _tables(there, has_rows)
+    texts = [name for name in there if (kind := kind_of(name)) is not None and not kind.rows]
+    if unread := [name for name in there if _looks_like_data(name) and name not in tables]:
+        raise _unread(unread)
+    _check_once(tables)
+    read = tables or texts
+    rest = [name for name in there if name not in set(read)]
+    _check_whole(tables, texts, rest)
+    not_read = (*rest, *dict.fromkeys(hidden.values()))
+    if not read:
+        raise _empty(dataset, not_read)
+    return FolderFiles(tuple(read), not_read)
+
+
+def told(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
+    return ", ".join(names[:NAMES_TOLD]) + more
+
+
+def _skipped(name: str) -> str:
+    """What of the path makes it hidden or staged: the file, or a folder around it; empty where nothing does."""
+    parts = PurePosixPath(name).parts
+    kind = kind_of(name)
+    for depth, part in enumerate(parts, start=1):
+        # As Spark, Hive and pyarrow have it, of tables; Python has modules of such names.
+        staged = part.startswith("_") and kind is not None and bool(kind.rows)
+        cached = part.startswith("cache-") and kind == FileKind(ARROW)  # by the `datasets` library
+        if part.startswith(".") or part.lower() in _SKIPPED or staged or cached:
+            return "/".join(parts[:depth]) + ("/" if depth < len(parts) else "")
+    return ""
+
+
+def _tables(names: Sequence[str], has_rows: Callable[[str], bool]) -> list[str]:
+    kinds = {name: kind.rows for name in names if (kind := kind_of(name)) and kind.rows and not _is_record(name)}
+    looked_into = [name for name, rows in kinds.items() if rows == JSON]
+    settings = {
+        name for name, found in zip(looked_into, read_side_by_side(has_rows, looked_into), strict=True) if not found
+    }
+    return [name for name in kinds if name not in settings]
+
+
+def _check_no_log(names: Sequence[str]) -> None:
+    for name in names:
+        if logs := _LOGS.intersection(PurePosixPath(name).parts):
+            what = f"{min(logs)} says which of its files count, and is not read"
+            raise _mixed(what, name, "an export of the table")
+
+
+def _check_once(tables: Sequence[str]) -> None:
+    """`gzip -k` leaves both, and so does an export in two formats."""
+    seen: dict[str, str] = {}
+    for name in tables:
+        inner = _uncompressed(name)[0]
+        stem = inner[: -len(PurePosixPath(inner).suffix)]
+        if stem in seen:
+            raise _mixed(f"{seen[stem]} and {name} look like the same rows twice", name, "one of the two")
+        seen[stem] = name
+
+
+def _check_whole(tables: Sequence[str], texts: Sequence[str], rest: Sequence[str]) -> None:
+    if tables and (beside := [name for name in texts if not _is_paper(name)]):
+        what = f"it has tables ({told(tables)}) and text ({told(beside)}), and would be read without one of them"
+        raise _mixed(what, beside[0], "a folder of the one or the other; or name a file or folder in it")
+    values = [name for name in rest if (kind := kind_of(name)) and kind.rows == JSON and not _is_record(name)]
+    if values and not tables and all(_is_paper(name) for name in texts):
+        raise _mixed(f"{told(values)} hold one JSON value each, and no rows", values[0], ROWS_OF_JSON)
+
+
+def _is_record(name: str) -> bool:
+    return PurePosixPath(name).name in _RECORDS
+
+
+def _is_paper(name: str) -> bool:
+    path = PurePosixPath(_uncompressed(name)[0])
+    return path.suffix.lower() in _PAPER_SUFFIXES or path.name.split(".")[0].lower() in _PAPERS
+
+
+def _looks_like_data(name: str) -> bool:
+    """Of what is neither table nor text: data by its suffix, or compressed, whatever is in it."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return kind_of(name) is None and (suffix in UNREAD_SUFFIXES or suffix in COMPRESSIONS)
+
+
+def _is_bare_compression(name: str) -> bool:
+    inner, compression = _uncompressed(name)
+    suffix = PurePosixPath(inner).suffix.lower()
+    return bool(compression) and suffix not in UNREAD_SUFFIXES and suffix not in TABLE_SUFFIXES
+
+
+def _uncompressed(name: str) -> tuple[str, str]:
+    """The name without the suffix of its compression, and that compression."""
+    suffix = PurePosixPath(name).suffix
+    compression = COMPRESSIONS.get(suffix.lower(), "")
+    return (name[: -len(suffix)], compression) if compression else (name, "")
+
+
+def _unread(names: Sequence[str]) -> BadRequest:
+    whose = f"{told(names)} {'is' if len(names) == 1 else 'are'} data of a kind that is not read"
+    formats = f"{' '.join(TABLE_SUFFIXES)} and text; of these but Parquet and Arrow also {' '.join(COMPRESSIONS)}"
+    return _mixed(whose, names[0], formats)
+
+
+def _mixed(what: str, value: str, allowed: str) -> BadRequest:
+    return BadRequest(
+        f"the dataset is not read: {what}", reason="DATASET_UNREADABLE", field="dataset", value=value, allowed=allowed
+    )
+
+
+def _empty(dataset: str, not_read: Sequence[str]) -> BadRequest:
+    holds = f"; it has {told(not_read)}" if not_read else ""
+    return BadRequest(
+        f"dataset folder {dataset} has no file that is text{holds}",
+        reason="DATASET_EMPTY",
+        field="dataset",
+        value=dataset,
+        allowed=[*TABLE_SUFFIXES, *sorted(TEXT_SUFFIXES)],
+    )

@@ -1,0 +1,107 @@
+"""Which rows of a table are read: filters as pyarrow has them, which compare like with like or not at all."""
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.specification import RowFilter
+
+COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "in": lambda value, allowed: value in allowed,
+    "not in": lambda value, allowed: value not in allowed,
+}
+_SEVERAL = ("in", "not in")
+_COMPARED = ("text", "number", "truth")
+_FIELD = "dataset.filters"
+
+
+def check_filter(found: RowFilter) -> None:
+    """Errors: BadRequest for a filter that no column could be compared with."""
+    if found.comparison not in COMPARISONS:
+        raise _invalid(found.comparison, list(COMPARISONS))
+    several = found.comparison in _SEVERAL
+    if several != isinstance(found.value, tuple):
+        raise _invalid(_told(found), "several values for `in` and `not in`, one for the others")
+    kinds = {_kind(value) for value in _values(found)}
+    if len(kinds) > 1:
+        raise _invalid(_told(found), f"values of one kind, and not {' and '.join(sorted(kinds))} beside each other")
+    if any(isinstance(value, float) and math.isnan(value) for value in _values(found)):
+        raise _invalid(_told(found), "a number: nothing equals NaN")
+
+
+def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
+    """A missing value passes nothing, as with pyarrow's filters.
+
+    Errors: BadRequest for a column that is not there, and for a value of another kind than the filter's.
+    """
+    if found.column not in row:
+        raise no_field(place, found.column, row, _FIELD)
+    value = row[found.column]
+    if value is None:
+        return False
+    kind = _kind(value)
+    for other in _values(found):
+        if _kind(other) != kind or kind not in _COMPARED:
+            raise _unlike(place, found, value, kind)
+    # A decimal is compared with the number as it was written, and not with the binary fraction next to it.
+    exact = isinstance(value, Decimal)
+    wanted = tuple(_exact(other) if exact else other for other in _values(found))
+    return COMPARISONS[found.comparison](value, wanted if found.comparison in _SEVERAL else wanted[0])
+
+
+def compares_text(found: RowFilter) -> bool:
+    return any(isinstance(value, str) for value in _values(found))
+
+
+def no_field(place: str, column: str, there: Any, field: str) -> BadRequest:
+    return BadRequest(
+        f"{place} has no field {column!r}; it has: {', '.join(there) or 'none'}",
+        reason="DATASET_UNREADABLE",
+        field=field,
+        value=column,
+        allowed=sorted(there),
+    )
+
+
+def _values(found: RowFilter) -> tuple[Any, ...]:
+    return found.value if isinstance(found.value, tuple) else (found.value,)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "truth"
+    if isinstance(value, int | float | Decimal):
+        return "number"
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
+def _exact(value: Any) -> Any:
+    return Decimal(str(value)) if isinstance(value, float) else value
+
+
+def _told(found: RowFilter) -> str:
+    return f"{found.column} {found.comparison} {found.value!r}"
+
+
+def _unlike(place: str, found: RowFilter, value: Any, kind: str) -> BadRequest:
+    allowed = f"a {kind}, as the column has" if kind in _COMPARED else "a column of text, numbers or truth values"
+    return BadRequest(
+        f"{place}: {found.column} is {value!r} ({kind}), which does not compare with {found.value!r} by "
+        f"{found.comparison}",
+        field=_FIELD,
+        value=_told(found),
+        allowed=allowed,
+    )
+
+
+def _invalid(value: object, allowed: object) -> BadRequest:
+    return BadRequest(f"{_FIELD} cannot be {value!r}", field=_FIELD, value=value, allowed=allowed)

@@ -1,0 +1,263 @@
+"""Rows of table files and the text of others, in bounded memory, as they are written: nothing is repaired or chosen.
+
+What a file could mean in two ways is refused: a column or a key that is there twice, and text that is not UTF-8. A byte
+order mark at a file's start is no part of its text.
+"""
+
+import codecs
+import json
+import lzma
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from actstore_storage.errors import BadRequest
+from actstore_worker.datasets.formats import ARROW, CSV, JSON, LINES, PARQUET, ROWS_OF_JSON, TSV
+from actstore_worker.datasets.places import DatasetFile, unreadable
+
+# A document is tokenised whole, so it must fit into memory several times over; so must an array in a `.json`.
+DOCUMENT_BYTES_MAX = 1 << 28
+_BATCH_ROWS = 256
+# A row of CSV lies within one block.
+_CSV_BLOCK_BYTES = 1 << 23
+# Before an Arrow file's stream, and behind its footer, whose length the end says.
+_ARROW_FILE, _ARROW_HEAD_BYTES, _ARROW_TAIL_BYTES = b"ARROW1", 8, 10
+_ARROW_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
+# Longest first: UTF-32's begins as UTF-16's does.
+_OTHER_MARKS: Mapping[bytes, str] = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+@dataclass(frozen=True)
+class WantedColumns:
+    """`names` are read, and `beside` where a table has them. In a table without types, those in `texts` are text,
+    whatever they look like. `missing` makes the error for a column that is not there, from the place, its name, and
+    the columns that are.
+    """
+
+    names: Sequence[str]
+    texts: Sequence[str]
+    missing: Callable[[str, str, Sequence[str]], BadRequest]
+    beside: Sequence[str] = ()
+
+    def choose(self, place: str, there: Sequence[str]) -> list[str]:
+        """Of the columns that a table has, those that are read."""
+        chosen = [*self.names, *(name for name in self.beside if name in there)]
+        for name in chosen:
+            if name not in there:
+                raise self.missing(place, name, there)
+            if there.count(name) > 1:
+                raise unreadable(place, f"it has {there.count(name)} columns {name!r}", "columns of different names")
+        return chosen
+
+
+@dataclass(frozen=True)
+class Row:
+    """`place` is for messages, `number` counts the rows of the file from 0."""
+
+    place: str
+    number: int
+    columns: Mapping[str, Any]
+
+
+def table_rows(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+    """Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError where the store fails."""
+    what = {PARQUET: "Parquet", ARROW: "Arrow", CSV: "CSV", TSV: "TSV"}.get(file.kind.rows, "JSON")
+    with _reading(file, f"it is not a whole {what} file", what):
+        yield from _READERS[file.kind.rows](file, wanted)
+
+
+def plain_text(file: DatasetFile) -> str:
+    with _reading(file, "it is not whole", "a readable file"), file.open_content() as source:
+        data = source.read(DOCUMENT_BYTES_MAX + 1)
+    _check_size(file, len(data))
+    text = _decode(data, file, 0)
+    if "\0" in text:  # UTF-16 without a mark, or no text at all
+        place = data.index(b"\0")
+        raise unreadable(file.name, f"it has a zero byte at offset {place}, as UTF-16 has", "UTF-8", place)
+    return text
+
+
+def _lines(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+    with file.open_content() as source:
+        yield from _line_rows(source, file, wanted)
+
+
+def _json(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+    """An array of objects, or an object a line."""
+    with file.open_content() as source:
+        if not source.peek(1 << 12).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            yield from _line_rows(source, file, wanted)
+            return
+        data = source.read(DOCUMENT_BYTES_MAX + 1)
+    _check_size(file, len(data))
+    found = _Json(file, wanted).parse(_decode(data, file, 0), "it")
+    for number, row in enumerate(found):
+        if not isinstance(row, dict):
+            raise unreadable(file.name, f"row {number} is not a JSON object", ROWS_OF_JSON)
+        yield Row(f"{file.name} row {number}", number, row)
+
+
+def _line_rows(source: IO[bytes], file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+    decoder = _Json(file, wanted)
+    offset = count = 0
+    for number, line in enumerate(iter(lambda: source.readline(DOCUMENT_BYTES_MAX + 1), b""), start=1):
+        _check_size(file, len(line))
+        text = _decode(line, file, offset)
+        if text and not text.isspace():
+            row = decoder.parse(text, f"line {number}")
+            if not isinstance(row, dict):
+                raise unreadable(file.name, f"line {number} is not a JSON object", "a JSON object a line")
+            yield Row(f"{file.name} line {number}", count, row)
+            count += 1
+        offset += len(line)
+
+
+class _Json:
+    """The values of one file, of which objects have each of the wanted keys once."""
+
+    def __init__(self, file: DatasetFile, wanted: WantedColumns) -> None:
+        self._file, self._wanted = file, frozenset((*wanted.names, *wanted.beside))
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._once)
+
+    def parse(self, text: str, where: str) -> Any:
+        try:
+            return self._decoder.decode(text)
+        except _RepeatedKeyError as error:
+            what = f"{where} has the key {str(error)!r} twice"
+            raise unreadable(self._file.name, what, "keys of different names") from error
+        except (ValueError, RecursionError) as error:
+            raise unreadable(self._file.name, f"{where} is not JSON: {error}", "a JSON object a line") from error
+
+    def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            for name in sorted(self._wanted):
+                if counts[name] > 1:
+                    raise _RepeatedKeyError(name)
+        return found
+
+
+class _RepeatedKeyError(Exception):
+    """A key that is there twice, of which `json` would keep the last."""
+
+
+def _parquet(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+    with file.open() as source:
+        table = pq.ParquetFile(source)
+        names = wanted.choose(file.name, table.schema_arrow.names)
+        yield from _batch_rows(file, table.iter_batches(_BATCH_ROWS, columns=names), names)
+
+
+def _arrow(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+    """The stream that `datasets` writes; or the file format, which is a stream with a footer behind it."""
+    with file.open() as source:
+        is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
+        source.seek(_ARROW_HEAD_BYTES if is_file else 0)
+        reader = pa.ipc.open_stream(source)
+        names = wanted.choose(file.name, reader.schema.names)
+        yield from _batch_rows(file, reader, names)
+        _check_ended(file, source, is_file)
+
+
+def _check_ended(file: DatasetFile, source: pa.NativeFile, is_file: bool) -> None:
+    """A stream that was cut between two batches reads like a shorter one, and two that were joined like the first."""
+    ended, end = source.tell(), source.size()
+    if is_file:
+        tail = source.read_at(_ARROW_TAIL_BYTES, end - _ARROW_TAIL_BYTES)
+        end -= int.from_bytes(tail[:4], "little") + _ARROW_TAIL_BYTES if tail.endswith(_ARROW_FILE) else 0
+    if ended != end:
+        raise unreadable(
+            file.name, "its stream does not end where the file does", "one stream, or file, of Arrow", ended
+        )
+    if source.read_at(len(_ARROW_STREAM_END), end - len(_ARROW_STREAM_END)) != _ARROW_STREAM_END:
+        raise unreadable(file.name, "its stream has no end, and rows may be missing", "a stream that was closed", end)
+
+
+def _csv(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+    parse = pa.csv.ParseOptions(delimiter="\t" if file.kind.rows == TSV else ",", newlines_in_values=True)
+    read = pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
+
+    def opened(**options: Any) -> pa.csv.CSVStreamingReader:
+        source = file.open_content()
+        _check_mark(source.read(4), file)
+        source.close()
+        convert = pa.csv.ConvertOptions(**options)
+        return pa.csv.open_csv(file.open_content(), read, parse, convert)
+
+    with opened() as header:
+        names = wanted.choose(file.name, header.schema.names)
+    types = dict.fromkeys(wanted.texts, pa.string())
+    with opened(include_columns=names, column_types=types) as reader:
+        yield from _batch_rows(file, reader, names)
+
+
+_READERS: Mapping[str, Callable[[DatasetFile, WantedColumns], Iterator[Row]]] = {
+    LINES: _lines,
+    JSON: _json,
+    PARQUET: _parquet,
+    ARROW: _arrow,
+    CSV: _csv,
+    TSV: _csv,
+}
+
+
+def _batch_rows(file: DatasetFile, batches: Any, names: list[str]) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        chosen = batch.select(names)
+        for first in range(0, len(chosen), _BATCH_ROWS):
+            for columns in chosen.slice(first, _BATCH_ROWS).to_pylist():
+                yield Row(f"{file.name} row {number}", number, columns)
+                number += 1
+
+
+@contextmanager
+def _reading(file: DatasetFile, what: str, allowed: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise unreadable(file.name, f"a text is not UTF-8: {error}", "UTF-8") from error
+    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as error:
+        raise file.failure(error, what, allowed) from error
+
+
+def _check_size(file: DatasetFile, size: int) -> None:
+    if size > DOCUMENT_BYTES_MAX:
+        raise BadRequest(
+            f"{file.name} has a document of more than {DOCUMENT_BYTES_MAX} bytes, the limit",
+            reason="LIMIT_EXCEEDED",
+            field="dataset",
+            value=f"at least {size}",
+            allowed=f"at most {DOCUMENT_BYTES_MAX}",
+        )
+
+
+def _check_mark(head: bytes, file: DatasetFile) -> None:
+    for mark, name in _OTHER_MARKS.items():
+        if head.startswith(mark):
+            raise unreadable(file.name, f"it is {name}, by its first bytes", "UTF-8", 0)
+
+
+def _decode(data: bytes, file: DatasetFile, offset: int) -> str:
+    if not offset:
+        _check_mark(data, file)
+        mark = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+        data, offset = data[mark:], mark
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        place = offset + error.start
+        why = f"byte {data[error.start]:#04x} at offset {place} is not UTF-8"
+        raise unreadable(file.name, why, "UTF-8", place) from error

@@ -1,0 +1,248 @@
+"""Documents turned into token sequences. A sequence never spans documents; a long document is several sequences."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.products import BOS, SPECIAL
+from actstore_storage.runs.shard_writer import TokenRows
+from actstore_worker.datasets.documents import Document
+from actstore_worker.models.model import ModelDescription, check_ids, tokenised
+
+# The coordinator holds the tokens of a run while it is captured, four bytes each.
+TOKENS_MAX = 500_000_000
+# Documents go to the tokenizer, which has threads of its own, in groups of about this many characters.
+_GROUP_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class SequenceShape:
+    # Tokens in a sequence at most, BOS included.
+    context_length: int
+    prepend_bos: bool
+    # Stop after the last whole sequence within this many tokens; None: take all.
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenSequences:
+    """Sequence i of these is sequence `numbers[i]` of the dataset: `tokens[offsets[i]:offsets[i + 1]]`, with BOS."""
+
+    tokens: Int[NDArray[np.int32], " token"]
+    offsets: Int[NDArray[np.int64], " sequence_and_one"]
+    documents: Int[NDArray[np.int64], " sequence"]
+    numbers: Int[NDArray[np.int64], " sequence"]
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @property
+    def lengths(self) -> Int[NDArray[np.int64], " sequence"]:
+        return np.diff(self.offsets)
+
+    def slice(self, start: int, stop: int) -> "TokenSequences":
+        """From the one at `start` to before `stop`, counted from 0."""
+        if not 0 <= start <= stop <= len(self):
+            raise ValueError(f"{range(start, stop)} is not within {range(len(self))}")
+        offsets = self.offsets[start : stop + 1]
+        tokens = self.tokens[offsets[0] : offsets[-1]]
+        return TokenSequences(tokens, offsets - offsets[0], self.documents[start:stop], self.numbers[start:stop])
+
+    def take(self, order: Int[NDArray[np.int64], " sequence"]) -> "TokenSequences":
+        """Those, in that order."""
+        lengths = self.lengths[order]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.repeat(self.offsets[order] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return TokenSequences(self.tokens[places], offsets, self.documents[order], self.numbers[order])
+
+    def batches(self, size: int) -> Iterator["TokenSequences"]:
+        for start in range(0, len(self), size):
+            yield self.slice(start, min(start + size, len(self)))
+
+    @property
+    def positions(self) -> Int[NDArray[np.int64], " token"]:
+        return np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
+
+    def padded(self) -> tuple[Int[NDArray[np.int64], "batch position"], NDArray[np.bool_]]:
+        """Token ids with zeros on the right, and where the tokens are."""
+        inside = np.arange(self.lengths.max()) < self.lengths[:, None]
+        ids = np.zeros(inside.shape, dtype=np.int64)
+        ids[inside] = self.tokens
+        return ids, inside
+
+    def rows(self, bos_id: int | None, special_ids: frozenset[int]) -> TokenRows:
+        """A row a token. BOS is the token at position 0 only; elsewhere that token is special like others."""
+        lengths = self.lengths
+        position = self.positions.astype(np.int32)
+        flags = np.where(np.isin(self.tokens, sorted(special_ids)), SPECIAL, 0).astype(np.uint8)
+        if bos_id is not None:
+            flags[(position == 0) & (self.tokens == bos_id)] = BOS
+        return TokenRows(
+            sequence=np.repeat(self.numbers, lengths),
+            position=position,
+            document=np.repeat(self.documents, lengths),
+            token=self.tokens,
+            flags=flags,
+        )
+
+
+@dataclass(frozen=True)
+class TokenisedDataset:
+    """`sha256` is over the documents' token ids and ends, without BOS: equal text under an equal tokenizer is equal.
+
+    `documents_with_bos` counts those that begin with a BOS of their own, and get no second one.
+    """
+
+    sequences: TokenSequences
+    sha256: str
+    documents: int
+    documents_with_bos: int = 0
+
+
+@dataclass
+class _Gathered:
+    shape: SequenceShape
+    # Ids before and after the text of each sequence.
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    ids: list[NDArray[np.int32]] = field(default_factory=list)
+    lengths: list[NDArray[np.int64]] = field(default_factory=list)
+    documents: list[NDArray[np.int64]] = field(default_factory=list)
+    tokens: int = 0
+    documents_seen: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, document: int, ids: NDArray[np.int32]) -> bool:
+        """Cut one document into sequences; False once max_tokens leaves no room for the next one."""
+        around = len(self.before) + len(self.after)
+        body = self.shape.context_length - around
+        starts = np.arange(0, len(ids), body)
+        lengths = np.minimum(body, len(ids) - starts) + around
+        kept = self._fitting(lengths)
+        ids = ids[: int((lengths[:kept] - around).sum())]
+        self.documents_seen += 1
+        self.digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
+        self.ids.append(ids)
+        self.lengths.append(lengths[:kept])
+        self.documents.append(np.full(kept, document))
+        self.tokens += int(lengths[:kept].sum())
+        return kept == len(lengths)
+
+    def _fitting(self, lengths: NDArray[np.int64]) -> int:
+        if self.shape.max_tokens is None:
+            return len(lengths)
+        room = self.shape.max_tokens - self.tokens
+        kept = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
+        if kept == 0 and self.tokens == 0 and len(lengths):
+            raise _max_tokens_too_small(self.shape.max_tokens, int(lengths[0]))
+        return kept
+
+    def sequences(self) -> TokenSequences:
+        if not self.tokens:
+            raise BadRequest("the dataset has no token", reason="DATASET_EMPTY", field="dataset", allowed="some text")
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths))])
+        text, documents = np.concatenate(self.ids), np.concatenate(self.documents)
+        is_text = np.ones(self.tokens, dtype=np.bool_)
+        tokens = np.empty(self.tokens, dtype=np.int32)
+        for place, token in [(offsets[:-1], token) for token in self.before] + [
+            (offsets[1:] - 1, token) for token in self.after
+        ]:
+            is_text[place] = False
+            tokens[place] = token
+        tokens[is_text] = text
+        return TokenSequences(tokens, offsets, documents, np.arange(len(documents)))
+
+
+def tokenise(
+    described: ModelDescription, documents: Iterable[Document], shape: SequenceShape, tokens_max: int = TOKENS_MAX
+) -> TokenisedDataset:
+    """Documents that are token ids already are cut like those that are text.
+
+    Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID where max_tokens holds no sequence; MODEL_UNSUPPORTED where the
+    model has no embedding of an id; LIMIT_EXCEEDED past `tokens_max`.
+    """
+    before, after = described.around if shape.prepend_bos else ((), ())
+    gathered = _Gathered(shape, before, after)
+    begun = 0
+    for document, ids in _token_ids(described, documents):
+        own = _between(ids, before, after)
+        room = gathered.add(document, own)
+        begun += bool(before) and _begins_with(ids, before)
+        if not room:
+            break
+        if gathered.tokens > tokens_max:
+            raise _too_many_tokens(gathered.tokens, tokens_max)
+    return TokenisedDataset(gathered.sequences(), gathered.digest.hexdigest(), gathered.documents_seen, begun)
+
+
+def _token_ids(
+    described: ModelDescription, documents: Iterable[Document]
+) -> Iterator[tuple[int, Int[NDArray[np.int32], " token"]]]:
+    """With each document's number."""
+    for group in _groups(documents):
+        texts = [document.content for document in group if isinstance(document.content, str)]
+        found = iter(_tokenised(described, texts))
+        for document in group:
+            if isinstance(document.content, str):
+                ids, whence = next(found), "its tokenizer gives for"
+            else:
+                ids, whence = document.content, "is in"
+            if len(ids):
+                check_ids(described, (int(ids.min()), int(ids.max())), f"{whence} document {document.number}")
+            yield document.number, ids
+
+
+def _between(
+    ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...], after: tuple[int, ...]
+) -> Int[NDArray[np.int32], " token"]:
+    """Without the BOS (and an encoder's SEP) of a document that has its own: its sequences get one each, not two."""
+    ids = ids[len(before) :] if _begins_with(ids, before) else ids
+    ends = bool(after) and tuple(ids[-len(after) :].tolist()) == after
+    return ids[: -len(after)] if ends else ids
+
+
+def _begins_with(ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...]) -> bool:
+    return tuple(ids[: len(before)].tolist()) == before
+
+
+def _tokenised(described: ModelDescription, texts: list[str]) -> Iterator[Int[NDArray[np.int32], " token"]]:
+    if texts:
+        yield from (np.asarray(ids, dtype=np.int32) for ids in tokenised(described, texts))
+
+
+def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    group: list[Document] = []
+    characters = 0
+    for document in documents:
+        group.append(document)
+        characters += len(document.content)
+        if characters >= _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+def _too_many_tokens(tokens: int, tokens_max: int) -> BadRequest:
+    return BadRequest(
+        f"the dataset has more than {tokens} tokens; one run has at most {tokens_max}: pass max_tokens, or split it",
+        reason="LIMIT_EXCEEDED",
+        field="dataset.max_tokens",
+        value=f"more than {tokens}",
+        allowed=f"at most {tokens_max}",
+    )
+
+
+def _max_tokens_too_small(max_tokens: int, first_length: int) -> BadRequest:
+    return BadRequest(
+        f"max_tokens is {max_tokens}, and the first sequence alone has {first_length}",
+        field="dataset.max_tokens",
+        value=max_tokens,
+        allowed=f"at least {first_length}",
+    )

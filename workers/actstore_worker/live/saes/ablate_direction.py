@@ -1,0 +1,50 @@
+"""What a feature writes, seen in the model's predictions: its contribution taken out of the residual, and run on."""
+
+import pyarrow as pa
+import torch
+
+from actstore_storage.errors import BadRequest
+from actstore_worker.live.passes import Passes, adding
+from actstore_worker.live.questions import AblatedDirection, AblateDirection
+from actstore_worker.live.texts.text import check_features, feature_activations, read_text
+from actstore_worker.models.tokens.prompts import check_causal
+from actstore_worker.provenance import live_provenance
+from actstore_worker.sae import SparseAutoencoder
+
+
+def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDirection) -> AblatedDirection:
+    """At every position the site loses what the feature adds to the SAE's reconstruction; what the SAE does not explain
+    stays. Before the feature's first activation nothing changes, exactly: both passes are over the same text.
+
+    Errors: BadRequest for an encoder, a feature that is not there, and a text of one token, which nothing follows.
+    """
+    check_causal(passes.model, "it predicts no next token whose probability could change")
+    check_features(sae, [question.feature])
+    text = read_text(passes.model, question.text, question.prepend_bos)
+    if len(text) < 2:
+        raise BadRequest(
+            "the text has one token, and no next token to predict",
+            field="text",
+            value=question.text,
+            allowed="a text of two tokens at least",
+        )
+    ids = text.on(passes.model.device)
+    x = passes.observe(ids, [sae.site])[sae.site][0]
+    activation = feature_activations(sae, x, question.feature)
+    contribution = sae.contribution(activation, question.feature, x)[None]
+    before = passes.log_probabilities(ids)[0]
+    after = passes.log_probabilities(ids, adding(passes.model, sae.output_site, -contribution))[0]
+    return AblatedDirection(
+        text.table(
+            activation=pa.array(activation[:-1].numpy(force=True), pa.float32()),
+            next_text=pa.array(text.texts[1:], pa.string()),
+            log_probability=_numbers(before),
+            ablated=_numbers(after),
+            change=_numbers(after.double() - before.double()),
+        ),
+        live_provenance(passes.model, sae),
+    )
+
+
+def _numbers(values: torch.Tensor) -> pa.Array:
+    return pa.array(values.double().numpy(force=True), pa.float64())

@@ -1,0 +1,230 @@
+"""Where each head attends: every weight of a text, or what they come to, and the scores that find induction heads.
+
+Only eager attention shows its weights, so that is what runs. Let a[q, k] be a head's weight from query q on key k of a
+text of n tokens; for each query they sum to 1. What a head does in sum is
+
+    entropy          mean over q of -sum over k of a[q, k] ln a[q, k], in nats
+    distance         mean over q of sum over k of a[q, k] |q - k|, in tokens
+    previous_token   sum over q of a[q, q - 1], over n
+    first_token      sum over q of a[q, 0], over n; the first token is BOS where the text has one
+    current_token    sum over q of a[q, q], over n
+    duplicate_token  sum of a[q, k] over all k < q with the same token as q, over n
+    induction        sum of a[q, k] over all k <= q whose predecessor k - 1 < q has the same token as q, over n
+
+The shares are those of TransformerLens's `detect_head` with its "mul" measure: n is the sum of all weights.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.sites import Site
+from actstore_worker.live.model_questions import InductionScores, ScoreInduction, SeeAttention, SeenAttention
+from actstore_worker.live.passes import Passes
+from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.texts.text import read_text
+from actstore_worker.models.chosen import chosen_heads, chosen_layers
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.tokens.prompts import check_causal, plain_ids, prepends_bos
+from actstore_worker.provenance import live_provenance
+
+EAGER = "eager"
+_USUAL_TOKENS = 48
+_Pattern = Float[Tensor, "batch head query key"]
+_SCORES = ("induction", "duplicate_token", "previous_token")
+
+
+def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) -> SeenAttention:
+    """Errors: BadRequest for layers and heads that are not there; LIMIT_EXCEEDED for more weights than one answer, or
+    one layer, may have.
+    """
+    model = passes.model
+    layers = chosen_layers(model, question.layers)
+    heads = chosen_heads(model, "pattern", question.heads)
+    text = read_text(model, question.text, question.prepend_bos)
+    check_weights(model, 1, len(text), limits)
+    if question.patterns:
+        _check_rows(model, len(text), len(layers) * len(heads), limits)
+    ids = text.on(model.device)
+    summaries, patterns = [], []
+
+    def see(site: Site, weights: _Pattern) -> None:
+        pattern = weights[0, list(heads)]
+        summaries.append(_summary(site.layer, heads, summarise(pattern, ids[0])))
+        if question.patterns:
+            patterns.append(_rows(site.layer, heads, pattern, causal=model.family.causal))
+
+    visit_patterns(passes, ids, layers, see)
+    return SeenAttention(
+        pa.concat_tables(summaries),
+        pa.concat_tables(patterns) if patterns else None,
+        text.table(),
+        live_provenance(model, attention=EAGER),
+    )
+
+
+def score_induction(passes: Passes, question: ScoreInduction, limits: LiveLimits) -> InductionScores:
+    """On t different tokens drawn at random that come twice, after a BOS where there is one. For a query q among the
+    second t, with its own token first at q - t, each score is the mean over those queries, and over the texts, of a
+    weight: induction a[q, q - t + 1], duplicate_token a[q, q - t], previous_token a[q, q - 1].
+
+    An induction head has an induction score near 1 (Olsson et al. 2022). Of one text it is TransformerLens's
+    `detect_head` score times (2 t + 1) / t, which takes the mean over all queries.
+
+    Errors: BadRequest for an encoder, for layers and heads that are not there, and for more tokens than fit.
+    """
+    model = passes.model
+    check_causal(model, "what its tokens attend to may come after them, and it predicts none")
+    layers = chosen_layers(model, question.layers)
+    heads = chosen_heads(model, "pattern", question.heads)
+    first = int(prepends_bos(model, question.prepend_bos))
+    tokens = _repeated_tokens(model, question, first)
+    _check_texts(question.texts, limits)
+    check_weights(model, question.texts, 2 * tokens + first, limits)
+    ids = _repeated(model, question, tokens, first)
+    offsets = dict(zip(_SCORES, (tokens - 1, tokens, 1), strict=True))
+    tables = []
+
+    def see(site: Site, weights: _Pattern) -> None:
+        second = weights[:, list(heads), first + tokens :]
+        found = {name: _behind(second, first + tokens, offset) for name, offset in offsets.items()}
+        tables.append(_summary(site.layer, heads, found))
+
+    visit_patterns(passes, ids, layers, see)
+    losses = -passes.log_probabilities(ids)[:, first:].double()  # [text, 2 t - 1] with a BOS or without
+    return InductionScores(
+        pa.concat_tables(tables),
+        tokens,
+        float(losses[:, : tokens - 1].mean()),
+        float(losses[:, tokens:].mean()),
+        live_provenance(model, attention=EAGER),
+    )
+
+
+def summarise(
+    pattern: Float[Tensor, "head query key"], tokens: Int[Tensor, " key"]
+) -> Mapping[str, Float[Tensor, " head"]]:
+    """What the heads do in sum; the formulas are the module's."""
+    place = torch.arange(len(tokens), device=tokens.device)
+    same = (tokens[:, None] == tokens) & (place[:, None] > place)
+    after = torch.zeros_like(same)
+    after[:, 1:] = same[:, :-1]
+    masks = {
+        "previous_token": place[:, None] == place + 1,
+        "first_token": (place == 0).expand_as(same),
+        "current_token": place[:, None] == place,
+        "duplicate_token": same,
+        "induction": after,
+    }
+    apart = (place[:, None] - place).abs()
+    return {
+        "entropy": torch.special.entr(pattern).sum((-2, -1), dtype=torch.float64) / len(tokens),
+        "distance": (pattern * apart).sum((-2, -1), dtype=torch.float64) / len(tokens),
+        **{name: (pattern * mask).sum((-2, -1), dtype=torch.float64) / len(tokens) for name, mask in masks.items()},
+    }
+
+
+def visit_patterns(
+    passes: Passes, ids: Int[Tensor, "batch position"], layers: Iterable[int], see: Callable[[Site, _Pattern], None]
+) -> None:
+    """Layer by layer as the pass goes, so that no two layers' weights are held at once."""
+    heads = passes.model.head_count
+
+    def show(site: Site, shown: Float[Tensor, "batch query head_and_key"]) -> None:
+        see(site, shown.unflatten(-1, (heads, -1)).transpose(1, 2))
+
+    passes.visit(ids, [Site(layer, "pattern") for layer in layers], show, attention=EAGER)
+
+
+def _behind(second: Float[Tensor, "batch head query key"], first_query: int, offset: int) -> Float[Tensor, " head"]:
+    """Mean weight on the key so far behind each query."""
+    keys = torch.arange(second.shape[2], device=second.device) + first_query - offset
+    weights = second.gather(-1, keys[None, None, :, None].expand(*second.shape[:3], 1))
+    return weights.double().mean((0, 2, 3))
+
+
+def _summary(layer: int, heads: Sequence[int], found: Mapping[str, Float[Tensor, " head"]]) -> pa.Table:
+    columns: dict[str, pa.Array] = {
+        "layer": pa.array([layer] * len(heads), pa.int32()),
+        "head": pa.array(list(heads), pa.int32()),
+    }
+    return pa.table(columns | {name: pa.array(values.numpy(force=True)) for name, values in found.items()})
+
+
+def _rows(layer: int, heads: Sequence[int], pattern: Float[Tensor, "head query key"], *, causal: bool) -> pa.Table:
+    """By head, query and key."""
+    length = pattern.shape[-1]
+    query, key = np.tril_indices(length) if causal else np.indices((length, length)).reshape(2, -1)
+    weights = pattern.float().numpy(force=True)[:, query, key]
+    return pa.table(
+        {
+            "layer": pa.array(np.full(weights.size, layer, np.int32)),
+            "head": pa.array(np.repeat(np.asarray(heads, np.int32), len(query))),
+            "query": pa.array(np.tile(query.astype(np.int32), len(heads))),
+            "key": pa.array(np.tile(key.astype(np.int32), len(heads))),
+            "weight": pa.array(weights.reshape(-1)),
+        }
+    )
+
+
+def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int) -> int:
+    """How many come twice. Errors: BadRequest for fewer than 2, or more than fit or than there are."""
+    most = min((model.context_length - first) // 2, len(plain_ids(model)))
+    tokens = min(_USUAL_TOKENS, most) if question.tokens is None else question.tokens
+    if not 2 <= tokens <= most:
+        raise BadRequest(
+            f"{tokens} tokens that come twice; {model.name!r} reads {model.context_length} tokens"
+            f"{model.context_reason} and has {len(plain_ids(model))} different ones",
+            reason="LIMIT_EXCEEDED" if tokens > most else "ARGUMENT_INVALID",
+            field="tokens",
+            value=tokens,
+            allowed=f"2 to {most}",
+        )
+    return tokens
+
+
+def _repeated(model: LanguageModel, question: ScoreInduction, tokens: int, first: int) -> Int[Tensor, "text position"]:
+    generator, plain = np.random.default_rng(question.seed), plain_ids(model)
+    drawn = np.stack([generator.permutation(plain)[:tokens] for _ in range(question.texts)])
+    start = np.full((question.texts, first), model.bos_id or 0)
+    return torch.from_numpy(np.concatenate([start, drawn, drawn], axis=1)).to(model.device)
+
+
+def _check_texts(texts: int, limits: LiveLimits) -> None:
+    if not 1 <= texts <= limits.induction_texts:
+        raise BadRequest(
+            f"scores are means over 1 to {limits.induction_texts} texts, not {texts}",
+            reason="LIMIT_EXCEEDED" if texts else "ARGUMENT_INVALID",
+            field="texts",
+            value=texts,
+            allowed=f"1 to {limits.induction_texts}",
+        )
+
+
+def check_weights(model: LanguageModel, texts: int, length: int, limits: LiveLimits) -> None:
+    """Of one layer, which hold all its heads at once."""
+    weights = texts * model.head_count * length**2
+    if weights > limits.attention_elements:
+        raise _too_many(weights, limits.attention_elements, f"a layer's attention over {length} tokens", "text")
+
+
+def _check_rows(model: LanguageModel, length: int, heads: int, limits: LiveLimits) -> None:
+    rows = heads * (length * (length + 1) // 2 if model.family.causal else length**2)
+    if rows > limits.attention_weights:
+        what = f"the patterns of {heads} heads over {length} tokens"
+        raise _too_many(rows, limits.attention_weights, what, "patterns")
+
+
+def _too_many(weights: int, allowed: int, what: str, field: str) -> BadRequest:
+    advice = ": name fewer layers or heads" if field == "patterns" else ""
+    details: dict[str, Any] = {"field": field, "value": f"{weights} weights", "allowed": f"at most {allowed} weights"}
+    message = f"{what} have {weights} weights; one answer has at most {allowed}{advice}"
+    if field == "text":
+        message = f"{what} has {weights} weights; at most {allowed} are held at once"
+    return BadRequest(message, reason="LIMIT_EXCEEDED", **details)

@@ -1,0 +1,129 @@
+"""What steering does at its site: along which direction, at which positions, and by how much."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.sites import Site, parse_site
+from actstore_worker.live.model_questions import ADD, ALL, GENERATED, PROJECT_OUT, PROMPT, SET, SteerText
+from actstore_worker.live.texts.text import check_features
+from actstore_worker.models.changes import Change
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.sae import SparseAutoencoder
+
+# What is added to what is at the site, [row, position, d_model] both, in float32.
+Delta = Callable[[Float[Tensor, "row position d_model"]], Float[Tensor, "row position d_model"]]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """`unit` has length 1. Of an SAE's feature, `sae` says what it writes now."""
+
+    site: Site
+    unit: Float[Tensor, " d_model"]
+    sae: SparseAutoencoder | None = None
+    feature: int = 0
+
+    def delta(self, mode: str, strength: float) -> Delta:
+        """With u the unit vector, x what is there and s the strength in the site's own units: `add` s u, `set`
+        (s - x.u) u, `project_out` -(x.u) u. To set a feature is to put s u in place of what it adds to its SAE's
+        reconstruction; what the SAE does not explain stays.
+        """
+        if mode == ADD:
+            return lambda x: (strength * self.unit).expand_as(x)
+        if mode == PROJECT_OUT:
+            return lambda x: -(x @ self.unit)[..., None] * self.unit
+        if self.sae is None:
+            return lambda x: (strength - x @ self.unit)[..., None] * self.unit
+        return lambda x: strength * self.unit - self._written(x)
+
+    def _written(self, x: Float[Tensor, "row position d_model"]) -> Float[Tensor, "row position d_model"]:
+        assert self.sae is not None  # noqa: S101  by `delta`
+        rows = x.flatten(0, 1)
+        activation = self.sae.encode(rows)[:, self.feature].clone()
+        return self.sae.contribution(activation, self.feature, rows).view_as(x)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """`prompt`: which of the prompt's positions are steered; `generated`: whether those after it are."""
+
+    model: LanguageModel
+    site: Site
+    delta: Delta
+    prompt: Bool[Tensor, " position"]
+    generated: bool
+
+    def changes(self, first: int, length: int) -> Mapping[Site, Change]:
+        """For a pass over the positions from `first` on.
+
+        resid_mid is no module's output: what attention adds to the residual carries what is changed there.
+        """
+        where = self._where(first, length)[None, :, None]
+        if self.site.kind != "resid_mid":
+            return {self.site: lambda found: torch.where(where, _moved(found, found, self.delta), found)}
+        before: list[Tensor] = []
+
+        def keep(found: Tensor) -> Tensor:
+            before.append(found)
+            return found
+
+        def complete(found: Tensor) -> Tensor:
+            return torch.where(where, _moved(found, before[0] + found, self.delta), found)
+
+        return {Site(self.site.layer, "resid_pre"): keep, Site(self.site.layer, "attn_out"): complete}
+
+    def _where(self, first: int, length: int) -> Bool[Tensor, " position"]:
+        rest = max(0, first + length - max(first, len(self.prompt)))
+        return torch.cat([self.prompt[first : first + length], self.prompt.new_full((rest,), self.generated)])
+
+
+def _moved(carrier: Tensor, x: Tensor, delta: Delta) -> Tensor:
+    moved: Tensor = carrier + delta(x.float()).to(carrier.dtype)
+    return moved
+
+
+def steered_positions(asked: str, special: Bool[Tensor, " position"]) -> tuple[Bool[Tensor, " position"], bool]:
+    """Of the prompt those that are not special; and whether the generated ones are."""
+    return ~special & (asked in (ALL, PROMPT)), asked in (ALL, GENERATED)
+
+
+def direction_of(model: LanguageModel, question: SteerText, sae: SparseAutoencoder | None) -> Direction:
+    """Errors: BadRequest for a site that is not in the residual stream's way, a vector of another width, zero or no
+    number, a feature that is not there or writes nothing, and for setting a transcoder's, which reads elsewhere.
+    """
+    if sae is None:
+        vector = torch.tensor(question.vector, dtype=torch.float32, device=model.device)
+        return Direction(_site(model, question.site), _unit(vector, model, "vector", f"{len(vector)} numbers"))
+    check_features(sae, [question.feature])
+    site = sae.output_site
+    if site.kind not in model.kinds:
+        why = f"it writes {site}, which lies in heads and not in the residual"
+        raise _unsupported(sae, why, "sae", str(site), "an SAE of a site in the residual")
+    if sae.is_transcoder and question.mode == SET:
+        why = f"it reads {sae.site} and writes {site}, where its features are not seen"
+        raise _unsupported(sae, why, "mode", question.mode, f"{ADD}, {PROJECT_OUT}")
+    unit = _unit(sae.decoder[question.feature].float(), model, "feature", str(question.feature))
+    return Direction(site, unit, sae, question.feature)
+
+
+def _site(model: LanguageModel, name: str) -> Site:
+    return parse_site(name, model.kinds, model.layer_count)
+
+
+def _unit(vector: Float[Tensor, " width"], model: LanguageModel, field: str, value: str) -> Float[Tensor, " d_model"]:
+    length = torch.linalg.vector_norm(vector)
+    if len(vector) != model.d_model or not bool(length.isfinite()) or not bool(length > 0):
+        why = f"{model.d_model} finite numbers that are not all zero"
+        raise BadRequest(f"{field} {value} gives no direction of {why}", field=field, value=value, allowed=why)
+    unit: Tensor = vector / length
+    return unit
+
+
+def _unsupported(sae: SparseAutoencoder, why: str, field: str, value: str, allowed: str) -> BadRequest:
+    message = f"this cannot be done along a feature of SAE {sae.name!r}: {why}"
+    return BadRequest(message, reason="SAE_UNSUPPORTED", field=field, value=value, allowed=allowed)

@@ -1,0 +1,201 @@
+"""Text that a model writes while it is steered, beside what it writes by itself; and how each sees the other's.
+
+Texts are written a token at a time over a cache of keys and values. Then both models read both texts as a whole, which
+gives every token's log-probability under each, and how far the steered prediction is from the unsteered one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.sites import Site
+from actstore_worker.live.model_questions import MEAN_NORM, PROJECT_OUT, SteeredText, SteerText
+from actstore_worker.live.passes import LOGITS_MAX, UNCHANGED, Passes
+from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.texts.steer_site import Steering, direction_of, steered_positions
+from actstore_worker.live.texts.text import LiveText, read_text
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.tokens.prompts import check_causal
+from actstore_worker.provenance import live_provenance
+from actstore_worker.sae import SparseAutoencoder
+
+SEED_MAX = 2**63 - 1
+STEERED, UNSTEERED = "steered", "unsteered"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of each generated token; the models' own log-probabilities, whatever the temperature."""
+
+    steered: Float[Tensor, " token"]
+    unsteered: Float[Tensor, " token"]
+    kl: Float[Tensor, " token"]
+
+
+def steer_text(passes: Passes, sae: SparseAutoencoder | None, question: SteerText, limits: LiveLimits) -> SteeredText:
+    """Both texts begin with the same seed. The prompt's special tokens are steered nowhere: what a BOS holds is many
+    times as long as what text does, and every head that has nothing to do rests on it.
+
+    Errors: BadRequest for an encoder, for what `direction_of` refuses, for a strength that is missing, not wanted or no
+    number, a negative temperature; LIMIT_EXCEEDED for more tokens than one answer or the model's context has;
+    VALUE_OVERFLOW where the strength leaves no finite logits.
+    """
+    model = passes.model
+    check_causal(model, "it writes no text")
+    _check_numbers(question)
+    direction = direction_of(model, question, sae)
+    text = read_text(model, question.prompt, question.prepend_bos, "prompt")
+    _check_tokens(model, question.tokens, len(text), limits)
+    norm = _mean_norm(passes, text, direction.site)
+    strength = None if question.strength is None else question.strength * (norm if question.unit == MEAN_NORM else 1.0)
+    special = torch.from_numpy(text.special).to(model.device)
+    prompt, generated = steered_positions(question.positions, special)
+    delta = direction.delta(question.mode, strength or 0.0)
+    steering = Steering(model, direction.site, delta, prompt, generated)
+    ways: dict[str, Steering | None] = {STEERED: steering, UNSTEERED: None}
+    written = {name: _write(passes, text.ids, way, question) for name, way in ways.items()}
+    seen = {name: _see(passes, (*text.ids, *tokens), len(text), steering) for name, tokens in written.items()}
+    return SteeredText(
+        tokens=pa.concat_tables([_table(model, name, len(text), written[name], seen[name]) for name in written]),
+        prompt=text.table(steered=pa.array(prompt.numpy(force=True), pa.bool_())),
+        steered_text=_decoded(model, written[STEERED]),
+        unsteered_text=_decoded(model, written[UNSTEERED]),
+        site=str(direction.site),
+        mean_norm=norm,
+        strength=strength,
+        provenance=live_provenance(model, sae),
+    )
+
+
+def _mean_norm(passes: Passes, text: LiveText, site: Site) -> float:
+    """L2, over the tokens that are not special; over all of a text that has no others."""
+    found = passes.observe(text.on(passes.model.device), [site])[site][0].float()
+    plain = torch.from_numpy(~text.special).to(found.device)
+    rows = found[plain] if bool(plain.any()) else found
+    return float(torch.linalg.vector_norm(rows, dim=-1).double().mean())
+
+
+def _write(passes: Passes, prompt: Sequence[int], steering: Steering | None, question: SteerText) -> list[int]:
+    """The tokens that follow, the model's end token included."""
+    cache, ends = DynamicCache(), _end_ids(passes)
+    generator = torch.Generator().manual_seed(question.seed)
+    found: list[int] = []
+    fresh, first = list(prompt), 0
+    while len(found) < question.tokens and not ends.intersection(found[-1:]):
+        ids = torch.tensor([fresh], device=passes.model.device)
+        changes = UNCHANGED if steering is None else steering.changes(first, len(fresh))
+        logits = passes.next_logits(ids, cache, changes)[0]
+        _check_finite(logits, question.strength)
+        first += len(fresh)
+        fresh = [_choose(logits.cpu(), question.temperature, generator)]
+        found += fresh
+    return found
+
+
+def _choose(logits: Float[Tensor, " vocabulary"], temperature: float, generator: torch.Generator) -> int:
+    """The likeliest, or one drawn from softmax(logits / temperature)."""
+    if temperature == 0:
+        return int(logits.argmax())
+    logits = logits.double()
+    # The largest becomes 0, so that however small the temperature is nothing overflows.
+    return int(torch.multinomial(((logits - logits.max()) / temperature).softmax(-1), 1, generator=generator))
+
+
+def _see(passes: Passes, ids: Sequence[int], start: int, steering: Steering) -> _Seen:
+    """What each model says of the tokens from `start` on, each before it has read them."""
+    model = passes.model
+    whole = torch.tensor([ids], device=model.device)
+    before = slice(start - 1, len(ids) - 1)
+    steered = passes.normed(whole, steering.changes(0, len(ids)))[0, before]
+    unsteered = passes.normed(whole)[0, before]
+    size = max(1, LOGITS_MAX // model.vocabulary_size)
+    parts = [
+        _compare(passes, *part)
+        for part in zip(steered.split(size), unsteered.split(size), whole[0, start:].split(size), strict=True)
+    ]
+    return _Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _compare(passes: Passes, steered: Tensor, unsteered: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the tokens under both, and sum p ln(p / q), p the steered prediction and q the other."""
+    with passes.turn():
+        p, q = (passes.model.unembed(normed).float().log_softmax(-1) for normed in (steered, unsteered))
+    kl = (p.exp() * (p - q)).sum(-1)
+    return p.gather(-1, tokens[:, None])[:, 0], q.gather(-1, tokens[:, None])[:, 0], kl
+
+
+def _table(model: LanguageModel, name: str, start: int, tokens: Sequence[int], seen: _Seen) -> pa.Table:
+    columns = {column: getattr(seen, column).double().numpy(force=True) for column in ("steered", "unsteered", "kl")}
+    return pa.table(
+        {
+            "generated": pa.array([name] * len(tokens), pa.string()),
+            "position": pa.array(range(start, start + len(tokens)), pa.int32()),
+            "token": pa.array(tokens, pa.int32()),
+            "text": pa.array(model.texts.in_order(tokens), pa.string()),
+            **{column: pa.array(values) for column, values in columns.items()},
+        }
+    )
+
+
+def _decoded(model: LanguageModel, tokens: Sequence[int]) -> str:
+    """Of what follows a prompt, so that its first token keeps its space."""
+    return "".join(model.texts.in_order(token for token in tokens if token not in model.special_ids))
+
+
+def _end_ids(passes: Passes) -> frozenset[int]:
+    """What ends a text: as the model's own generation has it, else its tokenizer."""
+    with passes.turn():
+        configured = getattr(getattr(passes.model.module, "generation_config", None), "eos_token_id", None)
+    found = passes.model.tokenizer.eos_token_id if configured is None else configured
+    return frozenset(found) if isinstance(found, list) else frozenset(() if found is None else (found,))
+
+
+def _check_numbers(question: SteerText) -> None:
+    if not (math.isfinite(question.temperature) and question.temperature >= 0):
+        raise BadRequest(
+            f"temperature is {question.temperature:g}",
+            field="temperature",
+            value=question.temperature,
+            allowed="0, for the likeliest token, or more",
+        )
+    if not 0 <= question.seed <= SEED_MAX:
+        raise BadRequest(f"seed is {question.seed}", field="seed", value=question.seed, allowed=f"0 to {SEED_MAX}")
+    wanted = question.mode != PROJECT_OUT
+    if (question.strength is not None) != wanted or not math.isfinite(question.strength or 0.0):
+        raise BadRequest(
+            f"strength is {'missing' if question.strength is None else question.strength} for mode {question.mode}",
+            field="strength",
+            value="" if question.strength is None else question.strength,
+            allowed="a finite number" if wanted else "none: all that is along the direction is taken away",
+        )
+
+
+def _check_tokens(model: LanguageModel, tokens: int, prompt: int, limits: LiveLimits) -> None:
+    most = min(limits.steered_tokens, model.context_length - prompt)
+    if not 1 <= tokens <= most:
+        raise BadRequest(
+            f"{tokens} tokens after a prompt of {prompt}; {model.name!r} reads {model.context_length} in all"
+            f"{model.context_reason}, and one answer has at most {limits.steered_tokens}",
+            reason="LIMIT_EXCEEDED" if tokens else "ARGUMENT_INVALID",
+            field="tokens",
+            value=tokens,
+            allowed=f"1 to {most}" if most else "a shorter prompt",
+        )
+
+
+def _check_finite(logits: Float[Tensor, " vocabulary"], strength: float | None) -> None:
+    if not bool(logits.isfinite().all()):
+        raise BadRequest(
+            f"with strength {strength} the model's logits are not finite",
+            reason="VALUE_OVERFLOW",
+            field="strength",
+            value=strength,
+            allowed="a strength that leaves finite numbers",
+        )

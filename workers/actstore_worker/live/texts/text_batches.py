@@ -1,0 +1,67 @@
+"""Several texts as batches for a model, each text with the one that gives to it where texts are resampled."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actstore_worker.live.texts.text import LiveText
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Padded on the right with token 0. `plain`: of a text and not special. `counted`: plain, with a next token."""
+
+    numbers: tuple[int, ...]
+    ids: Int[Tensor, "row position"]
+    plain: Bool[Tensor, "row position"]
+    counted: Bool[Tensor, "row followed"]
+
+
+def batches_of(texts: Sequence[LiveText], tokens: int, device: torch.device) -> Iterator[Rows]:
+    """Of texts of like length, each of at most so many tokens with its padding, or of one text."""
+    chosen: list[int] = []
+    for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
+        if chosen and (len(chosen) + 1) * len(texts[number]) > tokens:
+            yield rows_of(texts, chosen, device)
+            chosen = []
+        chosen.append(number)
+    yield rows_of(texts, chosen, device)
+
+
+def rows_of(texts: Sequence[LiveText], chosen: Sequence[int], device: torch.device) -> Rows:
+    shape = len(chosen), max(len(texts[number]) for number in chosen)
+    ids, plain, inside = np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    for row, number in enumerate(chosen):
+        text = texts[number]
+        ids[row, : len(text)], plain[row, : len(text)], inside[row, : len(text)] = text.ids, ~text.special, True
+    there = (torch.from_numpy(array).to(device) for array in (ids, plain, plain[:, :-1] & inside[:, 1:]))
+    return Rows(tuple(chosen), *there)
+
+
+@dataclass(frozen=True)
+class Gifts:
+    """`giver` of each text, another one; and of each of its positions, the giver's that it is given."""
+
+    giver: Int[NDArray[np.int64], " text"]
+    positions: tuple[Int[NDArray[np.int64], " position"], ...]
+
+
+def draw_gifts(texts: Sequence[LiveText], seed: int, *, same_position: bool) -> Gifts:
+    """The texts in a random ring, each given to by the next; positions that are not special, drawn with replacement.
+
+    `same_position`: the texts are equally long, and each position is given its own.
+    """
+    generator = np.random.default_rng(seed)
+    ring = generator.permutation(len(texts))
+    giver = np.zeros(len(texts), np.int64)
+    giver[ring] = np.roll(ring, -1)
+    drawn = []
+    for number, text in enumerate(texts):
+        plain = np.flatnonzero(~texts[giver[number]].special)
+        drawn.append(np.arange(len(text)) if same_position else generator.choice(plain, len(text)))
+    return Gifts(giver, tuple(drawn))

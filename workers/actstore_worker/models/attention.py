@@ -1,0 +1,103 @@
+"""Seeing attention's queries, keys and values as it takes them, and attending otherwise.
+
+transformers hands them to a function that the configuration names. Ours calls the usual one of the model, so whatever a
+family tells it (soft caps, windows) is done as the family does it.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.wiring import using_attention
+
+# Mixed values [row, query, head, d_head], and weights where the function shows them.
+Mixed = tuple[Float[Tensor, "row query head d_head"], Tensor | None]
+Usual = Callable[..., Mixed]
+# transformers' words for what attention runs with, beside which ours are named.
+_IMPLEMENTATIONS = ("sdpa", "eager")
+_PREFIX = "actstore_"
+# What a family's file has whose attention is called by name: the table of functions, and an eager one of its own.
+_EAGER = "eager_attention_forward"
+_CALLED = {"ALL_ATTENTION_FUNCTIONS", _EAGER}
+
+
+class Attend(Protocol):
+    """In the place of a layer's attention function."""
+
+    def __call__(
+        self, usual: Usual, query: Float[Tensor, "row head query d_head"], key: Tensor, value: Tensor, mask: Any
+    ) -> Mixed:
+        """`key` and `value` are [row, kv_head, key, d_head]; `usual` takes the same four."""
+
+
+_attend: ContextVar[Attend | None] = ContextVar("attend", default=None)
+
+
+@contextmanager
+def attending(model: LanguageModel, attend: Attend) -> Iterator[None]:
+    """While it lasts, the model's layers attend so, where their attention can be seen at all."""
+    before = _attend.set(attend)
+    try:
+        with seeing(model):
+            yield
+    finally:
+        _attend.reset(before)
+
+
+@contextmanager
+def seeing(model: LanguageModel) -> Iterator[None]:
+    """Around `attending` layer by layer: the model is told of our function once."""
+    module: Any = model.module
+    ours = _PREFIX + model.attention
+    if not can_attend(model) or module.config._attn_implementation == ours:
+        yield
+        return
+    with using_attention(model, ours):
+        yield
+
+
+class Queries:
+    """Attends as usual, and keeps the queries of each layer in turn, after rotary embedding."""
+
+    def __init__(self) -> None:
+        self.kept: list[Float[Tensor, "head position d_head"]] = []
+
+    def __call__(self, usual: Usual, query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Mixed:
+        self.kept.append(query[0])
+        return usual(query, key, value, mask)
+
+
+def can_attend(model: LanguageModel) -> bool:
+    """Whether its attention is a function by name, in the way of transformers' own families."""
+    # GPT-2 does this without a function, and only where the name is "eager".
+    if getattr(model.config, "reorder_and_upcast_attn", False):
+        return False
+    files = (vars(sys.modules[type(module).__module__]) for module in model.layers[0].modules())
+    return model.attention in _IMPLEMENTATIONS and any(found.keys() >= _CALLED for found in files)
+
+
+def _register(implementation: str) -> None:
+    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **told: Any) -> Mixed:
+        eager = getattr(sys.modules[type(module).__module__], _EAGER)
+        usual: Usual = partial(ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager), module, **told)
+        chosen = _attend.get()
+        if chosen is None:  # another thread's model
+            return usual(query, key, value, attention_mask)
+        return chosen(usual, query, key, value, attention_mask)
+
+    AttentionInterface.register(_PREFIX + implementation, attend)
+    AttentionMaskInterface.register(_PREFIX + implementation, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
+
+
+for _implementation in _IMPLEMENTATIONS:
+    _register(_implementation)

@@ -1,0 +1,15 @@
+"""What the storage library reads, as PyTorch holds it."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+
+from actstore_worker.models.model import TORCH_DTYPES
+
+
+def as_tensor(rows: Shaped[NDArray[Any], "row width"], dtype: str) -> Shaped[torch.Tensor, "row width"]:
+    """The same memory as a tensor of `dtype`; rows of bfloat16 are uint16 in NumPy, which does not know it."""
+    tensor = torch.from_numpy(rows)
+    return tensor.view(TORCH_DTYPES[dtype]) if dtype == "bfloat16" else tensor

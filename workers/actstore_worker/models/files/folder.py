@@ -1,0 +1,214 @@
+"""The files of a model's folder, looked at before a library is let near them: whole, of a size, and where they belong.
+
+What a file says of others (an index, of its shards) is believed only within the folder. A file that is damaged, or was
+never downloaded, is named, with what to do.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from actstore_worker.models.files.places import is_inside
+from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
+from actstore_worker.models.files.transformer_lens import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
+from actstore_worker.models.files.transformer_lens import is_transformer_lens
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# How transformers names them. It reads none where there is the one file, whatever the index says.
+_SHARDS = "model-*-of-*.safetensors"
+# Applied by transformers to whatever it loads, where its library is there; part of no hash of ours.
+_ADAPTER = "adapter_config.json"
+# The largest that are published are 0.1, 4 and 40 MB; each is parsed whole.
+CONFIGURATION_BYTES_MAX, INDEX_BYTES_MAX, TOKENIZER_BYTES_MAX = 4 << 20, 64 << 20, 256 << 20
+# Of JSON in JSON. Python's parser gives up at some thousand, and libraries that walk what it gave, earlier.
+JSON_DEPTH_MAX = 32
+# How the note begins that Git leaves in a file's place where git-lfs is not installed.
+GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
+# Numbers that weights are made of. Integers are quantised weights, and mean nothing without their scales.
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# Of two matrices that are compared, at a time.
+_ROWS_COMPARED = 1024
+
+
+class DamagedFile(ValueError):
+    """What is wrong with which file, and what to do."""
+
+
+def is_git_lfs_pointer(path: Path) -> bool:
+    """Whether Git left a note of the file in its place, as it does without git-lfs."""
+    with path.open("rb") as file:
+        return file.read(len(GIT_LFS)) == GIT_LFS
+
+
+def check_file(path: Path, bytes_max: int | None = None) -> None:
+    """Errors: DamagedFile for a Git LFS pointer, and for one that is larger."""
+    if is_git_lfs_pointer(path):
+        raise DamagedFile(f"{path.name} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder")
+    if bytes_max is not None and (size := path.stat().st_size) > bytes_max:
+        raise DamagedFile(f"{path.name} has {size} bytes; the limit is {bytes_max}")
+
+
+def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
+    """A JSON object without what two readers could read differently.
+
+    Errors: OSError, DamagedFile.
+    """
+    check_file(path, bytes_max)
+    try:
+        found = json.loads(
+            path.read_bytes(), object_pairs_hook=said_once, parse_constant=_no_number, parse_float=_finite
+        )
+    except RecursionError as error:
+        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep") from error
+    except ValueError as error:
+        raise DamagedFile(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise DamagedFile(f"{path.name} holds {type(found).__name__}, and not a JSON object")
+    if not _is_shallow(found, JSON_DEPTH_MAX):
+        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep")
+    return found
+
+
+def raw_configuration(folder: Path) -> dict[str, Any]:
+    """config.json as it is written. Errors: OSError, DamagedFile."""
+    return read_json(folder / MODEL_CONFIGURATION, CONFIGURATION_BYTES_MAX)
+
+
+def transformer_lens_file(source: ModelSource) -> Path:
+    """The one that a model in TransformerLens's form has its weights in. Errors: OSError, DamagedFile."""
+    names = [name for name in TRANSFORMER_LENS_WEIGHTS if (source.folder / name).is_file()]
+    if not names:
+        raise DamagedFile(f"it has none of {', '.join(TRANSFORMER_LENS_WEIGHTS)}")
+    path = _own_file(source, names[0])
+    check_file(path)
+    return path
+
+
+def weight_files(source: ModelSource) -> list[Path]:
+    """The files that the weights are read from, in order of name, each there and in the model's folder.
+
+    Errors: OSError, DamagedFile.
+    """
+    if is_transformer_lens(raw_configuration(source.folder)):
+        return [transformer_lens_file(source)]
+    if (source.folder / _ADAPTER).is_file():
+        raise DamagedFile(f"{_ADAPTER} says that it is an adapter to other weights: merge it into them, and save those")
+    if (source.folder / WEIGHTS).is_file():
+        if shards := sorted(path.name for path in source.folder.glob(_SHARDS)):
+            raise DamagedFile(f"it has {WEIGHTS} and {shards[0]}: which of them counts is not said; remove the other")
+        return [_own_file(source, WEIGHTS)]
+    if not (source.folder / WEIGHTS_INDEX).is_file():
+        raise DamagedFile(f"it has no {WEIGHTS}; actstore reads safetensors only")
+    names = _weight_map(source).values()
+    return [_own_file(source, name) for name in sorted(set(names))]
+
+
+def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and element type of each tensor, in safetensors' words. Errors: OSError, DamagedFile."""
+    check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no dictionary
+                part = file.get_slice(name)
+                yield name, tuple(part.get_shape()), part.get_dtype()
+    except SafetensorError as error:
+        message = (
+            f"{path.name}, of {path.stat().st_size} bytes, is no whole safetensors file: {error}; download it again"
+        )
+        raise DamagedFile(message) from error
+
+
+def checked_tensors(source: ModelSource, is_spare: Callable[[str], bool]) -> dict[str, Path]:
+    """Of a model in safetensors: the tensors' names and files, where each lies in one file, the one that the index
+    names, and is of floats, or spare.
+
+    Errors: OSError, DamagedFile.
+    """
+    files, found = weight_files(source), dict[str, Path]()
+    for path in files:
+        for name, _, dtype in tensors_in(path):
+            if name in found:
+                raise DamagedFile(
+                    f"{name} lies in {found[name].name} and in {path.name}: which of them counts is not said"
+                )
+            if dtype not in _FLOATS and not is_spare(name):
+                raise DamagedFile(
+                    f"{name} in {path.name} is of {dtype}: its weights are quantised, and floats are read"
+                )
+            found[name] = path
+    if files[0].name != WEIGHTS:
+        _check_index(_weight_map(source), {name: path.name for name, path in found.items()})
+    return found
+
+
+def check_tied(files: Mapping[str, Path], one: str, other: str) -> None:
+    """That two tensors, by their names in the files, are the same numbers. Errors: DamagedFile."""
+    with safe_open(files[one], framework="pt") as first, safe_open(files[other], framework="pt") as second:
+        rows, others = first.get_slice(one), second.get_slice(other)
+        same = rows.get_shape() == others.get_shape() and all(
+            torch.equal(rows[start : start + _ROWS_COMPARED].float(), others[start : start + _ROWS_COMPARED].float())
+            for start in range(0, rows.get_shape()[0], _ROWS_COMPARED)
+        )
+    if not same:
+        raise DamagedFile(
+            f"its config.json says tie_word_embeddings, and {one} and {other} are different numbers: which of them "
+            "counts is not said; set tie_word_embeddings to false where both do, else remove the one that is wrong"
+        )
+
+
+def _check_index(said: dict[str, str], found: dict[str, str]) -> None:
+    for name in sorted(said.keys() | found.keys()):
+        if said.get(name) != found.get(name):
+            raise DamagedFile(
+                f"{WEIGHTS_INDEX} says that {name} lies in {said.get(name, 'no file')}, and it lies in "
+                f"{found.get(name, 'none of the files')}: download the index and the files again"
+            )
+
+
+def _weight_map(source: ModelSource) -> dict[str, str]:
+    names = read_json(source.folder / WEIGHTS_INDEX, INDEX_BYTES_MAX).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise DamagedFile(f"{WEIGHTS_INDEX} has no weight_map of tensors to the files that hold them")
+    return names
+
+
+def _own_file(source: ModelSource, name: str) -> Path:
+    """Errors: DamagedFile for a name that leaves the folder, also by a link, and for a file that is not there."""
+    path = source.folder / name
+    if Path(name).name != name or not is_inside(path, source.root):
+        raise DamagedFile(f"its weights are said to lie in {name!r}, which is outside its folder")
+    if not path.is_file():
+        raise DamagedFile(f"{name}, which {WEIGHTS_INDEX} names, is not there: download it")
+    return path
+
+
+def said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For JSON: an object without a key that is there twice. Errors: ValueError."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it says {name!r} more than once")
+        found[name] = value
+    return found
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(found := float(text)):
+        raise ValueError(f"{text} is more than a float holds")
+    return found
+
+
+def _is_shallow(value: object, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(part, depth - 1) for part in parts)

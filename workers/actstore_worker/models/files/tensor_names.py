@@ -1,0 +1,94 @@
+"""Which tensors of a checkpoint a model may leave unused: transformers drops what it has no place for, without a word.
+
+A bias that is not added, or a layer that is not run, makes another model of the same name. So whatever is left over is
+refused, but for what these patterns name. So is what has two names in the files.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from actstore_worker.models.files.folder import DamagedFile
+
+_NAMED_MAX = 5
+# Whole names. Each is made of the configuration, or stands behind the last layer and is not asked for.
+_LEFT_OVER = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(.+\.)?rotary_emb\.inv_freq",  # of RoPE, from its base
+        r"(.+\.)?(attn|attention)\.(bias|masked_bias)",  # GPT-2's and GPT-NeoX's causal masks
+        r"(.+\.)?embeddings\.position_ids",  # 0, 1, 2 and so on
+        r"(.+\.)?decoder\.version",  # OPT's
+        r"(score|classifier|qa_outputs|v_head|value_head|reward_head|multiple_choice_head)\..+",  # other tasks' heads
+    )
+)
+# BERT is read without its heads: of masked tokens and next sentences, and the pooled first token.
+_BERT_LEFT_OVER = re.compile(r"cls\..+|(bert\.)?pooler\..+")
+
+
+def check_tensors(module: nn.Module, report: Mapping[str, Any], in_files: Iterable[str]) -> None:
+    """That each tensor of the files has its place in the module and each place its tensor, by transformers' report.
+
+    Errors: DamagedFile with the names.
+    """
+    optional = _BERT_LEFT_OVER if module.config.model_type == "bert" else None  # type: ignore[union-attr]
+    missing = {name for name in report["missing_keys"] if optional is None or not optional.fullmatch(name)}
+    if missing:
+        # transformers would go on with random numbers in their place.
+        raise DamagedFile(f"its weight files lack {_some(missing)}")
+    if report["mismatched_keys"]:
+        shapes = (f"{name} of {tuple(found)} for {tuple(place)}" for name, found, place in report["mismatched_keys"])
+        raise DamagedFile(f"its config.json and its weight files are of different sizes: {_some(shapes)}")
+    unused = {*report["unexpected_keys"], *_hidden(module, in_files)}
+    unused = {name for name in unused if not may_be_left_over(name) and not (optional and optional.fullmatch(name))}
+    if unused:
+        raise DamagedFile(
+            f"its weight files have {_some(unused)}, which a model of this config.json would not use: they are another "
+            "architecture's, or config.json has too few layers or an option that is off"
+        )
+
+
+def may_be_left_over(name: str) -> bool:
+    return any(pattern.fullmatch(name) for pattern in _LEFT_OVER)
+
+
+def places(module: nn.Module, in_files: Iterable[str]) -> dict[str, str]:
+    """Which tensor of the files goes where in the module: names with and without the trunk's prefix, and what older
+    files call a norm's gain and bias, are the same place.
+
+    Errors: DamagedFile for two tensors of one place, of which transformers takes the last, without a word.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(name for name in in_files if not may_be_left_over(name)):
+        place = place_of(module, name)
+        if place in found:
+            raise DamagedFile(
+                f"its weight files have {found[place]} and {name}, which are the same weight under two names: which of "
+                "them counts is not said"
+            )
+        found[place] = name
+    return found
+
+
+def place_of(module: Any, name: str) -> str:
+    """What all names of a weight have in common."""
+    prefix = f"{module.base_model_prefix}."
+    while name.startswith(prefix):
+        name = name.removeprefix(prefix)
+    return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda old: {"gamma": "weight", "beta": "bias"}[old[0]], name)
+
+
+def _hidden(module: Any, in_files: Iterable[str]) -> set[str]:
+    """What transformers leaves out of its report, by patterns that match anywhere in a name."""
+    patterns = module._keys_to_ignore_on_load_unexpected or ()
+    own, prefix = {name for name, _ in module.named_parameters()}, f"{module.base_model_prefix}."
+    loaded = own | {name.removeprefix(prefix) for name in own} | {f"{prefix}{name}" for name in own}
+    return {name for name in set(in_files) - loaded if any(re.search(pattern, name) for pattern in patterns)}
+
+
+def _some(names: Iterable[str]) -> str:
+    found = sorted(names)
+    more = f" and {len(found) - _NAMED_MAX} more" if len(found) > _NAMED_MAX else ""
+    return ", ".join(found[:_NAMED_MAX]) + more

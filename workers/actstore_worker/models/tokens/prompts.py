@@ -1,0 +1,131 @@
+"""A caller's text as a model's tokens, and whether a BOS goes in front: what captures, sweeps and questions share."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+from actstore_storage.errors import BadRequest
+from actstore_worker.models.model import ModelDescription, check_ids, tokenised
+
+# A text, or the token ids that a model reads in its place.
+Prompt = str | tuple[int, ...]
+
+
+def prompt_ids(model: ModelDescription, prompt: Prompt, asked_bos: bool | None, field: str) -> tuple[int, ...]:
+    """What the model reads. A text gets a BOS where the tokenizer has one, unless `asked_bos` says otherwise; token ids
+    get one where it is asked for, and are else read as they are. What begins with a BOS keeps that one alone.
+
+    Errors: BadRequest for no token, an id that has no embedding, and a BOS that is asked for and does not exist.
+    """
+    own = text_ids(model, prompt) if isinstance(prompt, str) else _checked(model, prompt, field)
+    if not own:
+        raise BadRequest(f"{field} has no tokens", field=field, value=prompt, allowed="text of at least one token")
+    asked = asked_bos if isinstance(prompt, str) else bool(asked_bos)
+    return with_bos(model, own, prepends_bos(model, asked))
+
+
+def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
+    """None: where the tokenizer has a BOS token. Errors: BadRequest where one is asked for that does not exist."""
+    if asked and model.bos_id is None:
+        raise BadRequest(
+            f"the tokenizer of {model.name!r} has no BOS token to prepend", field="bos", value="PREPEND", allowed="NONE"
+        )
+    return model.bos_id is not None if asked is None else asked
+
+
+def text_ids(model: ModelDescription, text: str) -> tuple[int, ...]:
+    """The text's own tokens alone. Errors: BadRequest MODEL_UNSUPPORTED for an id that has no embedding."""
+    (ids,) = tokenised(model, [text])
+    check_ids(model, ids, "its tokenizer gives for this text")
+    return tuple(ids)
+
+
+def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> tuple[int, ...]:
+    """The ids with a BOS in front; of an encoder also with a SEP behind, which it was trained to see where it sees a
+    CLS token. Neither is added where the ids have it already, as those of a text that a chat template wrote.
+    """
+    before, after = model.around if prepend_bos else ((), ())
+    begun, ended = tuple(ids[: len(before)]) == before, tuple(ids[len(ids) - len(after) :]) == after
+    return (*(() if begun else before), *ids, *(() if ended else after))
+
+
+def token_of(model: ModelDescription, answer: str | int, field: str) -> int:
+    """The one token of an answer: its id, or the token whose text alone is this, or the one that the tokenizer makes of
+    it. Where those two differ, as of `t` for a tokenizer that puts a space in front of a text, neither is guessed.
+
+    Errors: BadRequest ANSWER_NOT_ONE_TOKEN.
+    """
+    if not isinstance(answer, str):
+        return _checked(model, (answer,), field)[0]
+    made = text_ids(model, answer)
+    named = model.texts.ids.get(answer, ())
+    found: set[int] = set(named if len(made) != 1 else [*made, *(() if made[0] in named else named)])
+    if len(found) != 1 or max(found) >= model.vocabulary_size:
+        raise _not_one_token(model, answer, field, made, named)
+    return found.pop()
+
+
+def _checked(model: ModelDescription, ids: tuple[int, ...], field: str) -> tuple[int, ...]:
+    for token in ids:
+        if not 0 <= token < model.vocabulary_size:
+            raise BadRequest(
+                f"{field} has token id {token}; {model.name!r} has ids from 0 to {model.vocabulary_size - 1}",
+                field=field,
+                value=token,
+                allowed=f"0 to {model.vocabulary_size - 1}",
+            )
+    return ids
+
+
+def _not_one_token(
+    model: ModelDescription, answer: str, field: str, made: Sequence[int], named: Sequence[int]
+) -> BadRequest:
+    texts = [model.texts.alone[token] for token in made]
+    why = f"is {len(made)} tokens: {' | '.join(texts)}; an answer is one token, with its leading space if it has one"
+    if len(made) == 1:
+        ids = ", ".join(map(str, named))
+        why = f"is the text of token {ids}, and the tokenizer makes {texts[0]!r} of it, token {made[0]}: say which"
+    return BadRequest(
+        f"{field} {answer!r} {why}",
+        reason="ANSWER_NOT_ONE_TOKEN",
+        field=field,
+        value=answer,
+        allowed="text of one token" if len(made) != 1 else f"{texts[0]!r}, or a token id",
+    )
+
+
+def token_texts(model: ModelDescription, tokens: Iterable[int]) -> list[str]:
+    """The text of each token alone, as the registry of models stores it."""
+    return [model.texts.alone[token] for token in tokens]
+
+
+def plain_ids(model: ModelDescription) -> Int[NDArray[np.int64], " plain"]:
+    """Those that the tokenizer can give and that mean nothing special."""
+    vocabulary = model.tokenizer.get_vocab().values()
+    return np.array(sorted({each for each in vocabulary if each < model.vocabulary_size} - model.special_ids), np.int64)
+
+
+def check_length(model: ModelDescription, field: str, tokens: int, subject: str = "the text has") -> None:
+    """Errors: BadRequest LIMIT_EXCEEDED past the model's context."""
+    if tokens > model.context_length:
+        raise BadRequest(
+            f"{subject} {tokens} tokens; {model.name!r} reads at most {model.context_length}{model.context_reason}",
+            reason="LIMIT_EXCEEDED",
+            field=field,
+            value=f"{tokens} tokens",
+            allowed=f"at most {model.context_length} tokens",
+        )
+
+
+def check_causal(model: ModelDescription, because: str) -> None:
+    """Errors: BadRequest MODEL_UNSUPPORTED for an encoder; `because` says what it lacks."""
+    if not model.family.causal:
+        raise BadRequest(
+            f"{model.name!r} is a {model.family.name} model, an encoder: {because}",
+            reason="MODEL_UNSUPPORTED",
+            field="model",
+            value=model.name,
+            allowed="a causal language model",
+        )

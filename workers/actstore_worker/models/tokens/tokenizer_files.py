@@ -1,0 +1,134 @@
+"""A tokenizer as its files have it.
+
+What cuts a text into tokens is tokenizer.json's, whole. Many of transformers' classes take no more than the vocabulary
+from it, and have the rules of the model that they were written for: as a `GPT2Tokenizer`, one whose file splits numbers
+into digits no longer does. What a class knows beyond the file, such as GPT-2's BOS, is kept.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from actstore_worker.models.files.folder import TOKENIZER_BYTES_MAX, DamagedFile, check_file, read_json
+
+TOKENIZER = "tokenizer.json"
+_SETTINGS = "tokenizer_config.json"
+# Settings of BERT's, and what tokenizer.json calls them.
+_OF_BERT: Mapping[str, str] = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Errors: DamagedFile for files that are not whole, that lead elsewhere, that contradict each other, or by which a
+    text has other tokens each time.
+    """
+    for path in sorted(folder.glob("*.json")):
+        check_file(path, TOKENIZER_BYTES_MAX)
+    settings = _settings(folder)
+    _check_paths(settings)
+    if (folder / TOKENIZER).is_file():
+        told = _told(folder)
+        _check_no_dropout(told)
+        _check_agreement(settings, told)
+
+
+def load_tokenizer(folder: Path, config: Any) -> Any:
+    """A tokenizer of transformers', which cuts texts as tokenizer.json says, if there is one.
+
+    Errors: whatever the library raises.
+    """
+    options = {"config": config, "trust_remote_code": False, "local_files_only": True}
+    found = AutoTokenizer.from_pretrained(folder, **options)
+    if not found.is_fast or not (folder / TOKENIZER).is_file() or type(found) is PreTrainedTokenizerFast:
+        return found
+    plain = PreTrainedTokenizerFast.from_pretrained(folder, **options, **_roles(found, _told(folder)))
+    return found if _cutting(found) == _cutting(plain) else plain
+
+
+def check_added(folder: Path, tokenizer: Any) -> None:
+    """Errors: DamagedFile where the settings say another id of a token than it has. Transformers gives it the next one
+    that is free, which in an embedding of a rounded size has a row that was never trained.
+    """
+    for said, token in _settings(folder).get("added_tokens_decoder", {}).items():
+        if int(said) != (found := tokenizer.convert_tokens_to_ids(token["content"])):
+            raise DamagedFile(f"{_SETTINGS} says that {token['content']!r} is token {said}, and it is token {found}")
+
+
+def _roles(tokenizer: Any, told: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that a class gives, or the settings, as far as tokenizer.json has them."""
+    there = {piece if isinstance(piece, str) else piece[0] for piece in told["model"]["vocab"]}
+    there |= {token["content"] for token in told["added_tokens"]}
+    return {role: str(token) for role, token in tokenizer.special_tokens_map.items() if str(token) in there}
+
+
+def _cutting(tokenizer: Any) -> Mapping[str, Any]:
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    # A prefix that is empty is none; some write the one, some the other.
+    model = {name: value for name, value in told["model"].items() if value not in (None, "", False)}
+    return {"normalizer": told["normalizer"], "pre_tokenizer": told["pre_tokenizer"], "model": model}
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    return read_json(folder / _SETTINGS, TOKENIZER_BYTES_MAX) if (folder / _SETTINGS).is_file() else {}
+
+
+def _told(folder: Path) -> Mapping[str, Any]:
+    return read_json(folder / TOKENIZER, TOKENIZER_BYTES_MAX)
+
+
+def _check_paths(settings: Mapping[str, Any]) -> None:
+    """Where the settings have a `vocab` or `merges` that is text, transformers opens the file of that name, wherever on
+    this machine it is.
+    """
+    for name in ("vocab", "merges"):
+        if isinstance(settings.get(name), str):
+            raise DamagedFile(f"{_SETTINGS} has {name} {settings[name]!r}, which is a path and no table")
+
+
+def _check_no_dropout(told: Mapping[str, Any]) -> None:
+    model = told.get("model")
+    if isinstance(model, dict) and model.get("dropout"):
+        raise DamagedFile(
+            f"{TOKENIZER} has dropout {model['dropout']}, by which the same text has other tokens each time: set it to "
+            "null, as it is where a model is used"
+        )
+
+
+def _check_agreement(settings: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Of two files that contradict each other, some versions of transformers follow the one, and some the other."""
+    has = _options(told)
+    for name in has.keys() & settings.keys():
+        if settings[name] is not None and settings[name] != has[name]:
+            raise DamagedFile(
+                f"{_SETTINGS} says {name} {settings[name]!r}, and {TOKENIZER} does as with {has[name]!r}: which of "
+                "them the model was trained with is not said; let both say the same"
+            )
+
+
+def _options(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What tokenizer.json does, in the words of tokenizer_config.json."""
+    parts = [part for name in ("normalizer", "pre_tokenizer") for part in _parts(told.get(name))]
+    found: dict[str, Any] = {"add_prefix_space": any(map(_puts_space, parts))}
+    for part in parts:
+        if part.get("type") == "BertNormalizer":
+            found |= {option: part.get(name) for option, name in _OF_BERT.items()}
+    return found
+
+
+def _parts(step: object) -> Iterator[Mapping[str, Any]]:
+    if isinstance(step, dict):
+        inner = step.get("normalizers", step.get("pretokenizers"))
+        yield from (part for one in inner for part in _parts(one)) if isinstance(inner, list) else (step,)
+
+
+def _puts_space(part: Mapping[str, Any]) -> bool:
+    """In front of a text."""
+    if part.get("type") == "Metaspace":  # which had another option for it once
+        return bool(part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never") != "never")
+    return part.get("type") == "Prepend" or bool(part.get("add_prefix_space"))

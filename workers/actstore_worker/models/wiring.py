@@ -1,0 +1,183 @@
+"""Loads models, and asks of each: is it wired as its family says? One short input shows.
+
+A fork of a known architecture may scale a residual, norm an output, or move a LayerNorm, and every number read from it
+would be plausible and wrong. So what is seen at the sites must add up: to each other, and to the logits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.sites import Site
+from actstore_worker.models.files.source import ModelSource
+from actstore_worker.models.model import DeviceMap, LanguageModel, read_model
+from actstore_worker.models.taps import observe
+
+_TOKENS = 8
+# Of the norm of what is compared. Sums come out in another order here than in the model, each rounded to the dtype.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
+# The dtype that may have no room for numbers that the others have.
+_NARROW = "float16"
+# PyTorch has the last one since 2.8.
+_OF_DEVICES = (MemoryError, torch.OutOfMemoryError, getattr(torch, "AcceleratorError", MemoryError))
+_Seen = dict[Site, Float[Tensor, "1 position width"]]
+
+
+def load_model(
+    source: ModelSource,
+    *,
+    dtype: str = "float32",
+    device: torch.device,
+    attention: str = "",
+    device_map: DeviceMap = None,
+) -> LanguageModel:
+    """Computes in `dtype`, whatever the file holds, with attention as the family's, or as asked.
+
+    Errors: BadRequest MODEL_UNSUPPORTED as `describe_model`; for weights that do not fit; and as `check_weights` and
+    `check_wiring`.
+    """
+    model = read_model(source, dtype=dtype, device=device, attention=attention, device_map=device_map)
+    check_weights(model)
+    with _refusing_what_fails(model):
+        check_wiring(model)
+    return model
+
+
+def check_weights(model: LanguageModel) -> None:
+    """Errors: BadRequest MODEL_UNSUPPORTED with a weight that is infinite or no number: whichever token meets it would
+    have no numbers either.
+    """
+    for name, weight in model.module.named_parameters():
+        if weight.is_meta or not weight.numel():  # of a model in parts, some may lie on a disk
+            continue
+        ends = torch.stack(torch.aminmax(weight))  # one reading, and no copy; it hands a NaN on
+        if model.dtype == _NARROW and not bool(ends.isnan().any()):
+            _check_finite(model, name, ends)
+        elif not bool(ends.isfinite().all()):
+            raise _unsupported(
+                model,
+                f"its weight {name} has values that are infinite or no numbers: damaged, or diverged in training",
+                allowed="finite weights",
+            )
+
+
+def check_wiring(model: LanguageModel) -> None:
+    """Errors: BadRequest MODEL_UNSUPPORTED with the site, or the output, that is not what the others make of it, or
+    that is not finite; in float16 with the dtypes that have room for it.
+    """
+    ids = _some_tokens(model)
+    kinds = (*model.kinds, "v", "pattern", "z")
+    with using_attention(model, "eager"):
+        seen = observe(model, ids, None, [Site(layer, kind) for layer in range(model.layer_count) for kind in kinds])
+    for layer in range(model.layer_count):
+        _check_block(model, seen, layer)
+    out = "resid_post" if model.family.causal else "normalized_resid_post"
+    for layer, following in pairwise(range(model.layer_count)):
+        _compare(model, f"resid_pre.{following}", seen[Site(following, "resid_pre")], seen[Site(layer, out)])
+    _check_logits(model, ids, seen[Site(model.layer_count - 1, out)])
+
+
+def _check_block(model: LanguageModel, seen: _Seen, layer: int) -> None:
+    at = {kind: seen[Site(layer, kind)] for kind in (*model.kinds, "v", "pattern", "z")}
+    middle = at["resid_pre"] + at["attn_out"]
+    if "resid_mid" in at:
+        _compare(model, f"resid_mid.{layer}", at["resid_mid"], middle)
+    if model.family.causal:
+        _compare(model, f"resid_post.{layer}", at["resid_post"], middle + at["mlp_out"] if "mlp_out" in at else middle)
+    else:
+        norm = model.layers[layer].get_submodule("attention.output.LayerNorm")
+        _compare(model, f"resid_post.{layer}", at["resid_post"], norm(middle) + at["mlp_out"])
+    weights = at["pattern"].unflatten(-1, (model.head_count, -1))  # [1, query, head, key]
+    rows = weights.sum(-1)
+    _compare(model, f"pattern.{layer}", rows, torch.ones_like(rows))
+    values = at["v"].unflatten(-1, (model.head_counts["v"], -1))
+    values = values.repeat_interleave(model.head_count // model.head_counts["v"], dim=2)  # [1, key, head, d_head]
+    mixed = torch.einsum("bqhk,bkhd->bqhd", weights, values)
+    _compare(model, f"z.{layer}", at["z"], mixed.flatten(2))
+
+
+def _check_logits(model: LanguageModel, ids: Int[Tensor, "1 position"], last: Tensor) -> None:
+    """The last residual, through final norm and unembedding, against what the whole model answers."""
+    if not model.family.causal:
+        return
+    module: Any = model.module
+    with torch.inference_mode():
+        logits = module(input_ids=ids, use_cache=False).logits
+        found = model.unembed(model.final_norm(last))
+    _compare(model, "logits", logits, found.to(logits.device))
+
+
+def _compare(model: LanguageModel, what: str, found: Tensor, expected: Tensor) -> None:
+    found, expected = found.float(), expected.to(found.device).float()
+    _check_finite(model, what, found)
+    _check_finite(model, what, expected)
+    distance = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected).clamp_min(1e-30)
+    if not distance <= _TOLERANCE[model.dtype]:  # also where a norm is past float32
+        raise _unsupported(
+            model,
+            f"it is not wired as {model.family.name} models are: {what} differs from what the sites before it make of "
+            f"it by {float(distance):.2g} of its norm",
+            allowed=f"a difference of at most {_TOLERANCE[model.dtype]} in {model.dtype}",
+        )
+
+
+def _check_finite(model: LanguageModel, what: str, found: Tensor) -> None:
+    if bool(found.isfinite().all()):
+        return
+    if model.dtype == _NARROW:
+        raise BadRequest(
+            f"model {model.name!r} overflows float16: {what} has values past {torch.finfo(torch.float16).max:g}, its "
+            "largest number; run the model in bfloat16, or in float32",
+            reason="MODEL_UNSUPPORTED",
+            field="dtype",
+            value=model.dtype,
+            allowed="bfloat16 or float32",
+        )
+    raise _unsupported(
+        model, f"{what} is not finite in {model.dtype}, although the weights are", allowed="finite activations"
+    )
+
+
+@contextmanager
+def _refusing_what_fails(model: LanguageModel) -> Iterator[None]:
+    """Errors: BadRequest MODEL_UNSUPPORTED for what a configuration makes of transformers' own code, such as sizes that
+    do not fit. What a device does, as where its memory ends, is no matter of the model's.
+    """
+    try:
+        yield
+    except (BadRequest, *_OF_DEVICES):
+        raise
+    except Exception as error:
+        why = f"transformers does not run it as its config.json says: {type(error).__name__}: {error}"
+        raise _unsupported(model, why) from error
+
+
+def _unsupported(model: LanguageModel, why: str, **details: str) -> BadRequest:
+    message = f"model {model.name!r} cannot be used: {why}"
+    return BadRequest(message, reason="MODEL_UNSUPPORTED", field="model", value=model.name, **details)
+
+
+@contextmanager
+def using_attention(model: LanguageModel, implementation: str) -> Iterator[None]:
+    """Only eager attention shows its weights, and its whole mask."""
+    module: Any = model.module
+    usual = model.attention
+    try:
+        if usual != implementation:
+            module.set_attn_implementation(implementation)
+        yield
+    finally:
+        if usual != implementation:
+            module.set_attn_implementation(usual)
+
+
+def _some_tokens(model: LanguageModel) -> Int[Tensor, "1 position"]:
+    """Spread over the vocabulary; all of them different, so that no two positions look alike."""
+    count = min(_TOKENS, model.context_length, model.vocabulary_size)
+    return (torch.arange(count, device=model.device) * (model.vocabulary_size // count))[None]

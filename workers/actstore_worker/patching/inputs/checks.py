@@ -1,0 +1,110 @@
+"""What several parts of a sweep's request are refused for."""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from actstore_storage.errors import BadRequest
+from actstore_worker.patching.inputs.pairs import PairTokens
+from actstore_worker.patching.inputs.request import EMBEDDING, FEATURES, SOURCES, STORED_SOURCES, SweepRequest
+
+
+def choices(asked: Sequence[str], known: Sequence[str], field: str) -> tuple[str, ...]:
+    for choice in asked:
+        if choice not in known:
+            raise BadRequest(f"{field}: {choice!r} is not known", field=field, value=choice, allowed=known)
+    return tuple(dict.fromkeys(asked))
+
+
+def check_position(position: int, length: int, field: str) -> None:
+    if not 0 <= position < length:
+        raise BadRequest(
+            f"the prompts have no position {position}; they have {length} tokens",
+            field=field,
+            value=position,
+            allowed=f"0..{length - 1}",
+        )
+
+
+def check_count(count: int, most: int, field: str) -> None:
+    if not 1 <= count <= most:
+        raise BadRequest(
+            f"{field}: {count}",
+            reason="LIMIT_EXCEEDED" if count else "ARGUMENT_INVALID",
+            field=field,
+            value=count,
+            allowed=f"1..{most}",
+        )
+
+
+def check_screen(request: SweepRequest, cells: int) -> None:
+    """Of cells that lie behind each other, the estimates of each alone do not add up to that of all."""
+    if request.screen is None:
+        return
+    check_count(request.screen.exact_cells, cells, "screen.exact_cells")
+    if request.joint:
+        raise BadRequest(
+            "a screen estimates single cells; ask for joint cells without one",
+            field="joint",
+            value=", ".join(joint.name for joint in request.joint),
+            allowed="none, with a screen",
+        )
+    if request.window_layers != 1:
+        raise BadRequest(
+            "a screen estimates cells of one layer; ask for windows without one",
+            field="window_layers",
+            value=request.window_layers,
+            allowed="1, with a screen",
+        )
+    asked = {"sites": FEATURES if request.features else "", "spans": ", ".join(span.name for span in request.spans)}
+    if EMBEDDING in request.sites and request.source != "prompt":
+        asked["sites"] = EMBEDDING
+    for field, value in asked.items():
+        if value:
+            raise BadRequest(
+                f"a screen estimates cells of layers at single positions; ask for {value} without one",
+                field=field,
+                value=value,
+                allowed="others, with a screen",
+            )
+
+
+def check_sources(request: SweepRequest) -> None:
+    """What goes with which source, and with which site."""
+    choices((request.source,), SOURCES, "source")
+    is_stored = request.source in STORED_SOURCES
+    if is_stored != (request.stored is not None):
+        raise BadRequest(
+            f"of source {request.source!r} " + ("the run is not named" if is_stored else "there is no run"),
+            field="source_run",
+            value="" if request.stored is None else request.stored.run,
+            allowed="a run's name" if is_stored else f"none, or a source of {', '.join(STORED_SOURCES)}",
+        )
+    if is_stored and EMBEDDING in request.sites:
+        _refuse_site(EMBEDDING, f"runs store no embeddings: source {request.source!r} has none")
+    if request.source == "mean" and request.features is not None:
+        _refuse_site(FEATURES, "what an SAE makes of a mean vector is not the mean of its features: resample instead")
+    if request.features is None and FEATURES in request.sites:
+        raise BadRequest("whose features are meant is not said", field="sae", value="", allowed="an SAE's name")
+    if request.features is not None and request.sites and FEATURES not in request.sites:
+        message = f"SAE {request.features.sae!r} is named, and {FEATURES!r} is not among the sites"
+        raise BadRequest(message, field="sites", value=request.sites, allowed=f"{FEATURES}, with an SAE")
+
+
+def check_spans_alone(request: SweepRequest, pairs: Sequence[PairTokens]) -> None:
+    """Spans stand in place of positions; and what a query attends with is of the positions of its own prompt."""
+    if not request.spans:
+        return
+    for field, value in (
+        ("positions", request.positions if request.positions != "each" else ""),
+        ("only_positions", ", ".join(map(str, request.only_positions))),
+        ("joint", ", ".join(joint.name for joint in request.joint)),
+    ):
+        if value:
+            message = f"cells are where the named spans are, so {field} cannot say where, too"
+            raise BadRequest(message, field=field, value=value, allowed="none, with spans")
+    if "pattern" in request.sites and not all(pair.aligned for pair in pairs):
+        _refuse_site("pattern", "attention weights are over positions, and these are not the same in both prompts")
+
+
+def _refuse_site(kind: str, why: str) -> NoReturn:
+    raise BadRequest(why, field="sites", value=kind, allowed=f"other sites than {kind}")

@@ -1,0 +1,117 @@
+"""Named stretches of a prompt, found among its tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from actstore_storage.errors import BadRequest
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.tokens.prompts import Prompt
+from actstore_worker.patching.inputs.request import SPANS_MAX, PromptPair, Span, Stretch
+
+
+@dataclass(frozen=True)
+class SpanTokens:
+    """Positions of a span in both prompts of a pair; as many in one as in the other."""
+
+    name: str
+    clean: range
+    corrupt: range
+
+    def sides(self, direction: str) -> tuple[range, range]:
+        """In the base run, and in the source run."""
+        return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
+
+
+def check_spans(spans: Sequence[Span]) -> None:
+    """Errors: BadRequest for too many, and for two of one name."""
+    if len(spans) > SPANS_MAX:
+        raise BadRequest(
+            f"{len(spans)} spans are named", reason="LIMIT_EXCEEDED", field="spans", value=len(spans),
+            allowed=f"at most {SPANS_MAX}",
+        )  # fmt: skip
+    names = [span.name for span in spans]
+    for name in names:
+        if not name or names.count(name) > 1:
+            message = f"{names.count(name)} spans are called {name!r}, and rows of the answer go by that name"
+            raise BadRequest(message, field="spans", value=name, allowed="a name of its own for each")
+
+
+def span_tokens(
+    model: LanguageModel, pair: PromptPair, spans: Sequence[Span], tokens: tuple[tuple[int, ...], tuple[int, ...]]
+) -> tuple[SpanTokens, ...]:
+    """`tokens`: of the clean and the corrupt prompt, with BOS where there is one.
+
+    Errors: BadRequest for what is not in the prompt, and PROMPT_LENGTHS_DIFFER for a span of unequal lengths.
+    """
+    found = []
+    for span in spans:
+        clean = _positions(model, span, "clean", span.clean, pair.clean, tokens[0])
+        corrupt = _positions(model, span, "corrupt", span.corrupt, pair.corrupt, tokens[1])
+        if len(clean) != len(corrupt):
+            raise BadRequest(
+                f"span {span.name!r} has {len(clean)} tokens in the clean prompt and {len(corrupt)} in the corrupt "
+                "one; its tokens are replaced one by one, so it needs as many in both",
+                reason="PROMPT_LENGTHS_DIFFER",
+                field="spans",
+                value=f"{len(corrupt)} tokens",
+                allowed=f"{len(clean)} tokens",
+            )
+        found.append(SpanTokens(span.name, clean, corrupt))
+    return tuple(found)
+
+
+def _positions(
+    model: LanguageModel, span: Span, which: str, stretch: Stretch, prompt: Prompt, tokens: tuple[int, ...]
+) -> range:
+    if isinstance(stretch, str):
+        return _holding(model, span, which, stretch, prompt, tokens)
+    first, end = stretch
+    if not 0 <= first < end <= len(tokens):
+        raise BadRequest(
+            f"span {span.name!r} is tokens {first} to before {end} of the {which} prompt, which has {len(tokens)}",
+            field="spans",
+            value=f"{first}..{end}",
+            allowed=f"one token or more within 0..{len(tokens)}",
+        )
+    return range(first, end)
+
+
+def _holding(
+    model: LanguageModel, span: Span, which: str, wanted: str, prompt: Prompt, tokens: tuple[int, ...]
+) -> range:
+    """The tokens that have a character of the wanted text. A token may have others, too: its leading space."""
+    text, places = _characters(model, prompt, tokens)
+    times = text.count(wanted) if wanted else 0
+    if times != 1:
+        raise BadRequest(
+            f"the text of span {span.name!r} is {times} times in the {which} prompt",
+            field="spans",
+            value=wanted,
+            allowed="text that is once in the prompt, or a range of tokens",
+        )
+    first = text.index(wanted)
+    inside = [place for place, (begin, end) in enumerate(places) if begin < first + len(wanted) and end > first]
+    if not inside:
+        raise BadRequest(
+            f"no token of the {which} prompt has a character of span {span.name!r}",
+            field="spans",
+            value=wanted,
+            allowed="text that the tokenizer keeps, or a range of tokens",
+        )
+    return range(inside[0], inside[-1] + 1)
+
+
+def _characters(model: LanguageModel, prompt: Prompt, tokens: tuple[int, ...]) -> tuple[str, Sequence[tuple[int, int]]]:
+    """The prompt's text, and of each of its tokens the first character and the one after the last."""
+    if isinstance(prompt, str):
+        found = model.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        before = len(tokens) - len(found["input_ids"])  # a BOS that the text does not have itself
+        return prompt, [(0, 0)] * before + list(found["offset_mapping"])
+    texts = model.texts.in_order(tokens)
+    ends = list(accumulate(map(len, texts)))
+    places = [(end - len(text), end) for text, end in zip(texts, ends, strict=True)]
+    for place in range(len(places) - 2, -1, -1):
+        if not texts[place]:  # its bytes begin a character of the next one's
+            places[place] = places[place + 1]
+    return "".join(texts), places

@@ -1,0 +1,229 @@
+"""Rows of a stored run in place of a prompt's activations: their mean, or some drawn at random."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.sites import Site
+from actstore_storage.format.tokens import kept_classes
+from actstore_storage.rows.reading import TokenFilter, dense_matrix, dense_token_rows, read_activations, shard_tokens
+from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_worker.models.model import TORCH_DTYPES, LanguageModel
+from actstore_worker.patching.inputs.request import StoredSource
+from actstore_worker.patching.kernels.recording import Recording
+
+# Of a run with more rows than a sweep looks at, so many shards are read, evenly spread: each is opened once a site.
+SHARDS_MAX = 16
+
+
+@dataclass(frozen=True)
+class TakenRows:
+    """The fields of proto StoredRows: of `stored` rows of the run `read` were looked at, and `used` of these are in the
+    mean, or were drawn.
+    """
+
+    run: str
+    used: int
+    read: int
+    stored: int
+    excluded: frozenset[str]
+    sink_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """`rows` has a row for each position of the longest prompt."""
+
+    taken: TakenRows
+    rows: Mapping[Site, Float[Tensor, "position width"]]
+
+    def instead(self, recording: Recording) -> Recording:
+        """The same run with these rows for what is taken from it."""
+        length = len(recording.tokens)
+        return replace(recording, activations={site: rows[:length] for site, rows in self.rows.items()})
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Sequences side by side in one shard: rows of the run in all, and of the tokens that count."""
+
+    keep: TokenFilter
+    read: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class StoredReading:
+    """A run of which rows are read, site by site: that may take a while."""
+
+    model: LanguageModel
+    taken: TakenRows
+    _snapshot: Snapshot
+    _stretches: Sequence[_Stretch]
+    _length: int
+    # Numbers among the rows that count, of all sites those of the same tokens; None: their mean is wanted.
+    _drawn: Int[npt.NDArray[np.int64], " position"] | None
+
+    @classmethod
+    def begin(
+        cls, bucket: Bucket, model: LanguageModel, asked: StoredSource, source: str, length: int, most: int
+    ) -> "StoredReading":
+        """Of source `mean`, the mean of at most about `most` rows, at each of `length` positions; of `resample`, as
+        many of these rows, drawn at random.
+
+        Errors: as `check_stored_rows`, and BadRequest NOTHING_LEFT where all its rows are excluded.
+        """
+        snapshot = check_stored_rows(bucket, model, (), asked)
+        stretches = list(_stretches(snapshot, asked.exclude, most))
+        kept, read = (sum(counts) for counts in zip((0, 0), *((one.kept, one.read) for one in stretches), strict=True))
+        if not kept:
+            raise _nothing_left(asked)
+        drawn = _drawn(asked.seed, kept, length) if source == "resample" else None
+        used = kept if drawn is None else len(drawn)
+        sinks_above = snapshot.record.specification.sinks_above
+        taken = TakenRows(asked.run, used, read, snapshot.tokens_committed, asked.exclude, sinks_above)
+        return cls(model, taken, snapshot, stretches, length, drawn)
+
+    def rows(self, site: Site) -> Float[Tensor, "position width"]:
+        """Of a site of which the run stores single heads, no numbers in place of the others, which nobody asks for.
+
+        Errors: BadRequest SITE_UNKNOWN for one that the run does not store.
+        """
+        there = self._snapshot.record.specification.dense_sites
+        heads = [replace(site, head=head) for head in range(self.model.head_counts.get(site.kind, 0))]
+        if str(site) in there or not any(str(head) in there for head in heads):
+            found = self._read(site)
+        else:
+            parts = {head: self._read(head) for head in heads if str(head) in there}
+            blank = np.full_like(next(iter(parts.values())), np.nan)
+            found = np.concatenate([parts.get(head, blank) for head in heads], axis=1)
+        rows = torch.from_numpy(found).to(self.model.device, TORCH_DTYPES[self.model.dtype])
+        return rows.expand(self._length, -1)
+
+    def _read(self, site: Site) -> Float[npt.NDArray[np.float32], "row width"]:
+        read = (self._snapshot, str(site), self._stretches)
+        return _mean(*read) if self._drawn is None else _picked(*read, self._drawn)
+
+
+def check_stored_rows(bucket: Bucket, model: LanguageModel, sites: Iterable[Site], asked: StoredSource) -> Snapshot:
+    """The run, if it has what is asked for.
+
+    Errors: NotThere for no such run; BadRequest RUN_MISMATCH for one of other weights or of another dtype, SITE_UNKNOWN
+    for a site that it does not store, NOTHING_LEFT for one without rows.
+    """
+    kept_classes(asked.exclude)  # refuses others
+    snapshot = open_run(bucket, asked.run)
+    _check_model(snapshot, model)
+    for site in sites:
+        _check_stored(snapshot, site)
+    if not snapshot.tokens_committed:
+        raise _nothing_left(asked)
+    return snapshot
+
+
+def _nothing_left(asked: StoredSource) -> BadRequest:
+    return BadRequest(
+        f"run {asked.run} has no stored row that is not excluded",
+        reason="NOTHING_LEFT",
+        field="source_run",
+        value=asked.run,
+        allowed="a run with rows of other tokens than " + (", ".join(sorted(asked.exclude)) or "none"),
+    )
+
+
+def _stretches(snapshot: Snapshot, exclude: frozenset[str], most: int) -> Iterator[_Stretch]:
+    """All sequences; or of evenly spread shards the first ones, with about `most` rows in all and at least one each."""
+    shards = snapshot.shards
+    everything = snapshot.tokens_committed <= most
+    chosen = shards if everything else shards[np.arange(count := min(SHARDS_MAX, len(shards))) * len(shards) // count]
+    for shard in chosen.tolist():
+        (commit,) = snapshot.commits.of_shards(range(shard, shard + 1))
+        tokens = shard_tokens(snapshot.bucket, commit)
+        rows = dense_token_rows(snapshot.bucket, commit, tokens.num_rows)
+        sequence = tokens["sequence"].to_numpy()[rows]
+        if not len(sequence):
+            continue
+        room = len(sequence) if everything else max(1, most // len(chosen))
+        end = int(sequence[-1]) + 1 if room >= len(sequence) else max(int(sequence[room]), int(sequence[0]) + 1)
+        keep = TokenFilter(int(sequence[0]), end - int(sequence[0]), exclude=exclude)
+        yield _Stretch(keep, int((sequence < end).sum()), int(keep.mask(tokens)[rows].sum()))
+
+
+def _matrices(
+    snapshot: Snapshot, name: str, stretches: Iterable[_Stretch]
+) -> Iterator[Float[npt.NDArray[np.float32], "row width"]]:
+    width = snapshot.record.dense_width(name)
+    for stretch in stretches:
+        for batch in read_activations(snapshot, name, stretch.keep, columns=()):
+            column = batch["activation"]
+            yield dense_matrix(column, _dtype(column.type.byte_width, width, snapshot), width)
+
+
+def _mean(snapshot: Snapshot, name: str, stretches: Iterable[_Stretch]) -> npt.NDArray[np.float32]:
+    total, rows = np.zeros((1, snapshot.record.dense_width(name))), 0
+    for matrix in _matrices(snapshot, name, stretches):
+        total += matrix.sum(axis=0, dtype=np.float64)
+        rows += len(matrix)
+    return (total / rows).astype(np.float32)
+
+
+def _picked(
+    snapshot: Snapshot, name: str, stretches: Iterable[_Stretch], drawn: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Those rows, in the order of the draw, of all that count in the stretches."""
+    found = np.zeros((len(drawn), snapshot.record.dense_width(name)), np.float32)
+    first = 0
+    for matrix in _matrices(snapshot, name, stretches):
+        here = (drawn >= first) & (drawn < first + len(matrix))
+        found[here] = matrix[drawn[here] - first]
+        first += len(matrix)
+    return found
+
+
+def _drawn(seed: int, total: int, count: int) -> npt.NDArray[np.int64]:
+    """Without repeats where there are enough."""
+    return np.random.default_rng(seed).choice(total, count, replace=total < count)
+
+
+def _dtype(row_bytes: int, width: int, snapshot: Snapshot) -> str:
+    """Shards that had to widen a site come as float32 all of them."""
+    return "float32" if row_bytes == 4 * width else snapshot.record.specification.stored_dtype
+
+
+def _check_stored(snapshot: Snapshot, site: Site) -> None:
+    there = snapshot.record.specification.dense_sites
+    if site.kind == "pattern" or not {str(site), str(site.whole)} & {*there}:
+        why = "weights of other prompts' tokens are no weights of these" if site.kind == "pattern" else "not stored"
+        raise BadRequest(
+            f"run {snapshot.record.run} has no rows of {site} to take: {why}",
+            reason="SITE_UNKNOWN",
+            field="sites",
+            value=str(site),
+            allowed=there or "none: this run was captured without dense sites",
+        )
+
+
+def _check_model(snapshot: Snapshot, model: LanguageModel) -> None:
+    asked = snapshot.record.specification
+    for field, captured, there in (
+        ("weights_sha256", asked.weights_sha256, model.weights_sha256),
+        ("config_sha256", asked.config_sha256 or model.config_sha256, model.config_sha256),
+        ("dtype", asked.dtype, model.dtype),
+    ):
+        if captured != there:
+            raise BadRequest(
+                f"run {snapshot.record.run} is of model {asked.model!r} with {field} {captured}, and this is "
+                f"{model.name!r} with {there}: its rows are no activations of these weights",
+                reason="RUN_MISMATCH",
+                field="source_run",
+                value=captured,
+                allowed=there,
+            )

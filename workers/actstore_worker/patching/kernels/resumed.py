@@ -1,0 +1,434 @@
+"""Patched runs that compute what the patch can change, and nothing else.
+
+A patch at layer l and position p leaves the layers before l and, attention being causal, the positions before p as they
+were in the base run. So its row joins the batch at layer l with the base run's residual from about p on, attention sees
+the base run's keys and values for the positions before, and of the last layer only the last position is wanted. All
+patches whose first position lies in one group of positions share a batch, which grows from layer to layer.
+
+A patch of one activation, but for q, k, v and pattern, changes one position of the residual between two layers; that is
+computed for all of a site at once. Where attention can be seen, the layer after is `joining`'s, for most of it is the
+base run's, and the layers after that are `ragged`'s: each row has a first position of its own.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from inspect import signature
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from actstore_storage.format.sites import Site
+from actstore_worker.models.attention import can_attend, seeing
+from actstore_worker.models.changes import changing, writing
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.wiring import using_attention
+from actstore_worker.patching.kernels.full import Cell, Count, Found, Patch, site_edits
+from actstore_worker.patching.kernels.joining import Joining, join_layer, later_share, through
+from actstore_worker.patching.kernels.ragged import PROJECTIONS, Ragged, Run
+from actstore_worker.patching.kernels.scattered import CACHES, Enough, stacked
+
+# Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
+GROUP_POSITIONS = 8
+# Tokens of a batch in which every patch has its own beginning: more fill a batch better, and more of what attention is
+# given for its runs to be of equal length is wasted.
+BATCH_TOKENS = 2048
+# Lengths of prompts whose masks and rotary embeddings are kept.
+_LENGTHS_KEPT = 4
+# Kinds whose patch changes the residual at its own position alone, until the next layer.
+_OWN_POSITION = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "z", "resid_post")
+# A patch of no cells takes the way of a patch of this one, with what the base run has there.
+_NOTHING = Cell(Site(0, "resid_pre"), 0)
+# Kinds that lie between layers.
+_BETWEEN = ("resid_pre", "resid_post")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A patch in the batch: it joins at `layer`, with the residual of its base run, but `at_one` position."""
+
+    number: int
+    patch: Patch
+    layer: int
+    at_one: Joining | None = None
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Those that are still to be written."""
+        return self.patch.cells if self.at_one is None else ()
+
+
+class Unresumable(Exception):
+    """Layers of this model want to be told what we do not know for the middle of a prompt."""
+
+
+class Resumed:
+    """For causal models whose layers can be called by themselves: all families but encoders.
+
+    Raises Unresumable for another.
+    """
+
+    name = "resumed"
+
+    def __init__(self, model: LanguageModel, group_positions: int = GROUP_POSITIONS) -> None:
+        if not model.family.causal:
+            raise Unresumable(f"attention of {model.name} is not causal")
+        self._model, self._group_positions = model, group_positions
+        self._calls = lru_cache(_LENGTHS_KEPT)(partial(_watch_layers, model))
+        self._can_join, self._later_share = can_attend(model), later_share(model)
+        self._last = model.layer_count - 1
+        self.count = Count()
+        for call in self._calls(1):
+            _check(call)
+
+    def price(self, cells: Sequence[Cell], length: int) -> float:
+        cells = cells or (_NOTHING,)
+        positions, last = length - self._group(cells), self._last
+        if not _is_own_position(cells):
+            layers = last - min(cell.site.layer for cell in cells)
+            inside = any(_is_inside(cell, last) for cell in cells)
+            return float(positions * layers + (positions if inside else _last_layer(positions)))
+        layers, later = last - _joins_at(cells[0]), length - 1 - cells[0].position
+        if layers < 0:
+            return 0.0
+        if not self._can_join:
+            return float(positions * layers + _last_layer(positions))
+        if not layers:
+            return self._joined(min(later, 1))
+        return self._joined(later) + (later + 1) * (layers - 1) + _last_layer(later + 1)
+
+    def _joined(self, later: int) -> float:
+        """Token-layers of a run that joins, of which so many later positions are wanted."""
+        return 1 + later * self._later_share
+
+    @torch.inference_mode()
+    def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
+        last: Float[Tensor, "patch d_model"] = torch.stack([patch.base.residuals[-1][-1] for patch in patches])
+        rows = list(self._rows(patches))
+        at_one = [row for row in rows if row.at_one is not None] if self._can_join else []
+        self._calls(len(patches[0].base.tokens))  # watched with attention as it is
+        with seeing(self._model):
+            for row, residual in self._run_at_one(at_one):
+                last[row.number] = residual
+        groups: dict[int, list[_Row]] = defaultdict(list)
+        for row in rows:
+            if row.at_one is None or not self._can_join:
+                groups[self._group(row.patch.cells)].append(row)
+        for first, found in groups.items():
+            for row, residual in zip(found, self._run_group(found, first), strict=True):
+                last[row.number] = residual
+        self.count.add(0, sum(len(patch.base.tokens) for patch in patches) * self._model.layer_count)
+        return self._unembed(last)
+
+    def _rows(self, patches: Sequence[Patch]) -> Iterator[_Row]:
+        """In order of the layer at which they join."""
+        single: dict[Site, list[tuple[int, Patch]]] = defaultdict(list)
+        rows = []
+        for number, patch in enumerate(patches):
+            if not patch.cells:
+                rows.append(_Row(number, patch, 0, Joining(patch.base, 0, patch.base.residuals[0][0])))
+            elif _is_own_position(patch.cells):
+                site = patch.cells[0].site
+                single[Site(site.layer, site.kind)].append((number, patch))
+            else:
+                rows.append(_Row(number, patch, min(cell.site.layer for cell in patch.cells)))
+        for site, found in single.items():
+            residuals = self._between_layers(site, [patch for _, patch in found])
+            for (number, patch), residual in zip(found, residuals, strict=True):
+                cell = patch.cells[0]
+                rows.append(_Row(number, patch, _joins_at(cell), Joining(patch.base, cell.position, residual)))
+        return iter(sorted(rows, key=lambda row: (row.layer, row.at_one is not None)))
+
+    def _between_layers(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch d_model"]:
+        """The residual where they join, at the patched position, of patches of one cell each, all of this site."""
+        family, layer = self._model.family, self._model.layers[site.layer]
+        cells = [patch.cells[0] for patch in patches]
+        value = self._values(site, patches)
+        if site.kind in _BETWEEN:
+            return value
+        if site.kind == "z":
+            value = through(layer, family.from_z, value)
+        parallel = "resid_mid" not in self._model.kinds
+        before = _stacked(patches, cells, site.layer)
+        if site.kind == "mlp_out" or parallel:
+            kind = "mlp_out" if site.kind == "mlp_out" else "attn_out"
+            was = [patch.base.activations[Site(site.layer, kind)][cell.position] for patch, cell in _zip(patches)]
+            return _stacked(patches, cells, site.layer + 1) + (value - torch.stack(was))
+        middle = value if site.kind == "resid_mid" else before + value
+        return middle + through(layer, family.from_middle, middle)
+
+    def _values(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch width"]:
+        """What the site has at each patch's position; of z, the base run's heads beside the patched one."""
+        heads = self._model.head_counts.get(site.kind, 1)
+        found = []
+        for patch, cell in _zip(patches):
+            value = patch.source.activation(cell.site, cell.position, heads)
+            if cell.site.head is not None:
+                value, patched = patch.base.activations[site][cell.position].clone(), value
+                value.view(heads, -1)[cell.site.head] = patched
+            found.append(value)
+        return torch.stack(found)
+
+    def _group(self, cells: Sequence[Cell]) -> int:
+        """The first position of those that share a batch with them."""
+        return _first(cells) - _first(cells) % self._group_positions
+
+    def _run_at_one(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Float[Tensor, " d_model"]]]:
+        """What comes out of the last layer at the last position, of rows that join with one position changed."""
+        runs: list[tuple[_Row, Run]] = []
+        for layer, joining in groupby(rows, key=lambda row: row.layer):
+            if layer < self._model.layer_count:
+                runs += self._join(layer, list(joining))
+                continue
+            for row in joining:
+                yield row, _residual(row, len(row.patch.base.tokens) - 1)[0]
+        runs.sort(key=lambda found: found[1].position)
+        for batch in _batches(runs):
+            batch.sort(key=lambda found: found[1].layer)
+            ragged = Ragged(self._model, self._calls(len(batch[0][1].base.tokens)), self.count)
+            yield from zip((row for row, _ in batch), ragged.last_residuals([run for _, run in batch]), strict=True)
+
+    def _join(self, layer: int, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Run]]:
+        """Those that join at the layer, all at once: there is little to compute, and its weights are read for it."""
+        joining = [row.at_one for row in rows if row.at_one is not None]
+        length, first = len(joining[0].base.tokens), min(at_one.position for at_one in joining)
+        start = first if layer < self._model.layer_count - 1 else length - 1
+        out = join_layer(self._model, layer, self._calls(length)[layer], joining, first, start)
+        for row, at_one, residuals in zip(rows, joining, out, strict=True):
+            seen = max(start, at_one.position)
+            self.count.add(self._joined(length - max(start, at_one.position + 1)), 0)
+            yield row, Run(at_one.base, layer, at_one.position, residuals[seen - start :])
+
+    def _run_group(self, rows: list[_Row], first: int) -> Float[Tensor, "row d_model"]:
+        """What comes out of the last layer at the last position."""
+        length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
+        calls = self._calls(length)
+        hidden = torch.empty(0, length - first, self._model.d_model, dtype=rows[0].patch.base.logits.dtype)
+        hidden, there = hidden.to(self._model.device), 0
+        for layer in range(layers + 1):
+            joining = [row for row in rows[there:] if row.layer == layer]
+            hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in joining)])
+            there += len(joining)
+            if there and layer < layers - 1:
+                hidden = self._layer(calls[layer], layer, hidden, rows[:there], first)
+            elif there and layer == layers - 1:
+                hidden = self._by_need(calls[layer], layer, hidden, rows[:there], first)
+        return hidden[:, -1]
+
+    def _by_need(
+        self, call: dict[str, Any], layer: int, hidden: Tensor, rows: Sequence[_Row], first: int
+    ) -> Float[Tensor, "row position d_model"]:
+        """Rows that are written inside the last layer need all of it, and others beside them do not."""
+        inside = torch.tensor([any(_is_inside(cell, layer) for cell in row.cells) for row in rows])
+        if inside.all() or not inside.any():
+            return self._layer(call, layer, hidden, rows, first)
+        found = hidden.clone()
+        for chosen in (inside, ~inside):
+            some = [row for row, wanted in zip(rows, chosen.tolist(), strict=True) if wanted]
+            found[chosen] = self._layer(call, layer, hidden[chosen], some, first)
+        return found
+
+    def _layer(
+        self, call: dict[str, Any], layer: int, hidden: Tensor, rows: Sequence[_Row], first: int
+    ) -> Float[Tensor, "row position d_model"]:
+        cells = [(i, cell, row.patch.source) for i, row in enumerate(rows) for cell in row.cells]
+        here = [found for found in cells if found[1].site.layer == layer]
+        before = [found for found in here if found[1].site.kind == "resid_pre"]
+        after = [found for found in here if found[1].site.kind == "resid_post"]
+        inside = [found for found in here if _is_inside(found[1], layer)]
+        hidden = _written(hidden, before, first)
+        bases = [row.patch.base for row in rows]
+        prefix = _Prefix(
+            hidden,
+            stacked(bases, lambda base: base.keys[layer][:, :first]),
+            stacked(bases, lambda base: base.values[layer][:, :first]),
+        )
+        if layer == self._model.layer_count - 1 and not inside and hidden.shape[1] > 1:
+            out = self._last_position(call, layer, hidden, prefix, first)
+        else:
+            edits = site_edits(self._model, inside, first, prefix)
+            with changing(self._model, writing(self._model, edits), hidden.shape[:2]):
+                out = self._call(call, layer, hidden, prefix, first)
+            self.count.add(hidden.shape[0] * hidden.shape[1], 0)
+        return _written(out, after, first)
+
+    def _last_position(
+        self, call: dict[str, Any], layer: int, hidden: Tensor, prefix: "_Prefix", first: int
+    ) -> Float[Tensor, "row position d_model"]:
+        """Only the last position is wanted of the last layer, and the others only for their keys and values: the layer
+        is left as soon as it has those, and called again for the last position.
+        """
+        length = first + hidden.shape[1]
+        with suppress(Enough), prefix.leaving():
+            self._call(call, layer, hidden[:, :-1], prefix, first, length - 1)
+        out = self._call(call, layer, hidden[:, -1:], _Prefix(hidden, prefix.keys, prefix.values), length - 1)
+        self.count.add(hidden.shape[0] * _last_layer(hidden.shape[1]), 0)
+        return torch.cat([hidden[:, :-1], out], dim=1)
+
+    def _call(
+        self, call: dict[str, Any], layer: int, hidden: Tensor, prefix: "_Prefix", first: int, end: int | None = None
+    ) -> Tensor:
+        found = self._model.layers[layer](hidden, **_arguments(call, prefix, first, end))
+        out: Tensor = found[0] if isinstance(found, tuple) else found
+        return out
+
+    def _unembed(self, last: Float[Tensor, "patch d_model"]) -> Float[Tensor, "patch vocabulary"]:
+        return self._model.unembed(self._model.final_norm(last))
+
+
+def _watch_layers(model: LanguageModel, length: int) -> list[dict[str, Any]]:
+    """What transformers tells each layer beside its input, for prompts of this length: masks, which eager attention
+    gets in full, and rotary embeddings. The layers compute nothing.
+    """
+    seen: list[dict[str, Any]] = []
+
+    def see(module: Any, hidden: Tensor, *inputs: Any, **keywords: Any) -> Tensor:
+        bound = signature(type(module).forward).bind(module, hidden, *inputs, **keywords).arguments
+        bound |= bound.pop("kwargs", {})
+        seen.append({name: value for name, value in bound.items() if name not in ("self", "hidden_states")})
+        return hidden
+
+    with ExitStack() as stack:
+        for layer in model.layers:
+            stack.enter_context(_calling(layer, partial(see, layer)))
+        stack.enter_context(using_attention(model, "eager"))
+        ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
+        model.family.decoder(model.module)(input_ids=ids, use_cache=False)
+    return seen
+
+
+@contextmanager
+def _calling(layer: nn.Module, instead: Callable[..., Tensor]) -> Iterator[None]:
+    """While it lasts, the layer computes so. What was set on it before (a device's hooks are) comes back."""
+    before = vars(layer).get("forward")
+    vars(layer)["forward"] = instead
+    try:
+        yield
+    finally:
+        vars(layer).pop("forward")
+        if before is not None:
+            vars(layer)["forward"] = before
+
+
+@dataclass
+class _Prefix:
+    """What a layer takes for its cache: the keys and values [row, kv_head, position, d_head] of the positions before,
+    and of its own once it has made them. `residual` is what goes into the layer.
+    """
+
+    residual: Tensor
+    keys: Tensor
+    values: Tensor
+    is_compileable: bool = False
+    _leave: bool = False
+
+    def update(self, keys: Tensor, values: Tensor, _layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.keys = torch.cat([self.keys, keys], dim=2)
+        self.values = torch.cat([self.values, values], dim=2)
+        if self._leave:
+            raise Enough
+        return self.keys, self.values
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        self._leave = True
+        yield
+        self._leave = False
+
+    def get_seq_length(self, _layer: int = 0) -> int:
+        return int(self.keys.shape[2])
+
+
+def _is_own_position(cells: Sequence[Cell]) -> bool:
+    return len(cells) == 1 and cells[0].site.kind in _OWN_POSITION
+
+
+def _batches(runs: Sequence[tuple[_Row, Run]]) -> Iterator[list[tuple[_Row, Run]]]:
+    batch: list[tuple[_Row, Run]] = []
+    tokens = 0
+    for row, run in runs:
+        after = len(run.base.tokens) - run.position
+        if batch and tokens + after > BATCH_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+        batch.append((row, run))
+        tokens += after
+    if batch:
+        yield batch
+
+
+def _first(cells: Sequence[Cell]) -> int:
+    return min(cell.position for cell in cells)
+
+
+def _joins_at(cell: Cell) -> int:
+    return cell.site.layer + (cell.site.kind != "resid_pre")
+
+
+def _is_inside(cell: Cell, layer: int) -> bool:
+    return cell.site.layer == layer and cell.site.kind not in _BETWEEN
+
+
+def _last_layer(positions: int) -> float:
+    """Of so many positions, where only the last one is wanted: query, key and value projections of the others are about
+    a quarter of a layer.
+    """
+    return 1 + PROJECTIONS * (positions - 1)
+
+
+def _arguments(call: dict[str, Any], prefix: _Prefix, first: int, end: int | None) -> dict[str, Any]:
+    """Of what a layer is told, the part for positions `first` to before `end`."""
+    found: dict[str, Any] = {}
+    for name, value in call.items():
+        if name in CACHES:
+            found[name] = prefix
+        elif name == "attention_mask":
+            found[name] = value[..., first:end, :end]
+        elif name == "position_ids" and value is not None:
+            found[name] = value[..., first:end]
+        elif name == "position_embeddings":
+            found[name] = tuple(part[..., first:end, :] for part in value)
+        else:
+            found[name] = value
+    return found
+
+
+def _check(call: dict[str, Any]) -> None:
+    """Raises Unresumable."""
+    if not set(CACHES) & set(call):
+        raise Unresumable("a layer is told of no cache")
+    for name, value in call.items():
+        if isinstance(value, Tensor) and name not in ("attention_mask", "position_ids"):
+            raise Unresumable(f"a layer is told {name}, and what that would be in the middle is not known")
+
+
+def _residual(row: _Row, first: int) -> Float[Tensor, "position d_model"]:
+    residual = row.patch.base.residuals[row.layer][first:]
+    if row.at_one is None or row.at_one.position < first:
+        return residual
+    residual = residual.clone()
+    residual[row.at_one.position - first] = row.at_one.residual
+    return residual
+
+
+def _written(hidden: Tensor, cells: Sequence[Found], first: int) -> Tensor:
+    if not cells:
+        return hidden
+    hidden = hidden.clone()
+    rows = [row for row, _, _ in cells]
+    positions = [cell.position - first for _, cell, _ in cells]
+    hidden[rows, positions] = torch.stack([source.activation(cell.site, cell.position, 1) for _, cell, source in cells])
+    return hidden
+
+
+def _stacked(patches: Sequence[Patch], cells: Sequence[Cell], layer: int) -> Float[Tensor, "patch d_model"]:
+    return torch.stack([p.base.residuals[layer][cell.position] for p, cell in zip(patches, cells, strict=True)])
+
+
+def _zip(patches: Sequence[Patch]) -> Iterator[tuple[Patch, Cell]]:
+    return ((patch, patch.cells[0]) for patch in patches)

@@ -1,0 +1,126 @@
+"""A layer computed at chosen positions of several runs, in one batch of tokens.
+
+A layer does not mind how tokens lie but in attention. So it is given one row of tokens, whichever run and position they
+are of, and attention alone sees runs, with keys and values of all their positions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actstore_worker.models.attention import Mixed, Usual, attending
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.kernels.recording import Recording
+
+# What a layer is told beside its input, by transformers' names; a cache of keys and values has one of two.
+CACHES = ("past_key_values", "layer_past")
+
+
+@dataclass
+class Runs:
+    """Attention of some runs in one layer, and what the layer takes for its cache. Queries are of positions from
+    `first` on, keys and values of all; tokens write theirs into them.
+    """
+
+    queries: Float[Tensor, "run head query d_head"]
+    keys: Float[Tensor, "run kv_head position d_head"]
+    values: Float[Tensor, "run kv_head position d_head"]
+    mixed: Float[Tensor, "run query head d_head"] = field(init=False)
+    is_compileable: bool = False
+
+    @property
+    def first(self) -> int:
+        return int(self.keys.shape[2] - self.queries.shape[2])
+
+
+class Enough(Exception):  # no error: it leaves a layer once its keys and values are there
+    pass
+
+
+@dataclass
+class _Tokens:
+    """Where the tokens of a batch are of: a run, and a position."""
+
+    runs: Runs
+    rows: Int[Tensor, " token"]
+    positions: Int[Tensor, " token"]
+    mask: Tensor
+    leaves: bool
+    is_compileable: bool = False
+
+    def update(self, keys: Tensor, values: Tensor, _layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.runs.keys[self.rows, :, self.positions] = keys[0].transpose(0, 1)
+        self.runs.values[self.rows, :, self.positions] = values[0].transpose(0, 1)
+        if self.leaves:
+            raise Enough
+        return keys, values
+
+    def get_seq_length(self, _layer: int = 0) -> int:
+        return int(self.runs.keys.shape[2])
+
+    def __call__(self, usual: Usual, query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Mixed:  # noqa: ARG002
+        runs, places = self.runs, self.positions - self.runs.first
+        runs.queries[self.rows, :, places] = query[0].transpose(0, 1)
+        runs.mixed, _ = usual(runs.queries, runs.keys, runs.values, self.mask[..., runs.first :, :])
+        return runs.mixed[self.rows, places][None], None
+
+
+def compute_layer(
+    model: LanguageModel,
+    layer: int,
+    call: Mapping[str, Any],
+    runs: Runs,
+    hidden: Float[Tensor, "token d_model"],
+    rows: Int[Tensor, " token"],
+    positions: Int[Tensor, " token"],
+) -> Float[Tensor, "token d_model"]:
+    """What comes out at these tokens. `call` is what the layer is told of whole prompts."""
+    tokens = _Tokens(runs, rows, positions, call["attention_mask"], leaves=False)
+    with attending(model, tokens):
+        found = model.layers[layer](hidden[None], **_told(call, tokens))
+    out: Tensor = found[0] if isinstance(found, tuple) else found
+    return out[0]
+
+
+def compute_keys(
+    model: LanguageModel,
+    layer: int,
+    call: Mapping[str, Any],
+    runs: Runs,
+    hidden: Float[Tensor, "token d_model"],
+    rows: Int[Tensor, " token"],
+    positions: Int[Tensor, " token"],
+) -> None:
+    """The keys and values of these tokens, and nothing else: the layer is left as soon as it has those."""
+    tokens = _Tokens(runs, rows, positions, call["attention_mask"], leaves=True)
+    with suppress(Enough):
+        model.layers[layer](hidden[None], **_told(call, tokens))
+
+
+def stacked(bases: Sequence[Recording], part: Callable[[Recording], Float[Tensor, "..."]]) -> Float[Tensor, "base ..."]:
+    """That part of each base run; a view where all of them are the same one."""
+    if all(base is bases[0] for base in bases):
+        found = part(bases[0])
+        return found.expand(len(bases), *found.shape)
+    return torch.stack([part(base) for base in bases])
+
+
+def _told(call: Mapping[str, Any], tokens: _Tokens) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in call.items():
+        if name in CACHES:
+            found[name] = tokens
+        elif name == "attention_mask":
+            found[name] = value[..., tokens.positions, :]
+        elif name == "position_ids" and value is not None:
+            found[name] = value[..., tokens.positions]
+        elif name == "position_embeddings":
+            found[name] = tuple(part[..., tokens.positions, :] for part in value)
+        else:
+            found[name] = value
+    return found

@@ -1,0 +1,130 @@
+"""Answers of sweeps in the bucket, so that whoever asks for the same gets them at once, from any replica.
+
+The same is what decides every bit that can be decided: the request and the tokens that are read, hashes of weights,
+tokenizer, SAE and stored run, the limits that choose what is checked, and what computes it.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from actstore_storage.errors import ActstoreError, StoreError
+from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.snapshot import Provenance
+from actstore_storage.upkeep.answer_cache import KeptAnswer, is_kept, keep, read_kept
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.audit import NOTHING_CHECKED, Audit
+from actstore_worker.patching.inputs.pairs import pair_tokens
+from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
+from actstore_worker.patching.inputs.stored_rows import TakenRows
+from actstore_worker.patching.inputs.supplies import Supplies
+from actstore_worker.patching.legs import ROWS_AT_ONCE, Finished
+from actstore_worker.patching.sweep import SweepCells, SweepProgress, SweepUpdate
+from actstore_worker.patching.swept_pairs import SweepEnd
+
+_log = logging.getLogger(__name__)
+_CELLS = "cells"
+_TABLES = ("tokens", "baselines", "direct")
+
+
+class KeptSweeps:
+    """A store that fails costs no answer: what cannot be read is computed, and what cannot be written is not kept."""
+
+    def __init__(self, supplies: Supplies, limits: PatchingLimits) -> None:
+        self._supplies, self._bucket, self._limits = supplies, supplies.bucket, limits
+
+    def key(self, model: LanguageModel, request: SweepRequest, kernel: str) -> str | None:
+        """None for a request that will be refused: who runs it says why."""
+        try:
+            parts: list[Any] = [*_of_model(model, kernel), *_of_pairs(model, request)]
+            parts += [*self._of_supplies(request), *self._of_limits()]
+        except ActstoreError:
+            return None
+        asked = asdict(replace(request, fresh=False))
+        text = json.dumps([asked, parts], sort_keys=True, default=sorted)  # sets have no order
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def has(self, key: str | None) -> bool:
+        try:
+            return key is not None and is_kept(self._bucket, key)
+        except StoreError:
+            return False
+
+    def find(self, key: str, finished: Finished) -> list[SweepUpdate]:
+        """The whole answer, less what is finished of the same one; or nothing."""
+        try:
+            found = read_kept(self._bucket, key)
+        except StoreError as error:
+            _log.warning("kept answers cannot be read: %s", error)
+            return []
+        return [] if found is None else list(_updates(found, finished))
+
+    def keep(self, key: str, parts: Sequence[pa.Table], end: SweepEnd, *, fresh: bool) -> None:
+        """Unless it is too large."""
+        cells = pa.concat_tables(parts)
+        if cells.nbytes > self._limits.kept_bytes:
+            return
+        record = {"audit": asdict(end.audit), "provenance": asdict(end.provenance), **_numbers(end)}
+        tables = {_CELLS: cells, **{name: getattr(end, name) for name in _TABLES}}
+        try:
+            keep(self._bucket, key, KeptAnswer(record, tables), replace=fresh)
+        except StoreError as error:
+            _log.warning("an answer is not kept: %s", error)
+
+    def _of_supplies(self, request: SweepRequest) -> Iterator[str]:
+        if request.features is not None:
+            yield self._supplies.find_sae(request.features.sae).sha256
+        if request.stored is not None:
+            snapshot = open_run(self._bucket, request.stored.run)
+            yield from (snapshot.record.specification_sha256, snapshot.name)
+
+    def _of_limits(self) -> tuple[int, ...]:
+        return self._limits.audited_cells, self._limits.tokens_per_slice, self._limits.stored_rows
+
+
+def _of_pairs(model: LanguageModel, request: SweepRequest) -> Iterator[dict[str, Any]]:
+    """The tokens that are read, whatever rule makes them of texts, spans and answers."""
+    for pair in request.pairs:
+        yield asdict(pair_tokens(model, pair, request.prepend_bos, request.spans))
+
+
+def _of_model(model: LanguageModel, kernel: str) -> tuple[str, ...]:
+    of_code = tuple(version(name) for name in ("actstore", "torch", "transformers"))
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
+    hashes = model.weights_sha256, model.config_sha256, model.tokenizer_sha256
+    return *of_code, *hashes, model.dtype, model.attention_implementation, device, kernel
+
+
+def _numbers(end: SweepEnd) -> dict[str, Any]:
+    taken = None if end.taken is None else {**asdict(end.taken), "excluded": sorted(end.taken.excluded)}
+    return {
+        "clean_logit_difference": end.clean_logit_difference,
+        "corrupt_logit_difference": end.corrupt_logit_difference,
+        "answers": list(end.answers),
+        "taken": taken,
+    }
+
+
+def _updates(kept: KeptAnswer, finished: Finished) -> Iterator[SweepUpdate]:
+    record, cells = dict(kept.record), kept.tables[_CELLS]
+    audit, taken, provenance = (record.pop(name) for name in ("audit", "taken", "provenance"))
+    origin, begin = Provenance(**provenance), 0 if finished.rows is None else finished.rows.num_rows
+    finished.check_goes_on(origin)
+    for first in range(begin, cells.num_rows, ROWS_AT_ONCE):
+        yield SweepCells(cells.slice(first, ROWS_AT_ONCE), NOTHING_CHECKED, origin)
+    computed = cells.num_rows - cells["logit_difference"].null_count
+    yield SweepProgress(computed, computed)
+    yield SweepEnd(
+        **record,
+        **{name: kept.tables[name] for name in _TABLES},
+        audit=replace(Audit(**audit), cached=True),
+        provenance=origin,
+        taken=None if taken is None else TakenRows(**{**taken, "excluded": frozenset(taken["excluded"])}),
+    )

@@ -1,0 +1,106 @@
+"""What a sweep would take: cells and token-layers by counting, bytes and seconds from a few of its rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.audit import NOTHING_CHECKED, TOKEN_LAYER_DECIMALS, Auditor
+from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
+from actstore_worker.patching.inputs.sources import given_to
+from actstore_worker.patching.inputs.supplies import Supplies
+from actstore_worker.patching.kernels.full import Kernel
+from actstore_worker.patching.legs import Leg, LegRun
+from actstore_worker.patching.metrics import Metrics, Values
+from actstore_worker.patching.plan import SweepPlan, plan_sweep
+from actstore_worker.patching.screening import Screened, exact_count
+from actstore_worker.patching.serving.scheduler import Pace
+from actstore_worker.patching.steps import Asking, Steps
+from actstore_worker.patching.sweep import Kernels, kernels_of
+from actstore_worker.patching.swept_pairs import Pairs
+from actstore_worker.patching.unpatched import check_apart
+
+# Rows of the answer whose size stands for all.
+_SIZED_ROWS = 256
+
+
+@dataclass(frozen=True)
+class SweepEstimate:
+    """The fields of proto SweepEstimate."""
+
+    cells: int
+    token_layers: float
+    token_layers_full: float
+    bytes: int
+    seconds: float
+    cached: bool = False
+
+
+def estimate_steps(
+    model: LanguageModel,
+    request: SweepRequest,
+    limits: PatchingLimits,
+    kernels: Kernels,
+    supplies: Supplies | None,
+    pace: Pace,
+) -> Steps[SweepEstimate, None]:
+    """One estimate. Of a model that nothing is known of yet, one slice is run. Errors: those of the sweep, but for
+    AUDIT_FAILED.
+    """
+    plan = plan_sweep(model, request, limits, supplies)
+    kernels = kernels_of(model, plan, kernels)
+    # Of a stored run nothing is read: what its rows are does not matter here.
+    pairs = Pairs(model, plan, given_to(plan, model))
+    check_apart(pairs.first)
+    leg = next(pairs.legs({plan.directions[0]: Screened(np.arange(len(plan.grid)))}))
+    if pace.seconds_per_token_layer is None:
+        yield from _try_slice(leg, kernels, model.dtype, limits, pace)
+    prices = list(_prices(pairs, kernels.fast))
+    counted = [_dearest(found, plan) for found, _ in prices]
+    token_layers = round(float(sum(found.sum() for found in counted)), TOKEN_LAYER_DECIMALS)
+    full = sum(len(found) * length * model.layer_count for found, (_, length) in zip(counted, prices, strict=True))
+    rows = len(plan.grid) * len(prices)
+    yield SweepEstimate(
+        cells=_cell_count(pairs),
+        token_layers=token_layers,
+        token_layers_full=float(full),
+        bytes=round(rows * _row_bytes(leg)),
+        seconds=token_layers * (pace.seconds_per_token_layer or 0.0),
+    )
+
+
+def _try_slice(leg: Leg, kernels: Kernels, dtype: str, limits: PatchingLimits, pace: Pace) -> Asking[None]:
+    slices = LegRun(leg, kernels.fast, Auditor(kernels.slow, dtype, pace.budget, NOTHING_CHECKED), limits, pace.budget)
+    wanted = np.flatnonzero(leg.wanted)
+    if len(wanted):
+        yield from slices.metrics(slices.next_slice(int(wanted[0])))
+
+
+def _prices(pairs: Pairs, kernel: Kernel) -> Iterator[tuple[Values, int]]:
+    """Of each pair and direction: token-layers of each row that can be run, and tokens of the base run."""
+    plan = pairs.plan
+    for tokens, unchanged in zip(plan.pairs, pairs.unchanged, strict=True):
+        for direction in plan.directions:
+            length = len(tokens.base(direction))
+            rows = np.flatnonzero(~unchanged)
+            cells = (plan.cells(plan.grid[row], tokens, direction) for row in rows)
+            yield np.array([kernel.price(found, length) for found in cells], np.float64), length
+
+
+def _dearest(prices: Values, plan: SweepPlan) -> Values:
+    """Which rows a screen chooses is not known before its estimates are: at most so much."""
+    return prices if plan.screen is None else np.sort(prices)[::-1][: plan.screen.exact_cells]
+
+
+def _cell_count(pairs: Pairs) -> int:
+    plan = pairs.plan
+    if plan.screen is None:
+        return pairs.unchanged.size * len(plan.directions)
+    return exact_count(pairs.unchanged, plan.screen.exact_cells) * len(plan.pairs) * len(plan.directions)
+
+
+def _row_bytes(leg: Leg) -> float:
+    rows = range(min(_SIZED_ROWS, len(leg.plan.grid)))
+    table = leg.table(rows, Metrics(*(np.zeros(len(rows)) for _ in fields(Metrics))))
+    return float(table.nbytes) / len(rows)

@@ -1,0 +1,231 @@
+"""Several sweeps side by side on the models of one process, in slices that are short enough for others to wait for.
+
+Every sweep that wants patched runs gets its turn, first come, first served. Slices of sweeps of one model, and of
+prompts of the same length, go into one batch.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+from actstore_worker.models.turns import SharedModel
+from actstore_worker.patching.steps import Ran, Steps, Work
+
+# Of a model of which nothing was measured yet, token-layers of a slice: what even a large one does in a moment.
+FIRST_TOKEN_LAYERS = 512.0
+# What a sweep may have found that nobody has taken yet; then it waits.
+UPDATES_MAX = 64
+# How much of what was measured before counts beside the last slice.
+_MEMORY = 0.5
+
+Update = TypeVar("Update")
+_log = logging.getLogger(__name__)
+
+
+class Pace:
+    """How fast a model is, and so how large a slice of it may be: about `slice_seconds` for all its sweeps together."""
+
+    def __init__(self, slice_seconds: float) -> None:
+        self._slice_seconds = slice_seconds
+        self._seconds = self._token_layers = 0.0
+        self.sweeps = 0
+
+    @property
+    def seconds_per_token_layer(self) -> float | None:
+        """None: nothing was measured."""
+        return self._seconds / self._token_layers if self._token_layers else None
+
+    def budget(self) -> float:
+        """Token-layers of one sweep's next slice."""
+        measured = self.seconds_per_token_layer
+        found = FIRST_TOKEN_LAYERS if measured is None else self._slice_seconds / measured
+        return found / max(1, self.sweeps)
+
+    def observe(self, token_layers: float, seconds: float) -> None:
+        """Nothing of work for which no layer is computed, such as of what is written behind all of them."""
+        if not token_layers:
+            return
+        self._seconds = _MEMORY * self._seconds + seconds
+        self._token_layers = _MEMORY * self._token_layers + token_layers
+
+
+class Job(Generic[Update]):
+    """One sweep under way, which uses `model` in its turns. `notify` is called, in the scheduler's thread, whenever
+    there is something to take.
+    """
+
+    def __init__(self, model: SharedModel, steps: Steps[Update, None], pace: Pace, notify: Callable[[], None]) -> None:
+        self.model, self.pace, self._steps, self._notify = model, pace, steps, notify
+        self._updates: deque[Update] = deque()
+        self._error: Exception | None = None
+        self._ran: Ran | None = None
+        self._seconds = 0.0
+        self.work: Work | None = None
+        self.ended = self.closed = False
+
+    @property
+    def can_advance(self) -> bool:
+        """Without work that is to be done first, and while somebody takes what it finds."""
+        return self.work is None and not self.ended and not self.closed and len(self._updates) < UPDATES_MAX
+
+    def take(self) -> Iterator[Update]:
+        """What was found since. Errors: the sweep's own, after that."""
+        while self._updates:
+            yield self._updates.popleft()
+        if self.ended and self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Nobody wants more of it."""
+        self.closed = True
+
+    def advance(self) -> None:
+        """Up to its next work, or until it has found something."""
+        began = time.monotonic()
+        ran, self._ran = self._ran, None
+        try:
+            step = self._steps.send(ran)
+        except StopIteration:
+            self._end(None)
+        except Exception as error:  # noqa: BLE001  its own, for who takes it
+            self._end(error)
+        else:
+            if isinstance(step, Work):
+                self.work = step
+            else:
+                self._updates.append(step)
+                self._notify()
+        if ran is not None:
+            self.pace.observe(ran.token_layers, self._seconds + time.monotonic() - began)
+
+    def answer(self, ran: Ran, seconds: float) -> None:
+        self._ran, self._seconds, self.work = ran, seconds, None
+
+    def fail(self, error: Exception) -> None:
+        self.work = None
+        self._steps.close()
+        self._end(error)
+
+    def drop(self) -> None:
+        """Closed, it tells nobody."""
+        self.work, self.ended = None, True
+        self._steps.close()
+
+    def _end(self, error: Exception | None) -> None:
+        self._error, self.ended = error, True
+        self._notify()
+
+
+class Scheduler:
+    """What jobs do with their models is done in the models' turns."""
+
+    def __init__(self, tokens_per_slice: int) -> None:
+        self._tokens_per_slice = tokens_per_slice
+        self._changed = threading.Condition()
+        self._jobs: deque[Job[Any]] = deque()
+        # Batches that were run.
+        self.batches = 0
+
+    def add(self, job: Job[Any]) -> None:
+        with self._changed:
+            self._jobs.append(job)
+            job.pace.sweeps += 1
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Something was taken, or a job was closed."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def run_forever(self) -> None:
+        while True:
+            with self._changed:
+                while not self._runnable():
+                    self._drop_closed()
+                    self._changed.wait()
+            self.turn()
+
+    def turn(self) -> None:
+        """Every sweep goes on to its next work, and who has waited longest has it done; with it go those that fit."""
+        with self._changed:
+            self._drop_closed()
+            jobs = list(self._jobs)
+        for job in jobs:
+            while job.can_advance:
+                with job.model.turns:
+                    job.advance()
+        with self._changed:
+            self._let_go([job for job in self._jobs if job.ended])
+            batch = self._batch()
+            for job in batch:  # to the end of the line
+                self._jobs.remove(job)
+                self._jobs.append(job)
+        if batch:
+            with batch[0].model.turns:  # one kernel, and so one model
+                self._run(batch)
+
+    def _runnable(self) -> bool:
+        return any(job.can_advance or (job.work is not None and not job.closed) for job in self._jobs)
+
+    def _drop_closed(self) -> None:
+        closed = [job for job in self._jobs if job.closed]
+        self._let_go(closed)
+        for job in closed:
+            job.drop()
+
+    def _let_go(self, jobs: Sequence[Job[Any]]) -> None:
+        for job in jobs:
+            self._jobs.remove(job)
+            job.pace.sweeps -= 1
+
+    def _batch(self) -> list[Job[Any]]:
+        waiting = [(job, job.work) for job in self._jobs if job.work is not None and not job.closed]
+        if not waiting:
+            return []
+        (first, work), room = waiting[0], self._tokens_per_slice - _tokens(waiting[0][1])
+        batch = [first]
+        for job, other in waiting[1:]:
+            if other.kernel is work.kernel and _length(other) == _length(work) and _tokens(other) <= room:
+                batch.append(job)
+                room -= _tokens(other)
+        return batch
+
+    def _run(self, batch: Sequence[Job[Any]]) -> None:
+        works = [job.work for job in batch if job.work is not None]
+        began = time.monotonic()
+        try:
+            answers = run_together(works)
+        except Exception as error:  # noqa: BLE001  the one whose it is gets it
+            if len(batch) == 1:
+                batch[0].fail(error)
+                return
+            _log.warning("a batch of %d sweeps failed; each is run by itself", len(batch), exc_info=error)
+            for job in batch:
+                self._run([job])
+            return
+        self.batches += 1
+        for job, ran in zip(batch, answers, strict=True):
+            job.answer(ran, (time.monotonic() - began) / len(batch))
+
+
+def run_together(works: Sequence[Work]) -> list[Ran]:
+    """In one batch. What is counted for it is each work's by its price."""
+    kernel = works[0].kernel
+    before = kernel.count.computed
+    logits = kernel.run([patch for work in works for patch in work.patches])
+    computed = kernel.count.computed - before
+    prices = [sum(kernel.price(patch.cells, _length(work)) for patch in work.patches) for work in works]
+    shares = [price / sum(prices) if sum(prices) else 1 / len(works) for price in prices]
+    parts = logits.split([len(work.patches) for work in works])
+    return [Ran(part, computed * share) for part, share in zip(parts, shares, strict=True)]
+
+
+def _length(work: Work) -> int:
+    return len(work.patches[0].base.tokens)
+
+
+def _tokens(work: Work) -> int:
+    return len(work.patches) * _length(work)

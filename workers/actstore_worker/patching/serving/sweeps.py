@@ -1,0 +1,103 @@
+"""Sweeps of the models that a process has loaded, for whoever asks."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from actstore_worker.models.turns import SharedModel
+from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
+from actstore_worker.patching.inputs.supplies import Supplies
+from actstore_worker.patching.kernels.full import FullForward
+from actstore_worker.patching.legs import Finished
+from actstore_worker.patching.serving.answer_cache import KeptSweeps
+from actstore_worker.patching.serving.estimate import SweepEstimate, estimate_steps
+from actstore_worker.patching.serving.scheduler import Job, Pace, Scheduler
+from actstore_worker.patching.steps import Steps
+from actstore_worker.patching.sweep import Kernels, SweepCells, SweepUpdate, fastest_kernel, sweep_steps
+from actstore_worker.patching.swept_pairs import SweepEnd
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model, and what all of its sweeps share."""
+
+    model: SharedModel
+    kernels: Kernels
+    pace: Pace
+
+
+class Sweeps:
+    """Has a thread of its own, which ends with the process."""
+
+    def __init__(self, limits: PatchingLimits, supplies: Supplies) -> None:
+        self._limits, self._supplies = limits, supplies
+        self._scheduler = Scheduler(limits.tokens_per_slice)
+        threading.Thread(target=self._scheduler.run_forever, name="sweeps", daemon=True).start()
+
+    def serve(self, model: SharedModel) -> Served:
+        with model.turns:
+            kernels = Kernels(fastest_kernel(model), FullForward(model))
+        return Served(model, kernels, Pace(self._limits.slice_seconds))
+
+    async def run(self, served: Served, request: SweepRequest, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
+        """Errors: as `sweep_steps`. Closing it ends the sweep after the slice that runs."""
+        supplies = self._supplies.settled()
+        kept = KeptSweeps(supplies, self._limits)
+        key = await asyncio.to_thread(kept.key, served.model, request, served.kernels.fast.name)
+        parts = [] if finished.rows is None else [finished.rows]
+        if key is not None and not request.fresh:
+            for update in await asyncio.to_thread(kept.find, key, finished):
+                yield update
+                if isinstance(update, SweepEnd):
+                    return
+        async with aclosing(self._computed(served, request, finished, supplies)) as updates:
+            async for update in updates:
+                if isinstance(update, SweepCells):
+                    parts.append(update.rows)
+                if isinstance(update, SweepEnd) and key is not None:
+                    await asyncio.to_thread(kept.keep, key, parts, update, fresh=request.fresh)
+                yield update
+
+    def _computed(
+        self, served: Served, request: SweepRequest, finished: Finished, supplies: Supplies
+    ) -> AsyncGenerator[SweepUpdate, None]:
+        budget = served.pace.budget
+        steps = sweep_steps(served.model, request, self._limits, served.kernels, supplies, budget, finished)
+        return self._updates(served, steps)
+
+    async def estimate(self, served: Served, request: SweepRequest) -> SweepEstimate:
+        """Errors: as `estimate_steps`."""
+        supplies = self._supplies.settled()
+        kept = KeptSweeps(supplies, self._limits)
+        steps = estimate_steps(served.model, request, self._limits, served.kernels, supplies, served.pace)
+        async with aclosing(self._updates(served, steps)) as updates:
+            found: SweepEstimate = await anext(updates)
+        key = await asyncio.to_thread(kept.key, served.model, request, served.kernels.fast.name)
+        cached = not request.fresh and await asyncio.to_thread(kept.has, key)
+        return replace(found, cached=True, seconds=0.0) if cached else found
+
+    async def _updates(self, served: Served, steps: Steps[Any, None]) -> AsyncGenerator[Any, None]:
+        loop, there = asyncio.get_running_loop(), asyncio.Event()
+
+        def notify() -> None:
+            with suppress(RuntimeError):  # the loop ended, so nobody waits
+                loop.call_soon_threadsafe(there.set)
+
+        job: Job[Any] = Job(served.model, steps, served.pace, notify)
+        self._scheduler.add(job)
+        try:
+            while True:
+                await there.wait()
+                there.clear()
+                ended = job.ended  # before they are taken: what comes afterwards has its own notice
+                for update in job.take():
+                    yield update
+                if ended:
+                    return
+                self._scheduler.wake()
+        finally:
+            job.close()
+            self._scheduler.wake()

@@ -1,0 +1,137 @@
+"""Which files make a sparse autoencoder, format by format: to find one in a folder, and to fetch one, unread.
+
+A format is told by the names of its files alone; where a folder has those of two, nobody can say which is meant.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from actstore_worker.models.files.places import sha256_of
+from actstore_worker.models.files.stamps import Stamp, stamp_of
+
+# Says of an SAE what its own files do not: its site, its model, how to adapt it. docs/sae-formats.md has its fields.
+SIDECAR = "actstore.json"
+QUALITY, SPARSITY = "quality.json", "sparsity.safetensors"
+# OpenAI's files have a layer's number for a name, and many lie side by side.
+_OPENAI_WEIGHTS = re.compile(r"\d+\.pt")
+# dictionary_learning saves in between as checkpoints/ae_STEP.pt, beside the same configuration.
+_DICTIONARY_CHECKPOINT = re.compile(r"ae_\d+\.pt")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """`weights` and `configuration` are relative to the SAE's folder; `needs_configuration`: without it is no SAE."""
+
+    format: str
+    weights: str
+    configuration: str
+    needs_configuration: bool = True
+
+
+SIGNATURES = (
+    Signature("sae_lens", "sae_weights.safetensors", "cfg.json"),
+    Signature("sparsify", "sae.safetensors", "cfg.json"),
+    Signature("gemma_scope", "params.npz", "config.json", needs_configuration=False),
+    Signature("gemma_scope_2", "params.safetensors", "config.json", needs_configuration=False),
+    Signature("dictionary_learning", "ae.pt", "config.json"),
+    Signature("llama_scope", "checkpoints/final.safetensors", "hyperparams.json"),
+    Signature("llama_scope_r1", "sae_weights.safetensors", "config.json"),
+)
+OPENAI = "openai"
+FORMATS = (*(signature.format for signature in SIGNATURES), OPENAI)
+
+
+@dataclass(frozen=True)
+class SaeFiles:
+    """One SAE's files, all of which exist; `configuration` and `sidecar` are None where there is none."""
+
+    format: str
+    folder: Path
+    weights: Path
+    configuration: Path | None
+    sidecar: Path | None
+
+    @property
+    def read(self) -> tuple[Path, ...]:
+        """What its numbers and claims are read from, where it is there."""
+        above = self.folder.parent / "config.json"  # sparsify says there which model it was
+        beside = (self.folder / QUALITY, self.folder / SPARSITY, above)
+        return tuple(path for path in (self.configuration, self.weights, self.sidecar, *beside) if path is not None)
+
+    @property
+    def sha256(self) -> str:
+        """Over what decides its numbers."""
+        return sha256_of(path for path in (self.configuration, self.weights, self.sidecar) if path is not None)
+
+
+def find_saes(path: Path) -> list[SaeFiles]:
+    """What `path`, a folder or one file, may be read as: nothing, one SAE, or more where it is not told apart."""
+    return list(_in_folder(path) if path.is_dir() else _of_file(path))
+
+
+def stamp_of_saes(path: Path) -> Stamp:
+    """Of everything that is read of what lies there."""
+    return stamp_of(file for found in find_saes(path) for file in found.read)
+
+
+def missing_files(path: Path) -> list[str]:
+    """Of formats whose weights are there and whose configuration is not, what is missing."""
+    return [
+        signature.configuration
+        for signature in SIGNATURES
+        if signature.needs_configuration and (path / signature.weights).is_file()
+    ]
+
+
+def fetched_names(within: str) -> list[str]:
+    """Every file that the SAE at `within` of a repository may need, by its whole name: no pattern that could match a
+    repository's other SAEs, which may be terabytes.
+    """
+    folder, _, last = within.rpartition("/")
+    if not Path(last).suffix:
+        folder, last = within, ""
+    prefix = f"{folder}/" if folder else ""
+    names = {
+        SIDECAR,
+        QUALITY,
+        SPARSITY,
+        *(part for found in SIGNATURES for part in (found.weights, found.configuration)),
+    }
+    parent = folder.rpartition("/")[0]
+    above = f"{parent}/config.json" if parent else "config.json"  # sparsify says there which model it was
+    own = [f"{prefix}{last}", f"{prefix}{last}.{SIDECAR}"] if last else []
+    return sorted({*(f"{prefix}{name}" for name in names), *own, above})
+
+
+def _in_folder(folder: Path) -> Iterator[SaeFiles]:
+    for signature in SIGNATURES:
+        weights, configuration = folder / signature.weights, folder / signature.configuration
+        if weights.is_file() and (configuration.is_file() or not signature.needs_configuration):
+            yield _files(signature.format, folder, weights, configuration)
+    for weights in sorted(folder.glob("*.pt")):
+        if _OPENAI_WEIGHTS.fullmatch(weights.name):
+            yield _files(OPENAI, folder, weights, None)
+
+
+def _of_file(path: Path) -> Iterator[SaeFiles]:
+    if not path.is_file():
+        return
+    if _OPENAI_WEIGHTS.fullmatch(path.name):
+        yield _files(OPENAI, path.parent, path, None)
+    elif _DICTIONARY_CHECKPOINT.fullmatch(path.name) and (path.parent.parent / "config.json").is_file():
+        yield _files("dictionary_learning", path.parent.parent, path, path.parent.parent / "config.json")
+    for folder in (path.parent, path.parent.parent):
+        yield from (found for found in _in_folder(folder) if found.weights == path and found.format != OPENAI)
+
+
+def _files(format_name: str, folder: Path, weights: Path, configuration: Path | None) -> SaeFiles:
+    sidecars = [weights.with_name(f"{weights.name}.{SIDECAR}"), folder / SIDECAR]
+    return SaeFiles(
+        format_name,
+        folder,
+        weights,
+        configuration if configuration is not None and configuration.is_file() else None,
+        next((found for found in sidecars if found.is_file()), None),
+    )

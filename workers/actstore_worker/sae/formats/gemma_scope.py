@@ -1,0 +1,106 @@
+"""Gemma Scope: `params.npz` without any configuration; Gemma Scope 2: `params.safetensors`, mostly with `config.json`.
+
+Both are JumpReLU, do not subtract b_dec from the input, and lie as [from, to]. Where an SAE reads is said by the
+folders that it lies in, `gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`, or by Gemma Scope 2's configuration
+in the words of transformers. Neither was trained on BOS.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from actstore_storage.format.sites import Site
+from actstore_worker.sae.files import SIDECAR, SaeFiles
+from actstore_worker.sae.parts import SaeParts
+from actstore_worker.sae.refusals import unsupported
+from actstore_worker.sae.sites import module_site
+from actstore_worker.sae.tensors import flag, put_once, read_json, read_tensors
+
+_LAYER = re.compile(r"layer_(\d+)")
+_REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(\w+)")
+# By the repository's last word. MLP outputs are those after the norm that Gemma 2 has behind its MLP, as our mlp_out.
+_KINDS = {"res": "resid_post", "mlp": "mlp_out", "att": "z"}
+_L0 = re.compile(r"average_l0_(\d+)")
+# In the hub's cache a file lies so deep below the folder that has the repository's name.
+_FOLDERS = 5
+_ARCHITECTURE = "jump_relu"
+# By the folder's name, where Gemma Scope 2 has no configuration.
+_KINDS_2 = {"resid_post": "resid_post", "mlp_out": "mlp_out", "attn_out": "z"}
+_AFFINE = "affine_skip_connection"
+
+
+def read(files: SaeFiles, name: str) -> SaeParts:
+    """Embedding SAEs and transcoders are refused: they read what no module hands on, or nobody says whether with a
+    norm's gain.
+    """
+    place = _place(files)
+    if "embedding" in place:
+        raise unsupported(name, "params.npz", "embedding", "it reads what no layer hands on", allowed=_KINDS)
+    if "transcoder" in place and files.sidecar is None:
+        why = f"whether it reads the MLP's input with its norm's gain is told nowhere; say where it reads in {SIDECAR}"
+        raise unsupported(name, "params.npz", "transcoder", why, allowed=_KINDS)
+    repository = _REPOSITORY.search(place)
+    return SaeParts(
+        architecture="jumprelu",
+        tensors=_renamed(read_tensors(files.weights, name), name),
+        site=_site_by_folders(place, _KINDS.get(repository[3]) if repository else None),
+        is_transcoder="transcoder" in place,
+        model=_model(repository),
+        claims={"l0": float(found[1])} if (found := _L0.search(place)) else {},
+    )
+
+
+def read_2(files: SaeFiles, name: str) -> SaeParts:
+    config = read_json(files.configuration, name) if files.configuration else {}
+    if config.get("architecture", _ARCHITECTURE) != _ARCHITECTURE:
+        raise unsupported(name, "architecture", config["architecture"], "it is another", allowed=_ARCHITECTURE)
+    tensors = _renamed(read_tensors(files.weights, name), name)
+    if tensors.get("W_dec") is not None and tensors["W_dec"].ndim == 3:
+        raise unsupported(
+            name, "w_dec", tuple(tensors["W_dec"].shape), "it predicts several layers", allowed="a matrix"
+        )
+    site, output_site = _sites_2(config, _place(files), name)
+    return SaeParts(
+        architecture="jumprelu",
+        tensors=tensors,
+        site=site,
+        output_site=output_site,
+        is_transcoder="hf_hook_point_out" in config or "transcoder" in _place(files),
+        skips=flag(config, "affine_connection", False, name) if "affine_connection" in config else None,
+        model=str(config.get("model_name", "")),
+    )
+
+
+def _place(files: SaeFiles) -> str:
+    return "/".join(files.weights.parent.parts[-_FOLDERS:])
+
+
+def _renamed(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Matrices are W_enc in some files and w_enc in others. The affine skip lies as [d_in, d_out]."""
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        plain = "W_" + key[2:] if key.startswith("w_") else key
+        put_once(renamed, "W_skip" if plain == _AFFINE else plain, tensor, name)
+    return renamed
+
+
+def _site_by_folders(place: str, kind: str | None) -> Site | None:
+    layer = _LAYER.search(place)
+    return Site(int(layer[1]), kind) if layer and kind else None
+
+
+def _model(repository: re.Match[str] | None) -> str:
+    if repository is None:
+        return ""
+    return f"gemma-2-{repository[1]}" + ("-it" if repository[2] == "it" else "")
+
+
+def _sites_2(config: Mapping[str, Any], place: str, name: str) -> tuple[Site | None, Site | None]:
+    if "hf_hook_point_in" not in config:
+        kind = next((kind for word, kind in _KINDS_2.items() if word in place), None)
+        return _site_by_folders(place, kind), None
+    site = module_site(str(config["hf_hook_point_in"]), name, "hf_hook_point_in")
+    out = config.get("hf_hook_point_out")
+    return site, None if out is None else module_site(str(out), name, "hf_hook_point_out")
