@@ -1,0 +1,284 @@
+"""Turns records into messages of the contract and back, by one set of rules; exceptions are in codec_table.
+
+A record stands for the message that has its name, or its name and `Request`; `...Answer` stands for `...Response`. Its
+fields have the names of the message's fields, and their types say how each is carried:
+
+- a number, a truth, a text: as it is; `Literal` words: an enum, whose value names are its prefix and the word;
+- a record: the message that it stands for; a tuple, a frozenset, a mapping: a repeated field or a map, or a message
+  that has such a field and nothing else;
+- a union: a oneof. The record's field has the oneof's name; or it has that of a message that is nothing but a oneof.
+
+None is not sent. What a message does not say, because the field is absent, or empty where that is the same, is the
+record's default; where the record has none it is required, and Unreadable is raised.
+"""
+
+import operator
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache, partial, reduce
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, OneofDescriptor
+from google.protobuf.message import Message
+
+from actstore_api.codec_table import SHAPES, WORDS
+from actstore_api.records.common import NOT_EMPTY
+from actstore_api.shape import Shape, Unreadable
+from actstore_api.v1 import service_pb2
+
+Record = TypeVar("Record")
+
+_PACKAGE = service_pb2.DESCRIPTOR.package
+_AS_IT_IS = Shape(lambda value: value, lambda value: value)
+_NUMBERS: Mapping[int, type] = {
+    FieldDescriptor.CPPTYPE_STRING: str,
+    FieldDescriptor.CPPTYPE_BOOL: bool,
+    FieldDescriptor.CPPTYPE_DOUBLE: float,
+    FieldDescriptor.CPPTYPE_FLOAT: float,
+}
+
+
+def encode(record: Any) -> Any:
+    """The message that says what the record says. Errors: Unreadable for a word that the contract does not have."""
+    form = _form(type(record))
+    said: dict[str, Any] = {}
+    for part in form.parts:
+        value = getattr(record, part.name)
+        if value is not None:
+            said |= part.out(value)
+    return form.message(**said)
+
+
+def decode(kind: type[Record], message: Message) -> Record:
+    """The record of this kind that the message stands for.
+
+    Errors: Unreadable for what is required and absent, and for a number of an enum that this version does not know.
+    """
+    said: dict[str, Any] = {}
+    for part in _form(kind).parts:
+        try:
+            said |= part.back(message)
+        except Unreadable as error:
+            raise error.within(part.name) from None
+    return kind(**said)
+
+
+def message_of(kind: type) -> type[Message]:
+    """The class of messages that records of this kind stand for."""
+    name = kind.__name__
+    names = [f"{name.removesuffix('Answer')}Response"] if name.endswith("Answer") else [name, f"{name}Request"]
+    for candidate in names:
+        if (found := _messages().get(candidate)) is not None:
+            return message_factory.GetMessageClass(found)
+    raise TypeError(f"no message stands for {name}")
+
+
+@cache
+def _messages() -> Mapping[str, Descriptor]:
+    pool = descriptor_pool.Default()
+    files = [service_pb2.DESCRIPTOR.name, *(used.name for used in service_pb2.DESCRIPTOR.dependencies)]
+    files = [*files, f"{_PACKAGE.replace('.', '/')}/common.proto"]
+    return {name: found for file in files for name, found in pool.FindFileByName(file).message_types_by_name.items()}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One field of a record: `out` says the fields of the message, `back` the argument of the record, if it is said."""
+
+    name: str
+    out: Callable[[Any], dict[str, Any]]
+    back: Callable[[Message], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Form:
+    message: type[Message]
+    parts: tuple[_Part, ...]
+
+
+_FORMS: dict[type, _Form] = {}
+
+
+def _form(kind: type) -> _Form:
+    if kind not in _FORMS:
+        message, hints = message_of(kind), get_type_hints(kind, include_extras=True)
+        parts = (_part(item, _without_none(hints[item.name]), message.DESCRIPTOR) for item in fields(kind))
+        _FORMS[kind] = _Form(message, tuple(parts))
+    return _FORMS[kind]
+
+
+def _part(item: Field[Any], hint: Any, message: Any) -> _Part:
+    oneof = message.oneofs_by_name.get(item.name)
+    if oneof is not None:
+        return _oneof_part(item, _Choice(oneof, hint))
+    field = message.fields_by_name[item.name]
+    shape = _shape(hint, field)
+
+    def back(found: Message) -> dict[str, Any]:
+        if _is_said(found, field) or _must_be_read(item, field):
+            return {item.name: shape.back(getattr(found, item.name))}
+        return _default(item)
+
+    return _Part(item.name, lambda value: {item.name: shape.out(value)}, back)
+
+
+def _oneof_part(item: Field[Any], choice: "_Choice") -> _Part:
+    def back(found: Message) -> dict[str, Any]:
+        name = found.WhichOneof(item.name)
+        return _default(item, choice.names) if name is None else {item.name: choice.back(found, name)}
+
+    return _Part(item.name, choice.out, back)
+
+
+def _is_said(message: Message, field: FieldDescriptor) -> bool:
+    return message.HasField(field.name) if field.has_presence else bool(getattr(message, field.name))
+
+
+def _must_be_read(item: Field[Any], field: FieldDescriptor) -> bool:
+    """Nothing tells absence from zero, and the record has no default: zero is what is said."""
+    return not field.has_presence and not _has_default(item)
+
+
+def _has_default(item: Field[Any]) -> bool:
+    return item.default is not MISSING or item.default_factory is not MISSING
+
+
+def _default(item: Field[Any], allowed: str = "a value") -> dict[str, Any]:
+    if _has_default(item):
+        return {}
+    raise Unreadable(f"{item.name} is required", "", "", allowed)
+
+
+def _without_none(hint: Any) -> Any:
+    """The hint of what there is, where there may be nothing."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint
+    return reduce(operator.or_, (each for each in get_args(hint) if each is not types.NoneType))
+
+
+def _shape(hint: Any, field: FieldDescriptor) -> Shape:
+    """Of a field that is repeated, a map, or single."""
+    if field.has_presence or not _is_collection(hint):
+        return _single(hint, field)
+    return _collection(hint, field)
+
+
+def _is_collection(hint: Any) -> bool:
+    return get_origin(hint) in (tuple, frozenset, Mapping)
+
+
+def _collection(hint: Any, field: FieldDescriptor) -> Shape:
+    kind, element_hint = get_origin(hint), get_args(hint)[0]
+    if kind is Mapping:
+        return Shape(dict, dict)
+    element = _single(element_hint, field)
+    order = sorted if kind is frozenset else list
+    return Shape(
+        lambda values: [element.out(value) for value in order(values)], lambda found: kind(map(element.back, found))
+    )
+
+
+def _single(hint: Any, field: FieldDescriptor) -> Shape:
+    if field.enum_type is not None:
+        return _words(hint, field.enum_type)
+    if field.message_type is not None:
+        return _message(hint, field.message_type)
+    return _NOT_EMPTY if get_origin(hint) is Annotated and NOT_EMPTY in get_args(hint) else _AS_IT_IS
+
+
+def _message(hint: Any, message: Descriptor) -> Shape:
+    if message.full_name in SHAPES:
+        return SHAPES[message.full_name]
+    if is_dataclass(hint):
+        return Shape(encode, partial(decode, hint))  # type: ignore[arg-type]  # a class, not an instance
+    if _is_collection(hint):
+        return _wrapped(hint, message)
+    return _only_oneof(hint, message)
+
+
+def _wrapped(hint: Any, message: Descriptor) -> Shape:
+    """A message that has one repeated field and nothing else stands for what is in it."""
+    (field,) = message.fields
+    inner, make = _collection(hint, field), message_factory.GetMessageClass(message)
+    return Shape(
+        lambda value: make(**{field.name: inner.out(value)}), lambda found: inner.back(getattr(found, field.name))
+    )
+
+
+def _only_oneof(hint: Any, message: Descriptor) -> Shape:
+    """A message that is nothing but a oneof stands for what is chosen."""
+    (oneof,) = message.oneofs
+    choice, make = _Choice(oneof, hint), message_factory.GetMessageClass(message)
+
+    def back(found: Message) -> Any:
+        name = found.WhichOneof(oneof.name)
+        if name is None:
+            raise Unreadable("nothing is said", "", "", choice.names)
+        return choice.back(found, name)
+
+    return Shape(lambda value: make(**choice.out(value)), back)
+
+
+class _Choice:
+    """The members of a oneof, by the type of value that each of them carries."""
+
+    def __init__(self, oneof: OneofDescriptor, hint: Any) -> None:
+        hints = get_args(hint)
+        members = {field: next(each for each in hints if _carries(field, each)) for field in oneof.fields}
+        self.names = " or ".join(field.name for field in oneof.fields)
+        self._by_name = {field.name: _single(each, field) for field, each in members.items()}
+        self._by_type = {get_origin(each) or each: field.name for field, each in members.items()}
+
+    def out(self, value: Any) -> dict[str, Any]:
+        name = self._by_type[type(value)]
+        return {name: self._by_name[name].out(value)}
+
+    def back(self, message: Message, name: str) -> Any:
+        return self._by_name[name].back(getattr(message, name))
+
+
+def _carries(field: FieldDescriptor, hint: Any) -> bool:
+    """Whether the field is the one for values of this type."""
+    if field.message_type is None:
+        return hint is _NUMBERS.get(field.cpp_type, int)
+    if is_dataclass(hint):
+        return message_of(hint).DESCRIPTOR is field.message_type  # type: ignore[arg-type]  # a class, not an instance
+    return _is_collection(hint) and len(field.message_type.fields) == 1
+
+
+def _filled(value: str) -> str:
+    if not value:
+        raise Unreadable("a name is required", "", "", "a name")
+    return value
+
+
+_NOT_EMPTY = Shape(lambda value: value, _filled)
+
+
+def _words(hint: Any, enum: EnumDescriptor) -> Shape:
+    """A word is the name of the enum's value without what all of them begin with; 0 is no word."""
+    numbers = words_of(enum)
+    back = {number: word for word, number in numbers.items()}
+    allowed = ", ".join(get_args(hint))
+
+    def number(word: str) -> int:
+        if word not in numbers:
+            raise Unreadable(f"{word!r} is not known", "", word, allowed)
+        return numbers[word]
+
+    def word(number: int) -> str:
+        if number not in back:
+            raise Unreadable(f"{number} is not known", "", number, allowed)
+        return back[number]
+
+    return Shape(number, word)
+
+
+def words_of(enum: EnumDescriptor) -> Mapping[str, int]:
+    """The numbers of an enum's values by their words."""
+    prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
+    unusual = WORDS.get(enum.full_name, {})
+    short = {value.name.removeprefix(prefix): value.number for value in enum.values[1:]}
+    return {unusual.get(name, name.lower()): number for name, number in short.items()}
