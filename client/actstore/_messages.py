@@ -28,7 +28,8 @@ from actstore._records import (
     field_names,
 )
 from actstore._sweep import Sweep
-from actstore_api.reasons import Failure, known_reason
+from actstore_api.reasons import known_reason
+from actstore_api.records.common import Failure
 from actstore_api.v1 import (
     activation_pb2,
     capture_pb2,

@@ -25,21 +25,19 @@ _sym_db = _symbol_database.Default()
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/capture.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xe7\x01\n\x10\x44\x61tasetReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ntext_field\x18\x02 \x01(\t\x12\x14\n\x0ctokens_field\x18\x03 \x01(\t\x12\x14\n\x0csource_field\x18\x04 \x01(\t\x12/\n\x0brow_filters\x18\x05 \x03(\x0b\x32\x1a.actstore_api.v1.RowFilter\x12\x1a\n\rmax_documents\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x07 \x01(\x04H\x01\x88\x01\x01\x42\x10\n\x0e_max_documentsB\r\n\x0b_max_tokens\"F\n\x0c\x44\x61tasetFiles\x12\x0c\n\x04read\x18\x01 \x01(\x04\x12\x10\n\x08not_read\x18\x02 \x01(\x04\x12\x16\n\x0e\x66irst_not_read\x18\x03 \x03(\t\"z\n\tRowFilter\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12/\n\ncomparison\x18\x02 \x01(\x0e\x32\x1b.actstore_api.v1.Comparison\x12,\n\x06values\x18\x03 \x03(\x0b\x32\x1c.actstore_api.v1.FilterValue\"Y\n\x0b\x46ilterValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x11\n\x07integer\x18\x02 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x03 \x01(\x01H\x00\x12\x0f\n\x05truth\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"\xa0\x01\n\x11PositionSelection\x12\x0e\n\x04last\x18\x01 \x01(\x08H\x00\x12\x10\n\x06stride\x18\x02 \x01(\rH\x00\x12\x31\n\x06random\x18\x03 \x01(\x0b\x32\x1f.actstore_api.v1.RandomFractionH\x00\x12.\n\x07\x66\x65\x61ture\x18\x04 \x01(\x0b\x32\x1b.actstore_api.v1.SaeFeatureH\x00\x42\x06\n\x04kind\"0\n\x0eRandomFraction\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\xfe\x04\n\x14\x43\x61ptureSpecification\x12\x0b\n\x03run\x18\x01 \x01(\t\x12.\n\x05model\x18\x02 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x32\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32!.actstore_api.v1.DatasetReference\x12\x0f\n\x07rows_of\x18\x04 \x01(\t\x12\x1b\n\x0e\x63ontext_length\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0bprepend_bos\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\x0f\n\x07packing\x18\x07 \x01(\x08\x12\x13\n\x0b\x64\x65nse_sites\x18\x08 \x03(\t\x12\x35\n\tpositions\x18\t \x01(\x0b\x32\".actstore_api.v1.PositionSelection\x12\x12\n\nnorm_sites\x18\n \x03(\t\x12\x0c\n\x04saes\x18\x0b \x03(\t\x12\x17\n\nsink_ratio\x18\x0c \x01(\x01H\x02\x88\x01\x01\x12%\n\x05\x64type\x18\r \x01(\x0e\x32\x16.actstore_api.v1.Dtype\x12-\n\rstorage_dtype\x18\x0e \x01(\x0e\x32\x16.actstore_api.v1.Dtype\x12\x19\n\x11widen_on_overflow\x18\x0f \x01(\x08\x12 \n\x13sequences_per_shard\x18\x10 \x01(\rH\x03\x88\x01\x01\x12 \n\x13sequences_per_batch\x18\x11 \x01(\rH\x04\x88\x01\x01\x42\x11\n\x0f_context_lengthB\x0e\n\x0c_prepend_bosB\r\n\x0b_sink_ratioB\x16\n\x14_sequences_per_shardB\x16\n\x14_sequences_per_batch\"\xa0\x01\n\x0e\x43\x61ptureFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12=\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32,.actstore_api.v1.CaptureFailure.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe3\x02\n\x0f\x43\x61ptureProgress\x12\x0b\n\x03run\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.actstore_api.v1.CaptureState\x12\x18\n\x10shards_committed\x18\x03 \x01(\r\x12\x14\n\x0cshards_total\x18\x04 \x01(\r\x12\x18\n\x10tokens_committed\x18\x05 \x01(\x04\x12\x14\n\x0ctokens_total\x18\x06 \x01(\x04\x12\x17\n\x0f\x65lapsed_seconds\x18\x07 \x01(\x01\x12\x30\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x1f.actstore_api.v1.CaptureFailure\x12\x34\n\rfailed_shards\x18\t \x03(\x0b\x32\x1d.actstore_api.v1.ShardFailure\x12\x34\n\rdataset_files\x18\n \x01(\x0b\x32\x1d.actstore_api.v1.DatasetFiles\"O\n\x0cShardFailure\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x30\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1f.actstore_api.v1.CaptureFailure\"\xd0\x02\n\x0f\x43\x61ptureEstimate\x12\x11\n\tdocuments\x18\x01 \x01(\x04\x12\x11\n\tsequences\x18\x02 \x01(\x04\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x0e\n\x06shards\x18\x04 \x01(\r\x12N\n\x10\x62ytes_by_product\x18\x05 \x03(\x0b\x32\x34.actstore_api.v1.CaptureEstimate.BytesByProductEntry\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x1a\n\x12\x64ocuments_with_bos\x18\x08 \x01(\x04\x12\x34\n\rdataset_files\x18\t \x01(\x0b\x32\x1d.actstore_api.v1.DatasetFiles\x1a\x35\n\x13\x42ytesByProductEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"V\n\x16\x45stimateCaptureRequest\x12<\n\rspecification\x18\x01 \x01(\x0b\x32%.actstore_api.v1.CaptureSpecification\"M\n\x17\x45stimateCaptureResponse\x12\x32\n\x08\x65stimate\x18\x01 \x01(\x0b\x32 .actstore_api.v1.CaptureEstimate\"S\n\x13StartCaptureRequest\x12<\n\rspecification\x18\x01 \x01(\x0b\x32%.actstore_api.v1.CaptureSpecification\"#\n\x14StartCaptureResponse\x12\x0b\n\x03run\x18\x01 \x01(\t\"\x14\n\x12ListSourcesRequest\"<\n\nFoundModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\"\x8a\x01\n\x13ListSourcesResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.actstore_api.v1.FoundModel\x12\x0c\n\x04saes\x18\x02 \x03(\t\x12\x10\n\x08\x64\x61tasets\x18\x03 \x03(\t\x12\x13\n\x0bhub_allowed\x18\x04 \x01(\x08\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"\"\n\x13WatchCaptureRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"J\n\x14WatchCaptureResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .actstore_api.v1.CaptureProgress\"#\n\x14\x43\x61ncelCaptureRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"K\n\x15\x43\x61ncelCaptureResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .actstore_api.v1.CaptureProgress\"\x19\n\x17GetCaptureTotalsRequest\"\xd1\x01\n\x18GetCaptureTotalsResponse\x12\x18\n\x10\x63\x61ptures_running\x18\x01 \x01(\r\x12\x19\n\x11\x63\x61ptures_complete\x18\x02 \x01(\x04\x12\x17\n\x0f\x63\x61ptures_failed\x18\x03 \x01(\x04\x12\x1a\n\x12\x63\x61ptures_cancelled\x18\x04 \x01(\x04\x12\x18\n\x10shards_committed\x18\x05 \x01(\x04\x12\x18\n\x10tokens_committed\x18\x06 \x01(\x04\x12\x17\n\x0f\x62ytes_committed\x18\x07 \x01(\x04*\xee\x01\n\nComparison\x12\x1a\n\x16\x43OMPARISON_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMPARISON_EQUAL\x10\x01\x12\x18\n\x14\x43OMPARISON_NOT_EQUAL\x10\x02\x12\x13\n\x0f\x43OMPARISON_LESS\x10\x03\x12\x1c\n\x18\x43OMPARISON_LESS_OR_EQUAL\x10\x04\x12\x16\n\x12\x43OMPARISON_GREATER\x10\x05\x12\x1f\n\x1b\x43OMPARISON_GREATER_OR_EQUAL\x10\x06\x12\x11\n\rCOMPARISON_IN\x10\x07\x12\x15\n\x11\x43OMPARISON_NOT_IN\x10\x08*\xb5\x01\n\x0c\x43\x61ptureState\x12\x1d\n\x19\x43\x41PTURE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41PTURE_STATE_RUNNING\x10\x01\x12\x18\n\x14\x43\x41PTURE_STATE_PAUSED\x10\x02\x12\x1a\n\x16\x43\x41PTURE_STATE_COMPLETE\x10\x03\x12\x1b\n\x17\x43\x41PTURE_STATE_CANCELLED\x10\x04\x12\x18\n\x14\x43\x41PTURE_STATE_FAILED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/capture.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xe7\x01\n\x10\x44\x61tasetReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ntext_field\x18\x02 \x01(\t\x12\x14\n\x0ctokens_field\x18\x03 \x01(\t\x12\x14\n\x0csource_field\x18\x04 \x01(\t\x12/\n\x0brow_filters\x18\x05 \x03(\x0b\x32\x1a.actstore_api.v1.RowFilter\x12\x1a\n\rmax_documents\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x07 \x01(\x04H\x01\x88\x01\x01\x42\x10\n\x0e_max_documentsB\r\n\x0b_max_tokens\"F\n\x0c\x44\x61tasetFiles\x12\x0c\n\x04read\x18\x01 \x01(\x04\x12\x10\n\x08not_read\x18\x02 \x01(\x04\x12\x16\n\x0e\x66irst_not_read\x18\x03 \x03(\t\"z\n\tRowFilter\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12/\n\ncomparison\x18\x02 \x01(\x0e\x32\x1b.actstore_api.v1.Comparison\x12,\n\x06values\x18\x03 \x03(\x0b\x32\x1c.actstore_api.v1.FilterValue\"Y\n\x0b\x46ilterValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x11\n\x07integer\x18\x02 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x03 \x01(\x01H\x00\x12\x0f\n\x05truth\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"\xa0\x01\n\x11PositionSelection\x12\x0e\n\x04last\x18\x01 \x01(\x08H\x00\x12\x10\n\x06stride\x18\x02 \x01(\rH\x00\x12\x31\n\x06random\x18\x03 \x01(\x0b\x32\x1f.actstore_api.v1.RandomFractionH\x00\x12.\n\x07\x66\x65\x61ture\x18\x04 \x01(\x0b\x32\x1b.actstore_api.v1.SaeFeatureH\x00\x42\x06\n\x04kind\"0\n\x0eRandomFraction\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\xfe\x04\n\x14\x43\x61ptureSpecification\x12\x0b\n\x03run\x18\x01 \x01(\t\x12.\n\x05model\x18\x02 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x32\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32!.actstore_api.v1.DatasetReference\x12\x0f\n\x07rows_of\x18\x04 \x01(\t\x12\x1b\n\x0e\x63ontext_length\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0bprepend_bos\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12\x0f\n\x07packing\x18\x07 \x01(\x08\x12\x13\n\x0b\x64\x65nse_sites\x18\x08 \x03(\t\x12\x35\n\tpositions\x18\t \x01(\x0b\x32\".actstore_api.v1.PositionSelection\x12\x12\n\nnorm_sites\x18\n \x03(\t\x12\x0c\n\x04saes\x18\x0b \x03(\t\x12\x17\n\nsink_ratio\x18\x0c \x01(\x01H\x02\x88\x01\x01\x12%\n\x05\x64type\x18\r \x01(\x0e\x32\x16.actstore_api.v1.Dtype\x12-\n\rstorage_dtype\x18\x0e \x01(\x0e\x32\x16.actstore_api.v1.Dtype\x12\x19\n\x11widen_on_overflow\x18\x0f \x01(\x08\x12 \n\x13sequences_per_shard\x18\x10 \x01(\rH\x03\x88\x01\x01\x12 \n\x13sequences_per_batch\x18\x11 \x01(\rH\x04\x88\x01\x01\x42\x11\n\x0f_context_lengthB\x0e\n\x0c_prepend_bosB\r\n\x0b_sink_ratioB\x16\n\x14_sequences_per_shardB\x16\n\x14_sequences_per_batch\"\xdc\x02\n\x0f\x43\x61ptureProgress\x12\x0b\n\x03run\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.actstore_api.v1.CaptureState\x12\x18\n\x10shards_committed\x18\x03 \x01(\r\x12\x14\n\x0cshards_total\x18\x04 \x01(\r\x12\x18\n\x10tokens_committed\x18\x05 \x01(\x04\x12\x14\n\x0ctokens_total\x18\x06 \x01(\x04\x12\x17\n\x0f\x65lapsed_seconds\x18\x07 \x01(\x01\x12)\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x18.actstore_api.v1.Failure\x12\x34\n\rfailed_shards\x18\t \x03(\x0b\x32\x1d.actstore_api.v1.ShardFailure\x12\x34\n\rdataset_files\x18\n \x01(\x0b\x32\x1d.actstore_api.v1.DatasetFiles\"H\n\x0cShardFailure\x12\r\n\x05shard\x18\x01 \x01(\r\x12)\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x18.actstore_api.v1.Failure\"\xd0\x02\n\x0f\x43\x61ptureEstimate\x12\x11\n\tdocuments\x18\x01 \x01(\x04\x12\x11\n\tsequences\x18\x02 \x01(\x04\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x0e\n\x06shards\x18\x04 \x01(\r\x12N\n\x10\x62ytes_by_product\x18\x05 \x03(\x0b\x32\x34.actstore_api.v1.CaptureEstimate.BytesByProductEntry\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x1a\n\x12\x64ocuments_with_bos\x18\x08 \x01(\x04\x12\x34\n\rdataset_files\x18\t \x01(\x0b\x32\x1d.actstore_api.v1.DatasetFiles\x1a\x35\n\x13\x42ytesByProductEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"V\n\x16\x45stimateCaptureRequest\x12<\n\rspecification\x18\x01 \x01(\x0b\x32%.actstore_api.v1.CaptureSpecification\"M\n\x17\x45stimateCaptureResponse\x12\x32\n\x08\x65stimate\x18\x01 \x01(\x0b\x32 .actstore_api.v1.CaptureEstimate\"S\n\x13StartCaptureRequest\x12<\n\rspecification\x18\x01 \x01(\x0b\x32%.actstore_api.v1.CaptureSpecification\"#\n\x14StartCaptureResponse\x12\x0b\n\x03run\x18\x01 \x01(\t\"\x14\n\x12ListSourcesRequest\"<\n\nFoundModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\"\x8a\x01\n\x13ListSourcesResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.actstore_api.v1.FoundModel\x12\x0c\n\x04saes\x18\x02 \x03(\t\x12\x10\n\x08\x64\x61tasets\x18\x03 \x03(\t\x12\x13\n\x0bhub_allowed\x18\x04 \x01(\x08\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"\"\n\x13WatchCaptureRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"J\n\x14WatchCaptureResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .actstore_api.v1.CaptureProgress\"#\n\x14\x43\x61ncelCaptureRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"K\n\x15\x43\x61ncelCaptureResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .actstore_api.v1.CaptureProgress\"\x19\n\x17GetCaptureTotalsRequest\"\xd1\x01\n\x18GetCaptureTotalsResponse\x12\x18\n\x10\x63\x61ptures_running\x18\x01 \x01(\r\x12\x19\n\x11\x63\x61ptures_complete\x18\x02 \x01(\x04\x12\x17\n\x0f\x63\x61ptures_failed\x18\x03 \x01(\x04\x12\x1a\n\x12\x63\x61ptures_cancelled\x18\x04 \x01(\x04\x12\x18\n\x10shards_committed\x18\x05 \x01(\x04\x12\x18\n\x10tokens_committed\x18\x06 \x01(\x04\x12\x17\n\x0f\x62ytes_committed\x18\x07 \x01(\x04*\xee\x01\n\nComparison\x12\x1a\n\x16\x43OMPARISON_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMPARISON_EQUAL\x10\x01\x12\x18\n\x14\x43OMPARISON_NOT_EQUAL\x10\x02\x12\x13\n\x0f\x43OMPARISON_LESS\x10\x03\x12\x1c\n\x18\x43OMPARISON_LESS_OR_EQUAL\x10\x04\x12\x16\n\x12\x43OMPARISON_GREATER\x10\x05\x12\x1f\n\x1b\x43OMPARISON_GREATER_OR_EQUAL\x10\x06\x12\x11\n\rCOMPARISON_IN\x10\x07\x12\x15\n\x11\x43OMPARISON_NOT_IN\x10\x08*\xb5\x01\n\x0c\x43\x61ptureState\x12\x1d\n\x19\x43\x41PTURE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41PTURE_STATE_RUNNING\x10\x01\x12\x18\n\x14\x43\x41PTURE_STATE_PAUSED\x10\x02\x12\x1a\n\x16\x43\x41PTURE_STATE_COMPLETE\x10\x03\x12\x1b\n\x17\x43\x41PTURE_STATE_CANCELLED\x10\x04\x12\x18\n\x14\x43\x41PTURE_STATE_FAILED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.capture_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPTUREFAILURE_DETAILSENTRY']._loaded_options = None
-  _globals['_CAPTUREFAILURE_DETAILSENTRY']._serialized_options = b'8\001'
   _globals['_CAPTUREESTIMATE_BYTESBYPRODUCTENTRY']._loaded_options = None
   _globals['_CAPTUREESTIMATE_BYTESBYPRODUCTENTRY']._serialized_options = b'8\001'
-  _globals['_COMPARISON']._serialized_start=3376
-  _globals['_COMPARISON']._serialized_end=3614
-  _globals['_CAPTURESTATE']._serialized_start=3617
-  _globals['_CAPTURESTATE']._serialized_end=3798
+  _globals['_COMPARISON']._serialized_start=3199
+  _globals['_COMPARISON']._serialized_end=3437
+  _globals['_CAPTURESTATE']._serialized_start=3440
+  _globals['_CAPTURESTATE']._serialized_end=3621
   _globals['_DATASETREFERENCE']._serialized_start=81
   _globals['_DATASETREFERENCE']._serialized_end=312
   _globals['_DATASETFILES']._serialized_start=314
@@ -54,42 +52,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANDOMFRACTION']._serialized_end=812
   _globals['_CAPTURESPECIFICATION']._serialized_start=815
   _globals['_CAPTURESPECIFICATION']._serialized_end=1453
-  _globals['_CAPTUREFAILURE']._serialized_start=1456
-  _globals['_CAPTUREFAILURE']._serialized_end=1616
-  _globals['_CAPTUREFAILURE_DETAILSENTRY']._serialized_start=1570
-  _globals['_CAPTUREFAILURE_DETAILSENTRY']._serialized_end=1616
-  _globals['_CAPTUREPROGRESS']._serialized_start=1619
-  _globals['_CAPTUREPROGRESS']._serialized_end=1974
-  _globals['_SHARDFAILURE']._serialized_start=1976
-  _globals['_SHARDFAILURE']._serialized_end=2055
-  _globals['_CAPTUREESTIMATE']._serialized_start=2058
-  _globals['_CAPTUREESTIMATE']._serialized_end=2394
-  _globals['_CAPTUREESTIMATE_BYTESBYPRODUCTENTRY']._serialized_start=2341
-  _globals['_CAPTUREESTIMATE_BYTESBYPRODUCTENTRY']._serialized_end=2394
-  _globals['_ESTIMATECAPTUREREQUEST']._serialized_start=2396
-  _globals['_ESTIMATECAPTUREREQUEST']._serialized_end=2482
-  _globals['_ESTIMATECAPTURERESPONSE']._serialized_start=2484
-  _globals['_ESTIMATECAPTURERESPONSE']._serialized_end=2561
-  _globals['_STARTCAPTUREREQUEST']._serialized_start=2563
-  _globals['_STARTCAPTUREREQUEST']._serialized_end=2646
-  _globals['_STARTCAPTURERESPONSE']._serialized_start=2648
-  _globals['_STARTCAPTURERESPONSE']._serialized_end=2683
-  _globals['_LISTSOURCESREQUEST']._serialized_start=2685
-  _globals['_LISTSOURCESREQUEST']._serialized_end=2705
-  _globals['_FOUNDMODEL']._serialized_start=2707
-  _globals['_FOUNDMODEL']._serialized_end=2767
-  _globals['_LISTSOURCESRESPONSE']._serialized_start=2770
-  _globals['_LISTSOURCESRESPONSE']._serialized_end=2908
-  _globals['_WATCHCAPTUREREQUEST']._serialized_start=2910
-  _globals['_WATCHCAPTUREREQUEST']._serialized_end=2944
-  _globals['_WATCHCAPTURERESPONSE']._serialized_start=2946
-  _globals['_WATCHCAPTURERESPONSE']._serialized_end=3020
-  _globals['_CANCELCAPTUREREQUEST']._serialized_start=3022
-  _globals['_CANCELCAPTUREREQUEST']._serialized_end=3057
-  _globals['_CANCELCAPTURERESPONSE']._serialized_start=3059
-  _globals['_CANCELCAPTURERESPONSE']._serialized_end=3134
-  _globals['_GETCAPTURETOTALSREQUEST']._serialized_start=3136
-  _globals['_GETCAPTURETOTALSREQUEST']._serialized_end=3161
-  _globals['_GETCAPTURETOTALSRESPONSE']._serialized_start=3164
-  _globals['_GETCAPTURETOTALSRESPONSE']._serialized_end=3373
+  _globals['_CAPTUREPROGRESS']._serialized_start=1456
+  _globals['_CAPTUREPROGRESS']._serialized_end=1804
+  _globals['_SHARDFAILURE']._serialized_start=1806
+  _globals['_SHARDFAILURE']._serialized_end=1878
+  _globals['_CAPTUREESTIMATE']._serialized_start=1881
+  _globals['_CAPTUREESTIMATE']._serialized_end=2217
+  _globals['_CAPTUREESTIMATE_BYTESBYPRODUCTENTRY']._serialized_start=2164
+  _globals['_CAPTUREESTIMATE_BYTESBYPRODUCTENTRY']._serialized_end=2217
+  _globals['_ESTIMATECAPTUREREQUEST']._serialized_start=2219
+  _globals['_ESTIMATECAPTUREREQUEST']._serialized_end=2305
+  _globals['_ESTIMATECAPTURERESPONSE']._serialized_start=2307
+  _globals['_ESTIMATECAPTURERESPONSE']._serialized_end=2384
+  _globals['_STARTCAPTUREREQUEST']._serialized_start=2386
+  _globals['_STARTCAPTUREREQUEST']._serialized_end=2469
+  _globals['_STARTCAPTURERESPONSE']._serialized_start=2471
+  _globals['_STARTCAPTURERESPONSE']._serialized_end=2506
+  _globals['_LISTSOURCESREQUEST']._serialized_start=2508
+  _globals['_LISTSOURCESREQUEST']._serialized_end=2528
+  _globals['_FOUNDMODEL']._serialized_start=2530
+  _globals['_FOUNDMODEL']._serialized_end=2590
+  _globals['_LISTSOURCESRESPONSE']._serialized_start=2593
+  _globals['_LISTSOURCESRESPONSE']._serialized_end=2731
+  _globals['_WATCHCAPTUREREQUEST']._serialized_start=2733
+  _globals['_WATCHCAPTUREREQUEST']._serialized_end=2767
+  _globals['_WATCHCAPTURERESPONSE']._serialized_start=2769
+  _globals['_WATCHCAPTURERESPONSE']._serialized_end=2843
+  _globals['_CANCELCAPTUREREQUEST']._serialized_start=2845
+  _globals['_CANCELCAPTUREREQUEST']._serialized_end=2880
+  _globals['_CANCELCAPTURERESPONSE']._serialized_start=2882
+  _globals['_CANCELCAPTURERESPONSE']._serialized_end=2957
+  _globals['_GETCAPTURETOTALSREQUEST']._serialized_start=2959
+  _globals['_GETCAPTURETOTALSREQUEST']._serialized_end=2984
+  _globals['_GETCAPTURETOTALSRESPONSE']._serialized_start=2987
+  _globals['_GETCAPTURETOTALSRESPONSE']._serialized_end=3196
 # @@protoc_insertion_point(module_scope)

@@ -152,23 +152,6 @@ class CaptureSpecification(_message.Message):
     sequences_per_batch: int
     def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., rows_of: _Optional[str] = ..., context_length: _Optional[int] = ..., prepend_bos: bool = ..., packing: bool = ..., dense_sites: _Optional[_Iterable[str]] = ..., positions: _Optional[_Union[PositionSelection, _Mapping]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., sink_ratio: _Optional[float] = ..., dtype: _Optional[_Union[_common_pb2.Dtype, str]] = ..., storage_dtype: _Optional[_Union[_common_pb2.Dtype, str]] = ..., widen_on_overflow: bool = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ...) -> None: ...
 
-class CaptureFailure(_message.Message):
-    __slots__ = ("reason", "message", "details")
-    class DetailsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    DETAILS_FIELD_NUMBER: _ClassVar[int]
-    reason: str
-    message: str
-    details: _containers.ScalarMap[str, str]
-    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
-
 class CaptureProgress(_message.Message):
     __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards", "dataset_files")
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -188,18 +171,18 @@ class CaptureProgress(_message.Message):
     tokens_committed: int
     tokens_total: int
     elapsed_seconds: float
-    failure: CaptureFailure
+    failure: _common_pb2.Failure
     failed_shards: _containers.RepeatedCompositeFieldContainer[ShardFailure]
     dataset_files: DatasetFiles
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
 
 class ShardFailure(_message.Message):
     __slots__ = ("shard", "failure")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     shard: int
-    failure: CaptureFailure
-    def __init__(self, shard: _Optional[int] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ...) -> None: ...
+    failure: _common_pb2.Failure
+    def __init__(self, shard: _Optional[int] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class CaptureEstimate(_message.Message):
     __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds", "documents_with_bos", "dataset_files")

@@ -112,6 +112,23 @@ class Exclusion(_message.Message):
     classes: _containers.RepeatedScalarFieldContainer[TokenClass]
     def __init__(self, classes: _Optional[_Iterable[_Union[TokenClass, str]]] = ...) -> None: ...
 
+class Failure(_message.Message):
+    __slots__ = ("reason", "message", "details")
+    class DetailsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    message: str
+    details: _containers.ScalarMap[str, str]
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class Provenance(_message.Message):
     __slots__ = ("model", "model_revision", "weights_sha256", "tokenizer_sha256", "config_sha256", "sae_sha256", "dtype", "attention_implementation", "device", "code_version", "run", "specification_sha256", "snapshot", "shards_committed", "shards_total", "sink_ratio")
     class SaeSha256Entry(_message.Message):
