@@ -68,7 +68,7 @@ def decode(kind: type[Record], message: Message) -> Record:
 def message_of(kind: type) -> type[Message]:
     """The class of messages that records of this kind stand for."""
     name = kind.__name__
-    names = [f"{name.removesuffix('Answer')}Response"] if name.endswith("Answer") else [name, f"{name}Request"]
+    names = [f"{name.removesuffix('Answer')}Response"] if name.endswith("Answer") else [f"{name}Request", name]
     for candidate in names:
         if (found := _messages().get(candidate)) is not None:
             return message_factory.GetMessageClass(found)
@@ -104,51 +104,64 @@ _FORMS: dict[type, _Form] = {}
 def _form(kind: type) -> _Form:
     if kind not in _FORMS:
         message, hints = message_of(kind), get_type_hints(kind, include_extras=True)
-        parts = (_part(item, _without_none(hints[item.name]), message.DESCRIPTOR) for item in fields(kind))
+        parts = (_part(item, hints[item.name], message.DESCRIPTOR) for item in fields(kind))
         _FORMS[kind] = _Form(message, tuple(parts))
     return _FORMS[kind]
 
 
 def _part(item: Field[Any], hint: Any, message: Any) -> _Part:
+    absent, hint = _absence(item, hint), _without_none(hint)
     oneof = message.oneofs_by_name.get(item.name)
     if oneof is not None:
-        return _oneof_part(item, _Choice(oneof, hint))
-    field = message.fields_by_name[item.name]
-    shape = _shape(hint, field)
-
-    def back(found: Message) -> dict[str, Any]:
-        if _is_said(found, field) or _must_be_read(item, field):
-            return {item.name: shape.back(getattr(found, item.name))}
-        return _default(item)
-
-    return _Part(item.name, lambda value: {item.name: shape.out(value)}, back)
+        return _oneof_part(item.name, _Choice(oneof, hint), absent)
+    return _field_part(message.fields_by_name[item.name], _shape(hint, message.fields_by_name[item.name]), absent)
 
 
-def _oneof_part(item: Field[Any], choice: "_Choice") -> _Part:
-    def back(found: Message) -> dict[str, Any]:
-        name = found.WhichOneof(item.name)
-        return _default(item, choice.names) if name is None else {item.name: choice.back(found, name)}
+def _field_part(field: FieldDescriptor, shape: Shape, absent: "_Absence") -> _Part:
+    # Where nothing tells absence from zero, and the record has no default, zero is what is said.
+    always = absent.required and not field.has_presence
 
-    return _Part(item.name, choice.out, back)
+    def back(message: Message) -> dict[str, Any]:
+        if always or _is_said(message, field):
+            return {field.name: shape.back(getattr(message, field.name))}
+        return absent.back()
+
+    return _Part(field.name, lambda value: {field.name: shape.out(value)}, back)
+
+
+def _oneof_part(name: str, choice: "_Choice", absent: "_Absence") -> _Part:
+    def back(message: Message) -> dict[str, Any]:
+        member = message.WhichOneof(name)
+        return absent.back(choice.names) if member is None else {name: choice.back(message, member)}
+
+    return _Part(name, choice.out, back)
 
 
 def _is_said(message: Message, field: FieldDescriptor) -> bool:
     return message.HasField(field.name) if field.has_presence else bool(getattr(message, field.name))
 
 
-def _must_be_read(item: Field[Any], field: FieldDescriptor) -> bool:
-    """Nothing tells absence from zero, and the record has no default: zero is what is said."""
-    return not field.has_presence and not _has_default(item)
+@dataclass(frozen=True)
+class _Absence:
+    """What a record's field is where its message says nothing of it."""
+
+    name: str
+    has_default: bool
+    may_be_none: bool
+
+    @property
+    def required(self) -> bool:
+        return not (self.has_default or self.may_be_none)
+
+    def back(self, allowed: str = "a value") -> dict[str, Any]:
+        if self.required:
+            raise Unreadable(f"{self.name} is required", "", "", allowed)
+        return {} if self.has_default else {self.name: None}
 
 
-def _has_default(item: Field[Any]) -> bool:
-    return item.default is not MISSING or item.default_factory is not MISSING
-
-
-def _default(item: Field[Any], allowed: str = "a value") -> dict[str, Any]:
-    if _has_default(item):
-        return {}
-    raise Unreadable(f"{item.name} is required", "", "", allowed)
+def _absence(item: Field[Any], hint: Any) -> _Absence:
+    has_default = item.default is not MISSING or item.default_factory is not MISSING
+    return _Absence(item.name, has_default, types.NoneType in get_args(hint))
 
 
 def _without_none(hint: Any) -> Any:

@@ -33,7 +33,7 @@ def selection_of(positions: Positions) -> capture_pb2.PositionSelection:
             random = capture_pb2.RandomFraction(fraction=positions.fraction, seed=positions.seed)
             return capture_pb2.PositionSelection(random=random)
         case "feature":
-            feature = capture_pb2.FeaturePositions(sae=positions.sae, feature=positions.feature)
+            feature = common_pb2.SaeFeature(sae=positions.sae, feature=positions.feature)
             return capture_pb2.PositionSelection(feature=feature)
     return capture_pb2.PositionSelection()
 

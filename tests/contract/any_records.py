@@ -4,7 +4,7 @@ import operator
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -34,6 +34,7 @@ _POSITIONS = st.one_of(
 )
 
 
+@cache
 def any_record(kind: type) -> st.SearchStrategy[Any]:
     hints, message = get_type_hints(kind, include_extras=True), message_of(kind).DESCRIPTOR
     made = {item.name: _any_field(item, hints[item.name], message) for item in fields(kind)}
