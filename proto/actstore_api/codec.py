@@ -47,7 +47,7 @@ def encode(record: Any) -> Any:
     for part in form.parts:
         value = getattr(record, part.name)
         if value is not None:
-            said |= part.out(value)
+            said |= _told(part, part.out, value)
     return form.message(**said)
 
 
@@ -58,10 +58,7 @@ def decode(kind: type[Record], message: Message) -> Record:
     """
     said: dict[str, Any] = {}
     for part in _form(kind).parts:
-        try:
-            said |= part.back(message)
-        except Unreadable as error:
-            raise error.within(part.name) from None
+        said |= _told(part, part.back, message)
     return kind(**said)
 
 
@@ -96,6 +93,14 @@ class _Part:
 class _Form:
     message: type[Message]
     parts: tuple[_Part, ...]
+
+
+def _told(part: _Part, way: Callable[[Any], dict[str, Any]], value: Any) -> dict[str, Any]:
+    """What the part says, one way or the other. An error names its field."""
+    try:
+        return way(value)
+    except Unreadable as error:
+        raise error.within(part.name) from None
 
 
 _FORMS: dict[type, _Form] = {}
@@ -155,7 +160,7 @@ class _Absence:
 
     def back(self, allowed: str = "a value") -> dict[str, Any]:
         if self.required:
-            raise Unreadable(f"{self.name} is required", "", "", allowed)
+            raise Unreadable(f"{allowed} is required", "", allowed)
         return {} if self.has_default else {self.name: None}
 
 
@@ -228,7 +233,7 @@ def _only_oneof(hint: Any, message: Descriptor) -> Shape:
     def back(found: Message) -> Any:
         name = found.WhichOneof(oneof.name)
         if name is None:
-            raise Unreadable("nothing is said", "", "", choice.names)
+            raise Unreadable(f"{choice.names} is required", "", choice.names)
         return choice.back(found, name)
 
     return Shape(lambda value: make(**choice.out(value)), back)
@@ -263,7 +268,7 @@ def _carries(field: FieldDescriptor, hint: Any) -> bool:
 
 def _filled(value: str) -> str:
     if not value:
-        raise Unreadable("a name is required", "", "", "a name")
+        raise Unreadable("a name is required", "", "a name")
     return value
 
 
@@ -278,12 +283,12 @@ def _words(hint: Any, enum: EnumDescriptor) -> Shape:
 
     def number(word: str) -> int:
         if word not in numbers:
-            raise Unreadable(f"{word!r} is not known", "", word, allowed)
+            raise Unreadable(f"{word!r} is not known", word, allowed)
         return numbers[word]
 
     def word(number: int) -> str:
         if number not in back:
-            raise Unreadable(f"{number} is not known", "", number, allowed)
+            raise Unreadable(f"{number} is not known", number, allowed)
         return back[number]
 
     return Shape(number, word)

@@ -14,12 +14,13 @@ class Shape:
 
 
 class Unreadable(ValueError):
-    """A message, or a value to be sent, that the contract does not allow. `field` is its path in the request."""
+    """What a message or a record says, and the contract does not allow; `field` is its path, such as model.name."""
 
-    def __init__(self, message: str, field: str, value: object, allowed: str) -> None:
-        super().__init__(message)
-        self.field, self.value, self.allowed = field, value, allowed
+    def __init__(self, why: str, value: object, allowed: str, field: str = "") -> None:
+        super().__init__(f"{field}: {why}" if field else why)
+        self.why, self.value, self.allowed, self.field = why, value, allowed, field
 
     def within(self, field: str) -> "Unreadable":
-        """The same error, of a field of the message that `field` has."""
-        return Unreadable(str(self), f"{field}.{self.field}" if self.field else field, self.value, self.allowed)
+        """The same error as the record sees it that has what is wrong in this field."""
+        path = f"{field}.{self.field}" if self.field else field
+        return Unreadable(self.why, self.value, self.allowed, path)

@@ -339,9 +339,11 @@ def test_what_cannot_be_read_says_where_and_what_may_be_there(
     with pytest.raises(Unreadable) as refused:
         decode(kind, message)
     assert (refused.value.field, refused.value.allowed) == (field, allowed)
+    assert str(refused.value).startswith(f"{field}: ")
 
 
 def test_a_word_that_the_contract_does_not_have_is_not_sent() -> None:
     with pytest.raises(Unreadable, match="'sideways' is not known") as refused:
         encode(FindNeighbors("sae", 1, side="sideways"))  # type: ignore[arg-type]
-    assert (refused.value.value, refused.value.allowed) == ("sideways", "decoder, encoder")
+    error = refused.value
+    assert (error.field, error.value, error.allowed) == ("side", "sideways", "decoder, encoder")
