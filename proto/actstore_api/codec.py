@@ -3,7 +3,8 @@
 A record stands for the message that has its name, or its name and `Request`; `...Answer` stands for `...Response`. Its
 fields have the names of the message's fields, and their types say how each is carried:
 
-- a number, a truth, a text: as it is; `Literal` words: an enum, whose value names are its prefix and the word;
+- a number, a truth, a text: as it is, and a Name may not be empty; `Literal` words: an enum, whose value names are its
+  prefix and the word;
 - a record: the message that it stands for; a tuple, a frozenset, a mapping: a repeated field or a map, or a message
   that has such a field and nothing else;
 - a union: a oneof. The record's field has the oneof's name; or it has that of a message that is nothing but a oneof.
@@ -15,8 +16,9 @@ record's default; where the record has none it is required, and Unreadable is ra
 import operator
 import types
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cache, partial, reduce
+from functools import partial, reduce
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from google.protobuf import descriptor_pool, message_factory
@@ -32,7 +34,8 @@ Record = TypeVar("Record")
 
 _PACKAGE = service_pb2.DESCRIPTOR.package
 _AS_IT_IS = Shape(lambda value: value, lambda value: value)
-_NUMBERS: Mapping[int, type] = {
+# Python's types of what a field can hold, but for whole numbers of several kinds.
+_TYPES: Mapping[int, type] = {
     FieldDescriptor.CPPTYPE_STRING: str,
     FieldDescriptor.CPPTYPE_BOOL: bool,
     FieldDescriptor.CPPTYPE_DOUBLE: float,
@@ -64,20 +67,17 @@ def decode(kind: type[Record], message: Message) -> Record:
 
 def message_of(kind: type) -> type[Message]:
     """The class of messages that records of this kind stand for."""
-    name = kind.__name__
-    names = [f"{name.removesuffix('Answer')}Response"] if name.endswith("Answer") else [f"{name}Request", name]
-    for candidate in names:
-        if (found := _messages().get(candidate)) is not None:
-            return message_factory.GetMessageClass(found)
-    raise TypeError(f"no message stands for {name}")
-
-
-@cache
-def _messages() -> Mapping[str, Descriptor]:
     pool = descriptor_pool.Default()
-    files = [service_pb2.DESCRIPTOR.name, *(used.name for used in service_pb2.DESCRIPTOR.dependencies)]
-    files = [*files, f"{_PACKAGE.replace('.', '/')}/common.proto"]
-    return {name: found for file in files for name, found in pool.FindFileByName(file).message_types_by_name.items()}
+    for name in _message_names(kind.__name__):
+        with suppress(KeyError):
+            return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+    raise TypeError(f"no message stands for {kind.__name__}")
+
+
+def _message_names(record: str) -> list[str]:
+    if record.endswith("Answer"):
+        return [f"{record.removesuffix('Answer')}Response"]
+    return [f"{record}Request", record]
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,9 @@ class _Choice:
         self._by_type = {get_origin(each) or each: field.name for field, each in members.items()}
 
     def out(self, value: Any) -> dict[str, Any]:
-        name = self._by_type[type(value)]
+        name = self._by_type.get(type(value))
+        if name is None:
+            raise Unreadable(f"{value!r} is not {self.names}", value, self.names)
         return {name: self._by_name[name].out(value)}
 
     def back(self, message: Message, name: str) -> Any:
@@ -260,7 +262,7 @@ class _Choice:
 def _carries(field: FieldDescriptor, hint: Any) -> bool:
     """Whether the field is the one for values of this type."""
     if field.message_type is None:
-        return hint is _NUMBERS.get(field.cpp_type, int)
+        return hint is _TYPES.get(field.cpp_type, int)
     if is_dataclass(hint):
         return message_of(hint).DESCRIPTOR is field.message_type  # type: ignore[arg-type]  # a class, not an instance
     return _is_collection(hint) and len(field.message_type.fields) == 1

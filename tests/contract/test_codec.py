@@ -99,10 +99,10 @@ def words_in(hint: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", RECORDS, ids=NAMES)
 def test_a_default_other_than_zero_is_of_what_can_be_absent(kind: type) -> None:
-    """A number or a truth that is not optional is always said, so that its default would never be read."""
+    """Zero, or nothing of a collection, could not be said beside another default. Of an empty text it is meant so."""
     for item in fields(kind):
         field = message_of(kind).DESCRIPTOR.fields_by_name.get(item.name)
-        if field is not None and not field.has_presence and isinstance(default_of(item), bool | int | float):
+        if field is not None and not field.has_presence and not isinstance(default_of(item), str):
             assert not default_of(item)
 
 
@@ -347,3 +347,14 @@ def test_a_word_that_the_contract_does_not_have_is_not_sent() -> None:
         encode(FindNeighbors("sae", 1, side="sideways"))  # type: ignore[arg-type]
     error = refused.value
     assert (error.field, error.value, error.allowed) == ("side", "sideways", "decoder, encoder")
+
+
+def test_a_value_of_no_kind_that_a_union_has_is_not_sent() -> None:
+    with pytest.raises(Unreadable, match="feature or vector") as refused:
+        encode(FindNeighbors("sae", "seven"))  # type: ignore[arg-type]
+    assert (refused.value.field, refused.value.value) == ("direction", "seven")
+
+
+def test_what_no_message_stands_for_is_no_record() -> None:
+    with pytest.raises(TypeError, match="no message stands for Positions"):
+        encode(Positions())
