@@ -5,11 +5,13 @@ stable and the table only grows. `to_status` and `from_status` carry a reason ov
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
+
+from actstore_api.records.common import Failure
 
 DOMAIN = "actstore"
 MESSAGE_BYTES_MAX, DETAIL_BYTES_MAX = 1000, 600
@@ -83,19 +85,6 @@ REASONS: Mapping[str, Reason] = {
     "INTERNAL": Reason(INTERNAL, Kind.FAULT),
     "AUDIT_FAILED": Reason(INTERNAL, Kind.FAULT),
 }
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One error on its way over the wire.
-
-    `details` has string values under `field` (what was wrong, as the caller wrote it), `value` (what it was) and
-    `allowed` (what it may be), each where it applies.
-    """
-
-    reason: str
-    message: str
-    details: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_status(failure: Failure) -> status_pb2.Status:

@@ -25,23 +25,25 @@ _sym_db = _symbol_database.Default()
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n actstore_api/v1/activation.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xb9\x01\n\x0bTokenFilter\x12\x0e\n\x06tokens\x18\x01 \x03(\x05\x12\x11\n\tdocuments\x18\x02 \x03(\x03\x12\x1b\n\x0e\x66irst_position\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0c\x65nd_position\x18\x04 \x01(\rH\x01\x88\x01\x01\x12+\n\x07\x65xclude\x18\x05 \x01(\x0b\x32\x1a.actstore_api.v1.ExclusionB\x11\n\x0f_first_positionB\x0f\n\r_end_position\"\xea\x01\n\x16ReadActivationsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x03 \x01(\x04\x12\x1b\n\x0esequence_count\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nmore_sites\x18\x05 \x03(\t\x12+\n\x07\x63olumns\x18\x06 \x03(\x0e\x32\x1a.actstore_api.v1.RowColumn\x12,\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x1c.actstore_api.v1.TokenFilterB\x11\n\x0f_sequence_count\"p\n\x17ReadActivationsResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\x96\x01\n\x11ReadTokensRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\x04\x12\x1b\n\x0esequence_count\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12,\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1c.actstore_api.v1.TokenFilterB\x11\n\x0f_sequence_count\"k\n\x12ReadTokensResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance*\xb3\x01\n\tRowColumn\x12\x1a\n\x16ROW_COLUMN_UNSPECIFIED\x10\x00\x12\x13\n\x0fROW_COLUMN_NONE\x10\x01\x12\x17\n\x13ROW_COLUMN_SEQUENCE\x10\x02\x12\x17\n\x13ROW_COLUMN_POSITION\x10\x03\x12\x17\n\x13ROW_COLUMN_DOCUMENT\x10\x04\x12\x14\n\x10ROW_COLUMN_TOKEN\x10\x05\x12\x14\n\x10ROW_COLUMN_FLAGS\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n actstore_api/v1/activation.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\x89\x01\n\x0eTokenSelection\x12)\n\tsequences\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Range\x12)\n\tpositions\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Range\x12\x11\n\tdocuments\x18\x03 \x03(\x03\x12\x0e\n\x06tokens\x18\x04 \x03(\x05\"9\n\nRowColumns\x12+\n\x07\x63olumns\x18\x01 \x03(\x0e\x32\x1a.actstore_api.v1.RowColumn\"\xbf\x01\n\x16ReadActivationsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05sites\x18\x02 \x03(\t\x12,\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.RowColumns\x12.\n\x05where\x18\x04 \x01(\x0b\x32\x1f.actstore_api.v1.TokenSelection\x12+\n\x07\x65xclude\x18\x05 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\"p\n\x17ReadActivationsResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"}\n\x11ReadTokensRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12.\n\x05where\x18\x02 \x01(\x0b\x32\x1f.actstore_api.v1.TokenSelection\x12+\n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\"k\n\x12ReadTokensResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance*\x9e\x01\n\tRowColumn\x12\x1a\n\x16ROW_COLUMN_UNSPECIFIED\x10\x00\x12\x17\n\x13ROW_COLUMN_SEQUENCE\x10\x01\x12\x17\n\x13ROW_COLUMN_POSITION\x10\x02\x12\x17\n\x13ROW_COLUMN_DOCUMENT\x10\x03\x12\x14\n\x10ROW_COLUMN_TOKEN\x10\x04\x12\x14\n\x10ROW_COLUMN_FLAGS\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.activation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROWCOLUMN']._serialized_start=885
-  _globals['_ROWCOLUMN']._serialized_end=1064
-  _globals['_TOKENFILTER']._serialized_start=84
-  _globals['_TOKENFILTER']._serialized_end=269
-  _globals['_READACTIVATIONSREQUEST']._serialized_start=272
-  _globals['_READACTIVATIONSREQUEST']._serialized_end=506
-  _globals['_READACTIVATIONSRESPONSE']._serialized_start=508
-  _globals['_READACTIVATIONSRESPONSE']._serialized_end=620
-  _globals['_READTOKENSREQUEST']._serialized_start=623
-  _globals['_READTOKENSREQUEST']._serialized_end=773
-  _globals['_READTOKENSRESPONSE']._serialized_start=775
-  _globals['_READTOKENSRESPONSE']._serialized_end=882
+  _globals['_ROWCOLUMN']._serialized_start=827
+  _globals['_ROWCOLUMN']._serialized_end=985
+  _globals['_TOKENSELECTION']._serialized_start=84
+  _globals['_TOKENSELECTION']._serialized_end=221
+  _globals['_ROWCOLUMNS']._serialized_start=223
+  _globals['_ROWCOLUMNS']._serialized_end=280
+  _globals['_READACTIVATIONSREQUEST']._serialized_start=283
+  _globals['_READACTIVATIONSREQUEST']._serialized_end=474
+  _globals['_READACTIVATIONSRESPONSE']._serialized_start=476
+  _globals['_READACTIVATIONSRESPONSE']._serialized_end=588
+  _globals['_READTOKENSREQUEST']._serialized_start=590
+  _globals['_READTOKENSREQUEST']._serialized_end=715
+  _globals['_READTOKENSRESPONSE']._serialized_start=717
+  _globals['_READTOKENSRESPONSE']._serialized_end=824
 # @@protoc_insertion_point(module_scope)

@@ -11,51 +11,49 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class RowColumn(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROW_COLUMN_UNSPECIFIED: _ClassVar[RowColumn]
-    ROW_COLUMN_NONE: _ClassVar[RowColumn]
     ROW_COLUMN_SEQUENCE: _ClassVar[RowColumn]
     ROW_COLUMN_POSITION: _ClassVar[RowColumn]
     ROW_COLUMN_DOCUMENT: _ClassVar[RowColumn]
     ROW_COLUMN_TOKEN: _ClassVar[RowColumn]
     ROW_COLUMN_FLAGS: _ClassVar[RowColumn]
 ROW_COLUMN_UNSPECIFIED: RowColumn
-ROW_COLUMN_NONE: RowColumn
 ROW_COLUMN_SEQUENCE: RowColumn
 ROW_COLUMN_POSITION: RowColumn
 ROW_COLUMN_DOCUMENT: RowColumn
 ROW_COLUMN_TOKEN: RowColumn
 ROW_COLUMN_FLAGS: RowColumn
 
-class TokenFilter(_message.Message):
-    __slots__ = ("tokens", "documents", "first_position", "end_position", "exclude")
-    TOKENS_FIELD_NUMBER: _ClassVar[int]
+class TokenSelection(_message.Message):
+    __slots__ = ("sequences", "positions", "documents", "tokens")
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
-    FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
-    END_POSITION_FIELD_NUMBER: _ClassVar[int]
-    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
-    tokens: _containers.RepeatedScalarFieldContainer[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    sequences: _common_pb2.Range
+    positions: _common_pb2.Range
     documents: _containers.RepeatedScalarFieldContainer[int]
-    first_position: int
-    end_position: int
-    exclude: _common_pb2.Exclusion
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., documents: _Optional[_Iterable[int]] = ..., first_position: _Optional[int] = ..., end_position: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sequences: _Optional[_Union[_common_pb2.Range, _Mapping]] = ..., positions: _Optional[_Union[_common_pb2.Range, _Mapping]] = ..., documents: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RowColumns(_message.Message):
+    __slots__ = ("columns",)
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    columns: _containers.RepeatedScalarFieldContainer[RowColumn]
+    def __init__(self, columns: _Optional[_Iterable[_Union[RowColumn, str]]] = ...) -> None: ...
 
 class ReadActivationsRequest(_message.Message):
-    __slots__ = ("run", "site", "first_sequence", "sequence_count", "more_sites", "columns", "filter")
+    __slots__ = ("run", "sites", "columns", "where", "exclude")
     RUN_FIELD_NUMBER: _ClassVar[int]
-    SITE_FIELD_NUMBER: _ClassVar[int]
-    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
-    MORE_SITES_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
-    FILTER_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     run: str
-    site: str
-    first_sequence: int
-    sequence_count: int
-    more_sites: _containers.RepeatedScalarFieldContainer[str]
-    columns: _containers.RepeatedScalarFieldContainer[RowColumn]
-    filter: TokenFilter
-    def __init__(self, run: _Optional[str] = ..., site: _Optional[str] = ..., first_sequence: _Optional[int] = ..., sequence_count: _Optional[int] = ..., more_sites: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[RowColumn, str]]] = ..., filter: _Optional[_Union[TokenFilter, _Mapping]] = ...) -> None: ...
+    sites: _containers.RepeatedScalarFieldContainer[str]
+    columns: RowColumns
+    where: TokenSelection
+    exclude: _common_pb2.Exclusion
+    def __init__(self, run: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., columns: _Optional[_Union[RowColumns, _Mapping]] = ..., where: _Optional[_Union[TokenSelection, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
 
 class ReadActivationsResponse(_message.Message):
     __slots__ = ("rows", "provenance")
@@ -66,16 +64,14 @@ class ReadActivationsResponse(_message.Message):
     def __init__(self, rows: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class ReadTokensRequest(_message.Message):
-    __slots__ = ("run", "first_sequence", "sequence_count", "filter")
+    __slots__ = ("run", "where", "exclude")
     RUN_FIELD_NUMBER: _ClassVar[int]
-    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
-    FILTER_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     run: str
-    first_sequence: int
-    sequence_count: int
-    filter: TokenFilter
-    def __init__(self, run: _Optional[str] = ..., first_sequence: _Optional[int] = ..., sequence_count: _Optional[int] = ..., filter: _Optional[_Union[TokenFilter, _Mapping]] = ...) -> None: ...
+    where: TokenSelection
+    exclude: _common_pb2.Exclusion
+    def __init__(self, run: _Optional[str] = ..., where: _Optional[_Union[TokenSelection, _Mapping]] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
 
 class ReadTokensResponse(_message.Message):
     __slots__ = ("rows", "provenance")

@@ -1,3 +1,4 @@
+from actstore_api.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -19,21 +20,14 @@ class Comparison(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COMPARISON_IN: _ClassVar[Comparison]
     COMPARISON_NOT_IN: _ClassVar[Comparison]
 
-class BosPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    BOS_POLICY_UNSPECIFIED: _ClassVar[BosPolicy]
-    BOS_POLICY_PREPEND: _ClassVar[BosPolicy]
-    BOS_POLICY_NONE: _ClassVar[BosPolicy]
-
 class CaptureState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CAPTURE_STATE_UNSPECIFIED: _ClassVar[CaptureState]
-    CAPTURE_STATE_PREPARING: _ClassVar[CaptureState]
     CAPTURE_STATE_RUNNING: _ClassVar[CaptureState]
+    CAPTURE_STATE_PAUSED: _ClassVar[CaptureState]
     CAPTURE_STATE_COMPLETE: _ClassVar[CaptureState]
     CAPTURE_STATE_CANCELLED: _ClassVar[CaptureState]
     CAPTURE_STATE_FAILED: _ClassVar[CaptureState]
-    CAPTURE_STATE_PAUSED: _ClassVar[CaptureState]
 COMPARISON_UNSPECIFIED: Comparison
 COMPARISON_EQUAL: Comparison
 COMPARISON_NOT_EQUAL: Comparison
@@ -43,42 +37,30 @@ COMPARISON_GREATER: Comparison
 COMPARISON_GREATER_OR_EQUAL: Comparison
 COMPARISON_IN: Comparison
 COMPARISON_NOT_IN: Comparison
-BOS_POLICY_UNSPECIFIED: BosPolicy
-BOS_POLICY_PREPEND: BosPolicy
-BOS_POLICY_NONE: BosPolicy
 CAPTURE_STATE_UNSPECIFIED: CaptureState
-CAPTURE_STATE_PREPARING: CaptureState
 CAPTURE_STATE_RUNNING: CaptureState
+CAPTURE_STATE_PAUSED: CaptureState
 CAPTURE_STATE_COMPLETE: CaptureState
 CAPTURE_STATE_CANCELLED: CaptureState
 CAPTURE_STATE_FAILED: CaptureState
-CAPTURE_STATE_PAUSED: CaptureState
-
-class ModelReference(_message.Message):
-    __slots__ = ("name", "revision")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    REVISION_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    revision: str
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class DatasetReference(_message.Message):
-    __slots__ = ("name", "text_field", "max_tokens", "tokens_field", "filters", "max_documents", "source_field")
+    __slots__ = ("name", "text_field", "tokens_field", "source_field", "row_filters", "max_documents", "max_tokens")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_FIELD_NUMBER: _ClassVar[int]
-    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_FIELD_NUMBER: _ClassVar[int]
-    FILTERS_FIELD_NUMBER: _ClassVar[int]
-    MAX_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_FIELD_NUMBER: _ClassVar[int]
+    ROW_FILTERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     name: str
     text_field: str
-    max_tokens: int
     tokens_field: str
-    filters: _containers.RepeatedCompositeFieldContainer[RowFilter]
-    max_documents: int
     source_field: str
-    def __init__(self, name: _Optional[str] = ..., text_field: _Optional[str] = ..., max_tokens: _Optional[int] = ..., tokens_field: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[RowFilter, _Mapping]]] = ..., max_documents: _Optional[int] = ..., source_field: _Optional[str] = ...) -> None: ...
+    row_filters: _containers.RepeatedCompositeFieldContainer[RowFilter]
+    max_documents: int
+    max_tokens: int
+    def __init__(self, name: _Optional[str] = ..., text_field: _Optional[str] = ..., tokens_field: _Optional[str] = ..., source_field: _Optional[str] = ..., row_filters: _Optional[_Iterable[_Union[RowFilter, _Mapping]]] = ..., max_documents: _Optional[int] = ..., max_tokens: _Optional[int] = ...) -> None: ...
 
 class DatasetFiles(_message.Message):
     __slots__ = ("read", "not_read", "first_not_read")
@@ -121,8 +103,8 @@ class PositionSelection(_message.Message):
     last: bool
     stride: int
     random: RandomFraction
-    feature: FeaturePositions
-    def __init__(self, last: bool = ..., stride: _Optional[int] = ..., random: _Optional[_Union[RandomFraction, _Mapping]] = ..., feature: _Optional[_Union[FeaturePositions, _Mapping]] = ...) -> None: ...
+    feature: _common_pb2.SaeFeature
+    def __init__(self, last: bool = ..., stride: _Optional[int] = ..., random: _Optional[_Union[RandomFraction, _Mapping]] = ..., feature: _Optional[_Union[_common_pb2.SaeFeature, _Mapping]] = ...) -> None: ...
 
 class RandomFraction(_message.Message):
     __slots__ = ("fraction", "seed")
@@ -132,68 +114,43 @@ class RandomFraction(_message.Message):
     seed: int
     def __init__(self, fraction: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
-class FeaturePositions(_message.Message):
-    __slots__ = ("sae", "feature")
-    SAE_FIELD_NUMBER: _ClassVar[int]
-    FEATURE_FIELD_NUMBER: _ClassVar[int]
-    sae: str
-    feature: int
-    def __init__(self, sae: _Optional[str] = ..., feature: _Optional[int] = ...) -> None: ...
-
 class CaptureSpecification(_message.Message):
-    __slots__ = ("run", "model", "dataset", "context_length", "bos", "dense_sites", "norm_sites", "saes", "dtype", "sequences_per_shard", "sequences_per_batch", "storage_dtype", "widen_on_overflow", "packing", "positions", "sink_ratio", "rows_of")
+    __slots__ = ("run", "model", "dataset", "rows_of", "context_length", "prepend_bos", "packing", "dense_sites", "positions", "norm_sites", "saes", "sink_ratio", "dtype", "storage_dtype", "widen_on_overflow", "sequences_per_shard", "sequences_per_batch")
     RUN_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
+    ROWS_OF_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
-    BOS_FIELD_NUMBER: _ClassVar[int]
+    PREPEND_BOS_FIELD_NUMBER: _ClassVar[int]
+    PACKING_FIELD_NUMBER: _ClassVar[int]
     DENSE_SITES_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
     NORM_SITES_FIELD_NUMBER: _ClassVar[int]
     SAES_FIELD_NUMBER: _ClassVar[int]
+    SINK_RATIO_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCES_PER_SHARD_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCES_PER_BATCH_FIELD_NUMBER: _ClassVar[int]
     STORAGE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     WIDEN_ON_OVERFLOW_FIELD_NUMBER: _ClassVar[int]
-    PACKING_FIELD_NUMBER: _ClassVar[int]
-    POSITIONS_FIELD_NUMBER: _ClassVar[int]
-    SINK_RATIO_FIELD_NUMBER: _ClassVar[int]
-    ROWS_OF_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_PER_SHARD_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_PER_BATCH_FIELD_NUMBER: _ClassVar[int]
     run: str
-    model: ModelReference
+    model: _common_pb2.ModelReference
     dataset: DatasetReference
+    rows_of: str
     context_length: int
-    bos: BosPolicy
+    prepend_bos: bool
+    packing: bool
     dense_sites: _containers.RepeatedScalarFieldContainer[str]
+    positions: PositionSelection
     norm_sites: _containers.RepeatedScalarFieldContainer[str]
     saes: _containers.RepeatedScalarFieldContainer[str]
-    dtype: str
+    sink_ratio: float
+    dtype: _common_pb2.Dtype
+    storage_dtype: _common_pb2.Dtype
+    widen_on_overflow: bool
     sequences_per_shard: int
     sequences_per_batch: int
-    storage_dtype: str
-    widen_on_overflow: bool
-    packing: bool
-    positions: PositionSelection
-    sink_ratio: float
-    rows_of: str
-    def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: _Optional[_Union[BosPolicy, str]] = ..., dense_sites: _Optional[_Iterable[str]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., dtype: _Optional[str] = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ..., storage_dtype: _Optional[str] = ..., widen_on_overflow: bool = ..., packing: bool = ..., positions: _Optional[_Union[PositionSelection, _Mapping]] = ..., sink_ratio: _Optional[float] = ..., rows_of: _Optional[str] = ...) -> None: ...
-
-class CaptureFailure(_message.Message):
-    __slots__ = ("reason", "message", "details")
-    class DetailsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    DETAILS_FIELD_NUMBER: _ClassVar[int]
-    reason: str
-    message: str
-    details: _containers.ScalarMap[str, str]
-    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., rows_of: _Optional[str] = ..., context_length: _Optional[int] = ..., prepend_bos: bool = ..., packing: bool = ..., dense_sites: _Optional[_Iterable[str]] = ..., positions: _Optional[_Union[PositionSelection, _Mapping]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., sink_ratio: _Optional[float] = ..., dtype: _Optional[_Union[_common_pb2.Dtype, str]] = ..., storage_dtype: _Optional[_Union[_common_pb2.Dtype, str]] = ..., widen_on_overflow: bool = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ...) -> None: ...
 
 class CaptureProgress(_message.Message):
     __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards", "dataset_files")
@@ -214,18 +171,18 @@ class CaptureProgress(_message.Message):
     tokens_committed: int
     tokens_total: int
     elapsed_seconds: float
-    failure: CaptureFailure
+    failure: _common_pb2.Failure
     failed_shards: _containers.RepeatedCompositeFieldContainer[ShardFailure]
     dataset_files: DatasetFiles
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
 
 class ShardFailure(_message.Message):
     __slots__ = ("shard", "failure")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     shard: int
-    failure: CaptureFailure
-    def __init__(self, shard: _Optional[int] = ..., failure: _Optional[_Union[CaptureFailure, _Mapping]] = ...) -> None: ...
+    failure: _common_pb2.Failure
+    def __init__(self, shard: _Optional[int] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class CaptureEstimate(_message.Message):
     __slots__ = ("documents", "sequences", "tokens", "shards", "bytes_by_product", "bytes", "seconds", "documents_with_bos", "dataset_files")

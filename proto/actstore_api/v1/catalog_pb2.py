@@ -26,7 +26,7 @@ from actstore_api.v1 import capture_pb2 as actstore__api_dot_v1_dot_capture__pb2
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/catalog.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xc8\x02\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12<\n\rspecification\x18\x02 \x01(\x0b\x32%.actstore_api.v1.CaptureSpecification\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12\x17\n\x0fsequences_total\x18\x04 \x01(\x04\x12\x14\n\x0ctokens_total\x18\x05 \x01(\x04\x12\x18\n\x10tokens_committed\x18\x06 \x01(\x04\x12\x13\n\x0b\x64\x65nse_sites\x18\x07 \x03(\t\x12\x12\n\nnorm_sites\x18\x08 \x03(\t\x12,\n\x04saes\x18\t \x03(\x0b\x32\x1e.actstore_api.v1.SaeAttachment\x12\x13\n\x0blayer_count\x18\n \x01(\r\x12\x0f\n\x07\x64_model\x18\x0b \x01(\r\":\n\rSaeAttachment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\r\n\x05\x64_sae\x18\x03 \x01(\r\"\x11\n\x0fListRunsRequest\"6\n\x10ListRunsResponse\x12\"\n\x04runs\x18\x01 \x03(\x0b\x32\x14.actstore_api.v1.Run\"\x1c\n\rGetRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"3\n\x0eGetRunResponse\x12!\n\x03run\x18\x01 \x01(\x0b\x32\x14.actstore_api.v1.Run\"\xfa\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x13\n\x0blayer_count\x18\x06 \x01(\r\x12\x0f\n\x07\x64_model\x18\x07 \x01(\r\x12\x12\n\nhead_count\x18\x08 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\t \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\n \x01(\r\x12\r\n\x05\x62lock\x18\x0b \x01(\t\x12\x15\n\rconfig_sha256\x18\x0c \x01(\t\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.actstore_api.v1.Model\"s\n\x03Sae\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0c\n\x04\x64_in\x18\x05 \x01(\r\x12\r\n\x05\x64_sae\x18\x06 \x01(\r\x12\r\n\x05model\x18\x07 \x01(\t\"\x11\n\x0fListSaesRequest\"6\n\x10ListSaesResponse\x12\"\n\x04saes\x18\x01 \x03(\x0b\x32\x14.actstore_api.v1.Saeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/catalog.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xc5\x02\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12<\n\rspecification\x18\x02 \x01(\x0b\x32%.actstore_api.v1.CaptureSpecification\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12\x17\n\x0fsequences_total\x18\x04 \x01(\x04\x12\x14\n\x0ctokens_total\x18\x05 \x01(\x04\x12\x18\n\x10tokens_committed\x18\x06 \x01(\x04\x12\x13\n\x0b\x64\x65nse_sites\x18\x07 \x03(\t\x12\x12\n\nnorm_sites\x18\x08 \x03(\t\x12,\n\x04saes\x18\t \x03(\x0b\x32\x1e.actstore_api.v1.SaeAttachment\x12\x10\n\x08n_layers\x18\n \x01(\r\x12\x0f\n\x07\x64_model\x18\x0b \x01(\r\":\n\rSaeAttachment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\r\n\x05\x64_sae\x18\x03 \x01(\r\"\x11\n\x0fListRunsRequest\"6\n\x10ListRunsResponse\x12\"\n\x04runs\x18\x01 \x03(\x0b\x32\x14.actstore_api.v1.Run\"\x1c\n\rGetRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"3\n\x0eGetRunResponse\x12!\n\x03run\x18\x01 \x01(\x0b\x32\x14.actstore_api.v1.Run\"\x81\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x04 \x01(\t\x12\x15\n\rconfig_sha256\x18\x05 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x06 \x01(\t\x12+\n\x05\x62lock\x18\x07 \x01(\x0e\x32\x1c.actstore_api.v1.BlockWiring\x12\x10\n\x08n_layers\x18\x08 \x01(\r\x12\x0f\n\x07n_heads\x18\t \x01(\r\x12\x0f\n\x07\x64_model\x18\n \x01(\r\x12\x0f\n\x07\x64_vocab\x18\x0b \x01(\r\x12\r\n\x05n_ctx\x18\x0c \x01(\r\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.actstore_api.v1.Model\"s\n\x03Sae\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0c\n\x04\x64_in\x18\x05 \x01(\r\x12\r\n\x05\x64_sae\x18\x06 \x01(\r\x12\r\n\x05model\x18\x07 \x01(\t\"\x11\n\x0fListSaesRequest\"6\n\x10ListSaesResponse\x12\"\n\x04saes\x18\x01 \x03(\x0b\x32\x14.actstore_api.v1.Saeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.catalog_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUN']._serialized_start=112
-  _globals['_RUN']._serialized_end=440
-  _globals['_SAEATTACHMENT']._serialized_start=442
-  _globals['_SAEATTACHMENT']._serialized_end=500
-  _globals['_LISTRUNSREQUEST']._serialized_start=502
-  _globals['_LISTRUNSREQUEST']._serialized_end=519
-  _globals['_LISTRUNSRESPONSE']._serialized_start=521
-  _globals['_LISTRUNSRESPONSE']._serialized_end=575
-  _globals['_GETRUNREQUEST']._serialized_start=577
-  _globals['_GETRUNREQUEST']._serialized_end=605
-  _globals['_GETRUNRESPONSE']._serialized_start=607
-  _globals['_GETRUNRESPONSE']._serialized_end=658
-  _globals['_MODEL']._serialized_start=661
-  _globals['_MODEL']._serialized_end=911
-  _globals['_LISTMODELSREQUEST']._serialized_start=913
-  _globals['_LISTMODELSREQUEST']._serialized_end=932
-  _globals['_LISTMODELSRESPONSE']._serialized_start=934
-  _globals['_LISTMODELSRESPONSE']._serialized_end=994
-  _globals['_SAE']._serialized_start=996
-  _globals['_SAE']._serialized_end=1111
-  _globals['_LISTSAESREQUEST']._serialized_start=1113
-  _globals['_LISTSAESREQUEST']._serialized_end=1130
-  _globals['_LISTSAESRESPONSE']._serialized_start=1132
-  _globals['_LISTSAESRESPONSE']._serialized_end=1186
+  _globals['_RUN']._serialized_end=437
+  _globals['_SAEATTACHMENT']._serialized_start=439
+  _globals['_SAEATTACHMENT']._serialized_end=497
+  _globals['_LISTRUNSREQUEST']._serialized_start=499
+  _globals['_LISTRUNSREQUEST']._serialized_end=516
+  _globals['_LISTRUNSRESPONSE']._serialized_start=518
+  _globals['_LISTRUNSRESPONSE']._serialized_end=572
+  _globals['_GETRUNREQUEST']._serialized_start=574
+  _globals['_GETRUNREQUEST']._serialized_end=602
+  _globals['_GETRUNRESPONSE']._serialized_start=604
+  _globals['_GETRUNRESPONSE']._serialized_end=655
+  _globals['_MODEL']._serialized_start=658
+  _globals['_MODEL']._serialized_end=915
+  _globals['_LISTMODELSREQUEST']._serialized_start=917
+  _globals['_LISTMODELSREQUEST']._serialized_end=936
+  _globals['_LISTMODELSRESPONSE']._serialized_start=938
+  _globals['_LISTMODELSRESPONSE']._serialized_end=998
+  _globals['_SAE']._serialized_start=1000
+  _globals['_SAE']._serialized_end=1115
+  _globals['_LISTSAESREQUEST']._serialized_start=1117
+  _globals['_LISTSAESREQUEST']._serialized_end=1134
+  _globals['_LISTSAESRESPONSE']._serialized_start=1136
+  _globals['_LISTSAESRESPONSE']._serialized_end=1190
 # @@protoc_insertion_point(module_scope)

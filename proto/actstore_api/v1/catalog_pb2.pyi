@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Run(_message.Message):
-    __slots__ = ("name", "specification", "provenance", "sequences_total", "tokens_total", "tokens_committed", "dense_sites", "norm_sites", "saes", "layer_count", "d_model")
+    __slots__ = ("name", "specification", "provenance", "sequences_total", "tokens_total", "tokens_committed", "dense_sites", "norm_sites", "saes", "n_layers", "d_model")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPECIFICATION_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
@@ -19,7 +19,7 @@ class Run(_message.Message):
     DENSE_SITES_FIELD_NUMBER: _ClassVar[int]
     NORM_SITES_FIELD_NUMBER: _ClassVar[int]
     SAES_FIELD_NUMBER: _ClassVar[int]
-    LAYER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    N_LAYERS_FIELD_NUMBER: _ClassVar[int]
     D_MODEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     specification: _capture_pb2.CaptureSpecification
@@ -30,9 +30,9 @@ class Run(_message.Message):
     dense_sites: _containers.RepeatedScalarFieldContainer[str]
     norm_sites: _containers.RepeatedScalarFieldContainer[str]
     saes: _containers.RepeatedCompositeFieldContainer[SaeAttachment]
-    layer_count: int
+    n_layers: int
     d_model: int
-    def __init__(self, name: _Optional[str] = ..., specification: _Optional[_Union[_capture_pb2.CaptureSpecification, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., sequences_total: _Optional[int] = ..., tokens_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., dense_sites: _Optional[_Iterable[str]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[_Union[SaeAttachment, _Mapping]]] = ..., layer_count: _Optional[int] = ..., d_model: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., specification: _Optional[_Union[_capture_pb2.CaptureSpecification, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., sequences_total: _Optional[int] = ..., tokens_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., dense_sites: _Optional[_Iterable[str]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[_Union[SaeAttachment, _Mapping]]] = ..., n_layers: _Optional[int] = ..., d_model: _Optional[int] = ...) -> None: ...
 
 class SaeAttachment(_message.Message):
     __slots__ = ("name", "site", "d_sae")
@@ -67,32 +67,32 @@ class GetRunResponse(_message.Message):
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "revision", "weights_sha256", "tokenizer_sha256", "family", "layer_count", "d_model", "head_count", "vocabulary_size", "context_length", "block", "config_sha256")
+    __slots__ = ("name", "revision", "weights_sha256", "tokenizer_sha256", "config_sha256", "family", "block", "n_layers", "n_heads", "d_model", "d_vocab", "n_ctx")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_SHA256_FIELD_NUMBER: _ClassVar[int]
-    FAMILY_FIELD_NUMBER: _ClassVar[int]
-    LAYER_COUNT_FIELD_NUMBER: _ClassVar[int]
-    D_MODEL_FIELD_NUMBER: _ClassVar[int]
-    HEAD_COUNT_FIELD_NUMBER: _ClassVar[int]
-    VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
-    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
-    BLOCK_FIELD_NUMBER: _ClassVar[int]
     CONFIG_SHA256_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    N_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    N_HEADS_FIELD_NUMBER: _ClassVar[int]
+    D_MODEL_FIELD_NUMBER: _ClassVar[int]
+    D_VOCAB_FIELD_NUMBER: _ClassVar[int]
+    N_CTX_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     weights_sha256: str
     tokenizer_sha256: str
-    family: str
-    layer_count: int
-    d_model: int
-    head_count: int
-    vocabulary_size: int
-    context_length: int
-    block: str
     config_sha256: str
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., family: _Optional[str] = ..., layer_count: _Optional[int] = ..., d_model: _Optional[int] = ..., head_count: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., block: _Optional[str] = ..., config_sha256: _Optional[str] = ...) -> None: ...
+    family: str
+    block: _common_pb2.BlockWiring
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_vocab: int
+    n_ctx: int
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., config_sha256: _Optional[str] = ..., family: _Optional[str] = ..., block: _Optional[_Union[_common_pb2.BlockWiring, str]] = ..., n_layers: _Optional[int] = ..., n_heads: _Optional[int] = ..., d_model: _Optional[int] = ..., d_vocab: _Optional[int] = ..., n_ctx: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

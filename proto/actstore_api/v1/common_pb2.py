@@ -24,25 +24,49 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x63tstore_api/v1/common.proto\x12\x0f\x61\x63tstore_api.v1\"!\n\x05Table\x12\x18\n\x10\x61rrow_ipc_stream\x18\x01 \x01(\x0c\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xda\x03\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x04 \x01(\t\x12>\n\nsae_sha256\x18\x05 \x03(\x0b\x32*.actstore_api.v1.Provenance.SaeSha256Entry\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12 \n\x18\x61ttention_implementation\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0b\n\x03run\x18\t \x01(\t\x12\x1c\n\x14specification_sha256\x18\n \x01(\t\x12\x10\n\x08snapshot\x18\x0b \x01(\t\x12\x18\n\x10shards_committed\x18\x0c \x01(\r\x12\x14\n\x0cshards_total\x18\r \x01(\r\x12\x14\n\x0c\x63ode_version\x18\x0e \x01(\t\x12\x17\n\nsink_ratio\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rconfig_sha256\x18\x10 \x01(\t\x1a\x30\n\x0eSaeSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_sink_ratio\"9\n\tExclusion\x12,\n\x07\x63lasses\x18\x01 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass*m\n\nTokenClass\x12\x1b\n\x17TOKEN_CLASS_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOKEN_CLASS_BOS\x10\x01\x12\x17\n\x13TOKEN_CLASS_SPECIAL\x10\x02\x12\x14\n\x10TOKEN_CLASS_SINK\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x63tstore_api/v1/common.proto\x12\x0f\x61\x63tstore_api.v1\"!\n\x05Table\x12\x18\n\x10\x61rrow_ipc_stream\x18\x01 \x01(\x0c\"0\n\x0eModelReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\"P\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12.\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x19.actstore_api.v1.TokenIdsH\x00\x42\x06\n\x04kind\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"6\n\x0eTokenReference\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0c\n\x02id\x18\x02 \x01(\x05H\x00\x42\x06\n\x04kind\"0\n\x05Range\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x10\n\x03\x65nd\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x06\n\x04_end\"*\n\nSaeFeature\x12\x0b\n\x03sae\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\r\"\x1a\n\x06Vector\x12\x10\n\x08\x65lements\x18\x01 \x03(\x02\";\n\x0cStoredSample\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x13\n\x06tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_tokens\"9\n\tExclusion\x12,\n\x07\x63lasses\x18\x01 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\"\x92\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x36\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32%.actstore_api.v1.Failure.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x03\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x04 \x01(\t\x12\x15\n\rconfig_sha256\x18\x05 \x01(\t\x12>\n\nsae_sha256\x18\x06 \x03(\x0b\x32*.actstore_api.v1.Provenance.SaeSha256Entry\x12%\n\x05\x64type\x18\x07 \x01(\x0e\x32\x16.actstore_api.v1.Dtype\x12 \n\x18\x61ttention_implementation\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\x14\n\x0c\x63ode_version\x18\n \x01(\t\x12\x0b\n\x03run\x18\x0b \x01(\t\x12\x1c\n\x14specification_sha256\x18\x0c \x01(\t\x12\x10\n\x08snapshot\x18\r \x01(\t\x12\x18\n\x10shards_committed\x18\x0e \x01(\r\x12\x14\n\x0cshards_total\x18\x0f \x01(\r\x12\x17\n\nsink_ratio\x18\x10 \x01(\x01H\x00\x88\x01\x01\x1a\x30\n\x0eSaeSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_sink_ratio*X\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03*y\n\x0b\x42lockWiring\x12\x1c\n\x18\x42LOCK_WIRING_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42LOCK_WIRING_PRE_LN\x10\x01\x12\x18\n\x14\x42LOCK_WIRING_POST_LN\x10\x02\x12\x19\n\x15\x42LOCK_WIRING_PARALLEL\x10\x03*m\n\nTokenClass\x12\x1b\n\x17TOKEN_CLASS_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOKEN_CLASS_BOS\x10\x01\x12\x17\n\x13TOKEN_CLASS_SPECIAL\x10\x02\x12\x14\n\x10TOKEN_CLASS_SINK\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_FAILURE_DETAILSENTRY']._loaded_options = None
+  _globals['_FAILURE_DETAILSENTRY']._serialized_options = b'8\001'
   _globals['_PROVENANCE_SAESHA256ENTRY']._loaded_options = None
   _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_options = b'8\001'
-  _globals['_TOKENCLASS']._serialized_start=645
-  _globals['_TOKENCLASS']._serialized_end=754
+  _globals['_DTYPE']._serialized_start=1189
+  _globals['_DTYPE']._serialized_end=1277
+  _globals['_BLOCKWIRING']._serialized_start=1279
+  _globals['_BLOCKWIRING']._serialized_end=1400
+  _globals['_TOKENCLASS']._serialized_start=1402
+  _globals['_TOKENCLASS']._serialized_end=1511
   _globals['_TABLE']._serialized_start=49
   _globals['_TABLE']._serialized_end=82
-  _globals['_TOKENIDS']._serialized_start=84
-  _globals['_TOKENIDS']._serialized_end=107
-  _globals['_PROVENANCE']._serialized_start=110
-  _globals['_PROVENANCE']._serialized_end=584
-  _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_start=521
-  _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_end=569
-  _globals['_EXCLUSION']._serialized_start=586
-  _globals['_EXCLUSION']._serialized_end=643
+  _globals['_MODELREFERENCE']._serialized_start=84
+  _globals['_MODELREFERENCE']._serialized_end=132
+  _globals['_PROMPT']._serialized_start=134
+  _globals['_PROMPT']._serialized_end=214
+  _globals['_TOKENIDS']._serialized_start=216
+  _globals['_TOKENIDS']._serialized_end=239
+  _globals['_TOKENREFERENCE']._serialized_start=241
+  _globals['_TOKENREFERENCE']._serialized_end=295
+  _globals['_RANGE']._serialized_start=297
+  _globals['_RANGE']._serialized_end=345
+  _globals['_SAEFEATURE']._serialized_start=347
+  _globals['_SAEFEATURE']._serialized_end=389
+  _globals['_VECTOR']._serialized_start=391
+  _globals['_VECTOR']._serialized_end=417
+  _globals['_STOREDSAMPLE']._serialized_start=419
+  _globals['_STOREDSAMPLE']._serialized_end=478
+  _globals['_EXCLUSION']._serialized_start=480
+  _globals['_EXCLUSION']._serialized_end=537
+  _globals['_FAILURE']._serialized_start=540
+  _globals['_FAILURE']._serialized_end=686
+  _globals['_FAILURE_DETAILSENTRY']._serialized_start=640
+  _globals['_FAILURE_DETAILSENTRY']._serialized_end=686
+  _globals['_PROVENANCE']._serialized_start=689
+  _globals['_PROVENANCE']._serialized_end=1187
+  _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_start=1124
+  _globals['_PROVENANCE_SAESHA256ENTRY']._serialized_end=1172
 # @@protoc_insertion_point(module_scope)

@@ -18,6 +18,23 @@ class SampleMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SAMPLE_METHOD_QUANTILE: _ClassVar[SampleMethod]
     SAMPLE_METHOD_ACTIVATING: _ClassVar[SampleMethod]
     SAMPLE_METHOD_POSITIONS: _ClassVar[SampleMethod]
+
+class FeatureStatistic(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FEATURE_STATISTIC_UNSPECIFIED: _ClassVar[FeatureStatistic]
+    FEATURE_STATISTIC_DENSITY: _ClassVar[FeatureStatistic]
+    FEATURE_STATISTIC_ACTIVE_TOKENS: _ClassVar[FeatureStatistic]
+    FEATURE_STATISTIC_MAXIMUM: _ClassVar[FeatureStatistic]
+    FEATURE_STATISTIC_MEAN_WHEN_ACTIVE: _ClassVar[FeatureStatistic]
+    FEATURE_STATISTIC_TOKEN_R2: _ClassVar[FeatureStatistic]
+
+class ActiveFeatureOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ACTIVE_FEATURE_ORDER_UNSPECIFIED: _ClassVar[ActiveFeatureOrder]
+    ACTIVE_FEATURE_ORDER_MEAN: _ClassVar[ActiveFeatureOrder]
+    ACTIVE_FEATURE_ORDER_MAXIMUM: _ClassVar[ActiveFeatureOrder]
+    ACTIVE_FEATURE_ORDER_ACTIVE_TOKENS: _ClassVar[ActiveFeatureOrder]
+    ACTIVE_FEATURE_ORDER_LIFT: _ClassVar[ActiveFeatureOrder]
 SAMPLE_METHOD_UNSPECIFIED: SampleMethod
 SAMPLE_METHOD_TOP: SampleMethod
 SAMPLE_METHOD_RANGE: SampleMethod
@@ -25,62 +42,31 @@ SAMPLE_METHOD_RANK: SampleMethod
 SAMPLE_METHOD_QUANTILE: SampleMethod
 SAMPLE_METHOD_ACTIVATING: SampleMethod
 SAMPLE_METHOD_POSITIONS: SampleMethod
+FEATURE_STATISTIC_UNSPECIFIED: FeatureStatistic
+FEATURE_STATISTIC_DENSITY: FeatureStatistic
+FEATURE_STATISTIC_ACTIVE_TOKENS: FeatureStatistic
+FEATURE_STATISTIC_MAXIMUM: FeatureStatistic
+FEATURE_STATISTIC_MEAN_WHEN_ACTIVE: FeatureStatistic
+FEATURE_STATISTIC_TOKEN_R2: FeatureStatistic
+ACTIVE_FEATURE_ORDER_UNSPECIFIED: ActiveFeatureOrder
+ACTIVE_FEATURE_ORDER_MEAN: ActiveFeatureOrder
+ACTIVE_FEATURE_ORDER_MAXIMUM: ActiveFeatureOrder
+ACTIVE_FEATURE_ORDER_ACTIVE_TOKENS: ActiveFeatureOrder
+ACTIVE_FEATURE_ORDER_LIFT: ActiveFeatureOrder
 
-class FeatureReference(_message.Message):
-    __slots__ = ("run", "sae", "feature")
+class GetFeatureStatisticsRequest(_message.Message):
+    __slots__ = ("run", "sae", "feature", "bins", "exclude")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     run: str
     sae: str
     feature: int
-    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., feature: _Optional[int] = ...) -> None: ...
-
-class TokenSelection(_message.Message):
-    __slots__ = ("filter", "first_sequence", "sequence_count")
-    FILTER_FIELD_NUMBER: _ClassVar[int]
-    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
-    filter: _activation_pb2.TokenFilter
-    first_sequence: int
-    sequence_count: int
-    def __init__(self, filter: _Optional[_Union[_activation_pb2.TokenFilter, _Mapping]] = ..., first_sequence: _Optional[int] = ..., sequence_count: _Optional[int] = ...) -> None: ...
-
-class GetTopExamplesRequest(_message.Message):
-    __slots__ = ("feature", "k", "tokens_before", "tokens_after", "exclude", "selection")
-    FEATURE_FIELD_NUMBER: _ClassVar[int]
-    K_FIELD_NUMBER: _ClassVar[int]
-    TOKENS_BEFORE_FIELD_NUMBER: _ClassVar[int]
-    TOKENS_AFTER_FIELD_NUMBER: _ClassVar[int]
-    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
-    SELECTION_FIELD_NUMBER: _ClassVar[int]
-    feature: FeatureReference
-    k: int
-    tokens_before: int
-    tokens_after: int
-    exclude: _common_pb2.Exclusion
-    selection: TokenSelection
-    def __init__(self, feature: _Optional[_Union[FeatureReference, _Mapping]] = ..., k: _Optional[int] = ..., tokens_before: _Optional[int] = ..., tokens_after: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., selection: _Optional[_Union[TokenSelection, _Mapping]] = ...) -> None: ...
-
-class GetTopExamplesResponse(_message.Message):
-    __slots__ = ("examples", "excluded", "provenance")
-    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
-    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
-    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
-    examples: _common_pb2.Table
-    excluded: _containers.RepeatedScalarFieldContainer[_common_pb2.TokenClass]
-    provenance: _common_pb2.Provenance
-    def __init__(self, examples: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
-
-class GetFeatureStatisticsRequest(_message.Message):
-    __slots__ = ("feature", "bins", "exclude")
-    FEATURE_FIELD_NUMBER: _ClassVar[int]
-    BINS_FIELD_NUMBER: _ClassVar[int]
-    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
-    feature: FeatureReference
     bins: int
     exclude: _common_pb2.Exclusion
-    def __init__(self, feature: _Optional[_Union[FeatureReference, _Mapping]] = ..., bins: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., feature: _Optional[int] = ..., bins: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
 
 class GetFeatureStatisticsResponse(_message.Message):
     __slots__ = ("tokens", "active_tokens", "density", "maximum", "mean_when_active", "histogram", "excluded", "provenance")
@@ -103,7 +89,7 @@ class GetFeatureStatisticsResponse(_message.Message):
     def __init__(self, tokens: _Optional[int] = ..., active_tokens: _Optional[int] = ..., density: _Optional[float] = ..., maximum: _Optional[float] = ..., mean_when_active: _Optional[float] = ..., histogram: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class SampleExamplesRequest(_message.Message):
-    __slots__ = ("run", "sae", "features", "method", "k", "bins", "threshold", "seed", "tokens_before", "tokens_after", "exclude", "selection")
+    __slots__ = ("run", "sae", "features", "method", "k", "bins", "threshold", "seed", "tokens_before", "tokens_after", "exclude", "where")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
@@ -115,7 +101,7 @@ class SampleExamplesRequest(_message.Message):
     TOKENS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_AFTER_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
-    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
     run: str
     sae: str
     features: _containers.RepeatedScalarFieldContainer[int]
@@ -127,8 +113,8 @@ class SampleExamplesRequest(_message.Message):
     tokens_before: int
     tokens_after: int
     exclude: _common_pb2.Exclusion
-    selection: TokenSelection
-    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., method: _Optional[_Union[SampleMethod, str]] = ..., k: _Optional[int] = ..., bins: _Optional[int] = ..., threshold: _Optional[float] = ..., seed: _Optional[int] = ..., tokens_before: _Optional[int] = ..., tokens_after: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., selection: _Optional[_Union[TokenSelection, _Mapping]] = ...) -> None: ...
+    where: _activation_pb2.TokenSelection
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., method: _Optional[_Union[SampleMethod, str]] = ..., k: _Optional[int] = ..., bins: _Optional[int] = ..., threshold: _Optional[float] = ..., seed: _Optional[int] = ..., tokens_before: _Optional[int] = ..., tokens_after: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., where: _Optional[_Union[_activation_pb2.TokenSelection, _Mapping]] = ...) -> None: ...
 
 class SampleExamplesResponse(_message.Message):
     __slots__ = ("examples", "excluded", "provenance")
@@ -141,16 +127,20 @@ class SampleExamplesResponse(_message.Message):
     def __init__(self, examples: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class ReadFeatureRequest(_message.Message):
-    __slots__ = ("feature", "threshold", "exclude", "selection")
+    __slots__ = ("run", "sae", "feature", "threshold", "exclude", "where")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
-    SELECTION_FIELD_NUMBER: _ClassVar[int]
-    feature: FeatureReference
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    sae: str
+    feature: int
     threshold: float
     exclude: _common_pb2.Exclusion
-    selection: TokenSelection
-    def __init__(self, feature: _Optional[_Union[FeatureReference, _Mapping]] = ..., threshold: _Optional[float] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., selection: _Optional[_Union[TokenSelection, _Mapping]] = ...) -> None: ...
+    where: _activation_pb2.TokenSelection
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., feature: _Optional[int] = ..., threshold: _Optional[float] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., where: _Optional[_Union[_activation_pb2.TokenSelection, _Mapping]] = ...) -> None: ...
 
 class ReadFeatureResponse(_message.Message):
     __slots__ = ("rows", "provenance")
@@ -165,32 +155,32 @@ class StatisticBound(_message.Message):
     STATISTIC_FIELD_NUMBER: _ClassVar[int]
     LOW_FIELD_NUMBER: _ClassVar[int]
     HIGH_FIELD_NUMBER: _ClassVar[int]
-    statistic: str
+    statistic: FeatureStatistic
     low: float
     high: float
-    def __init__(self, statistic: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+    def __init__(self, statistic: _Optional[_Union[FeatureStatistic, str]] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class FindFeaturesRequest(_message.Message):
-    __slots__ = ("run", "sae", "bounds", "order", "ascending", "k", "features", "with_token_r2", "exclude")
+    __slots__ = ("run", "sae", "features", "bounds", "order", "ascending", "k", "with_token_r2", "exclude")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     BOUNDS_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     ASCENDING_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
-    FEATURES_FIELD_NUMBER: _ClassVar[int]
     WITH_TOKEN_R2_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     run: str
     sae: str
+    features: _containers.RepeatedScalarFieldContainer[int]
     bounds: _containers.RepeatedCompositeFieldContainer[StatisticBound]
-    order: str
+    order: FeatureStatistic
     ascending: bool
     k: int
-    features: _containers.RepeatedScalarFieldContainer[int]
     with_token_r2: bool
     exclude: _common_pb2.Exclusion
-    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., bounds: _Optional[_Iterable[_Union[StatisticBound, _Mapping]]] = ..., order: _Optional[str] = ..., ascending: bool = ..., k: _Optional[int] = ..., features: _Optional[_Iterable[int]] = ..., with_token_r2: bool = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., bounds: _Optional[_Iterable[_Union[StatisticBound, _Mapping]]] = ..., order: _Optional[_Union[FeatureStatistic, str]] = ..., ascending: bool = ..., k: _Optional[int] = ..., with_token_r2: bool = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
 
 class FindFeaturesResponse(_message.Message):
     __slots__ = ("features", "excluded", "provenance")
@@ -203,20 +193,20 @@ class FindFeaturesResponse(_message.Message):
     def __init__(self, features: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class GetActiveFeaturesRequest(_message.Message):
-    __slots__ = ("run", "sae", "selection", "k", "order", "exclude")
+    __slots__ = ("run", "sae", "order", "k", "exclude", "where")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
-    SELECTION_FIELD_NUMBER: _ClassVar[int]
-    K_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
     run: str
     sae: str
-    selection: TokenSelection
+    order: ActiveFeatureOrder
     k: int
-    order: str
     exclude: _common_pb2.Exclusion
-    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., selection: _Optional[_Union[TokenSelection, _Mapping]] = ..., k: _Optional[int] = ..., order: _Optional[str] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+    where: _activation_pb2.TokenSelection
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., order: _Optional[_Union[ActiveFeatureOrder, str]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., where: _Optional[_Union[_activation_pb2.TokenSelection, _Mapping]] = ...) -> None: ...
 
 class GetActiveFeaturesResponse(_message.Message):
     __slots__ = ("features", "excluded", "provenance")
@@ -229,16 +219,20 @@ class GetActiveFeaturesResponse(_message.Message):
     def __init__(self, features: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class GetCofiringFeaturesRequest(_message.Message):
-    __slots__ = ("feature", "k", "least_tokens", "exclude")
+    __slots__ = ("run", "sae", "feature", "k", "least_tokens", "exclude")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     LEAST_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
-    feature: FeatureReference
+    run: str
+    sae: str
+    feature: int
     k: int
     least_tokens: int
     exclude: _common_pb2.Exclusion
-    def __init__(self, feature: _Optional[_Union[FeatureReference, _Mapping]] = ..., k: _Optional[int] = ..., least_tokens: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., sae: _Optional[str] = ..., feature: _Optional[int] = ..., k: _Optional[int] = ..., least_tokens: _Optional[int] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ...) -> None: ...
 
 class GetCofiringFeaturesResponse(_message.Message):
     __slots__ = ("features", "excluded", "provenance")

@@ -22,59 +22,60 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from actstore_api.v1 import capture_pb2 as actstore__api_dot_v1_dot_capture__pb2
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x63tstore_api/v1/patching.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xb8\x02\n\nPromptPair\x12\r\n\x05\x63lean\x18\x01 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x02 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x03 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x04 \x01(\t\x12\x32\n\x0f\x63lean_token_ids\x18\x05 \x01(\x0b\x32\x19.actstore_api.v1.TokenIds\x12\x34\n\x11\x63orrupt_token_ids\x18\x06 \x01(\x0b\x32\x19.actstore_api.v1.TokenIds\x12\x1f\n\x12\x63lean_answer_token\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12!\n\x14\x63orrupt_answer_token\x18\x08 \x01(\x05H\x01\x88\x01\x01\x42\x15\n\x13_clean_answer_tokenB\x17\n\x15_corrupt_answer_token\"/\n\rCellReference\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\"(\n\nTokenRange\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"U\n\x0bPromptRange\x12-\n\x06tokens\x18\x01 \x01(\x0b\x32\x1b.actstore_api.v1.TokenRangeH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05where\"u\n\tPatchSpan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x63lean\x18\x02 \x01(\x0b\x32\x1c.actstore_api.v1.PromptRange\x12-\n\x07\x63orrupt\x18\x03 \x01(\x0b\x32\x1c.actstore_api.v1.PromptRange\"I\n\nJointCells\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x1e.actstore_api.v1.CellReference\"G\n\x06Screen\x12\x13\n\x0b\x65xact_cells\x18\x01 \x01(\r\x12\x15\n\rqk_correction\x18\x02 \x01(\x08\x12\x11\n\tgrad_drop\x18\x03 \x01(\x08\"\xcc\x08\n\x0fRunSweepRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\r\n\x05\x63lean\x18\x02 \x01(\t\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\t\x12\x14\n\x0c\x63lean_answer\x18\x04 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x05 \x01(\t\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x0e\n\x06layers\x18\x07 \x03(\r\x12\x33\n\ndirections\x18\x08 \x03(\x0e\x32\x1f.actstore_api.v1.PatchDirection\x12\'\n\x03\x62os\x18\t \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicy\x12/\n\nmore_pairs\x18\n \x03(\x0b\x32\x1b.actstore_api.v1.PromptPair\x12\x32\n\tpositions\x18\x0b \x01(\x0e\x32\x1f.actstore_api.v1.PatchPositions\x12\x16\n\x0eonly_positions\x18\x0c \x03(\r\x12\r\n\x05heads\x18\r \x03(\r\x12\x1a\n\rwindow_layers\x18\x0e \x01(\rH\x00\x88\x01\x01\x12,\n\x06source\x18\x0f \x01(\x0e\x32\x1c.actstore_api.v1.PatchSource\x12*\n\x05joint\x18\x10 \x03(\x0b\x32\x1b.actstore_api.v1.JointCells\x12\'\n\x06screen\x18\x11 \x01(\x0b\x32\x17.actstore_api.v1.Screen\x12\x12\n\nsource_run\x18\x12 \x01(\t\x12\x32\n\x0esource_exclude\x18\x13 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12\x13\n\x0bsource_seed\x18\x14 \x01(\r\x12\x0b\n\x03sae\x18\x15 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x16 \x03(\r\x12,\n\tsae_error\x18\x17 \x01(\x0e\x32\x19.actstore_api.v1.SaeError\x12)\n\x05spans\x18\x18 \x03(\x0b\x32\x1a.actstore_api.v1.PatchSpan\x12\x11\n\treceivers\x18\x1e \x03(\t\x12,\n\tpath_mlps\x18\x1f \x01(\x0e\x32\x19.actstore_api.v1.PathMlps\x12\r\n\x05\x66resh\x18# \x01(\x08\x12\x32\n\x0f\x63lean_token_ids\x18$ \x01(\x0b\x32\x19.actstore_api.v1.TokenIds\x12\x34\n\x11\x63orrupt_token_ids\x18% \x01(\x0b\x32\x19.actstore_api.v1.TokenIds\x12\x1f\n\x12\x63lean_answer_token\x18& \x01(\x05H\x01\x88\x01\x01\x12!\n\x14\x63orrupt_answer_token\x18\' \x01(\x05H\x02\x88\x01\x01\x42\x10\n\x0e_window_layersB\x15\n\x13_clean_answer_tokenB\x17\n\x15_corrupt_answer_token\"8\n\rSweepProgress\x12\x12\n\ncells_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x63\x65lls_total\x18\x02 \x01(\x04\"\xe3\x01\n\nSweepAudit\x12\x15\n\raudited_cells\x18\x01 \x01(\r\x12\x15\n\rlargest_error\x18\x02 \x01(\x01\x12\x13\n\x0bnoise_floor\x18\x03 \x01(\x01\x12\x11\n\ttolerance\x18\x04 \x01(\x01\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x14\n\x0ctoken_layers\x18\x06 \x01(\x01\x12\x19\n\x11token_layers_full\x18\x07 \x01(\x01\x12\x1b\n\x0erank_agreement\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x63\x61\x63hed\x18\t \x01(\x08\x42\x11\n\x0f_rank_agreement\"2\n\nSweepCells\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\"\x91\x03\n\x0bSweepResult\x12%\n\x05\x63\x65lls\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12&\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x1e\n\x16\x63lean_logit_difference\x18\x03 \x01(\x01\x12 \n\x18\x63orrupt_logit_difference\x18\x04 \x01(\x01\x12/\n\nprovenance\x18\x05 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\x12)\n\tbaselines\x18\x06 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12*\n\x05\x61udit\x18\x07 \x01(\x0b\x32\x1b.actstore_api.v1.SweepAudit\x12&\n\x06\x64irect\x18\x08 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x30\n\x0bstored_rows\x18\x14 \x01(\x0b\x32\x1b.actstore_api.v1.StoredRows\x12\x0f\n\x07\x61nswers\x18\x15 \x03(\t\"\x9c\x01\n\nStoredRows\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x04\x12\x0c\n\x04read\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\x04\x12-\n\x08\x65xcluded\x18\x05 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12\x17\n\nsink_ratio\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_sink_ratio\"\xae\x01\n\x10RunSweepResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.actstore_api.v1.SweepProgressH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.actstore_api.v1.SweepResultH\x00\x12,\n\x05\x63\x65lls\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.SweepCellsH\x00\x42\x08\n\x06update\"G\n\x14\x45stimateSweepRequest\x12/\n\x05sweep\x18\x01 \x01(\x0b\x32 .actstore_api.v1.RunSweepRequest\"\x7f\n\rSweepEstimate\x12\r\n\x05\x63\x65lls\x18\x01 \x01(\x04\x12\x14\n\x0ctoken_layers\x18\x02 \x01(\x01\x12\x19\n\x11token_layers_full\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x0e\n\x06\x63\x61\x63hed\x18\x06 \x01(\x08\"I\n\x15\x45stimateSweepResponse\x12\x30\n\x08\x65stimate\x18\x01 \x01(\x0b\x32\x1e.actstore_api.v1.SweepEstimate*i\n\x0ePatchDirection\x12\x1f\n\x1bPATCH_DIRECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17PATCH_DIRECTION_DENOISE\x10\x01\x12\x19\n\x15PATCH_DIRECTION_NOISE\x10\x02*\x8d\x01\n\x0bPatchSource\x12\x1c\n\x18PATCH_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13PATCH_SOURCE_PROMPT\x10\x01\x12\x15\n\x11PATCH_SOURCE_ZERO\x10\x02\x12\x15\n\x11PATCH_SOURCE_MEAN\x10\x03\x12\x19\n\x15PATCH_SOURCE_RESAMPLE\x10\x04*g\n\x08SaeError\x12\x19\n\x15SAE_ERROR_UNSPECIFIED\x10\x00\x12\x12\n\x0eSAE_ERROR_KEPT\x10\x01\x12\x15\n\x11SAE_ERROR_DROPPED\x10\x02\x12\x15\n\x11SAE_ERROR_PATCHED\x10\x03*~\n\x0ePatchPositions\x12\x1f\n\x1bPATCH_POSITIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14PATCH_POSITIONS_EACH\x10\x01\x12\x17\n\x13PATCH_POSITIONS_ALL\x10\x02\x12\x18\n\x14PATCH_POSITIONS_LAST\x10\x03*U\n\x08PathMlps\x12\x19\n\x15PATH_MLPS_UNSPECIFIED\x10\x00\x12\x18\n\x14PATH_MLPS_RECOMPUTED\x10\x01\x12\x14\n\x10PATH_MLPS_FROZEN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x63tstore_api/v1/patching.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xce\x01\n\nPromptPair\x12&\n\x05\x63lean\x18\x01 \x01(\x0b\x32\x17.actstore_api.v1.Prompt\x12(\n\x07\x63orrupt\x18\x02 \x01(\x0b\x32\x17.actstore_api.v1.Prompt\x12\x35\n\x0c\x63lean_answer\x18\x03 \x01(\x0b\x32\x1f.actstore_api.v1.TokenReference\x12\x37\n\x0e\x63orrupt_answer\x18\x04 \x01(\x0b\x32\x1f.actstore_api.v1.TokenReference\"/\n\rCellReference\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\"P\n\x0bPromptRange\x12(\n\x06tokens\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.RangeH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05where\"u\n\tPatchSpan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x63lean\x18\x02 \x01(\x0b\x32\x1c.actstore_api.v1.PromptRange\x12-\n\x07\x63orrupt\x18\x03 \x01(\x0b\x32\x1c.actstore_api.v1.PromptRange\"I\n\nJointCells\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x1e.actstore_api.v1.CellReference\"^\n\x06Screen\x12\x13\n\x0b\x65xact_cells\x18\x01 \x01(\r\x12\x1a\n\rqk_correction\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tgrad_drop\x18\x03 \x01(\x08\x42\x10\n\x0e_qk_correction\"V\n\x0cStoredSource\x12\x0b\n\x03run\x18\x01 \x01(\t\x12+\n\x07\x65xclude\x18\x02 \x01(\x0b\x32\x1a.actstore_api.v1.Exclusion\x12\x0c\n\x04seed\x18\x03 \x01(\x04\"\xee\x05\n\x0fRunSweepRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12*\n\x05pairs\x18\x02 \x03(\x0b\x32\x1b.actstore_api.v1.PromptPair\x12\x18\n\x0bprepend_bos\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\r\n\x05sites\x18\x04 \x03(\t\x12\x0e\n\x06layers\x18\x05 \x03(\r\x12\r\n\x05heads\x18\x06 \x03(\r\x12\x1a\n\rwindow_layers\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x32\n\tpositions\x18\x08 \x01(\x0e\x32\x1f.actstore_api.v1.PatchPositions\x12\x16\n\x0eonly_positions\x18\t \x03(\r\x12)\n\x05spans\x18\n \x03(\x0b\x32\x1a.actstore_api.v1.PatchSpan\x12*\n\x05joint\x18\x0b \x03(\x0b\x32\x1b.actstore_api.v1.JointCells\x12\x0b\n\x03sae\x18\x0c \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\r \x03(\r\x12,\n\tsae_error\x18\x0e \x01(\x0e\x32\x19.actstore_api.v1.SaeError\x12\x33\n\ndirections\x18\x0f \x03(\x0e\x32\x1f.actstore_api.v1.PatchDirection\x12,\n\x06source\x18\x10 \x01(\x0e\x32\x1c.actstore_api.v1.PatchSource\x12-\n\x06stored\x18\x11 \x01(\x0b\x32\x1d.actstore_api.v1.StoredSource\x12\x11\n\treceivers\x18\x12 \x03(\t\x12,\n\tpath_mlps\x18\x13 \x01(\x0e\x32\x19.actstore_api.v1.PathMlps\x12\'\n\x06screen\x18\x14 \x01(\x0b\x32\x17.actstore_api.v1.Screen\x12\r\n\x05\x66resh\x18\x15 \x01(\x08\x42\x0e\n\x0c_prepend_bosB\x10\n\x0e_window_layers\"8\n\rSweepProgress\x12\x12\n\ncells_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x63\x65lls_total\x18\x02 \x01(\x04\"\x81\x02\n\nSweepAudit\x12\x15\n\raudited_cells\x18\x01 \x01(\r\x12\x15\n\rlargest_error\x18\x02 \x01(\x01\x12\x13\n\x0bnoise_floor\x18\x03 \x01(\x01\x12\x11\n\ttolerance\x18\x04 \x01(\x01\x12,\n\x06kernel\x18\x05 \x01(\x0e\x32\x1c.actstore_api.v1.SweepKernel\x12\x14\n\x0ctoken_layers\x18\x06 \x01(\x01\x12\x19\n\x11token_layers_full\x18\x07 \x01(\x01\x12\x1b\n\x0erank_agreement\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x63\x61\x63hed\x18\t \x01(\x08\x42\x11\n\x0f_rank_agreement\"2\n\nSweepCells\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\"\x86\x03\n\x0bSweepResult\x12&\n\x06tokens\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x14\n\x0c\x63lean_answer\x18\x02 \x01(\t\x12\x16\n\x0e\x63orrupt_answer\x18\x03 \x01(\t\x12\x1e\n\x16\x63lean_logit_difference\x18\x04 \x01(\x01\x12 \n\x18\x63orrupt_logit_difference\x18\x05 \x01(\x01\x12)\n\tbaselines\x18\x06 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12&\n\x06\x64irect\x18\x07 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\x0bstored_rows\x18\x08 \x01(\x0b\x32\x1a.actstore_api.v1.TakenRows\x12*\n\x05\x61udit\x18\t \x01(\x0b\x32\x1b.actstore_api.v1.SweepAudit\x12/\n\nprovenance\x18\n \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\x9b\x01\n\tTakenRows\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04used\x18\x02 \x01(\x04\x12\x0c\n\x04read\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\x04\x12-\n\x08\x65xcluded\x18\x05 \x03(\x0e\x32\x1b.actstore_api.v1.TokenClass\x12\x17\n\nsink_ratio\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_sink_ratio\"\xae\x01\n\x10RunSweepResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.actstore_api.v1.SweepProgressH\x00\x12,\n\x05\x63\x65lls\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.SweepCellsH\x00\x12.\n\x06result\x18\x03 \x01(\x0b\x32\x1c.actstore_api.v1.SweepResultH\x00\x42\x08\n\x06update\"G\n\x14\x45stimateSweepRequest\x12/\n\x05sweep\x18\x01 \x01(\x0b\x32 .actstore_api.v1.RunSweepRequest\"\x7f\n\rSweepEstimate\x12\r\n\x05\x63\x65lls\x18\x01 \x01(\x04\x12\x14\n\x0ctoken_layers\x18\x02 \x01(\x01\x12\x19\n\x11token_layers_full\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x0e\n\x06\x63\x61\x63hed\x18\x06 \x01(\x08\"I\n\x15\x45stimateSweepResponse\x12\x30\n\x08\x65stimate\x18\x01 \x01(\x0b\x32\x1e.actstore_api.v1.SweepEstimate*i\n\x0ePatchDirection\x12\x1f\n\x1bPATCH_DIRECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17PATCH_DIRECTION_DENOISE\x10\x01\x12\x19\n\x15PATCH_DIRECTION_NOISE\x10\x02*\x8d\x01\n\x0bPatchSource\x12\x1c\n\x18PATCH_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13PATCH_SOURCE_PROMPT\x10\x01\x12\x15\n\x11PATCH_SOURCE_ZERO\x10\x02\x12\x15\n\x11PATCH_SOURCE_MEAN\x10\x03\x12\x19\n\x15PATCH_SOURCE_RESAMPLE\x10\x04*g\n\x08SaeError\x12\x19\n\x15SAE_ERROR_UNSPECIFIED\x10\x00\x12\x12\n\x0eSAE_ERROR_KEPT\x10\x01\x12\x15\n\x11SAE_ERROR_DROPPED\x10\x02\x12\x15\n\x11SAE_ERROR_PATCHED\x10\x03*~\n\x0ePatchPositions\x12\x1f\n\x1bPATCH_POSITIONS_UNSPECIFIED\x10\x00\x12\x18\n\x14PATCH_POSITIONS_EACH\x10\x01\x12\x17\n\x13PATCH_POSITIONS_ALL\x10\x02\x12\x18\n\x14PATCH_POSITIONS_LAST\x10\x03*U\n\x08PathMlps\x12\x19\n\x15PATH_MLPS_UNSPECIFIED\x10\x00\x12\x18\n\x14PATH_MLPS_RECOMPUTED\x10\x01\x12\x14\n\x10PATH_MLPS_FROZEN\x10\x02*\\\n\x0bSweepKernel\x12\x1c\n\x18SWEEP_KERNEL_UNSPECIFIED\x10\x00\x12\x18\n\x14SWEEP_KERNEL_RESUMED\x10\x01\x12\x15\n\x11SWEEP_KERNEL_FULL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.patching_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PATCHDIRECTION']._serialized_start=3332
-  _globals['_PATCHDIRECTION']._serialized_end=3437
-  _globals['_PATCHSOURCE']._serialized_start=3440
-  _globals['_PATCHSOURCE']._serialized_end=3581
-  _globals['_SAEERROR']._serialized_start=3583
-  _globals['_SAEERROR']._serialized_end=3686
-  _globals['_PATCHPOSITIONS']._serialized_start=3688
-  _globals['_PATCHPOSITIONS']._serialized_end=3814
-  _globals['_PATHMLPS']._serialized_start=3816
-  _globals['_PATHMLPS']._serialized_end=3901
-  _globals['_PROMPTPAIR']._serialized_start=113
-  _globals['_PROMPTPAIR']._serialized_end=425
-  _globals['_CELLREFERENCE']._serialized_start=427
-  _globals['_CELLREFERENCE']._serialized_end=474
-  _globals['_TOKENRANGE']._serialized_start=476
-  _globals['_TOKENRANGE']._serialized_end=516
-  _globals['_PROMPTRANGE']._serialized_start=518
-  _globals['_PROMPTRANGE']._serialized_end=603
-  _globals['_PATCHSPAN']._serialized_start=605
-  _globals['_PATCHSPAN']._serialized_end=722
-  _globals['_JOINTCELLS']._serialized_start=724
-  _globals['_JOINTCELLS']._serialized_end=797
-  _globals['_SCREEN']._serialized_start=799
-  _globals['_SCREEN']._serialized_end=870
-  _globals['_RUNSWEEPREQUEST']._serialized_start=873
-  _globals['_RUNSWEEPREQUEST']._serialized_end=1973
-  _globals['_SWEEPPROGRESS']._serialized_start=1975
-  _globals['_SWEEPPROGRESS']._serialized_end=2031
-  _globals['_SWEEPAUDIT']._serialized_start=2034
-  _globals['_SWEEPAUDIT']._serialized_end=2261
-  _globals['_SWEEPCELLS']._serialized_start=2263
-  _globals['_SWEEPCELLS']._serialized_end=2313
-  _globals['_SWEEPRESULT']._serialized_start=2316
-  _globals['_SWEEPRESULT']._serialized_end=2717
-  _globals['_STOREDROWS']._serialized_start=2720
-  _globals['_STOREDROWS']._serialized_end=2876
-  _globals['_RUNSWEEPRESPONSE']._serialized_start=2879
-  _globals['_RUNSWEEPRESPONSE']._serialized_end=3053
-  _globals['_ESTIMATESWEEPREQUEST']._serialized_start=3055
-  _globals['_ESTIMATESWEEPREQUEST']._serialized_end=3126
-  _globals['_SWEEPESTIMATE']._serialized_start=3128
-  _globals['_SWEEPESTIMATE']._serialized_end=3255
-  _globals['_ESTIMATESWEEPRESPONSE']._serialized_start=3257
-  _globals['_ESTIMATESWEEPRESPONSE']._serialized_end=3330
+  _globals['_PATCHDIRECTION']._serialized_start=2927
+  _globals['_PATCHDIRECTION']._serialized_end=3032
+  _globals['_PATCHSOURCE']._serialized_start=3035
+  _globals['_PATCHSOURCE']._serialized_end=3176
+  _globals['_SAEERROR']._serialized_start=3178
+  _globals['_SAEERROR']._serialized_end=3281
+  _globals['_PATCHPOSITIONS']._serialized_start=3283
+  _globals['_PATCHPOSITIONS']._serialized_end=3409
+  _globals['_PATHMLPS']._serialized_start=3411
+  _globals['_PATHMLPS']._serialized_end=3496
+  _globals['_SWEEPKERNEL']._serialized_start=3498
+  _globals['_SWEEPKERNEL']._serialized_end=3590
+  _globals['_PROMPTPAIR']._serialized_start=82
+  _globals['_PROMPTPAIR']._serialized_end=288
+  _globals['_CELLREFERENCE']._serialized_start=290
+  _globals['_CELLREFERENCE']._serialized_end=337
+  _globals['_PROMPTRANGE']._serialized_start=339
+  _globals['_PROMPTRANGE']._serialized_end=419
+  _globals['_PATCHSPAN']._serialized_start=421
+  _globals['_PATCHSPAN']._serialized_end=538
+  _globals['_JOINTCELLS']._serialized_start=540
+  _globals['_JOINTCELLS']._serialized_end=613
+  _globals['_SCREEN']._serialized_start=615
+  _globals['_SCREEN']._serialized_end=709
+  _globals['_STOREDSOURCE']._serialized_start=711
+  _globals['_STOREDSOURCE']._serialized_end=797
+  _globals['_RUNSWEEPREQUEST']._serialized_start=800
+  _globals['_RUNSWEEPREQUEST']._serialized_end=1550
+  _globals['_SWEEPPROGRESS']._serialized_start=1552
+  _globals['_SWEEPPROGRESS']._serialized_end=1608
+  _globals['_SWEEPAUDIT']._serialized_start=1611
+  _globals['_SWEEPAUDIT']._serialized_end=1868
+  _globals['_SWEEPCELLS']._serialized_start=1870
+  _globals['_SWEEPCELLS']._serialized_end=1920
+  _globals['_SWEEPRESULT']._serialized_start=1923
+  _globals['_SWEEPRESULT']._serialized_end=2313
+  _globals['_TAKENROWS']._serialized_start=2316
+  _globals['_TAKENROWS']._serialized_end=2471
+  _globals['_RUNSWEEPRESPONSE']._serialized_start=2474
+  _globals['_RUNSWEEPRESPONSE']._serialized_end=2648
+  _globals['_ESTIMATESWEEPREQUEST']._serialized_start=2650
+  _globals['_ESTIMATESWEEPREQUEST']._serialized_end=2721
+  _globals['_SWEEPESTIMATE']._serialized_start=2723
+  _globals['_SWEEPESTIMATE']._serialized_end=2850
+  _globals['_ESTIMATESWEEPRESPONSE']._serialized_start=2852
+  _globals['_ESTIMATESWEEPRESPONSE']._serialized_end=2925
 # @@protoc_insertion_point(module_scope)

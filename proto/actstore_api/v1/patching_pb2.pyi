@@ -1,4 +1,3 @@
-from actstore_api.v1 import capture_pb2 as _capture_pb2
 from actstore_api.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -42,6 +41,12 @@ class PathMlps(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PATH_MLPS_UNSPECIFIED: _ClassVar[PathMlps]
     PATH_MLPS_RECOMPUTED: _ClassVar[PathMlps]
     PATH_MLPS_FROZEN: _ClassVar[PathMlps]
+
+class SweepKernel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SWEEP_KERNEL_UNSPECIFIED: _ClassVar[SweepKernel]
+    SWEEP_KERNEL_RESUMED: _ClassVar[SweepKernel]
+    SWEEP_KERNEL_FULL: _ClassVar[SweepKernel]
 PATCH_DIRECTION_UNSPECIFIED: PatchDirection
 PATCH_DIRECTION_DENOISE: PatchDirection
 PATCH_DIRECTION_NOISE: PatchDirection
@@ -61,26 +66,21 @@ PATCH_POSITIONS_LAST: PatchPositions
 PATH_MLPS_UNSPECIFIED: PathMlps
 PATH_MLPS_RECOMPUTED: PathMlps
 PATH_MLPS_FROZEN: PathMlps
+SWEEP_KERNEL_UNSPECIFIED: SweepKernel
+SWEEP_KERNEL_RESUMED: SweepKernel
+SWEEP_KERNEL_FULL: SweepKernel
 
 class PromptPair(_message.Message):
-    __slots__ = ("clean", "corrupt", "clean_answer", "corrupt_answer", "clean_token_ids", "corrupt_token_ids", "clean_answer_token", "corrupt_answer_token")
+    __slots__ = ("clean", "corrupt", "clean_answer", "corrupt_answer")
     CLEAN_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
     CLEAN_ANSWER_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_ANSWER_FIELD_NUMBER: _ClassVar[int]
-    CLEAN_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    CORRUPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    CLEAN_ANSWER_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    CORRUPT_ANSWER_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    clean: str
-    corrupt: str
-    clean_answer: str
-    corrupt_answer: str
-    clean_token_ids: _common_pb2.TokenIds
-    corrupt_token_ids: _common_pb2.TokenIds
-    clean_answer_token: int
-    corrupt_answer_token: int
-    def __init__(self, clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., clean_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., corrupt_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., clean_answer_token: _Optional[int] = ..., corrupt_answer_token: _Optional[int] = ...) -> None: ...
+    clean: _common_pb2.Prompt
+    corrupt: _common_pb2.Prompt
+    clean_answer: _common_pb2.TokenReference
+    corrupt_answer: _common_pb2.TokenReference
+    def __init__(self, clean: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., corrupt: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., clean_answer: _Optional[_Union[_common_pb2.TokenReference, _Mapping]] = ..., corrupt_answer: _Optional[_Union[_common_pb2.TokenReference, _Mapping]] = ...) -> None: ...
 
 class CellReference(_message.Message):
     __slots__ = ("site", "position")
@@ -90,21 +90,13 @@ class CellReference(_message.Message):
     position: int
     def __init__(self, site: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
-class TokenRange(_message.Message):
-    __slots__ = ("first", "end")
-    FIRST_FIELD_NUMBER: _ClassVar[int]
-    END_FIELD_NUMBER: _ClassVar[int]
-    first: int
-    end: int
-    def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
-
 class PromptRange(_message.Message):
     __slots__ = ("tokens", "text")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
-    tokens: TokenRange
+    tokens: _common_pb2.Range
     text: str
-    def __init__(self, tokens: _Optional[_Union[TokenRange, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    def __init__(self, tokens: _Optional[_Union[_common_pb2.Range, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class PatchSpan(_message.Message):
     __slots__ = ("name", "clean", "corrupt")
@@ -134,71 +126,61 @@ class Screen(_message.Message):
     grad_drop: bool
     def __init__(self, exact_cells: _Optional[int] = ..., qk_correction: bool = ..., grad_drop: bool = ...) -> None: ...
 
+class StoredSource(_message.Message):
+    __slots__ = ("run", "exclude", "seed")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    exclude: _common_pb2.Exclusion
+    seed: int
+    def __init__(self, run: _Optional[str] = ..., exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+
 class RunSweepRequest(_message.Message):
-    __slots__ = ("model", "clean", "corrupt", "clean_answer", "corrupt_answer", "sites", "layers", "directions", "bos", "more_pairs", "positions", "only_positions", "heads", "window_layers", "source", "joint", "screen", "source_run", "source_exclude", "source_seed", "sae", "features", "sae_error", "spans", "receivers", "path_mlps", "fresh", "clean_token_ids", "corrupt_token_ids", "clean_answer_token", "corrupt_answer_token")
+    __slots__ = ("model", "pairs", "prepend_bos", "sites", "layers", "heads", "window_layers", "positions", "only_positions", "spans", "joint", "sae", "features", "sae_error", "directions", "source", "stored", "receivers", "path_mlps", "screen", "fresh")
     MODEL_FIELD_NUMBER: _ClassVar[int]
-    CLEAN_FIELD_NUMBER: _ClassVar[int]
-    CORRUPT_FIELD_NUMBER: _ClassVar[int]
-    CLEAN_ANSWER_FIELD_NUMBER: _ClassVar[int]
-    CORRUPT_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    PREPEND_BOS_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
-    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
-    BOS_FIELD_NUMBER: _ClassVar[int]
-    MORE_PAIRS_FIELD_NUMBER: _ClassVar[int]
-    POSITIONS_FIELD_NUMBER: _ClassVar[int]
-    ONLY_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
     WINDOW_LAYERS_FIELD_NUMBER: _ClassVar[int]
-    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    ONLY_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
     JOINT_FIELD_NUMBER: _ClassVar[int]
-    SCREEN_FIELD_NUMBER: _ClassVar[int]
-    SOURCE_RUN_FIELD_NUMBER: _ClassVar[int]
-    SOURCE_EXCLUDE_FIELD_NUMBER: _ClassVar[int]
-    SOURCE_SEED_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SAE_ERROR_FIELD_NUMBER: _ClassVar[int]
-    SPANS_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     RECEIVERS_FIELD_NUMBER: _ClassVar[int]
     PATH_MLPS_FIELD_NUMBER: _ClassVar[int]
+    SCREEN_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
-    CLEAN_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    CORRUPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    CLEAN_ANSWER_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    CORRUPT_ANSWER_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    model: _capture_pb2.ModelReference
-    clean: str
-    corrupt: str
-    clean_answer: str
-    corrupt_answer: str
+    model: _common_pb2.ModelReference
+    pairs: _containers.RepeatedCompositeFieldContainer[PromptPair]
+    prepend_bos: bool
     sites: _containers.RepeatedScalarFieldContainer[str]
     layers: _containers.RepeatedScalarFieldContainer[int]
-    directions: _containers.RepeatedScalarFieldContainer[PatchDirection]
-    bos: _capture_pb2.BosPolicy
-    more_pairs: _containers.RepeatedCompositeFieldContainer[PromptPair]
-    positions: PatchPositions
-    only_positions: _containers.RepeatedScalarFieldContainer[int]
     heads: _containers.RepeatedScalarFieldContainer[int]
     window_layers: int
-    source: PatchSource
+    positions: PatchPositions
+    only_positions: _containers.RepeatedScalarFieldContainer[int]
+    spans: _containers.RepeatedCompositeFieldContainer[PatchSpan]
     joint: _containers.RepeatedCompositeFieldContainer[JointCells]
-    screen: Screen
-    source_run: str
-    source_exclude: _common_pb2.Exclusion
-    source_seed: int
     sae: str
     features: _containers.RepeatedScalarFieldContainer[int]
     sae_error: SaeError
-    spans: _containers.RepeatedCompositeFieldContainer[PatchSpan]
+    directions: _containers.RepeatedScalarFieldContainer[PatchDirection]
+    source: PatchSource
+    stored: StoredSource
     receivers: _containers.RepeatedScalarFieldContainer[str]
     path_mlps: PathMlps
+    screen: Screen
     fresh: bool
-    clean_token_ids: _common_pb2.TokenIds
-    corrupt_token_ids: _common_pb2.TokenIds
-    clean_answer_token: int
-    corrupt_answer_token: int
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., clean: _Optional[str] = ..., corrupt: _Optional[str] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., more_pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., source: _Optional[_Union[PatchSource, str]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., source_run: _Optional[str] = ..., source_exclude: _Optional[_Union[_common_pb2.Exclusion, _Mapping]] = ..., source_seed: _Optional[int] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ..., receivers: _Optional[_Iterable[str]] = ..., path_mlps: _Optional[_Union[PathMlps, str]] = ..., fresh: bool = ..., clean_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., corrupt_token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., clean_answer_token: _Optional[int] = ..., corrupt_answer_token: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., prepend_bos: bool = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., source: _Optional[_Union[PatchSource, str]] = ..., stored: _Optional[_Union[StoredSource, _Mapping]] = ..., receivers: _Optional[_Iterable[str]] = ..., path_mlps: _Optional[_Union[PathMlps, str]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., fresh: bool = ...) -> None: ...
 
 class SweepProgress(_message.Message):
     __slots__ = ("cells_done", "cells_total")
@@ -223,12 +205,12 @@ class SweepAudit(_message.Message):
     largest_error: float
     noise_floor: float
     tolerance: float
-    kernel: str
+    kernel: SweepKernel
     token_layers: float
     token_layers_full: float
     rank_agreement: float
     cached: bool
-    def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[str] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ..., rank_agreement: _Optional[float] = ..., cached: bool = ...) -> None: ...
+    def __init__(self, audited_cells: _Optional[int] = ..., largest_error: _Optional[float] = ..., noise_floor: _Optional[float] = ..., tolerance: _Optional[float] = ..., kernel: _Optional[_Union[SweepKernel, str]] = ..., token_layers: _Optional[float] = ..., token_layers_full: _Optional[float] = ..., rank_agreement: _Optional[float] = ..., cached: bool = ...) -> None: ...
 
 class SweepCells(_message.Message):
     __slots__ = ("rows",)
@@ -237,30 +219,30 @@ class SweepCells(_message.Message):
     def __init__(self, rows: _Optional[_Union[_common_pb2.Table, _Mapping]] = ...) -> None: ...
 
 class SweepResult(_message.Message):
-    __slots__ = ("cells", "tokens", "clean_logit_difference", "corrupt_logit_difference", "provenance", "baselines", "audit", "direct", "stored_rows", "answers")
-    CELLS_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("tokens", "clean_answer", "corrupt_answer", "clean_logit_difference", "corrupt_logit_difference", "baselines", "direct", "stored_rows", "audit", "provenance")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CLEAN_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_ANSWER_FIELD_NUMBER: _ClassVar[int]
     CLEAN_LOGIT_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_LOGIT_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
-    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     BASELINES_FIELD_NUMBER: _ClassVar[int]
-    AUDIT_FIELD_NUMBER: _ClassVar[int]
     DIRECT_FIELD_NUMBER: _ClassVar[int]
     STORED_ROWS_FIELD_NUMBER: _ClassVar[int]
-    ANSWERS_FIELD_NUMBER: _ClassVar[int]
-    cells: _common_pb2.Table
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     tokens: _common_pb2.Table
+    clean_answer: str
+    corrupt_answer: str
     clean_logit_difference: float
     corrupt_logit_difference: float
-    provenance: _common_pb2.Provenance
     baselines: _common_pb2.Table
-    audit: SweepAudit
     direct: _common_pb2.Table
-    stored_rows: StoredRows
-    answers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, cells: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., stored_rows: _Optional[_Union[StoredRows, _Mapping]] = ..., answers: _Optional[_Iterable[str]] = ...) -> None: ...
+    stored_rows: TakenRows
+    audit: SweepAudit
+    provenance: _common_pb2.Provenance
+    def __init__(self, tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., clean_answer: _Optional[str] = ..., corrupt_answer: _Optional[str] = ..., clean_logit_difference: _Optional[float] = ..., corrupt_logit_difference: _Optional[float] = ..., baselines: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., direct: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., stored_rows: _Optional[_Union[TakenRows, _Mapping]] = ..., audit: _Optional[_Union[SweepAudit, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
-class StoredRows(_message.Message):
+class TakenRows(_message.Message):
     __slots__ = ("run", "used", "read", "stored", "excluded", "sink_ratio")
     RUN_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
@@ -277,14 +259,14 @@ class StoredRows(_message.Message):
     def __init__(self, run: _Optional[str] = ..., used: _Optional[int] = ..., read: _Optional[int] = ..., stored: _Optional[int] = ..., excluded: _Optional[_Iterable[_Union[_common_pb2.TokenClass, str]]] = ..., sink_ratio: _Optional[float] = ...) -> None: ...
 
 class RunSweepResponse(_message.Message):
-    __slots__ = ("progress", "result", "cells")
+    __slots__ = ("progress", "cells", "result")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
-    RESULT_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
     progress: SweepProgress
-    result: SweepResult
     cells: SweepCells
-    def __init__(self, progress: _Optional[_Union[SweepProgress, _Mapping]] = ..., result: _Optional[_Union[SweepResult, _Mapping]] = ..., cells: _Optional[_Union[SweepCells, _Mapping]] = ...) -> None: ...
+    result: SweepResult
+    def __init__(self, progress: _Optional[_Union[SweepProgress, _Mapping]] = ..., cells: _Optional[_Union[SweepCells, _Mapping]] = ..., result: _Optional[_Union[SweepResult, _Mapping]] = ...) -> None: ...
 
 class EstimateSweepRequest(_message.Message):
     __slots__ = ("sweep",)

@@ -22,47 +22,42 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from actstore_api.v1 import capture_pb2 as actstore__api_dot_v1_dot_capture__pb2
 from actstore_api.v1 import common_pb2 as actstore__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x63tstore_api/v1/sae.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1c\x61\x63tstore_api/v1/common.proto\"K\n\x0cSaeReference\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x0b\n\x03sae\x18\x02 \x01(\t\"\xa4\x01\n\x11\x45ncodeTextRequest\x12*\n\x03sae\x18\x01 \x01(\x0b\x32\x1d.actstore_api.v1.SaeReference\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\'\n\x03\x62os\x18\x03 \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicy\x12,\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x19.actstore_api.v1.TokenIds\"\x9a\x01\n\x12\x45ncodeTextResponse\x12&\n\x06tokens\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12+\n\x0b\x61\x63tivations\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xe2\x01\n\x13GetLogitLensRequest\x12*\n\x03sae\x18\x01 \x01(\x0b\x32\x1d.actstore_api.v1.SaeReference\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\r\x12*\n\x04side\x18\x03 \x01(\x0e\x32\x1c.actstore_api.v1.FeatureSide\x12\x11\n\tfold_norm\x18\x04 \x01(\x08\x12 \n\x13longest_unembedding\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x01k\x18\x06 \x01(\rH\x01\x88\x01\x01\x42\x16\n\x14_longest_unembeddingB\x04\n\x02_k\"\x86\x01\n\x14GetLogitLensResponse\x12&\n\x06tokens\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x15\n\rmasked_tokens\x18\x02 \x01(\r\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xb0\x02\n\x11\x41\x62lateTextRequest\x12*\n\x03sae\x18\x01 \x01(\x0b\x32\x1d.actstore_api.v1.SaeReference\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x15\n\x08position\x18\x04 \x01(\rH\x00\x88\x01\x01\x12/\n\x08\x61\x62lation\x18\x05 \x01(\x0e\x32\x1d.actstore_api.v1.TextAblation\x12\r\n\x05pairs\x18\x06 \x01(\x08\x12\'\n\x03\x62os\x18\x07 \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicy\x12,\n\ttoken_ids\x18\x08 \x01(\x0b\x32\x19.actstore_api.v1.TokenIds\x12\x15\n\rfirst_ablated\x18\t \x01(\rB\x0b\n\t_position\"\xbc\x01\n\x12\x41\x62lateTextResponse\x12\'\n\x07\x65\x66\x66\x65\x63ts\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12&\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x12\n\nactivation\x18\x04 \x01(\x01\x12/\n\nprovenance\x18\x05 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xba\x01\n\x16\x41\x62lateDirectionRequest\x12*\n\x03sae\x18\x01 \x01(\x0b\x32\x1d.actstore_api.v1.SaeReference\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\'\n\x03\x62os\x18\x04 \x01(\x0e\x32\x1a.actstore_api.v1.BosPolicy\x12,\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x19.actstore_api.v1.TokenIds\"r\n\x17\x41\x62lateDirectionResponse\x12&\n\x06tokens\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xb1\x01\n\x15\x46indNeighboursRequest\x12\x0b\n\x03sae\x18\x01 \x01(\t\x12\x11\n\x07\x66\x65\x61ture\x18\x02 \x01(\rH\x00\x12)\n\x06vector\x18\x03 \x01(\x0b\x32\x17.actstore_api.v1.VectorH\x00\x12*\n\x04side\x18\x04 \x01(\x0e\x32\x1c.actstore_api.v1.FeatureSide\x12\x0e\n\x01k\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\x0b\n\tdirectionB\x04\n\x02_k\"\x1a\n\x06Vector\x12\x10\n\x08\x65lements\x18\x01 \x03(\x02\"s\n\x16\x46indNeighboursResponse\x12(\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"K\n\x0f\x43heckSaeRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x13\n\x06tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_tokens\"\x81\x01\n\x10\x43heckSaeResponse\x12*\n\nquantities\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x10\n\x08warnings\x18\x02 \x03(\t\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance*_\n\x0b\x46\x65\x61tureSide\x12\x1c\n\x18\x46\x45\x41TURE_SIDE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x45\x41TURE_SIDE_DECODER\x10\x01\x12\x18\n\x14\x46\x45\x41TURE_SIDE_ENCODER\x10\x02*\xab\x01\n\x0cTextAblation\x12\x1d\n\x19TEXT_ABLATION_UNSPECIFIED\x10\x00\x12\x18\n\x14TEXT_ABLATION_DELETE\x10\x01\x12 \n\x1cTEXT_ABLATION_ZERO_EMBEDDING\x10\x02\x12\x1f\n\x1bTEXT_ABLATION_ZERO_RESIDUAL\x10\x03\x12\x1f\n\x1bTEXT_ABLATION_MEAN_RESIDUAL\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x63tstore_api/v1/sae.proto\x12\x0f\x61\x63tstore_api.v1\x1a\x1c\x61\x63tstore_api/v1/common.proto\"\xa1\x01\n\x11\x45ncodeTextRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12%\n\x04text\x18\x03 \x01(\x0b\x32\x17.actstore_api.v1.Prompt\x12\x18\n\x0bprepend_bos\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x0e\n\x0c_prepend_bos\"\x9a\x01\n\x12\x45ncodeTextResponse\x12&\n\x06tokens\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12+\n\x0b\x61\x63tivations\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xf3\x01\n\x13GetLogitLensRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\r\x12*\n\x04side\x18\x04 \x01(\x0e\x32\x1c.actstore_api.v1.FeatureSide\x12\x11\n\tfold_norm\x18\x05 \x01(\x08\x12 \n\x13longest_unembedding\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x01k\x18\x07 \x01(\rH\x01\x88\x01\x01\x42\x16\n\x14_longest_unembeddingB\x04\n\x02_k\"\x86\x01\n\x14GetLogitLensResponse\x12&\n\x06tokens\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x15\n\rmasked_tokens\x18\x02 \x01(\r\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xad\x02\n\x11\x41\x62lateTextRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\r\x12%\n\x04text\x18\x04 \x01(\x0b\x32\x17.actstore_api.v1.Prompt\x12\x18\n\x0bprepend_bos\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\x08position\x18\x06 \x01(\rH\x01\x88\x01\x01\x12/\n\x08\x61\x62lation\x18\x07 \x01(\x0e\x32\x1d.actstore_api.v1.TextAblation\x12\r\n\x05pairs\x18\x08 \x01(\x08\x12\x15\n\rfirst_ablated\x18\t \x01(\rB\x0e\n\x0c_prepend_bosB\x0b\n\t_position\"\xbc\x01\n\x12\x41\x62lateTextResponse\x12\'\n\x07\x65\x66\x66\x65\x63ts\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12&\n\x06tokens\x18\x02 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x12\n\nactivation\x18\x04 \x01(\x01\x12/\n\nprovenance\x18\x05 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xb7\x01\n\x16\x41\x62lateDirectionRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.actstore_api.v1.ModelReference\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\r\x12%\n\x04text\x18\x04 \x01(\x0b\x32\x17.actstore_api.v1.Prompt\x12\x18\n\x0bprepend_bos\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\x0e\n\x0c_prepend_bos\"r\n\x17\x41\x62lateDirectionResponse\x12&\n\x06tokens\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"\xb0\x01\n\x14\x46indNeighborsRequest\x12\x0b\n\x03sae\x18\x01 \x01(\t\x12\x11\n\x07\x66\x65\x61ture\x18\x02 \x01(\rH\x00\x12)\n\x06vector\x18\x03 \x01(\x0b\x32\x17.actstore_api.v1.VectorH\x00\x12*\n\x04side\x18\x04 \x01(\x0e\x32\x1c.actstore_api.v1.FeatureSide\x12\x0e\n\x01k\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\x0b\n\tdirectionB\x04\n\x02_k\"r\n\x15\x46indNeighborsResponse\x12(\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12/\n\nprovenance\x18\x02 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance\"K\n\x0f\x43heckSaeRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03sae\x18\x02 \x01(\t\x12\x13\n\x06tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_tokens\"\x81\x01\n\x10\x43heckSaeResponse\x12*\n\nquantities\x18\x01 \x01(\x0b\x32\x16.actstore_api.v1.Table\x12\x10\n\x08warnings\x18\x02 \x03(\t\x12/\n\nprovenance\x18\x03 \x01(\x0b\x32\x1b.actstore_api.v1.Provenance*_\n\x0b\x46\x65\x61tureSide\x12\x1c\n\x18\x46\x45\x41TURE_SIDE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x45\x41TURE_SIDE_DECODER\x10\x01\x12\x18\n\x14\x46\x45\x41TURE_SIDE_ENCODER\x10\x02*\xab\x01\n\x0cTextAblation\x12\x1d\n\x19TEXT_ABLATION_UNSPECIFIED\x10\x00\x12\x18\n\x14TEXT_ABLATION_DELETE\x10\x01\x12 \n\x1cTEXT_ABLATION_ZERO_EMBEDDING\x10\x02\x12\x1f\n\x1bTEXT_ABLATION_ZERO_RESIDUAL\x10\x03\x12\x1f\n\x1bTEXT_ABLATION_MEAN_RESIDUAL\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.sae_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FEATURESIDE']._serialized_start=2211
-  _globals['_FEATURESIDE']._serialized_end=2306
-  _globals['_TEXTABLATION']._serialized_start=2309
-  _globals['_TEXTABLATION']._serialized_end=2480
-  _globals['_SAEREFERENCE']._serialized_start=107
-  _globals['_SAEREFERENCE']._serialized_end=182
-  _globals['_ENCODETEXTREQUEST']._serialized_start=185
-  _globals['_ENCODETEXTREQUEST']._serialized_end=349
-  _globals['_ENCODETEXTRESPONSE']._serialized_start=352
-  _globals['_ENCODETEXTRESPONSE']._serialized_end=506
-  _globals['_GETLOGITLENSREQUEST']._serialized_start=509
-  _globals['_GETLOGITLENSREQUEST']._serialized_end=735
-  _globals['_GETLOGITLENSRESPONSE']._serialized_start=738
-  _globals['_GETLOGITLENSRESPONSE']._serialized_end=872
-  _globals['_ABLATETEXTREQUEST']._serialized_start=875
-  _globals['_ABLATETEXTREQUEST']._serialized_end=1179
-  _globals['_ABLATETEXTRESPONSE']._serialized_start=1182
-  _globals['_ABLATETEXTRESPONSE']._serialized_end=1370
-  _globals['_ABLATEDIRECTIONREQUEST']._serialized_start=1373
-  _globals['_ABLATEDIRECTIONREQUEST']._serialized_end=1559
-  _globals['_ABLATEDIRECTIONRESPONSE']._serialized_start=1561
-  _globals['_ABLATEDIRECTIONRESPONSE']._serialized_end=1675
-  _globals['_FINDNEIGHBOURSREQUEST']._serialized_start=1678
-  _globals['_FINDNEIGHBOURSREQUEST']._serialized_end=1855
-  _globals['_VECTOR']._serialized_start=1857
-  _globals['_VECTOR']._serialized_end=1883
-  _globals['_FINDNEIGHBOURSRESPONSE']._serialized_start=1885
-  _globals['_FINDNEIGHBOURSRESPONSE']._serialized_end=2000
-  _globals['_CHECKSAEREQUEST']._serialized_start=2002
-  _globals['_CHECKSAEREQUEST']._serialized_end=2077
-  _globals['_CHECKSAERESPONSE']._serialized_start=2080
-  _globals['_CHECKSAERESPONSE']._serialized_end=2209
+  _globals['_FEATURESIDE']._serialized_start=2081
+  _globals['_FEATURESIDE']._serialized_end=2176
+  _globals['_TEXTABLATION']._serialized_start=2179
+  _globals['_TEXTABLATION']._serialized_end=2350
+  _globals['_ENCODETEXTREQUEST']._serialized_start=77
+  _globals['_ENCODETEXTREQUEST']._serialized_end=238
+  _globals['_ENCODETEXTRESPONSE']._serialized_start=241
+  _globals['_ENCODETEXTRESPONSE']._serialized_end=395
+  _globals['_GETLOGITLENSREQUEST']._serialized_start=398
+  _globals['_GETLOGITLENSREQUEST']._serialized_end=641
+  _globals['_GETLOGITLENSRESPONSE']._serialized_start=644
+  _globals['_GETLOGITLENSRESPONSE']._serialized_end=778
+  _globals['_ABLATETEXTREQUEST']._serialized_start=781
+  _globals['_ABLATETEXTREQUEST']._serialized_end=1082
+  _globals['_ABLATETEXTRESPONSE']._serialized_start=1085
+  _globals['_ABLATETEXTRESPONSE']._serialized_end=1273
+  _globals['_ABLATEDIRECTIONREQUEST']._serialized_start=1276
+  _globals['_ABLATEDIRECTIONREQUEST']._serialized_end=1459
+  _globals['_ABLATEDIRECTIONRESPONSE']._serialized_start=1461
+  _globals['_ABLATEDIRECTIONRESPONSE']._serialized_end=1575
+  _globals['_FINDNEIGHBORSREQUEST']._serialized_start=1578
+  _globals['_FINDNEIGHBORSREQUEST']._serialized_end=1754
+  _globals['_FINDNEIGHBORSRESPONSE']._serialized_start=1756
+  _globals['_FINDNEIGHBORSRESPONSE']._serialized_end=1870
+  _globals['_CHECKSAEREQUEST']._serialized_start=1872
+  _globals['_CHECKSAEREQUEST']._serialized_end=1947
+  _globals['_CHECKSAERESPONSE']._serialized_start=1950
+  _globals['_CHECKSAERESPONSE']._serialized_end=2079
 # @@protoc_insertion_point(module_scope)

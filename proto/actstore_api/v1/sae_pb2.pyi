@@ -1,4 +1,3 @@
-from actstore_api.v1 import capture_pb2 as _capture_pb2
 from actstore_api.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -31,25 +30,17 @@ TEXT_ABLATION_ZERO_EMBEDDING: TextAblation
 TEXT_ABLATION_ZERO_RESIDUAL: TextAblation
 TEXT_ABLATION_MEAN_RESIDUAL: TextAblation
 
-class SaeReference(_message.Message):
-    __slots__ = ("model", "sae")
+class EncodeTextRequest(_message.Message):
+    __slots__ = ("model", "sae", "text", "prepend_bos")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
-    model: _capture_pb2.ModelReference
-    sae: str
-    def __init__(self, model: _Optional[_Union[_capture_pb2.ModelReference, _Mapping]] = ..., sae: _Optional[str] = ...) -> None: ...
-
-class EncodeTextRequest(_message.Message):
-    __slots__ = ("sae", "text", "bos", "token_ids")
-    SAE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
-    BOS_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    sae: SaeReference
-    text: str
-    bos: _capture_pb2.BosPolicy
-    token_ids: _common_pb2.TokenIds
-    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ...) -> None: ...
+    PREPEND_BOS_FIELD_NUMBER: _ClassVar[int]
+    model: _common_pb2.ModelReference
+    sae: str
+    text: _common_pb2.Prompt
+    prepend_bos: bool
+    def __init__(self, model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., sae: _Optional[str] = ..., text: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., prepend_bos: bool = ...) -> None: ...
 
 class EncodeTextResponse(_message.Message):
     __slots__ = ("tokens", "activations", "provenance")
@@ -62,20 +53,22 @@ class EncodeTextResponse(_message.Message):
     def __init__(self, tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., activations: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class GetLogitLensRequest(_message.Message):
-    __slots__ = ("sae", "features", "side", "fold_norm", "longest_unembedding", "k")
+    __slots__ = ("model", "sae", "features", "side", "fold_norm", "longest_unembedding", "k")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SIDE_FIELD_NUMBER: _ClassVar[int]
     FOLD_NORM_FIELD_NUMBER: _ClassVar[int]
     LONGEST_UNEMBEDDING_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
-    sae: SaeReference
+    model: _common_pb2.ModelReference
+    sae: str
     features: _containers.RepeatedScalarFieldContainer[int]
     side: FeatureSide
     fold_norm: bool
     longest_unembedding: float
     k: int
-    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., features: _Optional[_Iterable[int]] = ..., side: _Optional[_Union[FeatureSide, str]] = ..., fold_norm: bool = ..., longest_unembedding: _Optional[float] = ..., k: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., side: _Optional[_Union[FeatureSide, str]] = ..., fold_norm: bool = ..., longest_unembedding: _Optional[float] = ..., k: _Optional[int] = ...) -> None: ...
 
 class GetLogitLensResponse(_message.Message):
     __slots__ = ("tokens", "masked_tokens", "provenance")
@@ -88,26 +81,26 @@ class GetLogitLensResponse(_message.Message):
     def __init__(self, tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., masked_tokens: _Optional[int] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class AblateTextRequest(_message.Message):
-    __slots__ = ("sae", "feature", "text", "position", "ablation", "pairs", "bos", "token_ids", "first_ablated")
+    __slots__ = ("model", "sae", "feature", "text", "prepend_bos", "position", "ablation", "pairs", "first_ablated")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    PREPEND_BOS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ABLATION_FIELD_NUMBER: _ClassVar[int]
     PAIRS_FIELD_NUMBER: _ClassVar[int]
-    BOS_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FIRST_ABLATED_FIELD_NUMBER: _ClassVar[int]
-    sae: SaeReference
+    model: _common_pb2.ModelReference
+    sae: str
     feature: int
-    text: str
+    text: _common_pb2.Prompt
+    prepend_bos: bool
     position: int
     ablation: TextAblation
     pairs: bool
-    bos: _capture_pb2.BosPolicy
-    token_ids: _common_pb2.TokenIds
     first_ablated: int
-    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., feature: _Optional[int] = ..., text: _Optional[str] = ..., position: _Optional[int] = ..., ablation: _Optional[_Union[TextAblation, str]] = ..., pairs: bool = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ..., first_ablated: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., sae: _Optional[str] = ..., feature: _Optional[int] = ..., text: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., prepend_bos: bool = ..., position: _Optional[int] = ..., ablation: _Optional[_Union[TextAblation, str]] = ..., pairs: bool = ..., first_ablated: _Optional[int] = ...) -> None: ...
 
 class AblateTextResponse(_message.Message):
     __slots__ = ("effects", "tokens", "position", "activation", "provenance")
@@ -124,18 +117,18 @@ class AblateTextResponse(_message.Message):
     def __init__(self, effects: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., position: _Optional[int] = ..., activation: _Optional[float] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class AblateDirectionRequest(_message.Message):
-    __slots__ = ("sae", "feature", "text", "bos", "token_ids")
+    __slots__ = ("model", "sae", "feature", "text", "prepend_bos")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
-    BOS_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    sae: SaeReference
+    PREPEND_BOS_FIELD_NUMBER: _ClassVar[int]
+    model: _common_pb2.ModelReference
+    sae: str
     feature: int
-    text: str
-    bos: _capture_pb2.BosPolicy
-    token_ids: _common_pb2.TokenIds
-    def __init__(self, sae: _Optional[_Union[SaeReference, _Mapping]] = ..., feature: _Optional[int] = ..., text: _Optional[str] = ..., bos: _Optional[_Union[_capture_pb2.BosPolicy, str]] = ..., token_ids: _Optional[_Union[_common_pb2.TokenIds, _Mapping]] = ...) -> None: ...
+    text: _common_pb2.Prompt
+    prepend_bos: bool
+    def __init__(self, model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., sae: _Optional[str] = ..., feature: _Optional[int] = ..., text: _Optional[_Union[_common_pb2.Prompt, _Mapping]] = ..., prepend_bos: bool = ...) -> None: ...
 
 class AblateDirectionResponse(_message.Message):
     __slots__ = ("tokens", "provenance")
@@ -145,7 +138,7 @@ class AblateDirectionResponse(_message.Message):
     provenance: _common_pb2.Provenance
     def __init__(self, tokens: _Optional[_Union[_common_pb2.Table, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
-class FindNeighboursRequest(_message.Message):
+class FindNeighborsRequest(_message.Message):
     __slots__ = ("sae", "feature", "vector", "side", "k")
     SAE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_FIELD_NUMBER: _ClassVar[int]
@@ -154,18 +147,12 @@ class FindNeighboursRequest(_message.Message):
     K_FIELD_NUMBER: _ClassVar[int]
     sae: str
     feature: int
-    vector: Vector
+    vector: _common_pb2.Vector
     side: FeatureSide
     k: int
-    def __init__(self, sae: _Optional[str] = ..., feature: _Optional[int] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., side: _Optional[_Union[FeatureSide, str]] = ..., k: _Optional[int] = ...) -> None: ...
+    def __init__(self, sae: _Optional[str] = ..., feature: _Optional[int] = ..., vector: _Optional[_Union[_common_pb2.Vector, _Mapping]] = ..., side: _Optional[_Union[FeatureSide, str]] = ..., k: _Optional[int] = ...) -> None: ...
 
-class Vector(_message.Message):
-    __slots__ = ("elements",)
-    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
-    elements: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, elements: _Optional[_Iterable[float]] = ...) -> None: ...
-
-class FindNeighboursResponse(_message.Message):
+class FindNeighborsResponse(_message.Message):
     __slots__ = ("features", "provenance")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]

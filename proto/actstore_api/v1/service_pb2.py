@@ -28,31 +28,112 @@ from actstore_api.v1 import catalog_pb2 as actstore__api_dot_v1_dot_catalog__pb2
 from actstore_api.v1 import feature_pb2 as actstore__api_dot_v1_dot_feature__pb2
 from actstore_api.v1 import model_pb2 as actstore__api_dot_v1_dot_model__pb2
 from actstore_api.v1 import norm_pb2 as actstore__api_dot_v1_dot_norm__pb2
+from actstore_api.v1 import options_pb2 as actstore__api_dot_v1_dot_options__pb2
 from actstore_api.v1 import patching_pb2 as actstore__api_dot_v1_dot_patching__pb2
 from actstore_api.v1 import sae_pb2 as actstore__api_dot_v1_dot_sae__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/service.proto\x12\x0f\x61\x63tstore_api.v1\x1a actstore_api/v1/activation.proto\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1d\x61\x63tstore_api/v1/catalog.proto\x1a\x1d\x61\x63tstore_api/v1/feature.proto\x1a\x1b\x61\x63tstore_api/v1/model.proto\x1a\x1a\x61\x63tstore_api/v1/norm.proto\x1a\x1e\x61\x63tstore_api/v1/patching.proto\x1a\x19\x61\x63tstore_api/v1/sae.proto2\xd4\x02\n\x0e\x43\x61talogService\x12O\n\x08ListRuns\x12 .actstore_api.v1.ListRunsRequest\x1a!.actstore_api.v1.ListRunsResponse\x12I\n\x06GetRun\x12\x1e.actstore_api.v1.GetRunRequest\x1a\x1f.actstore_api.v1.GetRunResponse\x12U\n\nListModels\x12\".actstore_api.v1.ListModelsRequest\x1a#.actstore_api.v1.ListModelsResponse\x12O\n\x08ListSaes\x12 .actstore_api.v1.ListSaesRequest\x1a!.actstore_api.v1.ListSaesResponse2\xd5\x04\n\x0e\x43\x61ptureService\x12[\n\x0cStartCapture\x12$.actstore_api.v1.StartCaptureRequest\x1a%.actstore_api.v1.StartCaptureResponse\x12\x64\n\x0f\x45stimateCapture\x12\'.actstore_api.v1.EstimateCaptureRequest\x1a(.actstore_api.v1.EstimateCaptureResponse\x12X\n\x0bListSources\x12#.actstore_api.v1.ListSourcesRequest\x1a$.actstore_api.v1.ListSourcesResponse\x12]\n\x0cWatchCapture\x12$.actstore_api.v1.WatchCaptureRequest\x1a%.actstore_api.v1.WatchCaptureResponse0\x01\x12^\n\rCancelCapture\x12%.actstore_api.v1.CancelCaptureRequest\x1a&.actstore_api.v1.CancelCaptureResponse\x12g\n\x10GetCaptureTotals\x12(.actstore_api.v1.GetCaptureTotalsRequest\x1a).actstore_api.v1.GetCaptureTotalsResponse2\xd4\x01\n\x11\x41\x63tivationService\x12\x66\n\x0fReadActivations\x12\'.actstore_api.v1.ReadActivationsRequest\x1a(.actstore_api.v1.ReadActivationsResponse0\x01\x12W\n\nReadTokens\x12\".actstore_api.v1.ReadTokensRequest\x1a#.actstore_api.v1.ReadTokensResponse0\x01\x32\xe2\x05\n\x0e\x46\x65\x61tureService\x12\x61\n\x0eGetTopExamples\x12&.actstore_api.v1.GetTopExamplesRequest\x1a\'.actstore_api.v1.GetTopExamplesResponse\x12s\n\x14GetFeatureStatistics\x12,.actstore_api.v1.GetFeatureStatisticsRequest\x1a-.actstore_api.v1.GetFeatureStatisticsResponse\x12\x61\n\x0eSampleExamples\x12&.actstore_api.v1.SampleExamplesRequest\x1a\'.actstore_api.v1.SampleExamplesResponse\x12Z\n\x0bReadFeature\x12#.actstore_api.v1.ReadFeatureRequest\x1a$.actstore_api.v1.ReadFeatureResponse0\x01\x12[\n\x0c\x46indFeatures\x12$.actstore_api.v1.FindFeaturesRequest\x1a%.actstore_api.v1.FindFeaturesResponse\x12j\n\x11GetActiveFeatures\x12).actstore_api.v1.GetActiveFeaturesRequest\x1a*.actstore_api.v1.GetActiveFeaturesResponse\x12p\n\x13GetCofiringFeatures\x12+.actstore_api.v1.GetCofiringFeaturesRequest\x1a,.actstore_api.v1.GetCofiringFeaturesResponse2\xb1\x04\n\nSaeService\x12U\n\nEncodeText\x12\".actstore_api.v1.EncodeTextRequest\x1a#.actstore_api.v1.EncodeTextResponse\x12[\n\x0cGetLogitLens\x12$.actstore_api.v1.GetLogitLensRequest\x1a%.actstore_api.v1.GetLogitLensResponse\x12U\n\nAblateText\x12\".actstore_api.v1.AblateTextRequest\x1a#.actstore_api.v1.AblateTextResponse\x12\x64\n\x0f\x41\x62lateDirection\x12\'.actstore_api.v1.AblateDirectionRequest\x1a(.actstore_api.v1.AblateDirectionResponse\x12\x61\n\x0e\x46indNeighbours\x12&.actstore_api.v1.FindNeighboursRequest\x1a\'.actstore_api.v1.FindNeighboursResponse\x12O\n\x08\x43heckSae\x12 .actstore_api.v1.CheckSaeRequest\x1a!.actstore_api.v1.CheckSaeResponse2\x9f\x05\n\x0cModelService\x12[\n\x0cTokeniseText\x12$.actstore_api.v1.TokeniseTextRequest\x1a%.actstore_api.v1.TokeniseTextResponse\x12[\n\x0cGetAttention\x12$.actstore_api.v1.GetAttentionRequest\x1a%.actstore_api.v1.GetAttentionResponse\x12m\n\x12GetInductionScores\x12*.actstore_api.v1.GetInductionScoresRequest\x1a+.actstore_api.v1.GetInductionScoresResponse\x12X\n\x0bGetTextLens\x12#.actstore_api.v1.GetTextLensRequest\x1a$.actstore_api.v1.GetTextLensResponse\x12R\n\tSteerText\x12!.actstore_api.v1.SteerTextRequest\x1a\".actstore_api.v1.SteerTextResponse\x12X\n\x0b\x41\x62lateSites\x12#.actstore_api.v1.AblateSitesRequest\x1a$.actstore_api.v1.AblateSitesResponse\x12^\n\rCompareTokens\x12%.actstore_api.v1.CompareTokensRequest\x1a&.actstore_api.v1.CompareTokensResponse2\x8d\x03\n\x0bNormService\x12\x61\n\x0eGetNormProfile\x12&.actstore_api.v1.GetNormProfileRequest\x1a\'.actstore_api.v1.GetNormProfileResponse\x12R\n\tFitGrowth\x12!.actstore_api.v1.FitGrowthRequest\x1a\".actstore_api.v1.FitGrowthResponse\x12\x64\n\x0fGetSeparability\x12\'.actstore_api.v1.GetSeparabilityRequest\x1a(.actstore_api.v1.GetSeparabilityResponse\x12\x61\n\x0eGetWeightNorms\x12&.actstore_api.v1.GetWeightNormsRequest\x1a\'.actstore_api.v1.GetWeightNormsResponse2\xc4\x01\n\x0fPatchingService\x12^\n\rEstimateSweep\x12%.actstore_api.v1.EstimateSweepRequest\x1a&.actstore_api.v1.EstimateSweepResponse\x12Q\n\x08RunSweep\x12 .actstore_api.v1.RunSweepRequest\x1a!.actstore_api.v1.RunSweepResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63tstore_api/v1/service.proto\x12\x0f\x61\x63tstore_api.v1\x1a actstore_api/v1/activation.proto\x1a\x1d\x61\x63tstore_api/v1/capture.proto\x1a\x1d\x61\x63tstore_api/v1/catalog.proto\x1a\x1d\x61\x63tstore_api/v1/feature.proto\x1a\x1b\x61\x63tstore_api/v1/model.proto\x1a\x1a\x61\x63tstore_api/v1/norm.proto\x1a\x1d\x61\x63tstore_api/v1/options.proto\x1a\x1e\x61\x63tstore_api/v1/patching.proto\x1a\x19\x61\x63tstore_api/v1/sae.proto2\xe8\x02\n\x0e\x43\x61talogService\x12T\n\x08ListRuns\x12 .actstore_api.v1.ListRunsRequest\x1a!.actstore_api.v1.ListRunsResponse\"\x03\x90\x02\x01\x12N\n\x06GetRun\x12\x1e.actstore_api.v1.GetRunRequest\x1a\x1f.actstore_api.v1.GetRunResponse\"\x03\x90\x02\x01\x12Z\n\nListModels\x12\".actstore_api.v1.ListModelsRequest\x1a#.actstore_api.v1.ListModelsResponse\"\x03\x90\x02\x01\x12T\n\x08ListSaes\x12 .actstore_api.v1.ListSaesRequest\x1a!.actstore_api.v1.ListSaesResponse\"\x03\x90\x02\x01\x32\xfe\x04\n\x0e\x43\x61ptureService\x12\x65\n\x0cStartCapture\x12$.actstore_api.v1.StartCaptureRequest\x1a%.actstore_api.v1.StartCaptureResponse\"\x08\x90\x02\x02\x88\xb5\x18\x90\x1c\x12n\n\x0f\x45stimateCapture\x12\'.actstore_api.v1.EstimateCaptureRequest\x1a(.actstore_api.v1.EstimateCaptureResponse\"\x08\x90\x02\x01\x88\xb5\x18\x90\x1c\x12]\n\x0bListSources\x12#.actstore_api.v1.ListSourcesRequest\x1a$.actstore_api.v1.ListSourcesResponse\"\x03\x90\x02\x01\x12\x62\n\x0cWatchCapture\x12$.actstore_api.v1.WatchCaptureRequest\x1a%.actstore_api.v1.WatchCaptureResponse\"\x03\x90\x02\x01\x30\x01\x12^\n\rCancelCapture\x12%.actstore_api.v1.CancelCaptureRequest\x1a&.actstore_api.v1.CancelCaptureResponse\x12l\n\x10GetCaptureTotals\x12(.actstore_api.v1.GetCaptureTotalsRequest\x1a).actstore_api.v1.GetCaptureTotalsResponse\"\x03\x90\x02\x01\x1a\x04\x88\xb5\x18\x01\x32\xde\x01\n\x11\x41\x63tivationService\x12k\n\x0fReadActivations\x12\'.actstore_api.v1.ReadActivationsRequest\x1a(.actstore_api.v1.ReadActivationsResponse\"\x03\x90\x02\x01\x30\x01\x12\\\n\nReadTokens\x12\".actstore_api.v1.ReadTokensRequest\x1a#.actstore_api.v1.ReadTokensResponse\"\x03\x90\x02\x01\x30\x01\x32\xb1\x05\n\x0e\x46\x65\x61tureService\x12x\n\x14GetFeatureStatistics\x12,.actstore_api.v1.GetFeatureStatisticsRequest\x1a-.actstore_api.v1.GetFeatureStatisticsResponse\"\x03\x90\x02\x01\x12k\n\x0eSampleExamples\x12&.actstore_api.v1.SampleExamplesRequest\x1a\'.actstore_api.v1.SampleExamplesResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12_\n\x0bReadFeature\x12#.actstore_api.v1.ReadFeatureRequest\x1a$.actstore_api.v1.ReadFeatureResponse\"\x03\x90\x02\x01\x30\x01\x12\x65\n\x0c\x46indFeatures\x12$.actstore_api.v1.FindFeaturesRequest\x1a%.actstore_api.v1.FindFeaturesResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12t\n\x11GetActiveFeatures\x12).actstore_api.v1.GetActiveFeaturesRequest\x1a*.actstore_api.v1.GetActiveFeaturesResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12z\n\x13GetCofiringFeatures\x12+.actstore_api.v1.GetCofiringFeaturesRequest\x1a,.actstore_api.v1.GetCofiringFeaturesResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x32\xbe\x02\n\x0bNormService\x12k\n\x0eGetNormProfile\x12&.actstore_api.v1.GetNormProfileRequest\x1a\'.actstore_api.v1.GetNormProfileResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12W\n\tFitGrowth\x12!.actstore_api.v1.FitGrowthRequest\x1a\".actstore_api.v1.FitGrowthResponse\"\x03\x90\x02\x01\x12i\n\x0fGetSeparability\x12\'.actstore_api.v1.GetSeparabilityRequest\x1a(.actstore_api.v1.GetSeparabilityResponse\"\x03\x90\x02\x01\x32\xf0\x04\n\nSaeService\x12_\n\nEncodeText\x12\".actstore_api.v1.EncodeTextRequest\x1a#.actstore_api.v1.EncodeTextResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12\x65\n\x0cGetLogitLens\x12$.actstore_api.v1.GetLogitLensRequest\x1a%.actstore_api.v1.GetLogitLensResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12_\n\nAblateText\x12\".actstore_api.v1.AblateTextRequest\x1a#.actstore_api.v1.AblateTextResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12n\n\x0f\x41\x62lateDirection\x12\'.actstore_api.v1.AblateDirectionRequest\x1a(.actstore_api.v1.AblateDirectionResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12h\n\rFindNeighbors\x12%.actstore_api.v1.FindNeighborsRequest\x1a&.actstore_api.v1.FindNeighborsResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12Y\n\x08\x43heckSae\x12 .actstore_api.v1.CheckSaeRequest\x1a!.actstore_api.v1.CheckSaeResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x1a\x04\x88\xb5\x18\x01\x32\xd8\x06\n\x0cModelService\x12\x65\n\x0cTokenizeText\x12$.actstore_api.v1.TokenizeTextRequest\x1a%.actstore_api.v1.TokenizeTextResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12\x65\n\x0cGetAttention\x12$.actstore_api.v1.GetAttentionRequest\x1a%.actstore_api.v1.GetAttentionResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12w\n\x12GetInductionScores\x12*.actstore_api.v1.GetInductionScoresRequest\x1a+.actstore_api.v1.GetInductionScoresResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12\x62\n\x0bGetTextLens\x12#.actstore_api.v1.GetTextLensRequest\x1a$.actstore_api.v1.GetTextLensResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12\\\n\tSteerText\x12!.actstore_api.v1.SteerTextRequest\x1a\".actstore_api.v1.SteerTextResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12\x62\n\x0b\x41\x62lateSites\x12#.actstore_api.v1.AblateSitesRequest\x1a$.actstore_api.v1.AblateSitesResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12h\n\rCompareTokens\x12%.actstore_api.v1.CompareTokensRequest\x1a&.actstore_api.v1.CompareTokensResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x12k\n\x0eGetWeightNorms\x12&.actstore_api.v1.GetWeightNormsRequest\x1a\'.actstore_api.v1.GetWeightNormsResponse\"\x08\x90\x02\x01\x88\xb5\x18\xd8\x04\x1a\x04\x88\xb5\x18\x01\x32\xd9\x01\n\x0fPatchingService\x12h\n\rEstimateSweep\x12%.actstore_api.v1.EstimateSweepRequest\x1a&.actstore_api.v1.EstimateSweepResponse\"\x08\x90\x02\x01\x88\xb5\x18\x90\x1c\x12V\n\x08RunSweep\x12 .actstore_api.v1.RunSweepRequest\x1a!.actstore_api.v1.RunSweepResponse\"\x03\x90\x02\x02\x30\x01\x1a\x04\x88\xb5\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'actstore_api.v1.service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CATALOGSERVICE']._serialized_start=294
-  _globals['_CATALOGSERVICE']._serialized_end=634
-  _globals['_CAPTURESERVICE']._serialized_start=637
-  _globals['_CAPTURESERVICE']._serialized_end=1234
-  _globals['_ACTIVATIONSERVICE']._serialized_start=1237
-  _globals['_ACTIVATIONSERVICE']._serialized_end=1449
-  _globals['_FEATURESERVICE']._serialized_start=1452
-  _globals['_FEATURESERVICE']._serialized_end=2190
-  _globals['_SAESERVICE']._serialized_start=2193
-  _globals['_SAESERVICE']._serialized_end=2754
-  _globals['_MODELSERVICE']._serialized_start=2757
-  _globals['_MODELSERVICE']._serialized_end=3428
-  _globals['_NORMSERVICE']._serialized_start=3431
-  _globals['_NORMSERVICE']._serialized_end=3828
-  _globals['_PATCHINGSERVICE']._serialized_start=3831
-  _globals['_PATCHINGSERVICE']._serialized_end=4027
+  _globals['_CATALOGSERVICE'].methods_by_name['ListRuns']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['ListRuns']._serialized_options = b'\220\002\001'
+  _globals['_CATALOGSERVICE'].methods_by_name['GetRun']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['GetRun']._serialized_options = b'\220\002\001'
+  _globals['_CATALOGSERVICE'].methods_by_name['ListModels']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
+  _globals['_CATALOGSERVICE'].methods_by_name['ListSaes']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['ListSaes']._serialized_options = b'\220\002\001'
+  _globals['_CAPTURESERVICE']._loaded_options = None
+  _globals['_CAPTURESERVICE']._serialized_options = b'\210\265\030\001'
+  _globals['_CAPTURESERVICE'].methods_by_name['StartCapture']._loaded_options = None
+  _globals['_CAPTURESERVICE'].methods_by_name['StartCapture']._serialized_options = b'\220\002\002\210\265\030\220\034'
+  _globals['_CAPTURESERVICE'].methods_by_name['EstimateCapture']._loaded_options = None
+  _globals['_CAPTURESERVICE'].methods_by_name['EstimateCapture']._serialized_options = b'\220\002\001\210\265\030\220\034'
+  _globals['_CAPTURESERVICE'].methods_by_name['ListSources']._loaded_options = None
+  _globals['_CAPTURESERVICE'].methods_by_name['ListSources']._serialized_options = b'\220\002\001'
+  _globals['_CAPTURESERVICE'].methods_by_name['WatchCapture']._loaded_options = None
+  _globals['_CAPTURESERVICE'].methods_by_name['WatchCapture']._serialized_options = b'\220\002\001'
+  _globals['_CAPTURESERVICE'].methods_by_name['GetCaptureTotals']._loaded_options = None
+  _globals['_CAPTURESERVICE'].methods_by_name['GetCaptureTotals']._serialized_options = b'\220\002\001'
+  _globals['_ACTIVATIONSERVICE'].methods_by_name['ReadActivations']._loaded_options = None
+  _globals['_ACTIVATIONSERVICE'].methods_by_name['ReadActivations']._serialized_options = b'\220\002\001'
+  _globals['_ACTIVATIONSERVICE'].methods_by_name['ReadTokens']._loaded_options = None
+  _globals['_ACTIVATIONSERVICE'].methods_by_name['ReadTokens']._serialized_options = b'\220\002\001'
+  _globals['_FEATURESERVICE'].methods_by_name['GetFeatureStatistics']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['GetFeatureStatistics']._serialized_options = b'\220\002\001'
+  _globals['_FEATURESERVICE'].methods_by_name['SampleExamples']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['SampleExamples']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_FEATURESERVICE'].methods_by_name['ReadFeature']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['ReadFeature']._serialized_options = b'\220\002\001'
+  _globals['_FEATURESERVICE'].methods_by_name['FindFeatures']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['FindFeatures']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_FEATURESERVICE'].methods_by_name['GetActiveFeatures']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['GetActiveFeatures']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_FEATURESERVICE'].methods_by_name['GetCofiringFeatures']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['GetCofiringFeatures']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_NORMSERVICE'].methods_by_name['GetNormProfile']._loaded_options = None
+  _globals['_NORMSERVICE'].methods_by_name['GetNormProfile']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_NORMSERVICE'].methods_by_name['FitGrowth']._loaded_options = None
+  _globals['_NORMSERVICE'].methods_by_name['FitGrowth']._serialized_options = b'\220\002\001'
+  _globals['_NORMSERVICE'].methods_by_name['GetSeparability']._loaded_options = None
+  _globals['_NORMSERVICE'].methods_by_name['GetSeparability']._serialized_options = b'\220\002\001'
+  _globals['_SAESERVICE']._loaded_options = None
+  _globals['_SAESERVICE']._serialized_options = b'\210\265\030\001'
+  _globals['_SAESERVICE'].methods_by_name['EncodeText']._loaded_options = None
+  _globals['_SAESERVICE'].methods_by_name['EncodeText']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_SAESERVICE'].methods_by_name['GetLogitLens']._loaded_options = None
+  _globals['_SAESERVICE'].methods_by_name['GetLogitLens']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_SAESERVICE'].methods_by_name['AblateText']._loaded_options = None
+  _globals['_SAESERVICE'].methods_by_name['AblateText']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_SAESERVICE'].methods_by_name['AblateDirection']._loaded_options = None
+  _globals['_SAESERVICE'].methods_by_name['AblateDirection']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_SAESERVICE'].methods_by_name['FindNeighbors']._loaded_options = None
+  _globals['_SAESERVICE'].methods_by_name['FindNeighbors']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_SAESERVICE'].methods_by_name['CheckSae']._loaded_options = None
+  _globals['_SAESERVICE'].methods_by_name['CheckSae']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_MODELSERVICE']._loaded_options = None
+  _globals['_MODELSERVICE']._serialized_options = b'\210\265\030\001'
+  _globals['_MODELSERVICE'].methods_by_name['TokenizeText']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['TokenizeText']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_MODELSERVICE'].methods_by_name['GetAttention']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['GetAttention']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_MODELSERVICE'].methods_by_name['GetInductionScores']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['GetInductionScores']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_MODELSERVICE'].methods_by_name['GetTextLens']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['GetTextLens']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_MODELSERVICE'].methods_by_name['SteerText']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['SteerText']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_MODELSERVICE'].methods_by_name['AblateSites']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['AblateSites']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_MODELSERVICE'].methods_by_name['CompareTokens']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['CompareTokens']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_MODELSERVICE'].methods_by_name['GetWeightNorms']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['GetWeightNorms']._serialized_options = b'\220\002\001\210\265\030\330\004'
+  _globals['_PATCHINGSERVICE']._loaded_options = None
+  _globals['_PATCHINGSERVICE']._serialized_options = b'\210\265\030\001'
+  _globals['_PATCHINGSERVICE'].methods_by_name['EstimateSweep']._loaded_options = None
+  _globals['_PATCHINGSERVICE'].methods_by_name['EstimateSweep']._serialized_options = b'\220\002\001\210\265\030\220\034'
+  _globals['_PATCHINGSERVICE'].methods_by_name['RunSweep']._loaded_options = None
+  _globals['_PATCHINGSERVICE'].methods_by_name['RunSweep']._serialized_options = b'\220\002\002'
+  _globals['_CATALOGSERVICE']._serialized_start=325
+  _globals['_CATALOGSERVICE']._serialized_end=685
+  _globals['_CAPTURESERVICE']._serialized_start=688
+  _globals['_CAPTURESERVICE']._serialized_end=1326
+  _globals['_ACTIVATIONSERVICE']._serialized_start=1329
+  _globals['_ACTIVATIONSERVICE']._serialized_end=1551
+  _globals['_FEATURESERVICE']._serialized_start=1554
+  _globals['_FEATURESERVICE']._serialized_end=2243
+  _globals['_NORMSERVICE']._serialized_start=2246
+  _globals['_NORMSERVICE']._serialized_end=2564
+  _globals['_SAESERVICE']._serialized_start=2567
+  _globals['_SAESERVICE']._serialized_end=3191
+  _globals['_MODELSERVICE']._serialized_start=3194
+  _globals['_MODELSERVICE']._serialized_end=4050
+  _globals['_PATCHINGSERVICE']._serialized_start=4053
+  _globals['_PATCHINGSERVICE']._serialized_end=4270
 # @@protoc_insertion_point(module_scope)

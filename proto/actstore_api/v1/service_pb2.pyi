@@ -4,6 +4,7 @@ from actstore_api.v1 import catalog_pb2 as _catalog_pb2
 from actstore_api.v1 import feature_pb2 as _feature_pb2
 from actstore_api.v1 import model_pb2 as _model_pb2
 from actstore_api.v1 import norm_pb2 as _norm_pb2
+from actstore_api.v1 import options_pb2 as _options_pb2
 from actstore_api.v1 import patching_pb2 as _patching_pb2
 from actstore_api.v1 import sae_pb2 as _sae_pb2
 from google.protobuf import descriptor as _descriptor

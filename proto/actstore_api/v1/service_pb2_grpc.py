@@ -69,25 +69,29 @@ class CatalogServiceServicer(object):
     """
 
     def ListRuns(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Every run of the store.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One run, as it is at this moment.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Every model that a capture into the store has loaded.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSaes(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Every SAE that a capture into the store has loaded.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -237,7 +241,7 @@ class CatalogService(object):
 
 
 class CaptureServiceStub(object):
-    """Answered by the workers; the service forwards.
+    """Running models over text into the store.
     """
 
     def __init__(self, channel):
@@ -279,18 +283,19 @@ class CaptureServiceStub(object):
 
 
 class CaptureServiceServicer(object):
-    """Answered by the workers; the service forwards.
+    """Running models over text into the store.
     """
 
     def StartCapture(self, request, context):
-        """Returns as soon as the work is accepted. The same specification again returns the same run, and finishes it.
+        """Starts a capture and returns as soon as the work is accepted. The same specification again is the same run, and
+        finishes it. A model is loaded and a dataset tokenized before the run has its name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EstimateCapture(self, request, context):
-        """Everything that StartCapture checks, and what the capture would take. Writes nothing and runs no model.
+        """What a capture would take, by all that StartCapture checks. Writes nothing and runs no model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -304,20 +309,22 @@ class CaptureServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchCapture(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """How far a capture is, until it ends.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelCapture(self, request, context):
-        """Stops within seconds. A run that is not being captured is refused.
+        """Stops a capture within seconds. A run that is not being captured is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCaptureTotals(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What the workers have captured since they started.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -364,7 +371,7 @@ def add_CaptureServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CaptureService(object):
-    """Answered by the workers; the service forwards.
+    """Running models over text into the store.
     """
 
     @staticmethod
@@ -531,7 +538,7 @@ class CaptureService(object):
 
 
 class ActivationServiceStub(object):
-    """Read from the bucket.
+    """Stored rows of a run.
     """
 
     def __init__(self, channel):
@@ -553,17 +560,19 @@ class ActivationServiceStub(object):
 
 
 class ActivationServiceServicer(object):
-    """Read from the bucket.
+    """Stored rows of a run.
     """
 
     def ReadActivations(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Vectors of one site or several, row by row.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadTokens(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tokens and their texts, row by row.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -590,7 +599,7 @@ def add_ActivationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ActivationService(object):
-    """Read from the bucket.
+    """Stored rows of a run.
     """
 
     @staticmethod
@@ -649,7 +658,7 @@ class ActivationService(object):
 
 
 class FeatureServiceStub(object):
-    """Read from the bucket.
+    """Stored features of a run. What looks at every activation of an SAE takes longer than another read.
     """
 
     def __init__(self, channel):
@@ -658,11 +667,6 @@ class FeatureServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.GetTopExamples = channel.unary_unary(
-                '/actstore_api.v1.FeatureService/GetTopExamples',
-                request_serializer=actstore__api_dot_v1_dot_feature__pb2.GetTopExamplesRequest.SerializeToString,
-                response_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetTopExamplesResponse.FromString,
-                _registered_method=True)
         self.GetFeatureStatistics = channel.unary_unary(
                 '/actstore_api.v1.FeatureService/GetFeatureStatistics',
                 request_serializer=actstore__api_dot_v1_dot_feature__pb2.GetFeatureStatisticsRequest.SerializeToString,
@@ -696,49 +700,47 @@ class FeatureServiceStub(object):
 
 
 class FeatureServiceServicer(object):
-    """Read from the bucket.
+    """Stored features of a run. What looks at every activation of an SAE takes longer than another read.
     """
 
-    def GetTopExamples(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def GetFeatureStatistics(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """How often a feature fires, and how strongly.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SampleExamples(self, request, context):
-        """Many features, and other examples than the strongest.
+        """Examples of features in their context: the strongest, or chosen otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadFeature(self, request, context):
-        """Every activation above a threshold.
+        """Every activation of a feature above a threshold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindFeatures(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Features of an SAE by their statistics.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetActiveFeatures(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Features that fire on chosen tokens.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCofiringFeatures(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Features that fire where another one does.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -746,11 +748,6 @@ class FeatureServiceServicer(object):
 
 def add_FeatureServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'GetTopExamples': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetTopExamples,
-                    request_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetTopExamplesRequest.FromString,
-                    response_serializer=actstore__api_dot_v1_dot_feature__pb2.GetTopExamplesResponse.SerializeToString,
-            ),
             'GetFeatureStatistics': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFeatureStatistics,
                     request_deserializer=actstore__api_dot_v1_dot_feature__pb2.GetFeatureStatisticsRequest.FromString,
@@ -790,35 +787,8 @@ def add_FeatureServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FeatureService(object):
-    """Read from the bucket.
+    """Stored features of a run. What looks at every activation of an SAE takes longer than another read.
     """
-
-    @staticmethod
-    def GetTopExamples(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/actstore_api.v1.FeatureService/GetTopExamples',
-            actstore__api_dot_v1_dot_feature__pb2.GetTopExamplesRequest.SerializeToString,
-            actstore__api_dot_v1_dot_feature__pb2.GetTopExamplesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def GetFeatureStatistics(request,
@@ -983,8 +953,172 @@ class FeatureService(object):
             _registered_method=True)
 
 
+class NormServiceStub(object):
+    """How large stored activations are, and how they grow.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetNormProfile = channel.unary_unary(
+                '/actstore_api.v1.NormService/GetNormProfile',
+                request_serializer=actstore__api_dot_v1_dot_norm__pb2.GetNormProfileRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetNormProfileResponse.FromString,
+                _registered_method=True)
+        self.FitGrowth = channel.unary_unary(
+                '/actstore_api.v1.NormService/FitGrowth',
+                request_serializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.FromString,
+                _registered_method=True)
+        self.GetSeparability = channel.unary_unary(
+                '/actstore_api.v1.NormService/GetSeparability',
+                request_serializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.FromString,
+                _registered_method=True)
+
+
+class NormServiceServicer(object):
+    """How large stored activations are, and how they grow.
+    """
+
+    def GetNormProfile(self, request, context):
+        """Norms by layer, site, token, or what else rows are of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FitGrowth(self, request, context):
+        """The rate at which norms grow with the layer, or with training.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSeparability(self, request, context):
+        """Whether norms are a factor of the layer times one of the checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_NormServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetNormProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNormProfile,
+                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetNormProfileRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.GetNormProfileResponse.SerializeToString,
+            ),
+            'FitGrowth': grpc.unary_unary_rpc_method_handler(
+                    servicer.FitGrowth,
+                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.SerializeToString,
+            ),
+            'GetSeparability': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSeparability,
+                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'actstore_api.v1.NormService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('actstore_api.v1.NormService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class NormService(object):
+    """How large stored activations are, and how they grow.
+    """
+
+    @staticmethod
+    def GetNormProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.NormService/GetNormProfile',
+            actstore__api_dot_v1_dot_norm__pb2.GetNormProfileRequest.SerializeToString,
+            actstore__api_dot_v1_dot_norm__pb2.GetNormProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FitGrowth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.NormService/FitGrowth',
+            actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.SerializeToString,
+            actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSeparability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.NormService/GetSeparability',
+            actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.SerializeToString,
+            actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class SaeServiceStub(object):
-    """Answered by the workers; the service forwards.
+    """An SAE and its model, asked live.
     """
 
     def __init__(self, channel):
@@ -1013,10 +1147,10 @@ class SaeServiceStub(object):
                 request_serializer=actstore__api_dot_v1_dot_sae__pb2.AblateDirectionRequest.SerializeToString,
                 response_deserializer=actstore__api_dot_v1_dot_sae__pb2.AblateDirectionResponse.FromString,
                 _registered_method=True)
-        self.FindNeighbours = channel.unary_unary(
-                '/actstore_api.v1.SaeService/FindNeighbours',
-                request_serializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighboursRequest.SerializeToString,
-                response_deserializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighboursResponse.FromString,
+        self.FindNeighbors = channel.unary_unary(
+                '/actstore_api.v1.SaeService/FindNeighbors',
+                request_serializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighborsRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighborsResponse.FromString,
                 _registered_method=True)
         self.CheckSae = channel.unary_unary(
                 '/actstore_api.v1.SaeService/CheckSae',
@@ -1026,41 +1160,46 @@ class SaeServiceStub(object):
 
 
 class SaeServiceServicer(object):
-    """Answered by the workers; the service forwards.
+    """An SAE and its model, asked live.
     """
 
     def EncodeText(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Features that fire on a text.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLogitLens(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tokens that a feature's direction makes likelier, and those that it makes less likely.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AblateText(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What a feature becomes without each token before it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AblateDirection(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What the model predicts without what a feature writes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def FindNeighbours(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def FindNeighbors(self, request, context):
+        """Features of an SAE whose directions are nearest to one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckSae(self, request, context):
-        """Is this SAE right for this run's model? On a sample of its stored text.
+        """Whether an SAE is right for a run's model, on a sample of the run's stored text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1089,10 +1228,10 @@ def add_SaeServiceServicer_to_server(servicer, server):
                     request_deserializer=actstore__api_dot_v1_dot_sae__pb2.AblateDirectionRequest.FromString,
                     response_serializer=actstore__api_dot_v1_dot_sae__pb2.AblateDirectionResponse.SerializeToString,
             ),
-            'FindNeighbours': grpc.unary_unary_rpc_method_handler(
-                    servicer.FindNeighbours,
-                    request_deserializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighboursRequest.FromString,
-                    response_serializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighboursResponse.SerializeToString,
+            'FindNeighbors': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindNeighbors,
+                    request_deserializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighborsRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_sae__pb2.FindNeighborsResponse.SerializeToString,
             ),
             'CheckSae': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckSae,
@@ -1108,7 +1247,7 @@ def add_SaeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SaeService(object):
-    """Answered by the workers; the service forwards.
+    """An SAE and its model, asked live.
     """
 
     @staticmethod
@@ -1220,7 +1359,7 @@ class SaeService(object):
             _registered_method=True)
 
     @staticmethod
-    def FindNeighbours(request,
+    def FindNeighbors(request,
             target,
             options=(),
             channel_credentials=None,
@@ -1233,9 +1372,9 @@ class SaeService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/actstore_api.v1.SaeService/FindNeighbours',
-            actstore__api_dot_v1_dot_sae__pb2.FindNeighboursRequest.SerializeToString,
-            actstore__api_dot_v1_dot_sae__pb2.FindNeighboursResponse.FromString,
+            '/actstore_api.v1.SaeService/FindNeighbors',
+            actstore__api_dot_v1_dot_sae__pb2.FindNeighborsRequest.SerializeToString,
+            actstore__api_dot_v1_dot_sae__pb2.FindNeighborsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1275,7 +1414,7 @@ class SaeService(object):
 
 
 class ModelServiceStub(object):
-    """Of a language model and a text given now. Answered by the workers; the service forwards.
+    """A language model and what it does with a text, asked live.
     """
 
     def __init__(self, channel):
@@ -1284,10 +1423,10 @@ class ModelServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.TokeniseText = channel.unary_unary(
-                '/actstore_api.v1.ModelService/TokeniseText',
-                request_serializer=actstore__api_dot_v1_dot_model__pb2.TokeniseTextRequest.SerializeToString,
-                response_deserializer=actstore__api_dot_v1_dot_model__pb2.TokeniseTextResponse.FromString,
+        self.TokenizeText = channel.unary_unary(
+                '/actstore_api.v1.ModelService/TokenizeText',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.TokenizeTextRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.TokenizeTextResponse.FromString,
                 _registered_method=True)
         self.GetAttention = channel.unary_unary(
                 '/actstore_api.v1.ModelService/GetAttention',
@@ -1319,13 +1458,18 @@ class ModelServiceStub(object):
                 request_serializer=actstore__api_dot_v1_dot_model__pb2.CompareTokensRequest.SerializeToString,
                 response_deserializer=actstore__api_dot_v1_dot_model__pb2.CompareTokensResponse.FromString,
                 _registered_method=True)
+        self.GetWeightNorms = channel.unary_unary(
+                '/actstore_api.v1.ModelService/GetWeightNorms',
+                request_serializer=actstore__api_dot_v1_dot_model__pb2.GetWeightNormsRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_model__pb2.GetWeightNormsResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
-    """Of a language model and a text given now. Answered by the workers; the service forwards.
+    """A language model and what it does with a text, asked live.
     """
 
-    def TokeniseText(self, request, context):
+    def TokenizeText(self, request, context):
         """The tokens that the model reads of a text, and how it shows them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1333,13 +1477,14 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetAttention(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Where each head attends in a text.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInductionScores(self, request, context):
-        """On random tokens that come twice.
+        """How much each head attends as induction heads do, on random tokens that come twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1353,7 +1498,8 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SteerText(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """How a text goes on when the model is steered along a direction.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -1372,13 +1518,20 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetWeightNorms(self, request, context):
+        """How large a model's weights are, and what its layers write on random input and on real.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'TokeniseText': grpc.unary_unary_rpc_method_handler(
-                    servicer.TokeniseText,
-                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.TokeniseTextRequest.FromString,
-                    response_serializer=actstore__api_dot_v1_dot_model__pb2.TokeniseTextResponse.SerializeToString,
+            'TokenizeText': grpc.unary_unary_rpc_method_handler(
+                    servicer.TokenizeText,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.TokenizeTextRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.TokenizeTextResponse.SerializeToString,
             ),
             'GetAttention': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAttention,
@@ -1410,6 +1563,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=actstore__api_dot_v1_dot_model__pb2.CompareTokensRequest.FromString,
                     response_serializer=actstore__api_dot_v1_dot_model__pb2.CompareTokensResponse.SerializeToString,
             ),
+            'GetWeightNorms': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWeightNorms,
+                    request_deserializer=actstore__api_dot_v1_dot_model__pb2.GetWeightNormsRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_model__pb2.GetWeightNormsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'actstore_api.v1.ModelService', rpc_method_handlers)
@@ -1419,11 +1577,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Of a language model and a text given now. Answered by the workers; the service forwards.
+    """A language model and what it does with a text, asked live.
     """
 
     @staticmethod
-    def TokeniseText(request,
+    def TokenizeText(request,
             target,
             options=(),
             channel_credentials=None,
@@ -1436,9 +1594,9 @@ class ModelService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/actstore_api.v1.ModelService/TokeniseText',
-            actstore__api_dot_v1_dot_model__pb2.TokeniseTextRequest.SerializeToString,
-            actstore__api_dot_v1_dot_model__pb2.TokeniseTextResponse.FromString,
+            '/actstore_api.v1.ModelService/TokenizeText',
+            actstore__api_dot_v1_dot_model__pb2.TokenizeTextRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.TokenizeTextResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1611,184 +1769,6 @@ class ModelService(object):
             metadata,
             _registered_method=True)
 
-
-class NormServiceStub(object):
-    """Read from the bucket, but for weights.
-    """
-
-    def __init__(self, channel):
-        """Constructor.
-
-        Args:
-            channel: A grpc.Channel.
-        """
-        self.GetNormProfile = channel.unary_unary(
-                '/actstore_api.v1.NormService/GetNormProfile',
-                request_serializer=actstore__api_dot_v1_dot_norm__pb2.GetNormProfileRequest.SerializeToString,
-                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetNormProfileResponse.FromString,
-                _registered_method=True)
-        self.FitGrowth = channel.unary_unary(
-                '/actstore_api.v1.NormService/FitGrowth',
-                request_serializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.SerializeToString,
-                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.FromString,
-                _registered_method=True)
-        self.GetSeparability = channel.unary_unary(
-                '/actstore_api.v1.NormService/GetSeparability',
-                request_serializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.SerializeToString,
-                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.FromString,
-                _registered_method=True)
-        self.GetWeightNorms = channel.unary_unary(
-                '/actstore_api.v1.NormService/GetWeightNorms',
-                request_serializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsRequest.SerializeToString,
-                response_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsResponse.FromString,
-                _registered_method=True)
-
-
-class NormServiceServicer(object):
-    """Read from the bucket, but for weights.
-    """
-
-    def GetNormProfile(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def FitGrowth(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetSeparability(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetWeightNorms(self, request, context):
-        """Answered by the workers; the service forwards.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-
-def add_NormServiceServicer_to_server(servicer, server):
-    rpc_method_handlers = {
-            'GetNormProfile': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetNormProfile,
-                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetNormProfileRequest.FromString,
-                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.GetNormProfileResponse.SerializeToString,
-            ),
-            'FitGrowth': grpc.unary_unary_rpc_method_handler(
-                    servicer.FitGrowth,
-                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.FromString,
-                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.SerializeToString,
-            ),
-            'GetSeparability': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetSeparability,
-                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.FromString,
-                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.SerializeToString,
-            ),
-            'GetWeightNorms': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetWeightNorms,
-                    request_deserializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsRequest.FromString,
-                    response_serializer=actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsResponse.SerializeToString,
-            ),
-    }
-    generic_handler = grpc.method_handlers_generic_handler(
-            'actstore_api.v1.NormService', rpc_method_handlers)
-    server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('actstore_api.v1.NormService', rpc_method_handlers)
-
-
- # This class is part of an EXPERIMENTAL API.
-class NormService(object):
-    """Read from the bucket, but for weights.
-    """
-
-    @staticmethod
-    def GetNormProfile(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/actstore_api.v1.NormService/GetNormProfile',
-            actstore__api_dot_v1_dot_norm__pb2.GetNormProfileRequest.SerializeToString,
-            actstore__api_dot_v1_dot_norm__pb2.GetNormProfileResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def FitGrowth(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/actstore_api.v1.NormService/FitGrowth',
-            actstore__api_dot_v1_dot_norm__pb2.FitGrowthRequest.SerializeToString,
-            actstore__api_dot_v1_dot_norm__pb2.FitGrowthResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetSeparability(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/actstore_api.v1.NormService/GetSeparability',
-            actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityRequest.SerializeToString,
-            actstore__api_dot_v1_dot_norm__pb2.GetSeparabilityResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
     @staticmethod
     def GetWeightNorms(request,
             target,
@@ -1803,9 +1783,9 @@ class NormService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/actstore_api.v1.NormService/GetWeightNorms',
-            actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsRequest.SerializeToString,
-            actstore__api_dot_v1_dot_norm__pb2.GetWeightNormsResponse.FromString,
+            '/actstore_api.v1.ModelService/GetWeightNorms',
+            actstore__api_dot_v1_dot_model__pb2.GetWeightNormsRequest.SerializeToString,
+            actstore__api_dot_v1_dot_model__pb2.GetWeightNormsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1818,7 +1798,7 @@ class NormService(object):
 
 
 class PatchingServiceStub(object):
-    """Answered by the workers; the service forwards.
+    """Activation patching.
     """
 
     def __init__(self, channel):
@@ -1840,7 +1820,7 @@ class PatchingServiceStub(object):
 
 
 class PatchingServiceServicer(object):
-    """Answered by the workers; the service forwards.
+    """Activation patching.
     """
 
     def EstimateSweep(self, request, context):
@@ -1851,7 +1831,9 @@ class PatchingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RunSweep(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Replaces activations one by one, and tells what becomes of the answer. The answer is kept, and the same request
+        again is answered by it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -1878,7 +1860,7 @@ def add_PatchingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PatchingService(object):
-    """Answered by the workers; the service forwards.
+    """Activation patching.
     """
 
     @staticmethod

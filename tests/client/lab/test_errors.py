@@ -5,7 +5,8 @@ import inspect
 import pytest
 
 from actstore import ActstoreError, MissingLibrary, StackFailed, _errors
-from actstore_api.reasons import REASONS, Failure, Kind
+from actstore_api.reasons import REASONS, Kind
+from actstore_api.records.common import Failure
 
 CLASSES = {found for _, found in inspect.getmembers(_errors, inspect.isclass) if issubclass(found, ActstoreError)} - {
     ActstoreError

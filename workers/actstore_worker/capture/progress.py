@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from actstore_api.reasons import Failure
+from actstore_api.records.terms import Failure
+
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
 
