@@ -45,7 +45,7 @@ from actstore._records import (
 from actstore._separability import Separability, SeparabilityQuestion
 from actstore._sweep import Sweep, SweptCells
 from actstore._verdict import Verdict
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_storage import (
     coactivity,
     errors,

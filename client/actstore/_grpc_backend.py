@@ -37,7 +37,7 @@ from actstore._records import (
 from actstore._separability import Separability, SeparabilityQuestion
 from actstore._sweep import Sweep, SweptCells
 from actstore_api.reasons import from_status
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import (
     activation_pb2,
     capture_pb2,

@@ -29,7 +29,7 @@ from actstore._records import (
 )
 from actstore._sweep import Sweep
 from actstore_api.reasons import known_reason
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import (
     activation_pb2,
     capture_pb2,

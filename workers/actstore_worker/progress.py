@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_storage.snapshot import Snapshot
 from actstore_storage.specification import RunRecord
 
