@@ -142,6 +142,8 @@ def test_how_verbs_are_asked() -> None:
     assert not VERBS["CancelCapture"].repeatable
 
 
+# In alphabetical order, so that the same question is the same bytes.
+CLASSES = [common_pb2.TOKEN_CLASS_BOS, common_pb2.TOKEN_CLASS_SINK, common_pb2.TOKEN_CLASS_SPECIAL]
 BY_HAND: list[tuple[Any, Message]] = [
     (MODEL, common_pb2.ModelReference(name="gpt2")),
     (
@@ -174,14 +176,16 @@ BY_HAND: list[tuple[Any, Message]] = [
         ),
     ),
     (
-        FindFeatures("run", "sae", bounds=(StatisticBound("token_r2", low=0.5),), exclude=frozenset({"sink", "bos"})),
+        FindFeatures(
+            "run", "sae", bounds=(StatisticBound("token_r2", low=0.5),), exclude=frozenset({"sink", "special", "bos"})
+        ),
         feature_pb2.FindFeaturesRequest(
             run="run",
             sae="sae",
             bounds=[feature_pb2.StatisticBound(statistic=feature_pb2.FEATURE_STATISTIC_TOKEN_R2, low=0.5)],
             order=feature_pb2.FEATURE_STATISTIC_DENSITY,
             k=100,
-            exclude=common_pb2.Exclusion(classes=[common_pb2.TOKEN_CLASS_BOS, common_pb2.TOKEN_CLASS_SINK]),
+            exclude=common_pb2.Exclusion(classes=CLASSES),
         ),
     ),
     (
