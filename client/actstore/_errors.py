@@ -20,7 +20,7 @@ SaeWarning is a warning, not an error: what looks wrong about an SAE, or that it
 from collections.abc import Iterable, Mapping
 
 from actstore_api.reasons import REASONS, Kind
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 
 # Reasons of the two errors that never cross a wire, and so are not in the table of reasons.
 MISSING_LIBRARY, STACK_FAILED = "MISSING_LIBRARY", "STACK_FAILED"

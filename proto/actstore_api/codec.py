@@ -26,7 +26,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from actstore_api.codec_table import SHAPES, WORDS
-from actstore_api.records.common import NOT_EMPTY
+from actstore_api.records.terms import NOT_EMPTY
 from actstore_api.shape import Shape, Unreadable
 from actstore_api.v1 import service_pb2
 

@@ -11,7 +11,7 @@ from enum import Enum
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 
 DOMAIN = "actstore"
 MESSAGE_BYTES_MAX, DETAIL_BYTES_MAX = 1000, 600

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from actstore_api import codec
-from actstore_api.records.common import Provenance
+from actstore_api.records.terms import Provenance
 from actstore_api.shape import Unreadable
 from actstore_api.v1 import activation_pb2, common_pb2
 

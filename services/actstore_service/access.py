@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import grpc
 
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_service.failures import abort
 from actstore_service.guards import guarded
 

@@ -11,7 +11,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from actstore_api.reasons import REASONS, Kind, to_status
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_service.guards import guarded
 from actstore_storage.errors import ActstoreError
 

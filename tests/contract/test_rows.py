@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from actstore_api.codec import decode, message_of
 from actstore_api.records.activation import ReadActivationsAnswer, ReadTokensAnswer
-from actstore_api.records.common import Provenance
 from actstore_api.records.feature import ReadFeatureAnswer
+from actstore_api.records.terms import Provenance
 from actstore_api.rows import decode_rows, encode_rows
 from actstore_api.shape import Unreadable
 from tests.contract.any_records import any_record

@@ -12,7 +12,7 @@ import pytest
 from grpc_status import rpc_status
 
 from actstore_api.reasons import from_status
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import service_pb2_grpc
 from actstore_service.server import Service
 from actstore_service.settings import Settings

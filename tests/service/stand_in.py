@@ -8,7 +8,7 @@ import grpc
 from grpc_status import rpc_status
 
 from actstore_api.reasons import to_status
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import capture_pb2, patching_pb2
 from actstore_api.v1.service_pb2_grpc import (
     CaptureServiceServicer,

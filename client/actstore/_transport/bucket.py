@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from actstore_api.records.terms import Failure
 
 from actstore._errors import ActstoreError, error_of, refused
 from actstore._features.stored import FeatureStatistics
@@ -46,6 +45,7 @@ from actstore._records import (
 )
 from actstore._transport.base import Backend, Question, Rows
 from actstore._verdict import Verdict
+from actstore_api.records.terms import Failure
 from actstore_storage import errors
 from actstore_storage.bucket import Bucket, opening
 from actstore_storage.features import coactivity, sampling

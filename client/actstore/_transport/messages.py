@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
-from actstore_api.records.terms import Failure
 
 from actstore._errors import Fault, error_of
 from actstore._patching.sweep import Sweep
@@ -30,6 +29,7 @@ from actstore._records import (
 )
 from actstore._transport.base import Rows
 from actstore_api.reasons import known_reason
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import (
     activation_pb2,
     capture_pb2,

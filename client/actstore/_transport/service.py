@@ -9,7 +9,6 @@ from typing import Any
 from urllib.request import getproxies
 
 import grpc
-from actstore_api.records.terms import Failure
 from grpc_status import rpc_status
 
 from actstore._errors import ActstoreError, Denied, error_of, refused
@@ -39,6 +38,7 @@ from actstore._transport.base import Backend, Question, Rows
 from actstore._transport.feature_messages import CALLS, rows_request
 from actstore._transport.model_messages import MODEL_CALLS
 from actstore_api.reasons import from_status
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import (
     activation_pb2,
     capture_pb2,

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from actstore_api.records.common import Provenance, Range, TokenClass
+from actstore_api.records.terms import Provenance, Range, TokenClass
 
 RowColumn = Literal["sequence", "position", "document", "token", "flags"]
 ROW_COLUMNS: tuple[RowColumn, ...] = ("sequence", "position", "document", "token", "flags")

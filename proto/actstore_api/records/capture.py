@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from actstore_api.records.common import Dtype, Failure, ModelReference, Name, one_line
+from actstore_api.records.terms import Dtype, Failure, ModelReference, Name, one_line
 
 Comparison = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in"]
 # paused: the store is not there, or refuses its credentials; it goes on by itself once that is mended. failed: ended,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from actstore_api.records.capture import CaptureSpecification
-from actstore_api.records.common import BlockWiring, Provenance
+from actstore_api.records.terms import BlockWiring, Provenance
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import pyarrow as pa
 
 from actstore_api.records.activation import TokenSelection
-from actstore_api.records.common import DEFAULT_EXCLUSION, Provenance, TokenClass
+from actstore_api.records.terms import DEFAULT_EXCLUSION, Provenance, TokenClass
 
 # How examples are chosen among the activations above 0 of the tokens that count:
 # - top: the k strongest, at most one from a sequence;

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from actstore_api.records.common import ModelReference, Prompt, Provenance, SaeFeature, StoredSample, TokenReference
+from actstore_api.records.terms import ModelReference, Prompt, Provenance, SaeFeature, StoredSample, TokenReference
 
 # What is done along a direction:
 # - add: the strength is added along it;

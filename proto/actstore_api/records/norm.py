@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from actstore_api.records.common import DEFAULT_EXCLUSION, BlockWiring, Provenance, Range, TokenClass
+from actstore_api.records.terms import DEFAULT_EXCLUSION, BlockWiring, Provenance, Range, TokenClass
 
 # What is told of each token's activation at a site; a run need not have stored more than l2:
 # - rms: L2 over sqrt(d_model);

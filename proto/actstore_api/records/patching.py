@@ -5,7 +5,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from actstore_api.records.common import (
+from actstore_api.records.terms import (
     DEFAULT_EXCLUSION,
     ModelReference,
     Name,

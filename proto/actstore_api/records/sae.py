@@ -8,7 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from actstore_api.records.common import ModelReference, Name, Prompt, Provenance
+from actstore_api.records.terms import ModelReference, Name, Prompt, Provenance
 
 # Which of a feature's two directions. The encoder's reads, the decoder's writes.
 FeatureSide = Literal["decoder", "encoder"]

@@ -6,7 +6,7 @@ import pytest
 
 from actstore import ActstoreError, MissingLibrary, StackFailed, _errors
 from actstore_api.reasons import REASONS, Kind
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 
 CLASSES = {found for _, found in inspect.getmembers(_errors, inspect.isclass) if issubclass(found, ActstoreError)} - {
     ActstoreError

@@ -16,7 +16,8 @@ from actstore import ActstoreError, BadRequest, Denied, Fault, LimitExceeded, St
 from actstore._norms.profile import ProfileQuestion
 from actstore._records import RowQuery
 from actstore._transport import service as _grpc_backend
-from actstore_api.reasons import Failure, to_status
+from actstore_api.reasons import to_status
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, norm_pb2, service_pb2_grpc
 from tests.servers import answering
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from grpc_status import rpc_status
 
 from actstore_api.reasons import to_status
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, service_pb2_grpc
 from tests.client.workers.models import StandInModels
 from tests.client.workers.norms import StandInNorms

@@ -11,7 +11,7 @@ import pyarrow as pa
 from grpc_status import rpc_status
 
 from actstore_api.reasons import from_status
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
 from actstore_storage.rows.reading import read_tokens
 from actstore_storage.runs.snapshot import Snapshot

@@ -15,7 +15,7 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from actstore_api.reasons import REASONS, Kind
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import check_same_run
 from actstore_storage.runs.snapshot import Snapshot

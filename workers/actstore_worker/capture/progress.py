@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from actstore_api.records.terms import Failure
-
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pyarrow as pa
 
-from actstore_api.records.common import Failure
+from actstore_api.records.terms import Failure
 from actstore_api.v1 import capture_pb2, common_pb2
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.format.specification import Positions, RowFilter
