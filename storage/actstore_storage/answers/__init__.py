@@ -1,0 +1,35 @@
+"""Answers to the contract's questions about a bucket, for whoever asks: a service, or a client without one.
+
+A question and its answer are records of `actstore_api`. Each noun has a table of the questions that it answers.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from actstore_api.records.terms import Provenance
+from actstore_storage.answers import catalog, features, norms, stored_rows
+from actstore_storage.answers.store import Store
+
+__all__ = ["ANSWERS", "ROWS", "Store", "answer", "is_stored", "rows"]
+
+Rows = tuple[Provenance, Iterator[pa.RecordBatch]]
+
+ANSWERS: Mapping[type, Callable[[Store, Any], Any]] = {**catalog.ANSWERS, **features.ANSWERS, **norms.ANSWERS}
+ROWS: Mapping[type, Callable[[Store, Any], Rows]] = stored_rows.ROWS
+
+
+def is_stored(question: object) -> bool:
+    """Whether a bucket answers the question by itself; any other needs workers."""
+    return type(question) in ANSWERS or type(question) in ROWS
+
+
+def answer(store: Store, question: object) -> Any:
+    """The answer to a question that has one: of `X` an `XAnswer`. Errors: as those of what is asked."""
+    return ANSWERS[type(question)](store, question)
+
+
+def rows(store: Store, question: object) -> Rows:
+    """The answer to a question for rows: where they come from, and at least one batch of them."""
+    return ROWS[type(question)](store, question)
