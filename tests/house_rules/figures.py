@@ -1,7 +1,7 @@
 """The figures of the house: `make figures` prints them, each beside what it should be at most.
 
 They are for whoever owns the code next: it shows early when one more field or question costs more than the last. What
-must hold is a rule of its own, and not only a figure: see test_rooms.py and test_lengths.py.
+must hold is a rule of its own, and not only a figure: see the tests beside this file.
 """
 
 import json
