@@ -4,7 +4,6 @@ import ast
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -38,9 +37,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@cache
 def parsed(path: Path) -> ast.Module:
-    """Returns the syntax tree of a file, which is parsed once for all rules."""
+    """Returns the syntax tree of a file."""
     return ast.parse(path.read_text())
 
 

@@ -1,4 +1,4 @@
-"""What readers are told: the readme and ARCHITECTURE.md agree with the code, links lead somewhere, decisions are listed."""
+"""What readers are told: pages agree with the code, links lead somewhere, and decisions are listed."""
 
 import re
 import tomllib

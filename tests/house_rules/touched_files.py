@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.house_rules.python_files import parsed, written
@@ -47,11 +48,18 @@ def touched(probe: Probe, root: Path) -> list[Path]:
 
 
 def _knows(path: Path, probe: Probe) -> bool:
-    spoken = set(_python_names(parsed(path)) if path.suffix == ".py" else _proto_names(path.read_text()))
+    spoken = _spoken(path)
     wanted = [_words(name) for name in probe.named_after]
-    return not spoken.isdisjoint(probe.exactly) or any(
-        _contains(_words(name), words) for name in spoken for words in wanted
+    return not spoken.keys().isdisjoint(probe.exactly) or any(
+        _contains(words, asked) for words in spoken.values() for asked in wanted
     )
+
+
+@cache
+def _spoken(path: Path) -> dict[str, tuple[str, ...]]:
+    """Returns the names in a file, each with its words."""
+    names = _python_names(parsed(path)) if path.suffix == ".py" else _proto_names(path.read_text())
+    return {name: _words(name) for name in names}
 
 
 def _words(identifier: str) -> tuple[str, ...]:
@@ -69,18 +77,14 @@ def _proto_names(text: str) -> Iterator[str]:
 
 
 def _python_names(tree: ast.Module) -> Iterator[str]:
-    docstrings = set(_docstrings(tree))
-    for node in ast.walk(tree):
-        if node not in docstrings:
-            yield from _names(node)
-
-
-def _docstrings(tree: ast.Module) -> Iterator[ast.expr]:
-    """Yields every string that is a statement by itself, which is prose: a docstring, or the text below a field."""
+    """Yields what the code names. A string that is a statement by itself is prose: a docstring, or a field's text."""
+    prose: set[ast.expr] = set()
     for node in ast.walk(tree):
         match node:
             case ast.Expr(value=ast.Constant(value=str()) as text):
-                yield text
+                prose.add(text)
+        if node not in prose:
+            yield from _names(node)
 
 
 def _names(node: ast.AST) -> Iterator[str]:
