@@ -53,16 +53,17 @@ def _known(target: str, modules: Mapping[str, Path]) -> Iterator[str]:
 
 
 def by_room(graph: Graph) -> dict[str, dict[str, set[str]]]:
-    """Returns for each package the graph of what lies in it: its modules, and its sub-packages each taken as one.
+    """Returns for each package the graph of its parts: each sub-package as one, and the modules beside these as one.
 
-    A circle of modules is a circle of the room that holds all of them. Beside those, rooms that need each other show,
-    though no module of theirs does. The room "" holds the packages at the top.
+    Circles of rooms show here that no module shows. Modules at the top of a distribution's package are parts of their
+    own: what all rooms are built on stands there beside what is built on them. The room "" holds those packages.
     """
     rooms: dict[str, dict[str, set[str]]] = {}
     for module, imported in graph.items():
         for other in imported:
             room, source, target = _parting(module, other, graph)
-            rooms.setdefault(room, {}).setdefault(source, set()).add(target)
+            if source != target:
+                rooms.setdefault(room, {}).setdefault(source, set()).add(target)
     return rooms
 
 
@@ -70,7 +71,13 @@ def _parting(module: str, other: str, graph: Graph) -> tuple[str, str, str]:
     """Returns the innermost package that both modules are in, and the part of it that each is in."""
     ours, theirs = _inside(module, graph), _inside(other, graph)
     depth = next(index for index, (our, their) in enumerate(zip(ours, theirs, strict=False)) if our != their)
-    return ".".join(ours[:depth]), ".".join(ours[: depth + 1]), ".".join(theirs[: depth + 1])
+    return ".".join(ours[:depth]), _part(ours, depth), _part(theirs, depth)
+
+
+def _part(inside: list[str], depth: int) -> str:
+    """Returns the part of a room, by the room's own name where the module stands beside its sub-packages."""
+    is_beside = depth > 1 and len(inside) == depth + 1
+    return ".".join(inside[:depth] if is_beside else inside[: depth + 1])
 
 
 def _inside(module: str, graph: Graph) -> list[str]:

@@ -119,6 +119,20 @@ def test_what_a_room_is_built_on_may_stand_beside_it(graph_of: Graphs) -> None:
     assert [circles(room) for room in by_room(graph_of(files)).values()] == [[]]
 
 
+def test_a_room_in_a_room_and_the_modules_beside_it_are_a_circle(graph_of: Graphs) -> None:
+    files = {"live/answers.py": "import house.live.saes.check", "live/saes/check.py": "import house.live.passes"}
+    graph = graph_of(files | {"live/passes.py": ""})
+    assert circles(graph) == []
+    assert circles(by_room(graph)["house.live"]) == [{"house.live", "house.live.saes"}]
+
+
+def test_modules_of_one_room_make_no_circle_of_rooms(graph_of: Graphs) -> None:
+    graph = graph_of(
+        {"room/a.py": "import house.room.b", "room/b.py": "from house.room import c", "room/__init__.py": ""}
+    )
+    assert by_room(graph) == {}
+
+
 def test_a_part_that_asks_the_face_of_its_room_is_a_circle_where_the_face_shows_it(graph_of: Graphs) -> None:
     graph = graph_of({"room/__init__.py": "from .part import a", "room/part.py": "from house.room import b"})
-    assert circles(by_room(graph)["house.room"]) == [{"house.room.__init__", "house.room.part"}]
+    assert circles(graph) == [{"house.room", "house.room.part"}]
