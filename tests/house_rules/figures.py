@@ -51,10 +51,12 @@ def figures(root: Path) -> Iterator[Figure]:
 
 
 def probed(probe: Probe, most: int, root: Path) -> Figure:
-    """Counts the files that know of a field or a question; none at all means that it has another name by now."""
+    """Counts the files that know of a field or a question; one that the contract lacks has another name by now."""
     paths = touched(probe, root)
-    if not paths:
-        return Figure(f"files that know {probe.subject}", None, most, ("nothing has this name: see touched_files.py",))
+    if not any(path.suffix == ".proto" for path in paths):
+        return Figure(
+            f"files that know {probe.subject}", None, most, ("the contract has no such name: see touched_files.py",)
+        )
     return Figure(f"files that know {probe.subject}", len(paths), most, tuple(map(str, paths)))
 
 

@@ -29,12 +29,13 @@ def _write(root: Path, files: dict[str, str]) -> None:
 
 
 def test_a_probe_counts_files(tmp_path: Path) -> None:
-    _write(tmp_path, {"client/a.py": "sink_ratio", "workers/b.py": "sink_ratio", "workers/c.py": "other"})
+    _write(tmp_path, {"proto/a.proto": "sink_ratio", "workers/b.py": "sink_ratio", "workers/c.py": "other"})
     found = probed(Probe("x", ("sink_ratio",)), 2, tmp_path)
-    assert (found.value, found.details, found.holds) == (2, ("client/a.py", "workers/b.py"), True)
+    assert (found.value, found.details, found.holds) == (2, ("proto/a.proto", "workers/b.py"), True)
 
 
-def test_a_probe_that_finds_nothing_does_not_hold(tmp_path: Path) -> None:
+def test_a_probe_of_what_the_contract_lacks_does_not_hold(tmp_path: Path) -> None:
+    _write(tmp_path, {"workers/b.py": "sink_ratio"})
     found = probed(Probe("x", ("sink_ratio",)), 2, tmp_path)
     assert found.value is None
     assert not found.holds
