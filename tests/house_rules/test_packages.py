@@ -35,10 +35,19 @@ def test_top_folders_are_no_packages(root: Path) -> None:
     assert [str(path) for path in root.glob("*/__init__.py")] == []
 
 
-def test_module_names(sources: list[Path], project: dict[str, Any]) -> None:
-    taken = VAGUE | set(sys.stdlib_module_names) | _imported_as(project)
-    names = {path: path.parent.name if path.stem == "__init__" else path.stem for path in sources}
-    assert {str(path) for path, name in names.items() if name in taken and name != "__main__"} == set()
+def test_no_module_has_a_name_that_says_nothing(sources: list[Path]) -> None:
+    assert [str(path) for path in sources if _own_name(path) in VAGUE] == []
+
+
+def test_no_module_is_named_like_another_library(sources: list[Path], project: dict[str, Any]) -> None:
+    """In a sub-package the name has the noun before it, as in `norms.profile`, and nothing is mistaken for profile."""
+    taken = set(sys.stdlib_module_names) | _imported_as(project)
+    at_top = [path for path in sources if len(path.parts) <= len(Path("folder/package/module.py").parts)]
+    assert [str(path) for path in at_top if _own_name(path) in taken - {"__main__"}] == []
+
+
+def _own_name(path: Path) -> str:
+    return path.parent.name if path.stem == "__init__" else path.stem
 
 
 def _imported_as(project: dict[str, Any]) -> set[str]:
