@@ -1,4 +1,4 @@
-"""Imports are found wherever they stand, and circles of modules and of rooms with them."""
+"""No circle of imports: they are found wherever they stand, and circles of modules and of rooms with them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +9,19 @@ from tests.house_rules.import_graph import by_room, circles, import_graph, way_r
 from tests.house_rules.python_files import modules
 
 Graphs = Callable[[Mapping[str, str]], dict[str, set[str]]]
+
+
+@pytest.fixture(scope="module")
+def house(root: Path, packages: list[Path]) -> dict[str, set[str]]:
+    return import_graph(modules(root, packages))
+
+
+def test_no_modules_import_each_other_in_a_circle(house: dict[str, set[str]]) -> None:
+    assert [way_round(house, circle) for circle in circles(house)] == []
+
+
+def test_no_rooms_import_each_other_in_a_circle(house: dict[str, set[str]]) -> None:
+    assert [way_round(room, circle) for room in by_room(house).values() for circle in circles(room)] == []
 
 
 @pytest.fixture

@@ -36,6 +36,16 @@ def test_links_between_pages_lead_somewhere(root: Path) -> None:
     assert [(page, target) for page, target in links if not (root / page).parent.joinpath(target).exists()] == []
 
 
+def test_files_that_the_architecture_page_names_are_there(packages: list[Path], root: Path) -> None:
+    named = set(re.findall(r"`(actstore\w*/[\w/]+(?:\.py|/))`", (root / "ARCHITECTURE.md").read_text()))
+    assert named
+    assert [path for path in sorted(named) if not _is_packaged(path, packages, root)] == []
+
+
+def _is_packaged(path: str, packages: list[Path], root: Path) -> bool:
+    return any((root / package.parent / path).exists() for package in packages)
+
+
 def test_what_is_said_of_installing_is_true(root: Path) -> None:
     """Nothing is released, so that `pip install actstore` finds nothing; the extras that are named are there."""
     texts = [

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.house_rules.touched_files import Probe, touched
+from tests.house_rules.touched_files import FIELDS, QUESTIONS, Probe, touched
 
+SERVICES = Path("proto/actstore_api/v1/service.proto")
 FIELD = Probe("a field", ("sink_ratio",))
 QUESTION = Probe("a question", ("TokenizeText",), ("TextTokens", "lab.tokens"))
 
@@ -96,3 +97,13 @@ def test_the_contract_counts_without_its_comments(tmp_path: Path, text: str, cou
 @pytest.mark.parametrize("name", ["proto/a_pb2.py", "tests/test_a.py", "client/a.md", "proto/a_pb2_grpc.py"])
 def test_generated_code_tests_and_prose_do_not_count(tmp_path: Path, name: str) -> None:
     assert not _is_touched(FIELD, tmp_path, "sink_ratio", name)
+
+
+@pytest.mark.parametrize("probe", FIELDS, ids=lambda probe: probe.subject)
+def test_fields_that_are_followed_are_in_the_contract(root: Path, probe: Probe) -> None:
+    assert ".proto" in {path.suffix for path in touched(probe, root)}
+
+
+@pytest.mark.parametrize("probe", QUESTIONS, ids=lambda probe: probe.subject)
+def test_questions_that_are_followed_are_verbs_of_the_contract(root: Path, probe: Probe) -> None:
+    assert SERVICES in touched(probe, root)

@@ -33,12 +33,8 @@ FIELDS = (
     Probe("the field exclude_position_0 of a fit", ("exclude_position_0",)),
 )
 QUESTIONS = (
-    Probe(
-        "the question TokeniseText, lab.tokens",
-        ("TokeniseText", "TokeniseQuestion", "TokenisedText"),
-        ("TextTokens", "lab.tokens"),
-    ),
-    Probe("the question ListSources, lab.datasets", ("ListSources",), ("Sources", "lab.datasets")),
+    Probe("the question TokenizeText, lab.tokens", ("TokenizeText",), ("TextTokens", "lab.tokens")),
+    Probe("the question ListSources, lab.datasets", ("ListSources",), ("lab.datasets",)),
 )
 
 
