@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test faults bench models demo up proto baseline
+.PHONY: help setup check test figures faults bench models demo up proto baseline
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -42,11 +42,17 @@ check: $(READY)  ## lint, format, types, the arrows between packages, the contra
 test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
 	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
 ifeq ($(ARGS),)
+	@mkdir -p .figures && date +%s >.figures/began
 	$(QUIET) $(BIN)/pytest -ra --numprocesses=logical --maxprocesses=4 --dist=loadfile -m 'not stack'
 	$(QUIET) $(BIN)/pytest -ra -m stack
+	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/began))) \
+		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/suite.json
 else
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
 endif
+
+figures: $(READY)  ## files a field and a question touch, files a folder, circles, lengths, seconds of the last `make test`
+	@$(BIN)/python -m tests.house_rules.figures
 
 faults: $(READY)  ## kill -9 of twenty processes at random moments; ARGS='--collect-only' names them with their seed
 	$(QUIET) ACTSTORE_FAULT_KILLS=$${ACTSTORE_FAULT_KILLS:-20} $(BIN)/pytest -v tests/faults/test_capture_faults.py $(ARGS)

@@ -6,28 +6,26 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FOLDERS = ("proto", "storage", "client", "services", "workers", "tests", "benchmarks", "models", "examples")
+from tests.house_rules import python_files
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    return ROOT
+    return python_files.ROOT
 
 
 @pytest.fixture(scope="session")
-def sources() -> list[Path]:
+def sources(root: Path) -> list[Path]:
     """Every Python file that a person wrote, relative to the root."""
-    found = (path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))
-    return [path.relative_to(ROOT) for path in found if "_pb2" not in path.name]
+    return python_files.written(root)
 
 
 @pytest.fixture(scope="session")
-def project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+def project(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text())
 
 
 @pytest.fixture(scope="session")
-def packages(project: dict[str, Any]) -> list[Path]:
+def packages(root: Path) -> list[Path]:
     """The wheel's packages, relative to the root."""
-    return [Path(package) for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
+    return python_files.wheel_packages(root)

@@ -1,19 +1,19 @@
-"""Short functions, short files; generated code aside."""
+"""Short functions, short files, folders that one look takes in; generated code aside."""
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.house_rules.figures import FOLDER_FILES
+from tests.house_rules.python_files import file_lengths, files_by_folder, functions
 
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
 
 
 def _long_functions(path: Path, root: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse((root / path).read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if lines > FUNCTION_LINES_MAX:
-                yield f"{path}:{node.lineno} {node.name} has {lines} lines"
+    for node, lines in functions(root / path):
+        if lines > FUNCTION_LINES_MAX:
+            yield f"{path}:{node.lineno} {node.name} has {lines} lines"
 
 
 def test_functions(sources: list[Path], root: Path) -> None:
@@ -21,8 +21,12 @@ def test_functions(sources: list[Path], root: Path) -> None:
 
 
 def test_files(sources: list[Path], root: Path) -> None:
-    lengths = {path: len((root / path).read_text().splitlines()) for path in sources}
-    assert {path: lines for path, lines in lengths.items() if lines > FILE_LINES_MAX} == {}
+    assert {path: lines for path, lines in file_lengths(root, sources).items() if lines > FILE_LINES_MAX} == {}
+
+
+def test_folders(sources: list[Path]) -> None:
+    counts = files_by_folder(sources)
+    assert {str(folder): count for folder, count in counts.items() if count > FOLDER_FILES} == {}
 
 
 def test_a_long_function_is_found(tmp_path: Path) -> None:
