@@ -20,7 +20,7 @@ from examples.docstring import roles
 from examples.docstring_prompts import NAMES, STYLES, WORDS, docstring_prompt
 from tests.worker.models.hand_built import induction
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 CLEAN, POINTER, ANSWER = ["a", "b", ".", "a"], ["x", "b", ".", "a"], ["a", "y", ".", "a"]
 
 
