@@ -18,7 +18,7 @@ from actstore._stack.seaweed import free_ports
 from actstore_worker.cluster.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
-from tests.worker_process import descendants, running_workers
+from tests.worker_process import command_line, descendants, running_workers
 
 NODE_CPUS = 2
 NODES = 2  # beside the head, on which nothing captures
@@ -76,7 +76,7 @@ class KillableLab:
     def _processes(self, title: str) -> list[int]:
         nodes = [self._cluster.head_node, *self._cluster.worker_nodes]
         below = [pid for node in nodes for pid in descendants(_raylet(node))]
-        return [pid for pid in below if _command_line(pid).startswith(title)]
+        return [pid for pid in below if command_line(pid).startswith(title)]
 
     def _kill_node(self) -> None:
         """The raylet and all its workers, at once, as when a machine loses power; another machine joins."""
@@ -146,10 +146,3 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
 
 def _raylet(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
