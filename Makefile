@@ -43,7 +43,7 @@ check: $(READY)  ## lint, format, types, the arrows between packages, the contra
 test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
 	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
 ifeq ($(ARGS),)
-	$(QUIET) $(BIN)/pytest -ra --numprocesses=logical --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadgroup --no-loadscope-reorder
 else
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
 endif

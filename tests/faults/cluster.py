@@ -18,7 +18,7 @@ from actstore._stack.seaweed import free_ports
 from actstore_worker.cluster.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
-from tests.worker_process import command_line, descendants, running_workers
+from tests.worker_process import WorkerProcess, command_line, descendants, running_workers
 
 NODE_CPUS = 2
 NODES = 2  # beside the head, on which nothing captures
@@ -28,9 +28,9 @@ APPEAR_SECONDS = 60.0
 class KillableLab:
     """`kill(target)` sends SIGKILL to one of TARGETS, and brings back what does not come back by itself."""
 
-    def __init__(self, seaweed: SeaweedServer, cluster: Cluster, service_port: int, gateway: str, token: str) -> None:
-        self.seaweed, self._cluster = seaweed, cluster
-        self._service_port, self._gateway, self._token = service_port, gateway, token
+    def __init__(self, seaweed: SeaweedServer, cluster: Cluster, service_port: int, workers: WorkerProcess) -> None:
+        self.seaweed, self.workers = seaweed, workers
+        self._cluster, self._service_port = cluster, service_port
         self._service: subprocess.Popen[bytes] | None = None
         self.targets = {
             "worker": lambda: self._kill_process("ray::_CaptureActor"),
@@ -44,6 +44,11 @@ class KillableLab:
     def address(self) -> str:
         return f"127.0.0.1:{self._service_port}"
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of workers over its store, on its cluster."""
+        return store_variables(self.seaweed) | {"ACTSTORE_RAY_ADDRESS": self._cluster.address}
+
     def connect(self) -> actstore.Lab:
         return actstore.connect(self.address)
 
@@ -52,8 +57,8 @@ class KillableLab:
 
     def start_service(self) -> None:
         variables = environment(
-            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self._gateway, ACTSTORE_GATEWAY_TOKEN=self._token,
-            **store_variables(self.seaweed),
+            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self.workers.address,
+            ACTSTORE_GATEWAY_TOKEN=self.workers.token, **store_variables(self.seaweed),
         )  # fmt: skip
         self._service = subprocess.Popen(COMMAND, env=variables, stdout=subprocess.PIPE)
         assert self._service.stdout is not None
@@ -138,7 +143,7 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
             )
         )
         (service_port,) = free_ports(1)
-        lab = KillableLab(seaweed, cluster, service_port, workers.address, workers.token)
+        lab = KillableLab(seaweed, cluster, service_port, workers)
         stack.callback(lab.stop_service)
         lab.start_service()
         yield lab
