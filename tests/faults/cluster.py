@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,11 +17,11 @@ from actstore._stack.seaweed import free_ports
 from actstore_worker.cluster.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
+from tests.waiting import wait_until
 from tests.worker_process import WorkerProcess, command_line, descendants, running_workers
 
 NODE_CPUS = 2
 NODES = 2  # beside the head, on which nothing captures
-APPEAR_SECONDS = 60.0
 
 
 class KillableLab:
@@ -71,10 +70,8 @@ class KillableLab:
 
     def _kill_process(self, title: str) -> None:
         """One of those so named, in any node; Ray starts another."""
-        give_up = time.monotonic() + APPEAR_SECONDS
-        while not (found := self._processes(title)):
-            assert time.monotonic() < give_up, f"no process {title}"
-            time.sleep(0.1)
+        found: list[int] = []
+        wait_until(lambda: found.extend(self._processes(title)) or found, f"a process {title}")
         with suppress(ProcessLookupError):
             os.kill(found[0], signal.SIGKILL)
 

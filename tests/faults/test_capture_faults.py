@@ -37,7 +37,7 @@ TARGETS = ("worker", "coordinator", "node", "service", "store")
 SEED = int(os.environ["ACTSTORE_FAULT_SEED"])  # tests/conftest.py chooses one where nobody has
 KILLS = int(os.environ.get("ACTSTORE_FAULT_KILLS", str(len(TARGETS))))
 SHARDS = 24
-ENDS_SECONDS = 240.0
+ENDS_SECONDS = 600.0
 TRIES = 5
 
 

@@ -18,7 +18,7 @@ from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from tests.worker_process import WorkerProcess
 
-CALL_SECONDS = 180
+CALL_SECONDS = 600
 # Captures begun for something that has to happen before their end, of which none is slow.
 TRIES = 5
 TINY = sae_pb2.SaeReference(model=capture_pb2.ModelReference(name="tiny"), sae="small-sae")

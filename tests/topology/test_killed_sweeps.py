@@ -13,7 +13,7 @@ pytestmark = pytest.mark.stack
 
 REPLICA = "ray::ServeReplica:actstore:models"
 NAMES = ("Mary", "John", "gave", "went")
-ENDS_SECONDS = 240.0
+ENDS_SECONDS = 600.0
 
 
 def request() -> patching_pb2.RunSweepRequest:
