@@ -459,6 +459,7 @@ def killed(process: "subprocess.Popen[str]", bucket: Bucket, name: str, seconds:
     return process.returncode != 0
 
 
+@pytest.mark.stack
 def test_a_sweep_runs_side_by_side_and_a_failing_one_ends_no_other(tmp_path: Path) -> None:
     bucket = open_bucket(str(tmp_path))
     rows = write_planted_rows(bucket, d=D, features=WIDTH)
