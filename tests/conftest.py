@@ -1,9 +1,10 @@
-"""Stores for tests. Nothing is started before a test asks for it."""
+"""Stores for tests, and how tests share a machine. Nothing is started before a test asks for it."""
 
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
@@ -21,8 +22,33 @@ settings.load_profile("patient")
 # Models of tests are so small that a second thread only waits. Read by torch when it is first imported, here or in a
 # process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's processes are nice to all others, so that those wait for their turn who are waited for.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Several pytest processes that share the tests must choose the same faults.
 os.environ.setdefault("ACTSTORE_FAULT_SEED", str(random.SystemRandom().randrange(1 << 32)))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, for who has the stacks often waits for Ray."""
+    return min(os.cpu_count() or 1, 4) + 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For several pytest processes (`--dist=loadgroup`): all stacks are one process's, which begins with them and has
+    them in turn, and each file is one's, for the sake of its fixtures.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
+    for item in items:
+        group = "stack" if item.get_closest_marker("stack") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unflushed() -> Iterator[None]:
+    """A flush to the disk is for who loses power, and took a third of the time of a test that writes."""
+    with patch("os.fsync", lambda descriptor: None):
+        yield
 
 
 @pytest.fixture(scope="session")

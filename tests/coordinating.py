@@ -36,7 +36,6 @@ LIMITS = CoordinatorLimits(retry_seconds=0.01, heartbeat_seconds=0.05)
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)  # such a small model only waits for its second thread
     lab = tmp_path_factory.mktemp("lab")
     save_model(lab / "models" / "tiny", "gpt2")
     chosen = random.Random(1)

@@ -40,7 +40,6 @@ def theirs(folder: Path) -> HookedTransformer:
 
 @pytest.fixture(params=[(False, False), (True, False), (False, True)], ids=["standard", "shortformer", "folded"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     shortformer, folded = request.param
     return save_lens_folder(tmp_path / "small", shortformer=shortformer, folded=folded)
 

@@ -31,7 +31,6 @@ class Sides:
     def __init__(self, folder: Path, kind: str) -> None:
         from transformer_lens.model_bridge import TransformerBridge
 
-        torch.set_num_threads(1)  # such small models only wait for their second thread
         save_model(folder / "models" / kind, kind)
         (folder / "store").mkdir()
         self.catalogue = ModelCatalogue((folder / "models",))

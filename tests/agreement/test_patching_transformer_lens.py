@@ -42,7 +42,6 @@ def test_every_cell_equals_transformer_lens_and_plain_hooks(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = SAVERS[name](tmp_path / name)
     model = load_model(ModelCatalogue((tmp_path,)).find_model(name), device=torch.device("cpu"))
     pair = PromptPair(CLEAN, CORRUPT, *ANSWERS)

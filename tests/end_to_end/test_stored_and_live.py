@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 
 import actstore
 from actstore_storage.bucket.opening import open_bucket
@@ -45,7 +44,6 @@ class Stored:
 
 @pytest.fixture(scope="module", params=RUNS)
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
-    torch.set_num_threads(1)
     folder, model = tmp_path_factory.mktemp("stored-and-live"), request.param
     for name in ("models", "data", "store"):
         (folder / name).mkdir()

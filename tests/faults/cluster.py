@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,19 +17,19 @@ from actstore._stack.seaweed import free_ports
 from actstore_worker.cluster.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
-from tests.worker_process import descendants, running_workers
+from tests.waiting import wait_until
+from tests.worker_process import WorkerProcess, command_line, descendants, running_workers
 
 NODE_CPUS = 2
 NODES = 2  # beside the head, on which nothing captures
-APPEAR_SECONDS = 60.0
 
 
 class KillableLab:
     """`kill(target)` sends SIGKILL to one of TARGETS, and brings back what does not come back by itself."""
 
-    def __init__(self, seaweed: SeaweedServer, cluster: Cluster, service_port: int, gateway: str, token: str) -> None:
-        self.seaweed, self._cluster = seaweed, cluster
-        self._service_port, self._gateway, self._token = service_port, gateway, token
+    def __init__(self, seaweed: SeaweedServer, cluster: Cluster, service_port: int, workers: WorkerProcess) -> None:
+        self.seaweed, self.workers = seaweed, workers
+        self._cluster, self._service_port = cluster, service_port
         self._service: subprocess.Popen[bytes] | None = None
         self.targets = {
             "worker": lambda: self._kill_process("ray::_CaptureActor"),
@@ -44,6 +43,11 @@ class KillableLab:
     def address(self) -> str:
         return f"127.0.0.1:{self._service_port}"
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of workers over its store, on its cluster."""
+        return store_variables(self.seaweed) | {"ACTSTORE_RAY_ADDRESS": self._cluster.address}
+
     def connect(self) -> actstore.Lab:
         return actstore.connect(self.address)
 
@@ -52,8 +56,8 @@ class KillableLab:
 
     def start_service(self) -> None:
         variables = environment(
-            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self._gateway, ACTSTORE_GATEWAY_TOKEN=self._token,
-            **store_variables(self.seaweed),
+            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self.workers.address,
+            ACTSTORE_GATEWAY_TOKEN=self.workers.token, **store_variables(self.seaweed),
         )  # fmt: skip
         self._service = subprocess.Popen(COMMAND, env=variables, stdout=subprocess.PIPE)
         assert self._service.stdout is not None
@@ -66,17 +70,15 @@ class KillableLab:
 
     def _kill_process(self, title: str) -> None:
         """One of those so named, in any node; Ray starts another."""
-        give_up = time.monotonic() + APPEAR_SECONDS
-        while not (found := self._processes(title)):
-            assert time.monotonic() < give_up, f"no process {title}"
-            time.sleep(0.1)
+        found: list[int] = []
+        wait_until(lambda: found.extend(self._processes(title)) or found, f"a process {title}")
         with suppress(ProcessLookupError):
             os.kill(found[0], signal.SIGKILL)
 
     def _processes(self, title: str) -> list[int]:
         nodes = [self._cluster.head_node, *self._cluster.worker_nodes]
         below = [pid for node in nodes for pid in descendants(_raylet(node))]
-        return [pid for pid in below if _command_line(pid).startswith(title)]
+        return [pid for pid in below if command_line(pid).startswith(title)]
 
     def _kill_node(self) -> None:
         """The raylet and all its workers, at once, as when a machine loses power; another machine joins."""
@@ -138,7 +140,7 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
             )
         )
         (service_port,) = free_ports(1)
-        lab = KillableLab(seaweed, cluster, service_port, workers.address, workers.token)
+        lab = KillableLab(seaweed, cluster, service_port, workers)
         stack.callback(lab.stop_service)
         lab.start_service()
         yield lab
@@ -146,10 +148,3 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
 
 def _raylet(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""

@@ -7,6 +7,9 @@ again; the seed is in the test's name. `make faults` asks for more of them.
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import actstore
+from actstore_api.v1 import capture_pb2, service_pb2_grpc
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import S3Access, open_bucket
 from actstore_storage.errors import StoreError
@@ -25,7 +29,7 @@ from actstore_storage.runs.opening import open_run
 from tests.faults.cluster import KillableLab, killable_lab, store_variables
 from tests.random_models import WORDS, save_model
 from tests.service.process import running_service
-from tests.worker_process import running_workers
+from tests.worker_process import inherited, running_workers
 
 pytestmark = pytest.mark.stack
 
@@ -33,7 +37,7 @@ TARGETS = ("worker", "coordinator", "node", "service", "store")
 SEED = int(os.environ["ACTSTORE_FAULT_SEED"])  # tests/conftest.py chooses one where nobody has
 KILLS = int(os.environ.get("ACTSTORE_FAULT_KILLS", str(len(TARGETS))))
 SHARDS = 24
-ENDS_SECONDS = 240.0
+ENDS_SECONDS = 600.0
 TRIES = 5
 
 
@@ -188,3 +192,26 @@ def test_two_clusters_share_a_run(
     assert contents(bucket, "shared") == undisturbed
     named = {item.key for commit in open_run(bucket, "shared").commits for item in commit.objects.values()}
     assert set(bucket.keys("runs/shared/data")) == named
+
+
+def test_a_second_start_takes_the_serve_that_runs(folder: Path, lab: KillableLab) -> None:
+    """The last test, for it kills the workers: while they live, others are refused. The next take the port, which Serve
+    keeps, and of those that were killed nothing: neither their coordinator nor their settings.
+    """
+    (folder / "more").mkdir()
+    (folder / "more" / "more.jsonl").write_text('{"text": "a"}')
+    second = subprocess.run(
+        [sys.executable, "-m", "actstore_worker"],
+        env=inherited() | lab.variables | {"ACTSTORE_GATEWAY_TOKEN": "t"},
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert second.returncode == 2
+    store = lab.variables["ACTSTORE_STORE"]
+    assert f"there are already workers over {store}, process {lab.workers.pid}" in second.stderr
+    os.kill(lab.workers.pid, signal.SIGKILL)
+    folders = {"model_folder": folder / "models", "dataset_folder": folder / "more", "log": folder / "next.log"}
+    with running_workers(store, **folders, environment=lab.variables) as workers, workers.channel() as channel:
+        assert workers.address == lab.workers.address
+        captures = service_pb2_grpc.CaptureServiceStub(channel)
+        found = captures.ListSources(capture_pb2.ListSourcesRequest(), metadata=workers.metadata())
+        assert list(found.datasets) == ["more.jsonl"]

@@ -13,7 +13,6 @@ SWEPT = ("neox", "gpt2", "llama-grouped")
 
 @pytest.fixture(scope="session")
 def swept_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
     for kind in SWEPT:
         save_model(folder / kind, kind)

@@ -1,14 +1,18 @@
 """The command as a shell sees it: stdout, stderr, exit status."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from actstore._cli.main import main
 from actstore_api.v1 import patching_pb2
 from actstore_service.server import Service
 from tests.client.conftest import SERVICE_TOKEN
@@ -21,12 +25,29 @@ Done = subprocess.CompletedProcess[str]
 PATCH = ("patch", "planted-model", "--clean", "a b", "--corrupt", "a c", "--answers", " Mary", " John")
 
 
-def actstore(*arguments: str, address: str, timeout_seconds: float = PATIENCE_SECONDS) -> Done:
-    environment = {**os.environ, "ACTSTORE_ADDRESS": address, "ACTSTORE_TOKEN": SERVICE_TOKEN, "MPLBACKEND": "Agg"}
+def actstore(*arguments: str, address: str) -> Done:
+    """In this process: the import of the client takes longer than what is asked."""
+    with (
+        patch.dict(os.environ, _settings(address)),
+        redirect_stdout(io.StringIO()) as stdout,
+        redirect_stderr(io.StringIO()) as stderr,
+    ):
+        try:
+            status = main(arguments)
+        except SystemExit as end:  # argparse's
+            status = int(end.code or 0)
+    return Done(arguments, status, stdout.getvalue(), stderr.getvalue())
+
+
+def actstore_process(*arguments: str, address: str) -> Done:
     return subprocess.run(
         [sys.executable, "-m", "actstore", *arguments],
-        env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False,
+        env=os.environ | _settings(address), capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
+
+
+def _settings(address: str) -> dict[str, str]:
+    return {"ACTSTORE_ADDRESS": address, "ACTSTORE_TOKEN": SERVICE_TOKEN, "MPLBACKEND": "Agg"}
 
 
 @pytest.fixture(params=["service", "store"])
@@ -42,7 +63,7 @@ def said(done: Done) -> Any:
 
 
 def test_runs(address: str) -> None:
-    done = actstore("runs", address=address)
+    done = actstore_process("runs", address=address)
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "5 runs"
     names = [row["name"] for row in said(actstore("runs", "--json", address=address))["rows"]]
@@ -142,7 +163,7 @@ def test_features_by_token_and_by_text(service: Service, store: Path) -> None:
 def test_check_sae(service: Service) -> None:
     found = said(actstore("check-sae", "planted", SAE, "--tokens", "64", "--json", address=service.address))
     assert found["warnings"] == []
-    wrong = actstore("check-sae", "float16", SAE, address=service.address)
+    wrong = actstore_process("check-sae", "float16", SAE, address=service.address)
     assert (wrong.returncode, wrong.stderr) == (3, "")
     assert "zeros would do better" in wrong.stdout
 
@@ -176,7 +197,7 @@ def test_patch(service: Service, tmp_path: Path) -> None:
     assert len(found["rows"]) == 2 * 5 * planted.HEADS
     estimate = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--dry-run", "--json", address=service.address))
     assert (estimate["cells"], estimate["seconds"]) == (len(found["rows"]), 1.5)
-    done = actstore(*PATCH, "--plot", str(tmp_path / "sweep.png"), address=service.address)
+    done = actstore_process(*PATCH, "--plot", str(tmp_path / "sweep.png"), address=service.address)
     assert "logit difference 3 clean, -1 corrupt" in done.stdout
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
@@ -220,7 +241,7 @@ def test_patch_says_what_takes_the_place(service: Service, workers: StandInWorke
 
 
 def test_a_refusal_is_one_block_and_status_1(address: str) -> None:
-    done = actstore("norms", "nothing-there", address=address)
+    done = actstore_process("norms", "nothing-there", address=address)
     assert (done.returncode, done.stdout) == (1, "")
     lines = done.stderr.splitlines()
     assert lines[0] == "actstore: there is no run 'nothing-there'"
@@ -243,7 +264,7 @@ def test_live_commands_need_a_service(store: Path) -> None:
 
 def test_a_terminal_that_knows_ascii_alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = actstore("norms", "planted", address=str(store))
+    done = actstore_process("norms", "planted", address=str(store))
     assert (done.returncode, done.stderr) == (0, "")
     assert "\\xb7 model planted-model" in done.stdout
 

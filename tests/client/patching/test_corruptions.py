@@ -203,7 +203,6 @@ def swept(model: LanguageModel, corrupt: str, wrong: str) -> Sweep:
 
 def test_the_head_that_points_is_hidden_by_another_answer(tmp_path: Path) -> None:
     """Head 0.0 marks the answer by its predecessor, and head 1.0 moves it: tests/worker/hand_built.py."""
-    torch.set_num_threads(1)
     model = load_model(
         ModelCatalogue((tmp_path,)).find_model(induction(tmp_path / "induction").name), device=torch.device("cpu")
     )

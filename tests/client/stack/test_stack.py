@@ -19,8 +19,6 @@ from tests.stored_run import write_stored_run
 from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.worker_process import descendants
 
-pytestmark = pytest.mark.stack
-
 
 def running(pid: int) -> bool:
     """A zombie does not run."""

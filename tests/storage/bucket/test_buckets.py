@@ -16,6 +16,7 @@ from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.bucket.opening import S3Access, open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import BadRequest, StoreError
+from tests.waiting import wait_until
 
 
 class BucketBehaviour:
@@ -286,11 +287,17 @@ class _Overwriting(LocalBucket):
 
 
 class _CheckThenWrite(LocalBucket):
-    """A store that asks first and writes later, so that racers overtake each other."""
+    """A store that asks first and writes later: here, once a second racer has asked as well."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._asked: list[str] = []
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         if self.exists(key):
             return False
+        self._asked.append(key)
+        wait_until(lambda: self._asked.count(key) > 1, "a second racer")
         self.put(key, data)
         return True
 

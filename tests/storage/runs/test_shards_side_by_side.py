@@ -17,8 +17,8 @@ from actstore_storage.parquet.reading import read_side_by_side
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from tests.storage.random_run import RandomRun, make_run, write_run
+from tests.waiting import PATIENCE_SECONDS
 
-WAIT_SECONDS = 30
 LAYERS = 5
 
 
@@ -110,7 +110,7 @@ def test_what_is_read_side_by_side_comes_in_order_and_no_more_is_held_than_allow
         if item == 2:
             third.set()
         if item == 0:
-            assert third.wait(WAIT_SECONDS)
+            assert third.wait(PATIENCE_SECONDS)
         return item
 
     found = read_side_by_side(read, items(), 3)

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, NotT
 from actstore_storage.format.keys import checkpoint_key, checkpoint_sketches_key
 from actstore_storage.rows.reading import dense_matrix, read_activations, read_tokens
 from actstore_storage.runs.opening import committed_shards, create_run, list_runs, open_run
+from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.capture.plan import PlanSettings
@@ -298,15 +300,28 @@ def test_a_failed_capture_is_finished_by_the_same_request(lab: Path, bucket: Buc
 
 
 def test_cancel_interrupts_the_shard_under_way_and_leaves_nothing_of_it(
-    lab: Path, bucket: Bucket, tmp_path: Path
+    lab: Path, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sequence a batch and one shard: the interrupt comes between two batches."""
+    """One sequence a batch and one shard: the interrupt comes after the first batch, which waits for it."""
     request = replace(REQUEST, sequences_per_shard=1000, sequences_per_batch=1)
+    add, interrupted = ShardWriter.add, threading.Event()
+
+    class Interrupted(ThreadWorker):
+        async def interrupt(self, attempt: str) -> None:
+            await super().interrupt(attempt)
+            interrupted.set()
 
     async def work() -> tuple[Progress, Any]:
         started = asyncio.Event()
         loop = asyncio.get_running_loop()
-        worker = ThreadWorker(bucket, lambda task: loop.call_soon_threadsafe(started.set))
+
+        def add_and_wait(*batch: Any) -> None:
+            add(*batch)
+            loop.call_soon_threadsafe(started.set)
+            assert interrupted.wait(PATIENCE_SECONDS)
+
+        monkeypatch.setattr(ShardWriter, "add", add_and_wait)
+        worker = Interrupted(bucket)
         captures = coordinator(lab, bucket, worker)
         name = await captures.submit(request)
         await started.wait()

@@ -1,7 +1,6 @@
 """`python -m actstore_worker` when it cannot start, or is stopped before it has."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,21 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import wait_until
-from tests.worker_process import descendants, running_workers
-
-pytestmark = pytest.mark.stack
+from tests.worker_process import command_line, descendants, inherited
 
 START_SECONDS = 180
-
-
 WORKERS = [sys.executable, "-m", "actstore_worker"]
 
 
 def start(environment: dict[str, str], folder: Path, command: Sequence[str] = WORKERS) -> subprocess.Popen[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ACTSTORE_", "RAY_"))}
     return subprocess.Popen(
         command,
-        env=inherited | environment | {"HOME": str(folder)},
+        env=inherited() | environment | {"HOME": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -33,7 +27,7 @@ def start(environment: dict[str, str], folder: Path, command: Sequence[str] = WO
 
 
 def serve_controllers(pid: int) -> list[int]:
-    return [child for child in descendants(pid) if _command(child).startswith("ray::ServeController")]
+    return [child for child in descendants(pid) if command_line(child).startswith("ray::ServeController")]
 
 
 def ray_folder(pid: int) -> Path:
@@ -44,13 +38,6 @@ def ray_folder(pid: int) -> Path:
             if path.parent.name == "logs":
                 return path.parents[2]
     raise AssertionError(f"process {pid} has no log")
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 @pytest.mark.parametrize(
@@ -77,6 +64,7 @@ Guarded([sys.executable, "-m", "actstore_worker"], grace_seconds=180).wait()
 """
 
 
+@pytest.mark.stack
 def test_workers_end_with_who_started_them_and_leave_nothing(tmp_path: Path) -> None:
     """Who is killed once Ray runs and Serve is on its way: the workers' guard sends them SIGTERM, as others may."""
     (tmp_path / "store").mkdir()
@@ -91,34 +79,4 @@ def test_workers_end_with_who_started_them_and_leave_nothing(tmp_path: Path) -> 
     output, errors = process.communicate(timeout=START_SECONDS)  # which all of them hold
     assert not folder.exists(), errors
     assert [json.loads(line)["starting"] for line in output.splitlines()][:3] == ["the store", "Ray", "the coordinator"]
-    wait_until(lambda: not any(map(_command, children)), "the end of all that was started")
-
-
-def test_a_ray_of_our_own_refuses_who_has_not_its_token(tmp_path: Path) -> None:
-    for name in ("store", "models", "data"):
-        (tmp_path / name).mkdir()
-    with running_workers(
-        tmp_path / "store",
-        model_folder=tmp_path / "models",
-        dataset_folder=tmp_path / "data",
-        log=tmp_path / "workers.log",
-    ) as workers:
-        commands = {pid: _command(pid).split("\0") for pid in descendants(workers.pid)}
-        raylet = next(pid for pid, words in commands.items() if words[0].endswith("/raylet"))
-        address = next(word.partition("=")[2] for word in commands[raylet] if word.startswith("--gcs-address="))
-        variables = Path(f"/proc/{raylet}/environ").read_text().split("\0")
-        token = next(each.partition("=")[2] for each in variables if each.startswith("RAY_AUTH_TOKEN="))
-        assert asks_ray(address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, tmp_path)
-        assert not asks_ray(address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "w" * 43}, tmp_path)
-        assert not asks_ray(address, {"RAY_AUTH_MODE": "disabled"}, tmp_path)
-        assert not asks_ray(address, {}, tmp_path)
-    assert token not in (tmp_path / "workers.log").read_text()
-    assert not (tmp_path / ".ray").exists()
-
-
-def asks_ray(address: str, authentication: dict[str, str], folder: Path) -> bool:
-    """Whether another client of the cluster is answered."""
-    code = f"from ray._raylet import GcsClient; GcsClient(address={address!r}).internal_kv_keys(b'', None, 10)"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = inherited | authentication | {"HOME": str(folder)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0
+    wait_until(lambda: not any(map(command_line, children)), "the end of all that was started")

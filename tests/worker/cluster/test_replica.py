@@ -52,7 +52,6 @@ class Lab:
     """A replica, one of its models, and weights of that model that are others, of the same size."""
 
     def __init__(self, folder: Path) -> None:
-        torch.set_num_threads(1)  # such small models only wait for their second thread
         self.models, self.model, self.other = folder / "models", folder / "models" / "small", folder / "other"
         save_gpt2(self.model)
         shutil.copytree(self.model, self.other)

@@ -134,7 +134,6 @@ class Side:
 
 @pytest.fixture(scope="module")
 def side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield Side(tmp_path_factory.mktemp("side"))

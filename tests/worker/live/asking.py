@@ -41,7 +41,6 @@ class Replica:
     """Models are read when they are first asked; `limits` may be changed between questions."""
 
     def __init__(self, folder: Path, limits: LiveLimits) -> None:
-        torch.set_num_threads(1)  # such small models only wait for their second thread
         self.models, self.store, self.limits = folder / "models", folder / "store", limits
         self.store.mkdir()
         for name, save in (DECODERS | BERT).items():

@@ -63,7 +63,6 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     return Lab(tmp_path_factory.mktemp("ablations"))
 
 

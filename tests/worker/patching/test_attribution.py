@@ -39,7 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
 
 
@@ -189,7 +188,6 @@ def test_a_run_moves_nothing_towards_itself_and_leaves_no_hook(
 # way round. So estimates inherit the asymmetry of single patches, and miss that both halves of an AND bring it back.
 @pytest.mark.parametrize(("kind", "at_corrupt", "at_clean"), [("and", 0, 1), ("or", 1, 0)])
 def test_gates_have_the_asymmetry_of_their_gradient(tmp_path: Path, kind: str, at_corrupt: int, at_clean: int) -> None:
-    torch.set_num_threads(1)
     gate(tmp_path / kind, kind)
     model = load_model(ModelCatalogue((tmp_path,)).find_model(kind), device=torch.device("cpu"))
     a, b, c = (Cell(site, 2) for site in (Site(0, "z", 0), Site(0, "z", 1), Site(1, "mlp_out")))

@@ -23,7 +23,6 @@ def sweep(model: LanguageModel, request: SweepRequest) -> list[dict[str, object]
 
 
 def load(folder: Path) -> LanguageModel:
-    torch.set_num_threads(1)
     return load_model(ModelCatalogue((folder.parent,)).find_model(folder.name), device=torch.device("cpu"))
 
 

@@ -23,7 +23,6 @@ TOKENS, ANSWERS = (0, 17, 93, 4, 201, 55), (3, 200)
 
 @pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
     DECODERS[request.param](folder / request.param)
     model = load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
@@ -96,7 +95,6 @@ def test_heads_share_out_attn_out_less_its_bias(model: LanguageModel) -> None:
 
 
 def test_a_gate_is_written_by_its_neuron_and_by_nothing_else(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     gate(tmp_path / "and", "and")
     model = load_model(ModelCatalogue((tmp_path,)).find_model("and"), device=torch.device("cpu"))
     tokens = tuple(model.tokenizer("a1 b1 end")["input_ids"])

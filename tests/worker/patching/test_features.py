@@ -41,7 +41,6 @@ Load = Callable[[str], LanguageModel]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
     for name, save in {"gpt2": save_gpt2, "llama": save_llama, "neox": save_neox}.items():
         save(folder / name)

@@ -26,7 +26,6 @@ TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
 
 @pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
     DECODERS[request.param](folder / request.param)
     return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))

@@ -39,7 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
 
 

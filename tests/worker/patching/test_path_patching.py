@@ -30,7 +30,6 @@ RECEIVERS = [
 
 @pytest.fixture(scope="module", params=SAVERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
     SAVERS[request.param](folder / request.param)
     return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))

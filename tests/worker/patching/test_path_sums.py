@@ -28,7 +28,6 @@ TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 @pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     """Without a final norm and without a soft cap of logits."""
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
     DECODERS[request.param](folder / request.param)
     model = load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))

@@ -28,7 +28,6 @@ LAST = Span("sat on", (9, 15), (7, 13))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
     for name, save in SAVERS.items():
         save(folder / name)

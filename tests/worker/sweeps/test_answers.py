@@ -74,7 +74,6 @@ def rows_of(table: common_pb2.Table) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     return Lab(tmp_path_factory.mktemp("answers"))
 
 

@@ -52,7 +52,6 @@ LIMITS = PatchingLimits(tokens_per_slice=180)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    torch.set_num_threads(1)  # such a small model only waits for its second thread
     folder = tmp_path_factory.mktemp("models")
     save_model(folder / "neox", "neox")
     return load_model(ModelCatalogue((folder,)).find_model("neox"), device=torch.device("cpu"))

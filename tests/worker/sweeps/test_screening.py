@@ -31,7 +31,6 @@ LIMITS = PatchingLimits(tokens_per_slice=64)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    torch.set_num_threads(1)  # such a small model only waits for its second thread
     folder = tmp_path_factory.mktemp("models")
     SAVERS["gpt2"](folder / "gpt2")
     return load_model(ModelCatalogue((folder,)).find_model("gpt2"), device=torch.device("cpu"))
@@ -86,7 +85,6 @@ def test_estimates_are_of_the_normalised_effect(tmp_path: Path) -> None:
     """The AND: at the corrupt prompt neither half has a gradient, at the clean one each is the whole effect; and so C
     comes first, and is what is computed.
     """
-    torch.set_num_threads(1)
     gate(tmp_path / "and", "and")
     model = load_model(ModelCatalogue((tmp_path,)).find_model("and"), device=torch.device("cpu"))
     pair = PromptPair("a1 b1 end", "a0 b0 end", "yes", "no")

@@ -41,7 +41,6 @@ LAYERS = {"neox": "gpt_neox.layers", "neox-sequential": "gpt_neox.layers", "gpt2
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]:
-    torch.set_num_threads(1)  # such small models only wait for their second thread
     folder = tmp_path_factory.mktemp("models")
     for kind in BUILDERS:
         save_model(folder / kind, kind)

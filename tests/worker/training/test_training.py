@@ -9,7 +9,6 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -45,15 +44,6 @@ RUN_SECONDS = 300
 TRIES = 5
 # Of each architecture, what makes some features fire and some not after a few steps.
 SPARSITIES = {"standard": 0.2, "gated": 0.2, "topk": 3, "batchtopk": 3, "jumprelu": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a matrix only waits for a second thread, and a test shares its cores with others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -469,6 +459,7 @@ def killed(process: "subprocess.Popen[str]", bucket: Bucket, name: str, seconds:
     return process.returncode != 0
 
 
+@pytest.mark.stack
 def test_a_sweep_runs_side_by_side_and_a_failing_one_ends_no_other(tmp_path: Path) -> None:
     bucket = open_bucket(str(tmp_path))
     rows = write_planted_rows(bucket, d=D, features=WIDTH)

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from actstore_api.v1 import capture_pb2, model_pb2
-from tests.worker.cluster.topology_caller import Caller, failure, specification
+from tests.topology.caller import Caller, failure, specification
 
 TEXT = "a" * 60
 

@@ -12,14 +12,18 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import from_status
 from actstore_api.records.terms import Failure
-from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
+from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, sae_pb2, service_pb2_grpc
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.rows.reading import read_tokens
+from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from tests.worker_process import WorkerProcess
 
-CALL_SECONDS = 180
+CALL_SECONDS = 600
 # Captures begun for something that has to happen before their end, of which none is slow.
 TRIES = 5
+TINY = sae_pb2.SaeReference(model=capture_pb2.ModelReference(name="tiny"), sae="small-sae")
+PROMPT = "Mary gave a book"
 
 
 def specification(
@@ -105,6 +109,10 @@ def swept_cells(updates: Sequence[patching_pb2.RunSweepResponse]) -> pa.Table:
     return pa.concat_tables(pa.ipc.open_stream(part).read_all() for part in parts)
 
 
+def table(message: common_pb2.Table) -> pa.Table:
+    return pa.ipc.open_stream(message.arrow_ipc_stream).read_all()
+
+
 def large_sweep() -> patching_pb2.RunSweepRequest:
     """Of many pairs, so that it takes some seconds."""
     pair = {"clean": "When Mary and John went", "corrupt": "When John and Mary went"}
@@ -123,6 +131,10 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     """That these processes have used, user and system, since they started."""
     stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
     return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+
+def snapshot(folder: Path, run: str) -> Snapshot:
+    return open_run(open_bucket(str(folder / "store")), run)
 
 
 def check_tokens(seen: Snapshot) -> None:

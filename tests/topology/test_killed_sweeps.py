@@ -2,32 +2,18 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
 
 from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
-from tests.random_models import save_model
-from tests.worker_process import WorkerProcess, running_workers
+from tests.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.stack
 
 REPLICA = "ray::ServeReplica:actstore:models"
 NAMES = ("Mary", "John", "gave", "went")
-ENDS_SECONDS = 240.0
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    folder = tmp_path_factory.mktemp("sweeps")
-    for name in ("store", "models", "data"):
-        (folder / name).mkdir()
-    save_model(folder / "models" / "tiny", "neox")
-    with running_workers(
-        folder / "store", model_folder=folder / "models", dataset_folder=folder / "data", log=folder / "workers.log"
-    ) as process:
-        yield process
+ENDS_SECONDS = 600.0
 
 
 def request() -> patching_pb2.RunSweepRequest:
