@@ -55,6 +55,18 @@ def test_verdicts_change_where_the_documentation_says(
         assert fit_steps(STEPS, np.exp(logs)).verdict == verdict
 
 
+@pytest.mark.parametrize(("bend", "verdict"), [(1.6, FASTER), (-1.6, SLOWER)])
+def test_a_rate_that_turns_back_is_none_that_changes(bend: float, verdict: str) -> None:
+    """Late in a curve that quickens one step as small as the first ones, or as large in one that slackens."""
+    steady = np.diff(bent(bend))
+    for step in (15, 16):
+        turned = steady.copy()
+        turned[step] = steady[2]
+        assert (turned > 0).all()
+        assert fit_steps(STEPS, np.exp(along(steady))).verdict == verdict
+        assert fit_steps(STEPS, np.exp(along(turned))).verdict == IRREGULAR
+
+
 # Signs that are at right angles to every line, parabola and cubic (Thue and Morse's), so that they change no fit.
 WAVE = np.array([1, -1, -1, 1, -1, 1, 1, -1, -1, 1, 1, -1, 1, -1, -1, 1.0])
 AT = np.arange(16.0)

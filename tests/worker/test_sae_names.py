@@ -153,7 +153,9 @@ def test_gemma_scope_outside_of_its_repositories_says_neither_site_nor_model(tmp
     assert load_sae(plain, "small").claims == {}
 
 
-def test_openai_reads_what_its_location_names(tmp_path: Path) -> None:
+def test_openai_reads_what_the_nearest_location_names(tmp_path: Path) -> None:
+    near = load_sae(save_openai(tmp_path / "resid_post_attn_v5/resid_post_mlp_v5_32k/11.pt"), "small")
+    assert places(near) == ("resid_post.11", "resid_post.11")
     sae = load_sae(save_openai(tmp_path / "resid_delta_attn_v5_32k/autoencoders/11.pt"), "small")
     assert (*places(sae), sae.model) == ("attn_out.11", "attn_out.11", "gpt2")
 
@@ -170,6 +172,39 @@ def test_llama_scope_is_of_the_model_that_its_folders_name(folders: str, model: 
     folder = save_llama_scope(tmp_path / folders, weights(), hook_point_out=None)
     sae = load_sae(folder, "small")
     assert (sae.model, *places(sae)) == (model, "resid_post.1", "resid_post.1")
+
+
+def test_llama_scope_that_goes_out_elsewhere_is_a_transcoder(tmp_path: Path) -> None:
+    hooks = {"hook_point_in": "blocks.1.mlp.hook_in", "hook_point_out": "blocks.1.hook_mlp_out"}
+    sae = load_sae(save_llama_scope(tmp_path, weights(), **hooks), "small")
+    assert (*places(sae), sae.is_transcoder) == ("mlp_input.1", "mlp_out.1", True)
+
+
+def scaled_by(folder: Path, factor: float) -> SparseAutoencoder:
+    (folder / "actstore.json").write_text(json.dumps({"norm_scaling_factor": factor}))
+    return load_sae(folder, "small")
+
+
+def test_a_scale_that_the_files_do_not_say_is_the_sidecars(tmp_path: Path) -> None:
+    """As if rows came scaled: of Llama Scope without its norm, and of SAELens in the words of two of its versions."""
+    x = torch.randn(20, D_MODEL, generator=torch.Generator().manual_seed(0))
+    norms = {"in": D_MODEL**0.5 / 1.5, "out": D_MODEL**0.5 / 1.5}
+    said = load_sae(save_llama_scope(tmp_path / "said", weights(), dataset_average_activation_norm=norms), "small")
+    silent = save_llama_scope(tmp_path / "silent", weights(), dataset_average_activation_norm=None)
+    torch.testing.assert_close(scaled_by(silent, 1.5).encode(x), said.encode(x))
+    plain = load_sae(save_sae(tmp_path / "plain", "standard", apply_b_dec_to_input=False), "plain")
+    for name in ("expected_average_only_in", True):
+        folder = save_sae(tmp_path / str(name), "standard", apply_b_dec_to_input=False)
+        config = json.loads((folder / "cfg.json").read_text()) | {"normalize_activations": name}
+        (folder / "cfg.json").write_text(json.dumps(config))
+        sae = scaled_by(folder, 1.5)
+        torch.testing.assert_close(sae.encode(x), plain.encode(1.5 * x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(sae.decode(sae.encode(x), x), plain.decode(plain.encode(1.5 * x), x) / 1.5)
+
+
+def test_saelens_without_a_model_names_none(tmp_path: Path) -> None:
+    sae = load_sae(save_sae(tmp_path, "standard", metadata={"hook_name": "resid_post.1", "model_name": None}), "small")
+    assert sae.model == ""
 
 
 def llama_scope(**options: Any) -> Callable[[Path], Path]:
@@ -259,6 +294,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "a row for an encoder": (changed(SAELENS, standard, W_enc=torch.ones(64)), "W_enc", "the matrix is not there"),
     "no decoder": (changed(SAELENS, standard, W_dec=None), "W_dec", "the matrix is not there"),
     "no bias": (changed(SAELENS, standard, b_enc=None), "tensors", "has other tensors"),
+    "a number for a bias": (openai_state(pre_bias=3.0), "b_dec", "it is no tensor"),
+    "a number for an encoder": (openai_state(**{"encoder.weight": 3.0}), "W_enc", "the matrix is not there"),
+    "no feature": (
+        changed(
+            "params.safetensors", gemma_scope_2(), w_enc=torch.ones(D_MODEL, 0), w_dec=torch.ones(0, D_MODEL),
+            b_enc=torch.ones(0), threshold=torch.ones(0),
+        ), "d_in, d_sae, d_out", "no features",
+    ),
     "a word for the width": (as_wide_as("wide"), "cfg.json", "no sizes"),
 }  # fmt: skip
 
