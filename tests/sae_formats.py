@@ -1,4 +1,4 @@
-"""Small random SAEs on disk in the formats of projects that no package saves: as their authors' code wrote them."""
+"""Small SAEs on disk in the formats of others: as their authors' code wrote them, without it."""
 
 import json
 from collections import OrderedDict
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import Tensor
 
 from tests.small_models import D_MODEL
 
 D_SAE, K = 48, 5
+_FOUR = torch.tensor(4)
 Weights = dict[str, NDArray[np.float32]]
 
 
@@ -102,6 +104,31 @@ def save_llama_scope_r1(folder: Path, found: Weights, **options: Any) -> Path:
     } | options
     tensors = _linear(found) | {"log_jumprelu_threshold": np.log(found["threshold"])}
     return _save(folder, tensors, "sae_weights.safetensors", "config.json", config)
+
+
+def save_sparsify(folder: Path, hook_point: str = "layers.1", **options: Any) -> Path:
+    """Weights that are all alike, for what is asked of names and options alone."""
+    config = {"activation": "topk", "d_in": D_MODEL, "num_latents": D_SAE, "k": 4, "transcode": False} | options
+    tensors = {"encoder.weight": torch.ones(D_SAE, D_MODEL), "encoder.bias": torch.ones(D_SAE)}
+    tensors |= {"W_dec": torch.ones(D_SAE, D_MODEL), "b_dec": torch.ones(D_MODEL)}
+    (folder / hook_point).mkdir(parents=True)
+    save_file(tensors, folder / hook_point / "sae.safetensors")
+    (folder / hook_point / "cfg.json").write_text(json.dumps(config))
+    return folder / hook_point
+
+
+def save_dictionary(
+    folder: Path, known: str = "BatchTopKSAE", threshold: float = 0.5, k: Tensor = _FOUR, **trainer: Any
+) -> Path:
+    tensors = {"encoder.weight": torch.ones(D_SAE, D_MODEL), "encoder.bias": torch.ones(D_SAE)}
+    tensors |= {"decoder.weight": torch.ones(D_MODEL, D_SAE), "b_dec": torch.ones(D_MODEL)}
+    tensors |= {"k": k, "threshold": torch.tensor(threshold)}
+    folder.mkdir(parents=True)
+    torch.save(tensors, folder / "ae.pt")
+    buffer = {"io": trainer.pop("io", "out")}
+    config = {"dict_class": known, "layer": 1, "submodule_name": "resid_post_layer_1"} | trainer
+    (folder / "config.json").write_text(json.dumps({"trainer": config, "buffer": buffer}))
+    return folder
 
 
 def _linear(found: Weights) -> Weights:

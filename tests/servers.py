@@ -1,11 +1,13 @@
 """Real servers for tests, usable without pytest: `with SeaweedServer() as server: ...`."""
 
 import os
+import select
 import signal
+import socket
 import socketserver
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -53,10 +55,49 @@ def answering(answer: bytes, heard: list[bytes] | None = None) -> Iterator[str]:
                 heard.append(said)
             self.request.sendall(answer)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+    with _listening(Handler) as address:
+        yield address
+
+
+@contextmanager
+def relaying(endpoint: str, instead: Sequence[bytes]) -> Iterator[str]:
+    """The address of a relay to `endpoint`, which hears all that is said. The answers to the first who connect are kept
+    back: each hears one of `instead`, an empty one for none at all, before the relay hangs up.
+    """
+    lies = list(instead)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            lie = lies.pop(0) if lies else None
+            host, port = endpoint.split(":")
+            with socket.create_connection((host, int(port))) as far:
+                _relay(self.request, far, lie)
+
+    with _listening(Handler) as address:
+        yield address
+
+
+@contextmanager
+def _listening(handler: type[socketserver.BaseRequestHandler]) -> Iterator[str]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         serving.start()
-        yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        serving.join()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def _relay(near: socket.socket, far: socket.socket, lie: bytes | None) -> None:
+    """Until one of the two hangs up; or the far one answers, where that is not to be passed on."""
+    while True:
+        for source in select.select([near, far], [], [])[0]:
+            said = source.recv(1 << 16)
+            if source is far and lie is not None:
+                near.sendall(lie)
+                return
+            if not said:
+                return
+            (near if source is far else far).sendall(said)

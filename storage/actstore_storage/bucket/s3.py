@@ -24,7 +24,7 @@ from pyarrow import fs
 from urllib3.exceptions import HTTPError
 
 from actstore_storage.bucket import Bucket, check_key, is_key
-from actstore_storage.bucket.s3_connection import NO_S3_ANSWER, Reached, connection_failure, proxy_for
+from actstore_storage.bucket.s3_connection import NO_OBJECT, NO_S3_ANSWER, Asked, Reached, proxy_for, store_failure
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
 if TYPE_CHECKING:
@@ -37,33 +37,14 @@ BACKOFF_SECONDS = 0.2  # doubles with each try
 CONNECTIONS = 32
 REPEATED_MAX = 1000  # keys of a listing in a row that it has told before: a page
 
-# S3's error codes as `_code` spells them, by what has to be done.
-_NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
-_NO_OBJECT = {"nosuchkey"}
-_CREDENTIALS = {
-    "expiredtoken",
-    "invalidaccesskeyid",
-    "invalidclienttokenid",
-    "invalidtoken",
-    "signaturedoesnotmatch",
-}
-_SKEWED = {"requesttimetooskewed"}
-_DENIED = {"accessdenied", "allaccessdisabled", "methodnotallowed"}
-_FULL = {"insufficientstorage", "quotaexceeded", "xminiostoragefull"}
-_TRY_AGAIN = {
-    "conditionalrequestconflict",
-    "internalerror",
-    "operationaborted",
-    "requesttimeout",
-    "serviceunavailable",
-    "slowdown",
-}
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", re.ASCII)
 _PORT_MAX = 65_535
 _REGION = re.compile(r"[\w-]*", re.ASCII)
 # What minio's parser says of a successful answer that is none of S3's, as a login page in between is.
 _NO_ANSWER = (ParseError, ValueError)
+# Arrow's client knows some codes by its own names, and tells the others only in its message.
 _ARROW_CODE = re.compile(r"AWS Error (\w+)")
+_ARROW_UNKNOWN = re.compile(r"Unable to parse ExceptionName: (\w+)")
 
 Answer = TypeVar("Answer")
 
@@ -156,7 +137,7 @@ class _S3Store:
             try:
                 return request()
             except (MinioException, HTTPError, *_NO_ANSWER) as error:
-                if _code(error) in _NO_OBJECT:
+                if _code(error) == NO_OBJECT:
                     raise KeyError(key) from None
                 failure = self._failure(error, writing=writing)
                 if tried == TRIES or not isinstance(failure, StoreUnreachable):
@@ -166,22 +147,8 @@ class _S3Store:
 
     def _failure(self, error: Exception, *, writing: bool = False) -> StoreError:
         """What went wrong, in words that hold no secret: the code only, never the server's message."""
-        code, where = _code(error), {"field": "store", "value": self.address}
-        if code in _NO_BUCKET:
-            return StoreError(f"there is no bucket {self._name}", reason="STORE_NOT_FOUND", **where)
-        if code in _SKEWED:
-            message = f"{self.address} refuses requests of this machine, whose clock is not the store's ({code})"
-            return StoreError(message, reason="STORE_CREDENTIALS", field="clock", allowed="the store's time")
-        if code in _CREDENTIALS or (code in _DENIED and not writing):
-            message = f"{self.address} refuses these credentials ({code})"
-            return StoreError(message, reason="STORE_CREDENTIALS", **where)
-        if code in _DENIED:
-            message = f"these credentials may not write to {self.address} ({code})"
-            return StoreError(message, reason="STORE_NOT_WRITABLE", **where)
-        if code in _FULL:
-            return StoreError(f"{self.address} is full ({code})", reason="STORE_FULL", **where)
         settings = Reached(self._access.endpoint, self._access.secure, self._access.region, self._proxy)
-        return connection_failure(self.address, settings, error, code)
+        return store_failure(Asked(self.address, self._name, writing), settings, error, _code(error))
 
 
 class S3Files(_S3Store):
@@ -358,5 +325,5 @@ def _code(error: Exception) -> str:
         return f"http {error._code}"  # its only way to tell
     if isinstance(error, _NO_ANSWER):
         return NO_S3_ANSWER
-    found = _ARROW_CODE.search(str(error))
+    found = _ARROW_UNKNOWN.search(str(error)) or _ARROW_CODE.search(str(error))
     return found[1].replace("_", "").lower() if found else type(error).__name__

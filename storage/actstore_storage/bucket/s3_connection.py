@@ -1,4 +1,4 @@
-"""Through which proxy an S3 endpoint is reached, and what to say where it cannot be.
+"""Through which proxy an S3 endpoint is reached, and what to say where it cannot be, or refuses.
 
 The settings are named as S3Access has them and as the environment has them, ACTSTORE_S3_ENDPOINT and so on.
 """
@@ -11,6 +11,46 @@ from urllib.request import getproxies, proxy_bypass
 
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
+# S3's error codes in small letters, by what has to be done.
+NO_OBJECT = "nosuchkey"
+_NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
+_CREDENTIALS = {
+    "expiredtoken",
+    "invalidaccesskeyid",
+    "invalidclienttokenid",
+    "invalidtoken",
+    "signaturedoesnotmatch",
+}
+_SKEWED = {"requesttimetooskewed"}
+_DENIED = {"accessdenied", "allaccessdisabled", "methodnotallowed"}
+_FULL = {"insufficientstorage", "quotaexceeded", "xminiostoragefull"}
+# What comes back by itself: the store is busy, or starts, or something was lost on the way.
+_TRY_AGAIN = {
+    "baddigest",
+    "busy",
+    "conditionalrequestconflict",
+    "errrequestbytesexceed",
+    "errtoomanyrequest",
+    "incompletebody",
+    "internalerror",
+    "internalfailure",
+    "nosuchupload",
+    "operationaborted",
+    "requesttimeout",
+    "serverbusy",
+    "serviceunavailable",
+    "slowdown",
+    "slowdownread",
+    "slowdownwrite",
+    "temporaryredirect",
+    "throttling",
+    "throttlingexception",
+    "toomanyrequests",
+    "xminioservernotinitialized",
+}
+# A code of S3's is one word. These are its clients', where they had no answer, or one without a code.
+_CODE = re.compile(r"[a-z0-9]+")
+_NO_CODE = {"endpointresolutionfailure", "networkconnection", "none", "resourcenotfound", "unknown"}
 # Of an error's own text, minio's or pyarrow's.
 _PLAIN_HTTP = re.compile(r"wrong.version.number|record layer failure|packet length too long|unknown protocol", re.I)
 # The first is TLS's alert, the others what servers and clients say of HTTP on a TLS port.
@@ -28,6 +68,15 @@ _WORDS = (
     (re.compile(r"timed? ?out|curlCode: 28\b", re.I), "it does not answer in time"),
     (re.compile(r"reset by peer|RemoteDisconnected|curlCode: (52|56)\b"), "it hangs up, as some do where {scheme}"),
 )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which store, in which bucket, and whether it was to write."""
+
+    address: str
+    bucket: str
+    writing: bool
 
 
 @dataclass(frozen=True)
@@ -70,14 +119,39 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def connection_failure(address: str, reached: Reached, error: Exception, code: str) -> StoreError:
-    """What an error means that is not one of the store's own answers. Where trying again cannot help, because a setting
-    is wrong, it is no StoreUnreachable.
+def store_failure(asked: Asked, reached: Reached, error: Exception, code: str) -> StoreError:
+    """What an error means. Only where trying again may help it is a StoreUnreachable: what the store itself answers
+    decides by its code.
     """
-    said, endpoint = str(error), reached.endpoint
-    wrong = _of_a_setting(address, reached, said, code)
-    if wrong is not None:
-        return wrong
+    said = _of_access(asked, code) or _of_a_setting(asked.address, reached, str(error), code)
+    if said is not None:
+        return said
+    if _CODE.fullmatch(code) and code not in _NO_CODE | _TRY_AGAIN:
+        message = f"{asked.address} refuses what it is asked, and would again ({code})"
+        return StoreError(message, reason="STORE_UNSAFE", field="store", value=asked.address)
+    return _unreachable(asked.address, reached, str(error), code)
+
+
+def _of_access(asked: Asked, code: str) -> StoreError | None:
+    """None where the code says nothing of the bucket, or of who may do what there."""
+    address, where = asked.address, {"field": "store", "value": asked.address}
+    if code in _NO_BUCKET:
+        return StoreError(f"there is no bucket {asked.bucket}", reason="STORE_NOT_FOUND", **where)
+    if code in _SKEWED:
+        message = f"{address} refuses requests of this machine, whose clock is not the store's ({code})"
+        return StoreError(message, reason="STORE_CREDENTIALS", field="clock", allowed="the store's time")
+    if code in _CREDENTIALS or (code in _DENIED and not asked.writing):
+        return StoreError(f"{address} refuses these credentials ({code})", reason="STORE_CREDENTIALS", **where)
+    if code in _DENIED:
+        message = f"these credentials may not write to {address} ({code})"
+        return StoreError(message, reason="STORE_NOT_WRITABLE", **where)
+    if code in _FULL:
+        return StoreError(f"{address} is full ({code})", reason="STORE_FULL", **where)
+    return None
+
+
+def _unreachable(address: str, reached: Reached, said: str, code: str) -> StoreUnreachable:
+    endpoint = reached.endpoint
     words = next((f"{words}, " for pattern, words in _WORDS if pattern.search(said)), "")
     if _NO_S3.fullmatch(code):
         words = "what answers there is no S3 store, "

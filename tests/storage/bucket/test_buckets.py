@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 
 import pytest
 
@@ -142,6 +143,11 @@ class BucketBehaviour:
         assert bucket.keys("probe") == []
 
 
+def _streamed(bucket: Bucket, key: str, data: bytes) -> None:
+    with bucket.create(key) as stream:
+        stream.write(data)
+
+
 class TestLocalBucket(BucketBehaviour):
     @pytest.fixture
     def bucket(self, local_bucket: Bucket) -> Bucket:
@@ -188,25 +194,25 @@ class TestLocalBucket(BucketBehaviour):
             raise ZeroDivisionError
         assert list((Path(bucket.address) / ".scratch").iterdir()) == []
 
-    def test_every_folder_on_the_way_is_flushed(self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("write", [LocalBucket.put, LocalBucket.put_if_absent, _streamed])
+    def test_an_object_is_flushed_before_it_is_seen_and_then_every_folder_on_the_way(
+        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, write: Callable[[Bucket, str, bytes], object]
+    ) -> None:
         """A folder's entry lies in the folder above it, and is lost in a power cut unless that one is flushed."""
-        flushed: list[str] = []
-        monkeypatch.setattr("actstore_storage.bucket.local._sync", lambda path: flushed.append(str(path)))
+        root = Path(bucket.address)
+        path = root / "a/b/object"
+        flushed: list[
+            tuple[int, int, bool]
+        ] = []  # which file, how much of it, and whether the object was there by then
 
-        def create(key: str) -> None:
-            with bucket.create(key):
-                pass
+        def flush(descriptor: int) -> None:
+            state = os.fstat(descriptor)
+            flushed.append((state.st_ino, 0 if S_ISDIR(state.st_mode) else state.st_size, path.exists()))
 
-        writers = {
-            "one": lambda key: bucket.put(key, b"1"),
-            "two": lambda key: bucket.put_if_absent(key, b"1"),
-            "three": create,
-        }
-        for name, write in writers.items():
-            flushed.clear()
-            write(f"{name}/a/b/object")
-            root = bucket.address
-            assert flushed[-4:] == [f"{root}/{name}/a/b", f"{root}/{name}/a", f"{root}/{name}", root]
+        monkeypatch.setattr(os, "fsync", flush)
+        write(bucket, "a/b/object", b"x" * 1000)
+        folders = [(folder.stat().st_ino, 0, True) for folder in (root / "a/b", root / "a", root)]
+        assert flushed == [(path.stat().st_ino, 1000, False), *folders]
 
     def test_a_missing_folder_is_refused_not_made(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError) as caught:

@@ -79,7 +79,7 @@ def test_samples(snapshot: Snapshot, feature: int, exclude: frozenset[str]) -> N
 def test_random_positions(snapshot: Snapshot, exclude: frozenset[str]) -> None:
     counts = RUN.kept(exclude)
     rows = {(int(s), int(p)): i for i, (s, p) in enumerate(zip(RUN.tokens.sequence, RUN.tokens.position, strict=True))}
-    drawn = []
+    drawn, draws = [], set()
     for seed in range(40):
         found = sample_examples(snapshot, SAE, 3, Sample("positions", k=25, seed=seed), exclude=exclude).to_pylist()
         assert len(found) == 25
@@ -88,6 +88,8 @@ def test_random_positions(snapshot: Snapshot, exclude: frozenset[str]) -> None:
         assert counts[here].all()
         assert [example["activation"] for example in found] == RUN.features[here, 3].tolist()
         drawn += here
+        draws.add(tuple(here))
+    assert len(draws) == 40  # each seed has its own
     # Uniform over all that count: the mean row of 1,000 draws lies within four standard errors of the middle.
     middle, spread = np.flatnonzero(counts).mean(), np.flatnonzero(counts).std() / np.sqrt(len(drawn))
     assert abs(np.mean(drawn) - middle) < 4 * spread
@@ -166,7 +168,9 @@ def test_a_running_capture_merges_and_answers_as_it_goes(tmp_path: Path, monkeyp
         held.append((snapshot, slow_entries(part_of(run, snapshot.shards), 4, frozenset({"bos"}))))
         for old, expected in held:
             assert rows_of(FeatureReader(old, SAE).ranking(4, frozenset({"bos"})).all()) == expected
-    assert listed_segments(bucket, "run", SAE)[-1] == range(9) or range(9) in listed_segments(bucket, "run", SAE)
+    # Each block of two, four and eight shards once it was whole, and the whole run at the end.
+    blocks = [range(first, first + size) for size in (2, 4, 8) for first in range(0, 8, size)]
+    assert set(listed_segments(bucket, "run", SAE)) == {*blocks, range(9)}
     assert check_runs(bucket).sound
 
 

@@ -48,6 +48,15 @@ def test_groups_of_l2_norms(by: str, run: RandomRun, snapshot: Snapshot) -> None
         ).tolist()
 
 
+@pytest.mark.parametrize("by", ["layer", "site", "token_class", "position", "document"])
+def test_quantiles_that_nobody_asks_for_change_nothing_else(by: str, snapshot: Snapshot) -> None:
+    with_them = norm_profile(snapshot, ProfileQuestion(("resid_post",), by=by, quantiles=(0.5,), exact=True))
+    without = norm_profile(snapshot, ProfileQuestion(("resid_post",), by=by, quantiles=()))
+    assert set(with_them.column_names) - set(without.column_names) == {"q0.5", "rank_error"}
+    for row, same in zip(without.to_pylist(), with_them.to_pylist(), strict=True):
+        assert row == pytest.approx({name: same[name] for name in row}, rel=1e-9)
+
+
 def test_norms_that_are_not_finite_are_in_no_group(local_bucket: Bucket) -> None:
     run = make_run(3)
     run.norms[SITE][[4, 9]] = [np.inf, np.nan]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
@@ -18,11 +17,17 @@ from actstore_worker.models.model import describe_model
 from actstore_worker.models.taps import observe
 from actstore_worker.models.wiring import load_model
 from actstore_worker.sae import check_fit, load_sae
-from tests.sae_formats import save_gemma_scope, save_gemma_scope_2, save_llama_scope, save_openai, weights
+from tests.sae_formats import (
+    D_SAE,
+    save_dictionary,
+    save_gemma_scope,
+    save_gemma_scope_2,
+    save_llama_scope,
+    save_openai,
+    save_sparsify,
+    weights,
+)
 from tests.small_models import D_MODEL, SAVERS, save_gpt2, save_sae
-
-D_SAE = 32
-_FOUR = torch.tensor(4)
 
 
 def refused(path: Path) -> tuple[str, str, str]:
@@ -34,30 +39,6 @@ def refused(path: Path) -> tuple[str, str, str]:
 
 def say(folder: Path, **said: Any) -> None:
     (folder / "actstore.json").write_text(json.dumps(said))
-
-
-def save_sparsify(folder: Path, hook_point: str = "layers.1", **options: Any) -> Path:
-    config = {"activation": "topk", "d_in": D_MODEL, "num_latents": D_SAE, "k": 4, "transcode": False} | options
-    tensors = {"encoder.weight": torch.ones(D_SAE, D_MODEL), "encoder.bias": torch.ones(D_SAE)}
-    tensors |= {"W_dec": torch.ones(D_SAE, D_MODEL), "b_dec": torch.ones(D_MODEL)}
-    (folder / hook_point).mkdir(parents=True)
-    save_file(tensors, folder / hook_point / "sae.safetensors")
-    (folder / hook_point / "cfg.json").write_text(json.dumps(config))
-    return folder / hook_point
-
-
-def save_dictionary(
-    folder: Path, known: str = "BatchTopKSAE", threshold: float = 0.5, k: Tensor = _FOUR, **trainer: Any
-) -> Path:
-    tensors = {"encoder.weight": torch.ones(D_SAE, D_MODEL), "encoder.bias": torch.ones(D_SAE)}
-    tensors |= {"decoder.weight": torch.ones(D_MODEL, D_SAE), "b_dec": torch.ones(D_MODEL)}
-    tensors |= {"k": k, "threshold": torch.tensor(threshold)}
-    folder.mkdir(parents=True)
-    torch.save(tensors, folder / "ae.pt")
-    buffer = {"io": trainer.pop("io", "out")}
-    config = {"dict_class": known, "layer": 1, "submodule_name": "resid_post_layer_1"} | trainer
-    (folder / "config.json").write_text(json.dumps({"trainer": config, "buffer": buffer}))
-    return folder
 
 
 def saelens(folder: Path, **changes: Any) -> Path:

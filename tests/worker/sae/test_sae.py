@@ -16,6 +16,8 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import describe_model
 from actstore_worker.sae import check_fit, load_sae
 from actstore_worker.sae.nonzeros import nonzero_features, top_by_groups, top_by_sorting
+from actstore_worker.sae.parts import SaeParts, assemble
+from actstore_worker.sae.sidecar import Sidecar
 from tests.small_models import BUNDLED_MODELS, D_MODEL, save_neox, save_sae
 
 ARCHITECTURES = ["standard", "topk", "jumprelu", "gated"]
@@ -250,3 +252,18 @@ def test_the_hash_is_of_configuration_and_weights(tmp_path: Path) -> None:
     assert load_sae(save_sae(tmp_path / "b", "standard"), "b").sha256 == first
     assert load_sae(save_sae(tmp_path / "c", "standard", seed=1), "c").sha256 != first
     assert load_sae(save_sae(tmp_path / "d", "standard", apply_b_dec_to_input=False), "d").sha256 != first
+
+
+def test_two_scales_are_folded_into_every_matrix() -> None:
+    """Rows times one factor going in, and what comes out over another, the skip connection's share of it as well."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (4, 8), "W_dec": (8, 3), "b_enc": (8,), "b_dec": (3,), "W_skip": (4, 3)}
+    w = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    places = {"site": Site(1, "mlp_input"), "output_site": Site(1, "mlp_out")}
+    parts = SaeParts("standard", w, is_transcoder=True, scales=(3.0, 0.5), **places)
+    sae = assemble(parts, Sidecar(), "small", "0" * 64, "none")
+    x = torch.randn(20, 4, generator=generator)
+    features = torch.relu(3 * x @ w["W_enc"] + w["b_enc"])
+    torch.testing.assert_close(sae.encode(x), features)
+    expected = (features @ w["W_dec"] + w["b_dec"] + 3 * x @ w["W_skip"]) / 0.5
+    torch.testing.assert_close(sae.decode(features, x), expected, rtol=1e-5, atol=1e-5)
