@@ -1,0 +1,168 @@
+"""What a capture is told to store: what is refused, what is filled in, and how many bytes it is said to be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
+from actstore_storage.format.specification import Positions
+from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.datasets.places import DatasetPlaces
+from tests.small_models import D_MODEL, save_gpt2, save_sae
+
+# Bytes of texts, each of which is a token; with BOS one more.
+LENGTHS = (3, 10, 31)
+TOKENS_TOTAL = sum(LENGTHS) + len(LENGTHS)
+SITE, OTHER = "resid_post.0", "z.1.2"
+K = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)  # such small models only wait for their second thread
+    folder = tmp_path_factory.mktemp("lab")
+    save_gpt2(folder / "models" / "gpt2")
+    save_sae(folder / "models" / "topk", "topk", k=K)
+    save_sae(folder / "models" / "wide", "standard", d_sae=96)
+    save_sae(folder / "models" / "narrow", "jumprelu", d_sae=40)
+    (folder / "data" / "text").mkdir(parents=True)
+    for number, length in enumerate(LENGTHS):
+        (folder / "data" / "text" / f"{number}.txt").write_text("x" * length)
+    return folder
+
+
+def planned(folder: Path, **options: object) -> Plan:
+    request = CaptureRequest("gpt2", "text", **options)
+    return plan_capture(request, ModelCatalogue((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
+
+
+def feature(number: int, sae: str = "topk") -> dict[str, object]:
+    return {"saes": ("topk", "narrow"), "positions": Positions("feature", sae=sae, feature=number)}
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value", "allowed"),
+    [
+        ({"max_documents": 0}, "dataset.max_documents", "0", "1 or more"),
+        ({"text_field": "a", "tokens_field": "b"}, "dataset.tokens_field", "b", "either"),
+        ({"dtype": "float8"}, "dtype", "float8", "float32"),
+        ({"storage_dtype": "int8"}, "storage_dtype", "int8", "float32"),
+        ({"sink_ratio": -1.0}, "sink_ratio", "-1.0", "above 1, or 0"),
+        ({"sink_ratio": 1.0}, "sink_ratio", "1.0", "above 1, or 0"),
+        ({"sink_ratio": float("inf")}, "sink_ratio", "inf", "above 1, or 0"),
+        ({"sink_ratio": float("nan")}, "sink_ratio", "nan", "above 1, or 0"),
+        ({"positions": Positions("some")}, "positions", "some", "feature"),
+        ({"positions": Positions("stride", stride=0)}, "positions.stride", "0", "1 or more"),
+        ({"positions": Positions("fraction", fraction=0.0)}, "positions.random.fraction", "0.0", "at most 1"),
+        ({"positions": Positions("fraction", fraction=1.01)}, "positions.random.fraction", "1.01", "at most 1"),
+        ({"positions": Positions("fraction", fraction=0.5, seed=-1)}, "positions.random.seed", "-1", str(2**64 - 1)),
+        (
+            {"positions": Positions("fraction", fraction=0.5, seed=2**64)},
+            "positions.random.seed",
+            str(2**64),
+            str(2**64 - 1),
+        ),
+        (feature(0, "other"), "positions.feature.sae", "other", "topk"),
+        ({"positions": Positions("feature", sae="topk")}, "positions.feature.sae", "topk", "one of the capture's SAEs"),
+        (feature(-1), "positions.feature.feature", "-1", "0..63"),
+        (feature(64), "positions.feature.feature", "64", "0..63"),
+        (feature(40, "narrow"), "positions.feature.feature", "40", "0..39"),
+    ],
+    ids=str,
+)
+def test_refusals_name_the_field(
+    options: dict[str, object], field: str, value: str, allowed: str, folder: Path
+) -> None:
+    with pytest.raises(BadRequest) as refused:
+        planned(folder, dense_sites=(SITE,), **options)
+    assert refused.value.details["field"] == field
+    assert refused.value.details["value"] == value
+    assert allowed in refused.value.details["allowed"]
+    expected = "FEATURE_OUT_OF_RANGE" if field == "positions.feature.feature" else "ARGUMENT_INVALID"
+    assert refused.value.reason == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_documents": 1},
+        {"sink_ratio": 1.001},
+        {"positions": Positions("stride", stride=1)},
+        {"positions": Positions("fraction", fraction=1.0, seed=0)},
+        {"positions": Positions("fraction", fraction=1e-9, seed=2**64 - 1)},
+        feature(0),
+        feature(63),
+        feature(39, "narrow"),
+    ],
+    ids=str,
+)
+def test_what_lies_at_a_limit_is_within_it(options: dict[str, object], folder: Path) -> None:
+    asked = planned(folder, dense_sites=(SITE,), **options).record.specification
+    for name, value in options.items():
+        if name != "saes":
+            assert getattr(asked, name) == value
+
+
+def test_what_is_not_said_is_filled_in_and_what_does_not_matter_left_out(folder: Path) -> None:
+    """So that requests for the same are the same run."""
+    plain = planned(folder, dense_sites=(SITE,)).record.specification
+    assert (plain.dtype, plain.storage_dtype, plain.text_field, plain.sink_ratio) == ("float32", "", "text", 10.0)
+    same = planned(
+        folder, dense_sites=(SITE,), dtype="float32", storage_dtype="float32", text_field="text", sink_ratio=10.0
+    )
+    assert same.record.specification == plain
+    half = planned(folder, dtype="bfloat16", storage_dtype="bfloat16", positions=Positions("last"), sink_ratio=0.0)
+    asked = half.record.specification
+    assert (asked.dtype, asked.storage_dtype, asked.positions, asked.sink_ratio) == ("bfloat16", "", Positions(), None)
+    other = planned(folder, dtype="bfloat16", storage_dtype="float32").record.specification
+    assert (other.dtype, other.storage_dtype) == ("bfloat16", "float32")
+
+
+@pytest.mark.parametrize(
+    ("positions", "rows"),
+    [
+        (Positions(), TOKENS_TOTAL),
+        (Positions("last"), len(LENGTHS)),
+        (Positions("stride", stride=5), 1 + 3 + 7),  # of 4, 11 and 32
+        (Positions("fraction", fraction=0.25), TOKENS_TOTAL // 4),
+        (Positions("feature", sae="topk", feature=3), 2),  # a twentieth
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("dtype", "storage_dtype", "size"),
+    [("", "", 4), ("float16", "", 2), ("", "bfloat16", 2), ("float16", "float32", 4)],
+)
+def test_dense_rows_are_sized_by_their_number_width_and_dtype(
+    positions: Positions, rows: int, dtype: str, storage_dtype: str, size: int, folder: Path
+) -> None:
+    options = {"saes": ("topk",), "positions": positions, "dtype": dtype, "storage_dtype": storage_dtype}
+    sizes = planned(folder, dense_sites=(SITE, OTHER), **options).bytes_by_product
+    assert (sizes[SITE], sizes[OTHER]) == (rows * D_MODEL * size, rows * D_MODEL // 4 * size)
+    assert sizes.get(POSITIONS) == (None if positions.kind == "all" else rows)
+
+
+def test_what_is_of_every_token_is_sized_by_tokens(folder: Path) -> None:
+    """Two bytes of a token and four of a norm; of a feature that is on, six by row and eight by feature. How many are
+    on is known of top-k; of others it is taken to be 64, or all where there are fewer.
+    """
+    saes = ("topk", "wide", "narrow")
+    one, two = (planned(folder, norm_sites=sites, saes=saes).bytes_by_product for sites in ((SITE,), ("resid_post",)))
+    for sizes in (one, two):
+        assert sizes[TOKENS] == 2 * TOKENS_TOTAL
+        for sae, on in zip(saes, (K, 64, 40), strict=True):
+            assert sizes[f"features-{sae}"] == 6 * on * TOKENS_TOTAL
+            assert sizes[f"index-{sae}"] == 8 * on * TOKENS_TOTAL
+        assert POSITIONS not in sizes
+    assert two[NORMS] == 3 * one[NORMS]
+    assert one[NORMS] % (4 * TOKENS_TOTAL) == 0
+    assert one[NORMS] > 0
+    assert two[NORM_SKETCHES] > one[NORM_SKETCHES] > 0
+
+
+def test_positions_of_no_dense_site_take_nothing(folder: Path) -> None:
+    assert POSITIONS not in planned(folder, positions=Positions("stride", stride=2)).bytes_by_product
