@@ -18,7 +18,6 @@ from actstore_worker.capture import progress
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.progress import CaptureState, Progress, State
-from actstore_worker.capture.shards.worker import ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, ThreadWorker, bucket, coordinator, lab, run, watch
@@ -120,8 +119,7 @@ def test_a_capture_pauses_as_often_as_the_store_goes_away(lab: Path, monkeypatch
     """Each time for so long anew, and who watches is told when it begins, why, and when it is over."""
     clock = [100.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    places = ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
-    capture = CaptureState(plan_capture(REQUEST, *places).record, deque(), 0, 0, started=clock[0])
+    capture = state(lab, started=clock[0])
     away, refused = Failure("STORE_UNREACHABLE", "not there", {}), Failure("STORE_CREDENTIALS", "not you", {})
     told = [capture.version]
     for _ in range(2):
@@ -138,19 +136,18 @@ def test_a_capture_pauses_as_often_as_the_store_goes_away(lab: Path, monkeypatch
     assert capture.progress().elapsed_seconds == 14
 
 
-def test_of_many_shards_that_fail_the_first_are_told(
-    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_many_shards_that_fail_the_first_are_told(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By number, in whatever order they failed."""
     monkeypatch.setattr(progress, "FAILED_SHARDS_TOLD", 2)
+    capture, failure = state(lab), Failure("INTERNAL", "no", {})
+    for shard in (5, 3, 1):
+        capture.fail_shard(shard, failure)
+    assert list(capture.progress().failed_shards) == [1, 3]
+    assert capture.progress().failure is None  # of the capture: others go on
+    assert capture.version == 3
 
-    def fail(task: ShardTask) -> None:
-        if task.shard % 2:
-            raise RuntimeError
 
-    async def work() -> Progress:
-        captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
-        return (await watch(captures, await captures.submit(REQUEST)))[-1]
-
-    last = run(work())
-    assert list(last.failed_shards) == [1, 3]
-    assert last.failure == last.failed_shards[1]
+def state(lab: Path, started: float = 0.0) -> CaptureState:
+    """Of a capture whose shards are all under way."""
+    places = ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
+    return CaptureState(plan_capture(REQUEST, *places).record, deque(), 0, 0, started=started)

@@ -503,6 +503,8 @@ def test_a_coordinator_that_loses_a_shard_goes_on_somewhere_else(lab: Path, buck
         await watch(ahead, await ahead.submit(request))
         gate.set()
         assert (await watch(behind, "run"))[-1].state is State.COMPLETE
+        won = [(await each.totals()).shards_committed for each in (behind, ahead)]
+        assert won == [0, 4 * SHARDS - 1]
 
     run(work())
     assert sorted(tasks) == list(range(4 * SHARDS - 1))
