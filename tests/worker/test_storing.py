@@ -1,17 +1,23 @@
 """What a capture is told to store: what is refused, what is filled in, and how many bytes it is said to be."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from datasketches import kll_floats_sketch
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
 from actstore_storage.format.specification import Positions
+from actstore_storage.norms.sketches import SKETCH_K
+from actstore_worker.capture.options import sketch_bytes
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.datasets.sequences import TokenSequences
 from tests.small_models import D_MODEL, save_gpt2, save_sae
 
 # Bytes of texts, each of which is a token; with BOS one more.
@@ -35,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def planned(folder: Path, **options: object) -> Plan:
-    request = CaptureRequest("gpt2", "text", **options)
+def planned(folder: Path, dataset: str = "text", **options: object) -> Plan:
+    request = CaptureRequest("gpt2", dataset, **options)
     return plan_capture(request, ModelCatalogue((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
 
 
@@ -162,6 +168,52 @@ def test_what_is_of_every_token_is_sized_by_tokens(folder: Path) -> None:
     assert one[NORMS] % (4 * TOKENS_TOTAL) == 0
     assert one[NORMS] > 0
     assert two[NORM_SKETCHES] > one[NORM_SKETCHES] > 0
+
+
+def text_of(count: int) -> TokenSequences:
+    """One sequence, without a BOS."""
+    return TokenSequences(np.ones(count, np.int32), np.array([0, count]), np.zeros(1, np.int64), np.zeros(1, np.int64))
+
+
+def sketch_size(count: int) -> float:
+    """Of what one sketch is said to take, which zstd compresses to four fifths; columns beside it take 200 bytes."""
+    return (sketch_bytes(1, text_of(count), None, 1) - 200) / 0.8
+
+
+@pytest.mark.parametrize("count", [2, 50, SKETCH_K])
+def test_a_sketch_of_few_values_is_as_large_as_the_library_makes_it(count: int) -> None:
+    sketch = kll_floats_sketch(SKETCH_K)
+    sketch.update(np.random.default_rng(0).random(count, np.float32))
+    assert sketch_size(count) == pytest.approx(len(sketch.serialize()), abs=2)
+
+
+def test_a_sketch_of_many_values_grows_by_where_another_level_begins() -> None:
+    """It keeps between k and 3 k of them, four bytes each."""
+    assert 4 * SKETCH_K < sketch_size(2 * SKETCH_K) < sketch_size(1024 * SKETCH_K) < 3 * 4 * SKETCH_K
+    assert sketch_size(1024 * SKETCH_K) - sketch_size(2 * SKETCH_K) == pytest.approx(9 * 4, abs=2)
+
+
+def test_sketches_are_of_each_name_shard_and_class_of_tokens() -> None:
+    """Text and BOS are sketched apart, and what a shard has none of is not sketched."""
+    one = sketch_bytes(1, text_of(90), None, 1)
+    assert sketch_bytes(3, text_of(90), None, 1) == pytest.approx(3 * one, abs=3)
+    assert sketch_bytes(1, text_of(4 * 90), None, 4) == pytest.approx(4 * one, abs=4)
+    assert sketch_bytes(1, text_of(90), 7, 1) == one
+    tokens, offsets = np.array(([7] + [1] * 9) * 10, np.int32), np.arange(11) * 10
+    tokens[5] = 7  # one that is no sequence's first is none
+    begun = TokenSequences(tokens, offsets, np.arange(10), np.arange(10))
+    expected = one + sketch_bytes(1, text_of(10), None, 1) - 200
+    assert sketch_bytes(1, begun, 7, 1) == pytest.approx(expected, abs=1)
+    assert sketch_bytes(1, begun, None, 1) == sketch_bytes(1, text_of(100), None, 1)
+
+
+def test_documents_come_from_the_field_that_was_named(folder: Path) -> None:
+    (folder / "data" / "rows.jsonl").write_text(json.dumps({"words": "abc", "ids": [5, 6]}) + "\n")
+    for fields, length in (({"text_field": "words"}, 3), ({"tokens_field": "ids"}, 2)):
+        plan = planned(folder, dataset="rows.jsonl", prepend_bos=False, **fields)
+        asked = plan.record.specification
+        assert (asked.text_field, asked.tokens_field) == (fields.get("text_field", ""), fields.get("tokens_field", ""))
+        assert len(plan.sequences.tokens) == length
 
 
 def test_positions_of_no_dense_site_take_nothing(folder: Path) -> None:
