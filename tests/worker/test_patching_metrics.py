@@ -86,3 +86,4 @@ def test_normalised_is_the_share_of_the_way_where_there_is_a_way(name: str, apar
     found = replace(base, **{name: np.array([2.0, 2.0 + 1.01 * sign * apart, 2.0 + 2.02 * sign * apart])})
     assert found.normalised(name, base, near) is None
     np.testing.assert_allclose(found.normalised(name, base, far), [0, 1, 2], atol=1e-9)
+    assert found.normalised(name, constant(0.0), constant(sign * apart)) is not None  # just so far

@@ -92,11 +92,13 @@ def test_between_sides_that_are_one_there_are_no_shares() -> None:
     for name in (*NORMALISED, "estimate"):
         assert found[name].null_count == 3
     assert found["kl"].null_count == 0
+    assert table(Screen(3), (1.0, 2.0, 3.0), sides=(0.0, 1e-3))["estimate"].to_pylist() == [1e3, 2e3, 3e3]
 
 
 def test_baselines_are_of_both_prompts_and_of_no_divergence() -> None:
     found = baseline_table([(metrics(1.0), metrics(2.0)), (metrics(3.0), metrics(4.0))])
     assert found.column_names == ["pair", "prompt", *METRICS[:-1]]
+    assert all(field.nullable for field in found.schema)
     assert found.to_pylist() == [
         {"pair": pair, "prompt": prompt} | dict.fromkeys(METRICS[:-1], value)
         for pair, prompt, value in ((0, "clean", 1), (0, "corrupt", 2), (1, "clean", 3), (1, "corrupt", 4))
