@@ -100,11 +100,12 @@ def test_of_a_capture_with_saes_their_encoders_are_counted_too(tmp_path: Path) -
     save_lens_folder(tmp_path / "small")
     save_sae(tmp_path / "first", "topk", d_in=D_MODEL, d_sae=96, site="blocks.0.hook_resid_post")
     save_sae(tmp_path / "second", "topk", d_in=D_MODEL, d_sae=40)
-    (tmp_path / "text.txt").write_text("x" * 31)
-    request = CaptureRequest("small", "text.txt", norm_sites=("resid_post.0",), saes=("first", "second"))
+    texts = ("x" * 31, "x" * 15)  # and BOS
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    request = CaptureRequest("small", "text.jsonl", norm_sites=("resid_post.0",), saes=("first", "second"))
     plan = plan_capture(request, ModelCatalogue((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
-    expected = 2 * (2 * matrices + 2 * 32 * D_MODEL) + 2 * D_MODEL * (96 + 40)
+    expected = 2 * (2 * matrices + 2 * 24 * D_MODEL) + 2 * D_MODEL * (96 + 40)
     assert forward_flops_per_token(plan) == flops_per_token(plan) == expected
 
 
