@@ -45,6 +45,10 @@ class Sides:
     def ids(self, text: str) -> Tensor:
         return torch.tensor([[0, *self.model.tokenizer(text, add_special_tokens=False)["input_ids"]]])
 
+    @property
+    def heads(self) -> list[tuple[int, int]]:
+        return [(layer, head) for layer in range(self.model.layer_count) for head in range(self.model.head_count)]
+
     def cache(self, ids: Tensor) -> Any:
         with torch.no_grad():
             return self.bridge.run_with_cache(ids)[1]
@@ -80,6 +84,7 @@ def test_attention_and_what_the_head_detector_says_of_it(sides: Sides) -> None:
     rows = answer.patterns.to_pydict()
     found = np.zeros((sides.model.layer_count, sides.model.head_count, ids.shape[1], ids.shape[1]), np.float32)
     found[rows["layer"], rows["head"], rows["query"], rows["key"]] = rows["weight"]
+    assert [(row["layer"], row["head"]) for row in answer.heads.to_pylist()] == sides.heads
     for row in answer.heads.to_pylist():
         expected = cache[f"blocks.{row['layer']}.attn.hook_pattern"][0, row["head"]]
         np.testing.assert_allclose(found[row["layer"], row["head"]], expected, atol=1e-6)
@@ -96,6 +101,7 @@ def test_induction_scores_are_the_detectors_share_of_the_second_time(sides: Side
     half = np.random.default_rng(2).permutation(np.array(plain))[:tokens].tolist()
     ids = torch.tensor([[0, *half, *half]])
     cache = sides.cache(ids)
+    assert [(row["layer"], row["head"]) for row in answer.heads.to_pylist()] == sides.heads
     for row in answer.heads.to_pylist():
         scores = detector_scores(cache[f"blocks.{row['layer']}.attn.hook_pattern"][0, row["head"]], ids)
         share = (2 * tokens + 1) / tokens
@@ -122,6 +128,10 @@ def test_ablations_are_the_bridges_losses_under_hooks(sides: Sides) -> None:
     cache = sides.cache(ids)
     for ablation in ("zero", "mean"):
         answer = sides.ask(AblateSites(sides.model.name, "", (TEXT,), ablation=ablation))
+        places = [(row["kind"], row["layer"], row["head"]) for row in answer.effects.to_pylist()]
+        layers = range(sides.model.layer_count)
+        whole = [(kind, layer, None) for kind in ("attn_out", "mlp_out") for layer in layers]
+        assert sorted(places, key=str) == sorted([*whole, *(("z", *head) for head in sides.heads)], key=str)
         for row in answer.effects.to_pylist():
             name = f"blocks.{row['layer']}.{HOOKS[row['kind']]}"
             mean = cache[name][0, 1:].mean(0)

@@ -51,7 +51,9 @@ def test_embeddings_equal_hook_embed(tmp_path: Path, kind: str, monkeypatch: pyt
             request = SweepRequest(kind, "", (pair,), sites=("embedding",), source=source, spans=named)
             *_, result = run_sweep(model, request, PatchingLimits())
             assert isinstance(result, SweepResult)
-            for row in result.cells.to_pylist():
+            rows = result.cells.to_pylist()
+            assert len(rows) == 2 * (len(spans) if named else 9)  # directions, and spans or positions
+            for row in rows:
                 both = SPANS[row["name"]] if named else (range(row["position"], row["position"] + 1),) * 2
                 sides = ((CLEAN, both[0]), (corrupt, both[1]))
                 (other, out_of), (base, into) = sides if row["direction"] == "denoise" else sides[::-1]

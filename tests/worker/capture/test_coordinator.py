@@ -25,7 +25,7 @@ from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.progress import DatasetFiles, Progress, State
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.capture.shards.worker import TASKS, ShardTask
+from actstore_worker.capture.shards.worker import TASKS, ShardReport, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
@@ -498,3 +498,30 @@ def test_two_coordinators_at_once_commit_every_shard_once(lab: Path, bucket: Buc
     assert {end.tokens_committed for end in ends} == {open_run(bucket, "run").tokens_committed}
     folders = {commit.objects["tokens"].key.split("/")[3] for commit in commits(bucket)}
     assert set(bucket.folders("runs/run/data")) == folders  # the losers cleaned up after themselves
+
+
+def test_a_coordinator_that_loses_a_shard_goes_on_somewhere_else(lab: Path, bucket: Bucket) -> None:
+    """Two that walk in the same order would do everything twice. One shard is long, so that the other one is ahead."""
+    request, tasks = replace(REQUEST, sequences_per_shard=1), []
+
+    class Behind(ThreadWorker):
+        async def capture(self, task: ShardTask) -> ShardReport:
+            tasks.append(task.shard)
+            return await super().capture(task)
+
+    async def work() -> None:
+        gate = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        wait = lambda task: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()  # noqa: E731
+        behind, ahead = coordinator(lab, bucket, Behind(bucket, wait)), coordinator(lab, bucket, ThreadWorker(bucket))
+        await behind.submit(request)
+        await watch(ahead, await ahead.submit(request))
+        gate.set()
+        assert (await watch(behind, "run"))[-1].state is State.COMPLETE
+        won = [(await each.totals()).shards_committed for each in (behind, ahead)]
+        assert won == [0, 4 * SHARDS - 1]
+
+    run(work())
+    assert sorted(tasks) == list(range(4 * SHARDS - 1))
+    assert tasks[:TASKS] == list(range(TASKS))
+    assert tasks != sorted(tasks)

@@ -36,3 +36,28 @@ def test_rows_are_packed_by_first_fit_decreasing(lengths: list[int]) -> None:
         fitting = [row for row in rows if sum(lengths[other] for other in row) + lengths[index] <= ROW_TOKENS]
         fitting[0].append(index) if fitting else rows.append([index])
     assert packed(np.array(lengths), ROW_TOKENS) == rows
+
+
+def test_a_packed_row_holds_several_sequences_each_counted_from_its_own_beginning() -> None:
+    """Padding counts by column: every model has an embedding of that."""
+    (one,) = windows(sequences([4, 2, 3]), 3, 2, 6)
+    (batch,) = one.batches
+    assert batch.ids.tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 0, 0, 0]]
+    assert batch.inside.tolist() == [[True] * 6, [True] * 3 + [False] * 3]
+    assert batch.position_ids is not None
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 5]]
+    assert batch.rows.tolist() == list(range(9))
+
+
+def test_a_row_of_one_sequence_needs_no_positions() -> None:
+    (one,) = windows(sequences([2, 4]), 2, 2, None)
+    (batch,) = one.batches
+    assert batch.ids.tolist() == [[3, 4, 5, 6], [1, 2, 0, 0]]
+    assert batch.position_ids is None
+    assert batch.rows.tolist() == [2, 3, 4, 5, 0, 1]
+
+
+def test_packed_rows_that_lie_in_order_are_written_batch_by_batch() -> None:
+    found = list(windows(sequences([6, 5, 4, 3]), 4, 1, 7))
+    assert [one.sequences.numbers.tolist() for one in found] == [[100], [101], [102, 103]]
+    assert [one.batches[0].ids.shape for one in found] == [(1, 6), (1, 5), (1, 7)]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.capture.flops import forward_flops_per_token
+from actstore_worker.capture.flops import flops_per_token, forward_flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalogue import ModelCatalogue
@@ -21,7 +21,7 @@ from actstore_worker.models.model import LanguageModel, weight_shapes
 from actstore_worker.models.taps import observe
 from actstore_worker.models.wiring import load_model
 from tests.lens_folders import D_HEAD, save_lens_folder
-from tests.small_models import D_MODEL, HEADS, LAYERS
+from tests.small_models import D_MODEL, HEADS, LAYERS, save_sae
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[0, 5, 6, 7, 5, 9, 11, 2]])
@@ -93,6 +93,20 @@ def test_what_a_capture_of_it_computes_is_counted(tmp_path: Path) -> None:
     plan = plan_capture(request, ModelCatalogue((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
     assert forward_flops_per_token(plan) == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
+
+
+def test_of_a_capture_with_saes_their_encoders_are_counted_too(tmp_path: Path) -> None:
+    """Beside the layers up to the last site, which is an SAE's here, and none behind it."""
+    save_lens_folder(tmp_path / "small")
+    save_sae(tmp_path / "first", "topk", d_in=D_MODEL, d_sae=96, site="blocks.0.hook_resid_post")
+    save_sae(tmp_path / "second", "topk", d_in=D_MODEL, d_sae=40)
+    texts = ("x" * 31, "x" * 15)  # and BOS
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    request = CaptureRequest("small", "text.jsonl", norm_sites=("resid_post.0",), saes=("first", "second"))
+    plan = plan_capture(request, ModelCatalogue((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
+    matrices = 4 * D_MODEL * HEADS * D_HEAD
+    expected = 2 * (2 * matrices + 2 * 24 * D_MODEL) + 2 * D_MODEL * (96 + 40)
+    assert forward_flops_per_token(plan) == flops_per_token(plan) == expected
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,6 @@ def test_what_transformers_cannot_run_is_refused_with_its_words(
 
 
 def test_sizes_of_rows(tmp_path: Path) -> None:
-    save_llama(tmp_path / "llama")
     model = load(tmp_path, "qwen3")
     kinds = ("resid_pre", "q", "k", "z", "pattern")
     widths = {kind: model.site_width(Site(0, kind), context_length=10) for kind in kinds}

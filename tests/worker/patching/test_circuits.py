@@ -60,7 +60,9 @@ def test_the_induction_head_is_where_it_was_put(
 ) -> None:
     model = load(induction(tmp_path / "induction"))
     request = SweepRequest("induction", "", (PromptPair(". a b . a", corrupt, "b", wrong),), sites=("z",))
-    for row in sweep(model, request):
+    rows = sweep(model, request)
+    assert len(rows) == 2 * 5 * 4  # directions, positions, heads
+    for row in rows:
         place = (row["site"], row["layer"], row["head"], row["position"])
         assert row["normalised"] == pytest.approx(float(place in where), abs=1e-4), row
 
@@ -72,6 +74,8 @@ def test_all_heads_of_a_model_without_mlps_are_the_source_run(tmp_path: Path) ->
     request = SweepRequest(
         "induction", "", (PromptPair(". a b . a", ". x y . a", "b", "y"),), joint=(JointCells("all heads", heads),)
     )
-    for row in sweep(model, request):
+    rows = sweep(model, request)
+    assert [row["direction"] for row in rows] == ["denoise", "noise"]
+    for row in rows:
         assert row["normalised"] == pytest.approx(1, abs=1e-5)
         assert row["kl"] == pytest.approx(0, abs=1e-6)

@@ -3,9 +3,10 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels import resumed
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
-from actstore_worker.patching.kernels.recording import Recording, zeroed
+from actstore_worker.patching.kernels.ragged import Ragged, Run
+from actstore_worker.patching.kernels.recording import Recording, record, zeroed
 from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.sweep import SweepResult, fastest_kernel, run_sweep
 from tests.small_models import BERT, DECODERS
 from tests.worker.patching.recorded import every_site, two_runs
 
@@ -156,6 +158,57 @@ def test_slices_of_many_bases_share_a_batch(model: LanguageModel, runs: tuple[Re
     torch.testing.assert_close(together[:12], alone, **TOLERANCE)
 
 
+def test_batches_hold_as_many_tokens_as_they_may(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of more tokens has one of its own; and none is begun where the last one has room."""
+    limit, batches, honest = 10, list[list[int]](), Ragged.last_residuals
+
+    def watched(ragged: Ragged, runs: Sequence[Run]) -> Tensor:
+        batches.append([LENGTH - run.position for run in runs])
+        return honest(ragged, runs)
+
+    monkeypatch.setattr(resumed, "BATCH_TOKENS", limit)
+    monkeypatch.setattr(Ragged, "last_residuals", watched)
+    model = gpt2(folder)
+    base, source = two_runs(model, LENGTH)
+    patches = [Patch(base, source, (Cell(Site(0, "z", 1), position),)) for position in range(LENGTH)] * 2
+    found = Resumed(model).run(patches)
+    torch.testing.assert_close(found, FullForward(model).run(patches), **TOLERANCE)
+    assert sorted(tokens for batch in batches for tokens in batch) == sorted([*range(1, LENGTH + 1)] * 2)
+    assert all(sum(batch) <= limit or len(batch) == 1 for batch in batches)
+    assert all(sum(batch) + after[0] > limit for batch, after in pairwise(batches))
+
+
+def test_a_recording_is_one_pass_and_one_more_for_attention_weights(folder: Path) -> None:
+    model, passes = gpt2(folder), []
+    handle = model.module.register_forward_pre_hook(lambda *_: passes.append(1))
+    for sites, expected in (([Site(1, "z"), Site(0, "k")], 1), ([Site(1, "z"), Site(0, "pattern")], 2)):
+        passes.clear()
+        record(model, range(1, LENGTH), sites)
+        assert len(passes) == expected
+    handle.remove()
+
+
+def test_what_was_set_on_a_layer_is_set_on_it_afterwards(folder: Path) -> None:
+    """As accelerate sets what moves weights to where they are wanted."""
+    model, calls = gpt2(folder), []
+    layer = model.layers[1]
+    honest = layer.forward
+
+    def forward(*inputs: Any, **keywords: Any) -> Any:
+        calls.append(1)
+        return honest(*inputs, **keywords)
+
+    layer.forward = forward
+    base, source = two_runs(model, LENGTH)
+    patches = [Patch(base, source, (Cell(Site(0, "z", 1), 3),))]
+    calls.clear()
+    found = Resumed(model).run(patches)
+    assert layer.forward is forward
+    assert calls
+    assert all("forward" not in vars(other) for other in (model.layers[0], model.layers[2]))
+    torch.testing.assert_close(found, FullForward(model).run(patches), **TOLERANCE)
+
+
 def test_encoders_are_not_resumed(folder: Path) -> None:
     encoder = load_model(ModelCatalogue((folder,)).find_model("bert"), device=torch.device("cpu"))
     with pytest.raises(Unresumable, match="not causal"):
@@ -186,6 +239,18 @@ def test_a_layer_that_is_told_the_unknown_runs_whole_and_the_answer_says_so(
     assert found.audit.token_layers == found.audit.token_layers_full
     for name in ("logit_difference", "kl", "rank"):
         assert found.cells[name].to_pylist() == pytest.approx(expected.cells[name].to_pylist(), abs=1e-5)
+
+
+def test_a_layer_that_is_told_of_positions_otherwise_runs_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a bias for each of them: what that is in the middle of a prompt is not known."""
+    honest = resumed._watch_layers
+
+    def told(bias: object) -> str:
+        with monkeypatch.context() as patched:
+            patched.setattr(resumed, "_watch_layers", lambda *asked: [{**call, "b": bias} for call in honest(*asked)])
+            return fastest_kernel(gpt2(folder)).name
+
+    assert (told(torch.zeros(1)), told(0.5)) == ("full", "resumed")
 
 
 def test_a_sweep_whose_numbers_are_wrong_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

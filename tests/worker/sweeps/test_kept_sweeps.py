@@ -26,6 +26,7 @@ from actstore_worker.patching.serving.sweeps import Served, Sweeps
 from actstore_worker.patching.sweep import SweepCells, SweepUpdate
 from actstore_worker.patching.swept_pairs import SweepEnd
 from tests.random_models import save_model
+from tests.worker.patching.sweeping import assert_same
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 REQUEST = SweepRequest("neox", "", (PAIR,), sites=("resid_pre", "z"))
@@ -255,10 +256,13 @@ class Broken(LocalBucket):
         raise StoreError(f"no {key}")
 
 
-def test_a_store_that_fails_costs_no_answer(model: LanguageModel, tmp_path: Path) -> None:
+def test_a_store_that_fails_costs_no_answer(model: LanguageModel, bucket: LocalBucket, tmp_path: Path) -> None:
+    expected, _ = Replica(model, bucket).ask(REQUEST)
     replica = Replica(model, Broken(tmp_path))
     for _ in range(2):
-        assert not replica.ask(REQUEST)[1].audit.cached
+        found, end = replica.ask(REQUEST)
+        assert_same(found, expected)
+        assert not end.audit.cached
 
 
 def test_what_is_kept_is_of_the_tokens_that_were_read(

@@ -142,11 +142,20 @@ def test_what_is_counted_for_sweeps_that_share_is_what_was_computed(
     assert counted == pytest.approx(kernel.count.computed - sum(controls), rel=1e-6)
 
 
-def test_prompts_of_other_lengths_do_not_share(model: LanguageModel) -> None:
+def test_prompts_of_other_lengths_do_not_share(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it tried: a batch of both would fail, and each be run by itself, with the same answers."""
     short = replace(BIG, pairs=(PromptPair("Mary gave", "John gave", "John", "Mary"),))
     side = Side(model)
+    kernel, run, lengths = side.kernels.fast, side.kernels.fast.run, []
+
+    def watched(patches: Sequence[Patch]) -> Tensor:
+        lengths.append({len(patch.base.tokens) for patch in patches})
+        return run(patches)
+
+    monkeypatch.setattr(kernel, "run", watched)
     for updates, request in zip(side.finish(side.add(BIG), side.add(short)), (BIG, short), strict=True):
         assert_same(cells(updates), alone(model, request).cells)
+    assert {frozenset(of_batch) for of_batch in lengths} == {frozenset({3}), frozenset({9})}
 
 
 def test_a_sweep_that_was_closed_takes_no_more_batches(model: LanguageModel) -> None:
@@ -219,6 +228,14 @@ def test_a_slice_is_what_fits_into_its_time_for_all_sweeps_together() -> None:
     assert pace.budget() == pytest.approx(1250, rel=1e-3)
     pace.observe(0, 60.0)  # of no layer
     assert pace.budget() == pytest.approx(1250, rel=1e-3)
+
+
+def test_what_was_measured_before_counts_half_at_each_slice() -> None:
+    """So that one slice that was slow, as while another process had the machine, makes none tiny by itself."""
+    pace = Pace(0.25)
+    for token_layers, seconds in ((1000, 0.1), (3000, 0.3), (200, 1.0)):
+        pace.observe(token_layers, seconds)
+    assert pace.seconds_per_token_layer == pytest.approx((0.1 / 4 + 0.3 / 2 + 1.0) / (1000 / 4 + 3000 / 2 + 200))
 
 
 def test_a_budget_that_is_smaller_than_a_cell_still_runs_one(model: LanguageModel) -> None:

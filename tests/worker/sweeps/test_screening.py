@@ -127,6 +127,7 @@ def test_ranks_of_equals_are_their_mean_and_of_one_number_there_are_none() -> No
     expected = spearman(estimate, effect)
     constant = (np.ones(3), np.arange(3.0))
     assert rank_agreement([(estimate, effect), constant]) == pytest.approx(expected)
+    assert rank_agreement([(np.array([0.1, 0.2]), np.array([-3.0, 1.0]))]) == pytest.approx(-1)
     assert rank_agreement([constant, (np.zeros(0), np.zeros(0))]) is None
 
 

@@ -1,0 +1,153 @@
+"""The coordinator where the store fails at what is no shard: what is wanted, how a run begins, folds and ends."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actstore_api.reasons import Failure
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import StoreUnreachable
+from actstore_storage.format.records import seal
+from actstore_storage.runs.opening import list_runs, open_run
+from actstore_worker.capture import progress
+from actstore_worker.capture.plan import PlanSettings, plan_capture
+from actstore_worker.capture.preparing import Preparing
+from actstore_worker.capture.progress import CaptureState, Progress, State
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.datasets.places import DatasetPlaces
+from tests.coordinating import LIMITS, REQUEST, ThreadWorker, bucket, coordinator, lab, run, watch
+
+__all__ = ["bucket", "lab"]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, call: str, fails: Callable[..., bool]) -> None:
+    """A store that is not there for one call of a coordinator, as no real one does at a word."""
+    honest = getattr(Preparing, call)
+
+    def asked(*arguments: Any) -> Any:
+        if fails(*arguments):
+            raise StoreUnreachable(f"no {call}")
+        return honest(*arguments)
+
+    monkeypatch.setattr(Preparing, call, asked)
+
+
+def want(bucket: Bucket, *names: str) -> None:
+    for name in names:
+        bucket.put(f"captures/{name}.json", seal(asdict(replace(REQUEST, run=name))))
+
+
+def test_what_is_wanted_is_asked_for_again_while_it_cannot_be_read(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = [True]
+    failing(monkeypatch, "wanted", lambda *_: away[0])
+    want(bucket, "run")
+
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        assert not await captures.resume()
+        away[0] = False
+        assert await captures.resume()
+        assert (await watch(captures, "run"))[-1].state is State.COMPLETE
+
+    run(work())
+
+
+def test_a_run_that_the_store_does_not_let_begin_is_asked_for_again_and_holds_up_no_other(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it and after it in the order of names. One that is wrong in itself is not asked for again."""
+    away = [True]
+    failing(monkeypatch, "begin", lambda _self, plan, _request: away[0] and plan.record.run == "b")
+    want(bucket, "a", "b", "c")
+    bucket.put("captures/wrong.json", seal(asdict(replace(REQUEST, run="wrong", model="nobody"))))
+
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        assert not await captures.resume()
+        for name in ("a", "c"):
+            assert (await watch(captures, name))[-1].state is State.COMPLETE
+        assert list_runs(bucket) == ["a", "c"]
+        away[0] = False
+        assert await captures.resume()
+        assert (await watch(captures, "b"))[-1].state is State.COMPLETE
+
+    run(work())
+    assert bucket.keys("captures") == ["captures/wrong.json"]
+
+
+def test_a_run_whose_commits_cannot_be_folded_is_complete(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "fold", lambda *_: True)
+
+    async def work() -> Progress:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, fold_shards=2))
+        return (await watch(captures, await captures.submit(REQUEST)))[-1]
+
+    assert run(work()).state is State.COMPLETE
+    assert open_run(bucket, "run").complete
+    assert bucket.keys("captures") == []
+
+
+def test_a_run_that_stays_wanted_is_complete_all_the_same_and_the_next_coordinator_lets_it_go(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, captured = [True], []
+    failing(monkeypatch, "unwant", lambda *_: away[0])
+
+    async def work() -> None:
+        first = coordinator(lab, bucket, ThreadWorker(bucket))
+        assert (await watch(first, await first.submit(REQUEST)))[-1].state is State.COMPLETE
+        assert bucket.keys("captures") == ["captures/run.json"]
+        away[0] = False
+        second = coordinator(lab, bucket, ThreadWorker(bucket, captured.append))
+        assert await second.resume()
+        assert (await watch(second, "run"))[-1].state is State.COMPLETE
+
+    run(work())
+    assert captured == bucket.keys("captures") == []
+
+
+def test_a_capture_pauses_as_often_as_the_store_goes_away(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time for so long anew, and who watches is told when it begins, why, and when it is over."""
+    clock = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    capture = state(lab, started=clock[0])
+    away, refused = Failure("STORE_UNREACHABLE", "not there", {}), Failure("STORE_CREDENTIALS", "not you", {})
+    told = [capture.version]
+    for _ in range(2):
+        assert capture.pause(away) == 0
+        told.append(capture.version)
+        clock[0] += 7
+        assert capture.pause(refused) == 7
+        assert (capture.progress().state, capture.progress().failure) == (State.PAUSED, away)
+        capture.go_on()
+        told.append(capture.version)
+        assert (capture.progress().state, capture.progress().failure) == (State.RUNNING, None)
+    capture.go_on()  # as at each shard
+    assert [capture.version, *told] == [4, 0, 1, 2, 3, 4]
+    assert capture.progress().elapsed_seconds == 14
+
+
+def test_of_many_shards_that_fail_the_first_are_told(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By number, in whatever order they failed."""
+    monkeypatch.setattr(progress, "FAILED_SHARDS_TOLD", 2)
+    capture, failure = state(lab), Failure("INTERNAL", "no", {})
+    for shard in (5, 3, 1):
+        capture.fail_shard(shard, failure)
+    assert list(capture.progress().failed_shards) == [1, 3]
+    assert capture.progress().failure is None  # of the capture: others go on
+    assert capture.version == 3
+
+
+def state(lab: Path, started: float = 0.0) -> CaptureState:
+    """Of a capture whose shards are all under way."""
+    places = ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
+    return CaptureState(plan_capture(REQUEST, *places).record, deque(), 0, 0, started=started)
