@@ -6,8 +6,9 @@ from actstore_api.v1 import catalog_pb2
 from actstore_api.v1.service_pb2_grpc import CatalogServiceServicer
 from actstore_service import wire
 from actstore_storage.bucket import Bucket
+from actstore_storage.registry.models import list_models
+from actstore_storage.registry.saes import list_saes
 from actstore_storage.runs.opening import open_run, readable_runs
-from actstore_storage.runs.registry import list_models, list_saes
 
 
 class CatalogService(CatalogServiceServicer):

@@ -10,8 +10,9 @@ from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.specification import Positions, RowFilter, Specification
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION
+from actstore_storage.registry.models import ModelRecord
+from actstore_storage.registry.saes import SaeModelRecord
 from actstore_storage.rows.reading import TokenFilter
-from actstore_storage.runs.registry import ModelRecord, SaeModelRecord
 from actstore_storage.runs.snapshot import Provenance, Snapshot
 
 TOKEN_CLASSES = {

@@ -11,6 +11,9 @@ import pyarrow as pa
 
 from actstore_storage.errors import BadRequest, StoreError
 
+# Requests in flight: small objects on S3 are all latency.
+FETCH_THREADS = 16
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -7,16 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from actstore_storage.errors import check_limit
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
 from actstore_storage.format.products import TOKENS
-from actstore_storage.format.tokens import check_limit
 from actstore_storage.parquet.reading import open_product, read_side_by_side
 from actstore_storage.parquet.row_groups import read_between
+from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
-from actstore_storage.runs.registry import token_texts
 
 WINDOW_TOKENS_MAX = 1024
 # A feature with fewer activations has them all read, to see what it does beside its examples; of a denser one the rows

@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 from actstore_storage.errors import BadRequest
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.ranking import LoadedRun, Ranking, SortedRun, places_above, places_at_least
-from actstore_storage.features.segments import ClassCounts, SegmentReader, chosen_segments, class_numbers
-from actstore_storage.format.commit import TOKEN_CLASSES, Commit
+from actstore_storage.features.segments import ClassCounts, SegmentReader, chosen_segments
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product, statistics_product
-from actstore_storage.format.tokens import kept_classes
+from actstore_storage.format.tokens import TOKEN_CLASSES, kept_classes, numbers_of_names, token_classes
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import groups_between
 from actstore_storage.rows.reading import TokenFilter, shard_tokens
-from actstore_storage.runs.feature_index import token_classes
 from actstore_storage.runs.snapshot import Snapshot
 
 # What a question with a filter looks through at most: it reads every activation of its feature.
@@ -171,7 +170,7 @@ def shard_statistics(snapshot: Snapshot, commit: Commit, sae: str) -> dict[str, 
     with open_product(snapshot.bucket, commit, statistics_product(sae)) as file:
         table = file.read()
     columns = {name: table[name].to_numpy() for name in ("feature", "count", "maximum", "sum")}
-    return columns | {"token_class": class_numbers(table["token_class"].to_numpy())}
+    return columns | {"token_class": numbers_of_names(table["token_class"].to_numpy())}
 
 
 def rows_of_feature(file: pq.ParquetFile, feature: int, end: int | None = None) -> pa.Table:

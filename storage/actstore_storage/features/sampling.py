@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.examples import Window, examples_table
 from actstore_storage.features.ranking import Ranking
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_rows
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_rows
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import read_between
 from actstore_storage.rows.reading import TokenFilter, shard_tokens

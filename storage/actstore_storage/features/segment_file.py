@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
 from actstore_storage.features.entries import COLUMNS, Entries
-from actstore_storage.format.commit import ObjectRecord
-from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS
+from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS, ObjectRecord
 from actstore_storage.parquet.pages import page_at
 from actstore_storage.parquet.reading import open_record, open_source, reading_errors
 

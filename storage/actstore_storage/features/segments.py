@@ -20,10 +20,10 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.segment_file import SegmentFile
-from actstore_storage.format.commit import TOKEN_CLASSES, ObjectRecord
 from actstore_storage.format.keys import segment_key, segments_folder
-from actstore_storage.format.products import SEGMENT_GROUP_ROWS
+from actstore_storage.format.products import SEGMENT_GROUP_ROWS, ObjectRecord
 from actstore_storage.format.records import seal, unseal
+from actstore_storage.format.tokens import TOKEN_CLASSES, numbers_of_names
 from actstore_storage.parquet.reading import open_record
 from actstore_storage.runs.snapshot import Snapshot
 
@@ -226,11 +226,6 @@ def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
     return segment
 
 
-def class_numbers(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
-    numbers = {name: number for number, name in enumerate(TOKEN_CLASSES)}
-    return np.array([numbers[name] for name in names], np.int64)
-
-
 @lru_cache(_MANIFESTS_KEPT)
 def _parsed(data: bytes, key: str, sealed: bool) -> Segment:
     """By what was read, not by its key: a run that is removed may come again under its name."""
@@ -243,5 +238,5 @@ def _counts(bucket: Bucket, record: ObjectRecord, owner: str, d_sae: int) -> Cla
         table = file.read()
     columns = {name: table[name].to_numpy() for name in ("feature", "count", "maximum", "sum")}
     found = ClassCounts.none(d_sae)
-    found.add(columns | {"token_class": class_numbers(table["token_class"].to_numpy())})
+    found.add(columns | {"token_class": numbers_of_names(table["token_class"].to_numpy())})
     return found

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.entries import COLUMNS
 from actstore_storage.features.examples import Window
 from actstore_storage.features.ranking import Ranking
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sampling import Sample, sample_examples
 from actstore_storage.format.products import SEGMENT_FORMAT
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_classes
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_classes
 from actstore_storage.rows.reading import TokenFilter, at_least_one
 from actstore_storage.runs.snapshot import Snapshot
 

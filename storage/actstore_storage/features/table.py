@@ -9,10 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.reader import FeatureReader
-from actstore_storage.format.commit import TOKEN_CLASSES
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_classes, kept_rows
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, TOKEN_CLASSES, kept_classes, kept_rows
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.merging import PART_ROWS, Sources, feature_ranges, token_counts
 

@@ -9,8 +9,6 @@ TOKENIZERS = "tokenizers"
 SAES = "saes"
 WANTED = "captures"
 KEPT = "sweeps"
-# Of objects that the start-up probe writes and removes again.
-PROBE = "probe"
 # What a store that was used has some of.
 TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, KEPT)
 

@@ -1,17 +1,18 @@
-"""The kinds of object that a shard has, and how each is laid out. docs/FORMAT.md is the same in words."""
+"""The objects of a shard: what a record says of one, which kinds there are, and how each is laid out.
+
+docs/FORMAT.md is the same in words.
+"""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from actstore_storage.format.specification import DTYPES, RunRecord
-from actstore_storage.parquet.writing import ObjectFormat
 
 TOKENS, NORMS, NORM_SKETCHES = "tokens", "norms", "norm-sketches"
 # The token rows that dense rows are of, where a run stores those of some positions only.
 POSITIONS = "positions"
-BOS, SPECIAL, SINK = 1, 2, 4  # bits of a token's flags
 
 # One request of reasonable size on S3. On a local disk, groups of 16 MiB were written 1.1 to 1.4 times as fast as
 # groups of 4 MiB.
@@ -23,6 +24,32 @@ _TOKEN_GROUP_ROWS, _FEATURE_GROUP_ROWS = 4096, 16_384
 INDEX_GROUP_ROWS = 16_384
 # Of merged indexes, whose rows carry their tokens: 119 kB before compression, which is what one question fetches.
 SEGMENT_GROUP_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """One object of a shard: its key in the bucket, and what a reader must find there.
+
+    `footer_sha256` is of the Parquet footer, its length and the magic bytes at the end: pages have checksums, and the
+    footer, which tells where they lie and what is in them, has none. Empty: of before it was kept.
+    """
+
+    key: str
+    bytes: int
+    rows: int
+    sha256: str
+    footer_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class ObjectFormat:
+    """How a product is laid out. `group_rows` is the unit of reading; `dictionaries` are columns of few values each."""
+
+    schema: pa.Schema
+    group_rows: int
+    compression: str = "none"
+    statistics: tuple[str, ...] = ()
+    dictionaries: tuple[str, ...] = ()
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION
 from actstore_storage.format.products import TOKENS
 from actstore_storage.format.sites import RESIDUAL_KINDS, Site, parse_site
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION
 from actstore_storage.norms.growth_shapes import STEPS_MIN, GrowthFit, fit_steps
 from actstore_storage.norms.growth_steps import Curves, Resampled, Steps
 from actstore_storage.norms.profile import (
@@ -32,7 +32,7 @@ from actstore_storage.norms.profile import (
 from actstore_storage.norms.revisions import in_order, warnings_of
 from actstore_storage.norms.rows import KeptTokens, columns_of, read_shards, shard_values
 from actstore_storage.parquet.reading import open_product
-from actstore_storage.runs.registry import block_of
+from actstore_storage.registry.models import block_of
 from actstore_storage.runs.snapshot import Snapshot
 
 GROWTH_LAYERS_MIN = STEPS_MIN

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
-from actstore_storage.format.commit import TOKEN_CLASSES, Moments
+from actstore_storage.errors import BadRequest, check_limit
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.norm_columns import (
     CENTRED_L2,
     L2,
@@ -25,7 +25,7 @@ from actstore_storage.format.norm_columns import (
     statistics_of,
 )
 from actstore_storage.format.sites import RESIDUAL_KINDS, Site, kinds_of_block, parse_site, why_missing
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_classes
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, TOKEN_CLASSES, kept_classes
 from actstore_storage.norms.by_token import token_norms
 from actstore_storage.norms.rows import (
     KeptTokens,
@@ -37,9 +37,9 @@ from actstore_storage.norms.rows import (
     read_norms,
 )
 from actstore_storage.norms.sketches import RANK_ERROR, Sketches, WeightedValues, lost_sketches, read_sketches
+from actstore_storage.registry.models import block_of
 from actstore_storage.rows.reading import document_sources
 from actstore_storage.runs.document_sources import SOURCE_FIELDS
-from actstore_storage.runs.registry import block_of
 from actstore_storage.runs.snapshot import Snapshot
 
 DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -21,10 +21,12 @@ from datasketches import kll_floats_sketch
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
-from actstore_storage.format.commit import TOKEN_CLASSES, Commit, Moments
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import checkpoint_sketches_key
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.products import NORM_SKETCHES, sketches_format
 from actstore_storage.format.specification import RunRecord
+from actstore_storage.format.tokens import TOKEN_CLASSES
 from actstore_storage.parquet.reading import open_product, read_side_by_side
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
-from actstore_storage.format.commit import Commit, ObjectRecord
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.products import ObjectRecord
 from actstore_storage.parquet.pages import footer_bytes, footer_of
 
 # Shards that are read side by side: on S3 nearly all of that is waiting, and on a local disk it costs nothing. Where

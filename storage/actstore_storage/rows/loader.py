@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from actstore_storage.bucket import FETCH_THREADS
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.tokens import kept_classes, kept_rows
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.rows.memory import GroupPlace, Reading, RowMemory, group_places
 from actstore_storage.rows.reading import TOKEN_COLUMNS, SiteRead, dense_token_rows, shard_tokens
-from actstore_storage.runs.opening import FETCH_THREADS
 from actstore_storage.runs.snapshot import Snapshot
 
 # Row groups read at the same time, beside those of the pool that is being served.

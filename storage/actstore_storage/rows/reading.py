@@ -20,8 +20,9 @@ from actstore_storage.format.specification import DTYPES, RunRecord
 from actstore_storage.format.tokens import kept_classes, kept_rows
 from actstore_storage.parquet.reading import open_product, read_side_by_side
 from actstore_storage.parquet.row_cache import NOTHING_HELD, HeldRows
+from actstore_storage.registry.models import block_of
+from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
-from actstore_storage.runs.registry import block_of, token_texts
 from actstore_storage.runs.snapshot import Snapshot
 
 # What one record batch holds at most, so that it travels in one message.

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
-from actstore_storage.format.commit import TOKEN_CLASSES, Commit, Moments, commit_of
+from actstore_storage.format.commit import Commit, commit_of
 from actstore_storage.format.keys import (
     checkpoint_key,
     checkpoint_sketches_key,
@@ -29,8 +29,10 @@ from actstore_storage.format.keys import (
     commit_key,
     commits_folder,
 )
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.records import seal, unseal
 from actstore_storage.format.specification import RunRecord
+from actstore_storage.format.tokens import TOKEN_CLASSES
 from actstore_storage.norms.sketches import (
     NormSketches,
     Sketches,

@@ -3,17 +3,20 @@
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
 
-from actstore_storage.bucket import Bucket
-from actstore_storage.errors import Conflict, CorruptObject, NotThere
+from actstore_storage.bucket import FETCH_THREADS, Bucket
+from actstore_storage.bucket.local import LocalBucket
+from actstore_storage.errors import Conflict, CorruptObject, NotThere, StoreError
 from actstore_storage.format.commit import Commit, commit_of
-from actstore_storage.format.keys import RUNS, commit_key, commits_folder, run_key
+from actstore_storage.format.keys import RUNS, TOP_FOLDERS, commit_key, commits_folder, run_key
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.checkpoint import Commits, open_checkpoints
 from actstore_storage.runs.snapshot import Snapshot
 
-# Requests in flight: small objects on S3 are all latency.
-FETCH_THREADS = 16
+# Where a folder is no store, so many in it are looked at for one.
+NEIGHBOURS_MAX = 100
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +57,38 @@ def check_same_run(standing: RunRecord, record: RunRecord) -> None:
             value=record.run,
             allowed=f"another name, or the specification {standing.specification_sha256}",
         )
+
+
+def check_store(bucket: Bucket) -> None:
+    """For readers: that something of a store lies there, or that a writer has begun one.
+
+    Errors: StoreError STORE_NOT_FOUND. Without this check every question would be answered with nothing.
+    """
+    if _is_store(bucket):
+        return
+    below = _stores_below(Path(bucket.address)) if isinstance(bucket, LocalBucket) else []
+    near = f"; {below[0]} is one" if below else ""
+    raise StoreError(
+        f"{bucket.address} is no store: nothing that actstore writes is there{near}",
+        field="store",
+        value=bucket.address,
+        allowed=", ".join(below) or "a store that something was captured into, as .actstore/store of `actstore up`",
+    )
+
+
+def _is_store(bucket: Bucket) -> bool:
+    if isinstance(bucket, LocalBucket) and bucket.written:
+        return True
+    return any(bucket.folders(folder) or bucket.keys(folder) for folder in TOP_FOLDERS)
+
+
+def _stores_below(folder: Path) -> list[str]:
+    try:
+        near = [path for path in islice(folder.iterdir(), NEIGHBOURS_MAX) if path.is_dir()]
+        found = [path for path in (*near, folder / ".actstore" / "store") if path.is_dir()]
+        return sorted(str(path) for path in found if _is_store(LocalBucket(path)))
+    except OSError:
+        return []
 
 
 def list_runs(bucket: Bucket) -> list[str]:

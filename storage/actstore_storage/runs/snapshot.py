@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import NotThere
-from actstore_storage.format.commit import Commit, Moments
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import commit_key
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.specification import RunRecord, SaeRecord
 from actstore_storage.runs.checkpoint import Commits
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
 from actstore_storage.features.segments import Segment, listed_segments, read_segment
-from actstore_storage.format.commit import Commit, Moments, ObjectRecord
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import (
     RUNS,
     checkpoint_key,
@@ -31,7 +31,8 @@ from actstore_storage.format.keys import (
     segment_key,
     wanted_key,
 )
-from actstore_storage.format.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
+from actstore_storage.format.moments import Moments
+from actstore_storage.format.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS, ObjectRecord
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.norms.sketches import NormSketches, are_sketched, checkpoint_sketches
 from actstore_storage.runs.checkpoint import Checkpoint, Summary, smaller_checkpoints

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.archives import read_archive
+from actstore_storage.bucket.probe import PROBE
 from actstore_storage.errors import CorruptObject
 from actstore_storage.format.keys import (
     KEPT,
     MODELS,
-    PROBE,
     SAES,
     TOKENIZERS,
     TOP_FOLDERS,
@@ -33,14 +32,11 @@ from actstore_storage.format.keys import (
 )
 from actstore_storage.format.records import is_sealed, unseal
 from actstore_storage.format.specification import RunRecord
-from actstore_storage.runs.registry import (
-    ModelRecord,
-    SaeModelRecord,
-    hash_objects,
-    read_registered,
-    read_token_texts,
-    unlike_sae_files,
-)
+from actstore_storage.registry.archives import read_archive
+from actstore_storage.registry.models import ModelRecord
+from actstore_storage.registry.registered import read_registered
+from actstore_storage.registry.saes import SaeModelRecord, hash_objects, unlike_sae_files
+from actstore_storage.registry.token_texts import read_token_texts
 from actstore_storage.upkeep.answer_cache import is_kept, read_kept, remove_kept, remove_unnamed, unnamed
 
 _MODEL = re.compile(rf"{MODELS}/[^/]+/(model|revisions/[^/]+)\.json")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.bucket import Bucket
+from actstore_storage.bucket import FETCH_THREADS, Bucket
 from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.features.entries import COLUMNS, Entries
 from actstore_storage.features.ranking import Ranking, SortedRun
@@ -25,17 +25,23 @@ from actstore_storage.features.segments import (
     Segment,
     SegmentReader,
     chosen_segments,
-    class_numbers,
     listed_segments,
 )
-from actstore_storage.format.commit import TOKEN_CLASSES, Commit, ObjectRecord
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product, merge_folder, segment_key, segment_object_key, wanted_key
-from actstore_storage.format.products import SEGMENT_FORMAT, STATISTICS_FORMAT, TOKEN_COUNTS_FORMAT
+from actstore_storage.format.products import (
+    SEGMENT_FORMAT,
+    STATISTICS_FORMAT,
+    TOKEN_COUNTS_FORMAT,
+    ObjectFormat,
+    ObjectRecord,
+)
+from actstore_storage.format.tokens import TOKEN_CLASSES, numbers_of_names, token_classes
 from actstore_storage.parquet.reading import open_product, open_record
-from actstore_storage.parquet.writing import ObjectFormat, open_object
+from actstore_storage.parquet.writing import open_object
 from actstore_storage.rows.reading import shard_tokens
-from actstore_storage.runs.feature_index import sorted_order, token_classes
-from actstore_storage.runs.opening import FETCH_THREADS, list_runs, open_run, read_record
+from actstore_storage.runs.feature_index import sorted_order
+from actstore_storage.runs.opening import list_runs, open_run, read_record
 from actstore_storage.runs.snapshot import Snapshot
 
 # Shards that become one segment while a run is being captured: of so many smaller ones at a time.
@@ -251,7 +257,7 @@ class _TokenCounts:
     def add_segment(self, bucket: Bucket, segment: Segment) -> None:
         with open_record(bucket, segment.token_counts, segment.owner) as file:
             table = file.read()
-        number = class_numbers(table["token_class"].to_numpy())
+        number = numbers_of_names(table["token_class"].to_numpy())
         token, count = table["token"].to_numpy(), table["count"].to_numpy()
         for place, name in enumerate(TOKEN_CLASSES):
             here = number == place

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from actstore_storage.bucket import Bucket
+from actstore_storage.bucket import FETCH_THREADS, Bucket
 from actstore_storage.errors import Conflict, NotThere
 from actstore_storage.format.keys import (
     RUNS,
@@ -13,7 +13,7 @@ from actstore_storage.format.keys import (
     run_key,
     wanted_key,
 )
-from actstore_storage.runs.opening import FETCH_THREADS, list_runs, runs_over
+from actstore_storage.runs.opening import list_runs, runs_over
 
 
 def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:

@@ -14,8 +14,7 @@ from actstore_storage.features import segment_file
 from actstore_storage.features.entries import COLUMNS
 from actstore_storage.features.segment_file import SegmentFile
 from actstore_storage.features.segments import StoredRun
-from actstore_storage.format.commit import ObjectRecord
-from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS
+from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS, ObjectRecord
 from actstore_storage.parquet.writing import open_object
 
 KEY = "runs/run/index/sae/objects/part.parquet"

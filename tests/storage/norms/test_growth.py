@@ -22,9 +22,9 @@ from actstore_storage.norms.growth import (
 )
 from actstore_storage.norms.growth_shapes import EXPONENTIAL, FASTER, IRREGULAR, NONE, SLOWER, GrowthFit, fit_steps
 from actstore_storage.norms.growth_steps import student_bound
+from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.rows.reading import read_activations
 from actstore_storage.runs.opening import open_run
-from actstore_storage.runs.registry import ModelRecord, register_model
 from actstore_storage.runs.snapshot import Snapshot
 from tests.storage.random_run import RandomRun, make_run, write_run
 

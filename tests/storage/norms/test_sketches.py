@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
-from actstore_storage.format.commit import TOKEN_CLASSES
 from actstore_storage.format.keys import checkpoint_sketches_key
 from actstore_storage.format.products import NORM_SKETCHES
+from actstore_storage.format.tokens import TOKEN_CLASSES
 from actstore_storage.norms.profile import ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.norms.revisions import norms_of_runs
 from actstore_storage.norms.sketches import (

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import actstore
-from actstore_storage.bucket.archives import read_archive, write_archive
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, CorruptObject
 from actstore_storage.features.segments import Segment
@@ -36,21 +35,19 @@ from actstore_storage.format.records import canonical_json, seal, unseal
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.parquet.pages import footer_bytes
 from actstore_storage.parquet.reading import open_product
-from actstore_storage.runs import checkpoint
-from actstore_storage.runs.checkpoint import fold_commits
-from actstore_storage.runs.opening import open_run
-from actstore_storage.runs.registry import (
-    ModelRecord,
+from actstore_storage.registry.archives import read_archive, write_archive
+from actstore_storage.registry.models import ModelRecord, find_registered_model, list_models, register_model
+from actstore_storage.registry.saes import (
     SaeModelRecord,
     fetch_sae_files,
-    find_registered_model,
     find_registered_sae,
-    list_models,
-    read_token_texts,
-    register_model,
     register_sae,
     store_sae_files,
 )
+from actstore_storage.registry.token_texts import read_token_texts
+from actstore_storage.runs import checkpoint
+from actstore_storage.runs.checkpoint import fold_commits
+from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.answer_cache import KeptAnswer, keep, read_kept
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.merging import merge_index

@@ -17,8 +17,8 @@ import pytest
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import Conflict, CorruptObject, NotThere
 from actstore_storage.features.segments import chosen_segments
-from actstore_storage.format.commit import Moments
 from actstore_storage.format.keys import checkpoint_key, checkpoint_sketches_key, commit_key, segment_key, wanted_key
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.records import seal, unseal
 from actstore_storage.norms.profile import norm_profile

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.local import LocalBucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, CorruptObject, NotThere, StoreError, StoreUnreachable
 from actstore_storage.format.records import seal
 from actstore_storage.format.specification import Positions
