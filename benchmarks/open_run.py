@@ -31,9 +31,10 @@ from actstore_storage.format.keys import commit_key, object_key
 from actstore_storage.format.moments import Moments
 from actstore_storage.format.products import ObjectRecord
 from actstore_storage.format.specification import RunRecord
-from actstore_storage.runs.checkpoint import Commits, fold_commits
+from actstore_storage.runs.checkpoint import Commits
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.upkeep.folding import fold_commits
 from benchmarks._synthetic_runs import synthetic_record
 from tests.servers import SeaweedServer
 

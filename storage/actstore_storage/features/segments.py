@@ -20,6 +20,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.segment_file import SegmentFile
+from actstore_storage.format.blocks import holds_all, largest_apart, listed_blocks
 from actstore_storage.format.keys import segment_key, segments_folder
 from actstore_storage.format.products import SEGMENT_GROUP_ROWS, ObjectRecord
 from actstore_storage.format.records import seal, unseal
@@ -198,22 +199,14 @@ def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
     if snapshot.complete:
         with suppress(KeyError):
             return [read_segment(snapshot, sae, range(snapshot.record.shards_total))]
-    chosen: list[range] = []
-    for shards in sorted(listed_segments(snapshot.bucket, snapshot.record.run, sae), key=len, reverse=True):
-        first, last = np.searchsorted(snapshot.shards, [shards.start, shards.stop])
-        apart = not any(shards.start < other.stop and other.start < shards.stop for other in chosen)
-        if apart and last - first == len(shards):
-            chosen.append(shards)
-    return [read_segment(snapshot, sae, shards) for shards in sorted(chosen, key=lambda shards: shards.start)]
+    listed = listed_segments(snapshot.bucket, snapshot.record.run, sae)
+    whole = [shards for shards in listed if holds_all(snapshot.shards, shards)]
+    return [read_segment(snapshot, sae, shards) for shards in largest_apart(whole)]
 
 
 def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:
-    found = []
-    for key in bucket.keys(segments_folder(run, sae)):
-        first, separator, last = key.rpartition("/")[2].removesuffix(".json").partition("-")
-        if key.endswith(".json") and separator and first.isdigit() and last.isdigit() and int(last) >= int(first):
-            found.append(range(int(first), int(last) + 1))
-    return found
+    """The shards of the segments that are there."""
+    return listed_blocks(bucket, segments_folder(run, sae), ".json")
 
 
 def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.reader import FeatureReader
+from actstore_storage.features.sources import PART_ROWS, Sources, feature_ranges, token_counts
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION, TOKEN_CLASSES, kept_classes, kept_rows
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.upkeep.merging import PART_ROWS, Sources, feature_ranges, token_counts
 
 FEATURES_MAX = 1_000_000
 # So many features are read one by one rather than all of the SAE's.

@@ -2,6 +2,7 @@
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
+from actstore_storage.format.blocks import block_name
 
 RUNS = "runs"
 MODELS = "models"
@@ -51,7 +52,7 @@ def checkpoints_folder(run: str) -> str:
 
 
 def checkpoint_key(run: str, shards: range) -> str:
-    return f"{checkpoints_folder(run)}/{shards.start:08d}-{shards.stop - 1:08d}.parquet"
+    return f"{checkpoints_folder(run)}/{block_name(shards)}.parquet"
 
 
 def checkpoint_sketches_key(run: str, shards: range) -> str:
@@ -69,11 +70,11 @@ def segments_folder(run: str, sae: str) -> str:
 
 
 def segment_key(run: str, sae: str, shards: range) -> str:
-    return f"{segments_folder(run, sae)}/{shards.start:08d}-{shards.stop - 1:08d}.json"
+    return f"{segments_folder(run, sae)}/{block_name(shards)}.json"
 
 
 def merge_folder(run: str, sae: str, shards: range, attempt: str) -> str:
-    folder = check_name(f"{shards.start:08d}-{shards.stop - 1:08d}-{check_name(attempt, 'attempt')}", "attempt")
+    folder = check_name(f"{block_name(shards)}-{check_name(attempt, 'attempt')}", "attempt")
     return f"{indexes_folder(run)}/{storage_name(sae, 'sae')}/objects/{folder}"
 
 

@@ -14,6 +14,9 @@ TOKENS, NORMS, NORM_SKETCHES = "tokens", "norms", "norm-sketches"
 # The token rows that dense rows are of, where a run stores those of some positions only.
 POSITIONS = "positions"
 
+# In the metadata of a checkpoint's objects: of which runs they may be.
+OF_SPECIFICATION = b"actstore.specification_sha256"
+
 # One request of reasonable size on S3. On a local disk, groups of 16 MiB were written 1.1 to 1.4 times as fast as
 # groups of 4 MiB.
 DENSE_GROUP_BYTES = 16 << 20

@@ -25,6 +25,7 @@ from actstore_storage.format.norm_columns import (
     statistics_of,
 )
 from actstore_storage.format.sites import RESIDUAL_KINDS, Site, kinds_of_block, parse_site, why_missing
+from actstore_storage.format.sketches import RANK_ERROR, Sketches, WeightedValues
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION, TOKEN_CLASSES, kept_classes
 from actstore_storage.norms.by_token import token_norms
 from actstore_storage.norms.rows import (
@@ -36,7 +37,7 @@ from actstore_storage.norms.rows import (
     histogram_rows,
     read_norms,
 )
-from actstore_storage.norms.sketches import RANK_ERROR, Sketches, WeightedValues, lost_sketches, read_sketches
+from actstore_storage.norms.sketches import lost_sketches, read_sketches
 from actstore_storage.registry.models import block_of
 from actstore_storage.rows.reading import document_sources
 from actstore_storage.runs.document_sources import SOURCE_FIELDS

@@ -109,11 +109,6 @@ def readable_runs(bucket: Bucket) -> list[Snapshot]:
     return snapshots
 
 
-def committed_shards(bucket: Bucket, run: str) -> set[int]:
-    """From one listing; empty for a run that is not there."""
-    return _shard_numbers(bucket.keys(commits_folder(run)))
-
-
 def _shard_numbers(keys: Iterable[str]) -> set[int]:
     stems = (key.rpartition("/")[2].removesuffix(".json") for key in keys)
     return {int(stem) for stem in stems if stem.isdigit()}

@@ -27,9 +27,9 @@ from actstore_storage.format.products import (
     sketches_format,
 )
 from actstore_storage.format.sites import parse_site
+from actstore_storage.format.sketches import NormSketches
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.format.tokens import TOKEN_CLASSES, token_classes
-from actstore_storage.norms.sketches import NormSketches
 from actstore_storage.runs.attempt import ShardAttempt
 from actstore_storage.runs.document_sources import DocumentSources
 from actstore_storage.runs.feature_index import SparseFeatures

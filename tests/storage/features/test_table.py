@@ -14,7 +14,7 @@ from actstore_storage.rows.reading import TokenFilter
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.shard_writer import TokenRows
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.upkeep.merging import merge_index
+from tests.run_state import merge_index
 from tests.storage.feature_twins import EXCLUSIONS, slow_r2
 from tests.storage.random_run import SAE, VOCABULARY, RandomRun, make_run, write_run
 

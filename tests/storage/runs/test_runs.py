@@ -22,7 +22,8 @@ from actstore_storage.registry.saes import (
     store_sae_files,
 )
 from actstore_storage.registry.token_texts import TokenTexts, token_texts
-from actstore_storage.runs.opening import committed_shards, create_run, list_runs, open_run, readable_runs
+from actstore_storage.runs.opening import create_run, list_runs, open_run, readable_runs
+from tests.run_state import committed_shards
 from tests.storage.random_run import make_run, write_run
 
 MODEL = ModelRecord("org/model", "", "a" * 64, "b" * 64, "llama", 2, 8, 2, 3, 64)

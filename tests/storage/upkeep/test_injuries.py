@@ -45,12 +45,12 @@ from actstore_storage.registry.saes import (
     store_sae_files,
 )
 from actstore_storage.registry.token_texts import read_token_texts
-from actstore_storage.runs import checkpoint
-from actstore_storage.runs.checkpoint import fold_commits
 from actstore_storage.runs.opening import open_run
+from actstore_storage.upkeep import folding
 from actstore_storage.upkeep.answer_cache import KeptAnswer, keep, read_kept
+from actstore_storage.upkeep.folding import fold_commits
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_storage.upkeep.merging import merge_index
+from tests.run_state import merge_index
 from tests.stored_run import FIRING, MODEL, SAE, TOKEN_TEXTS, write_stored_run
 
 RUNS = "folded", "loose"
@@ -65,7 +65,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
     bucket, folder = LocalBucket(root), tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(checkpoint, "BLOCKS", (2, 4))
+        small.setattr(folding, "BLOCKS", (2, 4))
         write_stored_run(bucket, RUNS[0])
         fold_commits(open_run(bucket, RUNS[0]))
         merge_index(bucket, RUNS[0], SAE, "merge")
@@ -353,7 +353,7 @@ def test_commits_that_are_gone_are_put_back_from_a_checkpoint(store: Path, injur
     bucket = LocalBucket(store)
     assert [(found.kind, found.key) for found in check_runs(bucket).findings] == [("missing", key)]
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(checkpoint, "BLOCKS", (2, 4))
+        small.setattr(folding, "BLOCKS", (2, 4))
         assert fold_commits(open_run(bucket, "folded")) == [key]
     assert (store / key).read_bytes() == whole
 

@@ -301,7 +301,7 @@ def test_a_run_that_would_be_too_large_is_refused_with_both_numbers(lab: Path, b
 
 
 def test_commits_are_folded_on_the_way(lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actstore_storage.runs.checkpoint.BLOCKS", (2, 4))
+    monkeypatch.setattr("actstore_storage.upkeep.folding.BLOCKS", (2, 4))
 
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, fold_shards=2))
