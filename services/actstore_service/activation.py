@@ -11,8 +11,9 @@ from actstore_service.encoded import row_messages
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.parquet.row_cache import HeldRows
-from actstore_storage.rows.reading import TOKEN_COLUMNS, read_activations, read_tokens
+from actstore_storage.rows.reading import read_activations, read_tokens
 from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.tokens import TOKEN_COLUMNS
 
 _COLUMNS = {activation_pb2.RowColumn.Value(f"ROW_COLUMN_{name.upper()}"): name for name in TOKEN_COLUMNS}
 

@@ -16,9 +16,9 @@ from actstore_storage.features.examples import Window
 from actstore_storage.features.sampling import METHODS, Sample, sample_many
 from actstore_storage.features.statistics import feature_rows, feature_statistics, top_examples
 from actstore_storage.features.table import FeatureSearch, feature_table
-from actstore_storage.rows.reading import EVERY_ROW
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import EVERY_ROW
 
 _METHODS = {feature_pb2.SampleMethod.Value(f"SAMPLE_METHOD_{name.upper()}"): name for name in METHODS}
 

@@ -12,8 +12,8 @@ from actstore_storage.format.specification import Positions, RowFilter, Specific
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION
 from actstore_storage.registry.models import ModelRecord
 from actstore_storage.registry.saes import SaeModelRecord
-from actstore_storage.rows.reading import TokenFilter
 from actstore_storage.runs.snapshot import Provenance, Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
 
 TOKEN_CLASSES = {
     common_pb2.TOKEN_CLASS_BOS: "bos",

@@ -59,6 +59,7 @@ from actstore_storage.rows import export
 from actstore_storage.rows import reading as rows
 from actstore_storage.runs import opening as runs
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import EVERY_ROW, TokenFilter
 from actstore_storage.upkeep import fsck, removal
 
 
@@ -372,8 +373,8 @@ def _run(snapshot: Snapshot) -> RunDescription:
     )
 
 
-def _filter(query: RowQuery) -> rows.TokenFilter:
-    return rows.TokenFilter(**{field.name: getattr(query, field.name) for field in fields(rows.TokenFilter)})
+def _filter(query: RowQuery) -> TokenFilter:
+    return TokenFilter(**{field.name: getattr(query, field.name) for field in fields(TokenFilter)})
 
 
 def _which_tokens(question: FeatureQuestion) -> dict[str, Any]:
@@ -396,7 +397,7 @@ def _find(snapshot: Snapshot, question: FindQuestion) -> pa.Table:
 
 
 def _active(snapshot: Snapshot, question: ActiveQuestion) -> pa.Table:
-    keep = _filter(question.where) if question.where else rows.EVERY_ROW
+    keep = _filter(question.where) if question.where else EVERY_ROW
     return coactivity.active_features(
         snapshot, question.sae, keep, k=question.k, order=question.order, exclude=question.exclude
     )

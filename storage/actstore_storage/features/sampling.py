@@ -22,8 +22,9 @@ from actstore_storage.format.keys import features_product
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_rows
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import read_between
-from actstore_storage.rows.reading import TokenFilter, shard_tokens
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import shard_tokens
 
 METHODS = ("top", "range", "rank", "quantile", "activating", "positions")
 EXAMPLES_MAX = 1000

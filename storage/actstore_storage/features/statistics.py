@@ -14,8 +14,9 @@ from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sampling import Sample, sample_examples
 from actstore_storage.format.products import SEGMENT_FORMAT
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_classes
-from actstore_storage.rows.reading import TokenFilter, at_least_one
+from actstore_storage.parquet.reading import at_least_one
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
 
 BINS_MAX = 10_000
 ROWS_AT_ONCE = 65_536

@@ -39,9 +39,9 @@ from actstore_storage.norms.rows import (
 )
 from actstore_storage.norms.sketches import lost_sketches, read_sketches
 from actstore_storage.registry.models import block_of
-from actstore_storage.rows.reading import document_sources
 from actstore_storage.runs.document_sources import SOURCE_FIELDS
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import document_sources
 
 DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUANTILES_MAX = 100

@@ -107,6 +107,13 @@ def read_side_by_side(
             yield coming.popleft().result()
 
 
+def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The batches, or an empty one for its schema where there are none."""
+    first = next(batches, None)
+    yield pa.RecordBatch.from_pylist([], schema) if first is None else first
+    yield from batches
+
+
 def _owner(commit: Commit) -> str:
     return f"run {commit.run}, shard {commit.shard}"
 

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import parse_site
-from actstore_storage.rows.reading import TOKEN_COLUMNS, TokenFilter, dense_matrix, document_sources, read_activations
+from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import TOKEN_COLUMNS, document_sources
 
 _SAFETENSORS_TYPES = {
     "float32": "F32",

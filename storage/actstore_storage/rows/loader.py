@@ -20,8 +20,9 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.tokens import kept_classes, kept_rows
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.rows.memory import GroupPlace, Reading, RowMemory, group_places
-from actstore_storage.rows.reading import TOKEN_COLUMNS, SiteRead, dense_token_rows, shard_tokens
+from actstore_storage.rows.reading import SiteRead
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import TOKEN_COLUMNS, dense_token_rows, shard_tokens
 
 # Row groups read at the same time, beside those of the pool that is being served.
 READERS = 2

@@ -19,9 +19,9 @@ from actstore_storage.features.segments import listed_segments
 from actstore_storage.features.sources import token_counts
 from actstore_storage.features.statistics import feature_statistics, top_examples
 from actstore_storage.format.tokens import BOS, SPECIAL
-from actstore_storage.rows.reading import TokenFilter
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
 from actstore_storage.upkeep import merging as index_merge
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.merging import finish_merge, merge_part, plan_merges

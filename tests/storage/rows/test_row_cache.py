@@ -8,8 +8,9 @@ import pytest
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import BadRequest, CorruptObject
 from actstore_storage.parquet.row_cache import HeldRows
-from actstore_storage.rows.reading import TokenFilter, read_activations, read_tokens
+from actstore_storage.rows.reading import read_activations, read_tokens
 from actstore_storage.runs.opening import open_run
+from actstore_storage.runs.token_filter import TokenFilter
 from tests.stored_run import DENSE_SITE, write_stored_run
 
 TABLE = pa.table({"row": pa.array(range(100), pa.int64())})

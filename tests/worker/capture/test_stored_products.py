@@ -22,8 +22,9 @@ from actstore_storage.format.sites import Site, parse_site
 from actstore_storage.format.specification import Positions
 from actstore_storage.format.tokens import SINK
 from actstore_storage.parquet.reading import open_product
-from actstore_storage.rows.reading import dense_matrix, document_sources, read_activations, shard_tokens
+from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import document_sources, shard_tokens
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.progress import DatasetFiles
 from actstore_worker.capture.request import CaptureRequest
