@@ -23,7 +23,7 @@ from actstore_storage.features.segment_file import SegmentFile
 from actstore_storage.format.blocks import holds_all, largest_apart, listed_blocks
 from actstore_storage.format.keys import segment_key, segments_folder
 from actstore_storage.format.products import SEGMENT_GROUP_ROWS, ObjectRecord
-from actstore_storage.format.records import seal, unseal
+from actstore_storage.format.records import as_record, seal, unseal
 from actstore_storage.format.tokens import TOKEN_CLASSES, numbers_of_names
 from actstore_storage.parquet.reading import open_record
 from actstore_storage.runs.snapshot import Snapshot
@@ -80,16 +80,7 @@ class Segment:
     @classmethod
     def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Segment":
         """`sealed`: with its own hash, or it is damaged. Errors: CorruptObject."""
-        return unseal(data, key, cls._of, sealed=sealed)
-
-    @classmethod
-    def _of(cls, fields: dict[str, Any]) -> "Segment":
-        parts = [
-            Part(part["first_feature"], part["end_feature"], ObjectRecord(**part["object"]))
-            for part in fields.pop("parts")
-        ]
-        fields |= {name: ObjectRecord(**fields[name]) for name in ("statistics", "token_counts")}
-        return cls(**fields, parts=tuple(parts))
+        return unseal(data, key, lambda fields: as_record(fields, cls), sealed=sealed)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """What makes a shard visible, and the statistics that it carries so that queries need not read the rows."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from actstore_storage.errors import CorruptObject
-from actstore_storage.format.moments import Moments
+from actstore_storage.format.moments import NormMoments, fields_of_moments, restore_infinities
 from actstore_storage.format.products import ObjectRecord
-from actstore_storage.format.records import seal, unseal
+from actstore_storage.format.records import as_record, seal, unseal
 from actstore_storage.format.specification import RunRecord
 
 # Decoded commits that a process keeps, some 20 kB each.
@@ -35,7 +34,7 @@ class Commit:
     sequences: int
     tokens_by_class: Mapping[str, int]
     objects: Mapping[str, ObjectRecord]
-    norm_moments: Mapping[str, Mapping[str, Moments]]
+    norm_moments: NormMoments
     non_finite: Mapping[str, int]
     attention_implementation: str
     device: str
@@ -49,11 +48,7 @@ class Commit:
     def to_json(self) -> bytes:
         """As dataclasses.asdict would have it, which copies each number of thousands."""
         objects = {product: vars(record) for product, record in self.objects.items()}
-        moments = {
-            site: {name: _moments_fields(found) for name, found in classes.items()}
-            for site, classes in self.norm_moments.items()
-        }
-        return seal(vars(self) | {"objects": objects, "norm_moments": moments})
+        return seal(vars(self) | {"objects": objects, "norm_moments": fields_of_moments(self.norm_moments)})
 
     @classmethod
     def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Commit":
@@ -61,15 +56,6 @@ class Commit:
         or it is damaged.
         """
         return _decoded(data, key, sealed)
-
-    @classmethod
-    def _of(cls, fields: dict[str, Any]) -> "Commit":
-        objects = {product: ObjectRecord(**record) for product, record in fields.pop("objects").items()}
-        moments = {
-            site: {name: _moments(values) for name, values in classes.items()}
-            for site, classes in fields.pop("norm_moments").items()
-        }
-        return cls(objects=objects, norm_moments=moments, **fields)
 
 
 def commit_of(record: RunRecord, shard: int, data: bytes, key: str) -> Commit:
@@ -83,15 +69,9 @@ def commit_of(record: RunRecord, shard: int, data: bytes, key: str) -> Commit:
 
 @lru_cache(_COMMITS_KEPT)
 def _decoded(data: bytes, key: str, sealed: bool) -> Commit:
-    return unseal(data, key, Commit._of, sealed=sealed)
+    return unseal(data, key, _commit, sealed=sealed)
 
 
-def _moments_fields(moments: Moments) -> dict[str, Any]:
-    fields = vars(moments)
-    return fields | {"log_sum": None} if math.isinf(fields["log_sum"]) else fields  # JSON has no infinity
-
-
-def _moments(fields: dict[str, Any]) -> Moments:
-    if fields["log_sum"] is None:
-        fields["log_sum"] = -math.inf
-    return Moments(**fields)
+def _commit(fields: dict[str, Any]) -> Commit:
+    restore_infinities(fields["norm_moments"])
+    return as_record(fields, Commit)

@@ -1,6 +1,7 @@
 """Statistics of numbers that merge: count, mean, variance, extremes, geometric mean."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,3 +83,25 @@ class Moments:
     @property
     def geometric_mean(self) -> float:
         return math.exp(self.log_sum / self.count) if self.count else 0.0
+
+
+# By name of statistics, then by token class; classes without a number are left out.
+NormMoments = Mapping[str, Mapping[str, Moments]]
+
+
+def fields_of_moments(moments: NormMoments) -> dict[str, dict[str, dict[str, Any]]]:
+    """As a record has them. JSON has no infinity: a `log_sum` of minus infinity is null."""
+    return {name: {kept: _fields(one) for kept, one in classes.items()} for name, classes in moments.items()}
+
+
+def restore_infinities(fields: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+    """Puts minus infinity where `fields_of_moments` has null."""
+    for classes in fields.values():
+        for moments in classes.values():
+            if moments["log_sum"] is None:
+                moments["log_sum"] = -math.inf
+
+
+def _fields(moments: Moments) -> dict[str, Any]:
+    fields = vars(moments)
+    return fields | {"log_sum": None} if math.isinf(fields["log_sum"]) else fields

@@ -8,8 +8,12 @@ doubled member, or a byte behind the end, is noticed.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import lru_cache, partial
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from actstore_storage.errors import BadRequest, CorruptObject
 
@@ -36,9 +40,50 @@ def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, 
     Errors: CorruptObject with the key, also where `build` finds a field too many or too few.
     """
     try:
-        return build(_fields(data, sealed))
+        return build(_members(data, sealed))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadRequest) as error:
         raise CorruptObject(f"record {key} is damaged: {error}", field="object", value=key) from error
+
+
+def as_record(found: Any, kind: type[Record]) -> Record:
+    """The dataclass of these fields, all of which are there, of their types and no others, at any depth.
+
+    Errors: ValueError.
+    """
+    record = msgspec.convert(found, kind)
+    if check := _check_of(kind):
+        check(found)  # msgspec passes over fields that a dataclass does not have
+    return record
+
+
+@lru_cache
+def _check_of(kind: Any) -> Callable[[Any], None] | None:
+    """What refuses unknown fields, at any depth, of what is of the type else; None for one that holds no dataclass."""
+    if is_dataclass(kind):
+        return _check_fields(kind)
+    inner = next((check for each in get_args(kind) if (check := _check_of(each))), None)
+    if inner is None:
+        return None
+    return partial(_check_each, inner, iter if get_origin(kind) is tuple else dict.values)
+
+
+def _check_each(check: Callable[[Any], None], each: Callable[[Any], Iterable[Any]], found: Any) -> None:
+    for one in each(found):
+        check(one)
+
+
+def _check_fields(kind: Any) -> Callable[[Any], None]:
+    names, hints = frozenset(field.name for field in fields(kind)), get_type_hints(kind)
+    nested = {name: check for name in names if (check := _check_of(hints[name]))}
+
+    def check(found: dict[str, Any]) -> None:
+        if not found.keys() <= names:
+            raise ValueError(f"it has fields that no such record has: {', '.join(sorted(found.keys() - names))}")
+        for name, inner in nested.items():
+            if name in found:
+                inner(found[name])
+
+    return check
 
 
 def is_sealed(data: bytes) -> bool:
@@ -46,19 +91,26 @@ def is_sealed(data: bytes) -> bool:
     return data[-_SEAL_BYTES:].startswith(_SEAL) and data.endswith(_END)
 
 
-def _fields(data: bytes, sealed: bool) -> dict[str, Any]:
+def _members(data: bytes, sealed: bool) -> dict[str, Any]:
     """Errors: ValueError."""
     if is_sealed(data):
         text = data[:-_SEAL_BYTES] + b"}"
         if hashlib.sha256(text).hexdigest().encode() != data[-64 - len(_END) : -len(_END)]:
             raise ValueError("its bytes are not those that its record_sha256 was made of")
-        fields = json.loads(text)
+        found = _parsed(text)
     else:
-        fields = json.loads(data)
+        found = _parsed(data)
         if sealed:
             raise ValueError("it has no record_sha256, which every record of this format has")
-        if canonical_json(fields) != data:
+        if canonical_json(found) != data:
             raise ValueError("it is not canonical JSON")
-    if not isinstance(fields, dict):
+    if not isinstance(found, dict):
         raise TypeError("it is no JSON object")
-    return fields
+    return found
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)  # reads infinities, too, which configurations of models may have

@@ -1,6 +1,6 @@
 """Sketches of norms as a run has them: a shard's own, and those that a checkpoint has merged."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import checkpoint_sketches_key
-from actstore_storage.format.moments import Moments
+from actstore_storage.format.moments import NormMoments
 from actstore_storage.format.products import NORM_SKETCHES, OF_SPECIFICATION
 from actstore_storage.format.sketches import Sketches, told_of
 from actstore_storage.format.specification import RunRecord
@@ -31,7 +31,7 @@ def checkpoint_sketches(
     bucket: Bucket,
     record: RunRecord,
     shards: range,
-    moments: Mapping[str, Mapping[str, Moments]],
+    moments: NormMoments,
     names: Sequence[str] | None = None,
 ) -> Sketches | None:
     """As `shard_sketches`, of a checkpoint whose summary has these moments. No `names`: all of them."""
@@ -113,7 +113,7 @@ def _decoded(file: pq.ParquetFile, names: Sequence[str]) -> dict[str, dict[str, 
     }
 
 
-def _checked(found: Sketches, moments: Mapping[str, Mapping[str, Moments]], key: str) -> Sketches:
+def _checked(found: Sketches, moments: NormMoments, key: str) -> Sketches:
     for name, classes in found.items():
         expected = {
             token_class: (told.count, np.float32(told.minimum), np.float32(told.maximum))

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from actstore_storage.bucket import FETCH_THREADS, Bucket
 from actstore_storage.errors import CorruptObject
-from actstore_storage.format.records import unseal
+from actstore_storage.format.records import as_record, unseal
 
 
 class Registered(Protocol):
@@ -34,7 +34,7 @@ def read_all_registered(bucket: Bucket, keys: Sequence[str], kind: type[Record])
 
 def read_registered(bucket: Bucket, key: str, kind: type[Record]) -> Record:
     """Errors: KeyError where there is none; CorruptObject, also for a record under another's key."""
-    record = unseal(bucket.get(key), key, lambda fields: kind(**fields))
+    record = unseal(bucket.get(key), key, lambda fields: as_record(fields, kind))
     if record.key != key:
         raise CorruptObject(f"{key} is the record of {record.key}", field="object", value=key)
     return record

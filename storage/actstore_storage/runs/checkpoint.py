@@ -5,10 +5,9 @@ nothing that they do not, so it may be lost, written twice, or seen late. A read
 are, and lists commits only of shards that none of them holds.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, overload
 
@@ -22,9 +21,9 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.format.blocks import largest_apart, listed_blocks, overlap
 from actstore_storage.format.commit import Commit, commit_of
 from actstore_storage.format.keys import checkpoint_key, checkpoints_folder
-from actstore_storage.format.moments import Moments
+from actstore_storage.format.moments import Moments, NormMoments, fields_of_moments, restore_infinities
 from actstore_storage.format.products import OF_SPECIFICATION
-from actstore_storage.format.records import seal, unseal
+from actstore_storage.format.records import as_record, seal, unseal
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.format.tokens import TOKEN_CLASSES
 
@@ -40,7 +39,7 @@ class Summary:
     """What many commits say together. `how` has each distinct value of `_HOW`'s fields, in order of shard."""
 
     tokens_by_class: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(TOKEN_CLASSES, 0))
-    norm_moments: Mapping[str, Mapping[str, Moments]] = field(default_factory=dict)
+    norm_moments: NormMoments = field(default_factory=dict)
     non_finite: Mapping[str, int] = field(default_factory=dict)
     how: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -63,12 +62,7 @@ class Summary:
 
     def to_json(self, run: str) -> bytes:
         """`run`: whose checkpoint it is in."""
-        fields = asdict(self)
-        for classes in fields["norm_moments"].values():
-            for moments in classes.values():
-                if math.isinf(moments["log_sum"]):  # JSON has no infinity
-                    moments["log_sum"] = None
-        return seal(fields | {"run": run})
+        return seal(vars(self) | {"norm_moments": fields_of_moments(self.norm_moments), "run": run})
 
     @classmethod
     def from_json(cls, data: bytes, key: str, record: RunRecord) -> "Summary":
@@ -77,11 +71,8 @@ class Summary:
         def of(fields: dict[str, Any]) -> "Summary":
             if fields.pop("run", record.run) != record.run:
                 raise ValueError("it is of another run")
-            for classes in fields["norm_moments"].values():
-                for name, moments in classes.items():
-                    log_sum = -math.inf if moments["log_sum"] is None else moments["log_sum"]
-                    classes[name] = Moments(**moments | {"log_sum": log_sum})
-            return cls(**fields | {"how": {name: tuple(values) for name, values in fields["how"].items()}})
+            restore_infinities(fields["norm_moments"])
+            return as_record(fields, cls)
 
         return unseal(data, key, of, sealed=record.sealed)
 

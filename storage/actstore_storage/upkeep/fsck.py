@@ -32,7 +32,7 @@ from actstore_storage.format.keys import (
     segment_key,
     wanted_key,
 )
-from actstore_storage.format.moments import Moments
+from actstore_storage.format.moments import Moments, NormMoments
 from actstore_storage.format.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS, ObjectRecord
 from actstore_storage.format.sketches import NormSketches
 from actstore_storage.format.specification import RunRecord
@@ -57,7 +57,6 @@ _SHARD_ANEW = "capturing the run again captures it anew"
 _CHECKPOINT_ANEW = "readers take smaller ones and commits, which capturing the run again folds"
 _SKETCHES_AGAIN = "capturing the run again, which keeps its shards, merges theirs anew"
 
-_Merged = Mapping[str, Mapping[str, Moments]]
 _NUMBERS = attrgetter(*(field.name for field in fields(Moments)))
 
 
@@ -281,7 +280,7 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
         yield from _check_sketches(bucket, record, checkpoint.shards, merged)
 
 
-def merged_again(commits: Iterable[Commit]) -> _Merged:
+def merged_again(commits: Iterable[Commit]) -> NormMoments:
     """Their moments of norms, by name and token class, not by Moments.merge: the mean of all first, then the squares
     of all distances from it, those between shards beside those within (the sums of squares of an analysis of variance).
     """
@@ -303,7 +302,7 @@ def _merged(parts: "array[float]") -> Moments:
     return Moments(int(count), *numbers)
 
 
-def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: _Merged) -> Iterator[str]:
+def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: NormMoments) -> Iterator[str]:
     """What the checkpoint says of its commits that they do not."""
     summary, expected = checkpoint.summary, [Summary.of(commit) for commit in commits]
     if checkpoint.tokens.tolist() != [commit.tokens for commit in commits]:
@@ -325,7 +324,7 @@ def _unequal(told: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
     return [f"{name} has {told.get(name, 0)}, and in its commits {expected.get(name, 0)}" for name in names]
 
 
-def _unlike_moments(told: _Merged, expected: _Merged) -> list[str]:
+def _unlike_moments(told: NormMoments, expected: NormMoments) -> list[str]:
     """A sentence for each name and token class, of the first number that differs."""
     found = []
     for name in {**expected, **told}:
@@ -361,7 +360,7 @@ def _first_of(what: str, found: Sequence[str]) -> Iterator[str]:
         yield f"its {what} are not its commits': {found[0]}{more}"
 
 
-def _check_sketches(bucket: Bucket, record: RunRecord, shards: range, merged: _Merged) -> Iterator[Finding]:
+def _check_sketches(bucket: Bucket, record: RunRecord, shards: range, merged: NormMoments) -> Iterator[Finding]:
     """They are there, and can be read: of as many values as the commits tell of, with the same extremes."""
     key = checkpoint_sketches_key(record.run, shards)
     if not bucket.exists(key):
