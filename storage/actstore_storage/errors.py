@@ -61,6 +61,17 @@ class CorruptObject(ActstoreError):
     default_reason = "OBJECT_CORRUPT"
 
 
+def corrupt_object(key: str, message: str) -> CorruptObject:
+    """The error of an object that is another one than its place in the bucket says."""
+    return CorruptObject(message, field="object", value=key)
+
+
+def damaged(key: str, what: object, *, kind: str = "object", owner: str = "") -> CorruptObject:
+    """The error of an object whose bytes are not those that were written; `owner`: whose it is, in words."""
+    of = f" of {owner}" if owner else ""
+    return corrupt_object(key, f"{kind} {key}{of} is damaged: {str(what).strip()}")
+
+
 def check_limit(value: int, limit: int, field: str, least: int = 1, because: str = "") -> None:
     """Refuses a number below `least` as wrong, and one above `limit` as too much, with both numbers; `because` is what
     the caller can say of why the limit counts here.

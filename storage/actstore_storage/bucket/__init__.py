@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest, StoreError
+from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject, StoreError
 
 # Requests in flight: small objects on S3 are all latency.
 FETCH_THREADS = 16
@@ -80,6 +80,12 @@ class Bucket(ABC):
         except KeyError:
             return False
         return True
+
+
+def told_apart(bucket: Bucket, error: Exception, damage: CorruptObject) -> ActstoreError:
+    """The store's own failure behind an error of reading an object; where there is none, the damage."""
+    failure = bucket.store_error(error) if isinstance(error, OSError) else None
+    return failure or damage
 
 
 def check_name(text: str, field: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.errors import corrupt_object
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.segment_file import SegmentFile
 from actstore_storage.format.blocks import holds_all, largest_apart, listed_blocks
@@ -206,7 +206,7 @@ def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
     segment = _parsed(snapshot.bucket.get(key), key, snapshot.record.sealed)
     found = segment.run, segment.sae, segment.specification_sha256, segment.shards
     if found != (snapshot.record.run, sae, snapshot.record.specification_sha256, shards):
-        raise CorruptObject(f"{key} is an index of something else: {found}", field="object", value=key)
+        raise corrupt_object(key, f"{key} is an index of something else: {found}")
     return segment
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from actstore_storage.errors import CorruptObject
+from actstore_storage.errors import corrupt_object
 from actstore_storage.format.moments import NormMoments, fields_of_moments, restore_infinities
 from actstore_storage.format.products import ObjectRecord
 from actstore_storage.format.records import as_record, seal, unseal
@@ -63,7 +63,7 @@ def commit_of(record: RunRecord, shard: int, data: bytes, key: str) -> Commit:
     commit = Commit.from_json(data, key, sealed=record.sealed)
     found = (commit.run, commit.shard, commit.specification_sha256)
     if found != (record.run, shard, record.specification_sha256):
-        raise CorruptObject(f"{key} is a commit of something else: {found}", field="object", value=key)
+        raise corrupt_object(key, f"{key} is a commit of something else: {found}")
     return commit
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from actstore_storage.errors import BadRequest, CorruptObject
+from actstore_storage.errors import BadRequest, damaged
 
 _SEAL, _END = b',"record_sha256":"', b'"}'
 _SEAL_BYTES = len(_SEAL) + 64 + len(_END)
@@ -42,7 +42,7 @@ def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, 
     try:
         return build(_members(data, sealed))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadRequest) as error:
-        raise CorruptObject(f"record {key} is damaged: {error}", field="object", value=key) from error
+        raise damaged(key, error, kind="record") from error
 
 
 def as_record(found: Any, kind: type[Record]) -> Record:

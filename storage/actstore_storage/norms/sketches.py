@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.bucket import Bucket, told_apart
+from actstore_storage.errors import damaged
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import checkpoint_sketches_key
 from actstore_storage.format.moments import NormMoments
@@ -44,12 +44,11 @@ def checkpoint_sketches(
     except KeyError:
         return None
     except (pa.ArrowException, OSError) as error:
-        failure = bucket.store_error(error) if isinstance(error, OSError) else None
-        raise failure or _corrupt(key, str(error).strip()) from error
+        raise told_apart(bucket, error, damaged(key, error)) from error
     if of != record.specification_sha256.encode():
-        raise _corrupt(key, "it is of another specification")
+        raise damaged(key, "it is of another specification")
     if lacking and all(name in moments for name in lacking):
-        raise _corrupt(key, f"it has no sketches of {lacking[0]}")
+        raise damaged(key, f"it has no sketches of {lacking[0]}")
     return None if lacking else _checked(found, moments, key)
 
 
@@ -120,13 +119,9 @@ def _checked(found: Sketches, moments: NormMoments, key: str) -> Sketches:
             for token_class, told in moments.get(name, {}).items()
         }
         if {token_class: told_of(sketch) for token_class, sketch in classes.items()} != expected:
-            raise _corrupt(
+            raise damaged(
                 key,
                 f"its sketches of {name} are no sketches, or not of as many tokens as the statistics beside them, or "
                 "not of the same least and largest value",
             )
     return found
-
-
-def _corrupt(key: str, what: str) -> CorruptObject:
-    return CorruptObject(f"object {key} is damaged: {what}", field="object", value=key)

@@ -10,8 +10,8 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.bucket import Bucket, told_apart
+from actstore_storage.errors import damaged
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.products import ObjectRecord
 from actstore_storage.parquet.pages import footer_bytes, footer_of
@@ -59,7 +59,7 @@ def open_source(bucket: Bucket, record: ObjectRecord, owner: str) -> pa.NativeFi
     if source.size() != record.bytes:
         found = source.size()
         source.close()
-        raise _corrupt(owner, record.key, f"it has {found} bytes, its record says {record.bytes}")
+        raise damaged(record.key, f"it has {found} bytes, its record says {record.bytes}", owner=owner)
     return source
 
 
@@ -73,9 +73,9 @@ def _footer(source: pa.NativeFile, record: ObjectRecord, owner: str) -> pq.FileM
             end = source.read()
         footer = footer_of(end)
     except ValueError as error:
-        raise _corrupt(owner, record.key, str(error)) from error
+        raise damaged(record.key, error, owner=owner) from error
     if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
-        raise _corrupt(owner, record.key, "its footer is not the one that was written there")
+        raise damaged(record.key, "its footer is not the one that was written there", owner=owner)
     return pq.read_metadata(pa.BufferReader(footer))
 
 
@@ -85,10 +85,9 @@ def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator
     try:
         yield
     except KeyError:
-        raise _corrupt(owner, record.key, "it is not there") from None
+        raise damaged(record.key, "it is not there", owner=owner) from None
     except (OSError, pa.ArrowException) as error:
-        failure = bucket.store_error(error) if isinstance(error, OSError) else None
-        raise failure or _corrupt(owner, record.key, str(error).strip()) from error
+        raise told_apart(bucket, error, damaged(record.key, error, owner=owner)) from error
 
 
 def read_side_by_side(
@@ -116,7 +115,3 @@ def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterat
 
 def _owner(commit: Commit) -> str:
     return f"run {commit.run}, shard {commit.shard}"
-
-
-def _corrupt(owner: str, key: str, what: str) -> CorruptObject:
-    return CorruptObject(f"object {key} of {owner} is damaged: {what}", field="object", value=key)

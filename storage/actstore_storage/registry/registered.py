@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from actstore_storage.bucket import FETCH_THREADS, Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.errors import corrupt_object
 from actstore_storage.format.records import as_record, unseal
 
 
@@ -36,5 +36,5 @@ def read_registered(bucket: Bucket, key: str, kind: type[Record]) -> Record:
     """Errors: KeyError where there is none; CorruptObject, also for a record under another's key."""
     record = unseal(bucket.get(key), key, lambda fields: as_record(fields, kind))
     if record.key != key:
-        raise CorruptObject(f"{key} is the record of {record.key}", field="object", value=key)
+        raise corrupt_object(key, f"{key} is the record of {record.key}")
     return record

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.errors import damaged
 from actstore_storage.format.keys import SAES, sae_files_folder, sae_files_key, sae_key
 from actstore_storage.format.records import seal, unseal
 from actstore_storage.registry.registered import read_all_registered
@@ -71,7 +71,7 @@ def fetch_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> boo
         with bucket.open(key) as file, path.open("wb") as out:
             digests[path.name] = _copied(file, out)
     for key, what in unlike_sae_files(bucket, name, sha256, digests):
-        raise CorruptObject(f"object {key} is damaged: {what}", field="object", value=key)
+        raise damaged(key, what)
     return bool(keys)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject, NotThere
+from actstore_storage.errors import NotThere, corrupt_object, damaged
 from actstore_storage.format.keys import old_token_texts_key, token_texts_key
 from actstore_storage.format.records import canonical_json, seal, unseal
 
@@ -102,12 +102,12 @@ def read_token_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTe
         parts = {token: part for token, part in enumerate(columns.get("bytes", ())) if part is not None}
         texts = TokenTexts(tuple(columns["text"]), parts)
     except (OSError, ValueError, pa.ArrowException, KeyError) as error:
-        raise CorruptObject(f"{key} is damaged: {error}", field="object", value=key) from error
+        raise damaged(key, error) from error
     record = (table.schema.metadata or {}).get(_TEXTS_RECORD)
     if record is None and key == old_token_texts_key(tokenizer_sha256):  # of before there were any
         return texts
     if record is None or unseal(record, key, dict, sealed=True) != _texts_record(tokenizer_sha256, table):
-        raise CorruptObject(f"{key} has other texts than were stored there", field="object", value=key)
+        raise corrupt_object(key, f"{key} has other texts than were stored there")
     return texts
 
 

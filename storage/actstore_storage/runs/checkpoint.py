@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.bucket import Bucket, told_apart
+from actstore_storage.errors import CorruptObject, damaged
 from actstore_storage.format.blocks import largest_apart, listed_blocks, overlap
 from actstore_storage.format.commit import Commit, commit_of
 from actstore_storage.format.keys import checkpoint_key, checkpoints_folder
@@ -247,12 +247,11 @@ def open_checkpoint(bucket: Bucket, record: RunRecord, block: range) -> Checkpoi
             summary = Summary.from_json(file.schema_arrow.metadata[_SUMMARY_KEY], key, record)
             specification = file.schema_arrow.metadata[OF_SPECIFICATION]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        failure = bucket.store_error(error) if isinstance(error, OSError) else None
-        raise failure or _corrupt(key, str(error)) from error
+        raise told_apart(bucket, error, damaged(key, error, kind="checkpoint")) from error
     if specification != record.specification_sha256.encode():
-        raise _corrupt(key, "it is of another specification")
+        raise damaged(key, "it is of another specification", kind="checkpoint")
     if columns["shard"].to_pylist() != list(block):
-        raise _corrupt(key, "it does not hold the shards of its name")
+        raise damaged(key, "it does not hold the shards of its name", kind="checkpoint")
     return Checkpoint(bucket, record, block, columns["tokens"].to_numpy(), summary)
 
 
@@ -261,8 +260,7 @@ def _records(bucket: Bucket, key: str, group: int) -> tuple[bytes, ...]:
         with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             records: list[bytes] = file.read_row_group(group, columns=["record"])["record"].to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
-        failure = bucket.store_error(error) if isinstance(error, OSError) else None
-        raise failure or _corrupt(key, str(error)) from error
+        raise told_apart(bucket, error, damaged(key, error, kind="checkpoint")) from error
     return tuple(records)
 
 
@@ -276,7 +274,3 @@ def _merged_classes(parts: Sequence[Mapping[str, Moments]]) -> dict[str, Moments
 
 def _first_shard(part: Checkpoint | Commit) -> int:
     return part.shards.start if isinstance(part, Checkpoint) else part.shard
-
-
-def _corrupt(key: str, what: str) -> CorruptObject:
-    return CorruptObject(f"checkpoint {key} is damaged: {what}", field="object", value=key)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from actstore_storage.bucket import FETCH_THREADS, Bucket
 from actstore_storage.bucket.local import LocalBucket
-from actstore_storage.errors import Conflict, CorruptObject, NotThere, StoreError
+from actstore_storage.errors import Conflict, CorruptObject, NotThere, StoreError, corrupt_object
 from actstore_storage.format.commit import Commit, commit_of
 from actstore_storage.format.keys import RUNS, TOP_FOLDERS, commit_key, commits_folder, run_key
 from actstore_storage.format.specification import RunRecord
@@ -148,7 +148,7 @@ def read_record(bucket: Bucket, run: str) -> RunRecord:
         allowed = list_runs(bucket) or "none: nothing was captured into this store"
         raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
     if record.run != run:
-        raise CorruptObject(f"{key} is the record of run {record.run}", field="object", value=key)
+        raise corrupt_object(key, f"{key} is the record of run {record.run}")
     return record
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.bucket import Bucket, told_apart
+from actstore_storage.errors import CorruptObject, damaged
 from actstore_storage.features.segments import Segment, listed_segments, read_segment
 from actstore_storage.format.blocks import named_block
 from actstore_storage.format.commit import Commit
@@ -235,8 +235,8 @@ def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
     except KeyError:
         yield Finding("missing", item.key, "its commit names it")
     except (pa.ArrowException, OSError) as error:
-        failure = bucket.store_error(error) if isinstance(error, OSError) else None
-        if failure is not None:
+        failure = told_apart(bucket, error, damaged(item.key, error))
+        if not isinstance(failure, CorruptObject):
             raise failure from error
         yield Finding("damaged", item.key, str(error).strip())
     else:
