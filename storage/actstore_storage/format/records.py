@@ -21,6 +21,7 @@ _SEAL, _END = b',"record_sha256":"', b'"}'
 _SEAL_BYTES = len(_SEAL) + 64 + len(_END)
 
 Record = TypeVar("Record")
+Check = Callable[[Any], None]
 
 
 def canonical_json(value: object) -> bytes:
@@ -56,8 +57,7 @@ def as_record(found: Any, kind: type[Record]) -> Record:
     return record
 
 
-@lru_cache
-def _check_of(kind: Any) -> Callable[[Any], None] | None:
+def _new_check(kind: Any) -> Check | None:
     """What refuses unknown fields, at any depth, of what is of the type else; None for one that holds no dataclass."""
     if is_dataclass(kind):
         return _check_fields(kind)
@@ -67,14 +67,17 @@ def _check_of(kind: Any) -> Callable[[Any], None] | None:
     return partial(_check_each, inner, iter if get_origin(kind) is tuple else dict.values)
 
 
-def _check_each(check: Callable[[Any], None], each: Callable[[Any], Iterable[Any]], found: Any) -> None:
+_check_of: Callable[[Any], Check | None] = lru_cache(_new_check)
+
+
+def _check_each(check: Check, each: Callable[[Any], Iterable[Any]], found: Any) -> None:
     for one in each(found):
         check(one)
 
 
-def _check_fields(kind: Any) -> Callable[[Any], None]:
+def _check_fields(kind: Any) -> Check:
     names, hints = frozenset(field.name for field in fields(kind)), get_type_hints(kind)
-    nested = {name: check for name in names if (check := _check_of(hints[name]))}
+    nested = {name: inner for name in names if (inner := _check_of(hints[name]))}
 
     def check(found: dict[str, Any]) -> None:
         if not found.keys() <= names:

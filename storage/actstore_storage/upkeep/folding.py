@@ -130,7 +130,8 @@ def _merged_sketches(
             return shard_sketches(bucket, part, names)
         return checkpoint_sketches(bucket, record, part.shards, part.summary.norm_moments, names)
 
-    for found in read_side_by_side(read, [*folded, *loose]):
+    parts: list[Checkpoint | Commit] = [*folded, *loose]
+    for found in read_side_by_side(read, parts):
         if found is None:
             return None
         _merge(merged, found, record.run)

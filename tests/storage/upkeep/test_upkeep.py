@@ -26,7 +26,8 @@ from actstore_storage.rows.reading import read_activations
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.upkeep import folding
 from actstore_storage.upkeep.folding import fold_commits
-from actstore_storage.upkeep.fsck import MERGE_TOLERANCE, check_runs, merged_again
+from actstore_storage.upkeep.fsck import check_runs
+from actstore_storage.upkeep.fsck.checkpoints import MERGE_TOLERANCE, merged_again
 from actstore_storage.upkeep.removal import remove_run
 from tests.run_state import merge_index
 from tests.storage.random_run import SAE, make_run, write_run, write_shard

@@ -3,7 +3,6 @@
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from actstore_storage.registry.registered import read_registered
 from actstore_storage.registry.saes import SaeModelRecord, hash_objects, unlike_sae_files
 from actstore_storage.registry.token_texts import read_token_texts
 from actstore_storage.upkeep.answer_cache import is_kept, read_kept, remove_kept, remove_unnamed, unnamed
+from actstore_storage.upkeep.fsck.finding import Finding
 
 _MODEL = re.compile(rf"{MODELS}/[^/]+/(model|revisions/[^/]+)\.json")
 _TEXTS = re.compile(rf"{TOKENIZERS}/([^/]+)/(?:token-)?texts\.parquet")
@@ -46,24 +46,6 @@ _FILES = re.compile(r"files/([0-9a-zA-Z]+)(?:\.json|/[^/]+)")
 _HASHED = "cfg.json", "sae_weights.safetensors"
 _CAPTURE_AGAIN = "a capture that uses it writes it anew"
 _REMOVE_AND_CAPTURE = f"once it is removed, {_CAPTURE_AGAIN}"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`kind` is one of:
-
-    - damaged: it is not as its record, or its own hash, says;
-    - unreadable: nothing can be made of it;
-    - missing: something names it, and it is gone;
-    - orphan: nothing reads it. No commit and no index names it, a larger index or checkpoint holds its shards, or it is
-      of a kept answer that is not whole;
-    - unknown: actstore writes nothing under such a key;
-    - removed: it was an orphan.
-    """
-
-    kind: str
-    key: str
-    what: str
 
 
 def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: bool) -> Iterator[Finding]:
