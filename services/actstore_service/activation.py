@@ -10,7 +10,7 @@ from actstore_service import wire
 from actstore_service.encoded import row_messages
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
-from actstore_storage.parquet.row_cache import HeldRows
+from actstore_storage.parquet.row_cache import RowCache
 from actstore_storage.rows.reading import read_activations, read_tokens
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.tokens import TOKEN_COLUMNS
@@ -19,7 +19,7 @@ _COLUMNS = {activation_pb2.RowColumn.Value(f"ROW_COLUMN_{name.upper()}"): name f
 
 
 class ActivationService(ActivationServiceServicer):
-    def __init__(self, bucket: Bucket, batch_bytes: int, held: HeldRows) -> None:
+    def __init__(self, bucket: Bucket, batch_bytes: int, held: RowCache) -> None:
         self._bucket, self._batch_bytes, self._held = bucket, batch_bytes, held
 
     def ReadActivations(

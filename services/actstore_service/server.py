@@ -25,7 +25,7 @@ from actstore_service.probes import ProbeServer
 from actstore_service.sae import SaeService
 from actstore_service.settings import Settings, cannot_listen, split_address
 from actstore_storage.bucket import Bucket
-from actstore_storage.parquet.row_cache import HeldRows
+from actstore_storage.parquet.row_cache import RowCache
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
 FORWARDED = tuple(f"actstore_api.v1.{name}Service" for name in ("Capture", "Patching", "Sae", "Model"))
@@ -79,7 +79,7 @@ def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, setting
     servicers: dict[str, Any] = {
         "CatalogService": CatalogService(bucket),
         "CaptureService": CaptureService(gateway),
-        "ActivationService": ActivationService(bucket, batch_bytes, HeldRows(settings.held_row_bytes)),
+        "ActivationService": ActivationService(bucket, batch_bytes, RowCache(settings.held_row_bytes)),
         "FeatureService": FeatureService(bucket, batch_bytes),
         "NormService": NormService(bucket, gateway),
         "PatchingService": PatchingService(gateway, metrics.sweeps),

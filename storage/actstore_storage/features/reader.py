@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.features.entries import Entries
-from actstore_storage.features.ranking import LoadedRun, Ranking, SortedRun, places_above, places_at_least
+from actstore_storage.features.ranking import LoadedList, Ranking, SortedList, places_above, places_at_least
 from actstore_storage.features.segments import ClassCounts, SegmentReader, chosen_segments
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product, statistics_product
 from actstore_storage.format.tokens import TOKEN_CLASSES, kept_classes, numbers_of_names, token_classes
+from actstore_storage.lists.snapshot import Snapshot
+from actstore_storage.lists.token_filter import TokenFilter
+from actstore_storage.lists.tokens import shard_tokens
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import groups_between
-from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.runs.token_filter import TokenFilter
-from actstore_storage.runs.tokens import shard_tokens
 
 # What a question with a filter looks through at most: it reads every activation of its feature.
 FILTERED_ENTRIES_MAX = 50_000_000
@@ -37,7 +37,7 @@ class FeatureReader:
         self.segments = [
             SegmentReader(snapshot.bucket, segment, self.d_sae) for segment in chosen_segments(snapshot, sae)
         ]
-        self._held: tuple[int, list[tuple[int, SortedRun]]] = -1, []
+        self._held: tuple[int, list[tuple[int, SortedList]]] = -1, []
 
     @cached_property
     def loose(self) -> list[Commit]:
@@ -62,10 +62,10 @@ class FeatureReader:
         self.check(feature)
         if keep is not None:
             keep.check(self.snapshot.record)
-        runs = self._runs(feature, exclude | (keep.exclude if keep else frozenset()))
+        lists = self._lists(feature, exclude | (keep.exclude if keep else frozenset()))
         if keep is None:
-            return Ranking(runs)
-        entries = Ranking(runs)
+            return Ranking(lists)
+        entries = Ranking(lists)
         if entries.total > FILTERED_ENTRIES_MAX:
             raise BadRequest(
                 f"feature {feature} has {entries.total:,} activations, and a filter looks through "
@@ -76,16 +76,20 @@ class FeatureReader:
                 allowed=f"0 to {FILTERED_ENTRIES_MAX}",
             )
         found = entries.all()
-        return Ranking([LoadedRun(found.take(keep.mask_of(found)))])
+        return Ranking([LoadedList(found.take(keep.mask_of(found)))])
 
     def counts(self, feature: int, exclude: frozenset[str]) -> tuple[int, float, float]:
         """Activations that count, the largest, and their sum."""
         self.check(feature)
         kept = _numbers(exclude)
-        runs = self._runs(feature, exclude)
+        lists = self._lists(feature, exclude)
         total = sum(float(reader.counts.sum[feature, kept].sum()) for reader in self.segments)
-        total += sum(run.sum for run in runs if isinstance(run, ShardRun))
-        return sum(run.count for run in runs), max((run.maximum for run in runs if run.count), default=0.0), total
+        total += sum(each.sum for each in lists if isinstance(each, ShardList))
+        return (
+            sum(each.count for each in lists),
+            max((each.maximum for each in lists if each.count), default=0.0),
+            total,
+        )
 
     @cached_property
     def class_counts(self) -> ClassCounts:
@@ -99,14 +103,14 @@ class FeatureReader:
             found.add(shard_statistics(self.snapshot, commit, self.sae))
         return found
 
-    def _runs(self, feature: int, exclude: frozenset[str]) -> list[SortedRun]:
+    def _lists(self, feature: int, exclude: frozenset[str]) -> list[SortedList]:
         """What was read of the last feature is kept for the next question about it."""
         if self._held[0] != feature:
-            found = [numbered for reader in self.segments for numbered in reader.runs(feature)]
+            found = [numbered for reader in self.segments for numbered in reader.lists(feature)]
             shards = [ShardFeature(self.snapshot, commit, self.sae, feature) for commit in self.loose]
-            self._held = feature, [*found, *(numbered for shard in shards for numbered in shard.runs())]
+            self._held = feature, [*found, *(numbered for shard in shards for numbered in shard.lists())]
         kept = _numbers(exclude)
-        return [run for number, run in self._held[1] if number in kept]
+        return [found for number, found in self._held[1] if number in kept]
 
 
 class ShardFeature:
@@ -115,13 +119,13 @@ class ShardFeature:
     def __init__(self, snapshot: Snapshot, commit: Commit, sae: str, feature: int) -> None:
         self._snapshot, self._commit, self._sae, self._feature = snapshot, commit, sae, feature
 
-    def runs(self) -> Iterator[tuple[int, "ShardRun"]]:
+    def lists(self) -> Iterator[tuple[int, "ShardList"]]:
         """Of each token class that has any, its number and rows."""
         with open_product(self._snapshot.bucket, self._commit, statistics_product(self._sae)) as file:
             found = rows_of_feature(file, self._feature)
         for row in found.to_pylist():
             name = row["token_class"]
-            yield TOKEN_CLASSES.index(name), ShardRun(self, name, row["count"], row["maximum"], row["sum"])
+            yield TOKEN_CLASSES.index(name), ShardList(self, name, row["count"], row["maximum"], row["sum"])
 
     @cached_property
     def by_class(self) -> dict[str, Entries]:
@@ -133,7 +137,7 @@ class ShardFeature:
 
 
 @dataclass(frozen=True)
-class ShardRun:
+class ShardList:
     """One token class of it."""
 
     shard: ShardFeature

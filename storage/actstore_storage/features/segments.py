@@ -124,19 +124,19 @@ class SegmentReader:
     def counts(self) -> ClassCounts:
         return _counts(self._bucket, self.segment.statistics, self.segment.owner, self._d_sae)
 
-    def runs(self, feature: int) -> list[tuple[int, "StoredRun"]]:
+    def lists(self, feature: int) -> list[tuple[int, "StoredList"]]:
         """Of each token class that has any, its number and rows."""
         part, counts = self.segment.part_of(feature), self.counts
         file = SegmentFile(self._bucket, part.object, self.segment.owner)
         before = counts.rows_before(feature) - counts.rows_before(part.first_feature)[0]
         return [
-            (number, StoredRun(file, int(before[number]), int(count), float(counts.maximum[feature, number])))
+            (number, StoredList(file, int(before[number]), int(count), float(counts.maximum[feature, number])))
             for number, count in enumerate(counts.count[feature])
             if count
         ]
 
 
-class StoredRun:
+class StoredList:
     """A stretch of a part's rows, sorted; reads the row groups that it is asked for."""
 
     def __init__(self, file: SegmentFile, first: int, count: int, maximum: float) -> None:

@@ -8,16 +8,16 @@ import pyarrow as pa
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.features.entries import COLUMNS, Entries
-from actstore_storage.features.ranking import Ranking, SortedRun
+from actstore_storage.features.ranking import Ranking, SortedList
 from actstore_storage.features.reader import FeatureReader, ShardFeature, rows_of_feature, shard_statistics, with_tokens
 from actstore_storage.features.segments import ClassCounts, Segment, SegmentReader, chosen_segments
 from actstore_storage.format.blocks import is_inside
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product
 from actstore_storage.format.tokens import TOKEN_CLASSES, numbers_of_names, token_classes
+from actstore_storage.lists.snapshot import Snapshot
+from actstore_storage.lists.tokens import shard_tokens
 from actstore_storage.parquet.reading import open_product, open_record
-from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.runs.tokens import shard_tokens
 
 # Nonzeros of one part, which is sorted in memory: some 100 bytes each. A feature that has more is a part by itself, and
 # is merged in pieces of so many.
@@ -71,13 +71,13 @@ class Sources:
         return feature, Entries.concatenated([entries for _, entries in parts])
 
     def count_of(self, feature: int) -> int:
-        return sum(run.count for _, run in self._runs(feature))
+        return sum(each.count for _, each in self._lists(feature))
 
     def rows_in_order(self, feature: int, piece_rows: int) -> Iterator[tuple[npt.NDArray[np.int32], Entries]]:
         """Of one feature, as a part has them; so many at a time, where all would not fit into memory."""
-        runs = self._runs(feature)
+        lists = self._lists(feature)
         for number in range(len(TOKEN_CLASSES)):
-            ranking = Ranking([run for its, run in runs if its == number])
+            ranking = Ranking([each for its, each in lists if its == number])
             for entries in ranking.chunks(0.0, piece_rows):
                 yield np.full(len(entries), feature, np.int32), entries
 
@@ -90,13 +90,13 @@ class Sources:
                 found.add_segment(self._snapshot.bucket, source.segment)
         return found.by_class
 
-    def _runs(self, feature: int) -> list[tuple[int, SortedRun]]:
-        found: list[tuple[int, SortedRun]] = []
+    def _lists(self, feature: int) -> list[tuple[int, SortedList]]:
+        found: list[tuple[int, SortedList]] = []
         for source in self._sources:
             if isinstance(source, Commit):
-                found += ShardFeature(self._snapshot, source, self._sae, feature).runs()
+                found += ShardFeature(self._snapshot, source, self._sae, feature).lists()
             else:
-                found += source.runs(feature)
+                found += source.lists(feature)
         return found
 
     def _rows_of(self, source: "SegmentReader | Commit", first: int, end: int) -> tuple[npt.NDArray[np.int32], Entries]:

@@ -14,7 +14,7 @@ from actstore_storage.errors import BadRequest
 Part = tuple[str, int]
 
 
-class HeldRows:
+class RowCache:
     """Of one process, for any number of threads; what was asked for longest ago leaves first. Of 0 bytes: nothing."""
 
     def __init__(self, bytes_max: int) -> None:
@@ -43,4 +43,4 @@ class HeldRows:
         return found
 
 
-NOTHING_HELD = HeldRows(0)
+NO_CACHE = RowCache(0)

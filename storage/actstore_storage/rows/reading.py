@@ -15,7 +15,7 @@ from actstore_storage.format.products import TOKENS_FORMAT, dense_format
 from actstore_storage.format.sites import KINDS, kinds_of_block, parse_site, why_missing
 from actstore_storage.format.specification import DTYPES
 from actstore_storage.parquet.reading import at_least_one, open_product
-from actstore_storage.parquet.row_cache import NOTHING_HELD, HeldRows
+from actstore_storage.parquet.row_cache import NO_CACHE, RowCache
 from actstore_storage.registry.models import block_of
 from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered
@@ -33,7 +33,7 @@ def read_activations(
     sites: str | Sequence[str],
     keep: TokenFilter = EVERY_ROW,
     columns: Sequence[str] = TOKEN_COLUMNS,
-    held: HeldRows = NOTHING_HELD,
+    cache: RowCache = NO_CACHE,
 ) -> Iterator[pa.RecordBatch]:
     """The `columns` of sequence, position, document, token and flags, and raw bits of the sites: see `dense_matrix`.
 
@@ -48,12 +48,12 @@ def read_activations(
     shards = keep.commits(snapshot)
     read = [SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
     schema = pa.schema([*(TOKENS_FORMAT.schema.field(name) for name in columns), *(site.field for site in read)])
-    found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema, held))
+    found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema, cache))
     return at_least_one(found, schema)
 
 
 def read_tokens(
-    snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, held: HeldRows = NOTHING_HELD
+    snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, cache: RowCache = NO_CACHE
 ) -> Iterator[pa.RecordBatch]:
     """Columns sequence, position, document, token, flags and `text`: the token's own text; and source and row of its
     document, null where the run does not know.
@@ -64,7 +64,7 @@ def read_tokens(
 
     def found() -> Iterator[pa.RecordBatch]:
         for commit in shards:
-            tokens = sourced_tokens(snapshot.bucket, commit, held)
+            tokens = sourced_tokens(snapshot.bucket, commit, cache)
             chosen = tokens.filter(pa.array(keep.mask(tokens)))
             own = [chosen[name] for name in TOKEN_COLUMNS]
             columns = [*own, texts.take(chosen["token"]), *answered(chosen)]
@@ -120,10 +120,10 @@ class SiteRead:
 
 
 class DenseReader:
-    """Rows of a site's object by their numbers; holds the row group that it read last, beside those in `held`."""
+    """Rows of a site's object by their numbers; holds the row group that it read last, beside those in the cache."""
 
-    def __init__(self, file: pq.ParquetFile, key: str = "", held: HeldRows = NOTHING_HELD) -> None:
-        self._file, self._key, self._others = file, key, held
+    def __init__(self, file: pq.ParquetFile, key: str = "", cache: RowCache = NO_CACHE) -> None:
+        self._file, self._key, self._cache = file, key, cache
         counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self.ends = np.cumsum([0, *counts])
         self._held: tuple[int, pa.Array] | None = None
@@ -142,7 +142,7 @@ class DenseReader:
         if self._held is None or self._held[0] != group:
             self._held = None
             read = partial(self._file.read_row_group, group, use_threads=False)
-            column = self._others.get(self._key, group, read)["activation"]
+            column = self._cache.get(self._key, group, read)["activation"]
             self._held = group, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         return self._held[1]
 
@@ -153,9 +153,9 @@ def _shard_rows(
     read: Sequence[SiteRead],
     keep: TokenFilter,
     schema: pa.Schema,
-    held: HeldRows,
+    cache: RowCache,
 ) -> Iterator[pa.RecordBatch]:
-    tokens = shard_tokens(snapshot.bucket, commit, held)
+    tokens = shard_tokens(snapshot.bucket, commit, cache)
     rows = dense_token_rows(snapshot.bucket, commit, tokens.num_rows)
     wanted = np.flatnonzero(keep.mask(tokens)[rows])
     if not len(wanted):
@@ -164,7 +164,7 @@ def _shard_rows(
     with ExitStack() as files:
         opened = [files.enter_context(open_product(snapshot.bucket, commit, site.site)) for site in read]
         keys = [commit.objects[site.site].key for site in read]
-        readers = [DenseReader(file, key, held) for file, key in zip(opened, keys, strict=True)]
+        readers = [DenseReader(file, key, cache) for file, key in zip(opened, keys, strict=True)]
         smallest = max(readers, key=lambda reader: len(reader.ends))
         for first, last in zip(smallest.ends[:-1], smallest.ends[1:], strict=True):
             chosen = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)]

@@ -8,12 +8,12 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.products import POSITIONS, TOKENS, TOKENS_FORMAT
 from actstore_storage.parquet.reading import open_product, read_side_by_side
-from actstore_storage.parquet.row_cache import NOTHING_HELD, HeldRows
+from actstore_storage.parquet.row_cache import NO_CACHE, RowCache
 from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
 from actstore_storage.runs.snapshot import Snapshot
 
 TOKEN_COLUMNS = tuple(TOKENS_FORMAT.schema.names)
-# Under which numbers a shard's tokens are held in memory, without their sources and with them.
+# Under which numbers a shard's tokens are in the cache, without their sources and with them.
 _ALONE, _WITH_SOURCES = 0, 1
 
 
@@ -26,14 +26,14 @@ def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray
     return rows
 
 
-def sourced_tokens(bucket: Bucket, commit: Commit, held: HeldRows) -> pa.Table:
+def sourced_tokens(bucket: Bucket, commit: Commit, cache: RowCache) -> pa.Table:
     """As `shard_tokens`, with the columns of sources where the shard has them."""
 
     def read() -> pa.Table:
         with open_product(bucket, commit, TOKENS) as file:
             return file.read(columns=[*TOKEN_COLUMNS, *source_columns(file)]).combine_chunks()
 
-    return held.get(commit.objects[TOKENS].key, _WITH_SOURCES, read)
+    return cache.get(commit.objects[TOKENS].key, _WITH_SOURCES, read)
 
 
 def document_sources(snapshot: Snapshot) -> pa.Table:
@@ -51,11 +51,11 @@ def document_sources(snapshot: Snapshot) -> pa.Table:
     return found.take(pa.array(firsts))
 
 
-def shard_tokens(bucket: Bucket, commit: Commit, held: HeldRows = NOTHING_HELD) -> pa.Table:
+def shard_tokens(bucket: Bucket, commit: Commit, cache: RowCache = NO_CACHE) -> pa.Table:
     """The columns TOKEN_COLUMNS of a shard."""
 
     def read() -> pa.Table:
         with open_product(bucket, commit, TOKENS) as file:
             return file.read(columns=list(TOKEN_COLUMNS)).combine_chunks()
 
-    return held.get(commit.objects[TOKENS].key, _ALONE, read)
+    return cache.get(commit.objects[TOKENS].key, _ALONE, read)

@@ -25,7 +25,7 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck.beside_runs import check_beside_runs
 from actstore_storage.upkeep.fsck.checkpoints import CHECKPOINT_AGAIN, check_checkpoints
 from actstore_storage.upkeep.fsck.finding import Finding, Verdict
-from actstore_storage.upkeep.fsck.orphans import orphans
+from actstore_storage.upkeep.fsck.orphans import check_unnamed
 
 _READ_BYTES = 1 << 22
 _OF_FEATURES = ("features-", "index-", "statistics-")
@@ -87,7 +87,7 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool, reco
     used = {key: segment for key, segment in segments.items() if not _is_superseded(segment, segments)}
     naming: list[Commit | Segment] = [*commits, *used.values()]
     named = {item.key for owner in naming for item in _objects(owner)} | set(used)
-    findings += orphans(snapshot, [key for key in keys if key not in named], remove_orphans, findings)
+    findings += check_unnamed(snapshot, [key for key in keys if key not in named], remove_orphans, findings)
     return Verdict(1, len(commits), len(items), sum(item.bytes for item in items), tuple(dict.fromkeys(findings)))
 
 

@@ -27,7 +27,7 @@ _SHARD_ANEW = "capturing the run again captures it anew"
 _CHECKPOINT_ANEW = "readers take smaller ones and commits, which capturing the run again folds"
 
 
-def orphans(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, found: Sequence[Finding]) -> list[Finding]:
+def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, found: Sequence[Finding]) -> list[Finding]:
     """Of the run's keys, those that no commit and no index names, and what they tell."""
     bucket, run = snapshot.bucket, snapshot.record.run
     unreadable = {finding.key for finding in found if finding.kind == "unreadable"}
