@@ -18,11 +18,11 @@ from actstore_storage.features.segments import ClassCounts, SegmentReader, chose
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product, statistics_product
 from actstore_storage.format.tokens import TOKEN_CLASSES, kept_classes, numbers_of_names, token_classes
-from actstore_storage.lists.snapshot import Snapshot
-from actstore_storage.lists.token_filter import TokenFilter
-from actstore_storage.lists.tokens import shard_tokens
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import groups_between
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import shard_tokens
 
 # What a question with a filter looks through at most: it reads every activation of its feature.
 FILTERED_ENTRIES_MAX = 50_000_000

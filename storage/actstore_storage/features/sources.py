@@ -15,9 +15,9 @@ from actstore_storage.format.blocks import is_inside
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product
 from actstore_storage.format.tokens import TOKEN_CLASSES, numbers_of_names, token_classes
-from actstore_storage.lists.snapshot import Snapshot
-from actstore_storage.lists.tokens import shard_tokens
 from actstore_storage.parquet.reading import open_product, open_record
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import shard_tokens
 
 # Nonzeros of one part, which is sorted in memory: some 100 bytes each. A feature that has more is a part by itself, and
 # is merged in pieces of so many.

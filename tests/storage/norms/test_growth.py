@@ -15,13 +15,13 @@ from actstore_storage.norms.growth import (
     RESAMPLES_MAX,
     Bootstrap,
     Growth,
-    SequenceSums,
     fit_growth,
     fit_growth_over_checkpoints,
     resample_means,
 )
 from actstore_storage.norms.growth_shapes import EXPONENTIAL, FASTER, IRREGULAR, NONE, SLOWER, GrowthFit, fit_steps
 from actstore_storage.norms.growth_steps import student_bound
+from actstore_storage.norms.sequence_sums import SequenceSums
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.rows.reading import read_activations
 from actstore_storage.runs.opening import open_run
