@@ -2,7 +2,7 @@
 
 What the commits' statistics tell is read from them alone, and quantiles and histograms beside it from sketches. Rows by
 position or document read the stored norms, and so do quantiles that shall be exact, or of shards without sketches. By
-token, a row is a token of some sequences, and has its own norms: token_norms.py.
+token, a row is a token of some sequences, and has its own norms: by_token.py.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -163,7 +163,7 @@ def test_shapes_that_are_told_apart(words: str, factors: list[float], verdict: s
     found = noisy(factors)
     row = f"| {words} | {found.r_squared:.2f} | {found.ratios.departs.sum()} | {found.verdict} |"
     assert (found.verdict, found.ratios.departs.sum()) == (verdict, departing), row
-    assert row in (Path(__file__).parents[2] / "docs/norms.md").read_text().splitlines(), row
+    assert row in (Path(__file__).parents[3] / "docs/norms.md").read_text().splitlines(), row
 
 
 def test_the_layers_that_depart_are_those_that_were_planted() -> None:
