@@ -86,7 +86,7 @@ def cofiring_features(
     size = snapshot.record.specification.sequences_per_shard
     both = np.zeros(reader.d_sae, np.int64)
     for shard in np.unique(entries.sequence // size).tolist():
-        [commit] = snapshot.commits.of_shards(range(shard, shard + 1))
+        [commit] = snapshot.commits.of_each([shard])
         here = entries.take(entries.sequence // size == shard)
         chosen = _rows_at(shard_tokens(snapshot.bucket, commit), here.sequence, here.position)
         for other, _ in _on_rows(snapshot, commit, sae, chosen):

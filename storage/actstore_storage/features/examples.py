@@ -130,7 +130,7 @@ def _stretches(reader: FeatureReader, entries: Entries, window: Window) -> list[
     size = reader.snapshot.record.specification.sequences_per_shard
 
     def look(shard: int) -> list[tuple[int, _Stretch]]:
-        [commit] = reader.snapshot.commits.of_shards(range(shard, shard + 1))
+        [commit] = reader.snapshot.commits.of_each([shard])
         here = np.flatnonzero(entries.sequence // size == shard)
         places = [(int(entries.sequence[i]), int(entries.position[i])) for i in here]
         return list(zip(here.tolist(), _in_shard(reader, commit, places, window), strict=True))

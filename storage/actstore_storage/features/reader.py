@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,7 +43,7 @@ class FeatureReader:
         """The shards that no segment holds."""
         held = [reader.segment.shards for reader in self.segments]
         shards = [shard for shard in self.snapshot.shards.tolist() if not any(shard in other for other in held)]
-        return [commit for shard in shards for commit in self.snapshot.commits.of_shards(range(shard, shard + 1))]
+        return list(self.snapshot.commits.of_each(shards))
 
     def check(self, feature: int) -> None:
         """Errors: FEATURE_OUT_OF_RANGE."""
@@ -96,9 +95,7 @@ class FeatureReader:
         """Of every feature."""
         found = ClassCounts.none(self.d_sae)
         for reader in self.segments:
-            found.count[:] += reader.counts.count
-            found.sum[:] += reader.counts.sum
-            np.maximum(found.maximum, reader.counts.maximum, out=found.maximum)
+            found.merge(reader.counts)
         for commit in self.loose:
             found.add(shard_statistics(self.snapshot, commit, self.sae))
         return found

@@ -103,6 +103,12 @@ class ClassCounts:
         np.maximum.at(self.maximum, place, table["maximum"])
         np.add.at(self.sum, place, table["sum"])
 
+    def merge(self, other: "ClassCounts") -> None:
+        """Adds what another range of shards says."""
+        self.count[:] += other.count
+        self.sum[:] += other.sum
+        np.maximum(self.maximum, other.maximum, out=self.maximum)
+
     def rows_before(self, feature: int) -> npt.NDArray[np.int64]:
         """[token classes]: rows of smaller features, and of this one's classes before, where all lie in order."""
         first = feature * len(TOKEN_CLASSES)

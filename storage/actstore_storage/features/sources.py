@@ -59,9 +59,7 @@ class Sources:
             if isinstance(source, Commit):
                 found.add(shard_statistics(self._snapshot, source, self._sae))
             else:
-                found.count[:] += source.counts.count
-                found.sum[:] += source.counts.sum
-                np.maximum(found.maximum, source.counts.maximum, out=found.maximum)
+                found.merge(source.counts)
         return found
 
     def rows(self, first: int, end: int) -> tuple[npt.NDArray[np.int32], Entries]:

@@ -6,6 +6,7 @@ docs/FORMAT.md is the same in words.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 
 from actstore_storage.format.specification import DTYPES, RunRecord
@@ -16,6 +17,9 @@ POSITIONS = "positions"
 
 # In the metadata of a checkpoint's objects: of which runs they may be.
 OF_SPECIFICATION = b"actstore.specification_sha256"
+
+# Elements of dense rows as NumPy holds them; bfloat16, which it does not know, as its raw bits.
+ELEMENT_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 # One request of reasonable size on S3. On a local disk, groups of 16 MiB were written 1.1 to 1.4 times as fast as
 # groups of 4 MiB.

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.commit import Commit
-from actstore_storage.format.norm_columns import read_columns, token_values
+from actstore_storage.format.norm_columns import token_values
 from actstore_storage.format.products import NORMS, TOKENS
 from actstore_storage.format.sites import Site
 from actstore_storage.format.tokens import TOKEN_CLASSES, class_numbers
-from actstore_storage.norms.rows import KeptTokens
+from actstore_storage.norms.rows import KeptTokens, columns_of
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import groups_of_rows, read_between
 from actstore_storage.registry.token_texts import token_texts
@@ -83,8 +83,7 @@ def _shard_table(
     classes = [TOKEN_CLASSES[place] for place in class_numbers(tokens["flags"]).tolist()]
     found["token_class"] = pa.array(classes, pa.string())
     stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
-    names = list(dict.fromkeys(name for site in sites for name in read_columns(quantity, site, stored)))
-    norms = _rows_of(snapshot, shard, names)
+    norms = _rows_of(snapshot, shard, columns_of(snapshot, quantity, sites))
     return pa.table(found | {str(site): token_values(quantity, site, norms, stored, d_model) for site in sites})
 
 

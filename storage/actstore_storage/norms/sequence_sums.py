@@ -52,8 +52,7 @@ def evenly_spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int
 
 
 def sequence_sums(snapshot: Snapshot, shards: Sequence[int], measured: Measured) -> SequenceSums:
-    commits = (commit for shard in shards for commit in snapshot.commits.of_shards(range(shard, shard + 1)))
-    parts = list(sums_of_shards(snapshot, commits, measured))
+    parts = list(sums_of_shards(snapshot, snapshot.commits.of_each(shards), measured))
     return SequenceSums(np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts]))
 
 

@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.format.commit import Commit
+from actstore_storage.format.products import ELEMENT_TYPES
 from actstore_storage.parquet.pages import page_at
 from actstore_storage.parquet.reading import open_product, open_product_source
 from actstore_storage.rows.reading import DenseReader, SiteRead
 
-# Elements as NumPy holds them; bfloat16, which it does not know, as its raw bits.
-ELEMENT_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 # Room for the headers of a row group's pages, as a share of its rows: 30 bytes a page of 256 kB. Where it does not do,
 # rows are decoded.
 _HEADERS_SHARE = 1 / 64

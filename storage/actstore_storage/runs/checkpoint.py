@@ -6,7 +6,7 @@ are, and lists commits only of shards that none of them holds.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, overload
@@ -139,6 +139,11 @@ class Commits(Sequence[Commit]):
         """Those of these shards that are committed; others are not looked at."""
         first, last = np.searchsorted(self.shards, [shards.start, shards.stop])
         return self._between(int(first), int(last))
+
+    def of_each(self, shards: Iterable[int]) -> Iterator[Commit]:
+        """As `of_shards`, of shards that need not lie side by side."""
+        for shard in shards:
+            yield from self.of_shards(range(shard, shard + 1))
 
     @cached_property
     def summary(self) -> Summary:

@@ -13,6 +13,7 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.moments import Moments
 from actstore_storage.format.norm_columns import L2, NormColumn, statistics_names, with_derived
 from actstore_storage.format.products import (
+    ELEMENT_TYPES,
     NORM_SKETCHES,
     NORMS,
     POSITIONS,
@@ -33,8 +34,6 @@ from actstore_storage.format.tokens import TOKEN_CLASSES, token_classes
 from actstore_storage.runs.attempt import ShardAttempt
 from actstore_storage.runs.document_sources import DocumentSources
 from actstore_storage.runs.feature_index import SparseFeatures
-
-_DENSE_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class ShardWriter(ShardAttempt):
         return len(chosen)
 
     def _dense(self, site: str, values: npt.NDArray[Any], rows: int) -> pa.Array:
-        kind, shape = _DENSE_TYPES[self._dtypes[site]], (rows, self._record.dense_width(site))
+        kind, shape = ELEMENT_TYPES[self._dtypes[site]], (rows, self._record.dense_width(site))
         if values.shape != shape or values.dtype != kind:
             raise ValueError(f"{site} is {values.dtype} {values.shape}, not {np.dtype(kind)} {shape}")
         if site not in self._moments:  # else its norms tell

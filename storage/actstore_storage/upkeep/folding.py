@@ -64,10 +64,8 @@ def _restored_commits(snapshot: Snapshot) -> list[str]:
         return []
     there = set(bucket.keys(commits_folder(run)))
     gone = [shard for shard in snapshot.shards.tolist() if commit_key(run, shard) not in there]
-    commits = [commit for shard in gone for commit in snapshot.commits.of_shards(range(shard, shard + 1))]
-    return [
-        commit_key(run, one.shard) for one in commits if bucket.put_if_absent(commit_key(run, one.shard), one.to_json())
-    ]
+    commits = ((commit_key(run, commit.shard), commit) for commit in snapshot.commits.of_each(gone))
+    return [key for key, commit in commits if bucket.put_if_absent(key, commit.to_json())]
 
 
 def _mended_sketches(snapshot: Snapshot, there: Iterable[range]) -> list[str]:
