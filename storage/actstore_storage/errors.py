@@ -62,12 +62,12 @@ class CorruptObject(ActstoreError):
 
 
 def corrupt_object(key: str, message: str) -> CorruptObject:
-    """The error of an object that is another one than its place in the bucket says."""
+    """Makes the error of an object that is another one than its place in the bucket says."""
     return CorruptObject(message, field="object", value=key)
 
 
 def damaged(key: str, what: object, *, kind: str = "object", owner: str = "") -> CorruptObject:
-    """The error of an object whose bytes are not those that were written; `owner`: whose it is, in words."""
+    """Makes the error of an object whose bytes are not those that were written; `owner`: whose it is, in words."""
     of = f" of {owner}" if owner else ""
     return corrupt_object(key, f"{kind} {key}{of} is damaged: {str(what).strip()}")
 

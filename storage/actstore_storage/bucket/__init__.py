@@ -83,13 +83,15 @@ class Bucket(ABC):
 
 
 def told_apart(bucket: Bucket, error: Exception, damage: CorruptObject) -> ActstoreError:
-    """The store's own failure behind an error of reading an object; where there is none, the damage."""
+    """Answers the store's own failure behind an error of reading an object; where there is none, the damage."""
     failure = bucket.store_error(error) if isinstance(error, OSError) else None
     return failure or damage
 
 
 def check_name(text: str, field: str) -> str:
-    """A name that may become one folder of a key: letters, digits, `.`, `_`, `-`, at most 128, no leading dot."""
+    """Refuses text that may not become one folder of a key: letters, digits, `.`, `_`, `-`, at most 128, no leading
+    dot.
+    """
     if not _NAME.fullmatch(text):
         raise BadRequest(
             f"{field} {text!r} is not a name: use letters, digits, '.', '_' and '-', beginning with a letter or digit, "
@@ -103,12 +105,12 @@ def check_name(text: str, field: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether a foreign name found in a store could be ours."""
+    """Tells whether a foreign name found in a store could be ours."""
     return all(_NAME.fullmatch(part) for part in text.split("/"))
 
 
 def check_key(key: str) -> str:
-    """A key of names between single slashes."""
+    """Refuses text that is no key of a bucket: names between single slashes."""
     for part in key.split("/"):
         check_name(part, "key")
     return key

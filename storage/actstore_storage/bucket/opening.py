@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
-    """Nothing is sent to the store yet; a local folder must exist."""
+    """Opens the bucket of an address. Nothing is sent to the store yet; a local folder must exist."""
     if "://" not in address:
         return LocalBucket(Path(address))
     name, prefix = _bucket_and_prefix(address)
@@ -23,7 +23,7 @@ def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
 
 
 def open_files(address: str, s3: S3Access | None) -> "S3Files":
-    """What others put under `s3://bucket/prefix`, to be read; the prefix, too, may have any name."""
+    """Opens what others put under `s3://bucket/prefix`, to be read; the prefix, too, may have any name."""
     from actstore_storage.bucket.s3 import S3Files
 
     name, prefix = _bucket_and_prefix(address)

@@ -13,7 +13,8 @@ ROUNDS = 3
 
 
 def probe(bucket: Bucket) -> None:
-    """Writes, races writers for one key, reads back, lists and deletes below PROBE; leaves nothing there.
+    """Tries whether a store is safe to commit to: writes, races writers for one key, reads back, lists and deletes
+    below PROBE; leaves nothing there.
 
     Raises StoreError: STORE_UNSAFE where a conditional put does not have exactly one winner whose bytes stand.
     """

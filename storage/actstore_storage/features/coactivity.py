@@ -31,7 +31,7 @@ def active_features(
     order: str = "mean",
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> pa.Table:
-    """The features most active on chosen tokens: of an id, a sequence, a document, or any mixture.
+    """Finds the features most active on chosen tokens: of an id, a sequence, a document, or any mixture.
 
     Columns feature, active_tokens (of the chosen ones), mean (over all chosen tokens, zeros included), maximum, density
     (over the snapshot), lift: the share of chosen tokens on which it fires over its density. Empty where no token is
@@ -74,7 +74,8 @@ def cofiring_features(
     least_tokens: int = 5,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> pa.Table:
-    """Features g that fire on the same tokens as this one, f, by lift: P(f and g) / (P(f) P(g)), 1 for independence.
+    """Finds features g that fire on the same tokens as this one, f, by lift: P(f and g) / (P(f) P(g)), 1 for
+    independence.
 
     Columns feature, both_tokens, share (P(g | f)), density (P(g)), lift. Of pairs that share fewer than `least_tokens`
     tokens nothing is said, for their lift is mostly chance.

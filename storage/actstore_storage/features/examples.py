@@ -41,7 +41,7 @@ EXAMPLES = pa.schema(
 
 @dataclass(frozen=True)
 class Window:
-    """How many tokens an example shows before and after its own. Errors: BadRequest beyond WINDOW_TOKENS_MAX."""
+    """The tokens that an example shows before and after its own. Errors: BadRequest beyond WINDOW_TOKENS_MAX."""
 
     tokens_before: int = 12
     tokens_after: int = 6
@@ -54,8 +54,8 @@ class Window:
 def examples_table(
     reader: FeatureReader, feature: int, entries: Entries, window: Window, few_entries: int = FEW_ENTRIES
 ) -> pa.Table:
-    """A row an entry, in their order; `rank` counts from 1. Windows show every token of the sequence that they reach,
-    and the feature on each of them, whatever a question excludes.
+    """Puts the text around each entry. A row an entry, in their order; `rank` counts from 1. Windows show every token
+    of the sequence that they reach, and the feature on each of them, whatever a question excludes.
     """
     snapshot = reader.snapshot
     texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)

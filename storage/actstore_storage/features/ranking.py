@@ -19,7 +19,9 @@ FEW = 16_384
 
 
 class SortedList(Protocol):
-    """Strongest first, ties by sequence, then position. `maximum` may be known without a read."""
+    """Activations of a feature on tokens of one class, from one place. Strongest first, ties by sequence, then
+    position. `maximum` may be known without a read.
+    """
 
     @property
     def count(self) -> int: ...
@@ -61,7 +63,7 @@ class LoadedList:
 
 
 class Ranking:
-    """All of them: rank 0 is the strongest, ties by sequence, then position."""
+    """A feature's activations from several lists as one: rank 0 is the strongest, ties by sequence, then position."""
 
     def __init__(self, lists: Sequence[SortedList]) -> None:
         self._lists = sorted((each for each in lists if each.count), key=lambda each: -each.maximum)
@@ -131,9 +133,10 @@ def _float(bits: int) -> float:
 
 
 def places_above(activation: npt.NDArray[np.float32], value: float) -> int:
-    """In descending order, how many are greater. Compared as float64: float32 would round `value` first."""
+    """Counts the activations, in descending order, above a value. Compared as float64: float32 would round `value`."""
     return bisect_left(activation, -value, key=lambda one: -float(one))
 
 
 def places_at_least(activation: npt.NDArray[np.float32], value: float) -> int:
+    """Counts the activations, in descending order, that are at least a value."""
     return bisect_right(activation, -value, key=lambda one: -float(one))

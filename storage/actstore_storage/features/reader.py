@@ -28,7 +28,9 @@ FILTERED_ENTRIES_MAX = 50_000_000
 
 
 class FeatureReader:
-    """Opened once for many questions about one snapshot. Errors: SAE_NOT_FOUND."""
+    """Reads an SAE's features from a snapshot's segments and loose shards. Opened once for many questions about one
+    snapshot. Errors: SAE_NOT_FOUND.
+    """
 
     def __init__(self, snapshot: Snapshot, sae: str) -> None:
         self.snapshot, self.sae = snapshot, sae
@@ -135,7 +137,7 @@ class ShardFeature:
 
 @dataclass(frozen=True)
 class ShardList:
-    """One token class of it."""
+    """A feature's activations on tokens of one class in one shard."""
 
     shard: ShardFeature
     token_class: str
@@ -161,14 +163,14 @@ class ShardList:
 
 
 def with_tokens(index_rows: pa.Table, tokens: pa.Table) -> Entries:
-    """Rows of a shard's index, with its tokens beside them."""
+    """Puts a shard's tokens beside rows of its index."""
     rows = index_rows["row"].to_numpy()
     beside = (tokens[name].to_numpy()[rows] for name in ("sequence", "position", "document", "token", "flags"))
     return Entries(index_rows["activation"].to_numpy(), *beside)
 
 
 def shard_statistics(snapshot: Snapshot, commit: Commit, sae: str) -> dict[str, npt.NDArray[Any]]:
-    """Rows of `statistics-<sae>`, with the token class's number in place of its name."""
+    """Reads a shard's `statistics-<sae>`, with the token class's number in place of its name."""
     with open_product(snapshot.bucket, commit, statistics_product(sae)) as file:
         table = file.read()
     columns = {name: table[name].to_numpy() for name in ("feature", "count", "maximum", "sum")}
@@ -176,7 +178,7 @@ def shard_statistics(snapshot: Snapshot, commit: Commit, sae: str) -> dict[str, 
 
 
 def rows_of_feature(file: pq.ParquetFile, feature: int, end: int | None = None) -> pa.Table:
-    """From a file sorted by `feature`: the rows of this one, or of those from it to before `end`."""
+    """Reads, from a file sorted by `feature`, the rows of this one, or of those from it to before `end`."""
     last = feature if end is None else end - 1
     groups = groups_between(file, "feature", feature, last)
     table = file.read_row_groups(list(groups), use_threads=False)

@@ -80,7 +80,9 @@ def sample_examples(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> pa.Table:
-    """Columns as of `top_examples`; empty for a feature that never fires, except by positions."""
+    """Chooses examples of a feature, and shows the text around them. Columns as of `top_examples`; empty for a feature
+    that never fires, except by positions.
+    """
     return _examples(FeatureReader(snapshot, sae), feature, sample, window or Window(), exclude, keep)
 
 
@@ -94,7 +96,7 @@ def sample_many(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> pa.Table:
-    """The examples of several features, one after another; a first column `feature` says which."""
+    """Chooses examples of several features, one after another; a first column `feature` says which."""
     check_limit(len(features), FEATURES_AT_ONCE_MAX, "features")
     each = sample.k * (sample.bins if sample.method == "quantile" else 1)
     check_limit(len(features) * each, EXAMPLES_AT_ONCE_MAX, "features * examples")
@@ -123,7 +125,7 @@ def _examples(
 
 
 def strongest(ranking: Ranking, k: int) -> Entries:
-    """The k strongest, each of another sequence."""
+    """Takes the k strongest activations, each of another sequence."""
     wanted = k * _HEAD_FACTOR
     while True:
         head = ranking.head(wanted)

@@ -44,7 +44,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Segment:
-    """`runs/<run>/index/<sae>/segments/<first>-<last>.json`. Parts are in order of feature and cover all of them."""
+    """The index of a range of shards: a manifest that names its objects. Parts are in order of feature and cover all of
+    them. It lies under `runs/<run>/index/<sae>/segments/<first>-<last>.json`.
+    """
 
     run: str
     sae: str
@@ -143,7 +145,7 @@ class SegmentReader:
 
 
 class StoredList:
-    """A stretch of a part's rows, sorted; reads the row groups that it is asked for."""
+    """A sorted stretch of a part's rows; reads the row groups that it is asked for."""
 
     def __init__(self, file: SegmentFile, first: int, count: int, maximum: float) -> None:
         self._file, self._first = file, first
@@ -189,7 +191,7 @@ class StoredList:
 
 
 def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
-    """The largest of those whose shards the snapshot has, no shard twice, in order of shard.
+    """Reads the largest segments whose shards the snapshot has, no shard twice, in order of shard.
 
     Of a complete run that is one, which is asked for by its name: the others need not be listed.
     """
@@ -202,12 +204,14 @@ def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
 
 
 def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:
-    """The shards of the segments that are there."""
+    """Lists the segments that are there, by their shards."""
     return listed_blocks(bucket, segments_folder(run, sae), ".json")
 
 
 def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
-    """Errors: CorruptObject for what is no manifest, or one of another run; KeyError for none."""
+    """Reads the manifest of a segment. Errors: CorruptObject for what is no manifest, or one of another run; KeyError
+    for none.
+    """
     key = segment_key(snapshot.record.run, sae, shards)
     segment = _parsed(snapshot.bucket.get(key), key, snapshot.record.sealed)
     found = segment.run, segment.sae, segment.specification_sha256, segment.shards

@@ -25,7 +25,7 @@ PART_ROWS = 1 << 21
 
 
 def token_counts(snapshot: Snapshot, sae: str) -> dict[str, npt.NDArray[np.int64]]:
-    """By token class: how often each token id occurs in the snapshot's text."""
+    """Counts, by token class, how often each token id occurs in the snapshot's text."""
     reader = FeatureReader(snapshot, sae)
     found = _TokenCounts()
     for segment in reader.segments:
@@ -138,7 +138,7 @@ class _TokenCounts:
 
 
 def feature_ranges(counts: npt.NDArray[np.int64], part_rows: int) -> list[tuple[int, int]]:
-    """Stretches of features with about `part_rows` nonzeros; a feature lies in one part, however large."""
+    """Cuts the features into ranges of about `part_rows` nonzeros; a feature lies in one, however many it has."""
     ends = np.cumsum(counts)
     ranges, first, d_sae = [], 0, len(counts)
     while first < d_sae:

@@ -25,7 +25,9 @@ ENTRIES = pa.schema([SEGMENT_FORMAT.schema.field(name) for name in COLUMNS])
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """As in feature.proto. `histogram` has columns low, high, count: bin i holds low < activation <= high."""
+    """How often and how hard one feature fires. As in feature.proto. `histogram` has columns low, high, count: bin i
+    holds low < activation <= high.
+    """
 
     tokens: int
     active_tokens: int
@@ -46,7 +48,8 @@ def top_examples(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> pa.Table:
-    """A row an example, strongest first and at most one from a sequence; ties by sequence, then position.
+    """Finds the strongest examples of a feature. A row an example, strongest first and at most one from a sequence;
+    ties by sequence, then position.
 
     `rank` counts from 1. Excluded tokens, and those that `keep` leaves out, start no example, and are shown in windows
     all the same.
@@ -63,7 +66,9 @@ def feature_statistics(
     bins: int = 40,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> FeatureStatistics:
-    """`bins` equal bins between 0 and the maximum. All numbers are 0 for a feature that never fires."""
+    """Tells how often and how hard a feature fires. `bins` equal bins between 0 and the maximum. All numbers are 0 for
+    a feature that never fires.
+    """
     check_limit(bins, BINS_MAX, "bins")
     kept = kept_classes(exclude)
     reader = FeatureReader(snapshot, sae)
@@ -88,7 +93,9 @@ def feature_rows(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Every activation greater than `threshold`, strongest first: columns as of ENTRIES. One empty batch for none."""
+    """Reads every activation greater than `threshold`, strongest first: columns as of ENTRIES. One empty batch for
+    none.
+    """
     if not 0 <= threshold < np.inf:
         raise BadRequest(f"threshold is {threshold}", field="threshold", value=threshold, allowed="0 or more")
     ranking = FeatureReader(snapshot, sae).ranking(feature, exclude, keep)
@@ -103,7 +110,9 @@ def feature_rows(
 
 
 def histogram(ranking: Ranking, bins: int) -> pa.Table:
-    """Columns low, high, count; no rows where there is no activation."""
+    """Counts a feature's activations in equal bins from 0 to the largest. Columns low, high, count; no rows where there
+    is no activation.
+    """
     edges = np.linspace(0.0, ranking.maximum, bins + 1) if ranking.total else np.zeros(1)
     above = np.array([ranking.above(float(edge)) for edge in edges], np.int64)
     counts = above[:-1] - above[1:]

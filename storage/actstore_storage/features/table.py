@@ -68,7 +68,8 @@ class TokenR2:
 def feature_table(
     snapshot: Snapshot, sae: str, search: FeatureSearch | None = None, *, exclude: frozenset[str] = DEFAULT_EXCLUSION
 ) -> pa.Table:
-    """Columns feature, active_tokens, density, maximum, mean_when_active, and token_r2 (corrected) where it is wanted.
+    """Finds features by their statistics. Columns feature, active_tokens, density, maximum, mean_when_active, and
+    token_r2 (corrected) where it is wanted.
 
     Ties in order of feature; features whose statistic is no number come last.
     """
@@ -93,7 +94,9 @@ def feature_table(
 
 
 def token_r2(snapshot: Snapshot, sae: str, feature: int, *, exclude: frozenset[str] = DEFAULT_EXCLUSION) -> TokenR2:
-    """Reads the feature's activations and how often each token occurs."""
+    """Computes how much of a feature its token alone explains. Reads the feature's activations and how often each token
+    occurs.
+    """
     reader = FeatureReader(snapshot, sae)
     return _token_r2_of_one(reader, feature, exclude, _kept_counts(reader, exclude))
 
@@ -127,7 +130,7 @@ class ManyTokenR2:
 
 
 def token_r2_of_all(reader: FeatureReader, exclude: frozenset[str], part_rows: int = PART_ROWS) -> ManyTokenR2:
-    """Features together, as many at a time as have `part_rows` activations."""
+    """Computes `token_r2` of every feature. Features together, as many at a time as have `part_rows` activations."""
     snapshot = reader.snapshot
     sources = Sources(snapshot, reader.sae, range(snapshot.record.shards_total))
     counts = _kept_counts(reader, exclude)
@@ -148,6 +151,7 @@ def token_r2_of_all(reader: FeatureReader, exclude: frozenset[str], part_rows: i
 
 
 def statistics_columns(reader: FeatureReader, exclude: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
+    """Computes each feature's statistics but `token_r2`, over the tokens that count."""
     kept = kept_classes(exclude)
     numbers = [TOKEN_CLASSES.index(name) for name in kept]
     tokens = sum(reader.snapshot.tokens_by_class.get(name, 0) for name in kept)
@@ -203,7 +207,7 @@ def _r2(
 
 
 def scored(table: pa.Table, k: int, by: str) -> pa.Table:
-    """The k rows that are largest by a column; ties in the table's order."""
+    """Takes the k rows that are largest by a column; ties in the table's order."""
     order = pc.sort_indices(
         table.append_column("_row", pa.array(range(len(table)))), [(by, "descending"), ("_row", "ascending")]
     )

@@ -9,11 +9,12 @@ from actstore_storage.bucket import Bucket
 
 
 def block_name(shards: range) -> str:
+    """Writes a block's name."""
     return f"{shards.start:08d}-{shards.stop - 1:08d}"
 
 
 def named_block(name: str) -> range | None:
-    """The block of that name; None for a name that is none."""
+    """Reads a block's name; None for a name that is none."""
     first, separator, last = name.partition("-")
     if separator and first.isdigit() and last.isdigit() and int(first) <= int(last):
         return range(int(first), int(last) + 1)
@@ -21,7 +22,7 @@ def named_block(name: str) -> range | None:
 
 
 def listed_blocks(bucket: Bucket, folder: str, suffix: str) -> list[range]:
-    """The blocks that a folder has objects of; where they have other sizes than ours, a later version's."""
+    """Lists the blocks that a folder has objects of; where they have other sizes than ours, a later version's."""
     names = [key.rpartition("/")[2] for key in bucket.keys(folder) if key.endswith(suffix)]
     blocks = [named_block(name.removesuffix(suffix)) for name in names]
     return [block for block in blocks if block is not None]
@@ -36,7 +37,7 @@ def is_inside(inner: range, outer: range) -> bool:
 
 
 def largest_apart(blocks: Iterable[range], admit: Callable[[range], bool] = lambda _: True) -> list[range]:
-    """The largest that do not overlap, in order of shard. `admit` is asked of each that would be taken."""
+    """Chooses the largest blocks that do not overlap, in order of shard. `admit` is asked of each before it is taken."""
     chosen: list[range] = []
     for block in sorted(blocks, key=len, reverse=True):
         if not any(overlap(block, other) for other in chosen) and admit(block):
@@ -45,12 +46,12 @@ def largest_apart(blocks: Iterable[range], admit: Callable[[range], bool] = lamb
 
 
 def aligned_blocks(total: int, sizes: Iterable[int]) -> Iterator[range]:
-    """Of each size all whole blocks, side by side from shard 0 on, that `total` shards fill."""
+    """Yields, of each size, all whole blocks side by side from shard 0 on that `total` shards fill."""
     for size in sizes:
         yield from (range(start, start + size) for start in range(0, total - size + 1, size))
 
 
 def holds_all(shards: npt.NDArray[np.int64], block: range) -> bool:
-    """Whether `shards`, which ascend, have each shard of the block."""
+    """Tells whether `shards`, which ascend, have each shard of the block."""
     first, last = np.searchsorted(shards, [block.start, block.stop])
     return bool(last - first == len(block))

@@ -17,14 +17,14 @@ _COMMITS_KEPT = 1024
 
 @dataclass(frozen=True)
 class Commit:
-    """`runs/<run>/commits/<shard>.json`. `objects` is by product: tokens, norms, a site, features-<sae> and so on.
+    """What makes a shard visible: the record of its objects and of what they say. `runs/<run>/commits/<shard>.json`.
+    `objects` is by product: tokens, norms, a site, features-<sae> and so on.
 
     `norm_moments` is by site, then by token class, over finite norms and without classes that have none; of what is
-    stored beside L2 norms, by the names of norm_columns.py.
-    `non_finite` counts, by product, the rows (of a site) or the features that are infinite or no number.
-    `widened` has the dtype of each dense site that is not stored in the run's own, because a value would not fit.
-    `code_version`, `device` and `attention` say how this shard came to be, which in a resumed run may differ from
-    what `run.json` says.
+    stored beside L2 norms, by the names of norm_columns.py. `non_finite` counts, by product, the rows (of a site) or
+    the features that are infinite or no number. `widened` has the dtype of each dense site that is not stored in the
+    run's own, because a value would not fit. `code_version`, `device` and `attention` say how this shard came to be,
+    which in a resumed run may differ from what `run.json` says.
     """
 
     run: str
@@ -46,20 +46,20 @@ class Commit:
         return sum(self.tokens_by_class.values())
 
     def to_json(self) -> bytes:
-        """As dataclasses.asdict would have it, which copies each number of thousands."""
+        """Writes the record. As dataclasses.asdict would have it, which copies each number of thousands."""
         objects = {product: vars(record) for product, record in self.objects.items()}
         return seal(vars(self) | {"objects": objects, "norm_moments": fields_of_moments(self.norm_moments)})
 
     @classmethod
     def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Commit":
-        """Once for the same bytes: whoever asks a service again opens the same run again. `sealed`: with its own hash,
-        or it is damaged.
+        """Reads the record. Once for the same bytes: whoever asks a service again opens the same run again. `sealed`:
+        with its own hash, or it is damaged.
         """
         return _decoded(data, key, sealed)
 
 
 def commit_of(record: RunRecord, shard: int, data: bytes, key: str) -> Commit:
-    """Read from its bytes. Errors: CorruptObject, also for the commit of another run or shard."""
+    """Reads a shard's commit from its bytes. Errors: CorruptObject, also for the commit of another run or shard."""
     commit = Commit.from_json(data, key, sealed=record.sealed)
     found = (commit.run, commit.shard, commit.specification_sha256)
     if found != (record.run, shard, record.specification_sha256):

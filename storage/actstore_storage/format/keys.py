@@ -15,7 +15,7 @@ TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, KEPT)
 
 
 def storage_name(name: str, field: str) -> str:
-    """A model's or SAE's name as one folder: a hub id's `/` becomes `--`, as in the hub's own cache.
+    """Makes a model's or SAE's name one folder: a hub id's `/` becomes `--`, as in the hub's own cache.
 
     Hub ids never contain `--`; refusing it elsewhere too keeps two names from sharing a folder.
     """
@@ -56,7 +56,9 @@ def checkpoint_key(run: str, shards: range) -> str:
 
 
 def checkpoint_sketches_key(run: str, shards: range) -> str:
-    """Beside the checkpoint, and under a name that no reader of checkpoints takes for one."""
+    """Names the sketches of a checkpoint. Beside the checkpoint, and under a name that no reader of checkpoints takes
+    for one.
+    """
     return f"{checkpoint_key(run, shards).removesuffix('.parquet')}.norm-sketches.parquet"
 
 
@@ -65,7 +67,9 @@ def indexes_folder(run: str) -> str:
 
 
 def segments_folder(run: str, sae: str) -> str:
-    """Of manifests alone: readers list it, and shall not list the objects as well, of which there are many."""
+    """Names the folder of an index's manifests. Of manifests alone: readers list it, and shall not list the objects as
+    well, of which there are many.
+    """
     return f"{indexes_folder(run)}/{storage_name(sae, 'sae')}/segments"
 
 
@@ -109,7 +113,9 @@ def token_texts_key(tokenizer_sha256: str) -> str:
 
 
 def old_token_texts_key(tokenizer_sha256: str) -> str:
-    """Before format version 4. It was created if absent, so texts by another rule could not take its name."""
+    """Names the texts of before format version 4. They were created if absent, so texts by another rule could not take
+    this name.
+    """
     return f"{_tokenizer_folder(tokenizer_sha256)}/texts.parquet"
 
 
@@ -118,7 +124,7 @@ def _tokenizer_folder(tokenizer_sha256: str) -> str:
 
 
 def sae_products(sae: str) -> tuple[str, str, str]:
-    """What a shard has of an SAE."""
+    """Names the objects that a shard has of an SAE."""
     return features_product(sae), index_product(sae), statistics_product(sae)
 
 
@@ -131,12 +137,14 @@ def sae_key(sae: str) -> str:
 
 
 def sae_files_folder(sae: str, sha256: str) -> str:
-    """Named by its content, so that a run finds the SAE that it was made with whatever the name stands for later."""
+    """Names the folder of an SAE's files. Named by its content, so that a run finds the SAE that it was made with
+    whatever the name stands for later.
+    """
     return f"{sae_folder(sae)}/files/{check_name(sha256, 'sha256')}"
 
 
 def sae_files_key(sae: str, sha256: str) -> str:
-    """Beside the folder, which has nothing but the files."""
+    """Names the record of an SAE's files. Beside the folder, which has nothing but the files."""
     return f"{sae_files_folder(sae, sha256)}.json"
 
 

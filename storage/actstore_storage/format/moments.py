@@ -14,8 +14,8 @@ _CHUNK_BYTES = 1 << 19
 
 @dataclass(frozen=True)
 class Moments:
-    """Mergeable statistics. `m2` is the sum of squared distances from the mean, `log_sum` minus infinity where a number
-    is not above 0.
+    """Statistics that merge. `m2` is the sum of squared distances from the mean, `log_sum` minus infinity where a
+    number is not above 0.
     """
 
     count: int = 0
@@ -90,7 +90,7 @@ NormMoments = Mapping[str, Mapping[str, Moments]]
 
 
 def fields_of_moments(moments: NormMoments) -> dict[str, dict[str, dict[str, Any]]]:
-    """As a record has them. JSON has no infinity: a `log_sum` of minus infinity is null."""
+    """Makes moments what a record has. JSON has no infinity: a `log_sum` of minus infinity is null."""
     return {name: {kept: _fields(one) for kept, one in classes.items()} for name, classes in moments.items()}
 
 

@@ -113,18 +113,21 @@ STATISTICS_FORMAT = ObjectFormat(
 
 
 def norms_format(columns: Iterable[str]) -> ObjectFormat:
+    """Lays out norms: a column a name."""
     kinds: Mapping[str, pa.DataType] = dict.fromkeys(columns, pa.float32())
     return ObjectFormat(_schema(**kinds), _GROUP_ROWS)
 
 
 def sketches_format(names: Iterable[str]) -> ObjectFormat:
-    """A row a token class; nothing where a class has no finite value of a name."""
+    """Lays out sketches of norms: a column a name. A row a token class; nothing where a class has no finite value of a
+    name.
+    """
     kinds: Mapping[str, pa.DataType] = {"token_class": pa.string(), **dict.fromkeys(names, pa.binary())}
     return ObjectFormat(_schema(**kinds), _GROUP_ROWS, compression="zstd")
 
 
 def dense_format(record: RunRecord, site: str, dtype: str = "") -> ObjectFormat:
-    """`dtype`: of a shard that had to widen it; empty: the run's."""
+    """Lays out a site's dense rows. `dtype`: of a shard that had to widen it; empty: the run's."""
     dtype, elements = dtype or record.specification.stored_dtype, record.dense_width(site)
     width = elements * DTYPES[dtype]
     metadata = {"dtype": dtype, "d_model": str(elements)}

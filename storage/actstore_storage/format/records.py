@@ -25,17 +25,18 @@ Check = Callable[[Any], None]
 
 
 def canonical_json(value: object) -> bytes:
+    """Writes JSON of which a value has one only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
-    """The record of these fields, of which there is at least one."""
+    """Writes the record of these fields, of which there is at least one, with its hash."""
     text = canonical_json(fields)
     return text[:-1] + _SEAL + hashlib.sha256(text).hexdigest().encode() + _END
 
 
 def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, sealed: bool = False) -> Record:
-    """What `build` makes of a record's fields.
+    """Reads a record, and answers what `build` makes of its fields.
 
     `sealed`: it has to have its hash, so that a record without one is damaged, and not one of an earlier format.
     Errors: CorruptObject with the key, also where `build` finds a field too many or too few.
@@ -47,7 +48,7 @@ def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, 
 
 
 def as_record(found: Any, kind: type[Record]) -> Record:
-    """The dataclass of these fields, all of which are there, of their types and no others, at any depth.
+    """Makes a dataclass of fields, all of which are there, of their types and no others, at any depth.
 
     Errors: ValueError.
     """
@@ -90,7 +91,7 @@ def _check_fields(kind: Any) -> Check:
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether there is a hash at the record's end, right or wrong."""
+    """Tells whether there is a hash at the record's end, right or wrong."""
     return data[-_SEAL_BYTES:].startswith(_SEAL) and data.endswith(_END)
 
 

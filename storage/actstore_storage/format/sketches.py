@@ -37,7 +37,7 @@ Sketches = Mapping[str, Mapping[str, bytes]]
 
 
 class NormSketches:
-    """Of what is added: finite values of a name of statistics and of one token class."""
+    """Sketches of finite values, by name of statistics and token class, while values are added."""
 
     def __init__(self, names: Iterable[str], seed: int = 0) -> None:
         """`seed`: of what `add` draws. Shards that drew alike would be off alike, which no merging evens out."""
@@ -126,7 +126,8 @@ def _deserialized(sketch: bytes) -> kll_floats_sketch:
 
 
 def compacted(values: npt.NDArray[np.float32], compactions: int, offset: int) -> bytes:
-    """A sketch of ascending values, by so many of KLL's compactions at once, which takes a fifth of `update`'s time.
+    """Makes a sketch of ascending values, by so many of KLL's compactions at once, which takes a fifth of `update`'s
+    time.
 
     A compaction of sorted values keeps every other one, the odd or the even by chance, each for two; a value that is
     over stays as it is. Several in a row keep every 2^compactions-th from a random offset below that, and of what is
@@ -155,7 +156,8 @@ def _capacity(levels: int) -> int:
 
 
 def kept_values(sketch: bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Values and weights. By the bytes: the package's own iterator gives merged sketches' values a weight of 1.
+    """Reads a sketch's values and weights, by the bytes: the package's own iterator gives merged sketches' values a
+    weight of 1.
 
     A sketch of one value is that alone behind 8 bytes. Others have, behind 20, where each level begins, the least and
     the largest value, and the values of all levels; those of level i stand for 2^i each.
@@ -171,8 +173,8 @@ def kept_values(sketch: bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
 
 
 def told_of(sketch: bytes) -> tuple[int, np.float32, np.float32] | None:
-    """How many values it says that it is of, and what it kept stands for, with the least and the largest; None where
-    these are no sketch's bytes.
+    """Reads how many values a sketch says that it is of, and what it kept stands for, with the least and the largest;
+    None where these are no sketch's bytes.
     """
     try:
         values, weights = kept_values(sketch)

@@ -14,7 +14,9 @@ DEFAULT_EXCLUSION = frozenset({"bos"})
 
 
 def token_classes(flags: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which rows are of which class. They exclude each other: BOS before special before sink, and the rest is text."""
+    """Tells which tokens are of which class. They exclude each other: BOS before special before sink, and the rest is
+    text.
+    """
     bos = (flags & BOS) != 0
     special = ((flags & SPECIAL) != 0) & ~bos
     sink = ((flags & SINK) != 0) & ~bos & ~special
@@ -22,19 +24,19 @@ def token_classes(flags: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool
 
 
 def class_numbers(flags: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """The number of each token's class."""
+    """Numbers each token's class."""
     classes = token_classes(flags.astype(np.uint8))
     return np.select([classes[name] for name in TOKEN_CLASSES], list(range(len(TOKEN_CLASSES))))
 
 
 def numbers_of_names(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
-    """The number of each class that a column of stored statistics names."""
+    """Numbers each class that a column of stored statistics names."""
     numbers = {name: number for number, name in enumerate(TOKEN_CLASSES)}
     return np.array([numbers[name] for name in names], np.int64)
 
 
 def kept_classes(exclude: frozenset[str]) -> tuple[str, ...]:
-    """The token classes that count. Errors: BadRequest for one that cannot be left out."""
+    """Names the token classes that count. Errors: BadRequest for one that cannot be left out."""
     unknown = exclude - set(EXCLUDABLE)
     if unknown:
         value = sorted(unknown)
@@ -43,12 +45,12 @@ def kept_classes(exclude: frozenset[str]) -> tuple[str, ...]:
 
 
 def kept_numbers(exclude: frozenset[str]) -> list[int]:
-    """The numbers of the token classes that count."""
+    """Numbers the token classes that count."""
     return [TOKEN_CLASSES.index(name) for name in kept_classes(exclude)]
 
 
 def kept_rows(flags: npt.NDArray[np.uint8], exclude: frozenset[str]) -> npt.NDArray[np.bool_]:
-    """Which tokens count, by their flags."""
+    """Tells which tokens count, by their flags."""
     classes = token_classes(flags)
     kept: npt.NDArray[np.bool_] = np.logical_or.reduce([classes[name] for name in kept_classes(exclude)])
     return kept

@@ -36,7 +36,8 @@ class _ShardTokens:
 def token_norms(
     snapshot: Snapshot, quantity: str, sites: Sequence[Site], kept: KeptTokens, sequences: range
 ) -> pa.Table:
-    """A row a token that counts, in order of (sequence, position); sequences that no committed shard holds have none.
+    """Reads the norms of single tokens. A row a token that counts, in order of (sequence, position); sequences that no
+    committed shard holds have none.
 
     Columns sequence, position, document, token, text, token_class, and under each site's name the quantity as float32:
     infinite, or no number, where the activation was.

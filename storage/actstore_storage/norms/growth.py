@@ -49,7 +49,7 @@ _RESAMPLES_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Sequences are drawn with replacement, as many as there are, `resamples` times. 0: no intervals."""
+    """How intervals of a rate are drawn: sequences with replacement, as many as there are, `resamples` times. 0: none."""
 
     resamples: int = DEFAULT_RESAMPLES
     seed: int = 0
@@ -57,7 +57,8 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Growth:
-    """`fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the checkpoint axis.
+    """How fast a norm grows. `fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the
+    checkpoint axis.
 
     `points` has columns layer (or revision and step), mean, fitted, and those of StepRatios, of the step that ends
     there. `block` is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is
@@ -95,7 +96,11 @@ def fit_growth(
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
-    """Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least.
+    """Fits the growth of norms over the layers of a site kind. `layers`: the first and the last of the fit, both
+    included; three at least. `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a
+    profile without it.
+
+    Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least.
     `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a profile without it.
     """
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
@@ -132,7 +137,8 @@ def fit_growth_over_checkpoints(
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
-    """At one site (empty: resid_post of the last layer), over runs of the same text at several revisions of a model.
+    """Fits the growth of norms over checkpoints of a model. At one site (empty: resid_post of the last layer), over
+    runs of the same text at several revisions of a model.
 
     `steps` are the runs' places in training, as in `in_order`. Sequences are resampled in all runs together, since all
     of them saw the same.
@@ -174,7 +180,7 @@ def _fitted(
 
 
 def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Resampled:
-    """Mean norms over tokens of resampled sequences.
+    """Computes the mean norms over the tokens of resampled sequences.
 
     Where `sums` are of a part of the run, each curve is moved by the ratio of the run's means to that part's.
     """
@@ -193,7 +199,9 @@ def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Re
 
 
 def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
-    """[site]. Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has no logarithm."""
+    """Computes the mean at each site. Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has
+    no logarithm.
+    """
     names, kept = [str(site) for site in measured.sites], measured.kept
     if kept.exclude_position_0:
         means = _means_of_rows(snapshot, measured)
@@ -226,7 +234,7 @@ def chosen_layers(
     quantity: str = L2,
     least: int = GROWTH_LAYERS_MIN,
 ) -> list[Site]:
-    """The sites of a kind from the first to the last layer, which the run must have; None: all that it has.
+    """Chooses the sites of a kind from the first to the last layer, which the run must have; None: all that it has.
 
     Errors: BadRequest SITE_UNKNOWN for a kind without norms, LAYER_OUT_OF_RANGE for a range that is upside down, that
     the run does not have, or that has fewer than `least` layers.

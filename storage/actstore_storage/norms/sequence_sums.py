@@ -32,7 +32,7 @@ class SequenceSums:
 
 @dataclass(frozen=True)
 class Measured:
-    """A quantity, at these sites (of one kind, by layer), of the tokens that count."""
+    """What is measured: a quantity, at these sites (of one kind, by layer), of the tokens that count."""
 
     sites: Sequence[Site]
     quantity: str
@@ -40,7 +40,7 @@ class Measured:
 
 
 def evenly_spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
-    """Shards, evenly spaced, that hold at most about INTERVAL_TOKENS and INTERVAL_SEQUENCES; at least one."""
+    """Chooses shards, evenly spaced, that hold at most about INTERVAL_TOKENS and INTERVAL_SEQUENCES; at least one."""
     if not len(shards):
         return []
     record = snapshot.record
@@ -52,6 +52,7 @@ def evenly_spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int
 
 
 def sequence_sums(snapshot: Snapshot, shards: Sequence[int], measured: Measured) -> SequenceSums:
+    """Sums the norms of each sequence of some shards."""
     parts = list(sums_of_shards(snapshot, snapshot.commits.of_each(shards), measured))
     return SequenceSums(np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts]))
 
@@ -60,6 +61,7 @@ Sums = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def sums_of_shards(snapshot: Snapshot, commits: Iterable[Commit], measured: Measured) -> Iterator[Sums]:
+    """Sums the norms of each sequence, shard by shard."""
     columns = len(columns_of(snapshot, measured.quantity, measured.sites))
     return read_shards(snapshot, commits, columns, partial(_shard_sums, snapshot, measured))
 
@@ -85,7 +87,7 @@ def _shard_sums(snapshot: Snapshot, measured: Measured, commit: Commit) -> Sums:
 
 
 def paired_sums(snapshots: Sequence[Snapshot], measured: Measured) -> SequenceSums:
-    """A column a run, of the sequences that all of them have."""
+    """Sums the norms of each sequence that all runs have; a column a run."""
     shards = snapshots[0].shards
     same = len({snapshot.record.specification.sequences_per_shard for snapshot in snapshots}) == 1
     for snapshot in snapshots[1:]:

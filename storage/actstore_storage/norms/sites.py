@@ -14,12 +14,15 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def stored_sites(snapshot: Snapshot) -> list[Site]:
+    """Names the sites of which the run stores norms, by kind, then layer."""
     found = [parse_site(text) for text in snapshot.record.specification.norm_sites]
     return sorted(found, key=lambda site: (RESIDUAL_KINDS.index(site.kind), site.layer))
 
 
 def sites_with(snapshot: Snapshot, quantity: str) -> list[Site]:
-    """Of which the run has it in every shard; of a run without commits, all that it stores norms of."""
+    """Names the sites of which the run has a quantity in every shard; of a run without commits, all that it stores
+    norms of.
+    """
     stored = stored_sites(snapshot)
     if quantity == L2 or not snapshot.tokens_committed:
         return stored
@@ -27,6 +30,7 @@ def sites_with(snapshot: Snapshot, quantity: str) -> list[Site]:
 
 
 def chosen_sites(snapshot: Snapshot, texts: Sequence[str], quantity: str) -> list[Site]:
+    """Chooses the sites, or all of a kind, that texts name. Errors: BadRequest SITE_UNKNOWN."""
     stored = sites_with(snapshot, quantity)
     chosen: set[Site] = set()
     for text in texts or ([] if stored else [quantity]):
@@ -49,6 +53,7 @@ def _in_every_shard(snapshot: Snapshot, site: Site, quantity: str) -> bool:
 
 
 def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str], quantity: str = L2) -> BadRequest:
+    """Makes the error of a site or a kind of which the run does not have the quantity."""
     what, where = ("norms" if quantity == L2 else quantity), "" if text == quantity else f" of {text!r}"
     block = block_of(snapshot.bucket, snapshot.record.specification)
     why = why_missing(text, kinds_of_block(block)) or ("" if quantity == L2 else _why_missing(snapshot))
@@ -69,7 +74,7 @@ def _why_missing(snapshot: Snapshot) -> str:
 
 
 def check_all_have(snapshots: Sequence[Snapshot], places: Sequence[Site], quantity: str) -> None:
-    """Errors: BadRequest SITE_UNKNOWN with the first run and site that is without."""
+    """Refuses sites that a run is without. Errors: BadRequest SITE_UNKNOWN with the first run and site."""
     for snapshot in snapshots:
         stored = sites_with(snapshot, quantity)
         for place in places:

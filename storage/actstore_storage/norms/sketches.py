@@ -19,7 +19,7 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def shard_sketches(bucket: Bucket, commit: Commit, names: Sequence[str]) -> Sketches | None:
-    """None where the shard has none of some name: it was captured before they were stored."""
+    """Reads a shard's sketches; None where it has none of some name: it was captured before they were stored."""
     if NORM_SKETCHES not in commit.objects or any(name not in commit.norm_moments for name in names):
         return None
     with open_product(bucket, commit, NORM_SKETCHES) as file:
@@ -34,7 +34,9 @@ def checkpoint_sketches(
     moments: NormMoments,
     names: Sequence[str] | None = None,
 ) -> Sketches | None:
-    """As `shard_sketches`, of a checkpoint whose summary has these moments. No `names`: all of them."""
+    """Reads the sketches beside a checkpoint whose summary has these moments, as `shard_sketches`. No `names`: all of
+    them.
+    """
     key, names = checkpoint_sketches_key(record.run, shards), list(moments) if names is None else names
     try:
         with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
@@ -53,7 +55,7 @@ def checkpoint_sketches(
 
 
 def are_sketched(commits: Iterable[Commit], names: Iterable[str]) -> bool:
-    """Whether a checkpoint of these shards has their sketches merged beside it: each has some of all these names."""
+    """Tells whether a checkpoint of these shards has their sketches merged beside it: each has those of all names."""
     wanted = set(names)
     return bool(wanted) and all(
         NORM_SKETCHES in commit.objects and wanted <= commit.norm_moments.keys() for commit in commits
@@ -61,7 +63,7 @@ def are_sketched(commits: Iterable[Commit], names: Iterable[str]) -> bool:
 
 
 def missing_sketches(snapshot: Snapshot) -> list[str]:
-    """The keys of merged sketches that are gone; none of shards from before there were any.
+    """Names the keys of merged sketches that are gone; none of shards from before there were any.
 
     Of each checkpoint without them it reads the commits, up to the first that has none itself.
     """
@@ -75,7 +77,7 @@ def missing_sketches(snapshot: Snapshot) -> list[str]:
 
 
 def lost_sketches(snapshot: Snapshot) -> str:
-    """What `missing_sketches` finds, in words, and the next step; empty where that is nothing."""
+    """Says what `missing_sketches` finds, in words, and the next step; empty where that is nothing."""
     run, missing = snapshot.record.run, missing_sketches(snapshot)
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     if not missing:
@@ -87,8 +89,8 @@ def lost_sketches(snapshot: Snapshot) -> str:
 
 
 def read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches] | None:
-    """Of all committed shards, in parts that are not merged; None where any of them has none of some name, or where
-    some that were merged are gone (`missing_sketches`).
+    """Reads the sketches of a whole snapshot. Of all committed shards, in parts that are not merged; None where any of
+    them has none of some name, or where some that were merged are gone (`missing_sketches`).
     """
     bucket = snapshot.bucket
     folded = read_side_by_side(

@@ -29,14 +29,14 @@ Found = TypeVar("Found")
 
 @contextmanager
 def open_product(bucket: Bucket, commit: Commit, product: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
-    """As `open_record`, for one object of a shard."""
+    """Opens one object of a shard, as `open_record`."""
     with open_record(bucket, commit.objects[product], _owner(commit), verify=verify) as file:
         yield file
 
 
 @contextmanager
 def open_product_source(bucket: Bucket, commit: Commit, product: str) -> Iterator[pa.NativeFile]:
-    """As `open_product`, the bytes of it."""
+    """Opens the bytes of one object of a shard, as `open_product`."""
     record, owner = commit.objects[product], _owner(commit)
     with reading_errors(bucket, record, owner), open_source(bucket, record, owner) as source:
         yield source
@@ -44,7 +44,8 @@ def open_product_source(bucket: Bucket, commit: Commit, product: str) -> Iterato
 
 @contextmanager
 def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
-    """Raises CorruptObject, here or while the block reads, where the bytes are not what the record says.
+    """Opens an object that a record names. Raises CorruptObject, here or while the block reads, where the bytes are not
+    what the record says.
 
     Without `verify` the pages' checksums are not computed: for who has read the same pages before.
     """
@@ -54,7 +55,7 @@ def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: boo
 
 
 def open_source(bucket: Bucket, record: ObjectRecord, owner: str) -> pa.NativeFile:
-    """The object's bytes, as many as the record says. Errors of the store are not told apart yet."""
+    """Opens the bytes of an object, as many as its record says. Errors of the store are not told apart yet."""
     source = bucket.open(record.key)
     if source.size() != record.bytes:
         found = source.size()
@@ -81,7 +82,7 @@ def _footer(source: pa.NativeFile, record: ObjectRecord, owner: str) -> pq.FileM
 
 @contextmanager
 def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator[None]:
-    """What goes wrong in the block is a store that fails, or an object that is damaged: CorruptObject."""
+    """Tells apart what goes wrong in the block: a store that fails, or an object that is damaged, CorruptObject."""
     try:
         yield
     except KeyError:
@@ -93,8 +94,8 @@ def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator
 def read_side_by_side(
     read: Callable[[Item], Found], items: Iterable[Item], at_once: int = SHARDS_AT_ONCE
 ) -> Iterator[Found]:
-    """What `read` makes of each, in their order, and the first error in that order. Of no more than `at_once` items is
-    anything in memory before the caller has it; `items` is taken from as they are read.
+    """Reads several items at once. What `read` makes of each, in their order, and the first error in that order. Of no
+    more than `at_once` items is anything in memory before the caller has it; `items` is taken from as they are read.
     """
     coming: deque[Future[Found]] = deque()
     with ThreadPoolExecutor(at_once, "shards") as pool:
@@ -107,7 +108,7 @@ def read_side_by_side(
 
 
 def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The batches, or an empty one for its schema where there are none."""
+    """Passes batches on, and an empty one for its schema where there are none."""
     first = next(batches, None)
     yield pa.RecordBatch.from_pylist([], schema) if first is None else first
     yield from batches

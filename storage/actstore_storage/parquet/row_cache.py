@@ -15,7 +15,9 @@ Part = tuple[str, int]
 
 
 class RowCache:
-    """Of one process, for any number of threads; what was asked for longest ago leaves first. Of 0 bytes: nothing."""
+    """Tables of row groups, by object and number. Of one process, for any number of threads; what was asked for longest
+    ago leaves first. Of 0 bytes: nothing.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         if bytes_max < 0:

@@ -149,7 +149,7 @@ class OpenObject:
 
 @contextmanager
 def open_object(bucket: Bucket, key: str, layout: ObjectFormat, digester: ThreadPoolExecutor) -> Iterator[OpenObject]:
-    """The object is in the bucket once the block ends well; call `finish` before."""
+    """Opens an object to be written. The object is in the bucket once the block ends well; call `finish` before."""
     with bucket.create(key) as stream:
         item = OpenObject(key, stream, layout, digester)
         try:

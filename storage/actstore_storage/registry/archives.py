@@ -13,7 +13,7 @@ _HASHES = "hashes.json"
 
 
 def write_archive(bucket: Bucket, key: str, folder: Path) -> None:
-    """Every file of the folder, which gets one more, of their hashes. Errors: StoreError."""
+    """Stores every file of the folder, which gets one more, of their hashes. Errors: StoreError."""
     (folder / _HASHES).write_bytes(seal({"key": key, "files": _digests(folder)}))
     with bucket.create(key) as out, tarfile.open(fileobj=out, mode="w|") as archive:
         for path in sorted(folder.iterdir()):
@@ -21,7 +21,7 @@ def write_archive(bucket: Bucket, key: str, folder: Path) -> None:
 
 
 def read_archive(bucket: Bucket, key: str, folder: Path) -> None:
-    """Into an empty folder. Errors: StoreError; CorruptObject, also for the archive of another key."""
+    """Unpacks an archive into an empty folder. Errors: StoreError; CorruptObject, also for that of another key."""
     try:
         with bucket.open(key) as source, tarfile.open(fileobj=source, mode="r|") as archive:
             archive.extractall(folder, filter="data")

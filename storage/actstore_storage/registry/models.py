@@ -13,7 +13,8 @@ from actstore_storage.registry.token_texts import store_token_texts
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """`family` is transformers' model_type. An empty `revision` is the one that the name stands for by itself.
+    """A model as workers loaded it. `family` is transformers' model_type. An empty `revision` is the one that the name
+    stands for by itself.
 
     `block` is how a layer is wired: pre_ln, post_ln or parallel; it and `config_sha256` are empty in records of before
     they were asked.
@@ -46,18 +47,18 @@ def register_model(
 
 
 def find_registered_model(bucket: Bucket, name: str, revision: str) -> ModelRecord | None:
-    """None where nothing is registered under the name."""
+    """Reads the record of a model; None where nothing is registered under the name."""
     return next(iter(read_all_registered(bucket, [model_key(name, revision)], ModelRecord)), None)
 
 
 def block_of(bucket: Bucket, asked: Specification) -> str:
-    """How the blocks of a run's model are wired: pre_ln, post_ln or parallel; empty where that is not known."""
+    """Tells how the blocks of a run's model are wired: pre_ln, post_ln or parallel; empty where that is not known."""
     model = find_registered_model(bucket, asked.model, asked.model_revision)
     # A name may mean another model by now, of another architecture.
     return model.block if model is not None and asked.made_by(model.weights_sha256, model.config_sha256) else ""
 
 
 def list_models(bucket: Bucket) -> list[ModelRecord]:
-    """In order of name, then revision."""
+    """Reads every model's record, in order of name, then revision."""
     found = read_all_registered(bucket, bucket.keys(MODELS), ModelRecord)
     return sorted(found, key=lambda model: (model.name, model.revision))

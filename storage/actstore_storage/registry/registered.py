@@ -20,7 +20,7 @@ Record = TypeVar("Record", bound=Registered)
 
 
 def read_all_registered(bucket: Bucket, keys: Sequence[str], kind: type[Record]) -> list[Record]:
-    """Of those that are there. Errors: CorruptObject."""
+    """Reads those of the records that are there. Errors: CorruptObject."""
 
     def read(key: str) -> Record | None:
         try:
@@ -33,7 +33,7 @@ def read_all_registered(bucket: Bucket, keys: Sequence[str], kind: type[Record])
 
 
 def read_registered(bucket: Bucket, key: str, kind: type[Record]) -> Record:
-    """Errors: KeyError where there is none; CorruptObject, also for a record under another's key."""
+    """Reads a record. Errors: KeyError where there is none; CorruptObject, also for a record under another's key."""
     record = unseal(bucket.get(key), key, lambda fields: as_record(fields, kind))
     if record.key != key:
         raise corrupt_object(key, f"{key} is the record of {record.key}")

@@ -19,7 +19,9 @@ _COPY_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class SaeModelRecord:
-    """`site` is the short name of the site that it reads; `model` is empty where the SAE does not say."""
+    """An SAE as workers loaded or trained it. `site` is the short name of the site that it reads; `model` is empty
+    where the SAE does not say.
+    """
 
     name: str
     sha256: str
@@ -35,23 +37,25 @@ class SaeModelRecord:
 
 
 def register_sae(bucket: Bucket, record: SaeModelRecord) -> None:
-    """An SAE that was registered under the name before is replaced; runs carry the hash of the one they used."""
+    """Registers an SAE. An SAE that was registered under the name before is replaced; runs carry the hash of the one
+    they used.
+    """
     bucket.put(record.key, seal(asdict(record)))
 
 
 def list_saes(bucket: Bucket) -> list[SaeModelRecord]:
-    """In order of name."""
+    """Reads every SAE's record, in order of name."""
     keys = [f"{SAES}/{folder}/sae.json" for folder in bucket.folders(SAES)]
     return sorted(read_all_registered(bucket, keys, SaeModelRecord), key=lambda sae: sae.name)
 
 
 def find_registered_sae(bucket: Bucket, name: str) -> SaeModelRecord | None:
-    """None where nothing is registered under the name."""
+    """Reads the record of an SAE; None where nothing is registered under the name."""
     return next(iter(read_all_registered(bucket, [sae_key(name)], SaeModelRecord)), None)
 
 
 def store_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> None:
-    """Every file of a folder. To be stored before the SAE is registered: whoever sees it finds them."""
+    """Stores every file of a folder. To be done before the SAE is registered: whoever sees it finds them."""
     digests = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file, bucket.create(f"{sae_files_folder(name, sha256)}/{path.name}") as out:
@@ -60,7 +64,7 @@ def store_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> Non
 
 
 def fetch_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> bool:
-    """Into an empty folder. False: that SAE's files do not lie in this bucket.
+    """Copies an SAE's files into an empty folder. False: that SAE's files do not lie in this bucket.
 
     Errors: CorruptObject for a file that is not the one that was stored, or is gone.
     """
@@ -76,7 +80,7 @@ def fetch_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> boo
 
 
 def unlike_sae_files(bucket: Bucket, name: str, sha256: str, digests: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Keys and what is wrong there with an SAE's files, of which these SHA-256 were found, by name.
+    """Yields keys and what is wrong there with an SAE's files, of which these SHA-256 were found, by name.
 
     Nothing of files that were stored before there was a record of them. Errors: CorruptObject.
     """
@@ -108,7 +112,7 @@ def _copied(source: BinaryIO | pa.NativeFile, out: BinaryIO | pa.NativeFile) -> 
 
 
 def hash_objects(bucket: Bucket, *keys: str) -> str:
-    """The SHA-256 of objects of any size, one after the other. Errors: KeyError where one is gone; StoreError."""
+    """Computes the SHA-256 of objects of any size, one after the other. Errors: KeyError for one that is gone."""
     digest = hashlib.sha256()
     try:
         for key in keys:

@@ -26,7 +26,9 @@ SHOW_BYTES = "backslashreplace"
 
 @dataclass(frozen=True)
 class TokenTexts:
-    r"""`alone[i]` is the text of id i by itself: "" where no token has the id, and bytes that are no character as
+    r"""What the token ids of a tokenizer stand for.
+
+    `alone[i]` is the text of id i by itself: "" where no token has the id, and bytes that are no character as
     `\xe2\x80`. `parts` has the bytes of the ids whose text in a row is another one than alone.
     """
 
@@ -71,7 +73,7 @@ def store_token_texts(
 
 
 def token_texts(bucket: Bucket, tokenizer_sha256: str) -> TokenTexts:
-    """What the token ids of a tokenizer stand for, kept in memory.
+    """Reads what the token ids of a tokenizer stand for, which is kept in memory.
 
     Of a store where no model was registered since format version 4, texts are those of before, which lack leading
     spaces and bytes of some tokenizers.
@@ -94,7 +96,7 @@ def _kept_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTexts:
 
 
 def read_token_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTexts:
-    """As they lie in the bucket now. Errors: KeyError where they are not there; CorruptObject."""
+    """Reads texts as they lie in the bucket now. Errors: KeyError where they are not there; CorruptObject."""
     data = bucket.get(key)
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)

@@ -30,7 +30,9 @@ READERS = 2
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """`sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns asked for."""
+    """Rows of one batch. `sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns
+    asked for.
+    """
 
     sites: Mapping[str, npt.NDArray[Any]]
     dtypes: Mapping[str, str]

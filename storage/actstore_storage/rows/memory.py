@@ -38,6 +38,7 @@ class GroupPlace:
 
 
 def group_places(footer: pq.FileMetaData) -> tuple[GroupPlace, ...]:
+    """Reads from a footer where each row group lies."""
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     ends = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
     chunks = [group.column(0) for group in groups]
@@ -129,7 +130,7 @@ def _row_starts(data: memoryview, rows: int, row_bytes: int, *, verify: bool) ->
 
 
 def elements(raw: pa.Array, dtype: str, width: int) -> npt.NDArray[Any]:
-    """[rows, width] in the memory that Arrow read into."""
+    """Views [rows, width] in the memory that Arrow read into."""
     kind = np.dtype(ELEMENT_TYPES[dtype])
     row_bytes, first = width * kind.itemsize, raw.offset
     held = np.frombuffer(raw.buffers()[1] or b"", np.uint8)[first * row_bytes : (first + len(raw)) * row_bytes]

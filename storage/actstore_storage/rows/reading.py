@@ -35,7 +35,8 @@ def read_activations(
     columns: Sequence[str] = TOKEN_COLUMNS,
     cache: RowCache = NO_CACHE,
 ) -> Iterator[pa.RecordBatch]:
-    """The `columns` of sequence, position, document, token and flags, and raw bits of the sites: see `dense_matrix`.
+    """Reads dense rows: the `columns` of sequence, position, document, token and flags, and raw bits of the sites, of
+    which see `dense_matrix`.
 
     One site's column is `activation`; several have their short names, and their rows are of the same tokens. Sequences
     that no committed shard holds are left out, and so are tokens whose rows the run does not store. Where a shard had
@@ -55,8 +56,8 @@ def read_activations(
 def read_tokens(
     snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, cache: RowCache = NO_CACHE
 ) -> Iterator[pa.RecordBatch]:
-    """Columns sequence, position, document, token, flags and `text`: the token's own text; and source and row of its
-    document, null where the run does not know.
+    """Reads tokens: columns sequence, position, document, token, flags and `text`, the token's own text; and source and
+    row of its document, null where the run does not know.
     """
     texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256).alone, pa.string())
     schema = pa.schema([*TOKENS_FORMAT.schema, pa.field("text", pa.string()), *SOURCE_FIELDS])
@@ -74,7 +75,7 @@ def read_tokens(
 
 
 def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -> npt.NDArray[np.float32]:
-    """[rows, d_model] of an `activation` column. Widening to float32 is exact for every dtype that is stored."""
+    """Widens an `activation` column to [rows, d_model] of float32, which is exact for every dtype that is stored."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     width = d_model * DTYPES[dtype]

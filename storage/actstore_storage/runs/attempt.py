@@ -36,8 +36,8 @@ from actstore_storage.runs.feature_index import FeatureIndex, SparseFeatures
 
 
 class ShardAttempt(ABC):
-    """A context manager. Nothing is visible before `commit`; leaving without it, or losing to another attempt, removes
-    what was written. `saes` are those whose features it writes.
+    """Writes a shard's objects, and its commit. A context manager. Nothing is visible before `commit`; leaving without
+    it, or losing to another attempt, removes what was written. `saes` are those whose features it writes.
     """
 
     def __init__(self, bucket: Bucket, record: RunRecord, shard: int, attempt: str, saes: Iterable[SaeRecord]) -> None:

@@ -61,12 +61,12 @@ class Summary:
         )
 
     def to_json(self, run: str) -> bytes:
-        """`run`: whose checkpoint it is in."""
+        """Writes the record; `run`: whose checkpoint it is in."""
         return seal(vars(self) | {"norm_moments": fields_of_moments(self.norm_moments), "run": run})
 
     @classmethod
     def from_json(cls, data: bytes, key: str, record: RunRecord) -> "Summary":
-        """Errors: CorruptObject, also for that of another run."""
+        """Reads the record. Errors: CorruptObject, also for that of another run."""
 
         def of(fields: dict[str, Any]) -> "Summary":
             if fields.pop("run", record.run) != record.run:
@@ -180,14 +180,14 @@ class Commits(Sequence[Commit]):
 
 
 def listed_checkpoints(bucket: Bucket, run: str) -> list[range]:
-    """The blocks of the checkpoints that are there."""
+    """Lists the checkpoints that are there, by their shards."""
     return listed_blocks(bucket, checkpoints_folder(run), ".parquet")
 
 
 def open_checkpoints(
     bucket: Bucket, record: RunRecord, unreadable: list[CorruptObject] | None = None
 ) -> list[Checkpoint]:
-    """The largest ones, no shard twice, in order of shard.
+    """Opens the largest checkpoints, no shard twice, in order of shard.
 
     Errors: CorruptObject for one that cannot be read; with `unreadable` it goes there, and is as if it were not there,
     and so is one of whose commits any cannot be read.
@@ -213,7 +213,9 @@ def open_checkpoints(
 def smaller_checkpoints(
     bucket: Bucket, record: RunRecord, read: Sequence[range]
 ) -> Iterator[Checkpoint | CorruptObject]:
-    """Those that larger ones, which are read, took the place of, and which nobody reads while these are there."""
+    """Opens the checkpoints that larger ones, which are read, took the place of; nobody reads them while those are
+    there.
+    """
     for block in listed_checkpoints(bucket, record.run):
         if block not in read and any(overlap(block, other) for other in read):
             try:
@@ -223,7 +225,7 @@ def smaller_checkpoints(
 
 
 def encoded_checkpoint(commits: Sequence[Commit], summary: Summary) -> bytes:
-    """Small columns for those who count, and the commits' own JSON for those who read."""
+    """Writes a checkpoint: small columns for those who count, and the commits' own JSON for those who read."""
     columns = {
         "shard": pa.array([commit.shard for commit in commits], pa.int32()),
         "tokens": pa.array([commit.tokens for commit in commits], pa.int64()),
@@ -245,6 +247,7 @@ def encoded_checkpoint(commits: Sequence[Commit], summary: Summary) -> bytes:
 
 
 def open_checkpoint(bucket: Bucket, record: RunRecord, block: range) -> Checkpoint:
+    """Opens a checkpoint, without its commits. Errors: CorruptObject."""
     key = checkpoint_key(record.run, block)
     try:
         with bucket.open(key) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:

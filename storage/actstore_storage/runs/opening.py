@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_run_name(bucket: Bucket, record: RunRecord) -> None:
-    """That `create_run` would not refuse the record now. Errors: Conflict, CorruptObject."""
+    """Refuses what `create_run` would refuse now. Errors: Conflict, CorruptObject."""
     key = run_key(record.run)
     if bucket.exists(key):
         check_same_run(read_record(bucket, record.run), record)
@@ -36,7 +36,8 @@ def check_run_name(bucket: Bucket, record: RunRecord) -> None:
 
 
 def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
-    """The record as it stands in the bucket: this very one, or that of the same specification from before.
+    """Begins a run, and answers the record as it stands in the bucket: this very one, or that of the same specification
+    from before.
 
     Raises Conflict where another specification has the name.
     """
@@ -49,7 +50,9 @@ def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
 
 
 def check_same_run(standing: RunRecord, record: RunRecord) -> None:
-    """Errors: Conflict where they have a name in common and not the specification, with what one has otherwise."""
+    """Refuses records that have a name in common and not the specification. Errors: Conflict with what one has
+    otherwise.
+    """
     if standing.specification.differing(record.specification):
         raise Conflict(
             f"run {record.run} exists with another specification: {'; '.join(standing.differences(record))}",
@@ -60,7 +63,7 @@ def check_same_run(standing: RunRecord, record: RunRecord) -> None:
 
 
 def check_store(bucket: Bucket) -> None:
-    """For readers: that something of a store lies there, or that a writer has begun one.
+    """Refuses a bucket, to a reader, that has nothing of a store and in which no writer has begun one.
 
     Errors: StoreError STORE_NOT_FOUND. Without this check every question would be answered with nothing.
     """
@@ -92,6 +95,7 @@ def _stores_below(folder: Path) -> list[str]:
 
 
 def list_runs(bucket: Bucket) -> list[str]:
+    """Names every run that was begun."""
     names = bucket.folders(RUNS)
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         there = pool.map(lambda name: bucket.exists(run_key(name)), names)
@@ -99,7 +103,9 @@ def list_runs(bucket: Bucket) -> list[str]:
 
 
 def readable_runs(bucket: Bucket) -> list[Snapshot]:
-    """Every run that opens. One that is damaged must not hide the others: it is logged, and `open_run` refuses it."""
+    """Opens every run that opens. One that is damaged must not hide the others: it is logged, and `open_run` refuses
+    it.
+    """
     snapshots = []
     for run in list_runs(bucket):
         try:
@@ -115,7 +121,7 @@ def _shard_numbers(keys: Iterable[str]) -> set[int]:
 
 
 def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = None) -> Snapshot:
-    """What is committed now. Shards that are committed later are in later snapshots only.
+    """Opens what is committed now. Shards that are committed later are in later snapshots only.
 
     Errors: RUN_NOT_FOUND; CorruptObject. With `unreadable`, the errors of commits and checkpoints go there, and the
     snapshot is without those shards, or with what smaller checkpoints and commits say of them.
@@ -140,7 +146,7 @@ def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = 
 
 
 def read_record(bucket: Bucket, run: str) -> RunRecord:
-    """Errors: RUN_NOT_FOUND with what there is; CorruptObject."""
+    """Reads a run's record. Errors: RUN_NOT_FOUND with what there is; CorruptObject."""
     key = run_key(run)
     try:
         record = RunRecord.from_json(bucket.get(key), key)
@@ -153,7 +159,7 @@ def read_record(bucket: Bucket, run: str) -> RunRecord:
 
 
 def runs_over(bucket: Bucket, run: str) -> list[str]:
-    """The runs over this one's rows, whose objects are in part this one's. One that cannot be read is left out."""
+    """Names the runs over this one's rows, whose objects are in part this one's. An unreadable one is left out."""
 
     def stands_on(other: str) -> bool:
         try:
@@ -179,5 +185,6 @@ def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> lis
 
 
 def read_commit(bucket: Bucket, record: RunRecord, shard: int) -> Commit:
+    """Reads a shard's commit. Errors: KeyError where there is none; CorruptObject."""
     key = commit_key(record.run, shard)
     return commit_of(record, shard, bucket.get(key), key)

@@ -45,7 +45,9 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Commits are in order of shard. Every answer is a function of this and of immutable objects alone."""
+    """What was committed of a run at one moment. Commits are in order of shard. Every answer is a function of this and
+    of immutable objects alone.
+    """
 
     bucket: Bucket
     record: RunRecord

@@ -18,7 +18,9 @@ _ALONE, _WITH_SOURCES = 0, 1
 
 
 def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray[np.int64]:
-    """Row i of every dense site of the shard is of token row [i] of this; the shard has so many tokens."""
+    """Reads which tokens have dense rows: row i of every dense site of the shard is of token row [i] of this; the shard
+    has so many tokens.
+    """
     if POSITIONS not in commit.objects:
         return np.arange(tokens)
     with open_product(bucket, commit, POSITIONS) as file:
@@ -27,7 +29,7 @@ def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray
 
 
 def sourced_tokens(bucket: Bucket, commit: Commit, cache: RowCache) -> pa.Table:
-    """As `shard_tokens`, with the columns of sources where the shard has them."""
+    """Reads a shard's tokens, as `shard_tokens`, with the columns of sources where the shard has them."""
 
     def read() -> pa.Table:
         with open_product(bucket, commit, TOKENS) as file:
@@ -37,7 +39,9 @@ def sourced_tokens(bucket: Bucket, commit: Commit, cache: RowCache) -> pa.Table:
 
 
 def document_sources(snapshot: Snapshot) -> pa.Table:
-    """Columns document, source and row, a row a document of the committed shards, ascending."""
+    """Reads where documents come from: columns document, source and row, a row a document of the committed shards,
+    ascending.
+    """
 
     def read(commit: Commit) -> pa.Table:
         with open_product(snapshot.bucket, commit, TOKENS) as file:
@@ -52,7 +56,7 @@ def document_sources(snapshot: Snapshot) -> pa.Table:
 
 
 def shard_tokens(bucket: Bucket, commit: Commit, cache: RowCache = NO_CACHE) -> pa.Table:
-    """The columns TOKEN_COLUMNS of a shard."""
+    """Reads the columns TOKEN_COLUMNS of a shard."""
 
     def read() -> pa.Table:
         with open_product(bucket, commit, TOKENS) as file:

@@ -64,7 +64,8 @@ class Merge:
 
 
 def plan_merges(snapshot: Snapshot, sae: str, attempt: str, part_rows: int = PART_ROWS) -> list[Merge]:
-    """What would make reading cheaper now: of a complete run one segment of everything, else whole blocks of shards.
+    """Plans what would make reading cheaper now: of a complete run one segment of everything, else whole blocks of
+    shards.
 
     Smaller ones come first, and are to be done first: larger ones are made of them. `attempt` names the objects; two
     who plan at once take different ones.
@@ -78,7 +79,7 @@ def plan_merges(snapshot: Snapshot, sae: str, attempt: str, part_rows: int = PAR
 
 
 def due_blocks(snapshot: Snapshot, sae: str) -> list[range]:
-    """The shards of each merge that is due. None: this snapshot's index is as good as it gets."""
+    """Names the shards of each merge that is due. None: this snapshot's index is as good as it gets."""
     listed = listed_segments(snapshot.bucket, snapshot.record.run, sae)
     blocks = _blocks(snapshot, sae)
     return [block for block in blocks if not any(is_inside(block, other) for other in listed)]
@@ -101,7 +102,7 @@ def merge_part(bucket: Bucket, merge: Merge, number: int) -> Part:
 
 
 def finish_merge(bucket: Bucket, merge: Merge, parts: Sequence[Part]) -> bool:
-    """True: this merge is the segment. False: another one stands, and these objects are gone."""
+    """Makes a merge visible. True: it is the segment. False: another one stands, and these objects are gone."""
     snapshot = open_run(bucket, merge.run)
     sources = Sources(snapshot, merge.sae, merge.shards)
     segment = Segment(
@@ -128,7 +129,7 @@ def abandon_merge(bucket: Bucket, merge: Merge) -> None:
 
 
 def runs_to_merge(bucket: Bucket, most: int) -> list[str]:
-    """Complete runs of which some SAE's features are not yet one segment; in order of name, at most so many.
+    """Names complete runs of which some SAE's features are not yet one segment; in order of name, at most so many.
 
     Two small requests a run, and its opening where a segment is missing. Runs that are being captured are left out, and
     so are those that cannot be read: whoever opens one is told.

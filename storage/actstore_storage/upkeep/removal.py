@@ -17,8 +17,8 @@ from actstore_storage.runs.opening import list_runs, runs_over
 
 
 def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
-    """How many objects were removed. From its first step on nobody opens the run; what an interruption leaves, the same
-    call removes.
+    """Removes a run, and answers how many objects that were. From its first step on nobody opens the run; what an
+    interruption leaves, the same call removes.
 
     Errors: RUN_NOT_FOUND; Conflict, unless by `force`, for a run that is being captured, whose capture then fails, and
     for one whose rows other runs are over, which then have lost them.

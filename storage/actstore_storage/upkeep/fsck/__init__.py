@@ -34,16 +34,15 @@ _SHARD_AGAIN = "once it is removed, capturing the run again captures the shard a
 
 
 def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
-    """One run, or all that is in the bucket: records against their hashes, checksums and row counts, checkpoints and
-    their sketches of norms against commits, commits that are gone, orphans, keys that are not ours; of the whole bucket
-    also models, tokens' texts, SAEs and their files, trainings, wanted captures and kept answers.
+    """Checks one run, or all that is in the bucket: records against their hashes, checksums and row counts, checkpoints
+    and their sketches of norms against commits, commits that are gone, orphans, keys that are not ours; of the whole
+    bucket also models, tokens' texts, SAEs and their files, trainings, wanted captures and kept answers.
 
     `quick` leaves out the checksums and row counts, which read every byte. What is left reads each commit twice, alone
     and in its checkpoint, and of each checkpoint the merged sketches, some 3 kB for each name of norms and token class;
     all commits of a run, and those of a checkpoint beside them, are in memory: with norms of every layer of a model of
     26 layers some 150 kB each. Orphans are removed only from runs that nobody is asked to capture, and of indexes only
-    where no merge is due: those of work under way look the same.
-    Errors: RUN_NOT_FOUND; StoreError.
+    where no merge is due: those of work under way look the same. Errors: RUN_NOT_FOUND; StoreError.
     """
     records: list[RunRecord] = []
     names = [run] if run else _runs(bucket)

@@ -49,8 +49,8 @@ _REMOVE_AND_CAPTURE = f"once it is removed, {_CAPTURE_AGAIN}"
 
 
 def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: bool) -> Iterator[Finding]:
-    """Everything but the runs, and whether what they name is there. `quick` leaves out files of SAEs, checkpoints of
-    trainings and the tables of kept answers. Errors: StoreError.
+    """Checks everything but the runs, and whether what they name is there. `quick` leaves out files of SAEs,
+    checkpoints of trainings and the tables of kept answers. Errors: StoreError.
     """
     yield from _check_top(bucket)
     yield from _check_models(bucket)

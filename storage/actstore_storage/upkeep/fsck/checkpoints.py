@@ -36,6 +36,7 @@ _NUMBERS = attrgetter(*(field.name for field in fields(Moments)))
 
 
 def check_checkpoints(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator[Finding]:
+    """Checks the checkpoints that are read, and those that larger ones took the place of."""
     for checkpoint in snapshot.commits.checkpoints:
         yield from _check_checkpoint(snapshot.bucket, snapshot.record, checkpoint)
     by_shard = {commit.shard: commit for commit in commits}
@@ -78,8 +79,9 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
 
 
 def merged_again(commits: Iterable[Commit]) -> NormMoments:
-    """Their moments of norms, by name and token class, not by Moments.merge: the mean of all first, then the squares
-    of all distances from it, those between shards beside those within (the sums of squares of an analysis of variance).
+    """Merges commits' moments of norms, by name and token class, not by Moments.merge: the mean of all first, then the
+    squares of all distances from it, those between shards beside those within (the sums of squares of an analysis of
+    variance).
     """
     found: dict[str, dict[str, array[float]]] = {}
     for commit in commits:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """`kind` is one of:
+    """What is wrong with one object. `kind` is one of:
 
     - damaged: it is not as its record, or its own hash, says;
     - unreadable: nothing can be made of it;

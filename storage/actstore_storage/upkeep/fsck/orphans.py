@@ -28,7 +28,7 @@ _CHECKPOINT_ANEW = "readers take smaller ones and commits, which capturing the r
 
 
 def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, found: Sequence[Finding]) -> list[Finding]:
-    """Of the run's keys, those that no commit and no index names, and what they tell."""
+    """Checks the run's keys that no commit and no index names, and what they tell."""
     bucket, run = snapshot.bucket, snapshot.record.run
     unreadable = {finding.key for finding in found if finding.kind == "unreadable"}
     of_data = [key for key in unnamed if key.startswith(f"{data_folder(run)}/")]
