@@ -37,7 +37,7 @@ def is_inside(inner: range, outer: range) -> bool:
 
 
 def largest_apart(blocks: Iterable[range], admit: Callable[[range], bool] = lambda _: True) -> list[range]:
-    """Chooses the largest blocks that do not overlap, in order of shard. `admit` is asked of each before it is taken."""
+    """Chooses the largest blocks that do not overlap, in order of shard. `admit` may refuse one that would be taken."""
     chosen: list[range] = []
     for block in sorted(blocks, key=len, reverse=True):
         if not any(overlap(block, other) for other in chosen) and admit(block):

@@ -49,7 +49,7 @@ _RESAMPLES_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals of a rate are drawn: sequences with replacement, as many as there are, `resamples` times. 0: none."""
+    """How intervals of a rate are drawn: `resamples` times sequences with replacement, as many as there are."""
 
     resamples: int = DEFAULT_RESAMPLES
     seed: int = 0
@@ -99,9 +99,6 @@ def fit_growth(
     """Fits the growth of norms over the layers of a site kind. `layers`: the first and the last of the fit, both
     included; three at least. `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a
     profile without it.
-
-    Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least.
-    `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a profile without it.
     """
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
     chosen = chosen_layers(snapshot, site, layers, quantity)
