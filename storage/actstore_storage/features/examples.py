@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from actstore_storage.errors import check_limit
 from actstore_storage.features.entries import Entries
@@ -174,20 +175,30 @@ def _among(every: Entries, entries: Entries, stretches: list[_Stretch]) -> list[
 
 def _from_shards(reader: FeatureReader, feature: int, stretches: list[_Stretch]) -> list[npt.NDArray[np.float32]]:
     """The same, from the shards' own rows."""
-    product, found = features_product(reader.sae), []
-    held: dict[str, dict[int, pa.Table]] = {}
-    for stretch in stretches:
-        values = np.zeros(len(stretch.tokens), np.float32)
-        last = stretch.first_row + len(values) - 1
-        key = stretch.commit.objects[product].key
-        with open_product(reader.snapshot.bucket, stretch.commit, product) as file:
-            names = ("row", "feature", "activation")
-            _, rows = read_between(file, "row", stretch.first_row, last, names, held.setdefault(key, {}))
-        row = rows["row"].to_numpy()
-        here = (row >= stretch.first_row) & (row <= last) & (rows["feature"].to_numpy() == feature)
-        values[row[here] - stretch.first_row] = rows["activation"].to_numpy()[here]
-        found.append(values)
-    return found
+    product = features_product(reader.sae)
+    by_shard: dict[int, list[int]] = {}
+    for place, stretch in enumerate(stretches):
+        by_shard.setdefault(stretch.commit.shard, []).append(place)
+
+    def read(places: list[int]) -> list[tuple[int, npt.NDArray[np.float32]]]:
+        held: dict[int, pa.Table] = {}
+        with open_product(reader.snapshot.bucket, stretches[places[0]].commit, product) as file:
+            return [(place, _on_stretch(file, feature, stretches[place], held)) for place in places]
+
+    found = dict(one for part in read_side_by_side(read, by_shard.values()) for one in part)
+    return [found[place] for place in range(len(stretches))]
+
+
+def _on_stretch(
+    file: pq.ParquetFile, feature: int, stretch: _Stretch, held: dict[int, pa.Table]
+) -> npt.NDArray[np.float32]:
+    values = np.zeros(len(stretch.tokens), np.float32)
+    last = stretch.first_row + len(values) - 1
+    _, rows = read_between(file, "row", stretch.first_row, last, ("row", "feature", "activation"), held)
+    row = rows["row"].to_numpy()
+    here = (row >= stretch.first_row) & (row <= last) & (rows["feature"].to_numpy() == feature)
+    values[row[here] - stretch.first_row] = rows["activation"].to_numpy()[here]
+    return values
 
 
 def _keys(sequence: npt.NDArray[np.int64], position: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
