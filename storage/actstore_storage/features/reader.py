@@ -16,7 +16,7 @@ from actstore_storage.features.ranking import LoadedList, Ranking, SortedList, p
 from actstore_storage.features.segments import ClassCounts, SegmentReader, chosen_segments
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product, statistics_product
-from actstore_storage.format.tokens import TOKEN_CLASSES, kept_classes, numbers_of_names, token_classes
+from actstore_storage.format.tokens import TOKEN_CLASSES, kept_numbers, numbers_of_names, token_classes
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import groups_between
 from actstore_storage.runs.snapshot import Snapshot
@@ -82,7 +82,7 @@ class FeatureReader:
     def counts(self, feature: int, exclude: frozenset[str]) -> tuple[int, float, float]:
         """Activations that count, the largest, and their sum."""
         self.check(feature)
-        kept = _numbers(exclude)
+        kept = kept_numbers(exclude)
         lists = self._lists(feature, exclude)
         total = sum(float(reader.counts.sum[feature, kept].sum()) for reader in self.segments)
         total += sum(each.sum for each in lists if isinstance(each, ShardList))
@@ -108,7 +108,7 @@ class FeatureReader:
             found = [numbered for reader in self.segments for numbered in reader.lists(feature)]
             shards = [ShardFeature(self.snapshot, commit, self.sae, feature) for commit in self.loose]
             self._held = feature, [*found, *(numbered for shard in shards for numbered in shard.lists())]
-        kept = _numbers(exclude)
+        kept = kept_numbers(exclude)
         return [found for number, found in self._held[1] if number in kept]
 
 
@@ -183,7 +183,3 @@ def rows_of_feature(file: pq.ParquetFile, feature: int, end: int | None = None) 
     groups = groups_between(file, "feature", feature, last)
     table = file.read_row_groups(list(groups), use_threads=False)
     return table.filter(pc.and_(pc.greater_equal(table["feature"], feature), pc.less_equal(table["feature"], last)))
-
-
-def _numbers(exclude: frozenset[str]) -> list[int]:
-    return [TOKEN_CLASSES.index(name) for name in kept_classes(exclude)]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sources import PART_ROWS, Sources, feature_ranges, token_counts
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, TOKEN_CLASSES, kept_classes, kept_rows
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_classes, kept_numbers, kept_rows
 from actstore_storage.runs.snapshot import Snapshot
 
 FEATURES_MAX = 1_000_000
@@ -152,9 +152,8 @@ def token_r2_of_all(reader: FeatureReader, exclude: frozenset[str], part_rows: i
 
 def statistics_columns(reader: FeatureReader, exclude: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
     """Computes each feature's statistics but `token_r2`, over the tokens that count."""
-    kept = kept_classes(exclude)
-    numbers = [TOKEN_CLASSES.index(name) for name in kept]
-    tokens = sum(reader.snapshot.tokens_by_class.get(name, 0) for name in kept)
+    numbers = kept_numbers(exclude)
+    tokens = sum(reader.snapshot.tokens_by_class.get(name, 0) for name in kept_classes(exclude))
     counts = reader.class_counts
     active = counts.count[:, numbers].sum(axis=1)
     total = counts.sum[:, numbers].sum(axis=1)

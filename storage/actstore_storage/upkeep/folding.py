@@ -29,10 +29,6 @@ from actstore_storage.runs.snapshot import Snapshot
 BLOCKS = (256, 4096, 65_536)
 
 
-# Of shards' sketches, which are read when they are folded.
-_FETCH_THREADS = 8
-
-
 def fold_commits(snapshot: Snapshot) -> list[str]:
     """Writes each checkpoint that the snapshot's commits fill and that is not there; of a complete run, commits that
     are gone and that checkpoints hold; and merged sketches that are gone from beside the snapshot's own.
