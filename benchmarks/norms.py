@@ -31,9 +31,9 @@ from actstore_storage.format.norm_columns import columns_beside
 from actstore_storage.format.sites import parse_site
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.norms.profile import DEFAULT_QUANTILES, ProfileQuestion, norm_profile
-from actstore_storage.runs.checkpoint import fold_commits
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
+from actstore_storage.upkeep.folding import fold_commits
 from actstore_worker.capture.shards.norms import BatchNorms
 from actstore_worker.models.taps import visit
 from actstore_worker.models.wiring import load_model

@@ -24,13 +24,17 @@ import numpy as np
 import pyarrow as pa
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
-from actstore_storage.format.commit import Commit, Moments, ObjectRecord
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import commit_key, object_key
+from actstore_storage.format.moments import Moments
+from actstore_storage.format.products import ObjectRecord
 from actstore_storage.format.specification import RunRecord
-from actstore_storage.runs.checkpoint import Commits, fold_commits
+from actstore_storage.runs.checkpoint import Commits
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.upkeep.folding import fold_commits
 from benchmarks.parts.synthetic_runs import synthetic_record
 from tests.servers import SeaweedServer
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 
 from actstore._stack.seaweed import free_ports
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_bucket
 from tests.servers import SeaweedServer
 
 # Of Hypothesis's settings here, or in CI, all but these: how long an example takes is the machine's affair.

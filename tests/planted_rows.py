@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.format.products import BOS
 from actstore_storage.format.specification import RunRecord, Specification
+from actstore_storage.format.tokens import BOS
 from actstore_storage.runs.opening import create_run
 from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 

@@ -17,13 +17,14 @@ import numpy as np
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.format.norm_columns import CENTRED_L2, NormColumn
-from actstore_storage.format.products import BOS, SPECIAL
 from actstore_storage.format.sites import Site
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.format.tokens import BOS, SPECIAL
+from actstore_storage.registry.models import ModelRecord, register_model
+from actstore_storage.registry.saes import SaeModelRecord, register_sae
 from actstore_storage.runs.document_sources import WHOLE, DocumentSources
 from actstore_storage.runs.feature_index import SparseFeatures
 from actstore_storage.runs.opening import create_run
-from actstore_storage.runs.registry import ModelRecord, SaeModelRecord, register_model, register_sae
 from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 
 LENGTHS = (16, 5, 16, 9, 4, 12, 7)

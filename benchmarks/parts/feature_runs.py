@@ -16,10 +16,12 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.features.segments import Segment, chosen_segments
 from actstore_storage.format.specification import RunRecord, SaeRecord
-from actstore_storage.runs.checkpoint import fold_commits
+from actstore_storage.format.tokens import BOS, SPECIAL
+from actstore_storage.registry.models import ModelRecord, register_model
+from actstore_storage.runs.feature_index import SparseFeatures
 from actstore_storage.runs.opening import create_run, open_run
-from actstore_storage.runs.registry import ModelRecord, register_model
-from actstore_storage.runs.shard_writer import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
+from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
+from actstore_storage.upkeep.folding import fold_commits
 from actstore_storage.upkeep.merging import finish_merge, merge_part, plan_merges
 from benchmarks.parts.synthetic_runs import synthetic_record
 

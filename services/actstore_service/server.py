@@ -17,7 +17,7 @@ from actstore_service.settings import Settings, cannot_listen, split_address
 from actstore_service.sweeps import counted
 from actstore_storage.answers import Store
 from actstore_storage.bucket import Bucket
-from actstore_storage.parquet.row_cache import HeldRows
+from actstore_storage.parquet.row_cache import RowCache
 
 
 class Service:
@@ -64,7 +64,7 @@ def _grpc_server(settings: Settings, metrics: Metrics) -> grpc.Server:
 
 
 def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, settings: Settings, metrics: Metrics) -> None:
-    stored = Stored(Store(bucket, HeldRows(settings.held_row_bytes)), settings.limits.batch_bytes)
+    stored = Stored(Store(bucket, RowCache(settings.held_row_bytes)), settings.limits.batch_bytes)
     forwarded = Forwarded(gateway, {"RunSweep": lambda updates: counted(updates, metrics.sweeps)})
     server.add_generic_rpc_handlers(tuple(generic_handlers(stored, forwarded)))
 

@@ -61,6 +61,29 @@ class CorruptObject(ActstoreError):
     default_reason = "OBJECT_CORRUPT"
 
 
+def corrupt_object(key: str, message: str) -> CorruptObject:
+    """Makes the error of an object that is another one than its place in the bucket says."""
+    return CorruptObject(message, field="object", value=key)
+
+
+def damaged(key: str, what: object, *, kind: str = "object", owner: str = "") -> CorruptObject:
+    """Makes the error of an object whose bytes are not those that were written; `owner`: whose it is, in words."""
+    of = f" of {owner}" if owner else ""
+    return corrupt_object(key, f"{kind} {key}{of} is damaged: {str(what).strip()}")
+
+
+def check_limit(value: int, limit: int, field: str, least: int = 1, because: str = "") -> None:
+    """Refuses a number below `least` as wrong, and one above `limit` as too much, with both numbers; `because` is what
+    the caller can say of why the limit counts here.
+    """
+    allowed = f"{least} to {limit}"
+    if value < least:
+        raise BadRequest(f"{field} is {value}, the least is {least}", field=field, value=value, allowed=allowed)
+    if value > limit:
+        message = f"{field} is {value}, the limit is {limit}" + (f": {because}" if because else "")
+        raise BadRequest(message, reason="LIMIT_EXCEEDED", field=field, value=value, allowed=allowed)
+
+
 def _in_words(detail: object) -> str:
     if isinstance(detail, str):
         return detail

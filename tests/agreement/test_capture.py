@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.format.commit import Moments
 from actstore_storage.format.keys import object_key
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.products import NORMS
 from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.opening import create_run, open_run

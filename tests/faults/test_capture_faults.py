@@ -21,7 +21,8 @@ import pytest
 import actstore
 from actstore_api.v1 import capture_pb2, service_pb2_grpc
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import StoreError
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.parquet.reading import open_product

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.local import LocalBucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject, StoreError, StoreUnreachable
 from actstore_storage.features.statistics import feature_statistics, top_examples

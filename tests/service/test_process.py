@@ -10,7 +10,8 @@ import pytest
 from actstore._stack.seaweed import SeaweedFS
 from actstore_api.v1 import catalog_pb2, feature_pb2
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_bucket
 from tests.service.conftest import TOKEN, Caller
 from tests.service.process import refused_start, running_service
 from tests.stored_run import FIRING, SAE, StoredRun, write_stored_run

@@ -11,9 +11,9 @@ from actstore_storage.features.examples import Window
 from actstore_storage.features.sampling import Sample, sample_many
 from actstore_storage.features.statistics import feature_rows, feature_statistics
 from actstore_storage.features.table import FeatureSearch, feature_table
-from actstore_storage.rows.reading import TokenFilter
 from actstore_storage.runs.shard_writer import TokenRows
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
 from tests.storage.random_run import SAE, RandomRun
 
 EXCLUSIONS = [frozenset[str](), frozenset({"bos"}), frozenset({"bos", "special"})]

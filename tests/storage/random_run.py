@@ -10,10 +10,13 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import commit_key
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.format.tokens import BOS, SPECIAL
+from actstore_storage.registry.models import ModelRecord, register_model
+from actstore_storage.registry.saes import SaeModelRecord, register_sae
 from actstore_storage.runs.document_sources import WHOLE, DocumentSources
+from actstore_storage.runs.feature_index import SparseFeatures
 from actstore_storage.runs.opening import create_run
-from actstore_storage.runs.registry import ModelRecord, SaeModelRecord, register_model, register_sae
-from actstore_storage.runs.shard_writer import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
+from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 
 VOCABULARY = 50
 TEXTS = [f"<{token}>" for token in range(VOCABULARY)]

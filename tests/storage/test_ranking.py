@@ -7,7 +7,7 @@ import pytest
 
 from actstore_storage.features import ranking
 from actstore_storage.features.entries import Entries
-from actstore_storage.features.ranking import LoadedRun, Ranking, places_above, places_at_least
+from actstore_storage.features.ranking import LoadedList, Ranking, places_above, places_at_least
 
 Row = tuple[float, int, int]
 
@@ -31,7 +31,7 @@ def rows_of(found: Entries) -> list[Row]:
     )
 
 
-class CountedRun(LoadedRun):
+class CountedRun(LoadedList):
     """Says how much of it was read."""
 
     rows_read = 0
@@ -104,7 +104,7 @@ def test_little_is_read_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_has_no_ranks() -> None:
-    for found in (Ranking([]), Ranking([LoadedRun(Entries.concatenated([]))])):
+    for found in (Ranking([]), Ranking([LoadedList(Entries.concatenated([]))])):
         assert (found.total, found.maximum, found.above(0.0)) == (0, 0.0, 0)
         assert len(found.all()) == len(found.head(3)) == len(found.at_ranks([])) == 0
         assert list(found.chunks(0.0, 5)) == []

@@ -9,7 +9,8 @@ import torch
 from actstore_api.v1 import capture_pb2
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.features.segments import listed_segments
-from actstore_storage.runs.registry import list_models, token_texts
+from actstore_storage.registry.models import list_models
+from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.training.recipe import Training
 from actstore_worker.training.train import train

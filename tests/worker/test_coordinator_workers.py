@@ -291,7 +291,7 @@ def test_who_asks_for_progress_waits_only_for_what_may_come(lab: Path, bucket: B
 def test_commits_are_folded_while_others_are_still_to_come(
     lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actstore_storage.runs.checkpoint.BLOCKS", (2, 4))
+    monkeypatch.setattr("actstore_storage.upkeep.folding.BLOCKS", (2, 4))
 
     async def work() -> None:
         gate = asyncio.Event()

@@ -10,8 +10,8 @@ from datasketches import kll_floats_sketch
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
+from actstore_storage.format.sketches import SKETCH_K
 from actstore_storage.format.specification import Positions
-from actstore_storage.norms.sketches import SKETCH_K
 from actstore_worker.capture.options import sketch_bytes
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest

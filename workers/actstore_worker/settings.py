@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actstore_storage.bucket.opening import S3Access
+from actstore_storage.bucket.access import S3Access
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.patching.inputs.request import PatchingLimits
 

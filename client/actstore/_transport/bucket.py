@@ -47,26 +47,27 @@ from actstore._transport.base import Backend, Question, Rows
 from actstore._verdict import Verdict
 from actstore_api.records.terms import Failure
 from actstore_storage import errors
-from actstore_storage.bucket import Bucket, opening
+from actstore_storage.bucket import Bucket, access, opening
 from actstore_storage.features import coactivity, sampling
 from actstore_storage.features import examples as windows
 from actstore_storage.features import statistics as features
 from actstore_storage.features import table as feature_table
 from actstore_storage.norms import growth, growth_shapes, revisions, separability
 from actstore_storage.norms import profile as norms
+from actstore_storage.registry import models, saes
 from actstore_storage.rows import export
 from actstore_storage.rows import reading as rows
 from actstore_storage.runs import opening as runs
-from actstore_storage.runs import registry
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import EVERY_ROW, TokenFilter
 from actstore_storage.upkeep import fsck, removal
 
 
 class BucketBackend(Backend):
     def __init__(self, address: str, s3: S3Access | None) -> None:
-        access = opening.S3Access(**asdict(s3)) if s3 else None
+        opened_with = access.S3Access(**asdict(s3)) if s3 else None
         with _in_our_words():
-            self._opened = opening.open_bucket(address, access)
+            self._opened = opening.open_bucket(address, opened_with)
         self.address = self._opened.address
         self._checked = False
 
@@ -74,7 +75,7 @@ class BucketBackend(Backend):
     def _bucket(self) -> Bucket:
         """Looked at when it is first asked: of a mistyped folder every answer would be empty."""
         if not self._checked:
-            opening.check_store(self._opened)
+            runs.check_store(self._opened)
             self._checked = True
         return self._opened
 
@@ -91,7 +92,7 @@ class BucketBackend(Backend):
 
     def list_models(self) -> list[ModelDescription]:
         with _in_our_words():
-            return [_record(ModelDescription, model) for model in registry.list_models(self._bucket)]
+            return [_record(ModelDescription, model) for model in models.list_models(self._bucket)]
 
     def list_sources(self) -> Sources:
         message = f"what the workers find is known to a service, and {self.address} is a bucket without one"
@@ -99,7 +100,7 @@ class BucketBackend(Backend):
 
     def list_saes(self) -> list[SaeDescription]:
         with _in_our_words():
-            return [_record(SaeDescription, sae) for sae in registry.list_saes(self._bucket)]
+            return [_record(SaeDescription, sae) for sae in saes.list_saes(self._bucket)]
 
     def norm_profile(self, question: ProfileQuestion) -> NormProfile:
         chosen: dict[str, Any] = {} if question.quantiles is None else {"quantiles": question.quantiles}
@@ -372,8 +373,8 @@ def _run(snapshot: Snapshot) -> RunDescription:
     )
 
 
-def _filter(query: RowQuery) -> rows.TokenFilter:
-    return rows.TokenFilter(**{field.name: getattr(query, field.name) for field in fields(rows.TokenFilter)})
+def _filter(query: RowQuery) -> TokenFilter:
+    return TokenFilter(**{field.name: getattr(query, field.name) for field in fields(TokenFilter)})
 
 
 def _which_tokens(question: FeatureQuestion) -> dict[str, Any]:
@@ -396,7 +397,7 @@ def _find(snapshot: Snapshot, question: FindQuestion) -> pa.Table:
 
 
 def _active(snapshot: Snapshot, question: ActiveQuestion) -> pa.Table:
-    keep = _filter(question.where) if question.where else rows.EVERY_ROW
+    keep = _filter(question.where) if question.where else EVERY_ROW
     return coactivity.active_features(
         snapshot, question.sae, keep, k=question.k, order=question.order, exclude=question.exclude
     )

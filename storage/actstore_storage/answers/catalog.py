@@ -22,8 +22,9 @@ from actstore_api.records.catalog import (
 from actstore_api.records.terms import ModelReference
 from actstore_storage.answers.store import Store
 from actstore_storage.format.specification import RowFilter, RunRecord, Specification
+from actstore_storage.registry.models import ModelRecord, list_models
+from actstore_storage.registry.saes import list_saes
 from actstore_storage.runs.opening import readable_runs
-from actstore_storage.runs.registry import ModelRecord, list_models, list_saes
 from actstore_storage.runs.snapshot import Snapshot
 
 

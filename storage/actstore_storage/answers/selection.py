@@ -1,7 +1,7 @@
 """Which tokens a question is about, in storage's words."""
 
 from actstore_api.records.activation import TokenSelection
-from actstore_storage.rows.reading import TokenFilter
+from actstore_storage.runs.token_filter import TokenFilter
 
 
 def token_filter(where: TokenSelection | None, exclude: frozenset[str] = frozenset()) -> TokenFilter:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.parquet.row_cache import NOTHING_HELD, HeldRows
+from actstore_storage.parquet.row_cache import NO_CACHE, RowCache
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 
@@ -14,7 +14,7 @@ class Store:
     """A bucket, and rows of it that are held in memory for who asks next."""
 
     bucket: Bucket
-    row_cache: HeldRows = NOTHING_HELD
+    row_cache: RowCache = NO_CACHE
 
     def snapshot(self, run: str) -> Snapshot:
         """What is committed of a run now; each answer looks for itself."""

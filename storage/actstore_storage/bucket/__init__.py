@@ -9,7 +9,10 @@ from contextlib import AbstractContextManager
 
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest, StoreError
+from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject, StoreError
+
+# Requests in flight: small objects on S3 are all latency.
+FETCH_THREADS = 16
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -79,8 +82,16 @@ class Bucket(ABC):
         return True
 
 
+def told_apart(bucket: Bucket, error: Exception, damage: CorruptObject) -> ActstoreError:
+    """Answers the store's own failure behind an error of reading an object; where there is none, the damage."""
+    failure = bucket.store_error(error) if isinstance(error, OSError) else None
+    return failure or damage
+
+
 def check_name(text: str, field: str) -> str:
-    """A name that may become one folder of a key: letters, digits, `.`, `_`, `-`, at most 128, no leading dot."""
+    """Refuses text that may not become one folder of a key: letters, digits, `.`, `_`, `-`, at most 128, no leading
+    dot.
+    """
     if not _NAME.fullmatch(text):
         raise BadRequest(
             f"{field} {text!r} is not a name: use letters, digits, '.', '_' and '-', beginning with a letter or digit, "
@@ -94,12 +105,12 @@ def check_name(text: str, field: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether a foreign name found in a store could be ours."""
+    """Tells whether a foreign name found in a store could be ours."""
     return all(_NAME.fullmatch(part) for part in text.split("/"))
 
 
 def check_key(key: str) -> str:
-    """A key of names between single slashes."""
+    """Refuses text that is no key of a bucket: names between single slashes."""
     for part in key.split("/"):
         check_name(part, "key")
     return key

@@ -23,6 +23,8 @@ _PLACE_TRIES = 20
 
 
 class LocalBucket(Bucket):
+    """A bucket in a folder of this machine."""
+
     def __init__(self, root: Path) -> None:
         """`root` must exist: a mistyped or unmounted path must not quietly become a new, empty store."""
         if not root.is_dir():

@@ -5,14 +5,16 @@ from uuid import uuid4
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import StoreError
-from actstore_storage.format.keys import PROBE
 
+# The folder of the objects that it writes and removes again.
+PROBE = "probe"
 RACERS = 8
 ROUNDS = 3
 
 
 def probe(bucket: Bucket) -> None:
-    """Writes, races writers for one key, reads back, lists and deletes below `probe/`; leaves nothing there.
+    """Tries whether a store is safe to commit to: writes, races writers for one key, reads back, lists and deletes
+    below PROBE; leaves nothing there.
 
     Raises StoreError: STORE_UNSAFE where a conditional put does not have exactly one winner whose bytes stand.
     """

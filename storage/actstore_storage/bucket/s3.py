@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from xml.etree.ElementTree import ParseError
 
 import pyarrow as pa
@@ -24,11 +24,9 @@ from pyarrow import fs
 from urllib3.exceptions import HTTPError
 
 from actstore_storage.bucket import Bucket, check_key, is_key
+from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.s3_connection import NO_OBJECT, NO_S3_ANSWER, Asked, Reached, proxy_for, store_failure
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
-
-if TYPE_CHECKING:
-    from actstore_storage.bucket.opening import S3Access
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 60.0
@@ -52,7 +50,7 @@ Answer = TypeVar("Answer")
 class _S3Store:
     """One prefix of one S3 bucket: its clients, its answers and its errors."""
 
-    def __init__(self, access: "S3Access", name: str, prefix: str) -> None:
+    def __init__(self, access: S3Access, name: str, prefix: str) -> None:
         """Sends nothing yet. `prefix` is empty or a path: the folder of the bucket that is this store."""
         _check_endpoint(access.endpoint)
         _check_bucket(name)
@@ -238,7 +236,7 @@ class S3Bucket(_S3Store, Bucket):
 class _Keys:
     """The keys as they are now, for minio too; the same object for as long as they stay the same."""
 
-    def __init__(self, access: "S3Access") -> None:
+    def __init__(self, access: S3Access) -> None:
         self._file, self._seen = access.credentials_file, (0, 0, 0)
         self._found = Credentials(access.access_key or "none", access.secret_key or "none")
         if not self._file:
@@ -270,7 +268,7 @@ def _checked(keys: Credentials) -> Credentials:
     return keys
 
 
-def _arrow_client(access: "S3Access", keys: Credentials, proxy: str | None) -> fs.S3FileSystem:
+def _arrow_client(access: S3Access, keys: Credentials, proxy: str | None) -> fs.S3FileSystem:
     return fs.S3FileSystem(
         proxy_options=proxy,
         access_key=keys.access_key,

@@ -6,16 +6,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.table import scored, statistics_columns
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_rows
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_rows
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import groups_between
-from actstore_storage.rows.reading import TokenFilter, shard_tokens
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import shard_tokens
 
 FEATURES_SHOWN_MAX = 10_000
 ORDERS = ("mean", "maximum", "active_tokens", "lift")
@@ -30,7 +31,7 @@ def active_features(
     order: str = "mean",
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> pa.Table:
-    """The features most active on chosen tokens: of an id, a sequence, a document, or any mixture.
+    """Finds the features most active on chosen tokens: of an id, a sequence, a document, or any mixture.
 
     Columns feature, active_tokens (of the chosen ones), mean (over all chosen tokens, zeros included), maximum, density
     (over the snapshot), lift: the share of chosen tokens on which it fires over its density. Empty where no token is
@@ -73,7 +74,8 @@ def cofiring_features(
     least_tokens: int = 5,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> pa.Table:
-    """Features g that fire on the same tokens as this one, f, by lift: P(f and g) / (P(f) P(g)), 1 for independence.
+    """Finds features g that fire on the same tokens as this one, f, by lift: P(f and g) / (P(f) P(g)), 1 for
+    independence.
 
     Columns feature, both_tokens, share (P(g | f)), density (P(g)), lift. Of pairs that share fewer than `least_tokens`
     tokens nothing is said, for their lift is mostly chance.
@@ -85,7 +87,7 @@ def cofiring_features(
     size = snapshot.record.specification.sequences_per_shard
     both = np.zeros(reader.d_sae, np.int64)
     for shard in np.unique(entries.sequence // size).tolist():
-        [commit] = snapshot.commits.of_shards(range(shard, shard + 1))
+        [commit] = snapshot.commits.of_each([shard])
         here = entries.take(entries.sequence // size == shard)
         chosen = _rows_at(shard_tokens(snapshot.bucket, commit), here.sequence, here.position)
         for other, _ in _on_rows(snapshot, commit, sae, chosen):

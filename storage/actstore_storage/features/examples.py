@@ -6,17 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from actstore_storage.errors import check_limit
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
 from actstore_storage.format.products import TOKENS
-from actstore_storage.format.tokens import check_limit
 from actstore_storage.parquet.reading import open_product, read_side_by_side
 from actstore_storage.parquet.row_groups import read_between
+from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
-from actstore_storage.runs.registry import token_texts
 
 WINDOW_TOKENS_MAX = 1024
 # A feature with fewer activations has them all read, to see what it does beside its examples; of a denser one the rows
@@ -41,7 +42,7 @@ EXAMPLES = pa.schema(
 
 @dataclass(frozen=True)
 class Window:
-    """How many tokens an example shows before and after its own. Errors: BadRequest beyond WINDOW_TOKENS_MAX."""
+    """The tokens that an example shows before and after its own. Errors: BadRequest beyond WINDOW_TOKENS_MAX."""
 
     tokens_before: int = 12
     tokens_after: int = 6
@@ -54,8 +55,8 @@ class Window:
 def examples_table(
     reader: FeatureReader, feature: int, entries: Entries, window: Window, few_entries: int = FEW_ENTRIES
 ) -> pa.Table:
-    """A row an entry, in their order; `rank` counts from 1. Windows show every token of the sequence that they reach,
-    and the feature on each of them, whatever a question excludes.
+    """Puts the text around each entry. A row an entry, in their order; `rank` counts from 1. Windows show every token
+    of the sequence that they reach, and the feature on each of them, whatever a question excludes.
     """
     snapshot = reader.snapshot
     texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)
@@ -130,7 +131,7 @@ def _stretches(reader: FeatureReader, entries: Entries, window: Window) -> list[
     size = reader.snapshot.record.specification.sequences_per_shard
 
     def look(shard: int) -> list[tuple[int, _Stretch]]:
-        [commit] = reader.snapshot.commits.of_shards(range(shard, shard + 1))
+        [commit] = reader.snapshot.commits.of_each([shard])
         here = np.flatnonzero(entries.sequence // size == shard)
         places = [(int(entries.sequence[i]), int(entries.position[i])) for i in here]
         return list(zip(here.tolist(), _in_shard(reader, commit, places, window), strict=True))
@@ -174,20 +175,30 @@ def _among(every: Entries, entries: Entries, stretches: list[_Stretch]) -> list[
 
 def _from_shards(reader: FeatureReader, feature: int, stretches: list[_Stretch]) -> list[npt.NDArray[np.float32]]:
     """The same, from the shards' own rows."""
-    product, found = features_product(reader.sae), []
-    held: dict[str, dict[int, pa.Table]] = {}
-    for stretch in stretches:
-        values = np.zeros(len(stretch.tokens), np.float32)
-        last = stretch.first_row + len(values) - 1
-        key = stretch.commit.objects[product].key
-        with open_product(reader.snapshot.bucket, stretch.commit, product) as file:
-            names = ("row", "feature", "activation")
-            _, rows = read_between(file, "row", stretch.first_row, last, names, held.setdefault(key, {}))
-        row = rows["row"].to_numpy()
-        here = (row >= stretch.first_row) & (row <= last) & (rows["feature"].to_numpy() == feature)
-        values[row[here] - stretch.first_row] = rows["activation"].to_numpy()[here]
-        found.append(values)
-    return found
+    product = features_product(reader.sae)
+    by_shard: dict[int, list[int]] = {}
+    for place, stretch in enumerate(stretches):
+        by_shard.setdefault(stretch.commit.shard, []).append(place)
+
+    def read(places: list[int]) -> list[tuple[int, npt.NDArray[np.float32]]]:
+        held: dict[int, pa.Table] = {}
+        with open_product(reader.snapshot.bucket, stretches[places[0]].commit, product) as file:
+            return [(place, _on_stretch(file, feature, stretches[place], held)) for place in places]
+
+    found = dict(one for part in read_side_by_side(read, by_shard.values()) for one in part)
+    return [found[place] for place in range(len(stretches))]
+
+
+def _on_stretch(
+    file: pq.ParquetFile, feature: int, stretch: _Stretch, held: dict[int, pa.Table]
+) -> npt.NDArray[np.float32]:
+    values = np.zeros(len(stretch.tokens), np.float32)
+    last = stretch.first_row + len(values) - 1
+    _, rows = read_between(file, "row", stretch.first_row, last, ("row", "feature", "activation"), held)
+    row = rows["row"].to_numpy()
+    here = (row >= stretch.first_row) & (row <= last) & (rows["feature"].to_numpy() == feature)
+    values[row[here] - stretch.first_row] = rows["activation"].to_numpy()[here]
+    return values
 
 
 def _keys(sequence: npt.NDArray[np.int64], position: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """A feature's activations in order of strength, without reading more of them than a question needs.
 
-Activations lie in several runs, each sorted: one a segment of the index and token class. A rank over all of them is
+Activations lie in several lists, each sorted: one a segment of the index and token class. A rank over all of them is
 found by bisection, so that asking for k of them costs about k reads and not the corpus.
 """
 
@@ -18,8 +18,10 @@ Ranks = Sequence[int] | npt.NDArray[np.int64]
 FEW = 16_384
 
 
-class SortedRun(Protocol):
-    """Strongest first, ties by sequence, then position. `maximum` may be known without a read."""
+class SortedList(Protocol):
+    """Activations of a feature on tokens of one class, from one place. Strongest first, ties by sequence, then
+    position. `maximum` may be known without a read.
+    """
 
     @property
     def count(self) -> int: ...
@@ -39,7 +41,7 @@ class SortedRun(Protocol):
         """From `first` to before `last`."""
 
 
-class LoadedRun:
+class LoadedList:
     """Entries in memory; they are in order."""
 
     def __init__(self, entries: Entries) -> None:
@@ -61,28 +63,28 @@ class LoadedRun:
 
 
 class Ranking:
-    """All of them: rank 0 is the strongest, ties by sequence, then position."""
+    """A feature's activations from several lists as one: rank 0 is the strongest, ties by sequence, then position."""
 
-    def __init__(self, runs: Sequence[SortedRun]) -> None:
-        self._runs = sorted((run for run in runs if run.count), key=lambda run: -run.maximum)
-        self.total = sum(run.count for run in self._runs)
-        self.maximum = self._runs[0].maximum if self._runs else 0.0
+    def __init__(self, lists: Sequence[SortedList]) -> None:
+        self._lists = sorted((each for each in lists if each.count), key=lambda each: -each.maximum)
+        self.total = sum(each.count for each in self._lists)
+        self.maximum = self._lists[0].maximum if self._lists else 0.0
 
     def above(self, value: float) -> int:
         """How many are greater than `value`."""
-        return sum(run.above(value) for run in self._runs)
+        return sum(each.above(value) for each in self._lists)
 
     def head(self, count: int) -> Entries:
         """The strongest, in order."""
         best = Entries.concatenated([])
-        for run in self._runs:
-            if len(best) == count and run.maximum < best.activation[-1]:
-                break  # no run that follows has anything stronger
-            best = Entries.concatenated([best, run.read(0, min(count, run.count))]).in_order().take(slice(count))
+        for each in self._lists:
+            if len(best) == count and each.maximum < best.activation[-1]:
+                break  # no list that follows has anything stronger
+            best = Entries.concatenated([best, each.read(0, min(count, each.count))]).in_order().take(slice(count))
         return best
 
     def all(self) -> Entries:
-        return Entries.concatenated([run.read(0, run.count) for run in self._runs]).in_order()
+        return Entries.concatenated([each.read(0, each.count) for each in self._lists]).in_order()
 
     def at_ranks(self, ranks: Ranks) -> Entries:
         """Those of these ranks, in the ranks' order. Errors: IndexError for a rank that there is not."""
@@ -95,31 +97,31 @@ class Ranking:
     def chunks(self, threshold: float, size: int) -> Iterator[Entries]:
         """Those greater than `threshold`, strongest first, in chunks of about `size`: ties stay together."""
         wanted = self.above(threshold)
-        done, read = [0] * len(self._runs), 0
+        done, read = [0] * len(self._lists), 0
         while read < wanted:
             value = self._value(min(wanted, read + size) - 1)
-            ends = [run.at_least(value) for run in self._runs]
-            parts = [run.read(*ends) for run, *ends in zip(self._runs, done, ends, strict=True)]
+            ends = [each.at_least(value) for each in self._lists]
+            parts = [each.read(*ends) for each, *ends in zip(self._lists, done, ends, strict=True)]
             done, read = ends, sum(ends)
             yield Entries.concatenated(parts).in_order()
 
     def _at_rank(self, rank: int) -> Entries:
-        if len(self._runs) == 1:
-            return self._runs[0].read(rank, rank + 1)
+        if len(self._lists) == 1:
+            return self._lists[0].read(rank, rank + 1)
         value = self._value(rank)
-        ties = [run.read(run.above(value), run.at_least(value)) for run in self._runs]
+        ties = [each.read(each.above(value), each.at_least(value)) for each in self._lists]
         place = rank - self.above(value)
         return Entries.concatenated(ties).in_order().take(slice(place, place + 1))
 
     def _value(self, rank: int) -> float:
         """The activation of that rank. Bits of positive floats ascend with their values, so their integers bisect."""
-        if len(self._runs) == 1:
-            return self._runs[0].at(rank)
+        if len(self._lists) == 1:
+            return self._lists[0].at(rank)
         low, high = 0, int(np.float32(self.maximum).view(np.uint32))
         while low < high:  # the largest value of which there are more than `rank` at least as large
             middle = (low + high + 1) // 2
             value = _float(middle)
-            if sum(run.at_least(value) for run in self._runs) > rank:
+            if sum(each.at_least(value) for each in self._lists) > rank:
                 low = middle
             else:
                 high = middle - 1
@@ -131,9 +133,10 @@ def _float(bits: int) -> float:
 
 
 def places_above(activation: npt.NDArray[np.float32], value: float) -> int:
-    """In descending order, how many are greater. Compared as float64: float32 would round `value` first."""
+    """Counts the activations, in descending order, above a value. Compared as float64: float32 would round `value`."""
     return bisect_left(activation, -value, key=lambda one: -float(one))
 
 
 def places_at_least(activation: npt.NDArray[np.float32], value: float) -> int:
+    """Counts the activations, in descending order, that are at least a value."""
     return bisect_right(activation, -value, key=lambda one: -float(one))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,23 +12,25 @@ import pyarrow.parquet as pq
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.features.entries import Entries
-from actstore_storage.features.ranking import LoadedRun, Ranking, SortedRun, places_above, places_at_least
-from actstore_storage.features.segments import ClassCounts, SegmentReader, chosen_segments, class_numbers
-from actstore_storage.format.commit import TOKEN_CLASSES, Commit
+from actstore_storage.features.ranking import LoadedList, Ranking, SortedList, places_above, places_at_least
+from actstore_storage.features.segments import ClassCounts, SegmentReader, chosen_segments
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product, statistics_product
-from actstore_storage.format.tokens import kept_classes
+from actstore_storage.format.tokens import TOKEN_CLASSES, kept_numbers, numbers_of_names, token_classes
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import groups_between
-from actstore_storage.rows.reading import TokenFilter, shard_tokens
-from actstore_storage.runs.feature_index import token_classes
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import shard_tokens
 
 # What a question with a filter looks through at most: it reads every activation of its feature.
 FILTERED_ENTRIES_MAX = 50_000_000
 
 
 class FeatureReader:
-    """Opened once for many questions about one snapshot. Errors: SAE_NOT_FOUND."""
+    """Reads an SAE's features from a snapshot's segments and loose shards. Opened once for many questions about one
+    snapshot. Errors: SAE_NOT_FOUND.
+    """
 
     def __init__(self, snapshot: Snapshot, sae: str) -> None:
         self.snapshot, self.sae = snapshot, sae
@@ -37,14 +38,14 @@ class FeatureReader:
         self.segments = [
             SegmentReader(snapshot.bucket, segment, self.d_sae) for segment in chosen_segments(snapshot, sae)
         ]
-        self._held: tuple[int, list[tuple[int, SortedRun]]] = -1, []
+        self._held: tuple[int, list[tuple[int, SortedList]]] = -1, []
 
     @cached_property
     def loose(self) -> list[Commit]:
         """The shards that no segment holds."""
         held = [reader.segment.shards for reader in self.segments]
         shards = [shard for shard in self.snapshot.shards.tolist() if not any(shard in other for other in held)]
-        return [commit for shard in shards for commit in self.snapshot.commits.of_shards(range(shard, shard + 1))]
+        return list(self.snapshot.commits.of_each(shards))
 
     def check(self, feature: int) -> None:
         """Errors: FEATURE_OUT_OF_RANGE."""
@@ -62,10 +63,10 @@ class FeatureReader:
         self.check(feature)
         if keep is not None:
             keep.check(self.snapshot.record)
-        runs = self._runs(feature, exclude | (keep.exclude if keep else frozenset()))
+        lists = self._lists(feature, exclude | (keep.exclude if keep else frozenset()))
         if keep is None:
-            return Ranking(runs)
-        entries = Ranking(runs)
+            return Ranking(lists)
+        entries = Ranking(lists)
         if entries.total > FILTERED_ENTRIES_MAX:
             raise BadRequest(
                 f"feature {feature} has {entries.total:,} activations, and a filter looks through "
@@ -76,37 +77,39 @@ class FeatureReader:
                 allowed=f"0 to {FILTERED_ENTRIES_MAX}",
             )
         found = entries.all()
-        return Ranking([LoadedRun(found.take(keep.mask_of(found)))])
+        return Ranking([LoadedList(found.take(keep.mask_of(found)))])
 
     def counts(self, feature: int, exclude: frozenset[str]) -> tuple[int, float, float]:
         """Activations that count, the largest, and their sum."""
         self.check(feature)
-        kept = _numbers(exclude)
-        runs = self._runs(feature, exclude)
+        kept = kept_numbers(exclude)
+        lists = self._lists(feature, exclude)
         total = sum(float(reader.counts.sum[feature, kept].sum()) for reader in self.segments)
-        total += sum(run.sum for run in runs if isinstance(run, ShardRun))
-        return sum(run.count for run in runs), max((run.maximum for run in runs if run.count), default=0.0), total
+        total += sum(each.sum for each in lists if isinstance(each, ShardList))
+        return (
+            sum(each.count for each in lists),
+            max((each.maximum for each in lists if each.count), default=0.0),
+            total,
+        )
 
     @cached_property
     def class_counts(self) -> ClassCounts:
         """Of every feature."""
         found = ClassCounts.none(self.d_sae)
         for reader in self.segments:
-            found.count[:] += reader.counts.count
-            found.sum[:] += reader.counts.sum
-            np.maximum(found.maximum, reader.counts.maximum, out=found.maximum)
+            found.merge(reader.counts)
         for commit in self.loose:
             found.add(shard_statistics(self.snapshot, commit, self.sae))
         return found
 
-    def _runs(self, feature: int, exclude: frozenset[str]) -> list[SortedRun]:
+    def _lists(self, feature: int, exclude: frozenset[str]) -> list[SortedList]:
         """What was read of the last feature is kept for the next question about it."""
         if self._held[0] != feature:
-            found = [numbered for reader in self.segments for numbered in reader.runs(feature)]
+            found = [numbered for reader in self.segments for numbered in reader.lists(feature)]
             shards = [ShardFeature(self.snapshot, commit, self.sae, feature) for commit in self.loose]
-            self._held = feature, [*found, *(numbered for shard in shards for numbered in shard.runs())]
-        kept = _numbers(exclude)
-        return [run for number, run in self._held[1] if number in kept]
+            self._held = feature, [*found, *(numbered for shard in shards for numbered in shard.lists())]
+        kept = kept_numbers(exclude)
+        return [found for number, found in self._held[1] if number in kept]
 
 
 class ShardFeature:
@@ -115,13 +118,13 @@ class ShardFeature:
     def __init__(self, snapshot: Snapshot, commit: Commit, sae: str, feature: int) -> None:
         self._snapshot, self._commit, self._sae, self._feature = snapshot, commit, sae, feature
 
-    def runs(self) -> Iterator[tuple[int, "ShardRun"]]:
+    def lists(self) -> Iterator[tuple[int, "ShardList"]]:
         """Of each token class that has any, its number and rows."""
         with open_product(self._snapshot.bucket, self._commit, statistics_product(self._sae)) as file:
             found = rows_of_feature(file, self._feature)
         for row in found.to_pylist():
             name = row["token_class"]
-            yield TOKEN_CLASSES.index(name), ShardRun(self, name, row["count"], row["maximum"], row["sum"])
+            yield TOKEN_CLASSES.index(name), ShardList(self, name, row["count"], row["maximum"], row["sum"])
 
     @cached_property
     def by_class(self) -> dict[str, Entries]:
@@ -133,8 +136,8 @@ class ShardFeature:
 
 
 @dataclass(frozen=True)
-class ShardRun:
-    """One token class of it."""
+class ShardList:
+    """A feature's activations on tokens of one class in one shard."""
 
     shard: ShardFeature
     token_class: str
@@ -160,27 +163,23 @@ class ShardRun:
 
 
 def with_tokens(index_rows: pa.Table, tokens: pa.Table) -> Entries:
-    """Rows of a shard's index, with its tokens beside them."""
+    """Puts a shard's tokens beside rows of its index."""
     rows = index_rows["row"].to_numpy()
     beside = (tokens[name].to_numpy()[rows] for name in ("sequence", "position", "document", "token", "flags"))
     return Entries(index_rows["activation"].to_numpy(), *beside)
 
 
 def shard_statistics(snapshot: Snapshot, commit: Commit, sae: str) -> dict[str, npt.NDArray[Any]]:
-    """Rows of `statistics-<sae>`, with the token class's number in place of its name."""
+    """Reads a shard's `statistics-<sae>`, with the token class's number in place of its name."""
     with open_product(snapshot.bucket, commit, statistics_product(sae)) as file:
         table = file.read()
     columns = {name: table[name].to_numpy() for name in ("feature", "count", "maximum", "sum")}
-    return columns | {"token_class": class_numbers(table["token_class"].to_numpy())}
+    return columns | {"token_class": numbers_of_names(table["token_class"].to_numpy())}
 
 
 def rows_of_feature(file: pq.ParquetFile, feature: int, end: int | None = None) -> pa.Table:
-    """From a file sorted by `feature`: the rows of this one, or of those from it to before `end`."""
+    """Reads, from a file sorted by `feature`, the rows of this one, or of those from it to before `end`."""
     last = feature if end is None else end - 1
     groups = groups_between(file, "feature", feature, last)
     table = file.read_row_groups(list(groups), use_threads=False)
     return table.filter(pc.and_(pc.greater_equal(table["feature"], feature), pc.less_equal(table["feature"], last)))
-
-
-def _numbers(exclude: frozenset[str]) -> list[int]:
-    return [TOKEN_CLASSES.index(name) for name in kept_classes(exclude)]

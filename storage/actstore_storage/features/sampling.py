@@ -12,18 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.examples import Window, examples_table
 from actstore_storage.features.ranking import Ranking
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_rows
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_rows
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import read_between
-from actstore_storage.rows.reading import TokenFilter, shard_tokens
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import shard_tokens
 
 METHODS = ("top", "range", "rank", "quantile", "activating", "positions")
 EXAMPLES_MAX = 1000
@@ -79,7 +80,9 @@ def sample_examples(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> pa.Table:
-    """Columns as of `top_examples`; empty for a feature that never fires, except by positions."""
+    """Chooses examples of a feature, and shows the text around them. Columns as of `top_examples`; empty for a feature
+    that never fires, except by positions.
+    """
     return _examples(FeatureReader(snapshot, sae), feature, sample, window or Window(), exclude, keep)
 
 
@@ -93,7 +96,7 @@ def sample_many(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> pa.Table:
-    """The examples of several features, one after another; a first column `feature` says which."""
+    """Chooses examples of several features, one after another; a first column `feature` says which."""
     check_limit(len(features), FEATURES_AT_ONCE_MAX, "features")
     each = sample.k * (sample.bins if sample.method == "quantile" else 1)
     check_limit(len(features) * each, EXAMPLES_AT_ONCE_MAX, "features * examples")
@@ -122,7 +125,7 @@ def _examples(
 
 
 def strongest(ranking: Ranking, k: int) -> Entries:
-    """The k strongest, each of another sequence."""
+    """Takes the k strongest activations, each of another sequence."""
     wanted = k * _HEAD_FACTOR
     while True:
         head = ranking.head(wanted)

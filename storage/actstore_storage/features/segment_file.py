@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.errors import CorruptObject, corrupt_object, damaged
 from actstore_storage.features.entries import COLUMNS, Entries
-from actstore_storage.format.commit import ObjectRecord
-from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS
+from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS, ObjectRecord
 from actstore_storage.parquet.pages import page_at
 from actstore_storage.parquet.reading import open_record, open_source, reading_errors
 
@@ -113,7 +112,7 @@ class SegmentFile:
             self._source.seek(begin)
             data = self._source.read_buffer(end - begin)
         if len(data) != end - begin:
-            raise self._corrupt("it ends before its rows do")
+            raise self._damaged("it ends before its rows do")
         return memoryview(data).cast("B")
 
     def _column(self, chunk: memoryview, kind: type[np.generic], compressed: bool) -> npt.NDArray[Any]:
@@ -126,11 +125,10 @@ class SegmentFile:
             stored = np.int32 if kind is np.uint8 else kind
             return np.frombuffer(values, stored, page.values).astype(kind, copy=False)
         except (ValueError, OSError) as error:
-            raise self._corrupt(f"a page cannot be decoded: {error}") from error
+            raise self._damaged(f"a page cannot be decoded: {error}") from error
 
-    def _corrupt(self, what: str) -> CorruptObject:
-        message = f"object {self.record.key} of {self._owner} is damaged: {what}"
-        return CorruptObject(message, field="object", value=self.record.key)
+    def _damaged(self, what: str) -> CorruptObject:
+        return damaged(self.record.key, what, owner=self._owner)
 
 
 @lru_cache(_PLACES_KEPT)
@@ -177,8 +175,7 @@ def _as_recorded(record: ObjectRecord, owner: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        message = f"object {record.key} of {owner} is no index: {error}"
-        raise CorruptObject(message, field="object", value=record.key) from error
+        raise corrupt_object(record.key, f"object {record.key} of {owner} is no index: {error}") from error
 
 
 def _make_room(held: dict[int, Any], needed: range = range(0)) -> None:

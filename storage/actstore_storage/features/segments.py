@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.errors import corrupt_object
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.segment_file import SegmentFile
-from actstore_storage.format.commit import TOKEN_CLASSES, ObjectRecord
+from actstore_storage.format.blocks import holds_all, largest_apart, listed_blocks
 from actstore_storage.format.keys import segment_key, segments_folder
-from actstore_storage.format.products import SEGMENT_GROUP_ROWS
-from actstore_storage.format.records import seal, unseal
+from actstore_storage.format.products import SEGMENT_GROUP_ROWS, ObjectRecord
+from actstore_storage.format.records import as_record, seal, unseal
+from actstore_storage.format.tokens import TOKEN_CLASSES, numbers_of_names
 from actstore_storage.parquet.reading import open_record
 from actstore_storage.runs.snapshot import Snapshot
 
@@ -43,7 +44,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Segment:
-    """`runs/<run>/index/<sae>/segments/<first>-<last>.json`. Parts are in order of feature and cover all of them."""
+    """The index of a range of shards: a manifest that names its objects. Parts are in order of feature and cover all of
+    them. It lies under `runs/<run>/index/<sae>/segments/<first>-<last>.json`.
+    """
 
     run: str
     sae: str
@@ -79,16 +82,7 @@ class Segment:
     @classmethod
     def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Segment":
         """`sealed`: with its own hash, or it is damaged. Errors: CorruptObject."""
-        return unseal(data, key, cls._of, sealed=sealed)
-
-    @classmethod
-    def _of(cls, fields: dict[str, Any]) -> "Segment":
-        parts = [
-            Part(part["first_feature"], part["end_feature"], ObjectRecord(**part["object"]))
-            for part in fields.pop("parts")
-        ]
-        fields |= {name: ObjectRecord(**fields[name]) for name in ("statistics", "token_counts")}
-        return cls(**fields, parts=tuple(parts))
+        return unseal(data, key, lambda fields: as_record(fields, cls), sealed=sealed)
 
 
 @dataclass(frozen=True)
@@ -111,6 +105,12 @@ class ClassCounts:
         np.maximum.at(self.maximum, place, table["maximum"])
         np.add.at(self.sum, place, table["sum"])
 
+    def merge(self, other: "ClassCounts") -> None:
+        """Adds what another range of shards says."""
+        self.count[:] += other.count
+        self.sum[:] += other.sum
+        np.maximum(self.maximum, other.maximum, out=self.maximum)
+
     def rows_before(self, feature: int) -> npt.NDArray[np.int64]:
         """[token classes]: rows of smaller features, and of this one's classes before, where all lie in order."""
         first = feature * len(TOKEN_CLASSES)
@@ -132,20 +132,20 @@ class SegmentReader:
     def counts(self) -> ClassCounts:
         return _counts(self._bucket, self.segment.statistics, self.segment.owner, self._d_sae)
 
-    def runs(self, feature: int) -> list[tuple[int, "StoredRun"]]:
+    def lists(self, feature: int) -> list[tuple[int, "StoredList"]]:
         """Of each token class that has any, its number and rows."""
         part, counts = self.segment.part_of(feature), self.counts
         file = SegmentFile(self._bucket, part.object, self.segment.owner)
         before = counts.rows_before(feature) - counts.rows_before(part.first_feature)[0]
         return [
-            (number, StoredRun(file, int(before[number]), int(count), float(counts.maximum[feature, number])))
+            (number, StoredList(file, int(before[number]), int(count), float(counts.maximum[feature, number])))
             for number, count in enumerate(counts.count[feature])
             if count
         ]
 
 
-class StoredRun:
-    """A stretch of a part's rows, sorted; reads the row groups that it is asked for."""
+class StoredList:
+    """A sorted stretch of a part's rows; reads the row groups that it is asked for."""
 
     def __init__(self, file: SegmentFile, first: int, count: int, maximum: float) -> None:
         self._file, self._first = file, first
@@ -191,44 +191,33 @@ class StoredRun:
 
 
 def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
-    """The largest of those whose shards the snapshot has, no shard twice, in order of shard.
+    """Reads the largest segments whose shards the snapshot has, no shard twice, in order of shard.
 
     Of a complete run that is one, which is asked for by its name: the others need not be listed.
     """
     if snapshot.complete:
         with suppress(KeyError):
             return [read_segment(snapshot, sae, range(snapshot.record.shards_total))]
-    chosen: list[range] = []
-    for shards in sorted(listed_segments(snapshot.bucket, snapshot.record.run, sae), key=len, reverse=True):
-        first, last = np.searchsorted(snapshot.shards, [shards.start, shards.stop])
-        apart = not any(shards.start < other.stop and other.start < shards.stop for other in chosen)
-        if apart and last - first == len(shards):
-            chosen.append(shards)
-    return [read_segment(snapshot, sae, shards) for shards in sorted(chosen, key=lambda shards: shards.start)]
+    listed = listed_segments(snapshot.bucket, snapshot.record.run, sae)
+    whole = [shards for shards in listed if holds_all(snapshot.shards, shards)]
+    return [read_segment(snapshot, sae, shards) for shards in largest_apart(whole)]
 
 
 def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:
-    found = []
-    for key in bucket.keys(segments_folder(run, sae)):
-        first, separator, last = key.rpartition("/")[2].removesuffix(".json").partition("-")
-        if key.endswith(".json") and separator and first.isdigit() and last.isdigit() and int(last) >= int(first):
-            found.append(range(int(first), int(last) + 1))
-    return found
+    """Lists the segments that are there, by their shards."""
+    return listed_blocks(bucket, segments_folder(run, sae), ".json")
 
 
 def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
-    """Errors: CorruptObject for what is no manifest, or one of another run; KeyError for none."""
+    """Reads the manifest of a segment. Errors: CorruptObject for what is no manifest, or one of another run; KeyError
+    for none.
+    """
     key = segment_key(snapshot.record.run, sae, shards)
     segment = _parsed(snapshot.bucket.get(key), key, snapshot.record.sealed)
     found = segment.run, segment.sae, segment.specification_sha256, segment.shards
     if found != (snapshot.record.run, sae, snapshot.record.specification_sha256, shards):
-        raise CorruptObject(f"{key} is an index of something else: {found}", field="object", value=key)
+        raise corrupt_object(key, f"{key} is an index of something else: {found}")
     return segment
-
-
-def class_numbers(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
-    numbers = {name: number for number, name in enumerate(TOKEN_CLASSES)}
-    return np.array([numbers[name] for name in names], np.int64)
 
 
 @lru_cache(_MANIFESTS_KEPT)
@@ -243,5 +232,5 @@ def _counts(bucket: Bucket, record: ObjectRecord, owner: str, d_sae: int) -> Cla
         table = file.read()
     columns = {name: table[name].to_numpy() for name in ("feature", "count", "maximum", "sum")}
     found = ClassCounts.none(d_sae)
-    found.add(columns | {"token_class": class_numbers(table["token_class"].to_numpy())})
+    found.add(columns | {"token_class": numbers_of_names(table["token_class"].to_numpy())})
     return found

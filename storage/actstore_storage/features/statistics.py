@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.entries import COLUMNS
 from actstore_storage.features.examples import Window
 from actstore_storage.features.ranking import Ranking
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sampling import Sample, sample_examples
 from actstore_storage.format.products import SEGMENT_FORMAT
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_classes
-from actstore_storage.rows.reading import TokenFilter, at_least_one
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_classes
+from actstore_storage.parquet.reading import at_least_one
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
 
 BINS_MAX = 10_000
 ROWS_AT_ONCE = 65_536
@@ -24,7 +25,9 @@ ENTRIES = pa.schema([SEGMENT_FORMAT.schema.field(name) for name in COLUMNS])
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """As in feature.proto. `histogram` has columns low, high, count: bin i holds low < activation <= high."""
+    """How often and how hard one feature fires. As in feature.proto. `histogram` has columns low, high, count: bin i
+    holds low < activation <= high.
+    """
 
     tokens: int
     active_tokens: int
@@ -45,7 +48,8 @@ def top_examples(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> pa.Table:
-    """A row an example, strongest first and at most one from a sequence; ties by sequence, then position.
+    """Finds the strongest examples of a feature. A row an example, strongest first and at most one from a sequence;
+    ties by sequence, then position.
 
     `rank` counts from 1. Excluded tokens, and those that `keep` leaves out, start no example, and are shown in windows
     all the same.
@@ -62,7 +66,9 @@ def feature_statistics(
     bins: int = 40,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> FeatureStatistics:
-    """`bins` equal bins between 0 and the maximum. All numbers are 0 for a feature that never fires."""
+    """Tells how often and how hard a feature fires. `bins` equal bins between 0 and the maximum. All numbers are 0 for
+    a feature that never fires.
+    """
     check_limit(bins, BINS_MAX, "bins")
     kept = kept_classes(exclude)
     reader = FeatureReader(snapshot, sae)
@@ -87,7 +93,9 @@ def feature_rows(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Every activation greater than `threshold`, strongest first: columns as of ENTRIES. One empty batch for none."""
+    """Reads every activation greater than `threshold`, strongest first: columns as of ENTRIES. One empty batch for
+    none.
+    """
     if not 0 <= threshold < np.inf:
         raise BadRequest(f"threshold is {threshold}", field="threshold", value=threshold, allowed="0 or more")
     ranking = FeatureReader(snapshot, sae).ranking(feature, exclude, keep)
@@ -102,7 +110,9 @@ def feature_rows(
 
 
 def histogram(ranking: Ranking, bins: int) -> pa.Table:
-    """Columns low, high, count; no rows where there is no activation."""
+    """Counts a feature's activations in equal bins from 0 to the largest. Columns low, high, count; no rows where there
+    is no activation.
+    """
     edges = np.linspace(0.0, ranking.maximum, bins + 1) if ranking.total else np.zeros(1)
     above = np.array([ranking.above(float(edge)) for edge in edges], np.int64)
     counts = above[:-1] - above[1:]

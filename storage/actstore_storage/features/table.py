@@ -9,12 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.features.reader import FeatureReader
-from actstore_storage.format.commit import TOKEN_CLASSES
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_classes, kept_rows
+from actstore_storage.features.sources import PART_ROWS, Sources, feature_ranges, token_counts
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_classes, kept_numbers, kept_rows
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.upkeep.merging import PART_ROWS, Sources, feature_ranges, token_counts
 
 FEATURES_MAX = 1_000_000
 # So many features are read one by one rather than all of the SAE's.
@@ -69,7 +68,8 @@ class TokenR2:
 def feature_table(
     snapshot: Snapshot, sae: str, search: FeatureSearch | None = None, *, exclude: frozenset[str] = DEFAULT_EXCLUSION
 ) -> pa.Table:
-    """Columns feature, active_tokens, density, maximum, mean_when_active, and token_r2 (corrected) where it is wanted.
+    """Finds features by their statistics. Columns feature, active_tokens, density, maximum, mean_when_active, and
+    token_r2 (corrected) where it is wanted.
 
     Ties in order of feature; features whose statistic is no number come last.
     """
@@ -94,7 +94,9 @@ def feature_table(
 
 
 def token_r2(snapshot: Snapshot, sae: str, feature: int, *, exclude: frozenset[str] = DEFAULT_EXCLUSION) -> TokenR2:
-    """Reads the feature's activations and how often each token occurs."""
+    """Computes how much of a feature its token alone explains. Reads the feature's activations and how often each token
+    occurs.
+    """
     reader = FeatureReader(snapshot, sae)
     return _token_r2_of_one(reader, feature, exclude, _kept_counts(reader, exclude))
 
@@ -128,7 +130,7 @@ class ManyTokenR2:
 
 
 def token_r2_of_all(reader: FeatureReader, exclude: frozenset[str], part_rows: int = PART_ROWS) -> ManyTokenR2:
-    """Features together, as many at a time as have `part_rows` activations."""
+    """Computes `token_r2` of every feature. Features together, as many at a time as have `part_rows` activations."""
     snapshot = reader.snapshot
     sources = Sources(snapshot, reader.sae, range(snapshot.record.shards_total))
     counts = _kept_counts(reader, exclude)
@@ -149,9 +151,9 @@ def token_r2_of_all(reader: FeatureReader, exclude: frozenset[str], part_rows: i
 
 
 def statistics_columns(reader: FeatureReader, exclude: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
-    kept = kept_classes(exclude)
-    numbers = [TOKEN_CLASSES.index(name) for name in kept]
-    tokens = sum(reader.snapshot.tokens_by_class.get(name, 0) for name in kept)
+    """Computes each feature's statistics but `token_r2`, over the tokens that count."""
+    numbers = kept_numbers(exclude)
+    tokens = sum(reader.snapshot.tokens_by_class.get(name, 0) for name in kept_classes(exclude))
     counts = reader.class_counts
     active = counts.count[:, numbers].sum(axis=1)
     total = counts.sum[:, numbers].sum(axis=1)
@@ -204,7 +206,7 @@ def _r2(
 
 
 def scored(table: pa.Table, k: int, by: str) -> pa.Table:
-    """The k rows that are largest by a column; ties in the table's order."""
+    """Takes the k rows that are largest by a column; ties in the table's order."""
     order = pc.sort_indices(
         table.append_column("_row", pa.array(range(len(table)))), [(by, "descending"), ("_row", "ascending")]
     )

@@ -2,6 +2,7 @@
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
+from actstore_storage.format.blocks import block_name
 
 RUNS = "runs"
 MODELS = "models"
@@ -9,14 +10,12 @@ TOKENIZERS = "tokenizers"
 SAES = "saes"
 WANTED = "captures"
 KEPT = "sweeps"
-# Of objects that the start-up probe writes and removes again.
-PROBE = "probe"
 # What a store that was used has some of.
 TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, KEPT)
 
 
 def storage_name(name: str, field: str) -> str:
-    """A model's or SAE's name as one folder: a hub id's `/` becomes `--`, as in the hub's own cache.
+    """Makes a model's or SAE's name one folder: a hub id's `/` becomes `--`, as in the hub's own cache.
 
     Hub ids never contain `--`; refusing it elsewhere too keeps two names from sharing a folder.
     """
@@ -53,11 +52,13 @@ def checkpoints_folder(run: str) -> str:
 
 
 def checkpoint_key(run: str, shards: range) -> str:
-    return f"{checkpoints_folder(run)}/{shards.start:08d}-{shards.stop - 1:08d}.parquet"
+    return f"{checkpoints_folder(run)}/{block_name(shards)}.parquet"
 
 
 def checkpoint_sketches_key(run: str, shards: range) -> str:
-    """Beside the checkpoint, and under a name that no reader of checkpoints takes for one."""
+    """Names the sketches of a checkpoint. Beside the checkpoint, and under a name that no reader of checkpoints takes
+    for one.
+    """
     return f"{checkpoint_key(run, shards).removesuffix('.parquet')}.norm-sketches.parquet"
 
 
@@ -66,16 +67,18 @@ def indexes_folder(run: str) -> str:
 
 
 def segments_folder(run: str, sae: str) -> str:
-    """Of manifests alone: readers list it, and shall not list the objects as well, of which there are many."""
+    """Names the folder of an index's manifests. Of manifests alone: readers list it, and shall not list the objects as
+    well, of which there are many.
+    """
     return f"{indexes_folder(run)}/{storage_name(sae, 'sae')}/segments"
 
 
 def segment_key(run: str, sae: str, shards: range) -> str:
-    return f"{segments_folder(run, sae)}/{shards.start:08d}-{shards.stop - 1:08d}.json"
+    return f"{segments_folder(run, sae)}/{block_name(shards)}.json"
 
 
 def merge_folder(run: str, sae: str, shards: range, attempt: str) -> str:
-    folder = check_name(f"{shards.start:08d}-{shards.stop - 1:08d}-{check_name(attempt, 'attempt')}", "attempt")
+    folder = check_name(f"{block_name(shards)}-{check_name(attempt, 'attempt')}", "attempt")
     return f"{indexes_folder(run)}/{storage_name(sae, 'sae')}/objects/{folder}"
 
 
@@ -110,7 +113,9 @@ def token_texts_key(tokenizer_sha256: str) -> str:
 
 
 def old_token_texts_key(tokenizer_sha256: str) -> str:
-    """Before format version 4. It was created if absent, so texts by another rule could not take its name."""
+    """Names the texts of before format version 4. They were created if absent, so texts by another rule could not take
+    this name.
+    """
     return f"{_tokenizer_folder(tokenizer_sha256)}/texts.parquet"
 
 
@@ -119,7 +124,7 @@ def _tokenizer_folder(tokenizer_sha256: str) -> str:
 
 
 def sae_products(sae: str) -> tuple[str, str, str]:
-    """What a shard has of an SAE."""
+    """Names the objects that a shard has of an SAE."""
     return features_product(sae), index_product(sae), statistics_product(sae)
 
 
@@ -132,12 +137,14 @@ def sae_key(sae: str) -> str:
 
 
 def sae_files_folder(sae: str, sha256: str) -> str:
-    """Named by its content, so that a run finds the SAE that it was made with whatever the name stands for later."""
+    """Names the folder of an SAE's files. Named by its content, so that a run finds the SAE that it was made with
+    whatever the name stands for later.
+    """
     return f"{sae_folder(sae)}/files/{check_name(sha256, 'sha256')}"
 
 
 def sae_files_key(sae: str, sha256: str) -> str:
-    """Beside the folder, which has nothing but the files."""
+    """Names the record of an SAE's files. Beside the folder, which has nothing but the files."""
     return f"{sae_files_folder(sae, sha256)}.json"
 
 

@@ -52,13 +52,13 @@ class NormColumn:
 
 
 def stream_of(write: Site, stored: Iterable[str]) -> Site:
-    """What a sublayer's output is added to: in a parallel block, which has no resid_mid, both to resid_pre."""
+    """Names what a sublayer's output is added to: in a parallel block, which has no resid_mid, both to resid_pre."""
     middle = Site(write.layer, "resid_mid")
     return middle if write.kind == "mlp_out" and str(middle) in stored else Site(write.layer, "resid_pre")
 
 
 def columns_beside(norm_sites: Sequence[str], kinds: Iterable[str]) -> tuple[NormColumn, ...]:
-    """What a capture stores beside L2, where a model has sites of these kinds.
+    """Names what a capture stores beside L2, where a model has sites of these kinds.
 
     A pair is stored where norms of both are: its share of growth is told by them. A post-LN block adds mlp_out to what
     no site has (resid_mid after its norm), and gives the next one `normalized_resid_post`.
@@ -80,7 +80,7 @@ def columns_beside(norm_sites: Sequence[str], kinds: Iterable[str]) -> tuple[Nor
 
 
 def statistics_names(columns: Iterable[NormColumn]) -> list[str]:
-    """Of these columns, and of what is derived of them."""
+    """Names the statistics of these columns, and of what is derived of them."""
     names = []
     for column in columns:
         names.append(column.name)
@@ -92,7 +92,7 @@ def statistics_names(columns: Iterable[NormColumn]) -> list[str]:
 def with_derived(
     columns: Iterable[NormColumn], stored: Mapping[str, Values], norm_sites: Sequence[str]
 ) -> dict[str, Values]:
-    """By name of statistics: stored columns, and what is derived of them."""
+    """Computes what is derived of stored columns, beside these, by name of statistics."""
     found: dict[str, Values] = {}
     for column in columns:
         found[column.name] = stored[column.name]
@@ -104,13 +104,13 @@ def with_derived(
 
 
 def statistics_of(quantity: str, site: Site, d_model: int) -> tuple[str, float]:
-    """The statistics that tell a quantity, and what they are divided by."""
+    """Names the statistics that tell a quantity, and what they are divided by."""
     scale = sqrt(d_model) if quantity in _SCALED else 1.0
     return NormColumn(_SCALED.get(quantity, quantity), site).name, scale
 
 
 def read_columns(quantity: str, site: Site, norm_sites: Sequence[str]) -> list[str]:
-    """The columns of norms.parquet from which a quantity is computed."""
+    """Names the columns of norms.parquet from which a quantity is computed."""
     if quantity not in _DERIVED:
         return [NormColumn(_SCALED.get(quantity, quantity), site).name]
     stream = stream_of(site, norm_sites)
@@ -120,7 +120,7 @@ def read_columns(quantity: str, site: Site, norm_sites: Sequence[str]) -> list[s
 def token_values(
     quantity: str, site: Site, columns: Mapping[str, Values], norm_sites: Sequence[str], d_model: int
 ) -> Values:
-    """A quantity of each token, from the columns that `read_columns` names."""
+    """Computes a quantity of each token from the columns that `read_columns` names."""
     if quantity in _DERIVED:
         return _growth(site, columns, norm_sites)[_DERIVED.index(quantity)]
     name, scale = statistics_of(quantity, site, d_model)

@@ -12,7 +12,9 @@ KINDS_BY_PLACE = ("all", "last", "stride", "fraction")
 def selected(
     positions: Positions, sequence: npt.NDArray[np.int64], position: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.bool_]:
-    """By a token's place alone. Rows are those of whole sequences, in order of (sequence, position)."""
+    """Chooses the tokens whose rows are stored, by their place alone. Rows are those of whole sequences, in order of
+    (sequence, position).
+    """
     if positions.kind == "all":
         return np.ones(len(sequence), np.bool_)
     if positions.kind == "last":

@@ -1,17 +1,25 @@
-"""The kinds of object that a shard has, and how each is laid out. docs/FORMAT.md is the same in words."""
+"""The objects of a shard: what a record says of one, which kinds there are, and how each is laid out.
+
+docs/FORMAT.md is the same in words.
+"""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 
 from actstore_storage.format.specification import DTYPES, RunRecord
-from actstore_storage.parquet.writing import ObjectFormat
 
 TOKENS, NORMS, NORM_SKETCHES = "tokens", "norms", "norm-sketches"
 # The token rows that dense rows are of, where a run stores those of some positions only.
 POSITIONS = "positions"
-BOS, SPECIAL, SINK = 1, 2, 4  # bits of a token's flags
+
+# In the metadata of a checkpoint's objects: of which runs they may be.
+OF_SPECIFICATION = b"actstore.specification_sha256"
+
+# Elements of dense rows as NumPy holds them; bfloat16, which it does not know, as its raw bits.
+ELEMENT_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 # One request of reasonable size on S3. On a local disk, groups of 16 MiB were written 1.1 to 1.4 times as fast as
 # groups of 4 MiB.
@@ -23,6 +31,32 @@ _TOKEN_GROUP_ROWS, _FEATURE_GROUP_ROWS = 4096, 16_384
 INDEX_GROUP_ROWS = 16_384
 # Of merged indexes, whose rows carry their tokens: 119 kB before compression, which is what one question fetches.
 SEGMENT_GROUP_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """One object of a shard: its key in the bucket, and what a reader must find there.
+
+    `footer_sha256` is of the Parquet footer, its length and the magic bytes at the end: pages have checksums, and the
+    footer, which tells where they lie and what is in them, has none. Empty: of before it was kept.
+    """
+
+    key: str
+    bytes: int
+    rows: int
+    sha256: str
+    footer_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class ObjectFormat:
+    """How a product is laid out. `group_rows` is the unit of reading; `dictionaries` are columns of few values each."""
+
+    schema: pa.Schema
+    group_rows: int
+    compression: str = "none"
+    statistics: tuple[str, ...] = ()
+    dictionaries: tuple[str, ...] = ()
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -79,18 +113,21 @@ STATISTICS_FORMAT = ObjectFormat(
 
 
 def norms_format(columns: Iterable[str]) -> ObjectFormat:
+    """Lays out norms: a column a name."""
     kinds: Mapping[str, pa.DataType] = dict.fromkeys(columns, pa.float32())
     return ObjectFormat(_schema(**kinds), _GROUP_ROWS)
 
 
 def sketches_format(names: Iterable[str]) -> ObjectFormat:
-    """A row a token class; nothing where a class has no finite value of a name."""
+    """Lays out sketches of norms: a column a name. A row a token class; nothing where a class has no finite value of a
+    name.
+    """
     kinds: Mapping[str, pa.DataType] = {"token_class": pa.string(), **dict.fromkeys(names, pa.binary())}
     return ObjectFormat(_schema(**kinds), _GROUP_ROWS, compression="zstd")
 
 
 def dense_format(record: RunRecord, site: str, dtype: str = "") -> ObjectFormat:
-    """`dtype`: of a shard that had to widen it; empty: the run's."""
+    """Lays out a site's dense rows. `dtype`: of a shard that had to widen it; empty: the run's."""
     dtype, elements = dtype or record.specification.stored_dtype, record.dense_width(site)
     width = elements * DTYPES[dtype]
     metadata = {"dtype": dtype, "d_model": str(elements)}

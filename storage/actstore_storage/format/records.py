@@ -8,57 +8,113 @@ doubled member, or a byte behind the end, is noticed.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import lru_cache, partial
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from actstore_storage.errors import BadRequest, CorruptObject
+import msgspec
+
+from actstore_storage.errors import BadRequest, damaged
 
 _SEAL, _END = b',"record_sha256":"', b'"}'
 _SEAL_BYTES = len(_SEAL) + 64 + len(_END)
 
 Record = TypeVar("Record")
+Check = Callable[[Any], None]
 
 
 def canonical_json(value: object) -> bytes:
+    """Writes JSON of which a value has one only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
-    """The record of these fields, of which there is at least one."""
+    """Writes the record of these fields, of which there is at least one, with its hash."""
     text = canonical_json(fields)
     return text[:-1] + _SEAL + hashlib.sha256(text).hexdigest().encode() + _END
 
 
 def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, sealed: bool = False) -> Record:
-    """What `build` makes of a record's fields.
+    """Reads a record, and answers what `build` makes of its fields.
 
     `sealed`: it has to have its hash, so that a record without one is damaged, and not one of an earlier format.
     Errors: CorruptObject with the key, also where `build` finds a field too many or too few.
     """
     try:
-        return build(_fields(data, sealed))
+        return build(_members(data, sealed))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadRequest) as error:
-        raise CorruptObject(f"record {key} is damaged: {error}", field="object", value=key) from error
+        raise damaged(key, error, kind="record") from error
+
+
+def as_record(found: Any, kind: type[Record]) -> Record:
+    """Makes a dataclass of fields, all of which are there, of their types and no others, at any depth.
+
+    Errors: ValueError.
+    """
+    record = msgspec.convert(found, kind)
+    if check := _check_of(kind):
+        check(found)  # msgspec passes over fields that a dataclass does not have
+    return record
+
+
+def _new_check(kind: Any) -> Check | None:
+    """What refuses unknown fields, at any depth, of what is of the type else; None for one that holds no dataclass."""
+    if is_dataclass(kind):
+        return _check_fields(kind)
+    inner = next((check for each in get_args(kind) if (check := _check_of(each))), None)
+    if inner is None:
+        return None
+    return partial(_check_each, inner, iter if get_origin(kind) is tuple else dict.values)
+
+
+_check_of: Callable[[Any], Check | None] = lru_cache(_new_check)
+
+
+def _check_each(check: Check, each: Callable[[Any], Iterable[Any]], found: Any) -> None:
+    for one in each(found):
+        check(one)
+
+
+def _check_fields(kind: Any) -> Check:
+    names, hints = frozenset(field.name for field in fields(kind)), get_type_hints(kind)
+    nested = {name: inner for name in names if (inner := _check_of(hints[name]))}
+
+    def check(found: dict[str, Any]) -> None:
+        if not found.keys() <= names:
+            raise ValueError(f"it has fields that no such record has: {', '.join(sorted(found.keys() - names))}")
+        for name, inner in nested.items():
+            if name in found:
+                inner(found[name])
+
+    return check
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether there is a hash at the record's end, right or wrong."""
+    """Tells whether there is a hash at the record's end, right or wrong."""
     return data[-_SEAL_BYTES:].startswith(_SEAL) and data.endswith(_END)
 
 
-def _fields(data: bytes, sealed: bool) -> dict[str, Any]:
+def _members(data: bytes, sealed: bool) -> dict[str, Any]:
     """Errors: ValueError."""
     if is_sealed(data):
         text = data[:-_SEAL_BYTES] + b"}"
         if hashlib.sha256(text).hexdigest().encode() != data[-64 - len(_END) : -len(_END)]:
             raise ValueError("its bytes are not those that its record_sha256 was made of")
-        fields = json.loads(text)
+        found = _parsed(text)
     else:
-        fields = json.loads(data)
+        found = _parsed(data)
         if sealed:
             raise ValueError("it has no record_sha256, which every record of this format has")
-        if canonical_json(fields) != data:
+        if canonical_json(found) != data:
             raise ValueError("it is not canonical JSON")
-    if not isinstance(fields, dict):
+    if not isinstance(found, dict):
         raise TypeError("it is no JSON object")
-    return fields
+    return found
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)  # reads infinities, too, which configurations of models may have

@@ -53,7 +53,7 @@ def parse_site(
     layer_count: int | None = None,
     head_counts: Mapping[str, int] | None = None,
 ) -> Site:
-    """A site from its short or long name; refuses other kinds, layers past the model's, and heads past the kind's."""
+    """Reads a site's short or long name; refuses other kinds, layers past the model's, and heads past the kind's."""
     short, long = _SHORT.fullmatch(text), _LONG.fullmatch(text)
     if short:
         site = Site(int(short[2]), short[1], None if short[3] is None else int(short[3]))
@@ -71,7 +71,9 @@ def parse_site(
 def expand_sites(
     texts: Iterable[str], kinds: Sequence[str], layer_count: int, head_counts: Mapping[str, int] | None = None
 ) -> tuple[Site, ...]:
-    """Sites in order of layer, then of `kinds`, then of head; a bare kind stands for that site of every layer."""
+    """Reads names of sites, in order of layer, then of `kinds`, then of head; a bare kind stands for that site of every
+    layer.
+    """
     found: set[Site] = set()
     for text in texts:
         if text in kinds:
@@ -103,7 +105,7 @@ def _check_head(text: str, kind: str, head: int, head_counts: Mapping[str, int] 
 
 
 def why_missing(text: str, kinds: Sequence[str]) -> str:
-    """Why a model of these kinds has no such site or kind, for a sentence's end; empty where nothing is known."""
+    """Says why a model of these kinds has no such site or kind, for a sentence's end; empty where nothing is known."""
     long = _LONG.fullmatch(text)
     kind = (long[3] if long else text).partition(".")[0]
     if kind in kinds:
@@ -121,7 +123,7 @@ def why_missing(text: str, kinds: Sequence[str]) -> str:
 
 
 def kinds_of_block(block: str) -> tuple[str, ...]:
-    """Residual kinds of blocks that are wired like that, as models are registered; of an unknown one, all."""
+    """Names the residual kinds of blocks that are wired like that, as models are registered; of an unknown one, all."""
     lacking = {"parallel": ("resid_mid", "normalized_resid_post"), "pre_ln": ("normalized_resid_post",)}.get(block, ())
     return tuple(kind for kind in RESIDUAL_KINDS if kind not in lacking)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from actstore_storage.errors import CorruptObject
-from actstore_storage.format.records import canonical_json, is_sealed, seal, unseal
+from actstore_storage.format.records import as_record, canonical_json, is_sealed, seal, unseal
 
 # What is read, and what is written.
 FORMAT_VERSION = 4
@@ -43,7 +43,7 @@ class Positions:
 
     kind: str = "all"
     stride: int = 1
-    fraction: float = 1.0
+    fraction: int | float = 1.0
     seed: int = 0
     sae: str = ""
     feature: int = 0
@@ -60,10 +60,15 @@ class RowFilter:
     comparison: str
     value: Any
 
+    def __post_init__(self) -> None:
+        if isinstance(self.value, list):  # as JSON has it
+            object.__setattr__(self, "value", tuple(self.value))
+
 
 @dataclass(frozen=True)
 class Specification:
-    """Names are as the caller gave them; hashes are of what the workers found under them.
+    """Names are as the caller gave them; hashes are of what the workers found under them. A number that is whole stays
+    so when it is read, or the hash would be another.
 
     Fields with a default are newer than format version 1, and a run of that version has the default.
     """
@@ -97,7 +102,7 @@ class Specification:
     max_documents: int | None = None
     # A token is a sink where its norm at some resid_post exceeds the median of its sequence this many times; None: no
     # token is looked at.
-    sink_ratio: float | None = None
+    sink_ratio: int | float | None = None
     # Tokens that the tokenizer's files mark as special are of that class, beside those that have a role.
     marked_special: bool = False
     # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
@@ -235,15 +240,10 @@ class RunRecord:
             )
         if found["format_version"] >= _SEALED_VERSION and not has_hash:
             raise ValueError("it has no record_sha256, which every record of its format version has")
-        inner = found.pop("specification")
-        if _hash(inner) != found["specification_sha256"]:  # as they stand: what a version did not know was not hashed
+        # As it stands: what a version did not know was not hashed.
+        if _hash(found["specification"]) != found["specification_sha256"]:
             raise ValueError("its specification is not the one of its specification_sha256")
-        inner["saes"] = tuple(SaeRecord(**sae) for sae in inner["saes"])
-        for name in ("dense_sites", "norm_sites"):
-            inner[name] = tuple(inner[name])
-        inner["positions"] = Positions(**inner.get("positions", {}))
-        inner["row_filters"] = tuple(_row_filter(row) for row in inner.get("row_filters", ()))
-        return cls(specification=Specification(**inner), **found)
+        return as_record(found, cls)
 
 
 def _fields(specification: Specification) -> dict[str, Any]:
@@ -254,8 +254,3 @@ def _fields(specification: Specification) -> dict[str, Any]:
 
 def _hash(found: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(found)).hexdigest()
-
-
-def _row_filter(fields: dict[str, Any]) -> RowFilter:
-    value = fields["value"]
-    return RowFilter(fields["column"], fields["comparison"], tuple(value) if isinstance(value, list) else value)

@@ -1,19 +1,42 @@
-"""Which tokens an answer leaves out, and what a refused number looks like."""
+"""Classes of tokens: the flags that tell them, their numbers, and which of them an answer leaves out."""
 
 import numpy as np
 import numpy.typing as npt
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.format.commit import TOKEN_CLASSES
-from actstore_storage.runs.feature_index import token_classes
 
+BOS, SPECIAL, SINK = 1, 2, 4  # bits of a token's flags
+# A class's number is its place here.
+TOKEN_CLASSES = ("text", "bos", "special", "sink")
 EXCLUDABLE = ("bos", "special", "sink")
 # The beginning-of-sequence token is an attention sink whose norm and features drown those of text.
 DEFAULT_EXCLUSION = frozenset({"bos"})
 
 
+def token_classes(flags: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Tells which tokens are of which class. They exclude each other: BOS before special before sink, and the rest is
+    text.
+    """
+    bos = (flags & BOS) != 0
+    special = ((flags & SPECIAL) != 0) & ~bos
+    sink = ((flags & SINK) != 0) & ~bos & ~special
+    return dict(zip(TOKEN_CLASSES, (~bos & ~special & ~sink, bos, special, sink), strict=True))
+
+
+def class_numbers(flags: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Numbers each token's class."""
+    classes = token_classes(flags.astype(np.uint8))
+    return np.select([classes[name] for name in TOKEN_CLASSES], list(range(len(TOKEN_CLASSES))))
+
+
+def numbers_of_names(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
+    """Numbers each class that a column of stored statistics names."""
+    numbers = {name: number for number, name in enumerate(TOKEN_CLASSES)}
+    return np.array([numbers[name] for name in names], np.int64)
+
+
 def kept_classes(exclude: frozenset[str]) -> tuple[str, ...]:
-    """The token classes that count."""
+    """Names the token classes that count. Errors: BadRequest for one that cannot be left out."""
     unknown = exclude - set(EXCLUDABLE)
     if unknown:
         value = sorted(unknown)
@@ -21,19 +44,13 @@ def kept_classes(exclude: frozenset[str]) -> tuple[str, ...]:
     return tuple(name for name in TOKEN_CLASSES if name not in exclude)
 
 
+def kept_numbers(exclude: frozenset[str]) -> list[int]:
+    """Numbers the token classes that count."""
+    return [TOKEN_CLASSES.index(name) for name in kept_classes(exclude)]
+
+
 def kept_rows(flags: npt.NDArray[np.uint8], exclude: frozenset[str]) -> npt.NDArray[np.bool_]:
+    """Tells which tokens count, by their flags."""
     classes = token_classes(flags)
     kept: npt.NDArray[np.bool_] = np.logical_or.reduce([classes[name] for name in kept_classes(exclude)])
     return kept
-
-
-def check_limit(value: int, limit: int, field: str, least: int = 1, because: str = "") -> None:
-    """Refuses a number below `least` as wrong, and one above `limit` as too much, with both numbers; `because` is what
-    the caller can say of why the limit counts here.
-    """
-    allowed = f"{least} to {limit}"
-    if value < least:
-        raise BadRequest(f"{field} is {value}, the least is {least}", field=field, value=value, allowed=allowed)
-    if value > limit:
-        message = f"{field} is {value}, the limit is {limit}" + (f": {because}" if because else "")
-        raise BadRequest(message, reason="LIMIT_EXCEEDED", field=field, value=value, allowed=allowed)

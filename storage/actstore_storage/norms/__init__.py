@@ -1,0 +1,1 @@
+"""Norms of a snapshot's activations: profiles, growth, separability."""

@@ -8,14 +8,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.format.commit import TOKEN_CLASSES, Commit
-from actstore_storage.format.norm_columns import read_columns, token_values
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.norm_columns import token_values
 from actstore_storage.format.products import NORMS, TOKENS
 from actstore_storage.format.sites import Site
-from actstore_storage.norms.rows import KeptTokens, class_places
+from actstore_storage.format.tokens import TOKEN_CLASSES, class_numbers
+from actstore_storage.norms.rows import KeptTokens, columns_of
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import groups_of_rows, read_between
-from actstore_storage.runs.registry import token_texts
+from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.snapshot import Snapshot
 
 # Tokens times sites of one answer, which is one message: 4 bytes a value and some 40 for what a token is, 11 MB in all.
@@ -35,7 +36,8 @@ class _ShardTokens:
 def token_norms(
     snapshot: Snapshot, quantity: str, sites: Sequence[Site], kept: KeptTokens, sequences: range
 ) -> pa.Table:
-    """A row a token that counts, in order of (sequence, position); sequences that no committed shard holds have none.
+    """Reads the norms of single tokens. A row a token that counts, in order of (sequence, position); sequences that no
+    committed shard holds have none.
 
     Columns sequence, position, document, token, text, token_class, and under each site's name the quantity as float32:
     infinite, or no number, where the activation was.
@@ -79,11 +81,10 @@ def _shard_table(
     tokens = shard.columns
     found: dict[str, object] = {name: tokens[name] for name in ("sequence", "position", "document", "token")}
     found["text"] = pa.array([texts[token] for token in tokens["token"].tolist()], pa.string())
-    classes = [TOKEN_CLASSES[place] for place in class_places(tokens["flags"]).tolist()]
+    classes = [TOKEN_CLASSES[place] for place in class_numbers(tokens["flags"]).tolist()]
     found["token_class"] = pa.array(classes, pa.string())
     stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
-    names = list(dict.fromkeys(name for site in sites for name in read_columns(quantity, site, stored)))
-    norms = _rows_of(snapshot, shard, names)
+    norms = _rows_of(snapshot, shard, columns_of(snapshot, quantity, sites))
     return pa.table(found | {str(site): token_values(quantity, site, norms, stored, d_model) for site in sites})
 
 

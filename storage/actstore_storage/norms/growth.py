@@ -4,20 +4,16 @@ What grows is the mean over the tokens that count of their L2 norms, or of anoth
 carry (without position 0, the norms files); how sure the rate is comes from the norms files, sequence by sequence.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
-from actstore_storage.format.commit import Commit
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.format.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION
-from actstore_storage.format.products import TOKENS
 from actstore_storage.format.sites import RESIDUAL_KINDS, Site, parse_site
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION
 from actstore_storage.norms.growth_shapes import STEPS_MIN, GrowthFit, fit_steps
 from actstore_storage.norms.growth_steps import Curves, Resampled, Steps
 from actstore_storage.norms.profile import (
@@ -26,13 +22,19 @@ from actstore_storage.norms.profile import (
     none_left,
     norm_profile,
     nothing_left,
-    sites_with,
-    unknown_site,
 )
 from actstore_storage.norms.revisions import in_order, warnings_of
-from actstore_storage.norms.rows import KeptTokens, columns_of, read_shards, shard_values
-from actstore_storage.parquet.reading import open_product
-from actstore_storage.runs.registry import block_of
+from actstore_storage.norms.rows import KeptTokens
+from actstore_storage.norms.sequence_sums import (
+    Measured,
+    SequenceSums,
+    evenly_spread,
+    paired_sums,
+    sequence_sums,
+    sums_of_shards,
+)
+from actstore_storage.norms.sites import check_all_have, sites_with, unknown_site
+from actstore_storage.registry.models import block_of
 from actstore_storage.runs.snapshot import Snapshot
 
 GROWTH_LAYERS_MIN = STEPS_MIN
@@ -41,16 +43,13 @@ GROWTH_LAYERS_MIN = STEPS_MIN
 SIZES = (L2, RMS, STANDARD_DEVIATION, CENTRED_L2)
 LAYER, CHECKPOINT = "layer", "checkpoint"
 DEFAULT_RESAMPLES, RESAMPLES_MAX = 1000, 10_000
-# What the interval is computed from, evenly spread over the run where that has more. It is then the (wider) one of so
-# much text.
-INTERVAL_TOKENS, INTERVAL_SEQUENCES = 1_000_000, 20_000
 # Resamples that are counted at a time.
 _RESAMPLES_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Sequences are drawn with replacement, as many as there are, `resamples` times. 0: no intervals."""
+    """How intervals of a rate are drawn: `resamples` times sequences with replacement, as many as there are."""
 
     resamples: int = DEFAULT_RESAMPLES
     seed: int = 0
@@ -58,7 +57,8 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Growth:
-    """`fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the checkpoint axis.
+    """How fast a norm grows. `fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the
+    checkpoint axis.
 
     `points` has columns layer (or revision and step), mean, fitted, and those of StepRatios, of the step that ends
     there. `block` is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is
@@ -96,8 +96,9 @@ def fit_growth(
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
-    """Over the layers of a site kind. `layers`: the first and the last of the fit, both included; three at least.
-    `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a profile without it.
+    """Fits the growth of norms over the layers of a site kind. `layers`: the first and the last of the fit, both
+    included; three at least. `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a
+    profile without it.
     """
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
     chosen = chosen_layers(snapshot, site, layers, quantity)
@@ -106,7 +107,7 @@ def fit_growth(
     means = mean_norms(snapshot, measured)
     sums = None
     if bootstrap.resamples:
-        sums = _sequence_sums(snapshot, _spread(snapshot, snapshot.shards), measured)
+        sums = sequence_sums(snapshot, evenly_spread(snapshot, snapshot.shards), measured)
     points = {"layer": pa.array(numbers, pa.int32())}
     fit, table, sequences = _fitted(np.array(numbers, np.float64), means, sums, points, bootstrap)
     return Growth(
@@ -133,7 +134,8 @@ def fit_growth_over_checkpoints(
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
-    """At one site (empty: resid_post of the last layer), over runs of the same text at several revisions of a model.
+    """Fits the growth of norms over checkpoints of a model. At one site (empty: resid_post of the last layer), over
+    runs of the same text at several revisions of a model.
 
     `steps` are the runs' places in training, as in `in_order`. Sequences are resampled in all runs together, since all
     of them saw the same.
@@ -146,7 +148,7 @@ def fit_growth_over_checkpoints(
     check_all_have(snapshots, [place], quantity)
     measured = Measured([place], quantity, KeptTokens(exclude, exclude_position_0))
     means = np.concatenate([mean_norms(snapshot, measured) for snapshot in ordered])
-    sums = _paired_sums(ordered, measured) if bootstrap.resamples else None
+    sums = paired_sums(ordered, measured) if bootstrap.resamples else None
     points = {
         "revision": pa.array([snapshot.record.specification.model_revision for snapshot in ordered]),
         "step": pa.array(at),
@@ -164,17 +166,8 @@ def fit_growth_over_checkpoints(
     )
 
 
-def check_all_have(snapshots: Sequence[Snapshot], places: Sequence[Site], quantity: str) -> None:
-    """Errors: BadRequest SITE_UNKNOWN with the first run and site that is without."""
-    for snapshot in snapshots:
-        stored = sites_with(snapshot, quantity)
-        for place in places:
-            if place not in stored:
-                raise unknown_site(snapshot, str(place), [str(site) for site in stored], quantity)
-
-
 def _fitted(
-    steps: Steps, means: Steps, sums: "SequenceSums | None", points: dict[str, pa.Array], bootstrap: Bootstrap
+    steps: Steps, means: Steps, sums: SequenceSums | None, points: dict[str, pa.Array], bootstrap: Bootstrap
 ) -> tuple[GrowthFit, pa.Table, int]:
     """The fit, its points, and how many sequences the intervals are from."""
     resampled = None if sums is None or len(sums) < 2 else resample_means(sums, means, bootstrap)
@@ -183,19 +176,8 @@ def _fitted(
     return fit, pa.table(points), 0 if resampled is None else resampled.sequences
 
 
-@dataclass(frozen=True)
-class SequenceSums:
-    """Of each sequence at each step: the sum of the norms of tokens that count, and how many those are."""
-
-    sums: npt.NDArray[np.float64]  # [sequence, step]
-    counts: npt.NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.sums)
-
-
 def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Resampled:
-    """Mean norms over tokens of resampled sequences.
+    """Computes the mean norms over the tokens of resampled sequences.
 
     Where `sums` are of a part of the run, each curve is moved by the ratio of the run's means to that part's.
     """
@@ -213,17 +195,10 @@ def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Re
     return Resampled(curves, len(sums))
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A quantity, at these sites (of one kind, by layer), of the tokens that count."""
-
-    sites: Sequence[Site]
-    quantity: str
-    kept: KeptTokens
-
-
 def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
-    """[site]. Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has no logarithm."""
+    """Computes the mean at each site. Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has
+    no logarithm.
+    """
     names, kept = [str(site) for site in measured.sites], measured.kept
     if kept.exclude_position_0:
         means = _means_of_rows(snapshot, measured)
@@ -240,75 +215,13 @@ def _means_of_rows(snapshot: Snapshot, measured: Measured) -> Steps:
     """[site]; each shard is read once for all sites, where a profile reads it for each."""
     check_limit(snapshot.tokens_committed, QUANTILE_TOKENS_MAX, "tokens", least=0)
     found = np.zeros((2, len(measured.sites)))
-    for parts in _sums_of(snapshot, snapshot.commits, measured):
+    for parts in sums_of_shards(snapshot, snapshot.commits, measured):
         found += [part.sum(axis=0) for part in parts]
     sums, counts = found
     if not counts.all():
         raise none_left(snapshot, [measured.sites[int(np.argmin(counts))]], measured.kept)
     means: Steps = sums / counts
     return means
-
-
-def _spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
-    """Shards, evenly spaced, that hold at most about INTERVAL_TOKENS and INTERVAL_SEQUENCES; at least one."""
-    if not len(shards):
-        return []
-    record = snapshot.record
-    per_shard = record.specification.sequences_per_shard
-    tokens = max(1.0, record.tokens_total / record.sequences_total * per_shard)
-    wanted = min(len(shards), max(1, int(min(INTERVAL_TOKENS / tokens, INTERVAL_SEQUENCES / per_shard))))
-    chosen: list[int] = shards[(np.arange(wanted) * len(shards)) // wanted].tolist()
-    return chosen
-
-
-def _sequence_sums(snapshot: Snapshot, shards: Sequence[int], measured: Measured) -> SequenceSums:
-    commits = (commit for shard in shards for commit in snapshot.commits.of_shards(range(shard, shard + 1)))
-    parts = list(_sums_of(snapshot, commits, measured))
-    return SequenceSums(np.concatenate([sums for sums, _ in parts]), np.concatenate([counts for _, counts in parts]))
-
-
-_Sums = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-
-
-def _sums_of(snapshot: Snapshot, commits: Iterable[Commit], measured: Measured) -> Iterator[_Sums]:
-    columns = len(columns_of(snapshot, measured.quantity, measured.sites))
-    return read_shards(snapshot, commits, columns, partial(_shard_sums, snapshot, measured))
-
-
-def _shard_sums(snapshot: Snapshot, measured: Measured, commit: Commit) -> _Sums:
-    """[sequence, site], for all sequences of the shard; as in the commits' statistics, norms that are infinite or no
-    number do not count.
-    """
-    held, sites = snapshot.record.shard_sequences(commit.shard), measured.sites
-    with open_product(snapshot.bucket, commit, TOKENS) as file:
-        table = file.read(columns=["sequence", "position", "flags"], use_threads=False)
-    tokens = {name: table[name].to_numpy() for name in table.column_names}
-    kept = measured.kept.mask(tokens)
-    number = tokens["sequence"][kept] - held.start
-    tokens_kept = np.bincount(number, minlength=len(held))
-    sums, counts = (np.zeros((len(held), len(sites))) for _ in range(2))
-    for column, values in enumerate(shard_values(snapshot, commit, measured.quantity, sites)):
-        own = values[kept]
-        finite = np.isfinite(own)
-        counts[:, column] = tokens_kept if finite.all() else np.bincount(number[finite], minlength=len(held))
-        sums[:, column] = np.bincount(number, np.where(finite, own, 0), len(held))
-    return sums, counts
-
-
-def _paired_sums(snapshots: Sequence[Snapshot], measured: Measured) -> SequenceSums:
-    """A column a run, of the sequences that all of them have."""
-    shards = snapshots[0].shards
-    same = len({snapshot.record.specification.sequences_per_shard for snapshot in snapshots}) == 1
-    for snapshot in snapshots[1:]:
-        shards = np.intersect1d(shards, snapshot.shards)
-    if not same or not len(shards):
-        nothing = np.zeros((0, len(snapshots)))
-        return SequenceSums(nothing, nothing)
-    chosen = _spread(snapshots[0], shards)
-    parts = [_sequence_sums(snapshot, chosen, measured) for snapshot in snapshots]
-    return SequenceSums(
-        np.concatenate([part.sums for part in parts], axis=1), np.concatenate([part.counts for part in parts], axis=1)
-    )
 
 
 def chosen_layers(
@@ -318,7 +231,7 @@ def chosen_layers(
     quantity: str = L2,
     least: int = GROWTH_LAYERS_MIN,
 ) -> list[Site]:
-    """The sites of a kind from the first to the last layer, which the run must have; None: all that it has.
+    """Chooses the sites of a kind from the first to the last layer, which the run must have; None: all that it has.
 
     Errors: BadRequest SITE_UNKNOWN for a kind without norms, LAYER_OUT_OF_RANGE for a range that is upside down, that
     the run does not have, or that has fewer than `least` layers.

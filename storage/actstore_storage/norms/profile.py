@@ -2,7 +2,7 @@
 
 What the commits' statistics tell is read from them alone, and quantiles and histograms beside it from sketches. Rows by
 position or document read the stored norms, and so do quantiles that shall be exact, or of shards without sketches. By
-token, a row is a token of some sequences, and has its own norms: token_norms.py.
+token, a row is a token of some sequences, and has its own norms: by_token.py.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.errors import BadRequest
-from actstore_storage.format.commit import TOKEN_CLASSES, Moments
+from actstore_storage.errors import BadRequest, check_limit
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.norm_columns import (
-    CENTRED_L2,
     L2,
     QUANTITIES,
     RELATIVE_INCREASE,
@@ -24,8 +23,9 @@ from actstore_storage.format.norm_columns import (
     SIGNED,
     statistics_of,
 )
-from actstore_storage.format.sites import RESIDUAL_KINDS, Site, kinds_of_block, parse_site, why_missing
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, check_limit, kept_classes
+from actstore_storage.format.sites import Site
+from actstore_storage.format.sketches import RANK_ERROR, Sketches, WeightedValues
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, TOKEN_CLASSES, kept_classes
 from actstore_storage.norms.by_token import token_norms
 from actstore_storage.norms.rows import (
     KeptTokens,
@@ -36,11 +36,11 @@ from actstore_storage.norms.rows import (
     histogram_rows,
     read_norms,
 )
-from actstore_storage.norms.sketches import RANK_ERROR, Sketches, WeightedValues, lost_sketches, read_sketches
-from actstore_storage.rows.reading import document_sources
+from actstore_storage.norms.sites import chosen_sites
+from actstore_storage.norms.sketches import lost_sketches, read_sketches
 from actstore_storage.runs.document_sources import SOURCE_FIELDS
-from actstore_storage.runs.registry import block_of
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import document_sources
 
 DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUANTILES_MAX = 100
@@ -150,7 +150,7 @@ def _span(sequences: tuple[int, int | None] | None) -> str:
 
 
 def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
-    sites = _chosen_sites(snapshot, question.sites, question.quantity)
+    sites = chosen_sites(snapshot, question.sites, question.quantity)
     first, count = question.sequences or (0, None)
     total = snapshot.record.sequences_total
     sequences = range(first, total if count is None else min(first + count, total))
@@ -174,7 +174,7 @@ def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
 
 def _places(snapshot: Snapshot, question: ProfileQuestion) -> list[list[Site]]:
     """The sites that share a row: one each, or by kind."""
-    chosen = _chosen_sites(snapshot, question.sites, question.quantity)
+    chosen = chosen_sites(snapshot, question.sites, question.quantity)
     if question.by != SITE:
         return [[site] for site in chosen]
     return [[site for site in chosen if site.kind == kind] for kind in dict.fromkeys(site.kind for site in chosen)]
@@ -291,19 +291,6 @@ def _add_bounds(snapshot: Snapshot, question: ProfileQuestion, rows: list[dict[s
         row["bound"] = means.get(tuple(row[key] for key in keys))
 
 
-def stored_sites(snapshot: Snapshot) -> list[Site]:
-    found = [parse_site(text) for text in snapshot.record.specification.norm_sites]
-    return sorted(found, key=lambda site: (RESIDUAL_KINDS.index(site.kind), site.layer))
-
-
-def sites_with(snapshot: Snapshot, quantity: str) -> list[Site]:
-    """Of which the run has it in every shard; of a run without commits, all that it stores norms of."""
-    stored = stored_sites(snapshot)
-    if quantity == L2 or not snapshot.tokens_committed:
-        return stored
-    return [site for site in stored if _in_every_shard(snapshot, site, quantity)]
-
-
 def norm_histogram(
     snapshot: Snapshot, question: ProfileQuestion, *, bins: int = 0, edges: Sequence[float] = ()
 ) -> pa.Table:
@@ -329,28 +316,6 @@ def norm_histogram(
         rows += [place | row for row in histogram_rows(values, bins, edges, weights)]
     ends = [("low", pa.float64()), ("high", pa.float64()), ("count", pa.int64()), ("rank_error", pa.float64())]
     return pa.Table.from_pylist(rows, pa.schema([("site", pa.string()), ("layer", pa.int32()), *ends]))
-
-
-def _chosen_sites(snapshot: Snapshot, texts: Sequence[str], quantity: str) -> list[Site]:
-    stored = sites_with(snapshot, quantity)
-    chosen: set[Site] = set()
-    for text in texts or ([] if stored else [quantity]):
-        of_kind = {site for site in stored if site.kind == text}
-        known_without = text in RESIDUAL_KINDS and not of_kind  # as resid_mid of parallel blocks
-        if (
-            not stored
-            or known_without
-            or not (of_kind or {parse_site(text, RESIDUAL_KINDS, snapshot.record.layer_count)} & set(stored))
-        ):
-            raise unknown_site(snapshot, text, [str(site) for site in stored], quantity)
-        chosen |= of_kind or {parse_site(text)}
-    return [site for site in stored if site in chosen or not texts]
-
-
-def _in_every_shard(snapshot: Snapshot, site: Site, quantity: str) -> bool:
-    name, _ = statistics_of(quantity, site, snapshot.record.d_model)
-    told = sum(moments.count for moments in snapshot.norm_moments(name).values())
-    return told + snapshot.non_finite(name) == snapshot.tokens_committed
 
 
 def _with_sources(snapshot: Snapshot, found: pa.Table) -> pa.Table:
@@ -383,23 +348,3 @@ def none_left(snapshot: Snapshot, sites: Sequence[Site], kept: KeptTokens) -> Ba
 def nothing_left(message: str, kept: KeptTokens) -> BadRequest:
     excluded = ", ".join(sorted(kept.left_out)) or "nothing"
     return BadRequest(f"{message} ({excluded} excluded)", reason="NOTHING_LEFT", field="exclude", value=excluded)
-
-
-def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str], quantity: str = L2) -> BadRequest:
-    what, where = ("norms" if quantity == L2 else quantity), "" if text == quantity else f" of {text!r}"
-    block = block_of(snapshot.bucket, snapshot.record.specification)
-    why = why_missing(text, kinds_of_block(block)) or ("" if quantity == L2 else _why_missing(snapshot))
-    return BadRequest(
-        f"run {snapshot.record.run} has no {what}{where}{why}",
-        reason="SITE_UNKNOWN",
-        field="site",
-        value=text,
-        allowed=allowed or f"none: this run was captured without {what}",
-    )
-
-
-def _why_missing(snapshot: Snapshot) -> str:
-    """Centred norms are of every site: a shard without them is from before anything was stored beside L2."""
-    if all(_in_every_shard(snapshot, site, CENTRED_L2) for site in stored_sites(snapshot)):
-        return ": it is between sites of which the run has no norms, or that its blocks do not have"
-    return ": shards of it were captured before anything but L2 was stored"

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_api.records.terms import Provenance
-from actstore_storage.errors import BadRequest
-from actstore_storage.format.tokens import check_limit
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.norms.profile import (
     LAYER,
     PROFILE_ROWS_MAX,

@@ -7,14 +7,14 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from actstore_storage.errors import BadRequest
-from actstore_storage.format.commit import TOKEN_CLASSES, Commit, Moments
+from actstore_storage.errors import BadRequest, check_limit
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.norm_columns import read_columns, token_values
 from actstore_storage.format.products import NORMS, TOKENS
 from actstore_storage.format.sites import Site
-from actstore_storage.format.tokens import check_limit, kept_rows
+from actstore_storage.format.tokens import class_numbers, kept_rows
 from actstore_storage.parquet.reading import SHARDS_AT_ONCE, open_product, read_side_by_side
-from actstore_storage.runs.feature_index import token_classes
 from actstore_storage.runs.snapshot import Snapshot
 
 HISTOGRAM_BINS_MAX = 1000
@@ -149,14 +149,8 @@ def _tokens(
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def class_places(flags: npt.NDArray[np.integer]) -> Labels:
-    """Each token's class, as its place in TOKEN_CLASSES."""
-    classes = token_classes(flags.astype(np.uint8))
-    return np.select([classes[name] for name in TOKEN_CLASSES], list(range(len(TOKEN_CLASSES))))
-
-
 def _labels(tokens: Mapping[str, npt.NDArray[np.integer]], label: str) -> Labels:
-    return class_places(tokens["flags"]) if label == "token_class" else tokens[label].astype(np.int64)
+    return class_numbers(tokens["flags"]) if label == "token_class" else tokens[label].astype(np.int64)
 
 
 def columns_of(snapshot: Snapshot, quantity: str, sites: Sequence[Site]) -> list[str]:

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.norm_columns import L2
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION
-from actstore_storage.norms.growth import Measured, check_all_have, chosen_layers, mean_norms
+from actstore_storage.norms.growth import chosen_layers, mean_norms
 from actstore_storage.norms.revisions import in_order, warnings_of
 from actstore_storage.norms.rows import KeptTokens
+from actstore_storage.norms.sequence_sums import Measured
+from actstore_storage.norms.sites import check_all_have
 from actstore_storage.runs.snapshot import Snapshot
 
 Norms = NDArray[np.float64]  # [layer, checkpoint]

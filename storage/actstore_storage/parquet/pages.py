@@ -13,7 +13,9 @@ _LENGTH_BYTES, _MAGIC = 4, b"PAR1"
 
 @dataclass(frozen=True)
 class Page:
-    """Its data lie from `start` to before `end`; `values` of them, `plain_bytes` long once they are decompressed."""
+    """Where a page lies. Its data lie from `start` to before `end`; `values` of them, `plain_bytes` long once they are
+    decompressed.
+    """
 
     start: int
     end: int
@@ -28,7 +30,7 @@ class Page:
 
 
 def footer_bytes(end: bytes) -> int:
-    """Of a file that ends so, how many bytes the footer takes, to the end. Errors: ValueError for no Parquet file."""
+    """Tells how many bytes, to the end, the footer of a file takes that ends so. Errors: ValueError for no Parquet."""
     if end[-len(_MAGIC) :] != _MAGIC:
         raise ValueError("it does not end as Parquet files do")
     length = end[-len(_MAGIC) - _LENGTH_BYTES : -len(_MAGIC)]
@@ -36,12 +38,14 @@ def footer_bytes(end: bytes) -> int:
 
 
 def footer_of(end: bytes) -> bytes:
-    """From the last bytes of a file, which are enough. Errors: ValueError."""
+    """Cuts the footer from the last bytes of a file, which are enough. Errors: ValueError."""
     return end[-footer_bytes(end) :]
 
 
 def page_at(data: memoryview, at: int) -> Page:
-    """The page whose header begins at `at`. Errors: ValueError for what is no page of plain values with a CRC-32."""
+    """Reads the header of the page that begins at `at`. Errors: ValueError for what is no page of plain values with a
+    CRC-32.
+    """
     try:
         header, start = _header(data, at)
         of_data = header[_DATA]

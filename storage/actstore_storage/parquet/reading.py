@@ -10,9 +10,10 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
-from actstore_storage.format.commit import Commit, ObjectRecord
+from actstore_storage.bucket import Bucket, told_apart
+from actstore_storage.errors import damaged
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.products import ObjectRecord
 from actstore_storage.parquet.pages import footer_bytes, footer_of
 
 # Shards that are read side by side: on S3 nearly all of that is waiting, and on a local disk it costs nothing. Where
@@ -28,14 +29,14 @@ Found = TypeVar("Found")
 
 @contextmanager
 def open_product(bucket: Bucket, commit: Commit, product: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
-    """As `open_record`, for one object of a shard."""
+    """Opens one object of a shard, as `open_record`."""
     with open_record(bucket, commit.objects[product], _owner(commit), verify=verify) as file:
         yield file
 
 
 @contextmanager
 def open_product_source(bucket: Bucket, commit: Commit, product: str) -> Iterator[pa.NativeFile]:
-    """As `open_product`, the bytes of it."""
+    """Opens the bytes of one object of a shard, as `open_product`."""
     record, owner = commit.objects[product], _owner(commit)
     with reading_errors(bucket, record, owner), open_source(bucket, record, owner) as source:
         yield source
@@ -43,7 +44,8 @@ def open_product_source(bucket: Bucket, commit: Commit, product: str) -> Iterato
 
 @contextmanager
 def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
-    """Raises CorruptObject, here or while the block reads, where the bytes are not what the record says.
+    """Opens an object that a record names. Raises CorruptObject, here or while the block reads, where the bytes are not
+    what the record says.
 
     Without `verify` the pages' checksums are not computed: for who has read the same pages before.
     """
@@ -53,12 +55,12 @@ def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: boo
 
 
 def open_source(bucket: Bucket, record: ObjectRecord, owner: str) -> pa.NativeFile:
-    """The object's bytes, as many as the record says. Errors of the store are not told apart yet."""
+    """Opens the bytes of an object, as many as its record says. Errors of the store are not told apart yet."""
     source = bucket.open(record.key)
     if source.size() != record.bytes:
         found = source.size()
         source.close()
-        raise _corrupt(owner, record.key, f"it has {found} bytes, its record says {record.bytes}")
+        raise damaged(record.key, f"it has {found} bytes, its record says {record.bytes}", owner=owner)
     return source
 
 
@@ -72,29 +74,28 @@ def _footer(source: pa.NativeFile, record: ObjectRecord, owner: str) -> pq.FileM
             end = source.read()
         footer = footer_of(end)
     except ValueError as error:
-        raise _corrupt(owner, record.key, str(error)) from error
+        raise damaged(record.key, error, owner=owner) from error
     if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
-        raise _corrupt(owner, record.key, "its footer is not the one that was written there")
+        raise damaged(record.key, "its footer is not the one that was written there", owner=owner)
     return pq.read_metadata(pa.BufferReader(footer))
 
 
 @contextmanager
 def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator[None]:
-    """What goes wrong in the block is a store that fails, or an object that is damaged: CorruptObject."""
+    """Tells apart what goes wrong in the block: a store that fails, or an object that is damaged, CorruptObject."""
     try:
         yield
     except KeyError:
-        raise _corrupt(owner, record.key, "it is not there") from None
+        raise damaged(record.key, "it is not there", owner=owner) from None
     except (OSError, pa.ArrowException) as error:
-        failure = bucket.store_error(error) if isinstance(error, OSError) else None
-        raise failure or _corrupt(owner, record.key, str(error).strip()) from error
+        raise told_apart(bucket, error, damaged(record.key, error, owner=owner)) from error
 
 
 def read_side_by_side(
     read: Callable[[Item], Found], items: Iterable[Item], at_once: int = SHARDS_AT_ONCE
 ) -> Iterator[Found]:
-    """What `read` makes of each, in their order, and the first error in that order. Of no more than `at_once` items is
-    anything in memory before the caller has it; `items` is taken from as they are read.
+    """Reads several items at once. What `read` makes of each, in their order, and the first error in that order. Of no
+    more than `at_once` items is anything in memory before the caller has it; `items` is taken from as they are read.
     """
     coming: deque[Future[Found]] = deque()
     with ThreadPoolExecutor(at_once, "shards") as pool:
@@ -106,9 +107,12 @@ def read_side_by_side(
             yield coming.popleft().result()
 
 
+def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Passes batches on, and an empty one for its schema where there are none."""
+    first = next(batches, None)
+    yield pa.RecordBatch.from_pylist([], schema) if first is None else first
+    yield from batches
+
+
 def _owner(commit: Commit) -> str:
     return f"run {commit.run}, shard {commit.shard}"
-
-
-def _corrupt(owner: str, key: str, what: str) -> CorruptObject:
-    return CorruptObject(f"object {key} of {owner} is damaged: {what}", field="object", value=key)

@@ -14,8 +14,10 @@ from actstore_storage.errors import BadRequest
 Part = tuple[str, int]
 
 
-class HeldRows:
-    """Of one process, for any number of threads; what was asked for longest ago leaves first. Of 0 bytes: nothing."""
+class RowCache:
+    """Tables of row groups, by object and number. Of one process, for any number of threads; what was asked for longest
+    ago leaves first. Of 0 bytes: nothing.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         if bytes_max < 0:
@@ -43,4 +45,4 @@ class HeldRows:
         return found
 
 
-NOTHING_HELD = HeldRows(0)
+NO_CACHE = RowCache(0)

@@ -5,13 +5,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.format.commit import ObjectRecord
+from actstore_storage.format.products import ObjectFormat, ObjectRecord
 from actstore_storage.parquet.pages import footer_of
 
 # In each object's metadata: which object it is.
@@ -21,17 +20,6 @@ _OF_KEY = "actstore.of"
 PAGE_BYTES = 256 << 10
 # Pages that may wait for the digest; more and the writer waits too.
 _DIGEST_QUEUE = 64
-
-
-@dataclass(frozen=True)
-class ObjectFormat:
-    """How a product is laid out. `group_rows` is the unit of reading; `dictionaries` are columns of few values each."""
-
-    schema: pa.Schema
-    group_rows: int
-    compression: str = "none"
-    statistics: tuple[str, ...] = ()
-    dictionaries: tuple[str, ...] = ()
 
 
 class ObjectWriter:
@@ -161,7 +149,7 @@ class OpenObject:
 
 @contextmanager
 def open_object(bucket: Bucket, key: str, layout: ObjectFormat, digester: ThreadPoolExecutor) -> Iterator[OpenObject]:
-    """The object is in the bucket once the block ends well; call `finish` before."""
+    """Opens an object to be written. The object is in the bucket once the block ends well; call `finish` before."""
     with bucket.create(key) as stream:
         item = OpenObject(key, stream, layout, digester)
         try:

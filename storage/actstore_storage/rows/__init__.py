@@ -1,0 +1,1 @@
+"""Dense rows and tokens of a snapshot, for reading, training and export."""

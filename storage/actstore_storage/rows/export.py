@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import parse_site
-from actstore_storage.rows.reading import TOKEN_COLUMNS, TokenFilter, dense_matrix, document_sources, read_activations
+from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import TOKEN_COLUMNS, document_sources
 
 _SAFETENSORS_TYPES = {
     "float32": "F32",
@@ -32,8 +34,10 @@ PART_BYTES = 1 << 30
 
 
 def export_safetensors(snapshot: Snapshot, site: str, folder: Path, part_bytes: int = PART_BYTES) -> list[Path]:
-    """Files `<site>-00000.safetensors`, each with `activation` [rows, width] and the tokens' columns [rows].
-    Beside them, where the run knows it, `documents.parquet` says where documents come from: document, source, row.
+    """Writes a site's rows as safetensors.
+
+    Files `<site>-00000.safetensors`, each with `activation` [rows, width] and the tokens' columns [rows]. Beside them,
+    where the run knows it, `documents.parquet` says where documents come from: document, source, row.
 
     Their metadata has the run, the snapshot's name, site, dtype and the hashes of weights and tokenizer. Errors:
     BadRequest for a folder that has files.
@@ -68,7 +72,7 @@ def export_safetensors(snapshot: Snapshot, site: str, folder: Path, part_bytes: 
 
 
 def export_saelens(snapshot: Snapshot, site: str, folder: Path) -> int:
-    """A dataset that SAELens opens as `cached_activations_path`; the number of contexts in it.
+    """Writes a dataset that SAELens opens as `cached_activations_path`; answers the number of contexts in it.
 
     Columns `<TransformerLens's name of the site>` [context_length, d_model] float32 and `token_ids` [context_length].
     Shorter sequences than the context length have no place in that layout and are left out. Errors: BadRequest for a

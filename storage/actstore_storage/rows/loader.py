@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from actstore_storage.bucket import FETCH_THREADS
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.tokens import kept_classes, kept_rows
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.rows.memory import GroupPlace, Reading, RowMemory, group_places
-from actstore_storage.rows.reading import TOKEN_COLUMNS, SiteRead, dense_token_rows, shard_tokens
-from actstore_storage.runs.opening import FETCH_THREADS
+from actstore_storage.rows.reading import SiteRead
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import TOKEN_COLUMNS, dense_token_rows, shard_tokens
 
 # Row groups read at the same time, beside those of the pool that is being served.
 READERS = 2
@@ -29,7 +30,9 @@ READERS = 2
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """`sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns asked for."""
+    """Rows of one batch. `sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns
+    asked for.
+    """
 
     sites: Mapping[str, npt.NDArray[Any]]
     dtypes: Mapping[str, str]

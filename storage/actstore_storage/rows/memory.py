@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.format.commit import Commit
+from actstore_storage.format.products import ELEMENT_TYPES
 from actstore_storage.parquet.pages import page_at
 from actstore_storage.parquet.reading import open_product, open_product_source
 from actstore_storage.rows.reading import DenseReader, SiteRead
 
-# Elements as NumPy holds them; bfloat16, which it does not know, as its raw bits.
-ELEMENT_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 # Room for the headers of a row group's pages, as a share of its rows: 30 bytes a page of 256 kB. Where it does not do,
 # rows are decoded.
 _HEADERS_SHARE = 1 / 64
@@ -39,6 +38,7 @@ class GroupPlace:
 
 
 def group_places(footer: pq.FileMetaData) -> tuple[GroupPlace, ...]:
+    """Reads from a footer where each row group lies."""
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     ends = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
     chunks = [group.column(0) for group in groups]
@@ -130,7 +130,7 @@ def _row_starts(data: memoryview, rows: int, row_bytes: int, *, verify: bool) ->
 
 
 def elements(raw: pa.Array, dtype: str, width: int) -> npt.NDArray[Any]:
-    """[rows, width] in the memory that Arrow read into."""
+    """Views [rows, width] in the memory that Arrow read into."""
     kind = np.dtype(ELEMENT_TYPES[dtype])
     row_bytes, first = width * kind.itemsize, raw.offset
     held = np.frombuffer(raw.buffers()[1] or b"", np.uint8)[first * row_bytes : (first + len(raw)) * row_bytes]

@@ -2,122 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.commit import Commit
-from actstore_storage.format.products import POSITIONS, TOKENS, TOKENS_FORMAT, dense_format
+from actstore_storage.format.products import TOKENS_FORMAT, dense_format
 from actstore_storage.format.sites import KINDS, kinds_of_block, parse_site, why_missing
-from actstore_storage.format.specification import DTYPES, RunRecord
-from actstore_storage.format.tokens import kept_classes, kept_rows
-from actstore_storage.parquet.reading import open_product, read_side_by_side
-from actstore_storage.parquet.row_cache import NOTHING_HELD, HeldRows
-from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
-from actstore_storage.runs.registry import block_of, token_texts
+from actstore_storage.format.specification import DTYPES
+from actstore_storage.parquet.reading import at_least_one, open_product
+from actstore_storage.parquet.row_cache import NO_CACHE, RowCache
+from actstore_storage.registry.models import block_of
+from actstore_storage.registry.token_texts import token_texts
+from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import EVERY_ROW, TokenFilter
+from actstore_storage.runs.tokens import TOKEN_COLUMNS, dense_token_rows, shard_tokens, sourced_tokens
 
 # What one record batch holds at most, so that it travels in one message.
 BATCH_BYTES = 2 << 20
 TOKEN_BATCH_ROWS = 16_384
-TOKEN_COLUMNS = tuple(TOKENS_FORMAT.schema.names)
-# Under which a shard's tokens are held in memory together with their sources; without them, it is 0.
-_WITH_SOURCES = 1
-
-
-@dataclass(frozen=True)
-class TokenFilter:
-    """Rows that pass every part that is given. Positions are from `first_position` to before `end_position`."""
-
-    first_sequence: int = 0
-    sequence_count: int | None = None
-    tokens: tuple[int, ...] = ()
-    documents: tuple[int, ...] = ()
-    first_position: int | None = None
-    end_position: int | None = None
-    exclude: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        for field in ("first_sequence", "sequence_count", "first_position", "end_position"):
-            value = getattr(self, field)
-            if value is not None and value < 0:
-                raise BadRequest(f"{field} is {value}", field=field, value=value, allowed="0 or more")
-        kept_classes(self.exclude)  # refuses others
-
-    @property
-    def end_sequence(self) -> int | None:
-        return None if self.sequence_count is None else self.first_sequence + self.sequence_count
-
-    def check(self, record: RunRecord) -> None:
-        """Errors: BadRequest for sequences, or positions, none of which the run can have."""
-        sequences = self.first_sequence, self.end_sequence
-        positions = self.first_position or 0, self.end_position
-        _check_some("sequences", sequences, record.sequences_total, f"run {record.run}")
-        longest = record.specification.context_length
-        _check_some("positions", positions, longest, f"sequences of run {record.run}")
-
-    def commits(self, snapshot: Snapshot) -> list[Commit]:
-        """Of the shards that may hold rows that pass. Errors: as `check`."""
-        self.check(snapshot.record)
-        total = snapshot.record.sequences_total
-        end = total if self.end_sequence is None else min(self.end_sequence, total)
-        return snapshot.commits_of(range(self.first_sequence, end))
-
-    def mask(self, tokens: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows of a shard's tokens pass."""
-        return self.mask_of(_Columns(*(tokens[name].to_numpy() for name in _Columns.__dataclass_fields__)))
-
-    def mask_of(self, rows: "TokenColumns") -> npt.NDArray[np.bool_]:
-        keep: npt.NDArray[np.bool_] = kept_rows(rows.flags, self.exclude) & (rows.sequence >= self.first_sequence)
-        if self.end_sequence is not None:
-            keep &= rows.sequence < self.end_sequence
-        if self.tokens:
-            keep &= np.isin(rows.token, self.tokens)
-        if self.documents:
-            keep &= np.isin(rows.document, self.documents)
-        if self.first_position is not None:
-            keep &= rows.position >= self.first_position
-        if self.end_position is not None:
-            keep &= rows.position < self.end_position
-        return keep
-
-
-class TokenColumns(Protocol):
-    """What a filter looks at: columns of equal length, a row a token."""
-
-    @property
-    def sequence(self) -> npt.NDArray[np.int64]: ...
-
-    @property
-    def position(self) -> npt.NDArray[np.int32]: ...
-
-    @property
-    def document(self) -> npt.NDArray[np.int64]: ...
-
-    @property
-    def token(self) -> npt.NDArray[np.int32]: ...
-
-    @property
-    def flags(self) -> npt.NDArray[np.uint8]: ...
-
-
-@dataclass(frozen=True)
-class _Columns:
-    sequence: npt.NDArray[np.int64]
-    position: npt.NDArray[np.int32]
-    document: npt.NDArray[np.int64]
-    token: npt.NDArray[np.int32]
-    flags: npt.NDArray[np.uint8]
-
-
-EVERY_ROW = TokenFilter()
 
 
 def read_activations(
@@ -125,9 +33,10 @@ def read_activations(
     sites: str | Sequence[str],
     keep: TokenFilter = EVERY_ROW,
     columns: Sequence[str] = TOKEN_COLUMNS,
-    held: HeldRows = NOTHING_HELD,
+    cache: RowCache = NO_CACHE,
 ) -> Iterator[pa.RecordBatch]:
-    """The `columns` of sequence, position, document, token and flags, and raw bits of the sites: see `dense_matrix`.
+    """Reads dense rows: the `columns` of sequence, position, document, token and flags, and raw bits of the sites, of
+    which see `dense_matrix`.
 
     One site's column is `activation`; several have their short names, and their rows are of the same tokens. Sequences
     that no committed shard holds are left out, and so are tokens whose rows the run does not store. Where a shard had
@@ -140,15 +49,15 @@ def read_activations(
     shards = keep.commits(snapshot)
     read = [SiteRead(snapshot, shards, name, title) for name, title in zip(names, titles, strict=True)]
     schema = pa.schema([*(TOKENS_FORMAT.schema.field(name) for name in columns), *(site.field for site in read)])
-    found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema, held))
+    found = (batch for commit in shards for batch in _shard_rows(snapshot, commit, read, keep, schema, cache))
     return at_least_one(found, schema)
 
 
 def read_tokens(
-    snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, held: HeldRows = NOTHING_HELD
+    snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, cache: RowCache = NO_CACHE
 ) -> Iterator[pa.RecordBatch]:
-    """Columns sequence, position, document, token, flags and `text`: the token's own text; and source and row of its
-    document, null where the run does not know.
+    """Reads tokens: columns sequence, position, document, token, flags and `text`, the token's own text; and source and
+    row of its document, null where the run does not know.
     """
     texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256).alone, pa.string())
     schema = pa.schema([*TOKENS_FORMAT.schema, pa.field("text", pa.string()), *SOURCE_FIELDS])
@@ -156,7 +65,7 @@ def read_tokens(
 
     def found() -> Iterator[pa.RecordBatch]:
         for commit in shards:
-            tokens = _sourced_tokens(snapshot.bucket, commit, held)
+            tokens = sourced_tokens(snapshot.bucket, commit, cache)
             chosen = tokens.filter(pa.array(keep.mask(tokens)))
             own = [chosen[name] for name in TOKEN_COLUMNS]
             columns = [*own, texts.take(chosen["token"]), *answered(chosen)]
@@ -165,50 +74,8 @@ def read_tokens(
     return at_least_one(found(), schema)
 
 
-def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray[np.int64]:
-    """Row i of every dense site of the shard is of token row [i] of this; the shard has so many tokens."""
-    if POSITIONS not in commit.objects:
-        return np.arange(tokens)
-    with open_product(bucket, commit, POSITIONS) as file:
-        rows: npt.NDArray[np.int64] = file.read()["row"].to_numpy().astype(np.int64)
-    return rows
-
-
-def _sourced_tokens(bucket: Bucket, commit: Commit, held: HeldRows) -> pa.Table:
-    """With the columns of sources, where the shard has them."""
-
-    def read() -> pa.Table:
-        with open_product(bucket, commit, TOKENS) as file:
-            return file.read(columns=[*TOKEN_COLUMNS, *source_columns(file)]).combine_chunks()
-
-    return held.get(commit.objects[TOKENS].key, _WITH_SOURCES, read)
-
-
-def document_sources(snapshot: Snapshot) -> pa.Table:
-    """Columns document, source and row, a row a document of the committed shards, ascending."""
-
-    def read(commit: Commit) -> pa.Table:
-        with open_product(snapshot.bucket, commit, TOKENS) as file:
-            tokens = file.read(columns=["document", *source_columns(file)], use_threads=False)
-        documents, firsts = np.unique(tokens["document"].to_numpy(), return_index=True)
-        return pa.table([pa.array(documents), *answered(tokens.take(pa.array(firsts)))], schema=schema)
-
-    schema = pa.schema([TOKENS_FORMAT.schema.field("document"), *SOURCE_FIELDS])
-    found = pa.concat_tables([schema.empty_table(), *read_side_by_side(read, snapshot.commits)])
-    _, firsts = np.unique(found["document"].to_numpy(), return_index=True)  # one may lie in two shards
-    return found.take(pa.array(firsts))
-
-
-def shard_tokens(bucket: Bucket, commit: Commit, held: HeldRows = NOTHING_HELD) -> pa.Table:
-    def read() -> pa.Table:
-        with open_product(bucket, commit, TOKENS) as file:
-            return file.read(columns=TOKENS_FORMAT.schema.names).combine_chunks()
-
-    return held.get(commit.objects[TOKENS].key, 0, read)
-
-
 def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -> npt.NDArray[np.float32]:
-    """[rows, d_model] of an `activation` column. Widening to float32 is exact for every dtype that is stored."""
+    """Widens an `activation` column to [rows, d_model] of float32, which is exact for every dtype that is stored."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     width = d_model * DTYPES[dtype]
@@ -254,10 +121,10 @@ class SiteRead:
 
 
 class DenseReader:
-    """Rows of a site's object by their numbers; holds the row group that it read last, beside those in `held`."""
+    """Rows of a site's object by their numbers; holds the row group that it read last, beside those in the cache."""
 
-    def __init__(self, file: pq.ParquetFile, key: str = "", held: HeldRows = NOTHING_HELD) -> None:
-        self._file, self._key, self._others = file, key, held
+    def __init__(self, file: pq.ParquetFile, key: str = "", cache: RowCache = NO_CACHE) -> None:
+        self._file, self._key, self._cache = file, key, cache
         counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self.ends = np.cumsum([0, *counts])
         self._held: tuple[int, pa.Array] | None = None
@@ -276,7 +143,7 @@ class DenseReader:
         if self._held is None or self._held[0] != group:
             self._held = None
             read = partial(self._file.read_row_group, group, use_threads=False)
-            column = self._others.get(self._key, group, read)["activation"]
+            column = self._cache.get(self._key, group, read)["activation"]
             self._held = group, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         return self._held[1]
 
@@ -287,9 +154,9 @@ def _shard_rows(
     read: Sequence[SiteRead],
     keep: TokenFilter,
     schema: pa.Schema,
-    held: HeldRows,
+    cache: RowCache,
 ) -> Iterator[pa.RecordBatch]:
-    tokens = shard_tokens(snapshot.bucket, commit, held)
+    tokens = shard_tokens(snapshot.bucket, commit, cache)
     rows = dense_token_rows(snapshot.bucket, commit, tokens.num_rows)
     wanted = np.flatnonzero(keep.mask(tokens)[rows])
     if not len(wanted):
@@ -298,7 +165,7 @@ def _shard_rows(
     with ExitStack() as files:
         opened = [files.enter_context(open_product(snapshot.bucket, commit, site.site)) for site in read]
         keys = [commit.objects[site.site].key for site in read]
-        readers = [DenseReader(file, key, held) for file, key in zip(opened, keys, strict=True)]
+        readers = [DenseReader(file, key, cache) for file, key in zip(opened, keys, strict=True)]
         smallest = max(readers, key=lambda reader: len(reader.ends))
         for first, last in zip(smallest.ends[:-1], smallest.ends[1:], strict=True):
             chosen = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)]
@@ -311,12 +178,6 @@ def _shard_rows(
                 raw = raw if len(raw) == len(chosen) else raw.take(pa.array(chosen - chosen[0]))
                 found.append(site.column(commit, raw))
             yield from pa.Table.from_arrays(found, schema=schema).to_batches(batch_rows)
-
-
-def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    first = next(batches, None)
-    yield pa.RecordBatch.from_pylist([], schema) if first is None else first
-    yield from batches
 
 
 def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
@@ -346,17 +207,3 @@ def _dense_site(snapshot: Snapshot, text: str) -> str:
             allowed=stored or "none: this run was captured without dense sites",
         )
     return name
-
-
-def _check_some(field: str, asked: tuple[int, int | None], total: int, what: str) -> None:
-    """`asked`: the first, and the end (None: all that follow). At least one of them has to be below `total`."""
-    first, end = asked
-    if asked == (0, None) or (first < total and (end is None or first < end)):
-        return
-    backwards = end is not None and end <= first
-    raise BadRequest(
-        f"there are no {field} from {first} to before {end}" if backwards else f"{what} has no {field} from {first} on",
-        field=field,
-        value=f"{first} to {'the last' if end is None else end - 1}",
-        allowed=f"of 0 to {total - 1}" if total else "none: the run has no token",
-    )

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import StoreError
-from actstore_storage.format.commit import Commit, ObjectRecord
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import (
     commit_key,
     features_product,
@@ -23,15 +23,21 @@ from actstore_storage.format.keys import (
     sae_products,
     statistics_product,
 )
-from actstore_storage.format.products import FEATURES_FORMAT, INDEX_FORMAT, STATISTICS_FORMAT
+from actstore_storage.format.products import (
+    FEATURES_FORMAT,
+    INDEX_FORMAT,
+    STATISTICS_FORMAT,
+    ObjectFormat,
+    ObjectRecord,
+)
 from actstore_storage.format.specification import RunRecord, SaeRecord
-from actstore_storage.parquet.writing import ObjectFormat, OpenObject, open_object
+from actstore_storage.parquet.writing import OpenObject, open_object
 from actstore_storage.runs.feature_index import FeatureIndex, SparseFeatures
 
 
 class ShardAttempt(ABC):
-    """A context manager. Nothing is visible before `commit`; leaving without it, or losing to another attempt, removes
-    what was written. `saes` are those whose features it writes.
+    """Writes a shard's objects, and its commit. A context manager. Nothing is visible before `commit`; leaving without
+    it, or losing to another attempt, removes what was written. `saes` are those whose features it writes.
     """
 
     def __init__(self, bucket: Bucket, record: RunRecord, shard: int, attempt: str, saes: Iterable[SaeRecord]) -> None:

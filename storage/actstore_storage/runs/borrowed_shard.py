@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.format.commit import Commit, ObjectRecord
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
+from actstore_storage.format.products import ObjectRecord
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.attempt import ShardAttempt
 from actstore_storage.runs.feature_index import SparseFeatures

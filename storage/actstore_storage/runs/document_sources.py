@@ -21,7 +21,7 @@ SOURCE_FIELDS = (pa.field("source", pa.string()), pa.field("row", pa.int64()))
 
 @dataclass(frozen=True)
 class DocumentSources:
-    """Of the documents with these numbers, which ascend. Columns of equal length; `source` is of strings."""
+    """Where documents with these numbers, which ascend, come from. Columns of equal length; `source` is of strings."""
 
     numbers: npt.NDArray[np.int64]
     source: npt.NDArray[np.object_]
@@ -51,12 +51,12 @@ class DocumentSources:
 
 
 def source_columns(file: pq.ParquetFile) -> tuple[str, ...]:
-    """Of an object of tokens, the columns of sources that it has."""
+    """Names the columns of sources that an object of tokens has."""
     return SOURCE_COLUMNS if SOURCE_COLUMNS[0] in file.schema_arrow.names else ()
 
 
 def answered(tokens: pa.Table) -> list[pa.Array]:
-    """Source and row of each row of a shard's tokens, as SOURCE_FIELDS has them."""
+    """Tells source and row of each row of a shard's tokens, as SOURCE_FIELDS has them."""
     if SOURCE_COLUMNS[0] not in tokens.column_names:
         return [pa.nulls(len(tokens), field.type) for field in SOURCE_FIELDS]
     source, row = (tokens[name].combine_chunks() for name in SOURCE_COLUMNS)

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.format.commit import TOKEN_CLASSES
-from actstore_storage.format.products import BOS, SINK, SPECIAL
+from actstore_storage.format.tokens import TOKEN_CLASSES, token_classes
 
 # Rows are stored as int32.
 ROWS_MAX = 1 << 31
@@ -103,16 +102,8 @@ class SortedFeatures:
         return feature[starts], np.full(len(starts), number), counts, activation[starts], sums
 
 
-def token_classes(flags: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which rows are of which class. They exclude each other: BOS before special before sink, and the rest is text."""
-    bos = (flags & BOS) != 0
-    special = ((flags & SPECIAL) != 0) & ~bos
-    sink = ((flags & SINK) != 0) & ~bos & ~special
-    return dict(zip(TOKEN_CLASSES, (~bos & ~special & ~sink, bos, special, sink), strict=True))
-
-
 def sorted_order(keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.int64]:
-    """A stable argsort, so that equal activations stay in order of row.
+    """Sorts keys stably, so that equal activations stay in order of row; answers their order.
 
     NumPy sorts 16-bit integers by radix; going through the digits from the lowest up took 40 ns a key where its stable
     sort of 64-bit integers took 100.

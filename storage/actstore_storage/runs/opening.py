@@ -3,23 +3,26 @@
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
 
-from actstore_storage.bucket import Bucket
-from actstore_storage.errors import Conflict, CorruptObject, NotThere
+from actstore_storage.bucket import FETCH_THREADS, Bucket
+from actstore_storage.bucket.local import LocalBucket
+from actstore_storage.errors import Conflict, CorruptObject, NotThere, StoreError, corrupt_object
 from actstore_storage.format.commit import Commit, commit_of
-from actstore_storage.format.keys import RUNS, commit_key, commits_folder, run_key
+from actstore_storage.format.keys import RUNS, TOP_FOLDERS, commit_key, commits_folder, run_key
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.checkpoint import Commits, open_checkpoints
 from actstore_storage.runs.snapshot import Snapshot
 
-# Requests in flight: small objects on S3 are all latency.
-FETCH_THREADS = 16
+# Where a folder is no store, so many in it are looked at for one.
+NEIGHBOURS_MAX = 100
 
 _log = logging.getLogger(__name__)
 
 
 def check_run_name(bucket: Bucket, record: RunRecord) -> None:
-    """That `create_run` would not refuse the record now. Errors: Conflict, CorruptObject."""
+    """Refuses what `create_run` would refuse now. Errors: Conflict, CorruptObject."""
     key = run_key(record.run)
     if bucket.exists(key):
         check_same_run(read_record(bucket, record.run), record)
@@ -33,7 +36,8 @@ def check_run_name(bucket: Bucket, record: RunRecord) -> None:
 
 
 def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
-    """The record as it stands in the bucket: this very one, or that of the same specification from before.
+    """Begins a run, and answers the record as it stands in the bucket: this very one, or that of the same specification
+    from before.
 
     Raises Conflict where another specification has the name.
     """
@@ -46,7 +50,9 @@ def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
 
 
 def check_same_run(standing: RunRecord, record: RunRecord) -> None:
-    """Errors: Conflict where they have a name in common and not the specification, with what one has otherwise."""
+    """Refuses records that have a name in common and not the specification. Errors: Conflict with what one has
+    otherwise.
+    """
     if standing.specification.differing(record.specification):
         raise Conflict(
             f"run {record.run} exists with another specification: {'; '.join(standing.differences(record))}",
@@ -56,7 +62,40 @@ def check_same_run(standing: RunRecord, record: RunRecord) -> None:
         )
 
 
+def check_store(bucket: Bucket) -> None:
+    """Refuses a bucket, to a reader, that has nothing of a store and in which no writer has begun one.
+
+    Errors: StoreError STORE_NOT_FOUND. Without this check every question would be answered with nothing.
+    """
+    if _is_store(bucket):
+        return
+    below = _stores_below(Path(bucket.address)) if isinstance(bucket, LocalBucket) else []
+    near = f"; {below[0]} is one" if below else ""
+    raise StoreError(
+        f"{bucket.address} is no store: nothing that actstore writes is there{near}",
+        field="store",
+        value=bucket.address,
+        allowed=", ".join(below) or "a store that something was captured into, as .actstore/store of `actstore up`",
+    )
+
+
+def _is_store(bucket: Bucket) -> bool:
+    if isinstance(bucket, LocalBucket) and bucket.written:
+        return True
+    return any(bucket.folders(folder) or bucket.keys(folder) for folder in TOP_FOLDERS)
+
+
+def _stores_below(folder: Path) -> list[str]:
+    try:
+        near = [path for path in islice(folder.iterdir(), NEIGHBOURS_MAX) if path.is_dir()]
+        found = [path for path in (*near, folder / ".actstore" / "store") if path.is_dir()]
+        return sorted(str(path) for path in found if _is_store(LocalBucket(path)))
+    except OSError:
+        return []
+
+
 def list_runs(bucket: Bucket) -> list[str]:
+    """Names every run that was begun."""
     names = bucket.folders(RUNS)
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         there = pool.map(lambda name: bucket.exists(run_key(name)), names)
@@ -64,7 +103,9 @@ def list_runs(bucket: Bucket) -> list[str]:
 
 
 def readable_runs(bucket: Bucket) -> list[Snapshot]:
-    """Every run that opens. One that is damaged must not hide the others: it is logged, and `open_run` refuses it."""
+    """Opens every run that opens. One that is damaged must not hide the others: it is logged, and `open_run` refuses
+    it.
+    """
     snapshots = []
     for run in list_runs(bucket):
         try:
@@ -74,18 +115,13 @@ def readable_runs(bucket: Bucket) -> list[Snapshot]:
     return snapshots
 
 
-def committed_shards(bucket: Bucket, run: str) -> set[int]:
-    """From one listing; empty for a run that is not there."""
-    return _shard_numbers(bucket.keys(commits_folder(run)))
-
-
 def _shard_numbers(keys: Iterable[str]) -> set[int]:
     stems = (key.rpartition("/")[2].removesuffix(".json") for key in keys)
     return {int(stem) for stem in stems if stem.isdigit()}
 
 
 def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = None) -> Snapshot:
-    """What is committed now. Shards that are committed later are in later snapshots only.
+    """Opens what is committed now. Shards that are committed later are in later snapshots only.
 
     Errors: RUN_NOT_FOUND; CorruptObject. With `unreadable`, the errors of commits and checkpoints go there, and the
     snapshot is without those shards, or with what smaller checkpoints and commits say of them.
@@ -110,7 +146,7 @@ def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = 
 
 
 def read_record(bucket: Bucket, run: str) -> RunRecord:
-    """Errors: RUN_NOT_FOUND with what there is; CorruptObject."""
+    """Reads a run's record. Errors: RUN_NOT_FOUND with what there is; CorruptObject."""
     key = run_key(run)
     try:
         record = RunRecord.from_json(bucket.get(key), key)
@@ -118,12 +154,12 @@ def read_record(bucket: Bucket, run: str) -> RunRecord:
         allowed = list_runs(bucket) or "none: nothing was captured into this store"
         raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
     if record.run != run:
-        raise CorruptObject(f"{key} is the record of run {record.run}", field="object", value=key)
+        raise corrupt_object(key, f"{key} is the record of run {record.run}")
     return record
 
 
 def runs_over(bucket: Bucket, run: str) -> list[str]:
-    """The runs over this one's rows, whose objects are in part this one's. One that cannot be read is left out."""
+    """Names the runs over this one's rows, whose objects are in part this one's. An unreadable one is left out."""
 
     def stands_on(other: str) -> bool:
         try:
@@ -149,5 +185,6 @@ def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> lis
 
 
 def read_commit(bucket: Bucket, record: RunRecord, shard: int) -> Commit:
+    """Reads a shard's commit. Errors: KeyError where there is none; CorruptObject."""
     key = commit_key(record.run, shard)
     return commit_of(record, shard, bucket.get(key), key)

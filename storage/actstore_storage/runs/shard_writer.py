@@ -9,33 +9,31 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.format.commit import TOKEN_CLASSES, Commit, Moments, ObjectRecord
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.norm_columns import L2, NormColumn, statistics_names, with_derived
 from actstore_storage.format.products import (
-    BOS,
+    ELEMENT_TYPES,
     NORM_SKETCHES,
     NORMS,
     POSITIONS,
     POSITIONS_FORMAT,
     SOURCED_TOKENS_FORMAT,
-    SPECIAL,
     TOKENS,
     TOKENS_FORMAT,
+    ObjectFormat,
+    ObjectRecord,
     dense_format,
     norms_format,
     sketches_format,
 )
 from actstore_storage.format.sites import parse_site
+from actstore_storage.format.sketches import NormSketches
 from actstore_storage.format.specification import RunRecord
-from actstore_storage.norms.sketches import NormSketches
-from actstore_storage.parquet.writing import ObjectFormat
+from actstore_storage.format.tokens import TOKEN_CLASSES, token_classes
 from actstore_storage.runs.attempt import ShardAttempt
 from actstore_storage.runs.document_sources import DocumentSources
-from actstore_storage.runs.feature_index import SparseFeatures, token_classes
-
-__all__ = ["BOS", "SPECIAL", "ShardWriter", "SparseFeatures", "TokenRows"]
-
-_DENSE_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+from actstore_storage.runs.feature_index import SparseFeatures
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ class ShardWriter(ShardAttempt):
         return len(chosen)
 
     def _dense(self, site: str, values: npt.NDArray[Any], rows: int) -> pa.Array:
-        kind, shape = _DENSE_TYPES[self._dtypes[site]], (rows, self._record.dense_width(site))
+        kind, shape = ELEMENT_TYPES[self._dtypes[site]], (rows, self._record.dense_width(site))
         if values.shape != shape or values.dtype != kind:
             raise ValueError(f"{site} is {values.dtype} {values.shape}, not {np.dtype(kind)} {shape}")
         if site not in self._moments:  # else its norms tell

@@ -12,15 +12,18 @@ import numpy.typing as npt
 from actstore_api.records.terms import Provenance
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import NotThere
-from actstore_storage.format.commit import Commit, Moments
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import commit_key
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.specification import RunRecord, SaeRecord
 from actstore_storage.runs.checkpoint import Commits
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Commits are in order of shard. Every answer is a function of this and of immutable objects alone."""
+    """What was committed of a run at one moment. Commits are in order of shard. Every answer is a function of this and
+    of immutable objects alone.
+    """
 
     bucket: Bucket
     record: RunRecord

@@ -1,0 +1,1 @@
+"""What keeps a store whole: folding commits, merging indexes, removing runs, checking every byte."""

@@ -22,14 +22,14 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """`record` is plain JSON."""
+    """An answer, as the cache has it. `record` is plain JSON."""
 
     record: Mapping[str, Any]
     tables: Mapping[str, pa.Table]
 
 
 def read_kept(bucket: Bucket, sha256: str) -> KeptAnswer | None:
-    """None where there is none, or none that is whole. Errors: StoreError."""
+    """Reads an answer; None where there is none, or none that is whole. Errors: StoreError."""
     manifest = _manifest(bucket, sha256)
     if manifest is None:
         return None
@@ -43,12 +43,12 @@ def read_kept(bucket: Bucket, sha256: str) -> KeptAnswer | None:
 
 
 def is_kept(bucket: Bucket, sha256: str) -> bool:
-    """By its record alone, whose objects are not read. Errors: StoreError."""
+    """Tells whether there is an answer, by its record alone, whose objects are not read. Errors: StoreError."""
     return _manifest(bucket, sha256) is not None
 
 
 def keep(bucket: Bucket, sha256: str, answer: KeptAnswer, *, replace: bool = False) -> None:
-    """The first one stays, unless it is to be replaced, or is not whole. Errors: StoreError."""
+    """Stores an answer. The first one stays, unless it is to be replaced, or is not whole. Errors: StoreError."""
     attempt, objects = uuid.uuid4().hex, {}
     for name, table in answer.tables.items():
         key, data = kept_object_key(sha256, attempt, name), _parquet(table)
@@ -63,7 +63,7 @@ def keep(bucket: Bucket, sha256: str, answer: KeptAnswer, *, replace: bool = Fal
 
 
 def remove_unnamed(bucket: Bucket, sha256: str) -> list[str]:
-    """Objects that the record does not name: of an answer that was replaced, or came second."""
+    """Removes objects that the record does not name: of an answer that was replaced, or came second."""
     found = unnamed(bucket, sha256)
     for key in found:
         bucket.delete(key)
@@ -71,13 +71,14 @@ def remove_unnamed(bucket: Bucket, sha256: str) -> list[str]:
 
 
 def unnamed(bucket: Bucket, sha256: str) -> list[str]:
+    """Names the objects below an answer that its record does not name."""
     manifest = _manifest(bucket, sha256)
     named = {kept_key(sha256)} | ({item["key"] for item in manifest["objects"].values()} if manifest else set())
     return [key for key in bucket.keys(kept_folder(sha256)) if key not in named]
 
 
 def remove_kept(bucket: Bucket, sha256: str) -> list[str]:
-    """The whole answer; what makes it visible first."""
+    """Removes a whole answer; what makes it visible first."""
     bucket.delete(kept_key(sha256))
     return [kept_key(sha256), *remove_unnamed(bucket, sha256)]
 

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from actstore_storage.bucket import Bucket
+from actstore_storage.bucket import FETCH_THREADS, Bucket
 from actstore_storage.errors import Conflict, NotThere
 from actstore_storage.format.keys import (
     RUNS,
@@ -13,12 +13,12 @@ from actstore_storage.format.keys import (
     run_key,
     wanted_key,
 )
-from actstore_storage.runs.opening import FETCH_THREADS, list_runs, runs_over
+from actstore_storage.runs.opening import list_runs, runs_over
 
 
 def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
-    """How many objects were removed. From its first step on nobody opens the run; what an interruption leaves, the same
-    call removes.
+    """Removes a run, and answers how many objects that were. From its first step on nobody opens the run; what an
+    interruption leaves, the same call removes.
 
     Errors: RUN_NOT_FOUND; Conflict, unless by `force`, for a run that is being captured, whose capture then fails, and
     for one whose rows other runs are over, which then have lost them.

@@ -21,7 +21,7 @@ from actstore_api.v1 import capture_pb2
 from actstore_service.server import Service
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
-from actstore_storage.format.products import BOS
+from actstore_storage.format.tokens import BOS
 from tests import stored_run
 from tests.client.conftest import RUNS, SERVICE_TOKEN, STEPS
 from tests.client.workers.stand_in import StandInWorkers

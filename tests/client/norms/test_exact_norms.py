@@ -14,10 +14,10 @@ from actstore import BadRequest, Lab, LimitExceeded
 from actstore._cli.main import main
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.keys import checkpoint_sketches_key
+from actstore_storage.format.sketches import RANK_ERROR
 from actstore_storage.norms import profile as norms
-from actstore_storage.norms.sketches import RANK_ERROR
-from actstore_storage.runs.checkpoint import fold_commits
 from actstore_storage.runs.opening import open_run
+from actstore_storage.upkeep.folding import fold_commits
 from tests.client.lab.doors import served
 from tests.storage.random_run import RandomRun, make_run, without_sketches, write_run
 

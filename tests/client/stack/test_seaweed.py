@@ -4,7 +4,8 @@ from pathlib import Path
 
 from actstore._stack.seaweed import SeaweedFS
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_bucket
 
 
 def opened(weed: SeaweedFS) -> Bucket:

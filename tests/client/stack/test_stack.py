@@ -127,7 +127,7 @@ def test_a_stack_over_s3_whatever_proxy_the_environment_names(
 def _local_stack_access(stack: LocalStack):
     from dataclasses import asdict
 
-    from actstore_storage.bucket.opening import S3Access
+    from actstore_storage.bucket.access import S3Access
 
     return S3Access(**asdict(stack.s3_access))
 

@@ -13,8 +13,9 @@ from stat import S_ISDIR
 import pytest
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.local import LocalBucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import BadRequest, StoreError
 from tests.waiting import wait_until

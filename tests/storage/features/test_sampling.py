@@ -16,14 +16,16 @@ from actstore_storage.features.examples import Window, examples_table
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sampling import METHODS, Sample, sample_examples
 from actstore_storage.features.segments import listed_segments
+from actstore_storage.features.sources import token_counts
 from actstore_storage.features.statistics import feature_statistics, top_examples
-from actstore_storage.rows.reading import TokenFilter
+from actstore_storage.format.tokens import BOS, SPECIAL
 from actstore_storage.runs.opening import open_run
-from actstore_storage.runs.shard_writer import BOS, SPECIAL
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
 from actstore_storage.upkeep import merging as index_merge
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_storage.upkeep.merging import finish_merge, merge_index, merge_part, plan_merges, token_counts
+from actstore_storage.upkeep.merging import finish_merge, merge_part, plan_merges
+from tests.run_state import merge_index
 from tests.storage.feature_twins import EXCLUSIONS, part_of, slow_entries, slow_sample
 from tests.storage.random_run import SAE, VOCABULARY, make_run, slow_top_examples, write_run, write_shard
 

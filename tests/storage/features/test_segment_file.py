@@ -13,9 +13,8 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.features import segment_file
 from actstore_storage.features.entries import COLUMNS
 from actstore_storage.features.segment_file import SegmentFile
-from actstore_storage.features.segments import StoredRun
-from actstore_storage.format.commit import ObjectRecord
-from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS
+from actstore_storage.features.segments import StoredList
+from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS, ObjectRecord
 from actstore_storage.parquet.writing import open_object
 
 KEY = "runs/run/index/sae/objects/part.parquet"
@@ -77,7 +76,7 @@ def test_places_in_a_stretch(bucket: Bucket, written: pa.Table) -> None:
     record = write(bucket, written)
     activation = written["activation"].to_numpy()
     for start, end in zip((0, *ENDS[:-1]), ENDS, strict=True):
-        run = StoredRun(SegmentFile(bucket, record, "a test"), start, end - start, float(activation[start]))
+        run = StoredList(SegmentFile(bucket, record, "a test"), start, end - start, float(activation[start]))
         rows = activation[start:end].astype(np.float64)
         for value in [0.0, *np.unique(rows), *(np.unique(rows) + 1e-9), 99.0]:
             assert run.above(float(value)) == (rows > value).sum()

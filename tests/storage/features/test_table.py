@@ -10,11 +10,11 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.features.coactivity import active_features, cofiring_features
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.table import FeatureSearch, feature_table, token_r2, token_r2_of_all
-from actstore_storage.rows.reading import TokenFilter
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.shard_writer import TokenRows
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.upkeep.merging import merge_index
+from actstore_storage.runs.token_filter import TokenFilter
+from tests.run_state import merge_index
 from tests.storage.feature_twins import EXCLUSIONS, slow_r2
 from tests.storage.random_run import SAE, VOCABULARY, RandomRun, make_run, write_run
 

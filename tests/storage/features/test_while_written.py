@@ -15,7 +15,8 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.features.segments import Part, listed_segments
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep import merging as index_merge
-from actstore_storage.upkeep.merging import Merge, finish_merge, merge_index, merge_part, plan_merges
+from actstore_storage.upkeep.merging import Merge, finish_merge, merge_part, plan_merges
+from tests.run_state import merge_index
 from tests.storage.feature_twins import assert_every_answer, part_of, read_back
 from tests.storage.random_run import SAE, make_run, write_run, write_shard
 

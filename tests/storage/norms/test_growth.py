@@ -15,16 +15,16 @@ from actstore_storage.norms.growth import (
     RESAMPLES_MAX,
     Bootstrap,
     Growth,
-    SequenceSums,
     fit_growth,
     fit_growth_over_checkpoints,
     resample_means,
 )
 from actstore_storage.norms.growth_shapes import EXPONENTIAL, FASTER, IRREGULAR, NONE, SLOWER, GrowthFit, fit_steps
 from actstore_storage.norms.growth_steps import student_bound
+from actstore_storage.norms.sequence_sums import SequenceSums
+from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.rows.reading import read_activations
 from actstore_storage.runs.opening import open_run
-from actstore_storage.runs.registry import ModelRecord, register_model
 from actstore_storage.runs.snapshot import Snapshot
 from tests.storage.random_run import RandomRun, make_run, write_run
 
@@ -163,7 +163,7 @@ def test_shapes_that_are_told_apart(words: str, factors: list[float], verdict: s
     found = noisy(factors)
     row = f"| {words} | {found.r_squared:.2f} | {found.ratios.departs.sum()} | {found.verdict} |"
     assert (found.verdict, found.ratios.departs.sum()) == (verdict, departing), row
-    assert row in (Path(__file__).parents[2] / "docs/norms.md").read_text().splitlines(), row
+    assert row in (Path(__file__).parents[3] / "docs/norms.md").read_text().splitlines(), row
 
 
 def test_the_layers_that_depart_are_those_that_were_planted() -> None:

@@ -14,23 +14,16 @@ from numpy.typing import NDArray
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
-from actstore_storage.format.commit import TOKEN_CLASSES
 from actstore_storage.format.keys import checkpoint_sketches_key
 from actstore_storage.format.products import NORM_SKETCHES
+from actstore_storage.format.sketches import RANK_ERROR, SKETCH_K, NormSketches, WeightedValues, compacted
+from actstore_storage.format.tokens import TOKEN_CLASSES
 from actstore_storage.norms.profile import ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.norms.revisions import norms_of_runs
-from actstore_storage.norms.sketches import (
-    RANK_ERROR,
-    SKETCH_K,
-    NormSketches,
-    WeightedValues,
-    compacted,
-    missing_sketches,
-    read_sketches,
-)
-from actstore_storage.runs import checkpoint
-from actstore_storage.runs.checkpoint import fold_commits
+from actstore_storage.norms.sketches import missing_sketches, read_sketches
 from actstore_storage.runs.opening import open_run
+from actstore_storage.upkeep import folding
+from actstore_storage.upkeep.folding import fold_commits
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.removal import remove_run
 from tests.storage.random_run import make_run, without_sketches, write_run
@@ -186,7 +179,7 @@ def test_sketches_are_read_instead_of_norms(local_bucket: Bucket) -> None:
 
 
 def test_checkpoints_have_their_shards_sketches(local_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "BLOCKS", (2, 4))
+    monkeypatch.setattr(folding, "BLOCKS", (2, 4))
     write_run(local_bucket, make_run(5))
     first = open_run(local_bucket, "run")
     before = norm_profile(first)

@@ -12,10 +12,12 @@ from actstore_storage.format.keys import data_folder
 from actstore_storage.format.products import NORM_SKETCHES, TOKENS
 from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord
 from actstore_storage.norms.profile import norm_profile
-from actstore_storage.rows.reading import read_activations, shard_tokens
+from actstore_storage.rows.reading import read_activations
 from actstore_storage.runs.borrowed_shard import FeatureWriter
+from actstore_storage.runs.feature_index import SparseFeatures
 from actstore_storage.runs.opening import open_run, read_record, runs_over
-from actstore_storage.runs.shard_writer import ShardWriter, SparseFeatures
+from actstore_storage.runs.shard_writer import ShardWriter
+from actstore_storage.runs.tokens import shard_tokens
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.removal import remove_run
 from tests.storage.random_run import SAE, RandomRun, begin, make_run, write_run

@@ -12,20 +12,18 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest, Conflict, CorruptObject, NotThere
 from actstore_storage.format.keys import training_key
 from actstore_storage.format.specification import FORMAT_VERSION, RunRecord
-from actstore_storage.runs.opening import committed_shards, create_run, list_runs, open_run, readable_runs
-from actstore_storage.runs.registry import (
-    ModelRecord,
+from actstore_storage.registry.models import ModelRecord, list_models, register_model
+from actstore_storage.registry.saes import (
     SaeModelRecord,
     fetch_sae_files,
     find_registered_sae,
-    list_models,
     list_saes,
-    register_model,
     register_sae,
     store_sae_files,
-    token_texts,
 )
-from actstore_storage.runs.token_texts import TokenTexts
+from actstore_storage.registry.token_texts import TokenTexts, token_texts
+from actstore_storage.runs.opening import create_run, list_runs, open_run, readable_runs
+from tests.run_state import committed_shards
 from tests.storage.random_run import make_run, write_run
 
 MODEL = ModelRecord("org/model", "", "a" * 64, "b" * 64, "llama", 2, 8, 2, 3, 64)

@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, CorruptObject
-from actstore_storage.format.commit import Commit, Moments
-from actstore_storage.rows.reading import BATCH_BYTES, TokenFilter, dense_matrix, read_activations, read_tokens
-from actstore_storage.runs.feature_index import FeatureIndex
-from actstore_storage.runs.opening import committed_shards, create_run, open_run
-from actstore_storage.runs.shard_writer import ShardWriter, SparseFeatures
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.moments import Moments
+from actstore_storage.rows.reading import BATCH_BYTES, dense_matrix, read_activations, read_tokens
+from actstore_storage.runs.feature_index import FeatureIndex, SparseFeatures
+from actstore_storage.runs.opening import create_run, open_run
+from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from tests.run_state import committed_shards
 from tests.storage.random_run import SAE, TEXTS, RandomRun, make_run, random_bits, write_run, write_shard
 
 

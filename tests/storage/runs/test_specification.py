@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from actstore_storage.bucket import Bucket
 from actstore_storage.format.positions import KINDS_BY_PLACE, selected
 from actstore_storage.format.specification import DTYPES, Positions, RowFilter, RunRecord, SaeRecord, Specification
-from actstore_storage.rows.reading import dense_matrix, read_activations, shard_tokens
+from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.shard_writer import ShardWriter
+from actstore_storage.runs.tokens import shard_tokens
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.removal import remove_run
 from tests.storage.random_run import SAE, RandomRun, begin, make_run

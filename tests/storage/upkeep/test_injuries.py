@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import actstore
-from actstore_storage.bucket.archives import read_archive, write_archive
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, CorruptObject
 from actstore_storage.features.segments import Segment
@@ -36,24 +35,22 @@ from actstore_storage.format.records import canonical_json, seal, unseal
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.parquet.pages import footer_bytes
 from actstore_storage.parquet.reading import open_product
-from actstore_storage.runs import checkpoint
-from actstore_storage.runs.checkpoint import fold_commits
-from actstore_storage.runs.opening import open_run
-from actstore_storage.runs.registry import (
-    ModelRecord,
+from actstore_storage.registry.archives import read_archive, write_archive
+from actstore_storage.registry.models import ModelRecord, find_registered_model, list_models, register_model
+from actstore_storage.registry.saes import (
     SaeModelRecord,
     fetch_sae_files,
-    find_registered_model,
     find_registered_sae,
-    list_models,
-    read_token_texts,
-    register_model,
     register_sae,
     store_sae_files,
 )
+from actstore_storage.registry.token_texts import read_token_texts
+from actstore_storage.runs.opening import open_run
+from actstore_storage.upkeep import folding
 from actstore_storage.upkeep.answer_cache import KeptAnswer, keep, read_kept
+from actstore_storage.upkeep.folding import fold_commits
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_storage.upkeep.merging import merge_index
+from tests.run_state import merge_index
 from tests.stored_run import FIRING, MODEL, SAE, TOKEN_TEXTS, write_stored_run
 
 RUNS = "folded", "loose"
@@ -68,7 +65,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
     bucket, folder = LocalBucket(root), tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(checkpoint, "BLOCKS", (2, 4))
+        small.setattr(folding, "BLOCKS", (2, 4))
         write_stored_run(bucket, RUNS[0])
         fold_commits(open_run(bucket, RUNS[0]))
         merge_index(bucket, RUNS[0], SAE, "merge")
@@ -356,7 +353,7 @@ def test_commits_that_are_gone_are_put_back_from_a_checkpoint(store: Path, injur
     bucket = LocalBucket(store)
     assert [(found.kind, found.key) for found in check_runs(bucket).findings] == [("missing", key)]
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(checkpoint, "BLOCKS", (2, 4))
+        small.setattr(folding, "BLOCKS", (2, 4))
         assert fold_commits(open_run(bucket, "folded")) == [key]
     assert (store / key).read_bytes() == whole
 

@@ -17,18 +17,19 @@ import pytest
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import Conflict, CorruptObject, NotThere
 from actstore_storage.features.segments import chosen_segments
-from actstore_storage.format.commit import Moments
 from actstore_storage.format.keys import checkpoint_key, checkpoint_sketches_key, commit_key, segment_key, wanted_key
+from actstore_storage.format.moments import Moments
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.records import seal, unseal
 from actstore_storage.norms.profile import norm_profile
 from actstore_storage.rows.reading import read_activations
-from actstore_storage.runs import checkpoint
-from actstore_storage.runs.checkpoint import fold_commits
 from actstore_storage.runs.opening import create_run, open_run
-from actstore_storage.upkeep.fsck import MERGE_TOLERANCE, check_runs, merged_again
-from actstore_storage.upkeep.merging import merge_index
+from actstore_storage.upkeep import folding
+from actstore_storage.upkeep.folding import fold_commits
+from actstore_storage.upkeep.fsck import check_runs
+from actstore_storage.upkeep.fsck.checkpoints import MERGE_TOLERANCE, merged_again
 from actstore_storage.upkeep.removal import remove_run
+from tests.run_state import merge_index
 from tests.storage.random_run import SAE, make_run, write_run, write_shard
 
 
@@ -41,7 +42,7 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Levels of 2, 4 and 8 shards instead of 256, 4,096 and 65,536."""
-    monkeypatch.setattr(checkpoint, "BLOCKS", (2, 4, 8))
+    monkeypatch.setattr(folding, "BLOCKS", (2, 4, 8))
 
 
 def kinds(bucket: Bucket, run: str | None = None, **options: bool) -> list[tuple[str, str]]:

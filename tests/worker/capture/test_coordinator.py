@@ -17,7 +17,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, NotThere, StoreError
 from actstore_storage.format.keys import checkpoint_key, checkpoint_sketches_key
 from actstore_storage.rows.reading import dense_matrix, read_activations, read_tokens
-from actstore_storage.runs.opening import committed_shards, create_run, list_runs, open_run
+from actstore_storage.runs.opening import create_run, list_runs, open_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck import check_runs
@@ -30,6 +30,7 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
 from tests.random_models import save_model
+from tests.run_state import committed_shards
 from tests.small_models import change_config
 from tests.waiting import PATIENCE_SECONDS
 

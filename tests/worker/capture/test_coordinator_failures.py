@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.local import LocalBucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, CorruptObject, NotThere, StoreError, StoreUnreachable
 from actstore_storage.format.records import seal
 from actstore_storage.format.specification import Positions
@@ -300,7 +301,7 @@ def test_a_run_that_would_be_too_large_is_refused_with_both_numbers(lab: Path, b
 
 
 def test_commits_are_folded_on_the_way(lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actstore_storage.runs.checkpoint.BLOCKS", (2, 4))
+    monkeypatch.setattr("actstore_storage.upkeep.folding.BLOCKS", (2, 4))
 
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, fold_shards=2))

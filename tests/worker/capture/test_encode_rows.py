@@ -16,9 +16,10 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
 from actstore_storage.format.specification import Positions
 from actstore_storage.parquet.reading import open_product
-from actstore_storage.rows.reading import dense_matrix, document_sources, read_activations
+from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import document_sources
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.removal import remove_run
 from actstore_worker.capture.encode_plan import EncodePlan, plan_encoding

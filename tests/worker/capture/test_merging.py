@@ -16,12 +16,13 @@ from actstore_storage.format.keys import wanted_key
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep import merging as index_merge
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_storage.upkeep.merging import Merge, merge_index, runs_to_merge
+from actstore_storage.upkeep.merging import Merge, runs_to_merge
 from actstore_storage.upkeep.removal import remove_run
 from actstore_worker.capture.merging import Merging, write_part
 from actstore_worker.capture.progress import State
 from actstore_worker.settings import MergeLimits
 from tests.coordinating import REQUEST, SHARDS, ThreadWorker, ThreadWriter, bucket, coordinator, lab, run, watch
+from tests.run_state import merge_index
 from tests.small_models import save_sae
 from tests.storage.feature_twins import assert_every_answer, read_back
 from tests.storage.random_run import SAE, RandomRun, make_run, slow_top_examples, write_run, write_shard

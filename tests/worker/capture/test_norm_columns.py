@@ -14,9 +14,10 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.norm_columns import columns_beside
 from actstore_storage.format.products import NORMS
 from actstore_storage.norms.profile import ProfileQuestion, norm_histogram, norm_profile
-from actstore_storage.rows.reading import dense_matrix, read_activations, shard_tokens
-from actstore_storage.runs.registry import ModelRecord, register_model
+from actstore_storage.registry.models import ModelRecord, register_model
+from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import shard_tokens
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.norms import l2_and_centred, products

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actstore_storage.format.products import SINK
+from actstore_storage.format.tokens import SINK
 from actstore_storage.runs.shard_writer import TokenRows
 from actstore_worker.capture.shards.sinks import with_sinks
 

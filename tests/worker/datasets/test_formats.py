@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from minio import Minio
 
-from actstore_storage.bucket.opening import S3Access, open_files
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_files
 from actstore_storage.errors import BadRequest, StoreError
 from actstore_storage.runs.document_sources import WHOLE
 from actstore_worker.datasets.documents import DocumentQuery

@@ -9,8 +9,9 @@ import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from actstore_storage.format.sites import Site
-from actstore_storage.norms.growth import Bootstrap, SequenceSums, resample_means
+from actstore_storage.norms.growth import Bootstrap, resample_means
 from actstore_storage.norms.growth_shapes import GrowthFit, fit_steps
+from actstore_storage.norms.sequence_sums import SequenceSums
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.taps import observe
 from actstore_worker.models.wiring import load_model

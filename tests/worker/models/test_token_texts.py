@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from actstore_storage.runs.token_texts import TokenTexts
+from actstore_storage.registry.token_texts import TokenTexts
 from actstore_worker.models.tokens.texts import describe_tokens
 from tests.small_models import BOS, metaspace_tokenizer, small_tokenizer
 

@@ -22,8 +22,8 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, BadRequest, Conflict, CorruptObject
 from actstore_storage.format.keys import sae_folder, training_checkpoints_folder, training_key
+from actstore_storage.registry.saes import SaeModelRecord, find_registered_sae, list_saes, register_sae
 from actstore_storage.runs.opening import create_run, open_run
-from actstore_storage.runs.registry import SaeModelRecord, find_registered_sae, list_saes, register_sae
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.sae import SparseAutoencoder, load_sae

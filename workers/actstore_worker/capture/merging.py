@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.features.segments import Part
 from actstore_storage.runs.opening import open_run

@@ -13,8 +13,8 @@ from actstore_storage.format.keys import features_product, index_product
 from actstore_storage.format.positions import KINDS_BY_PLACE, selected
 from actstore_storage.format.products import NORMS, POSITIONS, TOKENS
 from actstore_storage.format.sites import Site
+from actstore_storage.format.sketches import SKETCH_K
 from actstore_storage.format.specification import DTYPES, Positions
-from actstore_storage.norms.sketches import SKETCH_K
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.datasets.documents import DocumentQuery
 from actstore_worker.datasets.row_filters import check_filter

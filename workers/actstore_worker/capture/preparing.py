@@ -10,10 +10,11 @@ from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.format.keys import WANTED, run_key, wanted_key
 from actstore_storage.format.records import seal, unseal
 from actstore_storage.format.specification import Positions, RowFilter
-from actstore_storage.runs.checkpoint import fold_commits
+from actstore_storage.registry.models import ModelRecord, register_model
+from actstore_storage.registry.saes import SaeModelRecord, register_sae
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
-from actstore_storage.runs.registry import ModelRecord, SaeModelRecord, register_model, register_sae
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.upkeep.folding import fold_commits
 from actstore_worker.capture.encode_plan import RunPlan, plan_encoding
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.progress import CaptureState, Progress, State

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.format.products import BOS, SPECIAL
+from actstore_storage.format.tokens import BOS, SPECIAL
 from actstore_storage.runs.shard_writer import TokenRows
 from actstore_worker.datasets.documents import Document
 from actstore_worker.models.model import ModelDescription, check_ids, tokenised

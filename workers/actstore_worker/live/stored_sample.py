@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.format.products import BOS, SPECIAL
-from actstore_storage.rows.reading import shard_tokens
+from actstore_storage.format.tokens import BOS, SPECIAL
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.tokens import shard_tokens
 
 
 @dataclass(frozen=True)

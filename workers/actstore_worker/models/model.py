@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_storage.runs.token_texts import TokenTexts
+from actstore_storage.registry.token_texts import TokenTexts
 from actstore_worker.models.families import LONGROPE, Family, find_family
 from actstore_worker.models.files.configuration import identity_of, identity_sha256, read_configuration
 from actstore_worker.models.files.folder import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
-from actstore_storage.runs.registry import fetch_sae_files, find_registered_sae
+from actstore_storage.registry.saes import fetch_sae_files, find_registered_sae
 from actstore_worker.models.files.stamps import Stamp
 from actstore_worker.sae.files import find_saes, stamp_of_saes
 

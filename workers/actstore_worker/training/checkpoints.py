@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.archives import read_archive, write_archive
 from actstore_storage.errors import CorruptObject
 from actstore_storage.format.keys import training_checkpoint_key, training_checkpoints_folder
+from actstore_storage.registry.archives import read_archive, write_archive
 
 if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import BadRequest
 from actstore_worker.training.recipe import Training
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, CorruptObject
-from actstore_storage.format.commit import TOKEN_CLASSES
 from actstore_storage.format.keys import statistics_product, storage_name, training_key
 from actstore_storage.format.records import seal, unseal
 from actstore_storage.format.sites import INNER_KINDS, RESIDUAL_KINDS, Site, parse_site
+from actstore_storage.format.tokens import TOKEN_CLASSES
 from actstore_storage.runs.snapshot import Snapshot
 
 # What makes each architecture sparse: how many features of a row are on (topk), or on average over a batch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.runs.registry import fetch_sae_files, find_registered_sae, register_sae, store_sae_files
+from actstore_storage.registry.saes import fetch_sae_files, find_registered_sae, register_sae, store_sae_files
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.preparing import sae_record
 from actstore_worker.models.dtypes import as_tensor

@@ -18,8 +18,8 @@ import torch
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest, Conflict
 from actstore_storage.format.keys import training_key
+from actstore_storage.registry.saes import find_registered_sae
 from actstore_storage.runs.opening import open_run
-from actstore_storage.runs.registry import find_registered_sae
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.training.checkpoints import latest_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from actstore_worker.training.feed import RowFeed

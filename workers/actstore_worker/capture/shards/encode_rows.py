@@ -24,10 +24,11 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.rows.memory import elements
-from actstore_storage.rows.reading import DenseReader, shard_tokens
+from actstore_storage.rows.reading import DenseReader
 from actstore_storage.runs.borrowed_shard import FeatureWriter
 from actstore_storage.runs.feature_index import SparseFeatures
 from actstore_storage.runs.opening import read_commit, read_record
+from actstore_storage.runs.tokens import shard_tokens
 from actstore_worker.capture.shards.shard import (
     capture_windows,
     changed_since_planned,

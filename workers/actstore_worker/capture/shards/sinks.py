@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from actstore_storage.format.products import SINK
+from actstore_storage.format.tokens import SINK
 from actstore_storage.runs.shard_writer import TokenRows
 
 

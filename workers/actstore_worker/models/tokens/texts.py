@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from actstore_storage.runs.token_texts import SHOW_BYTES, TokenTexts
+from actstore_storage.registry.token_texts import SHOW_BYTES, TokenTexts
 
 # What a token is in the middle of a text; None: as the vocabulary writes it.
 _Piece = Callable[[str], bytes | None]

@@ -13,9 +13,11 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_storage.format.tokens import kept_classes
-from actstore_storage.rows.reading import TokenFilter, dense_matrix, dense_token_rows, read_activations, shard_tokens
+from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import dense_token_rows, shard_tokens
 from actstore_worker.models.model import TORCH_DTYPES, LanguageModel
 from actstore_worker.patching.inputs.request import StoredSource
 from actstore_worker.patching.kernels.recording import Recording

@@ -5,15 +5,15 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject
+from actstore_storage.bucket import Bucket, told_apart
+from actstore_storage.errors import damaged
 from actstore_storage.format.records import seal, unseal
 
 _HASHES = "hashes.json"
 
 
 def write_archive(bucket: Bucket, key: str, folder: Path) -> None:
-    """Every file of the folder, which gets one more, of their hashes. Errors: StoreError."""
+    """Stores every file of the folder, which gets one more, of their hashes. Errors: StoreError."""
     (folder / _HASHES).write_bytes(seal({"key": key, "files": _digests(folder)}))
     with bucket.create(key) as out, tarfile.open(fileobj=out, mode="w|") as archive:
         for path in sorted(folder.iterdir()):
@@ -21,17 +21,16 @@ def write_archive(bucket: Bucket, key: str, folder: Path) -> None:
 
 
 def read_archive(bucket: Bucket, key: str, folder: Path) -> None:
-    """Into an empty folder. Errors: StoreError; CorruptObject, also for the archive of another key."""
+    """Unpacks an archive into an empty folder. Errors: StoreError; CorruptObject, also for that of another key."""
     try:
         with bucket.open(key) as source, tarfile.open(fileobj=source, mode="r|") as archive:
             archive.extractall(folder, filter="data")
     except (tarfile.TarError, OSError, ValueError) as error:
-        failure = bucket.store_error(error) if isinstance(error, OSError) else None
-        raise failure or _corrupt(key, str(error)) from error
+        raise told_apart(bucket, error, damaged(key, error, kind="archive")) from error
     if (folder / _HASHES).is_file():  # before format version 4 there was none
         told: dict[str, Any] = unseal((folder / _HASHES).read_bytes(), key, dict, sealed=True)
         if told != {"key": key, "files": _digests(folder)}:
-            raise _corrupt(key, "its files are not those that were stored under this key")
+            raise damaged(key, "its files are not those that were stored under this key", kind="archive")
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -42,7 +41,3 @@ def _digests(folder: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def _corrupt(key: str, what: str) -> CorruptObject:
-    return CorruptObject(f"archive {key} is damaged: {what}", field="object", value=key)

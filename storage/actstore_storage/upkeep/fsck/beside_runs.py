@@ -3,17 +3,15 @@
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.archives import read_archive
+from actstore_storage.bucket.probe import PROBE
 from actstore_storage.errors import CorruptObject
 from actstore_storage.format.keys import (
     KEPT,
     MODELS,
-    PROBE,
     SAES,
     TOKENIZERS,
     TOP_FOLDERS,
@@ -33,15 +31,13 @@ from actstore_storage.format.keys import (
 )
 from actstore_storage.format.records import is_sealed, unseal
 from actstore_storage.format.specification import RunRecord
-from actstore_storage.runs.registry import (
-    ModelRecord,
-    SaeModelRecord,
-    hash_objects,
-    read_registered,
-    read_token_texts,
-    unlike_sae_files,
-)
+from actstore_storage.registry.archives import read_archive
+from actstore_storage.registry.models import ModelRecord
+from actstore_storage.registry.registered import read_registered
+from actstore_storage.registry.saes import SaeModelRecord, hash_objects, unlike_sae_files
+from actstore_storage.registry.token_texts import read_token_texts
 from actstore_storage.upkeep.answer_cache import is_kept, read_kept, remove_kept, remove_unnamed, unnamed
+from actstore_storage.upkeep.fsck.finding import Finding
 
 _MODEL = re.compile(rf"{MODELS}/[^/]+/(model|revisions/[^/]+)\.json")
 _TEXTS = re.compile(rf"{TOKENIZERS}/([^/]+)/(?:token-)?texts\.parquet")
@@ -52,27 +48,9 @@ _CAPTURE_AGAIN = "a capture that uses it writes it anew"
 _REMOVE_AND_CAPTURE = f"once it is removed, {_CAPTURE_AGAIN}"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """`kind` is one of:
-
-    - damaged: it is not as its record, or its own hash, says;
-    - unreadable: nothing can be made of it;
-    - missing: something names it, and it is gone;
-    - orphan: nothing reads it. No commit and no index names it, a larger index or checkpoint holds its shards, or it is
-      of a kept answer that is not whole;
-    - unknown: actstore writes nothing under such a key;
-    - removed: it was an orphan.
-    """
-
-    kind: str
-    key: str
-    what: str
-
-
 def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: bool) -> Iterator[Finding]:
-    """Everything but the runs, and whether what they name is there. `quick` leaves out files of SAEs, checkpoints of
-    trainings and the tables of kept answers. Errors: StoreError.
+    """Checks everything but the runs, and whether what they name is there. `quick` leaves out files of SAEs,
+    checkpoints of trainings and the tables of kept answers. Errors: StoreError.
     """
     yield from _check_top(bucket)
     yield from _check_models(bucket)

@@ -1,0 +1,57 @@
+"""Blocks: ranges of shards that one object stands for, named `<first>-<last>` by the numbers of both."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from actstore_storage.bucket import Bucket
+
+
+def block_name(shards: range) -> str:
+    """Writes a block's name."""
+    return f"{shards.start:08d}-{shards.stop - 1:08d}"
+
+
+def named_block(name: str) -> range | None:
+    """Reads a block's name; None for a name that is none."""
+    first, separator, last = name.partition("-")
+    if separator and first.isdigit() and last.isdigit() and int(first) <= int(last):
+        return range(int(first), int(last) + 1)
+    return None
+
+
+def listed_blocks(bucket: Bucket, folder: str, suffix: str) -> list[range]:
+    """Lists the blocks that a folder has objects of; where they have other sizes than ours, a later version's."""
+    names = [key.rpartition("/")[2] for key in bucket.keys(folder) if key.endswith(suffix)]
+    blocks = [named_block(name.removesuffix(suffix)) for name in names]
+    return [block for block in blocks if block is not None]
+
+
+def overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
+
+
+def is_inside(inner: range, outer: range) -> bool:
+    return outer.start <= inner.start and inner.stop <= outer.stop
+
+
+def largest_apart(blocks: Iterable[range], admit: Callable[[range], bool] = lambda _: True) -> list[range]:
+    """Chooses the largest blocks that do not overlap, in order of shard. `admit` may refuse one that would be taken."""
+    chosen: list[range] = []
+    for block in sorted(blocks, key=len, reverse=True):
+        if not any(overlap(block, other) for other in chosen) and admit(block):
+            chosen.append(block)
+    return sorted(chosen, key=lambda block: block.start)
+
+
+def aligned_blocks(total: int, sizes: Iterable[int]) -> Iterator[range]:
+    """Yields, of each size, all whole blocks side by side from shard 0 on that `total` shards fill."""
+    for size in sizes:
+        yield from (range(start, start + size) for start in range(0, total - size + 1, size))
+
+
+def holds_all(shards: npt.NDArray[np.int64], block: range) -> bool:
+    """Tells whether `shards`, which ascend, have each shard of the block."""
+    first, last = np.searchsorted(shards, [block.start, block.stop])
+    return bool(last - first == len(block))

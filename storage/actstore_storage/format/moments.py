@@ -1,0 +1,107 @@
+"""Statistics of numbers that merge: count, mean, variance, extremes, geometric mean."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Of values in float64, so much stays in a core's cache while all sums over it are made.
+_CHUNK_BYTES = 1 << 19
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Statistics that merge. `m2` is the sum of squared distances from the mean, `log_sum` minus infinity where a
+    number is not above 0.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+    minimum: float = math.inf
+    maximum: float = -math.inf
+    log_sum: float = 0.0
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.floating[Any]]) -> "Moments":
+        return cls.of_rows(values[None])[0] if values.size else cls()
+
+    @classmethod
+    def of_rows(cls, values: npt.NDArray[np.floating[Any]]) -> list["Moments"]:
+        """Of each row of [row, value], which has one value or more."""
+        found: list[Moments] = []
+        rows = max(1, _CHUNK_BYTES // (8 * values.shape[1]))
+        for first in range(0, len(values), rows):
+            wide = values[first : first + rows].astype(np.float64)
+            mean, minimum, maximum = wide.mean(axis=1), wide.min(axis=1), wide.max(axis=1)
+            above = minimum > 0
+            log_sum = np.full(len(wide), -np.inf)  # and the geometric mean of a 0 is rightly 0
+            log_sum[above] = np.log(wide if above.all() else wide[above]).sum(axis=1)
+            wide -= mean[:, None]
+            columns = (mean, np.vecdot(wide, wide), minimum, maximum, log_sum)
+            found += [cls(wide.shape[1], *row) for row in zip(*(one.tolist() for one in columns), strict=True)]
+        return found
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance", equations 2.1."""
+        count = self.count + other.count
+        if not count:
+            return self
+        delta = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + delta * other.count / count,
+            self.m2 + other.m2 + delta * delta * self.count * other.count / count,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+            self.log_sum + other.log_sum,
+        )
+
+    def over(self, divisor: float) -> "Moments":
+        """Of the numbers divided by a positive one."""
+        return Moments(
+            self.count,
+            self.mean / divisor,
+            self.m2 / divisor**2,
+            self.minimum / divisor,
+            self.maximum / divisor,
+            self.log_sum - self.count * math.log(divisor),
+        )
+
+    @property
+    def variance(self) -> float:
+        """Of the population, not of a sample; 0 for nothing."""
+        return self.m2 / self.count if self.count else 0.0
+
+    @property
+    def standard_deviation(self) -> float:
+        return math.sqrt(self.variance)
+
+    @property
+    def geometric_mean(self) -> float:
+        return math.exp(self.log_sum / self.count) if self.count else 0.0
+
+
+# By name of statistics, then by token class; classes without a number are left out.
+NormMoments = Mapping[str, Mapping[str, Moments]]
+
+
+def fields_of_moments(moments: NormMoments) -> dict[str, dict[str, dict[str, Any]]]:
+    """Makes moments what a record has. JSON has no infinity: a `log_sum` of minus infinity is null."""
+    return {name: {kept: _fields(one) for kept, one in classes.items()} for name, classes in moments.items()}
+
+
+def restore_infinities(fields: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+    """Puts minus infinity where `fields_of_moments` has null."""
+    for classes in fields.values():
+        for moments in classes.values():
+            if moments["log_sum"] is None:
+                moments["log_sum"] = -math.inf
+
+
+def _fields(moments: Moments) -> dict[str, Any]:
+    fields = vars(moments)
+    return fields | {"log_sum": None} if math.isinf(fields["log_sum"]) else fields

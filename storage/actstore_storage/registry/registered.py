@@ -1,0 +1,40 @@
+"""Reading the records of models and SAEs."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from actstore_storage.bucket import FETCH_THREADS, Bucket
+from actstore_storage.errors import corrupt_object
+from actstore_storage.format.records import as_record, unseal
+
+
+class Registered(Protocol):
+    """A record that says under which key it lies."""
+
+    @property
+    def key(self) -> str: ...
+
+
+Record = TypeVar("Record", bound=Registered)
+
+
+def read_all_registered(bucket: Bucket, keys: Sequence[str], kind: type[Record]) -> list[Record]:
+    """Reads those of the records that are there. Errors: CorruptObject."""
+
+    def read(key: str) -> Record | None:
+        try:
+            return read_registered(bucket, key, kind)
+        except KeyError:
+            return None
+
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        return [record for record in pool.map(read, keys) if record is not None]
+
+
+def read_registered(bucket: Bucket, key: str, kind: type[Record]) -> Record:
+    """Reads a record. Errors: KeyError where there is none; CorruptObject, also for a record under another's key."""
+    record = unseal(bucket.get(key), key, lambda fields: as_record(fields, kind))
+    if record.key != key:
+        raise corrupt_object(key, f"{key} is the record of {record.key}")
+    return record

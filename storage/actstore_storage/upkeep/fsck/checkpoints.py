@@ -1,0 +1,185 @@
+"""Checkpoints against the commits that they hold, and merged sketches against the commits' statistics."""
+
+import math
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from operator import attrgetter
+
+import numpy as np
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.errors import CorruptObject
+from actstore_storage.format.commit import Commit
+from actstore_storage.format.keys import (
+    checkpoint_sketches_key,
+    commit_key,
+)
+from actstore_storage.format.moments import Moments, NormMoments
+from actstore_storage.format.sketches import NormSketches
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.norms.sketches import are_sketched, checkpoint_sketches
+from actstore_storage.runs.checkpoint import Checkpoint, Summary, smaller_checkpoints
+from actstore_storage.runs.opening import read_commit
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.upkeep.fsck.finding import Finding
+
+# Of a checkpoint's mean and standard deviation, as a share of the largest value's size, and of its geometric mean, as a
+# share of itself: sums in another order are off by some 2^-53 a shard, 7e-12 over the largest checkpoint. Counts and
+# extremes are exact.
+MERGE_TOLERANCE = 1e-9
+CHECKPOINT_AGAIN = "once it is removed, readers take the commits, which a capture of the run folds again"
+_COMMIT_AGAIN = "capturing the run again puts it back"
+_SKETCHES_AGAIN = "capturing the run again, which keeps its shards, merges theirs anew"
+_NUMBERS = attrgetter(*(field.name for field in fields(Moments)))
+
+
+def check_checkpoints(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator[Finding]:
+    """Checks the checkpoints that are read, and those that larger ones took the place of."""
+    for checkpoint in snapshot.commits.checkpoints:
+        yield from _check_checkpoint(snapshot.bucket, snapshot.record, checkpoint)
+    by_shard = {commit.shard: commit for commit in commits}
+    read = [checkpoint.shards for checkpoint in snapshot.commits.checkpoints]
+    for smaller in smaller_checkpoints(snapshot.bucket, snapshot.record, read):
+        if isinstance(smaller, CorruptObject):
+            yield Finding("orphan", smaller.details["value"], f"{smaller.message}; a larger one holds its shards")
+            continue
+        try:
+            folded = list(smaller.commits(smaller.shards.start, smaller.shards.stop))
+            unlike = [commit for commit in folded if commit != by_shard.get(commit.shard)]
+            checkpoint_sketches(snapshot.bucket, snapshot.record, smaller.shards, smaller.summary.norm_moments)
+        except CorruptObject as error:
+            yield Finding("orphan", error.details["value"], f"{error.message}; a larger one holds its shards")
+            continue
+        if unlike:
+            yield Finding("orphan", smaller.key, f"shard {unlike[0].shard} is not as its commit; a larger one holds it")
+
+
+def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Its commits are the shards', and what it says of them together is what they say, and so are merged sketches."""
+    commits = list(checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop))
+    for folded in commits:
+        key = commit_key(record.run, folded.shard)
+        try:
+            own = read_commit(bucket, record, folded.shard)
+        except KeyError:
+            yield Finding("missing", key, f"{checkpoint.key} holds it, and readers have it from there; {_COMMIT_AGAIN}")
+        except CorruptObject as error:
+            what = f"{error.message}; {checkpoint.key} holds it: once it is removed, {_COMMIT_AGAIN}"
+            yield Finding("unreadable", key, what)
+        else:
+            if own != folded:
+                yield Finding("damaged", checkpoint.key, f"shard {folded.shard} is not as its commit")
+    merged = merged_again(commits)
+    for what in _unlike_commits(checkpoint, commits, merged):
+        yield Finding("damaged", checkpoint.key, f"{what}; {CHECKPOINT_AGAIN}")
+    if are_sketched(commits, merged):
+        yield from _check_sketches(bucket, record, checkpoint.shards, merged)
+
+
+def merged_again(commits: Iterable[Commit]) -> NormMoments:
+    """Merges commits' moments of norms, by name and token class, not by Moments.merge: the mean of all first, then the
+    squares of all distances from it, those between shards beside those within (the sums of squares of an analysis of
+    variance).
+    """
+    found: dict[str, dict[str, array[float]]] = {}
+    for commit in commits:
+        for name, classes in commit.norm_moments.items():
+            of_name = found.setdefault(name, defaultdict(lambda: array("d")))
+            for token_class, moments in classes.items():
+                of_name[token_class].extend(_NUMBERS(moments))
+    return {name: {kept: _merged(parts) for kept, parts in classes.items()} for name, classes in found.items()}
+
+
+def _merged(parts: "array[float]") -> Moments:
+    counts, means, m2, minima, maxima, log_sums = np.frombuffer(parts).reshape(-1, 6).T
+    count, first = counts.sum(), means[0]
+    mean = first + counts @ (means - first) / count
+    total = m2.sum() + counts @ np.square(means - mean)
+    numbers = (float(one) for one in (mean, total, minima.min(), maxima.max(), log_sums.sum()))
+    return Moments(int(count), *numbers)
+
+
+def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: NormMoments) -> Iterator[str]:
+    """What the checkpoint says of its commits that they do not."""
+    summary, expected = checkpoint.summary, [Summary.of(commit) for commit in commits]
+    if checkpoint.tokens.tolist() != [commit.tokens for commit in commits]:
+        yield "its shards' numbers of tokens are not their commits'"
+    for field in ("tokens_by_class", "non_finite"):
+        total: Counter[str] = sum((Counter(getattr(one, field)) for one in expected), Counter())
+        yield from _first_of(field, _unequal(getattr(summary, field), total))
+    for field in dict.fromkeys(field for one in (summary, *expected) for field in one.how):
+        values = summary.how.get(field, ())
+        told = tuple(dict.fromkeys(value for one in expected for value in one.how.get(field, ())))
+        if values != told:
+            yield f"its {field} is {', '.join(values) or 'not told'}, and its commits' {', '.join(told)}"
+    yield from _first_of("statistics of norms", _unlike_moments(summary.norm_moments, merged))
+
+
+def _unequal(told: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
+    """A name that has none may be left out."""
+    names = [name for name in {**expected, **told} if told.get(name, 0) != expected.get(name, 0)]
+    return [f"{name} has {told.get(name, 0)}, and in its commits {expected.get(name, 0)}" for name in names]
+
+
+def _unlike_moments(told: NormMoments, expected: NormMoments) -> list[str]:
+    """A sentence for each name and token class, of the first number that differs."""
+    found = []
+    for name in {**expected, **told}:
+        own, other = told.get(name, {}), expected.get(name, {})
+        for token_class in {**other, **own}:
+            pair = own.get(token_class, Moments()), other.get(token_class, Moments())
+            for what, value, right, allowed in _compared(*pair):
+                if value != right and not abs(value - right) <= allowed:  # both may be minus infinity
+                    found.append(
+                        f"the {what} of {name} ({token_class}) is {value:.17g}, and of its commits {right:.17g}"
+                    )
+                    break
+    return found
+
+
+def _compared(told: Moments, expected: Moments) -> Iterator[tuple[str, float, float, float]]:
+    """What it is, both numbers, and by how much these may differ. Of no values there is nothing but their count."""
+    yield "count", told.count, expected.count, 0
+    if not expected.count:
+        return
+    yield "minimum", told.minimum, expected.minimum, 0
+    yield "maximum", told.maximum, expected.maximum, 0
+    allowed = MERGE_TOLERANCE * max(abs(expected.minimum), abs(expected.maximum))
+    yield "mean", told.mean, expected.mean, allowed
+    told_deviation, deviation = (math.sqrt(max(0.0, one.variance)) for one in (told, expected))
+    yield "standard deviation", told_deviation, deviation, allowed
+    yield "log_sum", told.log_sum, expected.log_sum, MERGE_TOLERANCE * expected.count
+
+
+def _first_of(what: str, found: Sequence[str]) -> Iterator[str]:
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        yield f"its {what} are not its commits': {found[0]}{more}"
+
+
+def _check_sketches(bucket: Bucket, record: RunRecord, shards: range, merged: NormMoments) -> Iterator[Finding]:
+    """They are there, and can be read: of as many values as the commits tell of, with the same extremes."""
+    key = checkpoint_sketches_key(record.run, shards)
+    if not bucket.exists(key):
+        yield Finding("missing", key, f"its shards all have sketches of norms, merged here; {_SKETCHES_AGAIN}")
+        return
+    try:
+        found = checkpoint_sketches(bucket, record, shards, merged)
+    except CorruptObject as error:
+        yield Finding("damaged", key, f"{error.message}; once it is removed, {_SKETCHES_AGAIN}")
+        return
+    unread = [name for name in merged if not found or not _is_decoded(name, found[name])]
+    if unread:
+        what = f"sketches of {len(unread)} of {len(merged)} names cannot be read: {unread[0]}"
+        yield Finding("damaged", key, f"{what}; once it is removed, {_SKETCHES_AGAIN}")
+
+
+def _is_decoded(name: str, sketches: Mapping[str, bytes]) -> bool:
+    """By the package that made them: a reader takes them apart by itself."""
+    try:
+        NormSketches([name]).merge({name: sketches})
+    except ValueError:
+        return False
+    return True

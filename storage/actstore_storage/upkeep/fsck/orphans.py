@@ -1,0 +1,126 @@
+"""Keys of a run that nothing names, and what they tell of commits that are gone."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.features.segments import listed_segments
+from actstore_storage.format.blocks import named_block
+from actstore_storage.format.keys import (
+    checkpoint_key,
+    checkpoint_sketches_key,
+    commit_key,
+    data_folder,
+    indexes_folder,
+    run_key,
+    sae_products,
+    segment_key,
+    wanted_key,
+)
+from actstore_storage.format.products import TOKENS
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.upkeep.fsck.finding import Finding
+from actstore_storage.upkeep.merging import due_blocks
+
+_SHARD_ANEW = "capturing the run again captures it anew"
+_CHECKPOINT_ANEW = "readers take smaller ones and commits, which capturing the run again folds"
+
+
+def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, found: Sequence[Finding]) -> list[Finding]:
+    """Checks the run's keys that no commit and no index names, and what they tell."""
+    bucket, run = snapshot.bucket, snapshot.record.run
+    unreadable = {finding.key for finding in found if finding.kind == "unreadable"}
+    of_data = [key for key in unnamed if key.startswith(f"{data_folder(run)}/")]
+    of_indexes = [key for key in unnamed if key.startswith(f"{indexes_folder(run)}/")]
+    others = [key for key in unnamed if not key.startswith((f"{data_folder(run)}/", f"{indexes_folder(run)}/"))]
+    # Manifests first, so that no reader finds one whose objects are gone.
+    of_indexes.sort(key=lambda key: not key.endswith(".json"))
+    captured = "the run is being captured" if bucket.exists(wanted_key(run)) else ""
+    gone = [] if captured else _gone_commits(snapshot, of_data, found)
+    may_be_named = {finding.key for finding in gone} | unreadable
+    of_data = [key for key in of_data if commit_key(run, _shard_of(key)) not in may_be_named]
+    remove = remove and not unreadable
+    merged = captured or (
+        "its index is not merged to the end" if remove and of_indexes and _merges_due(snapshot) else ""
+    )
+    return [
+        *gone,
+        *(_orphan(bucket, key, remove, captured) for key in of_data),
+        *(_orphan(bucket, key, remove, merged) for key in of_indexes if key not in unreadable),
+        *_unknown_keys(snapshot, others),
+    ]
+
+
+def _gone_commits(snapshot: Snapshot, of_data: Sequence[str], found: Sequence[Finding]) -> list[Finding]:
+    """Commits that something else tells of: an index of their shards, or a whole attempt at one.
+
+    A checkpoint of a shard tells, too, and its reader has the commit from there.
+    """
+    run, there = snapshot.record.run, set(snapshot.shards.tolist())
+    told = {finding.key for finding in found}
+    gone: dict[int, str] = {}
+    for sae in snapshot.record.specification.saes:
+        for shards in listed_segments(snapshot.bucket, run, sae.name):
+            gone |= {shard: segment_key(run, sae.name, shards) for shard in shards if shard not in there}
+    expected = _products(snapshot.record)
+    attempts: dict[str, set[str]] = defaultdict(set)
+    for key in of_data:
+        folder, _, name = key.rpartition("/")
+        attempts[folder].add(name.removesuffix(".parquet"))
+    for folder, products in attempts.items():
+        shard = _shard_of(f"{folder}/")
+        if shard not in there and shard < snapshot.record.shards_total and expected <= products:
+            gone.setdefault(shard, folder)
+    return [
+        Finding("missing", key, f"{gone[shard]} holds the shard, whose commit is gone or was never made; {_SHARD_ANEW}")
+        for shard in sorted(gone)
+        if (key := commit_key(run, shard)) not in told
+    ]
+
+
+def _products(record: RunRecord) -> set[str]:
+    """What each attempt at a shard of the run writes, whatever the model."""
+    asked = record.specification
+    if asked.rows_of:  # of SAEs that the other run had, nothing lies here, and the last is one that it had not
+        return set(sae_products(asked.saes[-1].name))
+    return {TOKENS, *asked.dense_sites, *(product for sae in asked.saes for product in sae_products(sae.name))}
+
+
+def _shard_of(key: str) -> int:
+    """Of a key below `data/`; -1 for what no attempt writes."""
+    digits = key.split("/")[3].partition("-")[0]
+    return int(digits) if digits.isdigit() else -1
+
+
+def _unknown_keys(snapshot: Snapshot, keys: Sequence[str]) -> Iterator[Finding]:
+    run, shards, there = snapshot.record.run, snapshot.record.shards_total, set(keys)
+    for key in keys:
+        name = key.rpartition("/")[2]
+        stem = name.partition(".")[0]
+        if key == run_key(run):
+            continue
+        if stem.isdigit() and int(stem) < shards and key == commit_key(run, int(stem)):
+            continue
+        block = named_block(stem)
+        if block is not None and block.stop <= shards:
+            if key == checkpoint_key(run, block):
+                continue
+            if key == checkpoint_sketches_key(run, block):
+                if checkpoint_key(run, block) not in there:
+                    yield Finding("orphan", key, f"the checkpoint beside it is gone: {_CHECKPOINT_ANEW}")
+                continue
+        yield Finding("unknown", key, "actstore writes nothing under such a name")
+
+
+def _orphan(bucket: Bucket, key: str, remove: bool, working: str) -> Finding:
+    if working:
+        return Finding("orphan", key, f"nothing names it, and {working}: it may be under way")
+    if not remove:
+        return Finding("orphan", key, "nothing names it")
+    bucket.delete(key)
+    return Finding("removed", key, "nothing names it")
+
+
+def _merges_due(snapshot: Snapshot) -> bool:
+    return any(due_blocks(snapshot, sae.name) for sae in snapshot.record.specification.saes)
