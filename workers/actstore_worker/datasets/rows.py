@@ -18,8 +18,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from actstore_storage.errors import BadRequest
+from actstore_worker.datasets.files import DatasetFile, unreadable
 from actstore_worker.datasets.formats import ARROW, CSV, JSON, LINES, PARQUET, ROWS_OF_JSON, TSV
-from actstore_worker.datasets.places import DatasetFile, unreadable
 
 # A document is tokenised whole, so it must fit into memory several times over; so must an array in a `.json`.
 DOCUMENT_BYTES_MAX = 1 << 28

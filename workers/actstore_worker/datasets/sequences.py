@@ -13,7 +13,8 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.products import BOS, SPECIAL
 from actstore_storage.runs.shard_writer import TokenRows
 from actstore_worker.datasets.documents import Document
-from actstore_worker.models.model import ModelDescription, check_ids, tokenised
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.models.prompts import check_ids, tokenised
 
 # The coordinator holds the tokens of a run while it is captured, four bytes each.
 TOKENS_MAX = 500_000_000

@@ -5,7 +5,6 @@ d_model]; a vector is multiplied from the left. Keys and values have the heads t
 them, the repeated ones are not stored.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,70 +14,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from actstore_storage.errors import BadRequest
-from actstore_worker.models.attention_only import MODEL_TYPE as ATTENTION_ONLY
+from actstore_worker.models.families import FAMILIES
+from actstore_worker.models.families.family import Layout
 from actstore_worker.models.model import LanguageModel
-
-# Of families that learn an embedding of each position; the others turn queries and keys by it, which is no matrix.
-POSITION_EMBEDDINGS: Mapping[str, str] = {
-    "gpt2": "transformer.wpe",
-    "opt": "model.decoder.embed_positions",
-    ATTENTION_ONLY: "model.positions",
-}
-# Families whose RMSNorm multiplies by one more than its weight.
-WEIGHT_IS_GAIN_LESS_ONE = ("gemma", "gemma2")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Paths within a layer. `qkv` has three modules, or one that makes all. Empty: there is no such part.
-
-    `fused_by_head`: in that one module each head's q, k and v lie together (GPT-NeoX), and not those of all heads.
-    `norms_writes`: what attention and MLP give is normed before it is added, so that no matrix alone writes it.
-    """
-
-    attention_norm: str
-    qkv: tuple[str, ...]
-    output: str
-    mlp_norm: str = ""
-    reads: str = ""
-    writes: str = ""
-    gate: str = ""
-    fused_by_head: bool = False
-    norms_writes: bool = False
-
-
-def _separate(within: str) -> tuple[str, ...]:
-    return tuple(f"{within}.{name}_proj" for name in "qkv")
-
-
-_LLAMA: dict[str, Any] = {
-    "qkv": _separate("self_attn"),
-    "output": "self_attn.o_proj",
-    "reads": "mlp.up_proj",
-    "writes": "mlp.down_proj",
-    "gate": "mlp.gate_proj",
-}
-LAYOUTS: Mapping[str, Layout] = {
-    "gpt_neox": Layout(
-        "input_layernorm",
-        ("attention.query_key_value",),
-        "attention.dense",
-        "post_attention_layernorm",
-        "mlp.dense_h_to_4h",
-        "mlp.dense_4h_to_h",
-        fused_by_head=True,
-    ),
-    "gpt2": Layout("ln_1", ("attn.c_attn",), "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"),
-    **{
-        name: Layout("input_layernorm", mlp_norm="post_attention_layernorm", **_LLAMA)
-        for name in ("llama", "mistral", "qwen2", "qwen3", "gemma")
-    },
-    "gemma2": Layout("input_layernorm", mlp_norm="pre_feedforward_layernorm", norms_writes=True, **_LLAMA),
-    "opt": Layout(
-        "self_attn_layer_norm", _separate("self_attn"), "self_attn.out_proj", "final_layer_norm", "fc1", "fc2"
-    ),
-    ATTENTION_ONLY: Layout("norm", _separate("attention"), "attention.o_proj"),
-}
 
 
 @dataclass(frozen=True)
@@ -139,33 +77,34 @@ class LayerWeights:
 
 
 def layout_of(model: LanguageModel) -> Layout:
-    """Errors: BadRequest MODEL_UNSUPPORTED."""
-    if model.family.name not in LAYOUTS:
+    """Where the model's family keeps its matrices. Errors: BadRequest MODEL_UNSUPPORTED where nobody reads them."""
+    if model.family.layout is None:
         raise BadRequest(
             f"where {model.family.name} models keep their weights by head is not known here",
             reason="MODEL_UNSUPPORTED",
             field="model",
             value=model.name,
-            allowed=f"a model of {', '.join(LAYOUTS)}",
+            allowed=f"a model of {', '.join(name for name, family in FAMILIES.items() if family.layout)}",
         )
-    return LAYOUTS[model.family.name]
+    return model.family.layout
 
 
 def layer_weights(model: LanguageModel, layer: int) -> LayerWeights:
-    layout, block = layout_of(model), model.layers[layer]
+    """The matrices and norms of one layer. Errors: as `layout_of`."""
+    family, layout, block = model.family, layout_of(model), model.layers[layer]
 
     def matrix(path: str) -> Matrix | None:
         return _matrix(block.get_submodule(path)) if path else None
 
     q, k, v = _heads(model, layout, block)
-    weight, bias = _matrix(block.get_submodule(layout.output))
+    weight, bias = _matrix(block.get_submodule(family.from_z[0]))
     return LayerWeights(
-        read_norm(model, block.get_submodule(layout.attention_norm)),
+        read_norm(model, block.get_submodule(family.attention_norm)),
         q,
         k,
         v,
         (weight.unflatten(0, (model.head_count, -1)), bias),
-        read_norm(model, block.get_submodule(layout.mlp_norm)) if layout.mlp_norm else None,
+        read_norm(model, block.get_submodule(family.from_middle[0])) if family.from_middle else None,
         matrix(layout.reads),
         matrix(layout.gate),
         matrix(layout.writes),
@@ -173,22 +112,21 @@ def layer_weights(model: LanguageModel, layer: int) -> LayerWeights:
 
 
 def position_embedding(model: LanguageModel) -> Float[Tensor, "position d_model"] | None:
-    """W_pos; OPT's begins behind rows that stand for no position."""
-    path = POSITION_EMBEDDINGS.get(model.family.name)
-    if path is None:
+    """W_pos, where positions are learned; OPT's begins behind rows that stand for no position."""
+    if not model.family.position_embedding:
         return None
-    module = model.module.get_submodule(path)
+    module = model.module.get_submodule(model.family.position_embedding)
     weight: Any = module.weight
     rows: Tensor = weight[getattr(module, "offset", 0) :].float()
     return rows
 
 
 def read_norm(model: LanguageModel, module: nn.Module) -> Norm:
-    """A norm without a weight has gain 1."""
+    """What a norm of the model's does, in float32; one without a weight has gain 1."""
     width = torch.ones(model.d_model, device=model.device)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     gain = width if weight is None else weight.float()
-    gain = gain + 1 if model.family.name in WEIGHT_IS_GAIN_LESS_ONE else gain
+    gain = gain + 1 if model.family.gain_less_one else gain
     return Norm(gain, None if bias is None else bias.float(), isinstance(module, nn.LayerNorm))
 
 

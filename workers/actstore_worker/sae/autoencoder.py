@@ -16,9 +16,6 @@ from torch import Tensor
 
 from actstore_storage.format.sites import Site
 
-# What is done to each row before it is encoded, and undone after it is decoded. "centred" is for SAEs of models whose
-# writing weights were centred (TransformerLens's center_writing_weights): the residual less its mean over d_model.
-NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "centred")
 # SAELens and OpenAI add it to the deviation, not to the variance.
 LAYER_NORM_EPSILON = 1e-5
 
@@ -42,6 +39,9 @@ class SparseAutoencoder(ABC):
     d_out: int
     # The model it was trained on, as its configuration says; "" where it does not say.
     model: str
+    # What is done to each row before it is encoded, and undone after it is decoded: "none", "layer_norm",
+    # "constant_norm_rescale", or "centred", for SAEs of models whose writing weights were centred (TransformerLens's
+    # center_writing_weights): the residual less its mean over d_model.
     normalisation: str
     subtracts_b_dec: bool
     # What its own files say of its quality, each where they say it: l0, fvu, dead_share, loss_recovered.

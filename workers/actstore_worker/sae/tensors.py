@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from actstore_worker.models.files.folder import check_file, said_once
+from actstore_worker.files.damage import check_file
+from actstore_worker.files.strict_json import said_once
 from actstore_worker.sae.refusals import unsupported
 
 

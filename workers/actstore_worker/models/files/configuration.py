@@ -14,8 +14,9 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from actstore_storage.format.records import canonical_json
-from actstore_worker.models.families import find_family
-from actstore_worker.models.files.folder import DamagedFile, raw_configuration
+from actstore_worker.files.damage import DamagedFile
+from actstore_worker.models.families import FAMILIES, find_family
+from actstore_worker.models.files.folder import raw_configuration
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.files.transformer_lens import is_transformer_lens, read_config
 
@@ -172,7 +173,7 @@ def identity_of(config: Any, said: Collection[str]) -> dict[str, Any]:
     `said` are the keys of config.json. A key that a later transformers adds is in here where the file says it, and else
     not, so that a model that stays the same has the same identity.
     """
-    there = {field.name for field in fields(config)} | {"head_dim"}  # which Qwen 2 reads, and does not declare
+    there = {field.name for field in fields(config)}.union(*(family.undeclared for family in FAMILIES.values()))
     counts = (DECIDES | {*said} - DECIDES_NOTHING) & there
     found = {name: value for name, value in config.to_dict().items() if name in counts}
     identity: dict[str, Any] = _plain({"model_type": config.model_type, **found})
@@ -287,8 +288,10 @@ def _changes_nothing(config: Any, name: str, value: object) -> bool:
         return True
     if name in _ROPE_BESIDE:
         return bool((getattr(config, _ROPE, None) or {}).get(_ROPE_BESIDE[name]) == value)
+    if name in find_family(config.model_type).undeclared:
+        return True
     if name == "head_dim":
-        return bool(config.model_type == "qwen2" or value == config.hidden_size // config.num_attention_heads)
+        return bool(value == config.hidden_size // config.num_attention_heads)
     if name in _WINDOW:
         return getattr(config, "use_sliding_window", None) is False or name == "max_window_layers"
     if name == "layer_types":

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from actstore_worker.models.attention_only import SHORTFORMER, STANDARD, AttentionOnlyConfig
+from actstore_worker.models.families.attention_only import SHORTFORMER, STANDARD, AttentionOnlyConfig
 
 # In order of preference; the second holds a pickle, of which nothing but tensors is read.
 WEIGHTS = ("model.safetensors", "model_final.pth")

@@ -16,7 +16,8 @@ from actstore_storage.format.tokens import kept_classes
 from actstore_storage.rows.reading import TokenFilter, dense_matrix, dense_token_rows, read_activations, shard_tokens
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.models.model import TORCH_DTYPES, LanguageModel
+from actstore_worker.models.dtypes import TORCH_DTYPES
+from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.inputs.request import StoredSource
 from actstore_worker.patching.kernels.recording import Recording
 

@@ -19,6 +19,8 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from actstore_worker.models.families.family import Family, Layout, Refusal, Tap, head_taps, qkv_paths
+
 MODEL_TYPE = "attention_only"
 STANDARD, SHORTFORMER = "standard", "shortformer"
 
@@ -187,3 +189,32 @@ class AttentionOnlyForCausalLM(AttentionOnlyPreTrainedModel):
 
 
 AutoConfig.register(MODEL_TYPE, AttentionOnlyConfig, exist_ok=True)
+
+_QKV = qkv_paths("attention")
+ATTENTION_ONLY = Family(
+    MODEL_TYPE,
+    trunk="model",
+    layers="model.layers",
+    final_norm="model.final_norm",
+    position_embedding="model.positions",
+    taps={
+        "resid_pre": Tap("", is_input=True),
+        **head_taps(_QKV),
+        "pattern": Tap("attention", item=1),
+        "z": Tap("attention.o_proj", is_input=True),
+        "attn_out": Tap("attention"),
+        "resid_post": Tap(""),
+    },
+    from_z=("attention.o_proj",),
+    attention_norm="norm",
+    layout=Layout(_QKV),
+    auto_class=AttentionOnlyForCausalLM,
+    refusals=(
+        Refusal(
+            "position_embedding",
+            lambda _, kind: kind not in (STANDARD, SHORTFORMER),
+            f"only {STANDARD} and {SHORTFORMER} are known",
+        ),
+        Refusal("tie_word_embeddings", lambda _, tied: bool(tied), "its unembedding is one of its own"),
+    ),
+)
