@@ -110,12 +110,6 @@ def test_an_encoders_document_keeps_the_ends_that_it_has(tmp_path: Path) -> None
         assert as_list(tokenise(described, [text], shape).sequences) == expected
 
 
-def test_padding_is_on_the_right(described: ModelDescription) -> None:
-    ids, inside = tokenise(described, ["abc", "d"], SequenceShape(8, prepend_bos=True)).sequences.padded()
-    assert inside.tolist() == [[True] * 4, [True, True, False, False]]
-    assert ids[1, 2:].tolist() == [0, 0]
-
-
 def test_the_hash_is_of_content(described: ModelDescription) -> None:
     def sha256(texts: list[str], **shape: object) -> str:
         return tokenise(described, texts, SequenceShape(**{"context_length": 8, "prepend_bos": True} | shape)).sha256
