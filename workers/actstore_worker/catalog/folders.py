@@ -81,6 +81,7 @@ class ModelCatalog:
         return [found[key] for key in sorted(found)]
 
     def saes(self) -> list[str]:
+        """The names of the SAEs in the folders, in order."""
         return sorted({name for root in self.model_folders for name in _saes_below(root)})
 
     def _folders(self, parts: list[str]) -> Iterator[tuple[Path, Path]]:

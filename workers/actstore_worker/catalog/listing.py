@@ -29,6 +29,8 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class FoundModel:
+    """A model of a family that is known, whose files lie in a model folder."""
+
     name: str
     revision: str
     family: str
@@ -36,6 +38,8 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class Sources:
+    """Names that a capture may be asked with. `truncated`: there are more of a kind than are listed."""
+
     models: tuple[FoundModel, ...]
     saes: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -44,7 +48,7 @@ class Sources:
 
 
 def find_sources(catalog: ModelCatalog, places: DatasetPlaces) -> Sources:
-    """At most LISTED_MAX of a kind, in order of name."""
+    """What there is to capture: at most LISTED_MAX of a kind, in order of name."""
     models = [
         FoundModel(source.name, source.revision, family)
         for source in catalog.models()

@@ -19,15 +19,20 @@ _READ_BYTES = 1 << 20
 class FileStore(Protocol):
     """Files under any names, to be read: a prefix of S3 that others wrote, or any bucket."""
 
-    def keys(self, prefix: str) -> list[str]: ...
+    def keys(self, prefix: str) -> list[str]:
+        """The keys below a folder."""
 
-    def top(self) -> tuple[list[str], list[str]]: ...
+    def top(self) -> tuple[list[str], list[str]]:
+        """Objects and folders at the top."""
 
-    def open(self, key: str) -> pa.NativeFile: ...
+    def open(self, key: str) -> pa.NativeFile:
+        """The bytes under a key. Errors: KeyError."""
 
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of exactly this key."""
 
-    def store_error(self, error: OSError) -> StoreError | None: ...
+    def store_error(self, error: OSError) -> StoreError | None:
+        """The store's own error behind an error of reading; None: it is the bytes'."""
 
 
 class _XzStreams(io.RawIOBase):
@@ -109,6 +114,7 @@ class Dataset:
 
 
 def unreadable(name: str, why: str, allowed: str, offset: int | None = None) -> BadRequest:
+    """The refusal of a file that is not what it should be; `offset` says where in it."""
     return BadRequest(
         f"{name} cannot be read: {why}",
         reason="DATASET_UNREADABLE",
@@ -119,6 +125,7 @@ def unreadable(name: str, why: str, allowed: str, offset: int | None = None) -> 
 
 
 def not_found(name: str, why: str, allowed: object) -> NotThere:
+    """The refusal of a dataset's name that stands for nothing."""
     return NotThere(
         f"no dataset {name!r}; {why}", reason="DATASET_NOT_FOUND", field="dataset", value=name, allowed=allowed
     )

@@ -40,7 +40,10 @@ class DatasetPlaces:
     allow_hub: bool = False
 
     def find(self, name: str) -> Dataset:
-        """Errors: NotThere DATASET_NOT_FOUND; BadRequest NAME_INVALID for `..`, DATASET_EMPTY, DATASET_UNREADABLE."""
+        """The dataset of a name.
+
+        Errors: NotThere DATASET_NOT_FOUND; BadRequest NAME_INVALID for `..`, DATASET_EMPTY, DATASET_UNREADABLE.
+        """
         if name.startswith(HUB_SCHEME):
             return find_on_hub(name, self.allow_hub)
         parts = _parts(name)

@@ -71,13 +71,16 @@ class Row:
 
 
 def table_rows(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError where the store fails."""
+    """The rows of a table in a file. Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError where the
+    store fails.
+    """
     what = {PARQUET: "Parquet", ARROW: "Arrow", CSV: "CSV", TSV: "TSV"}.get(file.kind.rows, "JSON")
     with _reading(file, f"it is not a whole {what} file", what):
         yield from _READERS[file.kind.rows](file, wanted)
 
 
 def plain_text(file: DatasetFile) -> str:
+    """The text of a file that is one document. Errors: as `table_rows`."""
     with _reading(file, "it is not whole", "a readable file"), file.open_content() as source:
         data = source.read(DOCUMENT_BYTES_MAX + 1)
     _check_size(file, len(data))

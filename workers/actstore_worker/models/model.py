@@ -36,26 +36,32 @@ class ModelDescription:
 
     @cached_property
     def config_sha256(self) -> str:
+        """The hash of what of the configuration decides numbers."""
         return identity_sha256(self.model_config)
 
     @property
     def layer_count(self) -> int:
+        """How many layers it has."""
         return int(self.config.num_hidden_layers)
 
     @property
     def d_model(self) -> int:
+        """The width of the residual stream."""
         return int(self.config.hidden_size)
 
     @property
     def head_count(self) -> int:
+        """Query heads of a layer."""
         return int(self.config.num_attention_heads)
 
     @property
     def vocabulary_size(self) -> int:
+        """How many embeddings it has: ids are below."""
         return int(self.config.vocab_size)
 
     @property
     def context_length(self) -> int:
+        """How many tokens a text may have."""
         return self.family.context_length(self.config)
 
     @property
@@ -89,6 +95,7 @@ class ModelDescription:
 
     @property
     def attention_implementation(self) -> str:
+        """What attention usually runs with, in transformers' words."""
         return self.family.attention_implementation(self.config)
 
     @property
@@ -144,6 +151,7 @@ class ModelDescription:
 
     @cached_property
     def texts(self) -> TokenTexts:
+        """The text of each token id."""
         return describe_tokens(self.tokenizer, self.vocabulary_size)
 
 
@@ -165,6 +173,7 @@ class LanguageModel(ModelDescription):
 
     @property
     def layers(self) -> nn.ModuleList:
+        """The layers, in order."""
         return self.family.layers_of(self.module)
 
     @property

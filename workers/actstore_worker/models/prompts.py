@@ -49,7 +49,7 @@ def tokenised(described: ModelDescription, texts: list[str]) -> list[list[int]]:
 
 
 def check_ids(described: ModelDescription, ids: Collection[int], whence: str) -> None:
-    """Errors: BadRequest MODEL_UNSUPPORTED for an id that has no embedding; `whence` says who gives it."""
+    """Refuses ids that have no embedding: BadRequest MODEL_UNSUPPORTED. `whence` says who gives them."""
     strange = [token for token in ids if not 0 <= token < described.vocabulary_size]
     if strange:
         raise BadRequest(
@@ -135,7 +135,7 @@ def plain_ids(model: ModelDescription) -> Int[NDArray[np.int64], " plain"]:
 
 
 def check_length(model: ModelDescription, field: str, tokens: int, subject: str = "the text has") -> None:
-    """Errors: BadRequest LIMIT_EXCEEDED past the model's context."""
+    """Refuses more tokens than the model's context has: BadRequest LIMIT_EXCEEDED."""
     if tokens > model.context_length:
         raise BadRequest(
             f"{subject} {tokens} tokens; {model.name!r} reads at most {model.context_length}{model.context_reason}",
@@ -147,7 +147,7 @@ def check_length(model: ModelDescription, field: str, tokens: int, subject: str 
 
 
 def check_causal(model: ModelDescription, because: str) -> None:
-    """Errors: BadRequest MODEL_UNSUPPORTED for an encoder; `because` says what it lacks."""
+    """Refuses an encoder: BadRequest MODEL_UNSUPPORTED. `because` says what it lacks."""
     if not model.family.causal:
         raise BadRequest(
             f"{model.name!r} is a {model.family.name} model, an encoder: {because}",

@@ -73,6 +73,7 @@ class LayerWeights:
         return found if bias is None else found + bias
 
     def shared(self, by_key_head: Float[Tensor, "key_head ..."]) -> Float[Tensor, "head ..."]:
+        """What each query head has of a key and value head that it shares."""
         return by_key_head.repeat_interleave(self.group, dim=0)
 
 

@@ -30,8 +30,8 @@ _Seen = dict[Site, Float[Tensor, "1 position width"]]
 
 
 def check_weights(model: LanguageModel) -> None:
-    """Errors: BadRequest MODEL_UNSUPPORTED with a weight that is infinite or no number: whichever token meets it would
-    have no numbers either.
+    """Refuses a weight that is infinite or no number: BadRequest MODEL_UNSUPPORTED. Whichever token meets it would have
+    no numbers either.
     """
     for name, weight in model.module.named_parameters():
         if weight.is_meta or not weight.numel():  # of a model in parts, some may lie on a disk
@@ -48,8 +48,9 @@ def check_weights(model: LanguageModel) -> None:
 
 
 def check_wiring(model: LanguageModel) -> None:
-    """Errors: BadRequest MODEL_UNSUPPORTED with the site, or the output, that is not what the others make of it, or
-    that is not finite; in float16 with the dtypes that have room for it.
+    """Runs the model once, and refuses it where its sites do not add up: BadRequest MODEL_UNSUPPORTED with the site, or
+    the output, that is not what the others make of it, or that is not finite; in float16 with the dtypes that have room
+    for it.
     """
     with _refusing_what_fails(model):
         ids = _some_tokens(model)
@@ -133,8 +134,8 @@ def _check_finite(model: LanguageModel, what: str, found: Tensor) -> None:
 
 @contextmanager
 def _refusing_what_fails(model: LanguageModel) -> Iterator[None]:
-    """Errors: BadRequest MODEL_UNSUPPORTED for what a configuration makes of transformers' own code, such as sizes that
-    do not fit. What a device does, as where its memory ends, is no matter of the model's.
+    """Makes BadRequest MODEL_UNSUPPORTED of what a configuration makes of transformers' own code, such as sizes that do
+    not fit. What a device does, as where its memory ends, is no matter of the model's.
     """
     try:
         yield

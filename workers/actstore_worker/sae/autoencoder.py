@@ -53,6 +53,7 @@ class SparseAutoencoder(ABC):
 
     @property
     def is_transcoder(self) -> bool:
+        """Whether it predicts another site than it reads."""
         return self.site != self.output_site
 
     @property
@@ -79,7 +80,8 @@ class SparseAutoencoder(ABC):
         return torch.mm(x, self.tensors["W_enc"], out=out)
 
     @abstractmethod
-    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]: ...
+    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        """Feature activations of what `project` gave, which may be overwritten."""
 
     def decode(
         self, activations: Float[Tensor, "row d_sae"], x: Float[Tensor, "row d_in"]
@@ -104,6 +106,7 @@ class SparseAutoencoder(ABC):
         return written if self.is_transcoder else written * _row_statistics(x.float(), self.normalisation)[1]
 
     def to(self, device: torch.device) -> "SparseAutoencoder":
+        """The same on another device."""
         return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
@@ -124,6 +127,8 @@ class ThresholdSae(SparseAutoencoder):
 
 
 class StandardSae(ThresholdSae):
+    """ReLU: a feature is on above 0."""
+
     architecture = "standard"
     biases = ("b_enc",)
 

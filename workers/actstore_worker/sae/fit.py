@@ -11,7 +11,9 @@ _MODULE_FORMATS = ("sparsify",)
 
 
 def check_fit(sae: SparseAutoencoder, model: ModelDescription) -> None:
-    """Errors: BadRequest SAE_MISMATCH where the SAE reads or writes a site or a width that the model does not have."""
+    """Refuses an SAE that reads or writes a site or a width that the model does not have, or whose format or adaptation
+    goes with no model of its family: BadRequest SAE_MISMATCH.
+    """
     for site, field, width in ((sae.site, "d_in", sae.d_in), (sae.output_site, "d_out", sae.d_out)):
         _check_site(sae, site, model)
         there = model.site_width(site, model.context_length)

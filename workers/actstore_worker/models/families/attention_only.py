@@ -64,6 +64,8 @@ def eager_attention_forward(
 
 
 class AttentionOnlyAttention(nn.Module):
+    """Attention whose queries and keys may read positions that values do not."""
+
     def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer_idx, self.is_causal = config, layer, True
@@ -94,6 +96,8 @@ class AttentionOnlyAttention(nn.Module):
 
 
 class AttentionOnlyLayer(nn.Module):
+    """A LayerNorm, and attention that adds to the residual."""
+
     def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -115,6 +119,8 @@ class AttentionOnlyLayer(nn.Module):
 
 
 class AttentionOnlyPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What transformers wants to be told of a model, to load and to spread it."""
+
     config_class = AttentionOnlyConfig
     base_model_prefix = "model"
     _no_split_modules = ["AttentionOnlyLayer"]  # noqa: RUF012  transformers' own word
@@ -123,6 +129,8 @@ class AttentionOnlyPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
 
 class AttentionOnlyModel(AttentionOnlyPreTrainedModel):
+    """The trunk: embeddings, layers and final norm."""
+
     def __init__(self, config: AttentionOnlyConfig) -> None:
         super().__init__(config)
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -170,6 +178,8 @@ class AttentionOnlyModel(AttentionOnlyPreTrainedModel):
 
 
 class AttentionOnlyForCausalLM(AttentionOnlyPreTrainedModel):
+    """The trunk with its unembedding."""
+
     def __init__(self, config: AttentionOnlyConfig) -> None:
         super().__init__(config)
         self.model = AttentionOnlyModel(config)

@@ -153,9 +153,11 @@ class Family:
         return longest
 
     def decoder(self, module: nn.Module) -> nn.Module:
+        """The trunk of a model of transformers': all but the unembedding."""
         return module.get_submodule(self.trunk)
 
     def layers_of(self, module: nn.Module) -> nn.ModuleList:
+        """The layers of a model of transformers', in order."""
         layers = module.get_submodule(self.layers)
         assert isinstance(layers, nn.ModuleList)  # noqa: S101
         return layers

@@ -181,6 +181,7 @@ def identity_of(config: Any, said: Collection[str]) -> dict[str, Any]:
 
 
 def identity_sha256(identity: Mapping[str, Any]) -> str:
+    """The hash of what `identity_of` gives, in hexadecimal digits."""
     return hashlib.sha256(canonical_json(identity)).hexdigest()
 
 

@@ -50,6 +50,7 @@ def check_tensors(module: Any, report: Mapping[str, Any], in_files: Iterable[str
 
 
 def may_be_left_over(name: str) -> bool:
+    """Whether the files of any family may have a tensor of this name that the model does not use."""
     return any(pattern.fullmatch(name) for pattern in _LEFT_OVER)
 
 

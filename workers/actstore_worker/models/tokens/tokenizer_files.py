@@ -31,8 +31,8 @@ _OF_BERT: Mapping[str, str] = {
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Errors: DamagedFile for files that are not whole, that lead elsewhere, that contradict each other, or by which a
-    text has other tokens each time.
+    """Refuses files that are not whole, that lead elsewhere, that contradict each other, or by which a text has other
+    tokens each time: DamagedFile.
     """
     for path in sorted(folder.glob("*.json")):
         check_file(path, TOKENIZER_BYTES_MAX)
@@ -58,8 +58,8 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
 
 
 def check_added(folder: Path, tokenizer: Any) -> None:
-    """Errors: DamagedFile where the settings say another id of a token than it has. Transformers gives it the next one
-    that is free, which in an embedding of a rounded size has a row that was never trained.
+    """Refuses settings that say another id of a token than it has: DamagedFile. Transformers gives it the next one that
+    is free, which in an embedding of a rounded size has a row that was never trained.
     """
     for said, token in _settings(folder).get("added_tokens_decoder", {}).items():
         if int(said) != (found := tokenizer.convert_tokens_to_ids(token["content"])):
@@ -68,7 +68,7 @@ def check_added(folder: Path, tokenizer: Any) -> None:
 
 @contextmanager
 def refusing_tokenizer(name: str) -> Iterator[None]:
-    """Errors: BadRequest MODEL_UNSUPPORTED for whatever a tokenizer raises: also what Rust calls a panic, which is no
+    """Makes BadRequest MODEL_UNSUPPORTED of whatever a tokenizer raises: also of what Rust calls a panic, which is no
     Exception, as where a regular expression backtracks past its limit.
     """
     try:
