@@ -16,10 +16,10 @@ from actstore_storage.format.keys import statistics_product
 from actstore_worker.catalog.hub import download_model, download_sae
 from actstore_worker.files.places import is_inside
 from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
+from actstore_worker.models.tokens.tokenizer_files import TOKENIZER
 from actstore_worker.sae.files import find_saes, missing_files
 from actstore_worker.sae.stored import StoredSaes
 
-_TOKENIZER = "tokenizer.json"
 _REVISIONS = "revisions"
 # So deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and a folder more.
 _SAE_DEPTH_MAX = 6
@@ -133,7 +133,7 @@ def _saes_below(root: Path) -> Iterator[str]:
 
 
 def _local_source(name: str, revision: str, folder: Path, found: Path, root: Path) -> ModelSource:
-    return ModelSource(name, revision, found, found if (found / _TOKENIZER).is_file() else folder, root)
+    return ModelSource(name, revision, found, found if (found / TOKENIZER).is_file() else folder, root)
 
 
 def _not_found(kind: str, name: str, there: list[str]) -> BadRequest:

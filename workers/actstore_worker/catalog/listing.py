@@ -15,7 +15,7 @@ from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.files.damage import DamagedFile
 from actstore_worker.files.places import is_inside
 from actstore_worker.models.families import FAMILIES
-from actstore_worker.models.families.attention_only import MODEL_TYPE as ATTENTION_ONLY
+from actstore_worker.models.families.attention_only import ATTENTION_ONLY
 from actstore_worker.models.files.folder import raw_configuration
 from actstore_worker.models.files.transformer_lens import WEIGHTS, is_transformer_lens
 
@@ -98,7 +98,7 @@ def _family(folder: Path) -> str:
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         return ""
     config = _configuration(folder)
-    family = ATTENTION_ONLY if is_transformer_lens(config) else config.get("model_type")
+    family = ATTENTION_ONLY.name if is_transformer_lens(config) else config.get("model_type")
     return family if isinstance(family, str) and family in FAMILIES else ""
 
 

@@ -22,7 +22,7 @@ from actstore_worker.files.places import sha256_of
 from actstore_worker.files.stamps import held_still
 from actstore_worker.models.dtypes import TORCH_DTYPES
 from actstore_worker.models.families import find_family
-from actstore_worker.models.files.configuration import identity_of, read_configuration
+from actstore_worker.models.files.configuration import read_configuration
 from actstore_worker.models.files.folder import (
     check_tied,
     checked_tensors,
@@ -31,6 +31,7 @@ from actstore_worker.models.files.folder import (
     transformer_lens_file,
     weight_files,
 )
+from actstore_worker.models.files.identity import identity_of
 from actstore_worker.models.files.options import unset_call_options, unsupported_option
 from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.models.files.tensor_names import check_tensors, may_be_left_over, place_of, places

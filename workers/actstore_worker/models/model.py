@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_storage.runs.token_texts import TokenTexts
 from actstore_worker.models.families.family import LONGROPE, Family
-from actstore_worker.models.files.configuration import identity_sha256
+from actstore_worker.models.files.identity import identity_sha256
 from actstore_worker.models.tokens.texts import describe_tokens
 
 
@@ -31,7 +31,7 @@ class ModelDescription:
     tokenizer: Any
     weights_sha256: str
     tokenizer_sha256: str
-    # What of the configuration decides numbers: see `configuration.identity_of`.
+    # What of the configuration decides numbers: see `identity.identity_of`.
     model_config: Mapping[str, Any]
 
     @cached_property
