@@ -17,6 +17,7 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.models.families import FAMILIES
 from actstore_worker.models.families.family import Layout
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.taps import by_head
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def layer_weights(model: LanguageModel, layer: int) -> LayerWeights:
     def matrix(path: str) -> Matrix | None:
         return _matrix(block.get_submodule(path)) if path else None
 
-    q, k, v = _heads(model, layout, block)
+    q, k, v = _heads(model, block)
     weight, bias = _matrix(block.get_submodule(family.from_z[0]))
     return LayerWeights(
         read_norm(model, block.get_submodule(family.attention_norm)),
@@ -138,26 +139,13 @@ def _matrix(module: nn.Module) -> Matrix:
     return oriented, None if bias is None else bias.float()
 
 
-def _heads(model: LanguageModel, layout: Layout, block: nn.Module) -> tuple[Matrix, Matrix, Matrix]:
-    parts = [_matrix(block.get_submodule(path)) for path in layout.qkv]
-    if len(parts) == 1:
-        ((weight, bias),) = parts
-        weights = _fused(weight, model.head_count, layout.fused_by_head)
-        biases = [None] * 3 if bias is None else _fused(bias, model.head_count, layout.fused_by_head)
-        q, k, v = ((w.transpose(0, 1), b) for w, b in zip(weights, biases, strict=True))
-        return q, k, v
-    q, k, v = (
-        (
-            weight.unflatten(-1, (model.head_counts[kind], -1)).transpose(0, 1),
-            None if bias is None else bias.unflatten(-1, (model.head_counts[kind], -1)),
-        )
-        for kind, (weight, bias) in zip("qkv", parts, strict=True)
-    )
-    return q, k, v
+def _heads(model: LanguageModel, block: nn.Module) -> tuple[Matrix, Matrix, Matrix]:
+    """W_Q, W_K and W_V, which lie in the modules that give q, k and v as these do."""
+    paths = {kind: model.family.taps[kind].path for kind in "qkv"}
+    parts = {path: _matrix(block.get_submodule(path)) for path in set(paths.values())}  # one, where it makes all three
 
+    def of(kind: str) -> Matrix:
+        weight, bias = parts[paths[kind]]
+        return by_head(model, kind, weight).transpose(0, 1), None if bias is None else by_head(model, kind, bias)
 
-def _fused(tensor: Float[Tensor, "*d_model width"], heads: int, by_head: bool) -> list[Tensor]:
-    """q, k and v, each [*d_model, head, d_head]."""
-    if by_head:
-        return list(tensor.unflatten(-1, (heads, 3, -1)).unbind(-2))
-    return [part.unflatten(-1, (heads, -1)) for part in tensor.chunk(3, dim=-1)]
+    return of("q"), of("k"), of("v")

@@ -19,7 +19,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from actstore_worker.models.families.family import Family, Layout, Refusal, Tap, head_taps, qkv_paths
+from actstore_worker.models.families.family import Family, Layout, Refusal, Tap, head_taps
 
 MODEL_TYPE = "attention_only"
 STANDARD, SHORTFORMER = "standard", "shortformer"
@@ -200,7 +200,6 @@ class AttentionOnlyForCausalLM(AttentionOnlyPreTrainedModel):
 
 AutoConfig.register(MODEL_TYPE, AttentionOnlyConfig, exist_ok=True)
 
-_QKV = qkv_paths("attention")
 ATTENTION_ONLY = Family(
     MODEL_TYPE,
     trunk="model",
@@ -209,7 +208,7 @@ ATTENTION_ONLY = Family(
     position_embedding="model.positions",
     taps={
         "resid_pre": Tap("", is_input=True),
-        **head_taps(_QKV),
+        **head_taps("attention"),
         "pattern": Tap("attention", item=1),
         "z": Tap("attention.o_proj", is_input=True),
         "attn_out": Tap("attention"),
@@ -217,7 +216,7 @@ ATTENTION_ONLY = Family(
     },
     from_z=("attention.o_proj",),
     attention_norm="norm",
-    layout=Layout(_QKV),
+    layout=Layout(),
     auto_class=AttentionOnlyForCausalLM,
     refusals=(
         Refusal(

@@ -6,7 +6,7 @@ from transformers import AutoModel
 
 from actstore_worker.models.families.family import Family, Refusal, Tap, head_taps
 
-_HEADS = head_taps(("attention.self.query", "attention.self.key", "attention.self.value"))
+_HEADS = head_taps("attention.self", "query", "key", "value")
 BERT = Family(
     "bert",
     trunk="",

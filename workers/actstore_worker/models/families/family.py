@@ -34,19 +34,16 @@ class Tap:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which modules hold a layer's matrices: paths within a layer. Empty: there is no such part.
+    """Which modules hold the MLP's matrices: paths within a layer. Empty: there is no such part. Attention's lie where
+    its sites are.
 
-    `qkv` has three modules, or one that makes all; `fused_by_head`: in that one each head's q, k and v lie together
-    (GPT-NeoX), and not those of all heads (GPT-2). `activation` is the function between `reads` and `writes`, where
-    there is no gate.
+    `activation` is the function between `reads` and `writes`, where there is no gate.
     """
 
-    qkv: tuple[str, ...]
     reads: str = ""
     writes: str = ""
     gate: str = ""
     activation: str = ""
-    fused_by_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,14 +187,9 @@ def pre_ln_taps(
     }
 
 
-def head_taps(paths: tuple[str, ...]) -> dict[str, Tap]:
-    """The taps of q, k and v where each has a module of its own."""
-    return {kind: Tap(path) for kind, path in zip("qkv", paths, strict=True)}
-
-
-def qkv_paths(within: str) -> tuple[str, ...]:
-    """Where most families keep W_Q, W_K and W_V."""
-    return tuple(f"{within}.{letter}_proj" for letter in "qkv")
+def head_taps(attention: str, q: str = "q_proj", k: str = "k_proj", v: str = "v_proj") -> dict[str, Tap]:
+    """The taps of q, k and v where each has a module of its own within attention."""
+    return {kind: Tap(f"{attention}.{name}") for kind, name in zip("qkv", (q, k, v), strict=True)}
 
 
 def _is_parallel(config: Any) -> bool:

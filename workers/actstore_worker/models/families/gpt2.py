@@ -29,6 +29,6 @@ GPT2 = Family(
     from_z=("attn.c_proj",),
     from_middle=("ln_2", "mlp"),
     attention_norm="ln_1",
-    layout=Layout(("attn.c_attn",), reads="mlp.c_fc", writes="mlp.c_proj", activation="mlp.act"),
+    layout=Layout(reads="mlp.c_fc", writes="mlp.c_proj", activation="mlp.act"),
     centrable=True,
 )

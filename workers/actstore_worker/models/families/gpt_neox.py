@@ -29,13 +29,7 @@ GPT_NEOX = Family(
     from_z=("attention.dense",),
     from_middle=("post_attention_layernorm", "mlp"),
     attention_norm="input_layernorm",
-    layout=Layout(
-        ("attention.query_key_value",),
-        reads="mlp.dense_h_to_4h",
-        writes="mlp.dense_4h_to_h",
-        activation="mlp.act",
-        fused_by_head=True,
-    ),
+    layout=Layout(reads="mlp.dense_h_to_4h", writes="mlp.dense_4h_to_h", activation="mlp.act"),
     centrable=True,
     turns_part_of_a_head=True,
 )

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from actstore_worker.models.families.family import Family, Layout, Tap, head_taps, pre_ln_taps, qkv_paths
+from actstore_worker.models.families.family import Family, Layout, Tap, head_taps, pre_ln_taps
 
-_QKV = qkv_paths("self_attn")
 LLAMA_TAPS: Mapping[str, Tap] = pre_ln_taps(
-    "self_attn", "self_attn.o_proj", "mlp", "post_attention_layernorm", head_taps(_QKV)
+    "self_attn", "self_attn.o_proj", "mlp", "post_attention_layernorm", head_taps("self_attn")
 )
 
 
@@ -21,7 +20,7 @@ def llama_kind(name: str, **differences: Any) -> Family:
         "from_z": ("self_attn.o_proj",),
         "from_middle": ("post_attention_layernorm", "mlp"),
         "attention_norm": "input_layernorm",
-        "layout": Layout(_QKV, reads="mlp.up_proj", writes="mlp.down_proj", gate="mlp.gate_proj"),
+        "layout": Layout(reads="mlp.up_proj", writes="mlp.down_proj", gate="mlp.gate_proj"),
     }
     return Family(name, **facts | differences)
 
