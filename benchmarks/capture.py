@@ -35,12 +35,12 @@ from actstore_storage.runs.opening import create_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardTask
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import TokenSequences
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import visit
-from actstore_worker.models.wiring import load_model
 
 MODELS = Path(__file__).parents[1] / "models"
 MODEL, SITE, SAE = "pystdlib", "resid_post.1", "pystdlib-resid_post.1"
@@ -68,7 +68,7 @@ def prepare(folder: Path, model_name: str, device: str, tokens: int) -> Plan:
     request = CaptureRequest(
         name, "stdlib.jsonl", model_revision=revision, dense_sites=(SITE,), saes=(SAE,), max_tokens=tokens
     )
-    return plan_capture(request, ModelCatalogue((MODELS,)), PlanSettings(DatasetPlaces((folder,)), device))
+    return plan_capture(request, ModelCatalog((MODELS,)), PlanSettings(DatasetPlaces((folder,)), device))
 
 
 def forward_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:

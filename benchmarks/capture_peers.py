@@ -35,11 +35,11 @@ from actstore_storage.runs.opening import create_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import visit
-from actstore_worker.models.wiring import load_model
 from benchmarks.capture import MODEL, MODELS, capture_seconds
 
 LAYERS, D_MODEL, VOCABULARY_SIZE = 6, 512, 50_304
@@ -87,8 +87,8 @@ def plan_sites(
         sequences_per_batch=BATCH,
         sequences_per_shard=tokens // CONTEXT_LENGTH // SHARDS,
     )
-    catalogue = ModelCatalogue((folder / "models",))
-    return plan_capture(request, catalogue, PlanSettings(DatasetPlaces((folder / "data",)), device))
+    catalog = ModelCatalog((folder / "models",))
+    return plan_capture(request, catalog, PlanSettings(DatasetPlaces((folder / "data",)), device))
 
 
 def forward(model: LanguageModel, plan: Plan, keep: Callable[[torch.Tensor], object], shard: int) -> None:

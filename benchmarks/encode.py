@@ -29,7 +29,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from actstore_worker.sae import SparseAutoencoder, load_sae
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.nonzeros import nonzero_features
 
 ROWS, ROUNDS = 2048, 7

@@ -35,8 +35,8 @@ from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 from actstore_storage.upkeep.folding import fold_commits
 from actstore_worker.capture.shards.norms import BatchNorms
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.taps import visit
-from actstore_worker.models.wiring import load_model
 from benchmarks.capture_peers import BATCH, SITE, TOKENS, plan_sites, write_inputs
 from benchmarks.parts.synthetic_runs import synthetic_record
 

@@ -41,9 +41,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.pairs import PairTokens
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
@@ -100,7 +100,7 @@ def main() -> None:
 def measure(folder: Path, peer_cells: int) -> dict[str, float | str]:
     save_model(folder / "pythia-70m-shape")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(ModelCatalogue((folder,)).find_model("pythia-70m-shape"), device=device)
+    model = load_model(ModelCatalog((folder,)).find_model("pythia-70m-shape"), device=device)
     pair, setting = prompts(model)
     chosen = choose(peer_cells)
     peers: dict[str, Callable[[Sequence[Place]], list[float]]] = {

@@ -23,7 +23,7 @@ from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.progress import Progress
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, ShardTask
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import CoordinatorLimits, MergeLimits
 from tests.random_models import WORDS, save_model
@@ -106,9 +106,9 @@ def coordinator(
     limits: CoordinatorLimits = LIMITS,
     merging: Merging | None = None,
 ) -> Coordinator:
-    catalogue, settings = ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
+    catalog, settings = ModelCatalog((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
     merging = merging or Merging(bucket, ThreadWriter(bucket), MergeLimits())
-    return Coordinator(Preparing(bucket, catalogue, settings), workers, limits, merging)
+    return Coordinator(Preparing(bucket, catalog, settings), workers, limits, merging)
 
 
 async def watch(captures: Coordinator, run: str) -> list[Progress]:

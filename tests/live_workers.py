@@ -17,7 +17,7 @@ from actstore_api.v1 import service_pb2
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.cluster.replica import OpenModel, Replica
 from actstore_worker.live.questions import LiveLimits, Question
 from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
@@ -35,7 +35,7 @@ class _Models:
     """The model replicas of a gateway: one."""
 
     def __init__(self, folders: tuple[Path, ...], bucket: Bucket) -> None:
-        self._replica = Replica(ModelCatalogue(folders), bucket, CPU, LiveLimits(), PatchingLimits())
+        self._replica = Replica(ModelCatalog(folders), bucket, CPU, LiveLimits(), PatchingLimits())
         self._opened: dict[tuple[str, str], OpenModel] = {}
 
     async def ask(self, question: Question) -> Any:

@@ -22,7 +22,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from actstore_worker.models.attention_only import SHORTFORMER, STANDARD, AttentionOnlyConfig, AttentionOnlyForCausalLM
+from actstore_worker.models.families.attention_only import (
+    SHORTFORMER,
+    STANDARD,
+    AttentionOnlyConfig,
+    AttentionOnlyForCausalLM,
+)
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED_MODELS = REPOSITORY / "models"

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.recording import record
 from actstore_worker.patching.kernels.resumed import Resumed
@@ -45,7 +45,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def load(folder: Path, attention: str = "") -> LanguageModel:
-    source = ModelCatalogue((folder.parent,)).find_model(folder.name)
+    source = ModelCatalog((folder.parent,)).find_model(folder.name)
     return load_model(source, device=torch.device("cpu"), attention=attention)
 
 

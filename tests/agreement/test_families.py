@@ -12,18 +12,18 @@ from transformer_lens.pretrained.weight_conversions import convert_bert_weights
 from transformers import BertForPreTraining
 
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
-from actstore_worker.models.wiring import load_model
 from tests.small_models import BERT, SAVERS
 
 IDS = torch.tensor([[0, 5, 6, 7, 5, 9, 11, 2]])
 
 
 def load(folder: Path) -> LanguageModel:
-    catalogue = ModelCatalogue((folder.parent,))
-    return load_model(catalogue.find_model(folder.name), device=torch.device("cpu"), attention="eager")
+    catalog = ModelCatalog((folder.parent,))
+    return load_model(catalog.find_model(folder.name), device=torch.device("cpu"), attention="eager")
 
 
 def compare(model: LanguageModel, cache: dict[str, Tensor]) -> None:

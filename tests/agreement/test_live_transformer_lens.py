@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from actstore_storage.bucket.opening import open_bucket
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.model_questions import AblateSites, LensText, ModelQuestion, ScoreInduction, SeeAttention
 from actstore_worker.live.questions import LiveLimits
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.wiring import load_model
 from tests.random_models import VOCABULARY_SIZE, save_model
 
 # Every word twice and more, so that each score has something to find.
@@ -33,13 +33,13 @@ class Sides:
 
         save_model(folder / "models" / kind, kind)
         (folder / "store").mkdir()
-        self.catalogue = ModelCatalogue((folder / "models",))
-        self.model: LanguageModel = load_model(self.catalogue.find_model(kind), device=torch.device("cpu"))
+        self.catalog = ModelCatalog((folder / "models",))
+        self.model: LanguageModel = load_model(self.catalog.find_model(kind), device=torch.device("cpu"))
         self.bridge: Any = TransformerBridge.boot_transformers(str(folder / "models" / kind), device="cpu")
         self._store = str(folder / "store")
 
     def ask(self, question: ModelQuestion) -> Any:
-        answers = LiveAnswers(self.catalogue, open_bucket(self._store), torch.device("cpu"), LiveLimits())
+        answers = LiveAnswers(self.catalog, open_bucket(self._store), torch.device("cpu"), LiveLimits())
         return answers.answer(question, share(self.model, Turns()), threading.Event())
 
     def ids(self, text: str) -> Tensor:

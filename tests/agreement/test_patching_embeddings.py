@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.models.wiring import load_model
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.random_models import save_model
@@ -25,7 +25,7 @@ def test_embeddings_equal_hook_embed(tmp_path: Path, kind: str, monkeypatch: pyt
     from transformer_lens.model_bridge import TransformerBridge
 
     save_model(tmp_path / kind, kind)
-    model = load_model(ModelCatalogue((tmp_path,)).find_model(kind), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model(kind), device=torch.device("cpu"))
     bridge = TransformerBridge.boot_transformers(str(tmp_path / kind), device="cpu")
     john, mary = (model.tokenizer.convert_tokens_to_ids(word) for word in ("John", "Mary"))
 

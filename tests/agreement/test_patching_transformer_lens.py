@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.models.wiring import load_model
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.plain_model import PlainModel
@@ -43,7 +43,7 @@ def test_every_cell_equals_transformer_lens_and_plain_hooks(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = SAVERS[name](tmp_path / name)
-    model = load_model(ModelCatalogue((tmp_path,)).find_model(name), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model(name), device=torch.device("cpu"))
     pair = PromptPair(CLEAN, CORRUPT, *ANSWERS)
     *_, result = run_sweep(
         model, SweepRequest(name, "", (pair,), sites=tuple(HOOKS), only_positions=POSITIONS), PatchingLimits()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from actstore_storage.format.sites import Site
-from actstore_worker.sae import load_sae
+from actstore_worker.sae.formats.loading import load_sae
 from tests.sae_formats import (
     D_SAE,
     K,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from actstore_storage.format.sites import Site
-from actstore_worker.sae import load_sae
+from actstore_worker.sae.formats.loading import load_sae
 from tests.small_models import D_MODEL
 
 D_SAE, K = 64, 6

@@ -15,7 +15,7 @@ from actstore_worker.capture.plan import Plan, PlanSettings
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.capturing import capture_run
 from tests.live_workers import CPU, live_lab
@@ -51,9 +51,9 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     save_sae(folder / "models" / "sae", "standard")
     texts = [*QUOTES, *WORDS, "<s>" + WORDS[0]]
     (folder / "data" / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    catalogue, bucket = ModelCatalogue((folder / "models", BUNDLED_MODELS)), open_bucket(str(folder / "store"))
+    catalog, bucket = ModelCatalog((folder / "models", BUNDLED_MODELS)), open_bucket(str(folder / "store"))
     asked = CaptureRequest(model, "texts.jsonl", "run", saes=(RUNS[model],), sequences_per_shard=2)
-    preparing = Preparing(bucket, catalogue, PlanSettings(DatasetPlaces((folder / "data",))))
+    preparing = Preparing(bucket, catalog, PlanSettings(DatasetPlaces((folder / "data",))))
     plan = preparing.plan(asked)
     assert isinstance(plan, Plan)
     preparing.begin(plan, asked)

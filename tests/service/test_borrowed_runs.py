@@ -1,4 +1,4 @@
-"""A run over another's rows, as the catalogue shows it."""
+"""A run over another's rows, as the catalog shows it."""
 
 from actstore_storage.answers.catalog import run_of
 from actstore_storage.bucket import Bucket

@@ -43,7 +43,7 @@ def test_a_sweep_streams_progress_cells_and_one_result(caller: Caller) -> None:
     assert (result.provenance.model, result.provenance.dtype, result.provenance.run) == ("tiny", "float32", "")
 
 
-def test_a_sweep_takes_an_sae_of_the_catalogue_and_rows_of_a_stored_run(caller: Caller) -> None:
+def test_a_sweep_takes_an_sae_of_the_catalog_and_rows_of_a_stored_run(caller: Caller) -> None:
     run = caller.start(specification("rows", dense_sites=["resid_post.1"]))
     *_, last = caller.watch(run)
     assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from tests.random_models import save_model
 
 SWEPT = ("neox", "gpt2", "llama-grouped")
@@ -16,5 +16,5 @@ def swept_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Language
     folder = tmp_path_factory.mktemp("models")
     for kind in SWEPT:
         save_model(folder / kind, kind)
-    catalogue = ModelCatalogue((folder,))
-    return {kind: load_model(catalogue.find_model(kind), device=torch.device("cpu")) for kind in SWEPT}
+    catalog = ModelCatalog((folder,))
+    return {kind: load_model(catalog.find_model(kind), device=torch.device("cpu")) for kind in SWEPT}

@@ -18,7 +18,7 @@ from actstore_worker.capture import progress
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.progress import CaptureState, Progress, State
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, ThreadWorker, bucket, coordinator, lab, run, watch
 
@@ -149,5 +149,5 @@ def test_of_many_shards_that_fail_the_first_are_told(lab: Path, monkeypatch: pyt
 
 def state(lab: Path, started: float = 0.0) -> CaptureState:
     """Of a capture whose shards are all under way."""
-    places = ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
+    places = ModelCatalog((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
     return CaptureState(plan_capture(REQUEST, *places).record, deque(), 0, 0, started=started)

@@ -20,7 +20,7 @@ from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.progress import DatasetFiles, Progress, State, Totals
 from actstore_worker.capture.shards.worker import TASKS, ShardReport, ShardTask
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch
 from tests.waiting import PATIENCE_SECONDS
@@ -53,7 +53,7 @@ LOST = ActstoreError("a worker process died", reason="WORKERS_UNAVAILABLE")
 def test_a_duration_is_estimated_from_half_the_speed_of_all_that_answer(
     speeds: Sequence[float | Exception | None], together: float | None, lab: Path, bucket: Bucket
 ) -> None:
-    plan = plan_capture(REQUEST, ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",))))
+    plan = plan_capture(REQUEST, ModelCatalog((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",))))
     work = flops_per_token(plan) * plan.record.tokens_total
 
     async def seconds() -> float:

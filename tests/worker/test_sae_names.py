@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actstore_storage.errors import BadRequest
-from actstore_worker.sae import load_sae
 from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.formats.loading import load_sae
 from tests.sae_formats import (
     D_SAE,
     save_dictionary,

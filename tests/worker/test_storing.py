@@ -15,7 +15,7 @@ from actstore_storage.format.specification import Positions
 from actstore_worker.capture.options import sketch_bytes
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import TokenSequences
 from tests.small_models import D_MODEL, save_gpt2, save_sae
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(folder: Path, dataset: str = "text", **options: object) -> Plan:
     request = CaptureRequest("gpt2", dataset, **options)
-    return plan_capture(request, ModelCatalogue((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
+    return plan_capture(request, ModelCatalog((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
 
 
 def feature(number: int, sae: str = "topk") -> dict[str, object]:

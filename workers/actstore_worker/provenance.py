@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from actstore_storage.runs.snapshot import Provenance, Snapshot
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
 def code_version() -> str:

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from actstore import BadRequest, Provenance, Sweep, TokenComparison, compare_corruptions
 from actstore._patching.replaced_tokens import token_table
 from actstore._records import PromptPair
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs import request as worker_request
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from examples.docstring import roles
@@ -204,7 +204,7 @@ def swept(model: LanguageModel, corrupt: str, wrong: str) -> Sweep:
 def test_the_head_that_points_is_hidden_by_another_answer(tmp_path: Path) -> None:
     """Head 0.0 marks the answer by its predecessor, and head 1.0 moves it: tests/worker/hand_built.py."""
     model = load_model(
-        ModelCatalogue((tmp_path,)).find_model(induction(tmp_path / "induction").name), device=torch.device("cpu")
+        ModelCatalog((tmp_path,)).find_model(induction(tmp_path / "induction").name), device=torch.device("cpu")
     )
     found = compare_corruptions({"pointer": swept(model, ". x b . a", "y"), "answer": swept(model, ". a x . a", "x")})
     assert found.replacing == ("answer",)

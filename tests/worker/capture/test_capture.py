@@ -15,12 +15,12 @@ from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.shard import CapturedBatch, ShardCapture
 from actstore_worker.capture.shards.worker import CaptureWorker, ShardTask
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.batching import Batch
 from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel, share_weights
 from actstore_worker.models.taps import observe, visit
-from actstore_worker.models.wiring import load_model
 from tests.capturing import capture_shard
 from tests.small_models import CONTEXT_LENGTH, DECODERS, LAYERS, save_neox, save_sae
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(folder: Path, model: str = "gpt2", dataset: str = "text", **options: object) -> Plan:
     settings = PlanSettings(DatasetPlaces((folder / "data",)))
-    return plan_capture(CaptureRequest(model, dataset, **options), ModelCatalogue((folder / "models",)), settings)
+    return plan_capture(CaptureRequest(model, dataset, **options), ModelCatalog((folder / "models",)), settings)
 
 
 def load(planned: Plan) -> LanguageModel:
@@ -80,12 +80,12 @@ def test_equal_requests_are_the_same_run_and_others_are_not(folder: Path) -> Non
 
 
 def test_shards_are_whole_batches_of_about_the_bytes_wanted(folder: Path) -> None:
-    catalogue, request = ModelCatalogue((folder / "models",)), CaptureRequest("gpt2", "text", context_length=4)
-    total = plan_capture(request, catalogue, PlanSettings(DatasetPlaces((folder / "data",)))).record.sequences_total
+    catalog, request = ModelCatalog((folder / "models",)), CaptureRequest("gpt2", "text", context_length=4)
+    total = plan_capture(request, catalog, PlanSettings(DatasetPlaces((folder / "data",)))).record.sequences_total
 
     def shards(**settings: int) -> tuple[int, int]:
         small = PlanSettings(DatasetPlaces((folder / "data",)), **{"sequences_per_batch": 2} | settings)
-        record = plan_capture(request, catalogue, small).record
+        record = plan_capture(request, catalog, small).record
         return record.specification.sequences_per_shard, record.shards_total
 
     assert shards() == (2 * -(-total // 16), -(-total // (2 * -(-total // 16))))
@@ -99,10 +99,10 @@ def test_shards_are_whole_batches_of_about_the_bytes_wanted(folder: Path) -> Non
 def test_a_shard_has_a_limit_in_bytes(folder: Path) -> None:
     # A token is 2 bytes of its own and 39 norms and cosines of 4; sequences here have up to 32.
     settings = PlanSettings(DatasetPlaces((folder / "data",)), shard_bytes_max=4 * 32 * (2 + 156))
-    catalogue = ModelCatalogue((folder / "models",))
-    assert plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=4), catalogue, settings)
+    catalog = ModelCatalog((folder / "models",))
+    assert plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=4), catalog, settings)
     with pytest.raises(BadRequest) as refused:
-        plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=100), catalogue, settings)
+        plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=100), catalog, settings)
     assert refused.value.reason == "LIMIT_EXCEEDED"
     assert refused.value.details["field"] == "sequences_per_shard"
 

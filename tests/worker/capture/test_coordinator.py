@@ -26,7 +26,7 @@ from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.progress import DatasetFiles, Progress, State
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import TASKS, ShardReport, ShardTask
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
 from tests.random_models import save_model
@@ -98,7 +98,7 @@ def test_a_commit_says_which_version_captured_it_not_which_began_the_run(
     with monkeypatch.context() as before:
         before.setattr("actstore_worker.capture.plan.code_version", lambda: "older")
         settings = PlanSettings(DatasetPlaces((lab / "data",)))
-        preparing = Preparing(bucket, ModelCatalogue((lab / "models",)), settings)
+        preparing = Preparing(bucket, ModelCatalog((lab / "models",)), settings)
         preparing.begin(preparing.plan(REQUEST), REQUEST)
 
     async def work() -> None:
@@ -145,7 +145,7 @@ def dense_of(snapshot: Snapshot) -> np.ndarray:
 
 def test_a_run_that_an_older_version_began_is_finished_as_it_was_begun(lab: Path, bucket: Bucket) -> None:
     """It says nothing of the configuration, so nothing is known to be different."""
-    preparing = Preparing(bucket, ModelCatalogue((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",))))
+    preparing = Preparing(bucket, ModelCatalog((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",))))
     record = preparing.plan(REQUEST).record
     asked = replace(record.specification, config_sha256="", attention_implementation="")
     older = {"model_config": {}, "document_sources": False, "format_version": 2}

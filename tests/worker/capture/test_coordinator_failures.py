@@ -22,7 +22,7 @@ from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.progress import Progress, State
 from actstore_worker.capture.shards.overflow import OverflowRefused
 from actstore_worker.capture.shards.worker import TASKS, ShardTask
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch
 
@@ -293,7 +293,7 @@ def test_an_estimate_is_near_what_is_stored_and_stores_nothing(lab: Path, bucket
 
 def test_a_run_that_would_be_too_large_is_refused_with_both_numbers(lab: Path, bucket: Bucket) -> None:
     settings = PlanSettings(DatasetPlaces((lab / "data",)), run_bytes_max=1000)
-    preparing = Preparing(bucket, ModelCatalogue((lab / "models",)), settings)
+    preparing = Preparing(bucket, ModelCatalog((lab / "models",)), settings)
     with pytest.raises(ActstoreError, match="the limit is 1000") as refusal:
         preparing.plan(REQUEST)
     assert refusal.value.reason == "LIMIT_EXCEEDED"

@@ -29,9 +29,9 @@ from actstore_worker.capture.preparing import register
 from actstore_worker.capture.progress import Progress, State
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker, EncodeTask
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.sae import load_sae
+from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.wire.capture import capture_request
 from tests.capturing import capture_run
 from tests.coordinating import ThreadWorker, coordinator, run, watch
@@ -63,16 +63,16 @@ def captured(lab: Path, bucket: Bucket, name: str, **options: object) -> Snapsho
     options = {"dense_sites": (SITE, OTHER_SITE), "sequences_per_shard": 9, "sequences_per_batch": 4} | options
     request = CaptureRequest("tiny", "words.jsonl", run=name, **options)
     settings = PlanSettings(DatasetPlaces((lab / "data",)))
-    return capture_run(plan_capture(request, catalogue(lab), settings), bucket, CaptureWorker(bucket, CPU))
+    return capture_run(plan_capture(request, catalog(lab), settings), bucket, CaptureWorker(bucket, CPU))
 
 
-def catalogue(lab: Path) -> ModelCatalogue:
-    return ModelCatalogue((lab / "models",))
+def catalog(lab: Path) -> ModelCatalog:
+    return ModelCatalog((lab / "models",))
 
 
 def planned(lab: Path, bucket: Bucket, base: str, saes: tuple[str, ...], **options: object) -> EncodePlan:
     request = replace(CaptureRequest("", "", run="over", rows_of=base, saes=saes), **options)
-    return plan_encoding(request, bucket, catalogue(lab), "cpu")
+    return plan_encoding(request, bucket, catalog(lab), "cpu")
 
 
 def encoded(plan: EncodePlan, bucket: Bucket) -> Snapshot:
@@ -175,7 +175,7 @@ def test_bad_requests(options: dict[str, object], reason: str, field: str, lab: 
 
 
 def test_what_is_asked_again_may_say_what_the_run_says(lab: Path, runs: Bucket) -> None:
-    """As someone does who changes the specification that the catalogue shows."""
+    """As someone does who changes the specification that the catalog shows."""
     asked = open_run(runs, "base").record.specification
     names = ("model", "dataset", "context_length", "prepend_bos", "dense_sites", "norm_sites", "dtype", "sink_ratio")
     plan = planned(lab, runs, "base", ("topk", "gated"), **{name: getattr(asked, name) for name in names})

@@ -14,9 +14,9 @@ from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.sae import load_sae
+from actstore_worker.sae.formats.loading import load_sae
 from tests.capturing import capture_run
 from tests.sae_formats import save_gemma_scope, save_gemma_scope_2, weights
 from tests.small_models import SAVERS, save_sae
@@ -41,17 +41,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_features_are_those_of_the_rows_at_the_sae_s_site(folder: Path, local_bucket: Bucket) -> None:
-    catalogue = ModelCatalogue((folder / "models",))
+    catalog = ModelCatalog((folder / "models",))
     sites = ("z.1", "mlp_input.2", "z.0.2")
     request = CaptureRequest(
         "gemma2", "text.jsonl", run="run", dense_sites=sites, saes=(HEADS, "transcoder", "one-head")
     )
-    plan = plan_capture(request, catalogue, PlanSettings(DatasetPlaces((folder / "data",))))
+    plan = plan_capture(request, catalog, PlanSettings(DatasetPlaces((folder / "data",))))
     snapshot = capture_run(plan, local_bucket, CaptureWorker(local_bucket, torch.device("cpu")))
     names = [sae.name for sae in snapshot.record.specification.saes]
     assert names == [HEADS, "transcoder", "one-head"]
     for name, site in zip(names, sites, strict=True):
-        sae = load_sae(catalogue.find_sae(name), name)
+        sae = load_sae(catalog.find_sae(name), name)
         assert str(sae.site) == site
         batches = list(read_activations(snapshot, site))
         rows = np.concatenate([dense_matrix(batch["activation"], "float32", sae.d_in) for batch in batches])

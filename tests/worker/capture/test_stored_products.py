@@ -30,13 +30,13 @@ from actstore_worker.capture.progress import DatasetFiles
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.overflow import OverflowRefused
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.batching import packed, windows
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import TokenSequences
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
-from actstore_worker.models.wiring import load_model
 from tests.capturing import capture_run
 from tests.small_models import BERT, CONTEXT_LENGTH, SAVERS, save_sae
 
@@ -70,7 +70,7 @@ class Slowly:
 
 def planned(folder: Path, model: str = "gpt2", **options: object) -> Plan:
     request = CaptureRequest(model, "text", run="run", **{"sequences_per_shard": 7, **options})
-    return plan_capture(request, ModelCatalogue((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
+    return plan_capture(request, ModelCatalog((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
 
 
 def slowly(plan: Plan, sites: tuple[str, ...]) -> Slowly:
@@ -191,7 +191,7 @@ def test_the_same_files_are_the_same_dataset_on_a_disk_and_in_s3(
     bucket.put("text/picture", b"\xff")
     asked = CaptureRequest("gpt2", "text", run="run", sequences_per_shard=7)
     places = DatasetPlaces((), (open_files(s3_address, s3_access),))
-    stored = plan_capture(asked, ModelCatalogue((folder / "models",)), PlanSettings(places))
+    stored = plan_capture(asked, ModelCatalog((folder / "models",)), PlanSettings(places))
     plan = planned(folder)
     assert stored.record == plan.record
     np.testing.assert_array_equal(stored.sources.source, plan.sources.source)

@@ -21,22 +21,21 @@ from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, Task
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.cluster import replica as replica_module
 from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.model_questions import LensText
 from actstore_worker.live.questions import LiveLimits
-from actstore_worker.models import model as model_module
-from actstore_worker.models.model import describe_model
-from actstore_worker.models.wiring import load_model
+from actstore_worker.models import loading
+from actstore_worker.models.loading import describe_model, load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.patching.sweep import SweepCells, SweepUpdate
 from actstore_worker.patching.swept_pairs import SweepEnd
-from actstore_worker.sae import load_sae
 from actstore_worker.sae.formats import saelens as format_saelens
+from actstore_worker.sae.formats.loading import load_sae
 from tests.capturing import capture_run
 from tests.small_models import save_gpt2, save_sae, save_tokenizer
 
@@ -57,11 +56,11 @@ class Lab:
         shutil.copytree(self.model, self.other)
         change_weights(self.other / WEIGHTS)
         (folder / "store").mkdir()
-        self.bucket, self.catalogue = LocalBucket(folder / "store"), ModelCatalogue((self.models,))
-        self.replica = self.replica_of(self.catalogue)
+        self.bucket, self.catalog = LocalBucket(folder / "store"), ModelCatalog((self.models,))
+        self.replica = self.replica_of(self.catalog)
 
-    def replica_of(self, catalogue: ModelCatalogue) -> Replica:
-        return Replica(catalogue, self.bucket, CPU, LiveLimits(), PatchingLimits(slice_seconds=1e-6))
+    def replica_of(self, catalog: ModelCatalog) -> Replica:
+        return Replica(catalog, self.bucket, CPU, LiveLimits(), PatchingLimits(slice_seconds=1e-6))
 
     def lens(self, served: Served) -> Any:
         return self.replica.live.answer(LensText("small", "", TEXT), served.model, Event())
@@ -69,7 +68,7 @@ class Lab:
     def plan(self, folder: Path, **options: Any) -> Plan:
         (folder / "words.txt").write_text(TEXT * 20)
         settings = PlanSettings(DatasetPlaces((folder,)))
-        return plan_capture(CaptureRequest("small", "words.txt", "run", **options), self.catalogue, settings)
+        return plan_capture(CaptureRequest("small", "words.txt", "run", **options), self.catalog, settings)
 
 
 def change_weights(path: Path) -> None:
@@ -101,7 +100,7 @@ def test_weights_that_were_written_again_are_read_again(lab: Lab, way: str) -> N
         os.utime(lab.model / WEIGHTS, ns=(before.st_atime_ns, before.st_mtime_ns))
     new = opened.get()
     second, fresh = lab.lens(new), lab.lens(lab.replica.open("small", "").get())
-    assert second.provenance.weights_sha256 == describe_model(lab.catalogue.find_model("small")).weights_sha256
+    assert second.provenance.weights_sha256 == describe_model(lab.catalog.find_model("small")).weights_sha256
     assert second == fresh
     assert not second.tops.equals(first.tops)
     assert lab.lens(old) == first  # of who began with the weights of before
@@ -151,7 +150,7 @@ def test_a_revision_and_a_model_of_an_earlier_folder(lab: Lab, tmp_path: Path) -
     revision, first = lab.model / "revisions" / "step1", tmp_path / "first"
     shutil.copytree(lab.other, revision, ignore=shutil.ignore_patterns("tokenizer*", "special*"))
     first.mkdir()
-    lab.replica = lab.replica_of(ModelCatalogue((first, lab.models)))
+    lab.replica = lab.replica_of(ModelCatalog((first, lab.models)))
     opened, main = lab.replica.open("small", "step1"), lab.replica.open("small", "")
     old, old_main = opened.get(), main.get()
     save_tokenizer(lab.model)
@@ -170,7 +169,7 @@ def test_files_that_are_half_written_are_refused_and_then_read(lab: Lab) -> None
         opened.get()
     assert refusal.value.reason == "MODEL_UNSUPPORTED"
     (lab.model / WEIGHTS).write_bytes(whole)
-    assert opened.get().model.weights_sha256 == describe_model(lab.catalogue.find_model("small")).weights_sha256
+    assert opened.get().model.weights_sha256 == describe_model(lab.catalog.find_model("small")).weights_sha256
     shutil.rmtree(lab.model)
     with pytest.raises(NotThere):
         opened.get()
@@ -178,18 +177,18 @@ def test_files_that_are_half_written_are_refused_and_then_read(lab: Lab) -> None
 
 def test_what_is_written_while_it_is_read_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the hash would be of one file and the numbers of another."""
-    leave = model_module._leave_files
+    leave = loading._leave_files
 
     def writing(module: Any) -> None:
         leave(module)
         change_weights(lab.model / WEIGHTS)
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_module, "_leave_files", writing)
+        patch.setattr(loading, "_leave_files", writing)
         with pytest.raises(ActstoreError) as refusal:
-            load_model(lab.catalogue.find_model("small"), device=CPU)
+            load_model(lab.catalog.find_model("small"), device=CPU)
     assert (refusal.value.reason, refusal.value.details["value"]) == ("FILES_CHANGED", "small")
-    assert load_model(lab.catalogue.find_model("small"), device=CPU).name == "small"
+    assert load_model(lab.catalog.find_model("small"), device=CPU).name == "small"
 
 
 def test_so_is_an_sae_and_one_that_is_loaded_stays_what_it_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +294,7 @@ def test_a_hub_model_is_looked_up_when_it_is_loaded_and_not_at_each_question(
         return str(snapshots[0])
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    opened = lab.replica_of(ModelCatalogue((), allow_hub=True)).open("owner/small", "")
+    opened = lab.replica_of(ModelCatalog((), allow_hub=True)).open("owner/small", "")
     old = opened.get()
     assert asked == [False, True]
     snapshots.reverse()

@@ -20,7 +20,7 @@ from actstore_storage.bucket.local import LocalBucket
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.model_questions import (
@@ -113,12 +113,12 @@ class Side:
         (folder / "data").mkdir()
         (folder / "data" / "text.txt").write_text("the quick brown fox jumps over the lazy dog " * 8)
         (folder / "store").mkdir()
-        catalogue, bucket = ModelCatalogue((folder / "models",)), LocalBucket(folder / "store")
+        catalog, bucket = ModelCatalog((folder / "models",)), LocalBucket(folder / "store")
         request = CaptureRequest("gpt2", "text.txt", RUN, dense_sites=("resid_post.1",), norm_sites=("resid_post",))
-        plan = plan_capture(request, catalogue, PlanSettings(DatasetPlaces((folder / "data",))))
+        plan = plan_capture(request, catalog, PlanSettings(DatasetPlaces((folder / "data",))))
         capture_run(plan, bucket, CaptureWorker(bucket, CPU))
         patching = PatchingLimits(slice_seconds=0.001, audited_cells=1)
-        self.replica = Replica(catalogue, bucket, CPU, LiveLimits(tokens_per_slice=64), patching)
+        self.replica = Replica(catalog, bucket, CPU, LiveLimits(tokens_per_slice=64), patching)
         self.served = self.replica.open("gpt2", "").get()
 
     def ask(self, name: str) -> Any:

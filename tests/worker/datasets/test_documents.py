@@ -20,7 +20,8 @@ from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.datasets import rows as dataset_rows
 from actstore_worker.datasets.documents import DocumentQuery
 from actstore_worker.datasets.documents import documents as dataset_documents
-from actstore_worker.datasets.places import Dataset, DatasetPlaces
+from actstore_worker.datasets.files import Dataset
+from actstore_worker.datasets.places import DatasetPlaces
 
 TEXTS = ["one\n", "zwei – Ümläute\r\n", ""]
 

@@ -24,7 +24,8 @@ from actstore_storage.errors import BadRequest, StoreError
 from actstore_storage.runs.document_sources import WHOLE
 from actstore_worker.datasets.documents import DocumentQuery
 from actstore_worker.datasets.documents import documents as dataset_documents
-from actstore_worker.datasets.places import Dataset, DatasetPlaces
+from actstore_worker.datasets.files import Dataset
+from actstore_worker.datasets.places import DatasetPlaces
 from tests.servers import SeaweedServer
 
 Files = Mapping[str, bytes]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from actstore_storage.errors import BadRequest
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import Document
 from actstore_worker.datasets.sequences import SequenceShape, TokenisedDataset, TokenSequences
 from actstore_worker.datasets.sequences import tokenise as tokenise_documents
-from actstore_worker.models.model import ModelDescription, describe_model
-from actstore_worker.models.tokens.prompts import text_ids
+from actstore_worker.models.loading import describe_model
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.models.prompts import text_ids
 from tests.small_models import BOS, save_family, save_gpt2, save_neox
 
 
@@ -29,7 +30,7 @@ DOCUMENTS = ["abcdefghij", "", "k", "lmnopqrs" * 3, "é", ""]
 def described(tmp_path_factory: pytest.TempPathFactory) -> ModelDescription:
     folder = tmp_path_factory.mktemp("models")
     save_neox(folder / "neox")
-    return describe_model(ModelCatalogue((folder,)).find_model("neox"))
+    return describe_model(ModelCatalog((folder,)).find_model("neox"))
 
 
 def slowly(described: ModelDescription, shape: SequenceShape) -> list[tuple[int, list[int]]]:
@@ -102,17 +103,11 @@ def test_a_document_of_a_bos_alone_has_no_token(described: ModelDescription) -> 
 
 def test_an_encoders_document_keeps_the_ends_that_it_has(tmp_path: Path) -> None:
     save_family("bert", tmp_path / "bert")
-    described = describe_model(ModelCatalogue((tmp_path,)).find_model("bert"))
+    described = describe_model(ModelCatalog((tmp_path,)).find_model("bert"))
     shape = SequenceShape(8, prepend_bos=True)
     expected = as_list(tokenise(described, ["abcdefghij"], shape).sequences)
     for text in (f"{BOS}abcdefghij", f"abcdefghij{BOS}", f"{BOS}abcdefghij{BOS}"):  # CLS and SEP are one token here
         assert as_list(tokenise(described, [text], shape).sequences) == expected
-
-
-def test_padding_is_on_the_right(described: ModelDescription) -> None:
-    ids, inside = tokenise(described, ["abc", "d"], SequenceShape(8, prepend_bos=True)).sequences.padded()
-    assert inside.tolist() == [[True] * 4, [True, True, False, False]]
-    assert ids[1, 2:].tolist() == [0, 0]
 
 
 def test_the_hash_is_of_content(described: ModelDescription) -> None:
@@ -137,7 +132,7 @@ def test_refusals(described: ModelDescription, tmp_path: Path) -> None:
 
 def test_a_tokenizer_larger_than_its_model_is_refused_where_it_matters(tmp_path: Path) -> None:
     save_gpt2(tmp_path / "gpt2")
-    described = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    described = describe_model(ModelCatalog((tmp_path,)).find_model("gpt2"))
     described.config.vocab_size = 100
     assert len(tokenise(described, ["!"], SequenceShape(8, prepend_bos=True)).sequences) == 1
     shape = SequenceShape(8, prepend_bos=True)
@@ -156,7 +151,7 @@ def test_a_regular_expression_that_explodes_ends_soon_and_is_told(tmp_path: Path
         "type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False
     }  # fmt: skip
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    described = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    described = describe_model(ModelCatalog((tmp_path,)).find_model("gpt2"))
     text = "a" * 40 + "b"
     asked: list[Callable[[], object]] = [
         lambda: tokenise(described, ["b", text], SequenceShape(8, prepend_bos=True)),

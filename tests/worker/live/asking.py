@@ -9,12 +9,12 @@ import torch
 
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.questions import LiveLimits, Question
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.wiring import load_model
 from tests.small_models import BERT, DECODERS
 
 CPU = torch.device("cpu")
@@ -49,16 +49,16 @@ class Replica:
         self._turns = Turns()
 
     @property
-    def catalogue(self) -> ModelCatalogue:
-        return ModelCatalogue((self.models,))
+    def catalog(self) -> ModelCatalog:
+        return ModelCatalog((self.models,))
 
     def model(self, name: str) -> LanguageModel:
         if name not in self._loaded:
-            self._loaded[name] = load_model(self.catalogue.find_model(name), device=CPU)
+            self._loaded[name] = load_model(self.catalog.find_model(name), device=CPU)
         return self._loaded[name]
 
     def answers(self, limits: LiveLimits | None = None) -> LiveAnswers:
-        return LiveAnswers(self.catalogue, open_bucket(str(self.store)), CPU, limits or self.limits)
+        return LiveAnswers(self.catalog, open_bucket(str(self.store)), CPU, limits or self.limits)
 
     def ask(
         self,

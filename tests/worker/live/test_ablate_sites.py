@@ -114,7 +114,7 @@ def test_a_mean_may_be_over_the_stored_text_of_a_run(replica: Replica, tmp_path:
     bucket = open_bucket(str(replica.store))
     settings = PlanSettings(DatasetPlaces((tmp_path,)))
     for name in ("gpt2", "llama"):
-        plan = plan_capture(CaptureRequest(name, "words.jsonl", f"of_{name}"), replica.catalogue, settings)
+        plan = plan_capture(CaptureRequest(name, "words.jsonl", f"of_{name}"), replica.catalog, settings)
         capture_run(plan, bucket, CaptureWorker(bucket, CPU))
     plain = PlainModel(replica.model("gpt2").module)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from actstore_storage.bucket.opening import open_bucket
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.questions import (
     AblatedDirection,
@@ -25,9 +25,9 @@ from actstore_worker.live.questions import (
     LiveLimits,
     Question,
 )
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.wiring import load_model
 from tests.plain_model import PlainModel, PlainSae, Touch
 from tests.small_models import D_MODEL, HEADS, SAVERS, save_sae, save_tokenizer
 
@@ -46,13 +46,13 @@ class Lab:
         for number, site in enumerate(SITES):
             save_sae(folder / "models" / site, "standard", site=site, seed=number)
         (folder / "store").mkdir()
-        self.catalogue = ModelCatalogue((folder / "models",))
-        self.answers = LiveAnswers(self.catalogue, open_bucket(str(folder / "store")), CPU, LIMITS)
+        self.catalog = ModelCatalog((folder / "models",))
+        self.answers = LiveAnswers(self.catalog, open_bucket(str(folder / "store")), CPU, LIMITS)
         self._models: dict[str, LanguageModel] = {}
 
     def model(self, name: str) -> LanguageModel:
         if name not in self._models:
-            self._models[name] = load_model(self.catalogue.find_model(name), device=CPU)
+            self._models[name] = load_model(self.catalog.find_model(name), device=CPU)
         return self._models[name]
 
     def ask(self, question: Question) -> Any:
@@ -340,7 +340,7 @@ def test_a_transcoder_loses_its_direction_where_it_writes(lab: Lab) -> None:
 def test_limits_do_not_change_the_answer(lab: Lab) -> None:
     question = AblateText("neox_parallel", "", "resid_post.1", 11, TEXT, pairs=True)
     limits = replace(LIMITS, tokens_per_slice=10_000)
-    wide = LiveAnswers(lab.catalogue, open_bucket(str(lab.folder / "store")), CPU, limits)
+    wide = LiveAnswers(lab.catalog, open_bucket(str(lab.folder / "store")), CPU, limits)
     model = share(lab.model("neox_parallel"), Turns())
     found, other = lab.ask(question), wide.answer(question, model, threading.Event())
     assert isinstance(other, AblatedText)

@@ -14,7 +14,7 @@ from torch import nn
 
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.answering import LiveAnswers, LoadedSaes
 from actstore_worker.live.questions import (
     AblateDirection,
@@ -27,9 +27,9 @@ from actstore_worker.live.questions import (
     Question,
 )
 from actstore_worker.live.saes.lens_of_directions import fold_final_norm
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import SharedModel, Turns, share
-from actstore_worker.models.wiring import load_model
 from tests.plain_model import PlainModel, PlainSae
 from tests.small_models import BERT, CONTEXT_LENGTH, D_MODEL, SAVERS, VOCABULARY_SIZE, save_neox, save_sae
 
@@ -51,17 +51,17 @@ class Lab:
         save_sae(folder / "models" / "topk", "topk", d_sae=D_SAE)
         save_sae(folder / "models" / "wide", "standard", d_in=2 * D_MODEL)
         (folder / "store").mkdir()
-        self.catalogue = ModelCatalogue((folder / "models",))
+        self.catalog = ModelCatalog((folder / "models",))
         self.answers = self.answering(LIMITS)
         self._models: dict[str, LanguageModel] = {}
         self._turns = Turns()
 
     def answering(self, limits: LiveLimits) -> LiveAnswers:
-        return LiveAnswers(self.catalogue, open_bucket(str(self.folder / "store")), CPU, limits)
+        return LiveAnswers(self.catalog, open_bucket(str(self.folder / "store")), CPU, limits)
 
     def model(self, name: str) -> LanguageModel:
         if name not in self._models:
-            self._models[name] = load_model(self.catalogue.find_model(name), device=CPU)
+            self._models[name] = load_model(self.catalog.find_model(name), device=CPU)
         return self._models[name]
 
     def shared(self, name: str) -> SharedModel:
@@ -319,7 +319,7 @@ def test_a_question_that_nobody_waits_for_stops(lab: Lab) -> None:
 def test_the_saes_asked_for_last_stay_loaded_and_new_files_are_read(lab: Lab) -> None:
     for name in ("a", "b", "c"):
         save_sae(lab.folder / "models" / name, "standard")
-    saes = LoadedSaes(lab.catalogue, CPU, 2)
+    saes = LoadedSaes(lab.catalog, CPU, 2)
     first, second = saes.get("a"), saes.get("b")
     assert saes.get("a") is first
     saes.get("c")  # and b was asked for longest ago

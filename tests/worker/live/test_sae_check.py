@@ -20,13 +20,13 @@ from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.shard import ShardCapture
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.questions import CheckSae, LiveLimits, SaeCheck
 from actstore_worker.live.stored_sample import batches, sample_sequences
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.wiring import load_model
 from models import corpus
 from tests.capturing import capture_run, capture_shard
 from tests.plain_model import PlainModel, PlainSae
@@ -52,7 +52,7 @@ class Lab:
         save_neox(folder / "models" / "neox")
         BERT["bert"](folder / "models" / "bert")
         save_sae(folder / "models" / "random", "standard", model_name="gpt2")
-        self.catalogue = ModelCatalogue((folder / "models", BUNDLED_MODELS))
+        self.catalog = ModelCatalog((folder / "models", BUNDLED_MODELS))
         self.bucket: Bucket = open_bucket(str(folder / "store"))
         self.capture("pystdlib", "code.jsonl", "code", max_tokens=9_000)
         self.capture("gpt2", "words.jsonl", "words")
@@ -60,7 +60,7 @@ class Lab:
 
     def plan(self, model: str, dataset: str, run: str, **options: Any) -> Plan:
         settings = PlanSettings(DatasetPlaces((self.folder / "data",)))
-        return plan_capture(CaptureRequest(model, dataset, run, **options), self.catalogue, settings)
+        return plan_capture(CaptureRequest(model, dataset, run, **options), self.catalog, settings)
 
     def capture(self, model: str, dataset: str, run: str, **options: Any) -> None:
         capture_run(self.plan(model, dataset, run, **options), self.bucket, CaptureWorker(self.bucket, CPU))
@@ -78,11 +78,11 @@ class Lab:
 
     def check(self, run: str, sae: str, tokens: int = 2048, limits: LiveLimits | None = None) -> SaeCheck:
         limits = limits or LiveLimits(tokens_per_slice=2048)
-        answers = LiveAnswers(self.catalogue, self.bucket, CPU, limits)
+        answers = LiveAnswers(self.catalog, self.bucket, CPU, limits)
         question = CheckSae(run, sae, tokens)
         named = answers.model_of(question)
         assert named is not None
-        model = load_model(self.catalogue.find_model(*named), device=CPU)
+        model = load_model(self.catalog.find_model(*named), device=CPU)
         found = answers.answer(question, share(model, Turns()), threading.Event())
         assert isinstance(found, SaeCheck)
         return found
@@ -154,7 +154,7 @@ def test_an_sae_of_a_later_model_on_an_earlier_one_is_named(lab: Lab) -> None:
 def twin(lab: Lab, run: str, sae: str) -> dict[str, float]:
     """A sequence at a time, all logits, in float64."""
     tokens = lab_tokens(lab, run)
-    model = PlainModel(load_model(lab.catalogue.find_model("gpt2"), device=CPU).module)
+    model = PlainModel(load_model(lab.catalog.find_model("gpt2"), device=CPU).module)
     plain = PlainSae(lab.folder / "models" / sae)
     rows, dense, losses = [], [], np.zeros(4)
     for ids in tokens:

@@ -17,7 +17,7 @@ from actstore_storage.errors import ActstoreError, BadRequest, Conflict
 from actstore_storage.runs.opening import create_run
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import Document
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, tokenise
@@ -31,8 +31,9 @@ from actstore_worker.live.model_questions import (
     TokeniseText,
 )
 from actstore_worker.live.questions import AblateDirection, AblateText, EncodeText, LiveLimits, Question
-from actstore_worker.models.model import LanguageModel, describe_model
-from actstore_worker.models.tokens.prompts import token_of
+from actstore_worker.models.loading import describe_model
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.prompts import token_of
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from actstore_worker.wire import model_questions as model_messages
@@ -261,7 +262,7 @@ def test_markers_of_a_chat_template_are_special(replica: Replica, tmp_path: Path
     with_marker(replica.models / "chat", replica.models / "gpt2")
     model = replica.model("chat")
     assert (model.special_ids, model.marks_special) == (frozenset({0, 1}), True)
-    assert not describe_model(replica.catalogue.find_model("gpt2")).marks_special
+    assert not describe_model(replica.catalog.find_model("gpt2")).marks_special
     found = replica.ask(TokeniseText("chat", "", "<|start|>ab<plain>")).tokens
     assert found["special"].to_pylist() == [True, True, False, False, False]
     assert found["text"].to_pylist() == [BOS, "<|start|>", "a", "b", "<plain>"]
@@ -276,9 +277,9 @@ def test_a_run_says_by_which_rule_its_tokens_are_special(replica: Replica, tmp_p
     with_marker(tmp_path / "models" / "chat", replica.models / "gpt2")
     (tmp_path / "texts.jsonl").write_text('{"text": "<|start|>ab"}\n')
     settings = PlanSettings(DatasetPlaces((tmp_path,)))
-    catalogue = ModelCatalogue((tmp_path / "models", replica.models))
+    catalog = ModelCatalog((tmp_path / "models", replica.models))
     chat, plain = (
-        plan_capture(CaptureRequest(name, "texts.jsonl", name), catalogue, settings).record for name in ("chat", "gpt2")
+        plan_capture(CaptureRequest(name, "texts.jsonl", name), catalog, settings).record for name in ("chat", "gpt2")
     )
     assert chat.specification.marked_special
     assert b"marked_special" not in plain.to_json()

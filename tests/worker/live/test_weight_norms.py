@@ -17,17 +17,17 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.model_questions import MeasuredWeights, MeasureWeights
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.texts.weight_norms import factored_norms, matrix_norms, weight_norms
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.weights import WEIGHT_IS_GAIN_LESS_ONE, layer_weights, layout_of
-from actstore_worker.models.wiring import load_model
+from actstore_worker.models.weights import layer_weights, layout_of
 from tests.capturing import capture_run
 from tests.small_models import BERT, CONTEXT_LENGTH, DECODERS, LAYERS, save_gpt2
 from tests.worker.models.option_checks import check_heads
@@ -38,7 +38,7 @@ LIMITS = LiveLimits()
 
 def load(name: str, tmp_path: Path) -> LanguageModel:
     folder = (DECODERS | BERT)[name](tmp_path / name)
-    model = load_model(ModelCatalogue((tmp_path,)).find_model(folder.name), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model(folder.name), device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(3)
     for key, parameter in model.module.named_parameters():  # gains that differ, so that folding them shows
         if parameter.ndim == 1 and "bias" not in key:
@@ -111,7 +111,7 @@ def test_norms_equal_those_of_numpy(model: LanguageModel) -> None:
 
 def test_gains_of_gemma_are_one_more_than_their_weights(tmp_path: Path) -> None:
     model = load("gemma", tmp_path)
-    assert model.family.name in WEIGHT_IS_GAIN_LESS_ONE
+    assert model.family.gain_less_one
     torch.testing.assert_close(layer_weights(model, 0).attention_norm.gain, model.layers[0].input_layernorm.weight + 1)
 
 
@@ -150,7 +150,7 @@ def test_formulas_hold_within_sampling_error(model: LanguageModel) -> None:
     rows = answer.sublayers.to_pylist()
     assert len(rows) == LAYERS * (4 if layout_of(model).reads else 2)
     for row in rows:
-        gated_or_normed = (layout_of(model).gate and row["sublayer"] == "mlp") or layout_of(model).norms_writes
+        gated_or_normed = (layout_of(model).gate and row["sublayer"] == "mlp") or model.family.norms_writes
         assert (row["expected"] is None) == bool(gated_or_normed)
         if row["expected"] is not None:
             loose = 0.1 * row["sampled"] if (row["sublayer"], row["input"]) == ("mlp", "normalised") else 0
@@ -190,8 +190,8 @@ def test_a_run_shows_what_its_stored_tokens_make(name: str, tmp_path: Path) -> N
     model, texts = load(name, tmp_path), [f"text {number}, {'long ' * (number % 3)}" for number in range(7)]
     (tmp_path / "words.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (tmp_path / "store").mkdir()
-    bucket, catalogue = LocalBucket(tmp_path / "store"), ModelCatalogue((tmp_path,))
-    plan = plan_capture(CaptureRequest(name, "words.jsonl", "run"), catalogue, PlanSettings(DatasetPlaces((tmp_path,))))
+    bucket, catalog = LocalBucket(tmp_path / "store"), ModelCatalog((tmp_path,))
+    plan = plan_capture(CaptureRequest(name, "words.jsonl", "run"), catalog, PlanSettings(DatasetPlaces((tmp_path,))))
     capture_run(plan, bucket, CaptureWorker(bucket, torch.device("cpu")))
     snapshot = open_run(bucket, "run")
     answer = ask(model, LiveLimits(tokens_per_slice=40), snapshot, samples=16, run="run", run_tokens=10_000)

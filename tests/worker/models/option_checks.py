@@ -21,12 +21,12 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.saes.lens_of_directions import fold_final_norm
 from actstore_worker.live.texts.lens_of_text import lens_text
 from actstore_worker.live.texts.weight_norms import weight_norms
-from actstore_worker.models.attention_only import AttentionOnlyForCausalLM
+from actstore_worker.models.families.attention_only import AttentionOnlyForCausalLM
 from actstore_worker.models.files.options import unset_call_options
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe, visit
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.weights import layer_weights, layout_of
+from actstore_worker.models.weights import layer_weights
 from actstore_worker.patching.direct import direct_shares
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.resumed import Resumed
@@ -143,9 +143,9 @@ def check_live(model: LanguageModel, plain: PlainModel) -> None:
 def check_heads(model: LanguageModel, layer: int = 1) -> None:
     """Weights by head make what the model's modules make of what they read: q, k and v, and attn_out of z."""
     ids = torch.tensor([[3, 5, 6, 7, 5, 9, 11, 2]])
-    block, layout = model.layers[layer], layout_of(model)
+    block = model.layers[layer]
     seen: dict[str, Tensor] = {}
-    norm = block.get_submodule(layout.attention_norm)
+    norm = block.get_submodule(model.family.attention_norm)
     hook = norm.register_forward_hook(lambda _m, _i, out: seen.setdefault("x", out))
     at = observe(model, ids, None, [Site(layer, kind) for kind in ("q", "k", "v", "z", "resid_pre")])
     observe(model, ids, None, [Site(layer, "attn_out")])
@@ -156,7 +156,7 @@ def check_heads(model: LanguageModel, layer: int = 1) -> None:
         torch.testing.assert_close(made.flatten(1), at[Site(layer, kind)][0], rtol=1e-4, atol=1e-5)
     z = at[Site(layer, "z")][0].unflatten(-1, (model.head_count, -1))
     made = torch.einsum("phk,hkd->pd", z, weights.o[0]) + (0 if weights.o[1] is None else weights.o[1])
-    theirs = block.get_submodule(layout.output)(at[Site(layer, "z")])[0]
+    theirs = block.get_submodule(model.family.from_z[0])(at[Site(layer, "z")])[0]
     torch.testing.assert_close(made, theirs, rtol=1e-4, atol=1e-5)
     resid = at[Site(layer, "resid_pre")][0]
     read = resid - resid.mean(-1, keepdim=True) if weights.attention_norm.centred else resid

@@ -15,11 +15,11 @@ from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.capture.flops import flops_per_token, forward_flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.models.model import LanguageModel, weight_shapes
+from actstore_worker.models.loading import load_model, weight_shapes
+from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
-from actstore_worker.models.wiring import load_model
 from tests.lens_folders import D_HEAD, save_lens_folder
 from tests.small_models import D_MODEL, HEADS, LAYERS, save_sae
 
@@ -28,7 +28,7 @@ IDS = torch.tensor([[0, 5, 6, 7, 5, 9, 11, 2]])
 
 
 def load(folder: Path, **options: Any) -> LanguageModel:
-    return load_model(ModelCatalogue((folder.parent,)).find_model(folder.name), device=CPU, **options)
+    return load_model(ModelCatalog((folder.parent,)).find_model(folder.name), device=CPU, **options)
 
 
 def change(**fields: Any) -> Callable[[Path], None]:
@@ -80,7 +80,7 @@ def test_it_can_be_saved_and_loaded_as_transformers_does(tmp_path: Path) -> None
     again = load(other)
     assert (
         load_file(other / "model.safetensors").keys()
-        == dict(weight_shapes(ModelCatalogue((tmp_path,)).find_model("small"), model.config)).keys()
+        == dict(weight_shapes(ModelCatalog((tmp_path,)).find_model("small"), model.config)).keys()
     )
     torch.testing.assert_close(model.module(IDS).logits, again.module(IDS).logits, atol=0, rtol=0)
 
@@ -90,7 +90,7 @@ def test_what_a_capture_of_it_computes_is_counted(tmp_path: Path) -> None:
     save_lens_folder(tmp_path / "small")
     (tmp_path / "text.txt").write_text("x" * 31)  # of the context of 32, with BOS
     request = CaptureRequest("small", "text.txt")  # norms of every layer
-    plan = plan_capture(request, ModelCatalogue((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
+    plan = plan_capture(request, ModelCatalog((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
     assert forward_flops_per_token(plan) == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
 
@@ -103,7 +103,7 @@ def test_of_a_capture_with_saes_their_encoders_are_counted_too(tmp_path: Path) -
     texts = ("x" * 31, "x" * 15)  # and BOS
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     request = CaptureRequest("small", "text.jsonl", norm_sites=("resid_post.0",), saes=("first", "second"))
-    plan = plan_capture(request, ModelCatalogue((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
+    plan = plan_capture(request, ModelCatalog((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
     expected = 2 * (2 * matrices + 2 * 24 * D_MODEL) + 2 * D_MODEL * (96 + 40)
     assert forward_flops_per_token(plan) == flops_per_token(plan) == expected

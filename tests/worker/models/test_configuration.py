@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from transformers import CONFIG_MAPPING
 
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.families import FAMILIES
-from actstore_worker.models.files.configuration import DECIDES, DECIDES_NOTHING
-from actstore_worker.models.model import describe_model
+from actstore_worker.models.files.identity import DECIDES, DECIDES_NOTHING
+from actstore_worker.models.loading import describe_model
 from tests.small_models import SAVERS, change_config, save_family, save_llama
 from tests.worker.sae.refused import refusal
 
@@ -126,7 +126,7 @@ def test_what_published_checkpoints_say_is_read(name: str, tmp_path: Path) -> No
     family, keys = PUBLISHED[name]
     folder = without_rope(saved(tmp_path / "model", family))
     change_config(folder, **keys)
-    describe_model(ModelCatalogue((tmp_path,)).find_model("model"))
+    describe_model(ModelCatalog((tmp_path,)).find_model("model"))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_two_names_of_an_option_that_disagree_are_refused_with_both(case: str, t
 def test_two_names_of_an_option_may_agree(family: str, keys: dict[str, Any], tmp_path: Path) -> None:
     folder = without_rope(saved(tmp_path / "model", family))
     change_config(folder, **keys)
-    found = describe_model(ModelCatalogue((tmp_path,)).find_model("model")).model_config
+    found = describe_model(ModelCatalog((tmp_path,)).find_model("model")).model_config
     theta = {"llama": keys.get("rope_theta", 10000), "neox_parallel": 7}.get(family)
     assert theta is None or found["rope_parameters"]["rope_theta"] == theta
 
@@ -265,7 +265,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("family", OPTIONS)
 def test_what_changes_numbers_changes_the_hash_and_nothing_else_does(family: str, tmp_path: Path) -> None:
-    folder, source = saved(tmp_path / "model", family), ModelCatalogue((tmp_path,)).find_model("model")
+    folder, source = saved(tmp_path / "model", family), ModelCatalog((tmp_path,)).find_model("model")
     first = describe_model(source)
     nothing = {"initializer_range": 0.5, "use_cache": False, "torch_dtype": "float16", "_name_or_path": "elsewhere"}
     change_config(folder, **nothing, transformers_version="1.0", architectures=["Other"], pad_token_id=5)
@@ -282,7 +282,7 @@ def test_what_changes_numbers_changes_the_hash_and_nothing_else_does(family: str
 
 def test_a_default_is_the_same_said_or_not(tmp_path: Path) -> None:
     """And a number is the same however it is written. What ends a generated text is no part of it."""
-    folder, source = save_llama(tmp_path / "model"), ModelCatalogue((tmp_path,)).find_model("model")
+    folder, source = save_llama(tmp_path / "model"), ModelCatalog((tmp_path,)).find_model("model")
     hashes = [describe_model(source).config_sha256]
     config = json.loads((folder / "config.json").read_text())
     parts = config.pop("rope_parameters")

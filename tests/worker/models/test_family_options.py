@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from actstore_storage.errors import BadRequest
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.model_questions import LensText
 from actstore_worker.live.passes import Passes
@@ -27,9 +27,9 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.texts.lens_of_text import lens_text
 from actstore_worker.models.families import FAMILIES
 from actstore_worker.models.files.options import ROPE_TYPES
-from actstore_worker.models.model import LanguageModel, describe_model
+from actstore_worker.models.loading import describe_model, load_model
+from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.wiring import load_model
 from tests.small_models import CONTEXT_LENGTH, LAYERS, save_family
 from tests.worker.models.option_checks import (
     check_heads,
@@ -215,7 +215,7 @@ def change(folder: Path, **options: Any) -> None:
 
 
 def load(folder: Path, **options: Any) -> LanguageModel:
-    return load_model(ModelCatalogue((folder.parent,)).find_model(folder.name), device=CPU, **options)
+    return load_model(ModelCatalog((folder.parent,)).find_model(folder.name), device=CPU, **options)
 
 
 def model_with(folder: Path, family: str, options: dict[str, Any]) -> LanguageModel:
@@ -261,7 +261,7 @@ def test_these_options_are_refused_by_name(
     shutil.copytree(folder / family, tmp_path / "model")
     change(tmp_path / "model", **{option: value})
     with pytest.raises(BadRequest) as refused:
-        describe_model(ModelCatalogue((tmp_path,)).find_model("model"))
+        describe_model(ModelCatalog((tmp_path,)).find_model("model"))
     assert refused.value.reason == "MODEL_UNSUPPORTED"
     assert refused.value.details["field"] == "model"
     assert named in refused.value.message
@@ -295,9 +295,9 @@ def test_a_text_that_longrope_would_read_otherwise_is_refused(tmp_path: Path) ->
     assert (refused.value.reason, refused.value.details["value"]) == ("LIMIT_EXCEEDED", "9 tokens")
     (tmp_path / "text.txt").write_text("some text that is longer")
     settings = PlanSettings(DatasetPlaces((tmp_path,)))
-    catalogue = ModelCatalogue((tmp_path,))
+    catalog = ModelCatalog((tmp_path,))
     with pytest.raises(BadRequest, match=why) as refused:
-        plan_capture(CaptureRequest("model", "text.txt", context_length=THRESHOLD + 1), catalogue, settings)
+        plan_capture(CaptureRequest("model", "text.txt", context_length=THRESHOLD + 1), catalog, settings)
     assert refused.value.details["field"] == "context_length"
-    planned = plan_capture(CaptureRequest("model", "text.txt"), catalogue, settings)
+    planned = plan_capture(CaptureRequest("model", "text.txt"), catalog, settings)
     assert planned.record.specification.context_length == planned.sequences.lengths.max() == THRESHOLD

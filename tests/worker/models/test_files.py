@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.models.model import describe_model
-from actstore_worker.models.wiring import load_model
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import describe_model, load_model
 from tests.small_models import BERT, SAVERS, change_config, save_family, save_llama
 from tests.worker.sae.refused import refusal
 
@@ -68,7 +67,7 @@ def test_weights_that_nothing_would_use_are_refused_by_name(
 def test_what_stands_beside_the_layers_may_be_left_over(family: str, left_over: dict[str, int], tmp_path: Path) -> None:
     {**SAVERS, **BERT}[family](tmp_path / "model")
     change_weights(tmp_path / "model", **{name: torch.ones(size) for name, size in left_over.items()})
-    load_model(ModelCatalogue((tmp_path,)).find_model("model"), device=CPU)
+    load_model(ModelCatalog((tmp_path,)).find_model("model"), device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_a_weight_under_two_names_is_refused_with_both(family: str, name: str, s
 def test_weights_that_are_one_must_be_the_same_where_the_files_have_both(family: str, tmp_path: Path) -> None:
     """Transformers 4 takes the embedding for both, and transformers 5 each for itself."""
     save_family(family, tmp_path / "model", tie_word_embeddings=True)
-    source = ModelCatalogue((tmp_path,)).find_model("model")
+    source = ModelCatalog((tmp_path,)).find_model("model")
     embeddings = load_model(source, device=CPU).module.get_input_embeddings().weight
     change_weights(tmp_path / "model", **{"lm_head.weight": embeddings.clone()})
     assert load_model(source, device=CPU).module.get_output_embeddings().weight.equal(embeddings)
@@ -144,7 +143,7 @@ def test_a_bias_that_is_no_float_is_refused_as_a_matrix_is(dtype: torch.dtype, t
 )
 def test_the_names_in_published_files_are_understood(family: str, rename: tuple[str, str], tmp_path: Path) -> None:
     {**SAVERS, **BERT}[family](tmp_path / "model")
-    source = ModelCatalogue((tmp_path,)).find_model("model")
+    source = ModelCatalog((tmp_path,)).find_model("model")
     before = load_model(source, device=CPU).module.state_dict()
     weights = load_file(tmp_path / "model" / "model.safetensors")
     renamed = {re.sub(*rename, name): tensor for name, tensor in weights.items()}
@@ -159,7 +158,7 @@ def test_the_names_in_published_files_are_understood(family: str, rename: tuple[
 def test_a_model_without_its_pooler_is_whole(tmp_path: Path) -> None:
     BERT["bert"](tmp_path / "model")
     change_weights(tmp_path / "model", without="pooler")
-    load_model(ModelCatalogue((tmp_path,)).find_model("model"), device=CPU)
+    load_model(ModelCatalog((tmp_path,)).find_model("model"), device=CPU)
 
 
 def shards(folder: Path) -> dict[str, str]:
@@ -182,7 +181,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     whole, parts = save_llama(tmp_path / "whole"), save_llama(tmp_path / "parts")
     shards(parts)
     first, second = (
-        load_model(ModelCatalogue((tmp_path,)).find_model(folder.name), device=CPU) for folder in (whole, parts)
+        load_model(ModelCatalog((tmp_path,)).find_model(folder.name), device=CPU) for folder in (whole, parts)
     )
     for (name, one), (_, other) in zip(first.module.named_parameters(), second.module.named_parameters(), strict=True):
         assert torch.equal(one, other), name
@@ -267,7 +266,7 @@ def test_weights_in_one_file_and_in_several_are_refused(tmp_path: Path) -> None:
     folder = save_llama(tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     write_index(folder, {"metadata": {}, "weight_map": dict.fromkeys(weights, "model.safetensors")})
-    describe_model(ModelCatalogue((tmp_path,)).find_model("model"))
+    describe_model(ModelCatalog((tmp_path,)).find_model("model"))
     shards(folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert "model.safetensors and model-00001-of-00002.safetensors" in refusal(folder).message
@@ -278,7 +277,7 @@ def test_a_link_within_the_model_folders_is_followed(tmp_path: Path) -> None:
     folder = save_llama(tmp_path / "models" / "model")
     (folder / "model.safetensors").rename(tmp_path / "models" / "blob")
     (folder / "model.safetensors").symlink_to("../blob")
-    load_model(ModelCatalogue((tmp_path / "models",)).find_model("model"), device=CPU)
+    load_model(ModelCatalog((tmp_path / "models",)).find_model("model"), device=CPU)
 
 
 def test_a_snapshot_of_the_hub_is_links_to_its_repositorys_blobs(
@@ -292,5 +291,5 @@ def test_a_snapshot_of_the_hub_is_links_to_its_repositorys_blobs(
         (snapshot / blob.name).symlink_to(f"../../blobs/{blob.name}")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
     (tmp_path / "models").mkdir()
-    source = ModelCatalogue((tmp_path / "models",), allow_hub=True).find_model("owner/tiny")
+    source = ModelCatalog((tmp_path / "models",), allow_hub=True).find_model("owner/tiny")
     assert load_model(source, device=CPU).name == "owner/tiny"

@@ -12,9 +12,9 @@ from actstore_storage.format.sites import Site
 from actstore_storage.norms.growth import Bootstrap, resample_means
 from actstore_storage.norms.growth_shapes import GrowthFit, fit_steps
 from actstore_storage.norms.sequence_sums import SequenceSums
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.taps import observe
-from actstore_worker.models.wiring import load_model
 from tests.small_models import VOCABULARY_SIZE, save_tokenizer
 
 LAYERS, D_MODEL, SEQUENCES, TOKENS = 24, 64, 12, 16
@@ -46,7 +46,7 @@ def growth(build: Callable[[], torch.nn.Module], folder: Path, kind: str) -> tup
                 parameter.normal_(std=0.3)
     model.save_pretrained(folder)
     save_tokenizer(folder)
-    loaded = load_model(ModelCatalogue((folder.parent,)).find_model(folder.name), device=torch.device("cpu"))
+    loaded = load_model(ModelCatalog((folder.parent,)).find_model(folder.name), device=torch.device("cpu"))
     ids = torch.randint(1, VOCABULARY_SIZE, (SEQUENCES, TOKENS), generator=torch.Generator().manual_seed(1))
     seen = observe(loaded, ids, None, [Site(layer, kind) for layer in range(LAYERS)])
     norms = torch.stack([seen[Site(layer, kind)].norm(dim=-1) for layer in range(LAYERS)], dim=-1).double().numpy()

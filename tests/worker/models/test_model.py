@@ -12,10 +12,9 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from actstore_storage.errors import BadRequest, NotThere
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.families import FAMILIES
-from actstore_worker.models.model import describe_model
-from actstore_worker.models.wiring import load_model
+from actstore_worker.models.loading import describe_model, load_model
 from tests.small_models import (
     BERT,
     BOS,
@@ -41,7 +40,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", SAVERS)
 def test_a_model_of_each_family(name: str, tmp_path: Path) -> None:
     SAVERS[name](tmp_path / name)
-    model = load_model(ModelCatalogue((tmp_path,)).find_model(name), dtype="bfloat16", device=CPU)
+    model = load_model(ModelCatalog((tmp_path,)).find_model(name), dtype="bfloat16", device=CPU)
     assert (model.layer_count, model.d_model, model.head_count) == (LAYERS, D_MODEL, HEADS)
     assert (model.vocabulary_size, model.context_length, model.bos_id) == (VOCABULARY_SIZE, CONTEXT_LENGTH, 0)
     assert ("resid_mid" in model.kinds) == (name != "neox_parallel")
@@ -56,32 +55,32 @@ def test_a_model_of_each_family(name: str, tmp_path: Path) -> None:
 def test_eager_attention_where_only_it_honours_the_configuration(tmp_path: Path) -> None:
     save_gpt2(tmp_path / "gpt2")
     change_config(tmp_path / "gpt2", reorder_and_upcast_attn=True)
-    model = load_model(ModelCatalogue((tmp_path,)).find_model("gpt2"), device=CPU)
+    model = load_model(ModelCatalog((tmp_path,)).find_model("gpt2"), device=CPU)
     assert model.module.config._attn_implementation == model.attention_implementation == "eager"
 
 
 def test_hashes_follow_content(tmp_path: Path) -> None:
     save_llama(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    catalogue = ModelCatalogue((tmp_path,))
-    first, second = (describe_model(catalogue.find_model(name)) for name in "ab")
+    catalog = ModelCatalog((tmp_path,))
+    first, second = (describe_model(catalog.find_model(name)) for name in "ab")
     assert (first.weights_sha256, first.tokenizer_sha256) == (second.weights_sha256, second.tokenizer_sha256)
     first.tokenizer(["a", "long text"], padding=False, truncation=True, max_length=2)
-    assert describe_model(catalogue.find_model("a")).tokenizer_sha256 == second.tokenizer_sha256
+    assert describe_model(catalog.find_model("a")).tokenizer_sha256 == second.tokenizer_sha256
     weights = load_file(tmp_path / "b" / "model.safetensors")
     weights["model.norm.weight"][0] += 1
     save_file(weights, tmp_path / "b" / "model.safetensors", metadata={"format": "pt"})
     backend = json.loads((tmp_path / "b" / "tokenizer.json").read_text())
     backend["model"]["vocab"]["!"], backend["model"]["vocab"]['"'] = 2, 1
     (tmp_path / "b" / "tokenizer.json").write_text(json.dumps(backend))
-    third = describe_model(catalogue.find_model("b"))
+    third = describe_model(catalog.find_model("b"))
     assert third.weights_sha256 != first.weights_sha256
     assert third.tokenizer_sha256 != first.tokenizer_sha256
 
 
 def test_texts_of_tokens(tmp_path: Path) -> None:
     save_neox(tmp_path / "neox")
-    described = describe_model(ModelCatalogue((tmp_path,)).find_model("neox"))
+    described = describe_model(ModelCatalog((tmp_path,)).find_model("neox"))
     texts = described.texts.alone
     assert len(texts) == VOCABULARY_SIZE
     assert texts[0] == BOS
@@ -177,7 +176,7 @@ def test_a_tokenizer_is_made_of_its_own_files(name: str, tmp_path: Path) -> None
     assert f"tokenizer_config.json has {name}" in refusal(folder).message
 
 
-def test_the_catalogue_knows_models_revisions_and_saes(tmp_path: Path) -> None:
+def test_the_catalog_knows_models_revisions_and_saes(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     save_neox(first / "neox")
     save_neox(first / "owner" / "other")
@@ -187,45 +186,45 @@ def test_the_catalogue_knows_models_revisions_and_saes(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(first / "neox" / name, revision)
     save_sae(second / "sae", "standard")
-    catalogue = ModelCatalogue((first, second))
-    assert [(one.name, one.revision) for one in catalogue.models()] == [
+    catalog = ModelCatalog((first, second))
+    assert [(one.name, one.revision) for one in catalog.models()] == [
         ("neox", ""),
         ("neox", "step1"),
         ("owner/other", ""),
     ]
-    assert catalogue.saes() == ["sae"]
-    assert catalogue.find_model("neox").folder == first / "neox"
-    source = catalogue.find_model("neox", "step1")
+    assert catalog.saes() == ["sae"]
+    assert catalog.find_model("neox").folder == first / "neox"
+    source = catalog.find_model("neox", "step1")
     assert (source.folder, source.tokenizer_folder) == (revision, first / "neox")
     assert describe_model(source).bos_id == 0
-    assert catalogue.find_model("owner/other").name == "owner/other"
-    assert catalogue.find_sae("sae") == second / "sae"
+    assert catalog.find_model("owner/other").name == "owner/other"
+    assert catalog.find_sae("sae") == second / "sae"
 
 
-def test_what_the_catalogue_does_not_have(tmp_path: Path) -> None:
+def test_what_the_catalog_does_not_have(tmp_path: Path) -> None:
     save_neox(tmp_path / "models" / "neox")
     save_sae(tmp_path / "models" / "sae", "standard")
     (tmp_path / "models" / "link").symlink_to(save_neox(tmp_path / "elsewhere"))
-    catalogue = ModelCatalogue((tmp_path / "models",))
+    catalog = ModelCatalog((tmp_path / "models",))
     with pytest.raises(NotThere) as missing:
-        catalogue.find_model("gpt5")
+        catalog.find_model("gpt5")
     assert (missing.value.reason, missing.value.details["allowed"]) == ("MODEL_NOT_FOUND", "neox")
     with pytest.raises(NotThere) as missing:
-        catalogue.find_model("neox", "step1")
+        catalog.find_model("neox", "step1")
     assert missing.value.details["field"] == "model.revision"
     with pytest.raises(NotThere) as missing:
-        catalogue.find_sae("neox")
+        catalog.find_sae("neox")
     assert (missing.value.reason, missing.value.details["allowed"]) == ("SAE_NOT_FOUND", "sae")
     for name in ("link", "sae"):
         with pytest.raises(NotThere):
-            catalogue.find_model(name)
+            catalog.find_model(name)
 
 
 @pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "a/../../b", "a/b/c", "", ".hidden", "a\\b"])
 def test_names_that_leave_their_folder_are_no_names(name: str, tmp_path: Path) -> None:
-    catalogue = ModelCatalogue((tmp_path,), allow_hub=True)
-    finders = [catalogue.find_model, lambda text: catalogue.find_model("model", text or "..")]
-    for find in finders if name == "a/b/c" else [*finders, catalogue.find_sae]:  # an SAE may lie deeper than a model
+    catalog = ModelCatalog((tmp_path,), allow_hub=True)
+    finders = [catalog.find_model, lambda text: catalog.find_model("model", text or "..")]
+    for find in finders if name == "a/b/c" else [*finders, catalog.find_sae]:  # an SAE may lie deeper than a model
         with pytest.raises(BadRequest) as refused:
             find(name)
         assert refused.value.reason == "NAME_INVALID"
@@ -233,7 +232,7 @@ def test_names_that_leave_their_folder_are_no_names(name: str, tmp_path: Path) -
 
 def test_a_tokenizer_is_left_as_threads_share_it(tmp_path: Path) -> None:
     """One that was saved cutting and padding would have to be set right in the middle of another thread's call."""
-    source = ModelCatalogue((save_neox(tmp_path / "neox").parent,)).find_model("neox")
+    source = ModelCatalog((save_neox(tmp_path / "neox").parent,)).find_model("neox")
     saved = Tokenizer.from_file(str(tmp_path / "neox" / "tokenizer.json"))
     saved.enable_truncation(4)
     saved.enable_padding(length=9)
@@ -246,19 +245,19 @@ def test_a_hub_that_has_nothing_is_a_model_that_is_not_there(tmp_path: Path, mon
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(NotThere) as missing:
-        ModelCatalogue((tmp_path,), allow_hub=True).find_model("owner/model", "main")
+        ModelCatalog((tmp_path,), allow_hub=True).find_model("owner/model", "main")
     assert (missing.value.reason, missing.value.details["value"]) == ("MODEL_NOT_FOUND", "owner/model@main")
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_is_one(tmp_path: Path) -> None:
     """As OPT's and GPT-2's first checkpoints have it, without a tokenizer.json."""
     folder = save_gpt2(tmp_path / "gpt2")
-    whole = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    whole = describe_model(ModelCatalog((tmp_path,)).find_model("gpt2"))
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text(json.dumps(vocabulary | {"<|endoftext|>": 0}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
-    parts = describe_model(ModelCatalogue((tmp_path,)).find_model("gpt2"))
+    parts = describe_model(ModelCatalog((tmp_path,)).find_model("gpt2"))
     assert parts.tokenizer.encode("a b") == whole.tokenizer.encode("a b")
     assert parts.bos_id == 0

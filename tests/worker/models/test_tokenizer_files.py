@@ -12,8 +12,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import BadRequest
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.models.model import ModelDescription, describe_model, tokenised
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import describe_model
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.models.prompts import tokenised
 from tests.live_workers import live_lab
 from tests.small_models import BERT, save_gpt2, save_llama, save_metaspace
 
@@ -50,7 +52,7 @@ def change(path: Path, **said: object) -> None:
 
 
 def described(folder: Path) -> ModelDescription:
-    return describe_model(ModelCatalogue((folder.parent,)).find_model(folder.name))
+    return describe_model(ModelCatalog((folder.parent,)).find_model(folder.name))
 
 
 def refusal(folder: Path) -> str:

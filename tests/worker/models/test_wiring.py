@@ -12,10 +12,11 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
-from actstore_worker.models.wiring import check_wiring, load_model
+from actstore_worker.models.wiring import check_wiring
 from tests.small_models import BERT, SAVERS, save_llama
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 
 def load(folder: Path, name: str, **options: object) -> LanguageModel:
     {**SAVERS, **BERT}[name](folder / name)
-    return load_model(ModelCatalogue((folder,)).find_model(name), device=CPU, **options)
+    return load_model(ModelCatalog((folder,)).find_model(name), device=CPU, **options)
 
 
 @pytest.mark.parametrize("name", [*SAVERS, *BERT])
@@ -133,7 +134,7 @@ def test_what_overflows_float16_is_told_the_way_out(name: str, value: float, whe
     assert "run the model in bfloat16, or in float32" in refusal.message
     assert refusal.details == {"field": "dtype", "value": "float16", "allowed": "bfloat16 or float32"}
     for dtype in ("bfloat16", "float32"):
-        load_model(ModelCatalogue((tmp_path,)).find_model("llama"), device=CPU, dtype=dtype)
+        load_model(ModelCatalog((tmp_path,)).find_model("llama"), device=CPU, dtype=dtype)
 
 
 def refused_with(folder: Path, name: str, value: float, dtype: str) -> BadRequest:
@@ -143,7 +144,7 @@ def refused_with(folder: Path, name: str, value: float, dtype: str) -> BadReques
     tensors[name][:, -1] = value
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(BadRequest) as refused:
-        load_model(ModelCatalogue((folder,)).find_model("llama"), device=CPU, dtype=dtype)
+        load_model(ModelCatalog((folder,)).find_model("llama"), device=CPU, dtype=dtype)
     assert refused.value.reason == "MODEL_UNSUPPORTED"
     return refused.value
 
@@ -158,7 +159,7 @@ def test_activations_that_are_no_numbers_are_told_where(tmp_path: Path) -> None:
 def test_a_model_in_parts_shows_the_same(tmp_path: Path) -> None:
     """Spread by accelerate, here over memory and disk as it would be over GPUs."""
     whole = load(tmp_path, "llama")
-    source = ModelCatalogue((tmp_path,)).find_model("llama")
+    source = ModelCatalog((tmp_path,)).find_model("llama")
     places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
     places |= {"model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "disk"}
     parts = load_model(source, device=CPU, device_map=places)
@@ -181,7 +182,7 @@ def test_what_transformers_cannot_run_is_refused_with_its_words(
             raise error
 
         monkeypatch.setattr(LlamaAttention, "forward", fail)
-        load_model(ModelCatalogue((tmp_path,)).find_model("llama"), device=CPU)
+        load_model(ModelCatalog((tmp_path,)).find_model("llama"), device=CPU)
 
     with pytest.raises(BadRequest, match=r"does not run it as its config\.json says: ValueError: no window") as refused:
         failing(ValueError("no window"))

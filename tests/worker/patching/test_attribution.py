@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.models.changes import changing
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
+from actstore_worker.models.taps import changing
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.inputs.request import Screen
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
-    return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder,)).find_model(request.param), device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def adding_the_same(base: Recording, layer: int) -> dict[Site, object]:
 
 def test_of_one_layer_there_is_nothing_to_drop(tmp_path: Path) -> None:
     save_family("mistral", tmp_path / "short", num_hidden_layers=1)
-    model = load_model(ModelCatalogue((tmp_path,)).find_model("short"), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model("short"), device=torch.device("cpu"))
     base, source = (record(model, prompt, every_site(model)) for prompt in (range(1, 8), range(7, 0, -1)))
     plain, dropped = (
         estimates(model, (base, source), every_cell(model), screen) for screen in (PLAIN, Screen(1, grad_drop=True))
@@ -189,7 +189,7 @@ def test_a_run_moves_nothing_towards_itself_and_leaves_no_hook(
 @pytest.mark.parametrize(("kind", "at_corrupt", "at_clean"), [("and", 0, 1), ("or", 1, 0)])
 def test_gates_have_the_asymmetry_of_their_gradient(tmp_path: Path, kind: str, at_corrupt: int, at_clean: int) -> None:
     gate(tmp_path / kind, kind)
-    model = load_model(ModelCatalogue((tmp_path,)).find_model(kind), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model(kind), device=torch.device("cpu"))
     a, b, c = (Cell(site, 2) for site in (Site(0, "z", 0), Site(0, "z", 1), Site(1, "mlp_out")))
     texts, answers = ("a1 b1 end", "a0 b0 end"), model.tokenizer.convert_tokens_to_ids(["yes", "no"])
     sites = [cell.site.whole for cell in (a, b, c)]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import JointCells, PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.worker.models.hand_built import gate, induction
@@ -23,7 +23,7 @@ def sweep(model: LanguageModel, request: SweepRequest) -> list[dict[str, object]
 
 
 def load(folder: Path) -> LanguageModel:
-    return load_model(ModelCatalogue((folder.parent,)).find_model(folder.name), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder.parent,)).find_model(folder.name), device=torch.device("cpu"))
 
 
 # Heimersheim & Nanda 2024, section 2, and by hand for two at once.

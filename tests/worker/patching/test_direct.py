@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from actstore_storage.format.sites import Site
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.direct import Share, direct_shares
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels.recording import Recording, record
@@ -25,7 +25,7 @@ TOKENS, ANSWERS = (0, 17, 93, 4, 201, 55), (3, 200)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = tmp_path_factory.mktemp("models")
     DECODERS[request.param](folder / request.param)
-    model = load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((folder,)).find_model(request.param), device=torch.device("cpu"))
     with torch.no_grad():  # fresh norms have weights of 1 or 0, which would hide who adds 1
         norms = [module for module in model.module.modules() if "Norm" in type(module).__name__]
         for number, norm in enumerate(norms):
@@ -96,7 +96,7 @@ def test_heads_share_out_attn_out_less_its_bias(model: LanguageModel) -> None:
 
 def test_a_gate_is_written_by_its_neuron_and_by_nothing_else(tmp_path: Path) -> None:
     gate(tmp_path / "and", "and")
-    model = load_model(ModelCatalogue((tmp_path,)).find_model("and"), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model("and"), device=torch.device("cpu"))
     tokens = tuple(model.tokenizer("a1 b1 end")["input_ids"])
     yes, no = model.tokenizer.convert_tokens_to_ids(["yes", "no"])
     shares = direct_shares(model, recorded(model, tokens), (yes, no))

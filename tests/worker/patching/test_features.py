@@ -13,15 +13,15 @@ from torch import Tensor
 
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SaeFeatures, Screen, Span, SweepRequest
 from actstore_worker.patching.inputs.sae_features import active_features
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.sweep import run_sweep
-from actstore_worker.sae import load_sae
+from actstore_worker.sae.formats.loading import load_sae
 from tests.small_models import D_MODEL, save_gpt2, save_llama, save_neox, save_sae
 from tests.worker.patching.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
 
@@ -61,7 +61,7 @@ def supplies(folder: Path) -> Supplies:
 @pytest.fixture(scope="module")
 def load(folder: Path) -> Load:
     found = functools.partial(load_model, device=torch.device("cpu"))
-    return functools.cache(lambda name: found(ModelCatalogue((folder,)).find_model(name)))
+    return functools.cache(lambda name: found(ModelCatalog((folder,)).find_model(name)))
 
 
 def planned(model: LanguageModel, supplies: Supplies, features: SaeFeatures, **how: object) -> SweepPlan:

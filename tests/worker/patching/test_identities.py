@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels.full import Cell, FullForward, Kernel, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
@@ -28,7 +28,7 @@ TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = tmp_path_factory.mktemp("models")
     DECODERS[request.param](folder / request.param)
-    return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder,)).find_model(request.param), device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

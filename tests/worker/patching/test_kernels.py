@@ -14,9 +14,9 @@ from torch import Tensor
 
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels import resumed
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=DECODERS)
 def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
-    return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder,)).find_model(request.param), device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +126,12 @@ def test_it_computes_what_can_change_and_nothing_else(model: LanguageModel, runs
 
 def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path) -> None:
     """Nor the layer after a patch told apart; GPT-2's upcast attention is such a one."""
-    described = ModelCatalogue((folder,)).find_model("gpt2")
+    described = ModelCatalog((folder,)).find_model("gpt2")
     config = json.loads((described.folder / "config.json").read_text())
     upcast = folder / "gpt2-upcast"
     shutil.copytree(described.folder, upcast)
     (upcast / "config.json").write_text(json.dumps(config | {"reorder_and_upcast_attn": True}))
-    model = load_model(ModelCatalogue((folder,)).find_model("gpt2-upcast"), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((folder,)).find_model("gpt2-upcast"), device=torch.device("cpu"))
     base, source = two_runs(model, LENGTH)
     assert not base.queries
     patches = [Patch(base, source, (cell,)) for cell in list(every_cell(model))[::3]]
@@ -142,7 +142,7 @@ def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path) 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_eager_attention_is_joined_too(folder: Path, name: str) -> None:
-    model = load_model(ModelCatalogue((folder,)).find_model(name), device=torch.device("cpu"), attention="eager")
+    model = load_model(ModelCatalog((folder,)).find_model(name), device=torch.device("cpu"), attention="eager")
     base, source = two_runs(model, LENGTH)
     patches = [Patch(base, source, (cell,)) for cell in list(every_cell(model))[::3]]
     kernel = Resumed(model)
@@ -210,7 +210,7 @@ def test_what_was_set_on_a_layer_is_set_on_it_afterwards(folder: Path) -> None:
 
 
 def test_encoders_are_not_resumed(folder: Path) -> None:
-    encoder = load_model(ModelCatalogue((folder,)).find_model("bert"), device=torch.device("cpu"))
+    encoder = load_model(ModelCatalog((folder,)).find_model("bert"), device=torch.device("cpu"))
     with pytest.raises(Unresumable, match="not causal"):
         Resumed(encoder)
 
@@ -219,7 +219,7 @@ REQUEST = SweepRequest("gpt2", "", (PromptPair("abcdefgh", "abXdefgh", "a", "b")
 
 
 def gpt2(folder: Path) -> LanguageModel:
-    return load_model(ModelCatalogue((folder,)).find_model("gpt2"), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder,)).find_model("gpt2"), device=torch.device("cpu"))
 
 
 def result_of(model: LanguageModel, request: SweepRequest = REQUEST) -> SweepResult:

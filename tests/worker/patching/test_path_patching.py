@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from actstore_storage.format.sites import Site
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import SweepRequest
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
@@ -32,7 +32,7 @@ RECEIVERS = [
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = tmp_path_factory.mktemp("models")
     SAVERS[request.param](folder / request.param)
-    return load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder,)).find_model(request.param), device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actstore_storage.format.sites import Site
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import SweepRequest
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
@@ -30,7 +30,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Without a final norm and without a soft cap of logits."""
     folder = tmp_path_factory.mktemp("models")
     DECODERS[request.param](folder / request.param)
-    model = load_model(ModelCatalogue((folder,)).find_model(request.param), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((folder,)).find_model(request.param), device=torch.device("cpu"))
     if model.family.final_norm:
         model.module.set_submodule(model.family.final_norm, nn.Identity())
     for config in (model.config, model.module.config):  # transformers has a copy of its own

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
 from actstore_worker.patching.plan import plan_sweep
 from tests.small_models import SAVERS
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def load(folder: Path) -> Callable[[str], LanguageModel]:
     found = functools.partial(load_model, device=torch.device("cpu"))
-    return functools.cache(lambda name: found(ModelCatalogue((folder,)).find_model(name)))
+    return functools.cache(lambda name: found(ModelCatalog((folder,)).find_model(name)))
 
 
 @pytest.fixture(params=SAVERS)

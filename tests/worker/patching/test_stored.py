@@ -22,9 +22,9 @@ from actstore_worker.capture.options import SINK_RATIO
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.models.wiring import load_model
+from actstore_worker.models.loading import load_model
 from actstore_worker.patching.inputs.request import (
     PatchingLimits,
     PromptPair,
@@ -37,7 +37,7 @@ from actstore_worker.patching.inputs.stored_rows import StoredReading, StoredRow
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.plan import plan_sweep
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from actstore_worker.sae import load_sae
+from actstore_worker.sae.formats.loading import load_sae
 from tests.capturing import capture_run
 from tests.small_models import CONTEXT_LENGTH, save_gpt2, save_neox, save_sae
 from tests.worker.patching.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
@@ -61,7 +61,7 @@ class Lab:
         save_gpt2(folder / "models" / "gpt2")
         save_neox(folder / "models" / "neox")
         save_sae(folder / "models" / "sae", "standard")
-        self.folder, self.catalogue = folder, ModelCatalogue((folder / "models",))
+        self.folder, self.catalog = folder, ModelCatalog((folder / "models",))
         self.bucket: Bucket = open_bucket(str(folder / "store"))
         self.capture("run", dense_sites=SITES, sequences_per_shard=4)
         self.capture("shards", dense_sites=SITES, sequences_per_shard=1)
@@ -70,12 +70,12 @@ class Lab:
         self.capture("fourth", dense_sites=SITES, positions=Positions("stride", 4), storage_dtype="float16")
         self.capture("heads", dense_sites=("z.1.0", "z.1.3"))
         self.capture("first", dense_sites=SITES, positions=Positions("stride", CONTEXT_LENGTH))
-        self.model = functools.cache(lambda name: load_model(self.catalogue.find_model(name), device=CPU))
+        self.model = functools.cache(lambda name: load_model(self.catalog.find_model(name), device=CPU))
         self.supplies = Supplies(self.bucket, lambda name: load_sae(folder / "models" / name, name))
 
     def plan(self, run: str, **options: Any) -> Plan:
         settings = PlanSettings(DatasetPlaces((self.folder / "data",)))
-        return plan_capture(CaptureRequest("gpt2", "texts.jsonl", run, **options), self.catalogue, settings)
+        return plan_capture(CaptureRequest("gpt2", "texts.jsonl", run, **options), self.catalog, settings)
 
     def capture(self, run: str, **options: Any) -> None:
         capture_run(self.plan(run, **options), self.bucket, CaptureWorker(self.bucket, CPU))

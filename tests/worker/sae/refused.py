@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from actstore_storage.errors import BadRequest
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.models.model import describe_model
-from actstore_worker.models.wiring import load_model
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import describe_model, load_model
 
 
 def refusal(folder: Path) -> BadRequest:
     """Why the model in the folder is MODEL_UNSUPPORTED, which is the same whether weights are wanted or not."""
-    source = ModelCatalogue((folder.parent,)).find_model(folder.name)
+    source = ModelCatalog((folder.parent,)).find_model(folder.name)
     with pytest.raises(BadRequest) as planned:
         describe_model(source)
     with pytest.raises(BadRequest) as refused:

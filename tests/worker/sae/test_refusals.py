@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.models.model import describe_model
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import describe_model, load_model
 from actstore_worker.models.taps import observe
-from actstore_worker.models.wiring import load_model
-from actstore_worker.sae import check_fit, load_sae
+from actstore_worker.sae.fit import check_fit
+from actstore_worker.sae.formats.loading import load_sae
 from tests.sae_formats import (
     D_SAE,
     save_dictionary,
@@ -291,7 +291,7 @@ def test_an_sae_of_a_centred_model_is_adapted(kind: str, normalisation: str, tmp
     residuals are then those of the plain model less their means, and so are what the SAE makes of them.
     """
     save_gpt2(tmp_path / "gpt2")
-    source = ModelCatalogue((tmp_path,)).find_model("gpt2")
+    source = ModelCatalog((tmp_path,)).find_model("gpt2")
     plain, centred = (load_model(source, device=torch.device("cpu")) for _ in range(2))
     with torch.no_grad():
         for name, parameter in centred.module.named_parameters():
@@ -323,12 +323,12 @@ def test_centring_is_refused_where_it_cannot_be_right(tmp_path: Path) -> None:
     say(folder, adapt=["center_writing_weights"])
     SAVERS["llama"](tmp_path / "llama")
     with pytest.raises(BadRequest, match="cannot be centred"):  # RMSNorm reads the mean
-        check_fit(load_sae(folder, "small"), describe_model(ModelCatalogue((tmp_path,)).find_model("llama")))
+        check_fit(load_sae(folder, "small"), describe_model(ModelCatalog((tmp_path,)).find_model("llama")))
 
 
 def test_heads_have_widths_of_their_own(tmp_path: Path) -> None:
     SAVERS["gemma2"](tmp_path / "gemma2")
-    model = describe_model(ModelCatalogue((tmp_path,)).find_model("gemma2"))
+    model = describe_model(ModelCatalog((tmp_path,)).find_model("gemma2"))
     assert (model.d_model, model.site_width(Site(1, "z"), 1)) == (16, 24)
     z = "blocks.1.attn.hook_z"
     check_fit(load_sae(save_sae(tmp_path / "wide", "standard", d_in=24, site=z), "wide"), model)

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.models.model import describe_model
-from actstore_worker.sae import check_fit, load_sae
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import describe_model
+from actstore_worker.sae.fit import check_fit
+from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.nonzeros import nonzero_features, top_by_groups, top_by_sorting
 from actstore_worker.sae.parts import SaeParts, assemble
 from actstore_worker.sae.sidecar import Sidecar
@@ -232,7 +233,7 @@ def test_broken_weights_are_refused(tmp_path: Path) -> None:
 
 def test_an_sae_must_fit_its_model(tmp_path: Path) -> None:
     save_neox(tmp_path / "neox")
-    model = describe_model(ModelCatalogue((tmp_path,)).find_model("neox"))
+    model = describe_model(ModelCatalog((tmp_path,)).find_model("neox"))
     check_fit(load_sae(save_sae(tmp_path / "right", "standard"), "right"), model)
     wide = load_sae(save_sae(tmp_path / "wide", "standard", d_in=8), "wide")
     with pytest.raises(BadRequest) as refused:

@@ -15,13 +15,13 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.models.wiring import load_model
+from actstore_worker.models.loading import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, SaeFeatures, Span, StoredSource
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from actstore_worker.sae import load_sae
+from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.wire.sweeps import sweep_request, sweep_response
 from tests.capturing import capture_run
 from tests.small_models import save_gpt2, save_sae
@@ -48,11 +48,11 @@ class Lab:
         (folder / "data" / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in self.texts))
         save_gpt2(folder / "models" / "gpt2")
         save_sae(folder / "models" / "sae", "standard")
-        catalogue, bucket = ModelCatalogue((folder / "models",)), open_bucket(str(folder / "store"))
+        catalog, bucket = ModelCatalog((folder / "models",)), open_bucket(str(folder / "store"))
         settings = PlanSettings(DatasetPlaces((folder / "data",)))
         asked = CaptureRequest("gpt2", "texts.jsonl", "run", dense_sites=("resid_pre",))
-        capture_run(plan_capture(asked, catalogue, settings), bucket, CaptureWorker(bucket, CPU))
-        self.model = load_model(catalogue.find_model("gpt2"), device=CPU)
+        capture_run(plan_capture(asked, catalog, settings), bucket, CaptureWorker(bucket, CPU))
+        self.model = load_model(catalog.find_model("gpt2"), device=CPU)
         self.supplies = Supplies(bucket, lambda name: load_sae(folder / "models" / name, name))
 
     def ask(self, **fields: Any) -> Answer:

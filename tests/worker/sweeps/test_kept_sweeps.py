@@ -14,10 +14,10 @@ import torch
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, NotThere, StoreError
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SaeFeatures, Screen, SweepRequest
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
@@ -36,7 +36,7 @@ REQUEST = SweepRequest("neox", "", (PAIR,), sites=("resid_pre", "z"))
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = tmp_path_factory.mktemp("models")
     save_model(folder / "neox", "neox")
-    return load_model(ModelCatalogue((folder,)).find_model("neox"), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder,)).find_model("neox"), device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_what_is_kept_is_of_the_tokens_that_were_read(
     """A text that other code makes other tokens of is another request: a BOS more, here."""
     replica = Replica(model, bucket)
     replica.ask(REQUEST)
-    monkeypatch.setattr("actstore_worker.models.tokens.prompts.with_bos", lambda _model, ids, _prepend: (0, 0, *ids))
+    monkeypatch.setattr("actstore_worker.models.prompts.with_bos", lambda _model, ids, _prepend: (0, 0, *ids))
     other = Replica(model, bucket)
     other.ask(REQUEST)
     assert other.token_layers > 0

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Screen, SweepRequest
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward, Patch
@@ -54,7 +54,7 @@ LIMITS = PatchingLimits(tokens_per_slice=180)
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = tmp_path_factory.mktemp("models")
     save_model(folder / "neox", "neox")
-    return load_model(ModelCatalogue((folder,)).find_model("neox"), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder,)).find_model("neox"), device=torch.device("cpu"))
 
 
 class Side:

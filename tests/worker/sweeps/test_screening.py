@@ -11,9 +11,9 @@ import torch
 
 from actstore_api.v1 import capture_pb2, patching_pb2
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.inputs.request import JointCells, PatchingLimits, PromptPair, Screen, SweepRequest
 from actstore_worker.patching.kernels.recording import record
@@ -33,7 +33,7 @@ LIMITS = PatchingLimits(tokens_per_slice=64)
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = tmp_path_factory.mktemp("models")
     SAVERS["gpt2"](folder / "gpt2")
-    return load_model(ModelCatalogue((folder,)).find_model("gpt2"), device=torch.device("cpu"))
+    return load_model(ModelCatalog((folder,)).find_model("gpt2"), device=torch.device("cpu"))
 
 
 def updates_of(model: LanguageModel, request: SweepRequest) -> tuple[list[SweepProgress], SweepResult]:
@@ -86,7 +86,7 @@ def test_estimates_are_of_the_normalised_effect(tmp_path: Path) -> None:
     comes first, and is what is computed.
     """
     gate(tmp_path / "and", "and")
-    model = load_model(ModelCatalogue((tmp_path,)).find_model("and"), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model("and"), device=torch.device("cpu"))
     pair = PromptPair("a1 b1 end", "a0 b0 end", "yes", "no")
     request = SweepRequest("and", "", (pair,), sites=("z", "mlp_out"), positions="last", screen=Screen(1))
     _, result = updates_of(model, request)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import JointCells, PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels.full import FullForward, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
@@ -45,8 +45,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]
     for kind in BUILDERS:
         save_model(folder / kind, kind)
     save_model(folder / "no-bos", "gpt2", with_bos=False)
-    catalogue = ModelCatalogue((folder,))
-    return {kind: load_model(catalogue.find_model(kind), device=torch.device("cpu")) for kind in (*BUILDERS, "no-bos")}
+    catalog = ModelCatalog((folder,))
+    return {kind: load_model(catalog.find_model(kind), device=torch.device("cpu")) for kind in (*BUILDERS, "no-bos")}
 
 
 def sweep(model: LanguageModel, request: SweepRequest = REQUEST, limits: PatchingLimits = LIMITS) -> SweepResult:

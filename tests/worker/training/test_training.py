@@ -25,8 +25,9 @@ from actstore_storage.format.keys import sae_folder, training_checkpoints_folder
 from actstore_storage.registry.saes import SaeModelRecord, find_registered_sae, list_saes, register_sae
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.sae import SparseAutoencoder, load_sae
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.stored import StoredSaes
 from actstore_worker.training.advice import warnings_of
 from actstore_worker.training.feed import RowFeed
@@ -72,7 +73,7 @@ def trained(bucket: Bucket, training: Training, seen: list[Progress] | None = No
 
 
 def found(bucket: Bucket, name: str, cache: Path) -> tuple[Path, SparseAutoencoder]:
-    path = ModelCatalogue((), stored=StoredSaes(bucket, cache)).find_sae(name)
+    path = ModelCatalog((), stored=StoredSaes(bucket, cache)).find_sae(name)
     return path, load_sae(path, name)
 
 
@@ -374,10 +375,10 @@ def test_a_stored_sae_is_fetched_once_and_checked(planted: tuple[Bucket, Planted
     assert found(bucket, "fetched", tmp_path / "cache")[1].sha256 == sha256
     assert (path / "cfg.json").read_bytes() == data
     save_sae(tmp_path / "models" / "fetched", "topk")
-    catalogue = ModelCatalogue((tmp_path / "models",), stored=StoredSaes(bucket, tmp_path / "cache"))
-    assert catalogue.find_sae("fetched") == tmp_path / "models" / "fetched"  # a folder comes first
+    catalog = ModelCatalog((tmp_path / "models",), stored=StoredSaes(bucket, tmp_path / "cache"))
+    assert catalog.find_sae("fetched") == tmp_path / "models" / "fetched"  # a folder comes first
     with pytest.raises(ActstoreError, match="no sae 'nothing'"):
-        catalogue.find_sae("nothing")
+        catalog.find_sae("nothing")
 
 
 def test_lists_are_a_sweep(planted: tuple[Bucket, PlantedRows]) -> None:

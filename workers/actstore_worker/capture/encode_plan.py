@@ -11,9 +11,10 @@ from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.options import feature_bytes
 from actstore_worker.capture.plan import Plan, default_run_name
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.provenance import code_version
-from actstore_worker.sae import SparseAutoencoder, load_sae
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.formats.loading import load_sae
 
 _NOTHING_ASKED = CaptureRequest(model="", dataset="")
 # What a run over another's rows has of its own.
@@ -33,14 +34,14 @@ class EncodePlan:
 RunPlan = Plan | EncodePlan
 
 
-def plan_encoding(request: CaptureRequest, bucket: Bucket, catalogue: ModelCatalogue, device: str) -> EncodePlan:
+def plan_encoding(request: CaptureRequest, bucket: Bucket, catalog: ModelCatalog, device: str) -> EncodePlan:
     """Errors: BadRequest or NotThere with field, value and what is allowed."""
     if request.run:
         check_name(request.run, "run")
     base = _complete_run(bucket, request.rows_of)
     _check_taken_over(request, base.specification)
     known = {sae.name for sae in base.specification.saes}
-    paths = {name: catalogue.find_sae(name) for name in dict.fromkeys(request.saes) if name not in known}
+    paths = {name: catalog.find_sae(name) for name in dict.fromkeys(request.saes) if name not in known}
     if not paths:
         raise BadRequest(
             f"run {base.run} has the features of {', '.join(request.saes) or 'no SAE, and none is named'}",

@@ -8,7 +8,7 @@ import torch
 from actstore_storage.format.sites import parse_site
 from actstore_worker.capture.encode_plan import EncodePlan, RunPlan
 from actstore_worker.capture.plan import Plan
-from actstore_worker.models.model import weight_shapes
+from actstore_worker.models.loading import weight_shapes
 
 _MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 _MEASURE_SECONDS = 0.2

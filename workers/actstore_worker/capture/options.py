@@ -20,7 +20,7 @@ from actstore_worker.datasets.documents import DocumentQuery
 from actstore_worker.datasets.row_filters import check_filter
 from actstore_worker.datasets.sequences import TokenSequences
 from actstore_worker.models.model import ModelDescription
-from actstore_worker.sae import SparseAutoencoder, TopKSae
+from actstore_worker.sae.autoencoder import SparseAutoencoder, TopKSae
 
 # A token is flagged as a sink where its norm is so many times the median of its sequence. Sinks of trained models
 # exceed it by far: 100 to 1,000 times (Sun et al. 2024, "Massive activations in large language models").
@@ -33,8 +33,6 @@ _POSITION_BYTES = 1
 _SKETCH_COLUMN_BYTES, _SKETCH_COMPRESSED = 200, 0.8
 # Where the architecture does not fix how many features are on, and where a feature chooses the rows.
 _NONZEROS_GUESS, _ACTIVE_GUESS = 64, 0.05
-# Families whose code in transformers builds its attention mask without looking at position ids.
-_UNPACKED = frozenset({"opt"})
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def _check_packing(model: ModelDescription, dense: Sequence[Site]) -> None:
     """Which tokens share a row of the batch must not show in what is stored."""
     if not model.family.causal:
         raise _invalid("packing", True, f"False: a {model.family.name} model's attention sees both sides")
-    if model.family.name in _UNPACKED:
+    if not model.family.packs:
         raise _invalid("packing", True, f"False: transformers does not tell {model.family.name}'s sequences apart")
     for site in dense:
         if site.kind == "pattern":

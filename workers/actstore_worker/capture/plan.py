@@ -20,15 +20,18 @@ from actstore_storage.runs.document_sources import DocumentSources
 from actstore_worker.capture.options import bytes_by_product, checked_options, document_query, sketch_bytes
 from actstore_worker.capture.progress import DatasetFiles
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import Document, documents
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, TokenSequences, tokenise
 from actstore_worker.models.files.source import ModelSource
-from actstore_worker.models.model import ModelDescription, describe_model
-from actstore_worker.models.tokens.prompts import prepends_bos
+from actstore_worker.models.loading import describe_model
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.models.prompts import prepends_bos
 from actstore_worker.provenance import code_version
-from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.fit import check_fit
+from actstore_worker.sae.formats.loading import load_sae
 
 SEQUENCES_PER_BATCH_MAX = 1024
 SEQUENCES_PER_SHARD_MAX = 1 << 20
@@ -80,7 +83,7 @@ class Plan:
         return self.sources.take(self.shard_sequences(shard).documents)
 
 
-def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: PlanSettings) -> Plan:
+def plan_capture(request: CaptureRequest, catalog: ModelCatalog, settings: PlanSettings) -> Plan:
     """Errors: BadRequest or NotThere with field, value and what is allowed."""
     if request.run:
         check_name(request.run, "run")
@@ -89,11 +92,11 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
     )
     query = document_query(request)
     dataset = settings.datasets.find(request.dataset)
-    source = catalogue.find_model(request.model, request.model_revision)
+    source = catalog.find_model(request.model, request.model_revision)
     model = describe_model(source)
     shape = _shape(request, model)
     dense, norms = _sites(request, model)
-    sae_paths = {name: catalogue.find_sae(name) for name in dict.fromkeys(request.saes)}
+    sae_paths = {name: catalog.find_sae(name) for name in dict.fromkeys(request.saes)}
     saes = tuple(_fitting_sae(path, name, model) for name, path in sae_paths.items())
     options = checked_options(request, model, dense, saes)
     noted = _NotedSources()

@@ -19,9 +19,9 @@ from actstore_worker.capture.encode_plan import RunPlan, plan_encoding
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.progress import CaptureState, Progress, State
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.model import ModelDescription
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 _log = logging.getLogger(__name__)
 
@@ -31,14 +31,14 @@ class Preparing:
     """The coordinator's `Preparer` over a bucket and what there is of models and datasets."""
 
     bucket: Bucket
-    catalogue: ModelCatalogue
+    catalog: ModelCatalog
     settings: PlanSettings
 
     def plan(self, request: CaptureRequest) -> RunPlan:
         """Errors: BadRequest for what was asked."""
         if request.rows_of:
-            return plan_encoding(request, self.bucket, self.catalogue, self.settings.device)
-        return plan_capture(request, self.catalogue, self.settings)
+            return plan_encoding(request, self.bucket, self.catalog, self.settings.device)
+        return plan_capture(request, self.catalog, self.settings)
 
     def begin(self, plan: RunPlan, request: CaptureRequest) -> Snapshot:
         """The run, as it is in the bucket and wanted there from now on.

@@ -8,13 +8,13 @@ from typing import Protocol
 import torch
 
 from actstore_storage.bucket import Bucket
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.files.stamps import Stamp
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.models.files.source import ModelSource
-from actstore_worker.models.files.stamps import Stamp
+from actstore_worker.models.loading import load_model
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
@@ -25,21 +25,21 @@ class Replica:
 
     def __init__(
         self,
-        catalogue: ModelCatalogue,
+        catalog: ModelCatalog,
         bucket: Bucket,
         device: torch.device,
         live: LiveLimits,
         patching: PatchingLimits,
     ) -> None:
-        self._catalogue, self._device = catalogue, device
+        self._catalog, self._device = catalog, device
         # One for all models: two that run side by side would only wait for the same cores.
         self._turns = Turns()
-        self.live = LiveAnswers(catalogue, bucket, device, live)
+        self.live = LiveAnswers(catalog, bucket, device, live)
         self.sweeps = Sweeps(patching, Supplies(bucket, self.live.find_sae))
 
     def open(self, name: str, revision: str) -> "OpenModel":
         """Errors: as `OpenModel.get`."""
-        found = OpenModel(partial(self._catalogue.find_model, name, revision), self._load)
+        found = OpenModel(partial(self._catalog.find_model, name, revision), self._load)
         found.get()
         return found
 
@@ -63,7 +63,7 @@ class OpenModel:
     def get(self) -> Served:
         """The model as its files are now. Where they are as they were, this costs a look at their sizes and times.
 
-        Errors: as `ModelCatalogue.find_model` and `load_model`.
+        Errors: as `ModelCatalog.find_model` and `load_model`.
         """
         with self._lock:
             read, self._read = self._read, None  # nothing is kept of a model that is not there, or not whole

@@ -40,7 +40,8 @@ from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.progress import Estimate, Progress, Totals
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport, Task
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.catalog.listing import Sources, find_sources
 from actstore_worker.cluster.replica import OpenModel, Replica
 from actstore_worker.cluster.sockets import (
     Claim,
@@ -52,7 +53,6 @@ from actstore_worker.cluster.sockets import (
     wait_until_answering,
 )
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.found_sources import Sources, find_sources
 from actstore_worker.live.model_questions import ModelQuestion
 from actstore_worker.live.questions import Answer as LiveAnswer
 from actstore_worker.live.questions import Question
@@ -340,7 +340,7 @@ class _CoordinatorActor(Coordinator):
 
     def __init__(self, settings: WorkerSettings, worker_count: int, gpu_count: int) -> None:
         bucket = open_bucket(settings.store, settings.s3)
-        catalogue = _catalogue(settings, bucket)
+        catalog = _catalog(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
         plan_settings = PlanSettings(places, device="cuda" if gpu_count else "cpu")
@@ -351,12 +351,12 @@ class _CoordinatorActor(Coordinator):
             worker.remote(settings, threads), settings.coordinator.answer_seconds
         )
         super().__init__(
-            Preparing(bucket, catalogue, plan_settings),
+            Preparing(bucket, catalog, plan_settings),
             [self._new_worker() for _ in range(worker_count)],
             settings.coordinator,
             Merging(bucket, _RemoteWriter(settings), settings.merging),
         )
-        self._places = catalogue, places
+        self._places = catalog, places
         self._start(self._look_after_workers(settings))
 
     async def sources(self) -> Sources:
@@ -509,8 +509,8 @@ def _model_replica(models_per_replica: int) -> type:
     class ModelReplica:
         def __init__(self, settings: WorkerSettings) -> None:
             bucket = open_bucket(settings.store, settings.s3)
-            catalogue = _catalogue(settings, bucket)
-            self._replica = Replica(catalogue, bucket, _device(), settings.live, settings.patching)
+            catalog = _catalog(settings, bucket)
+            self._replica = Replica(catalog, bucket, _device(), settings.live, settings.patching)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
         async def model(self, model_id: str) -> OpenModel:
@@ -557,8 +557,8 @@ def _unavailable(message: str) -> ActstoreError:
     return ActstoreError(message, reason="WORKERS_UNAVAILABLE")
 
 
-def _catalogue(settings: WorkerSettings, bucket: Bucket) -> ModelCatalogue:
-    return ModelCatalogue(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
+def _catalog(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
+    return ModelCatalog(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
 
 
 def _worker_count(settings: WorkerSettings) -> int:

@@ -4,7 +4,7 @@ Sequences of a window are sorted by length and cut into batches of about equal o
 comes out goes back into the order of the dataset; where that is their order already, nothing is moved.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,18 @@ def windows(sequences: TokenSequences, window_size: int, batch_size: int, row_to
         else:
             parts = [bins[first : first + batch_size] for first in range(0, len(bins), batch_size)]
             yield Window(window, tuple(_batch(window, part, row_tokens is not None) for part in parts))
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of texts of like length: groups of at most so many tokens with their padding, or of one text."""
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) + 1) * lengths[index] > tokens:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def packed(lengths: Int[NDArray[np.int64], " sequence"], row_tokens: int) -> list[list[int]]:

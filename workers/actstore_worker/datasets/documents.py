@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.specification import RowFilter
 from actstore_storage.runs.document_sources import WHOLE
-from actstore_worker.datasets.places import Dataset, DatasetFile
+from actstore_worker.datasets.files import Dataset, DatasetFile
 from actstore_worker.datasets.row_filters import compares_text, no_field, passes
 from actstore_worker.datasets.rows import Row, WantedColumns, plain_text, table_rows
 

@@ -3,133 +3,32 @@
 Names come from outside, so none of them may lead out of its folder.
 """
 
-import io
 import json
 import lzma
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
-from actstore_storage.errors import ActstoreError, BadRequest, NotThere, StoreError
+from actstore_storage.errors import BadRequest, StoreError
+from actstore_worker.datasets.files import Dataset, DatasetFile, FileStore, not_found, unreadable
 from actstore_worker.datasets.formats import (
     JSON,
     ROWS_OF_JSON,
     SAVED_SPLITS,
     SAVED_STATE,
-    FileKind,
     choose_files,
     kind_of_named,
 )
-from actstore_worker.models.files.folder import GIT_LFS
-from actstore_worker.models.files.places import is_inside
+from actstore_worker.datasets.hub import HUB_SCHEME, find_on_hub
+from actstore_worker.files.places import is_inside
 
-HUB_SCHEME = "hf:"
-_OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_CONFIG = re.compile(r"\w[\w.+ -]{0,127}")
-_SPLIT = re.compile(r"[\w.+-]{1,128}(\[[\d%]*\])?", re.ASCII)
-_HUB_NAMES = "hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT"
-_READ_BYTES = 1 << 20
 # Of a `.json`, so much tells whether it holds rows; of a saved dataset's own record, no more is read.
 _LOOK_BYTES, _RECORD_BYTES_MAX = 1 << 16, 1 << 24
 _BOM = b"\xef\xbb\xbf"
-
-
-class FileStore(Protocol):
-    """Files under any names, to be read: a prefix of S3 that others wrote, or any bucket."""
-
-    def keys(self, prefix: str) -> list[str]: ...
-
-    def top(self) -> tuple[list[str], list[str]]: ...
-
-    def open(self, key: str) -> pa.NativeFile: ...
-
-    def exists(self, key: str) -> bool: ...
-
-    def store_error(self, error: OSError) -> StoreError | None: ...
-
-
-class _XzStreams(io.RawIOBase):
-    """All streams of an xz file. `lzma.LZMAFile` takes one that does not begin as it should for the end of the file."""
-
-    def __init__(self, source: pa.NativeFile) -> None:
-        self._source, self._decoder = source, lzma.LZMADecompressor()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        found = data = b""
-        while not found:
-            if self._decoder.eof:
-                data = self._decoder.unused_data or self._source.read(_READ_BYTES)
-                if not data:
-                    return 0
-                self._decoder = lzma.LZMADecompressor()
-            elif self._decoder.needs_input:
-                data = self._source.read(_READ_BYTES)
-                if not data:
-                    raise EOFError("it ends within a stream")
-            found, data = self._decoder.decompress(data, len(buffer)), b""
-        buffer[: len(found)] = found
-        return len(found)
-
-
-@dataclass(frozen=True)
-class DatasetFile:
-    """`name` is its path in the dataset, for messages and as a document's source; `open` gives its bytes as they lie.
-
-    `store_error` tells the store's own errors from those of its bytes; None: on a disk all are the file's.
-    """
-
-    name: str
-    kind: FileKind
-    open: Callable[[], pa.NativeFile]
-    store_error: Callable[[OSError], StoreError | None] | None = None
-
-    def open_content(self) -> io.BufferedReader:
-        """Uncompressed, from the start. Errors: OSError, EOFError and lzma.LZMAError for damage; see `failure`."""
-        source = self.open()
-        if not self.kind.compression:
-            content = io.BufferedReader(source, _READ_BYTES)
-            if content.peek(len(GIT_LFS)).startswith(GIT_LFS):
-                raise self._pointer()
-            return content
-        if not source.size():
-            raise unreadable(self.name, f"it is empty, which no {self.kind.compression} file is", "a whole file")
-        if self.kind.compression == "xz":
-            return io.BufferedReader(_XzStreams(source), _READ_BYTES)
-        return io.BufferedReader(pa.CompressedInputStream(source, self.kind.compression), _READ_BYTES)
-
-    def failure(self, error: Exception, what: str, allowed: str) -> ActstoreError:
-        """Of an error while it was read: the store's own, or that the file is not what it should be."""
-        of_store = self.store_error(error) if self.store_error and isinstance(error, OSError) else None
-        if of_store is None and self._begins_with(GIT_LFS):
-            return self._pointer()
-        return of_store or unreadable(self.name, f"{what}: {str(error).strip()}", allowed)
-
-    def _begins_with(self, mark: bytes) -> bool:
-        with suppress(OSError), self.open() as source:
-            return bool(source.read(len(mark)) == mark)
-        return False
-
-    def _pointer(self) -> BadRequest:
-        return unreadable(self.name, "it is a Git LFS pointer and not the file itself", "what `git lfs pull` brings")
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Files in order, or else a table of the `datasets` library. `not_read`: what else its folder has, by name."""
-
-    name: str
-    files: tuple[DatasetFile, ...] = ()
-    table: Any = None
-    not_read: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,9 +40,12 @@ class DatasetPlaces:
     allow_hub: bool = False
 
     def find(self, name: str) -> Dataset:
-        """Errors: NotThere DATASET_NOT_FOUND; BadRequest NAME_INVALID for `..`, DATASET_EMPTY, DATASET_UNREADABLE."""
+        """The dataset of a name.
+
+        Errors: NotThere DATASET_NOT_FOUND; BadRequest NAME_INVALID for `..`, DATASET_EMPTY, DATASET_UNREADABLE.
+        """
         if name.startswith(HUB_SCHEME):
-            return _of_hub(name, self.allow_hub)
+            return find_on_hub(name, self.allow_hub)
         parts = _parts(name)
         for folder in self.folders:
             path = folder.joinpath(*parts)
@@ -153,7 +55,7 @@ class DatasetPlaces:
             if found := _in_store("/".join(parts), store):
                 return found
         there = sorted({path.name for folder in self.folders for path in folder.glob("*")})
-        raise _not_found(name, f"the dataset folders have: {', '.join(there) or 'nothing'}", there)
+        raise not_found(name, f"the dataset folders have: {', '.join(there) or 'nothing'}", there)
 
 
 def _of_path(name: str, path: Path, root: Path) -> Dataset:
@@ -291,73 +193,6 @@ def _local_opener(path: Path, name: str, root: Path) -> _Opener:
     return lambda: pa.OSFile(str(path), "rb")
 
 
-def _of_hub(name: str, allow_hub: bool) -> Dataset:
-    """`hf:OWNER/NAME[:CONFIG]:SPLIT`."""
-    repository, config, split = _hub_parts(name)
-    if not allow_hub:
-        raise _not_found(name, "these workers do not ask the hub", "names below the dataset folders")
-    if os.path.lexists(repository):  # the library would take that
-        where = f"the workers run in a folder that has a {repository} of its own, which the library would take"
-        raise _not_found(name, where, "another working directory of the workers")
-    datasets = _library(name)
-    try:
-        builder = datasets.load_dataset_builder(repository, config)
-        _check_hub_files(name, repository, builder.config.data_files or {})
-        builder.download_and_prepare()
-        return Dataset(name, table=builder.as_dataset(split=split))
-    except ActstoreError:
-        raise
-    except Exception as error:  # whatever a name or a network makes of it
-        raise _not_found(name, f"the hub gave nothing under that name: {error}", None) from error
-
-
-def _hub_parts(name: str) -> tuple[str, str | None, str]:
-    """Repository, configuration and split. What else the library takes for a dataset's name - paths, URLs, its own
-    builders such as `text` - is none here.
-    """
-    parts = name.removeprefix(HUB_SCHEME).split(":")
-    repository, config, split = parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
-    named = len(parts) in (2, 3) and _OWNER_AND_NAME.fullmatch(repository) and ".." not in repository
-    if named and (config is None or (_CONFIG.fullmatch(config) and ".." not in config)) and _SPLIT.fullmatch(split):
-        return repository, config, split
-    raise BadRequest(
-        f"{name!r} does not name a dataset of the hub and a split of it",
-        reason="NAME_INVALID",
-        field="dataset",
-        value=name,
-        allowed=_HUB_NAMES,
-    )
-
-
-def _check_hub_files(name: str, repository: str, data_files: Mapping[str, Sequence[str]]) -> None:
-    """A repository's own record can name files anywhere, on the workers' disks as well."""
-    for file in (file for files in data_files.values() for file in files):
-        place = str(file)  # "::" joins an archive's name to what is in it, and other file systems to each other
-        own = place.startswith((f"hf://datasets/{repository}@", f"hf://datasets/{repository}/"))
-        if not own or "::" in place or "/../" in place:
-            raise BadRequest(
-                f"dataset {name!r} names a file outside its repository: {file}",
-                reason="DATASET_UNREADABLE",
-                field="dataset",
-                value=name,
-                allowed=f"files of {repository}",
-            )
-
-
-def _library(name: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise BadRequest(
-            f"dataset {name!r} needs the Hugging Face `datasets` library, which these workers do not have",
-            reason="DATASET_UNREADABLE",
-            field="dataset",
-            value=name,
-            allowed="a dataset of files; or `pip install datasets` on the workers",
-        ) from error
-    return datasets
-
-
 def _parts(name: str) -> tuple[str, ...]:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
@@ -375,19 +210,3 @@ def _check_parts(key: str) -> None:
     """S3 has names that no folder can have, which its clients and servers read as other ones."""
     if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
         raise unreadable(key, "a part of its name is empty, '.' or '..'", "names as files on a disk have them")
-
-
-def _not_found(name: str, why: str, allowed: object) -> NotThere:
-    return NotThere(
-        f"no dataset {name!r}; {why}", reason="DATASET_NOT_FOUND", field="dataset", value=name, allowed=allowed
-    )
-
-
-def unreadable(name: str, why: str, allowed: str, offset: int | None = None) -> BadRequest:
-    return BadRequest(
-        f"{name} cannot be read: {why}",
-        reason="DATASET_UNREADABLE",
-        field="dataset",
-        value=name if offset is None else f"{name} at byte {offset}",
-        allowed=allowed,
-    )

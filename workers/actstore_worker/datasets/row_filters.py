@@ -25,7 +25,7 @@ _FIELD = "dataset.filters"
 
 
 def check_filter(found: RowFilter) -> None:
-    """Errors: BadRequest for a filter that no column could be compared with."""
+    """Refuses a filter that no column could be compared with: BadRequest."""
     if found.comparison not in COMPARISONS:
         raise _invalid(found.comparison, list(COMPARISONS))
     several = found.comparison in _SEVERAL
@@ -39,7 +39,7 @@ def check_filter(found: RowFilter) -> None:
 
 
 def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
-    """A missing value passes nothing, as with pyarrow's filters.
+    """Whether a row passes the filter. A missing value passes nothing, as with pyarrow's filters.
 
     Errors: BadRequest for a column that is not there, and for a value of another kind than the filter's.
     """
@@ -59,10 +59,12 @@ def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
 
 
 def compares_text(found: RowFilter) -> bool:
+    """Whether the filter's values are text."""
     return any(isinstance(value, str) for value in _values(found))
 
 
 def no_field(place: str, column: str, there: Any, field: str) -> BadRequest:
+    """The refusal of a column that a row does not have; `there` are those that it has."""
     return BadRequest(
         f"{place} has no field {column!r}; it has: {', '.join(there) or 'none'}",
         reason="DATASET_UNREADABLE",

@@ -18,8 +18,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from actstore_storage.errors import BadRequest
+from actstore_worker.datasets.files import DatasetFile, unreadable
 from actstore_worker.datasets.formats import ARROW, CSV, JSON, LINES, PARQUET, ROWS_OF_JSON, TSV
-from actstore_worker.datasets.places import DatasetFile, unreadable
 
 # A document is tokenised whole, so it must fit into memory several times over; so must an array in a `.json`.
 DOCUMENT_BYTES_MAX = 1 << 28
@@ -71,13 +71,16 @@ class Row:
 
 
 def table_rows(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError where the store fails."""
+    """The rows of a table in a file. Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError where the
+    store fails.
+    """
     what = {PARQUET: "Parquet", ARROW: "Arrow", CSV: "CSV", TSV: "TSV"}.get(file.kind.rows, "JSON")
     with _reading(file, f"it is not a whole {what} file", what):
         yield from _READERS[file.kind.rows](file, wanted)
 
 
 def plain_text(file: DatasetFile) -> str:
+    """The text of a file that is one document. Errors: as `table_rows`."""
     with _reading(file, "it is not whole", "a readable file"), file.open_content() as source:
         data = source.read(DOCUMENT_BYTES_MAX + 1)
     _check_size(file, len(data))

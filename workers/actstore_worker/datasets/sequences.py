@@ -13,7 +13,8 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.tokens import BOS, SPECIAL
 from actstore_storage.runs.shard_writer import TokenRows
 from actstore_worker.datasets.documents import Document
-from actstore_worker.models.model import ModelDescription, check_ids, tokenised
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.models.prompts import check_ids, tokenised
 
 # The coordinator holds the tokens of a run while it is captured, four bytes each.
 TOKENS_MAX = 500_000_000
@@ -23,6 +24,8 @@ _GROUP_CHARACTERS = 1 << 20
 
 @dataclass(frozen=True)
 class SequenceShape:
+    """How documents are cut into sequences."""
+
     # Tokens in a sequence at most, BOS included.
     context_length: int
     prepend_bos: bool
@@ -44,6 +47,7 @@ class TokenSequences:
 
     @property
     def lengths(self) -> Int[NDArray[np.int64], " sequence"]:
+        """Tokens of each sequence."""
         return np.diff(self.offsets)
 
     def slice(self, start: int, stop: int) -> "TokenSequences":
@@ -62,19 +66,14 @@ class TokenSequences:
         return TokenSequences(self.tokens[places], offsets, self.documents[order], self.numbers[order])
 
     def batches(self, size: int) -> Iterator["TokenSequences"]:
+        """The sequences in order, so many at a time."""
         for start in range(0, len(self), size):
             yield self.slice(start, min(start + size, len(self)))
 
     @property
     def positions(self) -> Int[NDArray[np.int64], " token"]:
+        """Where each token stands in its sequence."""
         return np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
-
-    def padded(self) -> tuple[Int[NDArray[np.int64], "batch position"], NDArray[np.bool_]]:
-        """Token ids with zeros on the right, and where the tokens are."""
-        inside = np.arange(self.lengths.max()) < self.lengths[:, None]
-        ids = np.zeros(inside.shape, dtype=np.int64)
-        ids[inside] = self.tokens
-        return ids, inside
 
     def rows(self, bos_id: int | None, special_ids: frozenset[int]) -> TokenRows:
         """A row a token. BOS is the token at position 0 only; elsewhere that token is special like others."""

@@ -11,7 +11,8 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import NotThere
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.files.stamps import Stamp
 from actstore_worker.live.model_answering import answer_alone
 from actstore_worker.live.model_questions import AloneQuestion
 from actstore_worker.live.passes import Passes
@@ -32,25 +33,26 @@ from actstore_worker.live.saes.lens_of_directions import logit_lens
 from actstore_worker.live.saes.neighbours import find_neighbours
 from actstore_worker.live.saes.sae_check import check_sae
 from actstore_worker.live.texts.text import encode_text
-from actstore_worker.models.files.stamps import Stamp
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import SharedModel
-from actstore_worker.sae import SparseAutoencoder, check_fit, load_sae
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.files import stamp_of_saes
+from actstore_worker.sae.fit import check_fit
+from actstore_worker.sae.formats.loading import load_sae
 
 
 class LoadedSaes:
     """The few that were asked for last. One whose files were written again is read again."""
 
-    def __init__(self, catalogue: ModelCatalogue, device: torch.device, count: int) -> None:
-        self._catalogue, self._device, self._count = catalogue, device, count
+    def __init__(self, catalog: ModelCatalog, device: torch.device, count: int) -> None:
+        self._catalog, self._device, self._count = catalog, device, count
         self._held: OrderedDict[Path, tuple[Stamp, SparseAutoencoder]] = OrderedDict()
         # Held while one is read, so that two questions do not read it twice.
         self._lock = threading.Lock()
 
     def get(self, name: str) -> SparseAutoencoder:
-        """Errors: as `ModelCatalogue.find_sae` and `load_sae`."""
-        path = self._catalogue.find_sae(name)
+        """Errors: as `ModelCatalog.find_sae` and `load_sae`."""
+        path = self._catalog.find_sae(name)
         stamp = stamp_of_saes(path)
         with self._lock:
             if path not in self._held or self._held[path][0] != stamp:
@@ -69,13 +71,13 @@ class LiveAnswers:
 
     def __init__(
         self,
-        catalogue: ModelCatalogue,
+        catalog: ModelCatalog,
         bucket: Bucket,
         device: torch.device,
         limits: LiveLimits,
     ) -> None:
         self._bucket, self._limits = bucket, limits
-        self._saes = LoadedSaes(catalogue, device, limits.saes)
+        self._saes = LoadedSaes(catalog, device, limits.saes)
 
     def find_sae(self, name: str) -> SparseAutoencoder:
         """One of those that questions share, for others who need it. Errors: as `LoadedSaes.get`."""

@@ -25,7 +25,8 @@ from actstore_worker.live.texts.lens_of_text import lens_text
 from actstore_worker.live.texts.steering import steer_text
 from actstore_worker.live.texts.text import tokenise_text
 from actstore_worker.live.texts.weight_norms import weight_norms
-from actstore_worker.sae import SparseAutoencoder, check_fit
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.fit import check_fit
 
 
 def answer_alone(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from actstore_storage.runs.snapshot import Provenance
-from actstore_worker.models.tokens.prompts import Prompt
+from actstore_worker.models.prompts import Prompt
 
 ADD, SET, PROJECT_OUT = "add", "set", "project_out"
 MEAN_NORM, ABSOLUTE = "mean_norm", "absolute"

@@ -11,11 +11,10 @@ from transformers import Cache
 
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.sites import Site
-from actstore_worker.models.changes import Change, changing, writing
+from actstore_worker.models.attention import using_attention
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.taps import See, observe, visit
+from actstore_worker.models.taps import Change, See, changing, observe, visit, writing
 from actstore_worker.models.turns import SharedModel
-from actstore_worker.models.wiring import using_attention
 
 # Logits are made in slices of so many elements: of a whole batch they would be many times the batch's activations.
 LOGITS_MAX = 1 << 24

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from actstore_storage.runs.snapshot import Provenance
 from actstore_worker.live.model_questions import AloneAnswer, AloneQuestion, ModelQuestion
-from actstore_worker.models.tokens.prompts import Prompt
+from actstore_worker.models.prompts import Prompt
 
 SIDES = ("decoder", "encoder")
 DELETE, ZERO_EMBEDDING, ZERO_RESIDUAL, MEAN_RESIDUAL = "delete", "zero_embedding", "zero_residual", "mean_residual"

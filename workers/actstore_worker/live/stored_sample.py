@@ -13,6 +13,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.tokens import BOS, SPECIAL
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.tokens import shard_tokens
+from actstore_worker.datasets.batching import by_length
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,8 @@ def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
 
 def batches(sequences: Sequence[StoredSequence], tokens: int, device: torch.device) -> Iterator[Batch]:
     """Of sequences of like length, each of at most so many tokens with its padding, or of one sequence."""
-    rows: list[StoredSequence] = []
-    for sequence in sorted(sequences, key=lambda sequence: len(sequence.tokens)):
-        if rows and (len(rows) + 1) * len(sequence.tokens) > tokens:
-            yield _padded(rows, device)
-            rows = []
-        rows.append(sequence)
-    if rows:
-        yield _padded(rows, device)
+    for group in by_length([len(sequence.tokens) for sequence in sequences], tokens):
+        yield _padded([sequences[index] for index in group], device)
 
 
 def _spread(snapshot: Snapshot, tokens: int) -> Int[NDArray[np.int64], " sequence"]:

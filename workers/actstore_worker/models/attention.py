@@ -17,8 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from actstore_worker.models.families.family import upcasts_attention
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import using_attention
 
 # Mixed values [row, query, head, d_head], and weights where the function shows them.
 Mixed = tuple[Float[Tensor, "row query head d_head"], Tensor | None]
@@ -41,6 +41,20 @@ class Attend(Protocol):
 
 
 _attend: ContextVar[Attend | None] = ContextVar("attend", default=None)
+
+
+@contextmanager
+def using_attention(model: LanguageModel, implementation: str) -> Iterator[None]:
+    """Only eager attention shows its weights, and its whole mask."""
+    module: Any = model.module
+    usual = model.attention
+    try:
+        if usual != implementation:
+            module.set_attn_implementation(implementation)
+        yield
+    finally:
+        if usual != implementation:
+            module.set_attn_implementation(usual)
 
 
 @contextmanager
@@ -79,8 +93,7 @@ class Queries:
 
 def can_attend(model: LanguageModel) -> bool:
     """Whether its attention is a function by name, in the way of transformers' own families."""
-    # GPT-2 does this without a function, and only where the name is "eager".
-    if getattr(model.config, "reorder_and_upcast_attn", False):
+    if upcasts_attention(model.config):
         return False
     files = (vars(sys.modules[type(module).__module__]) for module in model.layers[0].modules())
     return model.attention in _IMPLEMENTATIONS and any(found.keys() >= _CALLED for found in files)

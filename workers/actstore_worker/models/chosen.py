@@ -7,6 +7,7 @@ from actstore_worker.models.model import ModelDescription
 
 
 def chosen_layers(model: ModelDescription, asked: Sequence[int]) -> tuple[int, ...]:
+    """The asked layers in order, or all. Errors: BadRequest LAYER_OUT_OF_RANGE."""
     for layer in asked:
         if not 0 <= layer < model.layer_count:
             raise BadRequest(
@@ -20,7 +21,10 @@ def chosen_layers(model: ModelDescription, asked: Sequence[int]) -> tuple[int, .
 
 
 def chosen_heads(model: ModelDescription, kind: str, asked: Sequence[int]) -> Sequence[int]:
-    """Of k and v, where queries share them, there are fewer than of the others."""
+    """The asked heads of a kind in order, or all; where queries share k and v, there are fewer of those.
+
+    Errors: BadRequest SITE_UNKNOWN.
+    """
     there = model.head_counts[kind]
     for head in asked:
         if not 0 <= head < there:

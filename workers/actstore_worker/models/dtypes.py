@@ -1,4 +1,4 @@
-"""What the storage library reads, as PyTorch holds it."""
+"""The element types that models compute in, and what the storage library reads as PyTorch holds it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
-from actstore_worker.models.model import TORCH_DTYPES
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def as_tensor(rows: Shaped[NDArray[Any], "row width"], dtype: str) -> Shaped[torch.Tensor, "row width"]:

@@ -1,21 +1,34 @@
-"""Runs a model's trunk and shows what is at its sites. Computes no logits, and stops once the last site was seen.
+"""The hooks at a model's sites: what is there is seen, or changed, where its modules hand tensors on.
 
-Sites are read where transformers' modules hand tensors on; never from `hidden_states`, whose last entry has the final
-norm applied.
+`visit` and `observe` run the trunk alone, compute no logits, and stop once the last site was seen. While `changing`
+lasts, the model computes with other activations. Sites are never read from `hidden_states`, whose last entry has the
+final norm applied.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from actstore_storage.format.sites import Site
+from actstore_storage.format.sites import HEAD_KINDS, Site
+from actstore_worker.models.families.family import Tap
 from actstore_worker.models.model import LanguageModel
 
 See = Callable[[Site, Float[Tensor, "batch position width"]], None]
+# Takes what a site's tap has, [row, position, width], and returns what goes on in its place.
+Change = Callable[[Tensor], Tensor]
+# Takes a copy of a site's activation as [row, position, head, width of a head], one head where the kind has none, and
+# writes into it.
+Edit = Callable[[Tensor], None]
+# What all of them are made of: a change, or None where what the tap has goes on as it is.
+_Hook = Callable[[Tensor], Tensor | None]
+# How transformers calls the first argument of its modules.
+_FIRST = "hidden_states"
 
 
 class _Enough(Exception):  # no error: it leaves the layers that nobody asked for unrun
@@ -34,18 +47,19 @@ def visit(
 
     Without a mask, padding on the right is harmless where attention is causal: positions count from the left. With
     `position_ids` that begin at 0 again, and without a mask, each such stretch of a row attends to itself alone.
+    A site may be one head. Attention weights [batch, head, query, key] are shown as [batch, query, head * key].
     """
     missing = set(sites)
 
     def meet(site: Site, tensor: Tensor) -> None:
-        see(site, tensor)
+        see(site, _shown(model, site, tensor))
         missing.discard(site)
         if not missing:
             raise _Enough
 
     with ExitStack() as hooks, torch.inference_mode():
         for site in list(missing):
-            hooks.callback(_attach(model, site, token_ids.shape, meet).remove)
+            hooks.callback(_attach(model, site, token_ids.shape, partial(meet, site)).remove)
         if missing:
             _run_until_enough(model, token_ids, attention_mask, position_ids)
 
@@ -62,6 +76,47 @@ def observe(
     return seen
 
 
+@contextmanager
+def changing(model: LanguageModel, changes: Mapping[Site, Change], shape: Sequence[int]) -> Iterator[None]:
+    """While it lasts, the model computes with those sites changed; of token ids of that shape [row, position]."""
+    with ExitStack() as hooks:
+        for site, change in changes.items():
+            hooks.callback(_attach(model, site, shape, change).remove)
+        yield
+
+
+def writing(model: LanguageModel, edits: Mapping[Site, Edit]) -> dict[Site, Change]:
+    """The changes that edits make. `pattern` can only be seen: attention has used its weights by then."""
+
+    def change(site: Site, edit: Edit) -> Change:
+        def changed(found: Tensor) -> Tensor:
+            copy = found.clone()
+            edit(by_head(model, site.kind, copy))
+            return copy
+
+        return changed
+
+    return {site: change(site, edit) for site, edit in edits.items()}
+
+
+def by_head(model: LanguageModel, kind: str, found: Tensor) -> Tensor:
+    """A view [row, position, head, width] of what a tap has; of pattern, [row, query, head, key]."""
+    tap = model.family.taps[kind]
+    if kind == "pattern":
+        return found.transpose(1, 2)
+    if tap.select is not None:
+        return tap.select(found, model.config)
+    split: Tensor = found.unflatten(-1, (model.head_counts[kind] if kind in HEAD_KINDS else 1, -1))
+    return split
+
+
+def _shown(model: LanguageModel, site: Site, found: Tensor) -> Float[Tensor, "batch position width"]:
+    if site.head is not None:
+        return by_head(model, site.kind, found)[..., site.head, :]
+    # Without heads it is the very tensor that the module has, so that what is one in the model stays one.
+    return by_head(model, site.kind, found).flatten(2) if site.kind in HEAD_KINDS else found
+
+
 def _run_until_enough(
     model: LanguageModel, token_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
 ) -> None:
@@ -72,28 +127,45 @@ def _run_until_enough(
         model.family.decoder(model.module)(input_ids=token_ids, attention_mask=attention_mask, **options)
 
 
-def _attach(model: LanguageModel, site: Site, shape: torch.Size, meet: See) -> torch.utils.hooks.RemovableHandle:
-    """`site` may be one head. Attention weights [batch, head, query, key] are shown as [batch, query, head * key]."""
+def _attach(model: LanguageModel, site: Site, shape: Sequence[int], hook: _Hook) -> RemovableHandle:
+    """Calls `hook` with what the site's tap has, [row, position, width], whenever the model comes by."""
     tap = model.family.taps[site.kind]
     module = model.layers[site.layer].get_submodule(tap.path)
-
-    def show(tensor: Tensor) -> None:
-        if tensor.ndim == 2:  # OPT's MLP sees the rows of all sequences as one list
-            tensor = tensor.unflatten(0, shape)
-        if tap.select is not None:
-            tensor = tap.select(tensor, model.config).flatten(2)
-        if site.kind == "pattern":
-            tensor = tensor.transpose(1, 2).flatten(2)
-        if site.head is not None:
-            tensor = tensor.unflatten(-1, (model.head_counts[site.kind], -1))[..., site.head, :]
-        meet(site, tensor)
-
-    def on_input(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        show(arguments[0] if arguments else keywords["hidden_states"])
-
-    def on_output(_module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
-        show(output[tap.item] if isinstance(output, tuple) else output)
-
+    met = _on_rows(hook, tuple(shape))
     if tap.is_input:
-        return module.register_forward_pre_hook(on_input, with_kwargs=True)
-    return module.register_forward_hook(on_output)
+        return module.register_forward_pre_hook(_on_input(met), with_kwargs=True)
+    return module.register_forward_hook(_on_output(tap, met))
+
+
+def _on_rows(hook: _Hook, shape: tuple[int, ...]) -> _Hook:
+    """OPT's MLP sees the rows of all sequences as one list."""
+
+    def met(found: Tensor) -> Tensor | None:
+        if found.ndim > 2:
+            return hook(found)
+        changed = hook(found.unflatten(0, shape))
+        return None if changed is None else changed.flatten(0, 1)
+
+    return met
+
+
+def _on_input(hook: _Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
+    """A module's first argument, which some callers hand on by its name."""
+
+    def met(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        changed = hook(arguments[0] if arguments else named[_FIRST])
+        if changed is None:
+            return None
+        return ((changed, *arguments[1:]), named) if arguments else ((), named | {_FIRST: changed})
+
+    return met
+
+
+def _on_output(tap: Tap, hook: _Hook) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    def met(_module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return hook(output)
+        changed = hook(output[tap.item])
+        return None if changed is None else (*output[: tap.item], changed, *output[tap.item + 1 :])
+
+    return met

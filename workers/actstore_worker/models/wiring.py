@@ -1,4 +1,4 @@
-"""Loads models, and asks of each: is it wired as its family says? One short input shows.
+"""Asks of a model that was loaded: is it wired as its family says? One short input shows.
 
 A fork of a known architecture may scale a residual, norm an output, or move a LayerNorm, and every number read from it
 would be plausible and wrong. So what is seen at the sites must add up: to each other, and to the logits.
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.models.files.source import ModelSource
-from actstore_worker.models.model import DeviceMap, LanguageModel, read_model
+from actstore_worker.models.attention import using_attention
+from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
 
 _TOKENS = 8
@@ -29,29 +29,9 @@ _OF_DEVICES = (MemoryError, torch.OutOfMemoryError, getattr(torch, "AcceleratorE
 _Seen = dict[Site, Float[Tensor, "1 position width"]]
 
 
-def load_model(
-    source: ModelSource,
-    *,
-    dtype: str = "float32",
-    device: torch.device,
-    attention: str = "",
-    device_map: DeviceMap = None,
-) -> LanguageModel:
-    """Computes in `dtype`, whatever the file holds, with attention as the family's, or as asked.
-
-    Errors: BadRequest MODEL_UNSUPPORTED as `describe_model`; for weights that do not fit; and as `check_weights` and
-    `check_wiring`.
-    """
-    model = read_model(source, dtype=dtype, device=device, attention=attention, device_map=device_map)
-    check_weights(model)
-    with _refusing_what_fails(model):
-        check_wiring(model)
-    return model
-
-
 def check_weights(model: LanguageModel) -> None:
-    """Errors: BadRequest MODEL_UNSUPPORTED with a weight that is infinite or no number: whichever token meets it would
-    have no numbers either.
+    """Refuses a weight that is infinite or no number: BadRequest MODEL_UNSUPPORTED. Whichever token meets it would have
+    no numbers either.
     """
     for name, weight in model.module.named_parameters():
         if weight.is_meta or not weight.numel():  # of a model in parts, some may lie on a disk
@@ -68,31 +48,39 @@ def check_weights(model: LanguageModel) -> None:
 
 
 def check_wiring(model: LanguageModel) -> None:
-    """Errors: BadRequest MODEL_UNSUPPORTED with the site, or the output, that is not what the others make of it, or
-    that is not finite; in float16 with the dtypes that have room for it.
+    """Runs the model once, and refuses it where its sites do not add up: BadRequest MODEL_UNSUPPORTED with the site, or
+    the output, that is not what the others make of it, or that is not finite; in float16 with the dtypes that have room
+    for it.
     """
-    ids = _some_tokens(model)
-    kinds = (*model.kinds, "v", "pattern", "z")
+    with _refusing_what_fails(model):
+        ids = _some_tokens(model)
+        seen = _see_all(model, ids)
+        for layer in range(model.layer_count):
+            _check_block(model, seen, layer)
+        out = model.family.layer_output
+        for layer, following in pairwise(range(model.layer_count)):
+            _compare(model, f"resid_pre.{following}", seen[Site(following, "resid_pre")], seen[Site(layer, out)])
+        _check_logits(model, ids, seen[Site(model.layer_count - 1, out)])
+
+
+def _see_all(model: LanguageModel, ids: Int[Tensor, "1 position"]) -> _Seen:
+    sites = [Site(layer, kind) for layer in range(model.layer_count) for kind in _compared(model)]
     with using_attention(model, "eager"):
-        seen = observe(model, ids, None, [Site(layer, kind) for layer in range(model.layer_count) for kind in kinds])
-    for layer in range(model.layer_count):
-        _check_block(model, seen, layer)
-    out = "resid_post" if model.family.causal else "normalized_resid_post"
-    for layer, following in pairwise(range(model.layer_count)):
-        _compare(model, f"resid_pre.{following}", seen[Site(following, "resid_pre")], seen[Site(layer, out)])
-    _check_logits(model, ids, seen[Site(model.layer_count - 1, out)])
+        return observe(model, ids, None, sites)
+
+
+def _compared(model: LanguageModel) -> tuple[str, ...]:
+    return (*model.kinds, "v", "pattern", "z")
 
 
 def _check_block(model: LanguageModel, seen: _Seen, layer: int) -> None:
-    at = {kind: seen[Site(layer, kind)] for kind in (*model.kinds, "v", "pattern", "z")}
+    at = {kind: seen[Site(layer, kind)] for kind in _compared(model)}
     middle = at["resid_pre"] + at["attn_out"]
     if "resid_mid" in at:
         _compare(model, f"resid_mid.{layer}", at["resid_mid"], middle)
-    if model.family.causal:
-        _compare(model, f"resid_post.{layer}", at["resid_post"], middle + at["mlp_out"] if "mlp_out" in at else middle)
-    else:
-        norm = model.layers[layer].get_submodule("attention.output.LayerNorm")
-        _compare(model, f"resid_post.{layer}", at["resid_post"], norm(middle) + at["mlp_out"])
+    if path := model.family.middle_norm:
+        middle = model.layers[layer].get_submodule(path)(middle)
+    _compare(model, f"resid_post.{layer}", at["resid_post"], middle + at["mlp_out"] if "mlp_out" in at else middle)
     weights = at["pattern"].unflatten(-1, (model.head_count, -1))  # [1, query, head, key]
     rows = weights.sum(-1)
     _compare(model, f"pattern.{layer}", rows, torch.ones_like(rows))
@@ -146,8 +134,8 @@ def _check_finite(model: LanguageModel, what: str, found: Tensor) -> None:
 
 @contextmanager
 def _refusing_what_fails(model: LanguageModel) -> Iterator[None]:
-    """Errors: BadRequest MODEL_UNSUPPORTED for what a configuration makes of transformers' own code, such as sizes that
-    do not fit. What a device does, as where its memory ends, is no matter of the model's.
+    """Makes BadRequest MODEL_UNSUPPORTED of what a configuration makes of transformers' own code, such as sizes that do
+    not fit. What a device does, as where its memory ends, is no matter of the model's.
     """
     try:
         yield
@@ -161,20 +149,6 @@ def _refusing_what_fails(model: LanguageModel) -> Iterator[None]:
 def _unsupported(model: LanguageModel, why: str, **details: str) -> BadRequest:
     message = f"model {model.name!r} cannot be used: {why}"
     return BadRequest(message, reason="MODEL_UNSUPPORTED", field="model", value=model.name, **details)
-
-
-@contextmanager
-def using_attention(model: LanguageModel, implementation: str) -> Iterator[None]:
-    """Only eager attention shows its weights, and its whole mask."""
-    module: Any = model.module
-    usual = model.attention
-    try:
-        if usual != implementation:
-            module.set_attn_implementation(implementation)
-        yield
-    finally:
-        if usual != implementation:
-            module.set_attn_implementation(usual)
 
 
 def _some_tokens(model: LanguageModel) -> Int[Tensor, "1 position"]:

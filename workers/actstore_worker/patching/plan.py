@@ -7,7 +7,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site, parse_site, why_missing
 from actstore_worker.models.chosen import chosen_heads, chosen_layers
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import check_causal
+from actstore_worker.models.prompts import check_causal
 from actstore_worker.patching.inputs.checks import (
     check_count,
     check_position,
@@ -36,7 +36,7 @@ from actstore_worker.patching.inputs.stored_rows import check_stored_rows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
 from actstore_worker.patching.kernels.full import Cell
 from actstore_worker.patching.kernels.receivers import Receivers, check_heard, find_receivers
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 # Of these, those that a model has.
 DEFAULT_KINDS = ("resid_pre", "attn_out", "mlp_out", "z")

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from actstore_storage.runs.snapshot import Provenance
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import token_texts
+from actstore_worker.models.prompts import token_texts
 from actstore_worker.patching.audit import Audit
 from actstore_worker.patching.direct import Share
 from actstore_worker.patching.inputs.sources import Given, Replacing

@@ -16,9 +16,6 @@ from torch import Tensor
 
 from actstore_storage.format.sites import Site
 
-# What is done to each row before it is encoded, and undone after it is decoded. "centred" is for SAEs of models whose
-# writing weights were centred (TransformerLens's center_writing_weights): the residual less its mean over d_model.
-NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "centred")
 # SAELens and OpenAI add it to the deviation, not to the variance.
 LAYER_NORM_EPSILON = 1e-5
 
@@ -42,6 +39,9 @@ class SparseAutoencoder(ABC):
     d_out: int
     # The model it was trained on, as its configuration says; "" where it does not say.
     model: str
+    # What is done to each row before it is encoded, and undone after it is decoded: "none", "layer_norm",
+    # "constant_norm_rescale", or "centred", for SAEs of models whose writing weights were centred (TransformerLens's
+    # center_writing_weights): the residual less its mean over d_model.
     normalisation: str
     subtracts_b_dec: bool
     # What its own files say of its quality, each where they say it: l0, fvu, dead_share, loss_recovered.
@@ -53,6 +53,7 @@ class SparseAutoencoder(ABC):
 
     @property
     def is_transcoder(self) -> bool:
+        """Whether it predicts another site than it reads."""
         return self.site != self.output_site
 
     @property
@@ -79,7 +80,8 @@ class SparseAutoencoder(ABC):
         return torch.mm(x, self.tensors["W_enc"], out=out)
 
     @abstractmethod
-    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]: ...
+    def activate(self, projected: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        """Feature activations of what `project` gave, which may be overwritten."""
 
     def decode(
         self, activations: Float[Tensor, "row d_sae"], x: Float[Tensor, "row d_in"]
@@ -104,6 +106,7 @@ class SparseAutoencoder(ABC):
         return written if self.is_transcoder else written * _row_statistics(x.float(), self.normalisation)[1]
 
     def to(self, device: torch.device) -> "SparseAutoencoder":
+        """The same on another device."""
         return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
@@ -124,6 +127,8 @@ class ThresholdSae(SparseAutoencoder):
 
 
 class StandardSae(ThresholdSae):
+    """ReLU: a feature is on above 0."""
+
     architecture = "standard"
     biases = ("b_enc",)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from actstore_worker.models.files.places import sha256_of
-from actstore_worker.models.files.stamps import Stamp, stamp_of
+from actstore_worker.files.places import sha256_of
+from actstore_worker.files.stamps import Stamp, stamp_of
 
 # Says of an SAE what its own files do not: its site, its model, how to adapt it. docs/sae-formats.md has its fields.
 SIDECAR = "actstore.json"

@@ -1,30 +1,30 @@
 """Whether an SAE goes with a model: its sites, their widths, and what it takes for granted of the model's wiring."""
 
 from actstore_storage.format.sites import HEAD_KINDS, Site
+from actstore_worker.models.families import FAMILIES
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.refusals import mismatch
 
-# Families with LayerNorms, whose writing weights can be centred without changing what the model computes.
-_CENTRED_FAMILIES = ("gpt_neox", "gpt2", "opt")
-# Gemma 2 norms what its MLP and attention give: what those modules give is not what the residual gets.
-_NORMED_AFTER = ("gemma2",)
+# Formats of SAEs that read what modules give.
 _MODULE_FORMATS = ("sparsify",)
 
 
 def check_fit(sae: SparseAutoencoder, model: ModelDescription) -> None:
-    """Errors: BadRequest SAE_MISMATCH where the SAE reads or writes a site or a width that the model does not have."""
+    """Refuses an SAE that reads or writes a site or a width that the model does not have, or whose format or adaptation
+    goes with no model of its family: BadRequest SAE_MISMATCH.
+    """
     for site, field, width in ((sae.site, "d_in", sae.d_in), (sae.output_site, "d_out", sae.d_out)):
         _check_site(sae, site, model)
         there = model.site_width(site, model.context_length)
         if width != there:
             same = "d_model" if there == model.d_model else "a width"
             raise mismatch(sae.name, field, width, there, f"model {model.name!r} has {same} {there} at {site}")
-    family = model.family.name
-    if sae.normalisation == "centred" and family not in _CENTRED_FAMILIES:
+    if sae.normalisation == "centred" and not model.family.centrable:
         why = f"the writing weights of model {model.name!r} cannot be centred"
-        raise mismatch(sae.name, "adapt", "center_writing_weights", _CENTRED_FAMILIES, why)
-    if sae.format in _MODULE_FORMATS and family in _NORMED_AFTER and sae.output_site.kind in ("mlp_out", "attn_out"):
+        allowed = tuple(name for name, family in FAMILIES.items() if family.centrable)
+        raise mismatch(sae.name, "adapt", "center_writing_weights", allowed, why)
+    if sae.format in _MODULE_FORMATS and model.family.norms_writes and sae.output_site.kind in ("mlp_out", "attn_out"):
         why = f"it reads the module of model {model.name!r} before the norm that follows it, which is not captured"
         raise mismatch(sae.name, "site", sae.output_site, ("resid_post.LAYER",), why)
 

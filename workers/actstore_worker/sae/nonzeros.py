@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_storage.runs.feature_index import SparseFeatures
-from actstore_worker.sae import SparseAutoencoder, ThresholdSae, TopKSae
+from actstore_worker.sae.autoencoder import SparseAutoencoder, ThresholdSae, TopKSae
 
 GROUP_SIZE = 16
 # Dense activations are made in slices, which stay in a CPU's caches: so many bytes, or so many rows where those are

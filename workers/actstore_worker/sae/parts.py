@@ -67,7 +67,10 @@ class SaeParts:
 
 
 def assemble(parts: SaeParts, sidecar: Sidecar, name: str, sha256: str, format_name: str) -> SparseAutoencoder:
-    """Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH, naming field, value and what is allowed."""
+    """The autoencoder of what a reader found, with what the sidecar says beside.
+
+    Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH, naming field, value and what is allowed.
+    """
     kind = ARCHITECTURES[parts.architecture]
     tensors = _checked(parts, kind, name)
     site, output_site = _sites(parts, sidecar, name)

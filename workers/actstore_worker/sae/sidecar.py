@@ -16,6 +16,8 @@ ADAPTATIONS = ("center_writing_weights", "fold_ln", "fold_value_biases", "refact
 
 @dataclass(frozen=True)
 class Sidecar:
+    """What `actstore.json` says; what it leaves out is for the SAE's own files to say."""
+
     # Where it reads, and of a transcoder what it predicts, whatever its files and folders say.
     site: Site | None = None
     output_site: Site | None = None
@@ -27,7 +29,9 @@ class Sidecar:
 
 
 def read_sidecar(path: Path | None, name: str) -> Sidecar:
-    """Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH for what it cannot say."""
+    """What a sidecar says; without one, nothing. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH for what it cannot
+    say.
+    """
     if path is None:
         return Sidecar()
     found = read_json(path, name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
 from actstore_storage.registry.saes import fetch_sae_files, find_registered_sae
-from actstore_worker.models.files.stamps import Stamp
+from actstore_worker.files.stamps import Stamp
 from actstore_worker.sae.files import find_saes, stamp_of_saes
 
 # Of SAEs that were looked at last: a hash reads all of an SAE, which is asked for with each question.

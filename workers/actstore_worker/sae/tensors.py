@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from actstore_worker.models.files.folder import check_file, said_once
+from actstore_worker.files.damage import check_file
+from actstore_worker.files.strict_json import said_once
 from actstore_worker.sae.refusals import unsupported
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
-    """Errors: BadRequest SAE_UNSUPPORTED where it is not one JSON object."""
+    """A JSON object without a key that is there twice. Errors: BadRequest SAE_UNSUPPORTED where it is none."""
     try:
         check_file(path)
         found = json.loads(path.read_text(), object_pairs_hook=said_once)
@@ -55,7 +56,7 @@ def flag(config: Mapping[str, Any], option: str, usual: bool, name: str) -> bool
 
 
 def put_once(found: dict[str, Any], key: str, value: Any, name: str) -> None:
-    """Errors: BadRequest SAE_UNSUPPORTED where a file has the same numbers under two names."""
+    """Adds what a file has under a name. Errors: BadRequest SAE_UNSUPPORTED where it has it under two."""
     if key in found:
         raise unsupported(name, key, sorted(found), "the file has it under two names, and which counts is not said")
     found[key] = value

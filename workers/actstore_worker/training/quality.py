@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from actstore_storage.format.specification import Positions, RowFilter
 from actstore_storage.runs.snapshot import Provenance
 from actstore_worker.capture.progress import DatasetFiles, Estimate, Progress, Totals
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.found_sources import Sources
-from actstore_worker.models.tokens.prompts import Prompt
+from actstore_worker.catalog.listing import Sources
+from actstore_worker.models.prompts import Prompt
 
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _BOS: Mapping[int, bool | None] = {

@@ -15,7 +15,7 @@ from actstore_api.v1 import capture_pb2, model_pb2, norm_pb2, patching_pb2, sae_
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.progress import Estimate, Progress, Totals
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.found_sources import Sources
+from actstore_worker.catalog.listing import Sources
 from actstore_worker.live.questions import Answer, Question
 from actstore_worker.patching.inputs.request import SweepRequest
 from actstore_worker.patching.serving.estimate import SweepEstimate

@@ -38,8 +38,8 @@ from actstore_worker.capture.shards.shard import (
 )
 from actstore_worker.datasets.batching import Batch, Window
 from actstore_worker.datasets.sequences import TokenSequences
-from actstore_worker.models.model import TORCH_DTYPES
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.models.dtypes import TORCH_DTYPES
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.nonzeros import nonzero_features
 
 # Windows of rows that are read and encoded ahead of the one that is being written.

@@ -36,9 +36,10 @@ from actstore_worker.capture.shards.overflow import check_norms, stored_bits
 from actstore_worker.capture.shards.sinks import with_sinks
 from actstore_worker.datasets.batching import Batch, Window, windows
 from actstore_worker.datasets.sequences import TokenSequences
-from actstore_worker.models.model import TORCH_DTYPES, LanguageModel, share_weights
+from actstore_worker.models.dtypes import TORCH_DTYPES
+from actstore_worker.models.model import LanguageModel, share_weights
 from actstore_worker.models.taps import visit
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.nonzeros import nonzero_features
 
 # Each lane holds a batch's activations.

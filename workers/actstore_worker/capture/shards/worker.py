@@ -25,10 +25,11 @@ from actstore_worker.capture.shards.overflow import OverflowRefused
 from actstore_worker.capture.shards.shard import CapturedBatch, ShardCapture
 from actstore_worker.datasets.batching import Batch
 from actstore_worker.datasets.sequences import TokenSequences
+from actstore_worker.models.dtypes import TORCH_DTYPES
 from actstore_worker.models.files.source import ModelSource
-from actstore_worker.models.model import TORCH_DTYPES
-from actstore_worker.models.wiring import load_model
-from actstore_worker.sae import SparseAutoencoder, load_sae
+from actstore_worker.models.loading import load_model
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.stored import StoredSaes
 from actstore_worker.settings import SAE_CACHE
 

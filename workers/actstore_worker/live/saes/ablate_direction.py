@@ -7,9 +7,9 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.live.passes import Passes, adding
 from actstore_worker.live.questions import AblatedDirection, AblateDirection
 from actstore_worker.live.texts.text import check_features, feature_activations, read_text
-from actstore_worker.models.tokens.prompts import check_causal
+from actstore_worker.models.prompts import check_causal
 from actstore_worker.provenance import live_provenance
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
 def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDirection) -> AblatedDirection:

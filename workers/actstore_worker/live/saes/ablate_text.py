@@ -20,9 +20,9 @@ from actstore_storage.format.sites import Site
 from actstore_worker.live.passes import Passes, setting
 from actstore_worker.live.questions import DELETE, MEAN_RESIDUAL, ZERO_EMBEDDING, AblatedText, AblateText, LiveLimits
 from actstore_worker.live.texts.text import LiveText, check_features, feature_activations, read_text
-from actstore_worker.models.tokens.prompts import check_causal
+from actstore_worker.models.prompts import check_causal
 from actstore_worker.provenance import live_provenance
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 _SCHEMA = pa.schema(
     [

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from actstore_storage.format.sites import Site
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 # Another scale or layer is named where it leaves at most this share of the FVU at its own. At its own layer the bundled
 # SAE leaves 0.51 and 0.33 of what it leaves at the two beside it, and 0.36 of what it leaves if it expects inputs three

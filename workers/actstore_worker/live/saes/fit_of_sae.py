@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actstore_worker.live.texts.text import DENSE_MAX
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
 class Unexplained:

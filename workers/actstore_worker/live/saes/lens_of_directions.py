@@ -13,10 +13,10 @@ from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LensTokens, LiveLimits, LogitLens
 from actstore_worker.live.texts.text import check_features, check_k
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import check_causal, token_texts
+from actstore_worker.models.prompts import check_causal, token_texts
 from actstore_worker.models.weights import read_norm
 from actstore_worker.provenance import live_provenance
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 # Logits, features x vocabulary, are made in slices of so many elements.
 _LOGITS_MAX = 1 << 24

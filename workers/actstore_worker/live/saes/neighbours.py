@@ -9,7 +9,7 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.live.questions import FindNeighbours, LiveLimits, Neighbours
 from actstore_worker.live.texts.text import check_features, check_k
 from actstore_worker.provenance import live_provenance
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 _SCHEMA = pa.schema([pa.field("feature", pa.int32(), nullable=False), pa.field("cosine", pa.float64(), nullable=False)])
 

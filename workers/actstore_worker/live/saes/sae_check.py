@@ -22,9 +22,9 @@ from actstore_worker.live.questions import CheckSae, LiveLimits, SaeCheck
 from actstore_worker.live.saes.doubts import Findings, doubts
 from actstore_worker.live.saes.fit_of_sae import Firing, Unexplained, reconstructed, unexplained
 from actstore_worker.live.stored_sample import Batch, StoredSequence, batches, sample_sequences
-from actstore_worker.models.changes import Change
+from actstore_worker.models.taps import Change
 from actstore_worker.provenance import live_provenance, with_snapshot
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 # Rows on which other scales and layers are tried: enough to tell a wrong one from the right one.
 _TRIED_TOKENS = 1024

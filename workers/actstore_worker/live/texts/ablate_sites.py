@@ -21,10 +21,10 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.stored_sample import batches, sample_sequences
 from actstore_worker.live.texts.text import LiveText, read_text
 from actstore_worker.live.texts.text_batches import Gifts, Rows, batches_of, draw_gifts, rows_of
-from actstore_worker.models.changes import Edit, writing
 from actstore_worker.models.chosen import chosen_heads, chosen_layers
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import Prompt, check_causal
+from actstore_worker.models.prompts import Prompt, check_causal
+from actstore_worker.models.taps import Edit, writing
 from actstore_worker.provenance import live_provenance, with_snapshot
 
 # Of these, those that a model has.

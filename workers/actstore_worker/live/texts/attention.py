@@ -31,7 +31,7 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.texts.text import read_text
 from actstore_worker.models.chosen import chosen_heads, chosen_layers
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import check_causal, plain_ids, prepends_bos
+from actstore_worker.models.prompts import check_causal, plain_ids, prepends_bos
 from actstore_worker.provenance import live_provenance
 
 EAGER = "eager"

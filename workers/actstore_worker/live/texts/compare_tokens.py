@@ -25,7 +25,7 @@ from actstore_worker.live.texts.attention import EAGER, check_weights, visit_pat
 from actstore_worker.live.texts.text import LiveText, read_text
 from actstore_worker.models.chosen import chosen_layers
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import Prompt, check_causal, plain_ids
+from actstore_worker.models.prompts import Prompt, check_causal, plain_ids
 from actstore_worker.provenance import live_provenance
 
 # Layers are early up to this part of them.

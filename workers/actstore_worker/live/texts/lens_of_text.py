@@ -22,7 +22,7 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.texts.text import LiveText, check_k, read_text
 from actstore_worker.models.chosen import chosen_layers
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import check_causal, token_of, token_texts
+from actstore_worker.models.prompts import check_causal, token_of, token_texts
 from actstore_worker.provenance import live_provenance
 
 _KINDS = ("resid_pre", "resid_mid", "resid_post")

@@ -11,9 +11,9 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site, parse_site
 from actstore_worker.live.model_questions import ADD, ALL, GENERATED, PROJECT_OUT, PROMPT, SET, SteerText
 from actstore_worker.live.texts.text import check_features
-from actstore_worker.models.changes import Change
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.models.taps import Change
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 # What is added to what is at the site, [row, position, d_model] both, in float32.
 Delta = Callable[[Float[Tensor, "row position d_model"]], Float[Tensor, "row position d_model"]]

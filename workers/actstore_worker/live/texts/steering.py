@@ -22,9 +22,9 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.texts.steer_site import Steering, direction_of, steered_positions
 from actstore_worker.live.texts.text import LiveText, read_text
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import check_causal
+from actstore_worker.models.prompts import check_causal
 from actstore_worker.provenance import live_provenance
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 SEED_MAX = 2**63 - 1
 STEERED, UNSTEERED = "steered", "unsteered"

@@ -138,7 +138,7 @@ def _attention(
     """Every head attends to one token, so that y = sum over heads of W_OV x + b. For x of covariance C and mean m,
     E |y|^2 = tr(A^T C A) + |m A + b|^2, A being that sum.
     """
-    model, layout = passes.model, layout_of(passes.model)
+    model = passes.model
     mixed = torch.einsum("hdk,hke->de", weights.shared(weights.v[0]), weights.o[0])
     written: Tensor = weights.constant_write(folded=False)
     for name in (GAUSSIAN, NORMALISED):
@@ -147,10 +147,10 @@ def _attention(
         parts = []
         for part in inputs.split(limits.tokens_per_slice):
             with passes.turn():
-                norm = model.layers[layer].get_submodule(layout.attention_norm)
+                norm = model.layers[layer].get_submodule(model.family.attention_norm)
                 parts.append(_value_path(model, layer, part if name == GAUSSIAN else norm(part)))
         y = torch.cat(parts)
-        yield _row("attn", name, None if layout.norms_writes else expected, _squares(y))
+        yield _row("attn", name, None if model.family.norms_writes else expected, _squares(y))
     for name, seen in read.items():
         if (site := Site(layer, "attn_out")) in seen.squares:
             yield _row("attn", name, None, seen.squares[site])
@@ -177,7 +177,7 @@ def _mlp(
 ) -> Iterator[dict[str, Any]]:
     layout = layout_of(passes.model)
     assert weights.mlp_norm is not None and weights.reads is not None  # noqa: S101, PT018  the caller looked
-    closed = not (layout.gate or layout.norms_writes) and weights.reads[0].shape[1] <= limits.weight_units
+    closed = not (layout.gate or passes.model.family.norms_writes) and weights.reads[0].shape[1] <= limits.weight_units
     for name in (GAUSSIAN, NORMALISED):
         law = _law(name, weights.mlp_norm)
         parts = inputs.split(limits.tokens_per_slice)
@@ -212,7 +212,7 @@ def _activation(passes: Passes, layer: int) -> nn.Module:
     """The function between the MLP's two matrices, in float64: some functions have parameters of their own. A copy,
     whose integrals are no turn's business.
     """
-    path = {"gpt_neox": "mlp.act", "gpt2": "mlp.act", "opt": "activation_fn"}[passes.model.family.name]
+    path = layout_of(passes.model).activation
     with passes.turn():
         return copy.deepcopy(passes.model.layers[layer].get_submodule(path)).double()
 

@@ -16,9 +16,14 @@ from actstore_worker.live.model_questions import TokenisedText, TokeniseText
 from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import EncodedText, EncodeText
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import Prompt, check_length, prompt_ids, token_of
+from actstore_worker.models.prompts import (
+    Prompt,
+    check_length,
+    prompt_ids,
+    token_of,
+)
 from actstore_worker.provenance import live_provenance
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.nonzeros import nonzero_features
 
 # Dense activations, rows x features, are made in slices of so many elements.

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actstore_worker.datasets.batching import by_length
 from actstore_worker.live.texts.text import LiveText
 
 
@@ -23,14 +24,9 @@ class Rows:
 
 
 def batches_of(texts: Sequence[LiveText], tokens: int, device: torch.device) -> Iterator[Rows]:
-    """Of texts of like length, each of at most so many tokens with its padding, or of one text."""
-    chosen: list[int] = []
-    for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
-        if chosen and (len(chosen) + 1) * len(texts[number]) > tokens:
-            yield rows_of(texts, chosen, device)
-            chosen = []
-        chosen.append(number)
-    yield rows_of(texts, chosen, device)
+    """Batches of texts of like length, each of at most so many tokens with its padding, or of one text."""
+    for chosen in by_length([len(text) for text in texts], tokens):
+        yield rows_of(texts, chosen, device)
 
 
 def rows_of(texts: Sequence[LiveText], chosen: Sequence[int], device: torch.device) -> Rows:

@@ -15,7 +15,7 @@ from actstore_worker.live.passes import Passes
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.texts.sublayer_norms import sublayer_norms
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import check_causal
+from actstore_worker.models.prompts import check_causal
 from actstore_worker.models.weights import (
     LayerWeights,
     Matrix,

@@ -4,16 +4,16 @@ What a file says of others (an index, of its shards) is believed only within the
 never downloaded, is named, with what to do.
 """
 
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from actstore_worker.models.files.places import is_inside
+from actstore_worker.files.damage import DamagedFile, check_file
+from actstore_worker.files.places import is_inside
+from actstore_worker.files.strict_json import read_json
 from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.models.files.transformer_lens import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
 from actstore_worker.models.files.transformer_lens import is_transformer_lens
@@ -23,55 +23,12 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
 # Applied by transformers to whatever it loads, where its library is there; part of no hash of ours.
 _ADAPTER = "adapter_config.json"
-# The largest that are published are 0.1, 4 and 40 MB; each is parsed whole.
-CONFIGURATION_BYTES_MAX, INDEX_BYTES_MAX, TOKENIZER_BYTES_MAX = 4 << 20, 64 << 20, 256 << 20
-# Of JSON in JSON. Python's parser gives up at some thousand, and libraries that walk what it gave, earlier.
-JSON_DEPTH_MAX = 32
-# How the note begins that Git leaves in a file's place where git-lfs is not installed.
-GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
+# The largest that are published are 0.1 and 4 MB; each is parsed whole.
+CONFIGURATION_BYTES_MAX, INDEX_BYTES_MAX = 4 << 20, 64 << 20
 # Numbers that weights are made of. Integers are quantised weights, and mean nothing without their scales.
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # Of two matrices that are compared, at a time.
 _ROWS_COMPARED = 1024
-
-
-class DamagedFile(ValueError):
-    """What is wrong with which file, and what to do."""
-
-
-def is_git_lfs_pointer(path: Path) -> bool:
-    """Whether Git left a note of the file in its place, as it does without git-lfs."""
-    with path.open("rb") as file:
-        return file.read(len(GIT_LFS)) == GIT_LFS
-
-
-def check_file(path: Path, bytes_max: int | None = None) -> None:
-    """Errors: DamagedFile for a Git LFS pointer, and for one that is larger."""
-    if is_git_lfs_pointer(path):
-        raise DamagedFile(f"{path.name} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder")
-    if bytes_max is not None and (size := path.stat().st_size) > bytes_max:
-        raise DamagedFile(f"{path.name} has {size} bytes; the limit is {bytes_max}")
-
-
-def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
-    """A JSON object without what two readers could read differently.
-
-    Errors: OSError, DamagedFile.
-    """
-    check_file(path, bytes_max)
-    try:
-        found = json.loads(
-            path.read_bytes(), object_pairs_hook=said_once, parse_constant=_no_number, parse_float=_finite
-        )
-    except RecursionError as error:
-        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep") from error
-    except ValueError as error:
-        raise DamagedFile(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise DamagedFile(f"{path.name} holds {type(found).__name__}, and not a JSON object")
-    if not _is_shallow(found, JSON_DEPTH_MAX):
-        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep")
-    return found
 
 
 def raw_configuration(folder: Path) -> dict[str, Any]:
@@ -185,30 +142,3 @@ def _own_file(source: ModelSource, name: str) -> Path:
     if not path.is_file():
         raise DamagedFile(f"{name}, which {WEIGHTS_INDEX} names, is not there: download it")
     return path
-
-
-def said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For JSON: an object without a key that is there twice. Errors: ValueError."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"it says {name!r} more than once")
-        found[name] = value
-    return found
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(found := float(text)):
-        raise ValueError(f"{text} is more than a float holds")
-    return found
-
-
-def _is_shallow(value: object, depth: int) -> bool:
-    if not isinstance(value, dict | list):
-        return True
-    parts = value.values() if isinstance(value, dict) else value
-    return depth > 0 and all(_is_shallow(part, depth - 1) for part in parts)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from actstore_worker.models.files.stamps import Stamp, stamp_of
+from actstore_worker.files.stamps import Stamp, stamp_of
 
 MODEL_CONFIGURATION = "config.json"
 # Of everything that is read of a model; beside it may lie what a training goes on writing.

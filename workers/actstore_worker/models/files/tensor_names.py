@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from actstore_worker.models.files.folder import DamagedFile
+from actstore_worker.files.damage import DamagedFile
+from actstore_worker.models.families import find_family
 
 _NAMED_MAX = 5
 # Whole names. Each is made of the configuration, or stands behind the last layer and is not asked for.
@@ -24,16 +25,14 @@ _LEFT_OVER = tuple(
         r"(score|classifier|qa_outputs|v_head|value_head|reward_head|multiple_choice_head)\..+",  # other tasks' heads
     )
 )
-# BERT is read without its heads: of masked tokens and next sentences, and the pooled first token.
-_BERT_LEFT_OVER = re.compile(r"cls\..+|(bert\.)?pooler\..+")
 
 
-def check_tensors(module: nn.Module, report: Mapping[str, Any], in_files: Iterable[str]) -> None:
+def check_tensors(module: Any, report: Mapping[str, Any], in_files: Iterable[str]) -> None:
     """That each tensor of the files has its place in the module and each place its tensor, by transformers' report.
 
     Errors: DamagedFile with the names.
     """
-    optional = _BERT_LEFT_OVER if module.config.model_type == "bert" else None  # type: ignore[union-attr]
+    optional = find_family(module.config.model_type).optional_tensors
     missing = {name for name in report["missing_keys"] if optional is None or not optional.fullmatch(name)}
     if missing:
         # transformers would go on with random numbers in their place.
@@ -51,6 +50,7 @@ def check_tensors(module: nn.Module, report: Mapping[str, Any], in_files: Iterab
 
 
 def may_be_left_over(name: str) -> bool:
+    """Whether the files of any family may have a tensor of this name that the model does not use."""
     return any(pattern.fullmatch(name) for pattern in _LEFT_OVER)
 
 

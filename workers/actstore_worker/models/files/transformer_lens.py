@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from actstore_worker.models.attention_only import SHORTFORMER, STANDARD, AttentionOnlyConfig
+from actstore_worker.models.families.attention_only import SHORTFORMER, STANDARD, AttentionOnlyConfig
 
 # In order of preference; the second holds a pickle, of which nothing but tensors is read.
 WEIGHTS = ("model.safetensors", "model_final.pth")
@@ -48,11 +48,14 @@ _READERS = {"q_proj": "Q", "k_proj": "K", "v_proj": "V"}
 
 
 def is_transformer_lens(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is in TransformerLens's form."""
     return "model_type" not in config and {"n_layers", "d_model", "n_heads"} <= set(config)
 
 
 def read_config(config: Mapping[str, Any]) -> AttentionOnlyConfig:
-    """Errors: KeyError for a size that is not there; ValueError for a model that is more than attention and LayerNorm,
+    """The configuration in transformers' form.
+
+    Errors: KeyError for a size that is not there; ValueError for a model that is more than attention and LayerNorm,
     with the field, its value, and what is read.
     """
     name = "normalization" if "normalization" in config else "normalization_type"

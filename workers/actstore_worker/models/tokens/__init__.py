@@ -1,0 +1,1 @@
+"""Tokenizers by their files, and the texts of their tokens."""

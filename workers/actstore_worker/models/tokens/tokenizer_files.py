@@ -5,16 +5,22 @@ from it, and have the rules of the model that they were written for: as a `GPT2T
 into digits no longer does. What a class knows beyond the file, such as GPT-2's BOS, is kept.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from actstore_worker.models.files.folder import TOKENIZER_BYTES_MAX, DamagedFile, check_file, read_json
+from actstore_storage.errors import BadRequest
+from actstore_worker.files.damage import DamagedFile, check_file
+from actstore_worker.files.strict_json import read_json
 
 TOKENIZER = "tokenizer.json"
+# The largest that are published are 40 MB; each is parsed whole.
+TOKENIZER_BYTES_MAX = 256 << 20
 _SETTINGS = "tokenizer_config.json"
 # Settings of BERT's, and what tokenizer.json calls them.
 _OF_BERT: Mapping[str, str] = {
@@ -25,8 +31,8 @@ _OF_BERT: Mapping[str, str] = {
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Errors: DamagedFile for files that are not whole, that lead elsewhere, that contradict each other, or by which a
-    text has other tokens each time.
+    """Refuses files that are not whole, that lead elsewhere, that contradict each other, or by which a text has other
+    tokens each time: DamagedFile.
     """
     for path in sorted(folder.glob("*.json")):
         check_file(path, TOKENIZER_BYTES_MAX)
@@ -52,12 +58,45 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
 
 
 def check_added(folder: Path, tokenizer: Any) -> None:
-    """Errors: DamagedFile where the settings say another id of a token than it has. Transformers gives it the next one
-    that is free, which in an embedding of a rounded size has a row that was never trained.
+    """Refuses settings that say another id of a token than it has: DamagedFile. Transformers gives it the next one that
+    is free, which in an embedding of a rounded size has a row that was never trained.
     """
     for said, token in _settings(folder).get("added_tokens_decoder", {}).items():
         if int(said) != (found := tokenizer.convert_tokens_to_ids(token["content"])):
             raise DamagedFile(f"{_SETTINGS} says that {token['content']!r} is token {said}, and it is token {found}")
+
+
+@contextmanager
+def refusing_tokenizer(name: str) -> Iterator[None]:
+    """Makes BadRequest MODEL_UNSUPPORTED of whatever a tokenizer raises: also of what Rust calls a panic, which is no
+    Exception, as where a regular expression backtracks past its limit.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BadRequest(
+            f"model {name!r} cannot be used: its tokenizer fails: {type(error).__name__}: {error}",
+            reason="MODEL_UNSUPPORTED",
+            field="model",
+            value=name,
+        ) from error
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens), the roles of special tokens, the
+    chat template where there is one, and whether special tokens that a text has in it are taken for text.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    # State of the last call, not part of what the tokenizer is.
+    backend["truncation"] = backend["padding"] = None
+    roles = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
+    template = getattr(tokenizer, "chat_template", None)
+    parts = [backend, roles, template] if template else [backend, roles]
+    if tokenizer.split_special_tokens:
+        parts.append("split_special_tokens")
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _roles(tokenizer: Any, told: Mapping[str, Any]) -> dict[str, str]:

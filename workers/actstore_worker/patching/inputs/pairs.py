@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from actstore_storage.errors import BadRequest
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import check_length, prompt_ids, token_of
+from actstore_worker.models.prompts import check_length, prompt_ids, token_of
 from actstore_worker.patching.inputs.request import PromptPair, Span
 from actstore_worker.patching.inputs.spans import SpanTokens, span_tokens
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION
-from actstore_worker.models.tokens.prompts import Prompt
+from actstore_worker.models.prompts import Prompt
 
 DIRECTIONS = ("denoise", "noise")
 # Of the others only the base run differs from cell to cell.

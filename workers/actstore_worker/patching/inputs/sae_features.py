@@ -20,7 +20,8 @@ from actstore_storage.format.sites import Site
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.inputs.request import FEATURES_MAX, SAE_ERRORS, SaeFeatures
 from actstore_worker.patching.kernels.recording import Recording, record
-from actstore_worker.sae import SparseAutoencoder, check_fit
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.fit import check_fit
 from actstore_worker.sae.refusals import mismatch
 
 # Of a prompt, encoded at once: d_sae numbers each, of which the few that are not 0 are kept.

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 from actstore_storage.errors import BadRequest
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.tokens.prompts import Prompt
+from actstore_worker.models.prompts import Prompt
 from actstore_worker.patching.inputs.request import SPANS_MAX, PromptPair, Span, Stretch
 
 

@@ -18,7 +18,8 @@ from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
 from actstore_storage.runs.tokens import dense_token_rows, shard_tokens
-from actstore_worker.models.model import TORCH_DTYPES, LanguageModel
+from actstore_worker.models.dtypes import TORCH_DTYPES
+from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.inputs.request import StoredSource
 from actstore_worker.patching.kernels.recording import Recording
 

@@ -6,7 +6,7 @@ from functools import cache
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actstore_storage.format.sites import Site
-from actstore_worker.models.changes import Edit, changing, writing
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.taps import Edit, changing, writing
 from actstore_worker.patching.kernels.full import Cell, Count, FullForward, Patch, both, patch_edits
 from actstore_worker.patching.kernels.receivers import Receivers
 from actstore_worker.patching.kernels.recording import Recording

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actstore_storage.format.sites import Site
-from actstore_worker.models.changes import Edit, changing, writing
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.taps import Edit, changing, writing
 from actstore_worker.patching.kernels.recording import Recording, Source
 
 

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.models.changes import by_head
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.taps import by_head
 from actstore_worker.patching.kernels.full import Cell, Count, Kernel, Patch
 from actstore_worker.patching.kernels.joining import through
 from actstore_worker.patching.kernels.receivers import Point, Receivers, enters

@@ -10,10 +10,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from actstore_storage.format.sites import Site
-from actstore_worker.models.attention import Queries, attending
-from actstore_worker.models.changes import Edit, changing, writing
+from actstore_worker.models.attention import Queries, attending, using_attention
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import using_attention
+from actstore_worker.models.taps import Edit, changing, writing
 
 
 class Source(Protocol):

@@ -24,10 +24,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actstore_storage.format.sites import Site
-from actstore_worker.models.attention import can_attend, seeing
-from actstore_worker.models.changes import changing, writing
+from actstore_worker.models.attention import can_attend, seeing, using_attention
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.wiring import using_attention
+from actstore_worker.models.taps import changing, writing
 from actstore_worker.patching.kernels.full import Cell, Count, Found, Patch, site_edits
 from actstore_worker.patching.kernels.joining import Joining, join_layer, later_share, through
 from actstore_worker.patching.kernels.ragged import PROJECTIONS, Ragged, Run

@@ -60,6 +60,7 @@ _FOLDERS = 3
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
+    """What the files of a dictionary_learning SAE say. Errors: BadRequest SAE_UNSUPPORTED."""
     assert files.configuration is not None  # noqa: S101
     config = read_json(files.configuration, name)
     trainer, buffer = config.get("trainer", {}), config.get("buffer", {})

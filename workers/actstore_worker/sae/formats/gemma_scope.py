@@ -32,8 +32,10 @@ _AFFINE = "affine_skip_connection"
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
-    """Embedding SAEs and transcoders are refused: they read what no module hands on, or nobody says whether with a
-    norm's gain.
+    """What the files of a Gemma Scope SAE say.
+
+    Errors: BadRequest SAE_UNSUPPORTED, also for embedding SAEs and transcoders: they read what no module hands on, or
+    nobody says whether with a norm's gain.
     """
     place = _place(files)
     if "embedding" in place:
@@ -53,6 +55,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
 
 
 def read_2(files: SaeFiles, name: str) -> SaeParts:
+    """What the files of a Gemma Scope 2 SAE say. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     config = read_json(files.configuration, name) if files.configuration else {}
     if config.get("architecture", _ARCHITECTURE) != _ARCHITECTURE:
         raise unsupported(name, "architecture", config["architecture"], "it is another", allowed=_ARCHITECTURE)

@@ -33,6 +33,7 @@ _NORMALISATIONS = ("dataset-wise", "inference")
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
+    """What the files of a Llama Scope SAE say, of either series. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     assert files.configuration is not None  # noqa: S101
     config = read_json(files.configuration, name)
     for option, allowed in _OPTIONS.items():

@@ -30,6 +30,7 @@ _ACTIVATIONS = ("ReLU", "TopK")
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
+    """What the file of an OpenAI SAE says. Errors: BadRequest SAE_UNSUPPORTED."""
     found = read_tensors(files.weights, name)
     activation = found.pop("activation", "ReLU")
     state = found.pop("activation_state_dict", {})

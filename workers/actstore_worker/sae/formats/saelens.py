@@ -40,6 +40,7 @@ _SCALED = "expected_average_only_in"
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
+    """What the files of a SAELens SAE say. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     assert files.configuration is not None  # noqa: S101
     config = read_json(files.configuration, name)
     architecture, is_transcoder = _ARCHITECTURES[_architecture(config, name)]

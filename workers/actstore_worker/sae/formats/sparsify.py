@@ -27,6 +27,7 @@ _TURNED = ("encoder.weight", "W_skip")
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
+    """What the files of a sparsify SAE say. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     assert files.configuration is not None  # noqa: S101
     config = read_json(files.configuration, name)
     if config.get("activation", "topk") != "topk":

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from actstore_storage.bucket import Bucket
-from actstore_worker import found_sources
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog import listing
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.catalog.listing import FoundModel, dataset_names, find_sources
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.found_sources import FoundModel, dataset_names, find_sources
 from tests.lens_folders import save_lens_folder
 from tests.small_models import save_gpt2, save_sae
 
@@ -54,7 +54,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_models_that_are_whole_and_datasets_that_hold_documents(models: Path, data: Path) -> None:
-    found = find_sources(ModelCatalogue((models,), allow_hub=True), DatasetPlaces((data,)))
+    found = find_sources(ModelCatalog((models,), allow_hub=True), DatasetPlaces((data,)))
     assert found.models == (
         FoundModel("attention-alone", "", "attention_only"),
         FoundModel("owner/small", "", "gpt2"),
@@ -67,10 +67,10 @@ def test_models_that_are_whole_and_datasets_that_hold_documents(models: Path, da
 
 
 def test_what_is_listed_can_be_named(models: Path, data: Path) -> None:
-    catalogue, places = ModelCatalogue((models,)), DatasetPlaces((data,))
-    found = find_sources(catalogue, places)
+    catalog, places = ModelCatalog((models,)), DatasetPlaces((data,))
+    found = find_sources(catalog, places)
     for model in found.models:
-        assert catalogue.find_model(model.name, model.revision)
+        assert catalog.find_model(model.name, model.revision)
     for dataset in set(found.datasets) - {"saved"}:  # which is not whole
         assert places.find(dataset).files
 
@@ -86,8 +86,8 @@ def test_datasets_of_a_store(s3_bucket: Bucket) -> None:
 def test_folders_of_any_size_are_told_in_time(
     models: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(found_sources, "LISTED_MAX", 2)
-    found = find_sources(ModelCatalogue((models,)), DatasetPlaces((data, tmp_path / "gone")))
+    monkeypatch.setattr(listing, "LISTED_MAX", 2)
+    found = find_sources(ModelCatalog((models,)), DatasetPlaces((data, tmp_path / "gone")))
     assert (len(found.models), found.datasets, found.truncated) == (2, ("deep", "notes.txt"), True)
-    monkeypatch.setattr(found_sources, "_LOOKED_AT_MAX", 0)
+    monkeypatch.setattr(listing, "_LOOKED_AT_MAX", 0)
     assert dataset_names(DatasetPlaces((data,))) == ["notes.txt", "text.jsonl"]

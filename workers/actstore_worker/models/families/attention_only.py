@@ -19,6 +19,8 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from actstore_worker.models.families.family import Family, Layout, Refusal, Tap, head_taps
+
 MODEL_TYPE = "attention_only"
 STANDARD, SHORTFORMER = "standard", "shortformer"
 
@@ -62,6 +64,8 @@ def eager_attention_forward(
 
 
 class AttentionOnlyAttention(nn.Module):
+    """Attention whose queries and keys may read positions that values do not."""
+
     def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer_idx, self.is_causal = config, layer, True
@@ -92,6 +96,8 @@ class AttentionOnlyAttention(nn.Module):
 
 
 class AttentionOnlyLayer(nn.Module):
+    """A LayerNorm, and attention that adds to the residual."""
+
     def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -113,6 +119,8 @@ class AttentionOnlyLayer(nn.Module):
 
 
 class AttentionOnlyPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What transformers wants to be told of a model, to load and to spread it."""
+
     config_class = AttentionOnlyConfig
     base_model_prefix = "model"
     _no_split_modules = ["AttentionOnlyLayer"]  # noqa: RUF012  transformers' own word
@@ -121,6 +129,8 @@ class AttentionOnlyPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
 
 class AttentionOnlyModel(AttentionOnlyPreTrainedModel):
+    """The trunk: embeddings, layers and final norm."""
+
     def __init__(self, config: AttentionOnlyConfig) -> None:
         super().__init__(config)
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -168,6 +178,8 @@ class AttentionOnlyModel(AttentionOnlyPreTrainedModel):
 
 
 class AttentionOnlyForCausalLM(AttentionOnlyPreTrainedModel):
+    """The trunk with its unembedding."""
+
     def __init__(self, config: AttentionOnlyConfig) -> None:
         super().__init__(config)
         self.model = AttentionOnlyModel(config)
@@ -187,3 +199,31 @@ class AttentionOnlyForCausalLM(AttentionOnlyPreTrainedModel):
 
 
 AutoConfig.register(MODEL_TYPE, AttentionOnlyConfig, exist_ok=True)
+
+ATTENTION_ONLY = Family(
+    MODEL_TYPE,
+    trunk="model",
+    layers="model.layers",
+    final_norm="model.final_norm",
+    position_embedding="model.positions",
+    taps={
+        "resid_pre": Tap("", is_input=True),
+        **head_taps("attention"),
+        "pattern": Tap("attention", item=1),
+        "z": Tap("attention.o_proj", is_input=True),
+        "attn_out": Tap("attention"),
+        "resid_post": Tap(""),
+    },
+    from_z=("attention.o_proj",),
+    attention_norm="norm",
+    layout=Layout(),
+    auto_class=AttentionOnlyForCausalLM,
+    refusals=(
+        Refusal(
+            "position_embedding",
+            lambda _, kind: kind not in (STANDARD, SHORTFORMER),
+            f"only {STANDARD} and {SHORTFORMER} are known",
+        ),
+        Refusal("tie_word_embeddings", lambda _, tied: bool(tied), "its unembedding is one of its own"),
+    ),
+)

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from actstore_storage.errors import BadRequest, NotThere
-from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.sae import load_sae
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.sae.files import find_saes
+from actstore_worker.sae.formats.loading import load_sae
 from tests.sae_formats import save_gemma_scope, save_openai
 from tests.small_models import save_sae
 
 GEMMA = "google/gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_82"
 
 
-def catalogue(*roots: Path) -> ModelCatalogue:
-    return ModelCatalogue(roots)
+def catalog(*roots: Path) -> ModelCatalog:
+    return ModelCatalog(roots)
 
 
 def test_an_sae_is_found_by_folder_and_by_file(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_an_sae_is_found_by_folder_and_by_file(tmp_path: Path) -> None:
     save_gemma_scope(tmp_path / GEMMA)
     for layer in (1, 2):
         save_openai(tmp_path / "openai/resid_post_mlp_v5_32k/autoencoders" / f"{layer}.pt")
-    found = catalogue(tmp_path)
+    found = catalog(tmp_path)
     openai = "openai/resid_post_mlp_v5_32k/autoencoders/2.pt"
     assert found.saes() == ["flat", GEMMA, openai.replace("2.pt", "1.pt"), openai]
     assert found.find_sae(GEMMA) == tmp_path / GEMMA
@@ -40,7 +40,7 @@ def test_a_folder_of_several_is_found_and_not_read(tmp_path: Path) -> None:
     for layer in (1, 2):
         save_openai(tmp_path / "many" / f"{layer}.pt")
     with pytest.raises(BadRequest, match=r"1\.pt \(openai\).*name the file") as refused:
-        load_sae(catalogue(tmp_path).find_sae("many"), "many")
+        load_sae(catalog(tmp_path).find_sae("many"), "many")
     assert (refused.value.reason, refused.value.details["field"]) == ("SAE_UNSUPPORTED", "format")
 
 
@@ -49,11 +49,11 @@ def test_what_is_no_sae_is_said_with_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("empty", "flat/cfg.json", "owner/repository/deep"):
         with pytest.raises(NotThere) as missing:
-            catalogue(tmp_path).find_sae(name)
+            catalog(tmp_path).find_sae(name)
         assert (missing.value.reason, missing.value.details["allowed"]) == ("SAE_NOT_FOUND", "flat")
     (tmp_path / "flat/cfg.json").unlink()
     with pytest.raises(BadRequest, match=r"cfg\.json .* not there"):
-        load_sae(catalogue(tmp_path).find_sae("flat"), "flat")
+        load_sae(catalog(tmp_path).find_sae("flat"), "flat")
     with pytest.raises(BadRequest, match="no files of one that is known"):
         load_sae(tmp_path / "empty", "empty")
 
@@ -84,7 +84,7 @@ def test_from_the_hub_comes_one_sae_alone(within: str, tmp_path: Path, monkeypat
         return str(tmp_path / "cache")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    hub = ModelCatalogue((), allow_hub=True)
+    hub = ModelCatalog((), allow_hub=True)
     name = f"owner/repository/{within}".rstrip("/")
     found = hub.find_sae(name)
     assert (asked, found) == ([("owner/repository", None)], tmp_path / "cache" / within)
@@ -94,7 +94,7 @@ def test_from_the_hub_comes_one_sae_alone(within: str, tmp_path: Path, monkeypat
         hub.find_sae("owner/repository/layer_4")
     assert missing.value.reason == "SAE_NOT_FOUND"
     with pytest.raises(NotThere):
-        ModelCatalogue(()).find_sae(name)  # where the hub is not allowed, nothing asks it
+        ModelCatalog(()).find_sae(name)  # where the hub is not allowed, nothing asks it
     assert len(asked) == 2
 
 

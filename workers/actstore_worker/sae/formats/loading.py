@@ -6,28 +6,23 @@ from functools import partial
 from pathlib import Path
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.models.files.stamps import held_still
+from actstore_worker.files.stamps import held_still
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.files import FORMATS, OPENAI, SaeFiles, find_saes, missing_files, stamp_of_saes
-from actstore_worker.sae.formats import dictionary_learning as format_dictionary_learning
-from actstore_worker.sae.formats import gemma_scope as format_gemma_scope
-from actstore_worker.sae.formats import llama_scope as format_llama_scope
-from actstore_worker.sae.formats import openai as format_openai
-from actstore_worker.sae.formats import saelens as format_saelens
-from actstore_worker.sae.formats import sparsify as format_sparsify
+from actstore_worker.sae.formats import dictionary_learning, gemma_scope, llama_scope, openai, saelens, sparsify
 from actstore_worker.sae.parts import SaeParts, assemble
 from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sidecar import read_sidecar
 
 _READERS: Mapping[str, Callable[[SaeFiles, str], SaeParts]] = {
-    "sae_lens": format_saelens.read,
-    "sparsify": format_sparsify.read,
-    "gemma_scope": format_gemma_scope.read,
-    "gemma_scope_2": format_gemma_scope.read_2,
-    "dictionary_learning": format_dictionary_learning.read,
-    "llama_scope": format_llama_scope.read,
-    "llama_scope_r1": format_llama_scope.read,
-    OPENAI: format_openai.read,
+    "sae_lens": saelens.read,
+    "sparsify": sparsify.read,
+    "gemma_scope": gemma_scope.read,
+    "gemma_scope_2": gemma_scope.read_2,
+    "dictionary_learning": dictionary_learning.read,
+    "llama_scope": llama_scope.read,
+    "llama_scope_r1": llama_scope.read,
+    OPENAI: openai.read,
 }
 
 

@@ -9,13 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.formats import kind_of
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.models.attention_only import MODEL_TYPE as ATTENTION_ONLY
+from actstore_worker.files.damage import DamagedFile
+from actstore_worker.files.places import is_inside
 from actstore_worker.models.families import FAMILIES
-from actstore_worker.models.files.folder import DamagedFile, raw_configuration
-from actstore_worker.models.files.places import is_inside
+from actstore_worker.models.families.attention_only import ATTENTION_ONLY
+from actstore_worker.models.files.folder import raw_configuration
 from actstore_worker.models.files.transformer_lens import WEIGHTS, is_transformer_lens
 
 LISTED_MAX = 1000
@@ -28,6 +29,8 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class FoundModel:
+    """A model of a family that is known, whose files lie in a model folder."""
+
     name: str
     revision: str
     family: str
@@ -35,6 +38,8 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class Sources:
+    """Names that a capture may be asked with. `truncated`: there are more of a kind than are listed."""
+
     models: tuple[FoundModel, ...]
     saes: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -42,19 +47,19 @@ class Sources:
     truncated: bool
 
 
-def find_sources(catalogue: ModelCatalogue, places: DatasetPlaces) -> Sources:
-    """At most LISTED_MAX of a kind, in order of name."""
+def find_sources(catalog: ModelCatalog, places: DatasetPlaces) -> Sources:
+    """What there is to capture: at most LISTED_MAX of a kind, in order of name."""
     models = [
         FoundModel(source.name, source.revision, family)
-        for source in catalogue.models()
+        for source in catalog.models()
         if (family := _family(source.folder))
     ]
-    saes, datasets = catalogue.saes(), dataset_names(places)
+    saes, datasets = catalog.saes(), dataset_names(places)
     return Sources(
         models=_first(models),
         saes=_first(saes),
         datasets=_first(datasets),
-        hub_allowed=catalogue.allow_hub,
+        hub_allowed=catalog.allow_hub,
         truncated=max(len(models), len(saes), len(datasets)) > LISTED_MAX,
     )
 
@@ -93,7 +98,7 @@ def _family(folder: Path) -> str:
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         return ""
     config = _configuration(folder)
-    family = ATTENTION_ONLY if is_transformer_lens(config) else config.get("model_type")
+    family = ATTENTION_ONLY.name if is_transformer_lens(config) else config.get("model_type")
     return family if isinstance(family, str) and family in FAMILIES else ""
 
 

@@ -1,13 +1,14 @@
 """A caller's text as a model's tokens, and whether a BOS goes in front: what captures, sweeps and questions share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
-from actstore_worker.models.model import ModelDescription, check_ids, tokenised
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.models.tokens.tokenizer_files import refusing_tokenizer
 
 # A text, or the token ids that a model reads in its place.
 Prompt = str | tuple[int, ...]
@@ -33,6 +34,32 @@ def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
             f"the tokenizer of {model.name!r} has no BOS token to prepend", field="bos", value="PREPEND", allowed="NONE"
         )
     return model.bos_id is not None if asked is None else asked
+
+
+def tokenised(described: ModelDescription, texts: list[str]) -> list[list[int]]:
+    """The ids of each text alone, without what is put around it.
+
+    Errors: BadRequest MODEL_UNSUPPORTED where the tokenizer gives up.
+    """
+    with refusing_tokenizer(described.name):
+        # verbose: its warning about long texts is about what is refused, or cut, elsewhere.
+        found = described.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = found["input_ids"]
+    return ids
+
+
+def check_ids(described: ModelDescription, ids: Collection[int], whence: str) -> None:
+    """Refuses ids that have no embedding: BadRequest MODEL_UNSUPPORTED. `whence` says who gives them."""
+    strange = [token for token in ids if not 0 <= token < described.vocabulary_size]
+    if strange:
+        raise BadRequest(
+            f"model {described.name!r} has {described.vocabulary_size} embeddings, and none of id {strange[0]}, which "
+            f"{whence}: this tokenizer, or this dataset, goes with another model",
+            reason="MODEL_UNSUPPORTED",
+            field="model",
+            value=described.name,
+            allowed=f"ids from 0 to {described.vocabulary_size - 1}",
+        )
 
 
 def text_ids(model: ModelDescription, text: str) -> tuple[int, ...]:
@@ -108,7 +135,7 @@ def plain_ids(model: ModelDescription) -> Int[NDArray[np.int64], " plain"]:
 
 
 def check_length(model: ModelDescription, field: str, tokens: int, subject: str = "the text has") -> None:
-    """Errors: BadRequest LIMIT_EXCEEDED past the model's context."""
+    """Refuses more tokens than the model's context has: BadRequest LIMIT_EXCEEDED."""
     if tokens > model.context_length:
         raise BadRequest(
             f"{subject} {tokens} tokens; {model.name!r} reads at most {model.context_length}{model.context_reason}",
@@ -120,7 +147,7 @@ def check_length(model: ModelDescription, field: str, tokens: int, subject: str 
 
 
 def check_causal(model: ModelDescription, because: str) -> None:
-    """Errors: BadRequest MODEL_UNSUPPORTED for an encoder; `because` says what it lacks."""
+    """Refuses an encoder: BadRequest MODEL_UNSUPPORTED. `because` says what it lacks."""
     if not model.family.causal:
         raise BadRequest(
             f"{model.name!r} is a {model.family.name} model, an encoder: {because}",

@@ -1,43 +1,32 @@
 """What models and SAEs there are, and in which folder: a name from outside becomes a folder here and nowhere else.
 
 A model is a folder with `config.json`; its revisions are the folders `revisions/<revision>` in it, which borrow its
-tokenizer. An SAE is a folder, or a file, of any format that `sae_files.py` knows. Where the hub is allowed, what no
+tokenizer. An SAE is a folder, or a file, of any format that `sae/files.py` knows. Where the hub is allowed, what no
 folder has is downloaded from there: of models safetensors only, of SAEs also `.npz` and `.pt`, which are read without
 running any code.
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
 from actstore_storage.format.keys import statistics_product
-from actstore_worker.models.files.places import is_inside
+from actstore_worker.catalog.hub import download_model, download_sae
+from actstore_worker.files.places import is_inside
 from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
-from actstore_worker.sae.files import fetched_names, find_saes, missing_files
+from actstore_worker.models.tokens.tokenizer_files import TOKENIZER
+from actstore_worker.sae.files import find_saes, missing_files
 from actstore_worker.sae.stored import StoredSaes
 
-_TOKENIZER = "tokenizer.json"
 _REVISIONS = "revisions"
 # So deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and a folder more.
 _SAE_DEPTH_MAX = 6
-_HUB_FILES = (
-    MODEL_CONFIGURATION,
-    "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True)
-class ModelCatalogue:
+class ModelCatalog:
     """`model_folders` hold models and SAEs; the first with a name wins. `stored`: SAEs that no folder has. `allow_hub`:
     what is not there either is downloaded.
     """
@@ -62,7 +51,7 @@ class ModelCatalogue:
         if places:
             raise _no_revision(name, revision, _revisions(places[0][1]))
         if self.allow_hub:
-            return _download(name, revision, asks_hub)
+            return download_model(name, revision, asks_hub)
         raise _not_found("model", name, sorted({source.name for source in self.models()}))
 
     def find_sae(self, name: str) -> Path:
@@ -80,7 +69,7 @@ class ModelCatalogue:
         if self.stored is not None and (fetched := self.stored.find(name)) is not None:
             return fetched
         if self.allow_hub and len(parts) > 1:
-            return _download_sae("/".join(parts[:2]), "/".join(parts[2:]), name)
+            return download_sae("/".join(parts[:2]), "/".join(parts[2:]), name)
         raise _not_found("sae", name, self.saes())
 
     def models(self) -> list[ModelSource]:
@@ -92,6 +81,7 @@ class ModelCatalogue:
         return [found[key] for key in sorted(found)]
 
     def saes(self) -> list[str]:
+        """The names of the SAEs in the folders, in order."""
         return sorted({name for root in self.model_folders for name in _saes_below(root)})
 
     def _folders(self, parts: list[str]) -> Iterator[tuple[Path, Path]]:
@@ -143,52 +133,7 @@ def _saes_below(root: Path) -> Iterator[str]:
 
 
 def _local_source(name: str, revision: str, folder: Path, found: Path, root: Path) -> ModelSource:
-    return ModelSource(name, revision, found, found if (found / _TOKENIZER).is_file() else folder, root)
-
-
-def _download(name: str, revision: str, asks_hub: bool) -> ModelSource:
-    value = f"{name}@{revision}" if revision else name
-    folder = None if asks_hub else _fetched_before(name, revision)
-    folder = folder or _fetch(name, revision, _HUB_FILES, "model", value)
-    # A snapshot's files are links to the repository's blobs: models--owner--name/snapshots/<commit>/config.json.
-    return ModelSource(name, revision, folder, folder, folder.parents[1])
-
-
-def _download_sae(repository: str, within: str, name: str) -> Path:
-    found = _fetch(repository, "", tuple(fetched_names(within)), "sae", name) / within
-    if not find_saes(found):
-        raise NotThere(
-            f"SAE {name!r} is in no model folder, and {repository} has none at {within or 'its top'} on the hub",
-            reason="SAE_NOT_FOUND",
-            field="sae",
-            value=name,
-        )
-    return found
-
-
-def _fetched_before(repository: str, revision: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    with suppress(LocalEntryNotFoundError):
-        return Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
-    return None
-
-
-def _fetch(repository: str, revision: str, files: tuple[str, ...], kind: str, value: str) -> Path:
-    """The folder of a repository's files, of which those are there that match one of `files`."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(files)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise NotThere(
-            f"{kind} {value!r} is in no model folder, and the hub gave nothing under that name: {error}",
-            reason=f"{kind.upper()}_NOT_FOUND",
-            field=kind,
-            value=value,
-        ) from error
+    return ModelSource(name, revision, found, found if (found / TOKENIZER).is_file() else folder, root)
 
 
 def _not_found(kind: str, name: str, there: list[str]) -> BadRequest:

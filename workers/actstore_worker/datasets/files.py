@@ -1,0 +1,131 @@
+"""The files of a dataset as they are read: whole, uncompressed, and each by its own name where it is damaged."""
+
+import io
+import lzma
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from actstore_storage.errors import ActstoreError, BadRequest, NotThere, StoreError
+from actstore_worker.datasets.formats import FileKind
+from actstore_worker.files.damage import GIT_LFS
+
+_READ_BYTES = 1 << 20
+
+
+class FileStore(Protocol):
+    """Files under any names, to be read: a prefix of S3 that others wrote, or any bucket."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys below a folder."""
+
+    def top(self) -> tuple[list[str], list[str]]:
+        """Objects and folders at the top."""
+
+    def open(self, key: str) -> pa.NativeFile:
+        """The bytes under a key. Errors: KeyError."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of exactly this key."""
+
+    def store_error(self, error: OSError) -> StoreError | None:
+        """The store's own error behind an error of reading; None: it is the bytes'."""
+
+
+class _XzStreams(io.RawIOBase):
+    """All streams of an xz file. `lzma.LZMAFile` takes one that does not begin as it should for the end of the file."""
+
+    def __init__(self, source: pa.NativeFile) -> None:
+        self._source, self._decoder = source, lzma.LZMADecompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = data = b""
+        while not found:
+            if self._decoder.eof:
+                data = self._decoder.unused_data or self._source.read(_READ_BYTES)
+                if not data:
+                    return 0
+                self._decoder = lzma.LZMADecompressor()
+            elif self._decoder.needs_input:
+                data = self._source.read(_READ_BYTES)
+                if not data:
+                    raise EOFError("it ends within a stream")
+            found, data = self._decoder.decompress(data, len(buffer)), b""
+        buffer[: len(found)] = found
+        return len(found)
+
+
+@dataclass(frozen=True)
+class DatasetFile:
+    """`name` is its path in the dataset, for messages and as a document's source; `open` gives its bytes as they lie.
+
+    `store_error` tells the store's own errors from those of its bytes; None: on a disk all are the file's.
+    """
+
+    name: str
+    kind: FileKind
+    open: Callable[[], pa.NativeFile]
+    store_error: Callable[[OSError], StoreError | None] | None = None
+
+    def open_content(self) -> io.BufferedReader:
+        """Uncompressed, from the start. Errors: OSError, EOFError and lzma.LZMAError for damage; see `failure`."""
+        source = self.open()
+        if not self.kind.compression:
+            content = io.BufferedReader(source, _READ_BYTES)
+            if content.peek(len(GIT_LFS)).startswith(GIT_LFS):
+                raise self._pointer()
+            return content
+        if not source.size():
+            raise unreadable(self.name, f"it is empty, which no {self.kind.compression} file is", "a whole file")
+        if self.kind.compression == "xz":
+            return io.BufferedReader(_XzStreams(source), _READ_BYTES)
+        return io.BufferedReader(pa.CompressedInputStream(source, self.kind.compression), _READ_BYTES)
+
+    def failure(self, error: Exception, what: str, allowed: str) -> ActstoreError:
+        """Of an error while it was read: the store's own, or that the file is not what it should be."""
+        of_store = self.store_error(error) if self.store_error and isinstance(error, OSError) else None
+        if of_store is None and self._begins_with(GIT_LFS):
+            return self._pointer()
+        return of_store or unreadable(self.name, f"{what}: {str(error).strip()}", allowed)
+
+    def _begins_with(self, mark: bytes) -> bool:
+        with suppress(OSError), self.open() as source:
+            return bool(source.read(len(mark)) == mark)
+        return False
+
+    def _pointer(self) -> BadRequest:
+        return unreadable(self.name, "it is a Git LFS pointer and not the file itself", "what `git lfs pull` brings")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Files in order, or else a table of the `datasets` library. `not_read`: what else its folder has, by name."""
+
+    name: str
+    files: tuple[DatasetFile, ...] = ()
+    table: Any = None
+    not_read: tuple[str, ...] = ()
+
+
+def unreadable(name: str, why: str, allowed: str, offset: int | None = None) -> BadRequest:
+    """The refusal of a file that is not what it should be; `offset` says where in it."""
+    return BadRequest(
+        f"{name} cannot be read: {why}",
+        reason="DATASET_UNREADABLE",
+        field="dataset",
+        value=name if offset is None else f"{name} at byte {offset}",
+        allowed=allowed,
+    )
+
+
+def not_found(name: str, why: str, allowed: object) -> NotThere:
+    """The refusal of a dataset's name that stands for nothing."""
+    return NotThere(
+        f"no dataset {name!r}; {why}", reason="DATASET_NOT_FOUND", field="dataset", value=name, allowed=allowed
+    )

@@ -1,0 +1,82 @@
+"""Datasets of the hub, by the `datasets` library: what a name says, and what is fetched under it."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_worker.datasets.files import Dataset, not_found
+
+HUB_SCHEME = "hf:"
+_OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_CONFIG = re.compile(r"\w[\w.+ -]{0,127}")
+_SPLIT = re.compile(r"[\w.+-]{1,128}(\[[\d%]*\])?", re.ASCII)
+_HUB_NAMES = "hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT"
+
+
+def find_on_hub(name: str, allow_hub: bool) -> Dataset:
+    """The dataset that `hf:OWNER/NAME[:CONFIG]:SPLIT` names. Errors: NotThere DATASET_NOT_FOUND; BadRequest."""
+    repository, config, split = _hub_parts(name)
+    if not allow_hub:
+        raise not_found(name, "these workers do not ask the hub", "names below the dataset folders")
+    if os.path.lexists(repository):  # the library would take that
+        where = f"the workers run in a folder that has a {repository} of its own, which the library would take"
+        raise not_found(name, where, "another working directory of the workers")
+    datasets = _library(name)
+    try:
+        builder = datasets.load_dataset_builder(repository, config)
+        _check_hub_files(name, repository, builder.config.data_files or {})
+        builder.download_and_prepare()
+        return Dataset(name, table=builder.as_dataset(split=split))
+    except ActstoreError:
+        raise
+    except Exception as error:  # whatever a name or a network makes of it
+        raise not_found(name, f"the hub gave nothing under that name: {error}", None) from error
+
+
+def _hub_parts(name: str) -> tuple[str, str | None, str]:
+    """Repository, configuration and split. What else the library takes for a dataset's name - paths, URLs, its own
+    builders such as `text` - is none here.
+    """
+    parts = name.removeprefix(HUB_SCHEME).split(":")
+    repository, config, split = parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
+    named = len(parts) in (2, 3) and _OWNER_AND_NAME.fullmatch(repository) and ".." not in repository
+    if named and (config is None or (_CONFIG.fullmatch(config) and ".." not in config)) and _SPLIT.fullmatch(split):
+        return repository, config, split
+    raise BadRequest(
+        f"{name!r} does not name a dataset of the hub and a split of it",
+        reason="NAME_INVALID",
+        field="dataset",
+        value=name,
+        allowed=_HUB_NAMES,
+    )
+
+
+def _check_hub_files(name: str, repository: str, data_files: Mapping[str, Sequence[str]]) -> None:
+    """A repository's own record can name files anywhere, on the workers' disks as well."""
+    for file in (file for files in data_files.values() for file in files):
+        place = str(file)  # "::" joins an archive's name to what is in it, and other file systems to each other
+        own = place.startswith((f"hf://datasets/{repository}@", f"hf://datasets/{repository}/"))
+        if not own or "::" in place or "/../" in place:
+            raise BadRequest(
+                f"dataset {name!r} names a file outside its repository: {file}",
+                reason="DATASET_UNREADABLE",
+                field="dataset",
+                value=name,
+                allowed=f"files of {repository}",
+            )
+
+
+def _library(name: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise BadRequest(
+            f"dataset {name!r} needs the Hugging Face `datasets` library, which these workers do not have",
+            reason="DATASET_UNREADABLE",
+            field="dataset",
+            value=name,
+            allowed="a dataset of files; or `pip install datasets` on the workers",
+        ) from error
+    return datasets

@@ -1,0 +1,59 @@
+"""JSON files that people wrote or downloaded, read without what two readers could read differently."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from actstore_worker.files.damage import DamagedFile, check_file
+
+# Of JSON in JSON. Python's parser gives up at some thousand, and libraries that walk what it gave, earlier.
+JSON_DEPTH_MAX = 32
+
+
+def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
+    """A JSON object without what two readers could read differently.
+
+    Errors: OSError, DamagedFile.
+    """
+    check_file(path, bytes_max)
+    try:
+        found = json.loads(
+            path.read_bytes(), object_pairs_hook=said_once, parse_constant=_no_number, parse_float=_finite
+        )
+    except RecursionError as error:
+        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep") from error
+    except ValueError as error:
+        raise DamagedFile(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise DamagedFile(f"{path.name} holds {type(found).__name__}, and not a JSON object")
+    if not _is_shallow(found, JSON_DEPTH_MAX):
+        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep")
+    return found
+
+
+def said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For JSON: an object without a key that is there twice. Errors: ValueError."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it says {name!r} more than once")
+        found[name] = value
+    return found
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(found := float(text)):
+        raise ValueError(f"{text} is more than a float holds")
+    return found
+
+
+def _is_shallow(value: object, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(part, depth - 1) for part in parts)
