@@ -77,6 +77,17 @@ def relaying(endpoint: str, instead: Sequence[bytes]) -> Iterator[str]:
         yield address
 
 
+def http_answer(status: str, body: bytes = b"", **headers: str) -> bytes:
+    """An answer after which the connection ends; unsaid, a client might ask again over it and be cut off."""
+    told = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status}\r\n{told}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def s3_refusal(code: str, status: int = 400) -> bytes:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message><Resource>/b</Resource></Error>"
+    return http_answer(f"{status} no", body.encode(), Content_Type="application/xml")
+
+
 @contextmanager
 def _listening(handler: type[socketserver.BaseRequestHandler]) -> Iterator[str]:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:

@@ -19,7 +19,7 @@ from actstore_storage.norms.profile import ProfileQuestion, norm_profile
 from actstore_storage.rows.reading import read_activations, read_tokens
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
-from tests.servers import SeaweedServer, answering, relaying
+from tests.servers import SeaweedServer, answering, http_answer, s3_refusal
 from tests.storage.random_run import SAE, make_run, write_run, write_shard
 
 # Each product, and a question that reads it.
@@ -131,17 +131,6 @@ def test_an_endpoint_that_nobody_answers(monkeypatch: pytest.MonkeyPatch, free_p
         assert isinstance(_refused(ask, "STORE_UNREACHABLE", bucket), StoreUnreachable)
 
 
-def _http(status: str, body: bytes = b"", **headers: str) -> bytes:
-    """An answer after which the connection ends; unsaid, a client might ask again over it and be cut off."""
-    told = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status}\r\n{told}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def _error(code: str, status: int = 400) -> bytes:
-    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message><Resource>/b</Resource></Error>"
-    return _http(f"{status} no", body.encode(), Content_Type="application/xml")
-
-
 # What an endpoint answers to plain HTTP, the setting that is wrong, and what the message says of it.
 WRONG_SETTINGS = {
     "TLS": (b"\x15\x03\x03\x00\x02\x02\x46", "secure", "ACTSTORE_S3_SECURE=1"),
@@ -151,8 +140,8 @@ WRONG_SETTINGS = {
         "secure",
         "ACTSTORE_S3_SECURE=1",
     ),
-    "another region": (_error("AuthorizationHeaderMalformed"), "region", "ACTSTORE_S3_REGION"),
-    "moved": (_error("PermanentRedirect"), "region", "ACTSTORE_S3_REGION"),
+    "another region": (s3_refusal("AuthorizationHeaderMalformed"), "region", "ACTSTORE_S3_REGION"),
+    "moved": (s3_refusal("PermanentRedirect"), "region", "ACTSTORE_S3_REGION"),
 }
 
 
@@ -170,129 +159,13 @@ def test_a_wrong_setting_is_named_at_once(wrong: str) -> None:
     assert len(heard) == 3  # none was asked again
 
 
-def _streamed(bucket: Bucket, key: str) -> None:
-    with bucket.create(key) as stream:
-        stream.write(b"1")
-
-
-@pytest.mark.parametrize(
-    ("code", "status"),
-    [
-        ("EntityTooLarge", 400),
-        ("InvalidArgument", 400),
-        ("MalformedXML", 400),
-        ("PreconditionFailed", 412),
-        ("NotImplemented", 501),
-        ("SomethingOfAnotherMaker", 503),
-    ],
-)
-def test_what_a_store_would_refuse_again_fails_at_once(code: str, status: int) -> None:
-    """Whatever its number: only the code says whether it is of use to try again."""
-    heard: list[bytes] = []
-    with answering(_error(code, status), heard) as endpoint:
-        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
-        asks = (
-            lambda: bucket.put("a/b", b""),
-            lambda: bucket.get("a/b"),
-            lambda: bucket.keys("a"),
-            lambda: bucket.delete("a/b"),
-        )
-        for ask in asks:
-            _refused_for_good(ask, bucket, code)
-        assert len(heard) == len(asks)  # none was asked again
-        _refused_for_good(lambda: _streamed(bucket, "a/b"), bucket, code)
-
-
-def test_a_key_that_the_store_finds_too_long_fails_at_once(s3_bucket: Bucket) -> None:
-    key = "/".join(["a" * 100] * 11)
-    for write in (
-        lambda: s3_bucket.put(key, b"1"),
-        lambda: s3_bucket.put_if_absent(key, b"1"),
-        lambda: _streamed(s3_bucket, key),
-    ):
-        _refused_for_good(write, s3_bucket, "KeyTooLongError")
-
-
-def _refused_for_good(ask: Callable[[], object], bucket: Bucket, code: str) -> None:
-    refused = _refused(ask, "STORE_UNSAFE", bucket)
-    assert not isinstance(refused, StoreUnreachable)
-    assert f"refuses what it is asked, and would again ({code.lower()})" in refused.message
-
-
-@pytest.mark.parametrize("write", [lambda bucket: bucket.put("a/b", b"1"), lambda bucket: _streamed(bucket, "a/b")])
-def test_a_full_store_is_told_by_both_clients(write: Callable[[Bucket], None]) -> None:
-    with answering(_error("XMinioStorageFull", 507)) as endpoint:
-        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
-        _refused(lambda: write(bucket), "STORE_FULL", bucket)
-
-
-# After which it is worth to try again: of a store that is busy or starts, of a proxy that lacks its store, and none.
-PASSING = {
-    "SlowDown": _error("SlowDown", 503),
-    "InternalError": _error("InternalError", 500),
-    "ServiceUnavailable": _error("ServiceUnavailable", 503),
-    "RequestTimeout": _error("RequestTimeout", 400),
-    "OperationAborted": _error("OperationAborted", 409),
-    "XMinioServerNotInitialized": _error("XMinioServerNotInitialized", 503),
-    "a proxy's": _http("502 Bad Gateway", b"<html>", Content_Type="text/html"),
-    "none": b"",
-}
-
-
-@pytest.mark.parametrize("answer", PASSING)
-def test_what_comes_back_by_itself_is_tried_again(
-    answer: str, s3_bucket: Bucket, s3_access: S3Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every question outlasts three failures; a fourth is told, as what may come back."""
-    monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
-    s3_bucket.put("a/old", b"old")
-    asks: list[tuple[Callable[[Bucket], object], object]] = [
-        (lambda bucket: bucket.put("a/put", b"1"), None),
-        (lambda bucket: bucket.get("a/old"), b"old"),
-        (lambda bucket: bucket.keys("a"), ["a/old", "a/put"]),
-        (lambda bucket: bucket.put_if_absent("a/absent", b"2"), True),
-        (lambda bucket: bucket.delete("a/old"), None),
-    ]
-    for ask, expected in asks:
-        for failures in (3, 4):
-            with relaying(s3_access.endpoint, [PASSING[answer]] * failures) as endpoint:
-                bucket = open_bucket(s3_bucket.address, replace(s3_access, endpoint=endpoint))
-                if failures == 3:
-                    assert ask(bucket) == expected
-                else:
-                    _refused(lambda ask=ask, bucket=bucket: ask(bucket), "STORE_UNREACHABLE", bucket)
-    assert s3_bucket.get("a/put") == b"1"
-    assert s3_bucket.get("a/absent") == b"2"
-
-
-@pytest.mark.parametrize("answer", ["SlowDown", "none"])
-def test_a_stream_outlasts_what_comes_back_by_itself(answer: str, s3_bucket: Bucket, s3_access: S3Access) -> None:
-    with relaying(s3_access.endpoint, [PASSING[answer]] * 2) as endpoint:
-        _streamed(open_bucket(s3_bucket.address, replace(s3_access, endpoint=endpoint)), "a/b")
-    assert s3_bucket.get("a/b") == b"1"
-
-
-@pytest.mark.parametrize("lost", [1, 2])
-def test_a_conditional_put_whose_answer_was_lost_knows_its_own_object(
-    lost: int, s3_bucket: Bucket, s3_access: S3Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store wrote it the first time, and says to the second that one is there: whose, only the bytes tell."""
-    monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
-    s3_bucket.put("a/theirs", b"theirs")
-    for key, won, stands in (("a/own", True, b"own"), ("a/theirs", False, b"theirs")):
-        with relaying(s3_access.endpoint, [b""] * lost) as endpoint:
-            bucket = open_bucket(s3_bucket.address, replace(s3_access, endpoint=endpoint))
-            assert bucket.put_if_absent(key, b"own") is won
-        assert s3_bucket.get(key) == stands
-
-
 def _page(*names: str) -> bytes:
     """Of a listing, with more behind it."""
     when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
     keys = "".join(f"<Contents><Key>runs/{name}</Key>{when}<Size>1</Size></Contents>" for name in names)
     told = "<Name>b</Name><IsTruncated>true</IsTruncated><NextContinuationToken>on</NextContinuationToken>"
     body = f"<ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>{told}{keys}</ListBucketResult>".encode()
-    return _http("200 OK", body, Content_Type="application/xml")
+    return http_answer("200 OK", body, Content_Type="application/xml")
 
 
 def test_a_listing_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +182,7 @@ def test_a_listing_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_clock_that_is_not_the_stores() -> None:
-    with answering(_error("RequestTimeTooSkewed")) as endpoint:
+    with answering(s3_refusal("RequestTimeTooSkewed")) as endpoint:
         bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
         with pytest.raises(StoreError, match="whose clock is not the store's") as caught:
             bucket.get("a/b")
@@ -328,12 +201,12 @@ def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None
     ("answer", "said"),
     [
         (None, "no such host is known"),
-        (_http("404 Not Found"), "what answers there is no S3 store"),
+        (http_answer("404 Not Found"), "what answers there is no S3 store"),
         (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
-        (_http("200 OK", b"<html><br>log in</b>"), "what answers there is no S3 store"),
-        (_http("200 OK"), "what answers there is no S3 store"),
-        (_http("200 OK", b"<a/>"), "what answers there is no S3 store"),
-        (_http("307 Go", Location="http://other.invalid/"), "sends its callers elsewhere"),
+        (http_answer("200 OK", b"<html><br>log in</b>"), "what answers there is no S3 store"),
+        (http_answer("200 OK"), "what answers there is no S3 store"),
+        (http_answer("200 OK", b"<a/>"), "what answers there is no S3 store"),
+        (http_answer("307 Go", Location="http://other.invalid/"), "sends its callers elsewhere"),
     ],
 )
 def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +225,7 @@ def test_a_store_elsewhere_is_reached_through_the_proxy_of_the_environment(
     """By both clients; one on loopback never is (tests/client/stack/test_stack.py)."""
     monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
     heard: list[bytes] = []
-    with answering(_error("NoSuchBucket"), heard) as proxy:
+    with answering(s3_refusal("NoSuchBucket"), heard) as proxy:
         monkeypatch.setenv(through, f"http://name:password@{proxy}")
         bucket = open_bucket("s3://bucket", S3Access("store.invalid:9000", "key", "secret", secure=False))
         for ask in (lambda: bucket.keys("runs"), lambda: write_shard(bucket, make_run(1), 0, "attempt")):

@@ -52,7 +52,8 @@ def test_verdicts_change_where_the_documentation_says(
     below: tuple[np.ndarray, str], above: tuple[np.ndarray, str]
 ) -> None:
     for logs, verdict in (below, above):
-        assert fit_steps(STEPS, np.exp(logs)).verdict == verdict
+        for scale in (0.1, 1.0, 50.0):
+            assert fit_steps(STEPS, scale * np.exp(logs)).verdict == verdict
 
 
 @pytest.mark.parametrize(("bend", "verdict"), [(1.6, FASTER), (-1.6, SLOWER)])
@@ -78,6 +79,14 @@ def scattered(logs: np.ndarray) -> GrowthFit:
     found = fit_steps(AT, np.exp(logs), Resampled(np.exp(logs + spread), 100))
     assert not found.ratios.departs.any()
     return found
+
+
+@pytest.mark.parametrize(("spread", "verdict"), [(0.9, EXPONENTIAL), (1.1, NONE)])
+def test_growth_that_a_sample_might_lack_is_none(spread: float, verdict: str) -> None:
+    """Half of the resamples grow more by so much of the rate, and half less: all grow where that is below 1."""
+    logs = 0.05 * AT
+    sizes = np.array([1 - spread, 1 + spread] * 50)[:, None]
+    assert fit_steps(AT, np.exp(logs), Resampled(np.exp(sizes * logs), 100)).verdict == verdict
 
 
 def criteria(found: GrowthFit) -> tuple[float, float]:

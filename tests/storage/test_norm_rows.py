@@ -91,6 +91,7 @@ def test_a_value_counts_for_as_many_as_it_stands_for() -> None:
         (5, (1.0,), "edges", "ARGUMENT_INVALID"),
         (0, (1.0, 1.0), "edges", "ARGUMENT_INVALID"),
         (0, (2.0, 1.0), "edges", "ARGUMENT_INVALID"),
+        (0, (1.0, 3.0, 2.0), "edges", "ARGUMENT_INVALID"),
         (0, (1.0, float("inf")), "edges", "ARGUMENT_INVALID"),
         (0, tuple(range(HISTOGRAM_BINS_MAX + 2)), "edges", "LIMIT_EXCEEDED"),
     ],

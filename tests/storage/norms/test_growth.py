@@ -429,7 +429,13 @@ def test_a_site_that_a_parallel_model_lacks(local_bucket: Bucket) -> None:
 
 @pytest.mark.parametrize(
     ("steps", "norms", "field"),
-    [((0, 1), (1, 2), "steps"), ((0, 1, 1), (1, 2, 3), "steps"), ((0, 1, 2), (1, 0, 3), "norms")],
+    [
+        ((0, 1), (1, 2), "steps"),
+        ((0, 1, 1), (1, 2, 3), "steps"),
+        ((0, 1, np.inf), (1, 2, 3), "steps"),
+        ((0, 1, 2), (1, 0, 3), "norms"),
+        ((0, 1, 2), (1, 2, np.inf), "norms"),
+    ],
 )
 def test_curves_that_cannot_be_fitted(steps, norms, field: str) -> None:
     with pytest.raises(BadRequest) as caught:

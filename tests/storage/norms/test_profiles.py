@@ -54,7 +54,10 @@ def test_quantiles_that_nobody_asks_for_change_nothing_else(by: str, snapshot: S
     without = norm_profile(snapshot, ProfileQuestion(("resid_post",), by=by, quantiles=()))
     assert set(with_them.column_names) - set(without.column_names) == {"q0.5", "rank_error"}
     for row, same in zip(without.to_pylist(), with_them.to_pylist(), strict=True):
-        assert row == pytest.approx({name: same[name] for name in row}, rel=1e-9)
+        assert list(row.values()) == [
+            pytest.approx(same[name], rel=1e-9) if isinstance(value, float) else same[name]
+            for name, value in row.items()
+        ]
 
 
 def test_norms_that_are_not_finite_are_in_no_group(local_bucket: Bucket) -> None:
@@ -105,6 +108,31 @@ def test_a_run_of_which_some_shards_are_older_is_refused(local_bucket: Bucket) -
     with pytest.raises(BadRequest, match="shards of it were captured before"):
         norm_profile(snapshot, ProfileQuestion(("resid_post",), "centred_l2"))
     assert norm_profile(snapshot, ProfileQuestion(("resid_post",))).num_rows == 4
+
+
+def test_a_run_of_which_nothing_is_captured_has_no_norms(local_bucket: Bucket) -> None:
+    create_run(local_bucket, make_run(5).record)
+    for exact in (False, True):
+        with pytest.raises(BadRequest, match="in 0 committed shards") as refused:
+            norm_profile(open_run(local_bucket, "run"), ProfileQuestion((SITE,), exact=exact))
+        assert refused.value.reason == "NOTHING_LEFT"
+
+
+def test_sites_of_which_nothing_is_left_are_named_from_the_first_to_the_last(local_bucket: Bucket) -> None:
+    run = make_run(5)
+    for layer in range(4):
+        run.norms[f"resid_post.{layer}"][:] = np.nan
+    write_run(local_bucket, run)
+    snapshot = open_run(local_bucket, "run")
+    for by, where in (("site", "resid_post.0 and resid_post.3"), ("layer", "resid_post.0")):
+        question = ProfileQuestion(("resid_post",), by=by, exclude=frozenset())
+        with pytest.raises(BadRequest, match=rf"no token is left of {where} in 4 .*\(nothing excluded\)"):
+            norm_profile(snapshot, question)
+
+
+def test_a_document_has_its_source_beside_it(snapshot: Snapshot) -> None:
+    names = norm_profile(snapshot, ProfileQuestion((SITE,), by="document", quantiles=())).column_names
+    assert names[:6] == ["site", "layer", "document", "source", "row", "tokens"]
 
 
 def test_a_position_left_out_may_leave_nothing(local_bucket: Bucket) -> None:
