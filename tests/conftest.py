@@ -41,13 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: item.get_closest_marker("stack") is None)
     for item in items:
-        group = "stack" if item.get_closest_marker("stack") else item.path.stem
+        group = "stack" if item.get_closest_marker("stack") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _unflushed() -> Iterator[None]:
-    """A flush to the disk is for who loses power, and took a third of the time of a test that writes."""
+    """A flush to the disk is for who loses power; a test that writes would wait for thousands of them."""
     with patch("os.fsync", lambda descriptor: None):
         yield
 
