@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from actstore_storage.bucket import Bucket
-from actstore_storage.bucket.opening import S3Access, open_bucket
+from actstore_storage.bucket.access import S3Access
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import StoreError, StoreUnreachable
 from tests.servers import answering, http_answer, relaying, s3_refusal
 
