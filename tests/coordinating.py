@@ -26,7 +26,7 @@ from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, Sh
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import CoordinatorLimits, MergeLimits
-from tests.random_models import WORDS, save_model
+from tests.made_models.random_models import WORDS, save_model
 from tests.waiting import PATIENCE_SECONDS
 
 SHARDS = 6

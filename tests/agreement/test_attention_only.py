@@ -16,7 +16,7 @@ from actstore_worker.models.taps import observe
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.recording import record
 from actstore_worker.patching.kernels.resumed import Resumed
-from tests.lens_folders import save_lens_folder
+from tests.made_models.lens_folders import save_lens_folder
 from tests.worker.patching.recorded import every_site
 
 CLEAN, CORRUPT = ([0, 5, 6, 7, 5, 9, 11, 2], [0, 5, 6, 8, 5, 9, 3, 2])

@@ -26,7 +26,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.loading import load_model
 from tests.capturing import capture_shard
-from tests.small_models import BUNDLED_MODELS, SAVERS, save_sae
+from tests.made_models.small_models import BUNDLED_MODELS, SAVERS, save_sae
 
 TEXT = "def greet(name):\n    return f'hello {name}'\n\n\nclass Café:\n    pass\n"
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}

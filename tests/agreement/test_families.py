@@ -16,7 +16,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
-from tests.small_models import BERT, SAVERS
+from tests.made_models.small_models import BERT, SAVERS
 
 IDS = torch.tensor([[0, 5, 6, 7, 5, 9, 11, 2]])
 

@@ -17,7 +17,7 @@ from actstore_worker.live.questions import LiveLimits
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from tests.random_models import VOCABULARY_SIZE, save_model
+from tests.made_models.random_models import VOCABULARY_SIZE, save_model
 
 # Every word twice and more, so that each score has something to find.
 TEXT = "When Mary and John went , Mary and John gave Mary"

@@ -10,7 +10,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from tests.random_models import save_model
+from tests.made_models.random_models import save_model
 
 CLEAN, CORRUPT = "When Mary and John went , Mary gave", "When Mary and John went , John gave"
 LONGER = "When the dog and John went , John gave"

@@ -17,8 +17,8 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from tests.plain_model import PlainModel
-from tests.small_models import SAVERS
+from tests.made_models.plain_model import PlainModel
+from tests.made_models.small_models import SAVERS
 
 # Seven tokens and BOS; the windows of those that have one are five.
 CLEAN, CORRUPT, ANSWERS = "abcdefg", "abXdefg", ("p", "q")

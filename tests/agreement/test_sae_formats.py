@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from actstore_storage.format.sites import Site
 from actstore_worker.sae.formats.loading import load_sae
-from tests.sae_formats import (
+from tests.made_models.sae_formats import (
     D_SAE,
     K,
     Weights,
@@ -26,7 +26,7 @@ from tests.sae_formats import (
     save_openai,
     weights,
 )
-from tests.small_models import D_MODEL
+from tests.made_models.small_models import D_MODEL
 
 Rows = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from actstore_storage.format.sites import Site
 from actstore_worker.sae.formats.loading import load_sae
-from tests.small_models import D_MODEL
+from tests.made_models.small_models import D_MODEL
 
 D_SAE, K = 64, 6
 

@@ -17,8 +17,8 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 import actstore
 from models import corpus
-from tests.lens_folders import save_lens_folder
-from tests.small_models import save_family, save_llama
+from tests.made_models.lens_folders import save_lens_folder
+from tests.made_models.small_models import save_family, save_llama
 
 pytestmark = pytest.mark.stack
 

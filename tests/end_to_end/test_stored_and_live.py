@@ -19,7 +19,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.capturing import capture_run
 from tests.live_workers import CPU, live_lab
-from tests.small_models import BUNDLED_MODELS, WORDS, save_metaspace, save_sae
+from tests.made_models.small_models import BUNDLED_MODELS, WORDS, save_metaspace, save_sae
 
 QUOTES = (
     "# The user’s name isn’t checked here – see the café’s “menu”.\ndef check(self, value):\n    return value\n",

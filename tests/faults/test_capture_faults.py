@@ -28,7 +28,7 @@ from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.opening import open_run
 from tests.faults.cluster import KillableLab, killable_lab, store_variables
-from tests.random_models import WORDS, save_model
+from tests.made_models.random_models import WORDS, save_model
 from tests.service.process import running_service
 from tests.worker_process import inherited, running_workers
 

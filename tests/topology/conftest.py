@@ -16,8 +16,8 @@ from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
 from models import corpus
-from tests.random_models import WORDS, save_model
-from tests.small_models import BUNDLED_MODELS, save_sae
+from tests.made_models.random_models import WORDS, save_model
+from tests.made_models.small_models import BUNDLED_MODELS, save_sae
 from tests.topology.caller import Caller
 from tests.worker_process import WorkerProcess, running_workers
 

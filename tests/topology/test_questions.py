@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from actstore_api.v1 import capture_pb2, model_pb2, sae_pb2
-from tests.random_models import save_model
+from tests.made_models.random_models import save_model
 from tests.topology.caller import (
     PROMPT,
     TINY,

@@ -6,7 +6,7 @@ import torch
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from tests.random_models import save_model
+from tests.made_models.random_models import save_model
 
 SWEPT = ("neox", "gpt2", "llama-grouped")
 

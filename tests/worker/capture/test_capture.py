@@ -22,7 +22,7 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel, share_weights
 from actstore_worker.models.taps import observe, visit
 from tests.capturing import capture_shard
-from tests.small_models import CONTEXT_LENGTH, DECODERS, LAYERS, save_neox, save_sae
+from tests.made_models.small_models import CONTEXT_LENGTH, DECODERS, LAYERS, save_neox, save_sae
 
 CPU = torch.device("cpu")
 TEXTS = {"a.txt": "some text, longer than the context of so small a model is", "b.txt": "short", "c.txt": "words " * 50}

@@ -35,8 +35,8 @@ from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.wire.capture import capture_request
 from tests.capturing import capture_run
 from tests.coordinating import ThreadWorker, coordinator, run, watch
-from tests.random_models import WORDS
-from tests.small_models import D_MODEL, save_gpt2, save_sae
+from tests.made_models.random_models import WORDS
+from tests.made_models.small_models import D_MODEL, save_gpt2, save_sae
 
 CPU = torch.device("cpu")
 SITE, OTHER_SITE = "resid_post.1", "resid_pre.0"

@@ -25,7 +25,7 @@ from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.capturing import capture_run
-from tests.small_models import BERT, SAVERS
+from tests.made_models.small_models import BERT, SAVERS
 
 CPU = torch.device("cpu")
 

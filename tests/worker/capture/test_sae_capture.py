@@ -18,8 +18,8 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.sae.formats.loading import load_sae
 from tests.capturing import capture_run
-from tests.sae_formats import save_gemma_scope, save_gemma_scope_2, weights
-from tests.small_models import SAVERS, save_sae
+from tests.made_models.sae_formats import save_gemma_scope, save_gemma_scope_2, weights
+from tests.made_models.small_models import SAVERS, save_sae
 
 HEADS = "google/gemma-scope-2b-pt-att/layer_1/width_16k/average_l0_9"
 POINTS = [f"model.layers.2.{place}_feedforward_layernorm.output" for place in ("pre", "post")]

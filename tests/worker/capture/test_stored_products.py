@@ -38,7 +38,7 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
 from tests.capturing import capture_run
-from tests.small_models import BERT, CONTEXT_LENGTH, SAVERS, save_sae
+from tests.made_models.small_models import BERT, CONTEXT_LENGTH, SAVERS, save_sae
 
 CPU = torch.device("cpu")
 SITE, SAE = "resid_post.1", "topk"

@@ -12,8 +12,8 @@ from actstore_storage.errors import BadRequest, NotThere
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.sae.files import find_saes
 from actstore_worker.sae.formats.loading import load_sae
-from tests.sae_formats import save_gemma_scope, save_openai
-from tests.small_models import save_sae
+from tests.made_models.sae_formats import save_gemma_scope, save_openai
+from tests.made_models.small_models import save_sae
 
 GEMMA = "google/gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_82"
 

@@ -10,8 +10,8 @@ from actstore_worker.catalog import listing
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.catalog.listing import FoundModel, dataset_names, find_sources
 from actstore_worker.datasets.places import DatasetPlaces
-from tests.lens_folders import save_lens_folder
-from tests.small_models import save_gpt2, save_sae
+from tests.made_models.lens_folders import save_lens_folder
+from tests.made_models.small_models import save_gpt2, save_sae
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from actstore_worker.patching.swept_pairs import SweepEnd
 from actstore_worker.sae.formats import saelens as format_saelens
 from actstore_worker.sae.formats.loading import load_sae
 from tests.capturing import capture_run
-from tests.small_models import save_gpt2, save_sae, save_tokenizer
+from tests.made_models.small_models import save_gpt2, save_sae, save_tokenizer
 
 CPU = torch.device("cpu")
 WEIGHTS = "model.safetensors"

@@ -61,7 +61,7 @@ from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.serving.estimate import SweepEstimate
 from actstore_worker.patching.sweep import SweepUpdate
 from tests.capturing import capture_run
-from tests.small_models import D_MODEL, save_gpt2, save_sae
+from tests.made_models.small_models import D_MODEL, save_gpt2, save_sae
 from tests.worker.patching.sweeping import assert_same, cells
 
 CPU = torch.device("cpu")

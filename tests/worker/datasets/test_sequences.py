@@ -15,7 +15,7 @@ from actstore_worker.datasets.sequences import tokenise as tokenise_documents
 from actstore_worker.models.loading import describe_model
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.prompts import text_ids
-from tests.small_models import BOS, save_family, save_gpt2, save_neox
+from tests.made_models.small_models import BOS, save_family, save_gpt2, save_neox
 
 
 def tokenise(described: ModelDescription, texts: list[str], shape: SequenceShape, **limits: int) -> TokenisedDataset:

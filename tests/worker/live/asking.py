@@ -15,7 +15,7 @@ from actstore_worker.live.questions import LiveLimits, Question
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from tests.small_models import BERT, DECODERS
+from tests.made_models.small_models import BERT, DECODERS
 
 CPU = torch.device("cpu")
 

@@ -20,8 +20,8 @@ from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.model_questions import AblateSites, ModelQuestion
 from actstore_worker.live.questions import LiveLimits
 from tests.capturing import capture_run
-from tests.plain_model import PlainModel
-from tests.small_models import DECODERS, HEADS, LAYERS
+from tests.made_models.plain_model import PlainModel
+from tests.made_models.small_models import DECODERS, HEADS, LAYERS
 from tests.worker.live.asking import CPU, Replica
 
 TEXTS = ("the cat", "sat", "on the mat, or so", "the dog")

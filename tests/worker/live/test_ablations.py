@@ -28,8 +28,8 @@ from actstore_worker.live.questions import (
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from tests.plain_model import PlainModel, PlainSae, Touch
-from tests.small_models import D_MODEL, HEADS, SAVERS, save_sae, save_tokenizer
+from tests.made_models.plain_model import PlainModel, PlainSae, Touch
+from tests.made_models.small_models import D_MODEL, HEADS, SAVERS, save_sae, save_tokenizer
 
 CPU = torch.device("cpu")
 # Slices of a few rows, the last of them not full.

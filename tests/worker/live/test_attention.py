@@ -15,7 +15,7 @@ from actstore_worker.live.model_questions import (
     SeeAttention,
 )
 from actstore_worker.live.questions import LiveLimits
-from tests.small_models import BERT, CONTEXT_LENGTH, HEADS, LAYERS, SAVERS
+from tests.made_models.small_models import BERT, CONTEXT_LENGTH, HEADS, LAYERS, SAVERS
 from tests.worker.live.asking import Replica
 from tests.worker.models import hand_built
 

@@ -11,8 +11,8 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.live.model_questions import LensText
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.live.texts import lens_of_text as text_lens
-from tests.plain_model import PlainModel
-from tests.small_models import LAYERS, SAVERS, VOCABULARY_SIZE
+from tests.made_models.plain_model import PlainModel
+from tests.made_models.small_models import LAYERS, SAVERS, VOCABULARY_SIZE
 from tests.worker.live.asking import Replica
 
 TEXT = "the cat"

@@ -30,8 +30,8 @@ from actstore_worker.live.saes.lens_of_directions import fold_final_norm
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import SharedModel, Turns, share
-from tests.plain_model import PlainModel, PlainSae
-from tests.small_models import BERT, CONTEXT_LENGTH, D_MODEL, SAVERS, VOCABULARY_SIZE, save_neox, save_sae
+from tests.made_models.plain_model import PlainModel, PlainSae
+from tests.made_models.small_models import BERT, CONTEXT_LENGTH, D_MODEL, SAVERS, VOCABULARY_SIZE, save_neox, save_sae
 
 CPU = torch.device("cpu")
 LIMITS = LiveLimits(saes=2, ablations=100, lens_tokens=50, neighbours=40, tokens_per_slice=64, check_tokens=1000)

@@ -29,8 +29,8 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.turns import Turns, share
 from models import corpus
 from tests.capturing import capture_run, capture_shard
-from tests.plain_model import PlainModel, PlainSae
-from tests.small_models import BERT, BUNDLED_MODELS, change_config, save_gpt2, save_neox, save_sae
+from tests.made_models.plain_model import PlainModel, PlainSae
+from tests.made_models.small_models import BERT, BUNDLED_MODELS, change_config, save_gpt2, save_neox, save_sae
 
 CPU = torch.device("cpu")
 BUNDLED = "pystdlib-resid_post.1"

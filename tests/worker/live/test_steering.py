@@ -15,9 +15,9 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.live.model_questions import ModelQuestion, SteerText
 from actstore_worker.live.questions import LiveLimits
 from actstore_worker.models.turns import Turns, share
-from tests.plain_model import LAYERS as PLAIN_LAYERS
-from tests.plain_model import PlainModel, PlainSae
-from tests.small_models import D_MODEL, SAVERS, save_sae
+from tests.made_models.plain_model import LAYERS as PLAIN_LAYERS
+from tests.made_models.plain_model import PlainModel, PlainSae
+from tests.made_models.small_models import D_MODEL, SAVERS, save_sae
 from tests.worker.live.asking import Replica
 
 PROMPT, TOKENS = "the cat", 8

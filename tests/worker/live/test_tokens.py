@@ -39,7 +39,7 @@ from actstore_worker.patching.sweep import SweepResult, run_sweep
 from actstore_worker.wire import model_questions as model_messages
 from actstore_worker.wire import sae_questions as messages
 from actstore_worker.wire.sweeps import sweep_request
-from tests.small_models import BOS, CONTEXT_LENGTH, VOCABULARY_SIZE, save_metaspace, save_sae
+from tests.made_models.small_models import BOS, CONTEXT_LENGTH, VOCABULARY_SIZE, save_metaspace, save_sae
 from tests.worker.live.asking import Replica
 
 TEXT, OTHER, VECTOR = "the c’t", "the d’g", (1.0,) + (0.0,) * 15

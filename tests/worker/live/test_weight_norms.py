@@ -29,7 +29,7 @@ from actstore_worker.models.taps import observe
 from actstore_worker.models.turns import Turns, share
 from actstore_worker.models.weights import layer_weights, layout_of
 from tests.capturing import capture_run
-from tests.small_models import BERT, CONTEXT_LENGTH, DECODERS, LAYERS, save_gpt2
+from tests.made_models.small_models import BERT, CONTEXT_LENGTH, DECODERS, LAYERS, save_gpt2
 from tests.worker.models.option_checks import check_heads
 
 TEXT = "a token for each byte"

@@ -30,7 +30,7 @@ from actstore_worker.models.weights import layer_weights
 from actstore_worker.patching.direct import direct_shares
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.resumed import Resumed
-from tests.plain_model import PlainModel
+from tests.made_models.plain_model import PlainModel
 from tests.worker.patching.recorded import every_site, two_runs
 
 # Longer than any window here, and of every way to share a row or a batch.

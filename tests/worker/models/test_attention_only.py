@@ -20,8 +20,8 @@ from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.loading import load_model, weight_shapes
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
-from tests.lens_folders import D_HEAD, save_lens_folder
-from tests.small_models import D_MODEL, HEADS, LAYERS, save_sae
+from tests.made_models.lens_folders import D_HEAD, save_lens_folder
+from tests.made_models.small_models import D_MODEL, HEADS, LAYERS, save_sae
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[0, 5, 6, 7, 5, 9, 11, 2]])

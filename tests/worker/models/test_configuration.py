@@ -12,7 +12,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.families import FAMILIES
 from actstore_worker.models.files.identity import DECIDES, DECIDES_NOTHING
 from actstore_worker.models.loading import describe_model
-from tests.small_models import SAVERS, change_config, save_family, save_llama
+from tests.made_models.small_models import SAVERS, change_config, save_family, save_llama
 from tests.worker.sae.refused import refusal
 
 # config.json of published checkpoints, but for sizes, which the saved ones keep: every key that they have.

@@ -30,7 +30,7 @@ from actstore_worker.models.files.options import ROPE_TYPES
 from actstore_worker.models.loading import describe_model, load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from tests.small_models import CONTEXT_LENGTH, LAYERS, save_family
+from tests.made_models.small_models import CONTEXT_LENGTH, LAYERS, save_family
 from tests.worker.models.option_checks import (
     check_heads,
     check_live,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import describe_model, load_model
-from tests.small_models import BERT, SAVERS, change_config, save_family, save_llama
+from tests.made_models.small_models import BERT, SAVERS, change_config, save_family, save_llama
 from tests.worker.sae.refused import refusal
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from actstore_storage.norms.sequence_sums import SequenceSums
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.taps import observe
-from tests.small_models import VOCABULARY_SIZE, save_tokenizer
+from tests.made_models.small_models import VOCABULARY_SIZE, save_tokenizer
 
 LAYERS, D_MODEL, SEQUENCES, TOKENS = 24, 64, 12, 16
 # Weights of this size write, in a layer, about as much as the embeddings are large at first.

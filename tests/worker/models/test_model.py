@@ -15,7 +15,7 @@ from actstore_storage.errors import BadRequest, NotThere
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.families import FAMILIES
 from actstore_worker.models.loading import describe_model, load_model
-from tests.small_models import (
+from tests.made_models.small_models import (
     BERT,
     BOS,
     CONTEXT_LENGTH,

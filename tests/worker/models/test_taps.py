@@ -12,7 +12,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import changing, observe
-from tests.small_models import DECODERS
+from tests.made_models.small_models import DECODERS
 
 IDS = torch.tensor([[0, 5, 6, 7], [0, 3, 2, 8]])
 ENTERS, LEAVES = Site(1, "resid_pre"), Site(1, "resid_post")

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from actstore_storage.registry.token_texts import TokenTexts
 from actstore_worker.models.tokens.texts import describe_tokens
-from tests.small_models import BOS, metaspace_tokenizer, small_tokenizer
+from tests.made_models.small_models import BOS, metaspace_tokenizer, small_tokenizer
 
 TEXTS = (
     "the quick brown fox\n", "The user’s café – “menu”", "\ttabs and  two spaces", "日本語 🦊 ﷽", "a<b>c</b> <0x41>",

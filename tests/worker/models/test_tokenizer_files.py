@@ -17,7 +17,7 @@ from actstore_worker.models.loading import describe_model
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.prompts import tokenised
 from tests.live_workers import live_lab
-from tests.small_models import BERT, save_gpt2, save_llama, save_metaspace
+from tests.made_models.small_models import BERT, save_gpt2, save_llama, save_metaspace
 
 TEXTS = [
     "the quick brown fox",

@@ -17,7 +17,7 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
 from actstore_worker.models.wiring import check_wiring
-from tests.small_models import BERT, SAVERS, save_llama
+from tests.made_models.small_models import BERT, SAVERS, save_llama
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.inputs.request import Screen
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
-from tests.small_models import DECODERS, save_family
+from tests.made_models.small_models import DECODERS, save_family
 from tests.worker.models.hand_built import gate
 from tests.worker.patching.recorded import every_site, two_runs
 

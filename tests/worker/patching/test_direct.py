@@ -15,7 +15,7 @@ from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, 
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.plan import plan_sweep
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from tests.small_models import DECODERS
+from tests.made_models.small_models import DECODERS
 from tests.worker.models.hand_built import gate
 
 TOKENS, ANSWERS = (0, 17, 93, 4, 201, 55), (3, 200)

@@ -22,7 +22,7 @@ from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.sweep import run_sweep
 from actstore_worker.sae.formats.loading import load_sae
-from tests.small_models import D_MODEL, save_gpt2, save_llama, save_neox, save_sae
+from tests.made_models.small_models import D_MODEL, save_gpt2, save_llama, save_neox, save_sae
 from tests.worker.patching.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
 
 PAIR = PromptPair("the cat sat", "the dog ran", "a", "b")

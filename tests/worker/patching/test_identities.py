@@ -15,7 +15,7 @@ from actstore_worker.patching.kernels.full import Cell, FullForward, Kernel, Pat
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.kernels.resumed import Resumed
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from tests.small_models import DECODERS
+from tests.made_models.small_models import DECODERS
 from tests.worker.patching.recorded import every_site
 
 # They differ at positions 2, 3 and 6 of 0 to 9: neither at the beginning nor at the end.

@@ -24,7 +24,7 @@ from actstore_worker.patching.kernels.ragged import Ragged, Run
 from actstore_worker.patching.kernels.recording import Recording, record, zeroed
 from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
 from actstore_worker.patching.sweep import SweepResult, fastest_kernel, run_sweep
-from tests.small_models import BERT, DECODERS
+from tests.made_models.small_models import BERT, DECODERS
 from tests.worker.patching.recorded import every_site, two_runs
 
 LENGTH = 13

@@ -14,7 +14,7 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
 from actstore_worker.patching.plan import plan_sweep
-from tests.small_models import SAVERS
+from tests.made_models.small_models import SAVERS
 from tests.worker.patching.plain_patches import EMBEDDING, TOLERANCE, PlainPatches, putting, rows_of
 
 CLEAN, CORRUPT = "the cat sat", "the dog ran"

@@ -39,9 +39,9 @@ from actstore_worker.patching.plan import plan_sweep
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from actstore_worker.sae.formats.loading import load_sae
 from tests.capturing import capture_run
-from tests.small_models import CONTEXT_LENGTH, save_gpt2, save_neox, save_sae
+from tests.made_models.small_models import CONTEXT_LENGTH, save_gpt2, save_neox, save_sae
 from tests.worker.patching.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
-from tests.worker.patching.plain_paths import PlainPaths
+from tests.worker.paths.plain_paths import PlainPaths
 
 CPU = torch.device("cpu")
 LIMITS = PatchingLimits()

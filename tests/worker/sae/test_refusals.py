@@ -17,7 +17,7 @@ from actstore_worker.models.loading import describe_model, load_model
 from actstore_worker.models.taps import observe
 from actstore_worker.sae.fit import check_fit
 from actstore_worker.sae.formats.loading import load_sae
-from tests.sae_formats import (
+from tests.made_models.sae_formats import (
     D_SAE,
     save_dictionary,
     save_gemma_scope,
@@ -27,7 +27,7 @@ from tests.sae_formats import (
     save_sparsify,
     weights,
 )
-from tests.small_models import D_MODEL, SAVERS, save_gpt2, save_sae
+from tests.made_models.small_models import D_MODEL, SAVERS, save_gpt2, save_sae
 
 
 def refused(path: Path) -> tuple[str, str, str]:

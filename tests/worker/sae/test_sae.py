@@ -19,7 +19,7 @@ from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.nonzeros import nonzero_features, top_by_groups, top_by_sorting
 from actstore_worker.sae.parts import SaeParts, assemble
 from actstore_worker.sae.sidecar import Sidecar
-from tests.small_models import BUNDLED_MODELS, D_MODEL, save_neox, save_sae
+from tests.made_models.small_models import BUNDLED_MODELS, D_MODEL, save_neox, save_sae
 
 ARCHITECTURES = ["standard", "topk", "jumprelu", "gated"]
 OPTIONS: list[dict[str, Any]] = [

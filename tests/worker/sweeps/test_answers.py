@@ -24,7 +24,7 @@ from actstore_worker.patching.sweep import SweepResult, run_sweep
 from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.wire.sweeps import sweep_request, sweep_response
 from tests.capturing import capture_run
-from tests.small_models import save_gpt2, save_sae
+from tests.made_models.small_models import save_gpt2, save_sae
 
 CPU = torch.device("cpu")
 # Small enough that there are several slices.

@@ -25,7 +25,7 @@ from actstore_worker.patching.serving.answer_cache import KeptSweeps
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
 from actstore_worker.patching.sweep import SweepCells, SweepUpdate
 from actstore_worker.patching.swept_pairs import SweepEnd
-from tests.random_models import save_model
+from tests.made_models.random_models import save_model
 from tests.worker.patching.sweeping import assert_same
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")

@@ -39,7 +39,7 @@ from actstore_worker.patching.sweep import (
     sweep_steps,
 )
 from actstore_worker.wire.sweeps import sweep_response
-from tests.random_models import CONTEXT_LENGTH, save_model
+from tests.made_models.random_models import CONTEXT_LENGTH, save_model
 from tests.worker.patching.sweeping import assert_same, cells
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")

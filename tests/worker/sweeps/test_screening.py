@@ -21,7 +21,7 @@ from actstore_worker.patching.plan import plan_sweep
 from actstore_worker.patching.screening import choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
 from actstore_worker.wire.sweeps import sweep_request, sweep_response
-from tests.small_models import SAVERS
+from tests.made_models.small_models import SAVERS
 from tests.worker.models.hand_built import gate
 
 PAIRS = (PromptPair("abcdefgh", "abXdefgh", "a", "b"), PromptPair("stuvwxyz", "stuQwxyz", "c", "d"))

@@ -19,7 +19,7 @@ from actstore_worker.patching.kernels.full import FullForward, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.plan import DEFAULT_KINDS, plan_sweep
 from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
-from tests.random_models import BUILDERS, CONTEXT_LENGTH, save_model
+from tests.made_models.random_models import BUILDERS, CONTEXT_LENGTH, save_model
 
 CLEAN, CORRUPT = "When Mary and John went , Mary gave", "When Mary and John went , John gave"
 PAIR = PromptPair(CLEAN, CORRUPT, "John", "Mary")

@@ -34,8 +34,8 @@ from actstore_worker.training.feed import RowFeed
 from actstore_worker.training.grid import Sweep, trainings
 from actstore_worker.training.recipe import SPARSITY, Training
 from actstore_worker.training.train import Progress, Trained, train
+from tests.made_models.small_models import save_sae
 from tests.planted_rows import BOS_NORM, SITE, PlantedRows, plant_rows, write_planted_rows, write_planted_shard
-from tests.small_models import save_sae
 from tests.waiting import wait_until
 
 CPU = torch.device("cpu")

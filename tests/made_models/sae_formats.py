@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.small_models import D_MODEL
+from tests.made_models.small_models import D_MODEL
 
 D_SAE, K = 48, 5
 _FOUR = torch.tensor(4)

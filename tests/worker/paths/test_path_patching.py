@@ -16,9 +16,9 @@ from actstore_worker.patching.kernels.paths import Paths
 from actstore_worker.patching.kernels.receivers import Receivers, find_receivers
 from actstore_worker.patching.kernels.recording import Recording
 from actstore_worker.patching.kernels.resumed import Resumed
-from tests.small_models import SAVERS
-from tests.worker.patching.plain_paths import PlainPaths
+from tests.made_models.small_models import SAVERS
 from tests.worker.patching.recorded import two_runs
+from tests.worker.paths.plain_paths import PlainPaths
 
 LENGTH = 9
 TOLERANCE = {"atol": 3e-5, "rtol": 0.0}

@@ -18,7 +18,7 @@ from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import TokenSequences
-from tests.small_models import D_MODEL, save_gpt2, save_sae
+from tests.made_models.small_models import D_MODEL, save_gpt2, save_sae
 
 # Bytes of texts, each of which is a token; with BOS one more.
 LENGTHS = (3, 10, 31)

@@ -18,7 +18,7 @@ from actstore_worker.patching.kernels.paths import Paths
 from actstore_worker.patching.kernels.receivers import find_receivers
 from actstore_worker.patching.kernels.recording import Recording
 from actstore_worker.patching.kernels.resumed import Resumed
-from tests.small_models import DECODERS
+from tests.made_models.small_models import DECODERS
 from tests.worker.patching.recorded import two_runs
 
 LENGTH = 9

@@ -16,7 +16,7 @@ from actstore_worker.patching.serving.scheduler import Pace
 from actstore_worker.patching.steps import drive
 from actstore_worker.patching.sweep import Kernels, SweepResult, fastest_kernel, run_sweep
 from tests.worker.conftest import SWEPT
-from tests.worker.patching.plain_paths import PlainPaths
+from tests.worker.paths.plain_paths import PlainPaths
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 REQUEST = SweepRequest("model", "", (PAIR,), receivers=("logits",))

@@ -29,9 +29,9 @@ from actstore_worker.capture.shards.worker import TASKS, ShardReport, ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch
-from tests.random_models import save_model
+from tests.made_models.random_models import save_model
+from tests.made_models.small_models import change_config
 from tests.run_state import committed_shards
-from tests.small_models import change_config
 from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["bucket", "lab"]

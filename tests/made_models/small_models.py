@@ -29,7 +29,7 @@ from actstore_worker.models.families.attention_only import (
     AttentionOnlyForCausalLM,
 )
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 BUNDLED_MODELS = REPOSITORY / "models"
 CONTEXT_LENGTH, D_MODEL, LAYERS, HEADS = 32, 16, 3, 4
 BOS, UNKNOWN_BYTES = "<|bos|>", 256

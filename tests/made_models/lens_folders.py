@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tests.small_models import CONTEXT_LENGTH, D_MODEL, HEADS, LAYERS, VOCABULARY_SIZE, save_tokenizer
+from tests.made_models.small_models import CONTEXT_LENGTH, D_MODEL, HEADS, LAYERS, VOCABULARY_SIZE, save_tokenizer
 
 D_HEAD = 6
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from actstore_storage.errors import BadRequest
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.formats.loading import load_sae
-from tests.sae_formats import (
+from tests.made_models.sae_formats import (
     D_SAE,
     save_dictionary,
     save_gemma_scope,
@@ -23,7 +23,7 @@ from tests.sae_formats import (
     save_sparsify,
     weights,
 )
-from tests.small_models import D_MODEL, save_sae
+from tests.made_models.small_models import D_MODEL, save_sae
 
 
 def places(sae: SparseAutoencoder) -> tuple[str, str]:

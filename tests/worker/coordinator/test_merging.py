@@ -22,8 +22,8 @@ from actstore_worker.capture.merging import Merging, write_part
 from actstore_worker.capture.progress import State
 from actstore_worker.settings import MergeLimits
 from tests.coordinating import REQUEST, SHARDS, ThreadWorker, ThreadWriter, bucket, coordinator, lab, run, watch
+from tests.made_models.small_models import save_sae
 from tests.run_state import merge_index
-from tests.small_models import save_sae
 from tests.storage.feature_twins import assert_every_answer, read_back
 from tests.storage.random_run import SAE, RandomRun, make_run, slow_top_examples, write_run, write_shard
 from tests.waiting import PATIENCE_SECONDS
