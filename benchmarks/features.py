@@ -51,7 +51,7 @@ from actstore_storage.features.sampling import Sample, sample_examples, sampled
 from actstore_storage.features.statistics import feature_statistics, top_examples
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
-from benchmarks._feature_data import D_SAE, RUN, SAE, Peers, segment_of, write_peers, write_run
+from benchmarks.parts.feature_runs import D_SAE, RUN, SAE, Peers, segment_of, write_peers, write_run
 from tests.service.process import running_service
 
 NONZEROS, GROWTH = 64_000_000, 10

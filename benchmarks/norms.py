@@ -37,8 +37,8 @@ from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 from actstore_worker.capture.shards.norms import BatchNorms
 from actstore_worker.models.taps import visit
 from actstore_worker.models.wiring import load_model
-from benchmarks._synthetic_runs import synthetic_record
 from benchmarks.capture_peers import BATCH, SITE, TOKENS, plan_sites, write_inputs
+from benchmarks.parts.synthetic_runs import synthetic_record
 
 SITES = tuple(f"{kind}.{layer}" for layer in range(6) for kind in ("resid_pre", "resid_post"))
 SHARDS = (1, 10, 100)

@@ -31,7 +31,7 @@ from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.checkpoint import Commits, fold_commits
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
-from benchmarks._synthetic_runs import synthetic_record
+from benchmarks.parts.synthetic_runs import synthetic_record
 from tests.servers import SeaweedServer
 
 SIZES = (100, 10_000, 100_000)

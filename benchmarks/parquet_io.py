@@ -34,7 +34,7 @@ from actstore_storage.format.specification import RunRecord
 from actstore_storage.rows.reading import read_activations
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
-from benchmarks._synthetic_runs import synthetic_record
+from benchmarks.parts.synthetic_runs import synthetic_record
 
 D_MODEL, POSITIONS, BATCH_ROWS = 768, 128, 4096
 SHARD_BYTES = 192 << 20

@@ -47,8 +47,8 @@ from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.pairs import PairTokens
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
-from benchmarks._service_overhead import service_overhead
 from benchmarks.capture import MODEL, MODELS
+from benchmarks.parts.service_overhead import service_overhead
 
 LAYERS, D_MODEL, HEADS, VOCABULARY_SIZE = 6, 512, 8, 50_304
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")

@@ -35,7 +35,7 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.models.dtypes import as_tensor
 from actstore_worker.training.feed import RowFeed, rows_of
 from actstore_worker.training.recipe import Training
-from benchmarks._synthetic_runs import synthetic_record
+from benchmarks.parts.synthetic_runs import synthetic_record
 
 SITE, D_MODEL, POSITIONS = "resid_post.0", 512, 128
 SHARDS, SEQUENCES = 8, 2048

@@ -38,7 +38,7 @@ from actstore_storage.rows.loader import TrainingLoader
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter, TokenRows
 from actstore_worker.models.dtypes import as_tensor
-from benchmarks._synthetic_runs import synthetic_record
+from benchmarks.parts.synthetic_runs import synthetic_record
 
 SITE, D_MODEL, POSITIONS, BATCH_ROWS = "resid_post.0", 768, 128, 4096
 SHARDS, ROWS = 16, (1 << 30) // (D_MODEL * 2) // (16 * POSITIONS) * (16 * POSITIONS)

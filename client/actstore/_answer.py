@@ -1,6 +1,5 @@
 """Arrow tables with three ways out of them and two ways to look at them."""
 
-import importlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from actstore._errors import MISSING_LIBRARY, MissingLibrary
+from actstore._optional import library
 from actstore._records import Provenance
 from actstore._view import html as _html
 from actstore._view import text as _text
@@ -20,18 +19,6 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 20
 TOKEN_TEXT_COLUMNS = ("token", "text")
 HASH_DIGITS = 8
-
-
-def library(name: str, install: str) -> Any:
-    """An optional library, or one clear sentence how to install it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingLibrary(
-            f"this needs the library {name.split('.')[0]}, which is not installed here",
-            reason=MISSING_LIBRARY,
-            next_step=f"pip install {install}",
-        ) from error
 
 
 @dataclass(frozen=True, repr=False)

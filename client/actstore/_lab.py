@@ -41,6 +41,7 @@ class Lab(ModelAsking, NormAsking):
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self.closed = False
 
     @property
     def address(self) -> str:
@@ -60,6 +61,7 @@ class Lab(ModelAsking, NormAsking):
 
     def close(self) -> None:
         self._backend.close()
+        self.closed = True
 
     def models(self) -> Table:
         """Models that a capture can name, a row a revision, whether a capture has loaded them or not.

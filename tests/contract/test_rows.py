@@ -38,7 +38,7 @@ def test_protobuf_reads_them_and_so_does_who_reads_rows(rows: int, width: int, p
 
 
 def test_fields_of_later_versions_are_skipped() -> None:
-    number, fixed_8, fixed_4, text = b"\x18\x96\x01", b"\x21" + b"\0" * 8, b"\x2d" + b"\0" * 4, b"\x32\x02hi"
+    number, fixed_8, fixed_4, text = b"\x18\x96\x01", b"\x21" + b"\xff" * 8, b"\x2d" + b"\xff" * 4, b"\x32\x02hi"
     later = number + fixed_8 + fixed_4 + text
     provenance = Provenance(
         model="m",

@@ -232,7 +232,7 @@ def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch:
 def test_a_store_elsewhere_is_reached_through_the_proxy_of_the_environment(
     through: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By both clients; one on loopback never is (tests/client/test_local_stack.py)."""
+    """By both clients; one on loopback never is (tests/client/stack/test_stack.py)."""
     monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
     heard: list[bytes] = []
     with answering(_error("NoSuchBucket"), heard) as proxy:

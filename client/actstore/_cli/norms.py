@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from actstore._cli.options import add_exclude, add_plot, add_verb, lab_of, save, say
+from actstore._cli.options import add_exclude, add_plot, add_verb, asked_of, lab_of, save, say
 from actstore._errors import refused
 from actstore._lab import Lab
 from actstore._norms.profile import GROUPINGS, POSITION_0, QUANTITIES, SIZES, drawn_kind, plot_growth
@@ -61,7 +61,7 @@ def _sequences(value: str) -> slice:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("exclude", "by", "quantity", "exact")}
+    return asked_of(options, ("exclude", "by", "quantity", "exact"))
 
 
 def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ from actstore import _checks as _arguments
 from actstore._connect import connect
 from actstore._errors import refused
 from actstore._lab import Lab
+from actstore._view import text as _text
 
-# Exit statuses: UNSOUND is an answer that is bad news, of `fsck`, `check-sae` and `status`.
-DONE, FAILED, USAGE, UNSOUND, INTERRUPTED = 0, 1, 2, 3, 130
+# Exit statuses: UNSOUND is an answer that is bad news, of `fsck`, `check-sae` and `status`. argparse exits with 2.
+DONE, FAILED, UNSOUND, INTERRUPTED = 0, 1, 3, 130
 
 
 def add_verb(
     verbs: Any, act: Callable[[argparse.Namespace], int | None], says: str, *, asks: bool = True
 ) -> argparse.ArgumentParser:
+    """A parser of the verb that `act` is named for, `check-sae` for `check_sae`; `asks`: a lab, at an address."""
     name = act.__name__.replace("_", "-")
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=says, description=says)
     verb.set_defaults(act=act)
@@ -30,7 +32,19 @@ def add_verb(
     return verb
 
 
+def add_options(verb: argparse.ArgumentParser, asked: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add an option for each keyword of a call, `--text-field` for `text_field`, made as argparse is told by name."""
+    for name, how in asked.items():
+        verb.add_argument(f"--{name.replace('_', '-')}", **how)
+
+
+def asked_of(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names, as the keywords of a call."""
+    return {name: getattr(options, name) for name in names}
+
+
 def add_exclude(verb: argparse.ArgumentParser, *more: str) -> None:
+    """Let a verb leave out tokens of some classes, and of what `more` names."""
     choices = (*_arguments.TOKEN_CLASSES, *more)
     verb.add_argument(
         "--exclude", nargs="*", default=["bos"], choices=choices, help="tokens to leave out (default: bos)"
@@ -38,29 +52,39 @@ def add_exclude(verb: argparse.ArgumentParser, *more: str) -> None:
 
 
 def add_plot(verb: argparse.ArgumentParser) -> None:
+    """Let a verb draw what it answers."""
     verb.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it into a file; needs the extra `plot`")
 
 
 def lab_of(options: argparse.Namespace) -> Lab:
+    """The lab at the address that was given, or where connect() finds one."""
     return connect(options.address)
 
 
 def show(options: argparse.Namespace, answer: Any) -> None:
+    """Say an answer, and draw it where both the verb and the answer can."""
     if hasattr(answer, "plot") and hasattr(options, "plot"):
         save(options, answer.plot)
     say(options, answer.to_dict(), repr(answer))
 
 
 def say(options: argparse.Namespace, found: dict[str, Any], text: str) -> None:
+    """Print one JSON object where that was asked for, else the text."""
     print(json.dumps(found) if options.json else text, flush=True)
 
 
+def warn(warnings: Iterable[str]) -> None:
+    """Print sentences from elsewhere on stderr, a line of theirs a line."""
+    for warning in warnings:
+        print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)
+
+
 def save(options: argparse.Namespace, plot: Callable[..., Any], **how: Any) -> None:
-    """A plot is an Axes or a whole Figure."""
+    """Draw into the file that was named, if one was."""
     if options.plot is None:
         return
     drawn = plot(**how)
-    figure = getattr(drawn, "figure", drawn)
+    figure = getattr(drawn, "figure", drawn)  # an Axes has one, and a Figure is one
     try:
         figure.savefig(options.plot, dpi=150)
     except ValueError as error:  # of a format that there is none of

@@ -14,17 +14,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from actstore._cli.options import warn
 from actstore._connect import connect
 from actstore._errors import MissingLibrary, refused
 from actstore._runs.capture import sae_findings
 from actstore._stack.folder import stack_store
 from actstore._stack.guard import Guarded
-from actstore._view import text as _text
 
+TRAIN = "train-sae"
 MODULE = "actstore_worker.training"
 _INSTALL = "in a clone of actstore's repository, pip install '.[train]'; or the same extra of its wheel"
 # What a trainer that was interrupted, or whose terminal was closed, has to end; a sweep ends its Ray.
 STOP_SECONDS = 30.0
+
+
+def add_train_sae(verbs: Any) -> None:
+    """For the list of verbs alone: the trainer parses what follows."""
+    verbs.add_parser(TRAIN, add_help=False, help="train SAEs on a run's stored vectors, one or a sweep of them")
 
 
 def train_sae(arguments: Sequence[str]) -> int:
@@ -49,8 +55,7 @@ def _encode(address: str | None, trained: Sequence[dict[str, Any]], *, as_json: 
     with connect(address) as lab:
         run = lab.run(trained[0]["run"]).encode(names).wait(check_saes=False)
         warnings = list(sae_findings(run))
-    for warning in warnings:
-        print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)
+    warn(warnings)
     print(json.dumps({"encoded": run.name}) if as_json else f"encoded as {run.name}", flush=True)
 
 

@@ -8,9 +8,11 @@ import pyarrow.compute as pc
 
 from actstore import _checks as _arguments
 from actstore._answer import Answer, plain_rows
+from actstore._features import plots as _plots
 from actstore._view import glossary as _definitions
 from actstore._view import html as _html
 from actstore._view import text as _text
+from actstore._view.plot import titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,9 +99,9 @@ class LogitLens(Answer):
 
     def plot(self, ax: "Axes | None" = None, feature: int | None = None) -> "Axes":
         """A bar a token, of the first feature unless one is named."""
-        from actstore._features import plots as _feature_plots
-
-        return _feature_plots.lens_bars(self, ax, feature)
+        rows = [*self.end("top", feature), *reversed(self.end("bottom", feature))]
+        ax = _plots.lens_bars(ax, [row["text"] for row in rows], [row["logit"] for row in rows])
+        return titled(ax, f"logit lens of the {self.side} direction")
 
     def __repr__(self) -> str:
         parts = [self._title()]
@@ -175,13 +177,25 @@ class TextAblation(Answer):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The text as a strip, each token coloured by its change; a square of pairs where they were asked for."""
-        from actstore._features import plots as _feature_plots
-
-        return _feature_plots.ablation_strip(self, ax)
+        texts = [row["text"] for row in self._seen()]
+        title = f"feature {self.feature} at the last token, {self.activation:.3g}: change with each token "
+        title += ABLATION_WORDS[self.ablation]
+        if not pc.any(pc.is_valid(self.table["second"])).as_py():
+            return titled(_plots.strip(ax, self.changes(), texts, self.scale), title)
+        return titled(_plots.pairs_square(ax, texts, self._by_pair(), self.scale), f"{title}, or each two of them")
 
     def to_dict(self) -> dict[str, Any]:
         own = {"feature": self.feature, "ablation": self.ablation, "position": self.position}
         return {**own, "activation": self.activation, "tokens": plain_rows(self.tokens), **super().to_dict()}
+
+    def _by_pair(self) -> dict[tuple[int, int], float]:
+        """Changes of two tokens, and of one twice, by where they stand in what is seen."""
+        place = {row["position"]: number for number, row in enumerate(self._seen())}
+        found = {}
+        for row in self:
+            second = row["first"] if row["second"] is None else row["second"]
+            found[place[row["first"]], place[second]] = row["change"]
+        return found
 
     def _seen(self) -> list[dict[str, Any]]:
         return [row for row in self.tokens.to_pylist() if self.first <= row["position"] <= self.position]
@@ -254,9 +268,10 @@ class DirectionAblation(Answer):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The next tokens as a strip, each coloured by how its log-probability changes."""
-        from actstore._features import plots as _feature_plots
-
-        return _feature_plots.direction_strip(self, ax)
+        rows = list(self)
+        ax = _plots.strip(ax, [row["change"] for row in rows], [row["next_text"] for row in rows], self.scale)
+        title = f"log-probability of each token without what feature {self.feature} writes: change, nats"
+        return titled(ax, title)
 
     def _repr_html_(self) -> str:
         return _html.heading(self._title()) + self.strip_html() + "".join(map(_html.note, self._notes()))

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actstore._errors import ActstoreError, Unavailable
+from actstore._features import plots as _plots
 from actstore._features.live import DirectionAblation, LogitLens, TextAblation
 from actstore._features.stored import Examples, FeatureStatistics, FeatureTable, TokenR2
 from actstore._questions import Where
@@ -88,9 +90,10 @@ class FeaturePage:
 
     def plot(self) -> "Figure":
         """The histogram, the logit lens as bars, and the ablated texts as strips; what is missing is left out."""
-        from actstore._features import plots as _feature_plots
-
-        return _feature_plots.page(self)
+        lens = [] if self.lens is None else [partial(self.lens.plot, feature=self.statistics.feature)]
+        texts = [part.plot for part in self.ablated_text]
+        directions = [part.plot for part in self.ablated_direction]
+        return _plots.page([self.statistics.plot, *lens], [*texts, *directions])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -1,23 +1,19 @@
-"""Bars of a logit lens, strips of ablated texts, and a feature's page as one figure (extra `plot`)."""
+"""Features in pictures: histograms, bars of a logit lens, strips of ablated texts, and a page of these together."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from actstore._features.live import ABLATION_WORDS
-from actstore._view.plot import COLOURS, feature_histogram, pyplot
-from actstore._view.text import visible
+from actstore._view.plot import CHANGES, COLOURS, axes, heat, pyplot, slanted_ticks, tell, token_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from actstore._features.live import DirectionAblation, LogitLens, TextAblation
-    from actstore._features.page import FeaturePage
+    Picture = Callable[[Axes], object]
 
-# As in notebooks: sky blue below 0, white, orange above. All are light, so that black numbers can be read on them.
-CHANGE_COLOURS = ("#56b4e9", "#ffffff", "#e69f00")
 RAISED, LOWERED = COLOURS[1], COLOURS[0]
 TOKEN_CHARACTERS = 14
 PAGE_INCHES, PANEL_INCHES, STRIP_INCHES, SQUARE_INCHES = 11.0, 4.2, 1.5, 5.5
@@ -25,96 +21,74 @@ PAGE_INCHES, PANEL_INCHES, STRIP_INCHES, SQUARE_INCHES = 11.0, 4.2, 1.5, 5.5
 TOLD_SHARE = 0.1
 
 
-def lens_bars(answer: "LogitLens", ax: "Axes | None", feature: int | None) -> "Axes":
-    """The tokens that are raised most on top, those that are lowered most at the bottom."""
-    ax = pyplot().subplots(figsize=(6, 4), layout="constrained")[1] if ax is None else ax
-    rows = [*answer.end("top", feature), *reversed(answer.end("bottom", feature))]
-    logits = [row["logit"] for row in rows]
-    colours = [RAISED if logit > 0 else LOWERED for logit in logits]
-    ax.barh(range(len(rows)), logits, color=colours)
-    ax.set_yticks(range(len(rows)), [_label(row["text"]) for row in rows], family="monospace", fontsize=7)
+def histogram(ax: "Axes | None", bins: Mapping[str, list[Any]]) -> "Axes":
+    """Bars of the columns low, high and count; counts on a log axis where there are any."""
+    ax = axes(ax, 6, 3.5)
+    widths = [high - low for low, high in zip(bins["low"], bins["high"], strict=True)]
+    ax.bar(bins["low"], bins["count"], width=widths, align="edge", color=COLOURS[0], edgecolor="white")
+    if any(bins["count"]):
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=0.5)  # so that a bin with one token has a height
+    ax.set_xlabel("activation")
+    ax.set_ylabel("tokens")
+    return ax
+
+
+def lens_bars(ax: "Axes | None", texts: Sequence[str], logits: Sequence[float]) -> "Axes":
+    """A bar a token, the first on top: what is raised in one colour, what is lowered in another."""
+    ax = axes(ax, 6, 4)
+    ax.barh(range(len(logits)), logits, color=[RAISED if logit > 0 else LOWERED for logit in logits])
+    ax.set_yticks(range(len(texts)), _labels(texts), family="monospace", fontsize=7)
     ax.invert_yaxis()
     ax.axvline(0, color="black", linewidth=0.6)
     ax.set_xlabel("logit")
-    ax.set_title(f"logit lens of the {answer.side} direction", fontsize=10)
     return ax
 
 
-def ablation_strip(answer: "TextAblation", ax: "Axes | None") -> "Axes":
-    tokens = [row for row in answer.tokens.to_pylist() if answer.first <= row["position"] <= answer.position]
-    place = {row["position"]: i for i, row in enumerate(tokens)}
-    pairs = [row for row in answer if row["second"] is not None]
-    values = np.full((len(tokens) if pairs else 1, len(tokens)), np.nan)
-    for row in answer:
-        first = place[row["first"]]
-        if row["second"] is None:
-            values[first if pairs else 0, first] = row["change"]
-        else:
-            second = place[row["second"]]
-            values[first, second] = values[second, first] = row["change"]
-    height = SQUARE_INCHES if pairs else STRIP_INCHES
-    title = (
-        f"feature {answer.feature} at the last token, {answer.activation:.3g}: change with each token "
-        f"{ABLATION_WORDS[answer.ablation]}" + (", or each two of them" if pairs else "")
-    )
-    ax = _strip(ax, values, [row["text"] for row in tokens], title, answer.scale, height)
-    if pairs:
-        ax.set_yticks(range(len(tokens)), [_label(row["text"]) for row in tokens], family="monospace", fontsize=7)
-    return ax
+def strip(ax: "Axes | None", changes: Sequence[float | None], texts: Sequence[str], scale: float) -> "Axes":
+    """A square a token over its text, coloured by its change: fully by one of `scale`, not at all by None."""
+    ax = axes(ax, PAGE_INCHES, STRIP_INCHES)
+    return _squares(ax, np.array([changes], np.float64), texts, scale)
 
 
-def direction_strip(answer: "DirectionAblation", ax: "Axes | None") -> "Axes":
-    rows = list(answer)
-    values = np.array([[row["change"] for row in rows]])
-    title = f"log-probability of each token without what feature {answer.feature} writes: change, nats"
-    return _strip(ax, values, [row["next_text"] for row in rows], title, answer.scale, STRIP_INCHES)
-
-
-def page(answer: "FeaturePage") -> "Figure":
-    strips: list[TextAblation | DirectionAblation] = [*answer.ablated_text, *answer.ablated_direction]
-    heights = [PANEL_INCHES, *[STRIP_INCHES] * len(strips)]
-    figure = pyplot().figure(figsize=(PAGE_INCHES, sum(heights)), layout="constrained")
-    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-    panels = rows[0].subgridspec(1, 1 if answer.lens is None else 2)
-    feature_histogram(answer.statistics, figure.add_subplot(panels[0]))
-    if answer.lens is not None:
-        lens_bars(answer.lens, figure.add_subplot(panels[1]), answer.statistics.feature)
-    for i, part in enumerate(strips, start=1):
-        part.plot(figure.add_subplot(rows[i]))
-    drawn: Figure = figure
-    return drawn
-
-
-def _strip(
+def pairs_square(
     ax: "Axes | None",
-    values: npt.NDArray[np.float64],
-    texts: list[str],
-    title: str,
+    texts: Sequence[str],
+    changes: Mapping[tuple[int, int], float],
     scale: float,
-    height: float,
 ) -> "Axes":
-    """A square a token under its text; NaN, which is of no token, stays grey."""
-    ax = pyplot().subplots(figsize=(PAGE_INCHES, height), layout="constrained")[1] if ax is None else ax
-    ax.set_facecolor("#dddddd")
-    limit = scale or 1.0
-    image: Any = ax.imshow(values, cmap=_colours(), vmin=-limit, vmax=limit, aspect="auto", interpolation="none")
-    for row, column in zip(*np.nonzero(np.abs(np.nan_to_num(values)) >= TOLD_SHARE * limit), strict=True):
-        number = f"{values[row, column]:.2g}"
-        ax.text(float(column), float(row), number, ha="center", va="center", fontsize=7, color="black")
-    ax.set_xticks(range(len(texts)), [_label(text) for text in texts], rotation=60, ha="right", rotation_mode="anchor")
-    ax.tick_params(axis="x", labelsize=8, labelfontfamily="monospace")
-    ax.set_yticks([])
-    ax.set_title(title, fontsize=10)
-    ax.get_figure().colorbar(image, ax=ax, pad=0.01, fraction=0.03)  # type: ignore[union-attr]
+    """Tokens by tokens, each two coloured by the change of both; on the diagonal that of one alone."""
+    ax = axes(ax, PAGE_INCHES, SQUARE_INCHES)
+    values = np.full((len(texts), len(texts)), np.nan)
+    for (first, second), change in changes.items():
+        values[first, second] = values[second, first] = change
+    _squares(ax, values, texts, scale)
+    ax.set_yticks(range(len(texts)), _labels(texts), family="monospace", fontsize=7)
     return ax
 
 
-def _colours() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
+def page(panels: "Sequence[Picture]", strips: "Sequence[Picture]") -> "Figure":
+    """One figure of several pictures: panels side by side, and strips below them."""
+    heights = [PANEL_INCHES, *[STRIP_INCHES] * len(strips)]
+    figure: Figure = pyplot().figure(figsize=(PAGE_INCHES, sum(heights)), layout="constrained")
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    columns = rows[0].subgridspec(1, len(panels))
+    for number, draw in enumerate(panels):
+        draw(figure.add_subplot(columns[number]))
+    for number, draw in enumerate(strips, start=1):
+        draw(figure.add_subplot(rows[number]))
+    return figure
 
-    return LinearSegmentedColormap.from_list("change", CHANGE_COLOURS)
+
+def _squares(ax: "Axes", values: npt.NDArray[np.float64], texts: Sequence[str], scale: float) -> "Axes":
+    limit = scale or 1.0
+    heat(ax, values, CHANGES, -limit, limit)
+    for row, column in zip(*np.nonzero(np.abs(np.nan_to_num(values)) >= TOLD_SHARE * limit), strict=True):
+        tell(ax, row, column, f"{values[row, column]:.2g}", fontsize=7)
+    slanted_ticks(ax, _labels(texts), fontsize=8, family="monospace")
+    ax.set_yticks([])
+    return ax
 
 
-def _label(text: str) -> str:
-    """A dollar sign would begin a formula."""
-    return visible(text)[:TOKEN_CHARACTERS].replace("$", r"\$")
+def _labels(texts: Sequence[str]) -> list[str]:
+    return [token_label(text, TOKEN_CHARACTERS) for text in texts]

@@ -8,9 +8,11 @@ import pyarrow.compute as pc
 
 from actstore._answer import Answer, plain
 from actstore._errors import refused
+from actstore._features import plots as _plots
 from actstore._view import glossary as _definitions
 from actstore._view import html as _html
 from actstore._view import text as _text
+from actstore._view.plot import titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,9 +124,8 @@ class FeatureStatistics(Answer):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The histogram of activations above 0, counts on a log axis."""
-        from actstore._view import plot as _plots
-
-        return _plots.feature_histogram(self, ax)
+        active = f"active on {self.density:.3%} of {self.tokens:,} tokens"
+        return titled(_plots.histogram(ax, self.table.to_pydict()), f"feature {self.feature} of {self.sae}\n{active}")
 
     def __repr__(self) -> str:
         chart = f"  0 |{_text.spark(self.table.column('count').to_pylist())}| {self.maximum:.4g}"

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from actstore import _checks as _arguments
 from actstore._answer import Answer, plain_rows
 from actstore._errors import refused
+from actstore._models import plots as _plots
 from actstore._view import glossary as _definitions
 from actstore._view import html as _html
 from actstore._view import text as _text
+from actstore._view.plot import titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +31,7 @@ MEASURES = (
     "induction",
 )
 SCORES = ("induction", "duplicate_token", "previous_token")
+WRITERS = ("steered", "unsteered")
 SHOWN_TOP = 10
 
 
@@ -78,16 +81,13 @@ class Attention(Answer):
 
     def plot(self, ax: "Axes | None" = None, measure: str = "entropy") -> "Axes":
         """Layers by heads, coloured by a measure."""
-        from actstore._models import plots as _model_plots
-
         _arguments.choices(measure, "measure", MEASURES)
-        return _model_plots.heads(self, measure, ax)
+        return titled(_plots.heads(ax, list(self), measure), f"{self.provenance.model}: {measure}")
 
     def plot_pattern(self, layer: int, head: int, ax: "Axes | None" = None) -> "Axes":
         """Queries by keys, under their tokens."""
-        from actstore._models import plots as _model_plots
-
-        return _model_plots.pattern(self, layer, head, ax)
+        ax = _plots.pattern(ax, self.pattern(layer, head), self.tokens["text"].to_pylist())
+        return titled(ax, f"{self.provenance.model}: attention of head {layer}.{head}")
 
     def to_dict(self) -> dict[str, Any]:
         more = {"patterns": plain_rows(self.patterns)} if self.patterns.num_rows else {}
@@ -120,10 +120,8 @@ class InductionScores(Answer):
 
     def plot(self, ax: "Axes | None" = None, score: str = "induction") -> "Axes":
         """Layers by heads, coloured by a score."""
-        from actstore._models import plots as _model_plots
-
         _arguments.choices(score, "score", SCORES)
-        return _model_plots.heads(self, score, ax)
+        return titled(_plots.heads(ax, list(self), score), f"{self.provenance.model}: {score}")
 
     def to_dict(self) -> dict[str, Any]:
         own = {"repeated": self.repeated, "loss_first": self.loss_first, "loss_second": self.loss_second}
@@ -172,10 +170,11 @@ class TextLens(Answer):
 
     def plot(self, ax: "Axes | None" = None, column: str = "probability") -> "Axes":
         """Layers over tokens: each cell has its likeliest next token, in the colour of a column (probability, kl)."""
-        from actstore._models import plots as _model_plots
-
         _arguments.choices(column, "column", ("probability", "entropy", "kl", "target_log_probability"))
-        return _model_plots.lens(self, column, ax)
+        label = column if column == "probability" else f"{column}, nats"
+        values, texts = self.grid(column).astype(np.float64), self.tokens["text"].to_pylist()
+        ax = _plots.lens(ax, values, self.grid("text"), self.layers, texts, label)
+        return titled(ax, f"{self.provenance.model}: likeliest next token by layer, at {self.site}")
 
     def to_dict(self) -> dict[str, Any]:
         more = {"tops": plain_rows(self.tops), "tokens": self.tokens.to_pylist()}
@@ -239,15 +238,14 @@ class SteeredText(Answer):
 
     def written(self, by: str) -> Answer:
         """The rows that the `steered` or the `unsteered` model wrote."""
-        _arguments.choices(by, "by", ("steered", "unsteered"))
+        _arguments.choices(by, "by", WRITERS)
         rows = self.table.filter(pc.equal(self.table["generated"], by))
         return Answer(table=rows, provenance=self.provenance, excluded=self.excluded)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """How far the steered prediction is from the unsteered one, along both texts."""
-        from actstore._models import plots as _model_plots
-
-        return _model_plots.steering(self, ax)
+        ax = _plots.steering(ax, {by: list(self.written(by)) for by in WRITERS})
+        return titled(ax, f"{self.provenance.model} steered at {self.site}")
 
     def to_dict(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("steered_text", "unsteered_text", "mode", "site")}
@@ -309,9 +307,8 @@ class SiteAblation(Answer):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Layers by parts, coloured by the change of the loss."""
-        from actstore._models import plots as _model_plots
-
-        return _model_plots.ablation(self, ax)
+        title = f"{self.provenance.model} without each part ({self.ablation}), loss {self.loss:.4g}"
+        return titled(_plots.ablation(ax, list(self)), title)
 
     def to_dict(self) -> dict[str, Any]:
         own = {"ablation": self.ablation, "loss": self.loss, "counted": self.counted}

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from actstore import _checks as _arguments
 from actstore._answer import Answer, plain_rows
 from actstore._errors import refused
+from actstore._norms import heat_maps, line_plots
+from actstore._view.plot import titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +31,9 @@ AXES = ("layer", "checkpoint")
 UNITS = {"layer": "a layer", "checkpoint": "a step of training"}
 DEFAULT_RESAMPLES = 1000
 RATIOS = ("ratio", "ratio_low", "ratio_high", "departure_low", "departure_high")
+# Of provenance; as the store has it where it compares runs.
+COMPUTED_WITH = ("dtype", "attention_implementation", "device")
+FITTED_LAYERS_MIN = 3  # what a fit needs
 # In a sentence; `departures` has them all.
 DEPARTURES_TOLD = 12
 
@@ -108,6 +113,10 @@ class NormAnswer(Answer):
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "warnings": list(self.warnings)}
 
+    def _titled(self, ax: "Axes", what: str) -> "Axes":
+        """`ax` under its title, which says what is left out, and with the warnings."""
+        return titled(ax, f"{what} ({self.left_out})", self.warnings)
+
     def _notes(self) -> list[str]:
         return [*(f"warning: {text}" for text in self.warnings), *super()._notes()]
 
@@ -181,17 +190,29 @@ class Growth(NormAnswer):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Mean norms and the fitted line over steps, on a log axis; steps that depart end in a ring."""
-        from actstore._norms import plots as _norm_plots
-
-        return _norm_plots.growth([self], ax)
+        return line_plots.growth(ax, [self._curve()])
 
     def plot_ratios(self, ax: "Axes | None" = None) -> "Axes":
         """The factor of each step with its interval, a ring around one that departs, and a line at 1: above it the norm
         grows.
         """
-        from actstore._norms import plots as _norm_plots
+        return line_plots.ratios(ax, [self._curve()])
 
-        return _norm_plots.ratios([self], ax)
+    def _curve(self) -> line_plots.Curve:
+        found = self.provenance
+        named = self.axis == "layer" and found.model_revision
+        return line_plots.Curve(
+            axis=self.axis,
+            site=self.site,
+            quantity=self.quantity,
+            points=self.points,
+            model=f"{found.model}@{found.model_revision}" if named else found.model,
+            label=self.label,
+            left_out=self.left_out,
+            warnings=self.warnings,
+            computed_with={name: getattr(found, name) for name in COMPUTED_WITH},
+            has_intervals=self.rate_interval is not None,
+        )
 
     def _shown(self) -> list[dict[str, Any]]:
         return [
@@ -304,33 +325,44 @@ class NormProfile(NormAnswer):
         `fit` names the kind that has a band between its outer quantiles, and its fitted growth drawn over it where the
         profile has at least three layers of it; None draws neither.
         """
-        from actstore._norms import checkpoint_plots as _checkpoint_plots
-        from actstore._norms import profile_plots as _profile_plots
-        from actstore._view import plot as _plots
-
         if "step" in self.table.column_names:
-            return _checkpoint_plots.lines(self, ax, drawn_kind(self.table["site"].to_pylist(), fit))
+            kind = drawn_kind(self.table["site"].to_pylist(), fit)
+            ax = line_plots.by_checkpoint(ax, self._of_checkpoints(kind), self.quantity)
+            return self._titled(ax, f"{self.quantity} of {kind}")
         if self.by == "position":
-            return _profile_plots.heatmap(self, ax)
+            ax = heat_maps.by_position(ax, self.table, self.quantity)
+            return self._titled(ax, f"{self.quantity} of {self.table['site'][0]}")
         if self.by != "layer":
             raise refused(f"a profile by {self.by} has no plot", "by", self.by, "layer, position, token, checkpoint")
-        return _plots.norm_profile(self, ax, fit if self.quantity == "l2" else None)
+        fitted = self._fitted(fit) if fit is not None and self.quantity == "l2" else None
+        ax = line_plots.by_layer(ax, self.table, self.quantity, self.quantiles, fit, fitted)
+        return self._titled(ax, "norm of activations by layer")
 
     def plot_heatmap(self, ax: "Axes | None" = None, site: str = "resid_post") -> "Axes":
         """Of several checkpoints: means of a site kind, a row a layer and a column a checkpoint."""
-        from actstore._norms import checkpoint_plots as _checkpoint_plots
-
         if "step" not in self.table.column_names:
             raise refused("this profile is of one checkpoint", "runs", self.run, "lab.checkpoints(runs).norms()")
-        return _checkpoint_plots.heatmap(self, ax, _arguments.text(site, "site"))
+        ax = heat_maps.by_checkpoint(ax, self._of_checkpoints(_arguments.text(site, "site")), self.quantity)
+        return self._titled(ax, f"{self.quantity} of {site}")
 
     def plot_histogram(self, ax: "Axes | None" = None, site: str = "resid_post") -> "Axes":
         """How the tokens of a site kind spread: a line a layer, on a log axis where all values are above 0."""
-        from actstore._norms import profile_plots as _profile_plots
-
         if self.histogram is None:
             raise refused("this profile has no histogram", "histogram", "None", "run.norms(..., histogram=50)")
-        return _profile_plots.histogram(self, self.histogram, _arguments.text(site, "site"), ax)
+        bins = _of_kind(self.histogram, _arguments.text(site, "site"), "the histogram has no")
+        return self._titled(line_plots.histogram(ax, bins, self.quantity), f"{self.quantity} of {site}")
+
+    def _of_checkpoints(self, kind: str) -> pa.Table:
+        if "layer" not in self.table.column_names or self.by not in ("layer", "checkpoint"):
+            raise refused(f"norms by {self.by} of checkpoints have no plot", "by", self.by, "layer, checkpoint")
+        return _of_kind(self.table, kind, "there are no norms of")
+
+    def _fitted(self, kind: str) -> line_plots.Curve | None:
+        """The growth of a kind over all of its layers; None where these are too few for a fit."""
+        layers = self.table.filter(pc.equal(self.table["site"], kind))["layer"]
+        if len(layers) < FITTED_LAYERS_MIN:
+            return None
+        return self.fit_growth(kind, (pc.min(layers).as_py(), pc.max(layers).as_py()))._curve()
 
     def to_dict(self) -> dict[str, Any]:
         own = {"quantity": self.quantity, "by": self.by, "from_statistics": self.from_statistics}
@@ -344,6 +376,14 @@ class NormProfile(NormAnswer):
         return f"{what} of {len(self)} sites" if self.by == "layer" else f"{what} by {self.by}, {len(self):,} rows"
 
 
+def _of_kind(table: pa.Table, kind: str, refusal: str) -> pa.Table:
+    """The rows of a site kind, of which there have to be some."""
+    rows = table.filter(pc.equal(table["site"], kind))
+    if not len(rows):
+        raise refused(f"{refusal} {kind!r}", "site", kind, sorted(set(table["site"].to_pylist())))
+    return rows
+
+
 def drawn_kind(kinds: Sequence[str], fit: str | None) -> str:
     """Where none is named, resid_post, and where that is not there, the first; one that is named has to be there."""
     if fit is None or fit == "resid_post":
@@ -353,12 +393,11 @@ def drawn_kind(kinds: Sequence[str], fit: str | None) -> str:
 
 def plot_growth(answers: "Growth | Iterable[Growth]", ax: "Axes | None" = None, *, ratios: bool = False) -> "Axes":
     """Several models, or checkpoints of one, on one log axis; `ratios`: the factor of each step, with a line at 1."""
-    from actstore._norms import plots as _norm_plots
-
     several = [answers] if isinstance(answers, Growth) else list(answers)
     if not several or len({answer.axis for answer in several}) > 1:
         axes = ", ".join(sorted({answer.axis for answer in several})) or "none"
         raise refused(
             "growth on one plot is along one axis", "answers", axes, "answers that are all of layer or checkpoint"
         )
-    return _norm_plots.ratios(several, ax) if ratios else _norm_plots.growth(several, ax)
+    curves = [answer._curve() for answer in several]
+    return line_plots.ratios(ax, curves) if ratios else line_plots.growth(ax, curves)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from actstore._norms import heat_maps
 from actstore._norms.profile import NormAnswer
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ class Separability(NormAnswer):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Where the product of the two factors is off: layers over checkpoints, centred at 1."""
-        from actstore._norms import checkpoint_plots as _checkpoint_plots
-
-        return _checkpoint_plots.interaction(self, ax)
+        return self._titled(heat_maps.interaction(ax, self.table), f"{self.site} over layer times checkpoint")
 
     def to_dict(self) -> dict[str, Any]:
         own = [item.name for item in fields(self) if item.name not in ("table", "provenance", "excluded")]

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actstore import _checks as _arguments
+from actstore._norms import heat_maps
 from actstore._norms.profile import TITLES, NormProfile, drawn_kind
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ class TokenNorms(NormProfile):
         """A heat map with a column a token and a row a layer, of the kind that `fit` names, on a log scale where all is
         above 0; of a single layer a line over tokens. Sequences stand side by side.
         """
-        from actstore._norms import token_plots as _token_plots
-
-        return _token_plots.draw(self, ax, drawn_kind(self.kinds, fit))
+        kind = drawn_kind(self.kinds, fit)
+        sites, values = self.sites_of(kind), self.to_numpy(kind).astype(np.float64)
+        layers = [site.rpartition(".")[2] for site in sites]
+        ax = heat_maps.by_token(ax, values, layers, self.quantity, self.table["sequence"].to_numpy())
+        heat_maps.name_tokens(ax, self.table)
+        return self._titled(ax, f"{self.quantity} of {sites[0] if len(sites) == 1 else kind}")
 
     def _title(self) -> str:
         what = TITLES.get(self.quantity, self.quantity)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from actstore import _checks as _arguments
 from actstore._answer import Table
 from actstore._errors import refused
+from actstore._norms import line_plots
 from actstore._norms.profile import AXES, Growth
 from actstore._records import Provenance
+from actstore._view.plot import titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,9 +73,8 @@ class DepthSimulation(Table):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Norms over layers on a log axis, a line a recorded step (at most eight, the first and last among them)."""
-        from actstore._norms import plots as _norm_plots
-
-        return _norm_plots.simulated(self, ax)
+        ax = line_plots.simulated(ax, self.steps, self.layers, self.norms())
+        return titled(ax, f"{self.kind}, simulated")
 
     def _title(self) -> str:
         return f"{self.kind} of {len(self.layers)} layers at {len(self.steps)} steps"

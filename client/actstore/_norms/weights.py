@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 from actstore import _checks as _arguments
 from actstore._answer import Answer, plain_rows
 from actstore._errors import refused
+from actstore._norms import line_plots
 from actstore._view import glossary as _definitions
 from actstore._view import html as _html
 from actstore._view import text as _text
+from actstore._view.plot import titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,15 +48,15 @@ class WeightNorms(Answer):
 
     def plot(self, ax: "Axes | None" = None, component: str = "W_OV", *, folded: bool = False) -> "Axes":
         """Frobenius norms of a component by layer on a log axis: each head, and their root sum of squares."""
-        from actstore._norms import plots as _norm_plots
-
-        return _norm_plots.weights(self, ax, component, folded)
+        column, rows = "frobenius_folded" if folded else "frobenius", self.of(component).to_pylist()
+        title = f"{component} of {self.provenance.model}" + (", norm folded" if folded else "")
+        return titled(line_plots.weights(ax, rows, column, component), title)
 
     def plot_sublayers(self, ax: "Axes | None" = None, sublayer: str = "mlp") -> "Axes":
         """What a sublayer writes by layer on a log axis: sampled points, and the formula as a line."""
-        from actstore._norms import plots as _norm_plots
-
-        return _norm_plots.sublayers(self, ax, _arguments.choices(sublayer, "sublayer", SUBLAYERS)[0])
+        chosen = _arguments.choices(sublayer, "sublayer", SUBLAYERS)[0]
+        rows = self.sublayers.filter(pc.equal(self.sublayers["sublayer"], chosen)).to_pylist()
+        return titled(line_plots.sublayers(ax, rows), f"what {chosen} writes in {self.provenance.model}")
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "sublayers": plain_rows(self.sublayers)}

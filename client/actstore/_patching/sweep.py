@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from actstore import _checks as _arguments
 from actstore._answer import Answer, Table, excluded_words, plain_rows
 from actstore._errors import refused
+from actstore._patching import plots as _plots
 from actstore._records import PromptPair, SweepAudit, TakenRows
+from actstore._view.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,9 +140,10 @@ class Sweep(Answer):
         run RdBu_r, red positive. Tick labels of positions where the prompts differ are bold. Of several pairs it is the
         mean; joint cells, spans, embeddings and features are not drawn.
         """
-        from actstore._patching import plots as _sweep_plot
-
-        return _sweep_plot.draw(self, z_position)
+        position = None if z_position is None else _arguments.count(z_position, "z_position")
+        several = "pair" in self.table.column_names and len(pc.unique(self.table["pair"])) > 1
+        cells = self.mean().table if several else self.table
+        return _plots.heat_maps(cells, self.tokens, position, self._plot_title())
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -159,6 +162,19 @@ class Sweep(Answer):
             "excluded": list(self.excluded),
             "provenance": asdict(self.provenance),
         }
+
+    def _plot_title(self) -> str:
+        model = self.provenance.model
+        if len(self.pairs) > 1:
+            return f"{model}: mean over {len(self.pairs)} pairs of prompts"
+        answers = ""
+        if self.pairs:
+            clean, corrupt = self.answer_texts or map(str, self.pairs[0].answers)
+            answers = f" of {visible(clean)!r} over {visible(corrupt)!r}"
+        return (
+            f"{model}: logit difference{answers}, {self.clean_logit_difference:.3g} on the clean prompt, "
+            f"{self.corrupt_logit_difference:.3g} on the corrupt one"
+        )
 
     def _title(self) -> str:
         return (

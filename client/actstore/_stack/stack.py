@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from actstore._connect import connect
 from actstore._errors import STACK_FAILED, StackFailed, refused
 from actstore._lab import Lab
 from actstore._records import S3Access
@@ -69,6 +68,7 @@ class LocalStack:
         self._allow_hub = allow_hub
         self._capture_workers = capture_workers
         self._waits, self._is_command = waits, is_command
+        self._lab: Lab | None = None
         self._processes: dict[str, Guarded] = {}
         self._folder = StackFolder(self.state_folder)
         self._cleanup = ExitStack()
@@ -84,7 +84,17 @@ class LocalStack:
 
     @property
     def lab(self) -> Lab:
-        return connect(self.address, token=self.token)
+        """One lab that asks this stack, closed with it; another where the caller has closed that one."""
+        if self._lab is None or self._lab.closed:
+            self._lab = self._cleanup.enter_context(self._connected())
+        return self._lab
+
+    def _connected(self) -> Lab:
+        from actstore._transport.service import GrpcBackend
+
+        if not self.address:
+            raise StackFailed("the stack was not started", reason=STACK_FAILED, next_step="with LocalStack() as stack")
+        return Lab(GrpcBackend(self.address, self.token, tls=None))
 
     def start(self) -> None:
         """Returns when both processes answer. Whatever was started is stopped again if the rest does not start."""

@@ -1,112 +1,55 @@
-"""Line plots and histograms (extra `plot`). Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+"""What all pictures share (extra `plot`): axes, titles, ticks, labels of tokens, colours and heat maps.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
+import numpy.typing as npt
 
-from actstore._answer import library
+from actstore._optional import library
+from actstore._view.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from actstore._features.stored import FeatureStatistics
-    from actstore._norms.profile import Growth, NormProfile
-
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 FIT_COLOUR = "#000000"
+# Of heat maps. Amounts: white to blue, on which black or white text can be read. Changes: as notebooks tint them, blue
+# below 0 and orange above; all are light, so that black numbers can be read on them.
+AMOUNTS = ("#ffffff", COLOURS[0])
+CHANGES = (COLOURS[5], "#ffffff", COLOURS[4])
+NO_NUMBER = "#dddddd"
 TITLE_COLUMNS = 95
-FITTED_LAYERS_MIN = 3  # what a fit needs
+TOKEN_CHARACTERS = 12
 INSTALL = "matplotlib pandas"
 
 
 def pyplot() -> Any:
+    """matplotlib.pyplot, or MissingLibrary."""
     return library("matplotlib.pyplot", INSTALL)
 
 
-def norm_profile(profile: "NormProfile", ax: "Axes | None", fit: str | None) -> "Axes":
-    ax = _norm_axes(ax)
-    if profile.quantity != "l2":
-        ax.set_ylabel(profile.quantity)
-        ax.set_yscale("log" if pc.min(profile.table["minimum"]).as_py() > 0 else "linear")
-    kinds = list(dict.fromkeys(profile.table.column("site").to_pylist()))
-    for kind, colour in zip(kinds, COLOURS * (1 + len(kinds) // len(COLOURS)), strict=False):
-        rows = profile.table.filter(pc.equal(profile.table["site"], kind))
-        ax.plot(_column(rows, "layer"), _column(rows, "mean"), "o-", color=colour, label=f"mean, {kind}")
-        # Bands of every kind over each other would hide them all.
-        if kind == fit or len(kinds) == 1:
-            _draw_band(ax, kind, rows, profile.quantiles, colour)
-    if fit is not None and pc.sum(pc.equal(profile.table["site"], fit)).as_py() >= FITTED_LAYERS_MIN:
-        layers = profile.table.filter(pc.equal(profile.table["site"], fit)).column("layer")
-        _draw_fit(profile.fit_growth(fit, (pc.min(layers).as_py(), pc.max(layers).as_py())), ax)
-    return _finished(ax, profile)
+def axes(ax: "Axes | None", width: float = 7, height: float = 4.5) -> "Axes":
+    """`ax`; where it is None, the axes of a new figure of `width` by `height` inches."""
+    if ax is not None:
+        return ax
+    made: Axes = pyplot().subplots(figsize=(width, height), layout="constrained")[1]
+    return made
 
 
-def feature_histogram(answer: "FeatureStatistics", ax: "Axes | None") -> "Axes":
-    ax = pyplot().subplots(figsize=(6, 3.5), layout="constrained")[1] if ax is None else ax
-    low, high = _column(answer.table, "low"), _column(answer.table, "high")
-    widths = [upper - lower for lower, upper in zip(low, high, strict=True)]
-    ax.bar(low, _column(answer.table, "count"), width=widths, align="edge", color=COLOURS[0], edgecolor="white")
-    if answer.active_tokens:
-        ax.set_yscale("log")
-        ax.set_ylim(bottom=0.5)  # so that a bin with one token has a height
-    ax.set_xlabel("activation")
-    ax.set_ylabel("tokens")
-    ax.set_title(
-        f"feature {answer.feature} of {answer.sae}\nactive on {answer.density:.3%} of {answer.tokens:,} tokens",
-        fontsize=10,
-    )
-    return ax
-
-
-def _norm_axes(ax: "Axes | None") -> "Axes":
-    if ax is None:
-        ax = pyplot().subplots(figsize=(7, 4.5), layout="constrained")[1]
-    ax.set_yscale("log")
-    ax.set_xlabel("layer")
-    ax.set_ylabel("L2 norm")
-    return ax
-
-
-def _draw_band(ax: "Axes", kind: str, rows: pa.Table, quantiles: tuple[str, ...], colour: str) -> None:
-    if len(quantiles) < 2:
-        return
-    low, high = quantiles[0], quantiles[-1]
-    band = f"{float(low[1:]):.0%} to {float(high[1:]):.0%}, {kind}"
-    ax.fill_between(
-        _column(rows, "layer"),
-        _column(rows, low),
-        _column(rows, high),
-        color=colour,
-        alpha=0.15,
-        linewidth=0,
-        label=band,
-    )
-
-
-def _draw_fit(answer: "Growth", ax: "Axes") -> None:
-    layers, fitted = _column(answer.points, "layer"), _column(answer.points, "fitted")
-    ax.plot(layers, fitted, "--", color=FIT_COLOUR, label=f"fit, {answer.label}")
-
-
-def _finished(ax: "Axes", profile: "NormProfile") -> "Axes":
-    if ax.get_yscale() == "log":
-        log_ticks(ax, integers=True)
-    ax.legend(fontsize=8)
-    return titled(ax, f"norm of activations by layer ({profile.left_out})", profile.warnings)
-
-
-def titled(ax: "Axes", what: str, warnings: Iterable[str]) -> "Axes":
-    """Each warning below the title, as wide as the picture."""
+def titled(ax: "Axes", what: str, warnings: Iterable[str] = ()) -> "Axes":
+    """`ax` under the title `what`, with each warning below it, as wide as the picture."""
     lines = [line for text in warnings for line in textwrap.wrap(f"warning: {text}", TITLE_COLUMNS)]
     ax.set_title("\n".join([what, *lines]), fontsize=10)
     return ax
 
 
 def log_ticks(ax: "Axes", *, integers: bool) -> None:
-    """Readable ticks of a log axis; `integers`: of the other one."""
+    """Set readable ticks on a log y axis, and where `integers` whole numbers alone on the x axis."""
     from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator, ScalarFormatter
 
     if integers:
@@ -120,6 +63,57 @@ def log_ticks(ax: "Axes", *, integers: bool) -> None:
         ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
-def _column(table: pa.Table, name: str) -> list[Any]:
-    values: list[Any] = table.column(name).to_pylist()
-    return values
+def token_label(text: str, characters: int = TOKEN_CHARACTERS) -> str:
+    """The first characters of a token as a label shows them; a dollar sign would begin a formula."""
+    return visible(text)[:characters].replace("$", r"\$")
+
+
+def slanted_ticks(ax: "Axes", labels: Sequence[str], **font: Any) -> None:
+    """Label the columns of a picture with texts that end below them."""
+    ax.set_xticks(range(len(labels)), labels, rotation=60, ha="right", rotation_mode="anchor", **font)
+
+
+def cycled_colours(count: int) -> list[str]:
+    """COLOURS for `count` lines, from the first again where there are more."""
+    return [COLOURS[number % len(COLOURS)] for number in range(count)]
+
+
+def ordered_colours(count: int, first: float = 0.0) -> list[Any]:
+    """Colours of `count` lines that have an order, from dark to light; `first` is where on the scale they begin."""
+    scale = pyplot().cm.viridis
+    return [scale(first + (0.9 - first) * number / max(1, count - 1)) for number in range(count)]
+
+
+def heat(
+    ax: "Axes",
+    values: npt.NDArray[Any],
+    colours: tuple[str, ...],
+    low: float,
+    high: float | None,
+    label: str = "",
+) -> None:
+    """Draw values [row, column] in a blend of colours from `low` to `high`, and the scale beside them.
+
+    What is no number stays grey. `high` None is the largest value.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    blend = LinearSegmentedColormap.from_list("actstore", colours)
+    ax.set_facecolor(NO_NUMBER)
+    image = ax.imshow(values, cmap=blend, vmin=low, vmax=high, aspect="auto", interpolation="none")
+    ax.get_figure().colorbar(image, ax=ax, pad=0.01, fraction=0.03, label=label)  # type: ignore[union-attr]
+
+
+def tell(ax: "Axes", row: float, column: float, text: str, colour: str = "black", **font: Any) -> None:
+    """Write a text into the middle of a heat map's cell."""
+    ax.text(column, row, text, ha="center", va="center", color=colour, **font)
+
+
+def spread(
+    rows: Sequence[object], columns: Sequence[object], values: Iterable[tuple[Any, Any, float]]
+) -> npt.NDArray[np.float64]:
+    """[row, column] of (row, column, value); NaN where there is none."""
+    found = np.full((len(rows), len(columns)), np.nan)
+    for row, column, value in values:
+        found[rows.index(row), columns.index(column)] = value
+    return found

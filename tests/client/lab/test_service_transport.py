@@ -234,7 +234,7 @@ def test_loopback_needs_no_encryption(address: str) -> None:
 
 
 def test_another_machine_is_reached_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loopback never is: tests/client/test_local_stack.py."""
+    """Loopback never is: tests/client/stack/test_stack.py."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         with actstore.connect("192.0.2.1:7433") as lab, ThreadPoolExecutor(1) as pool:

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 import actstore
 from actstore import ActstoreError, Lab, Run, TokenNorms
 from actstore._cli.main import main
-from actstore._norms.token_plots import LABELLED_TOKENS_MAX
+from actstore._norms.heat_maps import LABELLED_TOKENS_MAX
 from actstore._norms.tokens import SHOWN_SITES
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.norms import by_token as token_norms
@@ -208,8 +208,8 @@ def test_what_is_not_named_is_drawn_of_resid_post(fit: str | None, doors: tuple[
 def test_many_tokens_of_one_sequence_have_their_positions(
     doors: tuple[Lab, Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actstore._norms.token_plots.LABELLED_TOKENS_MAX", 10)
-    monkeypatch.setattr("actstore._norms.token_plots.TICKS_MAX", 4)
+    monkeypatch.setattr("actstore._norms.heat_maps.LABELLED_TOKENS_MAX", 10)
+    monkeypatch.setattr("actstore._norms.heat_maps.TICKS_MAX", 4)
     ax = doors[0].run("planted").norms(by="token", sequences=range(1)).plot()
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "5", "9", "13"]
     assert ax.get_xticks().tolist() == [0, 4, 8, 12]

@@ -188,6 +188,23 @@ def test_what_lies_in_the_folder_of_its_start_is_not_imported(plant_workers: Pla
         assert len(lab.runs()) == 0
 
 
+def test_a_stack_has_one_lab_until_that_is_closed(plant_workers: Plant) -> None:
+    plant_workers()
+    with LocalStack(port=0) as stack:
+        assert stack.lab is stack.lab
+        with stack.lab as first:
+            pass
+        assert stack.lab is not first
+        assert len(stack.lab.runs()) == 0
+        last = stack.lab
+    assert last.closed
+
+
+def test_a_stack_that_was_not_started_has_no_lab() -> None:
+    with pytest.raises(StackFailed, match="not started"):
+        _ = LocalStack().lab
+
+
 def test_folders_of_a_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     stack = LocalStack("~/store", model_folders=["~/models"], state_folder="~/state")

@@ -21,7 +21,7 @@ from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.registry import ModelRecord, register_model
 from actstore_storage.runs.shard_writer import BOS, SPECIAL, ShardWriter, SparseFeatures, TokenRows
 from actstore_storage.upkeep.merging import finish_merge, merge_part, plan_merges
-from benchmarks._synthetic_runs import synthetic_record
+from benchmarks.parts.synthetic_runs import synthetic_record
 
 RUN, SAE, D_SAE = "run", "sae", 16_384
 # Features of a token, drawn with repeats, of which it keeps one each.

@@ -1,0 +1,136 @@
+"""The verbs that fill the store: capture what a model shows, encode stored vectors with SAEs, and stop either."""
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from actstore._cli.options import add_options, add_verb, asked_of, lab_of, say, warn
+from actstore._errors import refused
+from actstore._lab import Lab
+from actstore._records import Positions
+from actstore._runs.capture import Capture, sae_findings
+
+POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
+# Of lab.capture.
+ASKED: dict[str, dict[str, Any]] = {
+    "dataset": {"required": True},
+    "sites": {"nargs": "+", "default": [], "help": "stored as whole vectors: resid_post, or resid_post.2"},
+    "norms": {"nargs": "+", "help": "sites whose L2 norms are stored (default: every site)"},
+    "saes": {"nargs": "+", "default": [], "help": "SAEs whose features are stored"},
+    "revision": {"default": ""},
+    "name": {"help": "of the run (default: made from model, dataset and specification)"},
+    "context_length": {"type": int, "help": "tokens in a sequence (default: the model's)"},
+    "max_tokens": {"type": int, "help": "tokens in all (default: the whole dataset)"},
+    "dtype": {"default": "float32", "choices": ("float32", "bfloat16", "float16")},
+    "storage_dtype": {"default": "", "choices": ("", "float32", "bfloat16", "float16"), "help": "of vectors"},
+    "widen_on_overflow": {"action": "store_true", "help": "store what does not fit as float32"},
+    "packing": {"action": "store_true", "help": "several sequences to a row of a batch"},
+    "text_field": {"default": "", "help": "the column of a dataset of tables (default: text)"},
+    "tokens_field": {"default": "", "help": "the column of token ids, where the dataset has them"},
+    "source_field": {"default": "", "help": "the column that says where a document comes from, as a URL"},
+    "max_documents": {"type": int, "help": "documents in all (default: the whole dataset)"},
+    "sink_ratio": {"type": float, "help": "norm of a sink over its sequence's median (default: 10)"},
+}
+
+
+def add_capture(verbs: Any) -> None:
+    verb = add_verb(verbs, capture, "run a model over text and store what it shows")
+    verb.add_argument("model")
+    add_options(verb, ASKED)
+    verb.add_argument("--revisions", nargs="+", help="of several, a run each: with a name, NAME-REVISION")
+    verb.add_argument("--positions", help=f"whose vectors are stored: {POSITIONS_HELP} (default: all)")
+    verb.add_argument(
+        "--dry-run", action="store_true", help="print tokens, bytes by product and seconds; store nothing"
+    )
+    _add_following(verb)
+
+
+def capture(options: argparse.Namespace) -> None:
+    asked = asked_of(options, ASKED) | {"positions": _positions(options)}
+    with lab_of(options) as lab:
+        if options.revisions:
+            _capture_revisions(options, lab, asked)
+            return
+        if options.dry_run:
+            estimate = lab.estimate(options.model, **asked)
+            say(options, asdict(estimate), repr(estimate))
+            return
+        _follow(options, lab.capture(options.model, **asked))
+
+
+def _capture_revisions(options: argparse.Namespace, lab: Lab, asked: dict[str, Any]) -> None:
+    if asked.pop("revision") or options.dry_run:
+        given = "dry-run" if options.dry_run else "revision"
+        raise refused(f"--{given} is of one revision, and --revisions of several", given, "given", "one of the two")
+    asked["name"] = asked["name"] or ""
+    started = lab.capture_revisions(options.model, options.revisions, **asked)
+    if not options.no_wait:
+        started.wait(check_saes=False)
+    found = {"runs": list(started.run_names)}
+    say(options, found, "\n".join(started.run_names))
+
+
+def _positions(options: argparse.Namespace) -> Positions | None:
+    """Of --positions: last, every:4, random:0.1 or random:0.1:SEED, active:SAE:FEATURE."""
+    kind, *rest = (options.positions or "all").split(":")
+    try:
+        match kind, rest:
+            case "all", []:
+                return None
+            case "last", []:
+                return Positions.last()
+            case "every", [stride]:
+                return Positions.every(int(stride))
+            case "random", [fraction, *seed] if len(seed) < 2:
+                return Positions.random(float(fraction), int(seed[0]) if seed else 0)
+            case "active", [sae, feature]:
+                return Positions.active(sae, int(feature))
+    except ValueError:
+        pass
+    raise refused(f"--positions {options.positions!r} is not known", "positions", options.positions, POSITIONS_HELP)
+
+
+def add_encode(verbs: Any) -> None:
+    verb = add_verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
+    verb.add_argument("run")
+    verb.add_argument("saes", nargs="+", metavar="sae")
+    verb.add_argument("--name", help="of the new run (default: made from model, dataset and specification)")
+    _add_following(verb)
+
+
+def encode(options: argparse.Namespace) -> None:
+    with lab_of(options) as lab:
+        _follow(options, lab.run(options.run).encode(options.saes, name=options.name))
+
+
+def _add_following(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--no-wait", action="store_true", help="return as soon as the capture is accepted")
+    verb.add_argument("--no-check", action="store_true", help="do not look whether the SAEs are right for the model")
+
+
+def _follow(options: argparse.Namespace, started: Capture) -> None:
+    """Wait for the end, unless told otherwise, and say what became of the run."""
+    if options.no_wait:
+        say(options, {"run": started.run_name}, repr(started))
+        return
+    run = started.wait(check_saes=False)
+    if started.dataset_files.note:
+        print(f"actstore: {started.dataset_files.note}", file=sys.stderr)
+    warnings = [] if options.no_check else list(sae_findings(run))
+    warn(warnings)
+    facts = {"run": run.name, "complete": run.complete, "tokens": run.tokens_committed, "warnings": warnings}
+    facts["dataset_files"] = asdict(started.dataset_files)
+    say(options, facts, repr(run))
+
+
+def add_cancel(verbs: Any) -> None:
+    verb = add_verb(verbs, cancel, "stop a capture; what is committed stays readable")
+    verb.add_argument("run")
+
+
+def cancel(options: argparse.Namespace) -> None:
+    with lab_of(options) as lab:
+        news = lab.attach(options.run).cancel()
+    text = f"{news.run}: {news.state}, {news.shards_committed} of {news.shards_total} shards stay readable"
+    say(options, {"run": news.run, "state": news.state, "tokens": news.tokens_committed}, text)
