@@ -8,8 +8,8 @@ from typing import Any
 from actstore._cli.options import add_options, add_verb, asked_of, lab_of, say, warn
 from actstore._errors import refused
 from actstore._lab import Lab
-from actstore._records import Positions
-from actstore._runs.capture import Capture, sae_findings
+from actstore._runs.run import Capture, sae_findings
+from actstore_api.records.capture import Positions
 
 POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
 # Of lab.capture.

@@ -5,13 +5,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from actstore import _checks as _arguments
 from actstore._connect import connect
 from actstore._errors import refused
 from actstore._lab import Lab
 from actstore._view import text as _text
+from actstore_api.records.terms import TokenClass
 
 # Exit statuses: UNSOUND is an answer that is bad news, of `fsck`, `check-sae` and `status`. argparse exits with 2.
 DONE, FAILED, UNSOUND, INTERRUPTED = 0, 1, 3, 130
@@ -45,7 +45,7 @@ def asked_of(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any
 
 def add_exclude(verb: argparse.ArgumentParser, *more: str) -> None:
     """Let a verb leave out tokens of some classes, and of what `more` names."""
-    choices = (*_arguments.TOKEN_CLASSES, *more)
+    choices = (*get_args(TokenClass), *more)
     verb.add_argument(
         "--exclude", nargs="*", default=["bos"], choices=choices, help="tokens to leave out (default: bos)"
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Answer, plain_rows
 from actstore._features import plots as _plots
 from actstore._view import glossary as _definitions
@@ -36,7 +36,7 @@ class EncodedText(Answer):
 
     def on(self, feature: int) -> list[float]:
         """The feature's activation on each token, 0 where it does not fire."""
-        chosen = self.table.filter(pc.equal(self.table["feature"], _arguments.count(feature, "feature")))
+        chosen = self.table.filter(pc.equal(self.table["feature"], _checks.count(feature, "feature")))
         values = dict(zip(chosen["position"].to_pylist(), chosen["activation"].to_pylist(), strict=True))
         return [values.get(position, 0.0) for position in self.tokens["position"].to_pylist()]
 
@@ -93,7 +93,7 @@ class LogitLens(Answer):
 
     def end(self, name: str, feature: int | None = None) -> list[dict[str, Any]]:
         """The rows of the `top` or of the `bottom` of a feature, by default the first, furthest from 0 first."""
-        _arguments.choices(name, "end", ("top", "bottom"))
+        _checks.one_of(name, "end", ("top", "bottom"))
         chosen = next(iter(self.features), None) if feature is None else feature
         return [row for row in self if row["end"] == name and row["feature"] == chosen]
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Answer, plain_rows
 from actstore._errors import refused
 from actstore._models import plots as _plots
@@ -77,11 +77,11 @@ class Attention(Answer):
 
     def top(self, measure: str, n: int = SHOWN_TOP) -> Answer:
         """The heads with most of a measure."""
-        return _largest(self, _arguments.chosen(measure, "measure", MEASURES), n)
+        return _largest(self, _checks.one_of(measure, "measure", MEASURES), n)
 
     def plot(self, ax: "Axes | None" = None, measure: str = "entropy") -> "Axes":
         """Layers by heads, coloured by a measure."""
-        _arguments.choices(measure, "measure", MEASURES)
+        _checks.one_of(measure, "measure", MEASURES)
         return titled(_plots.heads(ax, list(self), measure), f"{self.provenance.model}: {measure}")
 
     def plot_pattern(self, layer: int, head: int, ax: "Axes | None" = None) -> "Axes":
@@ -116,11 +116,11 @@ class InductionScores(Answer):
 
     def top(self, score: str = "induction", n: int = SHOWN_TOP) -> Answer:
         """The heads with most of a score."""
-        return _largest(self, _arguments.chosen(score, "score", SCORES), n)
+        return _largest(self, _checks.one_of(score, "score", SCORES), n)
 
     def plot(self, ax: "Axes | None" = None, score: str = "induction") -> "Axes":
         """Layers by heads, coloured by a score."""
-        _arguments.choices(score, "score", SCORES)
+        _checks.one_of(score, "score", SCORES)
         return titled(_plots.heads(ax, list(self), score), f"{self.provenance.model}: {score}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,13 +164,13 @@ class TextLens(Answer):
         if column in self.table.column_names:
             values = self.table[column].to_pylist()
         else:
-            _arguments.choices(column, "column", ("token", "text", "logit", "probability"))
+            _checks.one_of(column, "column", ("token", "text", "logit", "probability"))
             values = self.tops.filter(pc.equal(self.tops["rank"], 1))[column].to_pylist()
         return np.array(values, object if column.endswith("text") else None).reshape(len(self.layers), -1)
 
     def plot(self, ax: "Axes | None" = None, column: str = "probability") -> "Axes":
         """Layers over tokens: each cell has its likeliest next token, in the colour of a column (probability, kl)."""
-        _arguments.choices(column, "column", ("probability", "entropy", "kl", "target_log_probability"))
+        _checks.one_of(column, "column", ("probability", "entropy", "kl", "target_log_probability"))
         label = column if column == "probability" else f"{column}, nats"
         values, texts = self.grid(column).astype(np.float64), self.tokens["text"].to_pylist()
         ax = _plots.lens(ax, values, self.grid("text"), self.layers, texts, label)
@@ -238,7 +238,7 @@ class SteeredText(Answer):
 
     def written(self, by: str) -> Answer:
         """The rows that the `steered` or the `unsteered` model wrote."""
-        _arguments.choices(by, "by", WRITERS)
+        _checks.one_of(by, "by", WRITERS)
         rows = self.table.filter(pc.equal(self.table["generated"], by))
         return Answer(table=rows, provenance=self.provenance, excluded=self.excluded)
 
@@ -302,7 +302,7 @@ class SiteAblation(Answer):
     def top(self, n: int = SHOWN_TOP) -> Answer:
         """The parts whose loss changes the loss most, either way."""
         order = pc.sort_indices(pc.negate(pc.abs(self.table["change"])))
-        chosen = self.table.take(order[: _arguments.count(n, "n")])
+        chosen = self.table.take(order[: _checks.count(n, "n")])
         return Answer(table=chosen, provenance=self.provenance, excluded=self.excluded)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
@@ -328,5 +328,5 @@ class SiteAblation(Answer):
 
 
 def _largest(answer: Answer, column: str, n: int) -> Answer:
-    order: Sequence[int] = pc.sort_indices(answer.table, [(column, "descending")])[: _arguments.count(n, "n")]
+    order: Sequence[int] = pc.sort_indices(answer.table, [(column, "descending")])[: _checks.count(n, "n")]
     return Answer(table=answer.table.take(order), provenance=answer.provenance, excluded=answer.excluded)
