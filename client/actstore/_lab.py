@@ -77,7 +77,15 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         """A capture that someone started before."""
         return Capture(_checks.text(run_name, "run"), self._backend)
 
-    def capture(self, model: str, *, dataset: str, **options: Unpack[CaptureOptions]) -> Capture:
+    def capture(
+        self,
+        model: str,
+        *,
+        dataset: str,
+        revision: str = "",
+        name: str | None = None,
+        **options: Unpack[CaptureOptions],
+    ) -> Capture:
         """Run a model over text in the workers and store what it shows; `.wait()` gives the run.
 
         `sites` are stored as whole vectors, `norms` as L2 norms (None and an empty collection both mean every site),
@@ -99,11 +107,19 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         sequences into a row of a batch, without attention between them. A token is flagged as a sink where its norm
         exceeds its sequence's median `sink_ratio` times (None: 10; 0: none is).
         """
-        return start_capture(self._backend, specification(model, dataset, **options))
+        return start_capture(self._backend, specification(model, dataset, revision=revision, name=name, **options))
 
-    def estimate(self, model: str, *, dataset: str, **options: Unpack[CaptureOptions]) -> CaptureEstimate:
+    def estimate(
+        self,
+        model: str,
+        *,
+        dataset: str,
+        revision: str = "",
+        name: str | None = None,
+        **options: Unpack[CaptureOptions],
+    ) -> CaptureEstimate:
         """What `capture` with the same arguments would take: tokens, bytes by product, seconds. Nothing is stored."""
-        question = EstimateCapture(specification(model, dataset, **options))
+        question = EstimateCapture(specification(model, dataset, revision=revision, name=name, **options))
         found: EstimateCaptureAnswer = self._backend.ask(question)
         return found.estimate
 
@@ -127,8 +143,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         places = steps_of(steps)
         check_revisions(wanted, places)
         asked = [
-            specification(model, dataset, **{**options, "revision": one, "name": run_of_revision(name, one)})
-            for one in wanted
+            specification(model, dataset, revision=one, name=run_of_revision(name, one), **options) for one in wanted
         ]
         captures = [start_capture(self._backend, one) for one in asked]
         return Captures(captures, places, self._backend)

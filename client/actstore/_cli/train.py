@@ -17,9 +17,9 @@ from typing import Any
 from actstore._cli.options import warn
 from actstore._connect import connect
 from actstore._errors import MissingLibrary, refused
+from actstore._runs.run import sae_findings
 from actstore._stack.folder import stack_store
 from actstore._stack.guard import Guarded
-from actstore._view.bar import sae_findings
 
 TRAIN = "train-sae"
 MODULE = "actstore_worker.training"

@@ -17,16 +17,14 @@ from actstore_api.records.terms import Dtype, ModelReference
 
 
 class CaptureOptions(TypedDict, total=False):
-    """What a capture may be told beside its model and dataset; Lab.capture says what each means."""
+    """What a capture may be told beside its model, dataset and name; Lab.capture says what each means."""
 
     sites: Iterable[str]
     norms: Iterable[str] | None
     saes: Iterable[str]
-    revision: str
     context_length: int | None
     max_tokens: int | None
     dtype: str
-    name: str | None
     text_field: str
     bos: bool | None
     sequences_per_shard: int | None
@@ -46,14 +44,14 @@ def specification(
     model: str,
     dataset: str,
     *,
+    revision: str = "",
+    name: str | None = None,
     sites: Iterable[str] = (),
     norms: Iterable[str] | None = None,
     saes: Iterable[str] = (),
-    revision: str = "",
     context_length: int | None = None,
     max_tokens: int | None = None,
     dtype: str = "float32",
-    name: str | None = None,
     text_field: str = "",
     bos: bool | None = None,
     sequences_per_shard: int | None = None,

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from actstore._questions import ActiveQuestion, CofiringQuestion, FindQuestion, RowsQuestion, SampleQuestion
+from actstore._records import RowQuery
 
 import actstore
 from actstore import ActstoreError, BadRequest, Lab, Where
-from actstore._questions import ActiveQuestion, CofiringQuestion, FindQuestion, RowsQuestion, SampleQuestion
-from actstore._records import RowQuery
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket

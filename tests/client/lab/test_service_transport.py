@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import pyarrow as pa
 import pytest
+from actstore._records import RowQuery
 from grpc_status import rpc_status
 
 import actstore
 from actstore import ActstoreError, BadRequest, Denied, Fault, LimitExceeded, StoreFailed, Unavailable
 from actstore._norms.profile import ProfileQuestion
-from actstore._records import RowQuery
 from actstore._transport import service as _grpc_backend
 from actstore_api.reasons import to_status
 from actstore_api.records.terms import Failure

@@ -10,6 +10,7 @@ import pytest
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from tests.client.workers.norms import HEADS, LAYERS, RATE
 
 import actstore
 from actstore import BadRequest, Lab, plot_growth
@@ -17,7 +18,6 @@ from actstore._norms.profile import factor
 from actstore_api.v1 import capture_pb2, norm_pb2
 from tests import stored_run
 from tests.client.conftest import RUNS
-from tests.client.workers.norms import HEADS, LAYERS, RATE
 from tests.client.workers.stand_in import StandInWorkers
 
 

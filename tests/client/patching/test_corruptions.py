@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from actstore._records import PromptPair
 from tokenizers import Tokenizer
 
 from actstore import BadRequest, Provenance, Sweep, TokenComparison, compare_corruptions
 from actstore._patching.replaced_tokens import token_table
-from actstore._records import PromptPair
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.wiring import load_model

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-
-from actstore import BadRequest, Fault, Lab, Provenance, Sweep, SweepEstimate, SweptCells
 from actstore._records import SweepAudit, SweepRequest
 from actstore._transport.messages import sweep_of
+
+from actstore import BadRequest, Fault, Lab, Provenance, Sweep, SweepEstimate, SweptCells
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
 from tests.client.workers import stand_in as planted
 from tests.client.workers.saes import message

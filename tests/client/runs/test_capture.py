@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, replace
 
 import pytest
+from actstore._runs.capture import Bar, Capture
 
 from actstore import (
     BadRequest,
@@ -20,7 +21,6 @@ from actstore import (
     SaeWarning,
 )
 from actstore._runs import capture as _capture
-from actstore._runs.capture import Bar, Capture
 from actstore_api.v1 import capture_pb2
 from actstore_api.v1.sae_pb2 import CheckSaeRequest
 from actstore_storage.format.specification import Positions as StoredPositions

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 mpl.use("Agg")
+from actstore._records import PromptPair
 from matplotlib import pyplot as plt
 
 from actstore import BadRequest, Lab, MissingLibrary, Provenance, Sweep
-from actstore._records import PromptPair
 from tests.client.workers import saes
 from tests.client.workers import stand_in as planted
 from tests.stored_run import FIRING, SAE, SILENT
