@@ -19,11 +19,13 @@ DEADLINE_SECONDS = 60
 class Verb:
     """One call: the record that asks has its name, and the one that answers its name and `Answer`.
 
-    `path` is gRPC's name of it. The answer of one that `streams` comes in parts, without a deadline. One that is
-    `forwarded` is answered by the workers, one that is `repeatable` may be asked again where no answer came.
+    `service` is the full name of its service, `path` gRPC's name of the verb. The answer of one that `streams` comes in
+    parts, without a deadline. One that is `forwarded` is answered by the workers, one that is `repeatable` may be asked
+    again where no answer came.
     """
 
     name: str
+    service: str
     path: str
     question: type[Any]
     answer: type[Any]
@@ -44,6 +46,7 @@ def _verb(method: MethodDescriptor) -> Verb:
     seconds = _option(method, options_pb2.deadline_seconds) or DEADLINE_SECONDS
     return Verb(
         name=method.name,
+        service=service.full_name,
         path=f"/{service.full_name}/{method.name}",
         question=records[method.name],
         answer=records[f"{method.name}Answer"],

@@ -10,13 +10,7 @@ import grpc
 from google.rpc import status_pb2
 
 from actstore_api.v1 import capture_pb2
-from actstore_api.v1.service_pb2_grpc import (
-    CaptureServiceStub,
-    ModelServiceStub,
-    NormServiceStub,
-    PatchingServiceStub,
-    SaeServiceStub,
-)
+from actstore_api.verbs import VERBS
 from actstore_service.failures import ForwardedError
 from actstore_service.settings import Limits, is_loopback
 from actstore_storage.errors import ActstoreError
@@ -51,29 +45,10 @@ class Gateway:
     def configured(self) -> bool:
         return self._channel is not None
 
-    @property
-    def capture(self) -> Any:
-        return CaptureServiceStub(self._open())
-
-    @property
-    def patching(self) -> Any:
-        return PatchingServiceStub(self._open())
-
-    @property
-    def sae(self) -> Any:
-        return SaeServiceStub(self._open())
-
-    @property
-    def model(self) -> Any:
-        return ModelServiceStub(self._open())
-
-    @property
-    def norm(self) -> Any:
-        return NormServiceStub(self._open())
-
-    def answer(self, method: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        """One message for one message. `method` is of a stub of this gateway."""
+    def answer(self, path: str, request: bytes, context: grpc.ServicerContext) -> Any:
+        """One message for one message, as bytes. `path` is gRPC's name of the verb."""
         with self._place():
+            method = self._open().unary_unary(path)
             call = method.future(request, timeout=_seconds_left(context), metadata=self._metadata)
             try:
                 _cancel_with(context, call)
@@ -81,8 +56,10 @@ class Gateway:
             except (grpc.RpcError, grpc.FutureCancelledError):
                 _hand_on(call)
 
-    def stream(self, method: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def stream(self, path: str, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """The messages of a stream, as bytes. One that nobody takes any more is cancelled."""
         with self._place():
+            method = self._open().unary_stream(path)
             call = method(request, timeout=_seconds_left(context), metadata=self._metadata)
             try:
                 _cancel_with(context, call)
@@ -97,12 +74,16 @@ class Gateway:
         if self._channel is None:
             return None
         try:
-            return self.capture.GetCaptureTotals(
-                capture_pb2.GetCaptureTotalsRequest(), timeout=self._limits.totals_seconds, metadata=self._metadata
-            )
+            return self._totals()
         except grpc.RpcError as error:
             LOG.warning("no capture totals from the workers: %s", error.code())
             return None
+
+    def _totals(self) -> capture_pb2.GetCaptureTotalsResponse:
+        method = self._open().unary_unary(VERBS["GetCaptureTotals"].path)
+        request = capture_pb2.GetCaptureTotalsRequest().SerializeToString()
+        said = method(request, timeout=self._limits.totals_seconds, metadata=self._metadata)
+        return capture_pb2.GetCaptureTotalsResponse.FromString(said)
 
     def close(self) -> None:
         if self._channel is not None:

@@ -6,7 +6,7 @@ Labels are bounded: methods are those that the server has, all others count as `
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,9 @@ from actstore_service.guards import guarded
 UNKNOWN_METHOD = "unknown"
 # Of a sweep's answer, as of another version of the workers.
 OTHER_KERNEL = "other"
-KERNELS = ("resumed", "full")
+KERNELS: Mapping[int, str] = {
+    number: name.removeprefix("SWEEP_KERNEL_").lower() for name, number in patching_pb2.SweepKernel.items() if number
+}
 ERROR_BUCKETS = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 # From a health check to a feature page over a large run.
 LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -109,7 +111,7 @@ class SweepMetrics:
 
     def ended(self, audit: patching_pb2.SweepAudit, cells: int) -> None:
         answer = "kept" if audit.cached else "computed"
-        self._ended.labels(answer, audit.kernel if audit.kernel in KERNELS else OTHER_KERNEL).inc()
+        self._ended.labels(answer, KERNELS.get(audit.kernel, OTHER_KERNEL)).inc()
         self._cells.labels(answer).inc(cells)
         if audit.cached:
             return

@@ -2,33 +2,22 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from actstore_api.v1 import service_pb2, service_pb2_grpc
 from actstore_service.access import AccessInterceptor
-from actstore_service.activation import ActivationService
-from actstore_service.capture import CaptureService
-from actstore_service.catalog import CatalogService
-from actstore_service.encoded import EncodedInterceptor
 from actstore_service.failures import FailureInterceptor
-from actstore_service.feature import FeatureService
 from actstore_service.gateway import Gateway
+from actstore_service.handlers import SERVICES, Forwarded, Stored, forwarded_services, generic_handlers
 from actstore_service.metrics import Metrics, MetricsInterceptor
-from actstore_service.model import ModelService
-from actstore_service.norm import NormService
-from actstore_service.patching import PatchingService
 from actstore_service.probes import ProbeServer
-from actstore_service.sae import SaeService
 from actstore_service.settings import Settings, cannot_listen, split_address
+from actstore_service.sweeps import counted
+from actstore_storage.answers import Store
 from actstore_storage.bucket import Bucket
 from actstore_storage.parquet.row_cache import HeldRows
-
-SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
-FORWARDED = tuple(f"actstore_api.v1.{name}Service" for name in ("Capture", "Patching", "Sae", "Model"))
 
 
 class Service:
@@ -63,7 +52,7 @@ def _grpc_server(settings: Settings, metrics: Metrics) -> grpc.Server:
     access = [AccessInterceptor(settings.token)] if settings.token is not None else []
     return grpc.server(
         ThreadPoolExecutor(limits.worker_threads, thread_name_prefix="call"),
-        interceptors=[MetricsInterceptor(metrics), *access, FailureInterceptor(), EncodedInterceptor()],
+        interceptors=[MetricsInterceptor(metrics), *access, FailureInterceptor()],
         maximum_concurrent_rpcs=limits.concurrent_calls,
         options=[
             ("grpc.max_receive_message_length", limits.request_bytes),
@@ -75,25 +64,15 @@ def _grpc_server(settings: Settings, metrics: Metrics) -> grpc.Server:
 
 
 def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, settings: Settings, metrics: Metrics) -> None:
-    batch_bytes = settings.limits.batch_bytes
-    servicers: dict[str, Any] = {
-        "CatalogService": CatalogService(bucket),
-        "CaptureService": CaptureService(gateway),
-        "ActivationService": ActivationService(bucket, batch_bytes, HeldRows(settings.held_row_bytes)),
-        "FeatureService": FeatureService(bucket, batch_bytes),
-        "NormService": NormService(bucket, gateway),
-        "PatchingService": PatchingService(gateway, metrics.sweeps),
-        "SaeService": SaeService(gateway),
-        "ModelService": ModelService(gateway),
-    }
-    for name, servicer in servicers.items():
-        getattr(service_pb2_grpc, f"add_{name}Servicer_to_server")(servicer, server)
+    stored = Stored(Store(bucket, HeldRows(settings.held_row_bytes)), settings.limits.batch_bytes)
+    forwarded = Forwarded(gateway, {"RunSweep": lambda updates: counted(updates, metrics.sweeps)})
+    server.add_generic_rpc_handlers(tuple(generic_handlers(stored, forwarded)))
 
 
 def _add_standard_services(server: grpc.Server, servicer: health.HealthServicer, gateway: Gateway) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     for name in SERVICES:
-        serving = gateway.configured or name not in FORWARDED
+        serving = gateway.configured or name not in forwarded_services()
         states = health_pb2.HealthCheckResponse
         servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

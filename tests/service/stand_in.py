@@ -34,20 +34,20 @@ FAILURE = Failure(
     "SAE_MISMATCH", "the SAE reads 768 values, the model has 128", {"field": "saes", "value": "768", "allowed": "128"}
 )
 
-
+RESUMED, FULL = patching_pb2.SWEEP_KERNEL_RESUMED, patching_pb2.SWEEP_KERNEL_FULL
 AUDITS = {
     "resumed": patching_pb2.SweepAudit(
-        audited_cells=4, largest_error=2e-6, noise_floor=1e-6, tolerance=1e-4, kernel="resumed", token_layers=10,
+        audited_cells=4, largest_error=2e-6, noise_floor=1e-6, tolerance=1e-4, kernel=RESUMED, token_layers=10,
         token_layers_full=40,
     ),
     "worse": patching_pb2.SweepAudit(
-        audited_cells=4, largest_error=5e-5, noise_floor=0, tolerance=1e-4, kernel="full", token_layers=40,
+        audited_cells=4, largest_error=5e-5, noise_floor=0, tolerance=1e-4, kernel=FULL, token_layers=40,
         token_layers_full=40,
     ),
     "kept": patching_pb2.SweepAudit(
-        audited_cells=4, largest_error=9e-5, tolerance=1e-4, kernel="resumed", token_layers=10, cached=True
+        audited_cells=4, largest_error=9e-5, tolerance=1e-4, kernel=RESUMED, token_layers=10, cached=True
     ),
-    "of-tomorrow": patching_pb2.SweepAudit(kernel="quantum"),
+    "of-tomorrow": patching_pb2.SweepAudit(kernel=99),
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from actstore_api.v1 import capture_pb2, catalog_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2, patching_pb2
 from actstore_service.server import Service
 from actstore_service.settings import Limits
 from tests.service import stand_in
@@ -29,7 +29,7 @@ def test_requests_and_answers_pass_unchanged(call: Caller, workers: stand_in.Sta
     cancelled = call("CaptureService", "CancelCapture", capture_pb2.CancelCaptureRequest(run="new"))
     assert cancelled.progress.state == capture_pb2.CAPTURE_STATE_CANCELLED
     assert call("CaptureService", "GetCaptureTotals", capture_pb2.GetCaptureTotalsRequest()) == stand_in.TOTALS
-    progress, result = call("PatchingService", "RunSweep", patching_pb2.RunSweepRequest(clean="x"))
+    progress, result = call("PatchingService", "RunSweep", patching_pb2.RunSweepRequest(sites=["x"]))
     assert (progress.progress.cells_total, result.result.clean_logit_difference) == (2, 1.5)
 
 
@@ -50,7 +50,7 @@ def test_workers_get_their_own_token_and_the_applications_name(call: Caller, wor
         (
             "PatchingService",
             "RunSweep",
-            patching_pb2.RunSweepRequest(model=capture_pb2.ModelReference(name="refused")),
+            patching_pb2.RunSweepRequest(model=common_pb2.ModelReference(name="refused")),
         ),
     ],
 )

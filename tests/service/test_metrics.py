@@ -7,7 +7,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from actstore_api.v1 import capture_pb2, catalog_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2, patching_pb2
 from actstore_service.server import Service
 from tests.service import stand_in
 from tests.service.conftest import Caller, Serve
@@ -83,7 +83,7 @@ def test_what_sweeps_say_of_themselves(forwarding: Service, call: Caller) -> Non
 
 
 def _sweep(model: str) -> patching_pb2.RunSweepRequest:
-    return patching_pb2.RunSweepRequest(model=capture_pb2.ModelReference(name=model))
+    return patching_pb2.RunSweepRequest(model=common_pb2.ModelReference(name=model))
 
 
 def test_labels_stay_bounded(forwarding: Service, call: Caller) -> None:

@@ -16,7 +16,7 @@ from tests.service.process import refused_start, running_service
 from tests.stored_run import FIRING, SAE, StoredRun, write_stored_run
 from tests.waiting import PATIENCE_SECONDS
 
-TOP = feature_pb2.GetTopExamplesRequest(feature=feature_pb2.FeatureReference(run="planted", sae=SAE, feature=FIRING))
+TOP = feature_pb2.SampleExamplesRequest(run="planted", sae=SAE, features=[FIRING])
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
@@ -46,7 +46,7 @@ def test_the_same_answers_over_s3(tmp_path: Path, bucket: Bucket, stored: Stored
         }
         with running_service(**s3) as on_s3, running_service(ACTSTORE_STORE=bucket.address) as on_disk:
             callers = [Caller(ready["address"], token=None) for ready in (on_s3, on_disk)]
-            answers = [call("FeatureService", "GetTopExamples", TOP) for call in callers]
+            answers = [call("FeatureService", "SampleExamples", TOP) for call in callers]
             for call in callers:
                 call.channel.close()
         assert answers[0] == answers[1]

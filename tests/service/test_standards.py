@@ -11,10 +11,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from actstore_api.v1 import capture_pb2, catalog_pb2, service_pb2, service_pb2_grpc
-from actstore_service import activation, capture, catalog, feature, norm, patching
+from actstore_api.v1 import capture_pb2, catalog_pb2, service_pb2
+from actstore_api.verbs import VERBS
 from actstore_service.server import Service
 from actstore_service.settings import Limits, Settings
+from actstore_storage.answers import ANSWERS, ROWS
 from actstore_storage.errors import BadRequest
 from tests.service import stand_in
 from tests.service.conftest import TOKEN, Caller, Serve
@@ -69,12 +70,18 @@ def test_reflection_describes_every_service(call: Caller) -> None:
         assert [method.name for method in pool.FindServiceByName(name).methods] == [m.name for m in ours.methods]
 
 
-def test_every_method_is_written() -> None:
-    for module in (activation, capture, catalog, feature, norm, patching):
-        name = f"{module.__name__.rpartition('.')[2].capitalize()}Service"
-        written, generated = getattr(module, name), getattr(service_pb2_grpc, f"{name}Servicer")
-        for method in service_pb2.DESCRIPTOR.services_by_name[name].methods:
-            assert getattr(written, method.name) is not getattr(generated, method.name), method.full_name
+def test_every_verb_is_answered_by_the_bucket_or_by_the_workers() -> None:
+    stored = {verb.question for verb in VERBS.values() if not verb.forwarded}
+    assert stored == {*ANSWERS, *ROWS}
+    assert {verb.question for verb in VERBS.values() if not verb.forwarded and verb.streams} == set(ROWS)
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_every_verb_has_a_handler(serve: Serve, connect: Callable[..., Caller], name: str) -> None:
+    verb, call = VERBS[name], connect(serve())
+    with pytest.raises(grpc.RpcError) as caught:  # a message that no protobuf is, and no workers for the others
+        list(call.channel.unary_stream(verb.path)(b"\xff", metadata=call.metadata, timeout=PATIENCE_SECONDS))
+    assert caught.value.code() is not grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1]])

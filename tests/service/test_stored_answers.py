@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, common_pb2, feature_pb2, norm_pb2
+from actstore_api.v1 import activation_pb2, catalog_pb2, common_pb2, feature_pb2, norm_pb2
 from actstore_service.settings import Limits
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
@@ -26,8 +26,13 @@ def _table(message: common_pb2.Table) -> pa.Table:
     return pa.ipc.open_stream(message.arrow_ipc_stream).read_all()
 
 
-def _reference(feature: int, sae: str = SAE, run: str = "planted") -> feature_pb2.FeatureReference:
-    return feature_pb2.FeatureReference(run=run, sae=sae, feature=feature)
+def _top_request(feature: int, **asked: object) -> feature_pb2.SampleExamplesRequest:
+    """A request for the strongest examples of a feature."""
+    return feature_pb2.SampleExamplesRequest(run="planted", sae=SAE, features=[feature], **asked)  # type: ignore[arg-type]
+
+
+def _statistics_request(feature: int, sae: str = SAE, **asked: object) -> feature_pb2.GetFeatureStatisticsRequest:
+    return feature_pb2.GetFeatureStatisticsRequest(run="planted", sae=sae, feature=feature, **asked)  # type: ignore[arg-type]
 
 
 class TestCatalog:
@@ -38,9 +43,9 @@ class TestCatalog:
         assert run.tokens_committed == len(stored.tokens.token)
         assert (list(run.dense_sites), list(run.norm_sites)) == ([DENSE_SITE], [f"resid_post.{i}" for i in range(3)])
         assert [(sae.name, sae.site, sae.d_sae) for sae in run.saes] == [(SAE, DENSE_SITE, stored_run.D_SAE)]
-        assert (run.layer_count, run.d_model) == (3, 8)
+        assert (run.n_layers, run.d_model) == (3, 8)
         assert run.specification.model.name == MODEL
-        assert run.specification.bos == capture_pb2.BOS_POLICY_PREPEND
+        assert run.specification.prepend_bos
         assert not run.specification.dataset.HasField("max_tokens")
         assert run.provenance.specification_sha256 == record.specification_sha256
         assert (run.provenance.shards_committed, run.provenance.shards_total) == (3, 3)
@@ -62,7 +67,7 @@ class TestCatalog:
 
     def test_models_and_saes(self, call: Caller) -> None:
         models = call("CatalogService", "ListModels", catalog_pb2.ListModelsRequest()).models
-        assert [(model.name, model.family, model.vocabulary_size) for model in models] == [(MODEL, "gpt2", 40)]
+        assert [(model.name, model.family, model.d_vocab) for model in models] == [(MODEL, "gpt2", 40)]
         saes = call("CatalogService", "ListSaes", catalog_pb2.ListSaesRequest()).saes
         assert [(sae.name, sae.architecture, sae.d_in, sae.model) for sae in saes] == [(SAE, "standard", 8, MODEL)]
 
@@ -80,9 +85,10 @@ class TestActivations:
     ) -> None:
         stored = write_stored_run(empty_bucket, dtype=dtype)
         call = connect(serve(bucket=empty_bucket))
-        request = activation_pb2.ReadActivationsRequest(run="planted", site=f"blocks.1.hook_{DENSE_SITE.split('.')[0]}")
+        site = f"blocks.1.hook_{DENSE_SITE.split('.')[0]}"
+        request = activation_pb2.ReadActivationsRequest(run="planted", sites=[site])
         messages = call("ActivationService", "ReadActivations", request)
-        assert messages[0].provenance.dtype == dtype
+        assert common_pb2.Dtype.Name(messages[0].provenance.dtype) == f"DTYPE_{dtype.upper()}"
         assert not any(message.HasField("provenance") for message in messages[1:])
         table = pa.concat_tables(_table(message.rows) for message in messages)
         field = table.schema.field("activation")
@@ -92,7 +98,9 @@ class TestActivations:
             assert np.array_equal(table[column].to_numpy(), getattr(stored.tokens, column)), column
 
     def test_tokens_have_their_texts(self, call: Caller, stored: StoredRun) -> None:
-        request = activation_pb2.ReadTokensRequest(run="planted", first_sequence=2, sequence_count=3)
+        request = activation_pb2.ReadTokensRequest(
+            run="planted", where=activation_pb2.TokenSelection(sequences=common_pb2.Range(first=2, end=5))
+        )
         messages = call("ActivationService", "ReadTokens", request)
         table = pa.concat_tables(_table(message.rows) for message in messages)
         inside = (stored.tokens.sequence >= 2) & (stored.tokens.sequence < 5)
@@ -101,15 +109,15 @@ class TestActivations:
 
     def test_messages_are_bounded(self, serve: Serve, connect: Callable[..., Caller], stored: StoredRun) -> None:
         call = connect(serve(limits=Limits(batch_bytes=400)))
-        request = activation_pb2.ReadActivationsRequest(run="planted", site=DENSE_SITE)
+        request = activation_pb2.ReadActivationsRequest(run="planted", sites=[DENSE_SITE])
         parts = [_table(message.rows) for message in call("ActivationService", "ReadActivations", request)]
         assert len(parts) > 5
         assert max(part.nbytes for part in parts) <= 400
         assert pa.concat_tables(parts)["token"].to_pylist() == stored.tokens.token.tolist()
 
     def test_where_no_row_passes_there_is_provenance(self, call: Caller) -> None:
-        chosen = activation_pb2.TokenFilter(documents=[10**6])
-        request = activation_pb2.ReadActivationsRequest(run="planted", site=DENSE_SITE, filter=chosen)
+        chosen = activation_pb2.TokenSelection(documents=[10**6])
+        request = activation_pb2.ReadActivationsRequest(run="planted", sites=[DENSE_SITE], where=chosen)
         (message,) = call("ActivationService", "ReadActivations", request)
         assert message.provenance.run == "planted"
         assert not message.HasField("rows") or _table(message.rows).num_rows == 0
@@ -121,10 +129,8 @@ class TestFeatures:
     def test_top_examples(
         self, call: Caller, stored: StoredRun, feature: int, exclude: common_pb2.Exclusion | None
     ) -> None:
-        request = feature_pb2.GetTopExamplesRequest(
-            feature=_reference(feature), k=4, tokens_before=2, tokens_after=1, exclude=exclude
-        )
-        answer = call("FeatureService", "GetTopExamples", request)
+        request = _top_request(feature, k=4, tokens_before=2, tokens_after=1, exclude=exclude)
+        answer = call("FeatureService", "SampleExamples", request)
         expected = _top(stored, feature, _excluded_flags(exclude), k=4, before=2, after=1)
         assert _table(answer.examples).select(list(expected[0]) if expected else ["rank"]).to_pylist() == expected
         told = [common_pb2.TOKEN_CLASS_BOS] if exclude is None else list(exclude.classes)
@@ -136,7 +142,7 @@ class TestFeatures:
     def test_statistics(
         self, call: Caller, stored: StoredRun, feature: int, exclude: common_pb2.Exclusion | None
     ) -> None:
-        request = feature_pb2.GetFeatureStatisticsRequest(feature=_reference(feature), bins=5, exclude=exclude)
+        request = _statistics_request(feature, bins=5, exclude=exclude)
         answer = call("FeatureService", "GetFeatureStatistics", request)
         values = stored.features[SAE][stored.rows(_excluded_flags(exclude)), feature]
         active = values[values > 0]
@@ -154,29 +160,28 @@ class TestFeatures:
         assert np.allclose(histogram["high"].to_numpy(), edges[1:], rtol=1e-6)
 
     def test_defaults_are_the_documented_ones(self, call: Caller) -> None:
-        written_out = feature_pb2.GetTopExamplesRequest(
-            feature=_reference(FIRING),
+        written_out = _top_request(
+            FIRING,
+            method=feature_pb2.SAMPLE_METHOD_TOP,
             k=20,
             tokens_before=12,
             tokens_after=6,
             exclude=common_pb2.Exclusion(classes=[common_pb2.TOKEN_CLASS_BOS]),
         )
-        left_out = feature_pb2.GetTopExamplesRequest(feature=_reference(FIRING))
-        answers = [call("FeatureService", "GetTopExamples", request) for request in (written_out, left_out)]
+        left_out = _top_request(FIRING)
+        answers = [call("FeatureService", "SampleExamples", request) for request in (written_out, left_out)]
         assert answers[0] == answers[1]
         assert _table(answers[0].examples).num_rows == len(stored_run.LENGTHS)
-        bins = call(
-            "FeatureService",
-            "GetFeatureStatistics",
-            feature_pb2.GetFeatureStatisticsRequest(feature=_reference(FIRING)),
-        )
+        bins = call("FeatureService", "GetFeatureStatistics", _statistics_request(FIRING))
         assert _table(bins.histogram).num_rows == 40
 
 
 class TestNorms:
     @pytest.mark.parametrize("exclude", [None, NOTHING_EXCLUDED, ALL_EXCLUDED])
     def test_profile(self, call: Caller, stored: StoredRun, exclude: common_pb2.Exclusion | None) -> None:
-        request = norm_pb2.GetNormProfileRequest(run="planted", exclude=exclude, quantiles=[0.1, 0.5])
+        request = norm_pb2.GetNormProfileRequest(
+            runs=["planted"], exclude=exclude, quantiles=norm_pb2.Quantiles(values=[0.1, 0.5])
+        )
         profile = _table(call("NormService", "GetNormProfile", request).profile).to_pylist()
         assert [(row["site"], row["layer"]) for row in profile] == [("resid_post", layer) for layer in range(3)]
         for row in profile:
@@ -194,9 +199,9 @@ class TestNorms:
             assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
     def test_growth_is_the_planted_one(self, call: Caller) -> None:
-        request = norm_pb2.FitGrowthRequest(run="planted", exclude=ALL_EXCLUDED)
+        request = norm_pb2.FitGrowthRequest(runs=["planted"], exclude=ALL_EXCLUDED)
         growth = call("NormService", "FitGrowth", request)
-        assert (growth.site, growth.layers.first, growth.layers.last) == ("resid_post", 0, 2)
+        assert (growth.site, growth.layers.first, growth.layers.end) == ("resid_post", 0, 3)
         assert growth.rate == pytest.approx(stored_run.GROWTH, rel=1e-6)
         assert growth.r_squared == pytest.approx(1, abs=1e-9)
         points = _table(growth.points).to_pylist()
@@ -206,21 +211,23 @@ class TestNorms:
             pytest.approx(1.5, rel=1e-6),
             pytest.approx(1.5, rel=1e-6),
         ]
-        given = norm_pb2.LayerRange(first=0, last=2)
-        request = norm_pb2.FitGrowthRequest(run="planted", site="resid_post", layers=given, exclude=ALL_EXCLUDED)
+        given = common_pb2.Range(first=0, end=3)
+        request = norm_pb2.FitGrowthRequest(runs=["planted"], site="resid_post", layers=given, exclude=ALL_EXCLUDED)
         assert call("NormService", "FitGrowth", request) == growth
 
     def test_a_run_beside_itself_has_one_growth_over_depth_and_none_over_training(self, call: Caller) -> None:
-        asked = {"run": "planted", "more_runs": ["planted"], "steps": [1, 2], "exclude": ALL_EXCLUDED}
+        asked = {"runs": ["planted", "planted"], "steps": [1, 2], "exclude": ALL_EXCLUDED}
         found = call("NormService", "GetSeparability", norm_pb2.GetSeparabilityRequest(**asked))
-        assert (found.site, found.layers.last, found.quantity) == ("resid_post", 2, norm_pb2.NORM_QUANTITY_L2)
+        assert (found.site, found.layers.end, found.quantity) == ("resid_post", 3, norm_pb2.NORM_QUANTITY_L2)
         assert found.verdict == norm_pb2.SEPARABILITY_VERDICT_SEPARABLE
         shares = (found.layer_share, found.checkpoint_share, found.interaction_share)
         assert shares == pytest.approx((1, 0, 0), abs=1e-9)
         assert (found.explained, found.rank_one, found.miss) == pytest.approx((1, 1, 1))
         cells = _table(found.cells)
         assert cells.column_names == ["layer", "revision", "step", "mean", "fitted", "factor"]
-        profile = call("NormService", "GetNormProfile", norm_pb2.GetNormProfileRequest(**asked, without_quantiles=True))
+        profile = call(
+            "NormService", "GetNormProfile", norm_pb2.GetNormProfileRequest(**asked, quantiles=norm_pb2.Quantiles())
+        )
         assert _table(profile.profile)["mean"].to_pylist() == cells["mean"].to_pylist()
         assert _table(profile.profile)["step"].to_pylist() == [1, 2] * 3
 
@@ -232,7 +239,7 @@ REFUSED = [
     (
         "ActivationService",
         "ReadActivations",
-        activation_pb2.ReadActivationsRequest(run="planted", site="resid_post.2"),
+        activation_pb2.ReadActivationsRequest(run="planted", sites=["resid_post.2"]),
         "SITE_UNKNOWN",
         "site",
         "resid_post.2",
@@ -240,7 +247,7 @@ REFUSED = [
     (
         "ActivationService",
         "ReadActivations",
-        activation_pb2.ReadActivationsRequest(run="absent", site=DENSE_SITE),
+        activation_pb2.ReadActivationsRequest(run="absent", sites=[DENSE_SITE]),
         "RUN_NOT_FOUND",
         "run",
         "absent",
@@ -248,8 +255,8 @@ REFUSED = [
     ("ActivationService", "ReadTokens", activation_pb2.ReadTokensRequest(run="a/b"), "NAME_INVALID", "run", "a/b"),
     (
         "FeatureService",
-        "GetTopExamples",
-        feature_pb2.GetTopExamplesRequest(feature=_reference(12)),
+        "SampleExamples",
+        _top_request(12),
         "FEATURE_OUT_OF_RANGE",
         "feature",
         "12",
@@ -257,23 +264,23 @@ REFUSED = [
     (
         "FeatureService",
         "GetFeatureStatistics",
-        feature_pb2.GetFeatureStatisticsRequest(feature=_reference(0, sae="absent")),
+        _statistics_request(0, sae="absent"),
         "SAE_NOT_FOUND",
         "sae",
         "absent",
     ),
     (
         "FeatureService",
-        "GetTopExamples",
-        feature_pb2.GetTopExamplesRequest(feature=_reference(0), k=0),
+        "SampleExamples",
+        _top_request(0, k=0),
         "ARGUMENT_INVALID",
         "k",
         "0",
     ),
     (
         "FeatureService",
-        "GetTopExamples",
-        feature_pb2.GetTopExamplesRequest(feature=_reference(0), k=2**31),
+        "SampleExamples",
+        _top_request(0, k=2**31),
         "LIMIT_EXCEEDED",
         "k",
         str(2**31),
@@ -281,7 +288,7 @@ REFUSED = [
     (
         "NormService",
         "GetNormProfile",
-        norm_pb2.GetNormProfileRequest(run="planted", sites=["resid_pre.0"]),
+        norm_pb2.GetNormProfileRequest(runs=["planted"], sites=["resid_pre.0"]),
         "SITE_UNKNOWN",
         "site",
         "resid_pre.0",
@@ -289,7 +296,7 @@ REFUSED = [
     (
         "NormService",
         "GetNormProfile",
-        norm_pb2.GetNormProfileRequest(run="planted", quantiles=[1.5]),
+        norm_pb2.GetNormProfileRequest(runs=["planted"], quantiles=norm_pb2.Quantiles(values=[1.5])),
         "ARGUMENT_INVALID",
         "quantiles",
         "1.5",
@@ -297,7 +304,7 @@ REFUSED = [
     (
         "NormService",
         "GetNormProfile",
-        norm_pb2.GetNormProfileRequest(run="planted", exclude=common_pb2.Exclusion(classes=[9])),  # type: ignore[list-item]
+        norm_pb2.GetNormProfileRequest(runs=["planted"], exclude=common_pb2.Exclusion(classes=[9])),  # type: ignore[list-item]
         "ARGUMENT_INVALID",
         "exclude",
         "9",
@@ -305,7 +312,7 @@ REFUSED = [
     (
         "NormService",
         "GetNormProfile",
-        norm_pb2.GetNormProfileRequest(run="planted", quantity=99),  # type: ignore[arg-type]
+        norm_pb2.GetNormProfileRequest(runs=["planted"], quantity=99),  # type: ignore[arg-type]
         "ARGUMENT_INVALID",
         "quantity",
         "99",
@@ -313,7 +320,7 @@ REFUSED = [
     (
         "NormService",
         "FitGrowth",
-        norm_pb2.FitGrowthRequest(run="planted", layers=norm_pb2.LayerRange(first=0, last=7)),
+        norm_pb2.FitGrowthRequest(runs=["planted"], layers=common_pb2.Range(first=0, end=8)),
         "LAYER_OUT_OF_RANGE",
         "layers",
         None,
@@ -321,7 +328,7 @@ REFUSED = [
     (
         "NormService",
         "FitGrowth",
-        norm_pb2.FitGrowthRequest(run="planted", layers=norm_pb2.LayerRange(first=2, last=0)),
+        norm_pb2.FitGrowthRequest(runs=["planted"], layers=common_pb2.Range(first=2, end=1)),
         "LAYER_OUT_OF_RANGE",
         "layers",
         "2 to 0",
@@ -329,7 +336,7 @@ REFUSED = [
     (
         "NormService",
         "FitGrowth",
-        norm_pb2.FitGrowthRequest(run="planted", quantity=norm_pb2.NORM_QUANTITY_COSINE_TO_NEXT),
+        norm_pb2.FitGrowthRequest(runs=["planted"], quantity=norm_pb2.NORM_QUANTITY_COSINE_TO_NEXT),
         "ARGUMENT_INVALID",
         "quantity",
         "cosine_to_next",
@@ -337,7 +344,7 @@ REFUSED = [
     (
         "NormService",
         "GetSeparability",
-        norm_pb2.GetSeparabilityRequest(run="planted"),
+        norm_pb2.GetSeparabilityRequest(runs=["planted"]),
         "ARGUMENT_INVALID",
         "runs",
         "1",
@@ -345,7 +352,7 @@ REFUSED = [
     (
         "NormService",
         "GetSeparability",
-        norm_pb2.GetSeparabilityRequest(run="planted", more_runs=["absent"]),
+        norm_pb2.GetSeparabilityRequest(runs=["planted", "absent"]),
         "RUN_NOT_FOUND",
         "run",
         "absent",
@@ -353,7 +360,7 @@ REFUSED = [
     (
         "NormService",
         "GetNormProfile",
-        norm_pb2.GetNormProfileRequest(run="planted", more_runs=["planted"], steps=[1, 1]),
+        norm_pb2.GetNormProfileRequest(runs=["planted", "planted"], steps=[1, 1]),
         "ARGUMENT_INVALID",
         "steps",
         None,
@@ -378,8 +385,8 @@ def test_a_truncated_object_is_named(serve: Serve, connect: Callable[..., Caller
     for path in tmp_path.rglob(f"*{SAE}*.parquet"):
         path.write_bytes(path.read_bytes()[:-100])
     call = connect(serve(bucket=open_bucket(str(tmp_path))))
-    request = feature_pb2.GetTopExamplesRequest(feature=_reference(FIRING))
-    code, failure = call.failure("FeatureService", "GetTopExamples", request)
+    request = _top_request(FIRING)
+    code, failure = call.failure("FeatureService", "SampleExamples", request)
     assert code is grpc.StatusCode.DATA_LOSS
     assert failure is not None
     assert failure.reason == "OBJECT_CORRUPT"

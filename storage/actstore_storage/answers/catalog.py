@@ -28,18 +28,22 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def list_runs(store: Store, _: ListRuns) -> ListRunsAnswer:
+    """Every run that opens, in order of name."""
     return ListRunsAnswer(runs=tuple(run_of(snapshot) for snapshot in readable_runs(store.bucket)))
 
 
 def get_run(store: Store, question: GetRun) -> GetRunAnswer:
+    """One run, as it is now."""
     return GetRunAnswer(run=run_of(store.snapshot(question.run)))
 
 
 def models(store: Store, _: ListModels) -> ListModelsAnswer:
+    """Every model that a capture into the store has loaded."""
     return ListModelsAnswer(models=tuple(_model(found) for found in list_models(store.bucket)))
 
 
 def saes(store: Store, _: ListSaes) -> ListSaesAnswer:
+    """Every SAE that a capture into the store has loaded."""
     return ListSaesAnswer(saes=tuple(Sae(**asdict(found)) for found in list_saes(store.bucket)))
 
 

@@ -26,6 +26,7 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def statistics(store: Store, question: GetFeatureStatistics) -> GetFeatureStatisticsAnswer:
+    """How often a feature fires, and how strongly."""
     snapshot = store.snapshot(question.run)
     found = feature_statistics(snapshot, question.sae, question.feature, bins=question.bins, exclude=question.exclude)
     return GetFeatureStatisticsAnswer(
@@ -40,6 +41,7 @@ def statistics(store: Store, question: GetFeatureStatistics) -> GetFeatureStatis
 
 
 def sample(store: Store, question: SampleExamples) -> SampleExamplesAnswer:
+    """Examples of features in their context, chosen as the question says."""
     snapshot = store.snapshot(question.run)
     how = Sample(question.method, question.k, question.bins, question.threshold, question.seed)
     examples = sample_many(
@@ -55,6 +57,7 @@ def sample(store: Store, question: SampleExamples) -> SampleExamplesAnswer:
 
 
 def find(store: Store, question: FindFeatures) -> FindFeaturesAnswer:
+    """Features within bounds of their statistics."""
     snapshot = store.snapshot(question.run)
     search = FeatureSearch(
         {bound.statistic: (bound.low, bound.high) for bound in question.bounds},
@@ -69,6 +72,7 @@ def find(store: Store, question: FindFeatures) -> FindFeaturesAnswer:
 
 
 def active(store: Store, question: GetActiveFeatures) -> GetActiveFeaturesAnswer:
+    """Features that fire on chosen tokens."""
     snapshot = store.snapshot(question.run)
     found = active_features(
         snapshot,
@@ -82,6 +86,7 @@ def active(store: Store, question: GetActiveFeatures) -> GetActiveFeaturesAnswer
 
 
 def cofiring(store: Store, question: GetCofiringFeatures) -> GetCofiringFeaturesAnswer:
+    """Features that fire where another one does."""
     snapshot = store.snapshot(question.run)
     found = cofiring_features(
         snapshot,

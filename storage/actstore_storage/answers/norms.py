@@ -23,6 +23,7 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def profile(store: Store, question: GetNormProfile) -> GetNormProfileAnswer:
+    """How large norms are, of one run or of several."""
     snapshots = _snapshots(store, question.runs)
     asked = ProfileQuestion(
         sites=question.sites,
@@ -44,6 +45,7 @@ def profile(store: Store, question: GetNormProfile) -> GetNormProfileAnswer:
 
 
 def growth(store: Store, question: FitGrowth) -> FitGrowthAnswer:
+    """The rate at which norms grow with the layer or with training."""
     snapshots = _snapshots(store, question.runs)
     found = _fitted(snapshots, question)
     fit = found.fit
@@ -70,6 +72,7 @@ def growth(store: Store, question: FitGrowth) -> FitGrowthAnswer:
 
 
 def separability(store: Store, question: GetSeparability) -> GetSeparabilityAnswer:
+    """Whether layer and step of training change the norm apart from each other."""
     snapshots = _snapshots(store, question.runs)
     found = separability_of(
         snapshots, layers=_first_and_last(question.layers), steps=question.steps, **_means(question, question.site)

@@ -17,7 +17,7 @@ Rows = tuple[Provenance, Iterator[pa.RecordBatch]]
 
 
 def activations(store: Store, question: ReadActivations) -> Rows:
-    """One site's vectors are in the column `activation`; of several, each is under its own name."""
+    """Vectors of dense sites. One site's are in the column `activation`; of several, each is under its own name."""
     snapshot = store.snapshot(question.run)
     sites = question.sites[0] if len(question.sites) == 1 else question.sites
     keep = token_filter(question.where, question.exclude)
@@ -25,11 +25,13 @@ def activations(store: Store, question: ReadActivations) -> Rows:
 
 
 def tokens(store: Store, question: ReadTokens) -> Rows:
+    """Tokens and their texts."""
     snapshot = store.snapshot(question.run)
     return snapshot.provenance(), read_tokens(snapshot, token_filter(question.where, question.exclude), store.row_cache)
 
 
 def feature(store: Store, question: ReadFeature) -> Rows:
+    """A feature's activations, strongest first."""
     snapshot = store.snapshot(question.run)
     batches = feature_rows(
         snapshot,

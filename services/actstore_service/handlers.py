@@ -1,0 +1,91 @@
+"""Every verb of the contract as a gRPC handler, read from its descriptors: the bucket answers it, or the workers do."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from actstore_api.codec import decode, encode, message_of
+from actstore_api.shape import Unreadable
+from actstore_api.v1 import service_pb2
+from actstore_api.verbs import VERBS, Verb
+from actstore_service.gateway import Gateway
+from actstore_service.row_messages import row_messages
+from actstore_storage.answers import Store, answer, rows
+from actstore_storage.errors import BadRequest
+
+SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
+# What is done to the messages of a stream of the workers, by the name of its verb.
+Watch = Callable[[Iterator[bytes]], Iterator[bytes]]
+
+
+class Stored:
+    """Handlers of the verbs that the bucket answers. Rows come in messages of about `batch_bytes`."""
+
+    def __init__(self, store: Store, batch_bytes: int) -> None:
+        self._store, self._batch_bytes = store, batch_bytes
+
+    def handler(self, verb: Verb) -> grpc.RpcMethodHandler:
+        """A handler that asks `actstore_storage.answers`."""
+        read = message_of(verb.question).FromString
+        if verb.streams:
+            return grpc.unary_stream_rpc_method_handler(self._streamed(verb), read)
+        return grpc.unary_unary_rpc_method_handler(self._answered(verb), read, _serialized)
+
+    def _answered(self, verb: Verb) -> Callable[[Message, grpc.ServicerContext], Message]:
+        def answered(request: Message, _: grpc.ServicerContext) -> Message:
+            found: Message = encode(answer(self._store, _question(verb, request)))
+            return found
+
+        return answered
+
+    def _streamed(self, verb: Verb) -> Callable[[Message, grpc.ServicerContext], Iterator[bytes]]:
+        def streamed(request: Message, _: grpc.ServicerContext) -> Iterator[bytes]:
+            provenance, batches = rows(self._store, _question(verb, request))
+            return row_messages(provenance, batches, self._batch_bytes)
+
+        return streamed
+
+
+class Forwarded:
+    """Handlers of the verbs that the workers answer. Messages pass as the bytes that they are."""
+
+    def __init__(self, gateway: Gateway, watches: Mapping[str, Watch]) -> None:
+        self._gateway, self._watches = gateway, watches
+
+    def handler(self, verb: Verb) -> grpc.RpcMethodHandler:
+        """A handler that asks the workers' gateway."""
+        if verb.streams:
+            return grpc.unary_stream_rpc_method_handler(self._streamed(verb))
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: self._gateway.answer(verb.path, request, context)
+        )
+
+    def _streamed(self, verb: Verb) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
+        watch = self._watches.get(verb.name, iter)
+        return lambda request, context: watch(self._gateway.stream(verb.path, request, context))
+
+
+def generic_handlers(stored: Stored, forwarded: Forwarded) -> list[grpc.GenericRpcHandler]:
+    """One for each service of the contract."""
+    by_service: dict[str, dict[str, grpc.RpcMethodHandler]] = {name: {} for name in SERVICES}
+    for verb in VERBS.values():
+        by_service[verb.service][verb.name] = (forwarded if verb.forwarded else stored).handler(verb)
+    return [grpc.method_handlers_generic_handler(name, methods) for name, methods in by_service.items()]
+
+
+def forwarded_services() -> frozenset[str]:
+    """Those that need workers."""
+    return frozenset(verb.service for verb in VERBS.values() if verb.forwarded)
+
+
+def _question(verb: Verb, request: Message) -> Any:
+    try:
+        return decode(verb.question, request)
+    except Unreadable as error:
+        raise BadRequest(str(error), field=error.field, value=error.value, allowed=error.allowed) from None
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()

@@ -1,0 +1,25 @@
+"""What sweeps say of themselves on their way through: the one stream of the workers that the service looks into."""
+
+from collections.abc import Iterator
+
+from actstore_api.reasons import from_status
+from actstore_api.v1 import patching_pb2
+from actstore_service.failures import ForwardedError
+from actstore_service.metrics import SweepMetrics
+
+
+def counted(updates: Iterator[bytes], metrics: SweepMetrics) -> Iterator[bytes]:
+    """The same messages of RunSweep, once the metrics know of them."""
+    cells = 0
+    try:
+        for message in updates:
+            update = patching_pb2.RunSweepResponse.FromString(message)
+            cells = update.progress.cells_done if update.HasField("progress") else cells
+            if update.HasField("result"):
+                metrics.ended(update.result.audit, cells)
+            yield message
+    except ForwardedError as error:
+        failure = from_status(error.status)
+        if failure is not None and failure.reason == "AUDIT_FAILED":
+            metrics.audit_failed()
+        raise
