@@ -127,7 +127,7 @@ class StandInSaes:
         cosines = [1.0 / (2 + i) for i in range(len(others))]
         table = pa.table({"feature": pa.array(others, pa.int32()), "cosine": cosines})
         provenance = told(sae_sha256={asked.sae: SAE_SHA256})
-        return sae.FindNeighboursAnswer(features=table, provenance=provenance)
+        return sae.FindNeighborsAnswer(features=table, provenance=provenance)
 
     def CheckSae(self, asked, context):
         if asked.run == "bfloat16":
