@@ -11,7 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from actstore import FeaturePage, Lab, Where
-from actstore._features import page as _feature_page
+from actstore._features import feature as _feature_page
 from actstore_service.server import Service
 from tests.client.conftest import SERVICE_TOKEN
 from tests.client.workers import saes as planted
