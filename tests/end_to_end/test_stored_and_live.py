@@ -104,7 +104,7 @@ def test_examples_read_as_they_were_written(stored: Stored) -> None:
 
 
 def test_what_is_shown_of_a_text_and_of_its_ids_is_the_same(stored: Stored) -> None:
-    model = stored.run.specification.model
+    model = stored.run.model.name
     found = stored.lab.tokens(model, QUOTES[0])
     assert "".join(found.table["text"].to_pylist()[1:]).lstrip() == QUOTES[0]
     assert found.table["special"].to_pylist() == [True] + [False] * (len(found) - 1)
@@ -119,12 +119,12 @@ def test_a_sweep_of_stored_tokens(stored: Stored) -> None:
     """Prompts and answers as ids; the corrupt prompt has another token in the middle."""
     [clean] = [stored.run.tokens(range(2, 3)).table["token"].to_pylist()[:6]]
     corrupt, answers = [*clean[:3], clean[4], *clean[4:]], (clean[3], clean[2])
-    shown = [row["text"] for row in stored.lab.tokens(stored.run.specification.model, answers)]
+    shown = [row["text"] for row in stored.lab.tokens(stored.run.model.name, answers)]
     asked = {"sites": ["resid_pre"], "layers": [1], "progress": False}
-    sweep = stored.lab.patch(stored.run.specification.model, clean=clean, corrupt=corrupt, answers=answers, **asked)
+    sweep = stored.lab.patch(stored.run.model.name, clean=clean, corrupt=corrupt, answers=answers, **asked)
     assert sweep.tokens["clean"] == [row["text"] for row in stored.run.tokens(range(2, 3))][:6]
     assert sweep.answer_texts == tuple(shown)
-    by_text = stored.lab.patch(stored.run.specification.model, clean=clean, corrupt=corrupt, answers=shown, **asked)
+    by_text = stored.lab.patch(stored.run.model.name, clean=clean, corrupt=corrupt, answers=shown, **asked)
     assert by_text.table.equals(sweep.table)
 
 

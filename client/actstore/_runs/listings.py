@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from actstore._answer import Listing, Table
 from actstore._errors import ActstoreError
-from actstore._runs.run import dataset_name
+from actstore._runs.specification import dataset_name
 from actstore._transport.base import Backend
 from actstore_api.records.capture import ListSources, ListSourcesAnswer
 from actstore_api.records.catalog import ListModels, ListRuns, ListRunsAnswer, ListSaes, Model, Run, Sae

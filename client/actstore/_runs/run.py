@@ -9,7 +9,7 @@ from typing import Literal, overload
 
 from actstore import _checks
 from actstore._answer import Answer
-from actstore._errors import ActstoreError, Cancelled, Fault, SaeWarning, Unavailable, error_of, refused
+from actstore._errors import ActstoreError, Cancelled, Fault, SaeWarning, Unavailable, refused
 from actstore._features.asking import SaeOfRun
 from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
@@ -17,12 +17,13 @@ from actstore._norms.asking import profile_question
 from actstore._norms.profile import TOKEN, NormProfile, ask_profile
 from actstore._norms.tokens import TokenNorms, token_norms
 from actstore._runs.activations import Activations
+from actstore._runs.progress import shards_in_words, unless_failed
+from actstore._runs.specification import dataset_name
 from actstore._transport.base import Backend
 from actstore._view import html as _html
 from actstore._view import text as _text
 from actstore._view.bar import Bar
 from actstore._where import Excluded, Where, exclusion
-from actstore_api.reasons import known_reason
 from actstore_api.records import catalog
 from actstore_api.records.activation import ROW_COLUMNS, ReadActivations, ReadTokens
 from actstore_api.records.capture import (
@@ -35,7 +36,7 @@ from actstore_api.records.capture import (
     StartCaptureAnswer,
     WatchCapture,
 )
-from actstore_api.records.terms import Failure, ModelReference, Provenance
+from actstore_api.records.terms import ModelReference, Provenance
 
 # A watch that breaks off is taken up again; so many times in a row without any news.
 RECONNECTS = 5
@@ -281,7 +282,7 @@ class Capture:
         while True:
             try:
                 for update in self._backend.listen(WatchCapture(self.run_name)):
-                    left, news = RECONNECTS, _unless_failed(update.progress)
+                    left, news = RECONNECTS, unless_failed(update.progress)
                     self.dataset_files = news.dataset_files
                     yield news
                     if news.ended:
@@ -309,7 +310,7 @@ class Capture:
         last = None
         try:
             for last in self.progress():
-                bar.draw(last.tokens_committed, last.tokens_total, _shards(last), "tokens")
+                bar.draw(last.tokens_committed, last.tokens_total, shards_in_words(last), "tokens")
         except KeyboardInterrupt:
             sys.stderr.write(f"\n{self._left_running()}\n")
             raise
@@ -322,7 +323,7 @@ class Capture:
     def cancel(self) -> CaptureProgress:
         """Stops within seconds. Committed shards stay readable, and the same capture again goes on from there."""
         found: CancelCaptureAnswer = self._backend.ask(CancelCapture(self.run_name))
-        return _unless_failed(found.progress)
+        return unless_failed(found.progress)
 
     def _left_running(self) -> str:
         return (
@@ -342,25 +343,6 @@ def sae_findings(run: Run) -> Iterator[str]:
             yield "\n  ".join([f"the SAE {attachment.name} may not be right for {run.model.name}:", *found])
 
 
-def _shards(news: CaptureProgress) -> str:
-    if not news.shards_total:
-        return news.state
-    failed = f", {len(news.failed_shards)} failed" if news.failed_shards else ""
-    paused = f", paused: {news.failure.message}" if news.state == "paused" and news.failure else ""
-    left_out = f", {news.dataset_files.not_read:,} files not read" if news.dataset_files.not_read else ""
-    return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}{left_out}"
-
-
-def _unless_failed(news: CaptureProgress) -> CaptureProgress:
-    """The same, or where the capture failed its own error, with the cause of each shard that did."""
-    if news.state != "failed":
-        return news
-    failed = news.failure or Failure("INTERNAL", f"the capture of run {news.run} failed, and nobody said why")
-    causes = "".join(f"\n  shard {found.shard}: {found.failure.message}" for found in news.failed_shards)
-    text = f"{failed.message}; all other shards are committed{causes}" if causes else failed.message
-    raise error_of(Failure(known_reason(failed.reason), text, failed.details))
-
-
 def start_capture(backend: Backend, specification: CaptureSpecification) -> Capture:
     """It goes on by itself from here."""
     found: StartCaptureAnswer = backend.ask(StartCapture(specification))
@@ -371,8 +353,3 @@ def open_run(backend: Backend, name: str) -> Run:
     """A run that is there, as it is now."""
     found: catalog.GetRunAnswer = backend.ask(catalog.GetRun(name))
     return Run(found.run, backend)
-
-
-def dataset_name(specification: CaptureSpecification) -> str:
-    """Empty where the rows of another run are encoded."""
-    return specification.dataset.name if specification.dataset else ""

@@ -95,6 +95,11 @@ def specification(
     )
 
 
+def dataset_name(specification: CaptureSpecification) -> str:
+    """Empty where the rows of another run are encoded."""
+    return specification.dataset.name if specification.dataset else ""
+
+
 def _dtype(value: str, field: str) -> Dtype | None:
     """Empty: the default."""
     return None if value == "" else _checks.one_of(value, field, get_args(Dtype))

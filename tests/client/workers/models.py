@@ -197,7 +197,9 @@ def _tokens(texts: list[str]) -> pa.Table:
     )
 
 
-def _positions(texts: list[str], layers: list[int], target: str | None) -> pa.Table:
+def _positions(texts: list[str], layers: list[int], target: str | int | None) -> pa.Table:
+    if isinstance(target, int):
+        (target,) = read((target,), None)
     following = [target] * len(texts) if target else [*texts[1:], None]
     rows = [
         {
