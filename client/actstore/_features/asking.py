@@ -56,6 +56,7 @@ def window_of(tokens_before: int, tokens_after: int) -> dict[str, Any]:
 
 
 def ask_examples(backend: Backend, question: SampleExamples) -> ManyExamples:
+    """Examples of several features."""
     found: SampleExamplesAnswer = backend.ask(question)
     return ManyExamples(
         table=found.examples,
@@ -76,6 +77,7 @@ def ask_lens(
     fold_norm: bool,
     longest_unembedding: float | None,
 ) -> LogitLens:
+    """The logit lens of several features. Errors: BadRequest with the argument's name."""
     longest = (
         None if longest_unembedding is None else _checks.number(longest_unembedding, "longest_unembedding", least=0.0)
     )

@@ -13,6 +13,7 @@ from actstore._view import glossary as _definitions
 from actstore._view import html as _html
 from actstore._view import text as _text
 from actstore._view.plot import titled
+from actstore_api.records.terms import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -326,7 +327,7 @@ class SaeCheck(Answer):
     def __repr__(self) -> str:
         table = _text.grid(self.table.column_names, self._shown())
         return "\n".join(
-            [self._title(), *(f"  ! {_text.line(warning)}" for warning in self.warnings), table, *self._notes()]
+            [self._title(), *(f"  ! {one_line(warning)}" for warning in self.warnings), table, *self._notes()]
         )
 
     def _repr_html_(self) -> str:

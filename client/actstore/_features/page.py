@@ -11,8 +11,7 @@ from actstore._features.live import DirectionAblation, LogitLens, TextAblation
 from actstore._features.stored import Examples, FeatureStatistics, FeatureTable, TokenR2
 from actstore._view import glossary as _definitions
 from actstore._view import html as _html
-from actstore._view import text as _text
-from actstore_api.records.terms import Provenance
+from actstore_api.records.terms import Provenance, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +90,7 @@ class FeaturePage:
     def __repr__(self) -> str:
         fires = (self.token_r2, *self._examples(), self.cofiring) if self.statistics.active_tokens else ()
         shown = [_without_notes(part) for part in (self.statistics, *fires, *self._live())]
-        return "\n\n".join([*shown, *map(_text.line, self._notes()), *self.statistics._notes()])
+        return "\n\n".join([*shown, *map(one_line, self._notes()), *self.statistics._notes()])
 
     def _repr_html_(self) -> str:
         statistics = self.statistics

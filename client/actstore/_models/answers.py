@@ -17,6 +17,7 @@ from actstore._view import glossary as _definitions
 from actstore._view import html as _html
 from actstore._view import text as _text
 from actstore._view.plot import titled
+from actstore_api.records.terms import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -253,7 +254,7 @@ class SteeredText(Answer):
         return {**own, **numbers, "prompt": self.prompt.to_pylist(), **super().to_dict()}
 
     def __repr__(self) -> str:
-        texts = [f"  {by}: {_text.line(text)}" for by, text in self._texts()]
+        texts = [f"  {by}: {one_line(text)}" for by, text in self._texts()]
         return "\n".join([self._title(), *texts, *self._notes()])
 
     def _repr_html_(self) -> str:

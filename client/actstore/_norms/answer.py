@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 POSITION_0 = "position_0"
+TOKEN = "token"  # noqa: S105  a token of text
 # Of which growth is told.
 SIZES: tuple[NormQuantity, ...] = ("l2", "rms", "standard_deviation", "centred_l2")
 

@@ -5,9 +5,8 @@ from typing import get_args
 
 from actstore import _checks
 from actstore._errors import refused
-from actstore._norms.answer import SIZES, left_out
+from actstore._norms.answer import SIZES, TOKEN, left_out
 from actstore._norms.layers import layer_range
-from actstore._norms.profile import TOKEN
 from actstore._where import Excluded, stretch
 from actstore_api.records.norm import FitGrowth, GetNormProfile, GetSeparability, GrowthAxis, NormGrouping, NormQuantity
 

@@ -12,9 +12,9 @@ from actstore import _checks
 from actstore._answer import plain_rows
 from actstore._errors import refused
 from actstore._norms import heat_maps, line_plots
-from actstore._norms.answer import SIZES, NormAnswer, left_out, origin
+from actstore._norms.answer import SIZES, TOKEN, NormAnswer, origin
+from actstore._norms.asking import growth_question
 from actstore._norms.growth import Growth, ask_growth
-from actstore._norms.layers import layer_range
 from actstore._transport.base import Backend
 from actstore_api.records.norm import FitGrowth, GetNormProfile, GetNormProfileAnswer
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 FITTED_LAYERS_MIN = 3  # what a fit needs
 TITLES = {"l2": "L2 norms", "rms": "RMS", "centred_l2": "centred L2 norms"}
-TOKEN = "token"  # noqa: S105  a token of text
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,14 +68,8 @@ class NormProfile(NormAnswer):
             )
         if self.quantity not in SIZES:
             raise refused("growth is of a measure of size", "quantity", self.quantity, ", ".join(SIZES))
-        question = FitGrowth(
-            (self.run,),
-            **left_out(self.excluded),
-            site=_checks.text(site, "site"),
-            layers=layer_range(layers),
-            resamples=_checks.count(resamples, "resamples"),
-            seed=_checks.count(seed, "seed", maximum=2**64 - 1),
-            quantity=self.quantity,
+        question = growth_question(
+            (self.run,), FitGrowth.axis, site, layers, self.excluded, self.quantity, resamples, seed
         )
         return self.fit(question)
 

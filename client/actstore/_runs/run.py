@@ -13,8 +13,9 @@ from actstore._errors import ActstoreError, Cancelled, Fault, SaeWarning, Unavai
 from actstore._features.asking import SaeOfRun
 from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
+from actstore._norms.answer import TOKEN
 from actstore._norms.asking import profile_question
-from actstore._norms.profile import TOKEN, NormProfile, ask_profile
+from actstore._norms.profile import NormProfile, ask_profile
 from actstore._norms.tokens import TokenNorms, token_norms
 from actstore._runs.activations import Activations
 from actstore._runs.progress import shards_in_words, unless_failed
