@@ -75,9 +75,9 @@ def test_steps_that_depart_are_named(far: Lab, near: Lab) -> None:
     assert "irregular, not at one rate" in repr(there)
     assert "departing from x1.414: to step 1 (x4), 2 (x0.5)" in repr(there)
     assert [row["step"] for row in there.to_dict()["departures"]] == [1, 2]
-    rings = plot_growth([there, there], ratios=True)
-    named = [line for line in rings.lines if line.get_label() == "departs from the median step"]
-    assert [line.get_ydata().tolist() for line in named] == [pytest.approx([4, 0.5])] * 2
+    rings = [line for line in plot_growth([there, there], ratios=True).lines if line.get_markerfacecolor() == "none"]
+    assert [line.get_ydata().tolist() for line in rings] == [pytest.approx([4, 0.5])] * 2
+    assert [line.get_label() == "departs from the median step" for line in rings] == [True, False]
     evenly = near.fit_growth(RUNS, "checkpoint", steps=(0, 1, 2), exclude=("bos", "special"))
     assert (len(evenly.departures), "departing" in repr(evenly)) == (0, False)
 

@@ -24,7 +24,7 @@ from tests.client.workers.saes import told
 from tests.client.workers.stand_in import UNAUDITED
 from tests.worker.models.hand_built import induction
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 CLEAN, POINTER, ANSWER = ["a", "b", ".", "a"], ["x", "b", ".", "a"], ["a", "y", ".", "a"]
 
 
