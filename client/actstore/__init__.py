@@ -38,7 +38,7 @@ from actstore._features.stored import (
 from actstore._lab import Lab
 from actstore._models.answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
 from actstore._norms.growth import Growth, plot_growth
-from actstore._norms.profile import NormProfile
+from actstore._norms.profiles import NormProfile
 from actstore._norms.separability import Separability
 from actstore._norms.tokens import TokenNorms
 from actstore._norms.toy import DepthSimulation, simulate_depth

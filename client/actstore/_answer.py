@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from actstore._optional import library
-from actstore._view import html as _html
+from actstore._view import markup
 from actstore._view import text as _text
 from actstore_api.records.terms import Provenance
 
@@ -55,9 +55,9 @@ class Table:
 
     def _repr_html_(self) -> str:
         return (
-            _html.heading(self._title())
-            + _html.grid(self._shown_columns(), self._shown(), self._definitions())
-            + "".join(map(_html.note, self._notes()))
+            markup.heading(self._title())
+            + markup.grid(self._shown_columns(), self._shown(), self._definitions())
+            + "".join(map(markup.note, self._notes()))
         )
 
     def _title(self) -> str:

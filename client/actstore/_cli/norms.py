@@ -9,7 +9,7 @@ from actstore._errors import refused
 from actstore._lab import Lab
 from actstore._norms.answer import POSITION_0, SIZES
 from actstore._norms.growth import plot_growth
-from actstore._norms.profile import drawn_kind
+from actstore._norms.profiles import drawn_kind
 from actstore_api.records.norm import NormGrouping, NormQuantity
 
 

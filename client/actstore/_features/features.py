@@ -15,7 +15,7 @@ from actstore._features.feature import Feature
 from actstore._features.live import EncodedText, LogitLens, SaeCheck
 from actstore._features.stored import FeatureTable, ManyExamples
 from actstore._transport.base import Backend
-from actstore._view import glossary as _definitions
+from actstore._view import glossary
 from actstore._where import Excluded, Where, chosen_tokens, exclusion
 from actstore_api.records.feature import (
     ActiveFeatureOrder,
@@ -92,7 +92,7 @@ class SaeFeatures:
             k=_checks.count(k, "k"),
             with_token_r2=_checks.switch(with_token_r2, "with_token_r2"),
         )
-        return feature_table(self.backend.ask(question), self.source.sae, "Found", _definitions.STATISTICS)
+        return feature_table(self.backend.ask(question), self.source.sae, "Found", glossary.STATISTICS)
 
     def table(
         self,
@@ -109,7 +109,7 @@ class SaeFeatures:
             k=len(chosen) or len(self),
             with_token_r2=_checks.switch(with_token_r2, "with_token_r2"),
         )
-        return feature_table(self.backend.ask(question), self.source.sae, "Statistics", _definitions.STATISTICS)
+        return feature_table(self.backend.ask(question), self.source.sae, "Statistics", glossary.STATISTICS)
 
     def active(
         self,
@@ -131,7 +131,7 @@ class SaeFeatures:
             order=_checks.one_of(order, "order", get_args(ActiveFeatureOrder)),
             k=_checks.count(k, "k"),
         )
-        return feature_table(self.backend.ask(question), self.source.sae, "Most active", _definitions.ACTIVE)
+        return feature_table(self.backend.ask(question), self.source.sae, "Most active", glossary.ACTIVE)
 
     def by_token(
         self, token: int | str, *, order: str = "lift", k: int = GetActiveFeatures.k, exclude: Excluded = None
@@ -173,7 +173,7 @@ class SaeFeatures:
         )
         table = table.filter(kept).sort_by([(order, "descending"), ("maximum", "descending"), ("feature", "ascending")])
         found = replace(found, features=table.slice(0, k))
-        return feature_table(found, self.source.sae, "Fires on the text", _definitions.ACTIVE)
+        return feature_table(found, self.source.sae, "Fires on the text", glossary.ACTIVE)
 
     def by_direction(
         self, vector: Iterable[float], k: int = FindNeighbors.k, *, side: str = FindNeighbors.side
@@ -189,7 +189,7 @@ class SaeFeatures:
             k=_checks.count(k, "k"),
         )
         title = f"Nearest to the vector by {question.side} direction"
-        return feature_table(self.backend.ask(question), self.source.sae, title, _definitions.NEIGHBOURS)
+        return feature_table(self.backend.ask(question), self.source.sae, title, glossary.NEIGHBOURS)
 
     def sample(
         self,

@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actstore._features import plots as _plots
+from actstore._features import plots
 from actstore._features.live import DirectionAblation, LogitLens, TextAblation
 from actstore._features.stored import Examples, FeatureStatistics, FeatureTable, TokenR2
-from actstore._view import glossary as _definitions
-from actstore._view import html as _html
+from actstore._view import glossary, markup
 from actstore_api.records.terms import Provenance, one_line
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class FeaturePage:
         lens = [] if self.lens is None else [partial(self.lens.plot, feature=self.statistics.feature)]
         texts = [part.plot for part in self.ablated_text]
         directions = [part.plot for part in self.ablated_direction]
-        return _plots.page([self.statistics.plot, *lens], [*texts, *directions])
+        return plots.page([self.statistics.plot, *lens], [*texts, *directions])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -82,7 +81,7 @@ class FeaturePage:
 
     def to_html(self) -> str:
         """A whole page for a browser, with nothing to load."""
-        return _html.document(f"feature {self.statistics.feature} of {self.statistics.sae}", self._repr_html_())
+        return markup.document(f"feature {self.statistics.feature} of {self.statistics.sae}", self._repr_html_())
 
     def save_html(self, path: str | Path) -> None:
         Path(path).write_text(self.to_html(), encoding="utf-8")
@@ -94,15 +93,15 @@ class FeaturePage:
 
     def _repr_html_(self) -> str:
         statistics = self.statistics
-        numbers = _html.numbers(self.numbers(), _definitions.STATISTICS)
-        parts = [_html.heading(f"Feature {statistics.feature} of {statistics.sae}")]
-        parts.append(_html.beside([numbers, statistics.chart_html()]))
-        parts += [_html.warning(note) for note in self._notes()]
+        numbers = markup.numbers(self.numbers(), glossary.STATISTICS)
+        parts = [markup.heading(f"Feature {statistics.feature} of {statistics.sae}")]
+        parts.append(markup.beside([numbers, statistics.chart_html()]))
+        parts += [markup.warning(note) for note in self._notes()]
         parts.append(
-            _html.beside([self._lens_html(), self._related_html("cofiring"), self._related_html("neighbours")])
+            markup.beside([self._lens_html(), self._related_html("cofiring"), self._related_html("neighbours")])
         )
         parts += self._examples_html() + self._ablations_html()
-        return "".join([*parts, *map(_html.note, statistics._notes())])
+        return "".join([*parts, *map(markup.note, statistics._notes())])
 
     def _live(self) -> list[Any]:
         single = [part for part in (self.lens, self.neighbours) if part is not None]
@@ -129,27 +128,27 @@ class FeaturePage:
         if self.lens is None:
             return ""
         says = "Tokens that it promotes, and suppresses" if self.lens.side == "decoder" else "Tokens near what it reads"
-        return _html.heading(says) + self.lens.ends_html(self.statistics.feature)
+        return markup.heading(says) + self.lens.ends_html(self.statistics.feature)
 
     def _related_html(self, name: str) -> str:
         table: FeatureTable | None = getattr(self, name)
         if table is None:
             return ""
         title = "Fires together with" if name == "cofiring" else "Nearest by decoder direction"
-        return _html.heading(title) + table.rows_html()
+        return markup.heading(title) + table.rows_html()
 
     def _examples_html(self) -> list[str]:
         """All with one scale, so that a weak example looks weak."""
         scale = self.statistics.maximum
         return [
-            _html.folded(f"Examples, {part.how}: {len(part)}", part.rows_html(scale), opened=part is self.top)
+            markup.folded(f"Examples, {part.how}: {len(part)}", part.rows_html(scale), opened=part is self.top)
             for part in self._examples()
             if len(part)
         ]
 
     def _ablations_html(self) -> list[str]:
         parts: list[TextAblation | DirectionAblation] = [*self.ablated_text, *self.ablated_direction]
-        return [_html.heading(part._title()) + part.strip_html() + _html.note(TINTS) for part in parts]
+        return [markup.heading(part._title()) + part.strip_html() + markup.note(TINTS) for part in parts]
 
 
 def _without_notes(part: Any) -> str:

@@ -10,7 +10,7 @@ from actstore._features.asking import SaeOfRun, ask_examples, ask_lens, feature_
 from actstore._features.live import DirectionAblation, LogitLens, TextAblation
 from actstore._features.stored import Examples, FeatureRows, FeatureStatistics, FeatureTable, TokenR2
 from actstore._transport.base import Backend
-from actstore._view import glossary as _definitions
+from actstore._view import glossary
 from actstore._where import Excluded, Where, chosen_tokens, exclusion
 from actstore_api.records.feature import (
     FindFeatures,
@@ -187,7 +187,7 @@ class FeatureQuestions:
             least_tokens=_checks.count(least_tokens, "least_tokens"),
         )
         title = f"Fires with feature {self.index}"
-        return feature_table(self.backend.ask(question), self.sae, title, _definitions.COFIRING)
+        return feature_table(self.backend.ask(question), self.sae, title, glossary.COFIRING)
 
     def neighbours(self, k: int = FindNeighbors.k, *, side: str = FindNeighbors.side) -> FeatureTable:
         """Features whose decoder (or encoder) directions have the largest cosine with this one's: feature, cosine.
@@ -201,7 +201,7 @@ class FeatureQuestions:
             k=_checks.count(k, "k"),
         )
         title = f"Nearest to feature {self.index} by {question.side} direction"
-        return feature_table(self.backend.ask(question), self.sae, title, _definitions.NEIGHBOURS)
+        return feature_table(self.backend.ask(question), self.sae, title, glossary.NEIGHBOURS)
 
     def logit_lens(
         self,

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from actstore import _checks
 from actstore._norms import heat_maps
-from actstore._norms.profile import TITLES, NormProfile, drawn_kind
+from actstore._norms.profiles import TITLES, NormProfile, drawn_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

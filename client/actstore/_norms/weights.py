@@ -11,8 +11,7 @@ from actstore._answer import Answer, plain_rows
 from actstore._errors import refused
 from actstore._norms import line_plots
 from actstore._transport.base import Backend
-from actstore._view import glossary as _definitions
-from actstore._view import html as _html
+from actstore._view import glossary, markup
 from actstore._view import text as _text
 from actstore._view.plot import titled
 from actstore_api.records.model import GetWeightNorms, GetWeightNormsAnswer
@@ -70,8 +69,8 @@ class WeightNorms(Answer):
 
     def _repr_html_(self) -> str:
         shown = self.sublayers.slice(0, SHOWN_SUBLAYERS)
-        grid = _html.grid(shown.column_names, shown.to_pylist(), _definitions.SUBLAYERS)
-        return super()._repr_html_() + _html.heading(_WRITTEN) + grid + "".join(map(_html.note, self._hidden()))
+        grid = markup.grid(shown.column_names, shown.to_pylist(), glossary.SUBLAYERS)
+        return super()._repr_html_() + markup.heading(_WRITTEN) + grid + "".join(map(markup.note, self._hidden()))
 
     def _hidden(self) -> list[str]:
         hidden = self.sublayers.num_rows - SHOWN_SUBLAYERS

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from actstore import _checks
 from actstore._answer import Answer, Table, excluded_words, plain_rows
 from actstore._errors import refused
-from actstore._patching import plots as _plots
+from actstore._patching import plots
 from actstore._view.text import visible
 from actstore_api.records.patching import PatchDirection, PromptPair, RunSweep, SweepAudit, SweepResult, TakenRows
 
@@ -143,7 +143,7 @@ class Sweep(Answer):
         position = None if z_position is None else _checks.count(z_position, "z_position")
         several = "pair" in self.table.column_names and len(pc.unique(self.table["pair"])) > 1
         cells = self.mean().table if several else self.table
-        return _plots.heat_maps(cells, self.tokens, position, self._plot_title())
+        return plots.heat_maps(cells, self.tokens, position, self._plot_title())
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ from actstore._errors import ActstoreError, refused
 from actstore._norms.asking import growth_question, profile_question, separability_question
 from actstore._norms.growth import Growth, ask_growth
 from actstore._norms.layers import first_and_last
-from actstore._norms.profile import NormProfile, ask_profile
+from actstore._norms.profiles import NormProfile, ask_profile
 from actstore._norms.separability import Separability, ask_separability
 from actstore._runs.run import Capture, Run
 from actstore._transport.base import Backend

@@ -15,13 +15,13 @@ from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
 from actstore._norms.answer import TOKEN
 from actstore._norms.asking import profile_question
-from actstore._norms.profile import NormProfile, ask_profile
+from actstore._norms.profiles import NormProfile, ask_profile
 from actstore._norms.tokens import TokenNorms, token_norms
 from actstore._runs.activations import Activations
 from actstore._runs.progress import shards_in_words, unless_failed
 from actstore._runs.specification import dataset_name
 from actstore._transport.base import Backend
-from actstore._view import html as _html
+from actstore._view import markup
 from actstore._view import text as _text
 from actstore._view.bar import Bar
 from actstore._where import Excluded, Where, exclusion
@@ -262,7 +262,7 @@ class Run:
         return f"Run {self.name} ({state})\n" + _text.grid(["", self.name], self._rows())
 
     def _repr_html_(self) -> str:
-        return _html.grid(["", self.name], self._rows()) + _html.note(self.provenance.summary)
+        return markup.grid(["", self.name], self._rows()) + markup.note(self.provenance.summary)
 
 
 class Capture:
