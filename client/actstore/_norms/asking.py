@@ -26,7 +26,7 @@ def profile_question(
     sequences: range | slice | None = None,
     steps: tuple[float, ...] = (),
 ) -> GetNormProfile:
-    """Errors: BadRequest with the argument's name."""
+    """The profile that these arguments ask for. Errors: BadRequest with the argument's name."""
     bins, edges = _histogram(histogram)
     if by == TOKEN and quantiles:
         raise refused("a single token has no quantiles", "quantiles", repr(quantiles), "none by token")
@@ -55,7 +55,7 @@ def growth_question(
     resamples: int,
     seed: int,
 ) -> FitGrowth:
-    """Errors: BadRequest with the argument's name."""
+    """The fit that these arguments ask for. Errors: BadRequest with the argument's name."""
     return FitGrowth(
         runs,
         **left_out(exclude),
@@ -76,7 +76,7 @@ def separability_question(
     exclude: Excluded,
     quantity: str,
 ) -> GetSeparability:
-    """Errors: BadRequest with the argument's name."""
+    """The analysis that these arguments ask for. Errors: BadRequest with the argument's name."""
     return GetSeparability(
         runs,
         **left_out(exclude),

@@ -222,9 +222,6 @@ def _effects(sweep: Sweep) -> Effects:
 
 
 def _gap(sweep: Sweep) -> float:
-    """A service of before there were baselines tells the first pair's alone."""
-    if not len(sweep.baselines):
-        return abs(sweep.clean_logit_difference - sweep.corrupt_logit_difference)
     clean, corrupt = (
         sweep.baseline_table.filter(pc.equal(sweep.baseline_table["prompt"], prompt)).sort_by("pair")
         for prompt in ("clean", "corrupt")

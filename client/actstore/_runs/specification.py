@@ -66,7 +66,7 @@ def specification(
     sink_ratio: float | None = None,
     source_field: str = "",
 ) -> CaptureSpecification:
-    """Errors: BadRequest with the argument's name."""
+    """The capture that these arguments ask for. Errors: BadRequest with the argument's name."""
     return CaptureSpecification(
         run=_checks.text(name or "", "name"),
         model=ModelReference(_checks.text(model, "model"), _checks.text(revision, "revision")),

@@ -155,7 +155,7 @@ def test_tokens_of_other_corruptions_are_refused() -> None:
     [
         (replace(planted({"0": 1.0}), provenance=told(model="another")), "other model"),
         (replace(planted({"0": 1.0}), provenance=told(config_sha256="another")), "other model"),
-        (replace(planted({"0": 1.0}), pairs=(PromptPair("c d", "e f", ("b", "y")),)), "other clean prompts"),
+        (replace(planted({"0": 1.0}), pairs=(PromptPair("c d", "e f", "b", "y"),)), "other clean prompts"),
         (planted({"0": 1.0, "1": 1.0}), "other cells or directions"),
         (planted({"0": 1.0}, direction="noise"), "other cells or directions"),
         (replace(planted({"0": 1.0}), receivers=("q.1.0",), path_mlps="recomputed"), "or receivers than the first"),
