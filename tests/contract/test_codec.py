@@ -139,7 +139,12 @@ def test_how_verbs_are_asked() -> None:
     assert not VERBS["GetRun"].forwarded
     assert VERBS["AblateText"].deadline_seconds == 600
     assert VERBS["RunSweep"].forwarded
-    assert not VERBS["CancelCapture"].repeatable
+    assert VERBS["RunSweep"].deadline_seconds is None
+    assert {name for name, verb in VERBS.items() if not verb.repeatable} == {
+        "CancelCapture",
+        "RunSweep",
+        "StartCapture",
+    }
 
 
 # In alphabetical order, so that the same question is the same bytes.

@@ -37,11 +37,9 @@ def test_protobuf_reads_them_and_so_does_who_reads_rows(rows: int, width: int, p
     )
 
 
-def test_fields_of_later_versions_are_skipped() -> None:
-    number, fixed_8, fixed_4, text = b"\x18\x96\x01", b"\x21" + b"\0" * 8, b"\x2d" + b"\0" * 4, b"\x32\x02hi"
-    later = number + fixed_8 + fixed_4 + text
-    provenance = Provenance(
-        model="m",
+def a_provenance(model: str) -> Provenance:
+    return Provenance(
+        model=model,
         weights_sha256="",
         tokenizer_sha256="",
         dtype="float16",
@@ -49,6 +47,18 @@ def test_fields_of_later_versions_are_skipped() -> None:
         device="cpu",
         code_version="1",
     )
+
+
+@pytest.mark.parametrize("length", range(100, 130))
+def test_a_length_of_one_byte_and_of_two(length: int) -> None:
+    provenance = a_provenance("m" * length)
+    assert decode_rows([encode_rows(TWO_ROWS, provenance)])[1] == provenance
+
+
+def test_fields_of_later_versions_are_skipped() -> None:
+    number, fixed_8, fixed_4, text = b"\x18\x96\x01", b"\x21" + b"\xff" * 8, b"\x2d" + b"\xff" * 4, b"\x32\x02hi"
+    later = number + fixed_8 + fixed_4 + text
+    provenance = a_provenance("m")
     table, told = decode_rows([later + encode_rows(TWO_ROWS, provenance) + later])
     assert (table, told) == (pa.Table.from_batches([TWO_ROWS]), provenance)
 
