@@ -19,7 +19,7 @@ from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.cluster.replica import OpenModel, Replica
-from actstore_worker.live.questions import LiveLimits, Question
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.serving.sweeps import Served

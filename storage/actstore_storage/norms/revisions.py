@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from actstore_api.records.terms import Provenance
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.tokens import check_limit
 from actstore_storage.norms.profile import (
@@ -20,7 +21,7 @@ from actstore_storage.norms.profile import (
     norm_profile,
 )
 from actstore_storage.norms.sketches import lost_sketches
-from actstore_storage.runs.snapshot import Provenance, Snapshot
+from actstore_storage.runs.snapshot import Snapshot
 
 REVISIONS_MAX = 256
 # A grouping that a single run's profile knows nothing of: by layer, with the run's place in training beside it.

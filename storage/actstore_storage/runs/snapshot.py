@@ -2,44 +2,20 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from actstore_api.records.terms import Provenance
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import NotThere
 from actstore_storage.format.commit import Commit, Moments
 from actstore_storage.format.keys import commit_key
 from actstore_storage.format.specification import RunRecord, SaeRecord
 from actstore_storage.runs.checkpoint import Commits
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a number comes from: enough to compute it again. The fields are those of the api's message.
-
-    `sink_ratio`: as Specification.sinks_above; None of a live answer. `config_sha256`: empty of a run that is older
-    than version 4 of the format.
-    """
-
-    model: str
-    model_revision: str
-    weights_sha256: str
-    tokenizer_sha256: str
-    dtype: str
-    attention_implementation: str
-    device: str
-    run: str
-    specification_sha256: str
-    snapshot: str
-    shards_committed: int
-    shards_total: int
-    code_version: str
-    sae_sha256: Mapping[str, str] = field(default_factory=dict)
-    sink_ratio: float | None = None
-    config_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,12 +81,13 @@ class Snapshot:
     def provenance(self, saes: Iterable[str] = ()) -> Provenance:
         """`saes`: the names of those that the answer used."""
         asked = self.record.specification
+        dtype: Any = asked.dtype
         return Provenance(
             model=asked.model,
             model_revision=asked.model_revision,
             weights_sha256=asked.weights_sha256,
             tokenizer_sha256=asked.tokenizer_sha256,
-            dtype=asked.dtype,
+            dtype=dtype,
             attention_implementation=self._captured_with("attention_implementation"),
             device=self._captured_with("device"),
             run=self.record.run,

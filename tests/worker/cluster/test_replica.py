@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from actstore_api.records.model import GetTextLens
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import open_run
@@ -25,8 +26,7 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.cluster import replica as replica_module
 from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import LensText
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models import model as model_module
 from actstore_worker.models.model import describe_model
 from actstore_worker.models.wiring import load_model
@@ -65,7 +65,7 @@ class Lab:
         return Replica(catalogue, self.bucket, CPU, LiveLimits(), PatchingLimits(slice_seconds=1e-6))
 
     def lens(self, served: Served) -> Any:
-        return self.replica.live.answer(LensText("small", "", TEXT), served.model, Event())
+        return self.replica.live.answer(GetTextLens("small", "", TEXT), served.model, Event())
 
     def plan(self, folder: Path, **options: Any) -> Plan:
         (folder / "words.txt").write_text(TEXT * 20)

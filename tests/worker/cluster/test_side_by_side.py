@@ -16,6 +16,17 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from actstore_api.records.model import (
+    AblateSites,
+    CompareTokens,
+    GetAttention,
+    GetInductionScores,
+    GetTextLens,
+    GetWeightNorms,
+    SteerText,
+    TokenizeText,
+)
+from actstore_api.records.sae import AblateDirection, AblateText, CheckSae, EncodeText, FindNeighbors, GetLogitLens
 from actstore_storage.bucket.local import LocalBucket
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
@@ -23,29 +34,7 @@ from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import (
-    MEAN,
-    RESAMPLE,
-    AblateSites,
-    CompareTokens,
-    LensText,
-    MeasureWeights,
-    ScoreInduction,
-    SeeAttention,
-    SteerText,
-    TokeniseText,
-)
-from actstore_worker.live.questions import (
-    MEAN_RESIDUAL,
-    AblateDirection,
-    AblateText,
-    CheckSae,
-    EncodeText,
-    FindNeighbours,
-    LiveLimits,
-    LogitLens,
-    Question,
-)
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.patching.inputs.request import (
     EMBEDDING,
     FEATURES,
@@ -69,23 +58,23 @@ TEXT, RUN = "the cat sat", "stored"
 VECTOR = tuple(float(number) for number in range(D_MODEL))
 QUESTIONS: dict[str, Question] = {
     "encode": EncodeText("gpt2", "", "sae", TEXT),
-    "lens of a feature": LogitLens("gpt2", "", "sae", (3,), fold_norm=True),
+    "lens of a feature": GetLogitLens("gpt2", "", "sae", (3,), fold_norm=True),
     "deletions": AblateText("gpt2", "", "sae", 3, TEXT),
-    "replacements": AblateText("gpt2", "", "sae", 3, TEXT, ablation=MEAN_RESIDUAL),
+    "replacements": AblateText("gpt2", "", "sae", 3, TEXT, ablation="mean_residual"),
     "a feature taken out": AblateDirection("gpt2", "", "sae", 3, TEXT),
-    "neighbours": FindNeighbours("sae", 3),
+    "neighbours": FindNeighbors("sae", 3),
     "check": CheckSae(RUN, "sae", 64),
-    "what is read": TokeniseText("gpt2", "", TEXT),
-    "attention": SeeAttention("gpt2", "", TEXT, patterns=True),
-    "induction": ScoreInduction("gpt2", "", tokens=5, texts=2),
-    "lens": LensText("gpt2", "", TEXT),
+    "what is read": TokenizeText("gpt2", "", TEXT),
+    "attention": GetAttention("gpt2", "", TEXT, patterns=True),
+    "induction": GetInductionScores("gpt2", "", tokens=5, texts=2),
+    "lens": GetTextLens("gpt2", "", TEXT),
     "steering": SteerText("gpt2", "", TEXT, VECTOR, "resid_post.1", strength=2.0, tokens=4),
     "feature set": SteerText("gpt2", "", TEXT, sae="sae", feature=3, mode="set", strength=2.0, tokens=4),
     "sites": AblateSites("gpt2", "", (TEXT, "a dog"), layers=(1,)),
-    "means": AblateSites("gpt2", "", (TEXT, "a dog"), layers=(1,), ablation=MEAN, run=RUN, run_tokens=64),
-    "resampled": AblateSites("gpt2", "", (TEXT, "a dog"), layers=(1,), ablation=RESAMPLE),
+    "means": AblateSites("gpt2", "", (TEXT, "a dog"), layers=(1,), ablation="mean", run=RUN, run_tokens=64),
+    "resampled": AblateSites("gpt2", "", (TEXT, "a dog"), layers=(1,), ablation="resample"),
     "tokens": CompareTokens("gpt2", "", TEXT, ("the dog sat",), draws=4),
-    "weights": MeasureWeights("gpt2", "", layers=(1,), samples=64, text=TEXT, run=RUN, run_tokens=64),
+    "weights": GetWeightNorms("gpt2", "", layers=(1,), samples=64, text=TEXT, run=RUN, run_tokens=64),
 }
 PAIR = PromptPair("the cat sat", "the dog sat", "a", "b")
 SWEEP = SweepRequest(

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.model import AblateSites
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import AblateSites, ModelQuestion
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
 from tests.capturing import capture_run
 from tests.plain_model import PlainModel
 from tests.small_models import DECODERS, HEADS, LAYERS

@@ -14,17 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from actstore_api.records.sae import AblateDirection, AblateDirectionAnswer, AblateText, AblateTextAnswer
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.live.answering import LiveAnswers
-from actstore_worker.live.questions import (
-    AblatedDirection,
-    AblateDirection,
-    AblatedText,
-    AblateText,
-    LiveLimits,
-    Question,
-)
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
 from actstore_worker.models.wiring import load_model
@@ -116,7 +110,7 @@ def ids_of(lab: Lab, family: str) -> list[int]:
     return [0, *lab.model(family).tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
 
 
-def check_effects(answer: AblatedText, cells: list[tuple[int, ...]], expected: list[float]) -> None:
+def check_effects(answer: AblateTextAnswer, cells: list[tuple[int, ...]], expected: list[float]) -> None:
     table = answer.effects.to_pandas()
     assert [(row.first, *([] if np.isnan(row.second) else [row.second])) for row in table.itertuples()] == cells
     np.testing.assert_allclose(table.activation, expected, atol=1e-5)
@@ -250,7 +244,7 @@ def direction_twin(twin: Twin, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarr
     return activations, twin.model.log_probabilities(ids), twin.model.log_probabilities(ids, touches)
 
 
-def check_direction(answer: AblatedDirection, twin: Twin, ids: Sequence[int]) -> None:
+def check_direction(answer: AblateDirectionAnswer, twin: Twin, ids: Sequence[int]) -> None:
     activations, before, after = direction_twin(twin, ids)
     table = answer.tokens.to_pandas()
     assert table.text.tolist() == ["<|bos|>", *TEXT[:-1]]
@@ -344,5 +338,5 @@ def test_limits_do_not_change_the_answer(lab: Lab) -> None:
     wide = LiveAnswers(lab.catalogue, open_bucket(str(lab.folder / "store")), CPU, limits)
     model = share(lab.model("neox_parallel"), Turns())
     found, other = lab.ask(question), wide.answer(question, model, threading.Event())
-    assert isinstance(other, AblatedText)
+    assert isinstance(other, AblateTextAnswer)
     np.testing.assert_allclose(found.effects["activation"], other.effects["activation"], atol=1e-5)

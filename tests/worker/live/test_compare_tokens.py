@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from actstore_api.records.model import CompareTokens
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.model_questions import CompareTokens
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
 from tests.small_models import HEADS, SAVERS, save_gpt2
 from tests.worker.live.asking import Replica
 from tests.worker.models.hand_built import HandBuilt

@@ -12,20 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from actstore_api.records.sae import AblateDirection, AblateText, CheckSae, EncodeText, FindNeighbors, GetLogitLens
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.live.answering import LiveAnswers, LoadedSaes
-from actstore_worker.live.questions import (
-    AblateDirection,
-    AblateText,
-    CheckSae,
-    EncodeText,
-    FindNeighbours,
-    LiveLimits,
-    LogitLens,
-    Question,
-)
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.live.saes.lens_of_directions import fold_final_norm
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import SharedModel, Turns, share
@@ -155,7 +147,7 @@ def lens_twin(module: Any, directions: np.ndarray, norm: Any = None) -> np.ndarr
 def test_the_lens_is_a_product_with_the_unembedding(lab: Lab, family: str, folded: bool, side: str) -> None:
     model = lab.model(family)
     features = (5, 63, 0)
-    answer = lab.ask(LogitLens(family, "", "sae", features, side=side, fold_norm=folded, k=4))
+    answer = lab.ask(GetLogitLens(family, "", "sae", features, side=side, fold_norm=folded, k=4))
     weights = lab.plain_sae().tensors
     directions = (weights["W_dec"] if side == "decoder" else weights["W_enc"].T)[list(features)]
     norm = model.module.get_submodule(model.family.final_norm) if folded else None
@@ -197,7 +189,7 @@ def test_a_planted_direction_has_its_token_on_top_and_long_tokens_are_masked(lab
     save_file(tensors, folder / "sae_weights.safetensors")
 
     def ends(longest: float | None, feature: int) -> tuple[list[int], int]:
-        question = LogitLens("llama", "", "planted", (feature,), longest_unembedding=longest, k=1)
+        question = GetLogitLens("llama", "", "planted", (feature,), longest_unembedding=longest, k=1)
         answer = lab.ask(question)
         return answer.tokens["token"].to_pylist(), answer.masked_tokens
 
@@ -212,11 +204,11 @@ def test_a_planted_direction_has_its_token_on_top_and_long_tokens_are_masked(lab
 
 def test_where_few_tokens_are_left_all_of_them_come(lab: Lab) -> None:
     lengths = torch.linalg.vector_norm(lab.model("llama").module.get_output_embeddings().weight, dim=1).sort().values
-    answer = lab.ask(LogitLens("llama", "", "sae", (0,), longest_unembedding=float(lengths[2]), k=10))
+    answer = lab.ask(GetLogitLens("llama", "", "sae", (0,), longest_unembedding=float(lengths[2]), k=10))
     assert answer.masked_tokens == VOCABULARY_SIZE - 3
     assert len(answer.tokens) == 6
     with pytest.raises(ActstoreError) as refusal:
-        lab.ask(LogitLens("llama", "", "sae", (0,), longest_unembedding=float(lengths[0]) / 2))
+        lab.ask(GetLogitLens("llama", "", "sae", (0,), longest_unembedding=float(lengths[0]) / 2))
     assert refusal.value.details["field"] == "longest_unembedding"
 
 
@@ -228,14 +220,14 @@ def cosines(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:
 def test_neighbours_are_those_of_largest_cosine(lab: Lab, side: str) -> None:
     weights = lab.plain_sae().tensors
     vectors = weights["W_dec"] if side == "decoder" else weights["W_enc"].T
-    found = lab.ask(FindNeighbours("sae", feature=7, side=side, k=10)).features
+    found = lab.ask(FindNeighbors("sae", feature=7, side=side, k=10)).features
     expected = cosines(vectors, vectors[7])
     order = [feature for feature in (-expected).argsort().tolist() if feature != 7][:10]
     assert found["feature"].to_pylist() == order
     np.testing.assert_allclose(found["cosine"], expected[order], atol=1e-6)
     vector = np.arange(1.0, D_MODEL + 1)
     found = lab.ask(
-        FindNeighbours("sae", vector=tuple(vector), side=side, k=D_SAE), lab.answering(LiveLimits())
+        FindNeighbors("sae", vector=tuple(vector), side=side, k=D_SAE), lab.answering(LiveLimits())
     ).features
     expected = cosines(vectors, vector)
     assert found["feature"].to_pylist() == (-expected).argsort().tolist()
@@ -247,9 +239,9 @@ def test_a_dead_direction_is_nobodys_neighbour(lab: Lab) -> None:
     tensors = load_file(folder / "sae_weights.safetensors")
     tensors["W_dec"][2] = 0
     save_file(tensors, folder / "sae_weights.safetensors")
-    assert sorted(lab.ask(FindNeighbours("dead", feature=0)).features["feature"].to_pylist()) == [1, 3]
+    assert sorted(lab.ask(FindNeighbors("dead", feature=0)).features["feature"].to_pylist()) == [1, 3]
     with pytest.raises(ActstoreError) as refusal:
-        lab.ask(FindNeighbours("dead", feature=2))
+        lab.ask(FindNeighbors("dead", feature=2))
     assert (refusal.value.reason, refusal.value.details["field"]) == ("ARGUMENT_INVALID", "feature")
 
 
@@ -266,12 +258,12 @@ def test_a_dead_direction_is_nobodys_neighbour(lab: Lab) -> None:
         ),
         (EncodeText("gpt2", "", "wide", TEXT), "SAE_MISMATCH", "d_in", "32", "16"),
         (EncodeText("gpt2", "", "absent", TEXT), "SAE_NOT_FOUND", "sae", "absent", None),
-        (LogitLens("gpt2", "", "sae", ()), "ARGUMENT_INVALID", "features", "0 features", "1 to 256 features"),
-        (LogitLens("gpt2", "", "sae", (0,) * 257), "LIMIT_EXCEEDED", "features", "257 features", "1 to 256 features"),
-        (LogitLens("gpt2", "", "sae", (3, 64)), "FEATURE_OUT_OF_RANGE", "features", "64", "0 to 63"),
-        (LogitLens("gpt2", "", "sae", (3,), k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
-        (LogitLens("gpt2", "", "sae", (3,), k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
-        (LogitLens("bert", "", "sae", (3,)), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
+        (GetLogitLens("gpt2", "", "sae", ()), "ARGUMENT_INVALID", "features", "0 features", "1 to 256 features"),
+        (GetLogitLens("gpt2", "", "sae", (0,) * 257), "LIMIT_EXCEEDED", "features", "257 features", "1 to 256 features"),
+        (GetLogitLens("gpt2", "", "sae", (3, 64)), "FEATURE_OUT_OF_RANGE", "features", "64", "0 to 63"),
+        (GetLogitLens("gpt2", "", "sae", (3,), k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
+        (GetLogitLens("gpt2", "", "sae", (3,), k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
+        (GetLogitLens("bert", "", "sae", (3,)), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
         (AblateText("bert", "", "sae", 3, TEXT), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
         (AblateDirection("bert", "", "sae", 3, TEXT), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
         (AblateText("gpt2", "", "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
@@ -293,11 +285,11 @@ def test_a_dead_direction_is_nobodys_neighbour(lab: Lab) -> None:
             "x",
             "a text of two tokens at least",
         ),
-        (FindNeighbours("sae", feature=64), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
-        (FindNeighbours("sae", vector=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
-        (FindNeighbours("sae", vector=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
-        (FindNeighbours("sae", vector=(np.nan,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
-        (FindNeighbours("sae", feature=3, k=41), "LIMIT_EXCEEDED", "k", "41", "1 to 40"),
+        (FindNeighbors("sae", feature=64), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
+        (FindNeighbors("sae", vector=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
+        (FindNeighbors("sae", vector=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
+        (FindNeighbors("sae", vector=(np.nan,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
+        (FindNeighbors("sae", feature=3, k=41), "LIMIT_EXCEEDED", "k", "41", "1 to 40"),
         (CheckSae("absent", "sae"), "RUN_NOT_FOUND", "run", "absent", None),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from actstore_api.records.sae import CheckSae, CheckSaeAnswer
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
@@ -23,8 +24,8 @@ from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.answering import LiveAnswers
-from actstore_worker.live.questions import CheckSae, LiveLimits, SaeCheck
-from actstore_worker.live.stored_sample import batches, sample_sequences
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.stored_sample import batches, sample_sequences
 from actstore_worker.models.turns import Turns, share
 from actstore_worker.models.wiring import load_model
 from models import corpus
@@ -76,7 +77,7 @@ class Lab:
         (folder / "cfg.json").write_text(json.dumps(config))
         return name
 
-    def check(self, run: str, sae: str, tokens: int = 2048, limits: LiveLimits | None = None) -> SaeCheck:
+    def check(self, run: str, sae: str, tokens: int = 2048, limits: LiveLimits | None = None) -> CheckSaeAnswer:
         limits = limits or LiveLimits(tokens_per_slice=2048)
         answers = LiveAnswers(self.catalogue, self.bucket, CPU, limits)
         question = CheckSae(run, sae, tokens)
@@ -84,7 +85,7 @@ class Lab:
         assert named is not None
         model = load_model(self.catalogue.find_model(*named), device=CPU)
         found = answers.answer(question, share(model, Turns()), threading.Event())
-        assert isinstance(found, SaeCheck)
+        assert isinstance(found, CheckSaeAnswer)
         return found
 
 
@@ -94,7 +95,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("check"))
 
 
-def values(check: SaeCheck) -> dict[str, float]:
+def values(check: CheckSaeAnswer) -> dict[str, float]:
     return dict(zip(*(check.quantities[name].to_pylist() for name in ("quantity", "value")), strict=True))
 
 

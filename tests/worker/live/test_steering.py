@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.model import SteerText
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.model_questions import ModelQuestion, SteerText
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.turns import Turns, share
 from tests.plain_model import LAYERS as PLAIN_LAYERS
 from tests.plain_model import PlainModel, PlainSae

@@ -11,6 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actstore_api.records.model import (
+    AblateSites,
+    CompareTokens,
+    GetAttention,
+    GetTextLens,
+    GetWeightNorms,
+    SteerText,
+    TokenizeText,
+)
+from actstore_api.records.sae import AblateDirection, AblateText, EncodeText
 from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, norm_pb2, patching_pb2, sae_pb2
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, BadRequest, Conflict
@@ -21,16 +31,7 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.documents import Document
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, tokenise
-from actstore_worker.live.model_questions import (
-    AblateSites,
-    CompareTokens,
-    LensText,
-    MeasureWeights,
-    SeeAttention,
-    SteerText,
-    TokeniseText,
-)
-from actstore_worker.live.questions import AblateDirection, AblateText, EncodeText, LiveLimits, Question
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.model import LanguageModel, describe_model
 from actstore_worker.models.tokens.prompts import token_of
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
@@ -54,16 +55,16 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Replica:
 
 # By name: a question about a text, or two of them.
 QUESTIONS: dict[str, Callable[[Any, Any], Question]] = {
-    "tokenise": lambda text, _: TokeniseText("gpt2", "", text),
+    "tokenise": lambda text, _: TokenizeText("gpt2", "", text),
     "encode": lambda text, _: EncodeText("gpt2", "", "sae", text),
     "ablate text": lambda text, _: AblateText("gpt2", "", "sae", 3, text, position=4),
     "ablate direction": lambda text, _: AblateDirection("gpt2", "", "sae", 3, text),
-    "attention": lambda text, _: SeeAttention("gpt2", "", text, patterns=True),
-    "lens": lambda text, _: LensText("gpt2", "", text),
+    "attention": lambda text, _: GetAttention("gpt2", "", text, patterns=True),
+    "lens": lambda text, _: GetTextLens("gpt2", "", text),
     "steer": lambda text, _: SteerText("gpt2", "", text, VECTOR, "resid_post.1", strength=2.0, tokens=4),
     "ablate sites": lambda text, other: AblateSites("gpt2", "", (text, other)),
     "compare": lambda text, other: CompareTokens("gpt2", "", text, (other,), draws=4),
-    "weights": lambda text, _: MeasureWeights("gpt2", "", layers=(0,), samples=8, text=text),
+    "weights": lambda text, _: GetWeightNorms("gpt2", "", layers=(0,), samples=8, text=text),
 }
 
 
@@ -95,7 +96,7 @@ def test_a_text_that_has_its_bos_gets_no_second_one(asked: str, replica: Replica
 
 def test_two_that_are_written_are_two(replica: Replica) -> None:
     for ids, prepend in (((0, 0, 5), None), ((0, 0, 5), True), ((0, 5), False), ((5,), None)):
-        found = replica.ask(TokeniseText("gpt2", "", ids, prepend_bos=prepend)).tokens
+        found = replica.ask(TokenizeText("gpt2", "", ids, prepend_bos=prepend)).tokens
         assert found["token"].to_pylist() == list(ids)
         assert found["special"].to_pylist() == [token == 0 for token in ids]
 
@@ -103,7 +104,7 @@ def test_two_that_are_written_are_two(replica: Replica) -> None:
 def test_an_encoder_keeps_the_ends_that_a_text_has(replica: Replica) -> None:
     """CLS and SEP are one token here."""
     for text in (TEXT, BOS + TEXT, TEXT + BOS, BOS + TEXT + BOS):
-        found = replica.ask(TokeniseText("bert", "", text)).tokens
+        found = replica.ask(TokenizeText("bert", "", text)).tokens
         assert found["token"].to_pylist() == replica.ids("bert", TEXT)
 
 
@@ -123,7 +124,7 @@ def test_ids_are_as_long_as_the_context_at_most(replica: Replica) -> None:
     with pytest.raises(ActstoreError) as refused:
         replica.ask(EncodeText("gpt2", "", "sae", (0,) * (CONTEXT_LENGTH + 1)))
     assert (refused.value.reason, refused.value.details["field"]) == ("LIMIT_EXCEEDED", "text")
-    assert len(replica.ask(TokeniseText("gpt2", "", (0,) * (CONTEXT_LENGTH + 1))).tokens) == CONTEXT_LENGTH + 1
+    assert len(replica.ask(TokenizeText("gpt2", "", (0,) * (CONTEXT_LENGTH + 1))).tokens) == CONTEXT_LENGTH + 1
 
 
 def test_tokens_before_the_first_are_read_and_not_taken_away(replica: Replica) -> None:
@@ -230,7 +231,7 @@ def test_one_token_by_its_text(replica: Replica) -> None:
         with pytest.raises(BadRequest, match=told) as refused:
             token_of(model, text, "answer")
         assert refused.value.reason == "ANSWER_NOT_ONE_TOKEN"
-    found = replica.ask(TokeniseText("metaspace", "", " fox", one_token=True)).tokens
+    found = replica.ask(TokenizeText("metaspace", "", " fox", one_token=True)).tokens
     assert found.to_pylist() == [{"position": 0, "token": vocabulary["▁fox"], "text": " fox", "special": False}]
 
 
@@ -262,7 +263,7 @@ def test_markers_of_a_chat_template_are_special(replica: Replica, tmp_path: Path
     model = replica.model("chat")
     assert (model.special_ids, model.marks_special) == (frozenset({0, 1}), True)
     assert not describe_model(replica.catalogue.find_model("gpt2")).marks_special
-    found = replica.ask(TokeniseText("chat", "", "<|start|>ab<plain>")).tokens
+    found = replica.ask(TokenizeText("chat", "", "<|start|>ab<plain>")).tokens
     assert found["special"].to_pylist() == [True, True, False, False, False]
     assert found["text"].to_pylist() == [BOS, "<|start|>", "a", "b", "<plain>"]
     sequences = tokenise(model, [Document(0, "<|start|>ab<plain>")], SequenceShape(8, prepend_bos=True)).sequences

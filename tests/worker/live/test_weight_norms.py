@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from actstore_api.records.model import GetWeightNorms, GetWeightNormsAnswer
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
@@ -19,9 +20,8 @@ from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import MeasuredWeights, MeasureWeights
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.texts.weight_norms import factored_norms, matrix_norms, weight_norms
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
@@ -48,10 +48,10 @@ def load(name: str, tmp_path: Path) -> LanguageModel:
 
 def ask(
     model: LanguageModel, limits: LiveLimits = LIMITS, snapshot: Snapshot | None = None, **options
-) -> MeasuredWeights:
+) -> GetWeightNormsAnswer:
     passes = Passes(share(model, Turns()), threading.Event())
     with torch.inference_mode():
-        return weight_norms(passes, MeasureWeights(model.name, "", **options), limits, snapshot)
+        return weight_norms(passes, GetWeightNorms(model.name, "", **options), limits, snapshot)
 
 
 # Shortformer's queries read positions beside the residual, which no matrix's norm is about.
@@ -60,7 +60,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> LanguageModel:
     return load(request.param, tmp_path)
 
 
-def by_name(answer: MeasuredWeights) -> dict[tuple, dict]:
+def by_name(answer: GetWeightNormsAnswer) -> dict[tuple, dict]:
     return {(row["layer"], row["component"], row["head"]): row for row in answer.weights.to_pylist()}
 
 

@@ -23,12 +23,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from actstore_api.records.model import GetAttention, GetAttentionAnswer, GetInductionScores, GetInductionScoresAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.model_questions import InductionScores, ScoreInduction, SeeAttention, SeenAttention
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
-from actstore_worker.live.texts.text import read_text
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
+from actstore_worker.live.passes.text import read_text
 from actstore_worker.models.chosen import chosen_heads, chosen_layers
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.tokens.prompts import check_causal, plain_ids, prepends_bos
@@ -40,7 +40,7 @@ _Pattern = Float[Tensor, "batch head query key"]
 _SCORES = ("induction", "duplicate_token", "previous_token")
 
 
-def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) -> SeenAttention:
+def see_attention(passes: Passes, question: GetAttention, limits: LiveLimits) -> GetAttentionAnswer:
     """Errors: BadRequest for layers and heads that are not there; LIMIT_EXCEEDED for more weights than one answer, or
     one layer, may have.
     """
@@ -61,7 +61,7 @@ def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) ->
             patterns.append(_rows(site.layer, heads, pattern, causal=model.family.causal))
 
     visit_patterns(passes, ids, layers, see)
-    return SeenAttention(
+    return GetAttentionAnswer(
         pa.concat_tables(summaries),
         pa.concat_tables(patterns) if patterns else None,
         text.table(),
@@ -69,7 +69,7 @@ def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) ->
     )
 
 
-def score_induction(passes: Passes, question: ScoreInduction, limits: LiveLimits) -> InductionScores:
+def score_induction(passes: Passes, question: GetInductionScores, limits: LiveLimits) -> GetInductionScoresAnswer:
     """On t different tokens drawn at random that come twice, after a BOS where there is one. For a query q among the
     second t, with its own token first at q - t, each score is the mean over those queries, and over the texts, of a
     weight: induction a[q, q - t + 1], duplicate_token a[q, q - t], previous_token a[q, q - 1].
@@ -98,7 +98,7 @@ def score_induction(passes: Passes, question: ScoreInduction, limits: LiveLimits
 
     visit_patterns(passes, ids, layers, see)
     losses = -passes.log_probabilities(ids)[:, first:].double()  # [text, 2 t - 1] with a BOS or without
-    return InductionScores(
+    return GetInductionScoresAnswer(
         pa.concat_tables(tables),
         tokens,
         float(losses[:, : tokens - 1].mean()),
@@ -173,7 +173,7 @@ def _rows(layer: int, heads: Sequence[int], pattern: Float[Tensor, "head query k
     )
 
 
-def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int) -> int:
+def _repeated_tokens(model: LanguageModel, question: GetInductionScores, first: int) -> int:
     """How many come twice. Errors: BadRequest for fewer than 2, or more than fit or than there are."""
     most = min((model.context_length - first) // 2, len(plain_ids(model)))
     tokens = min(_USUAL_TOKENS, most) if question.tokens is None else question.tokens
@@ -189,7 +189,9 @@ def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int)
     return tokens
 
 
-def _repeated(model: LanguageModel, question: ScoreInduction, tokens: int, first: int) -> Int[Tensor, "text position"]:
+def _repeated(
+    model: LanguageModel, question: GetInductionScores, tokens: int, first: int
+) -> Int[Tensor, "text position"]:
     generator, plain = np.random.default_rng(question.seed), plain_ids(model)
     drawn = np.stack([generator.permutation(plain)[:tokens] for _ in range(question.texts)])
     start = np.full((question.texts, first), model.bos_id or 0)

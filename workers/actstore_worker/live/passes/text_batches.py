@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actstore_worker.live.texts.text import LiveText
+from actstore_worker.live.passes.text import LiveText
 
 
 @dataclass(frozen=True)

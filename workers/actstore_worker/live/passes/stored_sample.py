@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actstore_api.records.terms import StoredSample
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.products import BOS, SPECIAL
 from actstore_storage.rows.reading import shard_tokens
@@ -30,6 +31,18 @@ class Batch:
     ids: Int[Tensor, "batch position"]
     inside: Bool[Tensor, "batch position"]
     kept: Bool[Tensor, "batch position"]
+
+
+def check_sample(asked: StoredSample, most: int) -> None:
+    """Errors: BadRequest for no token, LIMIT_EXCEEDED for more than `most`."""
+    if not 1 <= asked.tokens <= most:
+        raise BadRequest(
+            f"a sample is of 1 to {most} stored tokens, not {asked.tokens}",
+            reason="LIMIT_EXCEEDED" if asked.tokens else "ARGUMENT_INVALID",
+            field="stored.tokens",
+            value=asked.tokens,
+            allowed=f"1 to {most}",
+        )
 
 
 def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
