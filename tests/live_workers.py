@@ -13,15 +13,17 @@ import torch
 from google.protobuf.message_factory import GetMessageClass
 
 import actstore
+from actstore_api.records.patching import RunSweep
 from actstore_api.v1 import service_pb2
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.cluster.replica import OpenModel, Replica
+from actstore_worker.live.answering import Question
 from actstore_worker.live.limits import LiveLimits
-from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.legs import NOTHING_FINISHED
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.patching.sweep import SweepUpdate
 from actstore_worker.wire.gateway import Gateway
@@ -43,7 +45,7 @@ class _Models:
         model = self._served(*named).model if named else None
         return await asyncio.to_thread(self._replica.live.answer, question, model, threading.Event())
 
-    async def run(self, request: SweepRequest) -> AsyncIterator[SweepUpdate]:
+    async def run(self, request: RunSweep) -> AsyncIterator[SweepUpdate]:
         served = self._served(request.model, request.revision)
         async for update in self._replica.sweeps.run(served, request, NOTHING_FINISHED):
             yield update

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from actstore_worker.wire.capture import capture_request
 
+from actstore_api.records.capture import CaptureProgress
 from actstore_api.v1 import capture_pb2
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
@@ -25,13 +27,11 @@ from actstore_worker.capture.encode_plan import EncodePlan, plan_encoding
 from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.preparing import register
-from actstore_worker.capture.progress import Progress, State
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker, EncodeTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.sae import load_sae
-from actstore_worker.wire.capture import capture_request
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.coordinating import ThreadWorker, coordinator, run, watch
 from tests.random_models import WORDS
@@ -60,7 +60,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def captured(lab: Path, bucket: Bucket, name: str, **options: object) -> Snapshot:
     options = {"dense_sites": (SITE, OTHER_SITE), "sequences_per_shard": 9, "sequences_per_batch": 4} | options
-    request = CaptureRequest("tiny", "words.jsonl", run=name, **options)
+    request = capture_request("tiny", "words.jsonl", run=name, **options)
     settings = PlanSettings(DatasetPlaces((lab / "data",)))
     return capture_run(plan_capture(request, catalogue(lab), settings), bucket, CaptureWorker(bucket, CPU))
 
@@ -70,7 +70,7 @@ def catalogue(lab: Path) -> ModelCatalogue:
 
 
 def planned(lab: Path, bucket: Bucket, base: str, saes: tuple[str, ...], **options: object) -> EncodePlan:
-    request = replace(CaptureRequest("", "", run="over", rows_of=base, saes=saes), **options)
+    request = replace(capture_request("", "", run="over", rows_of=base, saes=saes), **options)
     return plan_encoding(request, bucket, catalogue(lab), "cpu")
 
 
@@ -187,10 +187,10 @@ def test_what_is_asked_again_may_say_what_the_run_says(lab: Path, runs: Bucket) 
 def test_the_coordinator_encodes_as_it_captures(lab: Path, local_bucket: Bucket) -> None:
     """Cancelled, finished by another coordinator; every shard once."""
     shards = captured(lab, local_bucket, "base", sequences_per_shard=4).record.shards_total
-    request = CaptureRequest("", "", run="over", rows_of="base", saes=("topk", "gated"))
+    request = capture_request("", "", run="over", rows_of="base", saes=("topk", "gated"))
     done: list[int] = []
 
-    async def first() -> Progress:
+    async def first() -> CaptureProgress:
         captures = coordinator(lab, local_bucket, ThreadWorker(local_bucket, lambda task: done.append(task.shard)))
         estimate = await captures.estimate(request)
         assert (estimate.documents, estimate.shards) == (0, shards)
@@ -202,12 +202,12 @@ def test_the_coordinator_encodes_as_it_captures(lab: Path, local_bucket: Bucket)
             version, progress = await captures.progress_after(name, version)
         return await captures.cancel(name)
 
-    async def second() -> list[Progress]:
+    async def second() -> list[CaptureProgress]:
         captures = coordinator(lab, local_bucket, ThreadWorker(local_bucket, lambda task: done.append(task.shard)))
         return await watch(captures, await captures.submit(request))
 
-    assert run(first()).state is State.CANCELLED
-    assert run(second())[-1].state is State.COMPLETE
+    assert run(first()).state is "cancelled"
+    assert run(second())[-1].state is "complete"
     whole = captured(lab, local_bucket, "whole", sequences_per_shard=4, saes=request.saes)
     assert feature_hashes(open_run(local_bucket, "over"), request.saes) == feature_hashes(whole, request.saes)
     assert set(done) == set(range(shards))
@@ -238,6 +238,6 @@ def test_it_ends_with_its_cause(lab: Path, local_bucket: Bucket) -> None:
 
 def test_over_the_wire_the_rows_run_is_all_that_is_named() -> None:
     asked = capture_pb2.CaptureSpecification(rows_of="base", saes=["topk"])
-    assert capture_request(asked) == CaptureRequest("", "", rows_of="base", saes=("topk",))
+    assert capture_request(asked) == capture_request("", "", rows_of="base", saes=("topk",))
     with pytest.raises(BadRequest, match="model is required"):
         capture_request(capture_pb2.CaptureSpecification(saes=["topk"]))

@@ -225,13 +225,13 @@ def test_a_sweep_streams_progress_cells_and_one_result(caller: Caller) -> None:
     result, cells = last.result, swept_cells(updates)
     done = [update.progress.cells_done for update in updates if update.HasField("progress")]
     assert done[-1] == cells.num_rows == 2 * 3 * 9 * 6
-    assert {"pair", "direction", "site", "layer", "position", "head", "token", "kl", "normalised"} < {
+    assert {"pair", "direction", "site", "layer", "position", "head", "token", "kl", "normalized"} < {
         *cells.column_names
     }
     assert result.audit.kernel == "resumed"
     assert 0 < result.audit.largest_error <= result.audit.tolerance
     whole = [
-        row["normalised"]
+        row["normalized"]
         for row in cells.to_pylist()
         if (row["site"], row["layer"], row["position"]) == ("resid_pre", 0, 7)
     ]

@@ -16,11 +16,11 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.format.specification import RowFilter
 from actstore_worker.capture.options import document_query
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.datasets import rows as dataset_rows
 from actstore_worker.datasets.documents import DocumentQuery
 from actstore_worker.datasets.documents import documents as dataset_documents
 from actstore_worker.datasets.places import Dataset, DatasetPlaces
+from tests.capture_requests import capture_request
 
 TEXTS = ["one\n", "zwei – Ümläute\r\n", ""]
 
@@ -195,7 +195,7 @@ def test_filters_compare_like_with_like(wanted: tuple[str, str, object], allowed
     with pytest.raises(BadRequest) as refused:
         list(dataset_documents(table, DocumentQuery(row_filters=(RowFilter(*wanted),))))
     told = f"{wanted[0]} {wanted[1]} {wanted[2]!r}"
-    assert refused.value.details == {"field": "dataset.filters", "value": told, "allowed": allowed}
+    assert refused.value.details == {"field": "dataset.row_filters", "value": told, "allowed": allowed}
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_filters_compare_like_with_like(wanted: tuple[str, str, object], allowed
 def test_filters_that_no_column_fits(value: object, allowed: str) -> None:
     comparison = "in" if isinstance(value, tuple) else "!="
     with pytest.raises(BadRequest) as refused:
-        document_query(CaptureRequest("model", "text", row_filters=(RowFilter("a", comparison, value),)))
-    assert refused.value.details["field"] == "dataset.filters"
+        document_query(capture_request("model", "text", row_filters=(RowFilter("a", comparison, value),)))
+    assert refused.value.details["field"] == "dataset.row_filters"
     assert refused.value.details["allowed"].startswith(allowed)
 
 
@@ -259,8 +259,8 @@ def test_padding_is_no_token(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        (DocumentQuery(row_filters=(RowFilter("nothing", "==", 1),)), "dataset.filters"),
-        (DocumentQuery(row_filters=(RowFilter("language", "<", 1),)), "dataset.filters"),
+        (DocumentQuery(row_filters=(RowFilter("nothing", "==", 1),)), "dataset.row_filters"),
+        (DocumentQuery(row_filters=(RowFilter("language", "<", 1),)), "dataset.row_filters"),
         (DocumentQuery(text_field="", tokens_field="text"), "dataset.tokens_field"),
         (DocumentQuery(text_field="", tokens_field="nothing"), "dataset.tokens_field"),
         (DocumentQuery(text_field="nothing"), "dataset.text_field"),

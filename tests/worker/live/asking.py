@@ -10,7 +10,7 @@ import torch
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.live.answering import LiveAnswers
+from actstore_worker.live.answering import LiveAnswers, Question
 from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share

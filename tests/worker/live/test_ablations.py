@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from actstore_api.records.sae import AblateDirection, AblateDirectionAnswer, AblateText, AblateTextAnswer
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.live.answering import LiveAnswers
+from actstore_worker.live.answering import LiveAnswers, Question
 from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
@@ -121,7 +122,7 @@ def check_effects(answer: AblateTextAnswer, cells: list[tuple[int, ...]], expect
 def test_deletions_are_direct_reruns(lab: Lab, family: str) -> None:
     ids = ids_of(lab, family)[:9]
     feature = strong_feature(lab, family, "resid_post.1", ids, 8)
-    answer = lab.ask(AblateText(family, "", "resid_post.1", feature, TEXT, position=8))
+    answer = lab.ask(AblateText(ModelReference(family), "resid_post.1", feature, TEXT, position=8))
     twin = Twin(lab, family, "resid_post.1", feature)
     assert answer.activation == pytest.approx(twin.activations(ids)[-1], abs=1e-5)
     assert answer.activation > 0
@@ -135,7 +136,7 @@ def test_deletions_are_direct_reruns(lab: Lab, family: str) -> None:
 def test_replacements_are_direct_reruns(lab: Lab, family: str, ablation: str) -> None:
     ids = ids_of(lab, family)[:9]
     feature = strong_feature(lab, family, "resid_post.1", ids, 8)
-    answer = lab.ask(AblateText(family, "", "resid_post.1", feature, TEXT, position=8, ablation=ablation))
+    answer = lab.ask(AblateText(ModelReference(family), "resid_post.1", feature, TEXT, position=8, ablation=ablation))
     twin = Twin(lab, family, "resid_post.1", feature)
     expected = [twin.replaced(ids, [place], ablation) for place in range(9)]
     check_effects(answer, [(place,) for place in range(9)], expected)
@@ -146,7 +147,7 @@ def test_replacements_are_direct_reruns(lab: Lab, family: str, ablation: str) ->
 def test_pairs_come_after_singles_at_any_site(lab: Lab, sae: str, ablation: str) -> None:
     ids = ids_of(lab, "llama")[:6]
     feature = strong_feature(lab, "llama", sae, ids, 5)
-    answer = lab.ask(AblateText("llama", "", sae, feature, TEXT, 5, ablation=ablation, pairs=True))
+    answer = lab.ask(AblateText(ModelReference("llama"), sae, feature, TEXT, 5, ablation=ablation, pairs=True))
     twin = Twin(lab, "llama", sae, feature)
     cells = [(place,) for place in range(6)] + list(combinations(range(6), 2))
     expected = [
@@ -160,7 +161,7 @@ def test_the_text_is_cut_where_the_feature_is_strongest(lab: Lab) -> None:
     ids = ids_of(lab, "gpt2")
     twin = Twin(lab, "gpt2", "resid_post.1", 11)
     whole = twin.activations(ids)
-    answer = lab.ask(AblateText("gpt2", "", "resid_post.1", 11, TEXT))
+    answer = lab.ask(AblateText(ModelReference("gpt2"), "resid_post.1", 11, TEXT))
     np.testing.assert_allclose(answer.tokens["activation"], whole, atol=1e-5)
     assert answer.position == 1 + whole[1:].argmax()
     assert answer.tokens["special"].to_pylist() == [True] + [False] * 11
@@ -172,13 +173,13 @@ def test_a_feature_that_never_fires_is_looked_at_in_the_last_token(lab: Lab) -> 
     tensors = load_file(folder / "sae_weights.safetensors")
     tensors["b_enc"].fill_(-1e4)
     save_file(tensors, folder / "sae_weights.safetensors")
-    answer = lab.ask(AblateText("gpt2", "", "silent", 11, TEXT))
+    answer = lab.ask(AblateText(ModelReference("gpt2"), "silent", 11, TEXT))
     assert (answer.position, answer.activation) == (11, 0)
     assert answer.effects["change"].to_pylist() == [0] * 12
 
 
 def test_a_text_of_two_tokens_has_no_pairs(lab: Lab) -> None:
-    answer = lab.ask(AblateText("gpt2", "", "resid_post.1", 11, "x", pairs=True))
+    answer = lab.ask(AblateText(ModelReference("gpt2"), "resid_post.1", 11, "x", pairs=True))
     assert [
         tuple(row) for row in zip(*(answer.effects[name].to_pylist() for name in ("first", "second")), strict=True)
     ] == [
@@ -227,12 +228,12 @@ def sorted_bytes() -> list[str]:
 def test_pairs_find_a_feature_that_reads_either_of_two(lab: Lab) -> None:
     """Taking a or b changes nothing, for the other is still there; taking both switches the feature off."""
     save_either_of_two(lab.folder / "models")
-    answer = lab.ask(AblateText("or", "", "either", 0, "xaybz", position=5, pairs=True))
+    answer = lab.ask(AblateText(ModelReference("or"), "either", 0, "xaybz", position=5, pairs=True))
     assert answer.activation > 0.5
     for row in answer.effects.to_pylist():
         both = (row["first_text"], row["second_text"]) == ("a", "b")
         assert row["change"] == pytest.approx(-answer.activation if both else 0, abs=1e-5), row
-    lookup = lab.ask(AblateText("or", "", "either", 0, "xaxxz", position=5)).effects.to_pylist()
+    lookup = lab.ask(AblateText(ModelReference("or"), "either", 0, "xaxxz", position=5)).effects.to_pylist()
     assert [row["first_text"] for row in lookup if row["change"] < -0.5] == ["a"]
 
 
@@ -268,7 +269,7 @@ def test_a_direction_is_taken_out_and_the_rest_run_on(lab: Lab, family: str) -> 
     late = np.where(dense[:-1].any(0), (dense > 0).argmax(0), -1)
     feature = int(late.argmax())
     assert late[feature] > 1
-    answer = lab.ask(AblateDirection(family, "", "resid_post.1", feature, TEXT))
+    answer = lab.ask(AblateDirection(ModelReference(family), "resid_post.1", feature, TEXT))
     check_direction(answer, Twin(lab, family, "resid_post.1", feature), ids)
 
 
@@ -277,11 +278,11 @@ def test_a_direction_is_taken_out_and_the_rest_run_on(lab: Lab, family: str) -> 
 def test_a_direction_is_taken_out_at_any_site(lab: Lab, sae: str, family: str) -> None:
     ids = ids_of(lab, family)
     feature = strong_feature(lab, family, sae, ids, 4)
-    answer = lab.ask(AblateDirection(family, "", sae, feature, TEXT))
+    answer = lab.ask(AblateDirection(ModelReference(family), sae, feature, TEXT))
     check_direction(answer, Twin(lab, family, sae, feature), ids)
 
 
-def test_a_normalised_sae_takes_its_direction_out_in_the_sites_own_scale(lab: Lab) -> None:
+def test_a_normalized_sae_takes_its_direction_out_in_the_sites_own_scale(lab: Lab) -> None:
     """SAELens's layer_norm scales each row back by its deviation, and so must be what one feature adds."""
     folder = save_sae(lab.folder / "models" / "scaled", "standard", normalize_activations="layer_norm")
     assert json.loads((folder / "cfg.json").read_text())["normalize_activations"] == "layer_norm"
@@ -294,7 +295,7 @@ def test_a_normalised_sae_takes_its_direction_out_in_the_sites_own_scale(lab: La
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(dense[:, [feature]] * twin.sae.tensors["W_dec"][feature] * deviation).float()
     after = twin.model.log_probabilities(ids, {("resid_post", 1): lambda found: found.sub_(contribution)})
-    answer = lab.ask(AblateDirection("gpt2", "", "scaled", feature, TEXT))
+    answer = lab.ask(AblateDirection(ModelReference("gpt2"), "scaled", feature, TEXT))
     np.testing.assert_allclose(answer.tokens["ablated"], after, atol=1e-4)
 
 
@@ -310,7 +311,7 @@ def test_a_direction_is_taken_out_of_heads(lab: Lab, head: int | None) -> None:
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(np.outer(dense[:, feature], sae.tensors["W_dec"][feature])).float()
     after = plain.log_probabilities(ids, {("z", 1): lambda found: found[..., part].sub_(contribution)})
-    table = lab.ask(AblateDirection("gpt2", "", name, feature, TEXT)).tokens
+    table = lab.ask(AblateDirection(ModelReference("gpt2"), name, feature, TEXT)).tokens
     np.testing.assert_allclose(table["activation"], dense[:-1, feature], atol=1e-5)
     np.testing.assert_allclose(table["ablated"], after, atol=2e-5)
     assert np.abs(table["change"].to_numpy()).max() > 1e-3
@@ -327,13 +328,13 @@ def test_a_transcoder_loses_its_direction_where_it_writes(lab: Lab) -> None:
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(np.outer(dense[:, feature], sae.tensors["W_dec"][feature])).float()
     after = plain.log_probabilities(ids, {("mlp_out", 1): lambda found: found.sub_(contribution)})
-    table = lab.ask(AblateDirection("gpt2", "", "transcoder", feature, TEXT)).tokens
+    table = lab.ask(AblateDirection(ModelReference("gpt2"), "transcoder", feature, TEXT)).tokens
     np.testing.assert_allclose(table["ablated"], after, atol=2e-5)
     assert np.abs(table["change"].to_numpy()).max() > 1e-3
 
 
 def test_limits_do_not_change_the_answer(lab: Lab) -> None:
-    question = AblateText("neox_parallel", "", "resid_post.1", 11, TEXT, pairs=True)
+    question = AblateText(ModelReference("neox_parallel"), "resid_post.1", 11, TEXT, pairs=True)
     limits = replace(LIMITS, tokens_per_slice=10_000)
     wide = LiveAnswers(lab.catalogue, open_bucket(str(lab.folder / "store")), CPU, limits)
     model = share(lab.model("neox_parallel"), Turns())

@@ -18,7 +18,6 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.shard import ShardCapture
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
@@ -29,6 +28,7 @@ from actstore_worker.live.passes.stored_sample import batches, sample_sequences
 from actstore_worker.models.turns import Turns, share
 from actstore_worker.models.wiring import load_model
 from models import corpus
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run, capture_shard
 from tests.plain_model import PlainModel, PlainSae
 from tests.small_models import BERT, BUNDLED_MODELS, change_config, save_gpt2, save_neox, save_sae
@@ -61,7 +61,7 @@ class Lab:
 
     def plan(self, model: str, dataset: str, run: str, **options: Any) -> Plan:
         settings = PlanSettings(DatasetPlaces((self.folder / "data",)))
-        return plan_capture(CaptureRequest(model, dataset, run, **options), self.catalogue, settings)
+        return plan_capture(capture_request(model, dataset, run, **options), self.catalogue, settings)
 
     def capture(self, model: str, dataset: str, run: str, **options: Any) -> None:
         capture_run(self.plan(model, dataset, run, **options), self.bucket, CaptureWorker(self.bucket, CPU))

@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep, Screen
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.wiring import load_model
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SaeFeatures, Screen, Span, SweepRequest
 from actstore_worker.patching.inputs.sae_features import active_features
 from actstore_worker.patching.inputs.supplies import Supplies
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.sweep import run_sweep
 from actstore_worker.sae import load_sae
@@ -66,7 +68,7 @@ def load(folder: Path) -> Load:
 
 
 def planned(model: LanguageModel, supplies: Supplies, features: SaeFeatures, **how: object) -> SweepPlan:
-    request = SweepRequest("", "", (PAIR,), features=features)
+    request = RunSweep(ModelReference(""), (PAIR,), features=features)
     return plan_sweep(model, replace(request, **how), LIMITS, supplies)
 
 
@@ -144,7 +146,9 @@ def test_all_features_and_the_error_are_the_whole_site(
 ) -> None:
     model = load(model_name)
     everywhere = planned(model, supplies, SaeFeatures(name, (), "patched"), positions="all")
-    site = plan_sweep(model, SweepRequest("", "", (PAIR,), sites=("resid_post",), layers=(1,), positions="all"), LIMITS)
+    site = plan_sweep(
+        model, RunSweep(ModelReference(""), (PAIR,), sites=("resid_post",), layers=(1,), positions="all"), LIMITS
+    )
     together = [logits for entry, *_, logits in rows_of(model, everywhere) if entry.name == "together"]
     for found, (*_, expected) in zip(together, rows_of(model, site), strict=True):
         torch.testing.assert_close(found, expected, **TOLERANCE)
@@ -155,7 +159,7 @@ def test_all_features_and_the_error_send_what_the_whole_site_sends(
     supplies: Supplies, load: Load, receivers: tuple[str, ...]
 ) -> None:
     model = load("gpt2")
-    asked = SweepRequest("", "", (PAIR,), features=SaeFeatures("standard", (), "patched"), receivers=receivers)
+    asked = RunSweep(ModelReference(""), (PAIR,), sae="standard", sae_error="patched", receivers=receivers)
     whole = replace(asked, features=None, sites=("resid_post",), layers=(1,))
     (*_, of_features), (*_, expected) = (run_sweep(model, found, LIMITS, None, supplies) for found in (asked, whole))
     rows = [row for row in of_features.cells.to_pylist() if row["name"] == "together"]
@@ -195,7 +199,7 @@ def test_features_of_heads_and_of_spans(supplies: Supplies, load: Load) -> None:
     model = load("gpt2")
     assert list(rows_of(model, planned(model, supplies, SaeFeatures("heads"))))
     pair = PromptPair("the cat sat on", "a dog sat on", "a", "b")
-    spans = (Span("animal", "cat", "dog"),)
+    spans = (PatchSpan("animal", "cat", "dog"),)
     plan = planned(model, supplies, SaeFeatures("standard", (), "patched"), pairs=(pair,), spans=spans)
     assert [entry.name for entry in plan.grid][-3:] == ["animal", "animal: together", "animal: error"]
     twin = PlainPatches(model)
@@ -225,11 +229,11 @@ ASKED = SaeFeatures("standard")
 @pytest.mark.parametrize(
     ("change", "reason", "field", "value", "allowed"),
     [
-        ({"features": SaeFeatures("wide")}, "SAE_MISMATCH", "d_in", "32", "16"),
-        ({"features": SaeFeatures("inner")}, "SAE_MISMATCH", "site", "mlp_input.1", "resid_pre.LAYER"),
-        ({"features": SaeFeatures("standard", (64,))}, "FEATURE_OUT_OF_RANGE", "features", "64", "0..63"),
-        ({"features": SaeFeatures("standard", (1,) * 16_385)}, "LIMIT_EXCEEDED", "features", "16385", "at most 16384"),
-        ({"features": SaeFeatures("standard", (), "gone")}, "ARGUMENT_INVALID", "sae_error", "gone", "kept, dropped"),
+        ({"sae": "wide"}, "SAE_MISMATCH", "d_in", "32", "16"),
+        ({"sae": "inner"}, "SAE_MISMATCH", "site", "mlp_input.1", "resid_pre.LAYER"),
+        ({"sae": "standard", "features": (64,)}, "FEATURE_OUT_OF_RANGE", "features", "64", "0..63"),
+        ({"sae": "standard", "features": (1,) * 16_385}, "LIMIT_EXCEEDED", "features", "16385", "at most 16384"),
+        ({"sae": "standard", "sae_error": "gone"}, "ARGUMENT_INVALID", "sae_error", "gone", "kept, dropped"),
         ({"features": None, "sites": ("features",)}, "ARGUMENT_INVALID", "sae", "", "an SAE's name"),
         ({"sites": ("z",)}, "ARGUMENT_INVALID", "sites", "z", "features, with an SAE"),
         ({"screen": Screen(3)}, "ARGUMENT_INVALID", "sites", "features", "others, with a screen"),
@@ -254,7 +258,7 @@ def test_transcoders_and_sweeps_of_too_many_features_are_refused(supplies: Suppl
     with pytest.raises(ActstoreError, match="the sweep has 132 cells") as refusal:
         plan_sweep(
             load("gpt2"),
-            SweepRequest("", "", (PAIR,), features=SaeFeatures("standard", tuple(range(64))), positions="last"),
+            RunSweep(ModelReference(""), (PAIR,), sae="standard", features=tuple(range(64)), positions="last"),
             PatchingLimits(cells=131),
             supplies,
         )

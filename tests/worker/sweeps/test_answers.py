@@ -8,21 +8,23 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from actstore_worker.wire.sweeps import sweep_request, sweep_response
 
+from actstore_api.records.patching import PatchSpan, StoredSource
+from actstore_api.records.terms import Range
 from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.wiring import load_model
-from actstore_worker.patching.inputs.request import PatchingLimits, SaeFeatures, Span, StoredSource
 from actstore_worker.patching.inputs.supplies import Supplies
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from actstore_worker.sae import load_sae
-from actstore_worker.wire.sweeps import sweep_request, sweep_response
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.small_models import save_gpt2, save_sae
 
@@ -37,7 +39,7 @@ BASELINE = ("logit_difference", "log_probability", "probability", "loss", "rank"
 @dataclass(frozen=True)
 class Answer:
     rows: list[dict[str, Any]]
-    end: patching_pb2.SweepResult
+    end: patching_pb2.WholeSweep
 
 
 class Lab:
@@ -50,7 +52,7 @@ class Lab:
         save_sae(folder / "models" / "sae", "standard")
         catalogue, bucket = ModelCatalogue((folder / "models",)), open_bucket(str(folder / "store"))
         settings = PlanSettings(DatasetPlaces((folder / "data",)))
-        asked = CaptureRequest("gpt2", "texts.jsonl", "run", dense_sites=("resid_pre",))
+        asked = capture_request("gpt2", "texts.jsonl", "run", dense_sites=("resid_pre",))
         capture_run(plan_capture(asked, catalogue, settings), bucket, CaptureWorker(bucket, CPU))
         self.model = load_model(catalogue.find_model("gpt2"), device=CPU)
         self.supplies = Supplies(bucket, lambda name: load_sae(folder / "models" / name, name))
@@ -60,7 +62,7 @@ class Lab:
             **{"model": capture_pb2.ModelReference(name="gpt2"), **PROMPTS, **fields}
         )
         *_, result = run_sweep(self.model, sweep_request(message), LIMITS, supplies=self.supplies)
-        assert isinstance(result, SweepResult)
+        assert isinstance(result, WholeSweep)
         return Answer(result.cells.to_pylist(), sweep_response(result).result)
 
     def rows(self, **fields: Any) -> list[dict[str, Any]]:
@@ -97,7 +99,7 @@ def test_features_have_a_row_each_and_two_more(lab: Lab) -> None:
     names = [row["name"] for row in rows]
     assert [row["feature"] is None for row in rows] == [name is not None for name in names]
     assert [name for name in names if name is not None] == ["together", "error"] * 2
-    together = [row["normalised"] for row in rows if row["name"] == "together"]
+    together = [row["normalized"] for row in rows if row["name"] == "together"]
     assert together == pytest.approx([1.0, 1.0], abs=1e-3)
     assert dict(answer.end.provenance.sae_sha256).keys() == {"sae"}
     assert answer.end.audit.audited_cells > 0
@@ -174,7 +176,7 @@ def test_spans_let_prompts_have_other_lengths(lab: Lab) -> None:
             assert {name: row[name] for name in BASELINE} == {name: base[name] for name in BASELINE}
     last = [row for row in rows if (row["site"], row["layer"], row["name"]) == ("resid_pre", 2, "end")]
     assert len(last) == 2
-    assert not any(row["normalised"] == 0 for row in last)
+    assert not any(row["normalized"] == 0 for row in last)
     assert answer.end.audit.largest_error <= answer.end.audit.tolerance
 
 
@@ -202,7 +204,7 @@ def test_a_message_says_all_of_it() -> None:
     assert (found.receivers, found.path_mlps) == (("q.1.0", "v.2"), "frozen")
     assert (found.source, found.stored) == ("resample", StoredSource("run", frozenset({"sink"}), 4))
     assert found.features == SaeFeatures("sae", (1, 2), "dropped")
-    assert found.spans == (Span("x", "cat", (0, 2)),)
+    assert found.spans == (PatchSpan("x", "cat", Range(0, 2)),)
 
 
 @pytest.mark.parametrize(
