@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep
-from actstore_api.records.terms import ModelReference
+from actstore_api.records.terms import ModelReference, Range
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.limits import PatchingLimits
@@ -47,7 +47,9 @@ def test_embeddings_equal_hook_embed(tmp_path: Path, kind: str, monkeypatch: pyt
         logits = bridge.run_with_hooks(ids(base), fwd_hooks=[("hook_embed", patch)])[0, -1].double()
         return float(logits[john] - logits[mary])
 
-    spans = tuple(PatchSpan(name, *((places.start, places.stop) for places in both)) for name, both in SPANS.items())
+    spans = tuple(
+        PatchSpan(name, *(Range(places.start, places.stop) for places in both)) for name, both in SPANS.items()
+    )
     for corrupt, named in ((CORRUPT, ()), (LONGER, spans)):
         pair = PromptPair(CLEAN, corrupt, "John", "Mary")
         for source in ("prompt", "zero"):

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, replace
 
 import pytest
+from actstore_worker.wire.capture import capture_request
 
 from actstore import (
     BadRequest,
@@ -24,7 +25,6 @@ from actstore._runs.capture import Bar, Capture
 from actstore_api.v1 import capture_pb2
 from actstore_api.v1.sae_pb2 import CheckSaeRequest
 from actstore_storage.format.specification import Positions as StoredPositions
-from actstore_worker.wire.capture import capture_request
 from tests.client.workers import stand_in as planted
 from tests.client.workers.saes import CLAIMED_L0, L0, WARNINGS
 from tests.client.workers.stand_in import StandInWorkers

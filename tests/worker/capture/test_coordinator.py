@@ -70,7 +70,7 @@ def test_a_new_coordinator_does_only_what_the_bucket_lacks(lab: Path, bucket: Bu
         name, version, progress = await captures.submit(REQUEST), -1, None
         while progress is None or progress.shards_committed < 2:
             version, progress = await captures.progress_after(name, version)
-            assert progress.state is "running"
+            assert progress.state == "running"
         await captures.cancel(name)
 
     async def second() -> list[CaptureProgress]:
@@ -84,7 +84,7 @@ def test_a_new_coordinator_does_only_what_the_bucket_lacks(lab: Path, bucket: Bu
     seen = run(second())
     assert sorted(done_by_second) == sorted(set(range(SHARDS)) - there)
     assert seen[0].shards_committed >= len(there)
-    assert seen[-1].state is "complete"
+    assert seen[-1].state == "complete"
     assert tuple(commit for commit in commits(bucket) if commit.shard in there) == first_commits
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_an_older_version_began_is_finished_as_it_was_begun(lab: Path
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         return await watch(captures, await captures.submit(REQUEST))
 
-    assert run(work())[-1].state is "complete"
+    assert run(work())[-1].state == "complete"
     found = open_run(bucket, "run")
     assert (found.complete, found.provenance().config_sha256, found.record.format_version) == (True, "", 2)
     assert all(row["source"] is None for batch in read_tokens(found) for row in batch.to_pylist())
@@ -217,7 +217,7 @@ def test_a_shard_that_fails_is_tried_again(lab: Path, bucket: Bucket) -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail_twice), ThreadWorker(bucket, fail_twice))
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
-    assert run(work()).state is "complete"
+    assert run(work()).state == "complete"
     assert tried == Counter({0: 1, 1: 3, 2: 1, 3: 1, 4: 3, 5: 1})
 
 
@@ -315,7 +315,7 @@ def test_cancel_interrupts_the_shard_under_way_and_leaves_nothing_of_it(
         return progress, await captures.totals()
 
     progress, totals = run(work())
-    assert progress.state is "cancelled"
+    assert progress.state == "cancelled"
     assert (totals.captures_cancelled, totals.shards_committed) == (1, 0)
     assert commits(bucket) == ()
     assert not list(tmp_path.rglob("*.parquet*")) or all("tokenizers" in str(p) for p in tmp_path.rglob("*.parquet*"))
@@ -429,7 +429,7 @@ def test_one_worker_keeps_runs_of_one_specification_apart(lab: Path, bucket: Buc
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         for name in ("a", "b"):
             seen = await watch(captures, await captures.submit(replace(REQUEST, run=name)))
-            assert seen[-1].state is "complete"
+            assert seen[-1].state == "complete"
 
     run(work())
     assert all(open_run(bucket, name).complete for name in ("a", "b"))

@@ -43,7 +43,7 @@ def test_a_store_that_comes_back_pauses_the_capture(reason: str, lab: Path, buck
         while not seen or not seen[-1].ended:
             version, progress = await captures.progress_after(name, version)
             seen.append(progress)
-            if progress.state is "paused":
+            if progress.state == "paused":
                 await asyncio.sleep(0.2)
                 away[0] = False
         return seen
@@ -64,7 +64,7 @@ def test_patience_ends(lab: Path, bucket: Bucket) -> None:
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
-    assert last.state is "failed"
+    assert last.state == "failed"
     assert last.failure is not None
     assert last.failure.reason == "STORE_UNREACHABLE"
     assert bucket.keys("captures") == []
@@ -96,7 +96,7 @@ def test_a_new_coordinator_finishes_what_is_wanted_by_itself(lab: Path, bucket: 
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         await captures.resume()
         await captures.resume()
-        assert (await watch(captures, name))[-1].state is "complete"
+        assert (await watch(captures, name))[-1].state == "complete"
         assert bucket.keys("captures") == []
 
     name = run(first())
@@ -182,7 +182,7 @@ def test_a_store_that_fails_while_a_run_begins_leaves_what_was_there(
         store.fails_at = "", ""
         assert await captures.resume()
         assert await captures.submit(REQUEST) == "run"
-        assert (await watch(captures, "run"))[-1].state is "complete"
+        assert (await watch(captures, "run"))[-1].state == "complete"
 
     run(work())
 
@@ -336,12 +336,12 @@ def test_keys_that_expire_pause_a_capture_until_they_are_renewed(
         while not seen or not seen[-1].ended:
             version, progress = await captures.progress_after(name, version)
             seen.append(progress)
-            if progress.state is "paused":
+            if progress.state == "paused":
                 write(s3_access.secret_key)
         return seen
 
     seen = run(work())
     assert "paused" in {progress.state for progress in seen}
-    assert seen[-1].state is "complete"
+    assert seen[-1].state == "complete"
     assert open_run(bucket, "run").complete
     assert check_runs(bucket).sound

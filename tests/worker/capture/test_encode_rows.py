@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from actstore_worker.wire.capture import capture_request
 
-from actstore_api.records.capture import CaptureProgress
-from actstore_api.v1 import capture_pb2
+from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetReference
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, BadRequest, Conflict
@@ -26,7 +25,7 @@ from actstore_storage.upkeep.removal import remove_run
 from actstore_worker.capture.encode_plan import EncodePlan, plan_encoding
 from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.preparing import register
+from actstore_worker.capture.preparing import Preparing, register
 from actstore_worker.capture.shards.worker import CaptureWorker, EncodeTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
@@ -70,7 +69,7 @@ def catalogue(lab: Path) -> ModelCatalogue:
 
 
 def planned(lab: Path, bucket: Bucket, base: str, saes: tuple[str, ...], **options: object) -> EncodePlan:
-    request = replace(capture_request("", "", run="over", rows_of=base, saes=saes), **options)
+    request = replace(CaptureSpecification(run="over", rows_of=base, saes=saes), **options)
     return plan_encoding(request, bucket, catalogue(lab), "cpu")
 
 
@@ -176,8 +175,10 @@ def test_bad_requests(options: dict[str, object], reason: str, field: str, lab: 
 def test_what_is_asked_again_may_say_what_the_run_says(lab: Path, runs: Bucket) -> None:
     """As someone does who changes the specification that the catalogue shows."""
     asked = open_run(runs, "base").record.specification
-    names = ("model", "dataset", "context_length", "prepend_bos", "dense_sites", "norm_sites", "dtype", "sink_ratio")
-    plan = planned(lab, runs, "base", ("topk", "gated"), **{name: getattr(asked, name) for name in names})
+    names = ("context_length", "prepend_bos", "dense_sites", "norm_sites", "dtype", "sink_ratio")
+    said = {"model": ModelReference(asked.model), "dataset": DatasetReference(asked.dataset, asked.text_field)}
+    said |= {name: getattr(asked, name) for name in names}
+    plan = planned(lab, runs, "base", ("topk", "gated"), **said)
     assert plan.record == planned(lab, runs, "base", ("gated",)).record
     assert [sae.name for sae in plan.saes] == ["gated"]
     assert flops_per_token(plan) == 2 * D_MODEL * 64
@@ -187,7 +188,7 @@ def test_what_is_asked_again_may_say_what_the_run_says(lab: Path, runs: Bucket) 
 def test_the_coordinator_encodes_as_it_captures(lab: Path, local_bucket: Bucket) -> None:
     """Cancelled, finished by another coordinator; every shard once."""
     shards = captured(lab, local_bucket, "base", sequences_per_shard=4).record.shards_total
-    request = capture_request("", "", run="over", rows_of="base", saes=("topk", "gated"))
+    request = CaptureSpecification(run="over", rows_of="base", saes=("topk", "gated"))
     done: list[int] = []
 
     async def first() -> CaptureProgress:
@@ -206,8 +207,8 @@ def test_the_coordinator_encodes_as_it_captures(lab: Path, local_bucket: Bucket)
         captures = coordinator(lab, local_bucket, ThreadWorker(local_bucket, lambda task: done.append(task.shard)))
         return await watch(captures, await captures.submit(request))
 
-    assert run(first()).state is "cancelled"
-    assert run(second())[-1].state is "complete"
+    assert run(first()).state == "cancelled"
+    assert run(second())[-1].state == "complete"
     whole = captured(lab, local_bucket, "whole", sequences_per_shard=4, saes=request.saes)
     assert feature_hashes(open_run(local_bucket, "over"), request.saes) == feature_hashes(whole, request.saes)
     assert set(done) == set(range(shards))
@@ -236,8 +237,8 @@ def test_it_ends_with_its_cause(lab: Path, local_bucket: Bucket) -> None:
     assert not [key for key in local_bucket.keys("runs/over") if "/data/" in key]
 
 
-def test_over_the_wire_the_rows_run_is_all_that_is_named() -> None:
-    asked = capture_pb2.CaptureSpecification(rows_of="base", saes=["topk"])
-    assert capture_request(asked) == capture_request("", "", rows_of="base", saes=("topk",))
-    with pytest.raises(BadRequest, match="model is required"):
-        capture_request(capture_pb2.CaptureSpecification(saes=["topk"]))
+def test_without_rows_of_a_run_model_and_dataset_are_named(lab: Path, local_bucket: Bucket) -> None:
+    preparing = Preparing(local_bucket, catalogue(lab), PlanSettings(DatasetPlaces((lab / "data",))))
+    for asked, field in (({}, "model"), ({"model": ModelReference("tiny")}, "dataset")):
+        with pytest.raises(BadRequest, match=f"{field} is required"):
+            preparing.plan(CaptureSpecification(saes=("topk",), **asked))

@@ -78,7 +78,7 @@ def test_a_capture_is_merged_and_its_end_does_not_wait(lab: Path, bucket: Bucket
         merges = merging(bucket, lambda merge, number: ended.wait(PATIENCE_SECONDS))
         captures = coordinator(lab, bucket, ThreadWorker(bucket), merging=merges)
         seen = await watch(captures, await captures.submit(replace(REQUEST, saes=("small-sae",))))
-        assert seen[-1].state is "complete"
+        assert seen[-1].state == "complete"
         assert listed_segments(bucket, "run", "small-sae") == []
         ended.set()
         while not listed_segments(bucket, "run", "small-sae"):

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actstore_api.records import capture
+from actstore_api.records.capture import DatasetReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.format.specification import RowFilter
@@ -20,7 +22,6 @@ from actstore_worker.datasets import rows as dataset_rows
 from actstore_worker.datasets.documents import DocumentQuery
 from actstore_worker.datasets.documents import documents as dataset_documents
 from actstore_worker.datasets.places import Dataset, DatasetPlaces
-from tests.capture_requests import capture_request
 
 TEXTS = ["one\n", "zwei – Ümläute\r\n", ""]
 
@@ -203,9 +204,10 @@ def test_filters_compare_like_with_like(wanted: tuple[str, str, object], allowed
     [(("en", 1), "values of one kind"), ((1, True), "values of one kind"), (float("nan"), "a number: nothing")],
 )
 def test_filters_that_no_column_fits(value: object, allowed: str) -> None:
-    comparison = "in" if isinstance(value, tuple) else "!="
+    several = isinstance(value, tuple)
+    asked = capture.RowFilter("a", "in" if several else "!=", value if several else (value,))
     with pytest.raises(BadRequest) as refused:
-        document_query(capture_request("model", "text", row_filters=(RowFilter("a", comparison, value),)))
+        document_query(DatasetReference("text", row_filters=(asked,)))
     assert refused.value.details["field"] == "dataset.row_filters"
     assert refused.value.details["allowed"].startswith(allowed)
 

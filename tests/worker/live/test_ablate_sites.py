@@ -24,7 +24,7 @@ from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.plain_model import PlainModel
 from tests.small_models import DECODERS, HEADS, LAYERS
-from tests.worker.live.asking import CPU, Replica
+from tests.worker.live.asking import CPU, GPT2, Replica
 
 TEXTS = ("the cat", "sat", "on the mat, or so", "the dog")
 EQUAL = ("the cat", "the dog", "the mat")
@@ -123,7 +123,7 @@ def test_a_mean_may_be_over_the_stored_text_of_a_run(replica: Replica, tmp_path:
     def values(kind: str, layer: int, _: int) -> np.ndarray:
         return np.concatenate([plain.at(kind, layer, replica.ids("gpt2", text))[1:] for text in stored]).mean(0)
 
-    question = AblateSites(ModelReference("gpt2"), TEXTS, ablation="mean", stored=StoredSample("of_gpt2"))
+    question = AblateSites(GPT2, TEXTS, ablation="mean", stored=StoredSample("of_gpt2"))
     answer = replica.ask(question)
     check(replica, answer, "gpt2", TEXTS, values)
     assert (answer.provenance.run, answer.provenance.model) == ("of_gpt2", "gpt2")
@@ -176,11 +176,11 @@ def test_what_attention_gives_is_all_its_heads(replica: Replica) -> None:
 
 
 def test_parts_that_nobody_waits_for_are_not_ablated(replica: Replica) -> None:
-    assert replica.passes_until_stopped(AblateSites(ModelReference("gpt2"), TEXTS), after=4) == 5
+    assert replica.passes_until_stopped(AblateSites(GPT2, TEXTS), after=4) == 5
 
 
 def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> None:
-    answer = replica.ask(AblateSites(ModelReference("gpt2"), ("a", "the cat"), sites=("mlp_out",)))
+    answer = replica.ask(AblateSites(GPT2, ("a", "the cat"), sites=("mlp_out",)))
     assert answer.texts["loss"].to_pylist()[0] is None
     assert answer.loss == answer.texts["loss"].to_pylist()[1]
 
@@ -189,18 +189,12 @@ def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> Non
     ("asked", "reason", "field", "value", "allowed"),
     [
         (AblateSites(ModelReference("bert"), TEXTS), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (AblateSites(ModelReference("gpt2"), ()), "ARGUMENT_INVALID", "texts", "0 texts", "one text at least"),
-        (AblateSites(ModelReference("gpt2"), ("a", "")), "ARGUMENT_INVALID", "texts", "", "text of at least one token"),
-        (
-            AblateSites(ModelReference("gpt2"), ("a",)),
-            "NOTHING_LEFT",
-            "texts",
-            "1 texts",
-            "a text of two tokens at least",
-        ),
-        (AblateSites(ModelReference("gpt2"), ("x" * 32,)), "LIMIT_EXCEEDED", "texts", "33 tokens", "at most 32 tokens"),
-        (AblateSites(ModelReference("gpt2"), TEXTS, sites=("resid_mid",)), "SITE_UNKNOWN", "site", "resid_mid", None),
-        (AblateSites(ModelReference("gpt2"), TEXTS, sites=("pattern.1",)), "SITE_UNKNOWN", "site", "pattern.1", None),
+        (AblateSites(GPT2, ()), "ARGUMENT_INVALID", "texts", "0 texts", "one text at least"),
+        (AblateSites(GPT2, ("a", "")), "ARGUMENT_INVALID", "texts", "", "text of at least one token"),
+        (AblateSites(GPT2, ("a",)), "NOTHING_LEFT", "texts", "1 texts", "a text of two tokens at least"),
+        (AblateSites(GPT2, ("x" * 32,)), "LIMIT_EXCEEDED", "texts", "33 tokens", "at most 32 tokens"),
+        (AblateSites(GPT2, TEXTS, sites=("resid_mid",)), "SITE_UNKNOWN", "site", "resid_mid", None),
+        (AblateSites(GPT2, TEXTS, sites=("pattern.1",)), "SITE_UNKNOWN", "site", "pattern.1", None),
         (
             AblateSites(ModelReference("neox_parallel"), TEXTS, sites=("resid_mid.1",)),
             "SITE_UNKNOWN",
@@ -208,61 +202,37 @@ def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> Non
             "resid_mid.1",
             None,
         ),
-        (AblateSites(ModelReference("gpt2"), TEXTS, sites=("mlp_out.3",)), "SITE_UNKNOWN", "site", "mlp_out.3", None),
-        (AblateSites(ModelReference("gpt2"), TEXTS, sites=("z.1.4",)), "SITE_UNKNOWN", "site", "z.1.4", "heads 0..3"),
-        (AblateSites(ModelReference("gpt2"), TEXTS, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
-        (AblateSites(ModelReference("gpt2"), TEXTS, heads=(4,)), "SITE_UNKNOWN", "heads", "4", "0..3"),
+        (AblateSites(GPT2, TEXTS, sites=("mlp_out.3",)), "SITE_UNKNOWN", "site", "mlp_out.3", None),
+        (AblateSites(GPT2, TEXTS, sites=("z.1.4",)), "SITE_UNKNOWN", "site", "z.1.4", "heads 0..3"),
+        (AblateSites(GPT2, TEXTS, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
+        (AblateSites(GPT2, TEXTS, heads=(4,)), "SITE_UNKNOWN", "heads", "4", "0..3"),
         (AblateSites(ModelReference("llama"), TEXTS, sites=("k",), heads=(2,)), "SITE_UNKNOWN", "heads", "2", "0..1"),
+        (AblateSites(GPT2, TEXTS[:1], ablation="resample"), "ARGUMENT_INVALID", "texts", "1 text", None),
         (
-            AblateSites(ModelReference("gpt2"), TEXTS[:1], ablation="resample"),
-            "ARGUMENT_INVALID",
-            "texts",
-            "1 text",
-            None,
-        ),
-        (
-            AblateSites(ModelReference("gpt2"), TEXTS, ablation="resample", same_position=True),
+            AblateSites(GPT2, TEXTS, ablation="resample", same_position=True),
             "PROMPT_LENGTHS_DIFFER",
             "texts",
             "18 tokens",
             "4 tokens",
         ),
+        (AblateSites(GPT2, ("<|bos|>", "cat"), ablation="resample"), "NOTHING_LEFT", "texts", "<|bos|>", None),
+        (AblateSites(GPT2, TEXTS, same_position=True), "ARGUMENT_INVALID", "same_position", "True", None),
+        (AblateSites(GPT2, TEXTS, stored=StoredSample("some")), "ARGUMENT_INVALID", "stored.run", "some", None),
         (
-            AblateSites(ModelReference("gpt2"), ("<|bos|>", "cat"), ablation="resample"),
-            "NOTHING_LEFT",
-            "texts",
-            "<|bos|>",
-            None,
-        ),
-        (
-            AblateSites(ModelReference("gpt2"), TEXTS, same_position=True),
-            "ARGUMENT_INVALID",
-            "same_position",
-            "True",
-            None,
-        ),
-        (
-            AblateSites(ModelReference("gpt2"), TEXTS, stored=StoredSample("some")),
-            "ARGUMENT_INVALID",
-            "run",
-            "some",
-            None,
-        ),
-        (
-            AblateSites(ModelReference("gpt2"), TEXTS, ablation="mean", stored=StoredSample("absent")),
+            AblateSites(GPT2, TEXTS, ablation="mean", stored=StoredSample("absent")),
             "RUN_NOT_FOUND",
             "run",
             "absent",
             None,
         ),
-        (AblateSites(ModelReference("gpt2"), TEXTS, run_tokens=0), "ARGUMENT_INVALID", "run_tokens", "0", None),
         (
-            AblateSites(ModelReference("gpt2"), ("x" * 30,) * 4),
-            "LIMIT_EXCEEDED",
-            "texts",
-            f"{124 * 18} tokens",
-            "at most 2000 tokens",
+            AblateSites(GPT2, TEXTS, ablation="mean", stored=StoredSample("some", 0)),
+            "ARGUMENT_INVALID",
+            "stored.tokens",
+            "0",
+            None,
         ),
+        (AblateSites(GPT2, ("x" * 30,) * 4), "LIMIT_EXCEEDED", "texts", f"{124 * 18} tokens", "at most 2000 tokens"),
     ],
 )
 def test_refusals(replica: Replica, asked: Question, reason: str, field: str, value: str, allowed: str | None) -> None:

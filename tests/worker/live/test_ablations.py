@@ -25,6 +25,7 @@ from actstore_worker.models.turns import Turns, share
 from actstore_worker.models.wiring import load_model
 from tests.plain_model import PlainModel, PlainSae, Touch
 from tests.small_models import D_MODEL, HEADS, SAVERS, save_sae, save_tokenizer
+from tests.worker.live.asking import GPT2
 
 CPU = torch.device("cpu")
 # Slices of a few rows, the last of them not full.
@@ -161,7 +162,7 @@ def test_the_text_is_cut_where_the_feature_is_strongest(lab: Lab) -> None:
     ids = ids_of(lab, "gpt2")
     twin = Twin(lab, "gpt2", "resid_post.1", 11)
     whole = twin.activations(ids)
-    answer = lab.ask(AblateText(ModelReference("gpt2"), "resid_post.1", 11, TEXT))
+    answer = lab.ask(AblateText(GPT2, "resid_post.1", 11, TEXT))
     np.testing.assert_allclose(answer.tokens["activation"], whole, atol=1e-5)
     assert answer.position == 1 + whole[1:].argmax()
     assert answer.tokens["special"].to_pylist() == [True] + [False] * 11
@@ -173,19 +174,16 @@ def test_a_feature_that_never_fires_is_looked_at_in_the_last_token(lab: Lab) -> 
     tensors = load_file(folder / "sae_weights.safetensors")
     tensors["b_enc"].fill_(-1e4)
     save_file(tensors, folder / "sae_weights.safetensors")
-    answer = lab.ask(AblateText(ModelReference("gpt2"), "silent", 11, TEXT))
+    answer = lab.ask(AblateText(GPT2, "silent", 11, TEXT))
     assert (answer.position, answer.activation) == (11, 0)
     assert answer.effects["change"].to_pylist() == [0] * 12
 
 
 def test_a_text_of_two_tokens_has_no_pairs(lab: Lab) -> None:
-    answer = lab.ask(AblateText(ModelReference("gpt2"), "resid_post.1", 11, "x", pairs=True))
+    answer = lab.ask(AblateText(GPT2, "resid_post.1", 11, "x", pairs=True))
     assert [
         tuple(row) for row in zip(*(answer.effects[name].to_pylist() for name in ("first", "second")), strict=True)
-    ] == [
-        (0, None),
-        (1, None),
-    ]
+    ] == [(0, None), (1, None)]
 
 
 def save_either_of_two(folder: Path) -> None:
@@ -295,7 +293,7 @@ def test_a_normalized_sae_takes_its_direction_out_in_the_sites_own_scale(lab: La
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(dense[:, [feature]] * twin.sae.tensors["W_dec"][feature] * deviation).float()
     after = twin.model.log_probabilities(ids, {("resid_post", 1): lambda found: found.sub_(contribution)})
-    answer = lab.ask(AblateDirection(ModelReference("gpt2"), "scaled", feature, TEXT))
+    answer = lab.ask(AblateDirection(GPT2, "scaled", feature, TEXT))
     np.testing.assert_allclose(answer.tokens["ablated"], after, atol=1e-4)
 
 
@@ -311,7 +309,7 @@ def test_a_direction_is_taken_out_of_heads(lab: Lab, head: int | None) -> None:
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(np.outer(dense[:, feature], sae.tensors["W_dec"][feature])).float()
     after = plain.log_probabilities(ids, {("z", 1): lambda found: found[..., part].sub_(contribution)})
-    table = lab.ask(AblateDirection(ModelReference("gpt2"), name, feature, TEXT)).tokens
+    table = lab.ask(AblateDirection(GPT2, name, feature, TEXT)).tokens
     np.testing.assert_allclose(table["activation"], dense[:-1, feature], atol=1e-5)
     np.testing.assert_allclose(table["ablated"], after, atol=2e-5)
     assert np.abs(table["change"].to_numpy()).max() > 1e-3
@@ -328,7 +326,7 @@ def test_a_transcoder_loses_its_direction_where_it_writes(lab: Lab) -> None:
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(np.outer(dense[:, feature], sae.tensors["W_dec"][feature])).float()
     after = plain.log_probabilities(ids, {("mlp_out", 1): lambda found: found.sub_(contribution)})
-    table = lab.ask(AblateDirection(ModelReference("gpt2"), "transcoder", feature, TEXT)).tokens
+    table = lab.ask(AblateDirection(GPT2, "transcoder", feature, TEXT)).tokens
     np.testing.assert_allclose(table["ablated"], after, atol=2e-5)
     assert np.abs(table["change"].to_numpy()).max() > 1e-3
 

@@ -14,7 +14,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.live.answering import Question
 from actstore_worker.live.limits import LiveLimits
 from tests.small_models import BERT, CONTEXT_LENGTH, HEADS, LAYERS, SAVERS
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 from tests.worker.models import hand_built
 
 TEXT = "the cat the cat"
@@ -73,9 +73,9 @@ def test_patterns_and_summaries_are_those_of_the_models_own_attention(replica: R
 
 
 def test_only_what_is_asked_for_is_sent(replica: Replica) -> None:
-    whole = replica.ask(GetAttention(ModelReference("gpt2"), TEXT))
+    whole = replica.ask(GetAttention(GPT2, TEXT))
     assert whole.patterns is None
-    some = replica.ask(GetAttention(ModelReference("gpt2"), TEXT, layers=(2, 0, 2), heads=(3, 1), patterns=True))
+    some = replica.ask(GetAttention(GPT2, TEXT, layers=(2, 0, 2), heads=(3, 1), patterns=True))
     places = [(0, 1), (0, 3), (2, 1), (2, 3)]
     assert list(zip(*(some.heads[name].to_pylist() for name in ("layer", "head")), strict=True)) == places
     assert some.heads.to_pylist() == [row for row in whole.heads.to_pylist() if (row["layer"], row["head"]) in places]
@@ -109,7 +109,7 @@ def test_induction_scores_are_means_over_the_second_time(replica: Replica, name:
 
 
 def test_losses_are_of_the_tokens_but_the_first_of_each_time(replica: Replica) -> None:
-    answer = replica.ask(GetInductionScores(ModelReference("gpt2"), tokens=4, texts=1, seed=1))
+    answer = replica.ask(GetInductionScores(GPT2, tokens=4, texts=1, seed=1))
     half = np.random.default_rng(1).permutation(np.arange(1, 257))[:4].tolist()
     ids = [0, *half, *half]
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_losses_are_of_the_tokens_but_the_first_of_each_time(replica: Replica) -
 
 
 def test_the_same_seed_draws_the_same_tokens(replica: Replica) -> None:
-    first, again, other = (replica.ask(GetInductionScores(ModelReference("gpt2"), seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (replica.ask(GetInductionScores(GPT2, seed=seed)) for seed in (1, 1, 2))
     assert first == again
     assert first.heads != other.heads
     assert first.tokens == (CONTEXT_LENGTH - 1) // 2
@@ -150,36 +150,24 @@ def test_the_hand_built_induction_head_is_found_where_it_is(replica: Replica) ->
 @pytest.mark.parametrize(
     ("question", "reason", "field", "value", "allowed"),
     [
-        (GetAttention(ModelReference("gpt2"), ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
-        (GetAttention(ModelReference("gpt2"), TEXT, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
-        (GetAttention(ModelReference("gpt2"), TEXT, heads=(4,)), "SITE_UNKNOWN", "heads", "4", "0..3"),
+        (GetAttention(GPT2, ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
+        (GetAttention(GPT2, TEXT, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
+        (GetAttention(GPT2, TEXT, heads=(4,)), "SITE_UNKNOWN", "heads", "4", "0..3"),
+        (GetAttention(GPT2, "x" * 32), "LIMIT_EXCEEDED", "text", "33 tokens", "at most 32 tokens"),
         (
-            GetAttention(ModelReference("gpt2"), "x" * 32),
-            "LIMIT_EXCEEDED",
-            "text",
-            "33 tokens",
-            "at most 32 tokens",
-        ),
-        (
-            GetAttention(ModelReference("gpt2"), "x" * 15, patterns=True),
+            GetAttention(GPT2, "x" * 15, patterns=True),
             "LIMIT_EXCEEDED",
             "patterns",
             "1632 weights",
             "at most 1000 weights",
         ),
-        (
-            GetAttention(ModelReference("gpt2"), "x" * 30),
-            "LIMIT_EXCEEDED",
-            "text",
-            "3844 weights",
-            "at most 3000 weights",
-        ),
+        (GetAttention(GPT2, "x" * 30), "LIMIT_EXCEEDED", "text", "3844 weights", "at most 3000 weights"),
         (GetInductionScores(ModelReference("bert")), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (GetInductionScores(ModelReference("gpt2"), tokens=16), "LIMIT_EXCEEDED", "tokens", "16", "2 to 15"),
-        (GetInductionScores(ModelReference("gpt2"), tokens=1), "ARGUMENT_INVALID", "tokens", "1", "2 to 15"),
-        (GetInductionScores(ModelReference("gpt2"), tokens=2, texts=0), "ARGUMENT_INVALID", "texts", "0", "1 to 5"),
-        (GetInductionScores(ModelReference("gpt2"), tokens=2, texts=6), "LIMIT_EXCEEDED", "texts", "6", "1 to 5"),
-        (GetInductionScores(ModelReference("gpt2"), layers=(9,)), "LAYER_OUT_OF_RANGE", "layers", "9", "0..2"),
+        (GetInductionScores(GPT2, tokens=16), "LIMIT_EXCEEDED", "tokens", "16", "2 to 15"),
+        (GetInductionScores(GPT2, tokens=1), "ARGUMENT_INVALID", "tokens", "1", "2 to 15"),
+        (GetInductionScores(GPT2, tokens=2, texts=0), "ARGUMENT_INVALID", "texts", "0", "1 to 5"),
+        (GetInductionScores(GPT2, tokens=2, texts=6), "LIMIT_EXCEEDED", "texts", "6", "1 to 5"),
+        (GetInductionScores(GPT2, layers=(9,)), "LAYER_OUT_OF_RANGE", "layers", "9", "0..2"),
     ],
 )
 def test_refusals(replica: Replica, question: Question, reason: str, field: str, value: str, allowed: str) -> None:
@@ -192,5 +180,5 @@ def test_refusals(replica: Replica, question: Question, reason: str, field: str,
 
 
 def test_a_question_that_nobody_waits_for_stops(replica: Replica) -> None:
-    question = GetInductionScores(ModelReference("gpt2"))  # one pass for the scores, and one for the losses
+    question = GetInductionScores(GPT2)  # one pass for the scores, and one for the losses
     assert replica.passes_until_stopped(question, after=1) == 2

@@ -14,7 +14,7 @@ from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
 from actstore_worker.live.limits import LiveLimits
 from tests.small_models import HEADS, SAVERS, save_gpt2
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 from tests.worker.models.hand_built import HandBuilt
 
 LIMITS = LiveLimits()
@@ -173,7 +173,7 @@ def test_a_token_that_looks_elsewhere_than_others_is_told_by_what_it_moves(repli
 
 
 def test_layers_are_the_first_third_and_draws_are_the_seeds(replica: Replica) -> None:
-    asked = [CompareTokens(ModelReference("gpt2"), CLEAN, CORRUPT, draws=4, seed=seed) for seed in (1, 1, 2)]
+    asked = [CompareTokens(GPT2, CLEAN, CORRUPT, draws=4, seed=seed) for seed in (1, 1, 2)]
     first, again, other = (replica.ask(question) for question in asked)
     assert first == again
     assert first.heads != other.heads
@@ -196,51 +196,15 @@ def test_layers_are_the_first_third_and_draws_are_the_seeds(replica: Replica) ->
             "bert",
             "a causal language model",
         ),
-        (CompareTokens(ModelReference("gpt2"), "ab", ()), "ARGUMENT_INVALID", "corrupt", "0 prompts", "1 to 2 prompts"),
-        (
-            CompareTokens(ModelReference("gpt2"), "ab", ("ac",) * 3),
-            "LIMIT_EXCEEDED",
-            "corrupt",
-            "3 prompts",
-            "1 to 2 prompts",
-        ),
-        (
-            CompareTokens(ModelReference("gpt2"), "", ("ac",)),
-            "ARGUMENT_INVALID",
-            "clean",
-            "",
-            "text of at least one token",
-        ),
-        (
-            CompareTokens(ModelReference("gpt2"), "ab", ("a",)),
-            "PROMPT_LENGTHS_DIFFER",
-            "corrupt",
-            "2 tokens",
-            "3 tokens",
-        ),
-        (
-            CompareTokens(ModelReference("gpt2"), "ab", ("ab",)),
-            "ARGUMENT_INVALID",
-            "corrupt",
-            "ab",
-            "another text than clean",
-        ),
-        (
-            CompareTokens(ModelReference("gpt2"), "ab", ("ac",), layers=(9,)),
-            "LAYER_OUT_OF_RANGE",
-            "layers",
-            "9",
-            "0..2",
-        ),
-        (CompareTokens(ModelReference("gpt2"), "ab", ("ac",), draws=1), "ARGUMENT_INVALID", "draws", "1", "2 to 40"),
-        (CompareTokens(ModelReference("gpt2"), "ab", ("ac",), draws=41), "LIMIT_EXCEEDED", "draws", "41", "2 to 40"),
-        (
-            CompareTokens(ModelReference("gpt2"), "ab", ("ac",)),
-            "LIMIT_EXCEEDED",
-            "corrupt",
-            "246 tokens",
-            "at most 197 tokens",
-        ),
+        (CompareTokens(GPT2, "ab", ()), "ARGUMENT_INVALID", "corrupt", "0 prompts", "1 to 2 prompts"),
+        (CompareTokens(GPT2, "ab", ("ac",) * 3), "LIMIT_EXCEEDED", "corrupt", "3 prompts", "1 to 2 prompts"),
+        (CompareTokens(GPT2, "", ("ac",)), "ARGUMENT_INVALID", "clean", "", "text of at least one token"),
+        (CompareTokens(GPT2, "ab", ("a",)), "PROMPT_LENGTHS_DIFFER", "corrupt", "2 tokens", "3 tokens"),
+        (CompareTokens(GPT2, "ab", ("ab",)), "ARGUMENT_INVALID", "corrupt", "ab", "another text than clean"),
+        (CompareTokens(GPT2, "ab", ("ac",), layers=(9,)), "LAYER_OUT_OF_RANGE", "layers", "9", "0..2"),
+        (CompareTokens(GPT2, "ab", ("ac",), draws=1), "ARGUMENT_INVALID", "draws", "1", "2 to 40"),
+        (CompareTokens(GPT2, "ab", ("ac",), draws=41), "LIMIT_EXCEEDED", "draws", "41", "2 to 40"),
+        (CompareTokens(GPT2, "ab", ("ac",)), "LIMIT_EXCEEDED", "corrupt", "246 tokens", "at most 197 tokens"),
     ],
 )
 def test_refusals(replica: Replica, question: Any, reason: str, field: str, value: str, allowed: str) -> None:

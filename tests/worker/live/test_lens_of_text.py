@@ -14,7 +14,7 @@ from actstore_worker.live.limits import LiveLimits
 from actstore_worker.live.texts import lens_of_text as text_lens
 from tests.plain_model import PlainModel
 from tests.small_models import LAYERS, SAVERS, VOCABULARY_SIZE
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 
 TEXT = "the cat"
 LIMITS = LiveLimits()
@@ -80,11 +80,11 @@ def test_the_last_layer_is_the_models_output(replica: Replica, name: str) -> Non
 
 
 def test_the_last_position_has_no_next_token_but_may_have_a_named_one(replica: Replica) -> None:
-    answer = replica.ask(GetTextLens(ModelReference("gpt2"), TEXT))
+    answer = replica.ask(GetTextLens(GPT2, TEXT))
     assert answer.positions["target_text"].to_pylist() == [*TEXT, None] * LAYERS
     following = answer.positions.to_pandas()
     assert following[following.position == len(TEXT)].target_rank.isna().all()
-    named = replica.ask(GetTextLens(ModelReference("gpt2"), TEXT, target="c")).positions.to_pandas()
+    named = replica.ask(GetTextLens(GPT2, TEXT, target="c")).positions.to_pandas()
     assert set(named.target_text) == {"c"}
     spots = [place for place, letter in enumerate(TEXT) if letter == "c"]  # the position before it, after a BOS
     for name in ("target_rank", "target_log_probability", "entropy", "kl"):
@@ -106,16 +106,10 @@ def test_slices_of_positions_are_the_whole(replica: Replica, monkeypatch: pytest
     ("question", "reason", "field", "value", "allowed"),
     [
         (GetTextLens(ModelReference("bert"), TEXT), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (GetTextLens(ModelReference("gpt2"), ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
-        (GetTextLens(ModelReference("gpt2"), "x" * 32), "LIMIT_EXCEEDED", "text", "33 tokens", "at most 32 tokens"),
-        (GetTextLens(ModelReference("gpt2"), TEXT, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
-        (
-            GetTextLens(ModelReference("gpt2"), TEXT, site="z"),
-            "SITE_UNKNOWN",
-            "site",
-            "z",
-            "resid_pre, resid_mid, resid_post",
-        ),
+        (GetTextLens(GPT2, ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
+        (GetTextLens(GPT2, "x" * 32), "LIMIT_EXCEEDED", "text", "33 tokens", "at most 32 tokens"),
+        (GetTextLens(GPT2, TEXT, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
+        (GetTextLens(GPT2, TEXT, site="z"), "SITE_UNKNOWN", "site", "z", "resid_pre, resid_mid, resid_post"),
         (
             GetTextLens(ModelReference("neox_parallel"), TEXT, site="resid_mid"),
             "SITE_UNKNOWN",
@@ -123,22 +117,10 @@ def test_slices_of_positions_are_the_whole(replica: Replica, monkeypatch: pytest
             "resid_mid",
             None,
         ),
-        (GetTextLens(ModelReference("gpt2"), TEXT, k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
-        (GetTextLens(ModelReference("gpt2"), TEXT, k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
-        (
-            GetTextLens(ModelReference("gpt2"), "x" * 20, k=10),
-            "LIMIT_EXCEEDED",
-            "k",
-            "630 tokens",
-            "at most 500 tokens",
-        ),
-        (
-            GetTextLens(ModelReference("gpt2"), TEXT, target="ab"),
-            "ANSWER_NOT_ONE_TOKEN",
-            "target",
-            "ab",
-            "text of one token",
-        ),
+        (GetTextLens(GPT2, TEXT, k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
+        (GetTextLens(GPT2, TEXT, k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
+        (GetTextLens(GPT2, "x" * 20, k=10), "LIMIT_EXCEEDED", "k", "630 tokens", "at most 500 tokens"),
+        (GetTextLens(GPT2, TEXT, target="ab"), "ANSWER_NOT_ONE_TOKEN", "target", "ab", "text of one token"),
     ],
 )
 def test_refusals(

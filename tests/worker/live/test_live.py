@@ -25,9 +25,10 @@ from actstore_worker.models.turns import SharedModel, Turns, share
 from actstore_worker.models.wiring import load_model
 from tests.plain_model import PlainModel, PlainSae
 from tests.small_models import BERT, CONTEXT_LENGTH, D_MODEL, SAVERS, VOCABULARY_SIZE, save_neox, save_sae
+from tests.worker.live.asking import GPT2
 
 CPU = torch.device("cpu")
-LIMITS = LiveLimits(saes=2, ablations=100, lens_tokens=50, neighbours=40, tokens_per_slice=64, check_tokens=1000)
+LIMITS = LiveLimits(saes=2, ablations=100, lens_tokens=50, neighbors=40, tokens_per_slice=64, check_tokens=1000)
 D_SAE = 64
 TEXT = "the cat"
 
@@ -111,7 +112,7 @@ def test_an_encoder_has_its_own_ends(lab: Lab) -> None:
 
 
 def test_provenance_names_the_model_and_the_sae(lab: Lab) -> None:
-    provenance = lab.ask(EncodeText(ModelReference("gpt2"), "sae", TEXT)).provenance
+    provenance = lab.ask(EncodeText(GPT2, "sae", TEXT)).provenance
     assert (provenance.model, provenance.weights_sha256) == ("gpt2", lab.model("gpt2").weights_sha256)
     assert provenance.config_sha256 == lab.model("gpt2").config_sha256
     assert list(provenance.sae_sha256) == ["sae"]
@@ -119,9 +120,7 @@ def test_provenance_names_the_model_and_the_sae(lab: Lab) -> None:
 
 
 def test_bos_can_be_left_out_but_not_invented(lab: Lab) -> None:
-    assert lab.ask(EncodeText(ModelReference("gpt2"), "sae", TEXT, prepend_bos=False)).tokens[
-        "text"
-    ].to_pylist() == list(TEXT)
+    assert lab.ask(EncodeText(GPT2, "sae", TEXT, prepend_bos=False)).tokens["text"].to_pylist() == list(TEXT)
     assert lab.ask(EncodeText(ModelReference("no_bos"), "sae", TEXT)).tokens["special"].to_pylist() == [False] * 7
     with pytest.raises(ActstoreError) as refusal:
         lab.ask(EncodeText(ModelReference("no_bos"), "sae", TEXT, prepend_bos=True))
@@ -251,33 +250,21 @@ def test_a_dead_direction_is_nobodys_neighbour(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("question", "reason", "field", "value", "allowed"),
     [
-        (EncodeText(ModelReference("gpt2"), "sae", ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
+        (EncodeText(GPT2, "sae", ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
         (
-            EncodeText(ModelReference("gpt2"), "sae", "x" * CONTEXT_LENGTH),
+            EncodeText(GPT2, "sae", "x" * CONTEXT_LENGTH),
             "LIMIT_EXCEEDED",
             "text",
             f"{CONTEXT_LENGTH + 1} tokens",
             f"at most {CONTEXT_LENGTH} tokens",
         ),
-        (EncodeText(ModelReference("gpt2"), "wide", TEXT), "SAE_MISMATCH", "d_in", "32", "16"),
-        (EncodeText(ModelReference("gpt2"), "absent", TEXT), "SAE_NOT_FOUND", "sae", "absent", None),
-        (
-            GetLogitLens(ModelReference("gpt2"), "sae", ()),
-            "ARGUMENT_INVALID",
-            "features",
-            "0 features",
-            "1 to 256 features",
-        ),
-        (
-            GetLogitLens(ModelReference("gpt2"), "sae", (0,) * 257),
-            "LIMIT_EXCEEDED",
-            "features",
-            "257 features",
-            "1 to 256 features",
-        ),
-        (GetLogitLens(ModelReference("gpt2"), "sae", (3, 64)), "FEATURE_OUT_OF_RANGE", "features", "64", "0 to 63"),
-        (GetLogitLens(ModelReference("gpt2"), "sae", (3,), k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
-        (GetLogitLens(ModelReference("gpt2"), "sae", (3,), k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
+        (EncodeText(GPT2, "wide", TEXT), "SAE_MISMATCH", "d_in", "32", "16"),
+        (EncodeText(GPT2, "absent", TEXT), "SAE_NOT_FOUND", "sae", "absent", None),
+        (GetLogitLens(GPT2, "sae", ()), "ARGUMENT_INVALID", "features", "0 features", "1 to 256 features"),
+        (GetLogitLens(GPT2, "sae", (0,) * 257), "LIMIT_EXCEEDED", "features", "257 features", "1 to 256 features"),
+        (GetLogitLens(GPT2, "sae", (3, 64)), "FEATURE_OUT_OF_RANGE", "features", "64", "0 to 63"),
+        (GetLogitLens(GPT2, "sae", (3,), k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
+        (GetLogitLens(GPT2, "sae", (3,), k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
         (
             GetLogitLens(ModelReference("bert"), "sae", (3,)),
             "MODEL_UNSUPPORTED",
@@ -299,26 +286,20 @@ def test_a_dead_direction_is_nobodys_neighbour(lab: Lab) -> None:
             "bert",
             "a causal language model",
         ),
-        (AblateText(ModelReference("gpt2"), "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
-        (AblateText(ModelReference("gpt2"), "sae", 3, TEXT, position=8), "ARGUMENT_INVALID", "position", "8", "1 to 7"),
-        (AblateText(ModelReference("gpt2"), "sae", 3, TEXT, position=0), "ARGUMENT_INVALID", "position", "0", "1 to 7"),
+        (AblateText(GPT2, "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
+        (AblateText(GPT2, "sae", 3, TEXT, position=8), "ARGUMENT_INVALID", "position", "8", "1 to 7"),
+        (AblateText(GPT2, "sae", 3, TEXT, position=0), "ARGUMENT_INVALID", "position", "0", "1 to 7"),
         (
-            AblateText(ModelReference("gpt2"), "sae", 3, "x", prepend_bos=False),
+            AblateText(GPT2, "sae", 3, "x", prepend_bos=False),
             "ARGUMENT_INVALID",
             "text",
             "0",
             "a text of two tokens at least",
         ),
+        (AblateText(GPT2, "sae", 3, "x" * 20, 15, pairs=True), "LIMIT_EXCEEDED", "pairs", "136", "at most 100"),
+        (AblateDirection(GPT2, "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
         (
-            AblateText(ModelReference("gpt2"), "sae", 3, "x" * 20, 15, pairs=True),
-            "LIMIT_EXCEEDED",
-            "pairs",
-            "136",
-            "at most 100",
-        ),
-        (AblateDirection(ModelReference("gpt2"), "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
-        (
-            AblateDirection(ModelReference("gpt2"), "sae", 3, "x", prepend_bos=False),
+            AblateDirection(GPT2, "sae", 3, "x", prepend_bos=False),
             "ARGUMENT_INVALID",
             "text",
             "x",
@@ -344,7 +325,7 @@ def test_a_question_that_nobody_waits_for_stops(lab: Lab) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(ActstoreError) as refusal:
-        lab.answers.answer(EncodeText(ModelReference("gpt2"), "sae", TEXT), lab.shared("gpt2"), stop)
+        lab.answers.answer(EncodeText(GPT2, "sae", TEXT), lab.shared("gpt2"), stop)
     assert refusal.value.reason == "CANCELLED"
 
 

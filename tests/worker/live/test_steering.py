@@ -14,13 +14,12 @@ from torch import Tensor
 from actstore_api.records.model import SteerText
 from actstore_api.records.terms import ModelReference, SaeFeature
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.answering import Question
 from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.turns import Turns, share
 from tests.plain_model import LAYERS as PLAIN_LAYERS
 from tests.plain_model import PlainModel, PlainSae
 from tests.small_models import D_MODEL, SAVERS, save_sae
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 
 PROMPT, TOKENS = "the cat", 8
 LIMITS = LiveLimits()
@@ -159,7 +158,7 @@ def test_other_modes_are_what_they_say(replica: Replica, name: str) -> None:
 def test_an_sae_that_steered_can_still_have_gradients(replica: Replica) -> None:
     """Sweeps share the replica's SAEs, and screens differentiate."""
     answers = replica.answers()
-    question = SteerText(ModelReference("gpt2"), PROMPT, direction=SaeFeature("sae", 7), strength=1.0, max_new_tokens=1)
+    question = SteerText(GPT2, PROMPT, direction=SaeFeature("sae", 7), strength=1.0, max_new_tokens=1)
     answers.answer(question, share(replica.model("gpt2"), Turns()), threading.Event())
     assert not any(tensor.is_inference() for tensor in answers.find_sae("sae").tensors.values())
 
@@ -221,8 +220,9 @@ def test_every_site_of_the_residual_can_be_steered(replica: Replica, kind: str) 
     """What is set along the direction is there in the pass that reads the text: seen in the plain model's words."""
     strength = 5.0
     question = SteerText(
-        ModelReference("gpt2"), PROMPT, VECTOR, f"{kind}.1", mode="set", strength=strength, unit="absolute", tokens=1
-    )
+        GPT2, PROMPT, VECTOR, site=f"{kind}.1", mode="set", strength=strength, unit="absolute",
+        max_new_tokens=1,
+    )  # fmt: skip
     answer = replica.ask(question)
     module: Any = replica.model("gpt2").module
     ids = replica.ids("gpt2", PROMPT)
@@ -243,9 +243,7 @@ def test_every_site_of_the_residual_can_be_steered(replica: Replica, kind: str) 
 
 def test_a_prompt_of_special_tokens_has_a_norm_and_is_not_steered(replica: Replica) -> None:
     answer = replica.ask(
-        SteerText(
-            ModelReference("gpt2"), "<|bos|>", VECTOR, site=SITE, strength=5.0, positions="prompt", max_new_tokens=3
-        )
+        SteerText(GPT2, "<|bos|>", VECTOR, site=SITE, strength=5.0, positions="prompt", max_new_tokens=3)
     )
     residual = PlainModel(replica.model("gpt2").module).at("resid_post", LAYER, [0])
     assert answer.mean_norm == pytest.approx(np.linalg.norm(residual, axis=1).mean(), rel=1e-5)
@@ -256,17 +254,15 @@ def test_a_prompt_of_special_tokens_has_a_norm_and_is_not_steered(replica: Repli
 def test_the_models_end_token_ends_a_text(replica: Replica) -> None:
     """Along its unembedding, at the last layer, nothing else is as likely."""
     vector = tuple(replica.model("gpt2").module.get_output_embeddings().weight[0].tolist())
-    answer = replica.ask(
-        SteerText(ModelReference("gpt2"), PROMPT, vector, site="resid_post.2", strength=100.0, max_new_tokens=TOKENS)
-    )
+    answer = replica.ask(SteerText(GPT2, PROMPT, vector, site="resid_post.2", strength=100.0, max_new_tokens=TOKENS))
     assert written(answer, "steered") == [0]
     assert answer.steered_text == ""
     assert len(written(answer, "unsteered")) == TOKENS
 
 
 def question(**changes: Any) -> SteerText:
-    usual = {"model": "gpt2", "prompt": PROMPT, "vector": VECTOR, "site": SITE, "strength": 1.0}
-    return SteerText(**{"revision": "", **usual, **changes})
+    usual = {"prompt": PROMPT, "direction": VECTOR, "site": SITE, "strength": 1.0}
+    return SteerText(ModelReference(changes.pop("model", "gpt2")), **{**usual, **changes})
 
 
 @pytest.mark.parametrize(
@@ -275,21 +271,27 @@ def question(**changes: Any) -> SteerText:
         (question(model="bert"), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
         (question(prompt=""), "ARGUMENT_INVALID", "prompt", "", "text of at least one token"),
         (question(prompt="x" * 32), "LIMIT_EXCEEDED", "prompt", "33 tokens", "at most 32 tokens"),
-        (question(prompt="x" * 31), "LIMIT_EXCEEDED", "tokens", "32", "a shorter prompt"),
-        (question(prompt="x" * 20), "LIMIT_EXCEEDED", "tokens", "32", "1 to 11"),
-        (question(tokens=0), "ARGUMENT_INVALID", "tokens", "0", "1 to 16"),
-        (question(tokens=17), "LIMIT_EXCEEDED", "tokens", "17", "1 to 16"),
+        (question(prompt="x" * 31), "LIMIT_EXCEEDED", "max_new_tokens", "32", "a shorter prompt"),
+        (question(prompt="x" * 20), "LIMIT_EXCEEDED", "max_new_tokens", "32", "1 to 11"),
+        (question(max_new_tokens=0), "ARGUMENT_INVALID", "max_new_tokens", "0", "1 to 16"),
+        (question(max_new_tokens=17), "LIMIT_EXCEEDED", "max_new_tokens", "17", "1 to 16"),
         (question(site="resid_post.3"), "SITE_UNKNOWN", "site", "resid_post.3", None),
         (question(site="z.1"), "SITE_UNKNOWN", "site", "z.1", None),
         (question(site=""), "SITE_UNKNOWN", "site", "", None),
-        (question(vector=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
-        (question(vector=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
-        (question(vector=(float("nan"),) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
-        (question(vector=()), "ARGUMENT_INVALID", "vector", "0 numbers", None),
+        (question(direction=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
+        (question(direction=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
+        (question(direction=(float("nan"),) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
+        (question(direction=()), "ARGUMENT_INVALID", "vector", "0 numbers", None),
         (question(direction=SaeFeature("sae", 64)), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
-        (question(sae="absent"), "SAE_NOT_FOUND", "sae", "absent", None),
-        (question(sae="wide"), "SAE_MISMATCH", "d_in", "32", "16"),
-        (question(sae="sae_z"), "SAE_UNSUPPORTED", "sae", "z.1", "an SAE of a site in the residual"),
+        (question(direction=SaeFeature("absent", 0)), "SAE_NOT_FOUND", "sae", "absent", None),
+        (question(direction=SaeFeature("wide", 0)), "SAE_MISMATCH", "d_in", "32", "16"),
+        (
+            question(direction=SaeFeature("sae_z", 0)),
+            "SAE_UNSUPPORTED",
+            "sae",
+            "z.1",
+            "an SAE of a site in the residual",
+        ),
         (question(temperature=-1.0), "ARGUMENT_INVALID", "temperature", "-1.0", None),
         (question(temperature=float("nan")), "ARGUMENT_INVALID", "temperature", "nan", None),
         (question(strength=None), "ARGUMENT_INVALID", "strength", "", "a finite number"),
@@ -299,8 +301,8 @@ def question(**changes: Any) -> SteerText:
         (question(strength=1e38), "VALUE_OVERFLOW", "strength", "1e+38", None),
     ],
 )
-def test_refusals(replica: Replica, asked: Question, reason: str, field: str, value: str, allowed: str | None) -> None:
-    tokens = {} if asked.tokens != 32 or allowed else {"tokens": 4}
+def test_refusals(replica: Replica, asked: SteerText, reason: str, field: str, value: str, allowed: str | None) -> None:
+    tokens = {} if asked.max_new_tokens != 32 or allowed else {"max_new_tokens": 4}
     with pytest.raises(ActstoreError) as refusal:
         replica.ask(replace(asked, **tokens), replace(LIMITS, steered_tokens=16))
     details = refusal.value.details
@@ -309,4 +311,4 @@ def test_refusals(replica: Replica, asked: Question, reason: str, field: str, va
 
 
 def test_a_text_that_nobody_waits_for_is_not_written_on(replica: Replica) -> None:
-    assert replica.passes_until_stopped(question(tokens=20), after=5) == 6
+    assert replica.passes_until_stopped(question(max_new_tokens=20), after=5) == 6

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actstore_api.records.patching import JointCells, PromptPair, RunSweep
+from actstore_api.records.patching import CellReference, JointCells, PromptPair, RunSweep
 from actstore_api.records.terms import ModelReference
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import LanguageModel
@@ -40,7 +40,7 @@ def load(folder: Path) -> LanguageModel:
 def test_gates_have_their_table(tmp_path: Path, kind: str, expected: dict[str, dict[str, float]]) -> None:
     model = load(gate(tmp_path / kind, kind))
     cells = {"A": (A,), "B": (B,), "C": (C,), "A, B": (A, B)}
-    joint = tuple(JointCells(name, tuple((site, END) for site in sites)) for name, sites in cells.items())
+    joint = tuple(JointCells(name, tuple(CellReference(site, END) for site in sites)) for name, sites in cells.items())
     rows = sweep(
         model, RunSweep(ModelReference(kind), (PromptPair("a1 b1 end", "a0 b0 end", "yes", "no"),), joint=joint)
     )
@@ -73,7 +73,7 @@ def test_the_induction_head_is_where_it_was_put(
 def test_all_heads_of_a_model_without_mlps_are_the_source_run(tmp_path: Path) -> None:
     """The prompts end in the same token, and what else its logits are made of is heads."""
     model = load(induction(tmp_path / "induction"))
-    heads = tuple((f"z.{layer}.{head}", 4) for layer in range(2) for head in range(2))
+    heads = tuple(CellReference(f"z.{layer}.{head}", 4) for layer in range(2) for head in range(2))
     request = RunSweep(
         ModelReference("induction"),
         (PromptPair(". a b . a", ". x y . a", "b", "y"),),

@@ -11,10 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from actstore_worker.wire.sweeps import sweep_response
 from torch import Tensor
 
-from actstore_api.records.patching import PromptPair, RunSweep, Screen, SweepProgress, SweepResult
+from actstore_api.codec import encode
+from actstore_api.records.patching import (
+    PromptPair,
+    RunSweep,
+    RunSweepAnswer,
+    Screen,
+    SweepCells,
+    SweepProgress,
+    SweepResult,
+)
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError
@@ -355,7 +363,8 @@ def test_no_message_grows_with_the_sweep(model: LanguageModel) -> None:
     kernels, limits = Kernels(fastest_kernel(model), FullForward(model)), PatchingLimits()
     rows, updates = 0, drive(sweep_steps(model, request, limits, kernels))
     for update in updates:
-        assert sweep_response(update).ByteSize() < 2 << 20
+        told = SweepCells(update.rows) if isinstance(update, CheckedCells) else update
+        assert encode(RunSweepAnswer(told)).ByteSize() < 2 << 20
         if isinstance(update, CheckedCells):
             rows += update.rows.num_rows
     assert rows == 54 * 2 * 3 * CONTEXT_LENGTH * (4 + 5 * 3)

@@ -8,11 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from actstore_worker.wire.sweeps import sweep_request, sweep_response
 
 from actstore_api.records.patching import CellReference, JointCells, PromptPair, RunSweep, Screen, SweepProgress
 from actstore_api.records.terms import ModelReference
-from actstore_api.v1 import capture_pb2, patching_pb2
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import LanguageModel
@@ -172,18 +170,3 @@ def test_refusals(
         plan_sweep(model, replace(REQUEST, **{"screen": Screen(3), **change}), LIMITS)
     assert refusal.value.reason == reason
     assert refusal.value.details == {"field": field, "value": value, "allowed": allowed}
-
-
-def test_a_screen_goes_over_the_wire(model: LanguageModel) -> None:
-    message = patching_pb2.RunSweepRequest(
-        model=capture_pb2.ModelReference(name="gpt2"), clean="abc", corrupt="abd", clean_answer="a", corrupt_answer="b"
-    )
-    assert sweep_request(message).screen is None
-    assert not sweep_response(updates_of(model, sweep_request(message))[1]).result.audit.HasField("rank_agreement")
-    message.screen.exact_cells = 5
-    assert sweep_request(message).screen == Screen(5)
-    message.screen.qk_correction = message.screen.grad_drop = True
-    assert sweep_request(message).screen == Screen(5, qk_correction=True, grad_drop=True)
-    _, result = updates_of(model, sweep_request(message))
-    assert sweep_response(result).result.audit.rank_agreement == result.audit.rank_agreement
-    assert min(result.cells["estimate"].to_pylist()) >= 0
