@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from actstore_api.records.capture import CaptureProgress
+from actstore_api.records.capture import CaptureProgress, DatasetReference, Positions
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.bucket.opening import S3Access, open_bucket
 from actstore_storage.errors import ActstoreError, CorruptObject, NotThere, StoreError, StoreUnreachable
 from actstore_storage.format.records import seal
-from actstore_storage.format.specification import Positions
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.capture.plan import PlanSettings
@@ -51,7 +50,7 @@ def test_a_store_that_comes_back_pauses_the_capture(reason: str, lab: Path, buck
     seen = run(work())
     [paused] = {(one.state, one.failure.reason) for one in seen if one.failure is not None}
     assert paused == ("paused", reason)
-    assert (seen[-1].state, seen[-1].shards_committed, seen[-1].failed_shards) == ("complete", SHARDS, {})
+    assert (seen[-1].state, seen[-1].shards_committed, seen[-1].failed_shards) == ("complete", SHARDS, ())
 
 
 def test_patience_ends(lab: Path, bucket: Bucket) -> None:
@@ -72,7 +71,8 @@ def test_patience_ends(lab: Path, bucket: Bucket) -> None:
 
 def test_a_new_coordinator_finishes_what_is_wanted_by_itself(lab: Path, bucket: Bucket) -> None:
     """As after a crash of the first one: nobody submits anything again."""
-    request = replace(REQUEST, run="", positions=Positions("stride", stride=2), sink_ratio=3.0, max_documents=20)
+    request = replace(REQUEST, run="", positions=Positions("stride", stride=2), sink_ratio=3.0)
+    request = replace(request, dataset=DatasetReference("words.jsonl", max_documents=20))
 
     async def first() -> str:
         gate = asyncio.Event()
@@ -224,7 +224,8 @@ def test_workers_that_die_are_not_the_shards_fault(lab: Path, bucket: Bucket) ->
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
-    assert (last.state, last.shards_committed, set(last.failed_shards)) == ("failed", SHARDS - 1, {4})
+    assert (last.state, last.shards_committed) == ("failed", SHARDS - 1)
+    assert [failed.shard for failed in last.failed_shards] == [4]
     assert len(readied) >= 4
 
 
@@ -243,12 +244,12 @@ def test_each_shard_that_failed_is_told_with_its_cause(lab: Path, bucket: Bucket
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
-    assert {shard: failure.reason for shard, failure in last.failed_shards.items()} == {
+    assert {failed.shard: failed.failure.reason for failed in last.failed_shards} == {
         1: "VALUE_OVERFLOW",
         5: "OBJECT_CORRUPT",
     }
     assert (tried[1], tried[5]) == (1, LIMITS.attempts_per_shard)
-    assert last.failure == last.failed_shards[1]
+    assert last.failure == last.failed_shards[0].failure
 
 
 def test_workers_that_join_are_used(lab: Path, bucket: Bucket) -> None:

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetReference
+from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetReference, Positions
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, BadRequest, Conflict
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
-from actstore_storage.format.specification import Positions
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.rows.reading import dense_matrix, document_sources, read_activations
 from actstore_storage.runs.opening import create_run, open_run

@@ -13,13 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from actstore_api.records.capture import DatasetFiles
+from actstore_api.records.capture import DatasetFiles, Positions
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import S3Access, open_bucket, open_files
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.products import NORM_SKETCHES, NORMS, SINK, TOKENS
 from actstore_storage.format.sites import Site, parse_site
-from actstore_storage.format.specification import Positions
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.rows.reading import dense_matrix, document_sources, read_activations, shard_tokens
 from actstore_storage.runs.snapshot import Snapshot

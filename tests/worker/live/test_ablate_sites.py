@@ -128,8 +128,12 @@ def test_a_mean_may_be_over_the_stored_text_of_a_run(replica: Replica, tmp_path:
     check(replica, answer, "gpt2", TEXTS, values)
     assert (answer.provenance.run, answer.provenance.model) == ("of_gpt2", "gpt2")
     with pytest.raises(ActstoreError) as refusal:
-        replica.ask(replace(question, run="of_llama"))
+        replica.ask(replace(question, stored=StoredSample("of_llama")))
     assert refusal.value.reason == "MODEL_NOT_FOUND"
+    for tokens, reason in ((0, "ARGUMENT_INVALID"), (131_073, "LIMIT_EXCEEDED")):
+        with pytest.raises(ActstoreError) as refusal:
+            replica.ask(replace(question, stored=StoredSample("of_gpt2", tokens)))
+        assert (refusal.value.reason, refusal.value.details["field"]) == (reason, "stored.tokens")
 
 
 @pytest.mark.parametrize("same_position", [False, True])
@@ -223,13 +227,6 @@ def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> Non
             "RUN_NOT_FOUND",
             "run",
             "absent",
-            None,
-        ),
-        (
-            AblateSites(GPT2, TEXTS, ablation="mean", stored=StoredSample("some", 0)),
-            "ARGUMENT_INVALID",
-            "stored.tokens",
-            "0",
             None,
         ),
         (AblateSites(GPT2, ("x" * 30,) * 4), "LIMIT_EXCEEDED", "texts", f"{124 * 18} tokens", "at most 2000 tokens"),

@@ -54,7 +54,7 @@ class Lab:
     def ask(self, question: Question) -> Any:
         named = self.answers.model_of(question)
         assert named is not None
-        return self.answers.answer(question, share(self.model(named[0]), Turns()), threading.Event())
+        return self.answers.answer(question, share(self.model(named.name), Turns()), threading.Event())
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_replacements_are_direct_reruns(lab: Lab, family: str, ablation: str) ->
 def test_pairs_come_after_singles_at_any_site(lab: Lab, sae: str, ablation: str) -> None:
     ids = ids_of(lab, "llama")[:6]
     feature = strong_feature(lab, "llama", sae, ids, 5)
-    answer = lab.ask(AblateText(ModelReference("llama"), sae, feature, TEXT, 5, ablation=ablation, pairs=True))
+    answer = lab.ask(AblateText(ModelReference("llama"), sae, feature, TEXT, position=5, ablation=ablation, pairs=True))
     twin = Twin(lab, "llama", sae, feature)
     cells = [(place,) for place in range(6)] + list(combinations(range(6), 2))
     expected = [

@@ -64,7 +64,7 @@ class Lab:
     def ask(self, question: Question, answers: LiveAnswers | None = None) -> Any:
         answers = answers or self.answers
         named = answers.model_of(question)
-        return answers.answer(question, self.shared(named[0]) if named else None, threading.Event())
+        return answers.answer(question, self.shared(named.name) if named else None, threading.Event())
 
     def plain_sae(self, name: str = "sae") -> PlainSae:
         return PlainSae(self.folder / "models" / name)
@@ -236,7 +236,7 @@ def test_neighbours_are_those_of_largest_cosine(lab: Lab, side: str) -> None:
     np.testing.assert_allclose(found["cosine"], np.sort(expected)[::-1], atol=1e-6)
 
 
-def test_a_dead_direction_is_nobodys_neighbour(lab: Lab) -> None:
+def test_a_dead_direction_is_nobodys_neighbor(lab: Lab) -> None:
     folder = save_sae(lab.folder / "models" / "dead", "standard", d_sae=4)
     tensors = load_file(folder / "sae_weights.safetensors")
     tensors["W_dec"][2] = 0
@@ -296,7 +296,13 @@ def test_a_dead_direction_is_nobodys_neighbour(lab: Lab) -> None:
             "0",
             "a text of two tokens at least",
         ),
-        (AblateText(GPT2, "sae", 3, "x" * 20, 15, pairs=True), "LIMIT_EXCEEDED", "pairs", "136", "at most 100"),
+        (
+            AblateText(GPT2, "sae", 3, "x" * 20, position=15, pairs=True),
+            "LIMIT_EXCEEDED",
+            "pairs",
+            "136",
+            "at most 100",
+        ),
         (AblateDirection(GPT2, "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
         (
             AblateDirection(GPT2, "sae", 3, "x", prepend_bos=False),

@@ -83,7 +83,7 @@ class Lab:
         question = CheckSae(run, sae, tokens)
         named = answers.model_of(question)
         assert named is not None
-        model = load_model(self.catalogue.find_model(*named), device=CPU)
+        model = load_model(self.catalogue.find_model(named.name, named.revision), device=CPU)
         found = answers.answer(question, share(model, Turns()), threading.Event())
         assert isinstance(found, CheckSaeAnswer)
         return found

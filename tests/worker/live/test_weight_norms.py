@@ -211,8 +211,8 @@ def test_a_run_shows_what_its_stored_tokens_make(name: str, tmp_path: Path) -> N
     assert rows["mlp"]["active_sampled"] == pytest.approx(float(torch.cat(active).mean()), abs=1e-4)
     for tokens, reason in ((0, "ARGUMENT_INVALID"), (10**6, "LIMIT_EXCEEDED")):
         with pytest.raises(BadRequest) as caught:
-            ask(model, LIMITS, snapshot, samples=16, run="run", run_tokens=tokens)
-        assert (caught.value.reason, caught.value.details["field"]) == (reason, "run_tokens")
+            ask(model, LIMITS, snapshot, samples=16, stored=StoredSample("run", tokens))
+        assert (caught.value.reason, caught.value.details["field"]) == (reason, "stored.tokens")
 
 
 def test_the_same_seed_is_the_same_sample(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.capture import Positions
 from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep, StoredSource
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.sites import Site
-from actstore_storage.format.specification import Positions
 from actstore_storage.runs.opening import create_run
 from actstore_worker.capture.options import SINK_RATIO
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
