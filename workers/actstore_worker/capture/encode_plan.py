@@ -114,7 +114,7 @@ def _said_of_model(asked: ModelReference, standing: Specification) -> Iterator[t
 def _said_of_dataset(asked: DatasetReference, standing: Specification) -> Iterator[tuple[str, Any, Any]]:
     yield "dataset", asked.name, standing.dataset
     for name in ("text_field", "tokens_field", "source_field", "max_documents", "max_tokens"):
-        if value := getattr(asked, name):
+        if (value := getattr(asked, name)) != getattr(DatasetReference, name):
             yield f"dataset.{name}", value, getattr(standing, name)
     if asked.row_filters:
         yield "dataset.row_filters", row_filters(asked), standing.row_filters
