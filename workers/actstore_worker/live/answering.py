@@ -95,7 +95,7 @@ Answer = (
 
 
 class LiveAnswers:
-    """Any number of threads may ask."""
+    """Answers live questions about the models and SAEs that one replica has. Any number of threads may ask."""
 
     def __init__(
         self,
@@ -108,11 +108,17 @@ class LiveAnswers:
         self._saes = LoadedSaes(catalogue, device, limits.saes)
 
     def find_sae(self, name: str) -> SparseAutoencoder:
-        """One of those that questions share, for others who need it. Errors: as `LoadedSaes.get`."""
+        """Find one of the SAEs that questions share, for others who need it.
+
+        Errors: as `LoadedSaes.get`.
+        """
         return self._saes.get(name)
 
     def model_of(self, question: Question) -> ModelReference | None:
-        """The model that it needs. Errors: NotThere RUN_NOT_FOUND."""
+        """Find which model the question needs; None where it needs none.
+
+        Errors: NotThere RUN_NOT_FOUND.
+        """
         match question:
             case FindNeighbors():
                 return None
@@ -123,7 +129,7 @@ class LiveAnswers:
                 return question.model
 
     def answer(self, question: Question, model: SharedModel | None, stop: threading.Event) -> Answer:
-        """What `model`, that of `model_of`, and what the question names beside it say.
+        """Answer the question by `model`, that of `model_of`, and by what it names beside it.
 
         Errors: BadRequest for everything that the caller can get wrong; CANCELLED soon after `stop` is set.
         """

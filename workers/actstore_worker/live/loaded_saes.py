@@ -13,7 +13,10 @@ from actstore_worker.sae.files import stamp_of_saes
 
 
 class LoadedSaes:
-    """The few that were asked for last. One whose files were written again is read again."""
+    """Keeps the few SAEs loaded that were asked for last.
+
+    One whose files were written again is read again.
+    """
 
     def __init__(self, catalogue: ModelCatalogue, device: torch.device, count: int) -> None:
         self._catalogue, self._device, self._count = catalogue, device, count
@@ -22,7 +25,10 @@ class LoadedSaes:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> SparseAutoencoder:
-        """Errors: as `ModelCatalogue.find_sae` and `load_sae`."""
+        """Load the SAE, or take the one that is loaded.
+
+        Errors: as `ModelCatalogue.find_sae` and `load_sae`.
+        """
         path = self._catalogue.find_sae(name)
         stamp = stamp_of_saes(path)
         with self._lock:

@@ -15,7 +15,10 @@ Question = TypeVar("Question")
 
 
 def read_question(kind: type[Question], message: Any) -> Question:
-    """The question in a message. Errors: BadRequest for what the contract does not allow."""
+    """Decode the question in a message.
+
+    Errors: BadRequest for what the contract does not allow.
+    """
     try:
         return decode(kind, message)
     except Unreadable as error:
@@ -23,7 +26,7 @@ def read_question(kind: type[Question], message: Any) -> Question:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What a caller may know of an error: of one that is not actstore's own, nothing but that it happened."""
+    """Say what a caller may know of an error: of one that is not actstore's own, nothing but that it happened."""
     if not isinstance(error, ActstoreError):
         return Failure("INTERNAL", "the workers failed; their log says how")
     return Failure(error.reason, error.message, error.details)

@@ -48,7 +48,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class Captures(Protocol):
-    """The coordinator, from here."""
+    """What is asked of the coordinator."""
 
     async def submit(self, request: CaptureSpecification) -> str: ...
 
@@ -64,7 +64,7 @@ class Captures(Protocol):
 
 
 class Models(Protocol):
-    """The model replicas, from here."""
+    """What is asked of the model replicas."""
 
     def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]: ...
 
@@ -86,7 +86,7 @@ class Context(Protocol):
 
 
 class Gateway:
-    """Has a method for each verb, by its name; see below.
+    """Answers each verb that is forwarded to the workers, by a method of the verb's name; see below.
 
     Every call must bring `authorization: Bearer <token>`; only the service knows the token.
     """
@@ -96,7 +96,7 @@ class Gateway:
         self._captures, self._models = captures, models
 
     async def answer(self, verb: Verb, request: Any, context: Context) -> Any:
-        """The message that answers one; after a failure an empty one."""
+        """Answer a verb in one message; after a failure in an empty one."""
         try:
             self._check_token(context)
             return encode(await self._answered(read_question(verb.question, request)))
@@ -105,8 +105,9 @@ class Gateway:
             return message_of(verb.answer)()
 
     async def stream(self, verb: Verb, request: Any, context: Context) -> AsyncIterator[Any]:
-        """The messages that answer one; after a failure an empty one takes the status along, and `mended_streams` keeps
-        it from the caller.
+        """Answer a verb in messages.
+
+        After a failure an empty one takes the status along, and `mended_streams` keeps it from the caller.
         """
         try:
             self._check_token(context)

@@ -7,7 +7,10 @@ from actstore_worker.sae import SparseAutoencoder
 
 
 def check_features(sae: SparseAutoencoder, features: Sequence[int], field: str = "feature") -> None:
-    """Errors: BadRequest FEATURE_OUT_OF_RANGE."""
+    """Refuse features that the SAE does not have.
+
+    Errors: BadRequest FEATURE_OUT_OF_RANGE.
+    """
     for feature in features:
         if not 0 <= feature < sae.d_sae:
             raise BadRequest(
@@ -20,7 +23,10 @@ def check_features(sae: SparseAutoencoder, features: Sequence[int], field: str =
 
 
 def check_k(k: int, allowed: int) -> None:
-    """Errors: BadRequest for 0, LIMIT_EXCEEDED past `allowed`."""
+    """Refuse a number of rows that an answer cannot have.
+
+    Errors: BadRequest for 0, LIMIT_EXCEEDED past `allowed`.
+    """
     if k < 1:
         raise BadRequest(f"k is {k}", field="k", value=k, allowed=f"1 to {allowed}")
     if k > allowed:

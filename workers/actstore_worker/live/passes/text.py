@@ -17,7 +17,7 @@ from actstore_worker.models.tokens.prompts import check_length, prompt_ids
 
 @dataclass(frozen=True)
 class LiveText:
-    """`special`: BOS, and whatever else the tokenizer calls special."""
+    """A text as its model reads it. `special`: BOS, and whatever else the tokenizer calls special."""
 
     ids: tuple[int, ...]
     texts: list[str]
@@ -30,7 +30,10 @@ class LiveText:
         return torch.tensor([self.ids], device=device)
 
     def table(self, **more: pa.Array) -> pa.Table:
-        """Columns position, token, text, special, and `more`: the first so many rows, as many as `more` has."""
+        """Show the tokens as columns position, token, text, special, and `more`.
+
+        They are the first so many, as many as `more` has.
+        """
         rows = min((len(column) for column in more.values()), default=len(self))
         columns: dict[str, Any] = {
             "position": pa.array(range(rows), pa.int32()),
@@ -42,7 +45,10 @@ class LiveText:
 
 
 def read_text(model: LanguageModel, text: Prompt, prepend_bos: bool | None, field: str = "text") -> LiveText:
-    """Errors: BadRequest as of `prompt_ids`, and past the model's context."""
+    """Turn a text, or token ids, into what the model reads.
+
+    Errors: BadRequest as of `prompt_ids`, and past the model's context.
+    """
     ids = prompt_ids(model, text, prepend_bos, field)
     check_length(model, field, len(ids))
     return show_text(model, ids)

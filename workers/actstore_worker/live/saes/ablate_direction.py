@@ -15,7 +15,9 @@ from actstore_worker.sae import SparseAutoencoder
 
 
 def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDirection) -> AblateDirectionAnswer:
-    """At every position the site loses what the feature adds to the SAE's reconstruction; what the SAE does not explain
+    """Run the model without what the feature writes, and compare what it predicts.
+
+    At every position the site loses what the feature adds to the SAE's reconstruction; what the SAE does not explain
     stays. Before the feature's first activation nothing changes, exactly: both passes are over the same text.
 
     Errors: BadRequest for an encoder, a feature that is not there, and a text of one token, which nothing follows.

@@ -41,7 +41,9 @@ _Cells = Int[Tensor, "cell taken"]
 
 
 def ablate_text(passes: Passes, sae: SparseAutoencoder, question: AblateText, limits: LiveLimits) -> AblateTextAnswer:
-    """Singles in order of position, then pairs.
+    """Take tokens away from the text, and see how the feature's activation changes.
+
+    Singles in order of position, then pairs.
 
     Errors: BadRequest for an encoder, whose activations depend on what would be cut off; for a feature or position that
     is not there; for a text of one token; LIMIT_EXCEEDED for more singles and pairs than the limit.
@@ -78,7 +80,10 @@ class _Ways:
         self._layers = range(sae.site.layer + 1)
 
     def run(self, ablation: str, cells: _Cells) -> Iterator[Float[Tensor, " cell"]]:
-        """The feature's activation at the last token, cell by cell, in slices. All rows of a slice are equally long."""
+        """Find the feature's activation at the last token, cell by cell, in slices.
+
+        All rows of a slice are equally long.
+        """
         if ablation == "delete":
             for part in cells.split(self._rows):
                 yield self._deleted(part)

@@ -25,7 +25,7 @@ _ACTIVATION_SCHEMA = pa.schema(
 
 
 def encode_text(passes: Passes, sae: SparseAutoencoder, question: EncodeText) -> EncodeTextAnswer:
-    """Every activation above 0, as a capture of the text would store it."""
+    """Encode a text: every activation above 0, as a capture of the text would store it."""
     text = read_text(passes.model, question.text, question.prepend_bos)
     x = passes.observe(text.on(passes.model.device), [sae.site])[sae.site][0]
     found = nonzero_features(sae, x)
@@ -35,6 +35,9 @@ def encode_text(passes: Passes, sae: SparseAutoencoder, question: EncodeText) ->
 
 
 def feature_activations(sae: SparseAutoencoder, x: Float[Tensor, "row d_in"], feature: int) -> Float[Tensor, " row"]:
-    """Of one feature. All are computed, for in some SAEs they compete."""
+    """Find one feature's activation on each row.
+
+    All features are computed, for in some SAEs they compete.
+    """
     rows = max(1, DENSE_MAX // sae.d_sae)
     return torch.cat([sae.encode(part)[:, feature].clone() for part in x.split(rows)])

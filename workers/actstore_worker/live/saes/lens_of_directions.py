@@ -36,8 +36,10 @@ _SCHEMA = pa.schema(
 def logit_lens(
     passes: Passes, sae: SparseAutoencoder, question: GetLogitLens, limits: LiveLimits
 ) -> GetLogitLensAnswer:
-    """The direction times W_U, as Logan Riggs reads features: without a bias, a final norm's scale, or a soft cap, none
-    of which a direction has. Of fewer than k tokens that are left, all come.
+    """Find the tokens at both ends of each feature's direction.
+
+    The direction times W_U, as Logan Riggs reads features: without a bias, a final norm's scale, or a soft cap, none of
+    which a direction has. Of fewer than k tokens that are left, all come.
 
     Errors: BadRequest for an encoder, for an SAE of heads, for features and k out of range, and where every token's
     unembedding is longer than `longest_unembedding`.
@@ -61,7 +63,9 @@ def logit_lens(
 
 
 def fold_final_norm(model: LanguageModel, directions: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """As the final norm would hand the directions on, but for its division by the residual's scale and its bias: a
+    """Take directions through the final norm.
+
+    As the final norm would hand the directions on, but for its division by the residual's scale and its bias: a
     LayerNorm takes the mean away, and each norm multiplies by its gain.
     """
     norm = read_norm(model, model.final_norm)

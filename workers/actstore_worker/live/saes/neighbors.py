@@ -16,7 +16,9 @@ _SCHEMA = pa.schema([pa.field("feature", pa.int32(), nullable=False), pa.field("
 
 
 def find_neighbors(sae: SparseAutoencoder, question: FindNeighbors, limits: LiveLimits) -> FindNeighborsAnswer:
-    """Largest cosine first. A feature whose own vector is zero has no direction, and is nobody's neighbor.
+    """Find the features whose directions are nearest, largest cosine first.
+
+    A feature whose own vector is zero has no direction, and is nobody's neighbor.
 
     Errors: BadRequest for a direction that is zero, of another width or no number; FEATURE_OUT_OF_RANGE.
     """

@@ -43,7 +43,9 @@ _SCHEMA = pa.schema(
 def check_sae(
     passes: Passes, sae: SparseAutoencoder, snapshot: Snapshot, question: CheckSae, limits: LiveLimits
 ) -> CheckSaeAnswer:
-    """An encoder predicts no next token, so of an SAE of one there are no losses.
+    """Measure an SAE on stored text, and say what looks wrong.
+
+    An encoder predicts no next token, so of an SAE of one there are no losses.
 
     Errors: BadRequest for `tokens` past the limit, and as `sample_sequences`.
     """

@@ -39,7 +39,9 @@ _Values = Mapping[Site, Float[Tensor, "row position width"] | Float[Tensor, " wi
 def ablate_sites(
     passes: Passes, snapshot: Snapshot | None, question: AblateSites, limits: LiveLimits
 ) -> AblateSitesAnswer:
-    """`snapshot`: of the run whose stored text a mean is over, computed again; None: over the texts.
+    """Find what the loss becomes without each of the model's parts.
+
+    `snapshot`: of the run whose stored text a mean is over, computed again; None: over the texts.
 
     Errors: BadRequest for an encoder, for texts without a token that is not special and is followed, for parts that are
     not there or cannot be written, for a single text that is to be resampled; PROMPT_LENGTHS_DIFFER for unequal ones by

@@ -41,8 +41,10 @@ _SCORES = ("induction", "duplicate_token", "previous_token")
 
 
 def see_attention(passes: Passes, question: GetAttention, limits: LiveLimits) -> GetAttentionAnswer:
-    """Errors: BadRequest for layers and heads that are not there; LIMIT_EXCEEDED for more weights than one answer, or
-    one layer, may have.
+    """Find where each head attends in a text.
+
+    Errors: BadRequest for layers and heads that are not there; LIMIT_EXCEEDED for more weights than one answer, or one
+    layer, may have.
     """
     model = passes.model
     layers = chosen_layers(model, question.layers)
@@ -70,7 +72,9 @@ def see_attention(passes: Passes, question: GetAttention, limits: LiveLimits) ->
 
 
 def score_induction(passes: Passes, question: GetInductionScores, limits: LiveLimits) -> GetInductionScoresAnswer:
-    """On t different tokens drawn at random that come twice, after a BOS where there is one. For a query q among the
+    """Score how much each head attends as induction heads do.
+
+    On t different tokens drawn at random that come twice, after a BOS where there is one. For a query q among the
     second t, with its own token first at q - t, each score is the mean over those queries, and over the texts, of a
     weight: induction a[q, q - t + 1], duplicate_token a[q, q - t], previous_token a[q, q - 1].
 
@@ -110,7 +114,7 @@ def score_induction(passes: Passes, question: GetInductionScores, limits: LiveLi
 def summarise(
     pattern: Float[Tensor, "head query key"], tokens: Int[Tensor, " key"]
 ) -> Mapping[str, Float[Tensor, " head"]]:
-    """What the heads do in sum; the formulas are the module's."""
+    """Sum up what the heads do; the formulas are the module's."""
     place = torch.arange(len(tokens), device=tokens.device)
     same = (tokens[:, None] == tokens) & (place[:, None] > place)
     after = torch.zeros_like(same)
@@ -133,7 +137,7 @@ def summarise(
 def visit_patterns(
     passes: Passes, ids: Int[Tensor, "batch position"], layers: Iterable[int], see: Callable[[Site, _Pattern], None]
 ) -> None:
-    """Layer by layer as the pass goes, so that no two layers' weights are held at once."""
+    """Hand out each layer's attention weights as the pass goes, so that no two layers' are held at once."""
     heads = passes.model.head_count
 
     def show(site: Site, shown: Float[Tensor, "batch query head_and_key"]) -> None:
@@ -210,7 +214,7 @@ def _check_texts(texts: int, limits: LiveLimits) -> None:
 
 
 def check_weights(model: LanguageModel, texts: int, length: int, limits: LiveLimits) -> None:
-    """Of one layer, which hold all its heads at once."""
+    """Refuse rows whose attention weights of one layer, which hold all its heads at once, do not fit."""
     weights = texts * model.head_count * length**2
     if weights > limits.attention_elements:
         raise _too_many(weights, limits.attention_elements, f"a layer's attention over {length} tokens", "text")

@@ -64,7 +64,9 @@ _Seen = Float[NDArray[np.float64], "measure layer head"]
 
 
 def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) -> CompareTokensAnswer:
-    """Errors: BadRequest for an encoder, for layers that are not there, prompts of another length than the clean one or
+    """Compare the replaced tokens of corrupt prompts with other tokens.
+
+    Errors: BadRequest for an encoder, for layers that are not there, prompts of another length than the clean one or
     equal to it, and past limits.
     """
     model = passes.model

@@ -44,8 +44,10 @@ class _Read:
 
 
 def lens_text(passes: Passes, question: GetTextLens, limits: LiveLimits) -> GetTextLensAnswer:
-    """Of fewer than k tokens in the vocabulary, all come. With p the model's output at a position and q what a layer
-    would predict, entropy is -sum q ln q and kl is sum p ln(p / q), both in nats.
+    """Find what the residual stream would predict at each layer and position.
+
+    Of fewer than k tokens in the vocabulary, all come. With p the model's output at a position and q what a layer would
+    predict, entropy is -sum q ln q and kl is sum p ln(p / q), both in nats.
 
     Errors: BadRequest for an encoder, for a site that is no sum of the residual stream or is not there, for layers out
     of range, for a target of several tokens; LIMIT_EXCEEDED for k and rows past their limits.

@@ -30,9 +30,11 @@ class Direction:
     feature: int = 0
 
     def delta(self, mode: str, strength: float) -> Delta:
-        """With u the unit vector, x what is there and s the strength in the site's own units: `add` s u, `set`
-        (s - x.u) u, `project_out` -(x.u) u. To set a feature is to put s u in place of what it adds to its SAE's
-        reconstruction; what the SAE does not explain stays.
+        """Say what steering adds at the site.
+
+        With u the unit vector, x what is there and s the strength in the site's own units: `add` s u, `set` (s - x.u)
+        u, `project_out` -(x.u) u. To set a feature is to put s u in place of what it adds to its SAE's reconstruction;
+        what the SAE does not explain stays.
         """
         if mode == "add":
             return lambda x: (strength * self.unit).expand_as(x)
@@ -60,7 +62,7 @@ class Steering:
     generated: bool
 
     def changes(self, first: int, length: int) -> Mapping[Site, Change]:
-        """For a pass over the positions from `first` on.
+        """Make the changes of a pass over the positions from `first` on.
 
         resid_mid is no module's output: what attention adds to the residual carries what is changed there.
         """
@@ -89,12 +91,14 @@ def _moved(carrier: Tensor, x: Tensor, delta: Delta) -> Tensor:
 
 
 def steered_positions(asked: str, special: Bool[Tensor, " position"]) -> tuple[Bool[Tensor, " position"], bool]:
-    """Of the prompt those that are not special; and whether the generated ones are."""
+    """Find which of the prompt's positions are steered, none of them special, and whether generated ones are."""
     return ~special & (asked in ("all", "prompt")), asked in ("all", "generated")
 
 
 def direction_of(model: LanguageModel, question: SteerText, sae: SparseAutoencoder | None) -> Direction:
-    """Errors: BadRequest for a site that is not in the residual stream's way, a vector of another width, zero or no
+    """Find the direction that the question steers along, and its site.
+
+    Errors: BadRequest for a site that is not in the residual stream's way, a vector of another width, zero or no
     number, a feature that is not there or writes nothing, and for setting a transcoder's, which reads elsewhere.
     """
     asked = question.direction

@@ -42,8 +42,10 @@ class _Seen:
 def steer_text(
     passes: Passes, sae: SparseAutoencoder | None, question: SteerText, limits: LiveLimits
 ) -> SteerTextAnswer:
-    """Both texts begin with the same seed. The prompt's special tokens are steered nowhere: what a BOS holds is many
-    times as long as what text does, and every head that has nothing to do rests on it.
+    """Let the model go on with a text, steered and unsteered.
+
+    Both texts begin with the same seed. The prompt's special tokens are steered nowhere: what a BOS holds is many times
+    as long as what text does, and every head that has nothing to do rests on it.
 
     Errors: BadRequest for an encoder, for what `direction_of` refuses, for a strength that is missing, not wanted or no
     number, a negative temperature; LIMIT_EXCEEDED for more tokens than one answer or the model's context has;

@@ -47,7 +47,9 @@ _UNITS_AT_ONCE = 1024
 def sublayer_norms(
     passes: Passes, question: GetWeightNorms, layers: Sequence[int], limits: LiveLimits, snapshot: Snapshot | None
 ) -> pa.Table:
-    """`snapshot`: the question's run. Errors: BadRequest LIMIT_EXCEEDED for samples and tokens of the run, and as
+    """Measure what attention and MLP write, on random input and on what is read.
+
+    `snapshot`: the question's run. Errors: BadRequest LIMIT_EXCEEDED for samples and tokens of the run, and as
     `read_text` and `sample_sequences`.
     """
     model = passes.model

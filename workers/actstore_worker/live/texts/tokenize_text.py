@@ -9,7 +9,9 @@ from actstore_worker.provenance import live_provenance
 
 
 def tokenize_text(model: LanguageModel, question: TokenizeText) -> TokenizeTextAnswer:
-    """What the model would read of a text, however long it is; or, `one_token`, the token that the text stands for.
+    """Show what the model would read of a text, however long it is.
+
+    `one_token`: the token that the text stands for.
 
     Errors: BadRequest as of `prompt_ids` and `token_of`.
     """

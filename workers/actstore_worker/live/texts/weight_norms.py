@@ -49,7 +49,9 @@ _Pair = tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head d
 def weight_norms(
     passes: Passes, question: GetWeightNorms, limits: LiveLimits, snapshot: Snapshot | None = None
 ) -> GetWeightNormsAnswer:
-    """`snapshot`: of the question's run, whose weights are this model's.
+    """Measure a model's weights, and what its layers write.
+
+    `snapshot`: of the question's run, whose weights are this model's.
 
     Errors: BadRequest MODEL_UNSUPPORTED for an encoder; LAYER_OUT_OF_RANGE; and as `sublayer_norms`.
     """
