@@ -279,7 +279,7 @@ CAPTURES = [
         {"dataset": "mixed", "filters": [("id", "!=", "1")]},
         actstore.BadRequest,
         "ARGUMENT_INVALID",
-        "dataset.filters",
+        "dataset.row_filters",
         "id != '1'",
         "a number",
     ),

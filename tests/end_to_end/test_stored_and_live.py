@@ -14,10 +14,10 @@ import actstore
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.capture.plan import Plan, PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.live_workers import CPU, live_lab
 from tests.small_models import BUNDLED_MODELS, WORDS, save_metaspace, save_sae
@@ -54,7 +54,7 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     texts = [*QUOTES, *WORDS, "<s>" + WORDS[0]]
     (folder / "data" / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     catalogue, bucket = ModelCatalogue((folder / "models", BUNDLED_MODELS)), open_bucket(str(folder / "store"))
-    asked = CaptureRequest(model, "texts.jsonl", "run", saes=(RUNS[model],), sequences_per_shard=2)
+    asked = capture_request(model, "texts.jsonl", "run", saes=(RUNS[model],), sequences_per_shard=2)
     preparing = Preparing(bucket, catalogue, PlanSettings(DatasetPlaces((folder / "data",))))
     plan = preparing.plan(asked)
     assert isinstance(plan, Plan)

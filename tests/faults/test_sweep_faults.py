@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
+from actstore_api.v1 import common_pb2, patching_pb2, service_pb2_grpc
 from tests.random_models import save_model
+from tests.worker.cluster.topology_caller import pair_of
 from tests.worker_process import WorkerProcess, running_workers
 
 pytestmark = pytest.mark.stack
@@ -33,24 +34,17 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]
 def request() -> patching_pb2.RunSweepRequest:
     """Of many prompts, so that it takes some seconds."""
     pairs = [
-        patching_pb2.PromptPair(
-            clean=f"When {first} and {second} went , {first} gave {first} {second}",
-            corrupt=f"When {second} and {first} went , {second} gave {second} {first}",
-            clean_answer="John",
-            corrupt_answer="Mary",
+        pair_of(
+            f"When {first} and {second} went , {first} gave {first} {second}",
+            f"When {second} and {first} went , {second} gave {second} {first}",
         )
         for first in NAMES
         for second in NAMES
         if first != second
     ]
-    first, *more = pairs
     return patching_pb2.RunSweepRequest(
-        model=capture_pb2.ModelReference(name="tiny"),
-        clean=first.clean,
-        corrupt=first.corrupt,
-        clean_answer="John",
-        corrupt_answer="Mary",
-        more_pairs=more,
+        model=common_pb2.ModelReference(name="tiny"),
+        pairs=pairs,
         source=patching_pb2.PATCH_SOURCE_ZERO,
         fresh=True,
     )

@@ -12,7 +12,6 @@ from actstore_storage.format.sites import Site, expand_sites
 from actstore_storage.runs.opening import create_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.shard import CapturedBatch, ShardCapture
 from actstore_worker.capture.shards.worker import CaptureWorker, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
@@ -21,6 +20,7 @@ from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.model import LanguageModel, share_weights
 from actstore_worker.models.taps import observe, visit
 from actstore_worker.models.wiring import load_model
+from tests.capture_requests import capture_request
 from tests.capturing import capture_shard
 from tests.small_models import CONTEXT_LENGTH, DECODERS, LAYERS, save_neox, save_sae
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(folder: Path, model: str = "gpt2", dataset: str = "text", **options: object) -> Plan:
     settings = PlanSettings(DatasetPlaces((folder / "data",)))
-    return plan_capture(CaptureRequest(model, dataset, **options), ModelCatalogue((folder / "models",)), settings)
+    return plan_capture(capture_request(model, dataset, **options), ModelCatalogue((folder / "models",)), settings)
 
 
 def load(planned: Plan) -> LanguageModel:
@@ -80,7 +80,7 @@ def test_equal_requests_are_the_same_run_and_others_are_not(folder: Path) -> Non
 
 
 def test_shards_are_whole_batches_of_about_the_bytes_wanted(folder: Path) -> None:
-    catalogue, request = ModelCatalogue((folder / "models",)), CaptureRequest("gpt2", "text", context_length=4)
+    catalogue, request = ModelCatalogue((folder / "models",)), capture_request("gpt2", "text", context_length=4)
     total = plan_capture(request, catalogue, PlanSettings(DatasetPlaces((folder / "data",)))).record.sequences_total
 
     def shards(**settings: int) -> tuple[int, int]:
@@ -100,9 +100,9 @@ def test_a_shard_has_a_limit_in_bytes(folder: Path) -> None:
     # A token is 2 bytes of its own and 39 norms and cosines of 4; sequences here have up to 32.
     settings = PlanSettings(DatasetPlaces((folder / "data",)), shard_bytes_max=4 * 32 * (2 + 156))
     catalogue = ModelCatalogue((folder / "models",))
-    assert plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=4), catalogue, settings)
+    assert plan_capture(capture_request("gpt2", "text", sequences_per_shard=4), catalogue, settings)
     with pytest.raises(BadRequest) as refused:
-        plan_capture(CaptureRequest("gpt2", "text", sequences_per_shard=100), catalogue, settings)
+        plan_capture(capture_request("gpt2", "text", sequences_per_shard=100), catalogue, settings)
     assert refused.value.reason == "LIMIT_EXCEEDED"
     assert refused.value.details["field"] == "sequences_per_shard"
 

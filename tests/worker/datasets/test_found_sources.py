@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from actstore_api.records.capture import FoundModel
 from actstore_storage.bucket import Bucket
 from actstore_worker import found_sources
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.found_sources import FoundModel, dataset_names, find_sources
+from actstore_worker.found_sources import dataset_names, find_sources
 from tests.lens_folders import save_lens_folder
 from tests.small_models import save_gpt2, save_sae
 

@@ -14,12 +14,12 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.capture.flops import forward_flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.model import LanguageModel, weight_shapes
 from actstore_worker.models.taps import observe
 from actstore_worker.models.wiring import load_model
+from tests.capture_requests import capture_request
 from tests.lens_folders import D_HEAD, save_lens_folder
 from tests.small_models import D_MODEL, HEADS, LAYERS
 
@@ -89,7 +89,7 @@ def test_what_a_capture_of_it_computes_is_counted(tmp_path: Path) -> None:
     """Four matrices of each layer that runs, and the scores, of which each token has half of its sequence's."""
     save_lens_folder(tmp_path / "small")
     (tmp_path / "text.txt").write_text("x" * 31)  # of the context of 32, with BOS
-    request = CaptureRequest("small", "text.txt")  # norms of every layer
+    request = capture_request("small", "text.txt")  # norms of every layer
     plan = plan_capture(request, ModelCatalogue((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
     assert forward_flops_per_token(plan) == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
