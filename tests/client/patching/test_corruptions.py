@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from actstore_worker.patching.limits import PatchingLimits
 from tokenizers import Tokenizer
 
 from actstore import BadRequest, PromptPair, Sweep, TokenComparison, compare_corruptions
@@ -17,6 +16,7 @@ from actstore_api.records.terms import ModelReference
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.wiring import load_model
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from examples.docstring import roles
 from examples.docstring_prompts import NAMES, STYLES, WORDS, docstring_prompt
