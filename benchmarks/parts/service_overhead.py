@@ -10,6 +10,7 @@ from statistics import median
 
 import actstore
 from actstore_api.records.patching import PromptPair, RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.kernels.full import Kernel
 from actstore_worker.patching.limits import PatchingLimits
@@ -74,8 +75,7 @@ def _through_service(lab: actstore.Lab, name: str, pair: PromptPair) -> None:
 
 def _in_process(model: LanguageModel, pair: PromptPair, kernel: Kernel) -> None:
     request = RunSweep(
-        model.name,
-        "",
+        ModelReference(model.name),
         (pair,),
         sites=("z",),
         layers=(1,),

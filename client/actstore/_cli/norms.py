@@ -10,7 +10,7 @@ from actstore._lab import Lab
 from actstore._norms.answer import POSITION_0, SIZES
 from actstore._norms.growth import plot_growth
 from actstore._norms.profiles import drawn_kind
-from actstore_api.records.norm import NormGrouping, NormQuantity
+from actstore_api.records.norm import GetNormProfile, NormGrouping, NormQuantity
 
 
 def add_norms(verbs: Any) -> None:
@@ -64,7 +64,7 @@ def _sequences(value: str) -> slice:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    return asked_of(options, ("exclude", "by", "quantity", "exact"))
+    return asked_of(options, ("exclude", "quantity", "exact")) | {"by": options.by or GetNormProfile.by}
 
 
 def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
