@@ -111,11 +111,6 @@ def test_weak_corruptions_and_replacing_ones_alone_are_warned_of() -> None:
     assert list(alone.hidden()) == []
 
 
-def test_a_sweep_without_baselines_has_the_first_pairs_gap() -> None:
-    old = replace(planted({"0": 1.0}, gap=3.0), baseline_table=pa.table({}))
-    assert compare_corruptions({"old": old, "new": planted({"0": 1.0})}).gaps == pytest.approx({"old": 3, "new": 4})
-
-
 def compared(attention: float, moved: float = 0.0) -> TokenComparison:
     """Of the token x that POINTER has at position 0, which head 0.1 attends to so much."""
     place = {"corruption": "pointer", "position": 0, "prompt": "corrupt"}
