@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetFiles
+from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetFiles, DatasetReference
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, NotThere, StoreError
 from actstore_storage.format.keys import checkpoint_key, checkpoint_sketches_key
@@ -402,7 +403,7 @@ def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(lab: 
 def test_nothing_is_written_for_a_run_whose_name_is_taken(lab: Path, bucket: Bucket) -> None:
     """While it is captured, and afterwards. Its model is named by revision, so that it would be registered apart."""
     save_model(lab / "models/tiny/revisions/later", "gpt2")
-    taken = replace(REQUEST, model_revision="later", dense_sites=())
+    taken = replace(REQUEST, model=ModelReference("tiny", "later"), dense_sites=())
 
     async def work() -> None:
         gate = asyncio.Event()
@@ -451,8 +452,8 @@ def test_errors_of_planning_come_from_submit(lab: Path, bucket: Bucket) -> None:
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         for change, reason in (
-            ({"model": "nobody"}, "MODEL_NOT_FOUND"),
-            ({"dataset": "nothing"}, "DATASET_NOT_FOUND"),
+            ({"model": ModelReference("nobody")}, "MODEL_NOT_FOUND"),
+            ({"dataset": DatasetReference("nothing")}, "DATASET_NOT_FOUND"),
             ({"saes": ("nobody",)}, "SAE_NOT_FOUND"),
             ({"dense_sites": ("nowhere",)}, "SITE_UNKNOWN"),
         ):

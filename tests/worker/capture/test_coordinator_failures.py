@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actstore_api.records.capture import CaptureProgress, DatasetReference, Positions
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.bucket.opening import S3Access, open_bucket
@@ -17,7 +18,7 @@ from actstore_storage.format.records import seal
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.capture.plan import PlanSettings
-from actstore_worker.capture.preparing import Preparing
+from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.shards.overflow import OverflowRefused
 from actstore_worker.capture.shards.worker import TASKS, ShardTask
 from actstore_worker.catalogue import ModelCatalogue
@@ -105,13 +106,14 @@ def test_a_new_coordinator_finishes_what_is_wanted_by_itself(lab: Path, bucket: 
     after = open_run(bucket, name)
     assert after.complete
     assert after.record == before
-    assert after.record.specification.positions == request.positions
+    assert asdict(after.record.specification.positions) == asdict(request.positions)
+    assert (after.record.specification.sink_ratio, after.record.specification.max_documents) == (3.0, 20)
 
 
 def test_what_is_wanted_and_cannot_be_resumed_is_no_obstacle(lab: Path, bucket: Bucket) -> None:
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
-        bucket.put("captures/gone.json", seal(asdict(replace(REQUEST, run="gone", model="gone"))))
+        bucket.put("captures/gone.json", sealed_request(replace(REQUEST, run="gone", model=ModelReference("gone"))))
         bucket.put("captures/other.json", bucket.get("captures/gone.json"))  # the request for another run
         await captures.resume()
         await watch(captures, await captures.submit(REQUEST))

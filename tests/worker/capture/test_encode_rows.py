@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetReference, Positions
+from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetReference, Positions, RowFilter
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
@@ -143,7 +143,16 @@ REFUSED = [
     ({"rows_of": "part"}, "ARGUMENT_INVALID", "rows_of"),
     ({"rows_of": "strided"}, "ARGUMENT_INVALID", "rows_of"),
     ({"rows_of": "sparse"}, "SITE_UNKNOWN", "saes"),
-    ({"model": "other"}, "ARGUMENT_INVALID", "model"),
+    ({"model": ModelReference("other")}, "ARGUMENT_INVALID", "model"),
+    ({"model": ModelReference("tiny", "later")}, "ARGUMENT_INVALID", "model.revision"),
+    ({"dataset": DatasetReference("other")}, "ARGUMENT_INVALID", "dataset"),
+    ({"dataset": DatasetReference("words.jsonl", max_tokens=0)}, "ARGUMENT_INVALID", "dataset.max_tokens"),
+    (
+        {"dataset": DatasetReference("words.jsonl", row_filters=(RowFilter("a", "==", (1,)),))},
+        "ARGUMENT_INVALID",
+        "dataset.row_filters",
+    ),
+    ({"positions": Positions.last()}, "ARGUMENT_INVALID", "positions"),
     ({"dtype": "bfloat16"}, "ARGUMENT_INVALID", "dtype"),
     ({"dense_sites": (SITE,)}, "ARGUMENT_INVALID", "dense_sites"),
     ({"sink_ratio": 0.0}, "ARGUMENT_INVALID", "sink_ratio"),

@@ -55,7 +55,7 @@ class Preparing:
         record = plan.record
         check_run_name(self.bucket, record)
         register(self.bucket, plan)
-        key, wanted = wanted_key(record.run), seal(_fields_of(replace(request, run=record.run)))
+        key, wanted = wanted_key(record.run), sealed_request(replace(request, run=record.run))
         with ExitStack() as undo:
             if self.bucket.put_if_absent(key, wanted):
                 undo.callback(self.bucket.delete, key)
@@ -115,10 +115,9 @@ def _request(data: bytes, key: str) -> CaptureSpecification:
     return request
 
 
-def _fields_of(request: CaptureSpecification) -> dict[str, Any]:
-    """The contract's message, in the JSON that protobuf has for it."""
-    fields: dict[str, Any] = MessageToDict(encode(request), preserving_proto_field_name=True)
-    return fields
+def sealed_request(request: CaptureSpecification) -> bytes:
+    """Write a request as it is kept: the contract's message, in the JSON that protobuf has for it."""
+    return seal(MessageToDict(encode(request), preserving_proto_field_name=True))
 
 
 def _request_of(fields: dict[str, Any]) -> CaptureSpecification:
