@@ -33,7 +33,6 @@ from actstore_storage.format.sites import parse_site
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.opening import create_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
@@ -41,6 +40,7 @@ from actstore_worker.datasets.sequences import TokenSequences
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import visit
+from tests.capture_requests import capture_request
 
 MODELS = Path(__file__).parents[1] / "models"
 MODEL, SITE, SAE = "pystdlib", "resid_post.1", "pystdlib-resid_post.1"
@@ -65,7 +65,7 @@ def write_text(folder: Path) -> None:
 def prepare(folder: Path, model_name: str, device: str, tokens: int) -> Plan:
     write_text(folder)
     name, _, revision = model_name.partition("@")
-    request = CaptureRequest(
+    request = capture_request(
         name, "stdlib.jsonl", model_revision=revision, dense_sites=(SITE,), saes=(SAE,), max_tokens=tokens
     )
     return plan_capture(request, ModelCatalog((MODELS,)), PlanSettings(DatasetPlaces((folder,)), device))

@@ -33,7 +33,6 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.sites import parse_site
 from actstore_storage.runs.opening import create_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
@@ -41,6 +40,7 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import visit
 from benchmarks.capture import MODEL, MODELS, capture_seconds
+from tests.capture_requests import capture_request
 
 LAYERS, D_MODEL, VOCABULARY_SIZE = 6, 512, 50_304
 SITE, HOOK = f"resid_post.{LAYERS - 1}", f"gpt_neox.layers.{LAYERS - 1}"
@@ -76,7 +76,7 @@ def plan_sites(
     folder: Path, device: str, tokens: int, dense_sites: tuple[str, ...], norm_sites: tuple[str, ...]
 ) -> Plan:
     """`norm_sites` empty: all that the model has."""
-    request = CaptureRequest(
+    request = capture_request(
         "pythia-70m-shape",
         "tokens.parquet",
         tokens_field="tokens",

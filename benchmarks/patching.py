@@ -41,12 +41,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from actstore_api.records.patching import PromptPair, RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.inputs.pairs import PairTokens
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from benchmarks.capture import MODEL, MODELS
 from benchmarks.parts.service_overhead import service_overhead
 
@@ -224,10 +226,10 @@ def compare(
     return Compared(len(values), median(ours[1:]), medians, error, reuse)
 
 
-def sweep(model: LanguageModel, pair: PromptPair, site: str) -> SweepResult:
-    request = SweepRequest(model.name, "", (pair,), sites=(site,), prepend_bos=False)
+def sweep(model: LanguageModel, pair: PromptPair, site: str) -> WholeSweep:
+    request = RunSweep(ModelReference(model.name), (pair,), sites=(site,), prepend_bos=False)
     *_, result = run_sweep(model, request, PatchingLimits())
-    if not isinstance(result, SweepResult):
+    if not isinstance(result, WholeSweep):
         raise TypeError("a sweep ended without a result")
     return result
 

@@ -15,6 +15,6 @@ with actstore.connect() as lab:
     sweep = lab.patch("pystdlib", clean=CLEAN, corrupt=CORRUPT, answers=(" value", " item"))
     print(sweep)
     frame = sweep.to_pandas()  # a row a cell: yours to group and plot
-    print(frame.groupby(["direction", "site"])["normalised"].max())
+    print(frame.groupby(["direction", "site"])["normalized"].max())
     sweep.plot().savefig("patching.png", dpi=150)
     print("plot: patching.png")

@@ -22,7 +22,7 @@ with actstore.connect() as lab:
         sweep = lab.patch(MODEL, **PAIR, sae=SAE, sae_error=error, positions=[VARIABLE])
         frame = sweep.to_pandas()
         print(f"the SAE's error {error}:")
-        print(frame[frame["name"].notna()].pivot_table("normalised", "name", "direction").round(2))
+        print(frame[frame["name"].notna()].pivot_table("normalized", "name", "direction").round(2))
 
     run = lab.capture(MODEL, dataset="asyncio", sites=["resid_pre"], max_tokens=20_000, name="means").wait()
     mean = lab.patch(MODEL, **PAIR, sites="resid_pre", source="mean", source_run=run.name, positions=[VARIABLE])

@@ -156,7 +156,7 @@ def draw(comparison: actstore.CorruptionComparison, title: str) -> Figure:
         ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         ax.set_yticks(range(len(panel)), [f"{layer}.{head}" for layer, head in panel.index], fontsize=8)
         ax.set_title(direction)
-    figure.colorbar(image, ax=figure.axes, label="normalised logit difference: 0 base run, 1 source run")
+    figure.colorbar(image, ax=figure.axes, label="normalized logit difference: 0 base run, 1 source run")
     figure.suptitle(title, fontsize=10)
     return figure
 

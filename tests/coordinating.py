@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from actstore_api.records.capture import CaptureProgress
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.features.segments import Part
@@ -20,17 +21,16 @@ from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.progress import Progress
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import CoordinatorLimits, MergeLimits
+from tests.capture_requests import capture_request
 from tests.made_models.random_models import WORDS, save_model
 from tests.waiting import PATIENCE_SECONDS
 
 SHARDS = 6
-REQUEST = CaptureRequest("tiny", "words.jsonl", run="run", dense_sites=("resid_post.0",), sequences_per_shard=4)
+REQUEST = capture_request("tiny", "words.jsonl", run="run", dense_sites=("resid_post.0",), sequences_per_shard=4)
 LIMITS = CoordinatorLimits(retry_seconds=0.01, heartbeat_seconds=0.05)
 
 
@@ -111,7 +111,7 @@ def coordinator(
     return Coordinator(Preparing(bucket, catalog, settings), workers, limits, merging)
 
 
-async def watch(captures: Coordinator, run: str) -> list[Progress]:
+async def watch(captures: Coordinator, run: str) -> list[CaptureProgress]:
     """All that a watcher sees, to the end."""
     seen, version = [], -1
     while not seen or not seen[-1].ended:

@@ -13,17 +13,19 @@ import torch
 from google.protobuf.message_factory import GetMessageClass
 
 import actstore
+from actstore_api.records.patching import RunSweep, SweepCells, SweepProgress, SweepResult
+from actstore_api.records.terms import ModelReference
 from actstore_api.v1 import service_pb2
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.cluster.replica import OpenModel, Replica
-from actstore_worker.live.questions import LiveLimits, Question
-from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
-from actstore_worker.patching.legs import NOTHING_FINISHED
+from actstore_worker.live.answering import Question
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.serving.failover import going_on
 from actstore_worker.patching.serving.sweeps import Served
-from actstore_worker.patching.sweep import SweepUpdate
 from actstore_worker.wire.gateway import Gateway
 
 CPU = torch.device("cpu")
@@ -36,22 +38,21 @@ class _Models:
 
     def __init__(self, folders: tuple[Path, ...], bucket: Bucket) -> None:
         self._replica = Replica(ModelCatalog(folders), bucket, CPU, LiveLimits(), PatchingLimits())
-        self._opened: dict[tuple[str, str], OpenModel] = {}
+        self._opened: dict[ModelReference, OpenModel] = {}
 
     async def ask(self, question: Question) -> Any:
         named = self._replica.live.model_of(question)
-        model = self._served(*named).model if named else None
+        model = self._served(named).model if named else None
         return await asyncio.to_thread(self._replica.live.answer, question, model, threading.Event())
 
-    async def run(self, request: SweepRequest) -> AsyncIterator[SweepUpdate]:
-        served = self._served(request.model, request.revision)
-        async for update in self._replica.sweeps.run(served, request, NOTHING_FINISHED):
-            yield update
+    def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+        served = self._served(request.model)
+        return going_on(lambda finished: self._replica.sweeps.run(served, request, finished))
 
-    def _served(self, name: str, revision: str) -> Served:
-        if (name, revision) not in self._opened:
-            self._opened[name, revision] = self._replica.open(name, revision)
-        return self._opened[name, revision].get()
+    def _served(self, model: ModelReference) -> Served:
+        if model not in self._opened:
+            self._opened[model] = self._replica.open(model.name, model.revision)
+        return self._opened[model].get()
 
 
 @contextmanager

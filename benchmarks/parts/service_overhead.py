@@ -9,9 +9,11 @@ from pathlib import Path
 from statistics import median
 
 import actstore
+from actstore_api.records.patching import PromptPair, RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels.full import Kernel
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import fastest_kernel, run_sweep
 from tests.service.process import running_service
 from tests.worker_process import running_workers
@@ -72,9 +74,8 @@ def _through_service(lab: actstore.Lab, name: str, pair: PromptPair) -> None:
 
 
 def _in_process(model: LanguageModel, pair: PromptPair, kernel: Kernel) -> None:
-    request = SweepRequest(
-        model.name,
-        "",
+    request = RunSweep(
+        ModelReference(model.name),
         (pair,),
         sites=("z",),
         layers=(1,),

@@ -5,7 +5,7 @@ lab = actstore.connect("host:port")     # a service
 lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/prefix"
 """
 
-from actstore._answer import Answer, Table
+from actstore._answer import Answer, Table, Verdict
 from actstore._connect import connect
 from actstore._errors import (
     ActstoreError,
@@ -37,7 +37,8 @@ from actstore._features.stored import (
 )
 from actstore._lab import Lab
 from actstore._models.answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
-from actstore._norms.profile import Growth, NormProfile, plot_growth
+from actstore._norms.growth import Growth, plot_growth
+from actstore._norms.profiles import NormProfile
 from actstore._norms.separability import Separability
 from actstore._norms.tokens import TokenNorms
 from actstore._norms.toy import DepthSimulation, simulate_depth
@@ -45,23 +46,25 @@ from actstore._norms.weights import WeightNorms
 from actstore._patching.corruptions import CorruptionComparison, compare_corruptions
 from actstore._patching.replaced_tokens import TokenComparison
 from actstore._patching.sweep import Sweep, SweptCells
-from actstore._questions import Where
-from actstore._records import (
+from actstore._runs.activations import Activations
+from actstore._runs.checkpoints import Captures, Checkpoints
+from actstore._runs.run import Capture, Run
+from actstore._stack.stack import LocalStack
+from actstore._transport.access import S3Access
+from actstore._where import Where
+from actstore_api.records.capture import (
     CaptureEstimate,
     CaptureProgress,
     CaptureSpecification,
     DatasetFiles,
+    DatasetReference,
     Positions,
-    Provenance,
-    S3Access,
-    SaeAttachment,
-    SweepEstimate,
+    RowFilter,
+    ShardFailure,
 )
-from actstore._runs.activations import Activations
-from actstore._runs.capture import Capture
-from actstore._runs.checkpoints import Captures, Checkpoints
-from actstore._runs.run import Run
-from actstore._stack.stack import LocalStack
+from actstore_api.records.catalog import SaeAttachment
+from actstore_api.records.patching import PromptPair, SweepAudit, SweepEstimate, TakenRows
+from actstore_api.records.terms import Failure, ModelReference, Provenance
 
 __all__ = [
     "Activations",
@@ -80,11 +83,13 @@ __all__ = [
     "CorruptObject",
     "CorruptionComparison",
     "DatasetFiles",
+    "DatasetReference",
     "Denied",
     "DepthSimulation",
     "DirectionAblation",
     "EncodedText",
     "Examples",
+    "Failure",
     "Fault",
     "Feature",
     "FeaturePage",
@@ -99,10 +104,13 @@ __all__ = [
     "LogitLens",
     "ManyExamples",
     "MissingLibrary",
+    "ModelReference",
     "NormProfile",
     "NotFound",
     "Positions",
+    "PromptPair",
     "Provenance",
+    "RowFilter",
     "Run",
     "S3Access",
     "SaeAttachment",
@@ -110,14 +118,17 @@ __all__ = [
     "SaeFeatures",
     "SaeWarning",
     "Separability",
+    "ShardFailure",
     "SiteAblation",
     "StackFailed",
     "SteeredText",
     "StoreFailed",
     "Sweep",
+    "SweepAudit",
     "SweepEstimate",
     "SweptCells",
     "Table",
+    "TakenRows",
     "TextAblation",
     "TextLens",
     "TextTokens",
@@ -125,6 +136,7 @@ __all__ = [
     "TokenNorms",
     "TokenR2",
     "Unavailable",
+    "Verdict",
     "WeightNorms",
     "Where",
     "compare_corruptions",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from actstore._optional import library
-from actstore._records import Provenance
-from actstore._view import html as _html
+from actstore._view import markup
 from actstore._view import text as _text
+from actstore_api.records.terms import Provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,9 +55,9 @@ class Table:
 
     def _repr_html_(self) -> str:
         return (
-            _html.heading(self._title())
-            + _html.grid(self._shown_columns(), self._shown(), self._definitions())
-            + "".join(map(_html.note, self._notes()))
+            markup.heading(self._title())
+            + markup.grid(self._shown_columns(), self._shown(), self._definitions())
+            + "".join(map(markup.note, self._notes()))
         )
 
     def _title(self) -> str:
@@ -122,3 +122,40 @@ class Answer(Table):
 
     def _notes(self) -> list[str]:
         return [*super()._notes(), f"{self.left_out} · {self.provenance.summary}"]
+
+
+@dataclass(frozen=True, repr=False)
+class Listing(Table):
+    """What is there of one kind; `note` says what may be there beside."""
+
+    kind: str
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | ({"note": self.note} if self.note else {})
+
+    def _title(self) -> str:
+        return f"{len(self):,} {self.kind}"
+
+    def _notes(self) -> list[str]:
+        return [*super()._notes(), *([self.note] if self.note else [])]
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict(Table):
+    """What a check of a store found: a row a finding: kind (damaged, missing, unreadable, orphan, unknown, removed),
+    key, and what is wrong.
+
+    `sound` where nothing is damaged, missing or unreadable: orphans, which crashes leave, and keys that are not
+    ours take space and do no harm.
+    """
+
+    sound: bool
+    runs: int
+    shards: int
+    objects: int
+    bytes: int
+
+    def _title(self) -> str:
+        state = "sound" if self.sound else "NOT SOUND"
+        return f"{state}: {self.runs:,} runs, {self.shards:,} shards, {self.objects:,} objects, {self.bytes:,} bytes"

@@ -2,20 +2,15 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from actstore._errors import refused
-from actstore._records import Positions, Prompt, PromptPair, RowFilter, Screen
+from actstore_api.records.terms import ModelReference, Prompt, StoredSample, TokenReference
 
-TOKEN_CLASSES = ("bos", "special", "sink")
-DEFAULT_EXCLUSION = frozenset({"bos"})
-COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
-DIRECTIONS = ("denoise", "noise")
-PATCH_SOURCES = ("prompt", "zero", "mean", "resample")
-SAE_ERRORS = ("kept", "dropped", "patched")
-PATH_MLPS = ("recomputed", "frozen")
-PATCH_POSITIONS = ("each", "all", "last")
-MAXIMUM_COUNT, MAXIMUM_TOKEN = 2**32 - 1, 2**31 - 1
+MAXIMUM_COUNT, MAXIMUM_TOKEN, MAXIMUM_SEED = 2**32 - 1, 2**31 - 1, 2**32 - 1
+Word = TypeVar("Word", bound=str)
+# A text, or token ids in its place: a list, an array.
+Text = str | Sequence[int]
 
 
 def count(value: int, field: str, *, maximum: int = MAXIMUM_COUNT, reason: str = "ARGUMENT_INVALID") -> int:
@@ -45,6 +40,7 @@ def names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...]:
 
 
 def text(value: object, field: str) -> str:
+    """Text that can be sent."""
     if not isinstance(value, str):
         raise refused(f"{field} must be text, not {type(value).__name__}", field, repr(value), "a string")
     if not value.isascii():
@@ -142,20 +138,9 @@ def token(value: Any, field: str) -> int:
     return count(value, field, maximum=MAXIMUM_TOKEN)
 
 
-def answer(value: object, field: str) -> str | int:
+def answer(value: object, field: str) -> TokenReference:
     """Text of one token, or its id."""
     return text(value, field) if isinstance(value, str) else token(value, field)
-
-
-def features(values: Any, d_sae: int) -> tuple[int, ...]:
-    """Indices of features, at least one; a single number counts as one."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        values = (values,)
-    maximum = d_sae - 1
-    found = tuple(count(value, "features", maximum=maximum, reason="FEATURE_OUT_OF_RANGE") for value in values)
-    if not found:
-        raise refused("features names none", "features", "()", f"indices from 0 to {d_sae - 1}")
-    return found
 
 
 def tristate(value: bool | None, field: str) -> bool | None:
@@ -164,41 +149,23 @@ def tristate(value: bool | None, field: str) -> bool | None:
     return value
 
 
-def choices(values: Iterable[str] | str | None, field: str, allowed: Sequence[str]) -> tuple[str, ...]:
-    found = names(values, field)
-    for name in found:
-        if name not in allowed:
-            raise refused(f"{field} has no {name!r}: choose from {', '.join(allowed)}", field, name, allowed)
-    return found
+def several_of(values: Iterable[str] | str | None, field: str, allowed: Sequence[Word]) -> tuple[Word, ...]:
+    """Words out of those that are allowed; one string counts as one word, and None as none."""
+    return tuple(one_of(name, field, allowed) for name in names(values, field))
 
 
-def chosen(value: str | None, field: str, allowed: Sequence[str]) -> str:
-    """None is the first."""
-    if value is None:
-        return allowed[0]
-    return choices(value, field, allowed)[0]
+def one_of(value: str, field: str, allowed: Sequence[Word]) -> Word:
+    """A word out of those that are allowed."""
+    text(value, field)
+    for word in allowed:
+        if word == value:
+            return word
+    raise refused(f"{field} has no {value!r}: choose from {', '.join(allowed)}", field, value, allowed)
 
 
-def whole_numbers(values: Iterable[int] | None, field: str, maximum: int) -> tuple[int, ...]:
-    return tuple(count(value, field, maximum=maximum) for value in values or ())
-
-
-def positions(value: object) -> Positions:
-    """Numbers that the wire could not carry are refused here, the rest by the workers."""
-    if value is None:
-        return Positions()
-    if not isinstance(value, Positions):
-        allowed = "Positions.last(), .every(stride), .random(fraction, seed), .active(sae, feature)"
-        raise refused(f"positions cannot be {value!r}", "positions", repr(value), allowed)
-    choices(value.kind, "positions", ("all", "last", "stride", "fraction", "feature"))
-    return Positions(
-        kind=value.kind,
-        stride=count(value.stride, "positions.stride"),
-        fraction=fractions([value.fraction], "positions.fraction")[0],
-        seed=count(value.seed, "positions.seed", maximum=2**64 - 1),
-        sae=text(value.sae, "positions.sae"),
-        feature=count(value.feature, "positions.feature"),
-    )
+def whole_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
+    """Of layers, heads, documents and the like; None: none are named, which stands for all that there are."""
+    return tuple(count(value, field, maximum=maximum) for value in (() if values is None else values))
 
 
 def switch(value: bool, field: str) -> bool:
@@ -207,113 +174,20 @@ def switch(value: bool, field: str) -> bool:
     return value
 
 
-def row_filters(values: object) -> tuple[RowFilter, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise refused(f"filters are several, not {values!r}", "filters", repr(values), "a list of filters")
-    return tuple(_row_filter(value) for value in values)
+def seed(value: int) -> int:
+    """Of what is drawn at random."""
+    return count(value, "seed", maximum=MAXIMUM_SEED)
 
 
-def _row_filter(value: object) -> RowFilter:
-    allowed = f"(column, one of {' '.join(COMPARISONS)}, value)"
-    if not isinstance(value, tuple | list) or len(value) != 3 or value[1] not in COMPARISONS:
-        raise refused(f"{value!r} is not a filter", "filters", repr(value), allowed)
-    column, comparison, wanted = value
-    several = comparison in ("in", "not in")
-    if several and (isinstance(wanted, str) or not isinstance(wanted, Iterable)):
-        raise refused(f"{comparison!r} compares with several values", "filters", repr(value), allowed)
-    wanted_values = tuple(wanted) if several and isinstance(wanted, Iterable) else (wanted,)
-    for one in wanted_values:
-        if isinstance(one, str):
-            text(one, "filters")
-        elif type(one) not in (int, float, bool) or (type(one) is int and not -(2**63) <= one < 2**63):
-            raise refused(f"a filter compares with text or numbers, not {one!r}", "filters", repr(value), allowed)
-    return RowFilter(text(column, "filters"), comparison, wanted_values if several else wanted)
+def of_model(model: str, revision: str, bos: bool | None) -> dict[str, Any]:
+    """The fields of a question to a model about a text."""
+    return {
+        "model": ModelReference(text(model, "model"), text(revision, "revision")),
+        "prepend_bos": tristate(bos, "bos"),
+    }
 
 
-def exclusion(values: Iterable[str] | str | None, field: str = "exclude") -> frozenset[str]:
-    """None is the default, BOS; an empty collection leaves nothing out."""
-    return DEFAULT_EXCLUSION if values is None else frozenset(choices(values, field, TOKEN_CLASSES))
-
-
-def layer_range(layers: Sequence[int] | None) -> tuple[int, int] | None:
-    """The first and last layer, both included."""
-    if layers is None:
-        return None
-    if len(layers) != 2:
-        message = "layers is a pair: the first and the last layer, both included"
-        raise refused(message, "layers", repr(layers), "(first, last)")
-    return count(layers[0], "layers"), count(layers[1], "layers")
-
-
-def stretch(values: object, field: str) -> tuple[int, int | None]:
-    """(first, how many or None for all that follow) of a range or slice with step 1."""
-    if values is None:
-        return 0, None
-    if not isinstance(values, range | slice):
-        message = f"{field} is a range or a slice, such as range(10)"
-        raise refused(message, field, repr(values), "range or slice")
-    if values.step not in (None, 1):
-        raise refused(f"{field} {values} has a step other than 1", field, repr(values), "step 1")
-    first = count(values.start or 0, field)
-    if values.stop is None:
-        return first, None
-    if (end := count(values.stop, field)) <= first:
-        raise refused(f"there are no {field} in {values}", field, repr(values), f"an end above its first, {first}")
-    return first, end - first
-
-
-def prompt_pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ...]:
-    """One pair, or lists of them; of answers, one pair for all or one each."""
-    cleans, corrupts = prompts(clean, "clean"), prompts(corrupt, "corrupt")
-    if not cleans or len(cleans) != len(corrupts):
-        message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones are no pairs"
-        raise refused(message, "corrupt", str(len(corrupts)), f"{max(1, len(cleans))} of them")
-    several = isinstance(answers, Sequence) and bool(answers) and isinstance(answers[0], Iterable)
-    pairs = answers if several and not isinstance(answers[0], str) else [answers] * len(cleans)
-    if len(pairs) != len(cleans):
-        message = f"{len(pairs)} pairs of answers for {len(cleans)} pairs of prompts"
-        raise refused(message, "answers", str(len(pairs)), f"one pair, or {len(cleans)} of them")
-    return tuple(
-        PromptPair(clean, corrupt, _answers(pair)) for clean, corrupt, pair in zip(cleans, corrupts, pairs, strict=True)
-    )
-
-
-def _answers(pair: Any) -> tuple[str | int, str | int]:
-    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
-        raise refused(message, "answers", repr(pair), '(" clean", " corrupt"), or their token ids')
-    return answer(pair[0], "answers"), answer(pair[1], "answers")
-
-
-def patch_positions(positions: Any) -> tuple[str, tuple[int, ...]]:
-    """A word, and the numbers that are meant by "each" (none: all of them)."""
-    if isinstance(positions, str):
-        return choices(positions, "positions", PATCH_POSITIONS)[0], ()
-    if not isinstance(positions, Iterable):
-        allowed = f"{', '.join(PATCH_POSITIONS)}, or numbers"
-        raise refused("positions are a word or numbers", "positions", repr(positions), allowed)
-    return "each", tuple(count(position, "positions") for position in positions)
-
-
-def screen(cells: int | None, qk_correction: bool, grad_drop: bool) -> Screen | None:
-    """None where every cell is to be computed, and then nothing can be said of estimates."""
-    corrected, dropped = switch(qk_correction, "qk_correction"), switch(grad_drop, "grad_drop")
-    if cells is not None:
-        return Screen(count(cells, "screen"), corrected, dropped)
-    if dropped:
-        raise refused("grad_drop is about estimates: it needs a screen", "grad_drop", "True", "False, or screen=100")
-    return None
-
-
-def joint_cells(joint: Any) -> dict[str, tuple[tuple[str, int], ...]]:
-    """By name, (site, position) of cells that are replaced together."""
-    if not isinstance(joint, Mapping):
-        message = "joint has, by name, the cells that are replaced together"
-        raise refused(message, "joint", repr(joint), '{"name": [("z.3.0", 12), ("mlp_out.1", 4)]}')
-    return {text(name, "joint"): tuple(_cell(cell) for cell in cells) for name, cells in joint.items()}
-
-
-def _cell(cell: Any) -> tuple[str, int]:
-    if isinstance(cell, str) or not isinstance(cell, Sequence) or len(cell) != 2:
-        raise refused("a cell is a site and a position", "joint", repr(cell), '("z.3.0", 12)')
-    return text(cell[0], "joint"), count(cell[1], "joint")
+def stored_sample(run: str, tokens: int) -> StoredSample | None:
+    """About so many of a run's stored tokens; without a run there are none."""
+    found = count(tokens, "run_tokens")
+    return StoredSample(run, found) if text(run, "run") else None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from actstore._errors import Unavailable, refused
 from actstore._lab import Lab
-from actstore._records import S3Access
 from actstore._stack.folder import ADDRESSES, STACK_FILE, stack_folder
+from actstore._transport.access import S3Access
 
 # An IPv6 address without its brackets would be taken for another host and no port.
 _SERVICE = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+(?:%\w+)?\]):(\d{1,5})", re.ASCII)

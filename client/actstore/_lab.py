@@ -1,42 +1,33 @@
 """The lab: what is there, and everything that can be asked of it."""
 
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from inspect import signature
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
-import pyarrow as pa
-
-from actstore import _checks as _arguments
-from actstore._answer import Table
-from actstore._checks import optional_count
-from actstore._errors import ActstoreError, Fault
-from actstore._models.calls import ModelAsking
-from actstore._norms.calls import NormAsking
-from actstore._patching.request import sweep_request
-from actstore._patching.sweep import Sweep, SweptCells
-from actstore._records import (
-    CaptureEstimate,
-    CaptureSpecification,
-    ModelDescription,
-    Positions,
-    RunDescription,
-    SaeDescription,
-    Sources,
-    SweepEstimate,
-    SweepProgress,
-    SweepRequest,
-)
-from actstore._runs.capture import Bar, Capture
-from actstore._runs.checkpoints import Captures, check_revisions, run_of_revision
-from actstore._runs.run import Run
+from actstore import _checks
+from actstore._answer import Verdict
+from actstore._checks import Text
+from actstore._errors import refused
+from actstore._models.calls import ModelCalls
+from actstore._norms.asking import growth_question, steps_of
+from actstore._norms.growth import Growth, ask_growth
+from actstore._norms.layers import first_and_last
+from actstore._norms.weights import WeightNorms, ask_weights
+from actstore._patching.calls import PatchingCalls
+from actstore._runs.checkpoints import Captures, Checkpoints, check_revisions, run_of_revision
+from actstore._runs.listings import Listings
+from actstore._runs.run import Capture, Run, open_run, start_capture
+from actstore._runs.specification import CaptureOptions, specification
 from actstore._transport.base import Backend
-from actstore._verdict import Verdict
+from actstore._where import Excluded
+from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer
+from actstore_api.records.model import GetWeightNorms
+from actstore_api.records.norm import FitGrowth, GetSeparability
+from actstore_api.records.terms import StoredSample
 
 
-class Lab(ModelAsking, NormAsking):
+class Lab(Listings, ModelCalls, PatchingCalls):
     """A connection; `with actstore.connect() as lab:` closes it, and so does the end of the program."""
 
     def __init__(self, backend: Backend) -> None:
@@ -63,62 +54,8 @@ class Lab(ModelAsking, NormAsking):
         self._backend.close()
         self.closed = True
 
-    def models(self) -> Table:
-        """Models that a capture can name, a row a revision, whether a capture has loaded them or not.
-
-        `loaded`: a capture into this store has, and the columns after `family` say what it found. `available`: the
-        workers have the files now; None where they were not asked, of a bucket or while they do not answer.
-        """
-        sources, note = self._sources()
-        loaded = {(model.name, model.revision): asdict(model) for model in self._backend.list_models()}
-        found = {} if sources is None else sources.models
-        rows = [
-            {"name": key[0], "revision": key[1], "family": found.get(key)}
-            | loaded.get(key, {})
-            | {"loaded": key in loaded, "available": None if sources is None else key in found}
-            for key in sorted({*loaded, *found})
-        ]
-        columns = {"name": str, "revision": str, "loaded": bool, "available": bool, "family": str}
-        return _listing("models", rows, columns | _column_types(ModelDescription), note)
-
-    def saes(self) -> Table:
-        """Sparse autoencoders that a capture can name; `loaded`, `available` and what comes after as of models."""
-        sources, note = self._sources()
-        loaded = {sae.name: asdict(sae) for sae in self._backend.list_saes()}
-        found = () if sources is None else sources.saes
-        rows = [
-            {"name": name}
-            | loaded.get(name, {})
-            | {"loaded": name in loaded, "available": None if sources is None else name in found}
-            for name in sorted({*loaded, *found})
-        ]
-        columns = {"name": str, "loaded": bool, "available": bool}
-        return _listing("SAEs", rows, columns | _column_types(SaeDescription), note)
-
-    def datasets(self) -> Table:
-        """Datasets that a capture can name: files and folders with documents, at the top of the workers' dataset
-        folders and stores. `dataset=` also takes a path below one. Through a service, not of a bucket.
-        """
-        sources = self._backend.list_sources()
-        return _listing("datasets", [{"name": name} for name in sources.datasets], {"name": str}, _of_listed(sources))
-
-    def _sources(self) -> tuple[Sources | None, str]:
-        """What the workers find, or None where nobody can be asked; and a note for whoever reads the listing."""
-        try:
-            sources = self._backend.list_sources()
-        except ActstoreError as error:
-            if error.reason not in ("NEEDS_SERVICE", "WORKERS_UNAVAILABLE"):
-                raise
-            why = "a bucket knows no more" if error.reason == "NEEDS_SERVICE" else error.message
-            return None, f"those that captures have loaded; the workers were not asked for others: {why}"
-        return sources, _of_listed(sources)
-
-    def runs(self) -> Table:
-        """Runs in the store, complete or not; `lab.run(name)` opens one."""
-        return _listing("runs", [_run_row(run) for run in self._backend.list_runs()], RUN_COLUMNS)
-
     def run(self, name: str) -> Run:
-        return Run(self._backend.get_run(_arguments.text(name, "run")), self._backend)
+        return open_run(self._backend, _checks.text(name, "run"))
 
     def check(self, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
         """Reads every object of a run (None: of the whole store) and compares it with its record.
@@ -126,7 +63,7 @@ class Lab(ModelAsking, NormAsking):
         `quick` leaves out what reads every byte. Orphans of a run that is being captured are left, since those of an
         attempt under way look the same. On a bucket, not through a service.
         """
-        name = None if run is None else _arguments.text(run, "run")
+        name = None if run is None else _checks.text(run, "run")
         return self._backend.check_runs(name, bool(quick), bool(remove_orphans))
 
     def remove(self, run: str, *, force: bool = False) -> int:
@@ -134,38 +71,20 @@ class Lab(ModelAsking, NormAsking):
 
         One that is being captured is refused unless by `force`; its capture then fails.
         """
-        return self._backend.remove_run(_arguments.text(run, "run"), bool(force))
+        return self._backend.remove_run(_checks.text(run, "run"), bool(force))
 
     def attach(self, run_name: str) -> Capture:
         """A capture that someone started before."""
-        return Capture(_arguments.text(run_name, "run"), self._backend)
+        return Capture(_checks.text(run_name, "run"), self._backend)
 
     def capture(
         self,
         model: str,
         *,
         dataset: str,
-        sites: Iterable[str] = (),
-        norms: Iterable[str] | None = None,
-        saes: Iterable[str] = (),
         revision: str = "",
-        context_length: int | None = None,
-        max_tokens: int | None = None,
-        dtype: str = "float32",
         name: str | None = None,
-        text_field: str = "",
-        bos: bool | None = None,
-        sequences_per_shard: int | None = None,
-        sequences_per_batch: int | None = None,
-        storage_dtype: str = "",
-        widen_on_overflow: bool = False,
-        packing: bool = False,
-        positions: Positions | None = None,
-        tokens_field: str = "",
-        filters: Iterable[tuple[str, str, object]] = (),
-        max_documents: int | None = None,
-        sink_ratio: float | None = None,
-        source_field: str = "",
+        **options: Unpack[CaptureOptions],
     ) -> Capture:
         """Run a model over text in the workers and store what it shows; `.wait()` gives the run.
 
@@ -188,11 +107,21 @@ class Lab(ModelAsking, NormAsking):
         sequences into a row of a batch, without attention between them. A token is flagged as a sink where its norm
         exceeds its sequence's median `sink_ratio` times (None: 10; 0: none is).
         """
-        return Capture(self._backend.start_capture(self._specification(**_given(locals()))), self._backend)
+        return start_capture(self._backend, specification(model, dataset, revision=revision, name=name, **options))
 
-    def estimate(self, model: str, *, dataset: str, **options: Any) -> CaptureEstimate:
+    def estimate(
+        self,
+        model: str,
+        *,
+        dataset: str,
+        revision: str = "",
+        name: str | None = None,
+        **options: Unpack[CaptureOptions],
+    ) -> CaptureEstimate:
         """What `capture` with the same arguments would take: tokens, bytes by product, seconds. Nothing is stored."""
-        return self._backend.estimate_capture(self._specification(model, dataset, **options))
+        question = EstimateCapture(specification(model, dataset, revision=revision, name=name, **options))
+        found: EstimateCaptureAnswer = self._backend.ask(question)
+        return found.estimate
 
     def capture_revisions(
         self,
@@ -202,7 +131,7 @@ class Lab(ModelAsking, NormAsking):
         dataset: str,
         name: str = "",
         steps: Sequence[float] | None = None,
-        **options: Any,
+        **options: Unpack[CaptureOptions],
     ) -> Captures:
         """`capture` for each of several revisions of a model, alike in all else; `.wait()` gives `Checkpoints`.
 
@@ -210,207 +139,98 @@ class Lab(ModelAsking, NormAsking):
         each; None: the numbers at the ends of their names. The same request again finishes what is missing. A revision
         that is refused leaves those before it running.
         """
-        wanted = _arguments.names(revisions, "revisions")
-        places = [_arguments.number(step, "steps") for step in steps or ()]
+        wanted = _checks.names(revisions, "revisions")
+        places = steps_of(steps)
         check_revisions(wanted, places)
         asked = [
-            self._specification(model, dataset, revision=one, name=run_of_revision(name, one), **options)
-            for one in wanted
+            specification(model, dataset, revision=one, name=run_of_revision(name, one), **options) for one in wanted
         ]
-        captures = [Capture(self._backend.start_capture(one), self._backend) for one in asked]
+        captures = [start_capture(self._backend, one) for one in asked]
         return Captures(captures, places, self._backend)
 
-    @staticmethod
-    def _specification(
-        model: str,
-        dataset: str,
-        sites: Iterable[str] = (),
-        norms: Iterable[str] | None = None,
-        saes: Iterable[str] = (),
-        revision: str = "",
-        context_length: int | None = None,
-        max_tokens: int | None = None,
-        dtype: str = "float32",
-        name: str | None = None,
-        text_field: str = "",
-        bos: bool | None = None,
-        sequences_per_shard: int | None = None,
-        sequences_per_batch: int | None = None,
-        storage_dtype: str = "",
-        widen_on_overflow: bool = False,
-        packing: bool = False,
-        positions: Positions | None = None,
-        tokens_field: str = "",
-        filters: Iterable[tuple[str, str, object]] = (),
-        max_documents: int | None = None,
-        sink_ratio: float | None = None,
-        source_field: str = "",
-    ) -> CaptureSpecification:
-        return CaptureSpecification(
-            model=_arguments.text(model, "model"),
-            dataset=_arguments.text(dataset, "dataset"),
-            run=_arguments.text(name or "", "name"),
-            model_revision=_arguments.text(revision, "revision"),
-            text_field=_arguments.text(text_field, "text_field"),
-            max_tokens=optional_count(max_tokens, "max_tokens"),
-            context_length=optional_count(context_length, "context_length"),
-            bos=_arguments.tristate(bos, "bos"),
-            dense_sites=_arguments.names(sites, "sites"),
-            norm_sites=_arguments.names(norms, "norms"),
-            saes=_arguments.names(saes, "saes"),
-            dtype=_arguments.text(dtype, "dtype"),
-            sequences_per_shard=optional_count(sequences_per_shard, "sequences_per_shard"),
-            sequences_per_batch=optional_count(sequences_per_batch, "sequences_per_batch"),
-            storage_dtype=_arguments.text(storage_dtype, "storage_dtype"),
-            widen_on_overflow=_arguments.switch(widen_on_overflow, "widen_on_overflow"),
-            packing=_arguments.switch(packing, "packing"),
-            positions=_arguments.positions(positions),
-            tokens_field=_arguments.text(tokens_field, "tokens_field"),
-            row_filters=_arguments.row_filters(filters),
-            max_documents=optional_count(max_documents, "max_documents"),
-            sink_ratio=None if sink_ratio is None else _arguments.fractions([sink_ratio], "sink_ratio")[0],
-            source_field=_arguments.text(source_field, "source_field"),
-        )
+    def fit_growth(
+        self,
+        runs: Run | str | Iterable[Run | str],
+        axis: str = FitGrowth.axis,
+        *,
+        site: str | None = None,
+        layers: tuple[int, int] | None = None,
+        exclude: Excluded = None,
+        steps: Sequence[float] | None = None,
+        resamples: int = FitGrowth.resamples,
+        seed: int = FitGrowth.seed,
+        quantity: str = FitGrowth.quantity,
+    ) -> Growth:
+        """How fast the mean L2 norm grows: over the layers of one run, or over training at one site of several runs.
 
-    def patch(
+        `axis` "layer" takes one run, a site kind (None: resid_post) and the first and last layer, both included (None:
+        every layer). `axis` "checkpoint" takes at least three runs of one model over the same tokens, a single site
+        (None: resid_post of the last layer), and where each stands in training (`steps`; None: the numbers at the ends
+        of the revisions' names). The two never mix: growth over depth and growth over training are different things.
+
+        `exclude` as in `run.norms`. `quantity` is a measure of size: l2; rms, at the same rate, which compares models
+        of several widths; standard_deviation and centred_l2, without the mean over d_model.
+        """
+        several = (runs,) if isinstance(runs, Run | str) else tuple(runs)
+        names = tuple(_name_of(run, "runs") for run in several)
+        default = GetSeparability.site if axis == "layer" else ""
+        question = growth_question(
+            names, axis, default if site is None else site, layers, exclude, quantity, resamples, seed
+        )
+        _check_growth(question, steps)
+        return ask_growth(self._backend, replace(question, steps=steps_of(steps)))
+
+    def checkpoints(self, runs: Iterable[Run | str], steps: Sequence[float] | None = None) -> Checkpoints:
+        """Runs of several revisions of one model over the same text, as `capture_revisions` makes them.
+
+        `steps` are their places in training; None: the numbers at the ends of the revisions' names.
+        """
+        named = (runs,) if isinstance(runs, Run | str) else tuple(runs)
+        opened = [run if isinstance(run, Run) else self.run(run) for run in named]
+        return Checkpoints(opened, steps_of(steps), self._backend)
+
+    def weights(
         self,
         model: str,
         *,
-        clean: str | Sequence[int] | Sequence[str | Sequence[int]],
-        corrupt: str | Sequence[int] | Sequence[str | Sequence[int]],
-        answers: Sequence[str | int] | Sequence[Sequence[str | int]],
-        sites: Iterable[str] | None = None,
         layers: Iterable[int] | None = None,
-        heads: Iterable[int] | None = None,
-        positions: str | Iterable[int] = "each",
-        directions: Iterable[str] | None = None,
-        window_layers: int = 1,
-        source: str = "prompt",
-        joint: Mapping[str, Iterable[tuple[str, int]]] | None = None,
-        screen: int | None = None,
-        qk_correction: bool = True,
-        grad_drop: bool = False,
-        source_run: str = "",
-        source_exclude: Iterable[str] | None = None,
-        source_seed: int = 0,
-        sae: str = "",
-        features: Iterable[int] | None = None,
-        sae_error: str = "kept",
-        spans: Mapping[str, Any] | None = None,
-        receivers: Iterable[str] | None = None,
-        path_mlps: str = "recomputed",
+        text: Text | None = None,
+        samples: int = GetWeightNorms.samples,
+        seed: int = GetWeightNorms.seed,
         revision: str = "",
         bos: bool | None = None,
-        fresh: bool = False,
-        on_cells: Callable[[SweptCells], object] | None = None,
-        progress: bool = True,
-    ) -> Sweep:
-        """Replace one activation at a time and see how far the answer moves, in both directions unless told otherwise.
+        run: Run | str | None = None,
+        run_tokens: int = StoredSample.tokens,
+    ) -> WeightNorms:
+        """Norms of every weight matrix by layer and head, and what attention and MLP write on random input. Live.
 
-        `clean` and `corrupt` have as many tokens, or `spans` names those that play the same part: {"who": ("Mary",
-        "Jo"), "end": (range(9, 12), range(8, 11))}, as text or as numbers of tokens. `answers` are the one-token
-        answers to each, most with a leading space: (" Mary", " Jo"). Several pairs are lists, as may be answers. Token
-        ids stand for any of these: prompts of ids are read as they are, unless `bos` is True.
-
-        `sites` are of resid_pre, attn_out, resid_mid, mlp_out, resid_post, embedding and, by head, q, k, v, pattern and
-        z (None: resid_pre, attn_out, mlp_out, z; or none, with `joint` or `sae`); `layers` and `heads` numbers (None:
-        all). `positions`: "each", "all" (of a site at once), "last", or numbers. `window_layers` replaces so many
-        layers at once, `joint` sets of cells: {"movers": [("z.3.0", 12), ("z.3.6", 12)]}.
-
-        `source`: the other "prompt", "zero", or of `source_run` the "mean" of its rows, or rows drawn by "resample".
-        `sae` patches `features` of that SAE (None: all that are active) one by one, all together, and what the SAE
-        leaves unexplained, which meanwhile is `sae_error`: "kept", "dropped" or "patched".
-
-        `receivers` make it path patching: sites send, and q.9.6, k.9, v.9, mlp_in.3 or "logits" alone take what comes
-        past held heads, and past MLPs that are "recomputed" or, with `path_mlps`, "frozen".
-
-        `screen` estimates every cell by a gradient, and computes only so many of each direction. `qk_correction`
-        computes softmax for q and k; `grad_drop` finds effects that cancel, and loses signs. docs/patching.md says all.
-
-        `on_cells` is called with rows as they are finished. The answer to a request is kept and given again to the
-        same one, unless `fresh`; Ctrl-C ends the sweep. `estimate_patch` says beforehand what it would take.
+        `samples` random inputs, drawn by `seed`, go through each layer; with a `text`, its tokens are put beside them,
+        and with a `run` of these weights about `run_tokens` of the tokens that it stored, which tells how many MLP
+        units are active on real input. `layers` None: all of them.
         """
-        bar = Bar(sys.stderr, f"patch {model}", enabled=progress)
-        return self._swept(sweep_request(_given(locals())), bar, on_cells or (lambda _: None))
-
-    def estimate_patch(self, model: str, **options: Any) -> SweepEstimate:
-        """What `patch` with the same arguments would take: cells, token-layers, bytes, seconds. No cell is run."""
-        asked = signature(self.patch).bind(model, **options)
-        asked.apply_defaults()
-        return self._backend.estimate_sweep(sweep_request(asked.arguments))
-
-    def _swept(self, request: SweepRequest, bar: Bar, on_cells: Callable[[SweptCells], object]) -> Sweep:
-        try:
-            for update in self._backend.run_sweep(request):
-                if isinstance(update, SweepProgress):
-                    bar.draw(update.cells_done, update.cells_total, "sweep", "cells")
-                elif isinstance(update, SweptCells):
-                    on_cells(update)
-                else:
-                    return update
-        finally:
-            bar.close()
-        raise Fault("the service ended the sweep without a result")
+        question = GetWeightNorms(
+            **_checks.of_model(_checks.words(model, "model"), revision, bos),
+            layers=_checks.whole_numbers(layers, "layers"),
+            samples=_checks.count(samples, "samples"),
+            seed=_checks.count(seed, "seed", maximum=2**63 - 1),
+            text=None if text is None else _checks.prompt(text, "text"),
+            stored=_checks.stored_sample(_name_of(run or "", "run"), run_tokens),
+        )
+        return ask_weights(self._backend, question)
 
 
-_ARROW_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
-RUN_COLUMNS = {
-    "name": str,
-    "model": str,
-    "dataset": str,
-    "complete": bool,
-    "tokens_committed": int,
-    "tokens_total": int,
-    "dense_sites": str,
-    "saes": str,
-}
+def _check_growth(question: FitGrowth, steps: object) -> None:
+    """What can be said of one axis and not of the other. Errors: BadRequest."""
+    axis, runs = question.axis, question.runs
+    if not runs or (axis == "layer" and len(runs) > 1):
+        allowed = "one run" if axis == "layer" else "three runs or more"
+        raise refused(f"growth by {axis} is not of {len(runs)} runs", "runs", f"{len(runs)} runs", allowed)
+    if axis == "checkpoint" and question.layers is not None:
+        layers = repr(first_and_last(question.layers))
+        raise refused("growth over checkpoints is of one site", "layers", layers, "None, and a site: resid_post.3")
+    if axis == "layer" and steps is not None:
+        raise refused("the steps of growth over layers are the layers", "steps", repr(steps), "None")
 
 
-def _run_row(run: RunDescription) -> dict[str, object]:
-    return {
-        "name": run.name,
-        "model": run.specification.model,
-        "dataset": run.specification.dataset,
-        "complete": run.complete,
-        "tokens_committed": run.tokens_committed,
-        "tokens_total": run.tokens_total,
-        "dense_sites": ", ".join(run.dense_sites),
-        "saes": ", ".join(sae.name for sae in run.saes),
-    }
-
-
-@dataclass(frozen=True, repr=False)
-class Listing(Table):
-    """What is there of one kind; `note` says what may be there beside."""
-
-    kind: str
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | ({"note": self.note} if self.note else {})
-
-    def _title(self) -> str:
-        return f"{len(self):,} {self.kind}"
-
-    def _notes(self) -> list[str]:
-        return [*super()._notes(), *([self.note] if self.note else [])]
-
-
-def _column_types(kind: type[Any]) -> dict[str, type]:
-    return {field.name: field.type for field in fields(kind) if isinstance(field.type, type)}
-
-
-def _listing(kind: str, rows: list[dict[str, Any]], columns: Mapping[str, type], note: str = "") -> Table:
-    """What a row does not have is None."""
-    found = {name: pa.array([row.get(name) for row in rows], _ARROW_TYPES.get(of)) for name, of in columns.items()}
-    return Listing(kind=kind, note=note, table=pa.table(found))
-
-
-def _of_listed(sources: Sources) -> str:
-    more = ["there are more, of which the first are listed"] if sources.truncated else []
-    more += ["names of the Hugging Face hub are allowed, and not listed"] if sources.hub_allowed else []
-    return "; ".join(more)
-
-
-def _given(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name != "self"}
+def _name_of(run: Run | str, field: str) -> str:
+    return run.name if isinstance(run, Run) else _checks.text(run, field)

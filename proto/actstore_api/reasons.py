@@ -39,51 +39,108 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Reason:
+    """`status` is gRPC's; `next_step` says to the client's people what to do, in a sentence."""
+
     status: int
     kind: Kind
+    next_step: str
 
 
 REASONS: Mapping[str, Reason] = {
-    "ARGUMENT_INVALID": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "NAME_INVALID": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "SITE_UNKNOWN": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "MODEL_UNSUPPORTED": Reason(UNIMPLEMENTED, Kind.BAD_REQUEST),
-    "SAE_UNSUPPORTED": Reason(UNIMPLEMENTED, Kind.BAD_REQUEST),
-    "SAE_MISMATCH": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "DATASET_EMPTY": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "DATASET_UNREADABLE": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "PROMPT_LENGTHS_DIFFER": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "ANSWER_NOT_ONE_TOKEN": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "PROMPTS_INDISTINGUISHABLE": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "RUN_MISMATCH": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "FEATURE_OUT_OF_RANGE": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "LAYER_OUT_OF_RANGE": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "VALUE_OVERFLOW": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "RUNS_DIFFER": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "NOTHING_LEFT": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST),
-    "NEEDS_SERVICE": Reason(FAILED_PRECONDITION, Kind.BAD_REQUEST),
-    "MODEL_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND),
-    "SAE_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND),
-    "DATASET_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND),
-    "RUN_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND),
-    "CAPTURE_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND),
-    "RUN_EXISTS": Reason(ALREADY_EXISTS, Kind.CONFLICT),
-    "SAE_EXISTS": Reason(ALREADY_EXISTS, Kind.CONFLICT),
-    "UNAUTHENTICATED": Reason(UNAUTHENTICATED, Kind.DENIED),
-    "STORE_CREDENTIALS": Reason(PERMISSION_DENIED, Kind.STORE),
-    "STORE_NOT_WRITABLE": Reason(PERMISSION_DENIED, Kind.STORE),
-    "STORE_NOT_FOUND": Reason(FAILED_PRECONDITION, Kind.STORE),
-    "STORE_UNSAFE": Reason(FAILED_PRECONDITION, Kind.STORE),
-    "STORE_FULL": Reason(RESOURCE_EXHAUSTED, Kind.STORE),
-    "STORE_UNREACHABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE),
-    "LIMIT_EXCEEDED": Reason(RESOURCE_EXHAUSTED, Kind.LIMIT),
-    "OBJECT_CORRUPT": Reason(DATA_LOSS, Kind.CORRUPT),
-    "FILES_CHANGED": Reason(UNAVAILABLE, Kind.UNAVAILABLE),
-    "WORKERS_UNAVAILABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE),
-    "SERVICE_UNAVAILABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE),
-    "CANCELLED": Reason(CANCELLED, Kind.CANCELLED),
-    "INTERNAL": Reason(INTERNAL, Kind.FAULT),
-    "AUDIT_FAILED": Reason(INTERNAL, Kind.FAULT),
+    "ARGUMENT_INVALID": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "change the named field"),
+    "NAME_INVALID": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose a name of the allowed form"),
+    "SITE_UNKNOWN": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose one of the sites listed as allowed"),
+    "MODEL_UNSUPPORTED": Reason(UNIMPLEMENTED, Kind.BAD_REQUEST, "choose a model of a supported family"),
+    "SAE_UNSUPPORTED": Reason(UNIMPLEMENTED, Kind.BAD_REQUEST, "convert the SAE to a supported architecture"),
+    "SAE_MISMATCH": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "choose an SAE that was trained on this model's width and site; `lab.saes()` lists them",
+    ),
+    "DATASET_EMPTY": Reason(
+        INVALID_ARGUMENT, Kind.BAD_REQUEST, "name a dataset with at least one token of text, or another text_field"
+    ),
+    "DATASET_UNREADABLE": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "see what is read of a dataset in docs/datasets.md, and save the file as such",
+    ),
+    "PROMPT_LENGTHS_DIFFER": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "reword one prompt until both have the same number of tokens, or name spans of tokens",
+    ),
+    "ANSWER_NOT_ONE_TOKEN": Reason(
+        INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose an answer that is one token; most have a leading space"
+    ),
+    "PROMPTS_INDISTINGUISHABLE": Reason(
+        INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose prompts or answers whose logit differences differ"
+    ),
+    "RUN_MISMATCH": Reason(
+        INVALID_ARGUMENT, Kind.BAD_REQUEST, "name a run of the same model, revision and dtype; `lab.runs()` lists them"
+    ),
+    "FEATURE_OUT_OF_RANGE": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose a feature index of this SAE"),
+    "LAYER_OUT_OF_RANGE": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose layers that the model has"),
+    "VALUE_OVERFLOW": Reason(
+        INVALID_ARGUMENT, Kind.BAD_REQUEST, 'pass storage_dtype="bfloat16" or "float32", or widen_on_overflow=True'
+    ),
+    "RUNS_DIFFER": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "compare runs of one model over the same dataset: capture them with the same arguments but revision",
+    ),
+    "NOTHING_LEFT": Reason(
+        INVALID_ARGUMENT, Kind.BAD_REQUEST, "exclude fewer tokens, or wait until the run has more of them"
+    ),
+    "NEEDS_SERVICE": Reason(
+        FAILED_PRECONDITION,
+        Kind.BAD_REQUEST,
+        "connect to a service: `actstore up` starts one here, then call `actstore.connect()`",
+    ),
+    "MODEL_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.models()` lists what there is"),
+    "SAE_NOT_FOUND": Reason(
+        NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.saes()` lists what there is, `run.saes` those of a run"
+    ),
+    "DATASET_NOT_FOUND": Reason(
+        NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.datasets()` lists what lies in the workers' dataset folders"
+    ),
+    "RUN_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.runs()` lists what is there"),
+    "CAPTURE_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "start the capture again; what is committed is kept"),
+    "RUN_EXISTS": Reason(
+        ALREADY_EXISTS,
+        Kind.CONFLICT,
+        "choose another name, or none, and look at the run of that name with `lab.run(name)`",
+    ),
+    "SAE_EXISTS": Reason(ALREADY_EXISTS, Kind.CONFLICT, "choose another name; `lab.saes()` lists those that are taken"),
+    "UNAUTHENTICATED": Reason(UNAUTHENTICATED, Kind.DENIED, "pass `token=` to connect, or set ACTSTORE_TOKEN"),
+    "STORE_CREDENTIALS": Reason(PERMISSION_DENIED, Kind.STORE, "check the access key and secret key of the store"),
+    "STORE_NOT_WRITABLE": Reason(
+        PERMISSION_DENIED, Kind.STORE, "give the service and the workers permission to write to the store"
+    ),
+    "STORE_NOT_FOUND": Reason(FAILED_PRECONDITION, Kind.STORE, "create the folder or bucket, or correct its address"),
+    "STORE_UNSAFE": Reason(FAILED_PRECONDITION, Kind.STORE, "use another store; the message says what this one lacks"),
+    "STORE_FULL": Reason(
+        RESOURCE_EXHAUSTED,
+        Kind.STORE,
+        "free space in the store, then start the capture again; what is committed is kept",
+    ),
+    "STORE_UNREACHABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "check that the store is up, then try again"),
+    "LIMIT_EXCEEDED": Reason(RESOURCE_EXHAUSTED, Kind.LIMIT, "ask for less; the message names the limit"),
+    "OBJECT_CORRUPT": Reason(
+        DATA_LOSS,
+        Kind.CORRUPT,
+        "do not trust the named object: restore it from a copy, or delete the run and capture it again",
+    ),
+    "FILES_CHANGED": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "try again once nobody writes the files"),
+    "WORKERS_UNAVAILABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "check that the workers are up, then try again"),
+    "SERVICE_UNAVAILABLE": Reason(
+        UNAVAILABLE, Kind.UNAVAILABLE, "check the address and that the service is up; `actstore up` starts one here"
+    ),
+    "CANCELLED": Reason(CANCELLED, Kind.CANCELLED, "start again; what was committed is kept"),
+    "INTERNAL": Reason(INTERNAL, Kind.FAULT, "report it, with the service's log"),
+    "AUDIT_FAILED": Reason(
+        INTERNAL, Kind.FAULT, "report it, with the model's name: its numbers cannot be trusted, and none are given"
+    ),
 }
 
 

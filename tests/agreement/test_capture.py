@@ -20,11 +20,11 @@ from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.shard import ShardCapture
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.loading import load_model
+from tests.capture_requests import capture_request
 from tests.capturing import capture_shard
 from tests.made_models.small_models import BUNDLED_MODELS, SAVERS, save_sae
 
@@ -53,7 +53,7 @@ def capture(folder: Path, model: str, bucket: Bucket, **options: object) -> tupl
     (folder / "text").mkdir(exist_ok=True)
     for name, text in {"long": TEXT * 3, "short": "x", "empty": "", "middle": TEXT[:20]}.items():
         (folder / "text" / f"{name}.txt").write_text(text)
-    request = CaptureRequest(model, "text", context_length=24, sequences_per_batch=4, sequences_per_shard=6, **options)
+    request = capture_request(model, "text", context_length=24, sequences_per_batch=4, sequences_per_shard=6, **options)
     plan = plan_capture(request, ModelCatalog((folder,)), PlanSettings(DatasetPlaces((folder,))))
     create_run(bucket, plan.record)
     loaded = load_model(plan.model_source, dtype=plan.record.specification.dtype, device=torch.device("cpu"))

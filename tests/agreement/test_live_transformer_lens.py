@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.model import AblateSites, GetAttention, GetInductionScores, GetTextLens
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.live.answering import LiveAnswers
-from actstore_worker.live.model_questions import AblateSites, LensText, ModelQuestion, ScoreInduction, SeeAttention
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.answering import LiveAnswers, Question
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
@@ -38,7 +39,7 @@ class Sides:
         self.bridge: Any = TransformerBridge.boot_transformers(str(folder / "models" / kind), device="cpu")
         self._store = str(folder / "store")
 
-    def ask(self, question: ModelQuestion) -> Any:
+    def ask(self, question: Question) -> Any:
         answers = LiveAnswers(self.catalog, open_bucket(self._store), torch.device("cpu"), LiveLimits())
         return answers.answer(question, share(self.model, Turns()), threading.Event())
 
@@ -78,7 +79,7 @@ def detector_scores(pattern: Tensor, ids: Tensor) -> dict[str, float]:
 
 
 def test_attention_and_what_the_head_detector_says_of_it(sides: Sides) -> None:
-    answer = sides.ask(SeeAttention(sides.model.name, "", TEXT, patterns=True))
+    answer = sides.ask(GetAttention(ModelReference(sides.model.name), TEXT, patterns=True))
     ids = sides.ids(TEXT)
     cache = sides.cache(ids)
     rows = answer.patterns.to_pydict()
@@ -96,7 +97,7 @@ def test_attention_and_what_the_head_detector_says_of_it(sides: Sides) -> None:
 def test_induction_scores_are_the_detectors_share_of_the_second_time(sides: Sides) -> None:
     """The detector's mean is over all queries, of which those of the first time see nothing twice."""
     tokens = 8
-    answer = sides.ask(ScoreInduction(sides.model.name, "", tokens=tokens, texts=1, seed=2))
+    answer = sides.ask(GetInductionScores(ModelReference(sides.model.name), tokens=tokens, texts=1, seed=2))
     plain = sorted(set(sides.model.tokenizer.get_vocab().values()) - sides.model.special_ids)
     half = np.random.default_rng(2).permutation(np.array(plain))[:tokens].tolist()
     ids = torch.tensor([[0, *half, *half]])
@@ -110,7 +111,7 @@ def test_induction_scores_are_the_detectors_share_of_the_second_time(sides: Side
 
 
 def test_the_lens_is_the_bridges_final_norm_and_unembedding(sides: Sides) -> None:
-    answer = sides.ask(LensText(sides.model.name, "", TEXT, k=VOCABULARY_SIZE))
+    answer = sides.ask(GetTextLens(ModelReference(sides.model.name), TEXT, k=VOCABULARY_SIZE))
     cache = sides.cache(sides.ids(TEXT))
     rows = answer.tops.to_pydict()
     positions = sides.ids(TEXT).shape[1]
@@ -127,7 +128,7 @@ def test_ablations_are_the_bridges_losses_under_hooks(sides: Sides) -> None:
     ids = sides.ids(TEXT)
     cache = sides.cache(ids)
     for ablation in ("zero", "mean"):
-        answer = sides.ask(AblateSites(sides.model.name, "", (TEXT,), ablation=ablation))
+        answer = sides.ask(AblateSites(ModelReference(sides.model.name), (TEXT,), ablation=ablation))
         places = [(row["kind"], row["layer"], row["head"]) for row in answer.effects.to_pylist()]
         layers = range(sides.model.layer_count)
         whole = [(kind, layer, None) for kind in ("attn_out", "mlp_out") for layer in layers]

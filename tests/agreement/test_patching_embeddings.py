@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep
+from actstore_api.records.terms import ModelReference, Range
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.random_models import save_model
 
 CLEAN, CORRUPT = "When Mary and John went , Mary gave", "When Mary and John went , John gave"
@@ -44,13 +46,15 @@ def test_embeddings_equal_hook_embed(tmp_path: Path, kind: str, monkeypatch: pyt
         logits = bridge.run_with_hooks(ids(base), fwd_hooks=[("hook_embed", patch)])[0, -1].double()
         return float(logits[john] - logits[mary])
 
-    spans = tuple(Span(name, *((places.start, places.stop) for places in both)) for name, both in SPANS.items())
+    spans = tuple(
+        PatchSpan(name, *(Range(places.start, places.stop) for places in both)) for name, both in SPANS.items()
+    )
     for corrupt, named in ((CORRUPT, ()), (LONGER, spans)):
         pair = PromptPair(CLEAN, corrupt, "John", "Mary")
         for source in ("prompt", "zero"):
-            request = SweepRequest(kind, "", (pair,), sites=("embedding",), source=source, spans=named)
+            request = RunSweep(ModelReference(kind), (pair,), sites=("embedding",), source=source, spans=named)
             *_, result = run_sweep(model, request, PatchingLimits())
-            assert isinstance(result, SweepResult)
+            assert isinstance(result, WholeSweep)
             rows = result.cells.to_pylist()
             assert len(rows) == 2 * (len(spans) if named else 9)  # directions, and spans or positions
             for row in rows:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from actstore_api.records.patching import PromptPair, RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.plain_model import PlainModel
 from tests.made_models.small_models import SAVERS
 
@@ -46,9 +48,9 @@ def test_every_cell_equals_transformer_lens_and_plain_hooks(
     model = load_model(ModelCatalog((tmp_path,)).find_model(name), device=torch.device("cpu"))
     pair = PromptPair(CLEAN, CORRUPT, *ANSWERS)
     *_, result = run_sweep(
-        model, SweepRequest(name, "", (pair,), sites=tuple(HOOKS), only_positions=POSITIONS), PatchingLimits()
+        model, RunSweep(ModelReference(name), (pair,), sites=tuple(HOOKS), only_positions=POSITIONS), PatchingLimits()
     )
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     rows = result.cells.to_pylist()
     assert {row["site"] for row in rows} == set(HOOKS)
     assert not any(row["unchanged"] for row in rows)

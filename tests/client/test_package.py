@@ -6,8 +6,6 @@ import sys
 import types
 from pathlib import Path
 
-import pytest
-
 import actstore
 
 PACKAGE = Path(actstore.__file__).parent
@@ -32,23 +30,3 @@ def test_importing_is_light() -> None:
     code = f"import actstore, json, sys; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
-
-
-@pytest.mark.parametrize(
-    ("library", "homes"),
-    [
-        ("grpc", {"_grpc_backend.py"}),
-        (
-            "actstore_api.v1",
-            {"_grpc_backend.py", "_messages.py", "_feature_messages.py", "_norm_messages.py", "_model_messages.py"},
-        ),
-        ("actstore_storage", {"_bucket_backend.py"}),
-    ],
-)
-def test_one_file_touches_each_outside_thing(library: str, homes: set[str]) -> None:
-    users = {
-        path.name
-        for path in PACKAGE.glob("*.py")
-        if f"import {library}" in (text := path.read_text()) or f"from {library}" in text
-    }
-    assert users == homes

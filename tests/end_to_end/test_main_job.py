@@ -168,7 +168,7 @@ def test_a_folder_is_read_whole_and_its_documents_are_told(job: MainJob) -> None
     capture = job.lab.capture("pystdlib", **asked, source_field="url")
     run = capture.wait(progress=False, check_saes=False)
     assert capture.dataset_files == estimate.dataset_files
-    assert run.specification.source_field == "url"
+    assert run.specification.dataset.source_field == "url"
     in_order = [f"https://x/{number}" for number in (2, 3, 0, 1)]
     assert list(dict.fromkeys(run.tokens().table["source"].to_pylist())) == in_order
     assert {row["source"] for row in run.feature(SAE, FEATURE).top(5)} <= set(in_order)
@@ -183,8 +183,8 @@ def test_the_patch_moves_the_answer_both_ways(job: MainJob) -> None:
     differing = next(position for position, (clean, corrupt) in enumerate(pairs) if clean != corrupt)
     first = cells[(cells.site == "resid_pre") & (cells.layer == 0)]
     assert set(cells.direction) == {"denoise", "noise"}
-    assert np.allclose(first[first.position == differing].normalised, 1, atol=1e-4)
-    assert np.allclose(cells[cells.position < differing].normalised, 0, atol=1e-4)
+    assert np.allclose(first[first.position == differing].normalized, 1, atol=1e-4)
+    assert np.allclose(cells[cells.position < differing].normalized, 0, atol=1e-4)
     assert sweep.clean_logit_difference > 0 > sweep.corrupt_logit_difference
 
 
@@ -193,13 +193,13 @@ def test_the_answer_is_sent_to_the_values_of_three_heads(job: MainJob) -> None:
     heads = ["v.3.0", "v.3.1", "v.3.2"]
     asked = {"clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item"), "positions": [4], "receivers": heads}
     sweep = job.lab.patch("pystdlib", sites=["embedding", "mlp_out"], progress=False, **asked)
-    found = {(row["site"], row["layer"], row["direction"]): row["normalised"] for row in sweep.to_arrow().to_pylist()}
+    found = {(row["site"], row["layer"], row["direction"]): row["normalized"] for row in sweep.to_arrow().to_pylist()}
     assert len(found) == 8
     assert found["embedding", None, "denoise"] == pytest.approx(0.782, abs=2e-3)
     assert found["mlp_out", 0, "noise"] == pytest.approx(0.747, abs=2e-3)
     assert sweep.audit.kernel == "resumed"
     direct = job.lab.patch("pystdlib", sites=["embedding"], path_mlps="frozen", progress=False, **asked)
-    assert abs(direct.to_arrow()["normalised"].to_numpy()).max() < 2e-3
+    assert abs(direct.to_arrow()["normalized"].to_numpy()).max() < 2e-3
 
 
 def test_a_text_given_now_has_the_features_that_are_stored_of_it(job: MainJob) -> None:
@@ -279,7 +279,7 @@ CAPTURES = [
         {"dataset": "mixed", "filters": [("id", "!=", "1")]},
         actstore.BadRequest,
         "ARGUMENT_INVALID",
-        "dataset.filters",
+        "dataset.row_filters",
         "id != '1'",
         "a number",
     ),

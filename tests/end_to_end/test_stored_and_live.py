@@ -13,10 +13,10 @@ import actstore
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.capture.plan import Plan, PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.live_workers import CPU, live_lab
 from tests.made_models.small_models import BUNDLED_MODELS, WORDS, save_metaspace, save_sae
@@ -52,7 +52,7 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     texts = [*QUOTES, *WORDS, "<s>" + WORDS[0]]
     (folder / "data" / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     catalog, bucket = ModelCatalog((folder / "models", BUNDLED_MODELS)), open_bucket(str(folder / "store"))
-    asked = CaptureRequest(model, "texts.jsonl", "run", saes=(RUNS[model],), sequences_per_shard=2)
+    asked = capture_request(model, "texts.jsonl", "run", saes=(RUNS[model],), sequences_per_shard=2)
     preparing = Preparing(bucket, catalog, PlanSettings(DatasetPlaces((folder / "data",))))
     plan = preparing.plan(asked)
     assert isinstance(plan, Plan)
@@ -102,7 +102,7 @@ def test_examples_read_as_they_were_written(stored: Stored) -> None:
 
 
 def test_what_is_shown_of_a_text_and_of_its_ids_is_the_same(stored: Stored) -> None:
-    model = stored.run.specification.model
+    model = stored.run.model.name
     found = stored.lab.tokens(model, QUOTES[0])
     assert "".join(found.table["text"].to_pylist()[1:]).lstrip() == QUOTES[0]
     assert found.table["special"].to_pylist() == [True] + [False] * (len(found) - 1)
@@ -117,12 +117,12 @@ def test_a_sweep_of_stored_tokens(stored: Stored) -> None:
     """Prompts and answers as ids; the corrupt prompt has another token in the middle."""
     [clean] = [stored.run.tokens(range(2, 3)).table["token"].to_pylist()[:6]]
     corrupt, answers = [*clean[:3], clean[4], *clean[4:]], (clean[3], clean[2])
-    shown = [row["text"] for row in stored.lab.tokens(stored.run.specification.model, answers)]
+    shown = [row["text"] for row in stored.lab.tokens(stored.run.model.name, answers)]
     asked = {"sites": ["resid_pre"], "layers": [1], "progress": False}
-    sweep = stored.lab.patch(stored.run.specification.model, clean=clean, corrupt=corrupt, answers=answers, **asked)
+    sweep = stored.lab.patch(stored.run.model.name, clean=clean, corrupt=corrupt, answers=answers, **asked)
     assert sweep.tokens["clean"] == [row["text"] for row in stored.run.tokens(range(2, 3))][:6]
     assert sweep.answer_texts == tuple(shown)
-    by_text = stored.lab.patch(stored.run.specification.model, clean=clean, corrupt=corrupt, answers=shown, **asked)
+    by_text = stored.lab.patch(stored.run.model.name, clean=clean, corrupt=corrupt, answers=shown, **asked)
     assert by_text.table.equals(sweep.table)
 
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -31,7 +32,7 @@ def specification(
 ) -> capture_pb2.CaptureSpecification:
     return capture_pb2.CaptureSpecification(
         run=run,
-        model=capture_pb2.ModelReference(name=model),
+        model=common_pb2.ModelReference(name=model),
         dataset=capture_pb2.DatasetReference(name=dataset),
         **more,
     )
@@ -63,13 +64,20 @@ class Caller:
     @staticmethod
     def _sweep(change: dict[str, object]) -> patching_pb2.RunSweepRequest:
         fields = {
-            "model": capture_pb2.ModelReference(name="tiny"),
-            "clean": "When Mary and John went , Mary gave",
-            "corrupt": "When Mary and John went , John gave",
-            "clean_answer": "John",
-            "corrupt_answer": "Mary",
+            "model": common_pb2.ModelReference(name="tiny"),
+            "pairs": [pair_of("When Mary and John went , Mary gave", "When Mary and John went , John gave")],
         }
         return patching_pb2.RunSweepRequest(**fields | change)
+
+
+def pair_of(clean: str, corrupt: str, clean_answer: str = "John", corrupt_answer: str = "Mary") -> Any:
+    """The message of two prompts and their answers, all of them texts."""
+    return patching_pb2.PromptPair(
+        clean=common_pb2.Prompt(text=clean),
+        corrupt=common_pb2.Prompt(text=corrupt),
+        clean_answer=common_pb2.TokenReference(text=clean_answer),
+        corrupt_answer=common_pb2.TokenReference(text=corrupt_answer),
+    )
 
 
 def midway(caller: Caller, name: str) -> capture_pb2.CaptureSpecification:
@@ -115,13 +123,9 @@ def table(message: common_pb2.Table) -> pa.Table:
 
 def large_sweep() -> patching_pb2.RunSweepRequest:
     """Of many pairs, so that it takes some seconds."""
-    pair = {"clean": "When Mary and John went", "corrupt": "When John and Mary went"}
-    answers = {"clean_answer": "John", "corrupt_answer": "Mary"}
     return patching_pb2.RunSweepRequest(
-        model=capture_pb2.ModelReference(name="tiny"),
-        **pair,
-        **answers,
-        more_pairs=[patching_pb2.PromptPair(**pair, **answers)] * 200,
+        model=common_pb2.ModelReference(name="tiny"),
+        pairs=[pair_of("When Mary and John went", "When John and Mary went")] * 201,
         fresh=True,
         source=patching_pb2.PATCH_SOURCE_ZERO,
     )

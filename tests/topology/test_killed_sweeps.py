@@ -6,7 +6,8 @@ import signal
 import pyarrow as pa
 import pytest
 
-from actstore_api.v1 import capture_pb2, patching_pb2, service_pb2_grpc
+from actstore_api.v1 import common_pb2, patching_pb2, service_pb2_grpc
+from tests.topology.caller import pair_of
 from tests.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.stack
@@ -19,24 +20,17 @@ ENDS_SECONDS = 600.0
 def request() -> patching_pb2.RunSweepRequest:
     """Of many prompts, so that it takes some seconds."""
     pairs = [
-        patching_pb2.PromptPair(
-            clean=f"When {first} and {second} went , {first} gave {first} {second}",
-            corrupt=f"When {second} and {first} went , {second} gave {second} {first}",
-            clean_answer="John",
-            corrupt_answer="Mary",
+        pair_of(
+            f"When {first} and {second} went , {first} gave {first} {second}",
+            f"When {second} and {first} went , {second} gave {second} {first}",
         )
         for first in NAMES
         for second in NAMES
         if first != second
     ]
-    first, *more = pairs
     return patching_pb2.RunSweepRequest(
-        model=capture_pb2.ModelReference(name="tiny"),
-        clean=first.clean,
-        corrupt=first.corrupt,
-        clean_answer="John",
-        corrupt_answer="Mary",
-        more_pairs=more,
+        model=common_pb2.ModelReference(name="tiny"),
+        pairs=pairs,
         source=patching_pb2.PATCH_SOURCE_ZERO,
         fresh=True,
     )

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from importlib.metadata import version
+from typing import cast
 
-from actstore_storage.runs.snapshot import Provenance, Snapshot
+from actstore_api.records.terms import Dtype, Provenance
+from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
@@ -28,7 +30,7 @@ def live_provenance(
         weights_sha256=model.weights_sha256 if model else "",
         tokenizer_sha256=model.tokenizer_sha256 if model else "",
         sae_sha256={sae.name: sae.sha256} if sae else {},
-        dtype=model.dtype if model else "float32",
+        dtype=cast("Dtype", model.dtype) if model else "float32",
         attention_implementation=attention or (model.attention_implementation if model else ""),
         device=model.device.type if model else "",
         run="",

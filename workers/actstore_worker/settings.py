@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actstore_storage.bucket.access import S3Access
-from actstore_worker.live.questions import LiveLimits
-from actstore_worker.patching.inputs.request import PatchingLimits
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.patching.limits import PatchingLimits
 
 SAE_CACHE = Path("~/.cache/actstore/saes").expanduser()
 

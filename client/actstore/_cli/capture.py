@@ -3,13 +3,14 @@
 import argparse
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from actstore._cli.options import add_options, add_verb, asked_of, lab_of, say, warn
 from actstore._errors import refused
 from actstore._lab import Lab
-from actstore._records import Positions
-from actstore._runs.capture import Capture, sae_findings
+from actstore._runs.run import Capture, sae_findings
+from actstore_api.records.capture import Positions
+from actstore_api.records.terms import Dtype
 
 POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
 # Of lab.capture.
@@ -22,8 +23,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "name": {"help": "of the run (default: made from model, dataset and specification)"},
     "context_length": {"type": int, "help": "tokens in a sequence (default: the model's)"},
     "max_tokens": {"type": int, "help": "tokens in all (default: the whole dataset)"},
-    "dtype": {"default": "float32", "choices": ("float32", "bfloat16", "float16")},
-    "storage_dtype": {"default": "", "choices": ("", "float32", "bfloat16", "float16"), "help": "of vectors"},
+    "dtype": {"default": "float32", "choices": get_args(Dtype)},
+    "storage_dtype": {"default": "", "choices": ("", *get_args(Dtype)), "help": "of vectors"},
     "widen_on_overflow": {"action": "store_true", "help": "store what does not fit as float32"},
     "packing": {"action": "store_true", "help": "several sequences to a row of a batch"},
     "text_field": {"default": "", "help": "the column of a dataset of tables (default: text)"},

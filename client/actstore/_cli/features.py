@@ -3,12 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from actstore._cli.options import DONE, UNSOUND, add_exclude, add_plot, add_verb, asked_of, lab_of, show
 from actstore._errors import refused
-from actstore._features.features import CHECKED_TOKENS
-from actstore._questions import ACTIVE_ORDERS, DEFAULT_EXAMPLES, STATISTICS
+from actstore_api.records.feature import ActiveFeatureOrder, FeatureStatistic, SampleExamples
+from actstore_api.records.sae import CheckSae
+
+STATISTICS, ACTIVE_ORDERS = get_args(FeatureStatistic), get_args(ActiveFeatureOrder)
 
 
 def add_feature(verbs: Any) -> None:
@@ -17,7 +19,7 @@ def add_feature(verbs: Any) -> None:
     verb.add_argument("sae")
     verb.add_argument("index", type=int)
     verb.add_argument(
-        "-k", type=int, default=DEFAULT_EXAMPLES, help="examples of a kind at most (default: %(default)s)"
+        "-k", type=int, default=SampleExamples.k, help="examples of a kind at most (default: %(default)s)"
     )
     verb.add_argument("--stored-only", action="store_true", help="leave out what a model has to answer")
     verb.add_argument("--html", type=Path, metavar="FILE.html", help="write the page for a browser")
@@ -49,7 +51,7 @@ def add_features(verbs: Any) -> None:
     verb.add_argument("--order", help=orders)
     verb.add_argument("--ascending", action="store_true", help="smallest first")
     verb.add_argument("--with-token-r2", action="store_true", help="show it, though no bound asks for it")
-    verb.add_argument("-k", type=int, default=DEFAULT_EXAMPLES, help="features at most (default: %(default)s)")
+    verb.add_argument("-k", type=int, default=SampleExamples.k, help="features at most (default: %(default)s)")
     add_exclude(verb)
 
 
@@ -89,7 +91,7 @@ def add_check_sae(verbs: Any) -> None:
     verb.add_argument("run")
     verb.add_argument("sae")
     verb.add_argument(
-        "--tokens", type=int, default=CHECKED_TOKENS, help="stored tokens to look at (default: %(default)s)"
+        "--tokens", type=int, default=CheckSae.tokens, help="stored tokens to look at (default: %(default)s)"
     )
 
 

@@ -2,12 +2,15 @@
 
 import argparse
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from actstore._cli.options import add_exclude, add_plot, add_verb, asked_of, lab_of, save, say
 from actstore._errors import refused
 from actstore._lab import Lab
-from actstore._norms.profile import GROUPINGS, POSITION_0, QUANTITIES, SIZES, drawn_kind, plot_growth
+from actstore._norms.answer import POSITION_0, SIZES
+from actstore._norms.growth import plot_growth
+from actstore._norms.profiles import drawn_kind
+from actstore_api.records.norm import GetNormProfile, NormGrouping, NormQuantity
 
 
 def add_norms(verbs: Any) -> None:
@@ -19,13 +22,13 @@ def add_norms(verbs: Any) -> None:
     verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help=fit)
     verb.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "LAST"), help="of the fit, both included")
     by = "what rows are of (default: layer); of several runs, side by side, and are layer and checkpoint separable"
-    verb.add_argument("--by", choices=GROUPINGS, help=by)
+    verb.add_argument("--by", choices=get_args(NormGrouping), help=by)
     only = "of norms by token: FIRST:END, FIRST:, or one alone"
     verb.add_argument("--sequences", type=_sequences, metavar="FIRST:END", help=only)
     verb.add_argument(
         "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
     )
-    verb.add_argument("--quantity", choices=QUANTITIES, default="l2", help="default: l2")
+    verb.add_argument("--quantity", choices=get_args(NormQuantity), default="l2", help="default: l2")
     verb.add_argument("--exact", action="store_true", help="quantiles of every token's own norm, not of sketches")
     add_exclude(verb, POSITION_0)
     add_plot(verb)
@@ -61,7 +64,7 @@ def _sequences(value: str) -> slice:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    return asked_of(options, ("exclude", "by", "quantity", "exact"))
+    return asked_of(options, ("exclude", "quantity", "exact")) | {"by": options.by or GetNormProfile.by}
 
 
 def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:

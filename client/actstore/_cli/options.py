@@ -5,13 +5,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from actstore import _checks as _arguments
 from actstore._connect import connect
 from actstore._errors import refused
 from actstore._lab import Lab
-from actstore._view import text as _text
+from actstore_api.records.terms import TokenClass, one_line
 
 # Exit statuses: UNSOUND is an answer that is bad news, of `fsck`, `check-sae` and `status`. argparse exits with 2.
 DONE, FAILED, UNSOUND, INTERRUPTED = 0, 1, 3, 130
@@ -45,7 +44,7 @@ def asked_of(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any
 
 def add_exclude(verb: argparse.ArgumentParser, *more: str) -> None:
     """Let a verb leave out tokens of some classes, and of what `more` names."""
-    choices = (*_arguments.TOKEN_CLASSES, *more)
+    choices = (*get_args(TokenClass), *more)
     verb.add_argument(
         "--exclude", nargs="*", default=["bos"], choices=choices, help="tokens to leave out (default: bos)"
     )
@@ -76,7 +75,7 @@ def say(options: argparse.Namespace, found: dict[str, Any], text: str) -> None:
 def warn(warnings: Iterable[str]) -> None:
     """Print sentences from elsewhere on stderr, a line of theirs a line."""
     for warning in warnings:
-        print("\n".join(map(_text.line, f"actstore: {warning}".splitlines())), file=sys.stderr)
+        print("\n".join(map(one_line, f"actstore: {warning}".splitlines())), file=sys.stderr)
 
 
 def save(options: argparse.Namespace, plot: Callable[..., Any], **how: Any) -> None:

@@ -2,10 +2,10 @@
 
 import argparse
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
-from actstore import _checks as _arguments
 from actstore._cli.options import add_options, add_plot, add_verb, asked_of, lab_of, say, show
+from actstore_api.records.patching import PatchDirection, PatchPositions, PatchSource, PathMlps, SaeError
 
 KINDS = "resid_pre, attn_out, resid_mid, mlp_out, resid_post, q, k, v, pattern, z, embedding, features"
 # Of lab.patch.
@@ -16,22 +16,22 @@ ASKED: dict[str, dict[str, Any]] = {
     "sites": {"nargs": "+", "help": f"of {KINDS} (default: resid_pre, attn_out, mlp_out, z)"},
     "layers": {"type": int, "nargs": "+", "help": "default: every layer"},
     "heads": {"type": int, "nargs": "+", "help": "default: every head"},
-    "positions": {"choices": _arguments.PATCH_POSITIONS, "default": "each"},
+    "positions": {"choices": get_args(PatchPositions), "default": "each"},
     "window_layers": {"type": int, "default": 1, "help": "layers side by side, replaced together"},
-    "source": {"choices": _arguments.PATCH_SOURCES, "default": "prompt"},
+    "source": {"choices": get_args(PatchSource), "default": "prompt"},
     "source_run": {"default": "", "help": "of mean and resample: the run whose rows are taken"},
     "sae": {"default": "", "help": "patch the features of this SAE"},
     "features": {"type": int, "nargs": "+", "help": "of the SAE; default: all that are active"},
-    "sae_error": {"choices": _arguments.SAE_ERRORS, "default": "kept"},
+    "sae_error": {"choices": get_args(SaeError), "default": "kept"},
     "receivers": {
         "nargs": "+",
         "help": "path patching: sites send to these alone: q.9.6, k.9, v.9, mlp_in.3, or logits",
     },
-    "path_mlps": {"choices": _arguments.PATH_MLPS, "default": "recomputed", "help": "between the two"},
+    "path_mlps": {"choices": get_args(PathMlps), "default": "recomputed", "help": "between the two"},
     "screen": {"type": int, "metavar": "CELLS", "help": "estimate all cells, compute these many of the largest"},
     "grad_drop": {"action": "store_true", "help": "of a screen: see effects that cancel"},
     "fresh": {"action": "store_true", "help": "compute it again, even where the answer was kept"},
-    "directions": {"nargs": "+", "choices": _arguments.DIRECTIONS, "help": "default: both"},
+    "directions": {"nargs": "+", "choices": get_args(PatchDirection), "help": "default: both"},
     "revision": {"default": ""},
 }
 

@@ -17,7 +17,7 @@ from typing import Any
 from actstore._cli.options import warn
 from actstore._connect import connect
 from actstore._errors import MissingLibrary, refused
-from actstore._runs.capture import sae_findings
+from actstore._runs.run import sae_findings
 from actstore._stack.folder import stack_store
 from actstore._stack.guard import Guarded
 

@@ -1,45 +1,75 @@
 """Questions that one feature and many have in common."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any, get_args
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._features.live import LogitLens
-from actstore._features.stored import ManyExamples
-from actstore._questions import HOW, SIDES, LensQuestion, SaeOfRun, SampleQuestion
+from actstore._features.stored import FeatureTable, ManyExamples
+from actstore._transport.base import Backend
+from actstore_api.records.feature import SampleExamples, SampleExamplesAnswer
+from actstore_api.records.sae import FeatureSide, GetLogitLens, GetLogitLensAnswer
+from actstore_api.records.terms import ModelReference
 
-if TYPE_CHECKING:
-    from actstore._transport.base import Backend
+HOW = {
+    "top": "strongest",
+    "range": "uniform over the range of activation",
+    "rank": "uniform over rank",
+    "activating": "at random where it fires",
+    "positions": "at random positions",
+    "quantile": "by quantile",
+}
 
-Excluded = Iterable[str] | str | None
-SEED_MAX = 2**32 - 1
+
+@dataclass(frozen=True)
+class SaeOfRun:
+    """An SAE whose features a run stores, and what it takes to ask it and its model the same question live."""
+
+    run: str
+    sae: str
+    d_sae: int
+    model: ModelReference
+    prepend_bos: bool | None
+
+    def stored(self) -> dict[str, Any]:
+        """The fields of a question about stored features."""
+        return {"run": self.run, "sae": self.sae}
+
+    def live(self) -> dict[str, Any]:
+        """The fields of a question to the SAE and its model."""
+        return {"sae": self.sae, "model": self.model}
+
+    def read(self, text: Any) -> dict[str, Any]:
+        """Those of one about a text, which gets a BOS where the run's sequences have one, or about token ids, which are
+        to have it themselves.
+        """
+        prompt = _checks.prompt(text, "text")
+        return {**self.live(), "text": prompt, "prepend_bos": self.prepend_bos if isinstance(prompt, str) else None}
 
 
-def window_of(tokens_before: int, tokens_after: int) -> dict[str, int]:
+def window_of(tokens_before: int, tokens_after: int) -> dict[str, Any]:
+    """The fields of a question for examples that say how much of the text is shown."""
     return {
-        "tokens_before": _arguments.count(tokens_before, "tokens_before"),
-        "tokens_after": _arguments.count(tokens_after, "tokens_after"),
+        "tokens_before": _checks.count(tokens_before, "tokens_before"),
+        "tokens_after": _checks.count(tokens_after, "tokens_after"),
     }
 
 
-def seed_of(seed: int) -> int:
-    return _arguments.count(seed, "seed", maximum=SEED_MAX)
-
-
-def ask_examples(backend: "Backend", question: SampleQuestion) -> ManyExamples:
-    found = backend.ask(question)
+def ask_examples(backend: Backend, question: SampleExamples) -> ManyExamples:
+    """Examples of several features."""
+    found: SampleExamplesAnswer = backend.ask(question)
     return ManyExamples(
-        table=found.table,
+        table=found.examples,
         sae=question.sae,
         features=question.features,
         how=HOW[question.method],
         provenance=found.provenance,
-        excluded=found.excluded,
+        excluded=tuple(sorted(found.excluded)),
     )
 
 
 def ask_lens(
-    backend: "Backend",
+    backend: Backend,
     source: SaeOfRun,
     features: tuple[int, ...],
     k: int,
@@ -47,25 +77,36 @@ def ask_lens(
     fold_norm: bool,
     longest_unembedding: float | None,
 ) -> LogitLens:
+    """The logit lens of several features. Errors: BadRequest with the argument's name."""
     longest = (
-        None
-        if longest_unembedding is None
-        else _arguments.number(longest_unembedding, "longest_unembedding", least=0.0)
+        None if longest_unembedding is None else _checks.number(longest_unembedding, "longest_unembedding", least=0.0)
     )
-    question = LensQuestion(
+    question = GetLogitLens(
         **source.live(),
         features=features,
-        side=_arguments.chosen(side, "side", SIDES),
-        fold_norm=_arguments.switch(fold_norm, "fold_norm"),
+        side=_checks.one_of(side, "side", get_args(FeatureSide)),
+        fold_norm=_checks.switch(fold_norm, "fold_norm"),
         longest_unembedding=longest,
-        k=_arguments.count(k, "k"),
+        k=_checks.count(k, "k"),
     )
-    found = backend.ask(question)
+    found: GetLogitLensAnswer = backend.ask(question)
     return LogitLens(
-        table=found.table,
+        table=found.tokens,
         sae=source.sae,
         side=question.side,
         fold_norm=question.fold_norm,
-        masked_tokens=int(found.facts["masked_tokens"]),
+        masked_tokens=found.masked_tokens,
         provenance=found.provenance,
+    )
+
+
+def feature_table(found: Any, sae: str, title: str, definitions: Any) -> FeatureTable:
+    """Of any answer whose rows are features."""
+    return FeatureTable(
+        table=found.features,
+        sae=sae,
+        title=title,
+        definitions=definitions,
+        provenance=found.provenance,
+        excluded=tuple(sorted(getattr(found, "excluded", ()))),
     )

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Answer, plain_rows
-from actstore._features import plots as _plots
-from actstore._view import glossary as _definitions
-from actstore._view import html as _html
+from actstore._features import plots
+from actstore._view import glossary, markup
 from actstore._view import text as _text
 from actstore._view.plot import titled
+from actstore_api.records.terms import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ class EncodedText(Answer):
 
     def on(self, feature: int) -> list[float]:
         """The feature's activation on each token, 0 where it does not fire."""
-        chosen = self.table.filter(pc.equal(self.table["feature"], _arguments.count(feature, "feature")))
+        chosen = self.table.filter(pc.equal(self.table["feature"], _checks.count(feature, "feature")))
         values = dict(zip(chosen["position"].to_pylist(), chosen["activation"].to_pylist(), strict=True))
         return [values.get(position, 0.0) for position in self.tokens["position"].to_pylist()]
 
@@ -65,8 +65,8 @@ class EncodedText(Answer):
             "features": "features above 0 on the token",
             "strongest": "index (activation) of the strongest features",
         }
-        grid = _html.grid(["position", "text", "features", "strongest"], self._by_token(), definitions)
-        return _html.heading(self._title()) + grid + "".join(map(_html.note, self._notes()))
+        grid = markup.grid(["position", "text", "features", "strongest"], self._by_token(), definitions)
+        return markup.heading(self._title()) + grid + "".join(map(markup.note, self._notes()))
 
     def _title(self) -> str:
         return f"{self.tokens.num_rows:,} tokens, on which {len(self):,} activations of {self.sae} are above 0"
@@ -93,14 +93,14 @@ class LogitLens(Answer):
 
     def end(self, name: str, feature: int | None = None) -> list[dict[str, Any]]:
         """The rows of the `top` or of the `bottom` of a feature, by default the first, furthest from 0 first."""
-        _arguments.choices(name, "end", ("top", "bottom"))
+        _checks.one_of(name, "end", ("top", "bottom"))
         chosen = next(iter(self.features), None) if feature is None else feature
         return [row for row in self if row["end"] == name and row["feature"] == chosen]
 
     def plot(self, ax: "Axes | None" = None, feature: int | None = None) -> "Axes":
         """A bar a token, of the first feature unless one is named."""
         rows = [*self.end("top", feature), *reversed(self.end("bottom", feature))]
-        ax = _plots.lens_bars(ax, [row["text"] for row in rows], [row["logit"] for row in rows])
+        ax = plots.lens_bars(ax, [row["text"] for row in rows], [row["logit"] for row in rows])
         return titled(ax, f"logit lens of the {self.side} direction")
 
     def __repr__(self) -> str:
@@ -110,12 +110,12 @@ class LogitLens(Answer):
         return "\n".join([*parts, *self._notes()])
 
     def _repr_html_(self) -> str:
-        grids = "".join(_html.heading(f"feature {feature}") + self.ends_html(feature) for feature in self.features)
-        return _html.heading(self._title()) + grids + "".join(map(_html.note, self._notes()))
+        grids = "".join(markup.heading(f"feature {feature}") + self.ends_html(feature) for feature in self.features)
+        return markup.heading(self._title()) + grids + "".join(map(markup.note, self._notes()))
 
     def ends_html(self, feature: int) -> str:
-        definitions = dict.fromkeys(("logit", "logit "), _definitions.LENS["logit"])
-        return _html.grid(["top", "logit", "bottom", "logit "], self._pairs(feature), definitions)
+        definitions = dict.fromkeys(("logit", "logit "), glossary.LENS["logit"])
+        return markup.grid(["top", "logit", "bottom", "logit "], self._pairs(feature), definitions)
 
     def _pairs(self, feature: int) -> list[dict[str, Any]]:
         ends = (self.end("top", feature), self.end("bottom", feature))
@@ -181,8 +181,8 @@ class TextAblation(Answer):
         title = f"feature {self.feature} at the last token, {self.activation:.3g}: change with each token "
         title += ABLATION_WORDS[self.ablation]
         if not pc.any(pc.is_valid(self.table["second"])).as_py():
-            return titled(_plots.strip(ax, self.changes(), texts, self.scale), title)
-        return titled(_plots.pairs_square(ax, texts, self._by_pair(), self.scale), f"{title}, or each two of them")
+            return titled(plots.strip(ax, self.changes(), texts, self.scale), title)
+        return titled(plots.pairs_square(ax, texts, self._by_pair(), self.scale), f"{title}, or each two of them")
 
     def to_dict(self) -> dict[str, Any]:
         own = {"feature": self.feature, "ablation": self.ablation, "position": self.position}
@@ -216,7 +216,7 @@ class TextAblation(Answer):
         return "\n".join([*parts, *self._notes()])
 
     def _repr_html_(self) -> str:
-        return _html.heading(self._title()) + self.strip_html() + "".join(map(_html.note, self._notes()))
+        return markup.heading(self._title()) + self.strip_html() + "".join(map(markup.note, self._notes()))
 
     def strip_html(self) -> str:
         done = ABLATION_WORDS[self.ablation]
@@ -225,9 +225,9 @@ class TextAblation(Answer):
             f"{_text.visible(row['text'])} | " + (f"{done}: {change:+.4g}" if change is not None else "not ablated")
             for row, change in zip(seen, changes, strict=True)
         ]
-        strip = _html.strip([row["text"] for row in seen], changes, titles, self.scale)
+        strip = markup.strip([row["text"] for row in seen], changes, titles, self.scale)
         pairs = self._shown_pairs()
-        grid = _html.grid(list(pairs[0]), pairs, _definitions.TEXT_ABLATION) if pairs else ""
+        grid = markup.grid(list(pairs[0]), pairs, glossary.TEXT_ABLATION) if pairs else ""
         return f"<p>{strip}</p>{grid}"
 
     def _shown_pairs(self) -> list[dict[str, Any]]:
@@ -269,12 +269,12 @@ class DirectionAblation(Answer):
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The next tokens as a strip, each coloured by how its log-probability changes."""
         rows = list(self)
-        ax = _plots.strip(ax, [row["change"] for row in rows], [row["next_text"] for row in rows], self.scale)
+        ax = plots.strip(ax, [row["change"] for row in rows], [row["next_text"] for row in rows], self.scale)
         title = f"log-probability of each token without what feature {self.feature} writes: change, nats"
         return titled(ax, title)
 
     def _repr_html_(self) -> str:
-        return _html.heading(self._title()) + self.strip_html() + "".join(map(_html.note, self._notes()))
+        return markup.heading(self._title()) + self.strip_html() + "".join(map(markup.note, self._notes()))
 
     def strip_html(self) -> str:
         """The text from its second token on: each is tinted by what becomes of its own log-probability."""
@@ -285,7 +285,7 @@ class DirectionAblation(Answer):
             for row in rows
         ]
         texts, changes = [row["next_text"] for row in rows], [row["change"] for row in rows]
-        return f"<p>{_html.strip(texts, changes, titles, self.scale)}</p>"
+        return f"<p>{markup.strip(texts, changes, titles, self.scale)}</p>"
 
     def _shown(self) -> list[dict[str, Any]]:
         shown = ("position", "text", "activation", "next_text", "log_probability", "ablated", "change")
@@ -326,14 +326,14 @@ class SaeCheck(Answer):
     def __repr__(self) -> str:
         table = _text.grid(self.table.column_names, self._shown())
         return "\n".join(
-            [self._title(), *(f"  ! {_text.line(warning)}" for warning in self.warnings), table, *self._notes()]
+            [self._title(), *(f"  ! {one_line(warning)}" for warning in self.warnings), table, *self._notes()]
         )
 
     def _repr_html_(self) -> str:
-        warnings = "".join(_html.warning(warning) for warning in self.warnings)
-        rows = [{**row, "what it is": _definitions.QUANTITIES.get(row["quantity"], "")} for row in self._shown()]
-        grid = _html.grid([*self.table.column_names, "what it is"], rows)
-        return _html.heading(self._title()) + warnings + grid + "".join(map(_html.note, self._notes()))
+        warnings = "".join(markup.warning(warning) for warning in self.warnings)
+        rows = [{**row, "what it is": glossary.QUANTITIES.get(row["quantity"], "")} for row in self._shown()]
+        grid = markup.grid([*self.table.column_names, "what it is"], rows)
+        return markup.heading(self._title()) + warnings + grid + "".join(map(markup.note, self._notes()))
 
     def _title(self) -> str:
         state = "looks right" if not self.warnings else "DOES NOT LOOK RIGHT"

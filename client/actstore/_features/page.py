@@ -1,48 +1,21 @@
 """All that is known of one feature, to look at together."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from actstore._errors import ActstoreError, Unavailable
-from actstore._features import plots as _plots
+from actstore._features import plots
 from actstore._features.live import DirectionAblation, LogitLens, TextAblation
 from actstore._features.stored import Examples, FeatureStatistics, FeatureTable, TokenR2
-from actstore._questions import Where
-from actstore._records import Provenance, RowQuery
-from actstore._view import glossary as _definitions
-from actstore._view import html as _html
-from actstore._view import text as _text
+from actstore._view import glossary, markup
+from actstore_api.records.terms import Provenance, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from actstore._features.feature import Feature
-
-QUANTILE_BINS = 5
-LENS_TOKENS, RELATED_FEATURES = 10, 10
-# Tokens of the stored sequence that are ablated, and shown: each before the strongest one costs a forward pass.
-ABLATED_BEFORE, ABLATED_AFTER = 24, 12
-LIVE_PARTS = ("lens", "neighbours", "ablated_text", "ablated_direction")
-NEVER_FIRES = "the feature never fires, so there is no text to ablate"
-NOT_ASKED = "not asked for"
 TINTS = "blue: falls; orange: rises; the title of a token says its numbers"
-
-Part = TypeVar("Part")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a page shows: as of Feature.page."""
-
-    k: int
-    exclude: tuple[str, ...]
-    where: Where | None
-    live: bool
-    ablated: int
-    seed: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,7 +66,7 @@ class FeaturePage:
         lens = [] if self.lens is None else [partial(self.lens.plot, feature=self.statistics.feature)]
         texts = [part.plot for part in self.ablated_text]
         directions = [part.plot for part in self.ablated_direction]
-        return _plots.page([self.statistics.plot, *lens], [*texts, *directions])
+        return plots.page([self.statistics.plot, *lens], [*texts, *directions])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -108,7 +81,7 @@ class FeaturePage:
 
     def to_html(self) -> str:
         """A whole page for a browser, with nothing to load."""
-        return _html.document(f"feature {self.statistics.feature} of {self.statistics.sae}", self._repr_html_())
+        return markup.document(f"feature {self.statistics.feature} of {self.statistics.sae}", self._repr_html_())
 
     def save_html(self, path: str | Path) -> None:
         Path(path).write_text(self.to_html(), encoding="utf-8")
@@ -116,19 +89,19 @@ class FeaturePage:
     def __repr__(self) -> str:
         fires = (self.token_r2, *self._examples(), self.cofiring) if self.statistics.active_tokens else ()
         shown = [_without_notes(part) for part in (self.statistics, *fires, *self._live())]
-        return "\n\n".join([*shown, *map(_text.line, self._notes()), *self.statistics._notes()])
+        return "\n\n".join([*shown, *map(one_line, self._notes()), *self.statistics._notes()])
 
     def _repr_html_(self) -> str:
         statistics = self.statistics
-        numbers = _html.numbers(self.numbers(), _definitions.STATISTICS)
-        parts = [_html.heading(f"Feature {statistics.feature} of {statistics.sae}")]
-        parts.append(_html.beside([numbers, statistics.chart_html()]))
-        parts += [_html.warning(note) for note in self._notes()]
+        numbers = markup.numbers(self.numbers(), glossary.STATISTICS)
+        parts = [markup.heading(f"Feature {statistics.feature} of {statistics.sae}")]
+        parts.append(markup.beside([numbers, statistics.chart_html()]))
+        parts += [markup.warning(note) for note in self._notes()]
         parts.append(
-            _html.beside([self._lens_html(), self._related_html("cofiring"), self._related_html("neighbours")])
+            markup.beside([self._lens_html(), self._related_html("cofiring"), self._related_html("neighbours")])
         )
         parts += self._examples_html() + self._ablations_html()
-        return "".join([*parts, *map(_html.note, statistics._notes())])
+        return "".join([*parts, *map(markup.note, statistics._notes())])
 
     def _live(self) -> list[Any]:
         single = [part for part in (self.lens, self.neighbours) if part is not None]
@@ -155,119 +128,30 @@ class FeaturePage:
         if self.lens is None:
             return ""
         says = "Tokens that it promotes, and suppresses" if self.lens.side == "decoder" else "Tokens near what it reads"
-        return _html.heading(says) + self.lens.ends_html(self.statistics.feature)
+        return markup.heading(says) + self.lens.ends_html(self.statistics.feature)
 
     def _related_html(self, name: str) -> str:
         table: FeatureTable | None = getattr(self, name)
         if table is None:
             return ""
         title = "Fires together with" if name == "cofiring" else "Nearest by decoder direction"
-        return _html.heading(title) + table.rows_html()
+        return markup.heading(title) + table.rows_html()
 
     def _examples_html(self) -> list[str]:
         """All with one scale, so that a weak example looks weak."""
         scale = self.statistics.maximum
         return [
-            _html.folded(f"Examples, {part.how}: {len(part)}", part.rows_html(scale), opened=part is self.top)
+            markup.folded(f"Examples, {part.how}: {len(part)}", part.rows_html(scale), opened=part is self.top)
             for part in self._examples()
             if len(part)
         ]
 
     def _ablations_html(self) -> list[str]:
         parts: list[TextAblation | DirectionAblation] = [*self.ablated_text, *self.ablated_direction]
-        return [_html.heading(part._title()) + part.strip_html() + _html.note(TINTS) for part in parts]
+        return [markup.heading(part._title()) + part.strip_html() + markup.note(TINTS) for part in parts]
 
 
 def _without_notes(part: Any) -> str:
     """A page says once where its numbers come from."""
     notes = set(part._notes())
     return "\n".join(line for line in repr(part).splitlines() if line not in notes)
-
-
-def feature_page(feature: "Feature", asked: Asked) -> FeaturePage:
-    """Stored parts first: what is wrong with them is an error of the page. Of live parts it is a note on the page."""
-    exclude, where = asked.exclude, asked.where
-    stored: dict[str, Any] = {
-        "statistics": feature.statistics(exclude=exclude),
-        "token_r2": feature.token_r2(exclude=exclude),
-        "top": feature.top(asked.k, exclude=exclude, where=where),
-        "uniform": feature.uniform(asked.k, seed=asked.seed, exclude=exclude, where=where),
-        "quantiles": feature.quantiles(
-            QUANTILE_BINS, max(1, asked.k // QUANTILE_BINS), seed=asked.seed, exclude=exclude, where=where
-        ),
-        "cofiring": feature.cofiring(RELATED_FEATURES, exclude=exclude),
-    }
-    if not asked.live:
-        return FeaturePage(**stored, missing=dict.fromkeys(LIVE_PARTS, NOT_ASKED))
-    return FeaturePage(**stored, **_live_parts(feature, asked))
-
-
-def _live_parts(feature: "Feature", asked: Asked) -> dict[str, Any]:
-    live = _LiveParts()
-    found: dict[str, Any] = {
-        "lens": live.ask("lens", lambda: feature.logit_lens(LENS_TOKENS)),
-        "neighbours": live.ask("neighbours", lambda: feature.neighbours(RELATED_FEATURES)),
-    }
-    if asked.ablated and not live.nobody:
-        examples = feature.top(asked.ablated, 0, 0, asked.exclude, asked.where)
-        stored = {row["sequence"]: _tokens_of(feature, row["sequence"]) for row in examples}
-        found["ablated_text"] = live.each(
-            "ablated_text", examples, lambda row: _ablate_text(feature, stored[row["sequence"]], row["position"])
-        )
-        found["ablated_direction"] = live.each(
-            "ablated_direction",
-            examples,
-            lambda row: _ablate_direction(feature, stored[row["sequence"]], row["position"]),
-        )
-    else:
-        live.leave_out(("ablated_text", "ablated_direction"))
-    return {**found, "missing": live.missing}
-
-
-class _LiveParts:
-    """Asks part after part; once nobody is there to answer, the others are not asked."""
-
-    def __init__(self) -> None:
-        self.missing: dict[str, str] = {}
-        self.nobody = ""
-
-    def ask(self, name: str, question: Callable[[], Part]) -> Part | None:
-        if self.nobody:
-            self.missing[name] = self.nobody
-            return None
-        try:
-            return question()
-        except ActstoreError as error:
-            self.missing[name] = error.message
-            if isinstance(error, Unavailable) or error.reason == "NEEDS_SERVICE":
-                self.nobody = error.message
-            return None
-
-    def each(self, name: str, examples: Examples, question: Callable[[dict[str, Any]], Part]) -> tuple[Part, ...]:
-        if not len(examples):
-            self.missing[name] = NEVER_FIRES
-        answers = [self.ask(name, lambda row=row: question(row)) for row in examples]  # type: ignore[misc]
-        return tuple(answer for answer in answers if answer is not None)
-
-    def leave_out(self, names: tuple[str, ...]) -> None:
-        for name in names:
-            self.missing[name] = self.nobody or NOT_ASKED
-
-
-def _tokens_of(feature: "Feature", sequence: int) -> list[int]:
-    """A stored sequence, with the BOS that it was run with."""
-    table, _ = feature.backend.read_tokens(feature.run, RowQuery(first_sequence=sequence, sequence_count=1))
-    found: list[int] = table["token"].to_pylist()
-    return found
-
-
-def _ablate_text(feature: "Feature", tokens: list[int], position: int) -> TextAblation:
-    """From the sequence's beginning, which is what the stored activation was of."""
-    first = max(0, position - ABLATED_BEFORE)
-    return feature.ablate_text(tokens[: position + 1], position=position, first=first)
-
-
-def _ablate_direction(feature: "Feature", tokens: list[int], position: int) -> DirectionAblation:
-    """Likewise; what is far from the strongest token is left out of the answer."""
-    found = feature.ablate_direction(tokens[: position + 1 + ABLATED_AFTER])
-    return replace(found, table=found.table.slice(max(0, position - ABLATED_BEFORE)))

@@ -8,9 +8,8 @@ import pyarrow.compute as pc
 
 from actstore._answer import Answer, plain
 from actstore._errors import refused
-from actstore._features import plots as _plots
-from actstore._view import glossary as _definitions
-from actstore._view import html as _html
+from actstore._features import plots
+from actstore._view import glossary, markup
 from actstore._view import text as _text
 from actstore._view.plot import titled
 
@@ -42,8 +41,8 @@ class Examples(Answer):
         return "\n".join([*lines, *self._notes()])
 
     def _repr_html_(self) -> str:
-        notes = "".join(map(_html.note, self._notes()))
-        return _html.heading(self._title()) + self.rows_html() + notes
+        notes = "".join(map(markup.note, self._notes()))
+        return markup.heading(self._title()) + self.rows_html() + notes
 
     def rows_html(self, scale: float | None = None) -> str:
         """The windows alone, tinted by activation over `scale`; None: over the strongest one here."""
@@ -61,13 +60,13 @@ class Examples(Answer):
 
 def _example_html(row: dict[str, Any], scale: float) -> str:
     positions = range(row["first_position"], row["first_position"] + len(row["texts"]))
-    window = _html.tokens(row["texts"], row["activations"], positions, scale)
+    window = markup.tokens(row["texts"], row["activations"], positions, scale)
     source = _text.source(row)
     document = f"document {row['document']}{f' ({source})' if source else ''}"
     place = f"{document}, sequence {row['sequence']}, position {row['position']}"
     return (
-        f"<tr>{_html.cell(_text.number(row['activation']), _definitions.EXAMPLES['activation'])}"
-        f'<td style="text-align:left">{window}</td>{_html.cell(place, "where the marked token lies in the run")}</tr>'
+        f"<tr>{markup.cell(_text.number(row['activation']), glossary.EXAMPLES['activation'])}"
+        f'<td style="text-align:left">{window}</td>{markup.cell(place, "where the marked token lies in the run")}</tr>'
     )
 
 
@@ -125,21 +124,21 @@ class FeatureStatistics(Answer):
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The histogram of activations above 0, counts on a log axis."""
         active = f"active on {self.density:.3%} of {self.tokens:,} tokens"
-        return titled(_plots.histogram(ax, self.table.to_pydict()), f"feature {self.feature} of {self.sae}\n{active}")
+        return titled(plots.histogram(ax, self.table.to_pydict()), f"feature {self.feature} of {self.sae}\n{active}")
 
     def __repr__(self) -> str:
         chart = f"  0 |{_text.spark(self.table.column('count').to_pylist())}| {self.maximum:.4g}"
         return "\n".join([self._title(), *([chart] if self.active_tokens else []), *self._notes()])
 
     def _repr_html_(self) -> str:
-        return _html.heading(self._title()) + self.chart_html() + "".join(map(_html.note, self._notes()))
+        return markup.heading(self._title()) + self.chart_html() + "".join(map(markup.note, self._notes()))
 
     def chart_html(self) -> str:
         columns = self.table.to_pydict()
         if not self.active_tokens:
             return ""
         scale = f"activations above 0, up to {self.maximum:.4g}; heights on a square-root scale"
-        return _html.histogram(columns["count"], columns["low"], columns["high"]) + _html.note(scale)
+        return markup.histogram(columns["count"], columns["low"], columns["high"]) + markup.note(scale)
 
     def _title(self) -> str:
         if not self.active_tokens:
@@ -189,7 +188,7 @@ class FeatureTable(Answer):
         return self.definitions
 
     def rows_html(self) -> str:
-        return _html.grid(self.table.column_names, self._shown(), self.definitions)
+        return markup.grid(self.table.column_names, self._shown(), self.definitions)
 
     def _shown(self) -> list[dict[str, Any]]:
         """An index is a name, not an amount."""
@@ -219,4 +218,4 @@ class TokenR2(Answer):
         return f"Feature {self.feature} of {self.sae}: the token alone explains {self.value:.1%} of its variance"
 
     def _definitions(self) -> Mapping[str, str]:
-        return _definitions.STATISTICS
+        return glossary.STATISTICS

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Answer, plain_rows
 from actstore._errors import refused
-from actstore._models import plots as _plots
-from actstore._view import glossary as _definitions
-from actstore._view import html as _html
+from actstore._models import plots
+from actstore._view import glossary, markup
 from actstore._view import text as _text
 from actstore._view.plot import titled
+from actstore_api.records.terms import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,16 +77,16 @@ class Attention(Answer):
 
     def top(self, measure: str, n: int = SHOWN_TOP) -> Answer:
         """The heads with most of a measure."""
-        return _largest(self, _arguments.chosen(measure, "measure", MEASURES), n)
+        return _largest(self, _checks.one_of(measure, "measure", MEASURES), n)
 
     def plot(self, ax: "Axes | None" = None, measure: str = "entropy") -> "Axes":
         """Layers by heads, coloured by a measure."""
-        _arguments.choices(measure, "measure", MEASURES)
-        return titled(_plots.heads(ax, list(self), measure), f"{self.provenance.model}: {measure}")
+        _checks.one_of(measure, "measure", MEASURES)
+        return titled(plots.heads(ax, list(self), measure), f"{self.provenance.model}: {measure}")
 
     def plot_pattern(self, layer: int, head: int, ax: "Axes | None" = None) -> "Axes":
         """Queries by keys, under their tokens."""
-        ax = _plots.pattern(ax, self.pattern(layer, head), self.tokens["text"].to_pylist())
+        ax = plots.pattern(ax, self.pattern(layer, head), self.tokens["text"].to_pylist())
         return titled(ax, f"{self.provenance.model}: attention of head {layer}.{head}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Attention(Answer):
         return {"tokens": self.tokens.to_pylist(), **more, **super().to_dict()}
 
     def _definitions(self) -> Mapping[str, str]:
-        return _definitions.ATTENTION
+        return glossary.ATTENTION
 
     def _title(self) -> str:
         return f"Attention of {len(self):,} heads of {self.provenance.model} over {len(self.tokens):,} tokens"
@@ -116,19 +116,19 @@ class InductionScores(Answer):
 
     def top(self, score: str = "induction", n: int = SHOWN_TOP) -> Answer:
         """The heads with most of a score."""
-        return _largest(self, _arguments.chosen(score, "score", SCORES), n)
+        return _largest(self, _checks.one_of(score, "score", SCORES), n)
 
     def plot(self, ax: "Axes | None" = None, score: str = "induction") -> "Axes":
         """Layers by heads, coloured by a score."""
-        _arguments.choices(score, "score", SCORES)
-        return titled(_plots.heads(ax, list(self), score), f"{self.provenance.model}: {score}")
+        _checks.one_of(score, "score", SCORES)
+        return titled(plots.heads(ax, list(self), score), f"{self.provenance.model}: {score}")
 
     def to_dict(self) -> dict[str, Any]:
         own = {"repeated": self.repeated, "loss_first": self.loss_first, "loss_second": self.loss_second}
         return {**own, **super().to_dict()}
 
     def _definitions(self) -> Mapping[str, str]:
-        return _definitions.INDUCTION
+        return glossary.INDUCTION
 
     def _title(self) -> str:
         return (
@@ -164,16 +164,16 @@ class TextLens(Answer):
         if column in self.table.column_names:
             values = self.table[column].to_pylist()
         else:
-            _arguments.choices(column, "column", ("token", "text", "logit", "probability"))
+            _checks.one_of(column, "column", ("token", "text", "logit", "probability"))
             values = self.tops.filter(pc.equal(self.tops["rank"], 1))[column].to_pylist()
         return np.array(values, object if column.endswith("text") else None).reshape(len(self.layers), -1)
 
     def plot(self, ax: "Axes | None" = None, column: str = "probability") -> "Axes":
         """Layers over tokens: each cell has its likeliest next token, in the colour of a column (probability, kl)."""
-        _arguments.choices(column, "column", ("probability", "entropy", "kl", "target_log_probability"))
+        _checks.one_of(column, "column", ("probability", "entropy", "kl", "target_log_probability"))
         label = column if column == "probability" else f"{column}, nats"
         values, texts = self.grid(column).astype(np.float64), self.tokens["text"].to_pylist()
-        ax = _plots.lens(ax, values, self.grid("text"), self.layers, texts, label)
+        ax = plots.lens(ax, values, self.grid("text"), self.layers, texts, label)
         return titled(ax, f"{self.provenance.model}: likeliest next token by layer, at {self.site}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,14 +185,14 @@ class TextLens(Answer):
 
     def _repr_html_(self) -> str:
         """The likeliest token of each layer, tinted by its probability; the last layer on top, as in plots."""
-        head = "".join(f"<th>{text}</th>" for text in ["layer", *map(_html.shown, self.tokens["text"].to_pylist())])
+        head = "".join(f"<th>{text}</th>" for text in ["layer", *map(markup.shown, self.tokens["text"].to_pylist())])
         rows = "".join(self._row_html(number) for number in reversed(range(len(self.layers))))
-        return _html.heading(self._title()) + f"<table><tr>{head}</tr>{rows}</table>" + _html.note(self._notes()[-1])
+        return markup.heading(self._title()) + f"<table><tr>{head}</tr>{rows}</table>" + markup.note(self._notes()[-1])
 
     def _row_html(self, number: int) -> str:
         texts, shares, kls = (self.grid(name)[number] for name in ("text", "probability", "kl"))
         cells = "".join(
-            _html.tinted_cell(text, float(share), f"probability {share:.3g} | kl {kl:.3g} nats")
+            markup.tinted_cell(text, float(share), f"probability {share:.3g} | kl {kl:.3g} nats")
             for text, share, kl in zip(texts, shares, kls, strict=True)
         )
         return f"<tr><td>{self.layers[number]}</td>{cells}</tr>"
@@ -238,13 +238,13 @@ class SteeredText(Answer):
 
     def written(self, by: str) -> Answer:
         """The rows that the `steered` or the `unsteered` model wrote."""
-        _arguments.choices(by, "by", WRITERS)
+        _checks.one_of(by, "by", WRITERS)
         rows = self.table.filter(pc.equal(self.table["generated"], by))
         return Answer(table=rows, provenance=self.provenance, excluded=self.excluded)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """How far the steered prediction is from the unsteered one, along both texts."""
-        ax = _plots.steering(ax, {by: list(self.written(by)) for by in WRITERS})
+        ax = plots.steering(ax, {by: list(self.written(by)) for by in WRITERS})
         return titled(ax, f"{self.provenance.model} steered at {self.site}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -253,13 +253,13 @@ class SteeredText(Answer):
         return {**own, **numbers, "prompt": self.prompt.to_pylist(), **super().to_dict()}
 
     def __repr__(self) -> str:
-        texts = [f"  {by}: {_text.line(text)}" for by, text in self._texts()]
+        texts = [f"  {by}: {one_line(text)}" for by, text in self._texts()]
         return "\n".join([self._title(), *texts, *self._notes()])
 
     def _repr_html_(self) -> str:
         """Both texts, each token tinted by how much likelier the steered model holds it."""
-        strips = "".join(_html.heading(by) + f"<p>{self._strip(by)}</p>" for by, _ in self._texts())
-        return _html.heading(self._title()) + strips + "".join(map(_html.note, self._notes()))
+        strips = "".join(markup.heading(by) + f"<p>{self._strip(by)}</p>" for by, _ in self._texts())
+        return markup.heading(self._title()) + strips + "".join(map(markup.note, self._notes()))
 
     def _strip(self, by: str) -> str:
         rows = list(self.written(by))
@@ -269,7 +269,7 @@ class SteeredText(Answer):
             f"{row['unsteered']:.4g} | kl {row['kl']:.3g}"
             for row in rows
         ]
-        return _html.strip([row["text"] for row in rows], changes, titles, max(map(abs, changes), default=0.0))
+        return markup.strip([row["text"] for row in rows], changes, titles, max(map(abs, changes), default=0.0))
 
     def _texts(self) -> list[tuple[str, str]]:
         return [("steered", self.steered_text), ("unsteered", self.unsteered_text)]
@@ -302,20 +302,20 @@ class SiteAblation(Answer):
     def top(self, n: int = SHOWN_TOP) -> Answer:
         """The parts whose loss changes the loss most, either way."""
         order = pc.sort_indices(pc.negate(pc.abs(self.table["change"])))
-        chosen = self.table.take(order[: _arguments.count(n, "n")])
+        chosen = self.table.take(order[: _checks.count(n, "n")])
         return Answer(table=chosen, provenance=self.provenance, excluded=self.excluded)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Layers by parts, coloured by the change of the loss."""
         title = f"{self.provenance.model} without each part ({self.ablation}), loss {self.loss:.4g}"
-        return titled(_plots.ablation(ax, list(self)), title)
+        return titled(plots.ablation(ax, list(self)), title)
 
     def to_dict(self) -> dict[str, Any]:
         own = {"ablation": self.ablation, "loss": self.loss, "counted": self.counted}
         return {**own, "by_text": plain_rows(self.by_text), **super().to_dict()}
 
     def _definitions(self) -> Mapping[str, str]:
-        return _definitions.SITE_ABLATION
+        return glossary.SITE_ABLATION
 
     def _shown(self) -> list[dict[str, Any]]:
         return list(self.top(len(self)).table.slice(0, SHOWN_TOP * 2).to_pylist())
@@ -328,5 +328,5 @@ class SiteAblation(Answer):
 
 
 def _largest(answer: Answer, column: str, n: int) -> Answer:
-    order: Sequence[int] = pc.sort_indices(answer.table, [(column, "descending")])[: _arguments.count(n, "n")]
+    order: Sequence[int] = pc.sort_indices(answer.table, [(column, "descending")])[: _checks.count(n, "n")]
     return Answer(table=answer.table.take(order), provenance=answer.provenance, excluded=answer.excluded)

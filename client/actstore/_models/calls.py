@@ -1,36 +1,40 @@
 """What a lab can be asked of a model and a text given now; all of it live."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, get_args
 
 import pyarrow as pa
 
-from actstore import _checks as _arguments
+from actstore import _checks
+from actstore._checks import Text
 from actstore._errors import refused
-from actstore._features.asking import seed_of
-from actstore._model_questions import (
-    LENS_SITES,
-    MODES,
-    SITE_ABLATIONS,
-    STEERED,
-    UNITS,
-    AblateSitesQuestion,
-    AttentionQuestion,
-    CompareTokensQuestion,
-    InductionQuestion,
-    SteerQuestion,
-    TextLensQuestion,
-    TokeniseQuestion,
-)
 from actstore._models.answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
-from actstore._patching.replaced_tokens import TokenComparison, token_table
 from actstore._transport.base import Backend
+from actstore_api.records.model import (
+    AblateSites,
+    AblateSitesAnswer,
+    GetAttention,
+    GetAttentionAnswer,
+    GetInductionScores,
+    GetInductionScoresAnswer,
+    GetTextLens,
+    GetTextLensAnswer,
+    SteeredPositions,
+    SteeringMode,
+    SteerText,
+    SteerTextAnswer,
+    StrengthUnit,
+    TokenizeText,
+    TokenizeTextAnswer,
+)
+from actstore_api.records.model import SiteAblation as Ablation
+from actstore_api.records.terms import SaeFeature, StoredSample
 
-# A text, or token ids in its place: a list, an array.
-Text = str | Sequence[int]
+# Of the logit lens.
+LENS_SITES = ("resid_pre", "resid_mid", "resid_post")
 
 
-class ModelAsking:
+class ModelCalls:
     """A text is a string, which gets a BOS where the tokenizer has one and the text has none of its own (`bos` True and
     False say so or not), or token ids, which are read as they are, unless `bos` is True.
     """
@@ -43,9 +47,9 @@ class ModelAsking:
         Of token ids, what they stand for. A token's text has its leading space; bytes that are no character show as
         `\xe2\x80`, and a character whose bytes several tokens have is the last one's.
         """
-        question = TokeniseQuestion(**_of_model(model, revision, bos), text=_arguments.prompt(text, "text"))
-        found = self._backend.ask(question)
-        return TextTokens(table=found.table, provenance=found.provenance)
+        question = TokenizeText(**_checks.of_model(model, revision, bos), text=_checks.prompt(text, "text"))
+        found: TokenizeTextAnswer = self._backend.ask(question)
+        return TextTokens(table=found.tokens, provenance=found.provenance)
 
     def attention(
         self,
@@ -54,7 +58,7 @@ class ModelAsking:
         *,
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
-        patterns: bool = False,
+        patterns: bool = GetAttention.patterns,
         revision: str = "",
         bos: bool | None = None,
     ) -> Attention:
@@ -65,18 +69,18 @@ class ModelAsking:
         previous_token (k = q - 1), first_token (k = 0), current_token (k = q), duplicate_token (k < q, the same token)
         and induction (k is the token after such a duplicate), as of TransformerLens's head detector.
         """
-        question = AttentionQuestion(
-            **_of_model(model, revision, bos),
-            text=_arguments.prompt(text, "text"),
-            layers=_numbers(layers, "layers"),
-            heads=_numbers(heads, "heads"),
-            patterns=_arguments.switch(patterns, "patterns"),
+        question = GetAttention(
+            **_checks.of_model(model, revision, bos),
+            text=_checks.prompt(text, "text"),
+            layers=_checks.whole_numbers(layers, "layers"),
+            heads=_checks.whole_numbers(heads, "heads"),
+            patterns=_checks.switch(patterns, "patterns"),
         )
-        found = self._backend.ask(question)
+        found: GetAttentionAnswer = self._backend.ask(question)
         return Attention(
-            table=found.table,
+            table=found.heads,
             tokens=found.tokens,
-            patterns=found.tables.get("patterns", pa.table({})),
+            patterns=pa.table({}) if found.patterns is None else found.patterns,
             provenance=found.provenance,
         )
 
@@ -84,9 +88,9 @@ class ModelAsking:
         self,
         model: str,
         *,
-        tokens: int | None = None,
-        texts: int = 4,
-        seed: int = 0,
+        tokens: int | None = GetInductionScores.tokens,
+        texts: int = GetInductionScores.texts,
+        seed: int = GetInductionScores.seed,
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
         revision: str = "",
@@ -97,20 +101,20 @@ class ModelAsking:
         Scores are means over the second time's queries, of their weight on the token after the first occurrence of
         their own (induction), on that occurrence (duplicate_token) and on the token before (previous_token).
         """
-        question = InductionQuestion(
-            **_of_model(model, revision, bos),
-            tokens=_arguments.optional_count(tokens, "tokens"),
-            texts=_arguments.count(texts, "texts"),
-            seed=seed_of(seed),
-            layers=_numbers(layers, "layers"),
-            heads=_numbers(heads, "heads"),
+        question = GetInductionScores(
+            **_checks.of_model(model, revision, bos),
+            tokens=_checks.optional_count(tokens, "tokens"),
+            texts=_checks.count(texts, "texts"),
+            seed=_checks.seed(seed),
+            layers=_checks.whole_numbers(layers, "layers"),
+            heads=_checks.whole_numbers(heads, "heads"),
         )
-        found = self._backend.ask(question)
+        found: GetInductionScoresAnswer = self._backend.ask(question)
         return InductionScores(
-            table=found.table,
-            repeated=int(found.facts["tokens"]),
-            loss_first=found.facts["loss_first"],
-            loss_second=found.facts["loss_second"],
+            table=found.heads,
+            repeated=found.tokens,
+            loss_first=found.loss_first,
+            loss_second=found.loss_second,
             provenance=found.provenance,
         )
 
@@ -119,9 +123,9 @@ class ModelAsking:
         model: str,
         text: Text,
         *,
-        k: int = 5,
+        k: int = GetTextLens.k,
         layers: Iterable[int] | None = None,
-        site: str = "resid_post",
+        site: str = GetTextLens.site,
         target: str | int = "",
         revision: str = "",
         bos: bool | None = None,
@@ -132,19 +136,19 @@ class ModelAsking:
         or its id), entropy, and the divergence of the model's output from the layer's prediction. `site` is resid_pre,
         resid_mid or resid_post, of which the last layer's is the model's output.
         """
-        question = TextLensQuestion(
-            **_of_model(model, revision, bos),
-            text=_arguments.prompt(text, "text"),
-            site=_arguments.chosen(site, "site", LENS_SITES),
-            layers=_numbers(layers, "layers"),
-            k=_arguments.count(k, "k"),
-            target=_arguments.answer(target, "target"),
+        question = GetTextLens(
+            **_checks.of_model(model, revision, bos),
+            text=_checks.prompt(text, "text"),
+            site=_checks.one_of(site, "site", LENS_SITES),
+            layers=_checks.whole_numbers(layers, "layers"),
+            k=_checks.count(k, "k"),
+            target=None if target == "" else _checks.answer(target, "target"),
         )
-        found = self._backend.ask(question)
+        found: GetTextLensAnswer = self._backend.ask(question)
         return TextLens(
-            table=found.table,
+            table=found.positions,
             site=question.site,
-            tops=found.tables["tops"],
+            tops=found.tops,
             tokens=found.tokens,
             provenance=found.provenance,
         )
@@ -158,13 +162,13 @@ class ModelAsking:
         site: str = "",
         sae: str = "",
         feature: int | None = None,
-        strength: float | None = None,
-        unit: str = "mean_norm",
-        mode: str = "add",
-        positions: str = "all",
-        tokens: int = 32,
-        temperature: float = 0.0,
-        seed: int = 0,
+        strength: float | None = SteerText.strength,
+        unit: str = SteerText.unit,
+        mode: str = SteerText.mode,
+        positions: str = SteerText.positions,
+        tokens: int = SteerText.max_new_tokens,
+        temperature: float = SteerText.temperature,
+        seed: int = SteerText.seed,
         revision: str = "",
         bos: bool | None = None,
     ) -> SteeredText:
@@ -179,24 +183,29 @@ class ModelAsking:
         "generated"; BOS and other special tokens of the prompt are never steered. `temperature` 0 takes the likeliest
         token each time; the same `seed` draws the same text.
         """
-        question = SteerQuestion(
-            **_of_model(model, revision, bos),
-            prompt=_arguments.prompt(prompt, "prompt"),
+        question = SteerText(
+            **_checks.of_model(model, revision, bos),
+            prompt=_checks.prompt(prompt, "prompt"),
             **_along(direction, site, sae, feature),
-            mode=_arguments.chosen(mode, "mode", MODES),
-            strength=None if strength is None else _arguments.number(strength, "strength"),
-            unit=_arguments.chosen(unit, "unit", UNITS),
-            positions=_arguments.chosen(positions, "positions", STEERED),
-            tokens=_arguments.count(tokens, "tokens"),
-            temperature=_arguments.number(temperature, "temperature", least=0.0),
-            seed=seed_of(seed),
+            mode=_checks.one_of(mode, "mode", get_args(SteeringMode)),
+            strength=None if strength is None else _checks.number(strength, "strength"),
+            unit=_checks.one_of(unit, "unit", get_args(StrengthUnit)),
+            positions=_checks.one_of(positions, "positions", get_args(SteeredPositions)),
+            max_new_tokens=_checks.count(tokens, "tokens"),
+            temperature=_checks.number(temperature, "temperature", least=0.0),
+            seed=_checks.seed(seed),
         )
-        found = self._backend.ask(question)
-        facts = {
-            name: found.facts[name] for name in ("steered_text", "unsteered_text", "site", "mean_norm", "strength")
-        }
+        found: SteerTextAnswer = self._backend.ask(question)
         return SteeredText(
-            table=found.table, mode=question.mode, prompt=found.tokens, provenance=found.provenance, **facts
+            table=found.tokens,
+            mode=question.mode,
+            prompt=found.prompt,
+            steered_text=found.steered_text,
+            unsteered_text=found.unsteered_text,
+            site=found.site,
+            mean_norm=found.mean_norm,
+            strength=found.strength,
+            provenance=found.provenance,
         )
 
     def ablate(
@@ -204,14 +213,14 @@ class ModelAsking:
         model: str,
         texts: Iterable[Text] | Text,
         *,
-        with_: str = "zero",
+        with_: str = AblateSites.ablation,
         sites: Iterable[str] | str | None = None,
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
         run: str = "",
-        run_tokens: int = 8192,
-        seed: int = 0,
-        same_position: bool = False,
+        run_tokens: int = StoredSample.tokens,
+        seed: int = AblateSites.seed,
+        same_position: bool = AblateSites.same_position,
         revision: str = "",
         bos: bool | None = None,
     ) -> SiteAblation:
@@ -225,81 +234,27 @@ class ModelAsking:
         BOS and special tokens count nowhere: they are not ablated, no mean is over them, and the loss is over the
         tokens that follow the others.
         """
-        question = AblateSitesQuestion(
-            **_of_model(model, revision, bos),
-            texts=_arguments.prompts(texts, "texts"),
-            sites=_arguments.names(sites, "sites"),
-            layers=_numbers(layers, "layers"),
-            heads=_numbers(heads, "heads"),
-            ablation=_arguments.chosen(with_, "with_", SITE_ABLATIONS),
-            run=_arguments.text(run, "run"),
-            run_tokens=_arguments.count(run_tokens, "run_tokens"),
-            seed=seed_of(seed),
-            same_position=_arguments.switch(same_position, "same_position"),
+        question = AblateSites(
+            **_checks.of_model(model, revision, bos),
+            texts=_checks.prompts(texts, "texts"),
+            sites=_checks.names(sites, "sites"),
+            layers=_checks.whole_numbers(layers, "layers"),
+            heads=_checks.whole_numbers(heads, "heads"),
+            ablation=_checks.one_of(with_, "with_", get_args(Ablation)),
+            stored=_checks.stored_sample(run, run_tokens),
+            seed=_checks.seed(seed),
+            same_position=_checks.switch(same_position, "same_position"),
         )
-        found = self._backend.ask(question)
+        found: AblateSitesAnswer = self._backend.ask(question)
         return SiteAblation(
-            table=found.table,
+            table=found.effects,
             ablation=question.ablation,
-            loss=found.facts["loss"],
-            counted=int(found.facts["tokens"]),
-            by_text=found.tables["texts"],
+            loss=found.loss,
+            counted=found.tokens,
+            by_text=found.texts,
             provenance=found.provenance,
             excluded=("bos", "special"),
         )
-
-    def compare_tokens(
-        self,
-        model: str,
-        *,
-        clean: Text,
-        corrupt: Mapping[str, Text],
-        layers: Iterable[int] | None = None,
-        draws: int | None = None,
-        seed: int = 0,
-        revision: str = "",
-        bos: bool | None = None,
-    ) -> TokenComparison:
-        """Which tokens that corrupt prompts replace, or put there, the model treats unlike other tokens.
-
-        `corrupt` has the candidates by name, each of as many tokens as the clean prompt. Each such token's embedding is
-        compared with those of the ordinary vocabulary, and what heads of `layers` (None: the first third) do with it
-        with what they do with random ordinary tokens in its place, wherever it is in the prompt: so many `draws`
-        (None: 128, or as many as there are).
-        """
-        if not isinstance(corrupt, Mapping) or not corrupt:
-            allowed = "a dict of texts by name"
-            raise refused("no corrupt prompts by their names", "corrupt", repr(type(corrupt).__name__), allowed)
-        names = tuple(_arguments.words(name, "corrupt") for name in corrupt)
-        question = CompareTokensQuestion(
-            **_of_model(model, revision, bos),
-            clean=_arguments.prompt(clean, "clean"),
-            corrupt=_arguments.alike_prompts(corrupt.values(), "corrupt"),
-            layers=_numbers(layers, "layers"),
-            draws=_arguments.optional_count(draws, "draws"),
-            seed=seed_of(seed),
-        )
-        found = self._backend.ask(question)
-        tokens, heads = (_by_name(table, names) for table in (found.table, found.tables["heads"]))
-        return TokenComparison(table=token_table(tokens, heads), names=names, heads=heads, provenance=found.provenance)
-
-
-def _by_name(table: pa.Table, names: tuple[str, ...]) -> pa.Table:
-    """The number of a corrupt prompt is its name's."""
-    named = pa.array([names[number] for number in table["corrupt"].to_pylist()], pa.string())
-    return table.set_column(table.schema.get_field_index("corrupt"), "corruption", named)
-
-
-def _of_model(model: str, revision: str, bos: bool | None) -> dict[str, Any]:
-    return {
-        "model": _arguments.text(model, "model"),
-        "revision": _arguments.text(revision, "revision"),
-        "bos": _arguments.tristate(bos, "bos"),
-    }
-
-
-def _numbers(values: Iterable[int] | None, field: str) -> tuple[int, ...]:
-    return _arguments.whole_numbers(values, field, _arguments.MAXIMUM_COUNT)
 
 
 def _along(direction: Iterable[float] | None, site: str, sae: str, feature: int | None) -> dict[str, Any]:
@@ -310,9 +265,9 @@ def _along(direction: Iterable[float] | None, site: str, sae: str, feature: int 
         allowed = "direction= and site=, or sae= and feature="
         raise refused(f"{given} is given", "direction", repr(direction)[:60], allowed)
     if direction is not None:
-        return {"vector": _arguments.vector(direction, "direction"), "site": _arguments.words(site, "site")}
+        return {"direction": _checks.vector(direction, "direction"), "site": _checks.words(site, "site")}
     if site:
         raise refused("a feature is steered at its SAE's site", "site", site, "none, with sae= and feature=")
     if feature is None:
         raise refused("no feature of the SAE is named", "feature", "None", "an index")
-    return {"sae": _arguments.words(sae, "sae"), "feature": _arguments.count(feature, "feature")}
+    return {"direction": SaeFeature(_checks.words(sae, "sae"), _checks.count(feature, "feature"))}

@@ -1,53 +1,101 @@
 """What a caller asks about norms, checked."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import get_args
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._errors import refused
-from actstore._norms.profile import GROUPINGS, POSITION_0, QUANTITIES, TOKEN, ProfileQuestion
+from actstore._norms.answer import SIZES, TOKEN, left_out
+from actstore._norms.layers import layer_range
+from actstore._where import Excluded, stretch
+from actstore_api.records.norm import FitGrowth, GetNormProfile, GetSeparability, GrowthAxis, NormGrouping, NormQuantity
+
+# Of a fit, which draws its resamples with 64 bits.
+MAXIMUM_SEED = 2**64 - 1
 
 
 def profile_question(
-    run: str,
+    runs: tuple[str, ...],
     sites: Iterable[str] | str | None,
-    exclude: Iterable[str] | str | None,
+    exclude: Excluded,
     quantiles: Sequence[float] | None,
     by: str,
     quantity: str,
     histogram: int | Sequence[float] | None,
     exact: bool,
     sequences: range | slice | None = None,
-) -> ProfileQuestion:
-    """Errors: BadRequest with the argument's name."""
+    steps: tuple[float, ...] = (),
+) -> GetNormProfile:
+    """The profile that these arguments ask for. Errors: BadRequest with the argument's name."""
     bins, edges = _histogram(histogram)
     if by == TOKEN and quantiles:
         raise refused("a single token has no quantiles", "quantiles", repr(quantiles), "none by token")
-    return ProfileQuestion(
-        run,
-        sites=_arguments.names(sites, "sites"),
+    return GetNormProfile(
+        runs,
+        steps=steps,
+        sites=_checks.names(sites, "sites"),
         **left_out(exclude),
-        quantiles=None if quantiles is None else _arguments.fractions(quantiles, "quantiles"),
-        quantity=_arguments.chosen(quantity, "quantity", QUANTITIES),
-        by=_arguments.chosen(by, "by", GROUPINGS),
+        quantiles=GetNormProfile.quantiles if quantiles is None else _checks.fractions(quantiles, "quantiles"),
+        quantity=_checks.one_of(quantity, "quantity", get_args(NormQuantity)),
+        by=_checks.one_of(by, "by", get_args(NormGrouping)),
         bins=bins,
         edges=edges,
-        exact=_arguments.switch(exact, "exact"),
-        sequences=None if sequences is None else _arguments.stretch(sequences, "sequences"),
+        exact=_checks.switch(exact, "exact"),
+        sequences=stretch(sequences, "sequences"),
     )
 
 
-def left_out(exclude: Iterable[str] | str | None) -> dict[str, Any]:
-    """A question's fields `exclude` and `exclude_position_0`. None is the default, BOS."""
-    found: set[str] = set(_arguments.DEFAULT_EXCLUSION)
-    if exclude is not None:
-        found = set(_arguments.choices(exclude, "exclude", (*_arguments.TOKEN_CLASSES, POSITION_0)))
-    return {"exclude": frozenset(found - {POSITION_0}), "exclude_position_0": POSITION_0 in found}
+def growth_question(
+    runs: tuple[str, ...],
+    axis: str,
+    site: str,
+    layers: Sequence[int] | None,
+    exclude: Excluded,
+    quantity: str,
+    resamples: int,
+    seed: int,
+) -> FitGrowth:
+    """The fit that these arguments ask for. Errors: BadRequest with the argument's name."""
+    return FitGrowth(
+        runs,
+        **left_out(exclude),
+        axis=_checks.one_of(axis, "axis", get_args(GrowthAxis)),
+        site=_checks.text(site, "site"),
+        layers=layer_range(layers),
+        quantity=_checks.one_of(quantity, "quantity", SIZES),
+        resamples=_checks.count(resamples, "resamples"),
+        seed=_checks.count(seed, "seed", maximum=MAXIMUM_SEED),
+    )
+
+
+def separability_question(
+    runs: tuple[str, ...],
+    steps: tuple[float, ...],
+    site: str,
+    layers: Sequence[int] | None,
+    exclude: Excluded,
+    quantity: str,
+) -> GetSeparability:
+    """The analysis that these arguments ask for. Errors: BadRequest with the argument's name."""
+    return GetSeparability(
+        runs,
+        **left_out(exclude),
+        steps=steps,
+        site=_checks.text(site, "site"),
+        layers=layer_range(layers),
+        quantity=_checks.one_of(quantity, "quantity", SIZES),
+    )
+
+
+def steps_of(values: Iterable[float] | None) -> tuple[float, ...]:
+    """Places in training; none: the numbers at the ends of the revisions' names."""
+    return tuple(_checks.number(step, "steps") for step in values or ())
 
 
 def _histogram(histogram: int | Sequence[float] | None) -> tuple[int, tuple[float, ...]]:
+    """So many bins, or edges; neither: none is asked for."""
     if histogram is None:
         return 0, ()
     if isinstance(histogram, Iterable):
-        return 0, tuple(_arguments.number(edge, "histogram") for edge in histogram)
-    return _arguments.count(histogram, "histogram"), ()
+        return 0, tuple(_checks.number(edge, "histogram") for edge in histogram)
+    return _checks.count(histogram, "histogram"), ()

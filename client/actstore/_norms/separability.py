@@ -4,7 +4,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from actstore._norms import heat_maps
-from actstore._norms.profile import NormAnswer
+from actstore._norms.answer import NormAnswer, origin
+from actstore._norms.layers import first_and_last
+from actstore._transport.base import Backend
+from actstore_api.records.norm import GetSeparability, GetSeparabilityAnswer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,21 +16,7 @@ VERDICTS = {
     "separable": "separable: growth along one axis is the same at every place on the other",
     "partly": "separable in part: growth along one axis depends somewhat on the place on the other",
     "inseparable": "not separable: growth along one axis depends on the place on the other",
-    "unspecified": "not judged by this service",
 }
-
-
-@dataclass(frozen=True)
-class SeparabilityQuestion:
-    """Of a site kind in several runs; `steps` () are the numbers at the ends of the revisions' names."""
-
-    runs: tuple[str, ...]
-    exclude: frozenset[str]
-    site: str = "resid_post"
-    layers: tuple[int, int] | None = None
-    steps: tuple[float, ...] = ()
-    quantity: str = "l2"
-    exclude_position_0: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,3 +62,22 @@ class Separability(NormAnswer):
             f"of the two is typically off by x{self.miss:.3g}"
         )
         return [shares, *super()._notes()]
+
+
+def ask_separability(backend: Backend, question: GetSeparability) -> Separability:
+    """The layers of an answer are the first and the last one, both included."""
+    found: GetSeparabilityAnswer = backend.ask(question)
+    return Separability(
+        table=found.cells,
+        site=found.site,
+        layers=first_and_last(found.layers),
+        quantity=found.quantity,
+        layer_share=found.layer_share,
+        checkpoint_share=found.checkpoint_share,
+        interaction_share=found.interaction_share,
+        explained=found.explained,
+        rank_one=found.rank_one,
+        miss=found.miss,
+        verdict=found.verdict,
+        **origin(found),
+    )

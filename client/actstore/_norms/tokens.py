@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._norms import heat_maps
-from actstore._norms.profile import TITLES, NormProfile, drawn_kind
+from actstore._norms.profiles import TITLES, NormProfile, drawn_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ class TokenNorms(NormProfile):
 
     def sites_of(self, kind: str) -> tuple[str, ...]:
         """By layer."""
-        kind = _arguments.chosen(kind, "site", self.kinds)
+        kind = _checks.one_of(kind, "site", self.kinds)
         return tuple(site for site in self.sites if site.rpartition(".")[0] == kind)
 
     def plot(self, ax: "Axes | None" = None, fit: str | None = "resid_post") -> "Axes":

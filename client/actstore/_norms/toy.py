@@ -3,19 +3,20 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Table
 from actstore._errors import refused
 from actstore._norms import line_plots
-from actstore._norms.profile import AXES, Growth
-from actstore._records import Provenance
+from actstore._norms.growth import Growth
 from actstore._view.plot import titled
+from actstore_api.records.norm import GrowthAxis
+from actstore_api.records.terms import Provenance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,13 +51,11 @@ class DepthSimulation(Table):
         """The fit that runs get. Over layers at a recorded `step` (None: the last), or over steps at a `layer` (None:
         the last).
         """
-        from actstore._transport.bucket import fit_steps
-
-        _arguments.choices(axis, "axis", AXES)
+        _checks.one_of(axis, "axis", get_args(GrowthAxis))
         chosen = _chosen(step, self.steps, "step"), _chosen(layer, self.layers, "layer")
         at = self.layers if axis == "layer" else self.steps
         values = self.norms()[chosen[0]] if axis == "layer" else self.norms()[:, chosen[1]]
-        columns, fields = fit_steps([float(place) for place in at], values.tolist())
+        columns, fields = _fit([float(place) for place in at], values.tolist())
         named = {"layer": pa.array(at, pa.int32())} if axis == "layer" else {"revision": [""] * len(at), "step": at}
         return Growth(
             table=pa.table(named | {"mean": values} | columns),
@@ -67,7 +66,8 @@ class DepthSimulation(Table):
             resamples=0,
             seed=0,
             sequences=0,
-            provenance=Provenance(model=self.kind),
+            quantity="l2",
+            provenance=_simulated(self.kind),
             **fields,
         )
 
@@ -105,14 +105,14 @@ def simulate_depth(
     At most 50 steps are recorded, evenly spaced, the last among them. Errors: BadRequest for numbers out of range, and
     where the training diverges.
     """
-    _arguments.choices(kind, "kind", KINDS)
+    _checks.one_of(kind, "kind", KINDS)
     layers = _within(layers, "layers", 2, LAYERS_MAX)
     steps = _within(steps, "steps", 1, STEPS_MAX)
-    low, high = (_arguments.number(value, "initial", least=0.0) for value in _pair(initial))
+    low, high = (_checks.number(value, "initial", least=0.0) for value in _pair(initial))
     toy = _Toy(
         np.linspace(low, high, layers),
-        _arguments.number(learning_rate, "learning_rate", least=0.0),
-        _arguments.number(target, "target"),
+        _checks.number(learning_rate, "learning_rate", least=0.0),
+        _checks.number(target, "target"),
         _within(width, "width", 1, WIDTH_MAX),
         _within(seed, "seed", 0, 2**32 - 1),
     )
@@ -195,6 +195,24 @@ def _sums(layers: int, steps: NDArray[np.int64]) -> list[list[float]]:
     return [row(step) for step in steps.tolist()]
 
 
+def _fit(steps: Sequence[float], values: Sequence[float]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the store's fit says of any norms: columns of its points, and fields of a Growth."""
+    from actstore._transport.bucket import in_our_words
+    from actstore_storage.norms.growth_shapes import fit_steps
+
+    with in_our_words():
+        fit = fit_steps(np.array(steps, np.float64), np.array(values, np.float64))
+    fields = {name: value for name, value in vars(fit).items() if name not in ("fitted", "ratios")}
+    return {"fitted": fit.fitted, **fit.ratios.columns()}, {**fields, "median_ratio": fit.ratios.median}
+
+
+def _simulated(kind: str) -> Provenance:
+    """Of no model's weights, and of no run; numpy computes in float64."""
+    nothing: Any = ""
+    names = ("weights_sha256", "tokenizer_sha256", "dtype", "attention_implementation", "device", "code_version")
+    return Provenance(model=kind, **dict.fromkeys(names, nothing))
+
+
 def _chosen(wanted: float | None, there: Sequence[float], field: str) -> int:
     if wanted is None:
         return len(there) - 1
@@ -204,7 +222,7 @@ def _chosen(wanted: float | None, there: Sequence[float], field: str) -> int:
 
 
 def _within(value: int, field: str, least: int, most: int) -> int:
-    found = _arguments.count(value, field)
+    found = _checks.count(value, field)
     if not least <= found <= most:
         raise refused(f"{field} is {found}", field, str(found), f"{least} to {most}")
     return found

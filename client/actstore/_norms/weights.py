@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Answer, plain_rows
 from actstore._errors import refused
 from actstore._norms import line_plots
-from actstore._view import glossary as _definitions
-from actstore._view import html as _html
+from actstore._transport.base import Backend
+from actstore._view import glossary, markup
 from actstore._view import text as _text
 from actstore._view.plot import titled
+from actstore_api.records.model import GetWeightNorms, GetWeightNormsAnswer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ class WeightNorms(Answer):
     W_in, ln1.w ...), head, rows, columns, frobenius, spectral, and both with the norm that it reads through folded in
     (frobenius_folded, spectral_folded; null where it reads through none).
 
-    `sublayers` has what attention and MLP write: layer, sublayer (attn, mlp), input (gaussian, normalised, text, run),
+    `sublayers` has what attention and MLP write: layer, sublayer (attn, mlp), input (gaussian, normalized, text, run),
     expected (root mean square by formula, null where there is none), sampled, standard_error, and of MLPs the share of
     active units, active_expected and active_sampled. Of attention, every head attends to one token. The formula for an
     MLP behind a norm treats its input as Gaussian, which is right to the order of 1 / d_model.
@@ -54,7 +55,7 @@ class WeightNorms(Answer):
 
     def plot_sublayers(self, ax: "Axes | None" = None, sublayer: str = "mlp") -> "Axes":
         """What a sublayer writes by layer on a log axis: sampled points, and the formula as a line."""
-        chosen = _arguments.choices(sublayer, "sublayer", SUBLAYERS)[0]
+        chosen = _checks.one_of(sublayer, "sublayer", SUBLAYERS)
         rows = self.sublayers.filter(pc.equal(self.sublayers["sublayer"], chosen)).to_pylist()
         return titled(line_plots.sublayers(ax, rows), f"what {chosen} writes in {self.provenance.model}")
 
@@ -68,8 +69,8 @@ class WeightNorms(Answer):
 
     def _repr_html_(self) -> str:
         shown = self.sublayers.slice(0, SHOWN_SUBLAYERS)
-        grid = _html.grid(shown.column_names, shown.to_pylist(), _definitions.SUBLAYERS)
-        return super()._repr_html_() + _html.heading(_WRITTEN) + grid + "".join(map(_html.note, self._hidden()))
+        grid = markup.grid(shown.column_names, shown.to_pylist(), glossary.SUBLAYERS)
+        return super()._repr_html_() + markup.heading(_WRITTEN) + grid + "".join(map(markup.note, self._hidden()))
 
     def _hidden(self) -> list[str]:
         hidden = self.sublayers.num_rows - SHOWN_SUBLAYERS
@@ -77,3 +78,14 @@ class WeightNorms(Answer):
 
     def _title(self) -> str:
         return f"Norms of {len(self):,} weights of {self.provenance.model}"
+
+
+def ask_weights(backend: Backend, question: GetWeightNorms) -> WeightNorms:
+    """Where real input is read, its special tokens count nowhere."""
+    found: GetWeightNormsAnswer = backend.ask(question)
+    return WeightNorms(
+        table=found.weights,
+        sublayers=found.sublayers,
+        provenance=found.provenance,
+        excluded=LEFT_OUT if question.text is not None or question.stored is not None else (),
+    )

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Answer
 from actstore._errors import refused
 from actstore._patching.replaced_tokens import TokenComparison
 from actstore._patching.sweep import LARGE_EFFECT, PLACE, Sweep
-from actstore._records import Prompt
+from actstore_api.records.terms import Prompt
 
 # A corruption that moves the answer by less than this share of what another does is told to be weak.
 WEAK_CORRUPTION = 0.1
@@ -31,7 +31,7 @@ Effects = dict[tuple[Any, ...], float]
 @dataclass(frozen=True, repr=False)
 class CorruptionComparison(Answer):
     """A row a direction and cell, the widest spread first, and a column a corruption: its effect, which is the mean
-    over pairs of the normalised logit difference, 0 at the base run and 1 at the source run. least, greatest and
+    over pairs of the normalized logit difference, 0 at the base run and 1 at the source run. least, greatest and
     spread = greatest - least are over the corruptions. `token` is the first clean prompt's.
 
     Why: what a patch can show is what the corruption changed. One that replaces the answer leaves the tokens that point
@@ -149,7 +149,7 @@ def compare_corruptions(
     whose cells are not all computed.
     """
     _check_names(sweeps)
-    _arguments.number(threshold, "threshold", least=0.0)
+    _checks.number(threshold, "threshold", least=0.0)
     _check_same(sweeps)
     _check_computed(sweeps)
     _check_tokens(sweeps, tokens)
@@ -171,7 +171,7 @@ def _check_names(sweeps: Mapping[str, Sweep]) -> None:
         message = "corruptions are compared with each other: give several sweeps by their names"
         raise refused(message, "sweeps", repr(type(sweeps).__name__), f"a dict of {CORRUPTIONS_MIN} or more")
     for name in sweeps:
-        if _arguments.words(name, "sweeps") in {*CELL, *SUMMARY}:
+        if _checks.words(name, "sweeps") in {*CELL, *SUMMARY}:
             raise refused(f"{name!r} is a column of the answer", "sweeps", name, "another name for the corruption")
 
 
@@ -218,13 +218,10 @@ def _clean_prompts(sweep: Sweep) -> list[Prompt]:
 
 
 def _effects(sweep: Sweep) -> Effects:
-    return {tuple(row.get(name) for name in CELL): row["normalised"] for row in sweep.mean()}
+    return {tuple(row.get(name) for name in CELL): row["normalized"] for row in sweep.mean()}
 
 
 def _gap(sweep: Sweep) -> float:
-    """A service of before there were baselines tells the first pair's alone."""
-    if not len(sweep.baselines):
-        return abs(sweep.clean_logit_difference - sweep.corrupt_logit_difference)
     clean, corrupt = (
         sweep.baseline_table.filter(pc.equal(sweep.baseline_table["prompt"], prompt)).sort_by("pair")
         for prompt in ("clean", "corrupt")
@@ -233,7 +230,7 @@ def _gap(sweep: Sweep) -> float:
 
 
 def _replaces_answer(sweep: Sweep) -> bool:
-    answer = next(iter(sweep.answer_texts or sweep.pairs[0].answers), None) if sweep.pairs else None
+    answer = next(iter(sweep.answer_texts or (sweep.pairs[0].clean_answer,)), None) if sweep.pairs else None
     return answer in sweep.tokens["clean"] and answer not in sweep.tokens["corrupt"]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOUR_MAP = "RdBu_r"
-LABEL = f"normalised logit difference: 0 base run, 1 source run ({COLOUR_MAP}: red positive, blue negative)"
+LABEL = f"normalized logit difference: 0 base run, 1 source run ({COLOUR_MAP}: red positive, blue negative)"
 BASE_PROMPT = {"denoise": "corrupt", "noise": "clean"}
 ALL_POSITIONS = -1
 PANEL_INCHES_MIN, PANEL_INCHES_MAX, CELL_INCHES = 2.0, 12.0, 0.38
@@ -66,7 +66,7 @@ def _panel(direction: str, site: str, cells: pa.Table, z_position: int | None) -
     columns, column_index = np.unique(pc.fill_null(across, ALL_POSITIONS).to_numpy(), return_inverse=True)
     shown: list[int | None] = [None if column == ALL_POSITIONS else column for column in columns.tolist()]
     values = np.full((len(layers), len(columns)), np.nan)
-    for row, column, value in zip(layer_index, column_index, cells.column("normalised").to_numpy(), strict=True):
+    for row, column, value in zip(layer_index, column_index, cells.column("normalized").to_numpy(), strict=True):
         # Several positions of a head fall on one square: the strongest by absolute value stays, with its sign. A cell
         # that a screen left out stays blank.
         if not np.isnan(value) and not abs(value) <= abs(values[row, column]):

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from actstore._answer import Answer, plain_rows
-from actstore._view import glossary as _definitions
+from actstore._view import glossary
 
 # A token stands out whose embedding's norm, or cosine to the mean embedding, is so many standard deviations of the
 # ordinary tokens from their mean...
@@ -70,7 +70,7 @@ class TokenComparison(Answer):
         )
 
     def _definitions(self) -> Mapping[str, str]:
-        return _definitions.TOKEN_COMPARISON
+        return glossary.TOKEN_COMPARISON
 
     def _title(self) -> str:
         return f"Replaced tokens of {len(self.names)} corruptions, among the vocabulary of {self.provenance.model}"

@@ -1,18 +1,18 @@
 """What changed when activations were replaced: a row a cell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Answer, Table, excluded_words, plain_rows
 from actstore._errors import refused
-from actstore._patching import plots as _plots
-from actstore._records import PromptPair, SweepAudit, TakenRows
+from actstore._patching import plots
 from actstore._view.text import visible
+from actstore_api.records.patching import PatchDirection, PromptPair, RunSweep, SweepAudit, SweepResult, TakenRows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,11 +34,11 @@ class Sweep(Answer):
 
     denoise puts the clean activation into the corrupt run, noise the corrupt one into the clean run. All metrics are at
     the last position: logit_difference = logit(clean answer) - logit(corrupt answer); log_probability (natural),
-    probability, loss and rank (from 0) of the clean answer; kl = D(source run || patched run) in nats. `normalised` is
-    of the logit difference, 0 at the unpatched base run and 1 at the source run; normalised_log_probability and so on
+    probability, loss and rank (from 0) of the clean answer; kl = D(source run || patched run) in nats. `normalized` is
+    of the logit difference, 0 at the unpatched base run and 1 at the source run; normalized_log_probability and so on
     likewise. `unchanged` rows lie before the prompts' first difference: both runs are one there, so nothing can change.
 
-    Of a screen every cell has an `estimate` of `normalised`, and the cells that were not computed have no metrics. Of
+    Of a screen every cell has an `estimate` of `normalized`, and the cells that were not computed have no metrics. Of
     an SAE there is a row for each `feature`, one named "together" and one named "error"; of spans, `name` says which.
     `stored_rows` says what was taken from a stored run. `source`, `sae_error`, and of path patching `receivers` and
     `path_mlps` are as asked for: cells then are what is sent.
@@ -51,6 +51,7 @@ class Sweep(Answer):
     prompt_tokens: pa.Table
     clean_logit_difference: float
     corrupt_logit_difference: float
+    audit: SweepAudit
     pairs: tuple[PromptPair, ...] = ()
     source: str = "prompt"
     sae_error: str = ""
@@ -58,7 +59,6 @@ class Sweep(Answer):
     path_mlps: str = ""
     baseline_table: pa.Table = field(default_factory=lambda: pa.table({}))
     direct_table: pa.Table = field(default_factory=lambda: pa.table({}))
-    audit: SweepAudit = field(default_factory=SweepAudit)
     stored_rows: TakenRows | None = None
     # Of the first pair, as texts show its tokens.
     answer_texts: tuple[str, ...] = ()
@@ -82,22 +82,22 @@ class Sweep(Answer):
         return Answer(table=self.direct_table, provenance=self.provenance, excluded=self.excluded)
 
     def top(self, n: int = SHOWN_CELLS, direction: str | None = None) -> Answer:
-        """The n cells that move the answer furthest from the base run, by absolute normalised logit difference."""
+        """The n cells that move the answer furthest from the base run, by absolute normalized logit difference."""
         table = self.table
         if direction is not None:
-            _arguments.choices(direction, "direction", _arguments.DIRECTIONS)
+            _checks.one_of(direction, "direction", get_args(PatchDirection))
             table = table.filter(pc.equal(table["direction"], direction))
         if "estimate" in table.column_names:
             table = table.filter(pc.is_valid(table["logit_difference"]))
-        order = pc.sort_indices(pc.negate(pc.abs(table["normalised"])))
-        chosen = table.take(order[: _arguments.count(n, "n")])
+        order = pc.sort_indices(pc.negate(pc.abs(table["normalized"])))
+        chosen = table.take(order[: _checks.count(n, "n")])
         return Answer(table=chosen, provenance=self.provenance, excluded=self.excluded)
 
     def mean(self) -> Answer:
-        """Over pairs: a row a direction and cell, with the mean and, of `normalised`, the least and the greatest."""
+        """Over pairs: a row a direction and cell, with the mean and, of `normalized`, the least and the greatest."""
         place = ["direction", *(name for name in PLACE if name in self.table.column_names)]
         metrics = [name for name in self.table.column_names if name not in {*place, "pair", "unchanged"}]
-        extremes = [("normalised", "min"), ("normalised", "max")]
+        extremes = [("normalized", "min"), ("normalized", "max")]
         grouped = self.table.group_by([name for name in place if name != "token"], use_threads=False)
         found = grouped.aggregate([*((name, "mean") for name in metrics), *extremes])
         names = {f"{name}_mean": name for name in metrics}
@@ -105,7 +105,7 @@ class Sweep(Answer):
         return Answer(table=renamed, provenance=self.provenance, excluded=self.excluded)
 
     def directions(self, threshold: float = LARGE_EFFECT) -> Answer:
-        """Denoise beside noise, for each cell: mean normalised logit differences over pairs, and what they look like.
+        """Denoise beside noise, for each cell: mean normalized logit differences over pairs, and what they look like.
 
         "AND": noise breaks it and denoise does not bring it back, as for one of several parts that are all needed.
         "OR": denoise brings it back and noise does not break it, as for one of several of which each is enough.
@@ -116,16 +116,16 @@ class Sweep(Answer):
 
         Errors: BadRequest for a sweep in one direction, and a threshold that is not above 0.
         """
-        _arguments.number(threshold, "threshold", least=0.0)
+        _checks.number(threshold, "threshold", least=0.0)
         asked = set(self.table["direction"].to_pylist())
-        if asked != set(_arguments.DIRECTIONS):
+        if asked != set(get_args(PatchDirection)):
             message = "denoise beside noise needs a sweep in both directions"
             raise refused(message, "directions", ", ".join(sorted(asked)), "both: leave `directions` out")
         rows: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in self.mean():
             place = {name: row[name] for name in PLACE if name in row}
             kept = rows.setdefault(tuple(place.values()), place)
-            kept[row["direction"]] = row["normalised"]
+            kept[row["direction"]] = row["normalized"]
         for row in rows.values():
             computed = None not in (row["denoise"], row["noise"])
             row["looks"] = _looks(row["denoise"], row["noise"], threshold) if computed else None
@@ -133,17 +133,17 @@ class Sweep(Answer):
         return Answer(table=table, provenance=self.provenance, excluded=self.excluded)
 
     def plot(self, z_position: int | None = None) -> "Figure":
-        """Heat maps of `normalised`: a row a direction, a column a site; layer 0 on top, the base run's tokens across.
+        """Heat maps of `normalized`: a row a direction, a column a site; layer 0 on top, the base run's tokens across.
 
         Sites with heads have these across instead, and show each head at the position where it moves the answer
         furthest (by absolute value, sign kept), or at `z_position`. All panels share limits symmetric about 0; colours
         run RdBu_r, red positive. Tick labels of positions where the prompts differ are bold. Of several pairs it is the
         mean; joint cells, spans, embeddings and features are not drawn.
         """
-        position = None if z_position is None else _arguments.count(z_position, "z_position")
+        position = None if z_position is None else _checks.count(z_position, "z_position")
         several = "pair" in self.table.column_names and len(pc.unique(self.table["pair"])) > 1
         cells = self.mean().table if several else self.table
-        return _plots.heat_maps(cells, self.tokens, position, self._plot_title())
+        return plots.heat_maps(cells, self.tokens, position, self._plot_title())
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -158,10 +158,13 @@ class Sweep(Answer):
             "baselines": plain_rows(self.baseline_table),
             "direct": plain_rows(self.direct_table),
             "audit": asdict(self.audit),
-            "stored_rows": None if self.stored_rows is None else asdict(self.stored_rows),
+            "stored_rows": self._stored_rows(),
             "excluded": list(self.excluded),
             "provenance": asdict(self.provenance),
         }
+
+    def _stored_rows(self) -> dict[str, Any] | None:
+        return None if self.stored_rows is None else asdict(self.stored_rows) | {"excluded": list(self.excluded)}
 
     def _plot_title(self) -> str:
         model = self.provenance.model
@@ -169,7 +172,7 @@ class Sweep(Answer):
             return f"{model}: mean over {len(self.pairs)} pairs of prompts"
         answers = ""
         if self.pairs:
-            clean, corrupt = self.answer_texts or map(str, self.pairs[0].answers)
+            clean, corrupt = self.answer_texts or map(str, (self.pairs[0].clean_answer, self.pairs[0].corrupt_answer))
             answers = f" of {visible(clean)!r} over {visible(corrupt)!r}"
         return (
             f"{model}: logit difference{answers}, {self.clean_logit_difference:.3g} on the clean prompt, "
@@ -214,7 +217,7 @@ class Sweep(Answer):
         if self.stored_rows is not None:
             taken = self.stored_rows
             told = f"{taken.used:,} used of {taken.read:,} that were looked at of {taken.stored:,}"
-            found.append(f"rows of run {taken.run}: {told}; {excluded_words(taken.excluded, taken.sink_ratio)}")
+            found.append(f"rows of run {taken.run}: {told}; {excluded_words(self.excluded, taken.sink_ratio)}")
         if "estimate" in self.table.column_names:
             agreement = self.audit.rank_agreement
             computed = len(self) - self.table["logit_difference"].null_count
@@ -224,8 +227,8 @@ class Sweep(Answer):
 
 
 _OTHER_METRICS = (
-    "log_probability", "probability", "loss", "rank", "kl", "normalised_log_probability", "normalised_probability",
-    "normalised_loss", "normalised_kl",
+    "log_probability", "probability", "loss", "rank", "kl", "normalized_log_probability", "normalized_probability",
+    "normalized_loss", "normalized_kl",
 )  # fmt: skip
 
 
@@ -239,3 +242,26 @@ def _looks(denoise: float, noise: float, threshold: float) -> str:
     if not any(none):
         return "unclear"
     return "AND" if large[1] else "OR"
+
+
+def sweep_of(result: SweepResult, question: RunSweep, parts: Sequence[pa.Table]) -> Sweep:
+    """`parts`: the rows that came before the result."""
+    taken = result.stored_rows
+    return Sweep(
+        table=pa.concat_tables(parts),
+        prompt_tokens=result.tokens,
+        clean_logit_difference=result.clean_logit_difference,
+        corrupt_logit_difference=result.corrupt_logit_difference,
+        provenance=result.provenance,
+        pairs=question.pairs,
+        source=question.source,
+        sae_error=question.sae_error if question.sae else "",
+        receivers=question.receivers,
+        path_mlps=question.path_mlps if question.receivers else "",
+        baseline_table=result.baselines,
+        direct_table=result.direct,
+        audit=result.audit,
+        answer_texts=(result.clean_answer, result.corrupt_answer),
+        stored_rows=taken,
+        excluded=() if taken is None else tuple(sorted(taken.excluded)),
+    )

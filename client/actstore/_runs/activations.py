@@ -7,12 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._answer import Answer
 from actstore._errors import Fault
 
 _ELEMENT_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # bfloat16 as its raw bits
-ROW_COLUMNS = ("sequence", "position", "document", "token", "flags")
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +42,7 @@ class Activations(Answer):
 
     def to_numpy(self, site: str | None = None) -> npt.NDArray[np.float32]:
         """[rows, d_model] of one site (None: the first), widened to float32 without changing any value."""
-        site = _arguments.chosen(site, "site", self.sites)
+        site = self.site if site is None else _checks.one_of(site, "site", self.sites)
         dtype, width = self._metadata(site, b"dtype"), int(self._metadata(site, b"d_model"))
         return widen(self.table.column(self._column(site)), dtype, width)
 

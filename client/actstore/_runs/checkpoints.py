@@ -2,20 +2,22 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from actstore import _checks as _arguments
+from actstore import _checks
 from actstore._errors import ActstoreError, refused
-from actstore._norms.asking import left_out, profile_question
-from actstore._norms.profile import AXES, DEFAULT_RESAMPLES, SIZES, Growth, GrowthQuestion, NormProfile
-from actstore._norms.separability import Separability, SeparabilityQuestion
-from actstore._runs.run import Run
+from actstore._norms.asking import growth_question, profile_question, separability_question
+from actstore._norms.growth import Growth, ask_growth
+from actstore._norms.layers import first_and_last
+from actstore._norms.profiles import NormProfile, ask_profile
+from actstore._norms.separability import Separability, ask_separability
+from actstore._runs.run import Capture, Run
 from actstore._transport.base import Backend
 from actstore._view import text as _text
-
-if TYPE_CHECKING:
-    from actstore._records import CaptureProgress
-    from actstore._runs.capture import Capture
+from actstore._where import Excluded
+from actstore_api.records.capture import CaptureProgress
+from actstore_api.records.norm import FitGrowth, GetNormProfile, GetSeparability
+from actstore_api.records.terms import Range
 
 
 class Checkpoints:
@@ -44,75 +46,61 @@ class Checkpoints:
     def norms(
         self,
         sites: Iterable[str] | str | None = None,
-        exclude: Iterable[str] | str | None = None,
+        exclude: Excluded = None,
         quantiles: Sequence[float] | None = None,
-        by: str = "layer",
+        by: str = GetNormProfile.by,
         *,
-        quantity: str = "l2",
+        quantity: str = FitGrowth.quantity,
         histogram: int | Sequence[float] | None = None,
         exact: bool = False,
     ) -> NormProfile:
         """Each run's own profile, as `run.norms` gives it, with columns revision and step in front."""
-        asked = profile_question(self.names[0], sites, exclude, quantiles, by, quantity, histogram, exact)
-        return self._backend.norm_profile(asked.over(self.names[1:], self.steps))
+        asked = profile_question(
+            self.names, sites, exclude, quantiles, by, quantity, histogram, exact, steps=self.steps
+        )
+        return ask_profile(self._backend, asked)
 
     def fit_growth(
         self,
-        axis: str = "layer",
+        axis: str = FitGrowth.axis,
         *,
-        site: str = "resid_post",
+        site: str = GetSeparability.site,
         layers: tuple[int, int] | None = None,
-        exclude: Iterable[str] | str | None = None,
-        quantity: str = "l2",
-        resamples: int = DEFAULT_RESAMPLES,
-        seed: int = 0,
+        exclude: Excluded = None,
+        quantity: str = FitGrowth.quantity,
+        resamples: int = FitGrowth.resamples,
+        seed: int = FitGrowth.seed,
     ) -> list[Growth]:
         """`axis` "layer": over depth, an answer a checkpoint; "checkpoint": over training, an answer a layer.
 
         `site` is a kind, and `layers` the first and last of its layers, both included (None: all of them).
         `plot_growth` draws all answers on one plot.
         """
-        chosen = _arguments.layer_range(layers)
-        question = GrowthQuestion(
-            self.names,
-            **left_out(exclude),
-            axis=_arguments.chosen(axis, "axis", AXES),
-            site=_arguments.text(site, "site"),
-            quantity=_arguments.chosen(quantity, "quantity", SIZES),
-            resamples=_arguments.count(resamples, "resamples"),
-            seed=_arguments.count(seed, "seed", maximum=2**64 - 1),
-        )
+        question = growth_question(self.names, axis, site, layers, exclude, quantity, resamples, seed)
         if question.axis == "layer":
-            asked = [question.at(runs=(name,), layers=chosen) for name in self.names]
+            asked = [replace(question, runs=(name,)) for name in self.names]
         else:
-            places = self._single_sites(question.site, chosen)
-            asked = [question.at(site=place, steps=self.steps) for place in places]
-        return [self._backend.fit_growth(one) for one in asked]
+            places = self._single_sites(question.site, question.layers)
+            asked = [replace(question, site=place, layers=None, steps=self.steps) for place in places]
+        return [ask_growth(self._backend, one) for one in asked]
 
     def separability(
         self,
-        site: str = "resid_post",
+        site: str = GetSeparability.site,
         layers: tuple[int, int] | None = None,
         *,
-        exclude: Iterable[str] | str | None = None,
-        quantity: str = "l2",
+        exclude: Excluded = None,
+        quantity: str = FitGrowth.quantity,
     ) -> Separability:
         """Whether the norm of a site kind is a factor of the layer times one of the checkpoint."""
-        question = SeparabilityQuestion(
-            self.names,
-            **left_out(exclude),
-            site=_arguments.text(site, "site"),
-            layers=_arguments.layer_range(layers),
-            steps=self.steps,
-            quantity=_arguments.chosen(quantity, "quantity", SIZES),
-        )
-        return self._backend.separability(question)
+        asked = separability_question(self.names, self.steps, site, layers, exclude, quantity)
+        return ask_separability(self._backend, asked)
 
-    def _single_sites(self, kind: str, layers: tuple[int, int] | None) -> list[str]:
+    def _single_sites(self, kind: str, layers: Range | None) -> list[str]:
         """Those between the layers; where there are none, what the answerer will refuse in its own words."""
         stored = {site for site in self.runs[0].norm_sites if site.rpartition(".")[0] == kind}
         numbers = sorted(int(site.rpartition(".")[2]) for site in stored)
-        first, last = layers or (numbers[0], numbers[-1]) if numbers else (0, 0)
+        first, last = first_and_last(layers) if layers else (numbers[0], numbers[-1]) if numbers else (0, 0)
         if numbers and (first > last or {first, last} - set(numbers)):
             why = "the first is above the last" if first > last else f"{kind} has no norms at one of them"
             allowed = f"of {', '.join(map(str, numbers))}"
@@ -121,8 +109,8 @@ class Checkpoints:
         return [f"{kind}.{number}" for number in numbers if first <= number <= last] or [kind]
 
     def __repr__(self) -> str:
-        model = self.runs[0].specification.model
-        rows = [{"run": run.name, "revision": run.specification.model_revision or "(main)"} for run in self.runs]
+        model = self.runs[0].model.name
+        rows = [{"run": run.name, "revision": run.model.revision or "(main)"} for run in self.runs]
         title = f"{len(self)} checkpoints of {model}: .norms(), .fit_growth(axis), .separability()"
         return f"{title}\n{_text.grid(['run', 'revision'], rows)}"
 
@@ -132,7 +120,7 @@ def _check_models(runs: Sequence[Run]) -> None:
         raise refused("checkpoints are of one run or more", "runs", "none", "names of runs, or runs")
     first = runs[0]
     for run in runs[1:]:
-        expected, found = first.specification.model, run.specification.model
+        expected, found = first.model.name, run.model.name
         if found != expected:
             message = f"runs {first.name} and {run.name} cannot be compared: their model is {expected} and {found}"
             raise refused(message, "model", found, expected, "RUNS_DIFFER")
@@ -149,7 +137,7 @@ def check_revisions(revisions: Sequence[str], steps: Sequence[float]) -> None:
 
 def run_of_revision(name: str, revision: str) -> str:
     """Of characters that a name may have; the answerer's own default where no name is given."""
-    if not _arguments.text(name, "name"):
+    if not _checks.text(name, "name"):
         return ""
     return f"{name}-{re.sub('[^A-Za-z0-9._]+', '-', revision) or 'main'}"
 
@@ -157,7 +145,7 @@ def run_of_revision(name: str, revision: str) -> str:
 class Captures:
     """Captures of several revisions, which go on by themselves in the workers, whether or not anyone watches."""
 
-    def __init__(self, captures: Sequence["Capture"], steps: Sequence[float], backend: Backend) -> None:
+    def __init__(self, captures: Sequence[Capture], steps: Sequence[float], backend: Backend) -> None:
         self.captures = tuple(captures)
         self._steps = tuple(steps)
         self._backend = backend
@@ -169,7 +157,7 @@ class Captures:
     def __repr__(self) -> str:
         return f"Captures of runs {', '.join(self.run_names)}: .wait() for them, .progress() to look, .cancel()"
 
-    def progress(self) -> Iterator["CaptureProgress"]:
+    def progress(self) -> Iterator[CaptureProgress]:
         """News of one after the other, each to its end; `news.run` says of which."""
         for capture in self.captures:
             yield from capture.progress()
@@ -190,6 +178,6 @@ class Captures:
             raise failed[0]
         return Checkpoints(runs, self._steps, self._backend)
 
-    def cancel(self) -> list["CaptureProgress"]:
+    def cancel(self) -> list[CaptureProgress]:
         """What is committed stays readable."""
         return [capture.cancel() for capture in self.captures]

@@ -14,10 +14,10 @@ from typing import Self
 
 from actstore._errors import STACK_FAILED, StackFailed, refused
 from actstore._lab import Lab
-from actstore._records import S3Access
 from actstore._stack.folder import STATE_FOLDER, StackFile, StackFolder, StackProcesses
 from actstore._stack.guard import LEFTOVER_SECONDS, Guarded
 from actstore._stack.seaweed import LOG, SeaweedFS
+from actstore._transport.access import S3Access
 
 SERVICE_PORT = 7433
 # Ray takes its time on a cold machine, and its processes are nice to all others: on two cores, a start of 40 seconds

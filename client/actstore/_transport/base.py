@@ -1,39 +1,19 @@
-"""Whom the client asks: a service over gRPC, or a bucket by itself. The same calls, the same answers, the same errors.
-
-`exclude` is a set of token classes (bos, special, sink), empty for none; elsewhere None means the answerer's default.
+"""Whom the client asks: a service over gRPC, or a bucket by itself. The same questions, the same answers, the same
+errors; both are records of actstore_api.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from actstore._answer import Verdict
 from actstore._errors import ActstoreError, refused
-from actstore._features.stored import FeatureStatistics
-from actstore._model_questions import ModelQuestion
-from actstore._norms.profile import Growth, GrowthQuestion, NormProfile, ProfileQuestion
-from actstore._norms.separability import Separability, SeparabilityQuestion
-from actstore._patching.sweep import Sweep, SweptCells
-from actstore._questions import FeatureQuestion, Found, RowsQuestion, SaeQuestion
-from actstore._records import (
-    CaptureEstimate,
-    CaptureProgress,
-    CaptureSpecification,
-    ModelDescription,
-    Provenance,
-    RowQuery,
-    RunDescription,
-    SaeDescription,
-    Sources,
-    SweepEstimate,
-    SweepProgress,
-    SweepRequest,
-)
-from actstore._verdict import Verdict
+from actstore_api.records.terms import Provenance
 
 Rows = tuple[pa.Table, Provenance]
-Question = FeatureQuestion | SaeQuestion | ModelQuestion
 
 
 class Backend(ABC):
@@ -42,69 +22,23 @@ class Backend(ABC):
     address: str
 
     @abstractmethod
-    def list_runs(self) -> list[RunDescription]: ...
+    def ask(self, question: object) -> Any:
+        """The answer to a question that has one: of `X` an `XAnswer`."""
 
     @abstractmethod
-    def get_run(self, run: str) -> RunDescription: ...
+    def rows(self, question: object) -> Rows:
+        """All rows that a question is about, and where they come from."""
 
     @abstractmethod
-    def list_models(self) -> list[ModelDescription]: ...
+    def listen(self, question: object) -> Iterator[Any]:
+        """The answers to a question that is answered again and again, as they come."""
 
     @abstractmethod
-    def list_sources(self) -> Sources:
-        """What the workers find. NEEDS_SERVICE of a bucket, Unavailable where the workers are."""
+    def check_workers(self) -> None:
+        """Returns where the workers answer. Errors: Unavailable, Denied."""
 
     @abstractmethod
-    def list_saes(self) -> list[SaeDescription]: ...
-
-    @abstractmethod
-    def norm_profile(self, question: ProfileQuestion) -> NormProfile: ...
-
-    @abstractmethod
-    def fit_growth(self, question: GrowthQuestion) -> Growth: ...
-
-    @abstractmethod
-    def separability(self, question: SeparabilityQuestion) -> Separability: ...
-
-    @abstractmethod
-    def feature_statistics(
-        self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int
-    ) -> FeatureStatistics: ...
-
-    @abstractmethod
-    def ask(self, question: Question) -> Found:
-        """Every kind of question but RowsQuestion."""
-
-    @abstractmethod
-    def read_feature(self, question: RowsQuestion) -> Rows: ...
-
-    @abstractmethod
-    def read_activations(self, run: str, query: RowQuery) -> Rows:
-        """One site's column is `activation`; several have their names."""
-
-    @abstractmethod
-    def read_tokens(self, run: str, query: RowQuery) -> Rows: ...
-
-    @abstractmethod
-    def estimate_capture(self, specification: CaptureSpecification) -> CaptureEstimate: ...
-
-    @abstractmethod
-    def start_capture(self, specification: CaptureSpecification) -> str:
-        """The run's name."""
-
-    @abstractmethod
-    def watch_capture(self, run: str) -> Iterator[CaptureProgress]:
-        """Ends after the first progress in an end state; raises the capture's own error where it failed."""
-
-    @abstractmethod
-    def cancel_capture(self, run: str) -> CaptureProgress: ...
-
-    @abstractmethod
-    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | SweptCells | Sweep]:
-        """Progress and cells as they are finished, then one sweep with all of them."""
-
-    @abstractmethod
-    def estimate_sweep(self, request: SweepRequest) -> SweepEstimate: ...
+    def close(self) -> None: ...
 
     def check_runs(self, run: str | None, quick: bool, remove_orphans: bool) -> Verdict:  # noqa: ARG002
         raise needs_bucket("checking a store", self.address)
@@ -114,9 +48,6 @@ class Backend(ABC):
 
     def export(self, run: str, site: str, layout: str, folder: Path) -> int:  # noqa: ARG002
         raise needs_bucket("exporting a run", self.address)
-
-    @abstractmethod
-    def close(self) -> None: ...
 
 
 def needs_bucket(call: str, address: str) -> ActstoreError:

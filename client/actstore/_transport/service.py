@@ -1,9 +1,9 @@
-"""Asking a service: the one file of the client that touches gRPC; `_messages` turns protobuf into our own words."""
+"""Asking a service: the one file of the client that touches gRPC. What is asked, and how long, is the contract's."""
 
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.request import getproxies
@@ -11,71 +11,23 @@ from urllib.request import getproxies
 import grpc
 from grpc_status import rpc_status
 
-from actstore._errors import ActstoreError, Denied, error_of, refused
-from actstore._features.stored import FeatureStatistics
-from actstore._model_questions import ModelQuestion
-from actstore._norms.profile import Growth, GrowthQuestion, NormProfile, ProfileQuestion
-from actstore._norms.separability import Separability, SeparabilityQuestion
-from actstore._patching.sweep import Sweep, SweptCells
-from actstore._questions import Found, RowsQuestion
-from actstore._records import (
-    CaptureEstimate,
-    CaptureProgress,
-    CaptureSpecification,
-    ModelDescription,
-    RowQuery,
-    RunDescription,
-    SaeDescription,
-    Sources,
-    SweepEstimate,
-    SweepProgress,
-    SweepRequest,
-    field_names,
-)
-from actstore._transport import messages as _messages
-from actstore._transport import norm_messages as _norm_messages
-from actstore._transport.base import Backend, Question, Rows
-from actstore._transport.feature_messages import CALLS, rows_request
-from actstore._transport.model_messages import MODEL_CALLS
+from actstore._errors import ActstoreError, Denied, Fault, error_of, refused
+from actstore._transport.base import Backend, Rows
+from actstore_api.codec import decode, encode, message_of
 from actstore_api.reasons import from_status
+from actstore_api.records.capture import GetCaptureTotals
 from actstore_api.records.terms import Failure
-from actstore_api.v1 import (
-    activation_pb2,
-    capture_pb2,
-    catalog_pb2,
-    feature_pb2,
-    service_pb2_grpc,
-)
+from actstore_api.rows import decode_rows
+from actstore_api.shape import Unreadable
+from actstore_api.verbs import VERBS, Verb, verb_of
 
-# Of a unary call with all its attempts. Streams have none: a capture may take days.
-DEADLINE_SECONDS = 60.0
 CHECK_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 # Between two tries to reach a service that is away; gRPC's own grows to two minutes, after which it may long be back.
 RECONNECT_SECONDS = 0.5
-# The workers load a model and tokenise a whole dataset before they say under which name the capture runs.
-START_CAPTURE_SECONDS = 3600.0
-# What looks at every activation or norm, or loads a model first, takes longer than a read.
-LIVE_SECONDS = {"FeatureService": 600.0, "SaeService": 600.0, "ModelService": 600.0, "NormService": 600.0}
 MAXIMUM_MESSAGE_BYTES = 256 * 2**20
-READS = {
-    "CatalogService": ("ListRuns", "GetRun", "ListModels", "ListSaes"),
-    "ActivationService": ("ReadActivations", "ReadTokens"),
-    "FeatureService": (
-        "GetTopExamples",
-        "GetFeatureStatistics",
-        "SampleExamples",
-        "ReadFeature",
-        "FindFeatures",
-        "GetActiveFeatures",
-        "GetCofiringFeatures",
-    ),
-    "SaeService": ("EncodeText", "GetLogitLens", "AblateText", "AblateDirection", "FindNeighbours", "CheckSae"),
-    "ModelService": ("GetAttention", "GetInductionScores", "GetTextLens", "SteerText", "AblateSites", "CompareTokens"),
-    "NormService": ("GetNormProfile", "FitGrowth", "GetSeparability", "GetWeightNorms"),
-}
-# gRPC retries by itself, and a stream only until its first message. StartCapture, CancelCapture and RunSweep are not
-# here: their caller decides.
+# Of verbs that are repeatable; of all others their caller decides. gRPC retries by itself, and a stream only until its
+# first message.
 RETRY = {
     "maxAttempts": 4,
     "initialBackoff": "0.2s",
@@ -115,156 +67,61 @@ class GrpcBackend(Backend):
         _check_token(token)
         self._channel = _channel(address, token, tls)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        stubs: Any = service_pb2_grpc  # generated, without types
-        self._catalog = stubs.CatalogServiceStub(self._channel)
-        self._captures = stubs.CaptureServiceStub(self._channel)
-        self._read_activations = _rows_call(self._channel, "ActivationService/ReadActivations")
-        self._read_tokens = _rows_call(self._channel, "ActivationService/ReadTokens")
-        self._read_feature = _rows_call(self._channel, "FeatureService/ReadFeature")
-        self._features = stubs.FeatureServiceStub(self._channel)
-        self._norms = stubs.NormServiceStub(self._channel)
-        self._asked = {
-            "FeatureService": self._features,
-            "SaeService": stubs.SaeServiceStub(self._channel),
-            "ModelService": stubs.ModelServiceStub(self._channel),
-            "NormService": self._norms,
-        }
-        self._patching = stubs.PatchingServiceStub(self._channel)
 
     def close(self) -> None:
         self._channel.close()
 
     def check_workers(self) -> None:
-        """Returns where the service answers, and its workers do. Errors: Unavailable, Denied."""
-        self._ask(self._captures.GetCaptureTotals, capture_pb2.GetCaptureTotalsRequest(), CHECK_SECONDS)
+        self._ask(GetCaptureTotals(), CHECK_SECONDS)
 
-    def list_runs(self) -> list[RunDescription]:
-        return [_messages.run_of(run) for run in self._ask(self._catalog.ListRuns, catalog_pb2.ListRunsRequest()).runs]
+    def ask(self, question: object) -> Any:
+        return self._ask(question, verb_of(question).deadline_seconds)
 
-    def get_run(self, run: str) -> RunDescription:
-        return _messages.run_of(self._ask(self._catalog.GetRun, catalog_pb2.GetRunRequest(run=run)).run)
+    def rows(self, question: object) -> Rows:
+        with _readable(self.address):
+            return decode_rows(self._listen(question))
 
-    def list_models(self) -> list[ModelDescription]:
-        models = self._ask(self._catalog.ListModels, catalog_pb2.ListModelsRequest()).models
-        return [_messages.record_of(ModelDescription, model) for model in models]
+    def listen(self, question: object) -> Iterator[Any]:
+        for message in self._listen(question):
+            yield self._answer(verb_of(question), message)
 
-    def list_sources(self) -> Sources:
-        found = self._ask(self._captures.ListSources, capture_pb2.ListSourcesRequest())
-        return Sources(
-            models={(model.name, model.revision): model.family for model in found.models},
-            saes=tuple(found.saes),
-            datasets=tuple(found.datasets),
-            hub_allowed=found.hub_allowed,
-            truncated=found.truncated,
-        )
-
-    def list_saes(self) -> list[SaeDescription]:
-        saes = self._ask(self._catalog.ListSaes, catalog_pb2.ListSaesRequest()).saes
-        return [_messages.record_of(SaeDescription, sae) for sae in saes]
-
-    def norm_profile(self, question: ProfileQuestion) -> NormProfile:
-        request = _norm_messages.profile_out(question)
-        answer = self._ask(self._norms.GetNormProfile, request, LIVE_SECONDS["NormService"])
-        return _norm_messages.profile_of(answer, question, self.fit_growth)
-
-    def fit_growth(self, question: GrowthQuestion) -> Growth:
-        return _norm_messages.growth_of(self._ask(self._norms.FitGrowth, _norm_messages.growth_out(question)))
-
-    def separability(self, question: SeparabilityQuestion) -> Separability:
-        answer = self._ask(self._norms.GetSeparability, _norm_messages.separability_out(question))
-        return _norm_messages.separability_of(answer)
-
-    def feature_statistics(
-        self, run: str, sae: str, feature: int, exclude: frozenset[str], bins: int
-    ) -> FeatureStatistics:
-        request = feature_pb2.GetFeatureStatisticsRequest(
-            feature=feature_pb2.FeatureReference(run=run, sae=sae, feature=feature),
-            bins=bins,
-            exclude=_messages.exclusion_of(exclude),
-        )
-        answer = self._ask(self._features.GetFeatureStatistics, request)
-        return FeatureStatistics(
-            table=_messages.table_of(answer.histogram),
-            sae=sae,
-            feature=feature,
-            tokens=answer.tokens,
-            active_tokens=answer.active_tokens,
-            density=answer.density,
-            maximum=answer.maximum,
-            mean_when_active=answer.mean_when_active,
-            **_messages.origin_of(answer),
-        )
-
-    def ask(self, question: Question) -> Found:
-        call = MODEL_CALLS[type(question)] if isinstance(question, ModelQuestion) else CALLS[type(question)]
-        verb = getattr(self._asked[call.service], call.verb)
-        return call.found(self._ask(verb, call.request(question), LIVE_SECONDS[call.service]))
-
-    def read_feature(self, question: RowsQuestion) -> Rows:
-        return _messages.rows_of(self._listen(self._read_feature, rows_request(question)))
-
-    def read_activations(self, run: str, query: RowQuery) -> Rows:
-        request = activation_pb2.ReadActivationsRequest(
-            run=run,
-            site=query.sites[0],
-            more_sites=query.sites[1:],
-            columns=[_messages.COLUMNS[name] for name in query.columns] or [activation_pb2.ROW_COLUMN_NONE],
-            **_messages.row_range(query),
-        )
-        return _messages.rows_of(self._listen(self._read_activations, request))
-
-    def read_tokens(self, run: str, query: RowQuery) -> Rows:
-        request = activation_pb2.ReadTokensRequest(run=run, **_messages.row_range(query))
-        return _messages.rows_of(self._listen(self._read_tokens, request))
-
-    def estimate_capture(self, specification: CaptureSpecification) -> CaptureEstimate:
-        request = capture_pb2.EstimateCaptureRequest(specification=_messages.specification_out(specification))
-        found = self._ask(self._captures.EstimateCapture, request, START_CAPTURE_SECONDS).estimate
-        fields = {name: getattr(found, name) for name in field_names(CaptureEstimate)}
-        fields["dataset_files"] = _messages.dataset_files_of(found.dataset_files)
-        return CaptureEstimate(**{**fields, "bytes_by_product": dict(found.bytes_by_product)})
-
-    def start_capture(self, specification: CaptureSpecification) -> str:
-        request = capture_pb2.StartCaptureRequest(specification=_messages.specification_out(specification))
-        run: str = self._ask(self._captures.StartCapture, request, START_CAPTURE_SECONDS).run
-        return run
-
-    def watch_capture(self, run: str) -> Iterator[CaptureProgress]:
-        request = capture_pb2.WatchCaptureRequest(run=run)
-        for update in self._listen(self._captures.WatchCapture, request):
-            yield _messages.progress_of(update.progress)
-
-    def cancel_capture(self, run: str) -> CaptureProgress:
-        request = capture_pb2.CancelCaptureRequest(run=run)
-        return _messages.progress_of(self._ask(self._captures.CancelCapture, request).progress)
-
-    def run_sweep(self, request: SweepRequest) -> Iterator[SweepProgress | SweptCells | Sweep]:
-        parts: list[SweptCells] = []
-        for update in self._listen(self._patching.RunSweep, _messages.sweep_out(request)):
-            if update.HasField("result"):
-                yield _messages.sweep_of(update.result, request, [part.to_arrow() for part in parts])
-            elif update.HasField("cells"):
-                parts.append(SweptCells(table=_messages.table_of(update.cells.rows)))
-                yield parts[-1]
-            else:
-                yield SweepProgress(update.progress.cells_done, update.progress.cells_total)
-
-    def estimate_sweep(self, request: SweepRequest) -> SweepEstimate:
-        asked = _messages.sweep_estimate_out(request)
-        found = self._ask(self._patching.EstimateSweep, asked, START_CAPTURE_SECONDS).estimate
-        return SweepEstimate(**{name: getattr(found, name) for name in field_names(SweepEstimate)})
-
-    def _ask(self, verb: Callable[..., Any], request: Any, deadline_seconds: float | None = None) -> Any:
+    def _ask(self, question: object, seconds: float | None) -> Any:
+        verb, request = verb_of(question), _request(question)
         with _in_our_words(self.address):
-            return verb(request, timeout=deadline_seconds or DEADLINE_SECONDS, metadata=self._metadata)
+            answer = self._channel.unary_unary(verb.path)(request, timeout=seconds, metadata=self._metadata)
+        return self._answer(verb, answer)
 
-    def _listen(self, verb: Callable[..., Any], request: Any) -> Iterator[Any]:
+    def _answer(self, verb: Verb, message: bytes) -> Any:
+        with _readable(self.address):
+            return decode(verb.answer, message_of(verb.answer).FromString(message))
+
+    def _listen(self, question: object) -> Iterator[bytes]:
+        """The messages of a stream, as bytes. A stream has no deadline: a capture may take days."""
+        request = _request(question)
         with _in_our_words(self.address):
-            stream = verb(request, metadata=self._metadata)
+            stream = self._channel.unary_stream(verb_of(question).path)(request, metadata=self._metadata)
             try:
                 yield from stream
             finally:
                 stream.cancel()  # nobody listens any more; of no effect on a stream that ended
+
+
+def _request(question: object) -> bytes:
+    """As it is sent. Errors: BadRequest for a word that the contract does not have."""
+    try:
+        request: bytes = encode(question).SerializeToString()
+    except Unreadable as error:
+        raise refused(str(error), error.field, error.value, error.allowed) from None
+    return request
+
+
+@contextmanager
+def _readable(address: str) -> Iterator[None]:
+    """An answer that the contract does not allow is a fault of whoever sent it."""
+    try:
+        yield
+    except Unreadable as error:
+        raise Fault(f"the service at {address} answered what this client cannot read: {error}") from None
 
 
 def _check_token(token: str | None) -> None:
@@ -284,9 +141,6 @@ def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
             allowed="True, or False where the network itself is trusted",
             next_step="pass tls=True for a service behind TLS, or tls=False to send the token in the clear",
         )
-    reads = [
-        {"service": f"actstore_api.v1.{service}", "method": verb} for service, verbs in READS.items() for verb in verbs
-    ]
     options = [
         # A proxy that the environment names is never for this machine itself.
         ("grpc.enable_http_proxy", int(not _is_loopback(address))),
@@ -294,11 +148,17 @@ def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
         ("grpc.initial_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)),
         ("grpc.max_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)),
         ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
-        ("grpc.service_config", json.dumps({"methodConfig": [{"name": reads, "retryPolicy": RETRY}]})),
+        ("grpc.service_config", json.dumps({"methodConfig": [{"name": _repeatable(), "retryPolicy": RETRY}]})),
     ]
     if tls:
         return grpc.secure_channel(address, grpc.ssl_channel_credentials(), options)
     return grpc.insecure_channel(address, options)
+
+
+def _repeatable() -> list[dict[str, str]]:
+    """The verbs that are retried, in gRPC's words."""
+    paths = [verb.path.rpartition("/") for verb in VERBS.values() if verb.repeatable]
+    return [{"service": service.removeprefix("/"), "method": method} for service, _, method in paths]
 
 
 def _is_loopback(address: str) -> bool:
@@ -344,12 +204,3 @@ def _next_step(said: str, address: str) -> str:
     if getproxies() and not _is_loopback(address):
         return "check the address; a proxy of the environment is in between: no_proxy names hosts that it is not for"
     return ""
-
-
-def _rows_call(channel: grpc.Channel, verb: str) -> Any:
-    """Its answers stay bytes: see `rows_of`."""
-    return channel.unary_stream(
-        f"/actstore_api.v1.{verb}",
-        request_serializer=lambda request: request.SerializeToString(),
-        response_deserializer=lambda message: message,
-    )

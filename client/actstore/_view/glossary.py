@@ -88,7 +88,7 @@ QUANTITIES: Mapping[str, str] = {
     "loss_recovered": "(zeroed - reconstructed) / (zeroed - loss): 1 for a perfect reconstruction",
 }
 SUBLAYERS: Mapping[str, str] = {
-    "input": "gaussian: in place of what the norm gives; normalised: Gaussian, through the norm; text: real",
+    "input": "gaussian: in place of what the norm gives; normalized: Gaussian, through the norm; text: real",
     "expected": "root mean square of the written norm, by formula",
     "sampled": "the same over the samples, or over the text's tokens",
     "standard_error": "of sampled",

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from actstore_api.records.terms import one_line
+
 _VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _EIGHTHS = "▁▂▃▄▅▆▇█"
 CELL_CHARACTERS = 60
@@ -12,13 +14,7 @@ SOURCE_CHARACTERS = 100
 
 def visible(text: str) -> str:
     """White space as `·`, `↵`, `⇥`; control, bidirectional and zero-width characters as their escape."""
-    return "".join(_VISIBLE.get(character) or _printable(character) for character in text)
-
-
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return "".join(_VISIBLE.get(character) or one_line(character) for character in text)
 
 
 def number(value: object) -> str:
@@ -32,17 +28,12 @@ def number(value: object) -> str:
     return _cell(value)
 
 
-def line(text: str) -> str:
-    """A sentence from elsewhere on one line, its spaces kept."""
-    return "".join(_printable(character) for character in text)
-
-
 def source(row: Mapping[str, Any]) -> str:
     """Where an example's document comes from: a file and a row of it, or what a column said; empty where not known.
 
     A service from before there were sources sends no such columns.
     """
-    text = line(row.get("source") or "")
+    text = one_line(row.get("source") or "")
     if len(text) > SOURCE_CHARACTERS:
         text = f"{text[: SOURCE_CHARACTERS - 1]}…"
     number_of_row = row.get("row")
@@ -50,7 +41,7 @@ def source(row: Mapping[str, Any]) -> str:
 
 
 def _cell(value: object) -> str:
-    text = "".join(_printable(character) for character in str(value))
+    text = one_line(str(value))
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
 

@@ -119,7 +119,7 @@ class Provenance:
         parts += [f"config {self.config_sha256[:8]}"] if self.config_sha256 else []
         parts += [f"SAE {name} {sha256[:8]}" for name, sha256 in sorted(self.sae_sha256.items())]
         how = " ".join(filter(None, (self.dtype, self.attention_implementation, self.device)))
-        return [*parts, how]
+        return [*parts, *([how] if how else [])]
 
     def _stored(self) -> list[str]:
         if not self.run:

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from actstore._cli.main import main
-from actstore_api.v1 import patching_pb2
+from actstore_api.records.patching import StoredSource
 from actstore_service.server import Service
 from tests.client.conftest import SERVICE_TOKEN
 from tests.client.workers import stand_in as planted
@@ -232,12 +232,12 @@ def test_patch_says_what_takes_the_place(service: Service, workers: StandInWorke
         )
     )  # fmt: skip
     request = workers.requests[-1]
-    assert (request.sae, list(request.features), request.source_run) == ("planted-sae", [3, 5], "planted")
-    assert [(span.name, span.clean.text, span.corrupt.text) for span in request.spans] == [
+    assert (request.sae, list(request.features), request.stored) == ("planted-sae", [3, 5], StoredSource("planted"))
+    assert [(span.name, span.clean, span.corrupt) for span in request.spans] == [
         ("who", "a", "a"), ("last", "b", "c"),
     ]  # fmt: skip
     assert list(request.receivers) == ["q.1.0", "mlp_in.1"]
-    assert request.path_mlps == patching_pb2.PATH_MLPS_FROZEN
+    assert request.path_mlps == "frozen"
 
 
 def test_a_refusal_is_one_block_and_status_1(address: str) -> None:

@@ -8,12 +8,14 @@ import pytest
 from actstore import BadRequest, Lab, Where
 from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
-from actstore_api.v1 import capture_pb2, model_pb2, sae_pb2
+from actstore_api.records.model import TokenizeText
+from actstore_api.records.sae import AblateDirection, AblateText, EncodeText, FindNeighbors, GetLogitLens
+from actstore_api.records.terms import ModelReference
 from tests.client.workers import saes as planted
 from tests.client.workers.stand_in import StandInWorkers
 from tests.stored_run import BOS_ONLY, D_SAE, EVERYWHERE, FIRING, MODEL, SAE, SILENT, StoredRun
 
-REFERENCE = sae_pb2.SaeReference(model=capture_pb2.ModelReference(name=MODEL), sae=SAE)
+ASKED = {"model": ModelReference(MODEL), "sae": SAE}
 TEXT = "say word6 word7 word9"
 
 
@@ -29,10 +31,10 @@ def feature(features: SaeFeatures) -> Feature:
 
 def test_a_lens_is_asked_for_as_it_was_wanted(feature: Feature, workers: StandInWorkers) -> None:
     found = feature.logit_lens(3, side="encoder", fold_norm=True, longest_unembedding=20)
-    assert workers.requests[-1] == sae_pb2.GetLogitLensRequest(
-        sae=REFERENCE,
-        features=[FIRING],
-        side=sae_pb2.FEATURE_SIDE_ENCODER,
+    assert workers.requests[-1] == GetLogitLens(
+        **ASKED,
+        features=(FIRING,),
+        side="encoder",
         fold_norm=True,
         longest_unembedding=20.0,
         k=3,
@@ -46,13 +48,13 @@ def test_a_lens_is_asked_for_as_it_was_wanted(feature: Feature, workers: StandIn
 def test_a_lens_masks_nothing_unless_told(feature: Feature, workers: StandInWorkers) -> None:
     feature.logit_lens()
     sent = workers.requests[-1]
-    assert not sent.HasField("longest_unembedding")
-    assert (sent.side, sent.fold_norm, sent.k) == (sae_pb2.FEATURE_SIDE_DECODER, False, 20)
+    assert sent.longest_unembedding is None
+    assert (sent.side, sent.fold_norm, sent.k) == ("decoder", False, 20)
 
 
 def test_many_features_share_a_lens(features: SaeFeatures, workers: StandInWorkers) -> None:
     found = features.lens([FIRING, np.int64(SILENT)], 2)
-    assert list(workers.requests[-1].features) == [FIRING, SILENT]
+    assert workers.requests[-1].features == (FIRING, SILENT)
     assert found.features == [FIRING, SILENT]
     assert [row["logit"] for row in found.end("top", SILENT)] == [9 + SILENT / 16, 8 + SILENT / 16]
     with pytest.raises(BadRequest, match="end"):
@@ -62,14 +64,14 @@ def test_many_features_share_a_lens(features: SaeFeatures, workers: StandInWorke
 @pytest.mark.parametrize("ablation", ["delete", "zero_embedding", "zero_residual", "mean_residual"])
 def test_text_is_ablated_as_it_was_asked(ablation: str, feature: Feature, workers: StandInWorkers) -> None:
     found = feature.ablate_text(TEXT, position=3, ablation=ablation, pairs=True)
-    assert workers.requests[-1] == sae_pb2.AblateTextRequest(
-        sae=REFERENCE,
+    assert workers.requests[-1] == AblateText(
+        **ASKED,
         feature=FIRING,
         text=TEXT,
         position=3,
-        ablation=sae_pb2.TextAblation.Value(f"TEXT_ABLATION_{ablation.upper()}"),
+        ablation=ablation,
         pairs=True,
-        bos=capture_pb2.BOS_POLICY_PREPEND,
+        prepend_bos=True,
     )
     assert (found.position, found.activation) == (3, planted.ACTIVATION)
     assert found.changes() == [None, *(planted.effect(first) for first in (1, 2, 3))]
@@ -77,7 +79,7 @@ def test_text_is_ablated_as_it_was_asked(ablation: str, feature: Feature, worker
 
 def test_a_position_that_is_not_named_is_left_to_the_workers(feature: Feature, workers: StandInWorkers) -> None:
     found = feature.ablate_text(TEXT)
-    assert not workers.requests[-1].HasField("position")
+    assert workers.requests[-1].position is None
     assert workers.requests[-1].pairs is False
     assert len(found.pairs()) == 0
     assert "'·word9', position 4: 4 on the whole text" in repr(found)
@@ -92,9 +94,7 @@ def test_pairs_are_ordered_by_what_their_tokens_do_not_explain(feature: Feature)
 
 def test_a_direction_is_ablated(feature: Feature, workers: StandInWorkers) -> None:
     found = feature.ablate_direction(TEXT)
-    assert workers.requests[-1] == sae_pb2.AblateDirectionRequest(
-        sae=REFERENCE, feature=FIRING, text=TEXT, bos=capture_pb2.BOS_POLICY_PREPEND
-    )
+    assert workers.requests[-1] == AblateDirection(**ASKED, feature=FIRING, text=TEXT, prepend_bos=True)
     assert [row["next_text"] for row in found] == ["say", " word6", " word7", " word9"]
     assert "in all -1 nats" in repr(found)
     assert found.scale == 1.0
@@ -104,20 +104,15 @@ def test_neighbours_of_a_feature_and_of_a_vector(
     feature: Feature, features: SaeFeatures, workers: StandInWorkers
 ) -> None:
     found = feature.neighbours(4, side="encoder")
-    assert workers.requests[-1] == sae_pb2.FindNeighboursRequest(
-        sae=SAE, feature=FIRING, side=sae_pb2.FEATURE_SIDE_ENCODER, k=4
-    )
+    assert workers.requests[-1] == FindNeighbors(sae=SAE, direction=FIRING, side="encoder", k=4)
     assert found.features == [0, 1, 2, 4]
     assert features.by_direction(np.arange(8), 2).features == [0, 1]
-    assert list(workers.requests[-1].vector.elements) == list(range(8))
-    assert workers.requests[-1].WhichOneof("direction") == "vector"
+    assert workers.requests[-1].direction == tuple(range(8))
 
 
 def test_a_text_is_encoded(features: SaeFeatures, workers: StandInWorkers) -> None:
     found = features.encode("word6 word7 word9")
-    assert workers.requests[-1] == sae_pb2.EncodeTextRequest(
-        sae=REFERENCE, text="word6 word7 word9", bos=capture_pb2.BOS_POLICY_PREPEND
-    )
+    assert workers.requests[-1] == EncodeText(**ASKED, text="word6 word7 word9", prepend_bos=True)
     assert found.on(FIRING) == [0.0, 0.0, 0.0, 9.0]
     assert found.on(BOS_ONLY) == [9.0, 0.0, 0.0, 0.0]
     assert "3 (9), 0 (0.25)" in repr(found)
@@ -154,9 +149,7 @@ def test_a_feature_that_never_fires_in_the_run_has_no_lift_and_comes_last(remote
 
 def test_a_token_by_its_text(features: SaeFeatures, workers: StandInWorkers) -> None:
     found = features.by_token(" word5")
-    assert workers.requests[-1] == model_pb2.TokeniseTextRequest(
-        model=capture_pb2.ModelReference(name=MODEL), text=" word5", one_token=True
-    )
+    assert workers.requests[-1] == TokenizeText(model=ModelReference(MODEL), text=" word5", one_token=True)
     assert found == features.by_token(5) == features.active(Where(tokens=[5]), order="lift")
     with pytest.raises(BadRequest, match="2 tokens") as refused:
         features.by_token("word5 word6")

@@ -11,8 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from actstore import FeaturePage, Lab, Where
-from actstore._features import page as _feature_page
-from actstore_api.v1 import capture_pb2
+from actstore._features import feature as _feature_page
 from actstore_service.server import Service
 from tests.client.conftest import SERVICE_TOKEN
 from tests.client.workers import saes as planted
@@ -52,9 +51,7 @@ def test_the_strongest_example_is_ablated(page: FeaturePage, workers: StandInWor
     ids, peak = page.top.table["tokens"][0].as_py(), page.top.table["position"][0].as_py()
     assert ids[0] == 0
     sent = workers.requests[-2:]
-    assert [(list(request.token_ids.ids), request.text, request.bos) for request in sent] == [
-        (ids[: peak + 1], "", capture_pb2.BOS_POLICY_UNSPECIFIED), (ids, "", capture_pb2.BOS_POLICY_UNSPECIFIED)
-    ]  # fmt: skip
+    assert [(list(asked.text), asked.prepend_bos) for asked in sent] == [(ids[: peak + 1], None), (ids, None)]
     assert (sent[0].position, sent[0].first_ablated) == (peak, 0)
     assert of_text.activation == planted.ACTIVATION
     assert [row["next_text"] for row in of_direction] == page.top.table["texts"][0].as_py()[1:]
@@ -68,7 +65,7 @@ def test_what_is_far_from_the_strongest_token_is_read_and_not_ablated(
     [of_text], [of_direction] = page.ablated_text, page.ablated_direction
     peak = page.top.table["position"][0].as_py()
     assert peak > 3
-    assert len(workers.requests[-2].token_ids.ids) == peak + 1
+    assert len(workers.requests[-2].text) == peak + 1
     assert workers.requests[-2].first_ablated == of_text.first == peak - 2
     assert len(of_text.changes()) == 3
     assert of_direction.table["position"][0].as_py() == peak - 2

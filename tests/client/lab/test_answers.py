@@ -21,8 +21,8 @@ def test_a_run_describes_itself(lab: Lab, stored: StoredRun) -> None:
     assert run.dense_sites == (DENSE_SITE,)
     assert run.norm_sites == ("resid_post.0", "resid_post.1", "resid_post.2")
     assert run.saes == (actstore.SaeAttachment(SAE, DENSE_SITE, D_SAE),)
-    assert run.specification.model == run.provenance.model == "planted-model"
-    assert run.specification.bos is True
+    assert run.specification.model.name == run.provenance.model == "planted-model"
+    assert run.specification.prepend_bos is True
     assert run.provenance.sae_sha256 == {SAE: "d" * 64}
     assert not lab.run("partial").complete
 

@@ -8,8 +8,16 @@ import pytest
 
 import actstore
 from actstore import ActstoreError, BadRequest, Lab, Where
-from actstore._questions import ActiveQuestion, CofiringQuestion, FindQuestion, RowsQuestion, SampleQuestion
-from actstore._records import RowQuery
+from actstore_api.records.activation import ReadTokens, TokenSelection
+from actstore_api.records.feature import (
+    FindFeatures,
+    GetActiveFeatures,
+    GetCofiringFeatures,
+    GetFeatureStatistics,
+    ReadFeature,
+    SampleExamples,
+)
+from actstore_api.records.terms import Range
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
@@ -227,20 +235,20 @@ WRONG: dict[str, Callable[[Lab], object]] = {
         lab.run("planted").feature(SAE, FIRING).uniform(3, "positions", where=Where(sequences=range(100, 200)))
     ),
     "active past the end": lambda lab: lab.run("planted").features(SAE).active(where=Where(positions=slice(500, None))),
-    "no rows, past the client": lambda lab: lab._backend.read_tokens("planted", RowQuery(sequence_count=0)),
+    "no rows, past the client": lambda lab: lab._backend.rows(ReadTokens("planted", TokenSelection(Range(0, 0)))),
     # Past the client's own check, to see that both doors say the same.
-    "feature": lambda lab: lab._backend.feature_statistics("planted", SAE, 10**6, frozenset(), 4),
-    "sampled feature": lambda lab: lab._backend.ask(SampleQuestion("planted", SAE, features=(10**6,))),
-    "read feature": lambda lab: lab._backend.read_feature(RowsQuestion("planted", SAE, feature=10**6)),
-    "named feature": lambda lab: lab._backend.ask(FindQuestion("planted", SAE, features=(10**6,))),
-    "other feature": lambda lab: lab._backend.ask(CofiringQuestion("planted", SAE, feature=10**6)),
-    "active of an unknown SAE": lambda lab: lab._backend.ask(ActiveQuestion("planted", "other")),
-    "method": lambda lab: lab._backend.ask(SampleQuestion("planted", SAE, features=(1,), k=2000)),
+    "feature": lambda lab: lab._backend.ask(GetFeatureStatistics("planted", SAE, 10**6)),
+    "sampled feature": lambda lab: lab._backend.ask(SampleExamples("planted", SAE, (10**6,))),
+    "read feature": lambda lab: lab._backend.rows(ReadFeature("planted", SAE, 10**6)),
+    "named feature": lambda lab: lab._backend.ask(FindFeatures("planted", SAE, (10**6,))),
+    "other feature": lambda lab: lab._backend.ask(GetCofiringFeatures("planted", SAE, 10**6)),
+    "active of an unknown SAE": lambda lab: lab._backend.ask(GetActiveFeatures("planted", "other")),
+    "method": lambda lab: lab._backend.ask(SampleExamples("planted", SAE, (1,), k=2000)),
     "too many": lambda lab: lab.run("planted").features(SAE).sample(range(12), k=1000),
     "bounds the wrong way": lambda lab: lab.run("planted").features(SAE).search(density=(0.5, 0.1)),
-    "order of tokens": lambda lab: lab._backend.ask(ActiveQuestion("planted", SAE, order="density")),
-    "statistic": lambda lab: lab._backend.ask(FindQuestion("planted", SAE, order="kurtosis")),
-    "sae": lambda lab: lab._backend.feature_statistics("planted", "other", 0, frozenset(), 4),
+    "order of tokens": lambda lab: lab.run("planted").features(SAE).active(order="density"),
+    "statistic": lambda lab: lab.run("planted").features(SAE).search(order="kurtosis"),
+    "sae": lambda lab: lab._backend.ask(GetFeatureStatistics("planted", "other", 0)),
 }
 
 

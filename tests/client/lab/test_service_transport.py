@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,12 +14,14 @@ from grpc_status import rpc_status
 
 import actstore
 from actstore import ActstoreError, BadRequest, Denied, Fault, LimitExceeded, StoreFailed, Unavailable
-from actstore._norms.profile import ProfileQuestion
-from actstore._records import RowQuery
 from actstore._transport import service as _grpc_backend
+from actstore_api import verbs
 from actstore_api.reasons import to_status
+from actstore_api.records.activation import ReadTokens
+from actstore_api.records.norm import GetNormProfile
 from actstore_api.records.terms import Failure
-from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, norm_pb2, service_pb2_grpc
+from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2, norm_pb2, service_pb2_grpc
+from actstore_api.verbs import VERBS
 from tests.servers import answering
 
 
@@ -35,17 +38,18 @@ class Moody(
         self.code, self.said = grpc.StatusCode.UNAVAILABLE, "not now"
         self.failure: Failure | None = None
         self.pause_seconds = 0.0
+        self.runs: list[Any] = []
 
     def ListRuns(self, request: Any, context: Any) -> Any:
         self._meet(context)
-        return catalog_pb2.ListRunsResponse()
+        return catalog_pb2.ListRunsResponse(runs=self.runs)
 
     def StartCapture(self, request: Any, context: Any) -> Any:
         self._meet(context)
         return capture_pb2.StartCaptureResponse(run="made")
 
     def WatchCapture(self, request: Any, context: Any) -> Iterator[Any]:
-        failure = capture_pb2.CaptureFailure(reason="OF_ANOTHER_AGE", message="something new", details={"field": "x"})
+        failure = common_pb2.Failure(reason="OF_ANOTHER_AGE", message="something new", details={"field": "x"})
         progress = capture_pb2.CaptureProgress(run="r", state=capture_pb2.CAPTURE_STATE_FAILED, failure=failure)
         yield capture_pb2.WatchCaptureResponse(progress=progress)
 
@@ -134,21 +138,41 @@ def test_no_other_status_is_tried_again_and_none_leaks(code: grpc.StatusCode, la
     assert not isinstance(caught.value, grpc.RpcError)
 
 
+def within(verb: str, seconds: float) -> Any:
+    """The verbs of the contract, of which one is given up after so long."""
+    return {**VERBS, verb: replace(VERBS[verb], deadline_seconds=seconds)}
+
+
 def test_a_slow_service_is_given_up(lab: actstore.Lab, moody: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_grpc_backend, "DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr(verbs, "VERBS", within("ListRuns", 0.2))
     moody.pause_seconds = 1.0
     with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
         lab.runs()
 
 
-def test_starting_a_capture_may_take_long(lab: actstore.Lab, moody: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers tokenise before they answer."""
-    monkeypatch.setattr(_grpc_backend, "DEADLINE_SECONDS", 0.1)
+def test_each_verb_has_its_own_deadline(lab: actstore.Lab, moody: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers tokenize before they answer a capture that starts."""
+    assert VERBS["StartCapture"].deadline_seconds > VERBS["ListRuns"].deadline_seconds
+    monkeypatch.setattr(verbs, "VERBS", within("ListRuns", 0.1))
     moody.pause_seconds = 0.5
     assert lab.capture("m", dataset="d").run_name == "made"
-    monkeypatch.setattr(_grpc_backend, "START_CAPTURE_SECONDS", 0.1)
+    monkeypatch.setattr(verbs, "VERBS", within("StartCapture", 0.1))
     with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
         lab.capture("m", dataset="d")
+
+
+def test_an_answer_that_the_contract_does_not_allow_is_a_fault(lab: actstore.Lab, moody: Moody) -> None:
+    """As of a later version of it."""
+    moody.runs = [catalog_pb2.Run(name="r")]
+    with pytest.raises(Fault, match=r"what this client cannot read: runs\.specification"):
+        lab.runs()
+
+
+def test_a_word_that_the_contract_does_not_have_is_not_sent(lab: actstore.Lab) -> None:
+    with pytest.raises(BadRequest) as caught:
+        lab._backend.ask(GetNormProfile(("r",), by="head"))
+    assert (caught.value.field, caught.value.value) == ("by", "head")
+    assert "token_class" in caught.value.allowed
 
 
 def test_a_failed_capture_with_a_newer_reason_is_a_fault(lab: actstore.Lab) -> None:
@@ -167,7 +191,7 @@ def test_a_rich_status_keeps_its_reason(lab: actstore.Lab, moody: Moody) -> None
 def test_a_message_past_the_limit_is_refused(moody: Moody, lab: actstore.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_grpc_backend, "MAXIMUM_MESSAGE_BYTES", 1_000_000)
     with actstore.connect(lab.address) as narrow, pytest.raises(LimitExceeded):
-        narrow._backend.norm_profile(ProfileQuestion("r"))
+        narrow._backend.ask(GetNormProfile(("r",)))
 
 
 def test_a_verb_that_is_not_there(lab: actstore.Lab) -> None:
@@ -186,7 +210,7 @@ def test_a_connection_that_ends_within_an_answer(said: str, lab: actstore.Lab, m
 
 def test_a_lab_that_is_closed(lab: actstore.Lab) -> None:
     lab.close()
-    for ask in (lab.runs, lambda: lab._backend.read_tokens("r", RowQuery())):
+    for ask in (lab.runs, lambda: lab._backend.rows(ReadTokens("r"))):
         with pytest.raises(BadRequest, match="is closed"):
             ask()
 
@@ -200,8 +224,7 @@ def test_a_token_that_no_header_can_hold(token: str) -> None:
 
 def test_a_stream_without_a_message_is_a_fault(lab: actstore.Lab) -> None:
     with pytest.raises(Fault, match="first message"):
-        lab._backend.read_tokens("r", RowQuery())
-    assert activation_pb2.ReadTokensRequest().run == ""
+        lab._backend.rows(ReadTokens("r"))
 
 
 def test_nobody_there(free_port: int) -> None:

@@ -12,13 +12,21 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from actstore import BadRequest, Lab
-from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, sae_pb2
+from actstore_api.records.model import (
+    AblateSites,
+    CompareTokens,
+    GetAttention,
+    GetInductionScores,
+    GetTextLens,
+    SteerText,
+    TokenizeText,
+)
+from actstore_api.records.terms import ModelReference, SaeFeature, StoredSample
 from tests.client.workers import models as planted
 from tests.client.workers.stand_in import StandInWorkers
 
 TEXT = "say word6 word7"
-MODEL = capture_pb2.ModelReference(name="tiny", revision="r1")
-NONE = capture_pb2.BOS_POLICY_NONE
+TINY, MODEL = ModelReference("tiny"), ModelReference("tiny", "r1")
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +37,8 @@ def _close_figures() -> Iterator[None]:
 
 def test_attention_is_asked_for_as_it_was_wanted(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.attention("tiny", TEXT, layers=[2, np.int64(0)], heads=[1], patterns=True, revision="r1", bos=False)
-    assert workers.requests[-1] == model_pb2.GetAttentionRequest(
-        model=MODEL, text=TEXT, bos=NONE, layers=[2, 0], heads=[1], patterns=True
+    assert workers.requests[-1] == GetAttention(
+        model=MODEL, text=TEXT, prepend_bos=False, layers=(2, 0), heads=(1,), patterns=True
     )
     rows = found.to_arrow().to_pylist()
     assert [(row["layer"], row["head"]) for row in rows] == [(2, 1), (0, 1)]
@@ -48,9 +56,7 @@ def test_attention_is_asked_for_as_it_was_wanted(remote: Lab, workers: StandInWo
 
 def test_patterns_are_not_sent_unless_asked_for(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.attention("tiny", TEXT)
-    assert workers.requests[-1] == model_pb2.GetAttentionRequest(
-        model=capture_pb2.ModelReference(name="tiny"), text=TEXT
-    )
+    assert workers.requests[-1] == GetAttention(model=TINY, text=TEXT)
     assert found.patterns.num_rows == 0
     assert "Attention of 6 heads of tiny over 4 tokens" in repr(found)
     assert "share of the head&#x27;s attention on the token before the query" in found._repr_html_()
@@ -61,24 +67,21 @@ def test_patterns_are_not_sent_unless_asked_for(remote: Lab, workers: StandInWor
 
 def test_induction_scores(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.induction_scores("tiny", tokens=20, texts=2, seed=7, layers=[1], heads=[0, 1])
-    assert workers.requests[-1] == model_pb2.GetInductionScoresRequest(
-        model=capture_pb2.ModelReference(name="tiny"), tokens=20, texts=2, seed=7, layers=[1], heads=[0, 1]
-    )
+    assert workers.requests[-1] == GetInductionScores(model=TINY, tokens=20, texts=2, seed=7, layers=(1,), heads=(0, 1))
     assert (found.repeated, found.loss_first, found.loss_second) == (20, planted.LOSS_FIRST, planted.LOSS_SECOND)
     assert [row["head"] for row in found.top()] == [1, 0]
     assert "on 20 random tokens that come twice: loss 9 the first time, 1.5 the second" in repr(found)
     assert found.plot().images[0].get_array().tolist() == [
         [planted.measure("induction", 1, head) for head in range(planted.HEADS)]
     ]
-    assert not model_pb2.GetInductionScoresRequest().HasField("tokens")
     remote.induction_scores("tiny")
-    assert not workers.requests[-1].HasField("tokens")
+    assert workers.requests[-1].tokens is None
 
 
 def test_a_lens_on_a_text(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.logit_lens("tiny", TEXT, k=2, layers=[0, 2], site="resid_pre", target=" word9")
-    assert workers.requests[-1] == model_pb2.GetTextLensRequest(
-        model=capture_pb2.ModelReference(name="tiny"), text=TEXT, k=2, layers=[0, 2], site="resid_pre", target=" word9"
+    assert workers.requests[-1] == GetTextLens(
+        model=TINY, text=TEXT, k=2, layers=(0, 2), site="resid_pre", target=" word9"
     )
     assert [row["text"] for row in found.top(1)] == [" t211", " t212"]
     assert [row["text"] for row in found.top(1, layer=0)] == [" t011", " t012"]
@@ -105,10 +108,9 @@ def test_steering_along_a_direction(remote: Lab, workers: StandInWorkers) -> Non
         "tiny", TEXT, direction=np.array([3.0, 4.0]), site="resid_post.1", strength=-2, unit="absolute", mode="set",
         positions="generated", tokens=3, temperature=0.5, seed=9, bos=False,
     )  # fmt: skip
-    assert workers.requests[-1] == model_pb2.SteerTextRequest(
-        model=capture_pb2.ModelReference(name="tiny"), prompt=TEXT, bos=NONE, vector=sae_pb2.Vector(elements=[3, 4]),
-        site="resid_post.1", mode=model_pb2.STEERING_MODE_SET, strength=-2.0, unit=model_pb2.STRENGTH_UNIT_ABSOLUTE,
-        positions=model_pb2.STEERED_POSITIONS_GENERATED, tokens=3, temperature=0.5, seed=9,
+    assert workers.requests[-1] == SteerText(
+        model=TINY, prompt=TEXT, prepend_bos=False, direction=(3.0, 4.0), site="resid_post.1", mode="set",
+        strength=-2.0, unit="absolute", positions="generated", max_new_tokens=3, temperature=0.5, seed=9,
     )  # fmt: skip
     assert (found.steered_text, found.unsteered_text) == (" s0 s1 s2", " u0 u1 u2")
     assert (found.strength, found.mean_norm, found.mode) == (-2.0, planted.MEAN_NORM, "set")
@@ -123,12 +125,12 @@ def test_steering_along_a_direction(remote: Lab, workers: StandInWorkers) -> Non
 def test_steering_along_a_feature_and_without_a_direction(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.steer("tiny", TEXT, sae="some-sae", feature=5, strength=2)
     sent = workers.requests[-1]
-    assert sent.feature == model_pb2.FeatureDirection(sae="some-sae", feature=5)
-    assert (sent.site, sent.strength, sent.tokens, sent.temperature) == ("", 2.0, 32, 0.0)
-    assert (sent.unit, sent.mode) == (model_pb2.STRENGTH_UNIT_MEAN_NORM, model_pb2.STEERING_MODE_ADD)
+    assert sent.direction == SaeFeature("some-sae", 5)
+    assert (sent.site, sent.strength, sent.max_new_tokens, sent.temperature) == ("", 2.0, 32, 0.0)
+    assert (sent.unit, sent.mode) == ("mean_norm", "add")
     assert found.strength == 2 * planted.MEAN_NORM
     away = remote.steer("tiny", TEXT, sae="some-sae", feature=0, mode="project_out", tokens=2)
-    assert not workers.requests[-1].HasField("strength")
+    assert workers.requests[-1].strength is None
     assert away.strength is None
     assert "without what is along the direction" in repr(away)
 
@@ -138,9 +140,9 @@ def test_parts_are_ablated(remote: Lab, workers: StandInWorkers) -> None:
         "tiny", [TEXT, "say word8"], with_="resample", sites=["mlp_out", "z"], layers=[0, 1], heads=[1], seed=3,
         same_position=True,
     )  # fmt: skip
-    assert workers.requests[-1] == model_pb2.AblateSitesRequest(
-        model=capture_pb2.ModelReference(name="tiny"), texts=[TEXT, "say word8"], sites=["mlp_out", "z"], layers=[0, 1],
-        heads=[1], ablation=model_pb2.SITE_ABLATION_RESAMPLE, run_tokens=8192, seed=3, same_position=True,
+    assert workers.requests[-1] == AblateSites(
+        model=TINY, texts=(TEXT, "say word8"), sites=("mlp_out", "z"), layers=(0, 1), heads=(1,),
+        ablation="resample", seed=3, same_position=True,
     )  # fmt: skip
     assert (found.loss, found.counted, found.ablation) == (planted.LOSS, planted.COUNTED, "resample")
     assert [(row["site"], row["change"]) for row in found.top(2)] == [("mlp_out.1", -0.4), ("z.1.1", 0.4)]
@@ -156,8 +158,8 @@ def test_parts_are_ablated(remote: Lab, workers: StandInWorkers) -> None:
 def test_one_text_is_one_text_and_a_mean_may_be_of_a_run(remote: Lab, workers: StandInWorkers) -> None:
     remote.ablate("tiny", TEXT, with_="mean", run="planted", run_tokens=100)
     sent = workers.requests[-1]
-    assert (list(sent.texts), sent.run, sent.run_tokens) == ([TEXT], "planted", 100)
-    assert sent.ablation == model_pb2.SITE_ABLATION_MEAN
+    assert (sent.texts, sent.stored) == ((TEXT,), StoredSample("planted", 100))
+    assert sent.ablation == "mean"
 
 
 def test_replaced_tokens_are_compared(remote: Lab, workers: StandInWorkers) -> None:
@@ -165,8 +167,8 @@ def test_replaced_tokens_are_compared(remote: Lab, workers: StandInWorkers) -> N
     found = remote.compare_tokens(
         "tiny", clean=TEXT, corrupt=corrupt, layers=[1], draws=9, seed=3, revision="r1", bos=False
     )
-    assert workers.requests[-1] == model_pb2.CompareTokensRequest(
-        model=MODEL, clean=TEXT, corrupt=corrupt.values(), bos=NONE, layers=[1], draws=9, seed=3
+    assert workers.requests[-1] == CompareTokens(
+        model=MODEL, clean=TEXT, corrupt=tuple(corrupt.values()), prepend_bos=False, layers=(1,), draws=9, seed=3
     )
     rows = found.to_arrow().select(["corruption", "position", "prompt", "text", "head", "shift"]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [
@@ -211,7 +213,7 @@ def test_a_bucket_has_no_model_to_ask(asked: str, direct: Lab) -> None:
     with pytest.raises(BadRequest) as refused:
         ANSWERS[asked](direct)
     assert refused.value.reason == "NEEDS_SERVICE"
-    assert "the model tiny" in str(refused.value)
+    assert "the workers of a service" in str(refused.value)
 
 
 def test_what_the_workers_refuse_names_the_field(remote: Lab) -> None:
@@ -227,27 +229,23 @@ def test_what_the_workers_refuse_names_the_field(remote: Lab) -> None:
 def test_token_ids_in_place_of_texts(remote: Lab, workers: StandInWorkers) -> None:
     """Of numpy's kinds, too; and nothing is asked for in front of them."""
     ids, other = np.array([0, 6, 7], np.int32), [0, 9, 7]
-    wire = common_pb2.TokenIds(ids=[0, 6, 7])
+    sent = (0, 6, 7)
     found = remote.tokens("tiny", ids, revision="r1")
-    assert workers.requests[-1] == model_pb2.TokeniseTextRequest(model=MODEL, token_ids=wire)
+    assert workers.requests[-1] == TokenizeText(model=MODEL, text=sent)
     assert (found.ids, found.table["special"].to_pylist()) == ([0, 6, 7], [True, False, False])
     remote.attention("tiny", ids, revision="r1", bos=True)
-    assert workers.requests[-1] == model_pb2.GetAttentionRequest(
-        model=MODEL, token_ids=wire, bos=capture_pb2.BOS_POLICY_PREPEND
-    )
+    assert workers.requests[-1] == GetAttention(model=MODEL, text=sent, prepend_bos=True)
     remote.logit_lens("tiny", ids, target=np.int64(9))
-    sent = workers.requests[-1]
-    assert (sent.token_ids, sent.target_token, sent.target, sent.text) == (wire, 9, "", "")
+    assert (workers.requests[-1].text, workers.requests[-1].target) == (sent, 9)
     remote.steer("tiny", tuple(ids), sae="some-sae", feature=1, strength=1)
-    assert workers.requests[-1].token_ids == wire
-    for texts, expected in ((ids, [wire]), ([ids, other], [wire, common_pb2.TokenIds(ids=other)])):
+    assert workers.requests[-1].prompt == sent
+    for texts, expected in ((ids, (sent,)), ([ids, other], (sent, (0, 9, 7)))):
         remote.ablate("tiny", texts)
-        assert (list(workers.requests[-1].token_ids), list(workers.requests[-1].texts)) == (expected, [])
+        assert workers.requests[-1].texts == expected
     remote.ablate("tiny", np.array([ids, other]))
-    assert len(workers.requests[-1].token_ids) == 2
+    assert len(workers.requests[-1].texts) == 2
     remote.compare_tokens("tiny", clean=ids, corrupt={"other": other})
-    assert workers.requests[-1].clean_token_ids == wire
-    assert list(workers.requests[-1].corrupt_token_ids) == [common_pb2.TokenIds(ids=other)]
+    assert (workers.requests[-1].clean, workers.requests[-1].corrupt) == (sent, ((0, 9, 7),))
 
 
 NO_IDS = {

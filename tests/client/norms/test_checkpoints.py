@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 import actstore
 from actstore import ActstoreError, Cancelled, Lab
 from actstore._cli.main import main
-from actstore_api.v1 import capture_pb2
+from actstore_api.records.capture import DatasetReference
 from actstore_service.server import Service
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
@@ -283,7 +283,7 @@ def test_one_request_captures_all_revisions(remote: Lab, workers: StandInWorkers
         assert captures.run_names == ("mine-step100", "mine-refs-pr-1", "mine-main")
         asked = [request.specification for request in workers.requests[-3:]]
         assert [sent.model.revision for sent in asked] == ["step100", "refs/pr/1", ""]
-        assert all(sent.dataset == capture_pb2.DatasetReference(name="text", max_tokens=9) for sent in asked)
+        assert all(sent.dataset == DatasetReference(name="text", max_tokens=9) for sent in asked)
     unnamed = remote.capture_revisions("planted-model", ["a1"], dataset="text")
     assert workers.requests[-1].specification.run == ""
     checkpoints = unnamed.wait()

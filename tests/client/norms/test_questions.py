@@ -13,12 +13,13 @@ from matplotlib import pyplot as plt
 
 import actstore
 from actstore import BadRequest, Lab, plot_growth
-from actstore._norms.profile import factor
-from actstore_api.v1 import capture_pb2, norm_pb2
+from actstore._norms.growth import factor
+from actstore_api.records.model import GetWeightNorms
+from actstore_api.records.terms import ModelReference, StoredSample
 from tests import stored_run
 from tests.client.conftest import RUNS
-from tests.client.workers.norms import HEADS, LAYERS, RATE
 from tests.client.workers.stand_in import StandInWorkers
+from tests.client.workers.weights import HEADS, LAYERS, RATE
 
 
 @pytest.fixture(autouse=True)
@@ -174,24 +175,24 @@ def test_a_factor_near_1_shows_how_near(value: float, words: str) -> None:
 
 def test_weights_are_asked_for_as_they_were_wanted(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.weights("tiny", layers=[0, 2], text="words", samples=9, seed=3, revision="r1", bos=False)
-    assert workers.requests[-1] == norm_pb2.GetWeightNormsRequest(
-        model=capture_pb2.ModelReference(name="tiny", revision="r1"),
-        layers=[0, 2],
+    assert workers.requests[-1] == GetWeightNorms(
+        model=ModelReference("tiny", "r1"),
+        layers=(0, 2),
         samples=9,
         seed=3,
         text="words",
-        bos=capture_pb2.BOS_POLICY_NONE,
+        prepend_bos=False,
     )
     assert found.of("W_OV")["layer"].to_pylist() == [0, 0, 2, 2]
     remote.weights("tiny", run=remote.run("planted"), run_tokens=500)
-    assert (workers.requests[-1].run, workers.requests[-1].run_tokens) == ("planted", 500)
+    assert workers.requests[-1].stored == StoredSample("planted", 500)
     assert found.excluded == ("bos", "special")
     assert "excluded: bos, special" in repr(found)
     assert remote.weights("tiny").excluded == ()
     many = replace(found, sublayers=pa.concat_tables([found.sublayers] * 3))
     assert "… 12 more rows in .sublayers" in repr(many)
     assert "… 12 more rows in .sublayers" in many._repr_html_()
-    assert {row["input"] for row in found.sublayers.to_pylist()} == {"gaussian", "normalised", "text"}
+    assert {row["input"] for row in found.sublayers.to_pylist()} == {"gaussian", "normalized", "text"}
     assert "Norms of 7 weights of tiny" in repr(found)
     assert "What sublayers write" in found._repr_html_()
     assert len(found.to_dict()["sublayers"]) == 12

@@ -8,16 +8,20 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from actstore import BadRequest, Provenance, Sweep, TokenComparison, compare_corruptions
+from actstore import BadRequest, PromptPair, Sweep, TokenComparison, compare_corruptions
 from actstore._patching.replaced_tokens import token_table
-from actstore._records import PromptPair
+from actstore._patching.sweep import sweep_of
+from actstore_api.records.patching import RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs import request as worker_request
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from examples.docstring import roles
 from examples.docstring_prompts import NAMES, STYLES, WORDS, docstring_prompt
+from tests.client.workers.saes import told
+from tests.client.workers.stand_in import UNAUDITED
 from tests.worker.models.hand_built import induction
 
 MODELS = Path(__file__).parents[3] / "models"
@@ -31,7 +35,7 @@ def planted(
     rows = [
         {
             "pair": pair, "direction": direction, "site": "z", "layer": 0, "position": 1, "head": int(name),
-            "name": None, "token": "b", "normalised": effect + spread,
+            "name": None, "token": "b", "normalized": effect + spread,
         }
         for pair, spread in enumerate((-0.05, 0.05))
         for name, effect in effects.items()
@@ -46,8 +50,9 @@ def planted(
         prompt_tokens=pa.table({"position": range(4), "clean": CLEAN, "corrupt": corrupt}),
         clean_logit_difference=1.0,
         corrupt_logit_difference=1.0 - gap,
-        provenance=Provenance(model="planted"),
-        pairs=tuple(PromptPair("a b . a", " ".join(corrupt), ("b", "y")) for _ in range(2)),
+        provenance=told(model="planted"),
+        audit=UNAUDITED,
+        pairs=tuple(PromptPair("a b . a", " ".join(corrupt), "b", "y") for _ in range(2)),
         baseline_table=pa.Table.from_pylist(baselines),
     )
 
@@ -106,11 +111,6 @@ def test_weak_corruptions_and_replacing_ones_alone_are_warned_of() -> None:
     assert list(alone.hidden()) == []
 
 
-def test_a_sweep_without_baselines_has_the_first_pairs_gap() -> None:
-    old = replace(planted({"0": 1.0}, gap=3.0), baseline_table=pa.table({}))
-    assert compare_corruptions({"old": old, "new": planted({"0": 1.0})}).gaps == pytest.approx({"old": 3, "new": 4})
-
-
 def compared(attention: float, moved: float = 0.0) -> TokenComparison:
     """Of the token x that POINTER has at position 0, which head 0.1 attends to so much."""
     place = {"corruption": "pointer", "position": 0, "prompt": "corrupt"}
@@ -124,7 +124,7 @@ def compared(attention: float, moved: float = 0.0) -> TokenComparison:
             for head in range(2)
         ]
     )  # fmt: skip
-    names, provenance = ("pointer", "answer"), Provenance(model="planted")
+    names, provenance = ("pointer", "answer"), told(model="planted")
     return TokenComparison(table=token_table(tokens, heads), names=names, heads=heads, provenance=provenance)
 
 
@@ -148,9 +148,9 @@ def test_tokens_of_other_corruptions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("other", "match"),
     [
-        (replace(planted({"0": 1.0}), provenance=Provenance(model="another")), "other model"),
-        (replace(planted({"0": 1.0}), provenance=Provenance(config_sha256="another")), "other model"),
-        (replace(planted({"0": 1.0}), pairs=(PromptPair("c d", "e f", ("b", "y")),)), "other clean prompts"),
+        (replace(planted({"0": 1.0}), provenance=told(model="another")), "other model"),
+        (replace(planted({"0": 1.0}), provenance=told(config_sha256="another")), "other model"),
+        (replace(planted({"0": 1.0}), pairs=(PromptPair("c d", "e f", "b", "y"),)), "other clean prompts"),
         (planted({"0": 1.0, "1": 1.0}), "other cells or directions"),
         (planted({"0": 1.0}, direction="noise"), "other cells or directions"),
         (replace(planted({"0": 1.0}), receivers=("q.1.0",), path_mlps="recomputed"), "or receivers than the first"),
@@ -165,7 +165,7 @@ def test_what_cannot_be_compared_is_refused(other: Sweep, match: str) -> None:
 def test_cells_that_were_not_computed_are_no_effects() -> None:
     """Of a screen they have an estimate alone."""
     screened = planted({"0": 1.0, "1": 0.5})
-    rows = [row | ({"normalised": None} if row["head"] else {}) for row in screened]
+    rows = [row | ({"normalized": None} if row["head"] else {}) for row in screened]
     screened = replace(screened, table=pa.Table.from_pylist(rows))
     with pytest.raises(BadRequest, match="1 cells of the sweep 'screened'") as refusal:
         compare_corruptions({"whole": planted({"0": 1.0, "1": 0.5}), "screened": screened})
@@ -186,19 +186,11 @@ def test_bad_names_and_thresholds_are_refused() -> None:
 
 
 def swept(model: LanguageModel, corrupt: str, wrong: str) -> Sweep:
-    pair = worker_request.PromptPair(". a b . a", corrupt, "b", wrong)
-    request = worker_request.SweepRequest("induction", "", (pair,), sites=("z",))
-    *_, result = run_sweep(model, request, worker_request.PatchingLimits())
-    assert isinstance(result, SweepResult)
-    return Sweep(
-        table=result.cells,
-        prompt_tokens=result.tokens,
-        clean_logit_difference=result.clean_logit_difference,
-        corrupt_logit_difference=result.corrupt_logit_difference,
-        provenance=Provenance(model="induction"),
-        pairs=(PromptPair(pair.clean, pair.corrupt, ("b", wrong)),),
-        baseline_table=result.baselines,
-    )
+    pairs = (PromptPair(". a b . a", corrupt, "b", wrong),)
+    question = RunSweep(ModelReference("induction"), pairs, sites=("z",))
+    *_, result = run_sweep(model, question, PatchingLimits())
+    assert isinstance(result, WholeSweep)
+    return sweep_of(result, question, [result.cells])
 
 
 def test_the_head_that_points_is_hidden_by_another_answer(tmp_path: Path) -> None:

@@ -1,19 +1,37 @@
 """Patching through a real service to workers of the same contract."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from actstore import BadRequest, Fault, Lab, Provenance, Sweep, SweepEstimate, SweptCells
-from actstore._records import SweepAudit, SweepRequest
-from actstore._transport.messages import sweep_of
-from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
+from actstore import BadRequest, Fault, Lab, Sweep, SweepEstimate, SweptCells
+from actstore._patching.sweep import sweep_of
+from actstore_api.records.patching import (
+    CellReference,
+    JointCells,
+    PatchSpan,
+    PromptPair,
+    RunSweep,
+    Screen,
+    StoredSource,
+    SweepResult,
+    TakenRows,
+)
+from actstore_api.records.terms import ModelReference, Range
 from tests.client.workers import stand_in as planted
-from tests.client.workers.saes import message
+from tests.client.workers.saes import told
 from tests.client.workers.stand_in import StandInWorkers
 
-ASKED = SweepRequest(model="planted-model", pairs=())
+MODEL = ModelReference("planted-model")
+ASKED = RunSweep(model=MODEL, pairs=())
+
+
+def swept(result: SweepResult, rows: pa.Table | None = None) -> Sweep:
+    """An answer that ends so; of the planted rows, where there are no others."""
+    return sweep_of(result, ASKED, [planted.cells() if rows is None else rows])
 
 
 def patch(lab: Lab, **how: object) -> Sweep:
@@ -25,7 +43,7 @@ def test_a_sweep_is_tidy_and_has_its_baselines(remote: Lab) -> None:
     sweep = patch(remote)
     assert sweep.to_arrow().equals(planted.cells())
     assert list(sweep.to_pandas().columns) == [
-        "direction", "site", "layer", "position", "head", "token", "logit_difference", "normalised",
+        "direction", "site", "layer", "position", "head", "token", "logit_difference", "normalized",
     ]  # fmt: skip
     assert (sweep.clean_logit_difference, sweep.corrupt_logit_difference) == (3.0, -1.0)
     assert sweep.tokens == {"clean": planted.CLEAN, "corrupt": planted.CORRUPT}
@@ -44,10 +62,8 @@ def test_cells_are_seen_as_they_are_finished(remote: Lab) -> None:
 def test_an_answer_that_was_kept_says_so_and_can_be_refused(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote, fresh=True)
     assert workers.requests[-1].fresh
-    result = patching_pb2.SweepResult(
-        cells=message(planted.cells()), tokens=message(planted.tokens()), audit=patching_pb2.SweepAudit(cached=True)
-    )
-    assert "kept" in repr(sweep_of(result, ASKED))
+    result = replace(planted.result(), audit=replace(planted.UNAUDITED, cached=True))
+    assert "kept" in repr(swept(result))
     with pytest.raises(BadRequest, match="fresh"):
         patch(remote, fresh="yes")
 
@@ -70,28 +86,22 @@ def test_an_estimate_is_of_the_same_request(remote: Lab, workers: StandInWorkers
 def test_prompts_and_answers_may_be_token_ids(remote: Lab, workers: StandInWorkers) -> None:
     clean, corrupt = [0, 4, 5, 6, 7], np.array([0, 4, 8, 6, 7])
     patch(remote, clean=clean, corrupt=corrupt, answers=(np.int32(5), np.int64(8)))
-    sent, first, second = workers.requests[-1], *(common_pb2.TokenIds(ids=ids) for ids in (clean, corrupt))
-    assert (sent.clean_token_ids, sent.corrupt_token_ids, sent.clean) == (first, second, "")
-    assert (sent.clean_answer_token, sent.corrupt_answer_token, sent.clean_answer) == (5, 8, "")
+    first, second = tuple(clean), tuple(corrupt.tolist())
+    assert workers.requests[-1].pairs == (PromptPair(first, second, 5, 8),)
     patch(remote, clean=[clean] * 2, corrupt=[corrupt, clean], answers=[(5, " John"), (5, 8)])
-    sent = workers.requests[-1]
-    assert (sent.clean_answer_token, sent.corrupt_answer, sent.HasField("corrupt_answer_token")) == (5, " John", False)
-    assert [(pair.clean_token_ids, pair.corrupt_token_ids) for pair in sent.more_pairs] == [(first, first)]
+    assert workers.requests[-1].pairs == (PromptPair(first, second, 5, " John"), PromptPair(first, first, 5, 8))
 
 
 def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote, sites="z", layers=[2, 0], directions=("noise",), revision="step-9", bos=False)
     request = workers.requests[-1]
-    assert request == patching_pb2.RunSweepRequest(
-        model=capture_pb2.ModelReference(name="planted-model", revision="step-9"),
-        clean="When Mary gave to",
-        corrupt="When John gave to",
-        clean_answer=" Mary",
-        corrupt_answer=" John",
-        sites=["z"],
-        layers=[2, 0],
-        directions=[patching_pb2.PATCH_DIRECTION_NOISE],
-        bos=capture_pb2.BOS_POLICY_NONE,
+    assert request == RunSweep(
+        model=ModelReference("planted-model", "step-9"),
+        pairs=(PromptPair("When Mary gave to", "When John gave to", " Mary", " John"),),
+        sites=("z",),
+        layers=(2, 0),
+        directions=("noise",),
+        prepend_bos=False,
     )
 
 
@@ -107,63 +117,51 @@ def test_every_part_of_a_request_arrives(remote: Lab, workers: StandInWorkers) -
         source="zero",
         joint={"both": [("z.1.0", 3), ("mlp_out.2", 1)]},
     )
-    cells = [
-        patching_pb2.CellReference(site=site, position=position) for site, position in (("z.1.0", 3), ("mlp_out.2", 1))
-    ]
-    assert workers.requests[-1] == patching_pb2.RunSweepRequest(
-        model=capture_pb2.ModelReference(name="planted-model"),
-        clean="a b",
-        corrupt="e f",
-        clean_answer=" a",
-        corrupt_answer=" b",
-        more_pairs=[patching_pb2.PromptPair(clean="c d", corrupt="g h", clean_answer=" c", corrupt_answer=" d")],
-        heads=[1],
-        only_positions=[3, 2],
+    assert workers.requests[-1] == RunSweep(
+        model=MODEL,
+        pairs=(PromptPair("a b", "e f", " a", " b"), PromptPair("c d", "g h", " c", " d")),
+        heads=(1,),
+        only_positions=(3, 2),
         window_layers=2,
-        source=patching_pb2.PATCH_SOURCE_ZERO,
-        joint=[patching_pb2.JointCells(name="both", cells=cells)],
+        source="zero",
+        joint=(JointCells("both", (CellReference("z.1.0", 3), CellReference("mlp_out.2", 1))),),
     )
     patch(remote, positions="last")
-    assert workers.requests[-1].positions == patching_pb2.PATCH_POSITIONS_LAST
+    assert workers.requests[-1].positions == "last"
 
 
 def test_what_takes_the_place_arrives(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote, source="mean", source_run="planted", sites="resid_pre")
-    assert workers.requests[-1].source == patching_pb2.PATCH_SOURCE_MEAN
-    assert workers.requests[-1].source_run == "planted"
-    assert list(workers.requests[-1].source_exclude.classes) == [common_pb2.TOKEN_CLASS_BOS]
+    sent = workers.requests[-1]
+    assert (sent.source, sent.stored) == ("mean", StoredSource("planted", frozenset({"bos"})))
     patch(remote, source="resample", source_run="planted", source_exclude=(), source_seed=7, sites="resid_pre")
-    assert workers.requests[-1].HasField("source_exclude")
-    assert not workers.requests[-1].source_exclude.classes
-    assert (workers.requests[-1].source, workers.requests[-1].source_seed) == (patching_pb2.PATCH_SOURCE_RESAMPLE, 7)
+    sent = workers.requests[-1]
+    assert (sent.source, sent.stored) == ("resample", StoredSource("planted", frozenset(), 7))
     patch(remote, sae="planted-sae", features=range(3), sae_error="patched")
-    assert (workers.requests[-1].sae, list(workers.requests[-1].features)) == ("planted-sae", [0, 1, 2])
-    assert workers.requests[-1].sae_error == patching_pb2.SAE_ERROR_PATCHED
+    sent = workers.requests[-1]
+    assert (sent.sae, sent.features, sent.sae_error, sent.stored) == ("planted-sae", (0, 1, 2), "patched", None)
 
 
 def test_receivers_arrive(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote, receivers=["q.1.0", "mlp_in.1"])
-    assert list(workers.requests[-1].receivers) == ["q.1.0", "mlp_in.1"]
-    assert workers.requests[-1].path_mlps == patching_pb2.PATH_MLPS_UNSPECIFIED
+    sent = workers.requests[-1]
+    assert (sent.receivers, sent.path_mlps) == (("q.1.0", "mlp_in.1"), "recomputed")
     sweep = patch(remote, receivers="logits", path_mlps="frozen")
     assert (sweep.receivers, sweep.path_mlps) == (("logits",), "frozen")
     assert "sent along paths to logits; MLPs on the way are frozen" in repr(sweep)
     assert sweep.to_dict()["receivers"] == ["logits"]
-    assert list(workers.requests[-1].receivers) == ["logits"]
-    assert workers.requests[-1].path_mlps == patching_pb2.PATH_MLPS_FROZEN
+    sent = workers.requests[-1]
+    assert (sent.receivers, sent.path_mlps) == (("logits",), "frozen")
     assert patch(remote).receivers == ()
 
 
 def test_spans_arrive_as_text_and_as_tokens(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote, spans={"who": ("Mary", range(2, 3)), "end": slice(3, 5)} | {"to": "to"})
-    tokens, text = patching_pb2.TokenRange, patching_pb2.PromptRange
-    assert list(workers.requests[-1].spans) == [
-        patching_pb2.PatchSpan(name="who", clean=text(text="Mary"), corrupt=text(tokens=tokens(first=2, end=3))),
-        patching_pb2.PatchSpan(
-            name="end", clean=text(tokens=tokens(first=3, end=5)), corrupt=text(tokens=tokens(first=3, end=5))
-        ),
-        patching_pb2.PatchSpan(name="to", clean=text(text="to"), corrupt=text(text="to")),
-    ]
+    assert workers.requests[-1].spans == (
+        PatchSpan("who", "Mary", Range(2, 3)),
+        PatchSpan("end", Range(3, 5), Range(3, 5)),
+        PatchSpan("to", "to", "to"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,31 +190,25 @@ def test_what_takes_the_place_is_checked_before_it_is_sent(
 
 
 def test_rows_of_a_stored_run_are_told() -> None:
-    taken = patching_pb2.StoredRows(run="code", used=900, read=1000, stored=5000, excluded=[common_pb2.TOKEN_CLASS_BOS])
-    sweep = sweep_of(
-        patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()), stored_rows=taken),
-        ASKED,
-    )
+    taken = TakenRows("code", used=900, read=1000, stored=5000, excluded=frozenset({"bos"}))
+    sweep = swept(replace(planted.result(), stored_rows=taken))
     assert sweep.excluded == ("bos",)
     assert sweep.to_dict()["stored_rows"] == {
-        "run": "code", "used": 900, "read": 1000, "stored": 5000, "excluded": ("bos",), "sink_ratio": None,
+        "run": "code", "used": 900, "read": 1000, "stored": 5000, "excluded": ["bos"], "sink_ratio": None,
     }  # fmt: skip
     assert "rows of run code: 900 used of 1,000 that were looked at of 5,000; excluded: bos" in repr(sweep)
-    taken.excluded.append(common_pb2.TOKEN_CLASS_SINK)
     for ratio, words in ((10, ""), (0, " (no sinks were looked for)")):
-        taken.sink_ratio = ratio
-        rows = {"cells": message(planted.cells()), "tokens": message(planted.tokens()), "stored_rows": taken}
-        [told] = [
-            line for line in repr(sweep_of(patching_pb2.SweepResult(**rows), ASKED)).splitlines() if "1,000" in line
-        ]
-        assert told.endswith(f"; excluded: bos, sink{words}")
+        rows = replace(taken, excluded=frozenset({"bos", "sink"}), sink_ratio=ratio)
+        shown = repr(swept(replace(planted.result(), stored_rows=rows)))
+        [line] = [line for line in shown.splitlines() if "1,000" in line]
+        assert line.endswith(f"; excluded: bos, sink{words}")
 
 
 def test_prompts_of_unequal_lengths_have_their_own_tokens_and_nothing_to_draw_of_spans() -> None:
     tokens = pa.table({"position": range(3), "clean": ["a", "b", "c"], "corrupt": ["a", "d", None]})
     cells = planted.cells(("resid_pre",), (1,))
     named = cells.append_column("name", pa.array(["span"] * len(cells)))
-    sweep = sweep_of(patching_pb2.SweepResult(cells=message(named), tokens=message(tokens)), ASKED)
+    sweep = swept(replace(planted.result(), tokens=tokens), named)
     assert sweep.tokens == {"clean": ["a", "b", "c"], "corrupt": ["a", "d"]}
     with pytest.raises(BadRequest, match="have no place in a heat map"):
         sweep.plot()
@@ -224,19 +216,17 @@ def test_prompts_of_unequal_lengths_have_their_own_tokens_and_nothing_to_draw_of
 
 def test_a_screen_arrives(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote)
-    assert not workers.requests[-1].HasField("screen")
+    assert workers.requests[-1].screen is None
     patch(remote, screen=100)
-    assert workers.requests[-1].screen == patching_pb2.Screen(exact_cells=100, qk_correction=True)
+    assert workers.requests[-1].screen == Screen(100, qk_correction=True)
     patch(remote, screen=7, qk_correction=False, grad_drop=True)
-    assert workers.requests[-1].screen == patching_pb2.Screen(exact_cells=7, grad_drop=True)
+    assert workers.requests[-1].screen == Screen(7, qk_correction=False, grad_drop=True)
 
 
 def test_direct_shares_are_a_table_of_their_own() -> None:
     shares = pa.table({"pair": [0], "prompt": ["clean"], "part": ["embedding"], "share": [0.5]})
-    result = patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()))
-    assert len(sweep_of(result, ASKED).direct) == 0
-    result.direct.CopyFrom(message(shares))
-    sweep = sweep_of(result, ASKED)
+    assert len(swept(planted.result()).direct) == 0
+    sweep = swept(replace(planted.result(), direct=shares))
     assert sweep.direct.to_arrow().equals(shares)
     assert sweep.to_dict()["direct"] == shares.to_pylist()
 
@@ -246,7 +236,7 @@ def screened() -> Sweep:
     rows = [
         {
             "direction": direction, "site": "z", "layer": layer, "position": 0, "head": 0,
-            "logit_difference": effect, "normalised": effect, "estimate": estimate,
+            "logit_difference": effect, "normalized": effect, "estimate": estimate,
         }
         for direction, layer, effect, estimate in (
             ("denoise", 0, 0.2, 5.0), ("denoise", 1, None, 0.1), ("noise", 0, -0.9, 0.3), ("noise", 1, 0.6, 4.0),
@@ -257,17 +247,17 @@ def screened() -> Sweep:
         prompt_tokens=pa.table({"clean": ["a"], "corrupt": ["b"]}),
         clean_logit_difference=1.0,
         corrupt_logit_difference=0.0,
-        provenance=Provenance(),
-        audit=SweepAudit(audited_cells=3, rank_agreement=-0.5),
+        provenance=told(),
+        audit=replace(planted.UNAUDITED, audited_cells=3, rank_agreement=-0.5),
     )
 
 
 def test_what_a_screen_left_out_is_not_told_as_an_effect() -> None:
     sweep = screened()
-    assert [row["normalised"] for row in sweep.top(9)] == [-0.9, 0.6, 0.2]
+    assert [row["normalized"] for row in sweep.top(9)] == [-0.9, 0.6, 0.2]
     looks = {row["layer"]: row["looks"] for row in sweep.directions()}
     assert looks == {0: "AND", 1: None}
-    assert {row["layer"]: row["normalised"] for row in sweep.mean() if row["direction"] == "denoise"} == {
+    assert {row["layer"]: row["normalized"] for row in sweep.mean() if row["direction"] == "denoise"} == {
         0: 0.2,
         1: None,
     }
@@ -280,10 +270,9 @@ def test_what_a_screen_left_out_is_not_told_as_an_effect() -> None:
 
 
 def test_ranks_that_were_not_compared_agree_by_nothing() -> None:
-    result = patching_pb2.SweepResult(cells=message(planted.cells()), tokens=message(planted.tokens()))
-    assert sweep_of(result, ASKED).audit == SweepAudit()
-    result.audit.rank_agreement = 0.0
-    assert sweep_of(result, ASKED).audit.rank_agreement == 0.0
+    assert swept(planted.result()).audit.rank_agreement is None
+    compared = replace(planted.UNAUDITED, rank_agreement=0.0)
+    assert swept(replace(planted.result(), audit=compared)).audit.rank_agreement == 0.0
 
 
 EFFECTS = {"A": (0.0, 1.0), "B": (1.0, 0.1), "C": (0.9, -1.1), "D": (0.1, 0.2), "E": (0.3, 1.0)}
@@ -292,7 +281,7 @@ EFFECTS = {"A": (0.0, 1.0), "B": (1.0, 0.1), "C": (0.9, -1.1), "D": (0.1, 0.2), 
 def two_pairs() -> Sweep:
     """Joint cells with these effects (denoise, noise), in pair 0 and, a tenth larger, in pair 1."""
     rows = [
-        {"pair": pair, "direction": direction, "site": "joint", "name": name, "normalised": effect + 0.1 * pair}
+        {"pair": pair, "direction": direction, "site": "joint", "name": name, "normalized": effect + 0.1 * pair}
         for pair in (0, 1)
         for name, effects in EFFECTS.items()
         for direction, effect in zip(("denoise", "noise"), effects, strict=True)
@@ -302,7 +291,8 @@ def two_pairs() -> Sweep:
         prompt_tokens=pa.table({"clean": [], "corrupt": []}),
         clean_logit_difference=1.0,
         corrupt_logit_difference=0.0,
-        provenance=Provenance(),
+        provenance=told(),
+        audit=planted.UNAUDITED,
     )
 
 
@@ -323,14 +313,14 @@ def test_means_are_over_pairs_with_their_range() -> None:
     rows = {(row["direction"], row["name"]): row for row in two_pairs().mean()}
     assert len(rows) == 2 * len(EFFECTS)
     found = rows["noise", "C"]
-    assert (found["normalised"], found["normalised_min"], found["normalised_max"]) == pytest.approx((-1.05, -1.1, -1.0))
+    assert (found["normalized"], found["normalized_min"], found["normalized_max"]) == pytest.approx((-1.05, -1.1, -1.0))
 
 
 def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
     sweep = patch(remote)
     frame = sweep.to_pandas()
-    expected = frame.loc[frame["normalised"].abs().sort_values(ascending=False).index, "normalised"].head(5).tolist()
-    assert [row["normalised"] for row in sweep.top(5)] == expected
+    expected = frame.loc[frame["normalized"].abs().sort_values(ascending=False).index, "normalized"].head(5).tolist()
+    assert [row["normalized"] for row in sweep.top(5)] == expected
     assert {row["direction"] for row in sweep.top(5, direction="noise")} == {"noise"}
     assert "logit difference 3 clean, -1 corrupt" in repr(sweep)
     with pytest.raises(BadRequest, match="direction"):

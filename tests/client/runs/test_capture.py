@@ -3,13 +3,14 @@
 import io
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
 from actstore import (
     BadRequest,
     Cancelled,
+    Capture,
     CaptureEstimate,
     CaptureProgress,
     DatasetFiles,
@@ -17,14 +18,14 @@ from actstore import (
     Lab,
     NotFound,
     Positions,
+    RowFilter,
     SaeWarning,
 )
-from actstore._runs import capture as _capture
-from actstore._runs.capture import Bar, Capture
-from actstore_api.v1 import capture_pb2
-from actstore_api.v1.sae_pb2 import CheckSaeRequest
-from actstore_storage.format.specification import Positions as StoredPositions
-from actstore_worker.wire.capture import capture_request
+from actstore._runs import run as _run
+from actstore._view.bar import Bar, duration
+from actstore_api.records.capture import CaptureSpecification, DatasetReference, EstimateCapture
+from actstore_api.records.sae import CheckSae
+from actstore_api.records.terms import ModelReference
 from tests.client.workers import stand_in as planted
 from tests.client.workers.saes import CLAIMED_L0, L0, WARNINGS
 from tests.client.workers.stand_in import StandInWorkers
@@ -51,7 +52,7 @@ def test_an_sae_that_does_not_look_right_is_warned_about_once(remote: Lab, worke
     [warning] = warned
     assert all(said in str(warning.message) for said in (SAE, "planted-model", *WARNINGS))
     assert warning.filename == __file__
-    assert [request.run for request in workers.requests if isinstance(request, CheckSaeRequest)] == ["float16"]
+    assert [request.run for request in workers.requests if isinstance(request, CheckSae)] == ["float16"]
 
 
 def test_a_check_that_fails_is_a_warning_and_not_an_error(remote: Lab) -> None:
@@ -62,12 +63,12 @@ def test_a_check_that_fails_is_a_warning_and_not_an_error(remote: Lab) -> None:
 
 def test_the_check_of_saes_can_be_left_out(remote: Lab, workers: StandInWorkers) -> None:
     assert remote.capture("planted-model", dataset="text", name="float16").wait(check_saes=False).name == "float16"
-    assert not any(isinstance(request, CheckSaeRequest) for request in workers.requests)
+    assert not any(isinstance(request, CheckSae) for request in workers.requests)
 
 
 def test_a_check_says_what_was_found_beside_what_is_claimed(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.run("planted").features(SAE).check(100)
-    assert workers.requests[-1] == CheckSaeRequest(run="planted", sae=SAE, tokens=100)
+    assert workers.requests[-1] == CheckSae(run="planted", sae=SAE, tokens=100)
     assert found.numbers == {"tokens": 100.0, "l0": L0}
     assert "looks right for planted-model" in repr(found)
     assert found.to_dict()["rows"][1] == {"quantity": "l0", "value": L0, "claimed": CLAIMED_L0}
@@ -95,15 +96,15 @@ def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> 
         sequences_per_shard=8,
         sequences_per_batch=4,
     )
-    assert workers.requests[-1].specification == capture_pb2.CaptureSpecification(
+    assert workers.requests[-1].specification == CaptureSpecification(
         run="mine",
-        model=capture_pb2.ModelReference(name="planted-model", revision="step-9"),
-        dataset=capture_pb2.DatasetReference(name="text", text_field="body", max_tokens=1000),
+        model=ModelReference("planted-model", "step-9"),
+        dataset=DatasetReference("text", text_field="body", max_tokens=1000),
         context_length=64,
-        bos=capture_pb2.BOS_POLICY_PREPEND,
-        dense_sites=["resid_post"],
-        norm_sites=["resid_post", "mlp_out.1"],
-        saes=["planted-sae"],
+        prepend_bos=True,
+        dense_sites=("resid_post",),
+        norm_sites=("resid_post", "mlp_out.1"),
+        saes=("planted-sae",),
         dtype="bfloat16",
         sequences_per_shard=8,
         sequences_per_batch=4,
@@ -111,42 +112,35 @@ def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> 
 
 
 POSITIONS = {
-    "last": (Positions.last(), capture_pb2.PositionSelection(last=True)),
-    "every": (Positions.every(4), capture_pb2.PositionSelection(stride=4)),
-    "random": (
-        Positions.random(0.25, seed=7),
-        capture_pb2.PositionSelection(random=capture_pb2.RandomFraction(fraction=0.25, seed=7)),
-    ),
-    "active": (
-        Positions.active("planted-sae", 3),
-        capture_pb2.PositionSelection(feature=capture_pb2.FeaturePositions(sae="planted-sae", feature=3)),
-    ),
+    "last": Positions.last(),
+    "every": Positions.every(4),
+    "random": Positions.random(0.25, seed=7),
+    "active": Positions.active("planted-sae", 3),
 }
 
 
 @pytest.mark.parametrize("kind", POSITIONS)
 def test_what_is_stored_and_of_which_rows(kind: str, remote: Lab, workers: StandInWorkers) -> None:
     """The workers read from the message what the caller said."""
-    positions, message = POSITIONS[kind]
     filters = [("language", "==", "en"), ("score", "in", (1, 2.5)), ("kept", "!=", True)]
     remote.capture(
         "planted-model", dataset="text", sites=["z.0.2"], storage_dtype="float16", widen_on_overflow=True, packing=True,
-        positions=positions, tokens_field="ids", filters=filters, max_documents=10, sink_ratio=20.0,
+        positions=POSITIONS[kind], tokens_field="ids", filters=filters, max_documents=10, sink_ratio=20.0,
         source_field="url",
     )  # fmt: skip
     sent = workers.requests[-1].specification
-    assert sent.positions == message
-    request = capture_request(sent)
-    assert request.positions == StoredPositions(**asdict(positions))
-    assert [(found.column, found.comparison, found.value) for found in request.row_filters] == filters
-    assert (request.storage_dtype, request.widen_on_overflow, request.packing) == ("float16", True, True)
-    assert (request.tokens_field, request.max_documents, request.sink_ratio) == ("ids", 10, 20.0)
-    assert request.source_field == "url"
+    assert sent.positions == POSITIONS[kind]
+    rows = [RowFilter("language", "==", ("en",)), RowFilter("score", "in", (1, 2.5)), RowFilter("kept", "!=", (True,))]
+    assert sent.dataset == DatasetReference(
+        "text", tokens_field="ids", source_field="url", row_filters=tuple(rows), max_documents=10
+    )
+    assert (sent.storage_dtype, sent.widen_on_overflow, sent.packing) == ("float16", True, True)
+    assert sent.sink_ratio == 20.0
 
 
 def test_a_dry_run_is_an_estimate(remote: Lab, workers: StandInWorkers) -> None:
     estimate = remote.estimate("planted-model", dataset="text", sites=["resid_post"], max_tokens=100)
-    assert isinstance(workers.requests[-1], capture_pb2.EstimateCaptureRequest)
+    assert isinstance(workers.requests[-1], EstimateCapture)
     assert workers.requests[-1].specification.dataset.max_tokens == 100
     assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0, 2, FILES)
     own = "2 documents begin with a BOS of their own"
@@ -175,16 +169,14 @@ def test_what_the_wire_could_not_carry_is_refused_here(field: str, remote: Lab) 
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:
     remote.capture("planted-model", dataset="text")
     sent = workers.requests[-1].specification
-    optional = ("context_length", "sequences_per_shard", "sequences_per_batch")
-    assert [name for name in optional if sent.HasField(name)] == []
-    assert not sent.dataset.HasField("max_tokens")
-    assert sent.bos == capture_pb2.BOS_POLICY_UNSPECIFIED
-    assert (sent.run, sent.dtype, sent.dataset.text_field) == ("", "float32", "")
+    assert sent == CaptureSpecification(
+        model=ModelReference("planted-model"), dataset=DatasetReference("text"), dtype="float32"
+    )
 
 
 def test_progress_comes_in_plain_records(remote: Lab) -> None:
     news = list(remote.attach("planted").progress())
-    assert [each.state for each in news] == ["preparing", *["running"] * 4, "complete"]
+    assert [each.state for each in news] == [*["running"] * 4, "complete"]
     assert news[-1] == CaptureProgress("planted", "complete", 4, 4, 1000, 1000, 4.0)
     assert {each.dataset_files for each in remote.attach(planted.MIXED).progress()} == {FILES}
 
@@ -233,10 +225,10 @@ def test_cancelling_what_is_not_captured(remote: Lab) -> None:
 def test_a_watch_that_breaks_off_is_taken_up_again(
     remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_capture, "RECONNECT_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(_run, "RECONNECT_PAUSE_SECONDS", 0.01)
     states = [news.state for news in remote.attach("breaks").progress()]
     assert states[-1] == "complete"
-    assert states.count("preparing") == 2
+    assert states.count("running") == 2 * planted.SHARDS
 
 
 def test_a_watch_without_an_end_is_a_fault(remote: Lab) -> None:
@@ -272,8 +264,8 @@ def test_the_bar_says_shards_tokens_pace_and_time_left() -> None:
 
 def test_the_bar_knows_no_totals_at_first() -> None:
     terminal = Terminal()
-    Bar(terminal, "capture r").draw(0, 0, "preparing", "tokens")
-    assert "preparing" in terminal.getvalue()
+    Bar(terminal, "capture r").draw(0, 0, "running", "tokens")
+    assert "running" in terminal.getvalue()
 
 
 def test_the_bar_is_quiet_away_from_a_terminal(remote: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,7 +276,7 @@ def test_the_bar_is_quiet_away_from_a_terminal(remote: Lab, capsys: pytest.Captu
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0:00"), (61, "1:01"), (3725, "1:02:05")])
 def test_durations(seconds: float, words: str) -> None:
-    assert _capture.duration(seconds) == words
+    assert duration(seconds) == words
 
 
 def test_a_capture_prints_what_can_be_done_with_it(remote: Lab) -> None:

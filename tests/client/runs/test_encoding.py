@@ -10,7 +10,7 @@ import actstore
 from actstore import Lab
 from actstore._cli import train as _training
 from actstore._errors import BadRequest, MissingLibrary
-from actstore_api.v1 import capture_pb2
+from actstore_api.records.capture import CaptureSpecification, StartCapture
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
@@ -22,8 +22,8 @@ from tests.storage.random_run import make_run, write_run
 from tests.storage.runs.test_borrowed_rows import encode, new_features, over
 
 
-def asked(workers: StandInWorkers) -> capture_pb2.CaptureSpecification:
-    (request,) = [one for one in workers.requests if isinstance(one, capture_pb2.StartCaptureRequest)]
+def asked(workers: StandInWorkers) -> CaptureSpecification:
+    (request,) = [one for one in workers.requests if isinstance(one, StartCapture)]
     return request.specification
 
 
@@ -32,10 +32,7 @@ def test_the_run_and_the_saes_are_all_that_is_sent(remote: Lab, workers: StandIn
     assert run.name == "float16"
     sent = asked(workers)
     assert (sent.run, sent.rows_of, list(sent.saes)) == ("float16", "planted", ["planted-sae"])
-    assert sent == capture_pb2.CaptureSpecification(
-        run="float16", rows_of="planted", saes=["planted-sae"], model=sent.model, dataset=sent.dataset
-    )
-    assert (sent.model.name, sent.dataset.name) == ("", "")
+    assert sent == CaptureSpecification(run="float16", rows_of="planted", saes=("planted-sae",))
 
 
 def test_what_cannot_be_encoded(remote: Lab, direct: Lab, workers: StandInWorkers) -> None:

@@ -11,8 +11,7 @@ import pytest
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from actstore import BadRequest, Lab, MissingLibrary, Provenance, Sweep
-from actstore._records import PromptPair
+from actstore import BadRequest, Lab, MissingLibrary, PromptPair, Sweep
 from tests.client.workers import saes
 from tests.client.workers import stand_in as planted
 from tests.stored_run import FIRING, SAE, SILENT
@@ -30,8 +29,9 @@ def sweep(sites: tuple[str, ...] = planted.SITES) -> Sweep:
         prompt_tokens=planted.tokens(),
         clean_logit_difference=planted.CLEAN_DIFFERENCE,
         corrupt_logit_difference=planted.CORRUPT_DIFFERENCE,
-        provenance=Provenance(model="planted-model"),
-        pairs=(PromptPair("", "", (" Mary", " John")),),
+        provenance=saes.told(model="planted-model"),
+        audit=planted.UNAUDITED,
+        pairs=(PromptPair("", "", " Mary", " John"),),
     )
 
 
@@ -161,7 +161,7 @@ def test_heat_maps_hold_the_cells() -> None:
         for site, ax in zip(planted.SITES[:3], row, strict=False):
             shown = ax.images[0].get_array()
             expected = [
-                [planted.normalised(direction, site, layer, position, None) for position in range(5)]
+                [planted.normalized(direction, site, layer, position, None) for position in range(5)]
                 for layer in range(3)
             ]
             np.testing.assert_array_equal(shown, expected)
@@ -174,7 +174,7 @@ def test_heads_show_their_strongest_position_or_the_chosen_one() -> None:
     for position, chosen in ((4, None), (2, 2)):
         ax = sweep().plot(z_position=chosen).axes[3]
         expected = [
-            [planted.normalised("denoise", "z", layer, position, head) for head in range(2)] for layer in range(3)
+            [planted.normalized("denoise", "z", layer, position, head) for head in range(2)] for layer in range(3)
         ]
         np.testing.assert_array_equal(ax.images[0].get_array(), expected)
         assert ax.get_xlabel() == "head"
@@ -186,16 +186,16 @@ def test_a_strong_negative_beats_a_weak_positive_and_keeps_its_sign() -> None:
     import pyarrow as pa
 
     cells = planted.cells(("z",))
-    values = cells["normalised"].to_numpy().copy()
+    values = cells["normalized"].to_numpy().copy()
     values[0] = -100.0  # denoise, layer 0, position 0, head 0
-    planted_negative = cells.set_column(cells.column_names.index("normalised"), "normalised", pa.array(values))
+    planted_negative = cells.set_column(cells.column_names.index("normalized"), "normalized", pa.array(values))
     found = Sweep(**{**vars(sweep(("z",))), "table": planted_negative})
     assert found.plot().axes[0].images[0].get_array()[0][0] == -100.0
 
 
 def test_all_panels_share_limits_symmetric_about_zero() -> None:
     figure = sweep().plot()
-    strongest = np.abs(sweep().to_arrow()["normalised"].to_numpy()).max()
+    strongest = np.abs(sweep().to_arrow()["normalized"].to_numpy()).max()
     assert {ax.images[0].get_clim() for ax in figure.axes[:-1]} == {(-strongest, strongest)}
     assert {ax.images[0].get_cmap().name for ax in figure.axes[:-1]} == {"RdBu_r"}
     assert "RdBu_r: red positive" in figure.axes[-1].get_xlabel()

@@ -15,13 +15,13 @@ from actstore import (
     FeatureTable,
     Lab,
     LogitLens,
-    Provenance,
     SaeCheck,
     TextAblation,
     TokenR2,
 )
 from actstore._view import glossary as _definitions
 from actstore._view import text as _text
+from tests.client.workers.saes import told
 from tests.stored_run import FIRING, SAE, SILENT
 
 HOSTILE = [
@@ -54,7 +54,7 @@ TAGS = {
     "details",
 } | {"summary"}
 ATTRIBUTES = {"style", "title", "width", "height", "role", "x", "y", "fill", "open"}
-PROVENANCE = Provenance(model="<b>model</b>", run="<i>run</i>")
+PROVENANCE = told(model="<b>model</b>", run="<i>run</i>")
 
 
 class Seen(HTMLParser):

@@ -7,9 +7,9 @@ import pyarrow as pa
 from grpc_status import rpc_status
 
 from actstore_api.reasons import to_status
+from actstore_api.records import model
 from actstore_api.records.terms import Failure
-from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, service_pb2_grpc
-from tests.client.workers.saes import asked, message, number, shown, split
+from tests.client.workers.saes import number, read, split, told
 
 LAYERS, HEADS = 3, 2
 MEASURES = ("entropy", "distance", "previous_token", "first_token", "current_token", "duplicate_token", "induction")
@@ -38,76 +38,73 @@ def change(kind: str, layer: int, head: int | None) -> float:
     return {"attn_out": 0.5, "mlp_out": -0.2, "z": 0.1}[kind] * (1 + layer) * (1 + (head or 0))
 
 
-class StandInModels(service_pb2_grpc.ModelServiceServicer):
-    def TokeniseText(self, request, context):
-        self._meet(request, context)
-        texts = split(request.text, capture_pb2.BOS_POLICY_NONE) if request.one_token else asked(request)
-        if request.one_token and len(texts) != 1:
+class StandInModels:
+    def TokenizeText(self, asked, context):
+        texts = split(asked.text, False) if asked.one_token else read(asked.text, asked.prepend_bos)
+        if asked.one_token and len(texts) != 1:
             context.abort_with_status(rpc_status.to_status(to_status(SEVERAL)))
-        return model_pb2.TokeniseTextResponse(tokens=message(_tokens(texts)), provenance=_provenance(request))
+        return model.TokenizeTextAnswer(tokens=_tokens(texts), provenance=told(model=asked.model.name))
 
-    def GetAttention(self, request, context):
-        self._meet(request, context)
-        texts = asked(request)
-        places = [(layer, head) for layer in _chosen(request.layers, LAYERS) for head in _chosen(request.heads, HEADS)]
+    def GetAttention(self, asked, context):
+        texts = read(asked.text, asked.prepend_bos)
+        places = [(layer, head) for layer in _chosen(asked.layers, LAYERS) for head in _chosen(asked.heads, HEADS)]
         rows = [
             {"layer": layer, "head": head} | {name: measure(name, layer, head) for name in MEASURES}
             for layer, head in places
         ]
-        answer = model_pb2.GetAttentionResponse(
-            heads=message(pa.Table.from_pylist(rows)), tokens=message(_tokens(texts)), provenance=_provenance(request)
-        )
-        if request.patterns:
+        weights = None
+        if asked.patterns:
             weights = [
                 {"layer": layer, "head": head, "query": query, "key": key, "weight": weight(query, key)}
                 for layer, head in places
                 for query in range(len(texts))
                 for key in range(query + 1)
             ]
-            answer.patterns.CopyFrom(message(pa.Table.from_pylist(weights)))
-        return answer
-
-    def GetInductionScores(self, request, context):
-        self._meet(request, context)
-        rows = [
-            {"layer": layer, "head": head} | {name: measure(name, layer, head) for name in SCORES}
-            for layer in _chosen(request.layers, LAYERS)
-            for head in _chosen(request.heads, HEADS)
-        ]
-        return model_pb2.GetInductionScoresResponse(
-            heads=message(pa.Table.from_pylist(rows)),
-            tokens=request.tokens if request.HasField("tokens") else 48,
-            loss_first=LOSS_FIRST,
-            loss_second=LOSS_SECOND,
-            provenance=_provenance(request),
+        return model.GetAttentionAnswer(
+            heads=pa.Table.from_pylist(rows),
+            patterns=None if weights is None else pa.Table.from_pylist(weights),
+            tokens=_tokens(texts),
+            provenance=told(model=asked.model.name),
         )
 
-    def GetTextLens(self, request, context):
-        self._meet(request, context)
-        if request.model.name == "encoder":
+    def GetInductionScores(self, asked, context):
+        rows = [
+            {"layer": layer, "head": head} | {name: measure(name, layer, head) for name in SCORES}
+            for layer in _chosen(asked.layers, LAYERS)
+            for head in _chosen(asked.heads, HEADS)
+        ]
+        return model.GetInductionScoresAnswer(
+            heads=pa.Table.from_pylist(rows),
+            tokens=48 if asked.tokens is None else asked.tokens,
+            loss_first=LOSS_FIRST,
+            loss_second=LOSS_SECOND,
+            provenance=told(model=asked.model.name),
+        )
+
+    def GetTextLens(self, asked, context):
+        if asked.model.name == "encoder":
             context.abort_with_status(rpc_status.to_status(to_status(ENCODER)))
-        texts = asked(request)
-        layers = _chosen(request.layers, LAYERS)
+        texts = read(asked.text, asked.prepend_bos)
+        layers = _chosen(asked.layers, LAYERS)
         tops = [
             {
                 "layer": layer, "position": position, "rank": rank, "token": rank,
                 "text": top_text(layer, position, rank), "logit": 10.0 - rank,
                 "probability": (1 + layer) / (4.0 * rank),
             }
-            for layer in layers for position in range(len(texts)) for rank in range(1, request.k + 1)
+            for layer in layers for position in range(len(texts)) for rank in range(1, asked.k + 1)
         ]  # fmt: skip
-        return model_pb2.GetTextLensResponse(
-            tops=message(pa.Table.from_pylist(tops)),
-            positions=message(_positions(texts, layers, request.target)),
-            tokens=message(_tokens(texts)),
-            provenance=_provenance(request),
+        return model.GetTextLensAnswer(
+            tops=pa.Table.from_pylist(tops),
+            positions=_positions(texts, layers, asked.target),
+            tokens=_tokens(texts),
+            provenance=told(model=asked.model.name),
         )
 
-    def SteerText(self, request, context):
-        self._meet(request, context)
-        prompt = asked(request, "prompt")
-        steered = [f" s{number}" for number in range(request.tokens)]
-        unsteered = [f" u{number}" for number in range(request.tokens)]
+    def SteerText(self, asked, context):
+        prompt = read(asked.prompt, asked.prepend_bos)
+        steered = [f" s{number}" for number in range(asked.max_new_tokens)]
+        unsteered = [f" u{number}" for number in range(asked.max_new_tokens)]
         rows = [
             {
                 "generated": by, "position": len(prompt) + place, "token": place, "text": text,
@@ -115,45 +112,42 @@ class StandInModels(service_pb2_grpc.ModelServiceServicer):
             }
             for by, texts in (("steered", steered), ("unsteered", unsteered)) for place, text in enumerate(texts)
         ]  # fmt: skip
-        factor = 1.0 if request.unit == model_pb2.STRENGTH_UNIT_ABSOLUTE else MEAN_NORM
-        told = _tokens(prompt).append_column("steered", pa.array([text != "<bos>" for text in prompt]))
-        return model_pb2.SteerTextResponse(
-            tokens=message(pa.Table.from_pylist(rows)),
-            prompt=message(told),
+        factor = 1.0 if asked.unit == "absolute" else MEAN_NORM
+        shown = _tokens(prompt).append_column("steered", pa.array([text != "<bos>" for text in prompt]))
+        return model.SteerTextAnswer(
+            tokens=pa.Table.from_pylist(rows),
+            prompt=shown,
             steered_text="".join(steered),
             unsteered_text="".join(unsteered),
-            site=request.site or "resid_post.1",
+            site=asked.site or "resid_post.1",
             mean_norm=MEAN_NORM,
-            strength=request.strength * factor if request.HasField("strength") else None,
-            provenance=_provenance(request),
+            strength=None if asked.strength is None else asked.strength * factor,
+            provenance=told(model=asked.model.name),
         )
 
-    def AblateSites(self, request, context):
-        self._meet(request, context)
+    def AblateSites(self, asked, context):
         rows = []
-        for layer in _chosen(request.layers, LAYERS):
-            for kind in request.sites or ("attn_out", "mlp_out", "z"):
-                for head in _chosen(request.heads, HEADS) if kind == "z" else (None,):
+        for layer in _chosen(asked.layers, LAYERS):
+            for kind in asked.sites or ("attn_out", "mlp_out", "z"):
+                for head in _chosen(asked.heads, HEADS) if kind == "z" else (None,):
                     site = f"{kind}.{layer}" + ("" if head is None else f".{head}")
                     moved = change(kind, layer, head)
                     where = {"site": site, "kind": kind, "layer": layer, "head": head}
                     rows.append(where | {"loss": LOSS + moved, "change": moved})
-        count = len(request.texts) + len(request.token_ids)
+        count = len(asked.texts)
         by_text = pa.table({"text": range(count), "tokens": [COUNTED // count] * count, "loss": [LOSS] * count})
-        return model_pb2.AblateSitesResponse(
-            effects=message(pa.Table.from_pylist(rows)),
-            texts=message(by_text),
+        return model.AblateSitesAnswer(
+            effects=pa.Table.from_pylist(rows),
+            texts=by_text,
             loss=LOSS,
             tokens=COUNTED,
-            provenance=_provenance(request),
+            provenance=told(model=asked.model.name),
         )
 
-    def CompareTokens(self, request, context):
-        self._meet(request, context)
-        clean = asked(request, "clean", "clean_token_ids")
+    def CompareTokens(self, asked, context):
+        clean = read(asked.clean, asked.prepend_bos)
         tokens, heads = [], []
-        corrupt = [split(text, request.bos) for text in request.corrupt]
-        corrupt += [shown(found.ids) for found in request.corrupt_token_ids]
+        corrupt = [read(prompt, asked.prepend_bos) for prompt in asked.corrupt]
         for place, prompt, text in _replaced(clean, corrupt):
             row = {**place, "prompt": prompt, "token": number(text), "text": text}
             z = ODD_Z if text == ODD else 0.5
@@ -161,13 +155,13 @@ class StandInModels(service_pb2_grpc.ModelServiceServicer):
             tokens.append(row | own | {"cosine_to_clean": None if prompt == "clean" else 0.25})
             heads += [
                 {**place, "prompt": prompt, "layer": layer, "head": head} | _attended(text, prompt, head)
-                for layer in _chosen(request.layers, 1)
+                for layer in _chosen(asked.layers, 1)
                 for head in range(HEADS)
             ]
-        return model_pb2.CompareTokensResponse(
-            tokens=message(pa.Table.from_pylist(tokens)),
-            heads=message(pa.Table.from_pylist(heads)),
-            provenance=_provenance(request),
+        return model.CompareTokensAnswer(
+            tokens=pa.Table.from_pylist(tokens),
+            heads=pa.Table.from_pylist(heads),
+            provenance=told(model=asked.model.name),
         )
 
 
@@ -188,8 +182,8 @@ def _attended(text, prompt, head) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def _chosen(asked, count):
-    return list(asked) or list(range(count))
+def _chosen(wanted, count):
+    return list(wanted) or list(range(count))
 
 
 def _tokens(texts: list[str]) -> pa.Table:
@@ -203,7 +197,9 @@ def _tokens(texts: list[str]) -> pa.Table:
     )
 
 
-def _positions(texts: list[str], layers: list[int], target: str) -> pa.Table:
+def _positions(texts: list[str], layers: list[int], target: str | int | None) -> pa.Table:
+    if isinstance(target, int):
+        (target,) = read((target,), None)
     following = [target] * len(texts) if target else [*texts[1:], None]
     rows = [
         {
@@ -215,7 +211,3 @@ def _positions(texts: list[str], layers: list[int], target: str) -> pa.Table:
         for layer in layers for position, text in enumerate(following)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows)
-
-
-def _provenance(request) -> common_pb2.Provenance:
-    return common_pb2.Provenance(model=request.model.name, dtype="float32")

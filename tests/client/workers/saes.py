@@ -8,8 +8,8 @@ import pyarrow as pa
 from grpc_status import rpc_status
 
 from actstore_api.reasons import to_status
-from actstore_api.records.terms import Failure
-from actstore_api.v1 import capture_pb2, common_pb2, sae_pb2, service_pb2_grpc
+from actstore_api.records import sae
+from actstore_api.records.terms import Failure, ModelReference, Provenance
 from tests.stored_run import BOS_ONLY, D_SAE, EVERYWHERE, FIRING, SAE
 
 WEIGHTS, SAE_SHA256, CONFIG = "a" * 64, "d" * 64, "f" * 64
@@ -19,29 +19,24 @@ SHORT = Failure("ARGUMENT_INVALID", "the text is one token", {"field": "text", "
 CLAIMED_L0, L0, ACTIVATION, MASKED = 2.0, 2.5, 4.0, 3
 
 
-def message(table: pa.Table) -> common_pb2.Table:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return common_pb2.Table(arrow_ipc_stream=sink.getvalue().to_pybytes())
-
-
-def split(text: str, bos: int) -> list[str]:
+def split(text: str, prepend_bos: bool | None) -> list[str]:
     """With BOS unless it is told not to; the first word as it is, the others with their space."""
     first, *others = text.split(" ")
     words = ([first] if first else []) + [f" {word}" for word in others]
-    return ([] if bos == capture_pb2.BOS_POLICY_NONE else ["<bos>"]) + words
+    return ([] if prepend_bos is False else ["<bos>"]) + words
 
 
-def asked(request, text: str = "text", token_ids: str = "token_ids") -> list[str]:
-    """The tokens of the text, or of the ids, that a request has."""
-    if not request.HasField(token_ids):
-        return split(getattr(request, text), request.bos)
-    return shown(getattr(request, token_ids).ids)
+def read(prompt, prepend_bos: bool | None) -> list[str]:
+    """The tokens of a text, or those that have these ids."""
+    if isinstance(prompt, str):
+        return split(prompt, prepend_bos)
+    return [f" word{token}" if token else "<bos>" for token in prompt]
 
 
-def shown(ids) -> list[str]:
-    return [f" word{token}" if token else "<bos>" for token in ids]
+def told(**known) -> Provenance:
+    """The provenance of an answer, of which the client looks at what is known here."""
+    names = ("model", "weights_sha256", "tokenizer_sha256", "attention_implementation", "device", "code_version")
+    return Provenance(**{**dict.fromkeys(names, ""), "dtype": "float32", **known})
 
 
 def number(text: str) -> int:
@@ -55,10 +50,9 @@ def effect(first: int, second: int | None = None) -> float:
     return -0.25 * first if second is None else -0.25 * (first + second) - (1.5 if first == 1 else 0.0)
 
 
-class StandInSaes(service_pb2_grpc.SaeServiceServicer):
-    def EncodeText(self, request, context):
-        self._meet(request, context)
-        texts = asked(request)
+class StandInSaes:
+    def EncodeText(self, asked, context):
+        texts = read(asked.text, asked.prepend_bos)
         rows = []
         for position, text in enumerate(texts):
             token = number(text)
@@ -70,14 +64,13 @@ class StandInSaes(service_pb2_grpc.SaeServiceServicer):
                 if values[feature]
             ]
         schema = pa.schema({"position": pa.int32(), "feature": pa.int32(), "activation": pa.float32()})
-        return sae_pb2.EncodeTextResponse(
-            tokens=message(_tokens(texts)),
-            activations=message(pa.Table.from_pylist(rows, schema)),
-            provenance=_provenance(request.sae),
+        return sae.EncodeTextAnswer(
+            tokens=_tokens(texts),
+            activations=pa.Table.from_pylist(rows, schema),
+            provenance=_provenance(asked.sae, asked.model),
         )
 
-    def GetLogitLens(self, request, context):
-        self._meet(request, context)
+    def GetLogitLens(self, asked, context):
         rows = [
             {
                 "feature": feature,
@@ -87,36 +80,34 @@ class StandInSaes(service_pb2_grpc.SaeServiceServicer):
                 "text": f" {end}{rank}",
                 "logit": sign * (10.0 - rank + feature / 16),
             }
-            for feature in request.features
+            for feature in asked.features
             for end, sign in (("top", 1.0), ("bottom", -1.0))
-            for rank in range(1, request.k + 1)
+            for rank in range(1, asked.k + 1)
         ]
-        masked = MASKED if request.HasField("longest_unembedding") else 0
-        return sae_pb2.GetLogitLensResponse(
-            tokens=message(pa.Table.from_pylist(rows)), masked_tokens=masked, provenance=_provenance(request.sae)
+        masked = 0 if asked.longest_unembedding is None else MASKED
+        return sae.GetLogitLensAnswer(
+            tokens=pa.Table.from_pylist(rows), masked_tokens=masked, provenance=_provenance(asked.sae, asked.model)
         )
 
-    def AblateText(self, request, context):
-        self._meet(request, context)
-        texts = asked(request)
+    def AblateText(self, asked, context):
+        texts = read(asked.text, asked.prepend_bos)
         if len(texts) < 3:
             context.abort_with_status(rpc_status.to_status(to_status(SHORT)))
-        position = request.position if request.HasField("position") else len(texts) - 1
+        position = len(texts) - 1 if asked.position is None else asked.position
         chosen = [(first, None) for first in range(1, position + 1)]
-        if request.pairs:
+        if asked.pairs:
             chosen += [(first, second) for second in range(1, position + 1) for first in range(1, second)]
         tokens = _tokens(texts).append_column("activation", pa.array([0.0] * len(texts)))
-        return sae_pb2.AblateTextResponse(
-            effects=message(_effects(texts, chosen)),
-            tokens=message(tokens),
+        return sae.AblateTextAnswer(
+            effects=_effects(texts, chosen),
+            tokens=tokens,
             position=position,
             activation=ACTIVATION,
-            provenance=_provenance(request.sae),
+            provenance=_provenance(asked.sae, asked.model),
         )
 
-    def AblateDirection(self, request, context):
-        self._meet(request, context)
-        texts = asked(request)
+    def AblateDirection(self, asked, context):
+        texts = read(asked.text, asked.prepend_bos)
         count = len(texts) - 1
         changes = [-0.5 * (i % 3) + 0.25 * (i % 2) for i in range(count)]
         table = _tokens(texts).slice(0, count)
@@ -128,26 +119,24 @@ class StandInSaes(service_pb2_grpc.SaeServiceServicer):
             "change": changes,
         }.items():
             table = table.append_column(name, pa.array(values))
-        return sae_pb2.AblateDirectionResponse(tokens=message(table), provenance=_provenance(request.sae))
+        return sae.AblateDirectionAnswer(tokens=table, provenance=_provenance(asked.sae, asked.model))
 
-    def FindNeighbours(self, request, context):
-        self._meet(request, context)
-        itself = request.feature if request.HasField("feature") else None
-        others = [feature for feature in range(D_SAE) if feature != itself][: request.k]
+    def FindNeighbors(self, asked, context):
+        itself = asked.direction
+        others = [feature for feature in range(D_SAE) if feature != itself][: asked.k]
         cosines = [1.0 / (2 + i) for i in range(len(others))]
         table = pa.table({"feature": pa.array(others, pa.int32()), "cosine": cosines})
-        provenance = common_pb2.Provenance(sae_sha256={request.sae: SAE_SHA256})
-        return sae_pb2.FindNeighboursResponse(features=message(table), provenance=provenance)
+        provenance = told(sae_sha256={asked.sae: SAE_SHA256})
+        return sae.FindNeighborsAnswer(features=table, provenance=provenance)
 
-    def CheckSae(self, request, context):
-        self._meet(request, context)
-        if request.run == "bfloat16":
+    def CheckSae(self, asked, context):
+        if asked.run == "bfloat16":
             context.abort_with_status(rpc_status.to_status(to_status(UNCHECKED)))
-        quantities = {"quantity": ["tokens", "l0"], "value": [float(request.tokens), L0], "claimed": [None, CLAIMED_L0]}
-        return sae_pb2.CheckSaeResponse(
-            quantities=message(pa.table(quantities)),
-            warnings=WARNINGS if request.run == "float16" else (),
-            provenance=common_pb2.Provenance(model="planted-model", sae_sha256={request.sae: SAE_SHA256}),
+        quantities = {"quantity": ["tokens", "l0"], "value": [float(asked.tokens), L0], "claimed": [None, CLAIMED_L0]}
+        return sae.CheckSaeAnswer(
+            quantities=pa.table(quantities),
+            warnings=WARNINGS if asked.run == "float16" else (),
+            provenance=told(model="planted-model", sae_sha256={asked.sae: SAE_SHA256}),
         )
 
 
@@ -179,8 +168,5 @@ def _effects(texts: list[str], chosen: list[tuple[int, int | None]]) -> pa.Table
     return pa.Table.from_pylist(rows, pa.schema(list(zip(names, kinds, strict=True))))
 
 
-def _provenance(sae: sae_pb2.SaeReference) -> common_pb2.Provenance:
-    return common_pb2.Provenance(
-        model=sae.model.name, weights_sha256=WEIGHTS, config_sha256=CONFIG, sae_sha256={sae.sae: SAE_SHA256},
-        dtype="float32",
-    )  # fmt: skip
+def _provenance(name: str, model: ModelReference) -> Provenance:
+    return told(model=model.name, weights_sha256=WEIGHTS, config_sha256=CONFIG, sae_sha256={name: SAE_SHA256})

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from actstore_api.v1 import capture_pb2
+from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetReference, Positions, RowFilter
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, BadRequest, Conflict
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
-from actstore_storage.format.specification import Positions
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.opening import create_run, open_run
@@ -25,14 +25,12 @@ from actstore_storage.upkeep.removal import remove_run
 from actstore_worker.capture.encode_plan import EncodePlan, plan_encoding
 from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.preparing import register
-from actstore_worker.capture.progress import Progress, State
-from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.preparing import Preparing, register
 from actstore_worker.capture.shards.worker import CaptureWorker, EncodeTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.sae.formats.loading import load_sae
-from actstore_worker.wire.capture import capture_request
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.coordinating import ThreadWorker, coordinator, run, watch
 from tests.made_models.random_models import WORDS
@@ -61,7 +59,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def captured(lab: Path, bucket: Bucket, name: str, **options: object) -> Snapshot:
     options = {"dense_sites": (SITE, OTHER_SITE), "sequences_per_shard": 9, "sequences_per_batch": 4} | options
-    request = CaptureRequest("tiny", "words.jsonl", run=name, **options)
+    request = capture_request("tiny", "words.jsonl", run=name, **options)
     settings = PlanSettings(DatasetPlaces((lab / "data",)))
     return capture_run(plan_capture(request, catalog(lab), settings), bucket, CaptureWorker(bucket, CPU))
 
@@ -71,7 +69,7 @@ def catalog(lab: Path) -> ModelCatalog:
 
 
 def planned(lab: Path, bucket: Bucket, base: str, saes: tuple[str, ...], **options: object) -> EncodePlan:
-    request = replace(CaptureRequest("", "", run="over", rows_of=base, saes=saes), **options)
+    request = replace(CaptureSpecification(run="over", rows_of=base, saes=saes), **options)
     return plan_encoding(request, bucket, catalog(lab), "cpu")
 
 
@@ -146,7 +144,16 @@ REFUSED = [
     ({"rows_of": "part"}, "ARGUMENT_INVALID", "rows_of"),
     ({"rows_of": "strided"}, "ARGUMENT_INVALID", "rows_of"),
     ({"rows_of": "sparse"}, "SITE_UNKNOWN", "saes"),
-    ({"model": "other"}, "ARGUMENT_INVALID", "model"),
+    ({"model": ModelReference("other")}, "ARGUMENT_INVALID", "model"),
+    ({"model": ModelReference("tiny", "later")}, "ARGUMENT_INVALID", "model.revision"),
+    ({"dataset": DatasetReference("other")}, "ARGUMENT_INVALID", "dataset"),
+    ({"dataset": DatasetReference("words.jsonl", max_tokens=0)}, "ARGUMENT_INVALID", "dataset.max_tokens"),
+    (
+        {"dataset": DatasetReference("words.jsonl", row_filters=(RowFilter("a", "==", (1,)),))},
+        "ARGUMENT_INVALID",
+        "dataset.row_filters",
+    ),
+    ({"positions": Positions.last()}, "ARGUMENT_INVALID", "positions"),
     ({"dtype": "bfloat16"}, "ARGUMENT_INVALID", "dtype"),
     ({"dense_sites": (SITE,)}, "ARGUMENT_INVALID", "dense_sites"),
     ({"sink_ratio": 0.0}, "ARGUMENT_INVALID", "sink_ratio"),
@@ -177,8 +184,10 @@ def test_bad_requests(options: dict[str, object], reason: str, field: str, lab: 
 def test_what_is_asked_again_may_say_what_the_run_says(lab: Path, runs: Bucket) -> None:
     """As someone does who changes the specification that the catalog shows."""
     asked = open_run(runs, "base").record.specification
-    names = ("model", "dataset", "context_length", "prepend_bos", "dense_sites", "norm_sites", "dtype", "sink_ratio")
-    plan = planned(lab, runs, "base", ("topk", "gated"), **{name: getattr(asked, name) for name in names})
+    names = ("context_length", "prepend_bos", "dense_sites", "norm_sites", "dtype", "sink_ratio")
+    said = {"model": ModelReference(asked.model), "dataset": DatasetReference(asked.dataset, asked.text_field)}
+    said |= {name: getattr(asked, name) for name in names}
+    plan = planned(lab, runs, "base", ("topk", "gated"), **said)
     assert plan.record == planned(lab, runs, "base", ("gated",)).record
     assert [sae.name for sae in plan.saes] == ["gated"]
     assert flops_per_token(plan) == 2 * D_MODEL * 64
@@ -188,10 +197,10 @@ def test_what_is_asked_again_may_say_what_the_run_says(lab: Path, runs: Bucket) 
 def test_the_coordinator_encodes_as_it_captures(lab: Path, local_bucket: Bucket) -> None:
     """Cancelled, finished by another coordinator; every shard once."""
     shards = captured(lab, local_bucket, "base", sequences_per_shard=4).record.shards_total
-    request = CaptureRequest("", "", run="over", rows_of="base", saes=("topk", "gated"))
+    request = CaptureSpecification(run="over", rows_of="base", saes=("topk", "gated"))
     done: list[int] = []
 
-    async def first() -> Progress:
+    async def first() -> CaptureProgress:
         captures = coordinator(lab, local_bucket, ThreadWorker(local_bucket, lambda task: done.append(task.shard)))
         estimate = await captures.estimate(request)
         assert (estimate.documents, estimate.shards) == (0, shards)
@@ -203,12 +212,12 @@ def test_the_coordinator_encodes_as_it_captures(lab: Path, local_bucket: Bucket)
             version, progress = await captures.progress_after(name, version)
         return await captures.cancel(name)
 
-    async def second() -> list[Progress]:
+    async def second() -> list[CaptureProgress]:
         captures = coordinator(lab, local_bucket, ThreadWorker(local_bucket, lambda task: done.append(task.shard)))
         return await watch(captures, await captures.submit(request))
 
-    assert run(first()).state is State.CANCELLED
-    assert run(second())[-1].state is State.COMPLETE
+    assert run(first()).state == "cancelled"
+    assert run(second())[-1].state == "complete"
     whole = captured(lab, local_bucket, "whole", sequences_per_shard=4, saes=request.saes)
     assert feature_hashes(open_run(local_bucket, "over"), request.saes) == feature_hashes(whole, request.saes)
     assert set(done) == set(range(shards))
@@ -237,8 +246,8 @@ def test_it_ends_with_its_cause(lab: Path, local_bucket: Bucket) -> None:
     assert not [key for key in local_bucket.keys("runs/over") if "/data/" in key]
 
 
-def test_over_the_wire_the_rows_run_is_all_that_is_named() -> None:
-    asked = capture_pb2.CaptureSpecification(rows_of="base", saes=["topk"])
-    assert capture_request(asked) == CaptureRequest("", "", rows_of="base", saes=("topk",))
-    with pytest.raises(BadRequest, match="model is required"):
-        capture_request(capture_pb2.CaptureSpecification(saes=["topk"]))
+def test_without_rows_of_a_run_model_and_dataset_are_named(lab: Path, local_bucket: Bucket) -> None:
+    preparing = Preparing(local_bucket, catalog(lab), PlanSettings(DatasetPlaces((lab / "data",))))
+    for asked, field in (({}, "model"), ({"model": ModelReference("tiny")}, "dataset")):
+        with pytest.raises(BadRequest, match=f"{field} is required"):
+            preparing.plan(CaptureSpecification(saes=("topk",), **asked))

@@ -19,11 +19,11 @@ from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.tokens import shard_tokens
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.norms import l2_and_centred, products
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.small_models import BERT, SAVERS
 
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def captured(folder: Path, bucket: Bucket, model: str, **options: object) -> tuple[Plan, Snapshot]:
-    request = CaptureRequest(model, "text", run="run", sequences_per_shard=4, **options)
+    request = capture_request(model, "text", run="run", sequences_per_shard=4, **options)
     settings = PlanSettings(DatasetPlaces((folder / "data",)))
     plan = plan_capture(request, ModelCatalog((folder / "models",)), settings)
     return plan, capture_run(plan, bucket, CaptureWorker(bucket, CPU))

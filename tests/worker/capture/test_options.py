@@ -14,10 +14,10 @@ from actstore_storage.format.sketches import SKETCH_K
 from actstore_storage.format.specification import Positions
 from actstore_worker.capture.options import sketch_bytes
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import TokenSequences
+from tests.capture_requests import capture_request
 from tests.made_models.small_models import D_MODEL, save_gpt2, save_sae
 
 # Bytes of texts, each of which is a token; with BOS one more.
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(folder: Path, dataset: str = "text", **options: object) -> Plan:
-    request = CaptureRequest("gpt2", dataset, **options)
+    request = capture_request("gpt2", dataset, **options)
     return plan_capture(request, ModelCatalog((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
 
 

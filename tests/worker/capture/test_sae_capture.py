@@ -12,11 +12,11 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.format.keys import features_product
 from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.sae.formats.loading import load_sae
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.sae_formats import save_gemma_scope, save_gemma_scope_2, weights
 from tests.made_models.small_models import SAVERS, save_sae
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def test_features_are_those_of_the_rows_at_the_sae_s_site(folder: Path, local_bucket: Bucket) -> None:
     catalog = ModelCatalog((folder / "models",))
     sites = ("z.1", "mlp_input.2", "z.0.2")
-    request = CaptureRequest(
+    request = capture_request(
         "gemma2", "text.jsonl", run="run", dense_sites=sites, saes=(HEADS, "transcoder", "one-head")
     )
     plan = plan_capture(request, catalog, PlanSettings(DatasetPlaces((folder / "data",))))

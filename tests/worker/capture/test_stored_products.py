@@ -13,21 +13,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from actstore_api.records.capture import DatasetFiles, Positions
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.products import NORM_SKETCHES, NORMS, TOKENS
 from actstore_storage.format.sites import Site, parse_site
-from actstore_storage.format.specification import Positions
 from actstore_storage.format.tokens import SINK
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.tokens import document_sources, shard_tokens
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.progress import DatasetFiles
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.overflow import OverflowRefused
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
@@ -37,6 +35,7 @@ from actstore_worker.datasets.sequences import TokenSequences
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.small_models import BERT, CONTEXT_LENGTH, SAVERS, save_sae
 
@@ -69,7 +68,7 @@ class Slowly:
 
 
 def planned(folder: Path, model: str = "gpt2", **options: object) -> Plan:
-    request = CaptureRequest(model, "text", run="run", **{"sequences_per_shard": 7, **options})
+    request = capture_request(model, "text", run="run", **{"sequences_per_shard": 7, **options})
     return plan_capture(request, ModelCatalog((folder / "models",)), PlanSettings(DatasetPlaces((folder / "data",))))
 
 
@@ -189,7 +188,7 @@ def test_the_same_files_are_the_same_dataset_on_a_disk_and_in_s3(
     for path in (folder / "data" / "text").iterdir():
         bucket.put(f"text/{path.name}", path.read_bytes())
     bucket.put("text/picture", b"\xff")
-    asked = CaptureRequest("gpt2", "text", run="run", sequences_per_shard=7)
+    asked = capture_request("gpt2", "text", run="run", sequences_per_shard=7)
     places = DatasetPlaces((), (open_files(s3_address, s3_access),))
     stored = plan_capture(asked, ModelCatalog((folder / "models",)), PlanSettings(places))
     plan = planned(folder)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from actstore_api.records.capture import FoundModel
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalog import listing
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.catalog.listing import FoundModel, dataset_names, find_sources
+from actstore_worker.catalog.listing import dataset_names, find_sources
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.made_models.lens_folders import save_lens_folder
 from tests.made_models.small_models import save_gpt2, save_sae

@@ -15,35 +15,36 @@ import pyarrow as pa
 import pytest
 import torch
 
+from actstore_api.records.model import GetTextLens
+from actstore_api.records.patching import PromptPair, RunSweep, SweepResult
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, Task
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.cluster import replica as replica_module
 from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import LensText
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models import loading
 from actstore_worker.models.loading import describe_model, load_model
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.legs import NOTHING_FINISHED
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.sweeps import Served
-from actstore_worker.patching.sweep import SweepCells, SweepUpdate
-from actstore_worker.patching.swept_pairs import SweepEnd
+from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
 from actstore_worker.sae.formats import saelens as format_saelens
 from actstore_worker.sae.formats.loading import load_sae
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.small_models import save_gpt2, save_sae, save_tokenizer
 
 CPU = torch.device("cpu")
 WEIGHTS = "model.safetensors"
 TEXT = "the cat sat"
-SWEEP = SweepRequest(
-    "small", "", (PromptPair(TEXT, "the dog sat", "a", "b"),), sites=("resid_pre",), directions=("noise",)
+SWEEP = RunSweep(
+    ModelReference("small"), (PromptPair(TEXT, "the dog sat", "a", "b"),), sites=("resid_pre",), directions=("noise",)
 )
 
 
@@ -63,12 +64,12 @@ class Lab:
         return Replica(catalog, self.bucket, CPU, LiveLimits(), PatchingLimits(slice_seconds=1e-6))
 
     def lens(self, served: Served) -> Any:
-        return self.replica.live.answer(LensText("small", "", TEXT), served.model, Event())
+        return self.replica.live.answer(GetTextLens(ModelReference("small"), TEXT), served.model, Event())
 
     def plan(self, folder: Path, **options: Any) -> Plan:
         (folder / "words.txt").write_text(TEXT * 20)
         settings = PlanSettings(DatasetPlaces((folder,)))
-        return plan_capture(CaptureRequest("small", "words.txt", "run", **options), self.catalog, settings)
+        return plan_capture(capture_request("small", "words.txt", "run", **options), self.catalog, settings)
 
 
 def change_weights(path: Path) -> None:
@@ -211,10 +212,10 @@ def test_so_is_an_sae_and_one_that_is_loaded_stays_what_it_is(lab: Lab, monkeypa
     assert load_sae(folder, "sae").sha256 != sae.sha256
 
 
-def swept(updates: list[SweepUpdate]) -> tuple[pa.Table, SweepEnd]:
+def swept(updates: list[SweepUpdate]) -> tuple[pa.Table, SweepResult]:
     *_, end = updates
-    assert isinstance(end, SweepEnd)
-    return pa.concat_tables(update.rows for update in updates if isinstance(update, SweepCells)), end
+    assert isinstance(end, SweepResult)
+    return pa.concat_tables(update.rows for update in updates if isinstance(update, CheckedCells)), end
 
 
 def test_a_sweep_ends_with_the_weights_that_it_began_with(lab: Lab) -> None:
@@ -239,7 +240,7 @@ def test_a_sweep_ends_with_the_weights_that_it_began_with(lab: Lab) -> None:
 
 
 async def sweep(
-    lab: Lab, served: Served, request: SweepRequest, meanwhile: Callable[[list[SweepUpdate]], None]
+    lab: Lab, served: Served, request: RunSweep, meanwhile: Callable[[list[SweepUpdate]], None]
 ) -> list[SweepUpdate]:
     seen: list[SweepUpdate] = []
     async for update in lab.replica.sweeps.run(served, request, NOTHING_FINISHED):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from actstore_storage.bucket.access import S3Access
-from actstore_worker.patching.inputs.request import PatchingLimits
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.settings import (
     CoordinatorLimits,
     MergeLimits,

@@ -16,81 +16,61 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from actstore_api.records.model import (
+    AblateSites,
+    CompareTokens,
+    GetAttention,
+    GetInductionScores,
+    GetTextLens,
+    GetWeightNorms,
+    SteerText,
+    TokenizeText,
+)
+from actstore_api.records.patching import PatchSource, PromptPair, RunSweep, Screen, StoredSource, SweepEstimate
+from actstore_api.records.sae import AblateDirection, AblateText, CheckSae, EncodeText, FindNeighbors, GetLogitLens
+from actstore_api.records.terms import SaeFeature, StoredSample
 from actstore_storage.bucket.local import LocalBucket
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import (
-    MEAN,
-    RESAMPLE,
-    AblateSites,
-    CompareTokens,
-    LensText,
-    MeasureWeights,
-    ScoreInduction,
-    SeeAttention,
-    SteerText,
-    TokeniseText,
-)
-from actstore_worker.live.questions import (
-    MEAN_RESIDUAL,
-    AblateDirection,
-    AblateText,
-    CheckSae,
-    EncodeText,
-    FindNeighbours,
-    LiveLimits,
-    LogitLens,
-    Question,
-)
-from actstore_worker.patching.inputs.request import (
-    EMBEDDING,
-    FEATURES,
-    SOURCES,
-    PatchingLimits,
-    PromptPair,
-    SaeFeatures,
-    Screen,
-    StoredSource,
-    SweepRequest,
-)
+from actstore_worker.live.answering import Question
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.patching.legs import NOTHING_FINISHED
-from actstore_worker.patching.serving.estimate import SweepEstimate
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import SweepUpdate
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.small_models import D_MODEL, save_gpt2, save_sae
+from tests.worker.live.asking import GPT2
 from tests.worker.patching.sweeping import assert_same, cells
 
 CPU = torch.device("cpu")
 TEXT, RUN = "the cat sat", "stored"
 VECTOR = tuple(float(number) for number in range(D_MODEL))
 QUESTIONS: dict[str, Question] = {
-    "encode": EncodeText("gpt2", "", "sae", TEXT),
-    "lens of a feature": LogitLens("gpt2", "", "sae", (3,), fold_norm=True),
-    "deletions": AblateText("gpt2", "", "sae", 3, TEXT),
-    "replacements": AblateText("gpt2", "", "sae", 3, TEXT, ablation=MEAN_RESIDUAL),
-    "a feature taken out": AblateDirection("gpt2", "", "sae", 3, TEXT),
-    "neighbours": FindNeighbours("sae", 3),
+    "encode": EncodeText(GPT2, "sae", TEXT),
+    "lens of a feature": GetLogitLens(GPT2, "sae", (3,), fold_norm=True),
+    "deletions": AblateText(GPT2, "sae", 3, TEXT),
+    "replacements": AblateText(GPT2, "sae", 3, TEXT, ablation="mean_residual"),
+    "a feature taken out": AblateDirection(GPT2, "sae", 3, TEXT),
+    "neighbors": FindNeighbors("sae", 3),
     "check": CheckSae(RUN, "sae", 64),
-    "what is read": TokeniseText("gpt2", "", TEXT),
-    "attention": SeeAttention("gpt2", "", TEXT, patterns=True),
-    "induction": ScoreInduction("gpt2", "", tokens=5, texts=2),
-    "lens": LensText("gpt2", "", TEXT),
-    "steering": SteerText("gpt2", "", TEXT, VECTOR, "resid_post.1", strength=2.0, tokens=4),
-    "feature set": SteerText("gpt2", "", TEXT, sae="sae", feature=3, mode="set", strength=2.0, tokens=4),
-    "sites": AblateSites("gpt2", "", (TEXT, "a dog"), layers=(1,)),
-    "means": AblateSites("gpt2", "", (TEXT, "a dog"), layers=(1,), ablation=MEAN, run=RUN, run_tokens=64),
-    "resampled": AblateSites("gpt2", "", (TEXT, "a dog"), layers=(1,), ablation=RESAMPLE),
-    "tokens": CompareTokens("gpt2", "", TEXT, ("the dog sat",), draws=4),
-    "weights": MeasureWeights("gpt2", "", layers=(1,), samples=64, text=TEXT, run=RUN, run_tokens=64),
+    "what is read": TokenizeText(GPT2, TEXT),
+    "attention": GetAttention(GPT2, TEXT, patterns=True),
+    "induction": GetInductionScores(GPT2, tokens=5, texts=2),
+    "lens": GetTextLens(GPT2, TEXT),
+    "steering": SteerText(GPT2, TEXT, VECTOR, site="resid_post.1", strength=2.0, max_new_tokens=4),
+    "feature set": SteerText(GPT2, TEXT, direction=SaeFeature("sae", 3), mode="set", strength=2.0, max_new_tokens=4),
+    "sites": AblateSites(GPT2, (TEXT, "a dog"), layers=(1,)),
+    "means": AblateSites(GPT2, (TEXT, "a dog"), layers=(1,), ablation="mean", stored=StoredSample(RUN, 64)),
+    "resampled": AblateSites(GPT2, (TEXT, "a dog"), layers=(1,), ablation="resample"),
+    "tokens": CompareTokens(GPT2, TEXT, ("the dog sat",), draws=4),
+    "weights": GetWeightNorms(GPT2, layers=(1,), samples=64, text=TEXT, stored=StoredSample(RUN, 64)),
 }
 PAIR = PromptPair("the cat sat", "the dog sat", "a", "b")
-SWEEP = SweepRequest(
-    "gpt2", "", (PAIR,), layers=(1,), heads=(1,), only_positions=(8,), directions=("noise",), fresh=True
-)
+SWEEP = RunSweep(GPT2, (PAIR,), layers=(1,), heads=(1,), only_positions=(8,), directions=("noise",), fresh=True)
 SWEEPS = {
     "sites in the residual": replace(SWEEP, sites=("resid_pre", "attn_out", "mlp_out"), source="zero"),
     "sites in heads": replace(SWEEP, sites=("q", "k", "v", "z", "pattern")),
@@ -98,7 +78,7 @@ SWEEPS = {
     "stored rows": replace(SWEEP, sites=("resid_post",), source="resample", stored=StoredSource(RUN)),
     "screened": replace(SWEEP, sites=("q", "k"), heads=(), screen=Screen(2, qk_correction=True, grad_drop=True)),
     "paths": replace(SWEEP, layers=(0,), sites=("z",), receivers=("q.2", "mlp_in.2")),
-    "features": replace(SWEEP, sites=(FEATURES, EMBEDDING), features=SaeFeatures("sae", (3, 5))),
+    "features": replace(SWEEP, sites=("features", "embedding"), sae="sae", features=(3, 5)),
 }
 ESTIMATE = "estimate"
 NAMES = [*QUESTIONS, *SWEEPS, ESTIMATE]
@@ -114,7 +94,7 @@ class Side:
         (folder / "data" / "text.txt").write_text("the quick brown fox jumps over the lazy dog " * 8)
         (folder / "store").mkdir()
         catalog, bucket = ModelCatalog((folder / "models",)), LocalBucket(folder / "store")
-        request = CaptureRequest("gpt2", "text.txt", RUN, dense_sites=("resid_post.1",), norm_sites=("resid_post",))
+        request = capture_request("gpt2", "text.txt", RUN, dense_sites=("resid_post.1",), norm_sites=("resid_post",))
         plan = plan_capture(request, catalog, PlanSettings(DatasetPlaces((folder / "data",))))
         capture_run(plan, bucket, CaptureWorker(bucket, CPU))
         patching = PatchingLimits(slice_seconds=0.001, audited_cells=1)
@@ -128,7 +108,7 @@ class Side:
             return asyncio.run(self._updates(SWEEPS[name]))
         return self.replica.live.answer(QUESTIONS[name], self.served.model, threading.Event())
 
-    async def _updates(self, request: SweepRequest) -> list[SweepUpdate]:
+    async def _updates(self, request: RunSweep) -> list[SweepUpdate]:
         return [update async for update in self.replica.sweeps.run(self.served, request, NOTHING_FINISHED)]
 
 
@@ -152,7 +132,7 @@ def assert_as_alone(name: str, found: Any, expected: Any) -> None:
 
 def test_every_kind_is_asked() -> None:
     assert {type(question) for question in QUESTIONS.values()} == set(get_args(Question))
-    assert {request.source for request in SWEEPS.values()} == set(SOURCES)
+    assert {request.source for request in SWEEPS.values()} == set(get_args(PatchSource))
 
 
 def test_each_answers_beside_any_other_as_it_does_alone(side: Side) -> None:

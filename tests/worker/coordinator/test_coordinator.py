@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetFiles, DatasetReference
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, NotThere, StoreError
 from actstore_storage.format.keys import checkpoint_key, checkpoint_sketches_key
@@ -23,8 +25,6 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.progress import DatasetFiles, Progress, State
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import TASKS, ShardReport, ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
@@ -41,7 +41,7 @@ def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket
     shards: Counter[int] = Counter()
     workers = [ThreadWorker(bucket, lambda task: shards.update([task.shard])) for _ in range(2)]
 
-    async def work() -> list[Progress]:
+    async def work() -> list[CaptureProgress]:
         captures = coordinator(lab, bucket, *workers)
         return await watch(captures, await captures.submit(REQUEST))
 
@@ -51,9 +51,9 @@ def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket
     assert [progress.shards_committed for progress in seen] == sorted(progress.shards_committed for progress in seen)
     snapshot = open_run(bucket, "run")
     assert snapshot.complete
-    assert seen[-1] == Progress(
+    assert seen[-1] == CaptureProgress(
         "run",
-        State.COMPLETE,
+        "complete",
         SHARDS,
         SHARDS,
         snapshot.tokens_committed,
@@ -74,10 +74,10 @@ def test_a_new_coordinator_does_only_what_the_bucket_lacks(lab: Path, bucket: Bu
         name, version, progress = await captures.submit(REQUEST), -1, None
         while progress is None or progress.shards_committed < 2:
             version, progress = await captures.progress_after(name, version)
-            assert progress.state is State.RUNNING
+            assert progress.state == "running"
         await captures.cancel(name)
 
-    async def second() -> list[Progress]:
+    async def second() -> list[CaptureProgress]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, lambda task: done_by_second.append(task.shard)))
         return await watch(captures, await captures.submit(REQUEST))
 
@@ -88,7 +88,7 @@ def test_a_new_coordinator_does_only_what_the_bucket_lacks(lab: Path, bucket: Bu
     seen = run(second())
     assert sorted(done_by_second) == sorted(set(range(SHARDS)) - there)
     assert seen[0].shards_committed >= len(there)
-    assert seen[-1].state is State.COMPLETE
+    assert seen[-1].state == "complete"
     assert tuple(commit for commit in commits(bucket) if commit.shard in there) == first_commits
 
 
@@ -117,7 +117,7 @@ def test_a_changed_configuration_is_another_run(lab: Path, bucket: Bucket, tmp_p
     """Of the same weights. Under its name it is refused, with what was changed; without one it has its own name."""
     changed = Path(shutil.copytree(lab, tmp_path / "changed"))
 
-    async def capture(place: Path, request: CaptureRequest) -> str:
+    async def capture(place: Path, request: CaptureSpecification) -> str:
         captures = coordinator(place, bucket, ThreadWorker(bucket))
         name = await captures.submit(request)
         await watch(captures, name)
@@ -151,11 +151,11 @@ def test_a_run_that_an_older_version_began_is_finished_as_it_was_begun(lab: Path
     older = {"model_config": {}, "document_sources": False, "format_version": 2}
     create_run(bucket, replace(record, specification=asked, specification_sha256=asked.sha256, **older))
 
-    async def work() -> list[Progress]:
+    async def work() -> list[CaptureProgress]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         return await watch(captures, await captures.submit(REQUEST))
 
-    assert run(work())[-1].state is State.COMPLETE
+    assert run(work())[-1].state == "complete"
     found = open_run(bucket, "run")
     assert (found.complete, found.provenance().config_sha256, found.record.format_version) == (True, "", 2)
     assert all(row["source"] is None for batch in read_tokens(found) for row in batch.to_pylist())
@@ -167,14 +167,14 @@ def test_a_model_that_is_changed_under_a_running_capture_fails_its_shards(
 ) -> None:
     changed = Path(shutil.copytree(lab, tmp_path / "changed"))
 
-    async def work() -> list[Progress]:
+    async def work() -> list[CaptureProgress]:
         captures = coordinator(changed, bucket, ThreadWorker(bucket))
         name = await captures.submit(REQUEST)
         change_config(changed / "models" / "tiny", layer_norm_epsilon=0.5)
         return await watch(captures, name)
 
     end = run(work())[-1]
-    assert (end.state, end.failure.reason) == (State.FAILED, "RUN_MISMATCH")
+    assert (end.state, end.failure.reason) == ("failed", "RUN_MISMATCH")
 
 
 def test_capturing_a_complete_run_again_makes_what_checkpoints_lack(lab: Path, bucket: Bucket) -> None:
@@ -217,11 +217,11 @@ def test_a_shard_that_fails_is_tried_again(lab: Path, bucket: Bucket) -> None:
         if task.shard in (1, 4) and tried[task.shard] <= 2:
             raise StoreError("no space", reason="STORE_FULL")
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail_twice), ThreadWorker(bucket, fail_twice))
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
-    assert run(work()).state is State.COMPLETE
+    assert run(work()).state == "complete"
     assert tried == Counter({0: 1, 1: 3, 2: 1, 3: 1, 4: 3, 5: 1})
 
 
@@ -233,7 +233,7 @@ def test_a_shard_that_always_fails_fails_the_capture_and_no_other_shard(lab: Pat
         if task.shard == 2:
             raise CorruptObject("its text is damaged", field="object", value="x")
 
-    async def work() -> tuple[list[Progress], Any]:
+    async def work() -> tuple[list[CaptureProgress], Any]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
         seen = await watch(captures, await captures.submit(REQUEST))
         return seen, await captures.totals()
@@ -241,7 +241,7 @@ def test_a_shard_that_always_fails_fails_the_capture_and_no_other_shard(lab: Pat
     seen, totals = run(work())
     assert tried[2] == LIMITS.attempts_per_shard
     last = seen[-1]
-    assert (last.state, last.shards_committed) == (State.FAILED, SHARDS - 1)
+    assert (last.state, last.shards_committed) == ("failed", SHARDS - 1)
     assert last.failure is not None
     assert (last.failure.reason, last.failure.message) == ("OBJECT_CORRUPT", "its text is damaged")
     assert last.failure.details == {"field": "object", "value": "x"}
@@ -257,12 +257,12 @@ def test_what_would_fail_every_shard_ends_the_capture_at_the_first(lab: Path, bu
         tried[task.shard] += 1
         raise StoreError("the disk is full", reason="STORE_FULL", field="store", value="/data")
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
-    assert (last.state, last.shards_committed) == (State.FAILED, 0)
+    assert (last.state, last.shards_committed) == ("failed", 0)
     assert last.failure is not None
     assert last.failure.reason == "STORE_FULL"
     assert len(tried) <= TASKS < SHARDS
@@ -272,7 +272,7 @@ def test_a_fault_tells_no_more_than_that_it_happened(lab: Path, bucket: Bucket) 
     def fault(task: ShardTask) -> None:
         raise RuntimeError("secret-key is in here")
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fault))
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
@@ -289,14 +289,14 @@ def test_a_failed_capture_is_finished_by_the_same_request(lab: Path, bucket: Buc
         if broken[0] and task.shard == 0:
             raise StoreError("not now")
 
-    async def work() -> tuple[Progress, Progress]:
+    async def work() -> tuple[CaptureProgress, CaptureProgress]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
         first = (await watch(captures, await captures.submit(REQUEST)))[-1]
         broken[0] = False
         return first, (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     first, second = run(work())
-    assert (first.state, second.state) == (State.FAILED, State.COMPLETE)
+    assert (first.state, second.state) == ("failed", "complete")
     assert open_run(bucket, "run").complete
 
 
@@ -312,7 +312,7 @@ def test_cancel_interrupts_the_shard_under_way_and_leaves_nothing_of_it(
             await super().interrupt(attempt)
             interrupted.set()
 
-    async def work() -> tuple[Progress, Any]:
+    async def work() -> tuple[CaptureProgress, Any]:
         started = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -332,7 +332,7 @@ def test_cancel_interrupts_the_shard_under_way_and_leaves_nothing_of_it(
         return progress, await captures.totals()
 
     progress, totals = run(work())
-    assert progress.state is State.CANCELLED
+    assert progress.state == "cancelled"
     assert (totals.captures_cancelled, totals.shards_committed) == (1, 0)
     assert commits(bucket) == ()
     assert not list(tmp_path.rglob("*.parquet*")) or all("tokenizers" in str(p) for p in tmp_path.rglob("*.parquet*"))
@@ -419,7 +419,7 @@ def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(lab: 
 def test_nothing_is_written_for_a_run_whose_name_is_taken(lab: Path, bucket: Bucket) -> None:
     """While it is captured, and afterwards. Its model is named by revision, so that it would be registered apart."""
     save_model(lab / "models/tiny/revisions/later", "gpt2")
-    taken = replace(REQUEST, model_revision="later", dense_sites=())
+    taken = replace(REQUEST, model=ModelReference("tiny", "later"), dense_sites=())
 
     async def work() -> None:
         gate = asyncio.Event()
@@ -446,7 +446,7 @@ def test_one_worker_keeps_runs_of_one_specification_apart(lab: Path, bucket: Buc
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         for name in ("a", "b"):
             seen = await watch(captures, await captures.submit(replace(REQUEST, run=name)))
-            assert seen[-1].state is State.COMPLETE
+            assert seen[-1].state == "complete"
 
     run(work())
     assert all(open_run(bucket, name).complete for name in ("a", "b"))
@@ -468,8 +468,8 @@ def test_errors_of_planning_come_from_submit(lab: Path, bucket: Bucket) -> None:
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         for change, reason in (
-            ({"model": "nobody"}, "MODEL_NOT_FOUND"),
-            ({"dataset": "nothing"}, "DATASET_NOT_FOUND"),
+            ({"model": ModelReference("nobody")}, "MODEL_NOT_FOUND"),
+            ({"dataset": DatasetReference("nothing")}, "DATASET_NOT_FOUND"),
             ({"saes": ("nobody",)}, "SAE_NOT_FOUND"),
             ({"dense_sites": ("nowhere",)}, "SITE_UNKNOWN"),
         ):
@@ -487,7 +487,7 @@ def test_errors_of_planning_come_from_submit(lab: Path, bucket: Bucket) -> None:
 def test_two_coordinators_at_once_commit_every_shard_once(lab: Path, bucket: Bucket) -> None:
     """As when Ray believed one dead that was not: the bucket decides, and both end well."""
 
-    async def work() -> list[Progress]:
+    async def work() -> list[CaptureProgress]:
         both = [coordinator(lab, bucket, ThreadWorker(bucket)) for _ in range(2)]
         names = await asyncio.gather(*(each.submit(REQUEST) for each in both))
         return [
@@ -495,7 +495,7 @@ def test_two_coordinators_at_once_commit_every_shard_once(lab: Path, bucket: Buc
         ]
 
     ends = run(work())
-    assert [end.state for end in ends] == [State.COMPLETE] * 2
+    assert [end.state for end in ends] == ["complete"] * 2
     assert {end.tokens_committed for end in ends} == {open_run(bucket, "run").tokens_committed}
     folders = {commit.objects["tokens"].key.split("/")[3] for commit in commits(bucket)}
     assert set(bucket.folders("runs/run/data")) == folders  # the losers cleaned up after themselves
@@ -518,7 +518,7 @@ def test_a_coordinator_that_loses_a_shard_goes_on_somewhere_else(lab: Path, buck
         await behind.submit(request)
         await watch(ahead, await ahead.submit(request))
         gate.set()
-        assert (await watch(behind, "run"))[-1].state is State.COMPLETE
+        assert (await watch(behind, "run"))[-1].state == "complete"
         won = [(await each.totals()).shards_committed for each in (behind, ahead)]
         assert won == [0, 4 * SHARDS - 1]
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
+from actstore_api.records.capture import CaptureProgress, DatasetReference, Positions
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, CorruptObject, NotThere, StoreError, StoreUnreachable
 from actstore_storage.format.records import seal
-from actstore_storage.format.specification import Positions
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.capture.plan import PlanSettings
-from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.progress import Progress, State
+from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.shards.overflow import OverflowRefused
 from actstore_worker.capture.shards.worker import TASKS, ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
@@ -38,34 +38,34 @@ def test_a_store_that_comes_back_pauses_the_capture(reason: str, lab: Path, buck
         if task.shard >= 3 and away[0]:
             raise StoreError("not now", reason=reason, field="store", value="s3://bucket")
 
-    async def work() -> list[Progress]:
+    async def work() -> list[CaptureProgress]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail), limits=replace(LIMITS, pause_seconds=0.01))
         name, seen, version = await captures.submit(REQUEST), [], -1
         while not seen or not seen[-1].ended:
             version, progress = await captures.progress_after(name, version)
             seen.append(progress)
-            if progress.state is State.PAUSED:
+            if progress.state == "paused":
                 await asyncio.sleep(0.2)
                 away[0] = False
         return seen
 
     seen = run(work())
     [paused] = {(one.state, one.failure.reason) for one in seen if one.failure is not None}
-    assert paused == (State.PAUSED, reason)
-    assert (seen[-1].state, seen[-1].shards_committed, seen[-1].failed_shards) == (State.COMPLETE, SHARDS, {})
+    assert paused == ("paused", reason)
+    assert (seen[-1].state, seen[-1].shards_committed, seen[-1].failed_shards) == ("complete", SHARDS, ())
 
 
 def test_patience_ends(lab: Path, bucket: Bucket) -> None:
     def fail(task: ShardTask) -> None:
         raise StoreError("not now", reason="STORE_UNREACHABLE")
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         limits = replace(LIMITS, pause_seconds=0.01, patience_seconds=0.1)
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail), limits=limits)
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
-    assert last.state is State.FAILED
+    assert last.state == "failed"
     assert last.failure is not None
     assert last.failure.reason == "STORE_UNREACHABLE"
     assert bucket.keys("captures") == []
@@ -73,7 +73,8 @@ def test_patience_ends(lab: Path, bucket: Bucket) -> None:
 
 def test_a_new_coordinator_finishes_what_is_wanted_by_itself(lab: Path, bucket: Bucket) -> None:
     """As after a crash of the first one: nobody submits anything again."""
-    request = replace(REQUEST, run="", positions=Positions("stride", stride=2), sink_ratio=3.0, max_documents=20)
+    request = replace(REQUEST, run="", positions=Positions("stride", stride=2), sink_ratio=3.0)
+    request = replace(request, dataset=DatasetReference("words.jsonl", max_documents=20))
 
     async def first() -> str:
         gate = asyncio.Event()
@@ -97,7 +98,7 @@ def test_a_new_coordinator_finishes_what_is_wanted_by_itself(lab: Path, bucket: 
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         await captures.resume()
         await captures.resume()
-        assert (await watch(captures, name))[-1].state is State.COMPLETE
+        assert (await watch(captures, name))[-1].state == "complete"
         assert bucket.keys("captures") == []
 
     name = run(first())
@@ -106,20 +107,21 @@ def test_a_new_coordinator_finishes_what_is_wanted_by_itself(lab: Path, bucket: 
     after = open_run(bucket, name)
     assert after.complete
     assert after.record == before
-    assert after.record.specification.positions == request.positions
+    assert asdict(after.record.specification.positions) == asdict(request.positions)
+    assert (after.record.specification.sink_ratio, after.record.specification.max_documents) == (3.0, 20)
 
 
 def test_what_is_wanted_and_cannot_be_resumed_is_no_obstacle(lab: Path, bucket: Bucket) -> None:
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
-        bucket.put("captures/gone.json", seal(asdict(replace(REQUEST, run="gone", model="gone"))))
+        bucket.put("captures/gone.json", sealed_request(replace(REQUEST, run="gone", model=ModelReference("gone"))))
         bucket.put("captures/other.json", bucket.get("captures/gone.json"))  # the request for another run
         await captures.resume()
         await watch(captures, await captures.submit(REQUEST))
         assert bucket.keys("captures") == ["captures/gone.json", "captures/other.json"]
         for name in ("gone", "other"):
             given_up = await captures.cancel(name)
-            assert (given_up.run, given_up.state, given_up.shards_total) == (name, State.CANCELLED, 0)
+            assert (given_up.run, given_up.state, given_up.shards_total) == (name, "cancelled", 0)
         with pytest.raises(NotThere):
             await captures.cancel("gone")
 
@@ -130,7 +132,7 @@ def test_what_is_wanted_and_cannot_be_resumed_is_no_obstacle(lab: Path, bucket: 
 def test_a_wanted_run_that_nobody_works_on_can_be_cancelled(lab: Path, bucket: Bucket) -> None:
     """What its capture has committed is told, and stays."""
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         await watch(captures, await captures.submit(REQUEST))
         bucket.put("captures/run.json", seal(asdict(REQUEST)))
@@ -183,7 +185,7 @@ def test_a_store_that_fails_while_a_run_begins_leaves_what_was_there(
         store.fails_at = "", ""
         assert await captures.resume()
         assert await captures.submit(REQUEST) == "run"
-        assert (await watch(captures, "run"))[-1].state is State.COMPLETE
+        assert (await watch(captures, "run"))[-1].state == "complete"
 
     run(work())
 
@@ -219,13 +221,14 @@ def test_workers_that_die_are_not_the_shards_fault(lab: Path, bucket: Bucket) ->
         if task.shard == 4:
             raise ActstoreError("a worker process died", reason="WORKERS_UNAVAILABLE")
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         limits = replace(LIMITS, losses_per_shard=5, attempts_per_shard=1)
         captures = coordinator(lab, bucket, Dying(bucket, die), limits=limits)
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
-    assert (last.state, last.shards_committed, set(last.failed_shards)) == (State.FAILED, SHARDS - 1, {4})
+    assert (last.state, last.shards_committed) == ("failed", SHARDS - 1)
+    assert [failed.shard for failed in last.failed_shards] == [4]
     assert len(readied) >= 4
 
 
@@ -239,17 +242,17 @@ def test_each_shard_that_failed_is_told_with_its_cause(lab: Path, bucket: Bucket
         if task.shard == 5:
             raise CorruptObject("damaged")
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
-    assert {shard: failure.reason for shard, failure in last.failed_shards.items()} == {
+    assert {failed.shard: failed.failure.reason for failed in last.failed_shards} == {
         1: "VALUE_OVERFLOW",
         5: "OBJECT_CORRUPT",
     }
     assert (tried[1], tried[5]) == (1, LIMITS.attempts_per_shard)
-    assert last.failure == last.failed_shards[1]
+    assert last.failure == last.failed_shards[0].failure
 
 
 def test_workers_that_join_are_used(lab: Path, bucket: Bucket) -> None:
@@ -325,7 +328,7 @@ def test_keys_that_expire_pause_a_capture_until_they_are_renewed(
     write(s3_access.secret_key)
     bucket = open_bucket(s3_address, replace(s3_access, access_key="", secret_key="", credentials_file=str(file)))
 
-    async def work() -> list[Progress]:
+    async def work() -> list[CaptureProgress]:
         def expire(task: ShardTask) -> None:
             if task.shard == 2 and not expired:
                 expired.append(task.shard)
@@ -337,12 +340,12 @@ def test_keys_that_expire_pause_a_capture_until_they_are_renewed(
         while not seen or not seen[-1].ended:
             version, progress = await captures.progress_after(name, version)
             seen.append(progress)
-            if progress.state is State.PAUSED:
+            if progress.state == "paused":
                 write(s3_access.secret_key)
         return seen
 
     seen = run(work())
-    assert State.PAUSED in {progress.state for progress in seen}
-    assert seen[-1].state is State.COMPLETE
+    assert "paused" in {progress.state for progress in seen}
+    assert seen[-1].state == "complete"
     assert open_run(bucket, "run").complete
     assert check_runs(bucket).sound

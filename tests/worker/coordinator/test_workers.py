@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from actstore_api.records.capture import CaptureProgress, GetCaptureTotalsAnswer
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import checkpoint_key
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.progress import DatasetFiles, Progress, State, Totals
+from actstore_worker.capture.progress import DatasetFiles
 from actstore_worker.capture.shards.worker import TASKS, ShardReport, ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
@@ -92,7 +93,7 @@ class Deaf(ThreadWorker):
 def test_a_worker_that_does_not_hear_is_no_obstacle_to_cancelling(dies: bool, lab: Path, bucket: Bucket) -> None:
     """What it has in hand it finishes, and that stays, but nobody is told that the capture goes on."""
 
-    async def work() -> tuple[Progress, Progress]:
+    async def work() -> tuple[CaptureProgress, CaptureProgress]:
         gate = asyncio.Event()
         captures = coordinator(lab, bucket, Deaf(bucket, gate, dies))
         await captures.submit(REQUEST)
@@ -104,7 +105,7 @@ def test_a_worker_that_does_not_hear_is_no_obstacle_to_cancelling(dies: bool, la
         return cancelled, end
 
     cancelled, end = run(work())
-    assert (cancelled.state, end.state) == (State.CANCELLED, State.CANCELLED)
+    assert (cancelled.state, end.state) == ("cancelled", "cancelled")
     assert end.elapsed_seconds == cancelled.elapsed_seconds
     assert len(open_run(bucket, "run").shards) == TASKS
 
@@ -125,13 +126,13 @@ def test_a_shard_is_given_up_after_so_many_workers_and_their_places_wait_for_the
         if task.shard == 4:
             raise LOST
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         limits = replace(LIMITS, losses_per_shard=5, attempts_per_shard=1)
         captures = coordinator(lab, bucket, Dying(bucket, die), limits=limits)
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
-    assert (last.state, set(last.failed_shards)) == (State.FAILED, {4})
+    assert (last.state, set(last.failed_shards)) == ("failed", {4})
     assert tried == Counter(range(SHARDS)) + Counter({4: 4})
     assert 3 * 4 <= len(asked) <= 3 * 5  # nobody waits for the last one, and nobody asks of one that did not die
 
@@ -147,13 +148,13 @@ def test_what_is_no_shards_own_doing_ends_the_capture(reason: str, lab: Path, bu
         if task.shard == 0:
             raise ActstoreError("not here", reason=reason)
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         limits = replace(LIMITS, attempts_per_shard=1)
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail), limits=limits)
         return (await watch(captures, await captures.submit(replace(REQUEST, sequences_per_shard=1))))[-1]
 
     last = run(work())
-    assert (last.state, last.failure.reason if last.failure else "") == (State.FAILED, reason)
+    assert (last.state, last.failure.reason if last.failure else "") == ("failed", reason)
     assert len(tried) < last.shards_total
 
 
@@ -164,14 +165,14 @@ def test_a_capture_that_two_shards_end_at_once_has_ended_once(lab: Path, bucket:
         together.wait()
         raise ActstoreError("no space", reason="STORE_FULL")
 
-    async def work() -> Totals:
+    async def work() -> GetCaptureTotalsAnswer:
         before = asyncio.all_tasks()
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
         await watch(captures, await captures.submit(REQUEST))
         await asyncio.gather(*(asyncio.all_tasks() - before))
         return await captures.totals()
 
-    assert run(work()) == Totals(captures_failed=1)
+    assert run(work()) == GetCaptureTotalsAnswer(captures_failed=1)
 
 
 def test_shards_that_wait_to_be_tried_again_keep_their_places(lab: Path, bucket: Bucket) -> None:
@@ -184,7 +185,7 @@ def test_shards_that_wait_to_be_tried_again_keep_their_places(lab: Path, bucket:
         times[task.shard].append(time.monotonic())
         raise RuntimeError
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail), limits=replace(LIMITS, retry_seconds=0.1))
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
@@ -209,12 +210,12 @@ def test_a_store_that_is_away_is_not_asked_without_a_pause(lab: Path, bucket: Bu
             times.append(time.monotonic())
             raise ActstoreError("not there", reason="STORE_UNREACHABLE")
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         limits = replace(LIMITS, pause_seconds=0.1, retry_seconds=0.0)
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail), limits=limits)
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
-    assert run(work()).state is State.COMPLETE
+    assert run(work()).state == "complete"
     assert min(later - before for before, later in pairwise(times)) >= 0.1
 
 
@@ -230,7 +231,7 @@ def test_who_cancels_one_run_interrupts_no_other(lab: Path, bucket: Bucket) -> N
         async def interrupt(self, attempt: str) -> None:
             interrupted.append(attempt)
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         gate = asyncio.Event()
         captures = coordinator(lab, bucket, *(Noting(bucket, gate, dies=False) for _ in range(2)))
         for name in ("a", "b"):
@@ -243,7 +244,7 @@ def test_who_cancels_one_run_interrupts_no_other(lab: Path, bucket: Bucket) -> N
         gate.set()
         return (await watch(captures, "b"))[-1]
 
-    assert run(work()).state is State.COMPLETE
+    assert run(work()).state == "complete"
     assert sorted(interrupted) == sorted(attempt for attempt, name in runs.items() if name == "a")
 
 
@@ -254,11 +255,11 @@ def test_a_shard_that_comes_in_after_the_end_of_a_pause_does_not_revive_its_capt
                 raise ActstoreError("not there", reason="STORE_UNREACHABLE")
             return await super().capture(task)
 
-    async def work() -> Progress:
+    async def work() -> CaptureProgress:
         gate = asyncio.Event()
         captures = coordinator(lab, bucket, Half(bucket, gate, dies=True))
         await captures.submit(REQUEST)
-        while (await captures.progress_after("run", -1))[1].state is not State.PAUSED:
+        while (await captures.progress_after("run", -1))[1].state != "paused":
             await asyncio.sleep(0.01)
         await captures.cancel("run")
         gate.set()
@@ -267,7 +268,7 @@ def test_a_shard_that_comes_in_after_the_end_of_a_pause_does_not_revive_its_capt
         return end
 
     end = run(work())
-    assert (end.state, end.failure) == (State.CANCELLED, None)
+    assert (end.state, end.failure) == ("cancelled", None)
 
 
 def test_who_asks_for_progress_waits_only_for_what_may_come(lab: Path, bucket: Bucket) -> None:
@@ -279,7 +280,7 @@ def test_who_asks_for_progress_waits_only_for_what_may_come(lab: Path, bucket: B
         captures = coordinator(lab, bucket, Deaf(bucket, gate, dies=True), limits=limits)
         await captures.submit(REQUEST)
         _, first = await captures.progress_after("run", -1)
-        assert first.state is State.RUNNING
+        assert first.state == "running"
         gate.set()
         await watch(captures, "run")
         version, last = await captures.progress_after("run", -1)
@@ -306,7 +307,7 @@ def test_commits_are_folded_while_others_are_still_to_come(
         await captures.submit(REQUEST)
         while not bucket.exists(checkpoint_key("run", range(4))):
             await asyncio.sleep(0.01)
-        assert (await captures.progress_after("run", -1))[1].state is State.RUNNING
+        assert (await captures.progress_after("run", -1))[1].state == "running"
         gate.set()
         await watch(captures, "run")
 
@@ -315,7 +316,7 @@ def test_commits_are_folded_while_others_are_still_to_come(
 
 
 def test_totals_are_of_what_was_won(lab: Path, bucket: Bucket) -> None:
-    async def work() -> Totals:
+    async def work() -> GetCaptureTotalsAnswer:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         for name in ("a", "b"):
             await watch(captures, await captures.submit(replace(REQUEST, run=name)))
@@ -326,4 +327,4 @@ def test_totals_are_of_what_was_won(lab: Path, bucket: Bucket) -> None:
     found = [open_run(bucket, name) for name in ("a", "b")]
     stored = sum(stored.bytes for one in found for commit in one.commits for stored in commit.objects.values())
     tokens = sum(one.tokens_committed for one in found)
-    assert totals == Totals(0, 3, 0, 0, 2 * SHARDS, tokens, stored)
+    assert totals == GetCaptureTotalsAnswer(0, 3, 0, 0, 2 * SHARDS, tokens, stored)

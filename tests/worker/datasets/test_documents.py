@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actstore_api.records import capture
+from actstore_api.records.capture import DatasetReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.format.specification import RowFilter
 from actstore_worker.capture.options import document_query
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.datasets import rows as dataset_rows
 from actstore_worker.datasets.documents import DocumentQuery
 from actstore_worker.datasets.documents import documents as dataset_documents
@@ -196,7 +197,7 @@ def test_filters_compare_like_with_like(wanted: tuple[str, str, object], allowed
     with pytest.raises(BadRequest) as refused:
         list(dataset_documents(table, DocumentQuery(row_filters=(RowFilter(*wanted),))))
     told = f"{wanted[0]} {wanted[1]} {wanted[2]!r}"
-    assert refused.value.details == {"field": "dataset.filters", "value": told, "allowed": allowed}
+    assert refused.value.details == {"field": "dataset.row_filters", "value": told, "allowed": allowed}
 
 
 @pytest.mark.parametrize(
@@ -204,10 +205,11 @@ def test_filters_compare_like_with_like(wanted: tuple[str, str, object], allowed
     [(("en", 1), "values of one kind"), ((1, True), "values of one kind"), (float("nan"), "a number: nothing")],
 )
 def test_filters_that_no_column_fits(value: object, allowed: str) -> None:
-    comparison = "in" if isinstance(value, tuple) else "!="
+    several = isinstance(value, tuple)
+    asked = capture.RowFilter("a", "in" if several else "!=", value if several else (value,))
     with pytest.raises(BadRequest) as refused:
-        document_query(CaptureRequest("model", "text", row_filters=(RowFilter("a", comparison, value),)))
-    assert refused.value.details["field"] == "dataset.filters"
+        document_query(DatasetReference("text", row_filters=(asked,)))
+    assert refused.value.details["field"] == "dataset.row_filters"
     assert refused.value.details["allowed"].startswith(allowed)
 
 
@@ -260,8 +262,8 @@ def test_padding_is_no_token(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        (DocumentQuery(row_filters=(RowFilter("nothing", "==", 1),)), "dataset.filters"),
-        (DocumentQuery(row_filters=(RowFilter("language", "<", 1),)), "dataset.filters"),
+        (DocumentQuery(row_filters=(RowFilter("nothing", "==", 1),)), "dataset.row_filters"),
+        (DocumentQuery(row_filters=(RowFilter("language", "<", 1),)), "dataset.row_filters"),
         (DocumentQuery(text_field="", tokens_field="text"), "dataset.tokens_field"),
         (DocumentQuery(text_field="", tokens_field="nothing"), "dataset.tokens_field"),
         (DocumentQuery(text_field="nothing"), "dataset.text_field"),

@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 import torch
 
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.live.answering import LiveAnswers
-from actstore_worker.live.questions import LiveLimits, Question
+from actstore_worker.live.answering import LiveAnswers, Question
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
 from tests.made_models.small_models import BERT, DECODERS
 
 CPU = torch.device("cpu")
+GPT2 = ModelReference("gpt2")
 
 
 class _Stopping(Turns):
@@ -70,7 +72,7 @@ class Replica:
         answers = self.answers(limits)
         named = answers.model_of(question)
         assert named is not None
-        return answers.answer(question, share(self.model(named[0]), turns or self._turns), stop or threading.Event())
+        return answers.answer(question, share(self.model(named.name), turns or self._turns), stop or threading.Event())
 
     def passes_until_stopped(self, question: Question, after: int) -> int:
         """How many passes begin to wait for their turn when nobody waits for the answer after so many."""

@@ -11,18 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.model import AblateSites
+from actstore_api.records.terms import ModelReference, StoredSample
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import AblateSites, ModelQuestion
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.answering import Question
+from actstore_worker.live.limits import LiveLimits
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.plain_model import PlainModel
 from tests.made_models.small_models import DECODERS, HEADS, LAYERS
-from tests.worker.live.asking import CPU, Replica
+from tests.worker.live.asking import CPU, GPT2, Replica
 
 TEXTS = ("the cat", "sat", "on the mat, or so", "the dog")
 EQUAL = ("the cat", "the dog", "the mat")
@@ -86,7 +88,7 @@ def sites_of(name: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_zero(replica: Replica, name: str) -> None:
-    answer = replica.ask(AblateSites(name, "", TEXTS, sites=sites_of(name)))
+    answer = replica.ask(AblateSites(ModelReference(name), TEXTS, sites=sites_of(name)))
     check(replica, answer, name, TEXTS, zero(replica, name))
     if name != "opt":
         places = [row["site"] for row in answer.effects.to_pylist()]
@@ -105,7 +107,7 @@ def test_a_mean_is_over_the_texts_tokens_but_bos(replica: Replica, name: str) ->
     def values(kind: str, layer: int, _: int) -> np.ndarray:
         return np.concatenate([plain.at(kind, layer, replica.ids(name, text))[1:] for text in TEXTS]).mean(0)
 
-    check(replica, replica.ask(AblateSites(name, "", TEXTS, ablation="mean")), name, TEXTS, values)
+    check(replica, replica.ask(AblateSites(ModelReference(name), TEXTS, ablation="mean")), name, TEXTS, values)
 
 
 def test_a_mean_may_be_over_the_stored_text_of_a_run(replica: Replica, tmp_path: Path) -> None:
@@ -114,20 +116,24 @@ def test_a_mean_may_be_over_the_stored_text_of_a_run(replica: Replica, tmp_path:
     bucket = open_bucket(str(replica.store))
     settings = PlanSettings(DatasetPlaces((tmp_path,)))
     for name in ("gpt2", "llama"):
-        plan = plan_capture(CaptureRequest(name, "words.jsonl", f"of_{name}"), replica.catalog, settings)
+        plan = plan_capture(capture_request(name, "words.jsonl", f"of_{name}"), replica.catalog, settings)
         capture_run(plan, bucket, CaptureWorker(bucket, CPU))
     plain = PlainModel(replica.model("gpt2").module)
 
     def values(kind: str, layer: int, _: int) -> np.ndarray:
         return np.concatenate([plain.at(kind, layer, replica.ids("gpt2", text))[1:] for text in stored]).mean(0)
 
-    question = AblateSites("gpt2", "", TEXTS, ablation="mean", run="of_gpt2")
+    question = AblateSites(GPT2, TEXTS, ablation="mean", stored=StoredSample("of_gpt2"))
     answer = replica.ask(question)
     check(replica, answer, "gpt2", TEXTS, values)
     assert (answer.provenance.run, answer.provenance.model) == ("of_gpt2", "gpt2")
     with pytest.raises(ActstoreError) as refusal:
-        replica.ask(replace(question, run="of_llama"))
+        replica.ask(replace(question, stored=StoredSample("of_llama")))
     assert refusal.value.reason == "MODEL_NOT_FOUND"
+    for tokens, reason in ((0, "ARGUMENT_INVALID"), (131_073, "LIMIT_EXCEEDED")):
+        with pytest.raises(ActstoreError) as refusal:
+            replica.ask(replace(question, stored=StoredSample("of_gpt2", tokens)))
+        assert (refusal.value.reason, refusal.value.details["field"]) == (reason, "stored.tokens")
 
 
 @pytest.mark.parametrize("same_position", [False, True])
@@ -135,7 +141,7 @@ def test_a_mean_may_be_over_the_stored_text_of_a_run(replica: Replica, tmp_path:
 def test_resampling_is_from_another_text(replica: Replica, name: str, same_position: bool) -> None:
     """The ring and the positions are drawn here again, in the words of the contract."""
     texts = EQUAL if same_position else TEXTS
-    question = AblateSites(name, "", texts, ablation="resample", seed=4, same_position=same_position)
+    question = AblateSites(ModelReference(name), texts, ablation="resample", seed=4, same_position=same_position)
     plain, drawn = PlainModel(replica.model(name).module), np.random.default_rng(4)
     ring = drawn.permutation(len(texts)).tolist()
     giver = {number: ring[(place + 1) % len(ring)] for place, number in enumerate(ring)}
@@ -154,27 +160,31 @@ def test_resampling_is_from_another_text(replica: Replica, name: str, same_posit
 
 def test_parts_are_chosen_by_name(replica: Replica) -> None:
     question = AblateSites(
-        "llama", "", TEXTS, sites=("z", "k", "z.2", "mlp_out.0", "blocks.1.hook_resid_pre"), layers=(1,), heads=(1,)
+        ModelReference("llama"),
+        TEXTS,
+        sites=("z", "k", "z.2", "mlp_out.0", "blocks.1.hook_resid_pre"),
+        layers=(1,),
+        heads=(1,),
     )
     rows = replica.ask(question).effects.to_pylist()
     assert [row["site"] for row in rows] == ["mlp_out.0", "resid_pre.1", "k.1.1", "z.1.1", "z.2"]
     assert rows[0]["head"] is None
-    whole = replica.ask(AblateSites("llama", "", TEXTS)).effects.to_pylist()
+    whole = replica.ask(AblateSites(ModelReference("llama"), TEXTS)).effects.to_pylist()
     assert rows[3]["loss"] == pytest.approx(next(row["loss"] for row in whole if row["site"] == "z.1.1"), abs=1e-6)
 
 
 def test_what_attention_gives_is_all_its_heads(replica: Replica) -> None:
     """GPT-2's projection has a bias, which its heads have not; Llama's has none."""
-    rows = replica.ask(AblateSites("llama", "", TEXTS, sites=("attn_out.1", "z.1"))).effects.to_pylist()
+    rows = replica.ask(AblateSites(ModelReference("llama"), TEXTS, sites=("attn_out.1", "z.1"))).effects.to_pylist()
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], abs=1e-6)
 
 
 def test_parts_that_nobody_waits_for_are_not_ablated(replica: Replica) -> None:
-    assert replica.passes_until_stopped(AblateSites("gpt2", "", TEXTS), after=4) == 5
+    assert replica.passes_until_stopped(AblateSites(GPT2, TEXTS), after=4) == 5
 
 
 def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> None:
-    answer = replica.ask(AblateSites("gpt2", "", ("a", "the cat"), sites=("mlp_out",)))
+    answer = replica.ask(AblateSites(GPT2, ("a", "the cat"), sites=("mlp_out",)))
     assert answer.texts["loss"].to_pylist()[0] is None
     assert answer.loss == answer.texts["loss"].to_pylist()[1]
 
@@ -182,44 +192,47 @@ def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> Non
 @pytest.mark.parametrize(
     ("asked", "reason", "field", "value", "allowed"),
     [
-        (AblateSites("bert", "", TEXTS), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (AblateSites("gpt2", "", ()), "ARGUMENT_INVALID", "texts", "0 texts", "one text at least"),
-        (AblateSites("gpt2", "", ("a", "")), "ARGUMENT_INVALID", "texts", "", "text of at least one token"),
-        (AblateSites("gpt2", "", ("a",)), "NOTHING_LEFT", "texts", "1 texts", "a text of two tokens at least"),
-        (AblateSites("gpt2", "", ("x" * 32,)), "LIMIT_EXCEEDED", "texts", "33 tokens", "at most 32 tokens"),
-        (AblateSites("gpt2", "", TEXTS, ("resid_mid",)), "SITE_UNKNOWN", "site", "resid_mid", None),
-        (AblateSites("gpt2", "", TEXTS, ("pattern.1",)), "SITE_UNKNOWN", "site", "pattern.1", None),
-        (AblateSites("neox_parallel", "", TEXTS, ("resid_mid.1",)), "SITE_UNKNOWN", "site", "resid_mid.1", None),
-        (AblateSites("gpt2", "", TEXTS, ("mlp_out.3",)), "SITE_UNKNOWN", "site", "mlp_out.3", None),
-        (AblateSites("gpt2", "", TEXTS, ("z.1.4",)), "SITE_UNKNOWN", "site", "z.1.4", "heads 0..3"),
-        (AblateSites("gpt2", "", TEXTS, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
-        (AblateSites("gpt2", "", TEXTS, heads=(4,)), "SITE_UNKNOWN", "heads", "4", "0..3"),
-        (AblateSites("llama", "", TEXTS, ("k",), heads=(2,)), "SITE_UNKNOWN", "heads", "2", "0..1"),
-        (AblateSites("gpt2", "", TEXTS[:1], ablation="resample"), "ARGUMENT_INVALID", "texts", "1 text", None),
+        (AblateSites(ModelReference("bert"), TEXTS), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
+        (AblateSites(GPT2, ()), "ARGUMENT_INVALID", "texts", "0 texts", "one text at least"),
+        (AblateSites(GPT2, ("a", "")), "ARGUMENT_INVALID", "texts", "", "text of at least one token"),
+        (AblateSites(GPT2, ("a",)), "NOTHING_LEFT", "texts", "1 texts", "a text of two tokens at least"),
+        (AblateSites(GPT2, ("x" * 32,)), "LIMIT_EXCEEDED", "texts", "33 tokens", "at most 32 tokens"),
+        (AblateSites(GPT2, TEXTS, sites=("resid_mid",)), "SITE_UNKNOWN", "site", "resid_mid", None),
+        (AblateSites(GPT2, TEXTS, sites=("pattern.1",)), "SITE_UNKNOWN", "site", "pattern.1", None),
         (
-            AblateSites("gpt2", "", TEXTS, ablation="resample", same_position=True),
+            AblateSites(ModelReference("neox_parallel"), TEXTS, sites=("resid_mid.1",)),
+            "SITE_UNKNOWN",
+            "site",
+            "resid_mid.1",
+            None,
+        ),
+        (AblateSites(GPT2, TEXTS, sites=("mlp_out.3",)), "SITE_UNKNOWN", "site", "mlp_out.3", None),
+        (AblateSites(GPT2, TEXTS, sites=("z.1.4",)), "SITE_UNKNOWN", "site", "z.1.4", "heads 0..3"),
+        (AblateSites(GPT2, TEXTS, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
+        (AblateSites(GPT2, TEXTS, heads=(4,)), "SITE_UNKNOWN", "heads", "4", "0..3"),
+        (AblateSites(ModelReference("llama"), TEXTS, sites=("k",), heads=(2,)), "SITE_UNKNOWN", "heads", "2", "0..1"),
+        (AblateSites(GPT2, TEXTS[:1], ablation="resample"), "ARGUMENT_INVALID", "texts", "1 text", None),
+        (
+            AblateSites(GPT2, TEXTS, ablation="resample", same_position=True),
             "PROMPT_LENGTHS_DIFFER",
             "texts",
             "18 tokens",
             "4 tokens",
         ),
-        (AblateSites("gpt2", "", ("<|bos|>", "cat"), ablation="resample"), "NOTHING_LEFT", "texts", "<|bos|>", None),
-        (AblateSites("gpt2", "", TEXTS, same_position=True), "ARGUMENT_INVALID", "same_position", "True", None),
-        (AblateSites("gpt2", "", TEXTS, run="some"), "ARGUMENT_INVALID", "run", "some", None),
-        (AblateSites("gpt2", "", TEXTS, ablation="mean", run="absent"), "RUN_NOT_FOUND", "run", "absent", None),
-        (AblateSites("gpt2", "", TEXTS, run_tokens=0), "ARGUMENT_INVALID", "run_tokens", "0", None),
+        (AblateSites(GPT2, ("<|bos|>", "cat"), ablation="resample"), "NOTHING_LEFT", "texts", "<|bos|>", None),
+        (AblateSites(GPT2, TEXTS, same_position=True), "ARGUMENT_INVALID", "same_position", "True", None),
+        (AblateSites(GPT2, TEXTS, stored=StoredSample("some")), "ARGUMENT_INVALID", "stored.run", "some", None),
         (
-            AblateSites("gpt2", "", ("x" * 30,) * 4),
-            "LIMIT_EXCEEDED",
-            "texts",
-            f"{124 * 18} tokens",
-            "at most 2000 tokens",
+            AblateSites(GPT2, TEXTS, ablation="mean", stored=StoredSample("absent")),
+            "RUN_NOT_FOUND",
+            "run",
+            "absent",
+            None,
         ),
+        (AblateSites(GPT2, ("x" * 30,) * 4), "LIMIT_EXCEEDED", "texts", f"{124 * 18} tokens", "at most 2000 tokens"),
     ],
 )
-def test_refusals(
-    replica: Replica, asked: ModelQuestion, reason: str, field: str, value: str, allowed: str | None
-) -> None:
+def test_refusals(replica: Replica, asked: Question, reason: str, field: str, value: str, allowed: str | None) -> None:
     with pytest.raises(ActstoreError) as refusal:
         replica.ask(asked, replace(LIMITS, ablated_tokens=2000))
     details = refusal.value.details

@@ -14,22 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from actstore_api.records.sae import AblateDirection, AblateDirectionAnswer, AblateText, AblateTextAnswer
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.live.answering import LiveAnswers
-from actstore_worker.live.questions import (
-    AblatedDirection,
-    AblateDirection,
-    AblatedText,
-    AblateText,
-    LiveLimits,
-    Question,
-)
+from actstore_worker.live.answering import LiveAnswers, Question
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
 from tests.made_models.plain_model import PlainModel, PlainSae, Touch
 from tests.made_models.small_models import D_MODEL, HEADS, SAVERS, save_sae, save_tokenizer
+from tests.worker.live.asking import GPT2
 
 CPU = torch.device("cpu")
 # Slices of a few rows, the last of them not full.
@@ -58,7 +54,7 @@ class Lab:
     def ask(self, question: Question) -> Any:
         named = self.answers.model_of(question)
         assert named is not None
-        return self.answers.answer(question, share(self.model(named[0]), Turns()), threading.Event())
+        return self.answers.answer(question, share(self.model(named.name), Turns()), threading.Event())
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +111,7 @@ def ids_of(lab: Lab, family: str) -> list[int]:
     return [0, *lab.model(family).tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
 
 
-def check_effects(answer: AblatedText, cells: list[tuple[int, ...]], expected: list[float]) -> None:
+def check_effects(answer: AblateTextAnswer, cells: list[tuple[int, ...]], expected: list[float]) -> None:
     table = answer.effects.to_pandas()
     assert [(row.first, *([] if np.isnan(row.second) else [row.second])) for row in table.itertuples()] == cells
     np.testing.assert_allclose(table.activation, expected, atol=1e-5)
@@ -126,7 +122,7 @@ def check_effects(answer: AblatedText, cells: list[tuple[int, ...]], expected: l
 def test_deletions_are_direct_reruns(lab: Lab, family: str) -> None:
     ids = ids_of(lab, family)[:9]
     feature = strong_feature(lab, family, "resid_post.1", ids, 8)
-    answer = lab.ask(AblateText(family, "", "resid_post.1", feature, TEXT, position=8))
+    answer = lab.ask(AblateText(ModelReference(family), "resid_post.1", feature, TEXT, position=8))
     twin = Twin(lab, family, "resid_post.1", feature)
     assert answer.activation == pytest.approx(twin.activations(ids)[-1], abs=1e-5)
     assert answer.activation > 0
@@ -140,7 +136,7 @@ def test_deletions_are_direct_reruns(lab: Lab, family: str) -> None:
 def test_replacements_are_direct_reruns(lab: Lab, family: str, ablation: str) -> None:
     ids = ids_of(lab, family)[:9]
     feature = strong_feature(lab, family, "resid_post.1", ids, 8)
-    answer = lab.ask(AblateText(family, "", "resid_post.1", feature, TEXT, position=8, ablation=ablation))
+    answer = lab.ask(AblateText(ModelReference(family), "resid_post.1", feature, TEXT, position=8, ablation=ablation))
     twin = Twin(lab, family, "resid_post.1", feature)
     expected = [twin.replaced(ids, [place], ablation) for place in range(9)]
     check_effects(answer, [(place,) for place in range(9)], expected)
@@ -151,7 +147,7 @@ def test_replacements_are_direct_reruns(lab: Lab, family: str, ablation: str) ->
 def test_pairs_come_after_singles_at_any_site(lab: Lab, sae: str, ablation: str) -> None:
     ids = ids_of(lab, "llama")[:6]
     feature = strong_feature(lab, "llama", sae, ids, 5)
-    answer = lab.ask(AblateText("llama", "", sae, feature, TEXT, 5, ablation=ablation, pairs=True))
+    answer = lab.ask(AblateText(ModelReference("llama"), sae, feature, TEXT, position=5, ablation=ablation, pairs=True))
     twin = Twin(lab, "llama", sae, feature)
     cells = [(place,) for place in range(6)] + list(combinations(range(6), 2))
     expected = [
@@ -165,7 +161,7 @@ def test_the_text_is_cut_where_the_feature_is_strongest(lab: Lab) -> None:
     ids = ids_of(lab, "gpt2")
     twin = Twin(lab, "gpt2", "resid_post.1", 11)
     whole = twin.activations(ids)
-    answer = lab.ask(AblateText("gpt2", "", "resid_post.1", 11, TEXT))
+    answer = lab.ask(AblateText(GPT2, "resid_post.1", 11, TEXT))
     np.testing.assert_allclose(answer.tokens["activation"], whole, atol=1e-5)
     assert answer.position == 1 + whole[1:].argmax()
     assert answer.tokens["special"].to_pylist() == [True] + [False] * 11
@@ -177,19 +173,16 @@ def test_a_feature_that_never_fires_is_looked_at_in_the_last_token(lab: Lab) -> 
     tensors = load_file(folder / "sae_weights.safetensors")
     tensors["b_enc"].fill_(-1e4)
     save_file(tensors, folder / "sae_weights.safetensors")
-    answer = lab.ask(AblateText("gpt2", "", "silent", 11, TEXT))
+    answer = lab.ask(AblateText(GPT2, "silent", 11, TEXT))
     assert (answer.position, answer.activation) == (11, 0)
     assert answer.effects["change"].to_pylist() == [0] * 12
 
 
 def test_a_text_of_two_tokens_has_no_pairs(lab: Lab) -> None:
-    answer = lab.ask(AblateText("gpt2", "", "resid_post.1", 11, "x", pairs=True))
+    answer = lab.ask(AblateText(GPT2, "resid_post.1", 11, "x", pairs=True))
     assert [
         tuple(row) for row in zip(*(answer.effects[name].to_pylist() for name in ("first", "second")), strict=True)
-    ] == [
-        (0, None),
-        (1, None),
-    ]
+    ] == [(0, None), (1, None)]
 
 
 def save_either_of_two(folder: Path) -> None:
@@ -232,12 +225,12 @@ def sorted_bytes() -> list[str]:
 def test_pairs_find_a_feature_that_reads_either_of_two(lab: Lab) -> None:
     """Taking a or b changes nothing, for the other is still there; taking both switches the feature off."""
     save_either_of_two(lab.folder / "models")
-    answer = lab.ask(AblateText("or", "", "either", 0, "xaybz", position=5, pairs=True))
+    answer = lab.ask(AblateText(ModelReference("or"), "either", 0, "xaybz", position=5, pairs=True))
     assert answer.activation > 0.5
     for row in answer.effects.to_pylist():
         both = (row["first_text"], row["second_text"]) == ("a", "b")
         assert row["change"] == pytest.approx(-answer.activation if both else 0, abs=1e-5), row
-    lookup = lab.ask(AblateText("or", "", "either", 0, "xaxxz", position=5)).effects.to_pylist()
+    lookup = lab.ask(AblateText(ModelReference("or"), "either", 0, "xaxxz", position=5)).effects.to_pylist()
     assert [row["first_text"] for row in lookup if row["change"] < -0.5] == ["a"]
 
 
@@ -249,7 +242,7 @@ def direction_twin(twin: Twin, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarr
     return activations, twin.model.log_probabilities(ids), twin.model.log_probabilities(ids, touches)
 
 
-def check_direction(answer: AblatedDirection, twin: Twin, ids: Sequence[int]) -> None:
+def check_direction(answer: AblateDirectionAnswer, twin: Twin, ids: Sequence[int]) -> None:
     activations, before, after = direction_twin(twin, ids)
     table = answer.tokens.to_pandas()
     assert table.text.tolist() == ["<|bos|>", *TEXT[:-1]]
@@ -273,7 +266,7 @@ def test_a_direction_is_taken_out_and_the_rest_run_on(lab: Lab, family: str) -> 
     late = np.where(dense[:-1].any(0), (dense > 0).argmax(0), -1)
     feature = int(late.argmax())
     assert late[feature] > 1
-    answer = lab.ask(AblateDirection(family, "", "resid_post.1", feature, TEXT))
+    answer = lab.ask(AblateDirection(ModelReference(family), "resid_post.1", feature, TEXT))
     check_direction(answer, Twin(lab, family, "resid_post.1", feature), ids)
 
 
@@ -282,11 +275,11 @@ def test_a_direction_is_taken_out_and_the_rest_run_on(lab: Lab, family: str) -> 
 def test_a_direction_is_taken_out_at_any_site(lab: Lab, sae: str, family: str) -> None:
     ids = ids_of(lab, family)
     feature = strong_feature(lab, family, sae, ids, 4)
-    answer = lab.ask(AblateDirection(family, "", sae, feature, TEXT))
+    answer = lab.ask(AblateDirection(ModelReference(family), sae, feature, TEXT))
     check_direction(answer, Twin(lab, family, sae, feature), ids)
 
 
-def test_a_normalised_sae_takes_its_direction_out_in_the_sites_own_scale(lab: Lab) -> None:
+def test_a_normalized_sae_takes_its_direction_out_in_the_sites_own_scale(lab: Lab) -> None:
     """SAELens's layer_norm scales each row back by its deviation, and so must be what one feature adds."""
     folder = save_sae(lab.folder / "models" / "scaled", "standard", normalize_activations="layer_norm")
     assert json.loads((folder / "cfg.json").read_text())["normalize_activations"] == "layer_norm"
@@ -299,7 +292,7 @@ def test_a_normalised_sae_takes_its_direction_out_in_the_sites_own_scale(lab: La
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(dense[:, [feature]] * twin.sae.tensors["W_dec"][feature] * deviation).float()
     after = twin.model.log_probabilities(ids, {("resid_post", 1): lambda found: found.sub_(contribution)})
-    answer = lab.ask(AblateDirection("gpt2", "", "scaled", feature, TEXT))
+    answer = lab.ask(AblateDirection(GPT2, "scaled", feature, TEXT))
     np.testing.assert_allclose(answer.tokens["ablated"], after, atol=1e-4)
 
 
@@ -315,7 +308,7 @@ def test_a_direction_is_taken_out_of_heads(lab: Lab, head: int | None) -> None:
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(np.outer(dense[:, feature], sae.tensors["W_dec"][feature])).float()
     after = plain.log_probabilities(ids, {("z", 1): lambda found: found[..., part].sub_(contribution)})
-    table = lab.ask(AblateDirection("gpt2", "", name, feature, TEXT)).tokens
+    table = lab.ask(AblateDirection(GPT2, name, feature, TEXT)).tokens
     np.testing.assert_allclose(table["activation"], dense[:-1, feature], atol=1e-5)
     np.testing.assert_allclose(table["ablated"], after, atol=2e-5)
     assert np.abs(table["change"].to_numpy()).max() > 1e-3
@@ -332,16 +325,16 @@ def test_a_transcoder_loses_its_direction_where_it_writes(lab: Lab) -> None:
     feature = int(dense[4].argmax())
     contribution = torch.from_numpy(np.outer(dense[:, feature], sae.tensors["W_dec"][feature])).float()
     after = plain.log_probabilities(ids, {("mlp_out", 1): lambda found: found.sub_(contribution)})
-    table = lab.ask(AblateDirection("gpt2", "", "transcoder", feature, TEXT)).tokens
+    table = lab.ask(AblateDirection(GPT2, "transcoder", feature, TEXT)).tokens
     np.testing.assert_allclose(table["ablated"], after, atol=2e-5)
     assert np.abs(table["change"].to_numpy()).max() > 1e-3
 
 
 def test_limits_do_not_change_the_answer(lab: Lab) -> None:
-    question = AblateText("neox_parallel", "", "resid_post.1", 11, TEXT, pairs=True)
+    question = AblateText(ModelReference("neox_parallel"), "resid_post.1", 11, TEXT, pairs=True)
     limits = replace(LIMITS, tokens_per_slice=10_000)
     wide = LiveAnswers(lab.catalog, open_bucket(str(lab.folder / "store")), CPU, limits)
     model = share(lab.model("neox_parallel"), Turns())
     found, other = lab.ask(question), wide.answer(question, model, threading.Event())
-    assert isinstance(other, AblatedText)
+    assert isinstance(other, AblateTextAnswer)
     np.testing.assert_allclose(found.effects["activation"], other.effects["activation"], atol=1e-5)

@@ -8,15 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from actstore_api.records.model import GetAttention, GetInductionScores
+from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.model_questions import (
-    ModelQuestion,
-    ScoreInduction,
-    SeeAttention,
-)
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.answering import Question
+from actstore_worker.live.limits import LiveLimits
 from tests.made_models.small_models import BERT, CONTEXT_LENGTH, HEADS, LAYERS, SAVERS
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 from tests.worker.models import hand_built
 
 TEXT = "the cat the cat"
@@ -58,7 +56,7 @@ def plain_summary(weights: NDArray[np.float32], ids: list[int]) -> dict[str, flo
 
 @pytest.mark.parametrize("name", [*SAVERS, *BERT])
 def test_patterns_and_summaries_are_those_of_the_models_own_attention(replica: Replica, name: str) -> None:
-    answer = replica.ask(SeeAttention(name, "", TEXT, patterns=True))
+    answer = replica.ask(GetAttention(ModelReference(name), TEXT, patterns=True))
     ids = replica.ids(name, TEXT)
     expected = plain_patterns(replica, name, ids)
     found = np.zeros_like(expected)
@@ -75,16 +73,16 @@ def test_patterns_and_summaries_are_those_of_the_models_own_attention(replica: R
 
 
 def test_only_what_is_asked_for_is_sent(replica: Replica) -> None:
-    whole = replica.ask(SeeAttention("gpt2", "", TEXT))
+    whole = replica.ask(GetAttention(GPT2, TEXT))
     assert whole.patterns is None
-    some = replica.ask(SeeAttention("gpt2", "", TEXT, layers=(2, 0, 2), heads=(3, 1), patterns=True))
+    some = replica.ask(GetAttention(GPT2, TEXT, layers=(2, 0, 2), heads=(3, 1), patterns=True))
     places = [(0, 1), (0, 3), (2, 1), (2, 3)]
     assert list(zip(*(some.heads[name].to_pylist() for name in ("layer", "head")), strict=True)) == places
     assert some.heads.to_pylist() == [row for row in whole.heads.to_pylist() if (row["layer"], row["head"]) in places]
 
 
 def test_attention_is_as_usual_afterwards(replica: Replica) -> None:
-    replica.ask(SeeAttention("llama", "", TEXT))
+    replica.ask(GetAttention(ModelReference("llama"), TEXT))
     module: Any = replica.model("llama").module
     assert module.config._attn_implementation == "sdpa"
 
@@ -92,7 +90,7 @@ def test_attention_is_as_usual_afterwards(replica: Replica) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
 def test_induction_scores_are_means_over_the_second_time(replica: Replica, name: str) -> None:
     tokens, texts = 9, 3
-    answer = replica.ask(ScoreInduction(name, "", tokens=tokens, texts=texts, seed=5))
+    answer = replica.ask(GetInductionScores(ModelReference(name), tokens=tokens, texts=texts, seed=5))
     drawn = np.random.default_rng(5)
     words = np.arange(1, 257)
     expected: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
@@ -111,7 +109,7 @@ def test_induction_scores_are_means_over_the_second_time(replica: Replica, name:
 
 
 def test_losses_are_of_the_tokens_but_the_first_of_each_time(replica: Replica) -> None:
-    answer = replica.ask(ScoreInduction("gpt2", "", tokens=4, texts=1, seed=1))
+    answer = replica.ask(GetInductionScores(GPT2, tokens=4, texts=1, seed=1))
     half = np.random.default_rng(1).permutation(np.arange(1, 257))[:4].tolist()
     ids = [0, *half, *half]
     with torch.no_grad():
@@ -122,7 +120,7 @@ def test_losses_are_of_the_tokens_but_the_first_of_each_time(replica: Replica) -
 
 
 def test_the_same_seed_draws_the_same_tokens(replica: Replica) -> None:
-    first, again, other = (replica.ask(ScoreInduction("gpt2", "", seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (replica.ask(GetInductionScores(GPT2, seed=seed)) for seed in (1, 1, 2))
     assert first == again
     assert first.heads != other.heads
     assert first.tokens == (CONTEXT_LENGTH - 1) // 2
@@ -138,12 +136,12 @@ def test_the_hand_built_induction_head_is_found_where_it_is(replica: Replica) ->
     letters = {vocabulary[letter] for letter in hand_built.LETTERS}
     ids = np.array(sorted(set(vocabulary.values()) - replica.model("planted").special_ids))
     seed = next(seed for seed in range(100) if set(np.random.default_rng(seed).permutation(ids)[:3]) <= letters)
-    question = ScoreInduction("planted", "", tokens=3, texts=1, seed=seed, prepend_bos=False)
+    question = GetInductionScores(ModelReference("planted"), tokens=3, texts=1, seed=seed, prepend_bos=False)
     scores = {(row["layer"], row["head"]): row for row in replica.ask(question).heads.to_pylist()}
     assert scores[1, 0]["induction"] == pytest.approx(2.5 / 3)
     assert scores[0, 0]["previous_token"] == pytest.approx(1)
     assert max(row["induction"] for place, row in scores.items() if place != (1, 0)) < 0.5
-    seen = replica.ask(SeeAttention("planted", "", "a b x a b x", prepend_bos=False)).heads.to_pylist()
+    seen = replica.ask(GetAttention(ModelReference("planted"), "a b x a b x", prepend_bos=False)).heads.to_pylist()
     found = {(row["layer"], row["head"]): row for row in seen}
     assert found[1, 0]["induction"] == pytest.approx(2.5 / 6)  # of six queries the last three have seen their token
     assert found[0, 0]["previous_token"] == pytest.approx(5 / 6)
@@ -152,33 +150,27 @@ def test_the_hand_built_induction_head_is_found_where_it_is(replica: Replica) ->
 @pytest.mark.parametrize(
     ("question", "reason", "field", "value", "allowed"),
     [
-        (SeeAttention("gpt2", "", ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
-        (SeeAttention("gpt2", "", TEXT, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
-        (SeeAttention("gpt2", "", TEXT, heads=(4,)), "SITE_UNKNOWN", "heads", "4", "0..3"),
+        (GetAttention(GPT2, ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
+        (GetAttention(GPT2, TEXT, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
+        (GetAttention(GPT2, TEXT, heads=(4,)), "SITE_UNKNOWN", "heads", "4", "0..3"),
+        (GetAttention(GPT2, "x" * 32), "LIMIT_EXCEEDED", "text", "33 tokens", "at most 32 tokens"),
         (
-            SeeAttention("gpt2", "", "x" * 32),
-            "LIMIT_EXCEEDED",
-            "text",
-            "33 tokens",
-            "at most 32 tokens",
-        ),
-        (
-            SeeAttention("gpt2", "", "x" * 15, patterns=True),
+            GetAttention(GPT2, "x" * 15, patterns=True),
             "LIMIT_EXCEEDED",
             "patterns",
             "1632 weights",
             "at most 1000 weights",
         ),
-        (SeeAttention("gpt2", "", "x" * 30), "LIMIT_EXCEEDED", "text", "3844 weights", "at most 3000 weights"),
-        (ScoreInduction("bert", ""), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (ScoreInduction("gpt2", "", tokens=16), "LIMIT_EXCEEDED", "tokens", "16", "2 to 15"),
-        (ScoreInduction("gpt2", "", tokens=1), "ARGUMENT_INVALID", "tokens", "1", "2 to 15"),
-        (ScoreInduction("gpt2", "", tokens=2, texts=0), "ARGUMENT_INVALID", "texts", "0", "1 to 5"),
-        (ScoreInduction("gpt2", "", tokens=2, texts=6), "LIMIT_EXCEEDED", "texts", "6", "1 to 5"),
-        (ScoreInduction("gpt2", "", layers=(9,)), "LAYER_OUT_OF_RANGE", "layers", "9", "0..2"),
+        (GetAttention(GPT2, "x" * 30), "LIMIT_EXCEEDED", "text", "3844 weights", "at most 3000 weights"),
+        (GetInductionScores(ModelReference("bert")), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
+        (GetInductionScores(GPT2, tokens=16), "LIMIT_EXCEEDED", "tokens", "16", "2 to 15"),
+        (GetInductionScores(GPT2, tokens=1), "ARGUMENT_INVALID", "tokens", "1", "2 to 15"),
+        (GetInductionScores(GPT2, tokens=2, texts=0), "ARGUMENT_INVALID", "texts", "0", "1 to 5"),
+        (GetInductionScores(GPT2, tokens=2, texts=6), "LIMIT_EXCEEDED", "texts", "6", "1 to 5"),
+        (GetInductionScores(GPT2, layers=(9,)), "LAYER_OUT_OF_RANGE", "layers", "9", "0..2"),
     ],
 )
-def test_refusals(replica: Replica, question: ModelQuestion, reason: str, field: str, value: str, allowed: str) -> None:
+def test_refusals(replica: Replica, question: Question, reason: str, field: str, value: str, allowed: str) -> None:
     limits = replace(LIMITS, attention_weights=1000, attention_elements=3000, induction_texts=5)
     with pytest.raises(ActstoreError) as refusal:
         replica.ask(question, limits)
@@ -188,5 +180,5 @@ def test_refusals(replica: Replica, question: ModelQuestion, reason: str, field:
 
 
 def test_a_question_that_nobody_waits_for_stops(replica: Replica) -> None:
-    question = ScoreInduction("gpt2", "")  # one pass for the scores, and one for the losses
+    question = GetInductionScores(GPT2)  # one pass for the scores, and one for the losses
     assert replica.passes_until_stopped(question, after=1) == 2

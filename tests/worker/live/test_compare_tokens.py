@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from actstore_api.records.model import CompareTokens
+from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.model_questions import CompareTokens
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
 from tests.made_models.small_models import HEADS, SAVERS, save_gpt2
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 from tests.worker.models.hand_built import HandBuilt
 
 LIMITS = LiveLimits()
@@ -66,7 +67,7 @@ def plain_heads(replica: Replica, name: str, question: CompareTokens) -> dict[tu
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox_parallel"])
 def test_attention_is_compared_with_that_of_drawn_tokens(replica: Replica, name: str) -> None:
-    question = CompareTokens(name, "", CLEAN, CORRUPT, draws=3, seed=4)
+    question = CompareTokens(ModelReference(name), CLEAN, CORRUPT, draws=3, seed=4)
     expected = plain_heads(replica, name, question)
     rows = replica.ask(question, replace(LIMITS, tokens_per_slice=13)).heads.to_pylist()
     attention = {}
@@ -85,7 +86,7 @@ def test_attention_is_compared_with_that_of_drawn_tokens(replica: Replica, name:
 
 @pytest.mark.parametrize("name", SAVERS)
 def test_embeddings_are_compared_with_the_ordinary_vocabularys(replica: Replica, name: str) -> None:
-    answer = replica.ask(CompareTokens(name, "", CLEAN, CORRUPT, draws=2))
+    answer = replica.ask(CompareTokens(ModelReference(name), CLEAN, CORRUPT, draws=2))
     module: Any = replica.model(name).module
     weight = module.get_input_embeddings().weight.detach().double().numpy()
     ordinary = weight[sorted(set(replica.model(name).tokenizer.get_vocab().values()) - replica.model(name).special_ids)]
@@ -123,7 +124,7 @@ def test_a_planted_long_embedding_stands_out_and_no_other(replica: Replica) -> N
     with torch.no_grad():
         module.transformer.wte.weight[x] *= 10
     module.save_pretrained(folder)
-    rows = replica.ask(CompareTokens("long", "", "abcd", ("xbcd", "aycd"), draws=2)).tokens.to_pylist()
+    rows = replica.ask(CompareTokens(ModelReference("long"), "abcd", ("xbcd", "aycd"), draws=2)).tokens.to_pylist()
     assert {row["text"] for row in rows if abs(row["norm_z"]) > 3} == {"x"}
     assert {row["text"] for row in rows if row["norm_below"] > 0.99} == {"x"}
 
@@ -139,7 +140,7 @@ def planted_head(folder: Path) -> None:
 
 def test_a_planted_head_that_attends_to_a_token_tells_it_from_others(replica: Replica) -> None:
     planted_head(replica.models / "odd")
-    question = CompareTokens("odd", "", "a b c a", ("odd b c a", "w1 b c a"), draws=8, prepend_bos=False)
+    question = CompareTokens(ModelReference("odd"), "a b c a", ("odd b c a", "w1 b c a"), draws=8, prepend_bos=False)
     rows = replica.ask(question).heads.to_pylist()
     apart = {
         (row["corrupt"], row["prompt"], row["layer"], row["head"])
@@ -161,7 +162,9 @@ def test_a_token_that_looks_elsewhere_than_others_is_told_by_what_it_moves(repli
     built.embed("w0", "first")
     built.head(0, 0, read={}, match={"odd": "first"})
     built.save(replica.models / "looks")
-    question = CompareTokens("looks", "", "w0 w1 w2 w3", ("w0 w1 w2 odd", "w0 w1 w2 w4"), draws=4, prepend_bos=False)
+    question = CompareTokens(
+        ModelReference("looks"), "w0 w1 w2 w3", ("w0 w1 w2 odd", "w0 w1 w2 w4"), draws=4, prepend_bos=False
+    )
     rows = replica.ask(question).heads.to_pylist()
     assert {row["attention"] for row in rows} == {None}
     moved = [(row["corrupt"], row["prompt"], row["moved"]) for row in rows]
@@ -170,7 +173,7 @@ def test_a_token_that_looks_elsewhere_than_others_is_told_by_what_it_moves(repli
 
 
 def test_layers_are_the_first_third_and_draws_are_the_seeds(replica: Replica) -> None:
-    asked = [CompareTokens("gpt2", "", CLEAN, CORRUPT, draws=4, seed=seed) for seed in (1, 1, 2)]
+    asked = [CompareTokens(GPT2, CLEAN, CORRUPT, draws=4, seed=seed) for seed in (1, 1, 2)]
     first, again, other = (replica.ask(question) for question in asked)
     assert first == again
     assert first.heads != other.heads
@@ -186,16 +189,22 @@ def test_layers_are_the_first_third_and_draws_are_the_seeds(replica: Replica) ->
 @pytest.mark.parametrize(
     ("question", "reason", "field", "value", "allowed"),
     [
-        (CompareTokens("bert", "", "ab", ("ac",)), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (CompareTokens("gpt2", "", "ab", ()), "ARGUMENT_INVALID", "corrupt", "0 prompts", "1 to 2 prompts"),
-        (CompareTokens("gpt2", "", "ab", ("ac",) * 3), "LIMIT_EXCEEDED", "corrupt", "3 prompts", "1 to 2 prompts"),
-        (CompareTokens("gpt2", "", "", ("ac",)), "ARGUMENT_INVALID", "clean", "", "text of at least one token"),
-        (CompareTokens("gpt2", "", "ab", ("a",)), "PROMPT_LENGTHS_DIFFER", "corrupt", "2 tokens", "3 tokens"),
-        (CompareTokens("gpt2", "", "ab", ("ab",)), "ARGUMENT_INVALID", "corrupt", "ab", "another text than clean"),
-        (CompareTokens("gpt2", "", "ab", ("ac",), layers=(9,)), "LAYER_OUT_OF_RANGE", "layers", "9", "0..2"),
-        (CompareTokens("gpt2", "", "ab", ("ac",), draws=1), "ARGUMENT_INVALID", "draws", "1", "2 to 40"),
-        (CompareTokens("gpt2", "", "ab", ("ac",), draws=41), "LIMIT_EXCEEDED", "draws", "41", "2 to 40"),
-        (CompareTokens("gpt2", "", "ab", ("ac",)), "LIMIT_EXCEEDED", "corrupt", "246 tokens", "at most 197 tokens"),
+        (
+            CompareTokens(ModelReference("bert"), "ab", ("ac",)),
+            "MODEL_UNSUPPORTED",
+            "model",
+            "bert",
+            "a causal language model",
+        ),
+        (CompareTokens(GPT2, "ab", ()), "ARGUMENT_INVALID", "corrupt", "0 prompts", "1 to 2 prompts"),
+        (CompareTokens(GPT2, "ab", ("ac",) * 3), "LIMIT_EXCEEDED", "corrupt", "3 prompts", "1 to 2 prompts"),
+        (CompareTokens(GPT2, "", ("ac",)), "ARGUMENT_INVALID", "clean", "", "text of at least one token"),
+        (CompareTokens(GPT2, "ab", ("a",)), "PROMPT_LENGTHS_DIFFER", "corrupt", "2 tokens", "3 tokens"),
+        (CompareTokens(GPT2, "ab", ("ab",)), "ARGUMENT_INVALID", "corrupt", "ab", "another text than clean"),
+        (CompareTokens(GPT2, "ab", ("ac",), layers=(9,)), "LAYER_OUT_OF_RANGE", "layers", "9", "0..2"),
+        (CompareTokens(GPT2, "ab", ("ac",), draws=1), "ARGUMENT_INVALID", "draws", "1", "2 to 40"),
+        (CompareTokens(GPT2, "ab", ("ac",), draws=41), "LIMIT_EXCEEDED", "draws", "41", "2 to 40"),
+        (CompareTokens(GPT2, "ab", ("ac",)), "LIMIT_EXCEEDED", "corrupt", "246 tokens", "at most 197 tokens"),
     ],
 )
 def test_refusals(replica: Replica, question: Any, reason: str, field: str, value: str, allowed: str) -> None:

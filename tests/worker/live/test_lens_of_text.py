@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from actstore_api.records.model import GetTextLens
+from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.model_questions import LensText
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.live.texts import lens_of_text as text_lens
 from tests.made_models.plain_model import PlainModel
 from tests.made_models.small_models import LAYERS, SAVERS, VOCABULARY_SIZE
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 
 TEXT = "the cat"
 LIMITS = LiveLimits()
@@ -42,7 +43,7 @@ def plain_logs(replica: Replica, name: str, kind: str, layer: int, ids: list[int
 def test_each_layer_is_normed_and_unembedded_as_the_last_is(replica: Replica, name: str, kind: str) -> None:
     if kind not in replica.model(name).kinds or (name, kind) == ("opt", "resid_mid"):
         pytest.skip("a parallel block has none, and of OPT's the plain model knows nothing")
-    answer = replica.ask(LensText(name, "", TEXT, site=kind, k=3))
+    answer = replica.ask(GetTextLens(ModelReference(name), TEXT, site=kind, k=3))
     ids = replica.ids(name, TEXT)
     output = torch.from_numpy(PlainModel(replica.model(name).module).logits(ids)).log_softmax(-1)
     tops, places = answer.tops.to_pandas(), answer.positions.to_pandas()
@@ -69,7 +70,7 @@ def test_each_layer_is_normed_and_unembedded_as_the_last_is(replica: Replica, na
 
 @pytest.mark.parametrize("name", SAVERS)
 def test_the_last_layer_is_the_models_output(replica: Replica, name: str) -> None:
-    answer = replica.ask(LensText(name, "", TEXT, layers=(LAYERS - 1,), k=VOCABULARY_SIZE))
+    answer = replica.ask(GetTextLens(ModelReference(name), TEXT, layers=(LAYERS - 1,), k=VOCABULARY_SIZE))
     ids = replica.ids(name, TEXT)
     found = np.zeros((len(ids), VOCABULARY_SIZE))
     rows = answer.tops.to_pydict()
@@ -79,11 +80,11 @@ def test_the_last_layer_is_the_models_output(replica: Replica, name: str) -> Non
 
 
 def test_the_last_position_has_no_next_token_but_may_have_a_named_one(replica: Replica) -> None:
-    answer = replica.ask(LensText("gpt2", "", TEXT))
+    answer = replica.ask(GetTextLens(GPT2, TEXT))
     assert answer.positions["target_text"].to_pylist() == [*TEXT, None] * LAYERS
     following = answer.positions.to_pandas()
     assert following[following.position == len(TEXT)].target_rank.isna().all()
-    named = replica.ask(LensText("gpt2", "", TEXT, target="c")).positions.to_pandas()
+    named = replica.ask(GetTextLens(GPT2, TEXT, target="c")).positions.to_pandas()
     assert set(named.target_text) == {"c"}
     spots = [place for place, letter in enumerate(TEXT) if letter == "c"]  # the position before it, after a BOS
     for name in ("target_rank", "target_log_probability", "entropy", "kl"):
@@ -94,9 +95,9 @@ def test_the_last_position_has_no_next_token_but_may_have_a_named_one(replica: R
 
 
 def test_slices_of_positions_are_the_whole(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = replica.ask(LensText("llama", "", TEXT))
+    whole = replica.ask(GetTextLens(ModelReference("llama"), TEXT))
     monkeypatch.setattr(text_lens, "LOGITS_MAX", 3 * VOCABULARY_SIZE)
-    sliced = replica.ask(LensText("llama", "", TEXT))
+    sliced = replica.ask(GetTextLens(ModelReference("llama"), TEXT))
     assert sliced.tops["token"] == whole.tops["token"]
     np.testing.assert_allclose(sliced.positions["kl"], whole.positions["kl"], atol=1e-5)
 
@@ -104,20 +105,26 @@ def test_slices_of_positions_are_the_whole(replica: Replica, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("question", "reason", "field", "value", "allowed"),
     [
-        (LensText("bert", "", TEXT), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (LensText("gpt2", "", ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
-        (LensText("gpt2", "", "x" * 32), "LIMIT_EXCEEDED", "text", "33 tokens", "at most 32 tokens"),
-        (LensText("gpt2", "", TEXT, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
-        (LensText("gpt2", "", TEXT, site="z"), "SITE_UNKNOWN", "site", "z", "resid_pre, resid_mid, resid_post"),
-        (LensText("neox_parallel", "", TEXT, site="resid_mid"), "SITE_UNKNOWN", "site", "resid_mid", None),
-        (LensText("gpt2", "", TEXT, k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
-        (LensText("gpt2", "", TEXT, k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
-        (LensText("gpt2", "", "x" * 20, k=10), "LIMIT_EXCEEDED", "k", "630 tokens", "at most 500 tokens"),
-        (LensText("gpt2", "", TEXT, target="ab"), "ANSWER_NOT_ONE_TOKEN", "target", "ab", "text of one token"),
+        (GetTextLens(ModelReference("bert"), TEXT), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
+        (GetTextLens(GPT2, ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
+        (GetTextLens(GPT2, "x" * 32), "LIMIT_EXCEEDED", "text", "33 tokens", "at most 32 tokens"),
+        (GetTextLens(GPT2, TEXT, layers=(3,)), "LAYER_OUT_OF_RANGE", "layers", "3", "0..2"),
+        (GetTextLens(GPT2, TEXT, site="z"), "SITE_UNKNOWN", "site", "z", "resid_pre, resid_mid, resid_post"),
+        (
+            GetTextLens(ModelReference("neox_parallel"), TEXT, site="resid_mid"),
+            "SITE_UNKNOWN",
+            "site",
+            "resid_mid",
+            None,
+        ),
+        (GetTextLens(GPT2, TEXT, k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
+        (GetTextLens(GPT2, TEXT, k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
+        (GetTextLens(GPT2, "x" * 20, k=10), "LIMIT_EXCEEDED", "k", "630 tokens", "at most 500 tokens"),
+        (GetTextLens(GPT2, TEXT, target="ab"), "ANSWER_NOT_ONE_TOKEN", "target", "ab", "text of one token"),
     ],
 )
 def test_refusals(
-    replica: Replica, question: LensText, reason: str, field: str, value: str, allowed: str | None
+    replica: Replica, question: GetTextLens, reason: str, field: str, value: str, allowed: str | None
 ) -> None:
     with pytest.raises(ActstoreError) as refusal:
         replica.ask(question, replace(LIMITS, lens_tokens=50, lens_rows=500))

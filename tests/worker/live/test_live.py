@@ -12,29 +12,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from actstore_api.records.sae import AblateDirection, AblateText, CheckSae, EncodeText, FindNeighbors, GetLogitLens
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.live.answering import LiveAnswers, LoadedSaes
-from actstore_worker.live.questions import (
-    AblateDirection,
-    AblateText,
-    CheckSae,
-    EncodeText,
-    FindNeighbours,
-    LiveLimits,
-    LogitLens,
-    Question,
-)
+from actstore_worker.live.answering import LiveAnswers, LoadedSaes, Question
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.live.saes.lens_of_directions import fold_final_norm
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import SharedModel, Turns, share
 from tests.made_models.plain_model import PlainModel, PlainSae
 from tests.made_models.small_models import BERT, CONTEXT_LENGTH, D_MODEL, SAVERS, VOCABULARY_SIZE, save_neox, save_sae
+from tests.worker.live.asking import GPT2
 
 CPU = torch.device("cpu")
-LIMITS = LiveLimits(saes=2, ablations=100, lens_tokens=50, neighbours=40, tokens_per_slice=64, check_tokens=1000)
+LIMITS = LiveLimits(saes=2, ablations=100, lens_tokens=50, neighbors=40, tokens_per_slice=64, check_tokens=1000)
 D_SAE = 64
 TEXT = "the cat"
 
@@ -70,7 +64,7 @@ class Lab:
     def ask(self, question: Question, answers: LiveAnswers | None = None) -> Any:
         answers = answers or self.answers
         named = answers.model_of(question)
-        return answers.answer(question, self.shared(named[0]) if named else None, threading.Event())
+        return answers.answer(question, self.shared(named.name) if named else None, threading.Event())
 
     def plain_sae(self, name: str = "sae") -> PlainSae:
         return PlainSae(self.folder / "models" / name)
@@ -87,7 +81,7 @@ def ids_of(model: LanguageModel, text: str) -> list[int]:
 
 @pytest.mark.parametrize("family", SAVERS)
 def test_an_encoded_text_is_that_of_plain_hooks(lab: Lab, family: str) -> None:
-    answer = lab.ask(EncodeText(family, "", "sae", TEXT))
+    answer = lab.ask(EncodeText(ModelReference(family), "sae", TEXT))
     ids = ids_of(lab.model(family), TEXT)
     assert answer.tokens.to_pydict() == {
         "position": list(range(8)),
@@ -104,7 +98,7 @@ def test_an_encoded_text_is_that_of_plain_hooks(lab: Lab, family: str) -> None:
 
 
 def test_an_encoder_has_its_own_ends(lab: Lab) -> None:
-    answer = lab.ask(EncodeText("bert", "", "sae", TEXT))
+    answer = lab.ask(EncodeText(ModelReference("bert"), "sae", TEXT))
     assert answer.tokens["special"].to_pylist() == [True] + [False] * 7 + [True]
     module: Any = lab.model("bert").module
     seen: list[torch.Tensor] = []
@@ -117,7 +111,7 @@ def test_an_encoder_has_its_own_ends(lab: Lab) -> None:
 
 
 def test_provenance_names_the_model_and_the_sae(lab: Lab) -> None:
-    provenance = lab.ask(EncodeText("gpt2", "", "sae", TEXT)).provenance
+    provenance = lab.ask(EncodeText(GPT2, "sae", TEXT)).provenance
     assert (provenance.model, provenance.weights_sha256) == ("gpt2", lab.model("gpt2").weights_sha256)
     assert provenance.config_sha256 == lab.model("gpt2").config_sha256
     assert list(provenance.sae_sha256) == ["sae"]
@@ -125,10 +119,10 @@ def test_provenance_names_the_model_and_the_sae(lab: Lab) -> None:
 
 
 def test_bos_can_be_left_out_but_not_invented(lab: Lab) -> None:
-    assert lab.ask(EncodeText("gpt2", "", "sae", TEXT, prepend_bos=False)).tokens["text"].to_pylist() == list(TEXT)
-    assert lab.ask(EncodeText("no_bos", "", "sae", TEXT)).tokens["special"].to_pylist() == [False] * 7
+    assert lab.ask(EncodeText(GPT2, "sae", TEXT, prepend_bos=False)).tokens["text"].to_pylist() == list(TEXT)
+    assert lab.ask(EncodeText(ModelReference("no_bos"), "sae", TEXT)).tokens["special"].to_pylist() == [False] * 7
     with pytest.raises(ActstoreError) as refusal:
-        lab.ask(EncodeText("no_bos", "", "sae", TEXT, prepend_bos=True))
+        lab.ask(EncodeText(ModelReference("no_bos"), "sae", TEXT, prepend_bos=True))
     assert refusal.value.details["field"] == "bos"
 
 
@@ -154,7 +148,7 @@ def lens_twin(module: Any, directions: np.ndarray, norm: Any = None) -> np.ndarr
 def test_the_lens_is_a_product_with_the_unembedding(lab: Lab, family: str, folded: bool, side: str) -> None:
     model = lab.model(family)
     features = (5, 63, 0)
-    answer = lab.ask(LogitLens(family, "", "sae", features, side=side, fold_norm=folded, k=4))
+    answer = lab.ask(GetLogitLens(ModelReference(family), "sae", features, side=side, fold_norm=folded, k=4))
     weights = lab.plain_sae().tensors
     directions = (weights["W_dec"] if side == "decoder" else weights["W_enc"].T)[list(features)]
     norm = model.module.get_submodule(model.family.final_norm) if folded else None
@@ -196,7 +190,7 @@ def test_a_planted_direction_has_its_token_on_top_and_long_tokens_are_masked(lab
     save_file(tensors, folder / "sae_weights.safetensors")
 
     def ends(longest: float | None, feature: int) -> tuple[list[int], int]:
-        question = LogitLens("llama", "", "planted", (feature,), longest_unembedding=longest, k=1)
+        question = GetLogitLens(ModelReference("llama"), "planted", (feature,), longest_unembedding=longest, k=1)
         answer = lab.ask(question)
         return answer.tokens["token"].to_pylist(), answer.masked_tokens
 
@@ -211,11 +205,11 @@ def test_a_planted_direction_has_its_token_on_top_and_long_tokens_are_masked(lab
 
 def test_where_few_tokens_are_left_all_of_them_come(lab: Lab) -> None:
     lengths = torch.linalg.vector_norm(lab.model("llama").module.get_output_embeddings().weight, dim=1).sort().values
-    answer = lab.ask(LogitLens("llama", "", "sae", (0,), longest_unembedding=float(lengths[2]), k=10))
+    answer = lab.ask(GetLogitLens(ModelReference("llama"), "sae", (0,), longest_unembedding=float(lengths[2]), k=10))
     assert answer.masked_tokens == VOCABULARY_SIZE - 3
     assert len(answer.tokens) == 6
     with pytest.raises(ActstoreError) as refusal:
-        lab.ask(LogitLens("llama", "", "sae", (0,), longest_unembedding=float(lengths[0]) / 2))
+        lab.ask(GetLogitLens(ModelReference("llama"), "sae", (0,), longest_unembedding=float(lengths[0]) / 2))
     assert refusal.value.details["field"] == "longest_unembedding"
 
 
@@ -227,76 +221,100 @@ def cosines(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:
 def test_neighbours_are_those_of_largest_cosine(lab: Lab, side: str) -> None:
     weights = lab.plain_sae().tensors
     vectors = weights["W_dec"] if side == "decoder" else weights["W_enc"].T
-    found = lab.ask(FindNeighbours("sae", feature=7, side=side, k=10)).features
+    found = lab.ask(FindNeighbors("sae", direction=7, side=side, k=10)).features
     expected = cosines(vectors, vectors[7])
     order = [feature for feature in (-expected).argsort().tolist() if feature != 7][:10]
     assert found["feature"].to_pylist() == order
     np.testing.assert_allclose(found["cosine"], expected[order], atol=1e-6)
     vector = np.arange(1.0, D_MODEL + 1)
     found = lab.ask(
-        FindNeighbours("sae", vector=tuple(vector), side=side, k=D_SAE), lab.answering(LiveLimits())
+        FindNeighbors("sae", direction=tuple(vector), side=side, k=D_SAE), lab.answering(LiveLimits())
     ).features
     expected = cosines(vectors, vector)
     assert found["feature"].to_pylist() == (-expected).argsort().tolist()
     np.testing.assert_allclose(found["cosine"], np.sort(expected)[::-1], atol=1e-6)
 
 
-def test_a_dead_direction_is_nobodys_neighbour(lab: Lab) -> None:
+def test_a_dead_direction_is_nobodys_neighbor(lab: Lab) -> None:
     folder = save_sae(lab.folder / "models" / "dead", "standard", d_sae=4)
     tensors = load_file(folder / "sae_weights.safetensors")
     tensors["W_dec"][2] = 0
     save_file(tensors, folder / "sae_weights.safetensors")
-    assert sorted(lab.ask(FindNeighbours("dead", feature=0)).features["feature"].to_pylist()) == [1, 3]
+    assert sorted(lab.ask(FindNeighbors("dead", direction=0)).features["feature"].to_pylist()) == [1, 3]
     with pytest.raises(ActstoreError) as refusal:
-        lab.ask(FindNeighbours("dead", feature=2))
+        lab.ask(FindNeighbors("dead", direction=2))
     assert (refusal.value.reason, refusal.value.details["field"]) == ("ARGUMENT_INVALID", "feature")
 
 
 @pytest.mark.parametrize(
     ("question", "reason", "field", "value", "allowed"),
     [
-        (EncodeText("gpt2", "", "sae", ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
+        (EncodeText(GPT2, "sae", ""), "ARGUMENT_INVALID", "text", "", "text of at least one token"),
         (
-            EncodeText("gpt2", "", "sae", "x" * CONTEXT_LENGTH),
+            EncodeText(GPT2, "sae", "x" * CONTEXT_LENGTH),
             "LIMIT_EXCEEDED",
             "text",
             f"{CONTEXT_LENGTH + 1} tokens",
             f"at most {CONTEXT_LENGTH} tokens",
         ),
-        (EncodeText("gpt2", "", "wide", TEXT), "SAE_MISMATCH", "d_in", "32", "16"),
-        (EncodeText("gpt2", "", "absent", TEXT), "SAE_NOT_FOUND", "sae", "absent", None),
-        (LogitLens("gpt2", "", "sae", ()), "ARGUMENT_INVALID", "features", "0 features", "1 to 256 features"),
-        (LogitLens("gpt2", "", "sae", (0,) * 257), "LIMIT_EXCEEDED", "features", "257 features", "1 to 256 features"),
-        (LogitLens("gpt2", "", "sae", (3, 64)), "FEATURE_OUT_OF_RANGE", "features", "64", "0 to 63"),
-        (LogitLens("gpt2", "", "sae", (3,), k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
-        (LogitLens("gpt2", "", "sae", (3,), k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
-        (LogitLens("bert", "", "sae", (3,)), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (AblateText("bert", "", "sae", 3, TEXT), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (AblateDirection("bert", "", "sae", 3, TEXT), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (AblateText("gpt2", "", "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
-        (AblateText("gpt2", "", "sae", 3, TEXT, position=8), "ARGUMENT_INVALID", "position", "8", "1 to 7"),
-        (AblateText("gpt2", "", "sae", 3, TEXT, position=0), "ARGUMENT_INVALID", "position", "0", "1 to 7"),
+        (EncodeText(GPT2, "wide", TEXT), "SAE_MISMATCH", "d_in", "32", "16"),
+        (EncodeText(GPT2, "absent", TEXT), "SAE_NOT_FOUND", "sae", "absent", None),
+        (GetLogitLens(GPT2, "sae", ()), "ARGUMENT_INVALID", "features", "0 features", "1 to 256 features"),
+        (GetLogitLens(GPT2, "sae", (0,) * 257), "LIMIT_EXCEEDED", "features", "257 features", "1 to 256 features"),
+        (GetLogitLens(GPT2, "sae", (3, 64)), "FEATURE_OUT_OF_RANGE", "features", "64", "0 to 63"),
+        (GetLogitLens(GPT2, "sae", (3,), k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
+        (GetLogitLens(GPT2, "sae", (3,), k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
         (
-            AblateText("gpt2", "", "sae", 3, "x", prepend_bos=False),
+            GetLogitLens(ModelReference("bert"), "sae", (3,)),
+            "MODEL_UNSUPPORTED",
+            "model",
+            "bert",
+            "a causal language model",
+        ),
+        (
+            AblateText(ModelReference("bert"), "sae", 3, TEXT),
+            "MODEL_UNSUPPORTED",
+            "model",
+            "bert",
+            "a causal language model",
+        ),
+        (
+            AblateDirection(ModelReference("bert"), "sae", 3, TEXT),
+            "MODEL_UNSUPPORTED",
+            "model",
+            "bert",
+            "a causal language model",
+        ),
+        (AblateText(GPT2, "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
+        (AblateText(GPT2, "sae", 3, TEXT, position=8), "ARGUMENT_INVALID", "position", "8", "1 to 7"),
+        (AblateText(GPT2, "sae", 3, TEXT, position=0), "ARGUMENT_INVALID", "position", "0", "1 to 7"),
+        (
+            AblateText(GPT2, "sae", 3, "x", prepend_bos=False),
             "ARGUMENT_INVALID",
             "text",
             "0",
             "a text of two tokens at least",
         ),
-        (AblateText("gpt2", "", "sae", 3, "x" * 20, 15, pairs=True), "LIMIT_EXCEEDED", "pairs", "136", "at most 100"),
-        (AblateDirection("gpt2", "", "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
         (
-            AblateDirection("gpt2", "", "sae", 3, "x", prepend_bos=False),
+            AblateText(GPT2, "sae", 3, "x" * 20, position=15, pairs=True),
+            "LIMIT_EXCEEDED",
+            "pairs",
+            "136",
+            "at most 100",
+        ),
+        (AblateDirection(GPT2, "sae", 64, TEXT), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
+        (
+            AblateDirection(GPT2, "sae", 3, "x", prepend_bos=False),
             "ARGUMENT_INVALID",
             "text",
             "x",
             "a text of two tokens at least",
         ),
-        (FindNeighbours("sae", feature=64), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
-        (FindNeighbours("sae", vector=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
-        (FindNeighbours("sae", vector=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
-        (FindNeighbours("sae", vector=(np.nan,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
-        (FindNeighbours("sae", feature=3, k=41), "LIMIT_EXCEEDED", "k", "41", "1 to 40"),
+        (FindNeighbors("sae", direction=64), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
+        (FindNeighbors("sae", direction=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
+        (FindNeighbors("sae", direction=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
+        (FindNeighbors("sae", direction=(np.nan,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
+        (FindNeighbors("sae", direction=3, k=41), "LIMIT_EXCEEDED", "k", "41", "1 to 40"),
         (CheckSae("absent", "sae"), "RUN_NOT_FOUND", "run", "absent", None),
     ],
 )
@@ -312,7 +330,7 @@ def test_a_question_that_nobody_waits_for_stops(lab: Lab) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(ActstoreError) as refusal:
-        lab.answers.answer(EncodeText("gpt2", "", "sae", TEXT), lab.shared("gpt2"), stop)
+        lab.answers.answer(EncodeText(GPT2, "sae", TEXT), lab.shared("gpt2"), stop)
     assert refusal.value.reason == "CANCELLED"
 
 

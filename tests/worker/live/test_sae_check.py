@@ -11,23 +11,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from actstore_api.records.sae import CheckSae, CheckSaeAnswer
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.shard import ShardCapture
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.answering import LiveAnswers
-from actstore_worker.live.questions import CheckSae, LiveLimits, SaeCheck
-from actstore_worker.live.stored_sample import batches, sample_sequences
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.stored_sample import batches, sample_sequences
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.turns import Turns, share
 from models import corpus
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run, capture_shard
 from tests.made_models.plain_model import PlainModel, PlainSae
 from tests.made_models.small_models import BERT, BUNDLED_MODELS, change_config, save_gpt2, save_neox, save_sae
@@ -60,7 +61,7 @@ class Lab:
 
     def plan(self, model: str, dataset: str, run: str, **options: Any) -> Plan:
         settings = PlanSettings(DatasetPlaces((self.folder / "data",)))
-        return plan_capture(CaptureRequest(model, dataset, run, **options), self.catalog, settings)
+        return plan_capture(capture_request(model, dataset, run, **options), self.catalog, settings)
 
     def capture(self, model: str, dataset: str, run: str, **options: Any) -> None:
         capture_run(self.plan(model, dataset, run, **options), self.bucket, CaptureWorker(self.bucket, CPU))
@@ -76,15 +77,15 @@ class Lab:
         (folder / "cfg.json").write_text(json.dumps(config))
         return name
 
-    def check(self, run: str, sae: str, tokens: int = 2048, limits: LiveLimits | None = None) -> SaeCheck:
+    def check(self, run: str, sae: str, tokens: int = 2048, limits: LiveLimits | None = None) -> CheckSaeAnswer:
         limits = limits or LiveLimits(tokens_per_slice=2048)
         answers = LiveAnswers(self.catalog, self.bucket, CPU, limits)
         question = CheckSae(run, sae, tokens)
         named = answers.model_of(question)
         assert named is not None
-        model = load_model(self.catalog.find_model(*named), device=CPU)
+        model = load_model(self.catalog.find_model(named.name, named.revision), device=CPU)
         found = answers.answer(question, share(model, Turns()), threading.Event())
-        assert isinstance(found, SaeCheck)
+        assert isinstance(found, CheckSaeAnswer)
         return found
 
 
@@ -93,7 +94,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("check"))
 
 
-def values(check: SaeCheck) -> dict[str, float]:
+def values(check: CheckSaeAnswer) -> dict[str, float]:
     return dict(zip(*(check.quantities[name].to_pylist() for name in ("quantity", "value")), strict=True))
 
 

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.model import SteerText
+from actstore_api.records.terms import ModelReference, SaeFeature
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.model_questions import ModelQuestion, SteerText
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.turns import Turns, share
 from tests.made_models.plain_model import LAYERS as PLAIN_LAYERS
 from tests.made_models.plain_model import PlainModel, PlainSae
 from tests.made_models.small_models import D_MODEL, SAVERS, save_sae
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 
 PROMPT, TOKENS = "the cat", 8
 LIMITS = LiveLimits()
@@ -75,7 +76,9 @@ def written(answer: Any, by: str) -> list[int]:
 
 @pytest.mark.parametrize("name", SAVERS)
 def test_strength_zero_is_transformers_greedy_text(replica: Replica, name: str) -> None:
-    answer = replica.ask(SteerText(name, "", PROMPT, VECTOR, SITE, strength=0.0, tokens=TOKENS))
+    answer = replica.ask(
+        SteerText(ModelReference(name), PROMPT, VECTOR, site=SITE, strength=0.0, max_new_tokens=TOKENS)
+    )
     expected = generate(replica.model(name).module, replica.ids(name, PROMPT))
     assert written(answer, "steered") == written(answer, "unsteered") == expected
     assert answer.steered_text == answer.unsteered_text
@@ -87,7 +90,9 @@ def test_strength_zero_is_transformers_greedy_text(replica: Replica, name: str) 
 @pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
 @pytest.mark.parametrize("name", SAVERS)
 def test_an_added_direction_is_a_hook_and_generate(replica: Replica, name: str, positions: str) -> None:
-    question = SteerText(name, "", PROMPT, VECTOR, SITE, strength=3.0, positions=positions, tokens=TOKENS)
+    question = SteerText(
+        ModelReference(name), PROMPT, VECTOR, site=SITE, strength=3.0, positions=positions, max_new_tokens=TOKENS
+    )
     answer = replica.ask(question)
     ids = replica.ids(name, PROMPT)
     norm = np.linalg.norm(PlainModel(replica.model(name).module).at("resid_post", LAYER, ids)[1:], axis=1).mean()
@@ -120,19 +125,19 @@ def test_other_modes_are_what_they_say(replica: Replica, name: str) -> None:
     sae, feature = PlainSae(replica.models / "sae"), 7
     ways: dict[str, tuple[SteerText, Callable[[float], Delta]]] = {
         "set": (
-            SteerText(name, "", PROMPT, VECTOR, SITE, mode="set", strength=-2.0),
+            SteerText(ModelReference(name), PROMPT, VECTOR, site=SITE, mode="set", strength=-2.0),
             lambda strength: lambda x: (strength - x @ UNIT)[..., None] * UNIT,
         ),
         "project_out": (
-            SteerText(name, "", PROMPT, VECTOR, SITE, mode="project_out"),
+            SteerText(ModelReference(name), PROMPT, VECTOR, site=SITE, mode="project_out"),
             lambda _: lambda x: -(x @ UNIT)[..., None] * UNIT,
         ),
         "feature": (
-            SteerText(name, "", PROMPT, sae="sae", feature=feature, mode="set", strength=2.0),
+            SteerText(ModelReference(name), PROMPT, direction=SaeFeature("sae", feature), mode="set", strength=2.0),
             lambda strength: of_feature(strength, sae, feature),
         ),
         "added feature": (
-            SteerText(name, "", PROMPT, sae="sae", feature=feature, strength=2.0),
+            SteerText(ModelReference(name), PROMPT, direction=SaeFeature("sae", feature), strength=2.0),
             lambda strength: (
                 lambda x: (strength * torch.from_numpy(sae.tensors["W_dec"][feature]).float()
                            / np.linalg.norm(sae.tensors["W_dec"][feature])).expand_as(x)
@@ -153,14 +158,16 @@ def test_other_modes_are_what_they_say(replica: Replica, name: str) -> None:
 def test_an_sae_that_steered_can_still_have_gradients(replica: Replica) -> None:
     """Sweeps share the replica's SAEs, and screens differentiate."""
     answers = replica.answers()
-    question = SteerText("gpt2", "", PROMPT, sae="sae", feature=7, strength=1.0, tokens=1)
+    question = SteerText(GPT2, PROMPT, direction=SaeFeature("sae", 7), strength=1.0, max_new_tokens=1)
     answers.answer(question, share(replica.model("gpt2"), Turns()), threading.Event())
     assert not any(tensor.is_inference() for tensor in answers.find_sae("sae").tensors.values())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
 def test_both_models_are_asked_about_both_texts(replica: Replica, name: str) -> None:
-    answer = replica.ask(SteerText(name, "", PROMPT, VECTOR, SITE, strength=2.0, tokens=TOKENS))
+    answer = replica.ask(
+        SteerText(ModelReference(name), PROMPT, VECTOR, site=SITE, strength=2.0, max_new_tokens=TOKENS)
+    )
     ids = replica.ids(name, PROMPT)
     plain = PlainModel(replica.model(name).module)
 
@@ -183,7 +190,16 @@ def test_both_models_are_asked_about_both_texts(replica: Replica, name: str) -> 
 
 
 def test_a_drawn_text_is_that_of_whole_passes_and_the_seeds_own(replica: Replica) -> None:
-    question = SteerText("llama", "", PROMPT, VECTOR, SITE, strength=1.0, tokens=TOKENS, temperature=0.7, seed=11)
+    question = SteerText(
+        ModelReference("llama"),
+        PROMPT,
+        VECTOR,
+        site=SITE,
+        strength=1.0,
+        max_new_tokens=TOKENS,
+        temperature=0.7,
+        seed=11,
+    )
     answer = replica.ask(question)
     assert replica.ask(question) == answer
     assert written(replica.ask(replace(question, seed=12)), "steered") != written(answer, "steered")
@@ -204,8 +220,9 @@ def test_every_site_of_the_residual_can_be_steered(replica: Replica, kind: str) 
     """What is set along the direction is there in the pass that reads the text: seen in the plain model's words."""
     strength = 5.0
     question = SteerText(
-        "gpt2", "", PROMPT, VECTOR, f"{kind}.1", mode="set", strength=strength, unit="absolute", tokens=1
-    )
+        GPT2, PROMPT, VECTOR, site=f"{kind}.1", mode="set", strength=strength, unit="absolute",
+        max_new_tokens=1,
+    )  # fmt: skip
     answer = replica.ask(question)
     module: Any = replica.model("gpt2").module
     ids = replica.ids("gpt2", PROMPT)
@@ -225,7 +242,9 @@ def test_every_site_of_the_residual_can_be_steered(replica: Replica, kind: str) 
 
 
 def test_a_prompt_of_special_tokens_has_a_norm_and_is_not_steered(replica: Replica) -> None:
-    answer = replica.ask(SteerText("gpt2", "", "<|bos|>", VECTOR, SITE, strength=5.0, positions="prompt", tokens=3))
+    answer = replica.ask(
+        SteerText(GPT2, "<|bos|>", VECTOR, site=SITE, strength=5.0, positions="prompt", max_new_tokens=3)
+    )
     residual = PlainModel(replica.model("gpt2").module).at("resid_post", LAYER, [0])
     assert answer.mean_norm == pytest.approx(np.linalg.norm(residual, axis=1).mean(), rel=1e-5)
     assert answer.prompt["steered"].to_pylist() == [False]  # the BOS that the prompt has itself is the only one
@@ -235,15 +254,15 @@ def test_a_prompt_of_special_tokens_has_a_norm_and_is_not_steered(replica: Repli
 def test_the_models_end_token_ends_a_text(replica: Replica) -> None:
     """Along its unembedding, at the last layer, nothing else is as likely."""
     vector = tuple(replica.model("gpt2").module.get_output_embeddings().weight[0].tolist())
-    answer = replica.ask(SteerText("gpt2", "", PROMPT, vector, "resid_post.2", strength=100.0, tokens=TOKENS))
+    answer = replica.ask(SteerText(GPT2, PROMPT, vector, site="resid_post.2", strength=100.0, max_new_tokens=TOKENS))
     assert written(answer, "steered") == [0]
     assert answer.steered_text == ""
     assert len(written(answer, "unsteered")) == TOKENS
 
 
 def question(**changes: Any) -> SteerText:
-    usual = {"model": "gpt2", "prompt": PROMPT, "vector": VECTOR, "site": SITE, "strength": 1.0}
-    return SteerText(**{"revision": "", **usual, **changes})
+    usual = {"prompt": PROMPT, "direction": VECTOR, "site": SITE, "strength": 1.0}
+    return SteerText(ModelReference(changes.pop("model", "gpt2")), **{**usual, **changes})
 
 
 @pytest.mark.parametrize(
@@ -252,21 +271,27 @@ def question(**changes: Any) -> SteerText:
         (question(model="bert"), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
         (question(prompt=""), "ARGUMENT_INVALID", "prompt", "", "text of at least one token"),
         (question(prompt="x" * 32), "LIMIT_EXCEEDED", "prompt", "33 tokens", "at most 32 tokens"),
-        (question(prompt="x" * 31), "LIMIT_EXCEEDED", "tokens", "32", "a shorter prompt"),
-        (question(prompt="x" * 20), "LIMIT_EXCEEDED", "tokens", "32", "1 to 11"),
-        (question(tokens=0), "ARGUMENT_INVALID", "tokens", "0", "1 to 16"),
-        (question(tokens=17), "LIMIT_EXCEEDED", "tokens", "17", "1 to 16"),
+        (question(prompt="x" * 31), "LIMIT_EXCEEDED", "max_new_tokens", "32", "a shorter prompt"),
+        (question(prompt="x" * 20), "LIMIT_EXCEEDED", "max_new_tokens", "32", "1 to 11"),
+        (question(max_new_tokens=0), "ARGUMENT_INVALID", "max_new_tokens", "0", "1 to 16"),
+        (question(max_new_tokens=17), "LIMIT_EXCEEDED", "max_new_tokens", "17", "1 to 16"),
         (question(site="resid_post.3"), "SITE_UNKNOWN", "site", "resid_post.3", None),
         (question(site="z.1"), "SITE_UNKNOWN", "site", "z.1", None),
         (question(site=""), "SITE_UNKNOWN", "site", "", None),
-        (question(vector=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
-        (question(vector=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
-        (question(vector=(float("nan"),) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
-        (question(vector=()), "ARGUMENT_INVALID", "vector", "0 numbers", None),
-        (question(sae="sae", feature=64), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
-        (question(sae="absent"), "SAE_NOT_FOUND", "sae", "absent", None),
-        (question(sae="wide"), "SAE_MISMATCH", "d_in", "32", "16"),
-        (question(sae="sae_z"), "SAE_UNSUPPORTED", "sae", "z.1", "an SAE of a site in the residual"),
+        (question(direction=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
+        (question(direction=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
+        (question(direction=(float("nan"),) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
+        (question(direction=()), "ARGUMENT_INVALID", "vector", "0 numbers", None),
+        (question(direction=SaeFeature("sae", 64)), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
+        (question(direction=SaeFeature("absent", 0)), "SAE_NOT_FOUND", "sae", "absent", None),
+        (question(direction=SaeFeature("wide", 0)), "SAE_MISMATCH", "d_in", "32", "16"),
+        (
+            question(direction=SaeFeature("sae_z", 0)),
+            "SAE_UNSUPPORTED",
+            "sae",
+            "z.1",
+            "an SAE of a site in the residual",
+        ),
         (question(temperature=-1.0), "ARGUMENT_INVALID", "temperature", "-1.0", None),
         (question(temperature=float("nan")), "ARGUMENT_INVALID", "temperature", "nan", None),
         (question(strength=None), "ARGUMENT_INVALID", "strength", "", "a finite number"),
@@ -276,10 +301,8 @@ def question(**changes: Any) -> SteerText:
         (question(strength=1e38), "VALUE_OVERFLOW", "strength", "1e+38", None),
     ],
 )
-def test_refusals(
-    replica: Replica, asked: ModelQuestion, reason: str, field: str, value: str, allowed: str | None
-) -> None:
-    tokens = {} if asked.tokens != 32 or allowed else {"tokens": 4}
+def test_refusals(replica: Replica, asked: SteerText, reason: str, field: str, value: str, allowed: str | None) -> None:
+    tokens = {} if asked.max_new_tokens != 32 or allowed else {"max_new_tokens": 4}
     with pytest.raises(ActstoreError) as refusal:
         replica.ask(replace(asked, **tokens), replace(LIMITS, steered_tokens=16))
     details = refusal.value.details
@@ -288,4 +311,4 @@ def test_refusals(
 
 
 def test_a_text_that_nobody_waits_for_is_not_written_on(replica: Replica) -> None:
-    assert replica.passes_until_stopped(question(tokens=20), after=5) == 6
+    assert replica.passes_until_stopped(question(max_new_tokens=20), after=5) == 6

@@ -11,36 +11,36 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, norm_pb2, patching_pb2, sae_pb2
+from actstore_api.records.model import (
+    AblateSites,
+    CompareTokens,
+    GetAttention,
+    GetTextLens,
+    GetWeightNorms,
+    SteerText,
+    TokenizeText,
+)
+from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep
+from actstore_api.records.sae import AblateDirection, AblateText, EncodeText
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, BadRequest, Conflict
 from actstore_storage.runs.opening import create_run
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import Document
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, tokenise
-from actstore_worker.live.model_questions import (
-    AblateSites,
-    CompareTokens,
-    LensText,
-    MeasureWeights,
-    SeeAttention,
-    SteerText,
-    TokeniseText,
-)
-from actstore_worker.live.questions import AblateDirection, AblateText, EncodeText, LiveLimits, Question
+from actstore_worker.live.answering import Question
+from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models.loading import describe_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import token_of
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Span, SweepRequest
-from actstore_worker.patching.sweep import SweepResult, run_sweep
-from actstore_worker.wire import model_questions as model_messages
-from actstore_worker.wire import sae_questions as messages
-from actstore_worker.wire.sweeps import sweep_request
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
+from tests.capture_requests import capture_request
 from tests.made_models.small_models import BOS, CONTEXT_LENGTH, VOCABULARY_SIZE, save_metaspace, save_sae
-from tests.worker.live.asking import Replica
+from tests.worker.live.asking import GPT2, Replica
 
 TEXT, OTHER, VECTOR = "the c’t", "the d’g", (1.0,) + (0.0,) * 15
 
@@ -55,16 +55,16 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Replica:
 
 # By name: a question about a text, or two of them.
 QUESTIONS: dict[str, Callable[[Any, Any], Question]] = {
-    "tokenise": lambda text, _: TokeniseText("gpt2", "", text),
-    "encode": lambda text, _: EncodeText("gpt2", "", "sae", text),
-    "ablate text": lambda text, _: AblateText("gpt2", "", "sae", 3, text, position=4),
-    "ablate direction": lambda text, _: AblateDirection("gpt2", "", "sae", 3, text),
-    "attention": lambda text, _: SeeAttention("gpt2", "", text, patterns=True),
-    "lens": lambda text, _: LensText("gpt2", "", text),
-    "steer": lambda text, _: SteerText("gpt2", "", text, VECTOR, "resid_post.1", strength=2.0, tokens=4),
-    "ablate sites": lambda text, other: AblateSites("gpt2", "", (text, other)),
-    "compare": lambda text, other: CompareTokens("gpt2", "", text, (other,), draws=4),
-    "weights": lambda text, _: MeasureWeights("gpt2", "", layers=(0,), samples=8, text=text),
+    "tokenise": lambda text, _: TokenizeText(GPT2, text),
+    "encode": lambda text, _: EncodeText(GPT2, "sae", text),
+    "ablate text": lambda text, _: AblateText(GPT2, "sae", 3, text, position=4),
+    "ablate direction": lambda text, _: AblateDirection(GPT2, "sae", 3, text),
+    "attention": lambda text, _: GetAttention(GPT2, text, patterns=True),
+    "lens": lambda text, _: GetTextLens(GPT2, text),
+    "steer": lambda text, _: SteerText(GPT2, text, VECTOR, site="resid_post.1", strength=2.0, max_new_tokens=4),
+    "ablate sites": lambda text, other: AblateSites(GPT2, (text, other)),
+    "compare": lambda text, other: CompareTokens(GPT2, text, (other,), draws=4),
+    "weights": lambda text, _: GetWeightNorms(GPT2, layers=(0,), samples=8, text=text),
 }
 
 
@@ -96,7 +96,7 @@ def test_a_text_that_has_its_bos_gets_no_second_one(asked: str, replica: Replica
 
 def test_two_that_are_written_are_two(replica: Replica) -> None:
     for ids, prepend in (((0, 0, 5), None), ((0, 0, 5), True), ((0, 5), False), ((5,), None)):
-        found = replica.ask(TokeniseText("gpt2", "", ids, prepend_bos=prepend)).tokens
+        found = replica.ask(TokenizeText(GPT2, ids, prepend_bos=prepend)).tokens
         assert found["token"].to_pylist() == list(ids)
         assert found["special"].to_pylist() == [token == 0 for token in ids]
 
@@ -104,7 +104,7 @@ def test_two_that_are_written_are_two(replica: Replica) -> None:
 def test_an_encoder_keeps_the_ends_that_a_text_has(replica: Replica) -> None:
     """CLS and SEP are one token here."""
     for text in (TEXT, BOS + TEXT, TEXT + BOS, BOS + TEXT + BOS):
-        found = replica.ask(TokeniseText("bert", "", text)).tokens
+        found = replica.ask(TokenizeText(ModelReference("bert"), text)).tokens
         assert found["token"].to_pylist() == replica.ids("bert", TEXT)
 
 
@@ -122,13 +122,13 @@ def test_ids_are_those_of_the_vocabulary(asked: str, replica: Replica) -> None:
 
 def test_ids_are_as_long_as_the_context_at_most(replica: Replica) -> None:
     with pytest.raises(ActstoreError) as refused:
-        replica.ask(EncodeText("gpt2", "", "sae", (0,) * (CONTEXT_LENGTH + 1)))
+        replica.ask(EncodeText(GPT2, "sae", (0,) * (CONTEXT_LENGTH + 1)))
     assert (refused.value.reason, refused.value.details["field"]) == ("LIMIT_EXCEEDED", "text")
-    assert len(replica.ask(TokeniseText("gpt2", "", (0,) * (CONTEXT_LENGTH + 1))).tokens) == CONTEXT_LENGTH + 1
+    assert len(replica.ask(TokenizeText(GPT2, (0,) * (CONTEXT_LENGTH + 1))).tokens) == CONTEXT_LENGTH + 1
 
 
 def test_tokens_before_the_first_are_read_and_not_taken_away(replica: Replica) -> None:
-    question = AblateText("gpt2", "", "sae", 3, TEXT, position=5, pairs=True)
+    question = AblateText(GPT2, "sae", 3, TEXT, position=5, pairs=True)
     whole, part = replica.ask(question), replica.ask(replace(question, first_ablated=3))
     kept = whole.effects.filter([first >= 3 for first in whole.effects["first"].to_pylist()])
     assert [row["first"] for row in part.effects.to_pylist() if row["second"] is None] == [3, 4, 5]
@@ -140,61 +140,12 @@ def test_tokens_before_the_first_are_read_and_not_taken_away(replica: Replica) -
     assert refused.value.details["field"] == "first_ablated"
 
 
-IDS = common_pb2.TokenIds(ids=[0, 5])
-MODEL = capture_pb2.ModelReference(name="gpt2")
-REFERENCE = sae_pb2.SaeReference(model=MODEL, sae="sae")
-# By field of the ids: a verb, and a request that has both a text and ids.
-BOTH: dict[str, tuple[Callable[[Any], Any], Any]] = {
-    "encode": (messages.ENCODE_TEXT.question, sae_pb2.EncodeTextRequest(sae=REFERENCE, text="a", token_ids=IDS)),
-    "ablate": (messages.ABLATE_TEXT.question, sae_pb2.AblateTextRequest(sae=REFERENCE, text="a", token_ids=IDS)),
-    "direction": (
-        messages.ABLATE_DIRECTION.question, sae_pb2.AblateDirectionRequest(sae=REFERENCE, text="a", token_ids=IDS)
-    ),
-    "tokenise": (
-        model_messages.TOKENISE_TEXT.question, model_pb2.TokeniseTextRequest(model=MODEL, text="a", token_ids=IDS)
-    ),
-    "attention": (
-        model_messages.GET_ATTENTION.question, model_pb2.GetAttentionRequest(model=MODEL, text="a", token_ids=IDS)
-    ),
-    "lens": (model_messages.GET_TEXT_LENS.question, model_pb2.GetTextLensRequest(model=MODEL, text="a", token_ids=IDS)),
-    "target": (
-        model_messages.GET_TEXT_LENS.question,
-        model_pb2.GetTextLensRequest(model=MODEL, text="a", target="b", target_token=0),
-    ),
-    "steer": (
-        model_messages.STEER_TEXT.question,
-        model_pb2.SteerTextRequest(
-            model=MODEL, prompt="a", token_ids=IDS, feature=model_pb2.FeatureDirection(sae="sae", feature=1)
-        ),
-    ),
-    "sites": (
-        model_messages.ABLATE_SITES.question, model_pb2.AblateSitesRequest(model=MODEL, texts=["a"], token_ids=[IDS])
-    ),
-    "compare": (
-        model_messages.COMPARE_TOKENS.question,
-        model_pb2.CompareTokensRequest(model=MODEL, clean="a", corrupt=["b"], corrupt_token_ids=[IDS]),
-    ),
-    "weights": (
-        model_messages.GET_WEIGHT_NORMS.question, norm_pb2.GetWeightNormsRequest(model=MODEL, text="a", token_ids=IDS)
-    ),
-    "sweep": (sweep_request, patching_pb2.RunSweepRequest(model=MODEL, clean="a", clean_token_ids=IDS)),
-    "answer": (sweep_request, patching_pb2.RunSweepRequest(model=MODEL, clean_answer="a", clean_answer_token=0)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("asked", BOTH)
-def test_a_text_and_ids_at_once_are_refused(asked: str) -> None:
-    read, message = BOTH[asked]
-    with pytest.raises(BadRequest, match="are both given"):
-        read(message)
-
-
 PAIR = PromptPair(TEXT, OTHER, "a", "b")
 
 
-def sweep(model: LanguageModel, pair: PromptPair, **options: Any) -> SweepResult:
-    *_, result = run_sweep(model, SweepRequest("gpt2", "", (pair,), sites=("resid_pre",), **options), PatchingLimits())
-    assert isinstance(result, SweepResult)
+def sweep(model: LanguageModel, pair: PromptPair, **options: Any) -> WholeSweep:
+    *_, result = run_sweep(model, RunSweep(GPT2, (pair,), sites=("resid_pre",), **options), PatchingLimits())
+    assert isinstance(result, WholeSweep)
     return result
 
 
@@ -206,14 +157,14 @@ def test_a_sweep_answers_the_same_of_prompts_and_of_their_ids(replica: Replica) 
     assert same_cells(sweep(model, of_ids), of_texts)
     assert same_cells(sweep(model, PromptPair(BOS + TEXT, BOS + OTHER, "a", b)), of_texts)
     # A span by its text: the c and the bytes of the quotation mark, of which only the last has a character.
-    spans = (Span("end", "c’", "d’"),)
+    spans = (PatchSpan("end", "c’", "d’"),)
     assert same_cells(sweep(model, of_ids, spans=spans), sweep(model, PAIR, spans=spans))
     assert same_cells(
         sweep(model, PromptPair(BOS + TEXT, BOS + OTHER, a, b), spans=spans), sweep(model, PAIR, spans=spans)
     )
 
 
-def same_cells(one: SweepResult, other: SweepResult) -> bool:
+def same_cells(one: WholeSweep, other: WholeSweep) -> bool:
     return bool(one.cells.equals(other.cells)) and one.clean_logit_difference == other.clean_logit_difference
 
 
@@ -231,12 +182,16 @@ def test_one_token_by_its_text(replica: Replica) -> None:
         with pytest.raises(BadRequest, match=told) as refused:
             token_of(model, text, "answer")
         assert refused.value.reason == "ANSWER_NOT_ONE_TOKEN"
-    found = replica.ask(TokeniseText("metaspace", "", " fox", one_token=True)).tokens
+    found = replica.ask(TokenizeText(ModelReference("metaspace"), " fox", one_token=True)).tokens
     assert found.to_pylist() == [{"position": 0, "token": vocabulary["▁fox"], "text": " fox", "special": False}]
 
 
 def test_steered_text_keeps_its_first_space(replica: Replica) -> None:
-    answer = replica.ask(SteerText("metaspace", "", "the quick brown", VECTOR, "resid_post.1", strength=0.0, tokens=8))
+    answer = replica.ask(
+        SteerText(
+            ModelReference("metaspace"), "the quick brown", VECTOR, site="resid_post.1", strength=0.0, max_new_tokens=8
+        )
+    )
     rows = [row["text"] for row in answer.tokens.to_pylist() if row["generated"] == "unsteered"]
     assert answer.unsteered_text == "".join(text for text in rows if text not in ("</s>", "<s>", "<unk>"))
 
@@ -263,12 +218,14 @@ def test_markers_of_a_chat_template_are_special(replica: Replica, tmp_path: Path
     model = replica.model("chat")
     assert (model.special_ids, model.marks_special) == (frozenset({0, 1}), True)
     assert not describe_model(replica.catalog.find_model("gpt2")).marks_special
-    found = replica.ask(TokeniseText("chat", "", "<|start|>ab<plain>")).tokens
+    found = replica.ask(TokenizeText(ModelReference("chat"), "<|start|>ab<plain>")).tokens
     assert found["special"].to_pylist() == [True, True, False, False, False]
     assert found["text"].to_pylist() == [BOS, "<|start|>", "a", "b", "<plain>"]
     sequences = tokenise(model, [Document(0, "<|start|>ab<plain>")], SequenceShape(8, prepend_bos=True)).sequences
     assert sequences.rows(model.bos_id, model.special_ids).flags.tolist() == [1, 2, 0, 0, 0]
-    steered = replica.ask(SteerText("chat", "", "a<|start|>b", VECTOR, "resid_post.1", strength=1.0, tokens=2))
+    steered = replica.ask(
+        SteerText(ModelReference("chat"), "a<|start|>b", VECTOR, site="resid_post.1", strength=1.0, max_new_tokens=2)
+    )
     assert steered.prompt["steered"].to_pylist() == [False, True, False, True]
 
 
@@ -279,7 +236,7 @@ def test_a_run_says_by_which_rule_its_tokens_are_special(replica: Replica, tmp_p
     settings = PlanSettings(DatasetPlaces((tmp_path,)))
     catalog = ModelCatalog((tmp_path / "models", replica.models))
     chat, plain = (
-        plan_capture(CaptureRequest(name, "texts.jsonl", name), catalog, settings).record for name in ("chat", "gpt2")
+        plan_capture(capture_request(name, "texts.jsonl", name), catalog, settings).record for name in ("chat", "gpt2")
     )
     assert chat.specification.marked_special
     assert b"marked_special" not in plain.to_json()

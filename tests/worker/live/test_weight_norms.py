@@ -9,25 +9,26 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from actstore_api.records.model import GetWeightNorms, GetWeightNormsAnswer
+from actstore_api.records.terms import ModelReference, StoredSample
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import MeasuredWeights, MeasureWeights
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.texts.weight_norms import factored_norms, matrix_norms, weight_norms
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
 from actstore_worker.models.turns import Turns, share
 from actstore_worker.models.weights import layer_weights, layout_of
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.small_models import BERT, CONTEXT_LENGTH, DECODERS, LAYERS, save_gpt2
 from tests.worker.models.option_checks import check_heads
@@ -48,10 +49,10 @@ def load(name: str, tmp_path: Path) -> LanguageModel:
 
 def ask(
     model: LanguageModel, limits: LiveLimits = LIMITS, snapshot: Snapshot | None = None, **options
-) -> MeasuredWeights:
+) -> GetWeightNormsAnswer:
     passes = Passes(share(model, Turns()), threading.Event())
     with torch.inference_mode():
-        return weight_norms(passes, MeasureWeights(model.name, "", **options), limits, snapshot)
+        return weight_norms(passes, GetWeightNorms(ModelReference(model.name), **options), limits, snapshot)
 
 
 # Shortformer's queries read positions beside the residual, which no matrix's norm is about.
@@ -60,7 +61,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> LanguageModel:
     return load(request.param, tmp_path)
 
 
-def by_name(answer: MeasuredWeights) -> dict[tuple, dict]:
+def by_name(answer: GetWeightNormsAnswer) -> dict[tuple, dict]:
     return {(row["layer"], row["component"], row["head"]): row for row in answer.weights.to_pylist()}
 
 
@@ -153,7 +154,7 @@ def test_formulas_hold_within_sampling_error(model: LanguageModel) -> None:
         gated_or_normed = (layout_of(model).gate and row["sublayer"] == "mlp") or model.family.norms_writes
         assert (row["expected"] is None) == bool(gated_or_normed)
         if row["expected"] is not None:
-            loose = 0.1 * row["sampled"] if (row["sublayer"], row["input"]) == ("mlp", "normalised") else 0
+            loose = 0.1 * row["sampled"] if (row["sublayer"], row["input"]) == ("mlp", "normalized") else 0
             assert abs(row["expected"] - row["sampled"]) < 5 * row["standard_error"] + loose + 1e-4 * row["sampled"]
         if row["sublayer"] == "mlp":
             allowed = 0.01 if row["input"] == "gaussian" else 0.05
@@ -191,10 +192,10 @@ def test_a_run_shows_what_its_stored_tokens_make(name: str, tmp_path: Path) -> N
     (tmp_path / "words.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (tmp_path / "store").mkdir()
     bucket, catalog = LocalBucket(tmp_path / "store"), ModelCatalog((tmp_path,))
-    plan = plan_capture(CaptureRequest(name, "words.jsonl", "run"), catalog, PlanSettings(DatasetPlaces((tmp_path,))))
+    plan = plan_capture(capture_request(name, "words.jsonl", "run"), catalog, PlanSettings(DatasetPlaces((tmp_path,))))
     capture_run(plan, bucket, CaptureWorker(bucket, torch.device("cpu")))
     snapshot = open_run(bucket, "run")
-    answer = ask(model, LiveLimits(tokens_per_slice=40), snapshot, samples=16, run="run", run_tokens=10_000)
+    answer = ask(model, LiveLimits(tokens_per_slice=40), snapshot, samples=16, stored=StoredSample("run", 10_000))
     rows = {row["sublayer"]: row for row in answer.sublayers.to_pylist() if (row["input"], row["layer"]) == ("run", 1)}
     assert (answer.provenance.run, rows["attn"]["expected"], rows["mlp"]["active_expected"]) == ("run", None, None)
     squares, active, layout = [], [], layout_of(model)
@@ -208,8 +209,8 @@ def test_a_run_shows_what_its_stored_tokens_make(name: str, tmp_path: Path) -> N
     assert rows["mlp"]["active_sampled"] == pytest.approx(float(torch.cat(active).mean()), abs=1e-4)
     for tokens, reason in ((0, "ARGUMENT_INVALID"), (10**6, "LIMIT_EXCEEDED")):
         with pytest.raises(BadRequest) as caught:
-            ask(model, LIMITS, snapshot, samples=16, run="run", run_tokens=tokens)
-        assert (caught.value.reason, caught.value.details["field"]) == (reason, "run_tokens")
+            ask(model, LIMITS, snapshot, samples=16, stored=StoredSample("run", tokens))
+        assert (caught.value.reason, caught.value.details["field"]) == (reason, "stored.tokens")
 
 
 def test_the_same_seed_is_the_same_sample(tmp_path: Path) -> None:

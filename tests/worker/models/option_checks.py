@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache
 
+from actstore_api.records.model import GetTextLens, GetWeightNorms
+from actstore_api.records.terms import ModelReference
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.datasets.batching import windows
 from actstore_worker.datasets.sequences import TokenSequences
-from actstore_worker.live.model_questions import LensText, MeasureWeights
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.saes.lens_of_directions import fold_final_norm
 from actstore_worker.live.texts.lens_of_text import lens_text
 from actstore_worker.live.texts.weight_norms import weight_norms
@@ -124,8 +125,12 @@ def check_live(model: LanguageModel, plain: PlainModel) -> None:
     passes, limits = Passes(share(model, Turns()), Event()), LiveLimits()
     last = model.layer_count - 1
     with torch.inference_mode():
-        lensed = lens_text(passes, LensText(model.name, "", TEXT, layers=(last,), k=model.vocabulary_size), limits)
-        measured = weight_norms(passes, MeasureWeights(model.name, "", (1,), text=TEXT, samples=4), limits, None)
+        lensed = lens_text(
+            passes, GetTextLens(ModelReference(model.name), TEXT, layers=(last,), k=model.vocabulary_size), limits
+        )
+        measured = weight_norms(
+            passes, GetWeightNorms(ModelReference(model.name), (1,), text=TEXT, samples=4), limits, None
+        )
     ids = [0, *model.tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
     rows = lensed.tops.to_pydict()
     found = np.zeros((len(ids), model.vocabulary_size))

@@ -14,12 +14,12 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.capture.flops import flops_per_token, forward_flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.loading import load_model, weight_shapes
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
+from tests.capture_requests import capture_request
 from tests.made_models.lens_folders import D_HEAD, save_lens_folder
 from tests.made_models.small_models import D_MODEL, HEADS, LAYERS, save_sae
 
@@ -89,7 +89,7 @@ def test_what_a_capture_of_it_computes_is_counted(tmp_path: Path) -> None:
     """Four matrices of each layer that runs, and the scores, of which each token has half of its sequence's."""
     save_lens_folder(tmp_path / "small")
     (tmp_path / "text.txt").write_text("x" * 31)  # of the context of 32, with BOS
-    request = CaptureRequest("small", "text.txt")  # norms of every layer
+    request = capture_request("small", "text.txt")  # norms of every layer
     plan = plan_capture(request, ModelCatalog((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
     assert forward_flops_per_token(plan) == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
@@ -102,7 +102,7 @@ def test_of_a_capture_with_saes_their_encoders_are_counted_too(tmp_path: Path) -
     save_sae(tmp_path / "second", "topk", d_in=D_MODEL, d_sae=40)
     texts = ("x" * 31, "x" * 15)  # and BOS
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    request = CaptureRequest("small", "text.jsonl", norm_sites=("resid_post.0",), saes=("first", "second"))
+    request = capture_request("small", "text.jsonl", norm_sites=("resid_post.0",), saes=("first", "second"))
     plan = plan_capture(request, ModelCatalog((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
     expected = 2 * (2 * matrices + 2 * 24 * D_MODEL) + 2 * D_MODEL * (96 + 40)

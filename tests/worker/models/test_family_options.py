@@ -16,20 +16,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from actstore_api.records.model import GetTextLens
+from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import BadRequest
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import LensText
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.texts.lens_of_text import lens_text
 from actstore_worker.models.families import FAMILIES
 from actstore_worker.models.files.options import ROPE_TYPES
 from actstore_worker.models.loading import describe_model, load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
+from tests.capture_requests import capture_request
 from tests.made_models.small_models import CONTEXT_LENGTH, LAYERS, save_family
 from tests.worker.models.option_checks import (
     check_heads,
@@ -291,13 +292,15 @@ def test_a_text_that_longrope_would_read_otherwise_is_refused(tmp_path: Path) ->
     assert int(model.config.max_position_embeddings) == CONTEXT_LENGTH
     why = f"not {CONTEXT_LENGTH}: its config.json says rope_type longrope"
     with pytest.raises(BadRequest, match=why) as refused:
-        lens_text(Passes(share(model, Turns()), Event()), LensText("model", "", "x" * THRESHOLD), LiveLimits())
+        lens_text(
+            Passes(share(model, Turns()), Event()), GetTextLens(ModelReference("model"), "x" * THRESHOLD), LiveLimits()
+        )
     assert (refused.value.reason, refused.value.details["value"]) == ("LIMIT_EXCEEDED", "9 tokens")
     (tmp_path / "text.txt").write_text("some text that is longer")
     settings = PlanSettings(DatasetPlaces((tmp_path,)))
     catalog = ModelCatalog((tmp_path,))
     with pytest.raises(BadRequest, match=why) as refused:
-        plan_capture(CaptureRequest("model", "text.txt", context_length=THRESHOLD + 1), catalog, settings)
+        plan_capture(capture_request("model", "text.txt", context_length=THRESHOLD + 1), catalog, settings)
     assert refused.value.details["field"] == "context_length"
-    planned = plan_capture(CaptureRequest("model", "text.txt"), catalog, settings)
+    planned = plan_capture(capture_request("model", "text.txt"), catalog, settings)
     assert planned.record.specification.context_length == planned.sequences.lengths.max() == THRESHOLD

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from actstore_worker.patching.sweep import SweepCells, SweepUpdate
+from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
 
 
 def cells(updates: Sequence[SweepUpdate]) -> pa.Table:
-    return pa.concat_tables(update.rows for update in updates if isinstance(update, SweepCells))
+    return pa.concat_tables(update.rows for update in updates if isinstance(update, CheckedCells))
 
 
 def assert_same(found: pa.Table, expected: pa.Table) -> None:
@@ -19,7 +19,7 @@ def assert_same(found: pa.Table, expected: pa.Table) -> None:
         if pa.types.is_floating(expected[name].type):
             assert found[name].is_valid().equals(expected[name].is_valid())
             # A normalised effect is over a small difference, which enlarges rounding.
-            rounding = 1e-3 if name.startswith("normalised") else 1e-5
+            rounding = 1e-3 if name.startswith("normalized") else 1e-5
             np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), rounding, rounding)
         else:
             assert found[name].equals(expected[name]), name

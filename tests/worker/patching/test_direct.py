@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.patching import PromptPair, RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_storage.format.sites import Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.direct import Share, direct_shares
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels.recording import Recording, record
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import plan_sweep
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.small_models import DECODERS
 from tests.worker.models.hand_built import gate
 
@@ -107,9 +109,9 @@ def test_a_gate_is_written_by_its_neuron_and_by_nothing_else(tmp_path: Path) -> 
 
 
 def test_a_sweep_has_the_shares_of_both_prompts(model: LanguageModel) -> None:
-    request = SweepRequest("any", "", (PromptPair("abc", "abd", "e", "f"),), sites=("resid_pre",), layers=(0,))
+    request = RunSweep(ModelReference("any"), (PromptPair("abc", "abd", "e", "f"),), sites=("resid_pre",), layers=(0,))
     *_, result = run_sweep(model, request, PatchingLimits())
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     plan = plan_sweep(model, request, PatchingLimits())
     answers = plan.pairs[0].clean_answer, plan.pairs[0].corrupt_answer
     rows = result.direct.to_pylist()

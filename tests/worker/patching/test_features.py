@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep, Screen
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SaeFeatures, Screen, Span, SweepRequest
 from actstore_worker.patching.inputs.sae_features import active_features
 from actstore_worker.patching.inputs.supplies import Supplies
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.sweep import run_sweep
 from actstore_worker.sae.formats.loading import load_sae
@@ -64,8 +66,8 @@ def load(folder: Path) -> Load:
     return functools.cache(lambda name: found(ModelCatalog((folder,)).find_model(name)))
 
 
-def planned(model: LanguageModel, supplies: Supplies, features: SaeFeatures, **how: object) -> SweepPlan:
-    request = SweepRequest("", "", (PAIR,), features=features)
+def planned(model: LanguageModel, supplies: Supplies, sae: str, **how: object) -> SweepPlan:
+    request = RunSweep(ModelReference(""), (PAIR,), sae=sae)
     return plan_sweep(model, replace(request, **how), LIMITS, supplies)
 
 
@@ -108,7 +110,7 @@ def test_every_row_is_what_saelens_makes_in_a_hook(
 ) -> None:
     model, peer = load("gpt2"), SaeLens(folder / name)
     twin = PlainPatches(model)
-    plan = planned(model, supplies, SaeFeatures(name, (), error), only_positions=(2, 7, 11))
+    plan = planned(model, supplies, name, sae_error=error, only_positions=(2, 7, 11))
     rows = list(rows_of(model, plan))
     assert len(rows) == 2 * len(plan.grid) > 2 * 3 * 6
     for entry, base, source, logits in rows:
@@ -125,7 +127,7 @@ def test_rows_are_the_features_that_are_active_in_either_run_and_two_more(
 ) -> None:
     model, sae = load("gpt2"), saelens(folder / "standard")
     twin = PlainPatches(model)
-    plan = planned(model, supplies, SaeFeatures("standard"))
+    plan = planned(model, supplies, "standard")
     tokens = plan.pairs[0]
     for position in range(plan.length):
         with torch.no_grad():
@@ -142,8 +144,10 @@ def test_all_features_and_the_error_are_the_whole_site(
     supplies: Supplies, load: Load, model_name: str, name: str
 ) -> None:
     model = load(model_name)
-    everywhere = planned(model, supplies, SaeFeatures(name, (), "patched"), positions="all")
-    site = plan_sweep(model, SweepRequest("", "", (PAIR,), sites=("resid_post",), layers=(1,), positions="all"), LIMITS)
+    everywhere = planned(model, supplies, name, sae_error="patched", positions="all")
+    site = plan_sweep(
+        model, RunSweep(ModelReference(""), (PAIR,), sites=("resid_post",), layers=(1,), positions="all"), LIMITS
+    )
     together = [logits for entry, *_, logits in rows_of(model, everywhere) if entry.name == "together"]
     for found, (*_, expected) in zip(together, rows_of(model, site), strict=True):
         torch.testing.assert_close(found, expected, **TOLERANCE)
@@ -154,7 +158,7 @@ def test_all_features_and_the_error_send_what_the_whole_site_sends(
     supplies: Supplies, load: Load, receivers: tuple[str, ...]
 ) -> None:
     model = load("gpt2")
-    asked = SweepRequest("", "", (PAIR,), features=SaeFeatures("standard", (), "patched"), receivers=receivers)
+    asked = RunSweep(ModelReference(""), (PAIR,), sae="standard", sae_error="patched", receivers=receivers)
     whole = replace(asked, features=None, sites=("resid_post",), layers=(1,))
     (*_, of_features), (*_, expected) = (run_sweep(model, found, LIMITS, None, supplies) for found in (asked, whole))
     rows = [row for row in of_features.cells.to_pylist() if row["name"] == "together"]
@@ -168,18 +172,18 @@ def test_the_error_kept_and_nothing_else_changed_is_the_base_run(supplies: Suppl
     """Features that are the same in both runs, before the prompts' first difference; and so with the error patched."""
     model = load("gpt2")
     for error in ("kept", "patched"):
-        plan = planned(model, supplies, SaeFeatures(name, (), error), only_positions=(FIRST_DIFFERENCE - 1,))
+        plan = planned(model, supplies, name, sae_error=error, only_positions=(FIRST_DIFFERENCE - 1,))
         assert all(plan.is_unchanged(entry, plan.pairs[0]) for entry in plan.grid)
         for _, base, _, logits in rows_of(model, plan):
             torch.testing.assert_close(logits, PlainPatches(model).logits(base), **TOLERANCE)
-    dropped = planned(model, supplies, SaeFeatures(name, (), "dropped"), only_positions=(1,))
+    dropped = planned(model, supplies, name, sae_error="dropped", only_positions=(1,))
     assert not any(dropped.is_unchanged(entry, dropped.pairs[0]) for entry in dropped.grid)
 
 
 def test_zero_takes_features_out(folder: Path, supplies: Supplies, load: Load) -> None:
     model, sae = load("gpt2"), saelens(folder / "standard")
     twin = PlainPatches(model)
-    plan = planned(model, supplies, SaeFeatures("standard", (1, 5, 9)), source="zero", positions="last")
+    plan = planned(model, supplies, "standard", features=(1, 5, 9), source="zero", positions="last")
     for entry, base, _, logits in rows_of(model, plan):
         x = twin.seen(base, PLACE)[[-1]]
         with torch.no_grad():
@@ -192,10 +196,10 @@ def test_zero_takes_features_out(folder: Path, supplies: Supplies, load: Load) -
 def test_features_of_heads_and_of_spans(supplies: Supplies, load: Load) -> None:
     """An SAE of all heads' z; and stretches of other positions, of which all tokens' features are patched."""
     model = load("gpt2")
-    assert list(rows_of(model, planned(model, supplies, SaeFeatures("heads"))))
+    assert list(rows_of(model, planned(model, supplies, "heads")))
     pair = PromptPair("the cat sat on", "a dog sat on", "a", "b")
-    spans = (Span("animal", "cat", "dog"),)
-    plan = planned(model, supplies, SaeFeatures("standard", (), "patched"), pairs=(pair,), spans=spans)
+    spans = (PatchSpan("animal", "cat", "dog"),)
+    plan = planned(model, supplies, "standard", sae_error="patched", pairs=(pair,), spans=spans)
     assert [entry.name for entry in plan.grid][-3:] == ["animal", "animal: together", "animal: error"]
     twin = PlainPatches(model)
     for entry, base, source, logits in rows_of(model, plan):
@@ -207,7 +211,7 @@ def test_features_of_heads_and_of_spans(supplies: Supplies, load: Load) -> None:
 
 
 def test_features_beside_other_sites(supplies: Supplies, load: Load) -> None:
-    plan = planned(load("gpt2"), supplies, SaeFeatures("standard", (3,)), sites=("z", "features"), positions="last")
+    plan = planned(load("gpt2"), supplies, "standard", features=(3,), sites=("z", "features"), positions="last")
     assert [entry.site for entry in plan.grid] == ["z"] * 12 + ["features"] * 3
 
 
@@ -218,18 +222,14 @@ def test_active_features_are_kept_whole(supplies: Supplies, load: Load, monkeypa
     assert [found.keys() for found in active_features(model, sae, tokens)] == [found.keys() for found in whole]
 
 
-ASKED = SaeFeatures("standard")
-
-
 @pytest.mark.parametrize(
     ("change", "reason", "field", "value", "allowed"),
     [
-        ({"features": SaeFeatures("wide")}, "SAE_MISMATCH", "d_in", "32", "16"),
-        ({"features": SaeFeatures("inner")}, "SAE_MISMATCH", "site", "mlp_input.1", "resid_pre.LAYER"),
-        ({"features": SaeFeatures("standard", (64,))}, "FEATURE_OUT_OF_RANGE", "features", "64", "0..63"),
-        ({"features": SaeFeatures("standard", (1,) * 16_385)}, "LIMIT_EXCEEDED", "features", "16385", "at most 16384"),
-        ({"features": SaeFeatures("standard", (), "gone")}, "ARGUMENT_INVALID", "sae_error", "gone", "kept, dropped"),
-        ({"features": None, "sites": ("features",)}, "ARGUMENT_INVALID", "sae", "", "an SAE's name"),
+        ({"sae": "wide"}, "SAE_MISMATCH", "d_in", "32", "16"),
+        ({"sae": "inner"}, "SAE_MISMATCH", "site", "mlp_input.1", "resid_pre.LAYER"),
+        ({"sae": "standard", "features": (64,)}, "FEATURE_OUT_OF_RANGE", "features", "64", "0..63"),
+        ({"sae": "standard", "features": (1,) * 16_385}, "LIMIT_EXCEEDED", "features", "16385", "at most 16384"),
+        ({"sae": "", "sites": ("features",)}, "ARGUMENT_INVALID", "sae", "", "an SAE's name"),
         ({"sites": ("z",)}, "ARGUMENT_INVALID", "sites", "z", "features, with an SAE"),
         ({"screen": Screen(3)}, "ARGUMENT_INVALID", "sites", "features", "others, with a screen"),
     ],
@@ -238,7 +238,7 @@ def test_what_features_are_refused_for(
     supplies: Supplies, load: Load, change: dict[str, object], reason: str, field: str, value: str, allowed: str
 ) -> None:
     with pytest.raises(ActstoreError) as refusal:
-        planned(load("gpt2"), supplies, **{"features": ASKED, **change})
+        planned(load("gpt2"), supplies, **{"sae": "standard", **change})
     assert (refusal.value.reason, refusal.value.details["field"]) == (reason, field)
     assert str(refusal.value.details["value"]) == value
     assert allowed in str(refusal.value.details["allowed"])
@@ -248,12 +248,12 @@ def test_transcoders_and_sweeps_of_too_many_features_are_refused(supplies: Suppl
     sae = supplies.find_sae("standard")
     crossing = replace(sae, output_site=replace(sae.site, layer=2))
     with pytest.raises(ActstoreError, match="a transcoder's features are read at one site") as refusal:
-        planned(load("gpt2"), replace(supplies, find_sae=lambda _: crossing), ASKED)
+        planned(load("gpt2"), replace(supplies, find_sae=lambda _: crossing), "standard")
     assert refusal.value.reason == "SAE_MISMATCH"
     with pytest.raises(ActstoreError, match="the sweep has 132 cells") as refusal:
         plan_sweep(
             load("gpt2"),
-            SweepRequest("", "", (PAIR,), features=SaeFeatures("standard", tuple(range(64))), positions="last"),
+            RunSweep(ModelReference(""), (PAIR,), sae="standard", features=tuple(range(64)), positions="last"),
             PatchingLimits(cells=131),
             supplies,
         )

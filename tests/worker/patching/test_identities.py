@@ -6,15 +6,17 @@ from itertools import product
 import pytest
 import torch
 
+from actstore_api.records.patching import PromptPair, RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels.full import Cell, FullForward, Kernel, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.kernels.resumed import Resumed
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.small_models import DECODERS
 from tests.worker.patching.recorded import every_site
 
@@ -110,12 +112,12 @@ def test_of_a_sweep_it_is_exact(model: LanguageModel) -> None:
     """Before the first difference to the bit; and the only token that differs is the whole effect, at layer 0."""
     pair = PromptPair("abcdefgh", "abXdefgh", "a", "b")
     sites = ("resid_pre", "attn_out", "z", "k")
-    *_, result = run_sweep(model, SweepRequest(model.name, "", (pair,), sites=sites), PatchingLimits())
-    assert isinstance(result, SweepResult)
+    *_, result = run_sweep(model, RunSweep(ModelReference(model.name), (pair,), sites=sites), PatchingLimits())
+    assert isinstance(result, WholeSweep)
     base = {"denoise": result.corrupt_logit_difference, "noise": result.clean_logit_difference}
     for row in result.cells.to_pylist():
         assert row["unchanged"] == (row["position"] < 3)
         if row["unchanged"]:
-            assert (row["logit_difference"], row["normalised"]) == (base[row["direction"]], 0.0)
+            assert (row["logit_difference"], row["normalized"]) == (base[row["direction"]], 0.0)
         if (row["site"], row["layer"], row["position"]) == ("resid_pre", 0, 3):
-            assert row["normalised"] == pytest.approx(1, abs=1e-3)
+            assert row["normalized"] == pytest.approx(1, abs=1e-3)

@@ -12,18 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.patching import PromptPair, RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels import resumed
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.ragged import Ragged, Run
 from actstore_worker.patching.kernels.recording import Recording, record, zeroed
 from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
-from actstore_worker.patching.sweep import SweepResult, fastest_kernel, run_sweep
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import WholeSweep, fastest_kernel, run_sweep
 from tests.made_models.small_models import BERT, DECODERS
 from tests.worker.patching.recorded import every_site, two_runs
 
@@ -215,16 +217,16 @@ def test_encoders_are_not_resumed(folder: Path) -> None:
         Resumed(encoder)
 
 
-REQUEST = SweepRequest("gpt2", "", (PromptPair("abcdefgh", "abXdefgh", "a", "b"),), sites=("resid_pre", "z"))
+REQUEST = RunSweep(ModelReference("gpt2"), (PromptPair("abcdefgh", "abXdefgh", "a", "b"),), sites=("resid_pre", "z"))
 
 
 def gpt2(folder: Path) -> LanguageModel:
     return load_model(ModelCatalog((folder,)).find_model("gpt2"), device=torch.device("cpu"))
 
 
-def result_of(model: LanguageModel, request: SweepRequest = REQUEST) -> SweepResult:
+def result_of(model: LanguageModel, request: RunSweep = REQUEST) -> WholeSweep:
     *_, result = run_sweep(model, request, PatchingLimits())
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     return result
 
 

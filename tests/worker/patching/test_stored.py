@@ -12,32 +12,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.records.capture import Positions
+from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep, StoredSource
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.sites import Site
-from actstore_storage.format.specification import Positions
 from actstore_storage.runs.opening import create_run
 from actstore_worker.capture.options import SINK_RATIO
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.loading import load_model
-from actstore_worker.patching.inputs.request import (
-    PatchingLimits,
-    PromptPair,
-    SaeFeatures,
-    Span,
-    StoredSource,
-    SweepRequest,
-)
 from actstore_worker.patching.inputs.stored_rows import StoredReading, StoredRows
 from actstore_worker.patching.inputs.supplies import Supplies
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import plan_sweep
-from actstore_worker.patching.sweep import SweepResult, run_sweep
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from actstore_worker.sae.formats.loading import load_sae
+from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.small_models import CONTEXT_LENGTH, save_gpt2, save_neox, save_sae
 from tests.worker.patching.plain_patches import TOLERANCE, PlainPatches, putting, rows_of
@@ -75,7 +70,7 @@ class Lab:
 
     def plan(self, run: str, **options: Any) -> Plan:
         settings = PlanSettings(DatasetPlaces((self.folder / "data",)))
-        return plan_capture(CaptureRequest("gpt2", "texts.jsonl", run, **options), self.catalog, settings)
+        return plan_capture(capture_request("gpt2", "texts.jsonl", run, **options), self.catalog, settings)
 
     def capture(self, run: str, **options: Any) -> None:
         capture_run(self.plan(run, **options), self.bucket, CaptureWorker(self.bucket, CPU))
@@ -180,7 +175,7 @@ def test_of_a_large_run_a_part_is_read_that_is_spread_over_it(lab: Lab, run: str
 def test_patched_runs_are_those_of_plain_hooks(lab: Lab, source: str) -> None:
     model = lab.model("gpt2")
     twin, asked = PlainPatches(model), StoredSource("run", seed=3)
-    request = SweepRequest("", "", (PAIR,), sites=("resid_pre", "z"), source=source, stored=asked)
+    request = RunSweep(ModelReference(""), (PAIR,), sites=("resid_pre", "z"), source=source, stored=asked)
     plan = plan_sweep(model, request, LIMITS, lab.supplies)
     stored = lab.rows(plan.sites, source, asked, plan.length)
     for entry, base, _, logits in rows_of(model, plan, stored):
@@ -195,14 +190,20 @@ def test_patched_runs_are_those_of_plain_hooks(lab: Lab, source: str) -> None:
 @pytest.mark.parametrize("receivers", [("q.1.0", "v.2", "mlp_in.1"), ("logits",)], ids="+".join)
 def test_rows_are_sent_along_paths_as_plain_hooks_send_them(lab: Lab, source: str, receivers: tuple[str, ...]) -> None:
     model, asked = lab.model("gpt2"), StoredSource("run", seed=3)
-    request = SweepRequest(
-        "", "", (PAIR,), sites=("resid_pre", "z"), source=source, stored=asked, receivers=receivers, positions="last"
+    request = RunSweep(
+        ModelReference(""),
+        (PAIR,),
+        sites=("resid_pre", "z"),
+        source=source,
+        stored=asked,
+        receivers=receivers,
+        positions="last",
     )
     plan = plan_sweep(model, request, LIMITS, lab.supplies)
     assert plan.receivers is not None
     stored = lab.rows(plan.sites, source, asked, plan.length)
     *_, result = run_sweep(model, request, LIMITS, supplies=lab.supplies)
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     tokens = plan.pairs[0]
     for row in result.cells.to_pylist():
         base = torch.tensor(tokens.base(row["direction"]))
@@ -222,8 +223,14 @@ def test_rows_are_sent_along_paths_as_plain_hooks_send_them(lab: Lab, source: st
 def test_heads_that_are_stored_alone_are_as_those_of_the_whole_site(lab: Lab, source: str) -> None:
     model, found = lab.model("gpt2"), {}
     for run in ("run", "heads"):
-        request = SweepRequest(
-            "", "", (PAIR,), sites=("z",), layers=(1,), heads=(0, 3), source=source, stored=StoredSource(run)
+        request = RunSweep(
+            ModelReference(""),
+            (PAIR,),
+            sites=("z",),
+            layers=(1,),
+            heads=(0, 3),
+            source=source,
+            stored=StoredSource(run),
         )
         plan = plan_sweep(model, request, LIMITS, lab.supplies)
         stored = lab.rows(plan.sites, source, StoredSource(run), plan.length)
@@ -237,9 +244,9 @@ def test_heads_that_are_stored_alone_are_as_those_of_the_whole_site(lab: Lab, so
 def test_of_spans_and_of_features_rows_are_drawn_too(lab: Lab) -> None:
     model, asked = lab.model("gpt2"), StoredSource("run")
     long = PromptPair("the cat sat on", "a dog sat on", "a", "b")
-    request = SweepRequest(
-        "", "", (long,), sites=("resid_pre", "features"), source="resample", stored=asked,
-        spans=(Span("animal", "cat", "dog"),), features=SaeFeatures("sae", (), "patched"),
+    request = RunSweep(
+        ModelReference(""), (long,), sites=("resid_pre", "features"), source="resample", stored=asked,
+        spans=(PatchSpan("animal", "cat", "dog"),), sae="sae", sae_error="patched",
     )  # fmt: skip
     plan = plan_sweep(model, request, LIMITS, lab.supplies)
     stored = lab.rows(plan.sites, "resample", asked, plan.length)
@@ -254,7 +261,7 @@ def test_of_spans_and_of_features_rows_are_drawn_too(lab: Lab) -> None:
             torch.testing.assert_close(logits, expected, **TOLERANCE)
 
 
-ASKED = SweepRequest("", "", (PAIR,), sites=("resid_pre",), source="mean", stored=StoredSource("run"))
+ASKED = RunSweep(ModelReference(""), (PAIR,), sites=("resid_pre",), source="mean", stored=StoredSource("run"))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +276,7 @@ ASKED = SweepRequest("", "", (PAIR,), sites=("resid_pre",), source="mean", store
         ({"sites": ("attn_out",)}, "SITE_UNKNOWN", "sites", "attn_out.", "resid_post.1"),
         ({"sites": ("pattern",)}, "SITE_UNKNOWN", "sites", "pattern.", "resid_post.1"),
         ({"sites": ("embedding",)}, "ARGUMENT_INVALID", "sites", "embedding", "other sites"),
-        ({"sites": (), "features": SaeFeatures("sae")}, "ARGUMENT_INVALID", "sites", "features", "other sites"),
+        ({"sites": (), "sae": "sae"}, "ARGUMENT_INVALID", "sites", "features", "other sites"),
     ],
 )
 def test_what_is_refused(lab: Lab, change: dict[str, Any], reason: str, field: str, value: str, allowed: str) -> None:

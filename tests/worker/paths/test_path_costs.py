@@ -2,13 +2,14 @@
 
 import pytest
 
+from actstore_api.records.patching import RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_storage.format.sites import Site
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import RECEIVERS_MAX, SweepRequest
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.paths import Paths
-from actstore_worker.patching.kernels.receivers import Receivers, find_receivers
+from actstore_worker.patching.kernels.receivers import RECEIVERS_MAX, Receivers, find_receivers
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.kernels.resumed import Resumed
 from tests.worker.patching.recorded import every_site
@@ -19,7 +20,7 @@ MLP, PROJECTION = 8 / 12, 2 / 12
 
 def receivers_of(model: LanguageModel, asked: tuple[str, ...], *, through_mlps: bool) -> Receivers:
     mlps = "recomputed" if through_mlps else "frozen"
-    found = find_receivers(model, SweepRequest("", "", (), receivers=asked, path_mlps=mlps))
+    found = find_receivers(model, RunSweep(ModelReference(""), (), receivers=asked, path_mlps=mlps))
     assert found is not None
     return found
 

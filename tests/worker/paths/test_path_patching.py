@@ -5,11 +5,12 @@ import random
 import pytest
 import torch
 
+from actstore_api.records.patching import RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_storage.format.sites import Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import SweepRequest
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.paths import Paths
@@ -47,7 +48,7 @@ def plain(model: LanguageModel, runs: tuple[Recording, Recording]) -> PlainPaths
 
 def receivers_of(model: LanguageModel, asked: tuple[str, ...], *, through_mlps: bool) -> Receivers:
     mlps = "recomputed" if through_mlps else "frozen"
-    found = find_receivers(model, SweepRequest("", "", (), receivers=asked, path_mlps=mlps))
+    found = find_receivers(model, RunSweep(ModelReference(""), (), receivers=asked, path_mlps=mlps))
     assert found is not None
     return found
 

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from actstore_api.records.patching import RunSweep
+from actstore_api.records.terms import ModelReference
 from actstore_storage.format.sites import Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import SweepRequest
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.paths import Paths
@@ -45,7 +46,7 @@ def runs(model: LanguageModel) -> tuple[Recording, Recording]:
 
 
 def paths(kernel: type[FrozenPaths] | type[Paths], model: LanguageModel, asked: tuple[str, ...]) -> FrozenPaths | Paths:
-    receivers = find_receivers(model, SweepRequest("", "", (), receivers=asked, path_mlps="frozen"))
+    receivers = find_receivers(model, RunSweep(ModelReference(""), (), receivers=asked, path_mlps="frozen"))
     assert receivers is not None
     return Paths(model, receivers, Resumed(model)) if kernel is Paths else FrozenPaths(model, receivers)
 

@@ -6,26 +6,36 @@ from typing import Any
 import pytest
 import torch
 
+from actstore_api.records.patching import (
+    CellReference,
+    JointCells,
+    PatchSpan,
+    PromptPair,
+    RunSweep,
+    Screen,
+    SweepEstimate,
+)
+from actstore_api.records.terms import ModelReference, Range
 from actstore_storage.errors import ActstoreError
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import JointCells, PatchingLimits, PromptPair, Screen, Span, SweepRequest
 from actstore_worker.patching.kernels.full import FullForward
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import plan_sweep
-from actstore_worker.patching.serving.estimate import SweepEstimate, estimate_steps
+from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Pace
 from actstore_worker.patching.steps import drive
-from actstore_worker.patching.sweep import Kernels, SweepResult, fastest_kernel, run_sweep
+from actstore_worker.patching.sweep import Kernels, WholeSweep, fastest_kernel, run_sweep
 from tests.worker.conftest import SWEPT
 from tests.worker.paths.plain_paths import PlainPaths
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
-REQUEST = SweepRequest("model", "", (PAIR,), receivers=("logits",))
+REQUEST = RunSweep(ModelReference("model"), (PAIR,), receivers=("logits",))
 LIMITS = PatchingLimits(tokens_per_slice=63)
 
 
-def sweep(model: LanguageModel, request: SweepRequest) -> SweepResult:
+def sweep(model: LanguageModel, request: RunSweep) -> WholeSweep:
     *_, result = run_sweep(model, request, LIMITS)
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     return result
 
 
@@ -119,7 +129,7 @@ def test_senders_take_what_any_patch_takes(swept_models: dict[str, LanguageModel
     {
         "receivers": ("logits",),
         "pairs": (PromptPair("When Mary gave John", "When John and Mary gave Mary", "John", "Mary"),),
-        "spans": (Span("end", (3, 5), (5, 7)), Span("start", (0, 2), (0, 2))),
+        "spans": (PatchSpan("end", Range(3, 5), Range(5, 7)), PatchSpan("start", Range(0, 2), Range(0, 2))),
     },
 ])  # fmt: skip
 def test_token_layers_are_those_that_were_said(
@@ -147,7 +157,13 @@ def test_token_layers_are_those_that_were_said(
         ({"receivers": ("q.1",), "layers": (0, 2)}, "ARGUMENT_INVALID", "layers", "2", "before a receiver"),
         ({"receivers": ("q.0.1", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "q.0.1", "behind a sender"),
         ({"sites": ("q",)}, "SITE_UNKNOWN", "sites", "q", "resid_pre"),
-        ({"joint": (JointCells("two", (("z.0.0", 1), ("z.0.1", 1))),)}, "ARGUMENT_INVALID", "joint", "two", "none"),
+        (
+            {"joint": (JointCells("two", (CellReference("z.0.0", 1), CellReference("z.0.1", 1))),)},
+            "ARGUMENT_INVALID",
+            "joint",
+            "two",
+            "none",
+        ),
         ({"window_layers": 2}, "ARGUMENT_INVALID", "window_layers", "2", "none, with receivers"),
         ({"screen": Screen(3)}, "ARGUMENT_INVALID", "screen", "3", "none, with receivers"),
         ({"path_mlps": "held"}, "ARGUMENT_INVALID", "path_mlps", "held", "recomputed, frozen"),

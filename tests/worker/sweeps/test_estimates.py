@@ -5,24 +5,26 @@ from typing import Any
 
 import pytest
 
+from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep, Screen, SweepEstimate
+from actstore_api.records.terms import ModelReference, Range
 from actstore_storage.errors import ActstoreError
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Screen, Span, SweepRequest
 from actstore_worker.patching.kernels.full import FullForward, Kernel
-from actstore_worker.patching.serving.estimate import SweepEstimate, estimate_steps
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Pace
 from actstore_worker.patching.steps import Work, drive, run_work
-from actstore_worker.patching.sweep import Kernels, SweepResult, fastest_kernel, run_sweep
+from actstore_worker.patching.sweep import Kernels, WholeSweep, fastest_kernel, run_sweep
 from tests.worker.conftest import SWEPT
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 LATE = PromptPair("When Mary and John went , John gave", "When Mary and John went , Mary gave", "Mary", "John")
-REQUEST = SweepRequest("model", "", (PAIR, LATE))
+REQUEST = RunSweep(ModelReference("model"), (PAIR, LATE))
 LIMITS = PatchingLimits(tokens_per_slice=63)
 
 
 def estimate(
-    model: LanguageModel, request: SweepRequest, kernel: Kernel | None = None, pace: Pace | None = None
+    model: LanguageModel, request: RunSweep, kernel: Kernel | None = None, pace: Pace | None = None
 ) -> SweepEstimate:
     kernels = Kernels(kernel or fastest_kernel(model), FullForward(model))
     (found,) = drive(estimate_steps(model, request, LIMITS, kernels, None, pace or Pace(0.25)))
@@ -30,9 +32,9 @@ def estimate(
     return found
 
 
-def sweep(model: LanguageModel, request: SweepRequest, kernel: Kernel | None = None) -> SweepResult:
+def sweep(model: LanguageModel, request: RunSweep, kernel: Kernel | None = None) -> WholeSweep:
     *_, result = run_sweep(model, request, LIMITS, kernel)
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     return result
 
 
@@ -48,7 +50,7 @@ def sweep(model: LanguageModel, request: SweepRequest, kernel: Kernel | None = N
         {
             "sites": ("resid_pre", "mlp_out"),
             "pairs": (PromptPair("When Mary gave John", "When John and Mary gave Mary", "John", "Mary"),),
-            "spans": (Span("end", (3, 5), (5, 7)), Span("start", (0, 2), (0, 2))),
+            "spans": (PatchSpan("end", Range(3, 5), Range(5, 7)), PatchSpan("start", Range(0, 2), Range(0, 2))),
         },
     ],
 )

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+from actstore_api.records.patching import PromptPair, RunSweep, Screen, SweepResult
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, NotThere, StoreError
 from actstore_storage.upkeep.fsck import check_runs
@@ -18,18 +20,17 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SaeFeatures, Screen, SweepRequest
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.answer_cache import KeptSweeps
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
-from actstore_worker.patching.sweep import SweepCells, SweepUpdate
-from actstore_worker.patching.swept_pairs import SweepEnd
+from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
 from tests.made_models.random_models import save_model
 from tests.worker.patching.sweeping import assert_same
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
-REQUEST = SweepRequest("neox", "", (PAIR,), sites=("resid_pre", "z"))
+REQUEST = RunSweep(ModelReference("neox"), (PAIR,), sites=("resid_pre", "z"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ class Replica:
         self.sweeps, self.kept = Sweeps(limits, supplies), KeptSweeps(supplies, limits)
         self.served: Served = self.sweeps.serve(share(model, Turns()))
 
-    def ask(self, request: SweepRequest, finished: Finished = NOTHING_FINISHED) -> tuple[pa.Table, SweepEnd]:
+    def ask(self, request: RunSweep, finished: Finished = NOTHING_FINISHED) -> tuple[pa.Table, SweepResult]:
         async def everything() -> list[SweepUpdate]:
             return [update async for update in self.sweeps.run(self.served, request, finished)]
 
@@ -67,15 +68,15 @@ class Replica:
         return self.served.kernels.fast.count.computed
 
 
-def cells_and_end(updates: Sequence[SweepUpdate]) -> tuple[pa.Table, SweepEnd]:
+def cells_and_end(updates: Sequence[SweepUpdate]) -> tuple[pa.Table, SweepResult]:
     *_, end = updates
-    assert isinstance(end, SweepEnd)
-    return pa.concat_tables(update.rows for update in updates if isinstance(update, SweepCells)), end
+    assert isinstance(end, SweepResult)
+    return pa.concat_tables(update.rows for update in updates if isinstance(update, CheckedCells)), end
 
 
 @pytest.mark.parametrize("request_", [REQUEST, replace(REQUEST, screen=Screen(5))])
 def test_the_same_request_has_the_same_answer_from_another_replica_at_no_cost(
-    model: LanguageModel, bucket: LocalBucket, request_: SweepRequest
+    model: LanguageModel, bucket: LocalBucket, request_: RunSweep
 ) -> None:
     cells, end = Replica(model, bucket).ask(request_)
     other = Replica(model, bucket)
@@ -122,7 +123,7 @@ def test_another_model_of_that_name_has_another_key(model: LanguageModel, bucket
 
 def test_what_will_be_refused_has_no_key_and_is_refused_as_ever(model: LanguageModel, bucket: LocalBucket) -> None:
     replica = Replica(model, bucket)
-    request = replace(REQUEST, sites=(), features=SaeFeatures("nobody"))
+    request = replace(REQUEST, sites=(), sae="nobody")
     assert replica.kept.key(model, request, "resumed") is None
     with pytest.raises(ActstoreError) as refusal:
         replica.ask(request)
@@ -223,7 +224,7 @@ def test_a_kept_answer_goes_on_where_its_reader_was_cut_off(model: LanguageModel
 
 @pytest.mark.parametrize("request_", [REQUEST, replace(REQUEST, fresh=True)])
 def test_a_sweep_does_not_go_on_with_other_weights(
-    model: LanguageModel, bucket: LocalBucket, request_: SweepRequest
+    model: LanguageModel, bucket: LocalBucket, request_: RunSweep
 ) -> None:
     """Its process died, and the model's files were written again before another one took it up."""
     cells, end = Replica(model, bucket).ask(REQUEST)
@@ -236,7 +237,7 @@ def test_a_sweep_does_not_go_on_with_other_weights(
 def test_an_estimate_says_that_an_answer_is_kept(model: LanguageModel, bucket: LocalBucket) -> None:
     replica = Replica(model, bucket)
 
-    def estimate(request: SweepRequest) -> tuple[bool, bool]:
+    def estimate(request: RunSweep) -> tuple[bool, bool]:
         found = asyncio.run(replica.sweeps.estimate(replica.served, request))
         return found.cached, found.seconds == 0
 

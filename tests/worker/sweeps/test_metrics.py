@@ -1,4 +1,4 @@
-"""Metrics of logits, in double precision and in plain words; how far apart is far enough to be normalised."""
+"""Metrics of logits, in double precision and in plain words; how far apart is far enough to be normalized."""
 
 from dataclasses import fields, replace
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_worker.patching import metrics
-from actstore_worker.patching.metrics import NORMALISED, Metrics
+from actstore_worker.patching.metrics import NORMALIZED, Metrics
 
 ANSWERS = (3, 7)
 VOCABULARY = 50
@@ -79,11 +79,11 @@ def constant(value: float) -> Metrics:
     ("name", "apart"),
     [("logit_difference", 1e-3), ("log_probability", 1e-3), ("probability", 1e-5), ("loss", 1e-3), ("kl", 1e-4)],
 )
-def test_normalised_is_the_share_of_the_way_where_there_is_a_way(name: str, apart: float, sign: int) -> None:
+def test_normalized_is_the_share_of_the_way_where_there_is_a_way(name: str, apart: float, sign: int) -> None:
     """From the base run, at 0, to the source run, at 1."""
-    assert apart == NORMALISED[name]
+    assert apart == NORMALIZED[name]
     base, near, far = constant(2.0), constant(2.0 + 0.99 * sign * apart), constant(2.0 + 1.01 * sign * apart)
     found = replace(base, **{name: np.array([2.0, 2.0 + 1.01 * sign * apart, 2.0 + 2.02 * sign * apart])})
-    assert found.normalised(name, base, near) is None
-    np.testing.assert_allclose(found.normalised(name, base, far), [0, 1, 2], atol=1e-9)
-    assert found.normalised(name, constant(0.0), constant(sign * apart)) is not None  # just so far
+    assert found.normalized(name, base, near) is None
+    np.testing.assert_allclose(found.normalized(name, base, far), [0, 1, 2], atol=1e-9)
+    assert found.normalized(name, constant(0.0), constant(sign * apart)) is not None  # just so far

@@ -13,38 +13,46 @@ import pytest
 import torch
 from torch import Tensor
 
+from actstore_api.codec import encode
+from actstore_api.records.patching import (
+    PromptPair,
+    RunSweep,
+    RunSweepAnswer,
+    Screen,
+    SweepCells,
+    SweepProgress,
+    SweepResult,
+)
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
-from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, Screen, SweepRequest
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward, Patch
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.failover import TRIES, ProcessDied, going_on
 from actstore_worker.patching.serving.scheduler import FIRST_TOKEN_LAYERS, UPDATES_MAX, Job, Pace, Scheduler
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
 from actstore_worker.patching.steps import Logits, drive
 from actstore_worker.patching.sweep import (
+    CheckedCells,
     Kernels,
-    SweepCells,
-    SweepEnd,
-    SweepProgress,
-    SweepResult,
     SweepUpdate,
+    WholeSweep,
     fastest_kernel,
     run_sweep,
     sweep_steps,
 )
-from actstore_worker.wire.sweeps import sweep_response
 from tests.made_models.random_models import CONTEXT_LENGTH, save_model
 from tests.worker.patching.sweeping import assert_same, cells
 
 PAIR = PromptPair("When Mary and John went , Mary gave", "When Mary and John went , John gave", "John", "Mary")
 OTHER = PromptPair("When John and Mary went , John gave", "When John and Mary went , Mary gave", "Mary", "John")
-BIG = SweepRequest("neox", "", (PAIR,), sites=("resid_pre", "attn_out", "z", "mlp_out"), source="zero")
+BIG = RunSweep(ModelReference("neox"), (PAIR,), sites=("resid_pre", "attn_out", "z", "mlp_out"), source="zero")
 ONE = replace(BIG, pairs=(OTHER,), sites=("z",), layers=(1,), heads=(2,), only_positions=(7,), directions=("noise",))
 SCREENED = replace(BIG, source="prompt", sites=("z",), screen=Screen(5))
 LIMITS = PatchingLimits(tokens_per_slice=180)
@@ -66,7 +74,7 @@ class Side:
             self.kernels = Kernels(fastest_kernel(self.model), FullForward(self.model))
         self.pace = Pace(0.25)
 
-    def add(self, request: SweepRequest, kernels: Kernels | None = None) -> Job[Any]:
+    def add(self, request: RunSweep, kernels: Kernels | None = None) -> Job[Any]:
         steps = sweep_steps(self.model, request, LIMITS, kernels or self.kernels, budget=lambda: 100.0)
         job: Job[Any] = Job(self.model, steps, self.pace, lambda: None)
         self.scheduler.add(job)
@@ -83,9 +91,9 @@ class Side:
         raise AssertionError("the sweeps do not end")
 
 
-def alone(model: LanguageModel, request: SweepRequest) -> SweepResult:
+def alone(model: LanguageModel, request: RunSweep) -> WholeSweep:
     *_, result = run_sweep(model, request, LIMITS)
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     return result
 
 
@@ -117,7 +125,7 @@ def test_sweeps_of_one_model_share_batches_and_their_numbers_stay(model: Languag
         expected = alone(model, request)
         assert_same(cells(updates), expected.cells)
         end = updates[-1]
-        assert isinstance(end, SweepEnd)
+        assert isinstance(end, SweepResult)
         assert end.audit.token_layers == expected.audit.token_layers
         assert end.audit.token_layers_full == expected.audit.token_layers_full
         assert end.audit.audited_cells == expected.audit.audited_cells
@@ -137,7 +145,7 @@ def test_what_is_counted_for_sweeps_that_share_is_what_was_computed(
 
     monkeypatch.setattr(kernel, "run", watched)
     ended = [updates[-1] for updates in side.finish(side.add(BIG), side.add(ONE))]
-    counted = sum(end.audit.token_layers for end in ended if isinstance(end, SweepEnd))
+    counted = sum(end.audit.token_layers for end in ended if isinstance(end, SweepResult))
     assert controls
     assert counted == pytest.approx(kernel.count.computed - sum(controls), rel=1e-6)
 
@@ -203,7 +211,7 @@ def test_a_batch_that_fails_ends_only_the_sweep_whose_fault_it_is(model: Languag
     kernels = Kernels(Failing(model, [0, *words]), FullForward(model))
     good, bad = side.add(replace(ONE, pairs=(PAIR,)), kernels), side.add(ONE, kernels)
     (updates,) = side.finish(good)
-    assert isinstance(updates[-1], SweepEnd)
+    assert isinstance(updates[-1], SweepResult)
     with pytest.raises(RuntimeError, match="no memory"):
         list(bad.take())
 
@@ -248,7 +256,7 @@ def test_a_budget_that_is_smaller_than_a_cell_still_runs_one(model: LanguageMode
     expected = alone(model, BIG)
     assert_same(cells(updates), expected.cells)
     end = updates[-1]
-    assert isinstance(end, SweepEnd)
+    assert isinstance(end, SweepResult)
     assert end.audit.audited_cells == expected.audit.audited_cells
 
 
@@ -298,7 +306,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
     return Sweeps(LIMITS, Supplies(LocalBucket(tmp_path_factory.mktemp("store")), find_sae))
 
 
-async def updates_of(sweeps: Sweeps, served: Served, request: SweepRequest) -> list[SweepUpdate]:
+async def updates_of(sweeps: Sweeps, served: Served, request: RunSweep) -> list[SweepUpdate]:
     return [update async for update in sweeps.run(served, request, NOTHING_FINISHED)]
 
 
@@ -330,7 +338,7 @@ def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) 
 
 @pytest.mark.parametrize(("request_", "dies_after"), [(BIG, 0), (BIG, 1), (BIG, 7), (SCREENED, 0), (SCREENED, 1)])
 def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
-    model: LanguageModel, sweeps: Sweeps, request_: SweepRequest, dies_after: int
+    model: LanguageModel, sweeps: Sweeps, request_: RunSweep, dies_after: int
 ) -> None:
     served, begun, request_ = sweeps.serve(share(model, Turns())), [], replace(request_, fresh=True)
 
@@ -342,7 +350,7 @@ def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
                 if len(begun) == 1 and parts == dies_after:
                     raise ProcessDied
                 yield update
-                parts += isinstance(update, SweepCells)
+                parts += isinstance(update, CheckedCells)
 
     async def everything() -> list[SweepUpdate]:
         return [update async for update in going_on(start)]
@@ -352,7 +360,7 @@ def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
     assert [found.rows is not None for found in begun] == [False, dies_after > 0]
     assert_same(cells(updates), expected.cells)
     end = updates[-1]
-    assert isinstance(end, SweepEnd)
+    assert isinstance(end, SweepResult)
     assert end.audit.token_layers == expected.audit.token_layers
     assert end.audit.audited_cells == expected.audit.audited_cells
     assert (end.audit.rank_agreement is None) == (expected.audit.rank_agreement is None)
@@ -367,12 +375,13 @@ def test_no_message_grows_with_the_sweep(model: LanguageModel) -> None:
     words = " ".join(["When"] * (CONTEXT_LENGTH - 2))
     pairs = tuple(PromptPair(f"{words} Mary", f"{words} {other}", "John", "Mary") for other in ("John", "went") * 27)
     sites = ("resid_pre", "attn_out", "mlp_out", "resid_post", "z", "q", "k", "v", "pattern")
-    request = SweepRequest("neox", "", pairs, sites=sites)
+    request = RunSweep(ModelReference("neox"), pairs, sites=sites)
     kernels, limits = Kernels(fastest_kernel(model), FullForward(model)), PatchingLimits()
     rows, updates = 0, drive(sweep_steps(model, request, limits, kernels))
     for update in updates:
-        assert sweep_response(update).ByteSize() < 2 << 20
-        if isinstance(update, SweepCells):
+        told = SweepCells(update.rows) if isinstance(update, CheckedCells) else update
+        assert encode(RunSweepAnswer(told)).ByteSize() < 2 << 20
+        if isinstance(update, CheckedCells):
             rows += update.rows.num_rows
     assert rows == 54 * 2 * 3 * CONTEXT_LENGTH * (4 + 5 * 3)
     assert limits.cells * 0.94 < rows <= limits.cells

@@ -9,23 +9,23 @@ import pandas as pd
 import pytest
 import torch
 
-from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_api.records.patching import CellReference, JointCells, PromptPair, RunSweep, Screen, SweepProgress
+from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
-from actstore_worker.patching.inputs.request import JointCells, PatchingLimits, PromptPair, Screen, SweepRequest
 from actstore_worker.patching.kernels.recording import record
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import plan_sweep
 from actstore_worker.patching.screening import choose_cells, exact_count, rank_agreement
-from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
-from actstore_worker.wire.sweeps import sweep_request, sweep_response
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.small_models import SAVERS
 from tests.worker.models.hand_built import gate
 
 PAIRS = (PromptPair("abcdefgh", "abXdefgh", "a", "b"), PromptPair("stuvwxyz", "stuQwxyz", "c", "d"))
-REQUEST = SweepRequest("gpt2", "", PAIRS, sites=("resid_pre", "attn_out", "q", "k", "z"), layers=(0, 2))
+REQUEST = RunSweep(ModelReference("gpt2"), PAIRS, sites=("resid_pre", "attn_out", "q", "k", "z"), layers=(0, 2))
 LIMITS = PatchingLimits(tokens_per_slice=64)
 
 
@@ -36,9 +36,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return load_model(ModelCatalog((folder,)).find_model("gpt2"), device=torch.device("cpu"))
 
 
-def updates_of(model: LanguageModel, request: SweepRequest) -> tuple[list[SweepProgress], SweepResult]:
+def updates_of(model: LanguageModel, request: RunSweep) -> tuple[list[SweepProgress], WholeSweep]:
     *progress, result = run_sweep(model, request, LIMITS)
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     return [update for update in progress if isinstance(update, SweepProgress)], result
 
 
@@ -81,14 +81,14 @@ def test_the_chosen_are_those_of_the_largest_mean_estimate_in_both_pairs(model: 
             assert {i for i, row in enumerate(rows) if row["rank"] is not None and row["position"] > 2} >= expected
 
 
-def test_estimates_are_of_the_normalised_effect(tmp_path: Path) -> None:
+def test_estimates_are_of_the_normalized_effect(tmp_path: Path) -> None:
     """The AND: at the corrupt prompt neither half has a gradient, at the clean one each is the whole effect; and so C
     comes first, and is what is computed.
     """
     gate(tmp_path / "and", "and")
     model = load_model(ModelCatalog((tmp_path,)).find_model("and"), device=torch.device("cpu"))
     pair = PromptPair("a1 b1 end", "a0 b0 end", "yes", "no")
-    request = SweepRequest("and", "", (pair,), sites=("z", "mlp_out"), positions="last", screen=Screen(1))
+    request = RunSweep(ModelReference("and"), (pair,), sites=("z", "mlp_out"), positions="last", screen=Screen(1))
     _, result = updates_of(model, request)
     rows = result.cells.to_pylist()
     found = {(row["direction"], row["site"], row["layer"], row["head"]): row for row in rows}
@@ -96,7 +96,7 @@ def test_estimates_are_of_the_normalised_effect(tmp_path: Path) -> None:
         for head in (0, 1):
             assert found[direction, "z", 0, head]["estimate"] == pytest.approx(half, abs=1e-2)
         assert found[direction, "mlp_out", 1, None]["estimate"] == pytest.approx(1, abs=1e-2)
-    computed = [(row["direction"], row["site"], row["layer"]) for row in rows if row["normalised"] is not None]
+    computed = [(row["direction"], row["site"], row["layer"]) for row in rows if row["normalized"] is not None]
     assert ("denoise", "mlp_out", 1) in computed
     assert len(computed) == 2
 
@@ -115,9 +115,9 @@ def test_rank_agreement_is_spearmans(model: LanguageModel) -> None:
                 row
                 for row in result.cells.to_pylist()
                 if (row["pair"], row["direction"], row["unchanged"]) == (pair, direction, False)
-                and row["normalised"] is not None
+                and row["normalized"] is not None
             ]
-            found.append(spearman([row["estimate"] for row in rows], [row["normalised"] for row in rows]))
+            found.append(spearman([row["estimate"] for row in rows], [row["normalized"] for row in rows]))
     assert result.audit.rank_agreement == pytest.approx(np.mean(found), abs=1e-6)
     assert updates_of(model, REQUEST)[1].audit.rank_agreement is None
 
@@ -153,7 +153,13 @@ def test_progress_ends_where_it_said(model: LanguageModel) -> None:
         ({"screen": Screen(0)}, "ARGUMENT_INVALID", "screen.exact_cells", "0", "1..200000"),
         ({"screen": Screen(200_001)}, "LIMIT_EXCEEDED", "screen.exact_cells", "200001", "1..200000"),
         ({"window_layers": 2}, "ARGUMENT_INVALID", "window_layers", "2", "1, with a screen"),
-        ({"joint": (JointCells("both", (("z.0.0", 1),)),)}, "ARGUMENT_INVALID", "joint", "both", "none, with a screen"),
+        (
+            {"joint": (JointCells("both", (CellReference("z.0.0", 1),)),)},
+            "ARGUMENT_INVALID",
+            "joint",
+            "both",
+            "none, with a screen",
+        ),
     ],
 )
 def test_refusals(
@@ -163,18 +169,3 @@ def test_refusals(
         plan_sweep(model, replace(REQUEST, **{"screen": Screen(3), **change}), LIMITS)
     assert refusal.value.reason == reason
     assert refusal.value.details == {"field": field, "value": value, "allowed": allowed}
-
-
-def test_a_screen_goes_over_the_wire(model: LanguageModel) -> None:
-    message = patching_pb2.RunSweepRequest(
-        model=capture_pb2.ModelReference(name="gpt2"), clean="abc", corrupt="abd", clean_answer="a", corrupt_answer="b"
-    )
-    assert sweep_request(message).screen is None
-    assert not sweep_response(updates_of(model, sweep_request(message))[1]).result.audit.HasField("rank_agreement")
-    message.screen.exact_cells = 5
-    assert sweep_request(message).screen == Screen(5)
-    message.screen.qk_correction = message.screen.grad_drop = True
-    assert sweep_request(message).screen == Screen(5, qk_correction=True, grad_drop=True)
-    _, result = updates_of(model, sweep_request(message))
-    assert sweep_response(result).result.audit.rank_agreement == result.audit.rank_agreement
-    assert min(result.cells["estimate"].to_pylist()) >= 0

@@ -10,20 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from actstore_api.records.patching import CellReference, JointCells, PromptPair, RunSweep, SweepProgress
+from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import JointCells, PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.kernels.full import FullForward, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import DEFAULT_KINDS, plan_sweep
-from actstore_worker.patching.sweep import SweepProgress, SweepResult, run_sweep
+from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.random_models import BUILDERS, CONTEXT_LENGTH, save_model
 
 CLEAN, CORRUPT = "When Mary and John went , Mary gave", "When Mary and John went , John gave"
 PAIR = PromptPair(CLEAN, CORRUPT, "John", "Mary")
-REQUEST = SweepRequest("model", "", (PAIR,))
+REQUEST = RunSweep(ModelReference("model"), (PAIR,))
 # Small enough that a sweep of these prompts takes many slices, and the last one is not full.
 LIMITS = PatchingLimits(cells=10_000, tokens_per_slice=63)
 
@@ -49,13 +51,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]
     return {kind: load_model(catalog.find_model(kind), device=torch.device("cpu")) for kind in (*BUILDERS, "no-bos")}
 
 
-def sweep(model: LanguageModel, request: SweepRequest = REQUEST, limits: PatchingLimits = LIMITS) -> SweepResult:
+def sweep(model: LanguageModel, request: RunSweep = REQUEST, limits: PatchingLimits = LIMITS) -> WholeSweep:
     *_, result = run_sweep(model, request, limits)
-    assert isinstance(result, SweepResult)
+    assert isinstance(result, WholeSweep)
     return result
 
 
-def changed(change: dict[str, Any]) -> SweepRequest:
+def changed(change: dict[str, Any]) -> RunSweep:
     of_pair = {name: value for name, value in change.items() if name in PromptPair.__dataclass_fields__}
     others = {name: value for name, value in change.items() if name not in of_pair}
     return replace(REQUEST, **{"pairs": (replace(PAIR, **of_pair),), **others})
@@ -121,7 +123,7 @@ def test_every_cell_equals_plain_hooks(models: dict[str, LanguageModel], kind: s
         expected = twin.patched(base, source, row["site"], row["layer"], row["position"], row["head"])
         assert row["logit_difference"] == pytest.approx(expected, abs=1e-5), row
         low, high = (difference[name] for name in (("corrupt", "clean") if base is corrupt else ("clean", "corrupt")))
-        assert row["normalised"] == pytest.approx((expected - low) / (high - low), abs=1e-5 / abs(high - low) * 4)
+        assert row["normalized"] == pytest.approx((expected - low) / (high - low), abs=1e-5 / abs(high - low) * 4)
 
 
 def test_grid_is_complete_and_in_order(models: dict[str, LanguageModel]) -> None:
@@ -166,7 +168,7 @@ def test_progress_counts_every_slice(models: dict[str, LanguageModel]) -> None:
     assert of_direction == sorted(of_direction)
     assert (of_direction[0], of_direction[-1]) == (0, cells)
     assert [found.cells_done for found in progress[len(of_direction) :]] == [cells + done for done in of_direction]
-    assert isinstance(updates[-1], SweepResult)
+    assert isinstance(updates[-1], WholeSweep)
 
 
 def test_slices_do_not_change_the_numbers(models: dict[str, LanguageModel]) -> None:
@@ -222,8 +224,8 @@ def test_provenance_is_of_a_live_answer(models: dict[str, LanguageModel]) -> Non
         ({"source": "noise"}, "ARGUMENT_INVALID", "source", "noise", "prompt, zero, mean, resample"),
         ({"window_layers": 4}, "ARGUMENT_INVALID", "window_layers", "4", "1..3"),
         ({"joint": (JointCells("all", ()),)}, "ARGUMENT_INVALID", "cells of 'all'", "0", "1..1024"),
-        ({"joint": (JointCells("far", (("z.1.0", 9),)),)}, "ARGUMENT_INVALID", "joint", "9", "0..8"),
-        ({"joint": (JointCells("head", (("z.1.3", 0),)),)}, "SITE_UNKNOWN", "site", "z.1.3", "heads 0..2"),
+        ({"joint": (JointCells("far", (CellReference("z.1.0", 9),)),)}, "ARGUMENT_INVALID", "joint", "9", "0..8"),
+        ({"joint": (JointCells("head", (CellReference("z.1.3", 0),)),)}, "SITE_UNKNOWN", "site", "z.1.3", "heads 0..2"),
         (
             {"pairs": (PAIR, replace(PAIR, clean="a b", corrupt="b b"))},
             "PROMPT_LENGTHS_DIFFER",
@@ -329,7 +331,7 @@ def test_metrics_are_their_definitions(models: dict[str, LanguageModel]) -> None
             assert row[name] == pytest.approx(value, abs=1e-5), (name, row)
             if name != "rank" and abs(high[name] - low[name]) > 1e-5:
                 expected = (value - low[name]) / (high[name] - low[name])
-                assert row[f"normalised_{name}"] == pytest.approx(expected, rel=1e-2, abs=1e-2), (name, row)
+                assert row[f"normalized_{name}"] == pytest.approx(expected, rel=1e-2, abs=1e-2), (name, row)
     for row in result.baselines.to_pylist():
         expected = metrics(logits_of(row["prompt"], None), at_source)
         for name in ("log_probability", "probability", "loss", "rank"):
@@ -339,7 +341,7 @@ def test_metrics_are_their_definitions(models: dict[str, LanguageModel]) -> None
 def test_windows_positions_and_joint_cells_are_sets_of_cells(models: dict[str, LanguageModel]) -> None:
     """Each is what the whole model makes of the same cells, and named as it was asked for."""
     model = models["neox"]
-    joint = JointCells("both", (("z.1.0", 8), ("mlp_out.2", 7)))
+    joint = JointCells("both", (CellReference("z.1.0", 8), CellReference("mlp_out.2", 7)))
     request = replace(REQUEST, sites=("attn_out",), window_layers=2, positions="all", joint=(joint,))
     result = sweep(model, request)
     rows = [row for row in result.cells.to_pylist() if row["direction"] == "noise"]

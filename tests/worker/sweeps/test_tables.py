@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actstore_api.records.patching import Screen
 from actstore_worker.patching.direct import Share
-from actstore_worker.patching.inputs.request import Screen
 from actstore_worker.patching.metrics import Metrics
 from actstore_worker.patching.plan import Entry
 from actstore_worker.patching.tables import ComputedCells, baseline_table, cell_table, direct_table, token_table
@@ -19,7 +19,7 @@ GRID = (Entry((), "z", 1, 2, 3), Entry((), "features", 0, feature=7), Entry((), 
 ALWAYS = ["pair", "direction", "site", "unchanged"]
 WHERE_THERE = ["layer", "position", "head", "feature", "name", "token"]
 METRICS = ["logit_difference", "log_probability", "probability", "loss", "rank", "kl"]
-NORMALISED = ["normalised", "normalised_log_probability", "normalised_probability", "normalised_loss", "normalised_kl"]
+NORMALIZED = ["normalized", "normalized_log_probability", "normalized_probability", "normalized_loss", "normalized_kl"]
 
 
 def metrics(*values: float) -> Metrics:
@@ -61,11 +61,11 @@ def test_a_row_says_where_it_is_and_what_is_of_no_place_is_null() -> None:
 
 def test_where_all_is_computed_every_metric_has_a_number() -> None:
     found = table()
-    assert sorted(found.column_names) == sorted([*ALWAYS, *WHERE_THERE, *METRICS, *NORMALISED])
+    assert sorted(found.column_names) == sorted([*ALWAYS, *WHERE_THERE, *METRICS, *NORMALIZED])
     assert [field.name for field in found.schema if not field.nullable] == [*ALWAYS, *METRICS]
     for name in METRICS:
         assert found[name].to_pylist() == [1, 2, 3]
-    for name in NORMALISED:
+    for name in NORMALIZED:
         assert found[name].to_pylist() == [0.5, 1, 1.5]
 
 
@@ -73,7 +73,7 @@ def test_what_a_screen_did_not_choose_has_an_estimate_alone() -> None:
     found = table(Screen(2), (1.0, -4.0, -0.0), exact=(True, False, True))
     assert [field.name for field in found.schema if not field.nullable] == ALWAYS
     assert found["kl"].to_pylist() == [1, None, 2]
-    assert found["normalised"].to_pylist() == [0.5, None, 1]
+    assert found["normalized"].to_pylist() == [0.5, None, 1]
     assert found["estimate"].to_pylist() == [0.5, -2, 0]
     assert not np.signbit(found["estimate"].to_numpy()[2])
     assert "estimate" not in table(Screen(2), None).column_names
@@ -89,7 +89,7 @@ def test_an_estimate_without_a_sign_stays_without_one(grad_drop: bool, expected:
 
 def test_between_sides_that_are_one_there_are_no_shares() -> None:
     found = table(Screen(3), (1.0, 2.0, 3.0), sides=(2.0, 2.0 + 1e-6))
-    for name in (*NORMALISED, "estimate"):
+    for name in (*NORMALIZED, "estimate"):
         assert found[name].null_count == 3
     assert found["kl"].null_count == 0
     assert table(Screen(3), (1.0, 2.0, 3.0), sides=(0.0, 1e-3))["estimate"].to_pylist() == [1e3, 2e3, 3e3]

@@ -9,12 +9,21 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from actstore_api.reasons import REASONS, Kind
+from actstore_api.records import capture as told
+from actstore_api.records.capture import (
+    CaptureEstimate,
+    CaptureProgress,
+    CaptureSpecification,
+    DatasetFiles,
+    GetCaptureTotalsAnswer,
+)
 from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import check_same_run
@@ -23,8 +32,7 @@ from actstore_worker.capture.encode_plan import EncodePlan, RunPlan
 from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.plan import Plan
-from actstore_worker.capture.progress import NO_FILES, CaptureState, DatasetFiles, Estimate, Progress, State, Totals
-from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.progress import NO_FILES, CaptureState
 from actstore_worker.capture.shards.worker import TASKS, EncodeTask, ShardReport, ShardTask, Task
 from actstore_worker.settings import CoordinatorLimits
 
@@ -60,18 +68,18 @@ class Worker(Protocol):
 class Preparer(Protocol):
     """What is asked of models, datasets and the bucket, on threads."""
 
-    def plan(self, request: CaptureRequest) -> RunPlan:
+    def plan(self, request: CaptureSpecification) -> RunPlan:
         """Without a trace in the bucket."""
 
-    def begin(self, plan: RunPlan, request: CaptureRequest) -> Snapshot:
+    def begin(self, plan: RunPlan, request: CaptureSpecification) -> Snapshot:
         """The run, in the bucket, and wanted: whoever coordinates after us finishes it."""
 
     def unwant(self, run: str) -> None: ...
 
-    def give_up(self, run: str) -> Progress | None:
+    def give_up(self, run: str) -> CaptureProgress | None:
         """Unwants a run that nobody works on. None: it was not wanted."""
 
-    def wanted(self) -> dict[str, CaptureRequest]:
+    def wanted(self) -> dict[str, CaptureSpecification]:
         """By run."""
 
     def fold(self, run: str) -> None:
@@ -95,7 +103,7 @@ class Coordinator:
         self._by_run: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._planning = asyncio.Semaphore(limits.plans)
-        self._totals = Totals()
+        self._totals: Counter[str] = Counter()  # by field of what is told of them
         self.add_workers(list(workers))
 
     def add_workers(self, workers: list[Worker]) -> None:
@@ -104,7 +112,7 @@ class Coordinator:
         for worker in [worker for _ in range(TASKS) for worker in workers]:
             self._idle.put_nowait(worker)
 
-    async def submit(self, request: CaptureRequest) -> str:
+    async def submit(self, request: CaptureSpecification) -> str:
         """The run's name once it is planned and in the bucket. Errors: whatever is wrong with the request, of which
         there is then no trace in the bucket.
         """
@@ -142,7 +150,7 @@ class Coordinator:
                 whole = whole and error.reason not in _PAUSING
         return whole
 
-    async def estimate(self, request: CaptureRequest) -> Estimate:
+    async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
         async with self._planning:
             plan = await asyncio.to_thread(self._preparer.plan, request)
         # A worker that does not answer counts for nothing.
@@ -150,7 +158,7 @@ class Coordinator:
         speeds = await asyncio.gather(*answers, return_exceptions=True)
         flops = sum(speed for speed in speeds if isinstance(speed, float)) * _FLOPS_SHARE
         work = flops_per_token(plan) * plan.record.tokens_total
-        return Estimate(
+        return CaptureEstimate(
             documents=plan.documents if isinstance(plan, Plan) else 0,
             sequences=plan.record.sequences_total,
             tokens=plan.record.tokens_total,
@@ -162,7 +170,7 @@ class Coordinator:
             dataset_files=_dataset_files(plan),
         )
 
-    async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
+    async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         """Progress and its version: at once where it is newer than `version`, else at the next change or heartbeat."""
         capture = self._find(run)
         if capture.version <= version and capture.active:
@@ -170,7 +178,7 @@ class Coordinator:
                 await asyncio.wait_for(capture.changed.wait(), self._limits.heartbeat_seconds)
         return capture.version, capture.progress()
 
-    async def cancel(self, run: str) -> Progress:
+    async def cancel(self, run: str) -> CaptureProgress:
         """Gives out no more shards and interrupts those under way. What is committed stays.
 
         A run that is wanted, and that nobody works on because it could not be resumed, is wanted no longer.
@@ -182,13 +190,13 @@ class Coordinator:
         capture = self._find(run)
         if not capture.active:
             raise NotThere(
-                f"run {run!r} is not being captured: it is {capture.state.value.lower()}",
+                f"run {run!r} is not being captured: it is {capture.state}",
                 reason="CAPTURE_NOT_FOUND",
                 field="run",
                 value=run,
                 allowed=self._running(),
             )
-        await self._end(capture, State.CANCELLED)
+        await self._end(capture, "cancelled")
         under_way = [(attempt, worker) for attempt, (of, worker) in self._in_flight.items() if of == run]
         with contextlib.suppress(TimeoutError):  # a worker that does not answer has nothing to interrupt
             async with asyncio.timeout(self._limits.heartbeat_seconds):
@@ -197,9 +205,8 @@ class Coordinator:
                 )
         return capture.progress()
 
-    async def totals(self) -> Totals:
-        self._totals.captures_running = len(self._running())
-        return self._totals
+    async def totals(self) -> GetCaptureTotalsAnswer:
+        return GetCaptureTotalsAnswer(captures_running=len(self._running()), **self._totals)
 
     async def _run(self, capture: CaptureState, plan: RunPlan) -> None:
         """All captures share the workers, first come, first served. A shard goes out once a worker is idle."""
@@ -230,11 +237,11 @@ class Coordinator:
             return
         if capture.failed_shards:
             _, first = min(capture.failed_shards.items())
-            await self._end(capture, State.FAILED, first)
+            await self._end(capture, "failed", first)
         else:
-            await self._end(capture, State.COMPLETE)
+            await self._end(capture, "complete")
 
-    async def _end(self, capture: CaptureState, state: State, failure: Failure | None = None) -> None:
+    async def _end(self, capture: CaptureState, state: told.CaptureState, failure: Failure | None = None) -> None:
         """Once: nobody who hears of the end finds the run still wanted, and whoever submits it again waits for this."""
         capture.pending.clear()
         async with capture.ending:
@@ -242,8 +249,7 @@ class Coordinator:
                 return
             await self._unwant(capture.record.run)
             capture.end(state, failure)
-        counted = f"captures_{state.value.lower()}"
-        setattr(self._totals, counted, getattr(self._totals, counted) + 1)
+        self._totals[f"captures_{state}"] += 1
 
     async def _attempt(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
         """Once. A shard that failed and is to be tried again goes back among those pending."""
@@ -252,13 +258,13 @@ class Coordinator:
             return
         if failure.reason in _PAUSING:
             if capture.pause(failure) > self._limits.patience_seconds:
-                await self._end(capture, State.FAILED, failure)
+                await self._end(capture, "failed", failure)
                 return
             await asyncio.sleep(self._limits.pause_seconds)
         elif not self._may_try_again(capture, shard, failure):
             capture.fail_shard(shard, failure)
             if REASONS[failure.reason].kind in _HOPELESS and failure.reason not in _CERTAIN:
-                await self._end(capture, State.FAILED, failure)
+                await self._end(capture, "failed", failure)
             return
         else:
             await asyncio.sleep(self._limits.retry_seconds)
@@ -327,9 +333,9 @@ class Coordinator:
 
     def _count(self, capture: CaptureState, report: ShardReport) -> None:
         if report.won:
-            self._totals.shards_committed += 1
-            self._totals.tokens_committed += report.tokens
-            self._totals.bytes_committed += report.bytes
+            self._totals["shards_committed"] += 1
+            self._totals["tokens_committed"] += report.tokens
+            self._totals["bytes_committed"] += report.bytes
         else:
             capture.shuffle()
         if capture.active:

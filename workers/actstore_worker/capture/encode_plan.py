@@ -1,24 +1,26 @@
 """From a request over another run's rows to its run: what SAEs are to be encoded, looked up and checked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
+from actstore_api.records.capture import CaptureSpecification, DatasetReference
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket, check_name
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
 from actstore_storage.runs.opening import open_run
-from actstore_worker.capture.options import feature_bytes
+from actstore_worker.capture.options import feature_bytes, row_filters, stored_positions
 from actstore_worker.capture.plan import Plan, default_run_name
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.provenance import code_version
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.formats.loading import load_sae
 
-_NOTHING_ASKED = CaptureRequest(model="", dataset="")
 # What a run over another's rows has of its own.
 _OWN = frozenset({"run", "saes", "rows_of"})
+_NOTHING_ASKED = CaptureSpecification()
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class EncodePlan:
 RunPlan = Plan | EncodePlan
 
 
-def plan_encoding(request: CaptureRequest, bucket: Bucket, catalog: ModelCatalog, device: str) -> EncodePlan:
+def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelCatalog, device: str) -> EncodePlan:
     """Errors: BadRequest or NotThere with field, value and what is allowed."""
     if request.run:
         check_name(request.run, "run")
@@ -78,16 +80,45 @@ def _complete_run(bucket: Bucket, run: str) -> RunRecord:
     return snapshot.record
 
 
-def _check_taken_over(request: CaptureRequest, standing: Specification) -> None:
+def _check_taken_over(request: CaptureSpecification, standing: Specification) -> None:
     """What the request says beside its SAEs is what the other run says."""
-    for name in (field.name for field in fields(CaptureRequest)):
+    for field, asked, stands in _said(request, standing):
+        if asked != stands:
+            message = f"{field} is {asked!r}, and run {request.rows_of} was captured with {stands!r}"
+            raise BadRequest(message, field=field, value=asked, allowed=f"{stands!r}, or leave it out")
+
+
+def _said(request: CaptureSpecification, standing: Specification) -> Iterator[tuple[str, Any, Any]]:
+    """What the request says of its own accord: the field, what it says, and what stands in the other run."""
+    for name in (field.name for field in fields(CaptureSpecification)):
         asked = getattr(request, name)
         if name in _OWN or asked == getattr(_NOTHING_ASKED, name):
             continue
-        stands = standing.sink_ratio or 0.0 if name == "sink_ratio" else getattr(standing, name)
-        if asked != stands:
-            message = f"{name} is {asked!r}, and run {request.rows_of} was captured with {stands!r}"
-            raise BadRequest(message, field=name, value=asked, allowed=f"{stands!r}, or leave it out")
+        if name == "model":
+            yield from _said_of_model(asked, standing)
+        elif name == "dataset":
+            yield from _said_of_dataset(asked, standing)
+        elif name == "positions":
+            yield name, stored_positions(asked), standing.positions
+        elif name == "sink_ratio":
+            yield name, asked, standing.sink_ratio or 0.0
+        else:
+            yield name, asked, getattr(standing, name)
+
+
+def _said_of_model(asked: ModelReference, standing: Specification) -> Iterator[tuple[str, Any, Any]]:
+    yield "model", asked.name, standing.model
+    if asked.revision:
+        yield "model.revision", asked.revision, standing.model_revision
+
+
+def _said_of_dataset(asked: DatasetReference, standing: Specification) -> Iterator[tuple[str, Any, Any]]:
+    yield "dataset", asked.name, standing.dataset
+    for name in ("text_field", "tokens_field", "source_field", "max_documents", "max_tokens"):
+        if (value := getattr(asked, name)) != getattr(DatasetReference, name):
+            yield f"dataset.{name}", value, getattr(standing, name)
+    if asked.row_filters:
+        yield "dataset.row_filters", row_filters(asked), standing.row_filters
 
 
 def _check_stored(sae: SparseAutoencoder, base: RunRecord) -> None:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actstore_api.records import capture as asked
+from actstore_api.records.capture import CaptureSpecification, DatasetReference
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.keys import features_product, index_product
 from actstore_storage.format.positions import KINDS_BY_PLACE, selected
 from actstore_storage.format.products import NORMS, POSITIONS, TOKENS
 from actstore_storage.format.sites import Site
 from actstore_storage.format.sketches import SKETCH_K
-from actstore_storage.format.specification import DTYPES, Positions
-from actstore_worker.capture.request import CaptureRequest
+from actstore_storage.format.specification import DTYPES, Positions, RowFilter
 from actstore_worker.datasets.documents import DocumentQuery
 from actstore_worker.datasets.row_filters import check_filter
 from actstore_worker.datasets.sequences import TokenSequences
@@ -47,39 +48,63 @@ class StoreOptions:
     sink_ratio: float | None
 
 
-def document_query(request: CaptureRequest) -> DocumentQuery:
-    for found in request.row_filters:
+def document_query(dataset: DatasetReference) -> DocumentQuery:
+    filters = row_filters(dataset)
+    for found in filters:
         check_filter(found)
-    if request.max_documents is not None and request.max_documents < 1:
-        raise _invalid("dataset.max_documents", request.max_documents, "1 or more")
-    if request.tokens_field and request.text_field:
-        raise _invalid("dataset.tokens_field", request.tokens_field, "either tokens_field or text_field")
+    if dataset.max_documents is not None and dataset.max_documents < 1:
+        raise _invalid("dataset.max_documents", dataset.max_documents, "1 or more")
+    if dataset.tokens_field and dataset.text_field:
+        raise _invalid("dataset.tokens_field", dataset.tokens_field, "either tokens_field or text_field")
     return DocumentQuery(
-        text_field="" if request.tokens_field else request.text_field or "text",
-        tokens_field=request.tokens_field,
-        source_field=request.source_field,
-        row_filters=request.row_filters,
-        max_documents=request.max_documents,
+        text_field="" if dataset.tokens_field else dataset.text_field or "text",
+        tokens_field=dataset.tokens_field,
+        source_field=dataset.source_field,
+        row_filters=filters,
+        max_documents=dataset.max_documents,
     )
 
 
+def row_filters(dataset: DatasetReference) -> tuple[RowFilter, ...]:
+    """The filters as a run's specification has them: of one value that value, of several a list.
+
+    Errors: BadRequest for a comparison with one value that has none, or several.
+    """
+    return tuple(map(_row_filter, dataset.row_filters))
+
+
+def _row_filter(found: asked.RowFilter) -> RowFilter:
+    several = found.comparison in ("in", "not in")
+    if len(found.values) != 1 and not several:
+        allowed = "one value, or any number for in and not in"
+        message = f"the filter of {found.column} has {len(found.values)} values"
+        raise BadRequest(message, field="dataset.row_filters", value=found.column, allowed=allowed)
+    return RowFilter(found.column, found.comparison, found.values if several else found.values[0])
+
+
+def stored_positions(positions: asked.Positions) -> Positions:
+    """The positions as a run's specification has them."""
+    return Positions(**vars(positions))
+
+
 def checked_options(
-    request: CaptureRequest, model: ModelDescription, dense: Sequence[Site], saes: Sequence[SparseAutoencoder]
+    request: CaptureSpecification, model: ModelDescription, dense: Sequence[Site], saes: Sequence[SparseAutoencoder]
 ) -> StoreOptions:
-    dtype = _dtype("dtype", request.dtype or "float32")
-    storage = _dtype("storage_dtype", request.storage_dtype or dtype)
+    dtype = request.dtype or "float32"
+    storage = request.storage_dtype or dtype
     ratio = SINK_RATIO if request.sink_ratio is None else request.sink_ratio
     if not (ratio == 0 or 1 < ratio < np.inf):
         raise _invalid("sink_ratio", ratio, "above 1, or 0 to flag none")
     if request.packing:
         _check_packing(model, dense)
-    _check_positions(request.positions, saes)
+    positions = stored_positions(request.positions)
+    _check_positions(positions, saes)
     return StoreOptions(
         dtype=dtype,
         storage_dtype="" if storage == dtype else storage,
         widen_on_overflow=request.widen_on_overflow,
         packing=request.packing,
-        positions=request.positions if dense else Positions(),
+        positions=positions if dense else Positions(),
         sink_ratio=ratio or None,
     )
 
@@ -174,12 +199,6 @@ def _check_positions(positions: Positions, saes: Sequence[SparseAutoencoder]) ->
             value=positions.feature,
             allowed=f"0..{widths[positions.sae] - 1}",
         )
-
-
-def _dtype(field: str, dtype: str) -> str:
-    if dtype not in DTYPES:
-        raise BadRequest(f"{field} {dtype!r} is not known", field=field, value=dtype, allowed=DTYPES)
-    return dtype
 
 
 def _invalid(field: str, value: object, allowed: object) -> BadRequest:

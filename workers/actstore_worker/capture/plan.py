@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from actstore_api.records.capture import CaptureSpecification, DatasetFiles, DatasetReference
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.norm_columns import L2, NormColumn, columns_beside, statistics_names
@@ -18,8 +20,6 @@ from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
 from actstore_worker.capture.options import bytes_by_product, checked_options, document_query, sketch_bytes
-from actstore_worker.capture.progress import DatasetFiles
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import Document, documents
 from actstore_worker.datasets.places import DatasetPlaces
@@ -83,24 +83,25 @@ class Plan:
         return self.sources.take(self.shard_sequences(shard).documents)
 
 
-def plan_capture(request: CaptureRequest, catalog: ModelCatalog, settings: PlanSettings) -> Plan:
+def plan_capture(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings) -> Plan:
     """Errors: BadRequest or NotThere with field, value and what is allowed."""
     if request.run:
         check_name(request.run, "run")
     batch = _count(
         request.sequences_per_batch, settings.sequences_per_batch, SEQUENCES_PER_BATCH_MAX, "sequences_per_batch"
     )
-    query = document_query(request)
-    dataset = settings.datasets.find(request.dataset)
-    source = catalog.find_model(request.model, request.model_revision)
+    named_model, named_dataset = _named(request)
+    query = document_query(named_dataset)
+    dataset = settings.datasets.find(named_dataset.name)
+    source = catalog.find_model(named_model.name, named_model.revision)
     model = describe_model(source)
-    shape = _shape(request, model)
+    shape = _shape(request, named_dataset.max_tokens, model)
     dense, norms = _sites(request, model)
     sae_paths = {name: catalog.find_sae(name) for name in dict.fromkeys(request.saes)}
     saes = tuple(_fitting_sae(path, name, model) for name, path in sae_paths.items())
     options = checked_options(request, model, dense, saes)
     noted = _NotedSources()
-    with _naming_dataset(request.dataset):
+    with _naming_dataset(named_dataset.name):
         tokenised = tokenise(model, noted.passing(documents(dataset, query)), shape)
     sequences = tokenised.sequences
     widths = {str(site): model.site_width(site, shape.context_length) for site in dense}
@@ -112,16 +113,16 @@ def plan_capture(request: CaptureRequest, catalog: ModelCatalog, settings: PlanS
         sizes[NORM_SKETCHES] = sketch_bytes(names, sequences, model.bos_id, shards)
     _check_run_bytes(sizes, settings.run_bytes_max)
     specification = Specification(
-        model=request.model,
-        model_revision=request.model_revision,
+        model=named_model.name,
+        model_revision=named_model.revision,
         weights_sha256=model.weights_sha256,
         config_sha256=model.config_sha256,
         attention_implementation=_attention(model, map(str, dense)),
         tokenizer_sha256=model.tokenizer_sha256,
-        dataset=request.dataset,
+        dataset=named_dataset.name,
         dataset_sha256=tokenised.sha256,
         text_field=query.text_field,
-        max_tokens=request.max_tokens,
+        max_tokens=named_dataset.max_tokens,
         context_length=shape.context_length,
         prepend_bos=shape.prepend_bos,
         dense_sites=tuple(map(str, dense)),
@@ -129,11 +130,11 @@ def plan_capture(request: CaptureRequest, catalog: ModelCatalog, settings: PlanS
         saes=tuple(SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes),
         sequences_per_shard=per_shard,
         sequences_per_batch=batch,
-        tokens_field=request.tokens_field,
-        row_filters=request.row_filters,
-        max_documents=request.max_documents,
+        tokens_field=query.tokens_field,
+        row_filters=query.row_filters,
+        max_documents=query.max_documents,
         marked_special=model.marks_special,
-        source_field=request.source_field,
+        source_field=query.source_field,
         **asdict(options) | {"positions": options.positions},
     )
     record = _record(request, specification, model, sequences, settings.device)
@@ -142,6 +143,14 @@ def plan_capture(request: CaptureRequest, catalog: ModelCatalog, settings: PlanS
     files = DatasetFiles(len(dataset.files), len(dataset.not_read), dataset.not_read[:FILES_TOLD])
     seen, begun = tokenised.documents, tokenised.documents_with_bos
     return Plan(record, sequences, source, model, sae_paths, saes, seen, sizes, sources, files, begun)
+
+
+def _named(request: CaptureSpecification) -> tuple[ModelReference, DatasetReference]:
+    """Errors: BadRequest where one is not named: only what is encoded over another run's rows needs neither."""
+    if request.model is None or request.dataset is None:
+        field = "model" if request.model is None else "dataset"
+        raise BadRequest(f"{field} is required", field=field, value="", allowed="a name")
+    return request.model, request.dataset
 
 
 class _NotedSources:
@@ -172,7 +181,7 @@ def default_run_name(specification: Specification) -> str:
 
 
 def _record(
-    request: CaptureRequest,
+    request: CaptureSpecification,
     specification: Specification,
     model: ModelDescription,
     sequences: TokenSequences,
@@ -210,7 +219,7 @@ def _count(asked: int | None, default: int, limit: int, field: str) -> int:
     return asked
 
 
-def _shape(request: CaptureRequest, model: ModelDescription) -> SequenceShape:
+def _shape(request: CaptureSpecification, max_tokens: int | None, model: ModelDescription) -> SequenceShape:
     prepend = prepends_bos(model, request.prepend_bos)
     length = model.context_length if request.context_length is None else request.context_length
     shortest = 1 + int(prepend) + int(prepend and model.end_id is not None)
@@ -219,10 +228,10 @@ def _shape(request: CaptureRequest, model: ModelDescription) -> SequenceShape:
     if length < shortest:
         allowed = f"{shortest}..{model.context_length}"
         raise BadRequest(f"context_length is {length}", field="context_length", value=length, allowed=allowed)
-    return SequenceShape(length, prepend, request.max_tokens)
+    return SequenceShape(length, prepend, max_tokens)
 
 
-def _sites(request: CaptureRequest, model: ModelDescription) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+def _sites(request: CaptureSpecification, model: ModelDescription) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     """Dense sites may have heads; norms are of residual kinds."""
     kinds = (*model.kinds, *model.inner_kinds, *HEAD_KINDS)
     dense = expand_sites(request.dense_sites, kinds, model.layer_count, model.head_counts)

@@ -2,14 +2,18 @@
 
 import logging
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+
+from actstore_api.codec import decode, encode
+from actstore_api.records.capture import CaptureProgress, CaptureSpecification
+from actstore_api.v1 import capture_pb2
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.format.keys import WANTED, run_key, wanted_key
 from actstore_storage.format.records import seal, unseal
-from actstore_storage.format.specification import Positions, RowFilter
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.registry.saes import SaeModelRecord, register_sae
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
@@ -17,8 +21,7 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.folding import fold_commits
 from actstore_worker.capture.encode_plan import RunPlan, plan_encoding
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.progress import CaptureState, Progress, State
-from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.progress import CaptureState
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder
@@ -34,13 +37,13 @@ class Preparing:
     catalog: ModelCatalog
     settings: PlanSettings
 
-    def plan(self, request: CaptureRequest) -> RunPlan:
+    def plan(self, request: CaptureSpecification) -> RunPlan:
         """Errors: BadRequest for what was asked."""
         if request.rows_of:
             return plan_encoding(request, self.bucket, self.catalog, self.settings.device)
         return plan_capture(request, self.catalog, self.settings)
 
-    def begin(self, plan: RunPlan, request: CaptureRequest) -> Snapshot:
+    def begin(self, plan: RunPlan, request: CaptureSpecification) -> Snapshot:
         """The run, as it is in the bucket and wanted there from now on.
 
         Wanted before it is created: a crash in between leaves a request that the next coordinator finishes, and no run
@@ -53,7 +56,7 @@ class Preparing:
         record = plan.record
         check_run_name(self.bucket, record)
         register(self.bucket, plan)
-        key, wanted = wanted_key(record.run), seal(asdict(replace(request, run=record.run)))
+        key, wanted = wanted_key(record.run), sealed_request(replace(request, run=record.run))
         with ExitStack() as undo:
             if self.bucket.put_if_absent(key, wanted):
                 undo.callback(self.bucket.delete, key)
@@ -68,7 +71,7 @@ class Preparing:
     def unwant(self, run: str) -> None:
         self.bucket.delete(wanted_key(run))
 
-    def give_up(self, run: str) -> Progress | None:
+    def give_up(self, run: str) -> CaptureProgress | None:
         """What there is of a run that was wanted, and is not from now on. None: it was not."""
         if not self.bucket.exists(wanted_key(run)):
             return None
@@ -76,11 +79,11 @@ class Preparing:
         try:
             capture = CaptureState.of(open_run(self.bucket, run))
         except NotThere:  # it was wanted, and a crash came before it was created
-            return Progress(run, State.CANCELLED, 0, 0, 0, 0, 0.0, None)
-        capture.end(State.CANCELLED)
+            return CaptureProgress(run, "cancelled")
+        capture.end("cancelled")
         return capture.progress()
 
-    def wanted(self) -> dict[str, CaptureRequest]:
+    def wanted(self) -> dict[str, CaptureSpecification]:
         found = {}
         for key in self.bucket.keys(WANTED):
             try:
@@ -106,22 +109,25 @@ def register(bucket: Bucket, plan: RunPlan) -> None:
         register_sae(bucket, sae_record(sae))
 
 
-def _request(data: bytes, key: str) -> CaptureRequest:
+def _request(data: bytes, key: str) -> CaptureSpecification:
     request = unseal(data, key, _request_of)
     if wanted_key(request.run) != key:
         raise CorruptObject(f"{key} asks for run {request.run}", field="object", value=key)
     return request
 
 
-def _request_of(fields: dict[str, Any]) -> CaptureRequest:
-    fields["positions"] = Positions(**fields["positions"])
-    filters = [RowFilter(**found) for found in fields["row_filters"]]
-    fields["row_filters"] = tuple(
-        replace(found, value=tuple(found.value)) if isinstance(found.value, list) else found for found in filters
-    )
-    for name in ("dense_sites", "norm_sites", "saes"):
-        fields[name] = tuple(fields[name])
-    return CaptureRequest(**fields)
+def sealed_request(request: CaptureSpecification) -> bytes:
+    """Write a request as it is kept: the contract's message, in the JSON that protobuf has for it."""
+    return seal(MessageToDict(encode(request), preserving_proto_field_name=True))
+
+
+def _request_of(fields: dict[str, Any]) -> CaptureSpecification:
+    """Errors: ValueError."""
+    try:
+        message = ParseDict(fields, capture_pb2.CaptureSpecification())
+    except ParseError as error:
+        raise ValueError(str(error)) from error
+    return decode(CaptureSpecification, message)
 
 
 def _model_record(model: ModelDescription) -> ModelRecord:

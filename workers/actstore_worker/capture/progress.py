@@ -4,10 +4,10 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 
+from actstore_api.records import capture
+from actstore_api.records.capture import CaptureProgress, DatasetFiles, ShardFailure
 from actstore_api.records.terms import Failure
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
@@ -16,78 +16,7 @@ from actstore_storage.runs.snapshot import Snapshot
 FAILED_SHARDS_TOLD = 100
 
 
-class State(Enum):
-    """The names of proto CaptureState."""
-
-    RUNNING = "RUNNING"
-    PAUSED = "PAUSED"
-    COMPLETE = "COMPLETE"
-    CANCELLED = "CANCELLED"
-    FAILED = "FAILED"
-
-    @property
-    def ended(self) -> bool:
-        return self not in (State.RUNNING, State.PAUSED)
-
-
-@dataclass(frozen=True)
-class DatasetFiles:
-    """Fields of proto DatasetFiles: of the dataset's folder, how many files are read and not, and some that are not."""
-
-    read: int = 0
-    not_read: int = 0
-    first_not_read: tuple[str, ...] = ()
-
-
 NO_FILES = DatasetFiles()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Fields of proto CaptureProgress."""
-
-    run: str
-    state: State
-    shards_committed: int
-    shards_total: int
-    tokens_committed: int
-    tokens_total: int
-    elapsed_seconds: float
-    failure: Failure | None
-    failed_shards: Mapping[int, Failure] = field(default_factory=dict)
-    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
-
-    @property
-    def ended(self) -> bool:
-        return self.state.ended
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Fields of proto CaptureEstimate."""
-
-    documents: int
-    sequences: int
-    tokens: int
-    shards: int
-    bytes_by_product: Mapping[str, int]
-    bytes: int
-    seconds: float
-    documents_with_bos: int = 0
-    dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
-
-
-@dataclass
-class Totals:
-    """Counts since this coordinator started; the fields of proto GetCaptureTotalsResponse."""
-
-    captures_running: int = 0
-    captures_complete: int = 0
-    captures_failed: int = 0
-    captures_cancelled: int = 0
-    shards_committed: int = 0
-    tokens_committed: int = 0
-    bytes_committed: int = 0
 
 
 @dataclass
@@ -102,7 +31,7 @@ class CaptureState:
     shards_committed: int
     tokens_committed: int
     dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
-    state: State = State.RUNNING
+    state: capture.CaptureState = "running"
     failure: Failure | None = None
     failed_shards: dict[int, Failure] = field(default_factory=dict)
     tried: Counter[int] = field(default_factory=Counter)
@@ -122,12 +51,12 @@ class CaptureState:
 
     @property
     def active(self) -> bool:
-        return not self.state.ended
+        return self.state in ("running", "paused")
 
-    def progress(self) -> Progress:
+    def progress(self) -> CaptureProgress:
         elapsed_seconds = time.monotonic() - self.started if self.elapsed_seconds is None else self.elapsed_seconds
         told = sorted(self.failed_shards.items())[:FAILED_SHARDS_TOLD]
-        return Progress(
+        return CaptureProgress(
             self.record.run,
             self.state,
             self.shards_committed,
@@ -135,8 +64,8 @@ class CaptureState:
             self.tokens_committed,
             self.record.tokens_total,
             elapsed_seconds,
-            self.failure if self.state in (State.FAILED, State.PAUSED) else None,
-            dict(told),
+            self.failure if self.state in ("failed", "paused") else None,
+            tuple(ShardFailure(*each) for each in told),
             self.dataset_files,
         )
 
@@ -149,14 +78,14 @@ class CaptureState:
         """Seconds for which it has been paused now."""
         if self.paused_since is None:
             self.paused_since = time.monotonic()
-            self.state, self.failure = State.PAUSED, failure
+            self.state, self.failure = "paused", failure
             self.tell()
         return time.monotonic() - self.paused_since
 
     def go_on(self) -> None:
         if self.paused_since is not None:
             self.paused_since = None
-            self.state, self.failure = State.RUNNING, None
+            self.state, self.failure = "running", None
             self.tell()
 
     def fail_shard(self, shard: int, failure: Failure) -> None:
@@ -169,7 +98,7 @@ class CaptureState:
         random.shuffle(shards)
         self.pending = deque(shards)
 
-    def end(self, state: State, failure: Failure | None = None) -> None:
+    def end(self, state: capture.CaptureState, failure: Failure | None = None) -> None:
         self.pending.clear()
         self.elapsed_seconds = time.monotonic() - self.started
         self.state, self.failure = state, failure

@@ -4,11 +4,11 @@ Names only: where a folder lies on the workers' machines is nobody else's busine
 """
 
 import os
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from actstore_api.records.capture import FoundModel, ListSourcesAnswer
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.formats import kind_of
 from actstore_worker.datasets.places import DatasetPlaces
@@ -27,27 +27,7 @@ _WEIGHTS = ("model*.safetensors", *WEIGHTS)
 Name = TypeVar("Name")
 
 
-@dataclass(frozen=True)
-class FoundModel:
-    """A model of a family that is known, whose files lie in a model folder."""
-
-    name: str
-    revision: str
-    family: str
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Names that a capture may be asked with. `truncated`: there are more of a kind than are listed."""
-
-    models: tuple[FoundModel, ...]
-    saes: tuple[str, ...]
-    datasets: tuple[str, ...]
-    hub_allowed: bool
-    truncated: bool
-
-
-def find_sources(catalog: ModelCatalog, places: DatasetPlaces) -> Sources:
+def find_sources(catalog: ModelCatalog, places: DatasetPlaces) -> ListSourcesAnswer:
     """What there is to capture: at most LISTED_MAX of a kind, in order of name."""
     models = [
         FoundModel(source.name, source.revision, family)
@@ -55,7 +35,7 @@ def find_sources(catalog: ModelCatalog, places: DatasetPlaces) -> Sources:
         if (family := _family(source.folder))
     ]
     saes, datasets = catalog.saes(), dataset_names(places)
-    return Sources(
+    return ListSourcesAnswer(
         models=_first(models),
         saes=_first(saes),
         datasets=_first(datasets),

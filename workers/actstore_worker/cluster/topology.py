@@ -27,6 +27,15 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
 
+from actstore_api.records.capture import (
+    CaptureEstimate,
+    CaptureProgress,
+    CaptureSpecification,
+    GetCaptureTotalsAnswer,
+    ListSourcesAnswer,
+)
+from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
+from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.bucket.probe import probe
@@ -37,11 +46,9 @@ from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.progress import Estimate, Progress, Totals
-from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport, Task
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.catalog.listing import Sources, find_sources
+from actstore_worker.catalog.listing import find_sources
 from actstore_worker.cluster.replica import OpenModel, Replica
 from actstore_worker.cluster.sockets import (
     Claim,
@@ -53,12 +60,9 @@ from actstore_worker.cluster.sockets import (
     wait_until_answering,
 )
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.model_questions import ModelQuestion
-from actstore_worker.live.questions import Answer as LiveAnswer
-from actstore_worker.live.questions import Question
-from actstore_worker.patching.inputs.request import SweepRequest
+from actstore_worker.live.answering import Answer as LiveAnswer
+from actstore_worker.live.answering import NamesModel, Question
 from actstore_worker.patching.legs import Finished
-from actstore_worker.patching.serving.estimate import SweepEstimate
 from actstore_worker.patching.serving.failover import ProcessDied, going_on
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.patching.sweep import SweepUpdate
@@ -359,7 +363,7 @@ class _CoordinatorActor(Coordinator):
         self._places = catalog, places
         self._start(self._look_after_workers(settings))
 
-    async def sources(self) -> Sources:
+    async def sources(self) -> ListSourcesAnswer:
         return await asyncio.to_thread(find_sources, *self._places)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
@@ -433,22 +437,22 @@ class _GatewayIngress(Gateway):
 class _RemoteCoordinator:
     """Looked up for each call, so that a coordinator that was replaced is found again."""
 
-    async def submit(self, request: CaptureRequest) -> str:
+    async def submit(self, request: CaptureSpecification) -> str:
         return await _answer(self._actor.submit.remote(request))
 
-    async def estimate(self, request: CaptureRequest) -> Estimate:
+    async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
         return await _answer(self._actor.estimate.remote(request))
 
-    async def sources(self) -> Sources:
+    async def sources(self) -> ListSourcesAnswer:
         return await _answer(self._actor.sources.remote())
 
-    async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
+    async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         return await _answer(self._actor.progress_after.remote(run, version))
 
-    async def cancel(self, run: str) -> Progress:
+    async def cancel(self, run: str) -> CaptureProgress:
         return await _answer(self._actor.cancel.remote(run))
 
-    async def totals(self) -> Totals:
+    async def totals(self) -> GetCaptureTotalsAnswer:
         return await _answer(self._actor.totals.remote())
 
     @property
@@ -465,28 +469,28 @@ class _RemoteModels:
 
     async def ask(self, question: Question) -> LiveAnswer:
         """Goes to a replica that has the model, if one has; a question that names none goes to any."""
-        model_id = _model_id(question.model, question.revision) if isinstance(question, ModelQuestion) else ""
+        model_id = _model_id(question.model) if isinstance(question, NamesModel) else ""
         response = self._handle.options(multiplexed_model_id=model_id).ask.remote(question)
         try:
             return await _answer(response)
         finally:
             response.cancel()
 
-    async def estimate(self, request: SweepRequest) -> SweepEstimate:
+    async def estimate(self, request: RunSweep) -> SweepEstimate:
         """Goes to a replica that has the model, if one has."""
-        model_id = _model_id(request.model, request.revision)
+        model_id = _model_id(request.model)
         response = self._handle.options(multiplexed_model_id=model_id).estimate.remote(request)
         try:
             return await _answer(response)
         finally:
             response.cancel()
 
-    def run(self, request: SweepRequest) -> AsyncIterator[SweepUpdate]:
+    def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
         """Likewise; and on to another one, should that die."""
         return going_on(lambda finished: self._run(request, finished))
 
-    async def _run(self, request: SweepRequest, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
-        model_id = _model_id(request.model, request.revision)
+    async def _run(self, request: RunSweep, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
+        model_id = _model_id(request.model)
         updates = self._handle.options(stream=True, multiplexed_model_id=model_id).sweep.remote(request, finished)
         try:
             async for update in updates:
@@ -499,8 +503,8 @@ class _RemoteModels:
             updates.cancel()
 
 
-def _model_id(name: str, revision: str) -> str:
-    return json.dumps([name, revision])
+def _model_id(model: ModelReference) -> str:
+    return json.dumps([model.name, model.revision])
 
 
 def _model_replica(models_per_replica: int) -> type:
@@ -516,19 +520,19 @@ def _model_replica(models_per_replica: int) -> type:
         async def model(self, model_id: str) -> OpenModel:
             return await asyncio.to_thread(self._replica.open, *json.loads(model_id))
 
-        async def sweep(self, request: SweepRequest, finished: Finished) -> AsyncIterator[SweepUpdate]:
+        async def sweep(self, request: RunSweep, finished: Finished) -> AsyncIterator[SweepUpdate]:
             served = await self._served(serve.get_multiplexed_model_id())
             async with aclosing(self._replica.sweeps.run(served, request, finished)) as updates:
                 async for update in updates:
                     yield update
 
-        async def estimate(self, request: SweepRequest) -> SweepEstimate:
+        async def estimate(self, request: RunSweep) -> SweepEstimate:
             served = await self._served(serve.get_multiplexed_model_id())
             return await self._replica.sweeps.estimate(served, request)
 
         async def ask(self, question: Question) -> LiveAnswer:
             named = await asyncio.to_thread(self._replica.live.model_of, question)
-            served = None if named is None else await self._served(_model_id(*named))
+            served = None if named is None else await self._served(_model_id(named))
             model = None if served is None else served.model
             stop = threading.Event()
             try:

@@ -59,7 +59,7 @@ class DocumentQuery:
         for name in ("tokens_field", "text_field", "source_field"):
             if column == getattr(self, name):
                 return f"dataset.{name}"
-        return "dataset.filters"
+        return "dataset.row_filters"
 
     def _missing(self, place: str, column: str, there: Sequence[str]) -> BadRequest:
         return no_field(place, column, there, self.field_of(column))

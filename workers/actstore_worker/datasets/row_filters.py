@@ -21,7 +21,7 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 _SEVERAL = ("in", "not in")
 _COMPARED = ("text", "number", "truth")
-_FIELD = "dataset.filters"
+_FIELD = "dataset.row_filters"
 
 
 def check_filter(found: RowFilter) -> None:

@@ -1,73 +1,102 @@
-"""Any question to its answer: finds the SAE where it names one, looks whether it goes with the model, hands both on."""
+"""Any question about a model or an SAE to its answer: what it names is found and looked over, and handed on."""
 
 import threading
-from collections import OrderedDict
-from functools import partial
-from pathlib import Path
 
 import torch
 
+from actstore_api.records.model import (
+    AblateSites,
+    AblateSitesAnswer,
+    CompareTokens,
+    CompareTokensAnswer,
+    GetAttention,
+    GetAttentionAnswer,
+    GetInductionScores,
+    GetInductionScoresAnswer,
+    GetTextLens,
+    GetTextLensAnswer,
+    GetWeightNorms,
+    GetWeightNormsAnswer,
+    SteerText,
+    SteerTextAnswer,
+    TokenizeText,
+    TokenizeTextAnswer,
+)
+from actstore_api.records.sae import (
+    AblateDirection,
+    AblateDirectionAnswer,
+    AblateText,
+    AblateTextAnswer,
+    CheckSae,
+    CheckSaeAnswer,
+    EncodeText,
+    EncodeTextAnswer,
+    FindNeighbors,
+    FindNeighborsAnswer,
+    GetLogitLens,
+    GetLogitLensAnswer,
+)
+from actstore_api.records.terms import ModelReference, SaeFeature, StoredSample
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import NotThere
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.files.stamps import Stamp
-from actstore_worker.live.model_answering import answer_alone
-from actstore_worker.live.model_questions import AloneQuestion
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import (
-    AblateDirection,
-    AblateText,
-    Answer,
-    CheckSae,
-    EncodeText,
-    FindNeighbours,
-    LiveLimits,
-    LogitLens,
-    Question,
-)
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.loaded_saes import LoadedSaes
+from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.saes.ablate_direction import ablate_direction
 from actstore_worker.live.saes.ablate_text import ablate_text
+from actstore_worker.live.saes.encode_text import encode_text
 from actstore_worker.live.saes.lens_of_directions import logit_lens
-from actstore_worker.live.saes.neighbours import find_neighbours
+from actstore_worker.live.saes.neighbors import find_neighbors
 from actstore_worker.live.saes.sae_check import check_sae
-from actstore_worker.live.texts.text import encode_text
+from actstore_worker.live.texts.ablate_sites import ablate_sites
+from actstore_worker.live.texts.attention import score_induction, see_attention
+from actstore_worker.live.texts.compare_tokens import compare_tokens
+from actstore_worker.live.texts.lens_of_text import lens_text
+from actstore_worker.live.texts.steering import steer_text
+from actstore_worker.live.texts.tokenize_text import tokenize_text
+from actstore_worker.live.texts.weight_norms import weight_norms
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import SharedModel
 from actstore_worker.sae.autoencoder import SparseAutoencoder
-from actstore_worker.sae.files import stamp_of_saes
 from actstore_worker.sae.fit import check_fit
-from actstore_worker.sae.formats.loading import load_sae
 
-
-class LoadedSaes:
-    """The few that were asked for last. One whose files were written again is read again."""
-
-    def __init__(self, catalog: ModelCatalog, device: torch.device, count: int) -> None:
-        self._catalog, self._device, self._count = catalog, device, count
-        self._held: OrderedDict[Path, tuple[Stamp, SparseAutoencoder]] = OrderedDict()
-        # Held while one is read, so that two questions do not read it twice.
-        self._lock = threading.Lock()
-
-    def get(self, name: str) -> SparseAutoencoder:
-        """Errors: as `ModelCatalog.find_sae` and `load_sae`."""
-        path = self._catalog.find_sae(name)
-        stamp = stamp_of_saes(path)
-        with self._lock:
-            if path not in self._held or self._held[path][0] != stamp:
-                self._held.pop(path, None)  # the old one is gone, but for who still uses it, when the new one comes
-                # Others take gradients through it, which a tensor that is made in inference mode forbids for good.
-                with torch.inference_mode(mode=False):
-                    self._held[path] = stamp, load_sae(path, name).to(self._device)
-            self._held.move_to_end(path)
-            while len(self._held) > self._count:
-                self._held.popitem(last=False)
-            return self._held[path][1]
+SaeQuestion = EncodeText | GetLogitLens | AblateText | AblateDirection
+ModelQuestion = (
+    TokenizeText
+    | GetAttention
+    | GetInductionScores
+    | GetTextLens
+    | SteerText
+    | AblateSites
+    | CompareTokens
+    | GetWeightNorms
+)
+# These name a model; of the others one has that of its run, and one needs none.
+NamesModel = SaeQuestion | ModelQuestion
+Question = NamesModel | FindNeighbors | CheckSae
+Answer = (
+    EncodeTextAnswer
+    | GetLogitLensAnswer
+    | AblateTextAnswer
+    | AblateDirectionAnswer
+    | FindNeighborsAnswer
+    | CheckSaeAnswer
+    | TokenizeTextAnswer
+    | GetAttentionAnswer
+    | GetInductionScoresAnswer
+    | GetTextLensAnswer
+    | SteerTextAnswer
+    | AblateSitesAnswer
+    | CompareTokensAnswer
+    | GetWeightNormsAnswer
+)
 
 
 class LiveAnswers:
-    """Any number of threads may ask."""
+    """Answers live questions about the models and SAEs that one replica has. Any number of threads may ask."""
 
     def __init__(
         self,
@@ -80,52 +109,81 @@ class LiveAnswers:
         self._saes = LoadedSaes(catalog, device, limits.saes)
 
     def find_sae(self, name: str) -> SparseAutoencoder:
-        """One of those that questions share, for others who need it. Errors: as `LoadedSaes.get`."""
+        """Find one of the SAEs that questions share, for others who need it.
+
+        Errors: as `LoadedSaes.get`.
+        """
         return self._saes.get(name)
 
-    def model_of(self, question: Question) -> tuple[str, str] | None:
-        """Name and revision of the model that it needs. Errors: NotThere RUN_NOT_FOUND."""
+    def model_of(self, question: Question) -> ModelReference | None:
+        """Find which model the question needs; None where it needs none.
+
+        Errors: NotThere RUN_NOT_FOUND.
+        """
         match question:
-            case FindNeighbours():
+            case FindNeighbors():
                 return None
             case CheckSae():
                 asked = open_run(self._bucket, question.run).record.specification
-                return asked.model, asked.model_revision
+                return ModelReference(asked.model, asked.model_revision)
             case _:
-                return question.model, question.revision
+                return question.model
 
     def answer(self, question: Question, model: SharedModel | None, stop: threading.Event) -> Answer:
-        """Errors: BadRequest for everything that the caller can get wrong; CANCELLED soon after `stop` is set."""
-        with torch.inference_mode():
-            if isinstance(question, AloneQuestion):
-                assert model is not None  # noqa: S101  by `model_of`
-                open_of_model = partial(self._open, model)
-                return answer_alone(question, Passes(model, stop), self._saes.get, open_of_model, self._limits)
-            sae = self._saes.get(question.sae)
-            if isinstance(question, FindNeighbours):
-                return find_neighbours(sae, question, self._limits)
-            assert model is not None  # noqa: S101  by `model_of`
-            check_fit(sae, model)
-            return self._of_model(question, sae, Passes(model, stop))
+        """Answer the question by `model`, that of `model_of`, and by what it names beside it.
 
-    def _of_model(
-        self,
-        question: EncodeText | LogitLens | AblateText | AblateDirection | CheckSae,
-        sae: SparseAutoencoder,
-        passes: Passes,
-    ) -> Answer:
+        Errors: BadRequest for everything that the caller can get wrong; CANCELLED soon after `stop` is set.
+        """
+        with torch.inference_mode():
+            if isinstance(question, FindNeighbors):
+                return find_neighbors(self._saes.get(question.sae), question, self._limits)
+            assert model is not None  # noqa: S101  by `model_of`
+            return self._of_model(question, Passes(model, stop))
+
+    def _of_model(self, question: NamesModel | CheckSae, passes: Passes) -> Answer:
+        """In the order of the contract."""
+        limits = self._limits
         match question:
             case EncodeText():
-                return encode_text(passes, sae, question)
-            case LogitLens():
-                return logit_lens(passes, sae, question, self._limits)
+                return encode_text(passes, self._fitting(question.sae, passes), question)
+            case GetLogitLens():
+                return logit_lens(passes, self._fitting(question.sae, passes), question, limits)
             case AblateText():
-                return ablate_text(passes, sae, question, self._limits)
+                return ablate_text(passes, self._fitting(question.sae, passes), question, limits)
             case AblateDirection():
-                return ablate_direction(passes, sae, question)
+                return ablate_direction(passes, self._fitting(question.sae, passes), question)
             case CheckSae():
-                snapshot = self._open(passes.model, question.run)
-                return check_sae(passes, sae, snapshot, question, self._limits)
+                sae = self._fitting(question.sae, passes)
+                return check_sae(passes, sae, self._open(passes.model, question.run), question, limits)
+            case TokenizeText():
+                return tokenize_text(passes.model, question)
+            case GetAttention():
+                return see_attention(passes, question, limits)
+            case GetInductionScores():
+                return score_induction(passes, question, limits)
+            case GetTextLens():
+                return lens_text(passes, question, limits)
+            case SteerText(direction=SaeFeature(sae=name)):
+                return steer_text(passes, self._fitting(name, passes), question, limits)
+            case SteerText():
+                return steer_text(passes, None, question, limits)
+            case AblateSites():
+                stored = question.stored if question.ablation == "mean" else None
+                return ablate_sites(passes, self._opened(passes.model, stored), question, limits)
+            case CompareTokens():
+                return compare_tokens(passes, question, limits)
+            case GetWeightNorms():
+                return weight_norms(passes, question, limits, self._opened(passes.model, question.stored))
+
+    def _fitting(self, name: str, passes: Passes) -> SparseAutoencoder:
+        """Errors: as `LoadedSaes.get`, and SAE_MISMATCH for one that does not go with the model."""
+        sae = self._saes.get(name)
+        check_fit(sae, passes.model)
+        return sae
+
+    def _opened(self, model: LanguageModel, sample: StoredSample | None) -> Snapshot | None:
+        """The run of a sample, if there is to be one. Errors: as `_open`."""
+        return None if sample is None else self._open(model, sample.run)
 
     def _open(self, model: LanguageModel, run: str) -> Snapshot:
         """Errors: NotThere RUN_NOT_FOUND, and for a run of other weights MODEL_NOT_FOUND."""

@@ -6,12 +6,10 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from actstore_api.records.terms import Prompt, TokenReference
 from actstore_storage.errors import BadRequest
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.tokens.tokenizer_files import refusing_tokenizer
-
-# A text, or the token ids that a model reads in its place.
-Prompt = str | tuple[int, ...]
 
 
 def prompt_ids(model: ModelDescription, prompt: Prompt, asked_bos: bool | None, field: str) -> tuple[int, ...]:
@@ -31,7 +29,10 @@ def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
     """None: where the tokenizer has a BOS token. Errors: BadRequest where one is asked for that does not exist."""
     if asked and model.bos_id is None:
         raise BadRequest(
-            f"the tokenizer of {model.name!r} has no BOS token to prepend", field="bos", value="PREPEND", allowed="NONE"
+            f"the tokenizer of {model.name!r} has no BOS token to prepend",
+            field="prepend_bos",
+            value=True,
+            allowed=False,
         )
     return model.bos_id is not None if asked is None else asked
 
@@ -78,7 +79,7 @@ def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> 
     return (*(() if begun else before), *ids, *(() if ended else after))
 
 
-def token_of(model: ModelDescription, answer: str | int, field: str) -> int:
+def token_of(model: ModelDescription, answer: TokenReference, field: str) -> int:
     """The one token of an answer: its id, or the token whose text alone is this, or the one that the tokenizer makes of
     it. Where those two differ, as of `t` for a tokenizer that puts a space in front of a text, neither is guessed.
 

@@ -22,16 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actstore_api.records.patching import Screen
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.taps import (
-    Change,
-    Edit,
-    by_head,
-    changing,
-    writing,
-)
-from actstore_worker.patching.inputs.request import Screen
+from actstore_worker.models.taps import Change, Edit, by_head, changing, writing
 from actstore_worker.patching.kernels.full import INDIRECT, Cell
 from actstore_worker.patching.kernels.recording import Recording
 

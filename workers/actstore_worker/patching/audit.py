@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actstore_api.records.patching import SweepAudit
 from actstore_storage.errors import ActstoreError
 from actstore_worker.patching.kernels.full import Kernel, Patch
 from actstore_worker.patching.steps import Asking, Budget, Logits, patched
@@ -36,16 +37,6 @@ class Checked:
 
 
 NOTHING_CHECKED = Checked()
-
-
-@dataclass(frozen=True)
-class Audit(Checked):
-    """The fields of proto SweepAudit."""
-
-    kernel: str = ""
-    rank_agreement: float | None = None
-    # Of an answer that was kept: of when it was computed.
-    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,9 +108,9 @@ class Auditor:
             errors += [_distance(logits[i], found) for i, found in zip(part, ran.logits, strict=True)]
         return errors
 
-    def verdict(self, kernel: Kernel, rank_agreement: float | None) -> Audit:
+    def verdict(self, kernel: Kernel, rank_agreement: float | None) -> SweepAudit:
         counted = replace(self.checked, token_layers=round(self.checked.token_layers, TOKEN_LAYER_DECIMALS))
-        return Audit(**asdict(counted), kernel=kernel.name, rank_agreement=rank_agreement)
+        return SweepAudit(**asdict(counted), kernel=kernel.name, rank_agreement=rank_agreement)
 
 
 def _fail(worst: float, tolerance: float, patch: Patch | None) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from actstore_api.records.terms import Provenance
 from actstore_storage.errors import ActstoreError
-from actstore_storage.runs.snapshot import Provenance
 from actstore_worker.patching.audit import NOTHING_CHECKED, Auditor, Checked, Chosen, choose_checks
-from actstore_worker.patching.inputs.request import PatchingLimits
 from actstore_worker.patching.inputs.sources import Replacing
 from actstore_worker.patching.kernels.full import Cell, Kernel, Patch
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan
 from actstore_worker.patching.screening import Screened

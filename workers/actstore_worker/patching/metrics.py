@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Metrics that are normalised, so that 0 is the base run and 1 the source run, and how far these two must be apart: with
-# less, a normalised effect would be float32 noise (about 1e-5 in a logit) blown up.
-NORMALISED = {"logit_difference": 1e-3, "log_probability": 1e-3, "probability": 1e-5, "loss": 1e-3, "kl": 1e-4}
-SMALLEST_DIFFERENCE = NORMALISED["logit_difference"]
+# Metrics that are normalized, so that 0 is the base run and 1 the source run, and how far these two must be apart: with
+# less, a normalized effect would be float32 noise (about 1e-5 in a logit) blown up.
+NORMALIZED = {"logit_difference": 1e-3, "log_probability": 1e-3, "probability": 1e-5, "loss": 1e-3, "kl": 1e-4}
+SMALLEST_DIFFERENCE = NORMALIZED["logit_difference"]
 # Of logits, in one go: what is made of them then stays in the cache of a CPU.
 _ELEMENTS_AT_ONCE = 1 << 18
 
@@ -73,10 +73,10 @@ class Metrics:
     def joined(cls, parts: "list[Metrics]") -> "Metrics":
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
-    def normalised(self, name: str, base: "Metrics", source: "Metrics") -> Values | None:
+    def normalized(self, name: str, base: "Metrics", source: "Metrics") -> Values | None:
         """None where source and base do not differ enough to divide by."""
         low, high = float(getattr(base, name)[0]), float(getattr(source, name)[0])
-        if abs(high - low) < NORMALISED[name]:
+        if abs(high - low) < NORMALIZED[name]:
             return None
         found: Values = (getattr(self, name) - low) / (high - low)
         return found

@@ -2,7 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
+from actstore_api.records.patching import (
+    JointCells,
+    PatchDirection,
+    PatchSource,
+    RunSweep,
+    SaeError,
+    Screen,
+    StoredSource,
+)
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site, parse_site, why_missing
 from actstore_worker.models.chosen import chosen_heads, chosen_layers
@@ -14,30 +24,20 @@ from actstore_worker.patching.inputs.checks import (
     check_screen,
     check_sources,
     check_spans_alone,
-    choices,
 )
+from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
 from actstore_worker.patching.inputs.pairs import PairTokens, check_equal_lengths, pair_tokens
-from actstore_worker.patching.inputs.request import (
-    DIRECTIONS,
-    EMBEDDING,
-    FEATURES,
-    JOINT_CELLS_MAX,
-    POSITIONS,
-    WINDOW_LAYERS_MAX,
-    JointCells,
-    PatchingLimits,
-    Screen,
-    StoredSource,
-    SweepRequest,
-)
 from actstore_worker.patching.inputs.sae_features import active_features, check_features
 from actstore_worker.patching.inputs.spans import check_spans
 from actstore_worker.patching.inputs.stored_rows import check_stored_rows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
 from actstore_worker.patching.kernels.full import Cell
 from actstore_worker.patching.kernels.receivers import Receivers, check_heard, find_receivers
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
+WINDOW_LAYERS_MAX, JOINT_CELLS_MAX = 64, 1024
+_DIRECTIONS: tuple[PatchDirection, ...] = get_args(PatchDirection)
 # Of these, those that a model has.
 DEFAULT_KINDS = ("resid_pre", "attn_out", "mlp_out", "z")
 JOINT = "joint"
@@ -72,13 +72,13 @@ class SweepPlan:
     """Every pair and direction has the same grid. `stored` is of the sources mean and resample, `sae` of features."""
 
     pairs: tuple[PairTokens, ...]
-    directions: tuple[str, ...]
-    source: str
+    directions: tuple[PatchDirection, ...]
+    source: PatchSource
     grid: tuple[Entry, ...]
     screen: Screen | None = None
     stored: StoredSource | None = None
     sae: SparseAutoencoder | None = None
-    sae_error: str = "kept"
+    sae_error: SaeError = RunSweep.sae_error
     receivers: Receivers | None = None
 
     @property
@@ -144,7 +144,7 @@ class _Place:
 
 
 def plan_sweep(
-    model: LanguageModel, request: SweepRequest, limits: PatchingLimits, supplies: Supplies | None = None
+    model: LanguageModel, request: RunSweep, limits: PatchingLimits, supplies: Supplies | None = None
 ) -> SweepPlan:
     """Errors: BadRequest for everything that the caller can get wrong, before any forward pass but those that tell
     which features are active.
@@ -155,7 +155,7 @@ def plan_sweep(
     pairs = tuple(pair_tokens(model, pair, request.prepend_bos, request.spans) for pair in request.pairs)
     if not request.spans:
         check_equal_lengths(model, pairs)
-    directions = choices(request.directions, DIRECTIONS, "directions") or DIRECTIONS
+    directions = tuple(dict.fromkeys(request.directions)) or _DIRECTIONS
     check_sources(request)
     check_spans_alone(request, pairs)
     check_screen(request, limits.cells)
@@ -168,8 +168,9 @@ def plan_sweep(
     )
     check_heard(receivers, {cell.site for entry in grid for cell in entry.cells}, request)
     _check_cell_count(len(grid) * repeats, limits)
-    error = "kept" if request.features is None else request.features.error
-    plan = SweepPlan(pairs, directions, request.source, grid, request.screen, request.stored, sae, error, receivers)
+    plan = SweepPlan(
+        pairs, directions, request.source, grid, request.screen, request.stored, sae, request.sae_error, receivers
+    )
     if request.stored is not None:
         cells = {cell.site for entry in plan.grid for cell in entry.cells}
         check_stored_rows(needed(supplies).bucket, model, cells, request.stored)
@@ -178,7 +179,7 @@ def plan_sweep(
 
 def _grid(
     model: LanguageModel,
-    request: SweepRequest,
+    request: RunSweep,
     receivers: Receivers | None,
     pairs: Sequence[PairTokens],
     repeats: int,
@@ -209,16 +210,16 @@ def _grid(
 def _feature_grid(
     model: LanguageModel,
     sae: SparseAutoencoder | None,
-    request: SweepRequest,
+    request: RunSweep,
     pairs: Sequence[PairTokens],
     repeats: int,
     limits: PatchingLimits,
 ) -> Iterator[Entry]:
     """At each place a cell a feature, one of all of them, and one of the error. Errors: as `_grid`."""
-    if sae is None or request.features is None:
+    if sae is None:
         return
     places = _places(request, pairs)
-    named = tuple(dict.fromkeys(request.features.features))
+    named = tuple(dict.fromkeys(request.features))
     features = [named] * len(places) if named else _active(model, sae, pairs, places)
     _check_cell_count(sum(len(found) + 2 for found in features) * repeats, limits)
     for place, found in zip(places, features, strict=True):
@@ -260,8 +261,7 @@ def _sends(receivers: Receivers | None, sender: Site) -> bool:
     return receivers is None or receivers.hear(sender)
 
 
-def _places(request: SweepRequest, pairs: Sequence[PairTokens]) -> list[_Place]:
-    choices((request.positions,), POSITIONS, "positions")
+def _places(request: RunSweep, pairs: Sequence[PairTokens]) -> list[_Place]:
     if request.spans:
         return [_Place(span.clean, None, span.name, number) for number, span in enumerate(pairs[0].spans)]
     length = len(pairs[0].clean)
@@ -276,10 +276,10 @@ def _places(request: SweepRequest, pairs: Sequence[PairTokens]) -> list[_Place]:
 def _joint_cells(model: LanguageModel, joint: JointCells, length: int) -> tuple[Cell, ...]:
     check_count(len(joint.cells), JOINT_CELLS_MAX, f"cells of {joint.name!r}")
     cells = []
-    for text, position in joint.cells:
-        site = parse_site(text, _patchable(model), model.layer_count, model.head_counts)
-        check_position(position, length, "joint")
-        cells.append(Cell(site, position))
+    for cell in joint.cells:
+        site = parse_site(cell.site, _patchable(model), model.layer_count, model.head_counts)
+        check_position(cell.position, length, "joint")
+        cells.append(Cell(site, cell.position))
     return tuple(dict.fromkeys(cells))
 
 
@@ -287,7 +287,7 @@ def _patchable(model: LanguageModel) -> tuple[str, ...]:
     return (*model.kinds, *HEAD_KINDS)
 
 
-def _kinds(model: LanguageModel, request: SweepRequest) -> tuple[str, ...]:
+def _kinds(model: LanguageModel, request: RunSweep) -> tuple[str, ...]:
     """Those of layers."""
     there = (*_patchable(model), EMBEDDING, FEATURES)
     for kind in request.sites:
@@ -300,17 +300,17 @@ def _kinds(model: LanguageModel, request: SweepRequest) -> tuple[str, ...]:
                 value=kind,
                 allowed=there,
             )
-    if not request.sites and (request.joint or request.features is not None):
+    if not request.sites and (request.joint or request.sae):
         return ()
     asked = dict.fromkeys(request.sites or (kind for kind in DEFAULT_KINDS if kind in there))
     return tuple(kind for kind in asked if kind not in (EMBEDDING, FEATURES))
 
 
-def _sae(model: LanguageModel, request: SweepRequest, supplies: Supplies | None) -> SparseAutoencoder | None:
+def _sae(model: LanguageModel, request: RunSweep, supplies: Supplies | None) -> SparseAutoencoder | None:
     """None where none is named. Errors: as `check_features`."""
-    if request.features is None:
+    if not request.sae:
         return None
-    sae = needed(supplies).find_sae(request.features.sae)
+    sae = needed(supplies).find_sae(request.sae)
     check_features(sae, model, request.features, _patchable(model))
     return sae
 

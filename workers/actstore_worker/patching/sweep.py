@@ -1,17 +1,17 @@
 """Sweeps: every cell of a grid patched in its turn, in both directions, and checked against itself."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_storage.runs.snapshot import Provenance
+from actstore_api.records.patching import RunSweep, SweepProgress, SweepResult
+from actstore_api.records.terms import Provenance
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.audit import Auditor, Checked
-from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.inputs.sources import given_to
 from actstore_worker.patching.inputs.stored_rows import StoredReading, StoredRows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
@@ -20,23 +20,18 @@ from actstore_worker.patching.kernels.full import FullForward, Kernel
 from actstore_worker.patching.kernels.paths import Paths
 from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.steps import Budget, Ran, Steps, drive, unlimited
-from actstore_worker.patching.swept_pairs import Pairs, SweepEnd
+from actstore_worker.patching.swept_pairs import Pairs
 from actstore_worker.patching.unpatched import Pair, check_apart
 from actstore_worker.provenance import live_provenance
 
 
 @dataclass(frozen=True)
-class SweepProgress:
-    cells_done: int
-    cells_total: int
-
-
-@dataclass(frozen=True)
-class SweepCells:
+class CheckedCells:
     """Rows of the answer, in order, what the sweep's check of itself has seen up to there, and where they come from."""
 
     rows: pa.Table
@@ -45,13 +40,13 @@ class SweepCells:
 
 
 @dataclass(frozen=True)
-class SweepResult(SweepEnd):
+class WholeSweep(SweepResult):
     """With all rows. None but who asks for it in one piece gets that."""
 
-    cells: pa.Table = field(kw_only=True)
+    cells: pa.Table
 
 
-SweepUpdate = SweepProgress | SweepCells | SweepEnd
+SweepUpdate = SweepProgress | CheckedCells | SweepResult
 
 
 @dataclass(frozen=True)
@@ -64,21 +59,20 @@ class Kernels:
 
 def run_sweep(
     model: LanguageModel,
-    request: SweepRequest,
+    request: RunSweep,
     limits: PatchingLimits,
     kernel: Kernel | None = None,
     supplies: Supplies | None = None,
-) -> Iterator[SweepProgress | SweepResult]:
+) -> Iterator[SweepProgress | WholeSweep]:
     """`sweep_steps` with the whole model to itself, and all rows in one table."""
     kernels = Kernels(kernel or fastest_kernel(model), FullForward(model))
     parts: list[pa.Table] = []
     updates: Iterator[SweepUpdate] = drive(sweep_steps(model, request, limits, kernels, supplies))
     for update in updates:
-        if isinstance(update, SweepCells):
+        if isinstance(update, CheckedCells):
             parts.append(update.rows)
-        elif isinstance(update, SweepEnd):
-            end = {item.name: getattr(update, item.name) for item in fields(SweepEnd)}
-            yield SweepResult(**end, cells=pa.concat_tables(parts))
+        elif isinstance(update, SweepResult):
+            yield WholeSweep(**vars(update), cells=pa.concat_tables(parts))
         else:
             yield update
 
@@ -100,7 +94,7 @@ def kernels_of(model: LanguageModel, plan: SweepPlan, kernels: Kernels) -> Kerne
 
 def sweep_steps(
     model: LanguageModel,
-    request: SweepRequest,
+    request: RunSweep,
     limits: PatchingLimits,
     kernels: Kernels,
     supplies: Supplies | None = None,
@@ -130,7 +124,7 @@ def sweep_steps(
             found = yield from slices.metrics(rows)
             parts.append(leg.table(rows, found))
             first, done = rows.stop, done + len(found.rank)
-            yield SweepCells(parts[-1], auditor.checked, provenance)
+            yield CheckedCells(parts[-1], auditor.checked, provenance)
             yield SweepProgress(done, total)
         ranked.append(leg.ranked(pa.concat_tables(parts)))
     yield pairs.end(auditor.verdict(kernels.fast, rank_agreement(ranked)))

@@ -1,18 +1,14 @@
 """The pairs of a sweep, run when they are wanted, and what is said of them in the end."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from actstore_storage.runs.snapshot import Provenance
+from actstore_api.records.patching import SweepAudit, SweepResult
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import token_texts
-from actstore_worker.patching.audit import Audit
 from actstore_worker.patching.direct import Share
 from actstore_worker.patching.inputs.sources import Given, Replacing
-from actstore_worker.patching.inputs.stored_rows import TakenRows
 from actstore_worker.patching.legs import Leg
 from actstore_worker.patching.metrics import Metrics
 from actstore_worker.patching.plan import SweepPlan
@@ -20,23 +16,6 @@ from actstore_worker.patching.screening import Screened
 from actstore_worker.patching.tables import baseline_table, direct_table, token_table
 from actstore_worker.patching.unpatched import Pair, run_pair
 from actstore_worker.provenance import live_provenance
-
-
-@dataclass(frozen=True)
-class SweepEnd:
-    """What proto SweepResult says beside the rows."""
-
-    tokens: pa.Table
-    baselines: pa.Table
-    direct: pa.Table
-    clean_logit_difference: float
-    corrupt_logit_difference: float
-    audit: Audit
-    provenance: Provenance
-    # Of the sources mean and resample.
-    taken: TakenRows | None = None
-    # Texts of the first pair's. None of answers that were kept before they were told.
-    answers: Sequence[str] = ()
 
 
 class Pairs:
@@ -67,17 +46,19 @@ class Pairs:
         base, source = pair.sides(direction)
         return Replacing(self.plan, self._given, pair.tokens, direction, base.recording, source.recording)
 
-    def end(self, audit: Audit) -> SweepEnd:
+    def end(self, audit: SweepAudit) -> SweepResult:
         """Once all legs were there."""
         first = self.first
-        return SweepEnd(
+        clean_answer, corrupt_answer = token_texts(self.model, first.answers)
+        return SweepResult(
             tokens=token_table(first.clean.texts, first.corrupt.texts),
             baselines=baseline_table(self._metrics),
             direct=direct_table(self._shares),
+            clean_answer=clean_answer,
+            corrupt_answer=corrupt_answer,
             clean_logit_difference=float(first.clean.metrics.logit_difference[0]),
             corrupt_logit_difference=float(first.corrupt.metrics.logit_difference[0]),
             audit=audit,
             provenance=live_provenance(self.model, self.plan.sae),
-            taken=None if self._given.stored is None else self._given.stored.taken,
-            answers=token_texts(self.model, first.answers),
+            stored_rows=None if self._given.stored is None else self._given.stored.taken,
         )

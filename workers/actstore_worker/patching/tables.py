@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_worker.patching.direct import Share
-from actstore_worker.patching.metrics import NORMALISED, SMALLEST_DIFFERENCE, Metrics, Values
+from actstore_worker.patching.metrics import NORMALIZED, SMALLEST_DIFFERENCE, Metrics, Values
 from actstore_worker.patching.plan import Entry, SweepPlan
 
 _METRICS = tuple(field.name for field in fields(Metrics))
@@ -55,8 +55,8 @@ class ComputedCells:
     estimates: Values | None
 
 
-def normalised_column(metric: str) -> str:
-    return "normalised" if metric == "logit_difference" else f"normalised_{metric}"
+def normalized_column(metric: str) -> str:
+    return "normalized" if metric == "logit_difference" else f"normalized_{metric}"
 
 
 def cell_table(plan: SweepPlan, pair: int, direction: str, texts: Sequence[str], computed: ComputedCells) -> pa.Table:
@@ -84,8 +84,8 @@ def _metrics(computed: ComputedCells) -> Iterator[tuple[str, Values | None, bool
     """Name, numbers of the cells that were computed, and whether a row may have none."""
     for name in _METRICS:
         yield name, getattr(computed.found, name), computed.estimates is not None
-    for name in NORMALISED:
-        yield normalised_column(name), computed.found.normalised(name, computed.base, computed.source), True
+    for name in NORMALIZED:
+        yield normalized_column(name), computed.found.normalized(name, computed.base, computed.source), True
 
 
 def _spread(values: Values, exact: npt.NDArray[np.bool_]) -> pa.Array:
@@ -95,7 +95,7 @@ def _spread(values: Values, exact: npt.NDArray[np.bool_]) -> pa.Array:
 
 
 def _estimates(estimates: Values, computed: ComputedCells, *, signed: bool) -> pa.Array:
-    """As shares of the difference between base and source run, as `normalised`."""
+    """As shares of the difference between base and source run, as `normalized`."""
     difference = float(computed.source.logit_difference[0] - computed.base.logit_difference[0])
     if abs(difference) < SMALLEST_DIFFERENCE:
         return pa.nulls(len(estimates), pa.float64())

@@ -56,7 +56,7 @@ def check_apart(pair: Pair) -> None:
     if abs(clean - corrupt) < SMALLEST_DIFFERENCE:
         raise BadRequest(
             f"the model tells the prompts not apart by these answers: the logit difference is {clean:.6g} on the clean "
-            f"prompt and {corrupt:.6g} on the corrupt one, so no effect can be normalised",
+            f"prompt and {corrupt:.6g} on the corrupt one, so no effect can be normalized",
             reason="PROMPTS_INDISTINGUISHABLE",
             field="corrupt",
             value=f"{abs(clean - corrupt):.6g}",

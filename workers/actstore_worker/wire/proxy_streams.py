@@ -11,14 +11,15 @@ from actstore_api.v1 import service_pb2_grpc
 
 
 def add_services(servicer: object, server: Any) -> None:
-    """What Serve's proxy offers. The proxy answers every method by asking the gateway, whatever `servicer` is."""
+    """Add to Serve's proxy the services that it offers.
+
+    It answers every method by asking the gateway, whatever `servicer` is.
+    """
     server.service_handler_factory = mended_streams(server.service_handler_factory)
     service_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_PatchingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_SaeServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    # Of whose verbs the gateway has the one that needs a model.
-    service_pb2_grpc.add_NormServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
 
 def mended_streams(factory: Callable[..., Any]) -> Callable[..., Any]:

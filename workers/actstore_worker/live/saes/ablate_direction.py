@@ -3,17 +3,21 @@
 import pyarrow as pa
 import torch
 
+from actstore_api.records.sae import AblateDirection, AblateDirectionAnswer
 from actstore_storage.errors import BadRequest
-from actstore_worker.live.passes import Passes, adding
-from actstore_worker.live.questions import AblatedDirection, AblateDirection
-from actstore_worker.live.texts.text import check_features, feature_activations, read_text
+from actstore_worker.live.passes.checks import check_features
+from actstore_worker.live.passes.running import Passes, adding
+from actstore_worker.live.passes.text import read_text
+from actstore_worker.live.saes.encode_text import feature_activations
 from actstore_worker.models.prompts import check_causal
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
-def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDirection) -> AblatedDirection:
-    """At every position the site loses what the feature adds to the SAE's reconstruction; what the SAE does not explain
+def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDirection) -> AblateDirectionAnswer:
+    """Run the model without what the feature writes, and compare what it predicts.
+
+    At every position the site loses what the feature adds to the SAE's reconstruction; what the SAE does not explain
     stays. Before the feature's first activation nothing changes, exactly: both passes are over the same text.
 
     Errors: BadRequest for an encoder, a feature that is not there, and a text of one token, which nothing follows.
@@ -34,7 +38,7 @@ def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDir
     contribution = sae.contribution(activation, question.feature, x)[None]
     before = passes.log_probabilities(ids)[0]
     after = passes.log_probabilities(ids, adding(passes.model, sae.output_site, -contribution))[0]
-    return AblatedDirection(
+    return AblateDirectionAnswer(
         text.table(
             activation=pa.array(activation[:-1].numpy(force=True), pa.float32()),
             next_text=pa.array(text.texts[1:], pa.string()),

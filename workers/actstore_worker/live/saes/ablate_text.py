@@ -15,11 +15,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from actstore_api.records.sae import AblateText, AblateTextAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.passes import Passes, setting
-from actstore_worker.live.questions import DELETE, MEAN_RESIDUAL, ZERO_EMBEDDING, AblatedText, AblateText, LiveLimits
-from actstore_worker.live.texts.text import LiveText, check_features, feature_activations, read_text
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.checks import check_features
+from actstore_worker.live.passes.running import Passes, setting
+from actstore_worker.live.passes.text import LiveText, read_text
+from actstore_worker.live.saes.encode_text import feature_activations
 from actstore_worker.models.prompts import check_causal
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae.autoencoder import SparseAutoencoder
@@ -37,8 +40,10 @@ _SCHEMA = pa.schema(
 _Cells = Int[Tensor, "cell taken"]
 
 
-def ablate_text(passes: Passes, sae: SparseAutoencoder, question: AblateText, limits: LiveLimits) -> AblatedText:
-    """Singles in order of position, then pairs.
+def ablate_text(passes: Passes, sae: SparseAutoencoder, question: AblateText, limits: LiveLimits) -> AblateTextAnswer:
+    """Take tokens away from the text, and see how the feature's activation changes.
+
+    Singles in order of position, then pairs.
 
     Errors: BadRequest for an encoder, whose activations depend on what would be cut off; for a feature or position that
     is not there; for a text of one token; LIMIT_EXCEEDED for more singles and pairs than the limit.
@@ -55,7 +60,7 @@ def ablate_text(passes: Passes, sae: SparseAutoencoder, question: AblateText, li
     found = [
         np.concatenate([part.numpy(force=True) for part in ways.run(question.ablation, cells)]) for cells in groups
     ]
-    return AblatedText(
+    return AblateTextAnswer(
         effects=_effects(text, groups, np.concatenate(found), float(whole[position])),
         tokens=text.table(activation=pa.array(whole.numpy(force=True), pa.float32())),
         position=position,
@@ -75,8 +80,11 @@ class _Ways:
         self._layers = range(sae.site.layer + 1)
 
     def run(self, ablation: str, cells: _Cells) -> Iterator[Float[Tensor, " cell"]]:
-        """The feature's activation at the last token, cell by cell, in slices. All rows of a slice are equally long."""
-        if ablation == DELETE:
+        """Find the feature's activation at the last token, cell by cell, in slices.
+
+        All rows of a slice are equally long.
+        """
+        if ablation == "delete":
             for part in cells.split(self._rows):
                 yield self._deleted(part)
             return
@@ -97,10 +105,10 @@ class _Ways:
     def _values(self, ablation: str) -> dict[Site, Float[Tensor, " d_model"]]:
         """What goes into which layers in place of what was there."""
         sites = [Site(layer, "resid_pre") for layer in self._layers]
-        if ablation == MEAN_RESIDUAL:
+        if ablation == "mean_residual":
             return self._means(sites)
         zero = torch.zeros(self._passes.model.d_model, device=self._ids.device)
-        return dict.fromkeys(sites[:1] if ablation == ZERO_EMBEDDING else sites, zero)
+        return dict.fromkeys(sites[:1] if ablation == "zero_embedding" else sites, zero)
 
     def _means(self, sites: list[Site]) -> dict[Site, Float[Tensor, " d_model"]]:
         """Over the tokens of the cut text as it is, but for BOS."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actstore_worker.live.texts.text import DENSE_MAX
+from actstore_worker.live.saes.encode_text import DENSE_MAX
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from actstore_api.records.sae import GetLogitLens, GetLogitLensAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LensTokens, LiveLimits, LogitLens
-from actstore_worker.live.texts.text import check_features, check_k
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.checks import check_features, check_k
+from actstore_worker.live.passes.running import Passes
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_causal, token_texts
 from actstore_worker.models.weights import read_norm
@@ -32,9 +33,13 @@ _SCHEMA = pa.schema(
 )
 
 
-def logit_lens(passes: Passes, sae: SparseAutoencoder, question: LogitLens, limits: LiveLimits) -> LensTokens:
-    """The direction times W_U, as Logan Riggs reads features: without a bias, a final norm's scale, or a soft cap, none
-    of which a direction has. Of fewer than k tokens that are left, all come.
+def logit_lens(
+    passes: Passes, sae: SparseAutoencoder, question: GetLogitLens, limits: LiveLimits
+) -> GetLogitLensAnswer:
+    """Find the tokens at both ends of each feature's direction.
+
+    The direction times W_U, as Logan Riggs reads features: without a bias, a final norm's scale, or a soft cap, none of
+    which a direction has. Of fewer than k tokens that are left, all come.
 
     Errors: BadRequest for an encoder, for an SAE of heads, for features and k out of range, and where every token's
     unembedding is longer than `longest_unembedding`.
@@ -54,11 +59,13 @@ def logit_lens(passes: Passes, sae: SparseAutoencoder, question: LogitLens, limi
     k = min(question.k, int((~masked).sum()))
     tops, bottoms = _ends(directions, unembedding, masked, k)
     table = _table(model, question.features, tops, bottoms)
-    return LensTokens(table, int(masked.sum()), live_provenance(model, sae))
+    return GetLogitLensAnswer(table, int(masked.sum()), live_provenance(model, sae))
 
 
 def fold_final_norm(model: LanguageModel, directions: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """As the final norm would hand the directions on, but for its division by the residual's scale and its bias: a
+    """Take directions through the final norm.
+
+    As the final norm would hand the directions on, but for its division by the residual's scale and its bias: a
     LayerNorm takes the mean away, and each norm multiplies by its gain.
     """
     norm = read_norm(model, model.final_norm)

@@ -14,14 +14,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from actstore_api.records.sae import CheckSae, CheckSaeAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.live.passes import UNCHANGED, Passes, adding
-from actstore_worker.live.questions import CheckSae, LiveLimits, SaeCheck
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import UNCHANGED, Passes, adding
+from actstore_worker.live.passes.stored_sample import Batch, StoredSequence, batches, sample_sequences
 from actstore_worker.live.saes.doubts import Findings, doubts
 from actstore_worker.live.saes.fit_of_sae import Firing, Unexplained, reconstructed, unexplained
-from actstore_worker.live.stored_sample import Batch, StoredSequence, batches, sample_sequences
 from actstore_worker.models.taps import Change
 from actstore_worker.provenance import live_provenance, with_snapshot
 from actstore_worker.sae.autoencoder import SparseAutoencoder
@@ -41,8 +42,10 @@ _SCHEMA = pa.schema(
 
 def check_sae(
     passes: Passes, sae: SparseAutoencoder, snapshot: Snapshot, question: CheckSae, limits: LiveLimits
-) -> SaeCheck:
-    """An encoder predicts no next token, so of an SAE of one there are no losses.
+) -> CheckSaeAnswer:
+    """Measure an SAE on stored text, and say what looks wrong.
+
+    An encoder predicts no next token, so of an SAE of one there are no losses.
 
     Errors: BadRequest for `tokens` past the limit, and as `sample_sequences`.
     """
@@ -60,7 +63,7 @@ def check_sae(
     asked = snapshot.record.specification
     findings = Findings(sae, asked.model, asked.model_revision, quantities, scales, layers)
     provenance = with_snapshot(live_provenance(passes.model, sae), snapshot)
-    return SaeCheck(_table(quantities, sae), tuple(doubts(findings)), provenance)
+    return CheckSaeAnswer(_table(quantities, sae), tuple(doubts(findings)), provenance)
 
 
 @dataclass

@@ -12,18 +12,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from actstore_api.records.model import AblateSites, AblateSitesAnswer
+from actstore_api.records.terms import Prompt, Provenance
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site, parse_site
-from actstore_storage.runs.snapshot import Provenance, Snapshot
-from actstore_worker.live.model_questions import MEAN, RESAMPLE, AblatedSites, AblateSites
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
-from actstore_worker.live.stored_sample import batches, sample_sequences
-from actstore_worker.live.texts.text import LiveText, read_text
-from actstore_worker.live.texts.text_batches import Gifts, Rows, batches_of, draw_gifts, rows_of
+from actstore_storage.runs.snapshot import Snapshot
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
+from actstore_worker.live.passes.stored_sample import batches, check_sample, sample_sequences
+from actstore_worker.live.passes.text import LiveText, read_text
+from actstore_worker.live.passes.text_batches import Gifts, Rows, batches_of, draw_gifts, rows_of
 from actstore_worker.models.chosen import chosen_heads, chosen_layers
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.prompts import Prompt, check_causal
+from actstore_worker.models.prompts import check_causal
 from actstore_worker.models.taps import Edit, writing
 from actstore_worker.provenance import live_provenance, with_snapshot
 
@@ -35,8 +36,12 @@ _UNWRITTEN = ("resid_mid", "pattern")
 _Values = Mapping[Site, Float[Tensor, "row position width"] | Float[Tensor, " width"]]
 
 
-def ablate_sites(passes: Passes, snapshot: Snapshot | None, question: AblateSites, limits: LiveLimits) -> AblatedSites:
-    """`snapshot`: of the run whose stored text a mean is over, computed again; None: over the texts.
+def ablate_sites(
+    passes: Passes, snapshot: Snapshot | None, question: AblateSites, limits: LiveLimits
+) -> AblateSitesAnswer:
+    """Find what the loss becomes without each of the model's parts.
+
+    `snapshot`: of the run whose stored text a mean is over, computed again; None: over the texts.
 
     Errors: BadRequest for an encoder, for texts without a token that is not special and is followed, for parts that are
     not there or cannot be written, for a single text that is to be resampled; PROMPT_LENGTHS_DIFFER for unequal ones by
@@ -124,11 +129,11 @@ def _source(
     """What gives, for a batch of the texts and a layer, the values that take the place of what is at its sites."""
     model = passes.model
     sites = {part.whole for part in parts}
-    if question.ablation == RESAMPLE:
+    if question.ablation == "resample":
         _check_resampled(texts, same_position=question.same_position)
         gifts = draw_gifts(texts, question.seed, same_position=question.same_position)
         return lambda rows, layer: _given_values(passes, texts, gifts, rows, _of_layer(sites, layer))
-    if question.ablation == MEAN:
+    if question.ablation == "mean":
         means = _means(passes, sites, _plain_rows(snapshot, question, texts, model, limits))
         return lambda _rows, _layer: means
     zeros = {site: torch.zeros(model.site_width(site, 0), device=model.device) for site in sites}
@@ -147,7 +152,9 @@ def _plain_rows(
         for rows in batches_of(texts, limits.tokens_per_slice, model.device):
             yield rows.ids, rows.plain
         return
-    for batch in batches(sample_sequences(snapshot, question.run_tokens), limits.tokens_per_slice, model.device):
+    assert question.stored is not None  # noqa: S101  or there would be no snapshot
+    sample = sample_sequences(snapshot, question.stored.tokens)
+    for batch in batches(sample, limits.tokens_per_slice, model.device):
         yield batch.ids, batch.kept
 
 
@@ -257,18 +264,13 @@ def _check_counted(texts: Sequence[LiveText]) -> None:
 
 def _check_source(question: AblateSites, limits: LiveLimits) -> None:
     """What another ablation would leave unread is refused rather than ignored."""
-    for given, field, ablation in ((question.run, "run", MEAN), (question.same_position, "same_position", RESAMPLE)):
+    run = "" if question.stored is None else question.stored.run
+    for given, field, ablation in ((run, "stored.run", "mean"), (question.same_position, "same_position", "resample")):
         if given and question.ablation != ablation:
             message = f"{field} is for ablation {ablation}, not for {question.ablation}"
             raise BadRequest(message, field=field, value=given, allowed=f"none, or ablation {ablation}")
-    if not 1 <= question.run_tokens <= limits.check_tokens:
-        raise BadRequest(
-            f"a mean is over 1 to {limits.check_tokens} stored tokens, not {question.run_tokens}",
-            reason="LIMIT_EXCEEDED" if question.run_tokens else "ARGUMENT_INVALID",
-            field="run_tokens",
-            value=question.run_tokens,
-            allowed=f"1 to {limits.check_tokens}",
-        )
+    if question.stored is not None:
+        check_sample(question.stored, limits.check_tokens)
 
 
 def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
@@ -291,12 +293,12 @@ def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
             raise BadRequest(message, reason="NOTHING_LEFT", field="texts", value=shown, allowed="text")
 
 
-def _answer(parts: Sequence[Site], losses: _Losses, provenance: Provenance) -> AblatedSites:
+def _answer(parts: Sequence[Site], losses: _Losses, provenance: Provenance) -> AblateSitesAnswer:
     tokens = int(losses.tokens.sum())
     base, ablated = losses.base.sum() / tokens, losses.parts / tokens
     with np.errstate(invalid="ignore"):
         by_text = losses.base / losses.tokens
-    return AblatedSites(
+    return AblateSitesAnswer(
         effects=pa.table(
             {
                 "site": pa.array(map(str, parts), pa.string()),

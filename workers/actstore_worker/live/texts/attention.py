@@ -23,12 +23,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from actstore_api.records.model import GetAttention, GetAttentionAnswer, GetInductionScores, GetInductionScoresAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.model_questions import InductionScores, ScoreInduction, SeeAttention, SeenAttention
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
-from actstore_worker.live.texts.text import read_text
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
+from actstore_worker.live.passes.text import read_text
 from actstore_worker.models.chosen import chosen_heads, chosen_layers
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_causal, plain_ids, prepends_bos
@@ -40,9 +40,11 @@ _Pattern = Float[Tensor, "batch head query key"]
 _SCORES = ("induction", "duplicate_token", "previous_token")
 
 
-def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) -> SeenAttention:
-    """Errors: BadRequest for layers and heads that are not there; LIMIT_EXCEEDED for more weights than one answer, or
-    one layer, may have.
+def see_attention(passes: Passes, question: GetAttention, limits: LiveLimits) -> GetAttentionAnswer:
+    """Find where each head attends in a text.
+
+    Errors: BadRequest for layers and heads that are not there; LIMIT_EXCEEDED for more weights than one answer, or one
+    layer, may have.
     """
     model = passes.model
     layers = chosen_layers(model, question.layers)
@@ -61,7 +63,7 @@ def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) ->
             patterns.append(_rows(site.layer, heads, pattern, causal=model.family.causal))
 
     visit_patterns(passes, ids, layers, see)
-    return SeenAttention(
+    return GetAttentionAnswer(
         pa.concat_tables(summaries),
         pa.concat_tables(patterns) if patterns else None,
         text.table(),
@@ -69,8 +71,10 @@ def see_attention(passes: Passes, question: SeeAttention, limits: LiveLimits) ->
     )
 
 
-def score_induction(passes: Passes, question: ScoreInduction, limits: LiveLimits) -> InductionScores:
-    """On t different tokens drawn at random that come twice, after a BOS where there is one. For a query q among the
+def score_induction(passes: Passes, question: GetInductionScores, limits: LiveLimits) -> GetInductionScoresAnswer:
+    """Score how much each head attends as induction heads do.
+
+    On t different tokens drawn at random that come twice, after a BOS where there is one. For a query q among the
     second t, with its own token first at q - t, each score is the mean over those queries, and over the texts, of a
     weight: induction a[q, q - t + 1], duplicate_token a[q, q - t], previous_token a[q, q - 1].
 
@@ -98,7 +102,7 @@ def score_induction(passes: Passes, question: ScoreInduction, limits: LiveLimits
 
     visit_patterns(passes, ids, layers, see)
     losses = -passes.log_probabilities(ids)[:, first:].double()  # [text, 2 t - 1] with a BOS or without
-    return InductionScores(
+    return GetInductionScoresAnswer(
         pa.concat_tables(tables),
         tokens,
         float(losses[:, : tokens - 1].mean()),
@@ -110,7 +114,7 @@ def score_induction(passes: Passes, question: ScoreInduction, limits: LiveLimits
 def summarise(
     pattern: Float[Tensor, "head query key"], tokens: Int[Tensor, " key"]
 ) -> Mapping[str, Float[Tensor, " head"]]:
-    """What the heads do in sum; the formulas are the module's."""
+    """Sum up what the heads do; the formulas are the module's."""
     place = torch.arange(len(tokens), device=tokens.device)
     same = (tokens[:, None] == tokens) & (place[:, None] > place)
     after = torch.zeros_like(same)
@@ -133,7 +137,7 @@ def summarise(
 def visit_patterns(
     passes: Passes, ids: Int[Tensor, "batch position"], layers: Iterable[int], see: Callable[[Site, _Pattern], None]
 ) -> None:
-    """Layer by layer as the pass goes, so that no two layers' weights are held at once."""
+    """Hand out each layer's attention weights as the pass goes, so that no two layers' are held at once."""
     heads = passes.model.head_count
 
     def show(site: Site, shown: Float[Tensor, "batch query head_and_key"]) -> None:
@@ -173,7 +177,7 @@ def _rows(layer: int, heads: Sequence[int], pattern: Float[Tensor, "head query k
     )
 
 
-def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int) -> int:
+def _repeated_tokens(model: LanguageModel, question: GetInductionScores, first: int) -> int:
     """How many come twice. Errors: BadRequest for fewer than 2, or more than fit or than there are."""
     most = min((model.context_length - first) // 2, len(plain_ids(model)))
     tokens = min(_USUAL_TOKENS, most) if question.tokens is None else question.tokens
@@ -189,7 +193,9 @@ def _repeated_tokens(model: LanguageModel, question: ScoreInduction, first: int)
     return tokens
 
 
-def _repeated(model: LanguageModel, question: ScoreInduction, tokens: int, first: int) -> Int[Tensor, "text position"]:
+def _repeated(
+    model: LanguageModel, question: GetInductionScores, tokens: int, first: int
+) -> Int[Tensor, "text position"]:
     generator, plain = np.random.default_rng(question.seed), plain_ids(model)
     drawn = np.stack([generator.permutation(plain)[:tokens] for _ in range(question.texts)])
     start = np.full((question.texts, first), model.bos_id or 0)
@@ -208,7 +214,7 @@ def _check_texts(texts: int, limits: LiveLimits) -> None:
 
 
 def check_weights(model: LanguageModel, texts: int, length: int, limits: LiveLimits) -> None:
-    """Of one layer, which hold all its heads at once."""
+    """Refuse rows whose attention weights of one layer, which hold all its heads at once, do not fit."""
     weights = texts * model.head_count * length**2
     if weights > limits.attention_elements:
         raise _too_many(weights, limits.attention_elements, f"a layer's attention over {length} tokens", "text")

@@ -16,16 +16,17 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actstore_api.records.model import CompareTokens, CompareTokensAnswer
+from actstore_api.records.terms import Prompt
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.model_questions import ComparedTokens, CompareTokens
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
+from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.live.texts.attention import EAGER, check_weights, visit_patterns
-from actstore_worker.live.texts.text import LiveText, read_text
 from actstore_worker.models.chosen import chosen_layers
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.prompts import Prompt, check_causal, plain_ids
+from actstore_worker.models.prompts import check_causal, plain_ids
 from actstore_worker.provenance import live_provenance
 
 # Layers are early up to this part of them.
@@ -62,8 +63,10 @@ class _Place:
 _Seen = Float[NDArray[np.float64], "measure layer head"]
 
 
-def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) -> ComparedTokens:
-    """Errors: BadRequest for an encoder, for layers that are not there, prompts of another length than the clean one or
+def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) -> CompareTokensAnswer:
+    """Compare the replaced tokens of corrupt prompts with other tokens.
+
+    Errors: BadRequest for an encoder, for layers that are not there, prompts of another length than the clean one or
     equal to it, and past limits.
     """
     model = passes.model
@@ -82,7 +85,7 @@ def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) 
         seen.update({(ids, token, position): values for position, values in zip(positions, found, strict=True)})
     by_place = [seen[place.text.ids, place.token, place.position] for place in places]
     tokens, heads = _token_table(passes, places), _head_table(places, by_place, layers)
-    return ComparedTokens(tokens, heads, live_provenance(model, attention=EAGER))
+    return CompareTokensAnswer(tokens, heads, live_provenance(model, attention=EAGER))
 
 
 def _read(model: LanguageModel, question: CompareTokens, limits: LiveLimits) -> tuple[LiveText, list[LiveText]]:

@@ -14,12 +14,14 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actstore_api.records.model import GetTextLens, GetTextLensAnswer
+from actstore_api.records.terms import TokenReference
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site, why_missing
-from actstore_worker.live.model_questions import LensedText, LensText
-from actstore_worker.live.passes import LOGITS_MAX, Passes
-from actstore_worker.live.questions import LiveLimits
-from actstore_worker.live.texts.text import LiveText, check_k, read_text
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.checks import check_k
+from actstore_worker.live.passes.running import LOGITS_MAX, Passes
+from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.models.chosen import chosen_layers
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_causal, token_of, token_texts
@@ -41,9 +43,11 @@ class _Read:
     kl: Float[Tensor, " position"]
 
 
-def lens_text(passes: Passes, question: LensText, limits: LiveLimits) -> LensedText:
-    """Of fewer than k tokens in the vocabulary, all come. With p the model's output at a position and q what a layer
-    would predict, entropy is -sum q ln q and kl is sum p ln(p / q), both in nats.
+def lens_text(passes: Passes, question: GetTextLens, limits: LiveLimits) -> GetTextLensAnswer:
+    """Find what the residual stream would predict at each layer and position.
+
+    Of fewer than k tokens in the vocabulary, all come. With p the model's output at a position and q what a layer would
+    predict, entropy is -sum q ln q and kl is sum p ln(p / q), both in nats.
 
     Errors: BadRequest for an encoder, for a site that is no sum of the residual stream or is not there, for layers out
     of range, for a target of several tokens; LIMIT_EXCEEDED for k and rows past their limits.
@@ -61,7 +65,7 @@ def lens_text(passes: Passes, question: LensText, limits: LiveLimits) -> LensedT
     last = Site(model.layer_count - 1, "resid_post")
     seen = passes.observe(text.on(model.device), {*sites, last})
     found = _read(passes, [seen[site][0] for site in sites], seen[last][0], targets, k)
-    return LensedText(
+    return GetTextLensAnswer(
         _tops(model, layers, found), _positions(model, layers, found, targets), text.table(), live_provenance(model)
     )
 
@@ -117,9 +121,9 @@ def _joined(parts: Sequence[_Read]) -> _Read:
     return _Read(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _Read.__dataclass_fields__})
 
 
-def _targets(model: LanguageModel, text: LiveText, target: str | int) -> list[int | None]:
+def _targets(model: LanguageModel, text: LiveText, target: TokenReference | None) -> list[int | None]:
     """One a position: the named one, or the true next token, which the last position does not have."""
-    if target != "":
+    if target is not None:
         return [token_of(model, target, "target")] * len(text)
     return [*text.ids[1:], None]
 

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from actstore_api.records.model import SteerText
+from actstore_api.records.terms import SaeFeature
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site, parse_site
-from actstore_worker.live.model_questions import ADD, ALL, GENERATED, PROJECT_OUT, PROMPT, SET, SteerText
-from actstore_worker.live.texts.text import check_features
+from actstore_worker.live.passes.checks import check_features
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import Change
 from actstore_worker.sae.autoencoder import SparseAutoencoder
@@ -29,13 +30,15 @@ class Direction:
     feature: int = 0
 
     def delta(self, mode: str, strength: float) -> Delta:
-        """With u the unit vector, x what is there and s the strength in the site's own units: `add` s u, `set`
-        (s - x.u) u, `project_out` -(x.u) u. To set a feature is to put s u in place of what it adds to its SAE's
-        reconstruction; what the SAE does not explain stays.
+        """Say what steering adds at the site.
+
+        With u the unit vector, x what is there and s the strength in the site's own units: `add` s u, `set` (s - x.u)
+        u, `project_out` -(x.u) u. To set a feature is to put s u in place of what it adds to its SAE's reconstruction;
+        what the SAE does not explain stays.
         """
-        if mode == ADD:
+        if mode == "add":
             return lambda x: (strength * self.unit).expand_as(x)
-        if mode == PROJECT_OUT:
+        if mode == "project_out":
             return lambda x: -(x @ self.unit)[..., None] * self.unit
         if self.sae is None:
             return lambda x: (strength - x @ self.unit)[..., None] * self.unit
@@ -59,7 +62,7 @@ class Steering:
     generated: bool
 
     def changes(self, first: int, length: int) -> Mapping[Site, Change]:
-        """For a pass over the positions from `first` on.
+        """Make the changes of a pass over the positions from `first` on.
 
         resid_mid is no module's output: what attention adds to the residual carries what is changed there.
         """
@@ -88,27 +91,30 @@ def _moved(carrier: Tensor, x: Tensor, delta: Delta) -> Tensor:
 
 
 def steered_positions(asked: str, special: Bool[Tensor, " position"]) -> tuple[Bool[Tensor, " position"], bool]:
-    """Of the prompt those that are not special; and whether the generated ones are."""
-    return ~special & (asked in (ALL, PROMPT)), asked in (ALL, GENERATED)
+    """Find which of the prompt's positions are steered, none of them special, and whether generated ones are."""
+    return ~special & (asked in ("all", "prompt")), asked in ("all", "generated")
 
 
 def direction_of(model: LanguageModel, question: SteerText, sae: SparseAutoencoder | None) -> Direction:
-    """Errors: BadRequest for a site that is not in the residual stream's way, a vector of another width, zero or no
+    """Find the direction that the question steers along, and its site.
+
+    Errors: BadRequest for a site that is not in the residual stream's way, a vector of another width, zero or no
     number, a feature that is not there or writes nothing, and for setting a transcoder's, which reads elsewhere.
     """
-    if sae is None:
-        vector = torch.tensor(question.vector, dtype=torch.float32, device=model.device)
+    asked = question.direction
+    if sae is None or not isinstance(asked, SaeFeature):
+        vector = torch.tensor(asked, dtype=torch.float32, device=model.device)
         return Direction(_site(model, question.site), _unit(vector, model, "vector", f"{len(vector)} numbers"))
-    check_features(sae, [question.feature])
+    check_features(sae, [asked.feature])
     site = sae.output_site
     if site.kind not in model.kinds:
         why = f"it writes {site}, which lies in heads and not in the residual"
         raise _unsupported(sae, why, "sae", str(site), "an SAE of a site in the residual")
-    if sae.is_transcoder and question.mode == SET:
+    if sae.is_transcoder and question.mode == "set":
         why = f"it reads {sae.site} and writes {site}, where its features are not seen"
-        raise _unsupported(sae, why, "mode", question.mode, f"{ADD}, {PROJECT_OUT}")
-    unit = _unit(sae.decoder[question.feature].float(), model, "feature", str(question.feature))
-    return Direction(site, unit, sae, question.feature)
+        raise _unsupported(sae, why, "mode", question.mode, "add, project_out")
+    unit = _unit(sae.decoder[asked.feature].float(), model, "feature", str(asked.feature))
+    return Direction(site, unit, sae, asked.feature)
 
 
 def _site(model: LanguageModel, name: str) -> Site:

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from actstore_api.records.model import SteerText, SteerTextAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.model_questions import MEAN_NORM, PROJECT_OUT, SteeredText, SteerText
-from actstore_worker.live.passes import LOGITS_MAX, UNCHANGED, Passes
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import LOGITS_MAX, UNCHANGED, Passes
+from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.live.texts.steer_site import Steering, direction_of, steered_positions
-from actstore_worker.live.texts.text import LiveText, read_text
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_causal
 from actstore_worker.provenance import live_provenance
@@ -39,9 +39,13 @@ class _Seen:
     kl: Float[Tensor, " token"]
 
 
-def steer_text(passes: Passes, sae: SparseAutoencoder | None, question: SteerText, limits: LiveLimits) -> SteeredText:
-    """Both texts begin with the same seed. The prompt's special tokens are steered nowhere: what a BOS holds is many
-    times as long as what text does, and every head that has nothing to do rests on it.
+def steer_text(
+    passes: Passes, sae: SparseAutoencoder | None, question: SteerText, limits: LiveLimits
+) -> SteerTextAnswer:
+    """Let the model go on with a text, steered and unsteered.
+
+    Both texts begin with the same seed. The prompt's special tokens are steered nowhere: what a BOS holds is many times
+    as long as what text does, and every head that has nothing to do rests on it.
 
     Errors: BadRequest for an encoder, for what `direction_of` refuses, for a strength that is missing, not wanted or no
     number, a negative temperature; LIMIT_EXCEEDED for more tokens than one answer or the model's context has;
@@ -52,9 +56,11 @@ def steer_text(passes: Passes, sae: SparseAutoencoder | None, question: SteerTex
     _check_numbers(question)
     direction = direction_of(model, question, sae)
     text = read_text(model, question.prompt, question.prepend_bos, "prompt")
-    _check_tokens(model, question.tokens, len(text), limits)
+    _check_tokens(model, question.max_new_tokens, len(text), limits)
     norm = _mean_norm(passes, text, direction.site)
-    strength = None if question.strength is None else question.strength * (norm if question.unit == MEAN_NORM else 1.0)
+    strength = (
+        None if question.strength is None else question.strength * (norm if question.unit == "mean_norm" else 1.0)
+    )
     special = torch.from_numpy(text.special).to(model.device)
     prompt, generated = steered_positions(question.positions, special)
     delta = direction.delta(question.mode, strength or 0.0)
@@ -62,7 +68,7 @@ def steer_text(passes: Passes, sae: SparseAutoencoder | None, question: SteerTex
     ways: dict[str, Steering | None] = {STEERED: steering, UNSTEERED: None}
     written = {name: _write(passes, text.ids, way, question) for name, way in ways.items()}
     seen = {name: _see(passes, (*text.ids, *tokens), len(text), steering) for name, tokens in written.items()}
-    return SteeredText(
+    return SteerTextAnswer(
         tokens=pa.concat_tables([_table(model, name, len(text), written[name], seen[name]) for name in written]),
         prompt=text.table(steered=pa.array(prompt.numpy(force=True), pa.bool_())),
         steered_text=_decoded(model, written[STEERED]),
@@ -88,7 +94,7 @@ def _write(passes: Passes, prompt: Sequence[int], steering: Steering | None, que
     generator = torch.Generator().manual_seed(question.seed)
     found: list[int] = []
     fresh, first = list(prompt), 0
-    while len(found) < question.tokens and not ends.intersection(found[-1:]):
+    while len(found) < question.max_new_tokens and not ends.intersection(found[-1:]):
         ids = torch.tensor([fresh], device=passes.model.device)
         changes = UNCHANGED if steering is None else steering.changes(first, len(fresh))
         logits = passes.next_logits(ids, cache, changes)[0]
@@ -167,7 +173,7 @@ def _check_numbers(question: SteerText) -> None:
         )
     if not 0 <= question.seed <= SEED_MAX:
         raise BadRequest(f"seed is {question.seed}", field="seed", value=question.seed, allowed=f"0 to {SEED_MAX}")
-    wanted = question.mode != PROJECT_OUT
+    wanted = question.mode != "project_out"
     if (question.strength is not None) != wanted or not math.isfinite(question.strength or 0.0):
         raise BadRequest(
             f"strength is {'missing' if question.strength is None else question.strength} for mode {question.mode}",
@@ -184,7 +190,7 @@ def _check_tokens(model: LanguageModel, tokens: int, prompt: int, limits: LiveLi
             f"{tokens} tokens after a prompt of {prompt}; {model.name!r} reads {model.context_length} in all"
             f"{model.context_reason}, and one answer has at most {limits.steered_tokens}",
             reason="LIMIT_EXCEEDED" if tokens else "ARGUMENT_INVALID",
-            field="tokens",
+            field="max_new_tokens",
             value=tokens,
             allowed=f"1 to {most}" if most else "a shorter prompt",
         )

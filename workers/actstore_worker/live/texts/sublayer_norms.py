@@ -15,18 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from actstore_api.records.model import GetWeightNorms
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.live.model_questions import MeasureWeights
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
-from actstore_worker.live.stored_sample import batches, sample_sequences
-from actstore_worker.live.texts.text import read_text
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
+from actstore_worker.live.passes.stored_sample import batches, check_sample, sample_sequences
+from actstore_worker.live.passes.text import read_text
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.weights import LayerWeights, Norm, layer_weights, layout_of
 
-GAUSSIAN, NORMALISED, TEXT, RUN = "gaussian", "normalised", "text", "run"
+GAUSSIAN, NORMALIZED, TEXT, RUN = "gaussian", "normalized", "text", "run"
 _SCHEMA = pa.schema(
     [
         pa.field("layer", pa.int32(), nullable=False),
@@ -45,9 +45,11 @@ _UNITS_AT_ONCE = 1024
 
 
 def sublayer_norms(
-    passes: Passes, question: MeasureWeights, layers: Sequence[int], limits: LiveLimits, snapshot: Snapshot | None
+    passes: Passes, question: GetWeightNorms, layers: Sequence[int], limits: LiveLimits, snapshot: Snapshot | None
 ) -> pa.Table:
-    """`snapshot`: the question's run. Errors: BadRequest LIMIT_EXCEEDED for samples and tokens of the run, and as
+    """Measure what attention and MLP write, on random input and on what is read.
+
+    `snapshot`: the question's run. Errors: BadRequest LIMIT_EXCEEDED for samples and tokens of the run, and as
     `read_text` and `sample_sequences`.
     """
     model = passes.model
@@ -85,28 +87,22 @@ _Read = dict[str, _Seen]
 
 
 def _read_inputs(
-    passes: Passes, question: MeasureWeights, layers: Sequence[int], snapshot: Snapshot | None, limits: LiveLimits
+    passes: Passes, question: GetWeightNorms, layers: Sequence[int], snapshot: Snapshot | None, limits: LiveLimits
 ) -> _Read:
     """By input: of the text, and of a sample of the run, where they are asked for; without BOS and special tokens."""
     found: _Read = {}
-    if question.text:
+    if question.text is not None:
         text = read_text(passes.model, question.text, question.prepend_bos)
         if text.special.all():
             message = "the text has special tokens alone"
             raise BadRequest(message, field="text", value=question.text, allowed="some text")
         kept = torch.from_numpy(~text.special)[None].to(passes.model.device)
         found[TEXT] = _seen(passes, [(text.on(passes.model.device), kept)], layers)
-    if snapshot is not None:
-        if not 1 <= question.run_tokens <= limits.check_tokens:
-            raise BadRequest(
-                f"run_tokens is {question.run_tokens}",
-                reason="LIMIT_EXCEEDED" if question.run_tokens else "ARGUMENT_INVALID",
-                field="run_tokens",
-                value=question.run_tokens,
-                allowed=f"1 to {limits.check_tokens}",
-            )
-        sample = batches(sample_sequences(snapshot, question.run_tokens), limits.tokens_per_slice, passes.model.device)
-        found[RUN] = _seen(passes, ((batch.ids, batch.kept) for batch in sample), layers)
+    if snapshot is not None and question.stored is not None:
+        check_sample(question.stored, limits.check_tokens)
+        sample = sample_sequences(snapshot, question.stored.tokens)
+        rows = batches(sample, limits.tokens_per_slice, passes.model.device)
+        found[RUN] = _seen(passes, ((batch.ids, batch.kept) for batch in rows), layers)
     return found
 
 
@@ -141,7 +137,7 @@ def _attention(
     model = passes.model
     mixed = torch.einsum("hdk,hke->de", weights.shared(weights.v[0]), weights.o[0])
     written: Tensor = weights.constant_write(folded=False)
-    for name in (GAUSSIAN, NORMALISED):
+    for name in (GAUSSIAN, NORMALIZED):
         law = _law(name, weights.attention_norm)
         expected = law.square(mixed, written) ** 0.5
         parts = []
@@ -178,10 +174,10 @@ def _mlp(
     layout = layout_of(passes.model)
     assert weights.mlp_norm is not None and weights.reads is not None  # noqa: S101, PT018  the caller looked
     closed = not (layout.gate or passes.model.family.norms_writes) and weights.reads[0].shape[1] <= limits.weight_units
-    for name in (GAUSSIAN, NORMALISED):
+    for name in (GAUSSIAN, NORMALIZED):
         law = _law(name, weights.mlp_norm)
         parts = inputs.split(limits.tokens_per_slice)
-        found = [_mlp_path(passes, layer, part, normalised=name == NORMALISED) for part in parts]
+        found = [_mlp_path(passes, layer, part, normalized=name == NORMALIZED) for part in parts]
         y, active = (torch.cat(column) for column in zip(*found, strict=True))
         expected = _expected_mlp(weights, law, _activation(passes, layer)) if closed else None
         yield _row("mlp", name, expected, _squares(y)) | {
@@ -194,13 +190,13 @@ def _mlp(
 
 
 def _mlp_path(
-    passes: Passes, layer: int, inputs: Float[Tensor, "sample d_model"], *, normalised: bool
+    passes: Passes, layer: int, inputs: Float[Tensor, "sample d_model"], *, normalized: bool
 ) -> tuple[Float[Tensor, "sample d_model"], Float[Tensor, " sample"]]:
     """By the model's own modules: what the MLP writes, and its share of active units, of each row."""
     model, layout = passes.model, layout_of(passes.model)
     with passes.turn():
         first, *others = (model.layers[layer].get_submodule(path) for path in model.family.from_middle)
-        x = first(inputs[None]) if normalised else inputs[None]
+        x = first(inputs[None]) if normalized else inputs[None]
         before = model.layers[layer].get_submodule(layout.gate or layout.reads)(x)
         y = x
         for module in others:
@@ -222,8 +218,8 @@ class _Law:
     """Mean and covariance of what a sublayer's matrices read: C = scale * G P G, with gain G and P taking the mean away
     where the norm does.
 
-    Of a Gaussian that was layer-normalised: uniform on a sphere of radius sqrt(d) in the d - 1 dimensions that are
-    left, so that C = d / (d - 1) P; of one that was RMS-normalised, C = 1. Both to the epsilon of the norm.
+    Of a Gaussian that was layer-normalized: uniform on a sphere of radius sqrt(d) in the d - 1 dimensions that are
+    left, so that C = d / (d - 1) P; of one that was RMS-normalized, C = 1. Both to the epsilon of the norm.
     """
 
     norm: Norm | None
@@ -259,7 +255,7 @@ def _expected_active(weights: LayerWeights, law: _Law) -> float:
 
 
 def _expected_mlp(weights: LayerWeights, law: _Law, activation: nn.Module) -> float:
-    """sqrt(E |W_out^T f(u) + b|^2) for u Gaussian: exact of Gaussian input, and to order 1/d of a normalised one.
+    """sqrt(E |W_out^T f(u) + b|^2) for u Gaussian: exact of Gaussian input, and to order 1/d of a normalized one.
 
     By Mehler's formula, with f(m_i + s_i z) = sum_k a_ik h_k(z) in orthonormal Hermite polynomials and r_ij the
     correlation of units, E f_i f_j = sum_k a_ik a_jk r_ij^k; of a unit with itself E f_i^2 is the whole integral.

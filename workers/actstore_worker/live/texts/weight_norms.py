@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from actstore_api.records.model import GetWeightNorms, GetWeightNormsAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.live.model_questions import MeasuredWeights, MeasureWeights
-from actstore_worker.live.passes import Passes
-from actstore_worker.live.questions import LiveLimits
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.texts.sublayer_norms import sublayer_norms
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_causal
@@ -47,9 +47,11 @@ _Pair = tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head d
 
 
 def weight_norms(
-    passes: Passes, question: MeasureWeights, limits: LiveLimits, snapshot: Snapshot | None = None
-) -> MeasuredWeights:
-    """`snapshot`: of the question's run, whose weights are this model's.
+    passes: Passes, question: GetWeightNorms, limits: LiveLimits, snapshot: Snapshot | None = None
+) -> GetWeightNormsAnswer:
+    """Measure a model's weights, and what its layers write.
+
+    `snapshot`: of the question's run, whose weights are this model's.
 
     Errors: BadRequest MODEL_UNSUPPORTED for an encoder; LAYER_OUT_OF_RANGE; and as `sublayer_norms`.
     """
@@ -66,7 +68,7 @@ def weight_norms(
     outputs, provenance = sublayer_norms(passes, question, layers, limits, snapshot), live_provenance(model, None)
     if snapshot is not None:
         provenance = with_snapshot(provenance, snapshot)
-    return MeasuredWeights(pa.Table.from_pylist(rows, _SCHEMA), outputs, provenance)
+    return GetWeightNormsAnswer(pa.Table.from_pylist(rows, _SCHEMA), outputs, provenance)
 
 
 def factored_norms(

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from typing import NoReturn
 
+from actstore_api.records.patching import PatchSource, RunSweep
 from actstore_storage.errors import BadRequest
+from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
 from actstore_worker.patching.inputs.pairs import PairTokens
-from actstore_worker.patching.inputs.request import EMBEDDING, FEATURES, SOURCES, STORED_SOURCES, SweepRequest
 
-
-def choices(asked: Sequence[str], known: Sequence[str], field: str) -> tuple[str, ...]:
-    for choice in asked:
-        if choice not in known:
-            raise BadRequest(f"{field}: {choice!r} is not known", field=field, value=choice, allowed=known)
-    return tuple(dict.fromkeys(asked))
+# Of the others only the base run differs from cell to cell.
+STORED_SOURCES: tuple[PatchSource, ...] = ("mean", "resample")
 
 
 def check_position(position: int, length: int, field: str) -> None:
@@ -36,7 +33,7 @@ def check_count(count: int, most: int, field: str) -> None:
         )
 
 
-def check_screen(request: SweepRequest, cells: int) -> None:
+def check_screen(request: RunSweep, cells: int) -> None:
     """Of cells that lie behind each other, the estimates of each alone do not add up to that of all."""
     if request.screen is None:
         return
@@ -55,7 +52,7 @@ def check_screen(request: SweepRequest, cells: int) -> None:
             value=request.window_layers,
             allowed="1, with a screen",
         )
-    asked = {"sites": FEATURES if request.features else "", "spans": ", ".join(span.name for span in request.spans)}
+    asked = {"sites": FEATURES if request.sae else "", "spans": ", ".join(span.name for span in request.spans)}
     if EMBEDDING in request.sites and request.source != "prompt":
         asked["sites"] = EMBEDDING
     for field, value in asked.items():
@@ -68,29 +65,38 @@ def check_screen(request: SweepRequest, cells: int) -> None:
             )
 
 
-def check_sources(request: SweepRequest) -> None:
+def check_sources(request: RunSweep) -> None:
     """What goes with which source, and with which site."""
-    choices((request.source,), SOURCES, "source")
     is_stored = request.source in STORED_SOURCES
     if is_stored != (request.stored is not None):
         raise BadRequest(
             f"of source {request.source!r} " + ("the run is not named" if is_stored else "there is no run"),
-            field="source_run",
+            field="stored.run",
             value="" if request.stored is None else request.stored.run,
             allowed="a run's name" if is_stored else f"none, or a source of {', '.join(STORED_SOURCES)}",
         )
     if is_stored and EMBEDDING in request.sites:
         _refuse_site(EMBEDDING, f"runs store no embeddings: source {request.source!r} has none")
-    if request.source == "mean" and request.features is not None:
+    if request.source == "mean" and request.sae:
         _refuse_site(FEATURES, "what an SAE makes of a mean vector is not the mean of its features: resample instead")
-    if request.features is None and FEATURES in request.sites:
-        raise BadRequest("whose features are meant is not said", field="sae", value="", allowed="an SAE's name")
-    if request.features is not None and request.sites and FEATURES not in request.sites:
-        message = f"SAE {request.features.sae!r} is named, and {FEATURES!r} is not among the sites"
+    _check_sae_named(request)
+    if request.sae and request.sites and FEATURES not in request.sites:
+        message = f"SAE {request.sae!r} is named, and {FEATURES!r} is not among the sites"
         raise BadRequest(message, field="sites", value=request.sites, allowed=f"{FEATURES}, with an SAE")
 
 
-def check_spans_alone(request: SweepRequest, pairs: Sequence[PairTokens]) -> None:
+def _check_sae_named(request: RunSweep) -> None:
+    """What is said of features is said of an SAE's."""
+    said = {
+        "features": FEATURES in request.sites or bool(request.features),
+        "sae_error": request.sae_error != RunSweep.sae_error,
+    }
+    if not request.sae and any(said.values()):
+        field = next(field for field, is_said in said.items() if is_said)
+        raise BadRequest(f"{field} are an SAE's, and none is named", field="sae", value="", allowed="an SAE's name")
+
+
+def check_spans_alone(request: RunSweep, pairs: Sequence[PairTokens]) -> None:
     """Spans stand in place of positions; and what a query attends with is of the positions of its own prompt."""
     if not request.spans:
         return

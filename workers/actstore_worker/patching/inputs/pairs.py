@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from actstore_api.records.patching import PatchSpan, PromptPair
 from actstore_storage.errors import BadRequest
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_length, prompt_ids, token_of
-from actstore_worker.patching.inputs.request import PromptPair, Span
 from actstore_worker.patching.inputs.spans import SpanTokens, span_tokens
 
 
@@ -46,7 +46,7 @@ class PairTokens:
 
 
 def pair_tokens(
-    model: LanguageModel, pair: PromptPair, prepend_bos: bool | None, spans: Sequence[Span] = ()
+    model: LanguageModel, pair: PromptPair, prepend_bos: bool | None, spans: Sequence[PatchSpan] = ()
 ) -> PairTokens:
     """Without spans the prompts have the same length. `prepend_bos`: as of `prompt_ids`."""
     clean = prompt_ids(model, pair.clean, prepend_bos, "clean")

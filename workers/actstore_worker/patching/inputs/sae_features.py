@@ -15,15 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actstore_api.records.patching import SaeError
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import FEATURES_MAX, SAE_ERRORS, SaeFeatures
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.fit import check_fit
 from actstore_worker.sae.refusals import mismatch
 
+# Features that one sweep names.
+FEATURES_MAX = 16_384
 # Of a prompt, encoded at once: d_sae numbers each, of which the few that are not 0 are kept.
 _ROWS_AT_ONCE = 64
 
@@ -31,7 +33,9 @@ _ROWS_AT_ONCE = 64
 Active = Mapping[int, float]
 
 
-def check_features(sae: SparseAutoencoder, model: LanguageModel, asked: SaeFeatures, patchable: Sequence[str]) -> None:
+def check_features(
+    sae: SparseAutoencoder, model: LanguageModel, features: Sequence[int], patchable: Sequence[str]
+) -> None:
     """Errors: BadRequest for an SAE that reads and writes what cannot be patched, or that does not go with the model;
     for a feature that it does not have.
     """
@@ -42,17 +46,15 @@ def check_features(sae: SparseAutoencoder, model: LanguageModel, asked: SaeFeatu
     if sae.site.kind not in patchable or sae.site.kind == "pattern":
         allowed = [f"{kind}.LAYER" for kind in patchable if kind != "pattern"]
         raise mismatch(sae.name, "site", sae.site, allowed, f"runs of {model.name!r} cannot be patched there")
-    if asked.error not in SAE_ERRORS:
-        raise BadRequest(f"error: {asked.error!r}", field="sae_error", value=asked.error, allowed=SAE_ERRORS)
-    if len(asked.features) > FEATURES_MAX:
+    if len(features) > FEATURES_MAX:
         raise BadRequest(
-            f"{len(asked.features)} features are named",
+            f"{len(features)} features are named",
             reason="LIMIT_EXCEEDED",
             field="features",
-            value=len(asked.features),
+            value=len(features),
             allowed=f"at most {FEATURES_MAX}",
         )
-    for feature in asked.features:
+    for feature in features:
         if not 0 <= feature < sae.d_sae:
             raise BadRequest(
                 f"SAE {sae.name!r} has no feature {feature}; it has {sae.d_sae}",
@@ -73,7 +75,7 @@ class FeatureRuns:
     """The base and the source run of a pair in an SAE's features. `zero`: the source's features and error are 0."""
 
     sae: SparseAutoencoder
-    error: str
+    error: SaeError
     base: Recording
     source: Recording
     zero: bool

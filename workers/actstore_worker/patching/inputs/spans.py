@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from actstore_api.records.patching import PatchSpan, PromptPair, PromptRange
+from actstore_api.records.terms import Prompt
 from actstore_storage.errors import BadRequest
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.prompts import Prompt
-from actstore_worker.patching.inputs.request import SPANS_MAX, PromptPair, Span, Stretch
+
+SPANS_MAX = 256
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class SpanTokens:
         return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
 
 
-def check_spans(spans: Sequence[Span]) -> None:
+def check_spans(spans: Sequence[PatchSpan]) -> None:
     """Errors: BadRequest for too many, and for two of one name."""
     if len(spans) > SPANS_MAX:
         raise BadRequest(
@@ -38,7 +40,7 @@ def check_spans(spans: Sequence[Span]) -> None:
 
 
 def span_tokens(
-    model: LanguageModel, pair: PromptPair, spans: Sequence[Span], tokens: tuple[tuple[int, ...], tuple[int, ...]]
+    model: LanguageModel, pair: PromptPair, spans: Sequence[PatchSpan], tokens: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> tuple[SpanTokens, ...]:
     """`tokens`: of the clean and the corrupt prompt, with BOS where there is one.
 
@@ -62,23 +64,28 @@ def span_tokens(
 
 
 def _positions(
-    model: LanguageModel, span: Span, which: str, stretch: Stretch, prompt: Prompt, tokens: tuple[int, ...]
+    model: LanguageModel, span: PatchSpan, which: str, stretch: PromptRange, prompt: Prompt, tokens: tuple[int, ...]
 ) -> range:
     if isinstance(stretch, str):
         return _holding(model, span, which, stretch, prompt, tokens)
-    first, end = stretch
-    if not 0 <= first < end <= len(tokens):
+    first, end = stretch.first, stretch.end
+    if end is None or not 0 <= first < end <= len(tokens):
         raise BadRequest(
-            f"span {span.name!r} is tokens {first} to before {end} of the {which} prompt, which has {len(tokens)}",
+            f"span {span.name!r} is tokens {first} to before {_shown(end)} of the {which} prompt, which has "
+            f"{len(tokens)}",
             field="spans",
-            value=f"{first}..{end}",
+            value=f"{first}..{_shown(end)}",
             allowed=f"one token or more within 0..{len(tokens)}",
         )
     return range(first, end)
 
 
+def _shown(end: int | None) -> str:
+    return "an end that is not said" if end is None else str(end)
+
+
 def _holding(
-    model: LanguageModel, span: Span, which: str, wanted: str, prompt: Prompt, tokens: tuple[int, ...]
+    model: LanguageModel, span: PatchSpan, which: str, wanted: str, prompt: Prompt, tokens: tuple[int, ...]
 ) -> range:
     """The tokens that have a character of the wanted text. A token may have others, too: its leading space."""
     text, places = _characters(model, prompt, tokens)

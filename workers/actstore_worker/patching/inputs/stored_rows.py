@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from actstore_api.records.patching import PatchSource, StoredSource, TakenRows
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
@@ -20,25 +21,10 @@ from actstore_storage.runs.token_filter import TokenFilter
 from actstore_storage.runs.tokens import dense_token_rows, shard_tokens
 from actstore_worker.models.dtypes import TORCH_DTYPES
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.request import StoredSource
 from actstore_worker.patching.kernels.recording import Recording
 
 # Of a run with more rows than a sweep looks at, so many shards are read, evenly spread: each is opened once a site.
 SHARDS_MAX = 16
-
-
-@dataclass(frozen=True)
-class TakenRows:
-    """The fields of proto StoredRows: of `stored` rows of the run `read` were looked at, and `used` of these are in the
-    mean, or were drawn.
-    """
-
-    run: str
-    used: int
-    read: int
-    stored: int
-    excluded: frozenset[str]
-    sink_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,7 @@ class StoredReading:
 
     @classmethod
     def begin(
-        cls, bucket: Bucket, model: LanguageModel, asked: StoredSource, source: str, length: int, most: int
+        cls, bucket: Bucket, model: LanguageModel, asked: StoredSource, source: PatchSource, length: int, most: int
     ) -> "StoredReading":
         """Of source `mean`, the mean of at most about `most` rows, at each of `length` positions; of `resample`, as
         many of these rows, drawn at random.
@@ -136,7 +122,7 @@ def _nothing_left(asked: StoredSource) -> BadRequest:
     return BadRequest(
         f"run {asked.run} has no stored row that is not excluded",
         reason="NOTHING_LEFT",
-        field="source_run",
+        field="stored.run",
         value=asked.run,
         allowed="a run with rows of other tokens than " + (", ".join(sorted(asked.exclude)) or "none"),
     )
@@ -226,7 +212,7 @@ def _check_model(snapshot: Snapshot, model: LanguageModel) -> None:
                 f"run {snapshot.record.run} is of model {asked.model!r} with {field} {captured}, and this is "
                 f"{model.name!r} with {there}: its rows are no activations of these weights",
                 reason="RUN_MISMATCH",
-                field="source_run",
+                field="stored.run",
                 value=captured,
                 allowed=there,
             )

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actstore_api.records.patching import SweepKernel
 from actstore_storage.format.sites import Site
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import Edit, changing, writing
@@ -18,7 +19,7 @@ from actstore_worker.patching.kernels.recording import Recording
 class FrozenPaths:
     """The obvious kernel of paths, for the same patches as `paths.Paths`. Recordings have z of every layer."""
 
-    name = "full"
+    name: SweepKernel = "full"
 
     def __init__(self, model: LanguageModel, receivers: Receivers) -> None:
         self._model, self._receivers = model, receivers

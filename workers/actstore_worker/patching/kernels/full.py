@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from actstore_api.records.patching import SweepKernel
 from actstore_storage.format.sites import Site
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import Edit, changing, writing
@@ -69,7 +70,7 @@ class Kernel(Protocol):
     """A way to compute patched runs; all of them agree with `FullForward`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> SweepKernel: ...
 
     @property
     def count(self) -> Count: ...
@@ -84,7 +85,7 @@ class Kernel(Protocol):
 class FullForward:
     """The obvious kernel: the whole model over the whole prompt, unembedding the last position only."""
 
-    name = "full"
+    name: SweepKernel = "full"
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actstore_api.records.patching import SweepKernel
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import by_head
@@ -42,7 +43,7 @@ class Paths:
         self._model, self._receivers, self._kernel = model, receivers, kernel
 
     @property
-    def name(self) -> str:
+    def name(self) -> SweepKernel:
         return self._kernel.name
 
     @property

@@ -3,13 +3,14 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from actstore_api.records.patching import RunSweep
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site, parse_site
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.checks import choices
-from actstore_worker.patching.inputs.request import EMBEDDING, FEATURES, PATH_MLPS, RECEIVERS_MAX, SweepRequest
+from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
 from actstore_worker.patching.kernels.full import Cell
 
+RECEIVERS_MAX = 128
 # What can send: kinds that change the residual at their own position alone. q, k and v act through their head's z.
 SENDER_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "pattern", "z")
 # What can receive inside a layer: what attention makes of the residual by head, and what the MLP reads.
@@ -70,22 +71,21 @@ def enters(site: Site) -> Point:
     return (site.layer + 1, 0) if site.kind in ("mlp_out", "resid_post") else (site.layer, 1)
 
 
-def find_receivers(model: LanguageModel, request: SweepRequest) -> Receivers | None:
+def find_receivers(model: LanguageModel, request: RunSweep) -> Receivers | None:
     """None where none are named. Errors: BadRequest for one that the model does not have, too many of them, logits
     beside others, and what does not go with receivers.
     """
-    (mlps,) = choices((request.path_mlps,), PATH_MLPS, "path_mlps")
     if not request.receivers:
-        if mlps != PATH_MLPS[0]:
+        if request.path_mlps != RunSweep.path_mlps:
             message = "path_mlps says what MLPs do on the way to receivers, and none are named"
             raise BadRequest(message, field="receivers", value="", allowed="receivers, with path_mlps")
         return None
     _check_alone(request)
     sites = tuple(dict.fromkeys(_parse(model, text) for text in _counted(request.receivers)))
-    return Receivers(sites, "resid_mid" not in model.kinds, mlps == "recomputed")
+    return Receivers(sites, "resid_mid" not in model.kinds, request.path_mlps == "recomputed")
 
 
-def check_heard(receivers: Receivers | None, senders: Collection[Site], request: SweepRequest) -> None:
+def check_heard(receivers: Receivers | None, senders: Collection[Site], request: RunSweep) -> None:
     """Errors: BadRequest for site kinds that cannot send, for a layer or a site kind that was asked for and reaches no
     receiver, and for a receiver that none reaches. `senders` are those of the grid: what some receiver hears, and an
     SAE's site.
@@ -131,7 +131,7 @@ def _refuse_deaf(sender: str, field: str, value: object) -> None:
     )
 
 
-def _check_alone(request: SweepRequest) -> None:
+def _check_alone(request: RunSweep) -> None:
     """What does not go with receivers, for a path begins at one site of one layer."""
     found: dict[str, object] = {}
     if request.joint:

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from actstore_api.records.patching import SweepKernel
 from actstore_storage.format.sites import Site
 from actstore_worker.models.attention import can_attend, seeing, using_attention
 from actstore_worker.models.model import LanguageModel
@@ -72,7 +73,7 @@ class Resumed:
     Raises Unresumable for another.
     """
 
-    name = "resumed"
+    name: SweepKernel = "resumed"
 
     def __init__(self, model: LanguageModel, group_positions: int = GROUP_POSITIONS) -> None:
         if not model.family.causal:

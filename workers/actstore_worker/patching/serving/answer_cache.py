@@ -15,19 +15,18 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from actstore_api.records.patching import RunSweep, SweepAudit, SweepProgress, SweepResult, TakenRows
+from actstore_api.records.terms import Provenance
 from actstore_storage.errors import ActstoreError, StoreError
 from actstore_storage.runs.opening import open_run
-from actstore_storage.runs.snapshot import Provenance
 from actstore_storage.upkeep.answer_cache import KeptAnswer, is_kept, keep, read_kept
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.audit import NOTHING_CHECKED, Audit
+from actstore_worker.patching.audit import NOTHING_CHECKED
 from actstore_worker.patching.inputs.pairs import pair_tokens
-from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
-from actstore_worker.patching.inputs.stored_rows import TakenRows
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import ROWS_AT_ONCE, Finished
-from actstore_worker.patching.sweep import SweepCells, SweepProgress, SweepUpdate
-from actstore_worker.patching.swept_pairs import SweepEnd
+from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
 
 _log = logging.getLogger(__name__)
 _CELLS = "cells"
@@ -40,7 +39,7 @@ class KeptSweeps:
     def __init__(self, supplies: Supplies, limits: PatchingLimits) -> None:
         self._supplies, self._bucket, self._limits = supplies, supplies.bucket, limits
 
-    def key(self, model: LanguageModel, request: SweepRequest, kernel: str) -> str | None:
+    def key(self, model: LanguageModel, request: RunSweep, kernel: str) -> str | None:
         """None for a request that will be refused: who runs it says why."""
         try:
             parts: list[Any] = [*_of_model(model, kernel), *_of_pairs(model, request)]
@@ -66,7 +65,7 @@ class KeptSweeps:
             return []
         return [] if found is None else list(_updates(found, finished))
 
-    def keep(self, key: str, parts: Sequence[pa.Table], end: SweepEnd, *, fresh: bool) -> None:
+    def keep(self, key: str, parts: Sequence[pa.Table], end: SweepResult, *, fresh: bool) -> None:
         """Unless it is too large."""
         cells = pa.concat_tables(parts)
         if cells.nbytes > self._limits.kept_bytes:
@@ -78,9 +77,9 @@ class KeptSweeps:
         except StoreError as error:
             _log.warning("an answer is not kept: %s", error)
 
-    def _of_supplies(self, request: SweepRequest) -> Iterator[str]:
-        if request.features is not None:
-            yield self._supplies.find_sae(request.features.sae).sha256
+    def _of_supplies(self, request: RunSweep) -> Iterator[str]:
+        if request.sae:
+            yield self._supplies.find_sae(request.sae).sha256
         if request.stored is not None:
             snapshot = open_run(self._bucket, request.stored.run)
             yield from (snapshot.record.specification_sha256, snapshot.name)
@@ -89,7 +88,7 @@ class KeptSweeps:
         return self._limits.audited_cells, self._limits.tokens_per_slice, self._limits.stored_rows
 
 
-def _of_pairs(model: LanguageModel, request: SweepRequest) -> Iterator[dict[str, Any]]:
+def _of_pairs(model: LanguageModel, request: RunSweep) -> Iterator[dict[str, Any]]:
     """The tokens that are read, whatever rule makes them of texts, spans and answers."""
     for pair in request.pairs:
         yield asdict(pair_tokens(model, pair, request.prepend_bos, request.spans))
@@ -102,29 +101,30 @@ def _of_model(model: LanguageModel, kernel: str) -> tuple[str, ...]:
     return *of_code, *hashes, model.dtype, model.attention_implementation, device, kernel
 
 
-def _numbers(end: SweepEnd) -> dict[str, Any]:
-    taken = None if end.taken is None else {**asdict(end.taken), "excluded": sorted(end.taken.excluded)}
+def _numbers(end: SweepResult) -> dict[str, Any]:
+    taken = end.stored_rows
     return {
+        "clean_answer": end.clean_answer,
+        "corrupt_answer": end.corrupt_answer,
         "clean_logit_difference": end.clean_logit_difference,
         "corrupt_logit_difference": end.corrupt_logit_difference,
-        "answers": list(end.answers),
-        "taken": taken,
+        "stored_rows": None if taken is None else {**asdict(taken), "excluded": sorted(taken.excluded)},
     }
 
 
 def _updates(kept: KeptAnswer, finished: Finished) -> Iterator[SweepUpdate]:
     record, cells = dict(kept.record), kept.tables[_CELLS]
-    audit, taken, provenance = (record.pop(name) for name in ("audit", "taken", "provenance"))
+    audit, taken, provenance = (record.pop(name) for name in ("audit", "stored_rows", "provenance"))
     origin, begin = Provenance(**provenance), 0 if finished.rows is None else finished.rows.num_rows
     finished.check_goes_on(origin)
     for first in range(begin, cells.num_rows, ROWS_AT_ONCE):
-        yield SweepCells(cells.slice(first, ROWS_AT_ONCE), NOTHING_CHECKED, origin)
+        yield CheckedCells(cells.slice(first, ROWS_AT_ONCE), NOTHING_CHECKED, origin)
     computed = cells.num_rows - cells["logit_difference"].null_count
     yield SweepProgress(computed, computed)
-    yield SweepEnd(
+    yield SweepResult(
         **record,
         **{name: kept.tables[name] for name in _TABLES},
-        audit=replace(Audit(**audit), cached=True),
+        audit=replace(SweepAudit(**audit), cached=True),
         provenance=origin,
-        taken=None if taken is None else TakenRows(**{**taken, "excluded": frozenset(taken["excluded"])}),
+        stored_rows=None if taken is None else TakenRows(**{**taken, "excluded": frozenset(taken["excluded"])}),
     )

@@ -1,17 +1,18 @@
 """What a sweep would take: cells and token-layers by counting, bytes and seconds from a few of its rows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
+from actstore_api.records.patching import RunSweep, SweepEstimate
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.audit import NOTHING_CHECKED, TOKEN_LAYER_DECIMALS, Auditor
-from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.inputs.sources import given_to
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import Kernel
 from actstore_worker.patching.legs import Leg, LegRun
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.screening import Screened, exact_count
@@ -25,21 +26,9 @@ from actstore_worker.patching.unpatched import check_apart
 _SIZED_ROWS = 256
 
 
-@dataclass(frozen=True)
-class SweepEstimate:
-    """The fields of proto SweepEstimate."""
-
-    cells: int
-    token_layers: float
-    token_layers_full: float
-    bytes: int
-    seconds: float
-    cached: bool = False
-
-
 def estimate_steps(
     model: LanguageModel,
-    request: SweepRequest,
+    request: RunSweep,
     limits: PatchingLimits,
     kernels: Kernels,
     supplies: Supplies | None,

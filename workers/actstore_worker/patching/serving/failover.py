@@ -9,9 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import pyarrow as pa
 
+from actstore_api.records.patching import SweepCells, SweepProgress, SweepResult
 from actstore_storage.errors import ActstoreError
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
-from actstore_worker.patching.sweep import SweepCells, SweepUpdate
+from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
 
 # A sweep that kills what it runs on must come to an end.
 TRIES = 3
@@ -21,16 +22,23 @@ class ProcessDied(Exception):
     """What computed the sweep is no more."""
 
 
-async def going_on(start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]]) -> AsyncIterator[SweepUpdate]:
-    """Errors: the sweep's own; WORKERS_UNAVAILABLE once so many processes died of it without finishing a row."""
+async def going_on(
+    start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]],
+) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+    """What is told of the sweep, wherever it runs. `start` begins it behind what is finished.
+
+    Errors: the sweep's own; WORKERS_UNAVAILABLE once so many processes died of it without finishing a row.
+    """
     finished, tries = NOTHING_FINISHED, TRIES
     while True:
         updates = start(finished)
         try:
             async for update in updates:
-                if isinstance(update, SweepCells):
+                if isinstance(update, CheckedCells):
                     finished, tries = _with(finished, update), TRIES
-                yield update
+                    yield SweepCells(update.rows)
+                else:
+                    yield update
         except ProcessDied:
             tries -= 1
             if not tries:
@@ -42,6 +50,6 @@ async def going_on(start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]
             await updates.aclose()
 
 
-def _with(finished: Finished, update: SweepCells) -> Finished:
+def _with(finished: Finished, update: CheckedCells) -> Finished:
     parts = [update.rows] if finished.rows is None else [finished.rows, update.rows]
     return Finished(pa.concat_tables(parts), update.checked, update.provenance)

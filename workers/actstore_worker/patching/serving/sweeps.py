@@ -7,17 +7,17 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from actstore_api.records.patching import RunSweep, SweepEstimate, SweepResult
 from actstore_worker.models.turns import SharedModel
-from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward
 from actstore_worker.patching.legs import Finished
+from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.answer_cache import KeptSweeps
-from actstore_worker.patching.serving.estimate import SweepEstimate, estimate_steps
+from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Job, Pace, Scheduler
 from actstore_worker.patching.steps import Steps
-from actstore_worker.patching.sweep import Kernels, SweepCells, SweepUpdate, fastest_kernel, sweep_steps
-from actstore_worker.patching.swept_pairs import SweepEnd
+from actstore_worker.patching.sweep import CheckedCells, Kernels, SweepUpdate, fastest_kernel, sweep_steps
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Sweeps:
             kernels = Kernels(fastest_kernel(model), FullForward(model))
         return Served(model, kernels, Pace(self._limits.slice_seconds))
 
-    async def run(self, served: Served, request: SweepRequest, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
+    async def run(self, served: Served, request: RunSweep, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
         """Errors: as `sweep_steps`. Closing it ends the sweep after the slice that runs."""
         supplies = self._supplies.settled()
         kept = KeptSweeps(supplies, self._limits)
@@ -51,24 +51,24 @@ class Sweeps:
         if key is not None and not request.fresh:
             for update in await asyncio.to_thread(kept.find, key, finished):
                 yield update
-                if isinstance(update, SweepEnd):
+                if isinstance(update, SweepResult):
                     return
         async with aclosing(self._computed(served, request, finished, supplies)) as updates:
             async for update in updates:
-                if isinstance(update, SweepCells):
+                if isinstance(update, CheckedCells):
                     parts.append(update.rows)
-                if isinstance(update, SweepEnd) and key is not None:
+                if isinstance(update, SweepResult) and key is not None:
                     await asyncio.to_thread(kept.keep, key, parts, update, fresh=request.fresh)
                 yield update
 
     def _computed(
-        self, served: Served, request: SweepRequest, finished: Finished, supplies: Supplies
+        self, served: Served, request: RunSweep, finished: Finished, supplies: Supplies
     ) -> AsyncGenerator[SweepUpdate, None]:
         budget = served.pace.budget
         steps = sweep_steps(served.model, request, self._limits, served.kernels, supplies, budget, finished)
         return self._updates(served, steps)
 
-    async def estimate(self, served: Served, request: SweepRequest) -> SweepEstimate:
+    async def estimate(self, served: Served, request: RunSweep) -> SweepEstimate:
         """Errors: as `estimate_steps`."""
         supplies = self._supplies.settled()
         kept = KeptSweeps(supplies, self._limits)

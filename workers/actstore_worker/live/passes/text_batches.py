@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actstore_worker.datasets.batching import by_length
-from actstore_worker.live.texts.text import LiveText
+from actstore_worker.live.passes.text import LiveText
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Padded on the right with token 0. `plain`: of a text and not special. `counted`: plain, with a next token."""
+    """Texts side by side, padded on the right with token 0.
+
+    `plain`: of a text and not special. `counted`: plain, with a next token.
+    """
 
     numbers: tuple[int, ...]
     ids: Int[Tensor, "row position"]
@@ -24,7 +27,7 @@ class Rows:
 
 
 def batches_of(texts: Sequence[LiveText], tokens: int, device: torch.device) -> Iterator[Rows]:
-    """Batches of texts of like length, each of at most so many tokens with its padding, or of one text."""
+    """Put texts of like length into batches of at most so many tokens with their padding, or of one text."""
     for chosen in by_length([len(text) for text in texts], tokens):
         yield rows_of(texts, chosen, device)
 
@@ -41,16 +44,17 @@ def rows_of(texts: Sequence[LiveText], chosen: Sequence[int], device: torch.devi
 
 @dataclass(frozen=True)
 class Gifts:
-    """`giver` of each text, another one; and of each of its positions, the giver's that it is given."""
+    """Which text gives to which: `giver` of each, another one; and of each position, the giver's that it is given."""
 
     giver: Int[NDArray[np.int64], " text"]
     positions: tuple[Int[NDArray[np.int64], " position"], ...]
 
 
 def draw_gifts(texts: Sequence[LiveText], seed: int, *, same_position: bool) -> Gifts:
-    """The texts in a random ring, each given to by the next; positions that are not special, drawn with replacement.
+    """Draw which text gives to which: in a random ring, each is given to by the next.
 
-    `same_position`: the texts are equally long, and each position is given its own.
+    Positions that are not special are drawn with replacement. `same_position`: the texts are equally long, and each
+    position is given its own.
     """
     generator = np.random.default_rng(seed)
     ring = generator.permutation(len(texts))

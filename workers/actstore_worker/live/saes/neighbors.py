@@ -5,29 +5,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actstore_api.records.sae import FindNeighbors, FindNeighborsAnswer
 from actstore_storage.errors import BadRequest
-from actstore_worker.live.questions import FindNeighbours, LiveLimits, Neighbours
-from actstore_worker.live.texts.text import check_features, check_k
+from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.checks import check_features, check_k
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 _SCHEMA = pa.schema([pa.field("feature", pa.int32(), nullable=False), pa.field("cosine", pa.float64(), nullable=False)])
 
 
-def find_neighbours(sae: SparseAutoencoder, question: FindNeighbours, limits: LiveLimits) -> Neighbours:
-    """Largest cosine first. A feature whose own vector is zero has no direction, and is nobody's neighbour.
+def find_neighbors(sae: SparseAutoencoder, question: FindNeighbors, limits: LiveLimits) -> FindNeighborsAnswer:
+    """Find the features whose directions are nearest, largest cosine first.
+
+    A feature whose own vector is zero has no direction, and is nobody's neighbor.
 
     Errors: BadRequest for a direction that is zero, of another width or no number; FEATURE_OUT_OF_RANGE.
     """
-    check_k(question.k, limits.neighbours)
+    check_k(question.k, limits.neighbors)
     vectors: Tensor = getattr(sae, question.side)
     cosines = _cosines(vectors, _direction(sae, vectors, question))
-    if question.feature is not None:
-        cosines[question.feature] = torch.nan
+    if isinstance(question.direction, int):
+        cosines[question.direction] = torch.nan
     there = torch.nonzero(~cosines.isnan()).squeeze(-1)
     values, order = cosines[there].topk(min(question.k, len(there)))
     columns = [pa.array(there[order].tolist(), pa.int32()), pa.array(values.tolist(), pa.float64())]
-    return Neighbours(pa.Table.from_arrays(columns, schema=_SCHEMA), live_provenance(None, sae))
+    return FindNeighborsAnswer(pa.Table.from_arrays(columns, schema=_SCHEMA), live_provenance(None, sae))
 
 
 def _cosines(vectors: Float[Tensor, "d_sae width"], direction: Float[Tensor, " width"]) -> Float[Tensor, " d_sae"]:
@@ -37,13 +40,14 @@ def _cosines(vectors: Float[Tensor, "d_sae width"], direction: Float[Tensor, " w
     return found
 
 
-def _direction(sae: SparseAutoencoder, vectors: Tensor, question: FindNeighbours) -> Float[Tensor, " width"]:
-    if question.feature is not None:
-        check_features(sae, [question.feature])
-        field, value, direction = "feature", str(question.feature), vectors[question.feature]
+def _direction(sae: SparseAutoencoder, vectors: Tensor, question: FindNeighbors) -> Float[Tensor, " width"]:
+    asked = question.direction
+    if isinstance(asked, int):
+        check_features(sae, [asked])
+        field, value, direction = "feature", str(asked), vectors[asked]
     else:
-        field, value = "vector", f"{len(question.vector)} numbers"
-        direction = torch.tensor(question.vector, dtype=vectors.dtype, device=vectors.device)
+        field, value = "vector", f"{len(asked)} numbers"
+        direction = torch.tensor(asked, dtype=vectors.dtype, device=vectors.device)
         if len(direction) != vectors.shape[1]:
             raise _refused(field, value, f"the {question.side} vectors of {sae.name!r} have {vectors.shape[1]}")
     if not bool(direction.isfinite().all()) or not bool(direction.any()):

@@ -2,24 +2,23 @@
 
 import pyarrow as pa
 
-from actstore_api.v1 import common_pb2, norm_pb2, service_pb2_grpc
-from tests.client.workers.saes import message
+from actstore_api.records import model
+from tests.client.workers.saes import told
 
 LAYERS, HEADS, RATE = 3, 2, 1.25
 
 
-class StandInNorms(service_pb2_grpc.NormServiceServicer):
-    def GetWeightNorms(self, request, context):
-        self._meet(request, context)
-        layers = list(request.layers) or list(range(LAYERS))
+class StandInWeights:
+    def GetWeightNorms(self, asked, context):
+        layers = list(asked.layers) or list(range(LAYERS))
         rows = [_row(layer, "W_OV", head) for layer in layers for head in range(HEADS)]
         rows += [_row(layer, "W_in", None) for layer in layers] + [_row(None, "W_E", None)]
-        inputs = ("gaussian", "normalised", "text") if request.text else ("gaussian", "normalised")
+        inputs = ("gaussian", "normalized", "text") if asked.text else ("gaussian", "normalized")
         sublayers = [_sublayer(layer, name, given) for layer in layers for name in ("attn", "mlp") for given in inputs]
-        return norm_pb2.GetWeightNormsResponse(
-            weights=message(pa.Table.from_pylist(rows)),
-            sublayers=message(pa.Table.from_pylist(sublayers)),
-            provenance=common_pb2.Provenance(model=request.model.name, model_revision=request.model.revision),
+        return model.GetWeightNormsAnswer(
+            weights=pa.Table.from_pylist(rows),
+            sublayers=pa.Table.from_pylist(sublayers),
+            provenance=told(model=asked.model.name, model_revision=asked.model.revision),
         )
 
 

@@ -33,7 +33,7 @@ class Passes:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """While it lasts, this thread has the model's module."""
+        """Hold the model: while it lasts, this thread has the model's module."""
         with self.model.turns:
             if self._stop.is_set():
                 raise ActstoreError("nobody waits for this answer any more", reason="CANCELLED")
@@ -52,14 +52,17 @@ class Passes:
     def visit(
         self, ids: Int[Tensor, "batch position"], sites: Iterable[Site], see: See, attention: str | None = None
     ) -> None:
-        """`see` gets each site's tensor as the pass comes by. `attention` None: as the model usually runs."""
+        """Run the model, and hand each site's tensor to `see` as the pass comes by.
+
+        `attention` None: as the model usually runs.
+        """
         with self._changed(UNCHANGED, ids.shape), using_attention(self.model, attention or self.model.attention):
             visit(self.model, ids, None, sites, see)
 
     def next_logits(
         self, ids: Int[Tensor, "batch position"], cache: Cache, changes: Mapping[Site, Change] = UNCHANGED
     ) -> Float[Tensor, "batch vocabulary"]:
-        """After tokens that follow those in `cache`, which takes them up."""
+        """Run the model over tokens that follow those in `cache`, which takes them up, to the logits after the last."""
         with self._changed(changes, ids.shape):
             answer = self.model.module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: Tensor = answer.logits[:, -1]
@@ -68,7 +71,7 @@ class Passes:
     def normed(
         self, ids: Int[Tensor, "batch position"], changes: Mapping[Site, Change] = UNCHANGED
     ) -> Float[Tensor, "batch position d_model"]:
-        """What the final norm gives, for `LanguageModel.unembed`."""
+        """Run the model as far as its final norm: what `LanguageModel.unembed` takes."""
         with self._changed(changes, ids.shape):
             trunk = self.model.family.decoder(self.model.module)
             found: Tensor = trunk(input_ids=ids, use_cache=False).last_hidden_state
@@ -77,7 +80,7 @@ class Passes:
     def log_probabilities(
         self, ids: Int[Tensor, "batch position"], changes: Mapping[Site, Change] = UNCHANGED
     ) -> Float[Tensor, "batch followed"]:
-        """Natural, of each token's true next token; a column less than `ids`."""
+        """Run the model to the natural log-probability of each token's true next token; a column less than `ids`."""
         normed = self.normed(ids, changes)
         size = max(1, LOGITS_MAX // self.model.vocabulary_size)
         rows, following = normed[:, :-1].flatten(0, 1), ids[:, 1:].flatten()

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actstore_api.records.terms import StoredSample
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.tokens import BOS, SPECIAL
 from actstore_storage.runs.snapshot import Snapshot
@@ -18,7 +19,7 @@ from actstore_worker.datasets.batching import by_length
 
 @dataclass(frozen=True)
 class StoredSequence:
-    """`kept`: the tokens that are neither BOS nor special."""
+    """A sequence of a run. `kept`: the tokens that are neither BOS nor special."""
 
     tokens: Int[NDArray[np.int32], " position"]
     kept: Bool[NDArray[np.bool_], " position"]
@@ -26,15 +27,30 @@ class StoredSequence:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded on the right with token 0, which is not `inside`."""
+    """Sequences side by side, padded on the right with token 0, which is not `inside`."""
 
     ids: Int[Tensor, "batch position"]
     inside: Bool[Tensor, "batch position"]
     kept: Bool[Tensor, "batch position"]
 
 
+def check_sample(asked: StoredSample, most: int) -> None:
+    """Refuse a sample of no token, or of more than `most`.
+
+    Errors: BadRequest, LIMIT_EXCEEDED.
+    """
+    if not 1 <= asked.tokens <= most:
+        raise BadRequest(
+            f"a sample is of 1 to {most} stored tokens, not {asked.tokens}",
+            reason="LIMIT_EXCEEDED" if asked.tokens else "ARGUMENT_INVALID",
+            field="stored.tokens",
+            value=asked.tokens,
+            allowed=f"1 to {most}",
+        )
+
+
 def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
-    """As many whole sequences as hold about so many tokens; at least one, at most all.
+    """Read as many whole sequences as hold about so many tokens; at least one, at most all.
 
     Errors: BadRequest NOTHING_LEFT for a run without a committed token that is neither BOS nor special.
     """
@@ -55,7 +71,7 @@ def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
 
 
 def batches(sequences: Sequence[StoredSequence], tokens: int, device: torch.device) -> Iterator[Batch]:
-    """Of sequences of like length, each of at most so many tokens with its padding, or of one sequence."""
+    """Put sequences of like length into batches of at most so many tokens with their padding, or of one sequence."""
     for group in by_length([len(sequence.tokens) for sequence in sequences], tokens):
         yield _padded([sequences[index] for index in group], device)
 

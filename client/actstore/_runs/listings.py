@@ -1,0 +1,118 @@
+"""What is there: runs in the store, and what a capture can name."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import pyarrow as pa
+
+from actstore._answer import Listing, Table
+from actstore._errors import ActstoreError
+from actstore._runs.specification import dataset_name
+from actstore._transport.base import Backend
+from actstore_api.records.capture import ListSources, ListSourcesAnswer
+from actstore_api.records.catalog import ListModels, ListRuns, ListRunsAnswer, ListSaes, Model, Run, Sae
+
+
+class Listings:
+    """Of a Lab."""
+
+    _backend: Backend
+
+    def models(self) -> Table:
+        """Models that a capture can name, a row a revision, whether a capture has loaded them or not.
+
+        `loaded`: a capture into this store has, and the columns after `family` say what it found. `available`: the
+        workers have the files now; None where they were not asked, of a bucket or while they do not answer.
+        """
+        sources, note = self._sources()
+        loaded = {(model.name, model.revision): asdict(model) for model in self._backend.ask(ListModels()).models}
+        found = {} if sources is None else {(one.name, one.revision): one.family for one in sources.models}
+        rows = [
+            {"name": key[0], "revision": key[1], "family": found.get(key)}
+            | loaded.get(key, {})
+            | {"loaded": key in loaded, "available": None if sources is None else key in found}
+            for key in sorted({*loaded, *found})
+        ]
+        columns = {"name": str, "revision": str, "loaded": bool, "available": bool, "family": str}
+        return _listing("models", rows, columns | _column_types(Model), note)
+
+    def saes(self) -> Table:
+        """Sparse autoencoders that a capture can name; `loaded`, `available` and what comes after as of models."""
+        sources, note = self._sources()
+        loaded = {sae.name: asdict(sae) for sae in self._backend.ask(ListSaes()).saes}
+        found = () if sources is None else sources.saes
+        rows = [
+            {"name": name}
+            | loaded.get(name, {})
+            | {"loaded": name in loaded, "available": None if sources is None else name in found}
+            for name in sorted({*loaded, *found})
+        ]
+        columns = {"name": str, "loaded": bool, "available": bool}
+        return _listing("SAEs", rows, columns | _column_types(Sae), note)
+
+    def datasets(self) -> Table:
+        """Datasets that a capture can name: files and folders with documents, at the top of the workers' dataset
+        folders and stores. `dataset=` also takes a path below one. Through a service, not of a bucket.
+        """
+        sources: ListSourcesAnswer = self._backend.ask(ListSources())
+        return _listing("datasets", [{"name": name} for name in sources.datasets], {"name": str}, _of_listed(sources))
+
+    def _sources(self) -> tuple[ListSourcesAnswer | None, str]:
+        """What the workers find, or None where nobody can be asked; and a note for whoever reads the listing."""
+        try:
+            sources: ListSourcesAnswer = self._backend.ask(ListSources())
+        except ActstoreError as error:
+            if error.reason not in ("NEEDS_SERVICE", "WORKERS_UNAVAILABLE"):
+                raise
+            why = "a bucket knows no more" if error.reason == "NEEDS_SERVICE" else error.message
+            return None, f"those that captures have loaded; the workers were not asked for others: {why}"
+        return sources, _of_listed(sources)
+
+    def runs(self) -> Table:
+        """Runs in the store, complete or not; `lab.run(name)` opens one."""
+        found: ListRunsAnswer = self._backend.ask(ListRuns())
+        return _listing("runs", [_run_row(run) for run in found.runs], RUN_COLUMNS)
+
+
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
+RUN_COLUMNS = {
+    "name": str,
+    "model": str,
+    "dataset": str,
+    "complete": bool,
+    "tokens_committed": int,
+    "tokens_total": int,
+    "dense_sites": str,
+    "saes": str,
+}
+
+
+def _run_row(run: Run) -> dict[str, object]:
+    return {
+        "name": run.name,
+        "model": run.provenance.model,
+        "dataset": dataset_name(run.specification),
+        "complete": run.complete,
+        "tokens_committed": run.tokens_committed,
+        "tokens_total": run.tokens_total,
+        "dense_sites": ", ".join(run.dense_sites),
+        "saes": ", ".join(sae.name for sae in run.saes),
+    }
+
+
+def _column_types(kind: type[Any]) -> dict[str, type]:
+    """What is no whole number is a word."""
+    return {field.name: int if field.type is int else str for field in fields(kind)}
+
+
+def _listing(kind: str, rows: list[dict[str, Any]], columns: Mapping[str, type], note: str = "") -> Table:
+    """What a row does not have is None."""
+    found = {name: pa.array([row.get(name) for row in rows], _ARROW_TYPES[of]) for name, of in columns.items()}
+    return Listing(kind=kind, note=note, table=pa.table(found))
+
+
+def _of_listed(sources: ListSourcesAnswer) -> str:
+    more = ["there are more, of which the first are listed"] if sources.truncated else []
+    more += ["names of the Hugging Face hub are allowed, and not listed"] if sources.hub_allowed else []
+    return "; ".join(more)

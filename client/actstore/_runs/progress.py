@@ -1,0 +1,26 @@
+"""How far a capture is, as people are told, or the error that it failed with."""
+
+from actstore._errors import error_of
+from actstore_api.reasons import known_reason
+from actstore_api.records.capture import CaptureProgress
+from actstore_api.records.terms import Failure
+
+
+def unless_failed(news: CaptureProgress) -> CaptureProgress:
+    """The same, or where the capture failed its own error, with the cause of each shard that did."""
+    if news.state != "failed":
+        return news
+    failed = news.failure or Failure("INTERNAL", f"the capture of run {news.run} failed, and nobody said why")
+    causes = "".join(f"\n  shard {found.shard}: {found.failure.message}" for found in news.failed_shards)
+    text = f"{failed.message}; all other shards are committed{causes}" if causes else failed.message
+    raise error_of(Failure(known_reason(failed.reason), text, failed.details))
+
+
+def shards_in_words(news: CaptureProgress) -> str:
+    """Committed ones of all, and what is not as it should be."""
+    if not news.shards_total:
+        return news.state
+    failed = f", {len(news.failed_shards)} failed" if news.failed_shards else ""
+    paused = f", paused: {news.failure.message}" if news.state == "paused" and news.failure else ""
+    left_out = f", {news.dataset_files.not_read:,} files not read" if news.dataset_files.not_read else ""
+    return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}{left_out}"

@@ -1,0 +1,195 @@
+"""The gateway's side of the wire: who is asked what, what comes back, and what a caller is told of a failure."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import status_pb2
+
+from actstore_api.codec import decode, encode, message_of
+from actstore_api.reasons import from_status
+from actstore_api.records.capture import (
+    CancelCapture,
+    CaptureEstimate,
+    CaptureProgress,
+    CaptureSpecification,
+    EstimateCapture,
+    GetCaptureTotals,
+    GetCaptureTotalsAnswer,
+    ListSources,
+    ListSourcesAnswer,
+    StartCapture,
+    WatchCapture,
+)
+from actstore_api.records.model import TokenizeText
+from actstore_api.records.patching import EstimateSweep, PromptPair, RunSweep, SweepEstimate, SweepProgress
+from actstore_api.records.terms import Failure, ModelReference
+from actstore_api.v1 import common_pb2, model_pb2
+from actstore_api.verbs import VERBS, verb_of
+from actstore_storage.errors import ActstoreError, NotThere
+from actstore_worker.wire.gateway import Gateway
+
+TOKEN = "gateway-token"
+MODEL = ModelReference("tiny")
+SPECIFICATION = CaptureSpecification(run="run")
+PROGRESS = CaptureProgress("run", "running", 1, 2)
+ENDED = replace(PROGRESS, state="complete", shards_committed=2)
+SWEEP = RunSweep(MODEL, (PromptPair("a", "b", "c", "d"),))
+SWEEP_ESTIMATE = SweepEstimate(1, 2.0, 3.0, 4, 5.0)
+ESTIMATE = CaptureEstimate(1, 2, 3, 4, {"tokens": 5}, 5, 6.0)
+SOURCES = ListSourcesAnswer((), ("sae",), (), hub_allowed=True, truncated=False)
+TOTALS = GetCaptureTotalsAnswer(captures_running=1)
+
+
+class Captures:
+    async def submit(self, request: CaptureSpecification) -> str:
+        return request.run
+
+    async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
+        assert request == SPECIFICATION
+        return ESTIMATE
+
+    async def sources(self) -> ListSourcesAnswer:
+        return SOURCES
+
+    async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
+        if run != "run":
+            raise NotThere("no such capture", reason="CAPTURE_NOT_FOUND", field="run", value=run)
+        return version + 1, PROGRESS if version < 0 else ENDED
+
+    async def cancel(self, run: str) -> CaptureProgress:
+        return CaptureProgress(run, "cancelled")
+
+    async def totals(self) -> GetCaptureTotalsAnswer:
+        return TOTALS
+
+
+class Models:
+    """Remembers the last live question."""
+
+    asked: Any = None
+
+    async def run(self, request: RunSweep) -> AsyncIterator[SweepProgress]:
+        yield SweepProgress(0, len(request.pairs))
+        yield SweepProgress(1, len(request.pairs))
+        raise ZeroDivisionError("an error of nobody's business")
+
+    async def estimate(self, request: RunSweep) -> SweepEstimate:
+        assert request == SWEEP
+        return SWEEP_ESTIMATE
+
+    async def ask(self, question: Any) -> Any:
+        self.asked = question
+        raise ActstoreError("nobody answers", reason="WORKERS_UNAVAILABLE")
+
+
+class Call:
+    """A context as Serve's is."""
+
+    def __init__(self, token: str = TOKEN) -> None:
+        self._token = token
+        self.code, self.details, self.trailers = grpc.StatusCode.OK, "", []
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {self._token}")]
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, Any]]) -> None:
+        self.trailers = trailing_metadata
+
+    @property
+    def failure(self) -> Failure | None:
+        ((_, status),) = self.trailers
+        return from_status(status_pb2.Status.FromString(status))
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models()
+
+
+def call(models: Models, name: str, message: Any, context: Call) -> list[Any]:
+    """The messages that come back."""
+
+    async def everything() -> list[Any]:
+        answer = getattr(Gateway(TOKEN, Captures(), models), name)(message, grpc_context=context)
+        return [found async for found in answer] if VERBS[name].streams else [await answer]
+
+    return asyncio.run(everything())
+
+
+def told(models: Models, question: Any) -> list[Any]:
+    """The answers, of which none failed."""
+    verb, context = verb_of(question), Call()
+    messages = call(models, verb.name, encode(question), context)
+    assert context.code == grpc.StatusCode.OK
+    return [decode(verb.answer, message) for message in messages]
+
+
+def test_every_verb_that_is_forwarded_has_a_method_as_serve_calls_it() -> None:
+    for verb in VERBS.values():
+        method = getattr(Gateway, verb.name, None)
+        assert (method is not None) == verb.forwarded, verb.name
+        if method is not None:
+            assert "grpc_context" in inspect.signature(method).parameters
+            assert inspect.isasyncgenfunction(method) == verb.streams
+
+
+def test_captures_are_asked_of_the_coordinator(models: Models) -> None:
+    assert [answer.run for answer in told(models, StartCapture(SPECIFICATION))] == ["run"]
+    assert [answer.estimate for answer in told(models, EstimateCapture(SPECIFICATION))] == [ESTIMATE]
+    assert told(models, ListSources()) == [SOURCES]
+    assert [answer.progress.state for answer in told(models, CancelCapture("run"))] == ["cancelled"]
+    assert told(models, GetCaptureTotals()) == [TOTALS]
+    assert [answer.progress for answer in told(models, WatchCapture("run"))] == [PROGRESS, ENDED]
+    assert [answer.estimate for answer in told(models, EstimateSweep(SWEEP))] == [SWEEP_ESTIMATE]
+
+
+def test_what_is_no_capture_and_no_sweep_is_asked_of_a_model(models: Models) -> None:
+    question, context = TokenizeText(MODEL, (1, 2), prepend_bos=False), Call()
+    (answer,) = call(models, "TokenizeText", encode(question), context)
+    assert models.asked == question
+    assert answer == model_pb2.TokenizeTextResponse()
+    assert (context.code, context.failure.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKERS_UNAVAILABLE")
+
+
+def test_a_stream_that_fails_ends_with_an_empty_message(models: Models) -> None:
+    context = Call()
+    *updates, last = call(models, "RunSweep", encode(SWEEP), context)
+    assert [update.progress.cells_done for update in updates] == [0, 1]
+    assert not last.ByteSize()
+    assert (context.code, context.failure.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "nobody's business" not in context.failure.message
+    refused = Call()
+    (empty,) = call(models, "WatchCapture", encode(WatchCapture("other")), refused)
+    assert not empty.ByteSize()
+    assert refused.failure.details["field"] == "run"
+
+
+def test_what_the_contract_does_not_allow_is_a_bad_request(models: Models) -> None:
+    context = Call()
+    nameless = common_pb2.ModelReference(revision="main")
+    call(models, "GetLogitLens", message_of(VERBS["GetLogitLens"].question)(model=nameless, sae="sae"), context)
+    assert context.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert context.failure.reason == "ARGUMENT_INVALID"
+    assert context.failure.details == {"field": "model.name", "value": "", "allowed": "a name"}
+    assert models.asked is None
+
+
+@pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], f"{TOKEN} "])
+def test_no_verb_answers_without_the_token(models: Models, token: str) -> None:
+    for verb in VERBS.values():
+        if verb.forwarded:
+            context = Call(token)
+            (empty,) = call(models, verb.name, message_of(verb.question)(), context)
+            assert not empty.ByteSize()
+            assert (context.code, context.failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")

@@ -1,0 +1,43 @@
+"""How much one question may ask for, and how much of it is computed at once."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LiveLimits:
+    # SAEs that one replica keeps loaded.
+    saes: int = 4
+    # Features of one logit lens, and tokens at each of its ends.
+    lens_features: int = 256
+    lens_tokens: int = 1000
+    # Features in one answer about neighbors.
+    neighbors: int = 1000
+    # Single tokens and pairs that one question takes from a text.
+    ablations: int = 20_000
+    # Stored tokens that one check looks at.
+    check_tokens: int = 131_072
+    # Attention weights in one answer, and in one layer of one pass, which holds those of all its heads.
+    attention_weights: int = 2_000_000
+    attention_elements: int = 1 << 26
+    # Texts of random tokens that induction scores are means over.
+    induction_texts: int = 64
+    # Rows of one lens on a text: layers x positions x tokens of each.
+    lens_rows: int = 500_000
+    # Tokens that one question generates, with and without steering each.
+    steered_tokens: int = 512
+    # Parts of a model x tokens of the texts that they are taken from, in one question.
+    ablated_tokens: int = 2_000_000
+    # Corrupt prompts in one question about their tokens, drawn tokens that stand for what is usual, and tokens of the
+    # prompts with drawn ones in them: prompts x replaced tokens x draws x length.
+    compared_prompts: int = 64
+    compared_draws: int = 1024
+    compared_tokens: int = 500_000
+    # Random inputs that norms of what is written are sampled on, and MLP units whose pairs a formula sums over.
+    weight_samples: int = 65_536
+    weight_units: int = 8192
+    # Tokens, summed over the rows, in one forward pass; at least one row always runs.
+    tokens_per_slice: int = 4096
+
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 1:
+            raise ValueError(f"limits of live questions must be positive: {self}")

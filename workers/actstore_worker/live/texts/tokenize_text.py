@@ -1,0 +1,25 @@
+"""What a model reads of a text."""
+
+from actstore_api.records.model import TokenizeText, TokenizeTextAnswer
+from actstore_storage.errors import BadRequest
+from actstore_worker.live.passes.text import show_text
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.models.prompts import prompt_ids, token_of
+from actstore_worker.provenance import live_provenance
+
+
+def tokenize_text(model: LanguageModel, question: TokenizeText) -> TokenizeTextAnswer:
+    """Show what the model would read of a text, however long it is.
+
+    `one_token`: the token that the text stands for.
+
+    Errors: BadRequest as of `prompt_ids` and `token_of`.
+    """
+    if question.one_token:
+        if not isinstance(question.text, str):
+            message = "token ids are given, and no text whose token is looked for"
+            raise BadRequest(message, field="one_token", value="true", allowed="a text")
+        ids: tuple[int, ...] = (token_of(model, question.text, "text"),)
+    else:
+        ids = prompt_ids(model, question.text, question.prepend_bos, "text")
+    return TokenizeTextAnswer(show_text(model, ids).table(), live_provenance(model))

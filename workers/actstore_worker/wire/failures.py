@@ -1,0 +1,32 @@
+"""Errors as callers are told of them."""
+
+from typing import Any, TypeVar
+
+import grpc
+
+from actstore_api.codec import decode
+from actstore_api.records.terms import Failure
+from actstore_api.shape import Unreadable
+from actstore_storage.errors import ActstoreError, BadRequest
+
+STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+Question = TypeVar("Question")
+
+
+def read_question(kind: type[Question], message: Any) -> Question:
+    """Decode the question in a message.
+
+    Errors: BadRequest for what the contract does not allow.
+    """
+    try:
+        return decode(kind, message)
+    except Unreadable as error:
+        raise BadRequest(str(error), field=error.field, value=error.value, allowed=error.allowed) from None
+
+
+def failure_of(error: Exception) -> Failure:
+    """Say what a caller may know of an error: of one that is not actstore's own, nothing but that it happened."""
+    if not isinstance(error, ActstoreError):
+        return Failure("INTERNAL", "the workers failed; their log says how")
+    return Failure(error.reason, error.message, error.details)
