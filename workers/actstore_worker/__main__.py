@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def _serve(settings: WorkerSettings, ready_line: int) -> None:
-    from actstore_worker.cluster.topology import running
+    from actstore_worker.cluster.running import running
 
     with os.fdopen(ready_line, "w", buffering=1) as output:
 

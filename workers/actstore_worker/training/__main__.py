@@ -74,7 +74,7 @@ def _run(jobs: list[Job], teller: "_Teller") -> int:
         outcomes = [_alone(jobs[0], teller)]
     else:
         prepare_ray(os.environ)  # before Ray is imported, which reads it then
-        from actstore_worker.cluster.topology import side_by_side
+        from actstore_worker.cluster.tasks import side_by_side
 
         ray_address = os.environ.get("ACTSTORE_RAY_ADDRESS") or None
         outcomes = side_by_side(run_job, jobs, teller.progress, ray_address)

@@ -1,0 +1,16 @@
+"""What each process of the workers opens by its settings: the catalogue, and the device that it has."""
+
+import torch
+
+from actstore_storage.bucket import Bucket
+from actstore_worker.catalogue import ModelCatalogue
+from actstore_worker.sae.stored import StoredSaes
+from actstore_worker.settings import WorkerSettings
+
+
+def catalogue_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalogue:
+    return ModelCatalogue(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
+
+
+def device_here() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
