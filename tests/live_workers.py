@@ -18,12 +18,12 @@ from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.cluster.replica import OpenModel, Replica
 from actstore_worker.live.questions import LiveLimits, Question
 from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.replica import OpenModel, Replica
 from actstore_worker.wire.gateway import Gateway
 
 CPU = torch.device("cpu")

@@ -23,7 +23,6 @@ from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, Task
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.cluster import replica as replica_module
-from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.model_questions import LensText
 from actstore_worker.live.questions import LiveLimits
@@ -35,6 +34,7 @@ from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.patching.sweep import SweepCells, SweepUpdate
 from actstore_worker.patching.swept_pairs import SweepEnd
+from actstore_worker.replica import Replica
 from actstore_worker.sae import load_sae
 from actstore_worker.sae.formats import saelens as format_saelens
 from tests.capturing import capture_run

@@ -21,7 +21,6 @@ from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalogue import ModelCatalogue
-from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.model_questions import (
     MEAN,
@@ -60,6 +59,7 @@ from actstore_worker.patching.inputs.request import (
 from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.serving.estimate import SweepEstimate
 from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.replica import Replica
 from tests.capturing import capture_run
 from tests.small_models import D_MODEL, save_gpt2, save_sae
 from tests.worker.patching.sweeping import assert_same, cells

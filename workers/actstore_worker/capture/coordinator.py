@@ -21,12 +21,12 @@ from actstore_storage.runs.opening import check_same_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.encode_plan import EncodePlan, RunPlan
 from actstore_worker.capture.flops import flops_per_token
+from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.plan import Plan
 from actstore_worker.capture.progress import NO_FILES, CaptureState, DatasetFiles, Estimate, Progress, State, Totals
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.capture.shards.worker import TASKS, EncodeTask, ShardReport, ShardTask, Task
-from actstore_worker.settings import CoordinatorLimits
 
 _log = logging.getLogger(__name__)
 

@@ -1,17 +1,12 @@
-"""How much computing a capture is, and how fast a device computes: what a duration is estimated from."""
+"""How much computing a capture is: what its duration is estimated from."""
 
 import re
-import time
-
-import torch
 
 from actstore_storage.format.sites import parse_site
 from actstore_worker.capture.encode_plan import EncodePlan, RunPlan
 from actstore_worker.capture.plan import Plan
 from actstore_worker.models.model import weight_shapes
 
-_MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
-_MEASURE_SECONDS = 0.2
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
@@ -39,16 +34,3 @@ def flops_per_token(plan: RunPlan) -> float:
     if isinstance(plan, EncodePlan):
         return 2.0 * sum(sae.d_in * sae.d_sae for sae in plan.saes)
     return forward_flops_per_token(plan)
-
-
-def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product."""
-    size = _MATRIX_SIZE.get(device.type, _MATRIX_SIZE["cpu"])
-    left = torch.randn(size, size, device=device).to(dtype)
-    products, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < _MEASURE_SECONDS:
-        left @ left
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        products += 1
-    return products * 2.0 * size**3 / elapsed

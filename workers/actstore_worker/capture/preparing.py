@@ -12,7 +12,7 @@ from actstore_storage.format.records import seal, unseal
 from actstore_storage.format.specification import Positions, RowFilter
 from actstore_storage.runs.checkpoint import fold_commits
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
-from actstore_storage.runs.registry import ModelRecord, SaeModelRecord, register_model, register_sae
+from actstore_storage.runs.registry import ModelRecord, register_model, register_sae
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.encode_plan import RunPlan, plan_encoding
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
@@ -20,7 +20,7 @@ from actstore_worker.capture.progress import CaptureState, Progress, State
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import ModelDescription
-from actstore_worker.sae import SparseAutoencoder
+from actstore_worker.sae.stored import sae_record
 
 _log = logging.getLogger(__name__)
 
@@ -137,16 +137,4 @@ def _model_record(model: ModelDescription) -> ModelRecord:
         context_length=model.context_length,
         block=model.family.block(model.config),
         config_sha256=model.config_sha256,
-    )
-
-
-def sae_record(sae: SparseAutoencoder) -> SaeModelRecord:
-    return SaeModelRecord(
-        name=sae.name,
-        sha256=sae.sha256,
-        architecture=sae.architecture,
-        site=str(sae.site),
-        d_in=sae.d_in,
-        d_sae=sae.d_sae,
-        model=sae.model,
     )

@@ -22,8 +22,9 @@ from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.session import NAMESPACE, POLL_SECONDS, gpu_count
 from actstore_worker.cluster.stores import catalogue_of, device_here
 from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.errors import SettingsError
 from actstore_worker.found_sources import Sources, find_sources
-from actstore_worker.settings import SettingsError, WorkerSettings
+from actstore_worker.settings import WorkerSettings
 
 COORDINATOR = "coordinator"
 

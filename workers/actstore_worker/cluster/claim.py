@@ -1,4 +1,4 @@
-"""One deployment a cluster."""
+"""The place that a deployment takes on a cluster, where there is room for one."""
 
 import os
 import socket
@@ -10,13 +10,12 @@ import ray
 from ray.exceptions import RayError
 
 from actstore_worker.cluster.session import NAMESPACE, POLL_SECONDS
-from actstore_worker.cluster.sockets import (
-    Claim,
-)
-from actstore_worker.settings import SettingsError, WorkerSettings
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import WorkerSettings
 
+_NAME = "deployment"
 # How long the claim of a process that was killed may outlive it.
-_CLAIM, _CLAIM_SECONDS = "deployment", 10.0
+_CLAIM_SECONDS = 10.0
 
 
 @contextmanager
@@ -33,7 +32,7 @@ def only_deployment(settings: WorkerSettings) -> Iterator[None]:
     what = f"workers over {settings.store}, process {os.getpid()} on {socket.gethostname()}"
     while claim is None:
         try:
-            claim = ray.remote(Claim).options(name=_CLAIM, num_cpus=0).remote(what)
+            claim = ray.remote(_Claim).options(name=_NAME, num_cpus=0).remote(what)
         except ValueError:  # of a process that was killed it takes Ray a moment to end it
             if time.monotonic() > give_up:
                 message = f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; it has room"
@@ -45,7 +44,17 @@ def only_deployment(settings: WorkerSettings) -> Iterator[None]:
         ray.kill(claim)
 
 
+class _Claim:
+    """What holds the cluster's place, as an actor."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def what(self) -> str:
+        return self._what
+
+
 def _claimed() -> str:
     with suppress(RayError, ValueError):
-        return str(ray.get(ray.get_actor(_CLAIM, NAMESPACE).what.remote(), timeout=_CLAIM_SECONDS))
+        return str(ray.get(ray.get_actor(_NAME, NAMESPACE).what.remote(), timeout=_CLAIM_SECONDS))
     return "other workers"

@@ -9,7 +9,6 @@ from contextlib import aclosing
 from ray import serve
 
 from actstore_storage.bucket.opening import open_bucket
-from actstore_worker.cluster.replica import OpenModel, Replica
 from actstore_worker.cluster.stores import catalogue_of, device_here
 from actstore_worker.live.questions import Answer as LiveAnswer
 from actstore_worker.live.questions import Question
@@ -18,6 +17,7 @@ from actstore_worker.patching.legs import Finished
 from actstore_worker.patching.serving.estimate import SweepEstimate
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.replica import OpenModel, Replica
 from actstore_worker.settings import WorkerSettings
 
 

@@ -9,9 +9,7 @@ from actstore_worker.cluster.captures import coordinator_running
 from actstore_worker.cluster.claim import only_deployment
 from actstore_worker.cluster.serving import APPLICATION, LOOPBACK, deploy, port_of_running, serve_running
 from actstore_worker.cluster.session import ray_session
-from actstore_worker.cluster.sockets import (
-    wait_until_answering,
-)
+from actstore_worker.cluster.sockets import wait_until_answering
 from actstore_worker.settings import WorkerSettings
 
 

@@ -10,11 +10,7 @@ from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
 from actstore_worker.cluster.gateway import GatewayIngress
 from actstore_worker.cluster.models import model_replica
 from actstore_worker.cluster.session import gpu_count
-from actstore_worker.cluster.sockets import (
-    check_port_is_free,
-    free_port,
-    port_of_running_serve,
-)
+from actstore_worker.cluster.sockets import check_port_is_free, free_port, port_of_running_serve
 from actstore_worker.settings import WorkerSettings
 from actstore_worker.wire.proxy_streams import add_services
 

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import ray
 
-from actstore_worker.cluster.sockets import (
-    check_cluster,
-    no_cluster,
-)
+from actstore_worker.cluster.sockets import check_cluster, no_cluster
 
 NAMESPACE = "actstore"
 POLL_SECONDS = 0.05

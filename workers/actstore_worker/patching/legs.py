@@ -1,6 +1,6 @@
 """One pair of prompts in one direction: which rows of the grid are run, in which slices, and what becomes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,14 +12,14 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.runs.snapshot import Provenance
 from actstore_worker.patching.audit import NOTHING_CHECKED, Auditor, Checked, Chosen, choose_checks
 from actstore_worker.patching.inputs.request import PatchingLimits
-from actstore_worker.patching.inputs.sources import Replacing
 from actstore_worker.patching.kernels.full import Cell, Kernel, Patch
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan
+from actstore_worker.patching.replacing import Replacing
 from actstore_worker.patching.screening import Screened
 from actstore_worker.patching.steps import Asking, Budget, Logits, patched
+from actstore_worker.patching.swept_pairs import Pair, Pairs
 from actstore_worker.patching.tables import ComputedCells, cell_table
-from actstore_worker.patching.unpatched import Pair
 
 # Rows that are handed out at once: about a MiB.
 ROWS_AT_ONCE = 8192
@@ -130,6 +130,13 @@ class Leg:
         base, _ = self.pair.sides(self.replacing.direction)
         effects = table["logit_difference"].to_numpy()[self.wanted] - base.metrics.logit_difference
         return self.chosen.estimates[self.number, self.wanted], effects
+
+
+def legs(pairs: Pairs, screened: Mapping[str, Screened]) -> Iterator[Leg]:
+    """Each pair in each direction."""
+    for number, pair in enumerate(pairs.each()):
+        for direction, chosen in screened.items():
+            yield Leg(pairs.plan, number, pair, pairs.replacing(pair, direction), chosen, pairs.unchanged[number])
 
 
 class LegRun:

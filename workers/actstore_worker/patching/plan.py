@@ -17,6 +17,7 @@ from actstore_worker.patching.inputs.checks import (
     choices,
 )
 from actstore_worker.patching.inputs.pairs import PairTokens, check_equal_lengths, pair_tokens
+from actstore_worker.patching.inputs.receivers import check_heard, find_receivers
 from actstore_worker.patching.inputs.request import (
     DIRECTIONS,
     EMBEDDING,
@@ -35,7 +36,7 @@ from actstore_worker.patching.inputs.spans import check_spans
 from actstore_worker.patching.inputs.stored_rows import check_stored_rows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
 from actstore_worker.patching.kernels.full import Cell
-from actstore_worker.patching.kernels.receivers import Receivers, check_heard, find_receivers
+from actstore_worker.patching.kernels.receivers import Receivers
 from actstore_worker.sae import SparseAutoencoder
 
 # Of these, those that a model has.

@@ -18,11 +18,12 @@ from typing import Any, TextIO
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
-from actstore_worker.settings import SettingsError, read_store
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import read_store
 from actstore_worker.training.advice import warnings_of
 from actstore_worker.training.grid import DEFAULT_SPARSITY, Sweep, trainings
-from actstore_worker.training.job import CHECKPOINT_STEPS, Job, run_job
-from actstore_worker.training.recipe import SPARSITY, Training
+from actstore_worker.training.job import Job, run_job
+from actstore_worker.training.recipe import CHECKPOINT_STEPS, SPARSITY, Training
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 _EPILOG = """\

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from actstore_storage.bucket.opening import S3Access, open_bucket
 from actstore_storage.errors import BadRequest
-from actstore_worker.training.recipe import Training
+from actstore_worker.training.recipe import CHECKPOINT_STEPS, Training
 
 if TYPE_CHECKING:
     from actstore_worker.training.train import Trained
-
-CHECKPOINT_STEPS = 1000
 
 
 @dataclass(frozen=True)

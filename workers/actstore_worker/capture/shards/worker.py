@@ -19,18 +19,17 @@ from actstore_storage.runs.borrowed_shard import FeatureWriter
 from actstore_storage.runs.document_sources import DocumentSources
 from actstore_storage.runs.opening import read_commit
 from actstore_storage.runs.shard_writer import ShardWriter
-from actstore_worker.capture.flops import measured_flops
 from actstore_worker.capture.shards.encode_rows import RowsEncoder
 from actstore_worker.capture.shards.overflow import OverflowRefused
 from actstore_worker.capture.shards.shard import CapturedBatch, ShardCapture
+from actstore_worker.capture.shards.speed import measured_flops
 from actstore_worker.datasets.batching import Batch
 from actstore_worker.datasets.sequences import TokenSequences
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.model import TORCH_DTYPES
 from actstore_worker.models.wiring import load_model
 from actstore_worker.sae import SparseAutoencoder, load_sae
-from actstore_worker.sae.stored import StoredSaes
-from actstore_worker.settings import SAE_CACHE
+from actstore_worker.sae.stored import SAE_CACHE, StoredSaes
 
 # Shards that a worker has in hand: one that streams, one that is being committed.
 TASKS = 2
