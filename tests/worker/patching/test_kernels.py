@@ -17,10 +17,11 @@ from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
-from actstore_worker.patching.kernels import resumed
+from actstore_worker.patching.kernels import layer_calls
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
+from actstore_worker.patching.kernels.layer_calls import Unresumable
 from actstore_worker.patching.kernels.recording import Recording, zeroed
-from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
+from actstore_worker.patching.kernels.resumed import Resumed
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from tests.small_models import BERT, DECODERS
 from tests.worker.patching.recorded import every_site, two_runs
@@ -181,7 +182,7 @@ def test_a_layer_that_is_told_the_unknown_runs_whole_and_the_answer_says_so(
 ) -> None:
     expected = result_of(gpt2(folder))
     assert (expected.audit.kernel, expected.audit.token_layers < expected.audit.token_layers_full) == ("resumed", True)
-    monkeypatch.setattr(resumed, "CACHES", ("another name",))
+    monkeypatch.setattr(layer_calls, "CACHES", ("another name",))
     found = result_of(gpt2(folder))
     assert found.audit.kernel == "full"
     assert found.audit.token_layers == found.audit.token_layers_full

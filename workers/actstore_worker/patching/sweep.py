@@ -16,8 +16,9 @@ from actstore_worker.patching.inputs.stored_rows import StoredReading, StoredRow
 from actstore_worker.patching.inputs.supplies import Supplies, needed
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import FullForward, Kernel
+from actstore_worker.patching.kernels.layer_calls import Unresumable
 from actstore_worker.patching.kernels.paths import Paths
-from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
+from actstore_worker.patching.kernels.resumed import Resumed
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun, legs
 from actstore_worker.patching.metrics import Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
