@@ -23,7 +23,8 @@ from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.progress import Progress
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, ShardTask
+from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.random_models import WORDS, save_model

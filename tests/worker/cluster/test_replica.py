@@ -20,7 +20,8 @@ from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, Task
+from actstore_worker.capture.shards.tasks import Task
+from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.cluster import replica as replica_module
 from actstore_worker.datasets.places import DatasetPlaces
@@ -272,7 +273,7 @@ def test_a_worker_goes_on_with_the_weights_of_the_plan(lab: Lab, tmp_path: Path)
     assert plan.record.shards_total > 1
 
     class Meddled(CaptureWorker):
-        def capture(self, task: Task) -> ShardReport:
+        def capture(self, task: Task[Any]) -> ShardReport:
             report = super().capture(task)
             change_weights(lab.model / WEIGHTS)
             return report

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.capture.flops import forward_flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.request import CaptureRequest
 from actstore_worker.catalogue import ModelCatalogue
@@ -92,7 +91,7 @@ def test_what_a_capture_of_it_computes_is_counted(tmp_path: Path) -> None:
     request = CaptureRequest("small", "text.txt")  # norms of every layer
     plan = plan_capture(request, ModelCatalogue((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
-    assert forward_flops_per_token(plan) == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
+    assert plan.flops_per_token == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
 
 
 @pytest.mark.parametrize(

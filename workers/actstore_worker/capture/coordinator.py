@@ -11,7 +11,7 @@ import logging
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from actstore_api.reasons import REASONS, Kind
@@ -19,14 +19,13 @@ from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import check_same_run
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.capture.encode_plan import EncodePlan, RunPlan
-from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
-from actstore_worker.capture.plan import Plan
-from actstore_worker.capture.progress import NO_FILES, CaptureState, DatasetFiles, Estimate, Progress, State, Totals
+from actstore_worker.capture.progress import CaptureState, Estimate, Progress, State, Totals
 from actstore_worker.capture.request import CaptureRequest
-from actstore_worker.capture.shards.worker import TASKS, EncodeTask, ShardReport, ShardTask, Task
+from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.shards.tasks import Task
+from actstore_worker.capture.shards.worker import TASKS, ShardReport
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ _FLOPS_SHARE = 0.5
 class Worker(Protocol):
     """Captures up to `TASKS` shards at a time."""
 
-    async def capture(self, task: Task) -> ShardReport:
+    async def capture(self, task: Task[Any]) -> ShardReport:
         """Errors: any; the shard is tried again. WORKERS_UNAVAILABLE where the worker died."""
 
     async def interrupt(self, attempt: str) -> None:
@@ -119,7 +118,7 @@ class Coordinator:
                 snapshot = await asyncio.to_thread(self._preparer.begin, plan, request)
                 self._captures.pop(run, None)
                 self._forget_old()
-                capture = self._captures[run] = CaptureState.of(snapshot, _dataset_files(plan))
+                capture = self._captures[run] = CaptureState.of(snapshot, plan.dataset_files)
         plan = replace(plan, record=plan.record.continuing(snapshot.record))
         self._start(self._run(capture, plan))
         return run
@@ -149,17 +148,17 @@ class Coordinator:
         answers = (asyncio.wait_for(worker.flops(), self._limits.answer_seconds) for worker in self._workers)
         speeds = await asyncio.gather(*answers, return_exceptions=True)
         flops = sum(speed for speed in speeds if isinstance(speed, float)) * _FLOPS_SHARE
-        work = flops_per_token(plan) * plan.record.tokens_total
+        work = plan.flops_per_token * plan.record.tokens_total
         return Estimate(
-            documents=plan.documents if isinstance(plan, Plan) else 0,
+            documents=plan.documents,
             sequences=plan.record.sequences_total,
             tokens=plan.record.tokens_total,
             shards=plan.record.shards_total,
             bytes_by_product=plan.bytes_by_product,
             bytes=sum(plan.bytes_by_product.values()),
             seconds=work / flops if flops else 0.0,
-            documents_with_bos=plan.documents_with_bos if isinstance(plan, Plan) else 0,
-            dataset_files=_dataset_files(plan),
+            documents_with_bos=plan.documents_with_bos,
+            dataset_files=plan.dataset_files,
         )
 
     async def progress_after(self, run: str, version: int) -> tuple[int, Progress]:
@@ -280,7 +279,7 @@ class Coordinator:
         self._in_flight[attempt] = run, worker
         lost = False
         try:
-            self._count(capture, await worker.capture(_task(plan, shard, attempt)))
+            self._count(capture, await worker.capture(plan.task(shard, attempt)))
         except ActstoreError as error:
             _log.warning("shard %d of %s: %s", shard, run, error.message)
             lost = error.reason == _LOST_WORKER
@@ -386,15 +385,3 @@ class Coordinator:
         ended = [run for run, capture in self._captures.items() if not capture.active]
         for run in ended[: max(0, len(ended) - self._limits.finished_captures + 1)]:
             del self._captures[run]
-
-
-def _task(plan: RunPlan, shard: int, attempt: str) -> Task:
-    """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
-    if isinstance(plan, EncodePlan):
-        return EncodeTask(plan.record, plan.sae_paths, shard, attempt)
-    own = plan.shard_sequences(shard), attempt, plan.shard_sources(shard)
-    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, *own)
-
-
-def _dataset_files(plan: RunPlan) -> DatasetFiles:
-    return NO_FILES if isinstance(plan, EncodePlan) else plan.dataset_files

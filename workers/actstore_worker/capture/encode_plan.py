@@ -1,16 +1,16 @@
 """From a request over another run's rows to its run: what SAEs are to be encoded, looked up and checked."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 from actstore_storage.bucket import Bucket, check_name
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.options import feature_bytes
-from actstore_worker.capture.plan import Plan, default_run_name
+from actstore_worker.capture.plan import default_run_name
 from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.shards.tasks import EncodeTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.provenance import code_version
 from actstore_worker.sae import SparseAutoencoder, load_sae
@@ -20,17 +20,21 @@ _NOTHING_ASKED = CaptureRequest(model="", dataset="")
 _OWN = frozenset({"run", "saes", "rows_of"})
 
 
-@dataclass(frozen=True)
-class EncodePlan:
+@dataclass(frozen=True, kw_only=True)
+class EncodePlan(RunPlan):
     """`saes` are those that the other run lacks. No document is read, and no model is run."""
 
-    record: RunRecord
-    sae_paths: Mapping[str, Path]
-    saes: tuple[SparseAutoencoder, ...]
-    bytes_by_product: Mapping[str, int]
+    @property
+    def model_to_register(self) -> None:
+        return None
 
+    @property
+    def flops_per_token(self) -> float:
+        """The encoders' alone."""
+        return 2.0 * sum(sae.d_in * sae.d_sae for sae in self.saes)
 
-RunPlan = Plan | EncodePlan
+    def task(self, shard: int, attempt: str) -> EncodeTask:
+        return EncodeTask(self.record, self.sae_paths, shard, attempt)
 
 
 def plan_encoding(request: CaptureRequest, bucket: Bucket, catalogue: ModelCatalogue, device: str) -> EncodePlan:
@@ -62,7 +66,8 @@ def plan_encoding(request: CaptureRequest, bucket: Bucket, catalogue: ModelCatal
         code_version=code_version(),
         format_version=FORMAT_VERSION,
     )
-    return EncodePlan(record, paths, saes, feature_bytes(saes, base.tokens_total))
+    sizes = feature_bytes(saes, base.tokens_total)
+    return EncodePlan(record=record, sae_paths=paths, saes=saes, bytes_by_product=sizes)
 
 
 def _complete_run(bucket: Bucket, run: str) -> RunRecord:

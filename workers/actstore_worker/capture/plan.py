@@ -17,9 +17,12 @@ from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
+from actstore_worker.capture.flops import forward_flops_per_token
 from actstore_worker.capture.options import bytes_by_product, checked_options, document_query, sketch_bytes
 from actstore_worker.capture.progress import DatasetFiles
 from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.datasets.documents import Document, documents
 from actstore_worker.datasets.places import DatasetPlaces
@@ -53,24 +56,26 @@ class PlanSettings:
     run_bytes_max: int = 10 << 40
 
 
-@dataclass(frozen=True)
-class Plan:
-    """`sequences` are all of the run's, and `sources` of their documents; a worker needs those of its shard.
-    `bytes_by_product` is an estimate.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Plan(RunPlan):
+    """`sequences` are all of the run's, and `sources` of their documents; a worker needs those of its shard."""
 
-    record: RunRecord
     sequences: TokenSequences
     model_source: ModelSource
     model: ModelDescription
-    sae_paths: dict[str, Path]
-    saes: tuple[SparseAutoencoder, ...]
-    documents: int
-    bytes_by_product: Mapping[str, int]
     sources: DocumentSources
-    dataset_files: DatasetFiles
-    # Of the documents, those with a BOS of their own.
-    documents_with_bos: int = 0
+
+    @property
+    def model_to_register(self) -> ModelDescription:
+        return self.model
+
+    @property
+    def flops_per_token(self) -> float:
+        return forward_flops_per_token(self.record, self.model_source, self.model)
+
+    def task(self, shard: int, attempt: str) -> ShardTask:
+        own = self.shard_sequences(shard), attempt, self.shard_sources(shard)
+        return ShardTask(self.record, self.model_source, self.sae_paths, shard, *own)
 
     def shard_sequences(self, shard: int) -> TokenSequences:
         held = self.record.shard_sequences(shard)
@@ -135,10 +140,19 @@ def plan_capture(request: CaptureRequest, catalogue: ModelCatalogue, settings: P
     )
     record = _record(request, specification, model, sequences, settings.device)
     record = replace(record, dense_widths={site: width for site, width in widths.items() if width != model.d_model})
-    sources = noted.of(sequences.documents)
-    files = DatasetFiles(len(dataset.files), len(dataset.not_read), dataset.not_read[:FILES_TOLD])
-    seen, begun = tokenised.documents, tokenised.documents_with_bos
-    return Plan(record, sequences, source, model, sae_paths, saes, seen, sizes, sources, files, begun)
+    return Plan(
+        record=record,
+        sae_paths=sae_paths,
+        saes=saes,
+        bytes_by_product=sizes,
+        documents=tokenised.documents,
+        documents_with_bos=tokenised.documents_with_bos,
+        dataset_files=DatasetFiles(len(dataset.files), len(dataset.not_read), dataset.not_read[:FILES_TOLD]),
+        sequences=sequences,
+        model_source=source,
+        model=model,
+        sources=noted.of(sequences.documents),
+    )
 
 
 class _NotedSources:

@@ -14,10 +14,11 @@ from actstore_storage.runs.checkpoint import fold_commits
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
 from actstore_storage.runs.registry import ModelRecord, register_model, register_sae
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.capture.encode_plan import RunPlan, plan_encoding
-from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.encode_plan import plan_encoding
+from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.progress import CaptureState, Progress, State
 from actstore_worker.capture.request import CaptureRequest
+from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.stored import sae_record
@@ -98,9 +99,9 @@ class Preparing:
 
 def register(bucket: Bucket, plan: RunPlan) -> None:
     """The run's model, with its tokens' texts, and its SAEs."""
-    if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
-        texts = plan.model.texts
-        register_model(bucket, _model_record(plan.model), texts.alone, texts.parts)
+    model = plan.model_to_register
+    if model is not None:
+        register_model(bucket, _model_record(model), model.texts.alone, model.texts.parts)
     for sae in plan.saes:
         register_sae(bucket, sae_record(sae))
 

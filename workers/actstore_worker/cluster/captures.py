@@ -17,7 +17,8 @@ from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport, Task
+from actstore_worker.capture.shards.tasks import Task
+from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
 from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.session import NAMESPACE, POLL_SECONDS, gpu_count
 from actstore_worker.cluster.stores import catalogue_of, device_here
@@ -112,7 +113,7 @@ class _RemoteWorker:
     def __init__(self, actor: Any, answer_seconds: float) -> None:
         self._actor, self._answer_seconds = actor, answer_seconds
 
-    async def capture(self, task: Task) -> ShardReport:
+    async def capture(self, task: Task[Any]) -> ShardReport:
         # Ray restarts an actor that died; a call that is tried again waits for that, a capture must not run twice.
         try:
             # A place may be left from before its actor died; without this the shard would wait for another node.

@@ -9,7 +9,7 @@ The bundled model's forward pass took 17 us a token in two lanes and 19 to 22 wi
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,7 +66,8 @@ class CapturedBatch:
 class ShardCapture:
     """Holds a model and SAEs on their device for any number of shards of one run.
 
-    Errors: BadRequest RUN_MISMATCH where they are not the ones that the run's specification names.
+    Errors: BadRequest RUN_MISMATCH where they are not the ones that the run's specification names. `check` is asked
+    before each batch, and raises where it should not go on: the writer then removes the attempt.
     """
 
     def __init__(self, model: LanguageModel, saes: tuple[SparseAutoencoder, ...], record: RunRecord) -> None:
@@ -94,6 +95,11 @@ class ShardCapture:
         for sae in saes:
             self._saes.setdefault(sae.site, []).append(sae.to(model.device))
         self._sites = self._dense | self._norms | self._saes.keys()
+        self.check: Callable[[], None] = lambda: None
+
+    @property
+    def dtype(self) -> str:
+        return self._record.specification.dtype
 
     def stream(self, writer: ShardWriter, sequences: TokenSequences, widened: Iterable[str] = ()) -> None:
         """Everything that the run stores of `sequences`, in their order, to a writer that is not yet committed.
@@ -115,6 +121,7 @@ class ShardCapture:
 
     def capture(self, batch: Batch, widened: frozenset[str] = frozenset()) -> CapturedBatch:
         """One forward pass. Padding takes part in it, changes nothing, and is left out of all products."""
+        self.check()
         captured = CapturedBatch(batch, batch.sequences.rows(self._bos_id, self._special_ids))
         inside = None if batch.inside.all() else torch.from_numpy(batch.inside).to(self._device)
         take = _TakeRows(inside)
