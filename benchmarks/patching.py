@@ -44,7 +44,7 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 from actstore_worker.catalogue import ModelCatalogue
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.wiring import load_model
-from actstore_worker.patching.inputs.pairs import PairTokens
+from actstore_worker.patching.inputs.prompts import PairTokens
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SweepRequest
 from actstore_worker.patching.sweep import SweepResult, run_sweep
 from benchmarks._service_overhead import service_overhead

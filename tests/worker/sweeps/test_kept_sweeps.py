@@ -21,7 +21,7 @@ from actstore_worker.models.wiring import load_model
 from actstore_worker.patching.inputs.request import PatchingLimits, PromptPair, SaeFeatures, Screen, SweepRequest
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
-from actstore_worker.patching.serving.answer_cache import KeptSweeps
+from actstore_worker.patching.serving.answer_cache import AnswerCache
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
 from actstore_worker.patching.sweep import SweepCells, SweepUpdate
 from actstore_worker.patching.swept_pairs import SweepEnd
@@ -53,7 +53,7 @@ class Replica:
 
     def __init__(self, model: LanguageModel, bucket: LocalBucket, limits: PatchingLimits | None = None) -> None:
         supplies, limits = Supplies(bucket, no_sae), limits or PatchingLimits()
-        self.sweeps, self.kept = Sweeps(limits, supplies), KeptSweeps(supplies, limits)
+        self.sweeps, self.kept = Sweeps(limits, supplies), AnswerCache(supplies, limits)
         self.served: Served = self.sweeps.serve(share(model, Turns()))
 
     def ask(self, request: SweepRequest, finished: Finished = NOTHING_FINISHED) -> tuple[pa.Table, SweepEnd]:

@@ -16,7 +16,7 @@ from actstore_worker.patching.inputs.checks import (
     check_spans_alone,
     choices,
 )
-from actstore_worker.patching.inputs.pairs import PairTokens, check_equal_lengths, pair_tokens
+from actstore_worker.patching.inputs.prompts import PairTokens, check_equal_lengths, check_spans, pair_tokens
 from actstore_worker.patching.inputs.receivers import check_heard, find_receivers
 from actstore_worker.patching.inputs.request import (
     DIRECTIONS,
@@ -32,7 +32,6 @@ from actstore_worker.patching.inputs.request import (
     SweepRequest,
 )
 from actstore_worker.patching.inputs.sae_features import active_features, check_features
-from actstore_worker.patching.inputs.spans import check_spans
 from actstore_worker.patching.inputs.stored_rows import check_stored_rows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
 from actstore_worker.patching.kernels.full import Cell

@@ -11,7 +11,7 @@ from torch import Tensor
 from actstore_storage.format.sites import Site
 from actstore_worker.models.changes import changing, writing
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.pairs import PairTokens
+from actstore_worker.patching.inputs.prompts import PairTokens
 from actstore_worker.patching.inputs.request import EMBEDDING, FEATURES
 from actstore_worker.patching.inputs.sae_features import FeatureRuns
 from actstore_worker.patching.inputs.stored_rows import StoredRows

@@ -13,7 +13,7 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.tokens.prompts import token_texts
 from actstore_worker.patching.audit import Audit
 from actstore_worker.patching.direct import Share, direct_shares
-from actstore_worker.patching.inputs.pairs import PairTokens
+from actstore_worker.patching.inputs.prompts import PairTokens
 from actstore_worker.patching.inputs.stored_rows import TakenRows
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.metrics import SMALLEST_DIFFERENCE, Metrics

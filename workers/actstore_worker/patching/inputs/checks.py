@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from actstore_storage.errors import BadRequest
-from actstore_worker.patching.inputs.pairs import PairTokens
+from actstore_worker.patching.inputs.prompts import PairTokens
 from actstore_worker.patching.inputs.request import EMBEDDING, FEATURES, SOURCES, STORED_SOURCES, SweepRequest
 
 

@@ -21,7 +21,7 @@ from actstore_storage.runs.snapshot import Provenance
 from actstore_storage.upkeep.answer_cache import KeptAnswer, is_kept, keep, read_kept
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.audit import NOTHING_CHECKED, Audit
-from actstore_worker.patching.inputs.pairs import pair_tokens
+from actstore_worker.patching.inputs.prompts import pair_tokens
 from actstore_worker.patching.inputs.request import PatchingLimits, SweepRequest
 from actstore_worker.patching.inputs.stored_rows import TakenRows
 from actstore_worker.patching.inputs.supplies import Supplies
@@ -34,7 +34,7 @@ _CELLS = "cells"
 _TABLES = ("tokens", "baselines", "direct")
 
 
-class KeptSweeps:
+class AnswerCache:
     """A store that fails costs no answer: what cannot be read is computed, and what cannot be written is not kept."""
 
     def __init__(self, supplies: Supplies, limits: PatchingLimits) -> None:
