@@ -260,7 +260,7 @@ def test_workers_that_join_are_used(lab: Path, bucket: Bucket) -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, wait))
         name, joined = await captures.submit(REQUEST), ThreadWorker(bucket)
         await asyncio.sleep(0.05)
-        captures.add_workers([joined])
+        captures.pool.add([joined])
         version, progress = -1, None
         while progress is None or progress.shards_committed < SHARDS - TASKS:
             version, progress = await captures.progress_after(name, version)

@@ -1,5 +1,6 @@
 """From a request over another run's rows to its run: what SAEs are to be encoded, looked up and checked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from actstore_storage.bucket import Bucket, check_name
@@ -55,9 +56,16 @@ def plan_encoding(request: CaptureRequest, bucket: Bucket, catalogue: ModelCatal
     saes = tuple(load_sae(path, name) for name, path in paths.items())
     for sae in saes:
         _check_stored(sae, base)
+    record = _record(request, base, saes, device)
+    sizes = feature_bytes(saes, base.tokens_total)
+    return EncodePlan(record=record, sae_paths=paths, saes=saes, bytes_by_product=sizes)
+
+
+def _record(request: CaptureRequest, base: RunRecord, saes: Sequence[SparseAutoencoder], device: str) -> RunRecord:
+    """Of a run that has the base's rows and features, and those of the SAEs besides."""
     added = [SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes]
     specification = base.borrow_rows(added)
-    record = replace(
+    return replace(
         base,
         run=request.run or default_run_name(specification),
         specification=specification,
@@ -66,8 +74,6 @@ def plan_encoding(request: CaptureRequest, bucket: Bucket, catalogue: ModelCatal
         code_version=code_version(),
         format_version=FORMAT_VERSION,
     )
-    sizes = feature_bytes(saes, base.tokens_total)
-    return EncodePlan(record=record, sae_paths=paths, saes=saes, bytes_by_product=sizes)
 
 
 def _complete_run(bucket: Bucket, run: str) -> RunRecord:

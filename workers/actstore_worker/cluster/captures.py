@@ -91,8 +91,8 @@ class _CoordinatorActor(Coordinator):
         while True:
             resumed = resumed or await self.resume()
             await asyncio.sleep(settings.coordinator.pool_seconds)
-            missing = _worker_count(settings) - len(self._workers)
-            self.add_workers([self._new_worker() for _ in range(missing)])
+            missing = _worker_count(settings) - len(self.pool)
+            self.pool.add([self._new_worker() for _ in range(missing)])
 
 
 class _CaptureActor(CaptureWorker):

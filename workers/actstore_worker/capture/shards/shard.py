@@ -37,7 +37,7 @@ from actstore_worker.capture.shards.sinks import with_sinks
 from actstore_worker.datasets.batching import Batch, Window, windows
 from actstore_worker.datasets.sequences import TokenSequences
 from actstore_worker.models.model import TORCH_DTYPES, LanguageModel, share_weights
-from actstore_worker.models.taps import visit
+from actstore_worker.models.taps import See, visit
 from actstore_worker.sae import SparseAutoencoder
 from actstore_worker.sae.nonzeros import nonzero_features
 
@@ -144,6 +144,15 @@ class ShardCapture:
                     if not self._chosen_by_feature:
                         self._keep(site, held.pop(site), captured, widened)
 
+        self._visit(batch, inside, see)
+        if self._chosen_by_feature:
+            captured.chosen = self._by_feature(captured)
+            rows_kept = torch.from_numpy(captured.chosen).to(self._device)
+            for site, rows in held.items():
+                self._keep(site, rows[rows_kept.to(rows.device)], captured, widened)
+        return captured
+
+    def _visit(self, batch: Batch, inside: Bool[Tensor, "batch position"] | None, see: See) -> None:
         model = self._models.get()
         try:
             ids = torch.from_numpy(batch.ids).to(self._device)
@@ -151,12 +160,6 @@ class ShardCapture:
             visit(model, ids, None if self._causal else inside, self._sites, see, positions)
         finally:
             self._models.put(model)
-        if self._chosen_by_feature:
-            captured.chosen = self._by_feature(captured)
-            rows_kept = torch.from_numpy(captured.chosen).to(self._device)
-            for site, rows in held.items():
-                self._keep(site, rows[rows_kept.to(rows.device)], captured, widened)
-        return captured
 
     @property
     def _chosen_by_feature(self) -> bool:
