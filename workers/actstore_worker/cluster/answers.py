@@ -11,7 +11,10 @@ Answer = TypeVar("Answer")
 
 
 async def answer(reference: Awaitable[Answer]) -> Answer:
-    """Errors as they were raised over there; WORKERS_UNAVAILABLE where the process died."""
+    """Waits for what another process answers.
+
+    Errors: those that were raised over there; ActstoreError WORKERS_UNAVAILABLE where the process died.
+    """
     try:
         return await reference
     except RayTaskError as error:

@@ -32,7 +32,10 @@ COORDINATOR = "coordinator"
 
 @contextmanager
 def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
-    """In the place of one that a killed process left: that one has the settings of then."""
+    """A coordinator that runs as long as the block does.
+
+    It takes the place of one that a killed process left: that one has the settings of then.
+    """
     _stop_coordinator()
     ray.remote(_CoordinatorActor).options(
         name=COORDINATOR,
@@ -48,7 +51,7 @@ def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
 
 
 def _stop_coordinator() -> None:
-    """Returns once its name is free."""
+    """Kills the coordinator, if one is there, and returns once its name is free."""
     with suppress(ValueError):  # it is not there
         while True:
             ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
@@ -146,7 +149,7 @@ class _RemoteWriter:
 
 
 def _worker_count(settings: WorkerSettings) -> int:
-    """As many as were asked for; else one a GPU, or one a node without.
+    """How many capture workers: as many as were asked for; else one a GPU, or one a node without.
 
     Errors: SettingsError where that many can never be placed.
     """

@@ -20,8 +20,10 @@ _CLAIM_SECONDS = 10.0
 
 @contextmanager
 def only_deployment(settings: WorkerSettings) -> Iterator[None]:
-    """On a cluster that is not ours: its coordinator and its application have one name each, so another deployment's
-    would be taken for ours. The claim is an actor that ends with this process, however it ends.
+    """Holds the one place that a cluster which is not ours has for a deployment, while the block runs.
+
+    Its coordinator and its application have one name each, so another deployment's would be taken for ours. The claim
+    is an actor that ends with this process, however it ends.
 
     Errors: SettingsError where another deployment runs.
     """

@@ -22,6 +22,7 @@ from actstore_worker.settings import WorkerSettings
 
 
 def model_id_of(name: str, revision: str) -> str:
+    """How Serve tells models apart that it multiplexes."""
     return json.dumps([name, revision])
 
 

@@ -20,7 +20,10 @@ _SERVICES = f"{add_services.__module__}.{add_services.__name__}"
 
 
 def port_of_running(settings: WorkerSettings) -> int | None:
-    """None where none runs. Errors: SettingsError for one that cannot be taken."""
+    """Where the proxy of a Serve that runs already listens; None where none runs.
+
+    Errors: SettingsError for one that cannot be taken.
+    """
     client = _serve_client()
     if client is None:
         return None
@@ -34,7 +37,7 @@ def _serve_client() -> Any:
 
 @contextmanager
 def serve_running(settings: WorkerSettings, running_port: int | None, waits: Callable[[str], None]) -> Iterator[int]:
-    """The port of Serve's gRPC proxy. A Serve that runs already is taken as it is."""
+    """Ray Serve, while the block runs: the port of its gRPC proxy. One that runs already is taken as it is."""
     waits("Ray Serve")
     try:
         yield _start_serve(settings.gateway_port) if running_port is None else running_port
@@ -43,7 +46,7 @@ def serve_running(settings: WorkerSettings, running_port: int | None, waits: Cal
 
 
 def _end_serve(settings: WorkerSettings, *, ours: bool) -> None:
-    """On a cluster that is not ours, what others run on it goes on."""
+    """Ends our application, and Serve with it. On a cluster that is not ours, what others run on it goes on."""
     if settings.ray_address is not None and _serve_client() is not None:
         serve.delete(APPLICATION)
         ours = ours and not serve.status().applications
@@ -64,6 +67,7 @@ def _start_serve(wanted_port: int) -> int:
 
 
 def deploy(settings: WorkerSettings) -> None:
+    """Puts the gateway and the replicas of models on Serve, as one application."""
     limits = settings.ray
     models = serve.deployment(
         model_replica(limits.models_per_replica),

@@ -18,6 +18,10 @@ _REMOVE_SECONDS = 10.0
 
 @contextmanager
 def ray_session(address: str | None, object_store_bytes: int) -> Iterator[None]:
+    """A Ray cluster that this process belongs to while the block runs: the one at the address, or one of its own.
+
+    Errors: SettingsError where the cluster at the address cannot be joined.
+    """
     if address is not None:
         _join(address)
         try:
@@ -52,7 +56,10 @@ def _join(address: str) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Processes of a Ray that was shut down end a moment later, and may write into their folder while it is removed."""
+    """Removes the folder of a Ray that was shut down.
+
+    Its processes end a moment later, and may write into the folder while it is removed.
+    """
     give_up = time.monotonic() + _REMOVE_SECONDS
     while folder.exists() and time.monotonic() < give_up:
         shutil.rmtree(folder, ignore_errors=True)
@@ -60,4 +67,5 @@ def _remove(folder: Path) -> None:
 
 
 def gpu_count() -> int:
+    """GPUs of the whole cluster."""
     return int(ray.cluster_resources().get("GPU", 0))

@@ -9,6 +9,7 @@ from actstore_worker.settings import WorkerSettings
 
 
 def catalogue_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalogue:
+    """The models and SAEs that the settings name, and the SAEs that were trained from the bucket."""
     return ModelCatalogue(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
 
 

@@ -11,7 +11,7 @@ from actstore_worker.cluster.answers import unavailable
 from actstore_worker.cluster.session import gpu_count, ray_session
 from actstore_worker.settings import RayLimits
 
-# A job of a sweep whose process died goes on from its checkpoint so often.
+# A job whose process died goes on from its checkpoint so often.
 JOB_RETRIES = 3
 _LISTEN_SECONDS = 1.0
 Job = TypeVar("Job")
