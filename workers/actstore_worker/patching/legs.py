@@ -43,7 +43,7 @@ class Finished:
         model or of the SAE may have been written since, and machines differ.
         """
         if self.rows is not None and self.provenance != provenance:
-            raise interrupted("its model, SAE or machine is another one now")
+            raise _interrupted("its model, SAE or machine is another one now")
 
 
 NOTHING_FINISHED = Finished()
@@ -91,7 +91,7 @@ class Leg:
         found = finished.rows.slice(place * rows, rows)
         computed = found["logit_difference"].is_valid().to_numpy()
         if not np.array_equal(computed, self.exact[: found.num_rows]):
-            raise interrupted("its screen comes out otherwise now")
+            raise _interrupted("its screen comes out otherwise now")
         return [found]
 
     def next_slice(self, first: int, kernel: Kernel, budget: float, most: int) -> range:
@@ -187,5 +187,5 @@ class LegRun:
         return logits
 
 
-def interrupted(why: str) -> ActstoreError:
+def _interrupted(why: str) -> ActstoreError:
     return ActstoreError(f"the sweep was interrupted, and {why}; ask again", reason="WORKERS_UNAVAILABLE")
