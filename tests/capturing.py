@@ -7,7 +7,8 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.capture.plan import Plan
 from actstore_worker.capture.preparing import register
 from actstore_worker.capture.shards.shard import ShardCapture
-from actstore_worker.capture.shards.worker import CaptureWorker, ShardTask
+from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.shards.worker import CaptureWorker
 
 
 def capture_shard(capture: ShardCapture, bucket: Bucket, plan: Plan, shard: int, attempt: str) -> bool:

@@ -18,13 +18,14 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.merging import Merge, merge_part
 from actstore_worker.capture.coordinator import Coordinator
+from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
 from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, ShardTask
+from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.settings import CoordinatorLimits, MergeLimits
 from tests.capture_requests import capture_request
 from tests.made_models.random_models import WORDS, save_model
 from tests.waiting import PATIENCE_SECONDS

@@ -12,7 +12,8 @@ from types import FrameType
 
 from actstore_storage.errors import ActstoreError
 from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
-from actstore_worker.settings import SettingsError, WorkerSettings, read_environment
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import WorkerSettings, read_environment
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
 
 
 def _serve(settings: WorkerSettings, ready_line: int) -> None:
-    from actstore_worker.cluster.topology import running
+    from actstore_worker.cluster.running import running
 
     with os.fdopen(ready_line, "w", buffering=1) as output:
 

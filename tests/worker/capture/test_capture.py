@@ -13,7 +13,8 @@ from actstore_storage.runs.opening import create_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.shards.shard import CapturedBatch, ShardCapture
-from actstore_worker.capture.shards.worker import CaptureWorker, ShardTask
+from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.batching import Batch
 from actstore_worker.datasets.places import DatasetPlaces

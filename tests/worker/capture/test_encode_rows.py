@@ -23,10 +23,10 @@ from actstore_storage.runs.tokens import document_sources
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.removal import remove_run
 from actstore_worker.capture.encode_plan import EncodePlan, plan_encoding
-from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.preparing import Preparing, register
-from actstore_worker.capture.shards.worker import CaptureWorker, EncodeTask
+from actstore_worker.capture.shards.tasks import EncodeTask
+from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.sae.formats.loading import load_sae
@@ -190,7 +190,7 @@ def test_what_is_asked_again_may_say_what_the_run_says(lab: Path, runs: Bucket) 
     plan = planned(lab, runs, "base", ("topk", "gated"), **said)
     assert plan.record == planned(lab, runs, "base", ("gated",)).record
     assert [sae.name for sae in plan.saes] == ["gated"]
-    assert flops_per_token(plan) == 2 * D_MODEL * 64
+    assert plan.flops_per_token == 2 * D_MODEL * 64
     assert planned(lab, runs, "base", ("gated",), run="").record.run.startswith("tiny-words-")
 
 

@@ -22,10 +22,9 @@ from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
-from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport, Task
+from actstore_worker.capture.shards.tasks import Task
+from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.cluster import replica as replica_module
-from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.limits import LiveLimits
 from actstore_worker.models import loading
@@ -34,6 +33,7 @@ from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
+from actstore_worker.replica import Replica
 from actstore_worker.sae.formats import saelens as format_saelens
 from actstore_worker.sae.formats.loading import load_sae
 from tests.capture_requests import capture_request
@@ -117,7 +117,7 @@ def test_the_old_weights_memory_is_given_back_before_the_new_ones_are_read(
         alive.append(old() is not None)
         return load_model(*given, **options)
 
-    monkeypatch.setattr(replica_module, "load_model", load)
+    monkeypatch.setattr("actstore_worker.replica.load_model", load)
     change_weights(lab.model / WEIGHTS)
     gc.disable()  # it must not take Python's search for cycles
     try:
@@ -271,7 +271,7 @@ def test_a_worker_goes_on_with_the_weights_of_the_plan(lab: Lab, tmp_path: Path)
     assert plan.record.shards_total > 1
 
     class Meddled(CaptureWorker):
-        def capture(self, task: Task) -> ShardReport:
+        def capture(self, task: Task[Any]) -> ShardReport:
             report = super().capture(task)
             change_weights(lab.model / WEIGHTS)
             return report

@@ -6,15 +6,10 @@ from pathlib import Path
 import pytest
 
 from actstore_storage.bucket.access import S3Access
+from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
+from actstore_worker.errors import SettingsError
 from actstore_worker.patching.limits import PatchingLimits
-from actstore_worker.settings import (
-    CoordinatorLimits,
-    MergeLimits,
-    RayLimits,
-    SettingsError,
-    WorkerSettings,
-    read_environment,
-)
+from actstore_worker.settings import RayLimits, WorkerSettings, read_environment
 
 LEAST = {"ACTSTORE_STORE": "/store", "ACTSTORE_GATEWAY_TOKEN": "gateway"}
 S3 = {

@@ -33,13 +33,13 @@ from actstore_storage.bucket.local import LocalBucket
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.cluster.replica import Replica
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.answering import Question
 from actstore_worker.live.limits import LiveLimits
 from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.replica import Replica
 from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.small_models import D_MODEL, save_gpt2, save_sae

@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from actstore_worker.cluster.sockets import check_cluster, check_port_is_free, port_of_running_serve
-from actstore_worker.settings import SettingsError, WorkerSettings
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import WorkerSettings
 
 SERVICES = "our.services"
 SETTINGS = WorkerSettings(store="/store", gateway_token="t", ray_address="head:6379")

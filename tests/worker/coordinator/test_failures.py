@@ -21,7 +21,8 @@ from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.shards.overflow import OverflowRefused
-from actstore_worker.capture.shards.worker import TASKS, ShardTask
+from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.shards.worker import TASKS
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch
@@ -263,7 +264,7 @@ def test_workers_that_join_are_used(lab: Path, bucket: Bucket) -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, wait))
         name, joined = await captures.submit(REQUEST), ThreadWorker(bucket)
         await asyncio.sleep(0.05)
-        captures.add_workers([joined])
+        captures.pool.add([joined])
         version, progress = -1, None
         while progress is None or progress.shards_committed < SHARDS - TASKS:
             version, progress = await captures.progress_after(name, version)

@@ -18,8 +18,8 @@ from actstore_storage.upkeep import merging as index_merge
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.merging import Merge, runs_to_merge
 from actstore_storage.upkeep.removal import remove_run
+from actstore_worker.capture.limits import MergeLimits
 from actstore_worker.capture.merging import Merging, write_part
-from actstore_worker.settings import MergeLimits
 from tests.coordinating import REQUEST, SHARDS, ThreadWorker, ThreadWriter, bucket, coordinator, lab, run, watch
 from tests.made_models.small_models import save_sae
 from tests.run_state import merge_index

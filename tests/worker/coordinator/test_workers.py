@@ -17,10 +17,10 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import checkpoint_key
 from actstore_storage.runs.opening import open_run
-from actstore_worker.capture.flops import flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.progress import DatasetFiles
-from actstore_worker.capture.shards.worker import TASKS, ShardReport, ShardTask
+from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.shards.worker import TASKS, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch
@@ -55,7 +55,7 @@ def test_a_duration_is_estimated_from_half_the_speed_of_all_that_answer(
     speeds: Sequence[float | Exception | None], together: float | None, lab: Path, bucket: Bucket
 ) -> None:
     plan = plan_capture(REQUEST, ModelCatalog((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",))))
-    work = flops_per_token(plan) * plan.record.tokens_total
+    work = plan.flops_per_token * plan.record.tokens_total
 
     async def seconds() -> float:
         workers = (Rated(bucket, speed) for speed in speeds)

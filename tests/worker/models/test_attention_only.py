@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site
-from actstore_worker.capture.flops import flops_per_token, forward_flops_per_token
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
@@ -92,7 +91,7 @@ def test_what_a_capture_of_it_computes_is_counted(tmp_path: Path) -> None:
     request = capture_request("small", "text.txt")  # norms of every layer
     plan = plan_capture(request, ModelCatalog((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
-    assert forward_flops_per_token(plan) == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
+    assert plan.flops_per_token == LAYERS * (2 * matrices + 2 * 32 * D_MODEL)
 
 
 def test_of_a_capture_with_saes_their_encoders_are_counted_too(tmp_path: Path) -> None:
@@ -106,7 +105,7 @@ def test_of_a_capture_with_saes_their_encoders_are_counted_too(tmp_path: Path) -
     plan = plan_capture(request, ModelCatalog((tmp_path,)), PlanSettings(DatasetPlaces((tmp_path,))))
     matrices = 4 * D_MODEL * HEADS * D_HEAD
     expected = 2 * (2 * matrices + 2 * 24 * D_MODEL) + 2 * D_MODEL * (96 + 40)
-    assert forward_flops_per_token(plan) == flops_per_token(plan) == expected
+    assert plan.flops_per_token == expected
 
 
 @pytest.mark.parametrize(

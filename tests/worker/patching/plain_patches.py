@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.inputs.sources import Replacing, given_to
 from actstore_worker.patching.inputs.stored_rows import StoredRows
 from actstore_worker.patching.kernels.full import FullForward
 from actstore_worker.patching.kernels.recording import record
 from actstore_worker.patching.kernels.resumed import Resumed
 from actstore_worker.patching.plan import Entry, SweepPlan
+from actstore_worker.patching.replacing import Replacing, given_to
 
 # Takes and returns what a module gives, or is given: [position, width].
 Change = Callable[[Tensor], Tensor]

@@ -19,11 +19,12 @@ from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.kernels import resumed
+from actstore_worker.patching.kernels import layer_calls, resumed
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
+from actstore_worker.patching.kernels.layer_calls import Unresumable
 from actstore_worker.patching.kernels.ragged import Ragged, Run
 from actstore_worker.patching.kernels.recording import Recording, record, zeroed
-from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
+from actstore_worker.patching.kernels.resumed import Resumed
 from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, fastest_kernel, run_sweep
 from tests.made_models.small_models import BERT, DECODERS
@@ -235,7 +236,7 @@ def test_a_layer_that_is_told_the_unknown_runs_whole_and_the_answer_says_so(
 ) -> None:
     expected = result_of(gpt2(folder))
     assert (expected.audit.kernel, expected.audit.token_layers < expected.audit.token_layers_full) == ("resumed", True)
-    monkeypatch.setattr(resumed, "CACHES", ("another name",))
+    monkeypatch.setattr(layer_calls, "CACHES", ("another name",))
     found = result_of(gpt2(folder))
     assert found.audit.kernel == "full"
     assert found.audit.token_layers == found.audit.token_layers_full

@@ -6,10 +6,11 @@ from actstore_api.records.patching import RunSweep
 from actstore_api.records.terms import ModelReference
 from actstore_storage.format.sites import Site
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.receivers import RECEIVERS_MAX, find_receivers
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.paths import Paths
-from actstore_worker.patching.kernels.receivers import RECEIVERS_MAX, Receivers, find_receivers
+from actstore_worker.patching.kernels.receivers import Receivers
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.kernels.resumed import Resumed
 from tests.worker.patching.recorded import every_site

@@ -13,10 +13,10 @@ from actstore_storage.format.sites import Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.receivers import find_receivers
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.paths import Paths
-from actstore_worker.patching.kernels.receivers import find_receivers
 from actstore_worker.patching.kernels.recording import Recording
 from actstore_worker.patching.kernels.resumed import Resumed
 from tests.made_models.small_models import DECODERS

@@ -23,7 +23,7 @@ from actstore_worker.models.turns import Turns, share
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
 from actstore_worker.patching.limits import PatchingLimits
-from actstore_worker.patching.serving.answer_cache import KeptSweeps
+from actstore_worker.patching.serving.answer_cache import AnswerCache
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
 from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
 from tests.made_models.random_models import save_model
@@ -54,7 +54,7 @@ class Replica:
 
     def __init__(self, model: LanguageModel, bucket: LocalBucket, limits: PatchingLimits | None = None) -> None:
         supplies, limits = Supplies(bucket, no_sae), limits or PatchingLimits()
-        self.sweeps, self.kept = Sweeps(limits, supplies), KeptSweeps(supplies, limits)
+        self.sweeps, self.kept = Sweeps(limits, supplies), AnswerCache(supplies, limits)
         self.served: Served = self.sweeps.serve(share(model, Turns()))
 
     def ask(self, request: RunSweep, finished: Finished = NOTHING_FINISHED) -> tuple[pa.Table, SweepResult]:

@@ -31,7 +31,7 @@ from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.stored import StoredSaes
 from actstore_worker.training.advice import warnings_of
 from actstore_worker.training.feed import RowFeed
-from actstore_worker.training.grid import Sweep, trainings
+from actstore_worker.training.grid import Grid, trainings
 from actstore_worker.training.recipe import SPARSITY, Training
 from actstore_worker.training.train import Progress, Trained, train
 from tests.made_models.small_models import save_sae
@@ -299,7 +299,7 @@ def test_what_is_no_training(options: dict[str, Any], field: str, planted: tuple
 @pytest.mark.parametrize("site", ["resid_post.0", "mlp_out.1", "resid_post.7", "pattern.1", "nothing"])
 def test_a_site_that_is_not_stored(site: str, planted: tuple[Bucket, PlantedRows]) -> None:
     with pytest.raises(BadRequest) as refused:
-        trainings(planted[0], Sweep("planted", site, "topk", [64], {}))
+        trainings(planted[0], Grid("planted", site, "topk", [64], {}))
     assert refused.value.reason == "SITE_UNKNOWN"
     assert refused.value.details["value"] == site
 
@@ -383,7 +383,7 @@ def test_a_stored_sae_is_fetched_once_and_checked(planted: tuple[Bucket, Planted
 
 def test_lists_are_a_sweep(planted: tuple[Bucket, PlantedRows]) -> None:
     bucket, rows = planted
-    asked = Sweep(
+    asked = Grid(
         "planted",
         "blocks.1.hook_resid_post",
         "topk",

@@ -8,7 +8,6 @@ that capture a shard.
 import asyncio
 import contextlib
 import logging
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -21,20 +20,18 @@ from actstore_api.records.capture import (
     CaptureEstimate,
     CaptureProgress,
     CaptureSpecification,
-    DatasetFiles,
     GetCaptureTotalsAnswer,
 )
 from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import check_same_run
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.capture.encode_plan import EncodePlan, RunPlan
-from actstore_worker.capture.flops import flops_per_token
+from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
-from actstore_worker.capture.plan import Plan
-from actstore_worker.capture.progress import NO_FILES, CaptureState
-from actstore_worker.capture.shards.worker import TASKS, EncodeTask, ShardReport, ShardTask, Task
-from actstore_worker.settings import CoordinatorLimits
+from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.shards.worker import ShardReport
+from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
 
 _log = logging.getLogger(__name__)
 
@@ -44,25 +41,8 @@ _HOPELESS = {Kind.STORE, Kind.BAD_REQUEST, Kind.NOT_FOUND, Kind.DENIED, Kind.LIM
 _PAUSING = {"STORE_UNREACHABLE", "STORE_CREDENTIALS"}
 # What is the shard's own doing and happens again each time.
 _CERTAIN = {"VALUE_OVERFLOW"}
-_LOST_WORKER = "WORKERS_UNAVAILABLE"
 # Of the measured speed of a matrix product, what a forward pass reaches.
 _FLOPS_SHARE = 0.5
-
-
-class Worker(Protocol):
-    """Captures up to `TASKS` shards at a time."""
-
-    async def capture(self, task: Task) -> ShardReport:
-        """Errors: any; the shard is tried again. WORKERS_UNAVAILABLE where the worker died."""
-
-    async def interrupt(self, attempt: str) -> None:
-        """Make `capture` of this attempt give up soon; no effect where it is over."""
-
-    async def ready(self) -> None:
-        """Returns once the worker can take shards: of one that died, once another is in its place."""
-
-    async def flops(self) -> float:
-        """Floating-point operations a second of a large matrix product on its device."""
 
 
 class Preparer(Protocol):
@@ -95,22 +75,13 @@ class Coordinator:
         self._preparer = preparer
         self._limits = limits
         self._merging = merging
-        self._workers: list[Worker] = []
-        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        self._in_flight: dict[str, tuple[str, Worker]] = {}  # by attempt: its run and worker
+        self.pool = WorkerPool(list(workers), limits)
         self._captures: dict[str, CaptureState] = {}
         self._beginning = 0  # captures that have a place, and are not among those yet
         self._by_run: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._planning = asyncio.Semaphore(limits.plans)
         self._totals: Counter[str] = Counter()  # by field of what is told of them
-        self.add_workers(list(workers))
-
-    def add_workers(self, workers: list[Worker]) -> None:
-        """Each as often as it takes tasks, but all of them once before any of them twice."""
-        self._workers += workers
-        for worker in [worker for _ in range(TASKS) for worker in workers]:
-            self._idle.put_nowait(worker)
 
     async def submit(self, request: CaptureSpecification) -> str:
         """The run's name once it is planned and in the bucket. Errors: whatever is wrong with the request, of which
@@ -127,7 +98,7 @@ class Coordinator:
                 snapshot = await asyncio.to_thread(self._preparer.begin, plan, request)
                 self._captures.pop(run, None)
                 self._forget_old()
-                capture = self._captures[run] = CaptureState.of(snapshot, _dataset_files(plan))
+                capture = self._captures[run] = CaptureState.of(snapshot, plan.dataset_files)
         plan = replace(plan, record=plan.record.continuing(snapshot.record))
         self._start(self._run(capture, plan))
         return run
@@ -153,21 +124,18 @@ class Coordinator:
     async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
         async with self._planning:
             plan = await asyncio.to_thread(self._preparer.plan, request)
-        # A worker that does not answer counts for nothing.
-        answers = (asyncio.wait_for(worker.flops(), self._limits.answer_seconds) for worker in self._workers)
-        speeds = await asyncio.gather(*answers, return_exceptions=True)
-        flops = sum(speed for speed in speeds if isinstance(speed, float)) * _FLOPS_SHARE
-        work = flops_per_token(plan) * plan.record.tokens_total
+        flops = await self.pool.flops() * _FLOPS_SHARE
+        work = plan.flops_per_token * plan.record.tokens_total
         return CaptureEstimate(
-            documents=plan.documents if isinstance(plan, Plan) else 0,
+            documents=plan.documents,
             sequences=plan.record.sequences_total,
             tokens=plan.record.tokens_total,
             shards=plan.record.shards_total,
             bytes_by_product=plan.bytes_by_product,
             bytes=sum(plan.bytes_by_product.values()),
             seconds=work / flops if flops else 0.0,
-            documents_with_bos=plan.documents_with_bos if isinstance(plan, Plan) else 0,
-            dataset_files=_dataset_files(plan),
+            documents_with_bos=plan.documents_with_bos,
+            dataset_files=plan.dataset_files,
         )
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
@@ -197,12 +165,7 @@ class Coordinator:
                 allowed=self._running(),
             )
         await self._end(capture, "cancelled")
-        under_way = [(attempt, worker) for attempt, (of, worker) in self._in_flight.items() if of == run]
-        with contextlib.suppress(TimeoutError):  # a worker that does not answer has nothing to interrupt
-            async with asyncio.timeout(self._limits.heartbeat_seconds):
-                await asyncio.gather(
-                    *(worker.interrupt(attempt) for attempt, worker in under_way), return_exceptions=True
-                )
+        await self.pool.interrupt(run)
         return capture.progress()
 
     async def totals(self) -> GetCaptureTotalsAnswer:
@@ -213,15 +176,15 @@ class Coordinator:
         attempts: set[asyncio.Task[None]] = set()
         while capture.active and (capture.pending or attempts):
             # A shard that waits to be tried again keeps its place: what fails every shard shall not try them all.
-            if not capture.pending or len(attempts) >= TASKS * len(self._workers):
+            if not capture.pending or len(attempts) >= self.pool.places:
                 # And now and then, for workers that joined.
                 _, attempts = await asyncio.wait(
                     attempts, timeout=self._limits.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
                 continue
-            worker = await self._idle.get()
+            worker = await self.pool.idle()
             if not capture.pending:
-                self._idle.put_nowait(worker)
+                self.pool.release(worker)
                 continue
             attempts.add(asyncio.create_task(self._attempt(capture, plan, capture.pending.popleft(), worker)))
             attempts = {task for task in attempts if not task.done()}
@@ -274,46 +237,25 @@ class Coordinator:
     def _may_try_again(self, capture: CaptureState, shard: int, failure: Failure) -> bool:
         if failure.reason in _CERTAIN:
             return False
-        if failure.reason == _LOST_WORKER:
+        if failure.reason == LOST_WORKER:
             capture.lost[shard] += 1
             return capture.lost[shard] < self._limits.losses_per_shard
         capture.tried[shard] += 1
         return capture.tried[shard] < self._limits.attempts_per_shard
 
     async def _try_shard(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> Failure | None:
-        attempt = uuid.uuid4().hex[:12]
         run = capture.record.run
-        self._in_flight[attempt] = run, worker
-        lost = False
         try:
-            self._count(capture, await worker.capture(_task(plan, shard, attempt)))
+            self._count(capture, await self.pool.capture(worker, plan, shard))
         except ActstoreError as error:
             _log.warning("shard %d of %s: %s", shard, run, error.message)
-            lost = error.reason == _LOST_WORKER
             return Failure(error.reason, error.message, error.details)
         except Exception:  # noqa: BLE001  a worker's fault must not end the coordinator
             _log.exception("shard %d of %s", shard, run)
             return Failure("INTERNAL", f"shard {shard} failed; the coordinator's log says how", {"shard": str(shard)})
-        finally:
-            del self._in_flight[attempt]
-            if lost:
-                self._start(self._back_when_ready(worker))
-            else:
-                self._idle.put_nowait(worker)
         if capture.shards_committed % self._limits.fold_shards == 0:
             self._start(self._tidy(run))
         return None
-
-    async def _back_when_ready(self, worker: Worker) -> None:
-        """A worker that died takes no shard from others before there is another in its place."""
-        while True:
-            try:
-                await worker.ready()
-            except ActstoreError:
-                await asyncio.sleep(self._limits.retry_seconds)
-            else:
-                self._idle.put_nowait(worker)
-                return
 
     async def _tidy(self, run: str) -> None:
         await self._fold(run)
@@ -392,15 +334,3 @@ class Coordinator:
         ended = [run for run, capture in self._captures.items() if not capture.active]
         for run in ended[: max(0, len(ended) - self._limits.finished_captures + 1)]:
             del self._captures[run]
-
-
-def _task(plan: RunPlan, shard: int, attempt: str) -> Task:
-    """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
-    if isinstance(plan, EncodePlan):
-        return EncodeTask(plan.record, plan.sae_paths, shard, attempt)
-    own = plan.shard_sequences(shard), attempt, plan.shard_sources(shard)
-    return ShardTask(plan.record, plan.model_source, plan.sae_paths, shard, *own)
-
-
-def _dataset_files(plan: RunPlan) -> DatasetFiles:
-    return NO_FILES if isinstance(plan, EncodePlan) else plan.dataset_files

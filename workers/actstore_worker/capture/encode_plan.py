@@ -1,8 +1,7 @@
 """From a request over another run's rows to its run: what SAEs are to be encoded, looked up and checked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from actstore_api.records.capture import CaptureSpecification, DatasetReference
@@ -11,8 +10,11 @@ from actstore_storage.bucket import Bucket, check_name
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
 from actstore_storage.runs.opening import open_run
-from actstore_worker.capture.options import feature_bytes, row_filters, stored_positions
-from actstore_worker.capture.plan import Plan, default_run_name
+from actstore_worker.capture.options import row_filters, stored_positions
+from actstore_worker.capture.plan import default_run_name
+from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.shards.tasks import EncodeTask
+from actstore_worker.capture.sizes import feature_bytes
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.provenance import code_version
 from actstore_worker.sae.autoencoder import SparseAutoencoder
@@ -23,17 +25,21 @@ _OWN = frozenset({"run", "saes", "rows_of"})
 _NOTHING_ASKED = CaptureSpecification()
 
 
-@dataclass(frozen=True)
-class EncodePlan:
+@dataclass(frozen=True, kw_only=True)
+class EncodePlan(RunPlan):
     """`saes` are those that the other run lacks. No document is read, and no model is run."""
 
-    record: RunRecord
-    sae_paths: Mapping[str, Path]
-    saes: tuple[SparseAutoencoder, ...]
-    bytes_by_product: Mapping[str, int]
+    @property
+    def model_to_register(self) -> None:
+        return None
 
+    @property
+    def flops_per_token(self) -> float:
+        """The encoders' alone."""
+        return 2.0 * sum(sae.d_in * sae.d_sae for sae in self.saes)
 
-RunPlan = Plan | EncodePlan
+    def task(self, shard: int, attempt: str) -> EncodeTask:
+        return EncodeTask(self.record, self.sae_paths, shard, attempt)
 
 
 def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelCatalog, device: str) -> EncodePlan:
@@ -54,9 +60,18 @@ def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelC
     saes = tuple(load_sae(path, name) for name, path in paths.items())
     for sae in saes:
         _check_stored(sae, base)
+    record = _record(request, base, saes, device)
+    sizes = feature_bytes(saes, base.tokens_total)
+    return EncodePlan(record=record, sae_paths=paths, saes=saes, bytes_by_product=sizes)
+
+
+def _record(
+    request: CaptureSpecification, base: RunRecord, saes: Sequence[SparseAutoencoder], device: str
+) -> RunRecord:
+    """Of a run that has the base's rows and features, and those of the SAEs besides."""
     added = [SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes]
     specification = base.borrow_rows(added)
-    record = replace(
+    return replace(
         base,
         run=request.run or default_run_name(specification),
         specification=specification,
@@ -65,7 +80,6 @@ def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelC
         code_version=code_version(),
         format_version=FORMAT_VERSION,
     )
-    return EncodePlan(record, paths, saes, feature_bytes(saes, base.tokens_total))
 
 
 def _complete_run(bucket: Bucket, run: str) -> RunRecord:

@@ -1,54 +1,30 @@
-"""How much computing a capture is, and how fast a device computes: what a duration is estimated from."""
+"""How much computing a capture is: what its duration is estimated from."""
 
 import re
-import time
-
-import torch
 
 from actstore_storage.format.sites import parse_site
-from actstore_worker.capture.encode_plan import EncodePlan, RunPlan
-from actstore_worker.capture.plan import Plan
+from actstore_storage.format.specification import RunRecord
+from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.loading import weight_shapes
+from actstore_worker.models.model import ModelDescription
 
-_MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
-_MEASURE_SECONDS = 0.2
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
-def forward_flops_per_token(plan: Plan) -> float:
+def forward_flops_per_token(record: RunRecord, source: ModelSource, model: ModelDescription) -> float:
     """Two for each weight of a matrix in the layers that run, and four for each score that attention computes.
 
     Kaplan et al. (2020), "Scaling laws for neural language models", section 2.1; a capture stops after its last site,
     and on average a token attends to half of its sequence.
     """
-    asked = plan.record.specification
+    asked = record.specification
     named = [*asked.dense_sites, *asked.norm_sites, *(sae.site for sae in asked.saes)]
     last_layer = max((parse_site(site).layer for site in named), default=-1)
     weights = 0
-    for name, shape in weight_shapes(plan.model_source, plan.model.config):
+    for name, shape in weight_shapes(source, model.config):
         found = _LAYER.search(name)
         if found and int(found[1]) <= last_layer and len(shape) == 2:
             weights += shape[0] * shape[1]
-    length = plan.record.tokens_total / plan.record.sequences_total
-    encoders = sum(plan.model.d_model * sae.d_sae for sae in asked.saes)
-    return 2.0 * (weights + encoders) + 2.0 * length * plan.model.d_model * (last_layer + 1)
-
-
-def flops_per_token(plan: RunPlan) -> float:
-    """Of rows that are stored, their SAEs' encoders alone."""
-    if isinstance(plan, EncodePlan):
-        return 2.0 * sum(sae.d_in * sae.d_sae for sae in plan.saes)
-    return forward_flops_per_token(plan)
-
-
-def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product."""
-    size = _MATRIX_SIZE.get(device.type, _MATRIX_SIZE["cpu"])
-    left = torch.randn(size, size, device=device).to(dtype)
-    products, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < _MEASURE_SECONDS:
-        left @ left
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        products += 1
-    return products * 2.0 * size**3 / elapsed
+    length = record.tokens_total / record.sequences_total
+    encoders = sum(model.d_model * sae.d_sae for sae in asked.saes)
+    return 2.0 * (weights + encoders) + 2.0 * length * model.d_model * (last_layer + 1)

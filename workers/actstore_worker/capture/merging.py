@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.access import S3Access
@@ -19,9 +19,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.features.segments import Part
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.merging import Merge, abandon_merge, finish_merge, merge_part, plan_merges, runs_to_merge
-
-if TYPE_CHECKING:
-    from actstore_worker.settings import MergeLimits
+from actstore_worker.capture.limits import MergeLimits
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ class _Asked:
 class Merging:
     """Of one coordinator. All methods run in its event loop. Two at work on one run do no harm: one manifest stands."""
 
-    def __init__(self, bucket: Bucket, writer: PartWriter, limits: "MergeLimits") -> None:
+    def __init__(self, bucket: Bucket, writer: PartWriter, limits: MergeLimits) -> None:
         self._bucket, self._writer, self._limits = bucket, writer, limits
         self._places = asyncio.Semaphore(limits.parts)
         self._asked: dict[str, _Asked] = {}

@@ -4,7 +4,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,16 @@ from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
-from actstore_worker.capture.options import bytes_by_product, checked_options, document_query, sketch_bytes
+from actstore_worker.capture.flops import forward_flops_per_token
+from actstore_worker.capture.options import StoreOptions, checked_options, document_query
+from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.sizes import bytes_by_product, sketch_bytes
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.datasets.documents import Document, documents
+from actstore_worker.datasets.documents import Document, DocumentQuery, documents
+from actstore_worker.datasets.files import Dataset
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.datasets.sequences import SequenceShape, TokenSequences, tokenise
+from actstore_worker.datasets.sequences import SequenceShape, TokenisedDataset, TokenSequences, tokenise
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.loading import describe_model
 from actstore_worker.models.model import ModelDescription
@@ -56,24 +61,26 @@ class PlanSettings:
     run_bytes_max: int = 10 << 40
 
 
-@dataclass(frozen=True)
-class Plan:
-    """`sequences` are all of the run's, and `sources` of their documents; a worker needs those of its shard.
-    `bytes_by_product` is an estimate.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Plan(RunPlan):
+    """`sequences` are all of the run's, and `sources` of their documents; a worker needs those of its shard."""
 
-    record: RunRecord
     sequences: TokenSequences
     model_source: ModelSource
     model: ModelDescription
-    sae_paths: dict[str, Path]
-    saes: tuple[SparseAutoencoder, ...]
-    documents: int
-    bytes_by_product: Mapping[str, int]
     sources: DocumentSources
-    dataset_files: DatasetFiles
-    # Of the documents, those with a BOS of their own.
-    documents_with_bos: int = 0
+
+    @property
+    def model_to_register(self) -> ModelDescription:
+        return self.model
+
+    @property
+    def flops_per_token(self) -> float:
+        return forward_flops_per_token(self.record, self.model_source, self.model)
+
+    def task(self, shard: int, attempt: str) -> ShardTask:
+        own = self.shard_sequences(shard), attempt, self.shard_sources(shard)
+        return ShardTask(self.record, self.model_source, self.sae_paths, shard, *own)
 
     def shard_sequences(self, shard: int) -> TokenSequences:
         held = self.record.shard_sequences(shard)
@@ -84,7 +91,63 @@ class Plan:
 
 
 def plan_capture(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings) -> Plan:
-    """Errors: BadRequest or NotThere with field, value and what is allowed."""
+    """What a capture will run and store. Its documents are read, and nothing is written.
+
+    Errors: BadRequest or NotThere with field, value and what is allowed.
+    """
+    asked = _look_up(request, catalog, settings)
+    noted = _NotedSources()
+    with _naming_dataset(asked.dataset_reference.name):
+        tokenised = tokenise(asked.model, noted.passing(documents(asked.dataset, asked.query)), asked.shape)
+    sizes, per_shard = _sizes(asked, tokenised.sequences, settings)
+    specification = _specification(asked, tokenised, per_shard)
+    files = asked.dataset
+    return Plan(
+        record=_record(asked, specification, tokenised.sequences, settings.device),
+        sae_paths=asked.sae_paths,
+        saes=asked.saes,
+        bytes_by_product=sizes,
+        documents=tokenised.documents,
+        documents_with_bos=tokenised.documents_with_bos,
+        dataset_files=DatasetFiles(len(files.files), len(files.not_read), files.not_read[:FILES_TOLD]),
+        sequences=tokenised.sequences,
+        model_source=asked.source,
+        model=asked.model,
+        sources=noted.of(tokenised.sequences.documents),
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a request names, found and fitting together, with every default filled in. No document is read yet."""
+
+    request: CaptureSpecification
+    model_reference: ModelReference
+    dataset_reference: DatasetReference
+    sequences_per_batch: int
+    query: DocumentQuery
+    dataset: Dataset
+    source: ModelSource
+    model: ModelDescription
+    shape: SequenceShape
+    dense: tuple[Site, ...]
+    norms: tuple[Site, ...]
+    sae_paths: Mapping[str, Path]
+    saes: tuple[SparseAutoencoder, ...]
+    options: StoreOptions
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Elements of a row, by dense site."""
+        return {str(site): self.model.site_width(site, self.shape.context_length) for site in self.dense}
+
+    @property
+    def norm_columns(self) -> list[NormColumn]:
+        sites = tuple(map(str, self.norms))
+        return [*(NormColumn(L2, site) for site in self.norms), *columns_beside(sites, self.model.kinds)]
+
+
+def _look_up(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings) -> _Asked:
     if request.run:
         check_name(request.run, "run")
     batch = _count(
@@ -100,49 +163,22 @@ def plan_capture(request: CaptureSpecification, catalog: ModelCatalog, settings:
     sae_paths = {name: catalog.find_sae(name) for name in dict.fromkeys(request.saes)}
     saes = tuple(_fitting_sae(path, name, model) for name, path in sae_paths.items())
     options = checked_options(request, model, dense, saes)
-    noted = _NotedSources()
-    with _naming_dataset(named_dataset.name):
-        tokenised = tokenise(model, noted.passing(documents(dataset, query)), shape)
-    sequences = tokenised.sequences
-    widths = {str(site): model.site_width(site, shape.context_length) for site in dense}
-    columns = [*(NormColumn(L2, site) for site in norms), *columns_beside(tuple(map(str, norms)), model.kinds)]
-    sizes = bytes_by_product(options, widths, len(columns), saes, sequences)
-    per_shard = _sequences_per_shard(request.sequences_per_shard, sequences, sizes, batch, settings)
-    if columns:
-        shards, names = -(-len(sequences) // per_shard), len(statistics_names(columns))
-        sizes[NORM_SKETCHES] = sketch_bytes(names, sequences, model.bos_id, shards)
-    _check_run_bytes(sizes, settings.run_bytes_max)
-    specification = Specification(
-        model=named_model.name,
-        model_revision=named_model.revision,
-        weights_sha256=model.weights_sha256,
-        config_sha256=model.config_sha256,
-        attention_implementation=_attention(model, map(str, dense)),
-        tokenizer_sha256=model.tokenizer_sha256,
-        dataset=named_dataset.name,
-        dataset_sha256=tokenised.sha256,
-        text_field=query.text_field,
-        max_tokens=named_dataset.max_tokens,
-        context_length=shape.context_length,
-        prepend_bos=shape.prepend_bos,
-        dense_sites=tuple(map(str, dense)),
-        norm_sites=tuple(map(str, norms)),
-        saes=tuple(SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes),
-        sequences_per_shard=per_shard,
+    return _Asked(
+        request=request,
+        model_reference=named_model,
+        dataset_reference=named_dataset,
         sequences_per_batch=batch,
-        tokens_field=query.tokens_field,
-        row_filters=query.row_filters,
-        max_documents=query.max_documents,
-        marked_special=model.marks_special,
-        source_field=query.source_field,
-        **asdict(options) | {"positions": options.positions},
+        query=query,
+        dataset=dataset,
+        source=source,
+        model=model,
+        shape=shape,
+        dense=dense,
+        norms=norms,
+        sae_paths=sae_paths,
+        saes=saes,
+        options=options,
     )
-    record = _record(request, specification, model, sequences, settings.device)
-    record = replace(record, dense_widths={site: width for site, width in widths.items() if width != model.d_model})
-    sources = noted.of(sequences.documents)
-    files = DatasetFiles(len(dataset.files), len(dataset.not_read), dataset.not_read[:FILES_TOLD])
-    seen, begun = tokenised.documents, tokenised.documents_with_bos
-    return Plan(record, sequences, source, model, sae_paths, saes, seen, sizes, sources, files, begun)
 
 
 def _named(request: CaptureSpecification) -> tuple[ModelReference, DatasetReference]:
@@ -151,6 +187,48 @@ def _named(request: CaptureSpecification) -> tuple[ModelReference, DatasetRefere
         field = "model" if request.model is None else "dataset"
         raise BadRequest(f"{field} is required", field=field, value="", allowed="a name")
     return request.model, request.dataset
+
+
+def _sizes(asked: _Asked, sequences: TokenSequences, settings: PlanSettings) -> tuple[dict[str, int], int]:
+    """About how many bytes each product will have, and how many sequences a shard."""
+    columns = asked.norm_columns
+    sizes = bytes_by_product(asked.options, asked.widths, len(columns), asked.saes, sequences)
+    wanted = asked.request.sequences_per_shard
+    per_shard = _sequences_per_shard(wanted, sequences, sizes, asked.sequences_per_batch, settings)
+    if columns:
+        shards, names = -(-len(sequences) // per_shard), len(statistics_names(columns))
+        sizes[NORM_SKETCHES] = sketch_bytes(names, sequences, asked.model.bos_id, shards)
+    _check_run_bytes(sizes, settings.run_bytes_max)
+    return sizes, per_shard
+
+
+def _specification(asked: _Asked, tokenised: TokenisedDataset, per_shard: int) -> Specification:
+    model, query, dense = asked.model, asked.query, tuple(map(str, asked.dense))
+    return Specification(
+        model=asked.model_reference.name,
+        model_revision=asked.model_reference.revision,
+        weights_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
+        attention_implementation=_attention(model, dense),
+        tokenizer_sha256=model.tokenizer_sha256,
+        dataset=asked.dataset_reference.name,
+        dataset_sha256=tokenised.sha256,
+        text_field=query.text_field,
+        max_tokens=asked.dataset_reference.max_tokens,
+        context_length=asked.shape.context_length,
+        prepend_bos=asked.shape.prepend_bos,
+        dense_sites=dense,
+        norm_sites=tuple(map(str, asked.norms)),
+        saes=tuple(SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in asked.saes),
+        sequences_per_shard=per_shard,
+        sequences_per_batch=asked.sequences_per_batch,
+        tokens_field=query.tokens_field,
+        row_filters=query.row_filters,
+        max_documents=query.max_documents,
+        marked_special=model.marks_special,
+        source_field=query.source_field,
+        **asdict(asked.options) | {"positions": asked.options.positions},
+    )
 
 
 class _NotedSources:
@@ -180,15 +258,10 @@ def default_run_name(specification: Specification) -> str:
     return check_name(f"{words}-{specification.sha256[:_HASH_DIGITS_IN_NAME]}", "run")
 
 
-def _record(
-    request: CaptureSpecification,
-    specification: Specification,
-    model: ModelDescription,
-    sequences: TokenSequences,
-    device: str,
-) -> RunRecord:
+def _record(asked: _Asked, specification: Specification, sequences: TokenSequences, device: str) -> RunRecord:
+    model = asked.model
     return RunRecord(
-        run=request.run or default_run_name(specification),
+        run=asked.request.run or default_run_name(specification),
         specification=specification,
         specification_sha256=specification.sha256,
         sequences_total=len(sequences),
@@ -200,6 +273,7 @@ def _record(
         code_version=code_version(),
         model_config=model.model_config,
         document_sources=True,
+        dense_widths={site: width for site, width in asked.widths.items() if width != model.d_model},
     )
 
 

@@ -15,16 +15,17 @@ from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.format.keys import WANTED, run_key, wanted_key
 from actstore_storage.format.records import seal, unseal
 from actstore_storage.registry.models import ModelRecord, register_model
-from actstore_storage.registry.saes import SaeModelRecord, register_sae
+from actstore_storage.registry.saes import register_sae
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.folding import fold_commits
-from actstore_worker.capture.encode_plan import RunPlan, plan_encoding
-from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.encode_plan import plan_encoding
+from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.model import ModelDescription
-from actstore_worker.sae.autoencoder import SparseAutoencoder
+from actstore_worker.sae.stored import sae_record
 
 _log = logging.getLogger(__name__)
 
@@ -102,9 +103,9 @@ class Preparing:
 
 def register(bucket: Bucket, plan: RunPlan) -> None:
     """The run's model, with its tokens' texts, and its SAEs."""
-    if isinstance(plan, Plan):  # else it was registered for the run whose rows are encoded
-        texts = plan.model.texts
-        register_model(bucket, _model_record(plan.model), texts.alone, texts.parts)
+    model = plan.model_to_register
+    if model is not None:
+        register_model(bucket, _model_record(model), model.texts.alone, model.texts.parts)
     for sae in plan.saes:
         register_sae(bucket, sae_record(sae))
 
@@ -144,16 +145,4 @@ def _model_record(model: ModelDescription) -> ModelRecord:
         context_length=model.context_length,
         block=model.family.block(model.config),
         config_sha256=model.config_sha256,
-    )
-
-
-def sae_record(sae: SparseAutoencoder) -> SaeModelRecord:
-    return SaeModelRecord(
-        name=sae.name,
-        sha256=sae.sha256,
-        architecture=sae.architecture,
-        site=str(sae.site),
-        d_in=sae.d_in,
-        d_sae=sae.d_sae,
-        model=sae.model,
     )

@@ -16,7 +16,8 @@ import grpc
 from actstore_api.v1 import service_pb2_grpc
 from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
 from actstore_storage.errors import ActstoreError
-from actstore_worker.settings import SettingsError, WorkerSettings
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import WorkerSettings
 
 CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
@@ -27,16 +28,6 @@ _NO_GRPC = re.compile("HTTP/2|http1")
 # The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999. As
 # the local stack's SeaweedFS, which may not import this.
 _QUIET_PORTS = range(20_000, 32_768)
-
-
-class Claim:
-    """What holds a cluster's place for a deployment, as an actor: here, where its process imports little."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def what(self) -> str:
-        return self._what
 
 
 def check_cluster(address: str) -> None:

@@ -1,6 +1,9 @@
 """Activation patching: replace one activation of a run by another run's, and see what becomes of the answer.
 
-`plan` turns a request into cells and refuses what makes no sense, `kernels` run the model with cells patched, `sweep`
-puts the two together. `attribution` estimates what patches would do, `screening` chooses by that what is computed, and
-`direct` says what each component writes straight into the answer. Knows nothing of Ray or of the wire.
+`inputs/` are what a sweep is asked of: prompts and their spans, rows of a stored run, features of an SAE, receivers.
+`plan` makes a grid of cells of them and refuses what makes no sense, `replacing` says what takes a cell's place,
+`kernels/` run the model with cells patched, `legs` takes one pair in one direction through the grid, and `sweep` all of
+them. `attribution` estimates what patches would do, `screening` chooses by that what is computed, `audit` computes some
+of it again, and `direct` says what each component writes straight into the answer. `serving/` has many sweeps share the
+models of a process. Knows nothing of Ray or of the wire.
 """

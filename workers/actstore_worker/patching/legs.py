@@ -1,6 +1,6 @@
 """One pair of prompts in one direction: which rows of the grid are run, in which slices, and what becomes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,15 +11,15 @@ import pyarrow as pa
 from actstore_api.records.terms import Provenance
 from actstore_storage.errors import ActstoreError
 from actstore_worker.patching.audit import NOTHING_CHECKED, Auditor, Checked, Chosen, choose_checks
-from actstore_worker.patching.inputs.sources import Replacing
 from actstore_worker.patching.kernels.full import Cell, Kernel, Patch
 from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan
+from actstore_worker.patching.replacing import Replacing
 from actstore_worker.patching.screening import Screened
 from actstore_worker.patching.steps import Asking, Budget, Logits, patched
+from actstore_worker.patching.swept_pairs import Pair, Pairs
 from actstore_worker.patching.tables import ComputedCells, cell_table
-from actstore_worker.patching.unpatched import Pair
 
 # Rows that are handed out at once: about a MiB.
 ROWS_AT_ONCE = 8192
@@ -43,7 +43,7 @@ class Finished:
         model or of the SAE may have been written since, and machines differ.
         """
         if self.rows is not None and self.provenance != provenance:
-            raise interrupted("its model, SAE or machine is another one now")
+            raise _interrupted("its model, SAE or machine is another one now")
 
 
 NOTHING_FINISHED = Finished()
@@ -91,7 +91,7 @@ class Leg:
         found = finished.rows.slice(place * rows, rows)
         computed = found["logit_difference"].is_valid().to_numpy()
         if not np.array_equal(computed, self.exact[: found.num_rows]):
-            raise interrupted("its screen comes out otherwise now")
+            raise _interrupted("its screen comes out otherwise now")
         return [found]
 
     def next_slice(self, first: int, kernel: Kernel, budget: float, most: int) -> range:
@@ -130,6 +130,13 @@ class Leg:
         base, _ = self.pair.sides(self.replacing.direction)
         effects = table["logit_difference"].to_numpy()[self.wanted] - base.metrics.logit_difference
         return self.chosen.estimates[self.number, self.wanted], effects
+
+
+def legs(pairs: Pairs, screened: Mapping[str, Screened]) -> Iterator[Leg]:
+    """Each pair in each direction."""
+    for number, pair in enumerate(pairs.each()):
+        for direction, chosen in screened.items():
+            yield Leg(pairs.plan, number, pair, pairs.replacing(pair, direction), chosen, pairs.unchanged[number])
 
 
 class LegRun:
@@ -180,5 +187,5 @@ class LegRun:
         return logits
 
 
-def interrupted(why: str) -> ActstoreError:
+def _interrupted(why: str) -> ActstoreError:
     return ActstoreError(f"the sweep was interrupted, and {why}; ask again", reason="WORKERS_UNAVAILABLE")

@@ -12,21 +12,21 @@ from actstore_api.records.terms import Provenance
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.audit import Auditor, Checked
-from actstore_worker.patching.inputs.sources import given_to
 from actstore_worker.patching.inputs.stored_rows import StoredReading, StoredRows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
 from actstore_worker.patching.kernels.full import FullForward, Kernel
+from actstore_worker.patching.kernels.layer_calls import Unresumable
 from actstore_worker.patching.kernels.paths import Paths
-from actstore_worker.patching.kernels.resumed import Resumed, Unresumable
-from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun
+from actstore_worker.patching.kernels.resumed import Resumed
+from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun, legs
 from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
+from actstore_worker.patching.replacing import given_to
 from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.steps import Budget, Ran, Steps, drive, unlimited
-from actstore_worker.patching.swept_pairs import Pairs
-from actstore_worker.patching.unpatched import Pair, check_apart
+from actstore_worker.patching.swept_pairs import Pair, Pairs, check_apart
 from actstore_worker.provenance import live_provenance
 
 
@@ -114,7 +114,7 @@ def sweep_steps(
     screened = yield from _screen(pairs, limits, finished.cells)
     auditor = Auditor(kernels.slow, model.dtype, budget, finished.checked)
     total, done, ranked = sum(len(chosen.exact) for chosen in screened.values()) * len(plan.pairs), finished.cells, []
-    for number, leg in enumerate(pairs.legs(screened)):
+    for number, leg in enumerate(legs(pairs, screened)):
         parts = leg.begun(finished, number)
         slices = LegRun(leg, kernels.fast, auditor, limits, budget)
         first = sum(part.num_rows for part in parts)

@@ -1,21 +1,61 @@
-"""The pairs of a sweep, run when they are wanted, and what is said of them in the end."""
+"""The pairs of a sweep as they are, unpatched: what patched runs begin with, take from and are measured against."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from actstore_api.records.patching import SweepAudit, SweepResult
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.sites import Site
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import token_texts
-from actstore_worker.patching.direct import Share
-from actstore_worker.patching.inputs.sources import Given, Replacing
-from actstore_worker.patching.legs import Leg
-from actstore_worker.patching.metrics import Metrics
+from actstore_worker.patching.direct import Share, direct_shares
+from actstore_worker.patching.inputs.prompts import PairTokens
+from actstore_worker.patching.kernels.recording import Recording, record
+from actstore_worker.patching.metrics import SMALLEST_DIFFERENCE, Metrics
 from actstore_worker.patching.plan import SweepPlan
-from actstore_worker.patching.screening import Screened
+from actstore_worker.patching.replacing import Given, Replacing
 from actstore_worker.patching.tables import baseline_table, direct_table, token_table
-from actstore_worker.patching.unpatched import Pair, run_pair
 from actstore_worker.provenance import live_provenance
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a pair, unpatched: its run, its metrics against the other's, and its parts' direct shares."""
+
+    recording: Recording
+    metrics: Metrics
+    texts: list[str]
+    shares: list[Share]
+
+
+@dataclass(frozen=True)
+class Pair:
+    tokens: PairTokens
+    clean: Prompt
+    corrupt: Prompt
+
+    def sides(self, direction: str) -> tuple[Prompt, Prompt]:
+        """The base run, and the source run."""
+        return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
+
+    @property
+    def answers(self) -> tuple[int, int]:
+        return self.tokens.clean_answer, self.tokens.corrupt_answer
+
+
+def run_pair(model: LanguageModel, tokens: PairTokens, sites: Iterable[Site]) -> Pair:
+    """`sites`: what patches take from the runs. Direct shares want every head's z besides."""
+    wanted = {*sites, *(Site(layer, "z") for layer in range(model.layer_count))}
+    clean, corrupt = (record(model, ids, wanted) for ids in (tokens.clean, tokens.corrupt))
+    answers = tokens.clean_answer, tokens.corrupt_answer
+    prompts = []
+    for recording, other in ((clean, corrupt), (corrupt, clean)):
+        metrics = Metrics.of(recording.logits[None], answers, other.logits)
+        texts, shares = model.texts.in_order(recording.tokens.tolist()), direct_shares(model, recording, answers)
+        prompts.append(Prompt(recording, metrics, texts, shares))
+    return Pair(tokens, *prompts)
 
 
 class Pairs:
@@ -32,22 +72,20 @@ class Pairs:
     def get(self, number: int) -> Pair:
         return run_pair(self.model, self.plan.pairs[number], self.plan.recorded_sites) if number else self.first
 
-    def legs(self, screened: Mapping[str, Screened]) -> Iterator[Leg]:
-        """Each pair in each direction."""
+    def each(self) -> Iterator[Pair]:
+        """In order. What the end says of a pair is kept of it when it comes by."""
         for number in range(len(self.plan.pairs)):
             pair = self.get(number)
             self._metrics.append((pair.clean.metrics, pair.corrupt.metrics))
             self._shares.append((pair.clean.shares, pair.corrupt.shares))
-            for direction, chosen in screened.items():
-                replacing = self.replacing(pair, direction)
-                yield Leg(self.plan, number, pair, replacing, chosen, self.unchanged[number])
+            yield pair
 
     def replacing(self, pair: Pair, direction: str) -> Replacing:
         base, source = pair.sides(direction)
         return Replacing(self.plan, self._given, pair.tokens, direction, base.recording, source.recording)
 
     def end(self, audit: SweepAudit) -> SweepResult:
-        """Once all legs were there."""
+        """Once all pairs have come by."""
         first = self.first
         clean_answer, corrupt_answer = token_texts(self.model, first.answers)
         return SweepResult(
@@ -61,4 +99,18 @@ class Pairs:
             audit=audit,
             provenance=live_provenance(self.model, self.plan.sae),
             stored_rows=None if self._given.stored is None else self._given.stored.taken,
+        )
+
+
+def check_apart(pair: Pair) -> None:
+    """Errors: BadRequest PROMPTS_INDISTINGUISHABLE."""
+    clean, corrupt = (float(prompt.metrics.logit_difference[0]) for prompt in (pair.clean, pair.corrupt))
+    if abs(clean - corrupt) < SMALLEST_DIFFERENCE:
+        raise BadRequest(
+            f"the model tells the prompts not apart by these answers: the logit difference is {clean:.6g} on the clean "
+            f"prompt and {corrupt:.6g} on the corrupt one, so no effect can be normalized",
+            reason="PROMPTS_INDISTINGUISHABLE",
+            field="corrupt",
+            value=f"{abs(clean - corrupt):.6g}",
+            allowed=f"a change of at least {SMALLEST_DIFFERENCE:g}",
         )

@@ -5,13 +5,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject
-from actstore_storage.registry.saes import fetch_sae_files, find_registered_sae
+from actstore_storage.registry.saes import SaeModelRecord, fetch_sae_files, find_registered_sae
 from actstore_worker.files.stamps import Stamp
 from actstore_worker.sae.files import find_saes, stamp_of_saes
 
+if TYPE_CHECKING:  # who only looks for files has no use for torch
+    from actstore_worker.sae.autoencoder import SparseAutoencoder
+
+# Where they are fetched to unless a setting says otherwise.
+SAE_CACHE = Path("~/.cache/actstore/saes").expanduser()
 # Of SAEs that were looked at last: a hash reads all of an SAE, which is asked for with each question.
 _HASHES_KEPT = 256
 
@@ -50,6 +56,19 @@ class StoredSaes:
                     found.rename(Path(scratch) / "damaged")
                 folder.rename(found)
         return found
+
+
+def sae_record(sae: "SparseAutoencoder") -> SaeModelRecord:
+    """What the bucket's registry says of an SAE."""
+    return SaeModelRecord(
+        name=sae.name,
+        sha256=sae.sha256,
+        architecture=sae.architecture,
+        site=str(sae.site),
+        d_in=sae.d_in,
+        d_sae=sae.d_sae,
+        model=sae.model,
+    )
 
 
 def _is_whole(folder: Path) -> bool:

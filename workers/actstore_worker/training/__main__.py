@@ -18,11 +18,12 @@ from typing import Any, TextIO
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
-from actstore_worker.settings import SettingsError, read_store
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import read_store
 from actstore_worker.training.advice import warnings_of
-from actstore_worker.training.grid import DEFAULT_SPARSITY, Sweep, trainings
-from actstore_worker.training.job import CHECKPOINT_STEPS, Job, run_job
-from actstore_worker.training.recipe import SPARSITY, Training
+from actstore_worker.training.grid import DEFAULT_SPARSITY, Grid, trainings
+from actstore_worker.training.job import Job, run_job
+from actstore_worker.training.recipe import CHECKPOINT_STEPS, SPARSITY, Training
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 _EPILOG = """\
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _jobs(options: argparse.Namespace) -> list[Job]:
     store, s3 = read_store(os.environ)
     chosen = {name: getattr(options, name) for name in _OPTIONS} | {"exclude": tuple(options.exclude)}
-    sweep = Sweep(
+    grid = Grid(
         run=options.run,
         site=options.site,
         architecture=options.architecture,
@@ -66,7 +67,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
         rows=options.rows,
         options=chosen,
     )
-    return [Job(store, s3, one, options.checkpoint_steps) for one in trainings(open_bucket(store, s3), sweep)]
+    return [Job(store, s3, one, options.checkpoint_steps) for one in trainings(open_bucket(store, s3), grid)]
 
 
 def _run(jobs: list[Job], teller: "_Teller") -> int:
@@ -74,7 +75,7 @@ def _run(jobs: list[Job], teller: "_Teller") -> int:
         outcomes = [_alone(jobs[0], teller)]
     else:
         prepare_ray(os.environ)  # before Ray is imported, which reads it then
-        from actstore_worker.cluster.topology import side_by_side
+        from actstore_worker.cluster.tasks import side_by_side
 
         ray_address = os.environ.get("ACTSTORE_RAY_ADDRESS") or None
         outcomes = side_by_side(run_job, jobs, teller.progress, ray_address)

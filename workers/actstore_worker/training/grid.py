@@ -1,4 +1,4 @@
-"""From what is asked on a command line to the trainings that it means: lists of widths and sparsities are a sweep."""
+"""From what is asked on a command line to the trainings that it means: lists of widths and sparsities are a grid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TRAININGS_MAX = 256
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Grid:
     """`sparsities` by kind: k, l1 or l0. `rows` None: as many as the run has tokens. `options`: others of Training's
     fields, as they are.
     """
@@ -31,46 +31,46 @@ class Sweep:
     options: Mapping[str, Any] | None = None
 
 
-def trainings(bucket: Bucket, sweep: Sweep) -> list[Training]:
+def trainings(bucket: Bucket, grid: Grid) -> list[Training]:
     """One for each width and sparsity, each under a name of its own. Errors: BadRequest, before any is begun."""
-    snapshot = open_run(bucket, sweep.run)
-    site = check_rows(snapshot, sweep.site)
-    sparsities = _sparsities(sweep)
-    pairs = list(product(sweep.widths, sparsities))
+    snapshot = open_run(bucket, grid.run)
+    site = check_rows(snapshot, grid.site)
+    sparsities = _sparsities(grid)
+    pairs = list(product(grid.widths, sparsities))
     if not 1 <= len(set(pairs)) == len(pairs) <= TRAININGS_MAX:
-        message = f"{len(sweep.widths)} widths and {len(sparsities)} sparsities are no sweep"
+        message = f"{len(grid.widths)} widths and {len(sparsities)} sparsities are no sweep"
         raise BadRequest(message, field="width", value=len(pairs), allowed=f"1 to {TRAININGS_MAX} different pairs")
     return [
         Training(
-            name=_name(sweep, width, sparsity, len(pairs) > 1),
-            run=sweep.run,
+            name=_name(grid, width, sparsity, len(pairs) > 1),
+            run=grid.run,
             specification_sha256=snapshot.record.specification_sha256,
             site=str(site),
-            architecture=sweep.architecture,
+            architecture=grid.architecture,
             width=width,
             sparsity=sparsity,
-            rows=snapshot.record.tokens_total if sweep.rows is None else sweep.rows,
-            **sweep.options or {},
+            rows=snapshot.record.tokens_total if grid.rows is None else grid.rows,
+            **grid.options or {},
         )
         for width, sparsity in pairs
     ]
 
 
-def _sparsities(sweep: Sweep) -> Sequence[float]:
-    if sweep.architecture not in SPARSITY:
-        message = f"architecture {sweep.architecture!r} is not known"
-        raise BadRequest(message, field="architecture", value=sweep.architecture, allowed=SPARSITY)
-    kind = SPARSITY[sweep.architecture]
-    for name, values in sweep.sparsities.items():
+def _sparsities(grid: Grid) -> Sequence[float]:
+    if grid.architecture not in SPARSITY:
+        message = f"architecture {grid.architecture!r} is not known"
+        raise BadRequest(message, field="architecture", value=grid.architecture, allowed=SPARSITY)
+    kind = SPARSITY[grid.architecture]
+    for name, values in grid.sparsities.items():
         if values and name != kind:
-            message = f"{name} does not apply to {sweep.architecture}"
+            message = f"{name} does not apply to {grid.architecture}"
             raise BadRequest(message, field=name, value=list(values), allowed=f"{kind}, or another architecture")
-    return sweep.sparsities.get(kind) or [DEFAULT_SPARSITY[sweep.architecture]]
+    return grid.sparsities.get(kind) or [DEFAULT_SPARSITY[grid.architecture]]
 
 
-def _name(sweep: Sweep, width: int, sparsity: float, several: bool) -> str:
+def _name(grid: Grid, width: int, sparsity: float, several: bool) -> str:
     """`<run>-<site>-<architecture>`, unless another is given, and what tells a sweep's SAEs apart."""
-    name = sweep.name or f"{sweep.run}-{sweep.site}-{sweep.architecture}"
-    if sweep.name and not several:
+    name = grid.name or f"{grid.run}-{grid.site}-{grid.architecture}"
+    if grid.name and not several:
         return name
-    return f"{name}-w{width}-{SPARSITY[sweep.architecture]}{sparsity:g}"
+    return f"{name}-w{width}-{SPARSITY[grid.architecture]}{sparsity:g}"

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import BadRequest
-from actstore_worker.training.recipe import Training
+from actstore_worker.training.recipe import CHECKPOINT_STEPS, Training
 
 if TYPE_CHECKING:
     from actstore_worker.training.train import Trained
-
-CHECKPOINT_STEPS = 1000
 
 
 @dataclass(frozen=True)

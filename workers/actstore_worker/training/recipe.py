@@ -20,6 +20,8 @@ SPARSITY: Mapping[str, str] = {"standard": "l1", "gated": "l1", "topk": "k", "ba
 TRAINED_KINDS = (*RESIDUAL_KINDS, *INNER_KINDS, "z")
 WIDTH_MAX = 1 << 20
 BATCH_ROWS_MAX = 1 << 20
+# Steps between two checkpoints, unless told otherwise.
+CHECKPOINT_STEPS = 1000
 
 
 @dataclass(frozen=True)

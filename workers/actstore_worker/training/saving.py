@@ -13,10 +13,10 @@ from torch import Tensor
 from actstore_storage.bucket import Bucket
 from actstore_storage.registry.saes import fetch_sae_files, find_registered_sae, register_sae, store_sae_files
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.capture.preparing import sae_record
 from actstore_worker.models.dtypes import as_tensor
 from actstore_worker.sae.files import QUALITY
 from actstore_worker.sae.formats.loading import load_sae
+from actstore_worker.sae.stored import sae_record
 from actstore_worker.training.feed import rows_of
 from actstore_worker.training.quality import Quality, measure
 from actstore_worker.training.recipe import Training

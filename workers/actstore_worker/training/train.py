@@ -23,9 +23,8 @@ from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.training.checkpoints import latest_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
 from actstore_worker.training.feed import RowFeed
-from actstore_worker.training.job import CHECKPOINT_STEPS
 from actstore_worker.training.quality import Quality
-from actstore_worker.training.recipe import Training, check_rows
+from actstore_worker.training.recipe import CHECKPOINT_STEPS, Training, check_rows
 from actstore_worker.training.saving import find_saved, save
 
 if TYPE_CHECKING:

@@ -66,6 +66,11 @@ class RowsEncoder:
         self._threads, self._lanes = torch.get_num_threads(), lane_count(device)
         self.check: Callable[[], None] = lambda: None
 
+    @property
+    def dtype(self) -> str:
+        """In which SAEs encode, whatever the rows are stored in."""
+        return "float32"
+
     def writer(self, shard: int, attempt: str) -> FeatureWriter:
         return FeatureWriter(self._bucket, self._record, read_commit(self._bucket, self._base, shard), attempt)
 

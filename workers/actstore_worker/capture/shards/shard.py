@@ -9,7 +9,7 @@ The bundled model's forward pass took 17 us a token in two lanes and 19 to 22 wi
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ from actstore_worker.datasets.batching import Batch, Window, windows
 from actstore_worker.datasets.sequences import TokenSequences
 from actstore_worker.models.dtypes import TORCH_DTYPES
 from actstore_worker.models.model import LanguageModel, share_weights
-from actstore_worker.models.taps import visit
+from actstore_worker.models.taps import See, visit
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.nonzeros import nonzero_features
 
@@ -67,7 +67,8 @@ class CapturedBatch:
 class ShardCapture:
     """Holds a model and SAEs on their device for any number of shards of one run.
 
-    Errors: BadRequest RUN_MISMATCH where they are not the ones that the run's specification names.
+    Errors: BadRequest RUN_MISMATCH where they are not the ones that the run's specification names. `check` is asked
+    before each batch, and raises where it should not go on: the writer then removes the attempt.
     """
 
     def __init__(self, model: LanguageModel, saes: tuple[SparseAutoencoder, ...], record: RunRecord) -> None:
@@ -95,6 +96,11 @@ class ShardCapture:
         for sae in saes:
             self._saes.setdefault(sae.site, []).append(sae.to(model.device))
         self._sites = self._dense | self._norms | self._saes.keys()
+        self.check: Callable[[], None] = lambda: None
+
+    @property
+    def dtype(self) -> str:
+        return self._record.specification.dtype
 
     def stream(self, writer: ShardWriter, sequences: TokenSequences, widened: Iterable[str] = ()) -> None:
         """Everything that the run stores of `sequences`, in their order, to a writer that is not yet committed.
@@ -116,6 +122,7 @@ class ShardCapture:
 
     def capture(self, batch: Batch, widened: frozenset[str] = frozenset()) -> CapturedBatch:
         """One forward pass. Padding takes part in it, changes nothing, and is left out of all products."""
+        self.check()
         captured = CapturedBatch(batch, batch.sequences.rows(self._bos_id, self._special_ids))
         inside = None if batch.inside.all() else torch.from_numpy(batch.inside).to(self._device)
         take = _TakeRows(inside)
@@ -138,6 +145,15 @@ class ShardCapture:
                     if not self._chosen_by_feature:
                         self._keep(site, held.pop(site), captured, widened)
 
+        self._visit(batch, inside, see)
+        if self._chosen_by_feature:
+            captured.chosen = self._by_feature(captured)
+            rows_kept = torch.from_numpy(captured.chosen).to(self._device)
+            for site, rows in held.items():
+                self._keep(site, rows[rows_kept.to(rows.device)], captured, widened)
+        return captured
+
+    def _visit(self, batch: Batch, inside: Bool[Tensor, "batch position"] | None, see: See) -> None:
         model = self._models.get()
         try:
             ids = torch.from_numpy(batch.ids).to(self._device)
@@ -145,12 +161,6 @@ class ShardCapture:
             visit(model, ids, None if self._causal else inside, self._sites, see, positions)
         finally:
             self._models.put(model)
-        if self._chosen_by_feature:
-            captured.chosen = self._by_feature(captured)
-            rows_kept = torch.from_numpy(captured.chosen).to(self._device)
-            for site, rows in held.items():
-                self._keep(site, rows[rows_kept.to(rows.device)], captured, widened)
-        return captured
 
     @property
     def _chosen_by_feature(self) -> bool:

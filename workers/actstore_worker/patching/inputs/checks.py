@@ -6,7 +6,7 @@ from typing import NoReturn
 from actstore_api.records.patching import PatchSource, RunSweep
 from actstore_storage.errors import BadRequest
 from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
-from actstore_worker.patching.inputs.pairs import PairTokens
+from actstore_worker.patching.inputs.prompts import PairTokens
 
 # Of the others only the base run differs from cell to cell.
 STORED_SOURCES: tuple[PatchSource, ...] = ("mean", "resample")

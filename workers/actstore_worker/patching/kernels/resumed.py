@@ -11,27 +11,28 @@ base run's, and the layers after that are `ragged`'s: each row has a first posit
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from inspect import signature
 from itertools import groupby
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from actstore_api.records.patching import SweepKernel
 from actstore_storage.format.sites import Site
-from actstore_worker.models.attention import can_attend, seeing, using_attention
+from actstore_worker.models.attention import can_attend, seeing
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import changing, writing
+from actstore_worker.patching.kernels.between_layers import BETWEEN, between_layers
 from actstore_worker.patching.kernels.full import Cell, Count, Found, Patch, site_edits
-from actstore_worker.patching.kernels.joining import Joining, join_layer, later_share, through
+from actstore_worker.patching.kernels.joining import Joining, join_layer, later_share
+from actstore_worker.patching.kernels.layer_calls import Enough, Unresumable, check_call, told, watch_layers
 from actstore_worker.patching.kernels.ragged import PROJECTIONS, Ragged, Run
-from actstore_worker.patching.kernels.scattered import CACHES, Enough, stacked
+from actstore_worker.patching.kernels.scattered import stacked
 
 # Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
 GROUP_POSITIONS = 8
@@ -44,8 +45,6 @@ _LENGTHS_KEPT = 4
 _OWN_POSITION = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "z", "resid_post")
 # A patch of no cells takes the way of a patch of this one, with what the base run has there.
 _NOTHING = Cell(Site(0, "resid_pre"), 0)
-# Kinds that lie between layers.
-_BETWEEN = ("resid_pre", "resid_post")
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,6 @@ class _Row:
         return self.patch.cells if self.at_one is None else ()
 
 
-class Unresumable(Exception):
-    """Layers of this model want to be told what we do not know for the middle of a prompt."""
-
-
 class Resumed:
     """For causal models whose layers can be called by themselves: all families but encoders.
 
@@ -79,12 +74,12 @@ class Resumed:
         if not model.family.causal:
             raise Unresumable(f"attention of {model.name} is not causal")
         self._model, self._group_positions = model, group_positions
-        self._calls = lru_cache(_LENGTHS_KEPT)(partial(_watch_layers, model))
+        self._calls = lru_cache(_LENGTHS_KEPT)(partial(watch_layers, model))
         self._can_join, self._later_share = can_attend(model), later_share(model)
         self._last = model.layer_count - 1
         self.count = Count()
         for call in self._calls(1):
-            _check(call)
+            check_call(call)
 
     def price(self, cells: Sequence[Cell], length: int) -> float:
         cells = cells or (_NOTHING,)
@@ -138,41 +133,11 @@ class Resumed:
             else:
                 rows.append(_Row(number, patch, min(cell.site.layer for cell in patch.cells)))
         for site, found in single.items():
-            residuals = self._between_layers(site, [patch for _, patch in found])
+            residuals = between_layers(self._model, site, [patch for _, patch in found])
             for (number, patch), residual in zip(found, residuals, strict=True):
                 cell = patch.cells[0]
                 rows.append(_Row(number, patch, _joins_at(cell), Joining(patch.base, cell.position, residual)))
         return iter(sorted(rows, key=lambda row: (row.layer, row.at_one is not None)))
-
-    def _between_layers(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch d_model"]:
-        """The residual where they join, at the patched position, of patches of one cell each, all of this site."""
-        family, layer = self._model.family, self._model.layers[site.layer]
-        cells = [patch.cells[0] for patch in patches]
-        value = self._values(site, patches)
-        if site.kind in _BETWEEN:
-            return value
-        if site.kind == "z":
-            value = through(layer, family.from_z, value)
-        parallel = "resid_mid" not in self._model.kinds
-        before = _stacked(patches, cells, site.layer)
-        if site.kind == "mlp_out" or parallel:
-            kind = "mlp_out" if site.kind == "mlp_out" else "attn_out"
-            was = [patch.base.activations[Site(site.layer, kind)][cell.position] for patch, cell in _zip(patches)]
-            return _stacked(patches, cells, site.layer + 1) + (value - torch.stack(was))
-        middle = value if site.kind == "resid_mid" else before + value
-        return middle + through(layer, family.from_middle, middle)
-
-    def _values(self, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch width"]:
-        """What the site has at each patch's position; of z, the base run's heads beside the patched one."""
-        heads = self._model.head_counts.get(site.kind, 1)
-        found = []
-        for patch, cell in _zip(patches):
-            value = patch.source.activation(cell.site, cell.position, heads)
-            if cell.site.head is not None:
-                value, patched = patch.base.activations[site][cell.position].clone(), value
-                value.view(heads, -1)[cell.site.head] = patched
-            found.append(value)
-        return torch.stack(found)
 
     def _group(self, cells: Sequence[Cell]) -> int:
         """The first position of those that share a batch with them."""
@@ -273,46 +238,12 @@ class Resumed:
     def _call(
         self, call: dict[str, Any], layer: int, hidden: Tensor, prefix: "_Prefix", first: int, end: int | None = None
     ) -> Tensor:
-        found = self._model.layers[layer](hidden, **_arguments(call, prefix, first, end))
+        found = self._model.layers[layer](hidden, **told(call, prefix, slice(first, end), end))
         out: Tensor = found[0] if isinstance(found, tuple) else found
         return out
 
     def _unembed(self, last: Float[Tensor, "patch d_model"]) -> Float[Tensor, "patch vocabulary"]:
         return self._model.unembed(self._model.final_norm(last))
-
-
-def _watch_layers(model: LanguageModel, length: int) -> list[dict[str, Any]]:
-    """What transformers tells each layer beside its input, for prompts of this length: masks, which eager attention
-    gets in full, and rotary embeddings. The layers compute nothing.
-    """
-    seen: list[dict[str, Any]] = []
-
-    def see(module: Any, hidden: Tensor, *inputs: Any, **keywords: Any) -> Tensor:
-        bound = signature(type(module).forward).bind(module, hidden, *inputs, **keywords).arguments
-        bound |= bound.pop("kwargs", {})
-        seen.append({name: value for name, value in bound.items() if name not in ("self", "hidden_states")})
-        return hidden
-
-    with ExitStack() as stack:
-        for layer in model.layers:
-            stack.enter_context(_calling(layer, partial(see, layer)))
-        stack.enter_context(using_attention(model, "eager"))
-        ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
-        model.family.decoder(model.module)(input_ids=ids, use_cache=False)
-    return seen
-
-
-@contextmanager
-def _calling(layer: nn.Module, instead: Callable[..., Tensor]) -> Iterator[None]:
-    """While it lasts, the layer computes so. What was set on it before (a device's hooks are) comes back."""
-    before = vars(layer).get("forward")
-    vars(layer)["forward"] = instead
-    try:
-        yield
-    finally:
-        vars(layer).pop("forward")
-        if before is not None:
-            vars(layer)["forward"] = before
 
 
 @dataclass
@@ -371,7 +302,7 @@ def _joins_at(cell: Cell) -> int:
 
 
 def _is_inside(cell: Cell, layer: int) -> bool:
-    return cell.site.layer == layer and cell.site.kind not in _BETWEEN
+    return cell.site.layer == layer and cell.site.kind not in BETWEEN
 
 
 def _last_layer(positions: int) -> float:
@@ -379,32 +310,6 @@ def _last_layer(positions: int) -> float:
     a quarter of a layer.
     """
     return 1 + PROJECTIONS * (positions - 1)
-
-
-def _arguments(call: dict[str, Any], prefix: _Prefix, first: int, end: int | None) -> dict[str, Any]:
-    """Of what a layer is told, the part for positions `first` to before `end`."""
-    found: dict[str, Any] = {}
-    for name, value in call.items():
-        if name in CACHES:
-            found[name] = prefix
-        elif name == "attention_mask":
-            found[name] = value[..., first:end, :end]
-        elif name == "position_ids" and value is not None:
-            found[name] = value[..., first:end]
-        elif name == "position_embeddings":
-            found[name] = tuple(part[..., first:end, :] for part in value)
-        else:
-            found[name] = value
-    return found
-
-
-def _check(call: dict[str, Any]) -> None:
-    """Raises Unresumable."""
-    if not set(CACHES) & set(call):
-        raise Unresumable("a layer is told of no cache")
-    for name, value in call.items():
-        if isinstance(value, Tensor) and name not in ("attention_mask", "position_ids"):
-            raise Unresumable(f"a layer is told {name}, and what that would be in the middle is not known")
 
 
 def _residual(row: _Row, first: int) -> Float[Tensor, "position d_model"]:
@@ -424,11 +329,3 @@ def _written(hidden: Tensor, cells: Sequence[Found], first: int) -> Tensor:
     positions = [cell.position - first for _, cell, _ in cells]
     hidden[rows, positions] = torch.stack([source.activation(cell.site, cell.position, 1) for _, cell, source in cells])
     return hidden
-
-
-def _stacked(patches: Sequence[Patch], cells: Sequence[Cell], layer: int) -> Float[Tensor, "patch d_model"]:
-    return torch.stack([p.base.residuals[layer][cell.position] for p, cell in zip(patches, cells, strict=True)])
-
-
-def _zip(patches: Sequence[Patch]) -> Iterator[tuple[Patch, Cell]]:
-    return ((patch, patch.cells[0]) for patch in patches)

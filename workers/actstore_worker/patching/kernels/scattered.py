@@ -15,10 +15,8 @@ from torch import Tensor
 
 from actstore_worker.models.attention import Mixed, Usual, attending
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.kernels.layer_calls import Enough, told
 from actstore_worker.patching.kernels.recording import Recording
-
-# What a layer is told beside its input, by transformers' names; a cache of keys and values has one of two.
-CACHES = ("past_key_values", "layer_past")
 
 
 @dataclass
@@ -36,10 +34,6 @@ class Runs:
     @property
     def first(self) -> int:
         return int(self.keys.shape[2] - self.queries.shape[2])
-
-
-class Enough(Exception):  # no error: it leaves a layer once its keys and values are there
-    pass
 
 
 @dataclass
@@ -82,7 +76,7 @@ def compute_layer(
     """What comes out at these tokens. `call` is what the layer is told of whole prompts."""
     tokens = _Tokens(runs, rows, positions, call["attention_mask"], leaves=False)
     with attending(model, tokens):
-        found = model.layers[layer](hidden[None], **_told(call, tokens))
+        found = model.layers[layer](hidden[None], **told(call, tokens, positions))
     out: Tensor = found[0] if isinstance(found, tuple) else found
     return out[0]
 
@@ -99,7 +93,7 @@ def compute_keys(
     """The keys and values of these tokens, and nothing else: the layer is left as soon as it has those."""
     tokens = _Tokens(runs, rows, positions, call["attention_mask"], leaves=True)
     with suppress(Enough):
-        model.layers[layer](hidden[None], **_told(call, tokens))
+        model.layers[layer](hidden[None], **told(call, tokens, positions))
 
 
 def stacked(bases: Sequence[Recording], part: Callable[[Recording], Float[Tensor, "..."]]) -> Float[Tensor, "base ..."]:
@@ -108,19 +102,3 @@ def stacked(bases: Sequence[Recording], part: Callable[[Recording], Float[Tensor
         found = part(bases[0])
         return found.expand(len(bases), *found.shape)
     return torch.stack([part(base) for base in bases])
-
-
-def _told(call: Mapping[str, Any], tokens: _Tokens) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in call.items():
-        if name in CACHES:
-            found[name] = tokens
-        elif name == "attention_mask":
-            found[name] = value[..., tokens.positions, :]
-        elif name == "position_ids" and value is not None:
-            found[name] = value[..., tokens.positions]
-        elif name == "position_embeddings":
-            found[name] = tuple(part[..., tokens.positions, :] for part in value)
-        else:
-            found[name] = value
-    return found

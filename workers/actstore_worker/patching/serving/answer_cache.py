@@ -22,7 +22,7 @@ from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.answer_cache import KeptAnswer, is_kept, keep, read_kept
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.audit import NOTHING_CHECKED
-from actstore_worker.patching.inputs.pairs import pair_tokens
+from actstore_worker.patching.inputs.prompts import pair_tokens
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import ROWS_AT_ONCE, Finished
 from actstore_worker.patching.limits import PatchingLimits
@@ -33,7 +33,7 @@ _CELLS = "cells"
 _TABLES = ("tokens", "baselines", "direct")
 
 
-class KeptSweeps:
+class AnswerCache:
     """A store that fails costs no answer: what cannot be read is computed, and what cannot be written is not kept."""
 
     def __init__(self, supplies: Supplies, limits: PatchingLimits) -> None:

@@ -8,19 +8,18 @@ import numpy as np
 from actstore_api.records.patching import RunSweep, SweepEstimate
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.audit import NOTHING_CHECKED, TOKEN_LAYER_DECIMALS, Auditor
-from actstore_worker.patching.inputs.sources import given_to
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import Kernel
-from actstore_worker.patching.legs import Leg, LegRun
+from actstore_worker.patching.legs import Leg, LegRun, legs
 from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
+from actstore_worker.patching.replacing import given_to
 from actstore_worker.patching.screening import Screened, exact_count
 from actstore_worker.patching.serving.scheduler import Pace
 from actstore_worker.patching.steps import Asking, Steps
 from actstore_worker.patching.sweep import Kernels, kernels_of
-from actstore_worker.patching.swept_pairs import Pairs
-from actstore_worker.patching.unpatched import check_apart
+from actstore_worker.patching.swept_pairs import Pairs, check_apart
 
 # Rows of the answer whose size stands for all.
 _SIZED_ROWS = 256
@@ -42,7 +41,7 @@ def estimate_steps(
     # Of a stored run nothing is read: what its rows are does not matter here.
     pairs = Pairs(model, plan, given_to(plan, model))
     check_apart(pairs.first)
-    leg = next(pairs.legs({plan.directions[0]: Screened(np.arange(len(plan.grid)))}))
+    leg = next(legs(pairs, {plan.directions[0]: Screened(np.arange(len(plan.grid)))}))
     if pace.seconds_per_token_layer is None:
         yield from _try_slice(leg, kernels, model.dtype, limits, pace)
     prices = list(_prices(pairs, kernels.fast))

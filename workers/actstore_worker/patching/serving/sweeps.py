@@ -13,7 +13,7 @@ from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward
 from actstore_worker.patching.legs import Finished
 from actstore_worker.patching.limits import PatchingLimits
-from actstore_worker.patching.serving.answer_cache import KeptSweeps
+from actstore_worker.patching.serving.answer_cache import AnswerCache
 from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Job, Pace, Scheduler
 from actstore_worker.patching.steps import Steps
@@ -45,7 +45,7 @@ class Sweeps:
     async def run(self, served: Served, request: RunSweep, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
         """Errors: as `sweep_steps`. Closing it ends the sweep after the slice that runs."""
         supplies = self._supplies.settled()
-        kept = KeptSweeps(supplies, self._limits)
+        kept = AnswerCache(supplies, self._limits)
         key = await asyncio.to_thread(kept.key, served.model, request, served.kernels.fast.name)
         parts = [] if finished.rows is None else [finished.rows]
         if key is not None and not request.fresh:
@@ -71,7 +71,7 @@ class Sweeps:
     async def estimate(self, served: Served, request: RunSweep) -> SweepEstimate:
         """Errors: as `estimate_steps`."""
         supplies = self._supplies.settled()
-        kept = KeptSweeps(supplies, self._limits)
+        kept = AnswerCache(supplies, self._limits)
         steps = estimate_steps(served.model, request, self._limits, served.kernels, supplies, served.pace)
         async with aclosing(self._updates(served, steps)) as updates:
             found: SweepEstimate = await anext(updates)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from actstore_worker.capture import flops
-from actstore_worker.capture.flops import measured_flops
+from actstore_worker.capture.shards import speed
 
 
 class Products(TorchDispatchMode):
@@ -31,9 +30,9 @@ def test_a_device_is_as_fast_as_the_products_that_it_made_in_a_moment(
 ) -> None:
     """Two operations for each number that is multiplied; here the clock goes on by 60 ms whenever it is looked at."""
     ticks = count(start=5)
-    monkeypatch.setattr(flops, "time", SimpleNamespace(perf_counter=lambda: 0.06 * next(ticks)))
-    monkeypatch.setattr(flops, "_MATRIX_SIZE", {"cpu": 8})
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: 0.06 * next(ticks)))
+    monkeypatch.setattr(speed, "_MATRIX_SIZE", {"cpu": 8})
     with Products() as products:
-        found = measured_flops(torch.device("cpu"), dtype)
+        found = speed.measured_flops(torch.device("cpu"), dtype)
     assert products.seen == [((8, 8), dtype)] * 3
     assert found == pytest.approx(3 * 2 * 8**3 / 0.24)

@@ -12,7 +12,7 @@ from actstore_storage.format.sites import Site
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import changing, writing
 from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
-from actstore_worker.patching.inputs.pairs import PairTokens
+from actstore_worker.patching.inputs.prompts import PairTokens
 from actstore_worker.patching.inputs.sae_features import FeatureRuns
 from actstore_worker.patching.inputs.stored_rows import StoredRows
 from actstore_worker.patching.kernels.full import Patch

@@ -1,0 +1,42 @@
+"""What is known of a run before anything of it is in the bucket, however its shards are made."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actstore_api.records.capture import DatasetFiles
+from actstore_storage.format.specification import RunRecord
+from actstore_worker.capture.progress import NO_FILES
+from actstore_worker.capture.shards.tasks import Task
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan(ABC):
+    """`saes` are those that its shards take. `bytes_by_product` is an estimate."""
+
+    record: RunRecord
+    sae_paths: Mapping[str, Path]
+    saes: tuple[SparseAutoencoder, ...]
+    bytes_by_product: Mapping[str, int]
+    # Documents that are read, and those of them with a BOS of their own.
+    documents: int = 0
+    documents_with_bos: int = 0
+    dataset_files: DatasetFiles = NO_FILES
+
+    @property
+    @abstractmethod
+    def model_to_register(self) -> ModelDescription | None:
+        """None where it was registered for the run whose rows are encoded."""
+
+    @property
+    @abstractmethod
+    def flops_per_token(self) -> float:
+        """Floating-point operations that a token costs, estimated."""
+
+    @abstractmethod
+    def task(self, shard: int, attempt: str) -> Task[Any]:
+        """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""

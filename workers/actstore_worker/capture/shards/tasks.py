@@ -1,0 +1,124 @@
+"""What a worker is handed: one attempt at one shard, and how the shard is made.
+
+A run's shards are captured with its model, or encoded over another run's rows with its new SAEs. Whoever hands a task
+on asks neither which it is.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+
+from actstore_storage.bucket import Bucket
+from actstore_storage.format.specification import RunRecord
+from actstore_storage.runs.borrowed_shard import FeatureWriter
+from actstore_storage.runs.document_sources import DocumentSources
+from actstore_storage.runs.shard_writer import ShardWriter
+from actstore_worker.capture.shards.encode_rows import RowsEncoder
+from actstore_worker.capture.shards.overflow import OverflowRefused
+from actstore_worker.capture.shards.shard import ShardCapture
+from actstore_worker.datasets.sequences import TokenSequences
+from actstore_worker.models.files.source import ModelSource
+from actstore_worker.models.loading import load_model
+from actstore_worker.sae.autoencoder import SparseAutoencoder
+
+
+class Loaded(Protocol):
+    """What all shards of one run are made with, on its device."""
+
+    # Asked before each batch; raises where the shard should not go on.
+    check: Callable[[], None]
+
+    @property
+    def dtype(self) -> str:
+        """In which most of the work is done."""
+
+
+Held = TypeVar("Held", bound=Loaded)
+
+
+class Task(Protocol[Held]):
+    """One attempt at one shard. `sae_paths` are the SAEs that it takes."""
+
+    @property
+    def record(self) -> RunRecord: ...
+
+    @property
+    def sae_paths(self) -> Mapping[str, Path]: ...
+
+    @property
+    def shard(self) -> int: ...
+
+    @property
+    def attempt(self) -> str: ...
+
+    def load(self, bucket: Bucket, saes: tuple[SparseAutoencoder, ...], device: torch.device) -> Held:
+        """What this and all other shards of the run are made with. Errors: BadRequest RUN_MISMATCH."""
+
+    def write(self, loaded: Held, bucket: Bucket, stack: ExitStack) -> ShardWriter | FeatureWriter:
+        """A writer that has all of the shard, open until the stack is left, to be committed."""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard through the model; `sequences` are the shard's own, and `sources` of their documents."""
+
+    record: RunRecord
+    model_source: ModelSource
+    sae_paths: Mapping[str, Path]
+    shard: int
+    sequences: TokenSequences
+    attempt: str
+    sources: DocumentSources
+
+    def load(self, bucket: Bucket, saes: tuple[SparseAutoencoder, ...], device: torch.device) -> ShardCapture:  # noqa: ARG002
+        model = load_model(
+            self.model_source,
+            dtype=self.record.specification.dtype,
+            device=device,
+            attention=self.record.attention_implementation,
+            device_map="auto" if device.type == "cuda" and torch.cuda.device_count() > 1 else None,
+        )
+        return ShardCapture(model, saes, self.record)
+
+    def write(self, loaded: ShardCapture, bucket: Bucket, stack: ExitStack) -> ShardWriter:
+        """A site with a value that its dtype cannot hold is wide the next time."""
+        widened: set[str] = set()
+        while True:
+            with ExitStack() as attempt:
+                writer = attempt.enter_context(self._writer(loaded, bucket, widened))
+                try:
+                    loaded.stream(writer, self.sequences, widened)
+                except OverflowRefused as error:
+                    if not self.record.specification.widen_on_overflow or error.site in widened:
+                        raise
+                    widened.add(error.site)
+                    continue
+                stack.push(attempt.pop_all())
+                return writer
+
+    def _writer(self, loaded: ShardCapture, bucket: Bucket, widened: set[str]) -> ShardWriter:
+        sources = self.sources if self.record.document_sources else None
+        shard = bucket, self.record, self.shard, self.attempt
+        return ShardWriter(*shard, sorted(widened), loaded.norm_columns, sources)
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """A shard of a run over another's rows; `sae_paths` are the SAEs that the other lacks."""
+
+    record: RunRecord
+    sae_paths: Mapping[str, Path]
+    shard: int
+    attempt: str
+
+    def load(self, bucket: Bucket, saes: tuple[SparseAutoencoder, ...], device: torch.device) -> RowsEncoder:
+        return RowsEncoder(bucket, self.record, saes, device)
+
+    def write(self, loaded: RowsEncoder, bucket: Bucket, stack: ExitStack) -> FeatureWriter:  # noqa: ARG002
+        writer = stack.enter_context(loaded.writer(self.shard, self.attempt))
+        loaded.stream(writer)
+        return writer

@@ -1,0 +1,115 @@
+"""The workers of one coordinator: who is idle, who has which attempt in hand, and who died."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from actstore_storage.errors import ActstoreError
+from actstore_worker.capture.limits import CoordinatorLimits
+from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.shards.tasks import Task
+from actstore_worker.capture.shards.worker import TASKS, ShardReport
+
+LOST_WORKER = "WORKERS_UNAVAILABLE"
+
+
+class Worker(Protocol):
+    """Captures up to `TASKS` shards at a time."""
+
+    async def capture(self, task: Task[Any]) -> ShardReport:
+        """Errors: any; the shard is tried again. WORKERS_UNAVAILABLE where the worker died."""
+
+    async def interrupt(self, attempt: str) -> None:
+        """Make `capture` of this attempt give up soon; no effect where it is over."""
+
+    async def ready(self) -> None:
+        """Returns once the worker can take shards: of one that died, once another is in its place."""
+
+    async def flops(self) -> float:
+        """Floating-point operations a second of a large matrix product on its device."""
+
+
+class WorkerPool:
+    """All methods run in one event loop."""
+
+    def __init__(self, workers: Sequence[Worker], limits: CoordinatorLimits) -> None:
+        self._limits = limits
+        self._workers: list[Worker] = []
+        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+        self._in_flight: dict[str, tuple[str, Worker]] = {}  # by attempt: its run and worker
+        self._coming_back: set[asyncio.Task[None]] = set()
+        self.add(workers)
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    @property
+    def places(self) -> int:
+        """Tasks that all workers together have in hand at most."""
+        return TASKS * len(self._workers)
+
+    def add(self, workers: Sequence[Worker]) -> None:
+        """Each as often as it takes tasks, but all of them once before any of them twice."""
+        self._workers += workers
+        for worker in [worker for _ in range(TASKS) for worker in workers]:
+            self.release(worker)
+
+    async def idle(self) -> Worker:
+        """The worker that has been idle longest, once there is one, for `capture` or `release`."""
+        return await self._idle.get()
+
+    def release(self, worker: Worker) -> None:
+        self._idle.put_nowait(worker)
+
+    async def capture(self, worker: Worker, plan: RunPlan, shard: int) -> ShardReport:
+        """One attempt by that worker, which is idle again afterwards: one that died, once another is in its place.
+
+        Errors: any of the worker's.
+        """
+        attempt = uuid.uuid4().hex[:12]
+        self._in_flight[attempt] = plan.record.run, worker
+        lost = False
+        try:
+            return await worker.capture(plan.task(shard, attempt))
+        except ActstoreError as error:
+            lost = error.reason == LOST_WORKER
+            raise
+        finally:
+            del self._in_flight[attempt]
+            if lost:
+                self._bring_back(worker)
+            else:
+                self.release(worker)
+
+    async def interrupt(self, run: str) -> None:
+        """Makes what is under way of a run give up soon. A worker that does not answer has nothing to interrupt."""
+        under_way = [(attempt, worker) for attempt, (of, worker) in self._in_flight.items() if of == run]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.heartbeat_seconds):
+                await asyncio.gather(
+                    *(worker.interrupt(attempt) for attempt, worker in under_way), return_exceptions=True
+                )
+
+    async def flops(self) -> float:
+        """Of all workers together; one that does not answer counts for nothing."""
+        answers = (asyncio.wait_for(worker.flops(), self._limits.answer_seconds) for worker in self._workers)
+        speeds = await asyncio.gather(*answers, return_exceptions=True)
+        return sum(speed for speed in speeds if isinstance(speed, float))
+
+    def _bring_back(self, worker: Worker) -> None:
+        task = asyncio.create_task(self._release_when_ready(worker))
+        self._coming_back.add(task)
+        task.add_done_callback(self._coming_back.discard)
+
+    async def _release_when_ready(self, worker: Worker) -> None:
+        """A worker that died takes no shard from others before there is another in its place."""
+        while True:
+            try:
+                await worker.ready()
+            except ActstoreError:
+                await asyncio.sleep(self._limits.retry_seconds)
+            else:
+                self.release(worker)
+                return

@@ -1,0 +1,163 @@
+"""The coordinator of captures and its workers as Ray actors, and parts of indexes as tasks."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+import torch
+
+from actstore_api.records.capture import ListSourcesAnswer
+from actstore_storage.bucket.opening import open_bucket, open_files
+from actstore_storage.features.segments import Part
+from actstore_storage.upkeep.merging import Merge
+from actstore_worker.capture.coordinator import Coordinator
+from actstore_worker.capture.merging import Merging, write_part
+from actstore_worker.capture.plan import PlanSettings
+from actstore_worker.capture.preparing import Preparing
+from actstore_worker.capture.shards.tasks import Task
+from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
+from actstore_worker.catalog.listing import find_sources
+from actstore_worker.cluster.answers import answer, unavailable
+from actstore_worker.cluster.session import NAMESPACE, POLL_SECONDS, gpu_count
+from actstore_worker.cluster.stores import catalog_of, device_here
+from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import WorkerSettings
+
+COORDINATOR = "coordinator"
+
+
+@contextmanager
+def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
+    """A coordinator that runs as long as the block does.
+
+    It takes the place of one that a killed process left: that one has the settings of then.
+    """
+    _stop_coordinator()
+    ray.remote(_CoordinatorActor).options(
+        name=COORDINATOR,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=-1,
+    ).remote(settings, _worker_count(settings), gpu_count())
+    try:
+        yield
+    finally:
+        _stop_coordinator()
+
+
+def _stop_coordinator() -> None:
+    """Kills the coordinator, if one is there, and returns once its name is free."""
+    with suppress(ValueError):  # it is not there
+        while True:
+            ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
+            time.sleep(POLL_SECONDS)
+
+
+class _CoordinatorActor(Coordinator):
+    """Owns the capture workers: they end with it, and Ray's restart of it begins with new ones."""
+
+    def __init__(self, settings: WorkerSettings, worker_count: int, gpu_count: int) -> None:
+        bucket = open_bucket(settings.store, settings.s3)
+        catalog = catalog_of(settings, bucket)
+        stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
+        places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
+        plan_settings = PlanSettings(places, device="cuda" if gpu_count else "cpu")
+        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count else 0}
+        threads = max(1, int(ray.cluster_resources()["CPU"]) // worker_count)
+        worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)
+        self._new_worker: Callable[[], _RemoteWorker] = lambda: _RemoteWorker(
+            worker.remote(settings, threads), settings.coordinator.answer_seconds
+        )
+        super().__init__(
+            Preparing(bucket, catalog, plan_settings),
+            [self._new_worker() for _ in range(worker_count)],
+            settings.coordinator,
+            Merging(bucket, _RemoteWriter(settings), settings.merging),
+        )
+        self._places = catalog, places
+        self._start(self._look_after_workers(settings))
+
+    async def sources(self) -> ListSourcesAnswer:
+        return await asyncio.to_thread(find_sources, *self._places)
+
+    async def _look_after_workers(self, settings: WorkerSettings) -> None:
+        """Finish what a coordinator before this one left, and use every place that joins the cluster. Ray itself puts a
+        worker that died where there is room for it.
+        """
+        resumed = False
+        self._start(self._merging.resume())
+        while True:
+            resumed = resumed or await self.resume()
+            await asyncio.sleep(settings.coordinator.pool_seconds)
+            missing = _worker_count(settings) - len(self.pool)
+            self.pool.add([self._new_worker() for _ in range(missing)])
+
+
+class _CaptureActor(CaptureWorker):
+    """A thread for each task, and one that can be told to stop."""
+
+    def __init__(self, settings: WorkerSettings, threads: int) -> None:
+        torch.set_num_threads(threads)
+        super().__init__(open_bucket(settings.store, settings.s3), device_here(), settings.sae_cache)
+
+    def ready(self) -> int:
+        """Its process. Answers once the actor is (again) up."""
+        return os.getpid()
+
+
+class _RemoteWorker:
+    """A capture actor as the coordinator sees it."""
+
+    def __init__(self, actor: Any, answer_seconds: float) -> None:
+        self._actor, self._answer_seconds = actor, answer_seconds
+
+    async def capture(self, task: Task[Any]) -> ShardReport:
+        # Ray restarts an actor that died; a call that is tried again waits for that, a capture must not run twice.
+        try:
+            # A place may be left from before its actor died; without this the shard would wait for another node.
+            await asyncio.wait_for(self.ready(), self._answer_seconds)
+        except TimeoutError:
+            raise unavailable("a worker process is not there; another one may be tried") from None
+        return await answer(self._actor.capture.remote(task))
+
+    async def ready(self) -> None:
+        await answer(self._actor.ready.options(max_task_retries=-1).remote())
+
+    async def flops(self) -> float:
+        return await answer(self._actor.flops.remote())
+
+    async def interrupt(self, attempt: str) -> None:
+        await answer(self._actor.interrupt.remote(attempt))
+
+
+class _RemoteWriter:
+    """Parts of merged indexes as tasks anywhere in the cluster. They ask for no CPU, for capture workers may have taken
+    them all: how many run at once is the coordinator's to limit.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._store, self._s3 = settings.store, settings.s3
+        self._task = ray.remote(write_part).options(num_cpus=0, scheduling_strategy="SPREAD")
+
+    async def write(self, merge: Merge, number: int) -> Part:
+        return await answer(self._task.remote(self._store, self._s3, merge, number))
+
+
+def _worker_count(settings: WorkerSettings) -> int:
+    """How many capture workers: as many as were asked for; else one a GPU, or one a node without.
+
+    Errors: SettingsError where that many can never be placed.
+    """
+    gpus = gpu_count()
+    room = gpus or int(ray.cluster_resources()["CPU"])
+    nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
+    count = settings.capture_workers or gpus or nodes
+    if count > room:
+        raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")
+    return count

@@ -1,0 +1,62 @@
+"""The place that a deployment takes on a cluster, where there is room for one."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import ray
+from ray.exceptions import RayError
+
+from actstore_worker.cluster.session import NAMESPACE, POLL_SECONDS
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import WorkerSettings
+
+_NAME = "deployment"
+# How long the claim of a process that was killed may outlive it.
+_CLAIM_SECONDS = 10.0
+
+
+@contextmanager
+def only_deployment(settings: WorkerSettings) -> Iterator[None]:
+    """Holds the one place that a cluster which is not ours has for a deployment, while the block runs.
+
+    Its coordinator and its application have one name each, so another deployment's would be taken for ours. The claim
+    is an actor that ends with this process, however it ends.
+
+    Errors: SettingsError where another deployment runs.
+    """
+    if settings.ray_address is None:
+        yield
+        return
+    claim, give_up = None, time.monotonic() + _CLAIM_SECONDS
+    what = f"workers over {settings.store}, process {os.getpid()} on {socket.gethostname()}"
+    while claim is None:
+        try:
+            claim = ray.remote(_Claim).options(name=_NAME, num_cpus=0).remote(what)
+        except ValueError:  # of a process that was killed it takes Ray a moment to end it
+            if time.monotonic() > give_up:
+                message = f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; it has room"
+                raise SettingsError(f"{message} for one deployment: end that one, or join another cluster") from None
+            time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        ray.kill(claim)
+
+
+class _Claim:
+    """What holds the cluster's place, as an actor."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def what(self) -> str:
+        return self._what
+
+
+def _claimed() -> str:
+    with suppress(RayError, ValueError):
+        return str(ray.get(ray.get_actor(_NAME, NAMESPACE).what.remote(), timeout=_CLAIM_SECONDS))
+    return "other workers"

@@ -1,0 +1,102 @@
+"""The gateway as Ray Serve's ingress, and how it reaches the coordinator and the replicas."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+
+from actstore_api.records.capture import (
+    CaptureEstimate,
+    CaptureProgress,
+    CaptureSpecification,
+    GetCaptureTotalsAnswer,
+    ListSourcesAnswer,
+)
+from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
+from actstore_worker.cluster.answers import answer, unavailable
+from actstore_worker.cluster.captures import COORDINATOR
+from actstore_worker.cluster.models import model_id_of
+from actstore_worker.cluster.session import NAMESPACE
+from actstore_worker.live.answering import Answer as LiveAnswer
+from actstore_worker.live.answering import NamesModel, Question
+from actstore_worker.patching.legs import Finished
+from actstore_worker.patching.serving.failover import ProcessDied, going_on
+from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.settings import WorkerSettings
+from actstore_worker.wire.gateway import Gateway
+
+
+class GatewayIngress(Gateway):
+    def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
+        super().__init__(settings.gateway_token, _RemoteCoordinator(), _RemoteModels(models))
+
+
+class _RemoteCoordinator:
+    """Looked up for each call, so that a coordinator that was replaced is found again."""
+
+    async def submit(self, request: CaptureSpecification) -> str:
+        return await answer(self._actor.submit.remote(request))
+
+    async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
+        return await answer(self._actor.estimate.remote(request))
+
+    async def sources(self) -> ListSourcesAnswer:
+        return await answer(self._actor.sources.remote())
+
+    async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
+        return await answer(self._actor.progress_after.remote(run, version))
+
+    async def cancel(self, run: str) -> CaptureProgress:
+        return await answer(self._actor.cancel.remote(run))
+
+    async def totals(self) -> GetCaptureTotalsAnswer:
+        return await answer(self._actor.totals.remote())
+
+    @property
+    def _actor(self) -> Any:
+        try:
+            return ray.get_actor(COORDINATOR, NAMESPACE)
+        except ValueError:
+            raise unavailable("the coordinator is not running") from None
+
+
+class _RemoteModels:
+    def __init__(self, handle: serve.handle.DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def ask(self, question: Question) -> LiveAnswer:
+        """Goes to a replica that has the model, if one has; a question that names none goes to any."""
+        model_id = model_id_of(question.model) if isinstance(question, NamesModel) else ""
+        response = self._handle.options(multiplexed_model_id=model_id).ask.remote(question)
+        try:
+            return await answer(response)
+        finally:
+            response.cancel()
+
+    async def estimate(self, request: RunSweep) -> SweepEstimate:
+        """Goes to a replica that has the model, if one has."""
+        model_id = model_id_of(request.model)
+        response = self._handle.options(multiplexed_model_id=model_id).estimate.remote(request)
+        try:
+            return await answer(response)
+        finally:
+            response.cancel()
+
+    def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+        """Likewise; and on to another one, should that die."""
+        return going_on(lambda finished: self._run(request, finished))
+
+    async def _run(self, request: RunSweep, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
+        model_id = model_id_of(request.model)
+        updates = self._handle.options(stream=True, multiplexed_model_id=model_id).sweep.remote(request, finished)
+        try:
+            async for update in updates:
+                yield update
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError:
+            raise ProcessDied from None
+        finally:
+            updates.cancel()

@@ -1,0 +1,66 @@
+"""Replicas of models as one multiplexed deployment of Ray Serve."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from ray import serve
+
+from actstore_api.records.patching import RunSweep, SweepEstimate
+from actstore_api.records.terms import ModelReference
+from actstore_storage.bucket.opening import open_bucket
+from actstore_worker.cluster.stores import catalog_of, device_here
+from actstore_worker.live.answering import Answer as LiveAnswer
+from actstore_worker.live.answering import Question
+from actstore_worker.patching.legs import Finished
+from actstore_worker.patching.serving.sweeps import Served
+from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.replica import OpenModel, Replica
+from actstore_worker.settings import WorkerSettings
+
+
+def model_id_of(model: ModelReference) -> str:
+    """How Serve tells models apart that it multiplexes."""
+    return json.dumps([model.name, model.revision])
+
+
+def model_replica(models_per_replica: int) -> type:
+    """The deployment's class; Serve wants the number of models at the decorator."""
+
+    class ModelReplica:
+        def __init__(self, settings: WorkerSettings) -> None:
+            bucket = open_bucket(settings.store, settings.s3)
+            catalog = catalog_of(settings, bucket)
+            self._replica = Replica(catalog, bucket, device_here(), settings.live, settings.patching)
+
+        @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
+        async def model(self, model_id: str) -> OpenModel:
+            return await asyncio.to_thread(self._replica.open, *json.loads(model_id))
+
+        async def sweep(self, request: RunSweep, finished: Finished) -> AsyncIterator[SweepUpdate]:
+            served = await self._served(serve.get_multiplexed_model_id())
+            async with aclosing(self._replica.sweeps.run(served, request, finished)) as updates:
+                async for update in updates:
+                    yield update
+
+        async def estimate(self, request: RunSweep) -> SweepEstimate:
+            served = await self._served(serve.get_multiplexed_model_id())
+            return await self._replica.sweeps.estimate(served, request)
+
+        async def ask(self, question: Question) -> LiveAnswer:
+            named = await asyncio.to_thread(self._replica.live.model_of, question)
+            served = None if named is None else await self._served(model_id_of(named))
+            model = None if served is None else served.model
+            stop = threading.Event()
+            try:
+                return await asyncio.to_thread(self._replica.live.answer, question, model, stop)
+            finally:
+                stop.set()  # a caller who went away leaves no passes to be run
+
+        async def _served(self, model_id: str) -> Served:
+            """For Serve a model is one thing, whatever its files are by now."""
+            return await asyncio.to_thread((await self.model(model_id)).get)
+
+    return ModelReplica

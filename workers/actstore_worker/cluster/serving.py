@@ -1,0 +1,89 @@
+"""Ray Serve: started or joined, and what is deployed on it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
+
+from actstore_worker.cluster.gateway import GatewayIngress
+from actstore_worker.cluster.models import model_replica
+from actstore_worker.cluster.session import gpu_count
+from actstore_worker.cluster.sockets import check_port_is_free, free_port, port_of_running_serve
+from actstore_worker.settings import WorkerSettings
+from actstore_worker.wire.proxy_streams import add_services
+
+APPLICATION = "actstore"
+LOOPBACK = "127.0.0.1"
+_SERVICES = f"{add_services.__module__}.{add_services.__name__}"
+
+
+def port_of_running(settings: WorkerSettings) -> int | None:
+    """Where the proxy of a Serve that runs already listens; None where none runs.
+
+    Errors: SettingsError for one that cannot be taken.
+    """
+    client = _serve_client()
+    if client is None:
+        return None
+    options = client.get_serve_details().get("grpc_options") or {}  # as its REST API has them
+    return port_of_running_serve({"port": gRPCOptions().port} | options, _SERVICES, settings)
+
+
+def _serve_client() -> Any:
+    return serve.context._get_global_client(raise_if_no_controller_running=False)
+
+
+@contextmanager
+def serve_running(settings: WorkerSettings, running_port: int | None, waits: Callable[[str], None]) -> Iterator[int]:
+    """Ray Serve, while the block runs: the port of its gRPC proxy. One that runs already is taken as it is."""
+    waits("Ray Serve")
+    try:
+        yield _start_serve(settings.gateway_port) if running_port is None else running_port
+    finally:
+        _end_serve(settings, ours=running_port is None)
+
+
+def _end_serve(settings: WorkerSettings, *, ours: bool) -> None:
+    """Ends our application, and Serve with it. On a cluster that is not ours, what others run on it goes on."""
+    if settings.ray_address is not None and _serve_client() is not None:
+        serve.delete(APPLICATION)
+        ours = ours and not serve.status().applications
+    if ours:
+        serve.shutdown()
+
+
+def _start_serve(wanted_port: int) -> int:
+    if wanted_port:
+        check_port_is_free(wanted_port)
+    port = wanted_port or free_port()
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=LOOPBACK, port=free_port(but=port)),
+        grpc_options=gRPCOptions(port=port, grpc_servicer_functions=[_SERVICES], enable_reflection=False),
+    )
+    return port
+
+
+def deploy(settings: WorkerSettings) -> None:
+    """Puts the gateway and the replicas of models on Serve, as one application."""
+    limits = settings.ray
+    models = serve.deployment(
+        model_replica(limits.models_per_replica),
+        name="models",
+        max_ongoing_requests=limits.sweeps_per_replica,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=1,
+            max_replicas=min(limits.model_replicas, gpu_count() or limits.model_replicas),
+            target_ongoing_requests=1,
+        ),
+        ray_actor_options={"num_cpus": 0, "num_gpus": limits.replica_gpus if gpu_count() else 0},
+    )
+    gateway = serve.deployment(
+        GatewayIngress,
+        name="gateway",
+        max_ongoing_requests=limits.gateway_calls,
+        ray_actor_options={"num_cpus": 0},
+    )
+    serve.run(gateway.bind(settings, models.bind(settings)), name=APPLICATION, route_prefix=f"/{APPLICATION}")

@@ -1,0 +1,71 @@
+"""One process's place in a Ray cluster: a Ray of its own, or one that it joins."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+import ray
+
+from actstore_worker.cluster.sockets import check_cluster, no_cluster
+
+NAMESPACE = "actstore"
+POLL_SECONDS = 0.05
+_REMOVE_SECONDS = 10.0
+
+
+@contextmanager
+def ray_session(address: str | None, object_store_bytes: int) -> Iterator[None]:
+    """A Ray cluster that this process belongs to while the block runs: the one at the address, or one of its own.
+
+    Errors: SettingsError where the cluster at the address cannot be joined.
+    """
+    if address is not None:
+        _join(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # A short path of our own: Ray's socket names must fit into 107 bytes, and nothing of it is wanted afterwards.
+    folder = Path(tempfile.mkdtemp(prefix="actstore-", dir="/tmp"))
+    try:
+        # Ray's workers import from the folder that it is started in, which is a user's: his random.py is not meant.
+        with chdir(folder):
+            ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                include_dashboard=False,
+                object_store_memory=object_store_bytes,
+                _temp_dir=str(folder),
+            )
+        yield
+    finally:
+        ray.shutdown()
+        _remove(folder)
+
+
+def _join(address: str) -> None:
+    check_cluster(address)
+    try:
+        ray.init(address=address, namespace=NAMESPACE)
+    except (RuntimeError, ConnectionError, ValueError, SystemExit) as error:  # the last where it has given up
+        raise no_cluster(address, f"Ray cannot join it ({error})") from error
+
+
+def _remove(folder: Path) -> None:
+    """Removes the folder of a Ray that was shut down.
+
+    Its processes end a moment later, and may write into the folder while it is removed.
+    """
+    give_up = time.monotonic() + _REMOVE_SECONDS
+    while folder.exists() and time.monotonic() < give_up:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(POLL_SECONDS)
+
+
+def gpu_count() -> int:
+    """GPUs of the whole cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,17 @@
+"""What each process of the workers opens by its settings: the catalog, and the device that it has."""
+
+import torch
+
+from actstore_storage.bucket import Bucket
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.sae.stored import StoredSaes
+from actstore_worker.settings import WorkerSettings
+
+
+def catalog_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
+    """The models and SAEs that the settings name, and the SAEs that were trained from the bucket."""
+    return ModelCatalog(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
+
+
+def device_here() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,76 @@
+"""Work as Ray tasks side by side, that a caller in the middle of the work hears of."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from actstore_worker.cluster.answers import unavailable
+from actstore_worker.cluster.session import gpu_count, ray_session
+from actstore_worker.settings import RayLimits
+
+# A job whose process died goes on from its checkpoint so often.
+JOB_RETRIES = 3
+_LISTEN_SECONDS = 1.0
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+Say = Callable[[Any], object]
+
+
+def side_by_side(
+    work: Callable[[Job, Say], Done], jobs: Sequence[Job], said: Callable[[Any], None], ray_address: str | None
+) -> list[Done | Exception]:
+    """`work` on each job, all at once or as the cluster has room, each with an equal share of it; `said` hears what
+    they say meanwhile. A job that fails ends no other; one whose process dies is tried again.
+    """
+    with ray_session(ray_address, RayLimits().object_store_bytes):
+        ear = ray.remote(_Ear).options(num_cpus=0).remote()
+        cpus = max(1, int(ray.cluster_resources()["CPU"]) // len(jobs))
+        gpus = min(1.0, gpu_count() / len(jobs))
+        task = ray.remote(_heard).options(num_cpus=cpus, num_gpus=gpus, max_retries=JOB_RETRIES)
+        references = [task.remote(work, job, ear) for job in jobs]
+        waiting = references
+        while waiting:
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LISTEN_SECONDS)
+            for what in ray.get(ear.take.remote()):
+                said(what)
+        return [_outcome(reference) for reference in references]
+
+
+class _Ear:
+    """What tasks say, until it is taken."""
+
+    def __init__(self) -> None:
+        self._said: list[Any] = []
+
+    def say(self, what: Any) -> None:
+        self._said.append(what)
+
+    def take(self) -> list[Any]:
+        said, self._said = self._said, []
+        return said
+
+
+def _heard(work: Callable[[Job, Say], Done], job: Job, ear: Any) -> Done:
+    """Returns once the ear has heard the last word, and so all before it: nobody listens after that."""
+    words: list[Any] = []
+
+    def say(what: Any) -> None:
+        words[:] = [ear.say.remote(what)]
+
+    try:
+        return work(job, say)
+    finally:
+        with suppress(RayError):  # what is done is done, whoever hears of it
+            ray.get(words)
+
+
+def _outcome(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        return error.cause
+    except RayError:
+        return unavailable(f"its process died {JOB_RETRIES + 1} times")

@@ -1,0 +1,129 @@
+"""Which receivers a sweep names, and whether anything that it sends gets to them."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from actstore_api.records.patching import RunSweep
+from actstore_storage.errors import BadRequest
+from actstore_storage.format.sites import Site, parse_site
+from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
+from actstore_worker.patching.kernels.receivers import Receivers, enters
+
+RECEIVERS_MAX = 128
+# What can send: kinds that change the residual at their own position alone. q, k and v act through their head's z.
+SENDER_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "pattern", "z")
+# What can receive inside a layer: what attention makes of the residual by head, and what the MLP reads.
+_OF_HEADS, _MLP = ("q", "k", "v"), "mlp_in"
+# The receiver behind all layers: what the final norm and the unembedding read.
+LOGITS = "logits"
+
+
+def find_receivers(model: LanguageModel, request: RunSweep) -> Receivers | None:
+    """None where none are named. Errors: BadRequest for one that the model does not have, too many of them, logits
+    beside others, and what does not go with receivers.
+    """
+    if not request.receivers:
+        if request.path_mlps != RunSweep.path_mlps:
+            message = "path_mlps says what MLPs do on the way to receivers, and none are named"
+            raise BadRequest(message, field="receivers", value="", allowed="receivers, with path_mlps")
+        return None
+    _check_alone(request)
+    sites = tuple(dict.fromkeys(_parse(model, text) for text in _counted(request.receivers)))
+    return Receivers(sites, "resid_mid" not in model.kinds, request.path_mlps == "recomputed")
+
+
+def check_heard(receivers: Receivers | None, senders: Collection[Site], request: RunSweep) -> None:
+    """Errors: BadRequest for site kinds that cannot send, for a layer or a site kind that was asked for and reaches no
+    receiver, and for a receiver that none reaches. `senders` are those of the grid: what some receiver hears, and an
+    SAE's site.
+    """
+    if receivers is None:
+        return
+    _check_senders([kind for kind in request.sites if kind not in (EMBEDDING, FEATURES)])
+    _check_senders(site.kind for site in senders)
+    for layer in request.layers:
+        if not any(site.layer == layer for site in senders):
+            _refuse_deaf(f"layer {layer}", "layers", layer)
+    for kind in request.sites:
+        if kind in SENDER_KINDS and not any(site.kind == kind for site in senders):
+            _refuse_deaf(kind, "sites", kind)
+    for text, receiver in zip(map(_named, receivers.sites), receivers.sites, strict=True):
+        if not any(enters(site) <= receivers.reads(receiver) for site in senders):
+            raise BadRequest(
+                f"nothing that is sent gets to receiver {text}: it reads the residual before any sender writes into it",
+                field="receivers",
+                value=text,
+                allowed="receivers behind a sender",
+            )
+
+
+def _check_senders(kinds: Iterable[str]) -> None:
+    for kind in kinds:
+        if kind not in SENDER_KINDS:
+            raise BadRequest(
+                f"{kind} changes the residual only through its head's z, at other positions too: send from z",
+                reason="SITE_UNKNOWN",
+                field="sites",
+                value=kind,
+                allowed=SENDER_KINDS,
+            )
+
+
+def _refuse_deaf(sender: str, field: str, value: object) -> None:
+    raise BadRequest(
+        f"what {sender} sends reaches no receiver: all of them read the residual before",
+        field=field,
+        value=value,
+        allowed="senders before a receiver",
+    )
+
+
+def _check_alone(request: RunSweep) -> None:
+    """What does not go with receivers, for a path begins at one site of one layer."""
+    found: dict[str, object] = {}
+    if request.joint:
+        found["joint"] = ", ".join(joint.name for joint in request.joint)
+    if request.window_layers != 1:
+        found["window_layers"] = request.window_layers
+    if request.screen is not None:
+        found["screen"] = request.screen.exact_cells
+    for field, value in found.items():
+        message = f"paths to receivers begin at one site each and are all computed: {field} does not go with receivers"
+        raise BadRequest(message, field=field, value=value, allowed="none, with receivers")
+
+
+def _counted(asked: Sequence[str]) -> Sequence[str]:
+    if len(asked) > RECEIVERS_MAX:
+        raise BadRequest(
+            f"{len(asked)} receivers are too many; a sweep has at most {RECEIVERS_MAX}",
+            reason="LIMIT_EXCEEDED",
+            field="receivers",
+            value=len(asked),
+            allowed=f"at most {RECEIVERS_MAX}",
+        )
+    if LOGITS in asked and set(asked) != {LOGITS}:
+        raise BadRequest(
+            "what goes straight into the logits is all that is counted there, so nothing would be seen of other "
+            "receivers: ask for them in another sweep",
+            field="receivers",
+            value=", ".join(asked),
+            allowed=f"{LOGITS} alone, or others without it",
+        )
+    return asked
+
+
+def _parse(model: LanguageModel, text: str) -> Site:
+    if text == LOGITS:
+        return Site(model.layer_count - 1, "resid_post")
+    kinds = (*_OF_HEADS, *((_MLP,) if "mlp_out" in model.kinds else ()))
+    try:
+        found = parse_site(text, kinds, model.layer_count, model.head_counts)
+    except BadRequest as error:
+        allowed = f"{error.details['allowed']}, {LOGITS}"
+        message = f"{text!r} is no receiver: {error.message}"
+        raise BadRequest(message, reason=error.reason, field="receivers", value=text, allowed=allowed) from None
+    return Site(found.layer, "mlp_out") if found.kind == _MLP else found
+
+
+def _named(receiver: Site) -> str:
+    return {"mlp_out": f"{_MLP}.{receiver.layer}", "resid_post": LOGITS}.get(receiver.kind, str(receiver))
