@@ -19,11 +19,10 @@ from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
-from actstore_worker.capture.flops import forward_flops_per_token
+from actstore_worker.capture.estimates import bytes_by_product, forward_flops_per_token, sketch_bytes
 from actstore_worker.capture.options import StoreOptions, checked_options, document_query
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.tasks import ShardTask
-from actstore_worker.capture.sizes import bytes_by_product, sketch_bytes
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import Document, DocumentQuery, documents
 from actstore_worker.datasets.files import Dataset

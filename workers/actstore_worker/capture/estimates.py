@@ -1,5 +1,6 @@
-"""About how much a run will store, before anything of it is captured."""
+"""About how much a run will store and compute, before anything of it is captured."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,12 +8,17 @@ import numpy as np
 from actstore_storage.format.keys import features_product, index_product
 from actstore_storage.format.positions import selected
 from actstore_storage.format.products import NORMS, POSITIONS, TOKENS
+from actstore_storage.format.sites import parse_site
 from actstore_storage.format.sketches import SKETCH_K
-from actstore_storage.format.specification import DTYPES, Positions
+from actstore_storage.format.specification import DTYPES, Positions, RunRecord
 from actstore_worker.capture.options import StoreOptions
 from actstore_worker.datasets.sequences import TokenSequences
+from actstore_worker.models.files.source import ModelSource
+from actstore_worker.models.loading import weight_shapes
+from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder, TopKSae
 
+_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 # Bytes of a token's row of tokens.parquet as it compressed on text, of one norm, of a nonzero by row and by feature:
 # measured on the bundled model and SAE, 1.8, 4.0, 5.9 and 8.0.
 _TOKEN_BYTES, _NORM_BYTES, _BY_ROW_BYTES, _BY_FEATURE_BYTES = 2, 4, 6, 8
@@ -78,3 +84,22 @@ def _dense_rows(positions: Positions, sequences: TokenSequences) -> int:
         return int(positions.fraction * tokens)
     rows = np.repeat(sequences.numbers, sequences.lengths)
     return int(selected(positions, rows, sequences.positions.astype(np.int32)).sum())
+
+
+def forward_flops_per_token(record: RunRecord, source: ModelSource, model: ModelDescription) -> float:
+    """Two for each weight of a matrix in the layers that run, and four for each score that attention computes.
+
+    Kaplan et al. (2020), "Scaling laws for neural language models", section 2.1; a capture stops after its last site,
+    and on average a token attends to half of its sequence.
+    """
+    asked = record.specification
+    named = [*asked.dense_sites, *asked.norm_sites, *(sae.site for sae in asked.saes)]
+    last_layer = max((parse_site(site).layer for site in named), default=-1)
+    weights = 0
+    for name, shape in weight_shapes(source, model.config):
+        found = _LAYER.search(name)
+        if found and int(found[1]) <= last_layer and len(shape) == 2:
+            weights += shape[0] * shape[1]
+    length = record.tokens_total / record.sequences_total
+    encoders = sum(model.d_model * sae.d_sae for sae in asked.saes)
+    return 2.0 * (weights + encoders) + 2.0 * length * model.d_model * (last_layer + 1)
