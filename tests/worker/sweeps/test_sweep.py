@@ -278,7 +278,7 @@ def test_bos_can_be_left_out_but_not_invented(models: dict[str, LanguageModel]) 
     assert len(plan_sweep(models["gpt2"], replace(REQUEST, prepend_bos=False), LIMITS).pairs[0].clean) == 8
     with pytest.raises(ActstoreError) as refusal:
         plan_sweep(models["no-bos"], replace(REQUEST, prepend_bos=True), LIMITS)
-    assert (refusal.value.reason, refusal.value.details["field"]) == ("ARGUMENT_INVALID", "bos")
+    assert (refusal.value.reason, refusal.value.details["field"]) == ("ARGUMENT_INVALID", "prepend_bos")
 
 
 def test_a_head_of_shared_keys_is_counted_as_they_are(models: dict[str, LanguageModel]) -> None:
