@@ -46,8 +46,8 @@ from actstore_api.records.terms import ModelReference
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.prompts import PairTokens
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from benchmarks.capture import MODEL, MODELS
 from benchmarks.parts.service_overhead import service_overhead

@@ -12,8 +12,8 @@ import actstore
 from actstore_api.records.patching import PromptPair, RunSweep
 from actstore_api.records.terms import ModelReference
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels.full import Kernel
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import fastest_kernel, run_sweep
 from tests.service.process import running_service
 from tests.worker_process import running_workers

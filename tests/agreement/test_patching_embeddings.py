@@ -10,7 +10,7 @@ from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep
 from actstore_api.records.terms import ModelReference, Range
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
-from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.random_models import save_model
 

@@ -11,12 +11,12 @@ from actstore_storage.bucket import Bucket
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.files.stamps import Stamp
 from actstore_worker.live.answering import LiveAnswers
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.turns import Turns, share
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from actstore_storage.bucket.access import S3Access
 from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
 from actstore_worker.errors import SettingsError
-from actstore_worker.live.limits import LiveLimits
-from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.sae.stored import SAE_CACHE
 
 

@@ -16,7 +16,7 @@ from actstore_api.records.terms import ModelReference
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from examples.docstring import roles
 from examples.docstring_prompts import NAMES, STYLES, WORDS, docstring_prompt

@@ -26,11 +26,11 @@ from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.models import loading
 from actstore_worker.models.loading import describe_model, load_model
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.legs import NOTHING_FINISHED
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
 from actstore_worker.replica import Replica

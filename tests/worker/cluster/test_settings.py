@@ -8,7 +8,7 @@ import pytest
 from actstore_storage.bucket.access import S3Access
 from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
 from actstore_worker.errors import SettingsError
-from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.settings import RayLimits, WorkerSettings, read_environment
 
 LEAST = {"ACTSTORE_STORE": "/store", "ACTSTORE_GATEWAY_TOKEN": "gateway"}

@@ -35,9 +35,9 @@ from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.answering import Question
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.legs import NOTHING_FINISHED
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import SweepUpdate
 from actstore_worker.replica import Replica
 from tests.capture_requests import capture_request

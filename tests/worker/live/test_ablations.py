@@ -19,7 +19,7 @@ from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.answering import LiveAnswers, Question
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share

@@ -12,7 +12,7 @@ from transformers import GPT2LMHeadModel
 from actstore_api.records.model import CompareTokens
 from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from tests.made_models.small_models import HEADS, SAVERS, save_gpt2
 from tests.worker.live.asking import GPT2, Replica
 from tests.worker.models.hand_built import HandBuilt

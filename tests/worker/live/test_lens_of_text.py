@@ -10,7 +10,7 @@ import torch
 from actstore_api.records.model import GetTextLens
 from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.texts import lens_of_text as text_lens
 from tests.made_models.plain_model import PlainModel
 from tests.made_models.small_models import LAYERS, SAVERS, VOCABULARY_SIZE

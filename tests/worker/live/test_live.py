@@ -18,7 +18,7 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.answering import LiveAnswers, LoadedSaes, Question
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.saes.lens_of_directions import fold_final_norm
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel

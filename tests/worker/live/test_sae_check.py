@@ -23,7 +23,7 @@ from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.answering import LiveAnswers
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.stored_sample import batches, sample_sequences
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.turns import Turns, share

@@ -14,7 +14,7 @@ from torch import Tensor
 from actstore_api.records.model import SteerText
 from actstore_api.records.terms import ModelReference, SaeFeature
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.models.turns import Turns, share
 from tests.made_models.plain_model import LAYERS as PLAIN_LAYERS
 from tests.made_models.plain_model import PlainModel, PlainSae

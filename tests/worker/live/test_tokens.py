@@ -32,11 +32,11 @@ from actstore_worker.datasets.documents import Document
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, tokenise
 from actstore_worker.live.answering import Question
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.models.loading import describe_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import token_of
-from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.capture_requests import capture_request
 from tests.made_models.small_models import BOS, CONTEXT_LENGTH, VOCABULARY_SIZE, save_metaspace, save_sae

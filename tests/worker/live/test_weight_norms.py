@@ -20,7 +20,7 @@ from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.texts.weight_norms import factored_norms, matrix_norms, weight_norms
 from actstore_worker.models.loading import load_model

@@ -17,7 +17,7 @@ from actstore_api.records.terms import ModelReference
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.datasets.batching import windows
 from actstore_worker.datasets.sequences import TokenSequences
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.saes.lens_of_directions import fold_final_norm
 from actstore_worker.live.texts.lens_of_text import lens_text

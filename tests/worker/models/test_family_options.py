@@ -22,7 +22,7 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.texts.lens_of_text import lens_text
 from actstore_worker.models.families import FAMILIES

@@ -13,8 +13,8 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.direct import Share, direct_shares
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels.recording import Recording, record
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import plan_sweep
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.small_models import DECODERS

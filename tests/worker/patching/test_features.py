@@ -18,9 +18,9 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.sae_features import active_features
 from actstore_worker.patching.inputs.supplies import Supplies
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.sweep import run_sweep
 from actstore_worker.sae.formats.loading import load_sae

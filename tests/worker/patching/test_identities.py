@@ -12,10 +12,10 @@ from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels.full import Cell, FullForward, Kernel, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
 from actstore_worker.patching.kernels.resumed import Resumed
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.small_models import DECODERS
 from tests.worker.patching.recorded import every_site

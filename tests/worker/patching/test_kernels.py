@@ -19,13 +19,13 @@ from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels import layer_calls, resumed
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.layer_calls import Unresumable
 from actstore_worker.patching.kernels.ragged import Ragged, Run
 from actstore_worker.patching.kernels.recording import Recording, record, zeroed
 from actstore_worker.patching.kernels.resumed import Resumed
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, fastest_kernel, run_sweep
 from tests.made_models.small_models import BERT, DECODERS
 from tests.worker.patching.recorded import every_site, two_runs

@@ -14,7 +14,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.limits import PatchingLimits
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.plan import plan_sweep
 from tests.made_models.small_models import SAVERS
 from tests.worker.patching.plain_patches import EMBEDDING, TOLERANCE, PlainPatches, putting, rows_of

@@ -17,8 +17,8 @@ from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.models.loading import load_model
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from actstore_worker.sae.formats.loading import load_sae
 from tests.capture_requests import capture_request

@@ -9,8 +9,8 @@ from actstore_api.records.patching import PatchSpan, PromptPair, RunSweep, Scree
 from actstore_api.records.terms import ModelReference, Range
 from actstore_storage.errors import ActstoreError
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels.full import FullForward, Kernel
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Pace
 from actstore_worker.patching.steps import Work, drive, run_work

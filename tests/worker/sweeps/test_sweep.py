@@ -16,9 +16,9 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels.full import FullForward, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.plan import DEFAULT_KINDS, plan_sweep
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.random_models import BUILDERS, CONTEXT_LENGTH, save_model

@@ -42,8 +42,8 @@ from actstore_storage.errors import NotThere
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.live.limits import LiveLimits
-from actstore_worker.live.loaded_saes import LoadedSaes
+from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.loaded_saes import LoadedSaes
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.saes.ablate_direction import ablate_direction
 from actstore_worker.live.saes.ablate_text import ablate_text

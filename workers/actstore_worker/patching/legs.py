@@ -11,8 +11,8 @@ import pyarrow as pa
 from actstore_api.records.terms import Provenance
 from actstore_storage.errors import ActstoreError
 from actstore_worker.patching.audit import NOTHING_CHECKED, Auditor, Checked, Chosen, choose_checks
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels.full import Cell, Kernel, Patch
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan
 from actstore_worker.patching.replacing import Replacing

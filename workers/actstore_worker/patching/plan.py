@@ -26,6 +26,7 @@ from actstore_worker.patching.inputs.checks import (
     check_spans_alone,
 )
 from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.prompts import PairTokens, check_equal_lengths, check_spans, pair_tokens
 from actstore_worker.patching.inputs.receivers import check_heard, find_receivers
 from actstore_worker.patching.inputs.sae_features import active_features, check_features
@@ -33,7 +34,6 @@ from actstore_worker.patching.inputs.stored_rows import check_stored_rows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
 from actstore_worker.patching.kernels.full import Cell
 from actstore_worker.patching.kernels.receivers import Receivers
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 WINDOW_LAYERS_MAX, JOINT_CELLS_MAX = 64, 1024

@@ -12,6 +12,7 @@ from actstore_api.records.terms import Provenance
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.attribution import estimate_effects
 from actstore_worker.patching.audit import Auditor, Checked
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.stored_rows import StoredReading, StoredRows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
 from actstore_worker.patching.kernels.frozen_paths import FrozenPaths
@@ -20,7 +21,6 @@ from actstore_worker.patching.kernels.layer_calls import Unresumable
 from actstore_worker.patching.kernels.paths import Paths
 from actstore_worker.patching.kernels.resumed import Resumed
 from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun, legs
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.replacing import given_to

@@ -18,8 +18,8 @@ from torch import Tensor
 from actstore_api.records.sae import AblateText, AblateTextAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.limits import LiveLimits
 from actstore_worker.live.passes.checks import check_features
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes, setting
 from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.live.saes.encode_text import feature_activations

@@ -10,8 +10,8 @@ from torch import Tensor
 from actstore_api.records.sae import GetLogitLens, GetLogitLensAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS
-from actstore_worker.live.limits import LiveLimits
 from actstore_worker.live.passes.checks import check_features, check_k
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_causal, token_texts

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from actstore_api.records.sae import FindNeighbors, FindNeighborsAnswer
 from actstore_storage.errors import BadRequest
-from actstore_worker.live.limits import LiveLimits
 from actstore_worker.live.passes.checks import check_features, check_k
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 

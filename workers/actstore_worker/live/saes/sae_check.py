@@ -18,7 +18,7 @@ from actstore_api.records.sae import CheckSae, CheckSaeAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import UNCHANGED, Passes, adding
 from actstore_worker.live.passes.stored_sample import Batch, StoredSequence, batches, sample_sequences
 from actstore_worker.live.saes.doubts import Findings, doubts

@@ -26,7 +26,7 @@ from torch import Tensor
 from actstore_api.records.model import GetAttention, GetAttentionAnswer, GetInductionScores, GetInductionScoresAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.passes.text import read_text
 from actstore_worker.models.chosen import chosen_heads, chosen_layers

@@ -20,7 +20,7 @@ from actstore_api.records.model import CompareTokens, CompareTokensAnswer
 from actstore_api.records.terms import Prompt
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.live.texts.attention import EAGER, check_weights, visit_patterns

@@ -18,8 +18,8 @@ from actstore_api.records.model import GetTextLens, GetTextLensAnswer
 from actstore_api.records.terms import TokenReference
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site, why_missing
-from actstore_worker.live.limits import LiveLimits
 from actstore_worker.live.passes.checks import check_k
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import LOGITS_MAX, Passes
 from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.models.chosen import chosen_layers

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from actstore_api.records.model import SteerText, SteerTextAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import LOGITS_MAX, UNCHANGED, Passes
 from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.live.texts.steer_site import Steering, direction_of, steered_positions

@@ -19,7 +19,7 @@ from actstore_api.records.model import GetWeightNorms
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.passes.stored_sample import batches, check_sample, sample_sequences
 from actstore_worker.live.passes.text import read_text

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from actstore_api.records.model import GetWeightNorms, GetWeightNormsAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_worker.live.limits import LiveLimits
+from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.texts.sublayer_norms import sublayer_norms
 from actstore_worker.models.model import LanguageModel

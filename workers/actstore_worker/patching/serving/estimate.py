@@ -8,10 +8,10 @@ import numpy as np
 from actstore_api.records.patching import RunSweep, SweepEstimate
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.audit import NOTHING_CHECKED, TOKEN_LAYER_DECIMALS, Auditor
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import Kernel
 from actstore_worker.patching.legs import Leg, LegRun, legs
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.replacing import given_to

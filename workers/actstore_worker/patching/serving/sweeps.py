@@ -9,10 +9,10 @@ from typing import Any
 
 from actstore_api.records.patching import RunSweep, SweepEstimate, SweepResult
 from actstore_worker.models.turns import SharedModel
+from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward
 from actstore_worker.patching.legs import Finished
-from actstore_worker.patching.limits import PatchingLimits
 from actstore_worker.patching.serving.answer_cache import AnswerCache
 from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Job, Pace, Scheduler
