@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import from_status
 from actstore_api.records.terms import Failure
-from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, sae_pb2, service_pb2_grpc
+from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2, service_pb2_grpc
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.rows.reading import read_tokens
 from actstore_storage.runs.opening import open_run
@@ -23,7 +23,8 @@ from tests.worker_process import WorkerProcess
 CALL_SECONDS = 600
 # Captures begun for something that has to happen before their end, of which none is slow.
 TRIES = 5
-TINY = sae_pb2.SaeReference(model=capture_pb2.ModelReference(name="tiny"), sae="small-sae")
+TINY = common_pb2.ModelReference(name="tiny")
+TINY_SAE: dict[str, Any] = {"model": TINY, "sae": "small-sae"}
 PROMPT = "Mary gave a book"
 
 
@@ -70,11 +71,16 @@ class Caller:
         return patching_pb2.RunSweepRequest(**fields | change)
 
 
+def prompt(text: str) -> common_pb2.Prompt:
+    """A text as a question has it."""
+    return common_pb2.Prompt(text=text)
+
+
 def pair_of(clean: str, corrupt: str, clean_answer: str = "John", corrupt_answer: str = "Mary") -> Any:
     """The message of two prompts and their answers, all of them texts."""
     return patching_pb2.PromptPair(
-        clean=common_pb2.Prompt(text=clean),
-        corrupt=common_pb2.Prompt(text=corrupt),
+        clean=prompt(clean),
+        corrupt=prompt(corrupt),
         clean_answer=common_pb2.TokenReference(text=clean_answer),
         corrupt_answer=common_pb2.TokenReference(text=corrupt_answer),
     )

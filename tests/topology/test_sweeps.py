@@ -6,12 +6,13 @@ import grpc
 import pyarrow as pa
 import pytest
 
-from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
 from tests.topology.caller import (
     Caller,
     cpu_seconds,
     failure,
     large_sweep,
+    pair_of,
     specification,
     swept_cells,
 )
@@ -26,13 +27,13 @@ def test_a_sweep_streams_progress_cells_and_one_result(caller: Caller) -> None:
     result, cells = last.result, swept_cells(updates)
     done = [update.progress.cells_done for update in updates if update.HasField("progress")]
     assert done[-1] == cells.num_rows == 2 * 3 * 9 * 6
-    assert {"pair", "direction", "site", "layer", "position", "head", "token", "kl", "normalised"} < {
+    assert {"pair", "direction", "site", "layer", "position", "head", "token", "kl", "normalized"} < {
         *cells.column_names
     }
     assert result.audit.kernel == "resumed"
     assert 0 < result.audit.largest_error <= result.audit.tolerance
     whole = [
-        row["normalised"]
+        row["normalized"]
         for row in cells.to_pylist()
         if (row["site"], row["layer"], row["position"]) == ("resid_pre", 0, 7)
     ]
@@ -47,7 +48,8 @@ def test_a_sweep_takes_an_sae_of_the_catalog_and_rows_of_a_stored_run(caller: Ca
     run = caller.start(specification("rows", dense_sites=["resid_post.1"]))
     *_, last = caller.watch(run)
     assert last.state == capture_pb2.CAPTURE_STATE_COMPLETE
-    fields = {"sae": "small-sae", "source": patching_pb2.PATCH_SOURCE_RESAMPLE, "source_run": run}
+    fields = {"sae": "small-sae", "source": patching_pb2.PATCH_SOURCE_RESAMPLE}
+    fields["stored"] = patching_pb2.StoredSource(run=run)
     *updates, end = caller.sweep(**fields, positions=patching_pb2.PATCH_POSITIONS_LAST)
     names = swept_cells(updates)["name"].to_pylist()
     assert [name for name in names if name is not None] == ["together", "error"] * 2
@@ -105,10 +107,20 @@ def test_the_answer_is_kept_and_an_estimate_says_so(caller: Caller) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "reason", "field"),
     [
-        ({"corrupt": "When"}, grpc.StatusCode.INVALID_ARGUMENT, "PROMPT_LENGTHS_DIFFER", "corrupt"),
-        ({"clean_answer": "a b"}, grpc.StatusCode.INVALID_ARGUMENT, "ANSWER_NOT_ONE_TOKEN", "clean_answer"),
-        ({"model": capture_pb2.ModelReference(name="nobody")}, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model"),
-        ({"model": capture_pb2.ModelReference()}, grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "model"),
+        (
+            {"pairs": [pair_of("Mary gave", "When")]},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "PROMPT_LENGTHS_DIFFER",
+            "corrupt",
+        ),
+        (
+            {"pairs": [pair_of("Mary gave", "John gave", clean_answer="a b")]},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "ANSWER_NOT_ONE_TOKEN",
+            "clean_answer",
+        ),
+        ({"model": common_pb2.ModelReference(name="nobody")}, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model"),
+        ({"model": common_pb2.ModelReference()}, grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "model.name"),
         ({"sites": ["resid_end"]}, grpc.StatusCode.INVALID_ARGUMENT, "SITE_UNKNOWN", "sites"),
         ({"directions": [7]}, grpc.StatusCode.INVALID_ARGUMENT, "ARGUMENT_INVALID", "directions"),
     ],
@@ -116,11 +128,8 @@ def test_the_answer_is_kept_and_an_estimate_says_so(caller: Caller) -> None:
 def test_a_refused_sweep_says_why_and_sends_nothing_else(
     caller: Caller, change: dict[str, object], code: grpc.StatusCode, reason: str, field: str
 ) -> None:
-    request = {"clean": "Mary gave", "corrupt": "John gave", "clean_answer": "John", "corrupt_answer": "Mary"}
-    model = capture_pb2.ModelReference(name="tiny")
-    stream = caller.sweeps.RunSweep(
-        patching_pb2.RunSweepRequest(**{"model": model} | request | change), **caller.with_token
-    )
+    request = {"model": common_pb2.ModelReference(name="tiny"), "pairs": [pair_of("Mary gave", "John gave")]}
+    stream = caller.sweeps.RunSweep(patching_pb2.RunSweepRequest(**request | change), **caller.with_token)
     with pytest.raises(grpc.RpcError) as refusal:
         next(stream)
     assert refusal.value.code() == code

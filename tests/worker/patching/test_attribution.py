@@ -22,7 +22,7 @@ from tests.worker.models.hand_built import gate
 from tests.worker.patching.recorded import every_site, two_runs
 
 LENGTH, ANSWERS, TOKENS_AT_ONCE = 7, (3, 200), 8192
-PLAIN = Screen(1)
+PLAIN = Screen(1, qk_correction=False)
 # Of the way from base to source, either side; what a float32 logit's noise makes of that, and what is left of the third
 # derivative.
 STEP = 3e-3
@@ -160,7 +160,8 @@ def test_of_one_layer_there_is_nothing_to_drop(tmp_path: Path) -> None:
     model = load_model(ModelCatalog((tmp_path,)).find_model("short"), device=torch.device("cpu"))
     base, source = (record(model, prompt, every_site(model)) for prompt in (range(1, 8), range(7, 0, -1)))
     plain, dropped = (
-        estimates(model, (base, source), every_cell(model), screen) for screen in (PLAIN, Screen(1, grad_drop=True))
+        estimates(model, (base, source), every_cell(model), screen)
+        for screen in (PLAIN, Screen(1, qk_correction=False, grad_drop=True))
     )
     assert dropped == [abs(estimate) for estimate in plain]
 
