@@ -37,6 +37,7 @@ from tests.worker.cluster.topology_caller import (
     large_sweep,
     midway,
     pair_of,
+    prompt,
     specification,
     start_once_available,
     swept_cells,
@@ -395,10 +396,6 @@ def test_a_wrong_token_opens_nothing(workers: WorkerProcess, caller: Caller, tok
 TINY = common_pb2.ModelReference(name="tiny")
 TINY_SAE: dict[str, Any] = {"model": TINY, "sae": "small-sae"}
 PROMPT = "Mary gave a book"
-
-
-def prompt(text: str) -> common_pb2.Prompt:
-    return common_pb2.Prompt(text=text)
 
 
 def table(message: common_pb2.Table) -> pa.Table:

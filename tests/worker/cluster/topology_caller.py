@@ -66,11 +66,15 @@ class Caller:
         return patching_pb2.RunSweepRequest(**fields | change)
 
 
+def prompt(text: str) -> common_pb2.Prompt:
+    return common_pb2.Prompt(text=text)
+
+
 def pair_of(clean: str, corrupt: str, clean_answer: str = "John", corrupt_answer: str = "Mary") -> Any:
     """The message of two prompts and their answers, all of them texts."""
     return patching_pb2.PromptPair(
-        clean=common_pb2.Prompt(text=clean),
-        corrupt=common_pb2.Prompt(text=corrupt),
+        clean=prompt(clean),
+        corrupt=prompt(corrupt),
         clean_answer=common_pb2.TokenReference(text=clean_answer),
         corrupt_answer=common_pb2.TokenReference(text=corrupt_answer),
     )

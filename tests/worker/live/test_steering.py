@@ -146,7 +146,7 @@ def test_other_modes_are_what_they_say(replica: Replica, name: str) -> None:
     }  # fmt: skip
     ids = replica.ids(name, PROMPT)
     for way, (question, delta) in ways.items():
-        answer = replica.ask(replace(question, tokens=TOKENS))
+        answer = replica.ask(replace(question, max_new_tokens=TOKENS))
         assert (answer.strength is None) == (way == "project_out")
         with hooked(replica, name, delta(answer.strength or 0.0), len(ids)) as module:
             expected = generate(module, ids)
@@ -277,16 +277,23 @@ def question(**changes: Any) -> SteerText:
         (question(max_new_tokens=17), "LIMIT_EXCEEDED", "max_new_tokens", "17", "1 to 16"),
         (question(site="resid_post.3"), "SITE_UNKNOWN", "site", "resid_post.3", None),
         (question(site="z.1"), "SITE_UNKNOWN", "site", "z.1", None),
-        (question(site=""), "SITE_UNKNOWN", "site", "", None),
+        (question(site=""), "ARGUMENT_INVALID", "site", "", "a site of the residual stream"),
+        (
+            question(direction=SaeFeature("sae", 0)),
+            "ARGUMENT_INVALID",
+            "site",
+            SITE,
+            "none: a feature has its SAE's site",
+        ),
         (question(direction=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),
         (question(direction=(0.0,) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
         (question(direction=(float("nan"),) * 16), "ARGUMENT_INVALID", "vector", "16 numbers", None),
         (question(direction=()), "ARGUMENT_INVALID", "vector", "0 numbers", None),
-        (question(direction=SaeFeature("sae", 64)), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
-        (question(direction=SaeFeature("absent", 0)), "SAE_NOT_FOUND", "sae", "absent", None),
-        (question(direction=SaeFeature("wide", 0)), "SAE_MISMATCH", "d_in", "32", "16"),
+        (question(direction=SaeFeature("sae", 64), site=""), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
+        (question(direction=SaeFeature("absent", 0), site=""), "SAE_NOT_FOUND", "sae", "absent", None),
+        (question(direction=SaeFeature("wide", 0), site=""), "SAE_MISMATCH", "d_in", "32", "16"),
         (
-            question(direction=SaeFeature("sae_z", 0)),
+            question(direction=SaeFeature("sae_z", 0), site=""),
             "SAE_UNSUPPORTED",
             "sae",
             "z.1",

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from actstore_api.v1 import capture_pb2, model_pb2
-from tests.worker.cluster.topology_caller import Caller, failure, specification
+from tests.worker.cluster.topology_caller import Caller, failure, pair_of, prompt, specification
 
 TEXT = "a" * 60
 
@@ -45,9 +45,9 @@ def assert_refused_by_every_door(caller: Caller, folder: Path, poison: str) -> N
 def _doors(caller: Caller, name: str) -> list[Callable[[], object]]:
     wanted, ask = specification(name), caller.with_token
     wanted.model.name, wanted.dataset.name = name, f"{name}.jsonl"
-    sweep = {"model": wanted.model, "clean": TEXT, "corrupt": TEXT}
+    sweep = {"model": wanted.model, "pairs": [pair_of(TEXT, TEXT)]}
     estimate = capture_pb2.EstimateCaptureRequest(specification=wanted)
-    attention = model_pb2.GetAttentionRequest(model=wanted.model, text=TEXT)
+    attention = model_pb2.GetAttentionRequest(model=wanted.model, text=prompt(TEXT))
     return [
         lambda: caller.start(wanted),
         lambda: caller.captures.EstimateCapture(estimate, **ask),

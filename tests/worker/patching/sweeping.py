@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from actstore_api.records.patching import SweepCells
 from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
 
 
-def cells(updates: Sequence[SweepUpdate]) -> pa.Table:
-    return pa.concat_tables(update.rows for update in updates if isinstance(update, CheckedCells))
+def cells(updates: Sequence[SweepUpdate | SweepCells]) -> pa.Table:
+    return pa.concat_tables(update.rows for update in updates if isinstance(update, CheckedCells | SweepCells))
 
 
 def assert_same(found: pa.Table, expected: pa.Table) -> None:

@@ -160,7 +160,7 @@ def test_all_features_and_the_error_send_what_the_whole_site_sends(
 ) -> None:
     model = load("gpt2")
     asked = RunSweep(ModelReference(""), (PAIR,), sae="standard", sae_error="patched", receivers=receivers)
-    whole = replace(asked, features=None, sites=("resid_post",), layers=(1,))
+    whole = replace(asked, sae="", sae_error="kept", sites=("resid_post",), layers=(1,))
     (*_, of_features), (*_, expected) = (run_sweep(model, found, LIMITS, None, supplies) for found in (asked, whole))
     rows = [row for row in of_features.cells.to_pylist() if row["name"] == "together"]
     found = [row["logit_difference"] for row in rows]

@@ -268,10 +268,10 @@ ASKED = RunSweep(ModelReference(""), (PAIR,), sites=("resid_pre",), source="mean
 @pytest.mark.parametrize(
     ("change", "reason", "field", "value", "allowed"),
     [
-        ({"stored": None}, "ARGUMENT_INVALID", "source_run", "", "a run's name"),
-        ({"source": "prompt"}, "ARGUMENT_INVALID", "source_run", "run", "a source of mean, resample"),
+        ({"stored": None}, "ARGUMENT_INVALID", "stored.run", "", "a run's name"),
+        ({"source": "prompt"}, "ARGUMENT_INVALID", "stored.run", "run", "a source of mean, resample"),
         ({"stored": StoredSource("nothing")}, "RUN_NOT_FOUND", "run", "nothing", "run"),
-        ({"stored": StoredSource("bfloat16")}, "RUN_MISMATCH", "source_run", "bfloat16", "float32"),
+        ({"stored": StoredSource("bfloat16")}, "RUN_MISMATCH", "stored.run", "bfloat16", "float32"),
         ({"stored": StoredSource("norms")}, "SITE_UNKNOWN", "sites", "resid_pre.", "without dense sites"),
         ({"stored": StoredSource("run", frozenset({"verbs"}))}, "ARGUMENT_INVALID", "exclude", "verbs", "bos"),
         ({"sites": ("attn_out",)}, "SITE_UNKNOWN", "sites", "attn_out.", "resid_post.1"),

@@ -115,7 +115,9 @@ def test_senders_take_what_any_patch_takes(swept_models: dict[str, LanguageModel
         assert found.null_count == 0
         if source == "prompt":
             whole = replace(everywhere, sites=("z",), layers=(0,), heads=())
-            cells = [(f"z.0.{head}", position) for head in range(model.head_count) for position in range(9)]
+            cells = [
+                CellReference(f"z.0.{head}", position) for head in range(model.head_count) for position in range(9)
+            ]
             joint = replace(whole, receivers=(), sites=(), layers=(), positions="each",
                             joint=(JointCells("all", tuple(cells)),))  # fmt: skip
             expected = sweep(model, joint).cells["logit_difference"]
@@ -166,7 +168,6 @@ def test_token_layers_are_those_that_were_said(
         ),
         ({"window_layers": 2}, "ARGUMENT_INVALID", "window_layers", "2", "none, with receivers"),
         ({"screen": Screen(3)}, "ARGUMENT_INVALID", "screen", "3", "none, with receivers"),
-        ({"path_mlps": "held"}, "ARGUMENT_INVALID", "path_mlps", "held", "recomputed, frozen"),
         ({"receivers": (), "path_mlps": "frozen"}, "ARGUMENT_INVALID", "receivers", "", "receivers, with path_mlps"),
     ],
 )

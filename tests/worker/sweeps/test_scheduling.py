@@ -336,7 +336,7 @@ def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
                 yield update
                 parts += isinstance(update, CheckedCells)
 
-    async def everything() -> list[SweepUpdate]:
+    async def everything() -> list[SweepProgress | SweepCells | SweepResult]:
         return [update async for update in going_on(start)]
 
     updates = asyncio.run(everything())

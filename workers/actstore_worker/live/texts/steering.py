@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from actstore_api.records.model import SteerText, SteerTextAnswer
+from actstore_api.records.terms import SaeFeature
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_worker.live.limits import LiveLimits
@@ -53,6 +54,7 @@ def steer_text(
     """
     model = passes.model
     check_causal(model, "it writes no text")
+    _check_site(question)
     _check_numbers(question)
     direction = direction_of(model, question, sae)
     text = read_text(model, question.prompt, question.prepend_bos, "prompt")
@@ -161,6 +163,18 @@ def _end_ids(passes: Passes) -> frozenset[int]:
         configured = getattr(getattr(passes.model.module, "generation_config", None), "eos_token_id", None)
     found = passes.model.tokenizer.eos_token_id if configured is None else configured
     return frozenset(found) if isinstance(found, list) else frozenset(() if found is None else (found,))
+
+
+def _check_site(question: SteerText) -> None:
+    """A vector has the site that is named, and a feature that of its SAE."""
+    is_feature = isinstance(question.direction, SaeFeature)
+    if is_feature == bool(question.site):
+        raise BadRequest(
+            f"site {question.site!r} is given with a feature" if is_feature else "a vector's site is not named",
+            field="site",
+            value=question.site,
+            allowed="none: a feature has its SAE's site" if is_feature else "a site of the residual stream",
+        )
 
 
 def _check_numbers(question: SteerText) -> None:
