@@ -102,10 +102,8 @@ def test_a_run_of_format_2_says_what_was_asked(selected):
     assert selected.complete
     assert asked.positions == actstore.Positions.every(2)
     assert (asked.storage_dtype, asked.widen_on_overflow, asked.packing) == ("float16", True, True)
-    assert [(found.column, found.comparison, found.value) for found in asked.row_filters] == [
-        ("language", "in", ("en", "fr"))
-    ]
-    assert (asked.max_documents, asked.sink_ratio) == (6, 10.0)
+    assert asked.dataset.row_filters == (actstore.RowFilter("language", "in", ("en", "fr")),)
+    assert (asked.dataset.max_documents, asked.sink_ratio) == (6, 10.0)
 
 
 def test_its_chosen_rows_are_as_planted(selected):

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 import actstore
+from actstore_api.records.feature import GetFeatureStatistics
 from models import corpus
 from tests.made_models.lens_folders import save_lens_folder
 from tests.made_models.small_models import save_family, save_llama
@@ -378,7 +379,7 @@ def test_bad_questions(job: MainJob) -> None:
         _refused(absent, lambda lab=lab: lab.run("absent"))
         _refused(past, lambda run=run: run.feature(SAE, 1024))
         # Past the client's own check, so that the service's shows.
-        _refused(past, lambda lab=lab: lab._backend.feature_statistics(job.run.name, SAE, 1024, frozenset(), 4))
+        _refused(past, lambda lab=lab: lab._backend.ask(GetFeatureStatistics(job.run.name, SAE, 1024)))
 
 
 def _refused(wrong: Wrong, ask: Callable[[], object]) -> None:
@@ -394,8 +395,9 @@ def _refused(wrong: Wrong, ask: Callable[[], object]) -> None:
 @pytest.mark.skipif(not BUF.exists(), reason="buf is missing: the workers are left untested by a foreign client")
 def test_a_foreign_client_reaches_the_workers(job: MainJob) -> None:
     """`buf curl` through the service and the gateway to a model replica and back, as a stream."""
-    request = {"model": {"name": "pystdlib"}, "clean": CLEAN, "corrupt": CORRUPT, "sites": ["resid_pre"]}
-    answers = {"cleanAnswer": " value", "corruptAnswer": " item"}
+    answers = {"cleanAnswer": {"text": " value"}, "corruptAnswer": {"text": " item"}}
+    pair = {"clean": {"text": CLEAN}, "corrupt": {"text": CORRUPT}} | answers
+    request = {"model": {"name": "pystdlib"}, "pairs": [pair], "sites": ["resid_pre"]}
     bearer = f"authorization: Bearer {job.stack.token}"
     done = subprocess.run(
         [
@@ -406,7 +408,7 @@ def test_a_foreign_client_reaches_the_workers(job: MainJob) -> None:
             f"--header={bearer}",
             f"--reflect-header={bearer}",
             "--data",
-            json.dumps(request | answers),
+            json.dumps(request),
             f"http://{job.stack.address}/actstore_api.v1.PatchingService/RunSweep",
         ],
         capture_output=True,
