@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test figures faults bench models demo up proto baseline
+.PHONY: help setup check test figures rooms faults bench models demo up proto baseline
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -53,6 +53,9 @@ endif
 
 figures: $(READY)  ## files a field and a question touch, files a folder, circles, lengths, seconds of the last `make test`
 	@$(BIN)/python -m tests.house_rules.figures
+
+rooms: $(READY)  ## write into ARCHITECTURE.md what rooms and files there are
+	$(BIN)/python -m tests.house_rules.rooms
 
 faults: $(READY)  ## kill -9 of twenty processes at random moments; ARGS='--collect-only' names them with their seed
 	$(QUIET) ACTSTORE_FAULT_KILLS=$${ACTSTORE_FAULT_KILLS:-20} $(BIN)/pytest -v tests/faults/test_capture_faults.py $(ARGS)

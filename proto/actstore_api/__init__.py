@@ -1,1 +1,1 @@
-"""The contract between client, service and workers: protobuf messages and the table of error reasons."""
+"""The contract between client, service and workers: messages, records, the codec between them, reasons of errors."""

@@ -1,4 +1,4 @@
-"""How one kind of value is carried in a message."""
+"""How one kind of value is carried in a message: to it, back, and what neither way can be read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Every error that actstore raises on the server's side of the wire has this base.
+"""What storage, service and workers raise: one base, and a class for each thing that a caller can do next.
 
 ActstoreError               a reason from actstore_api/reasons.py, and what was wrong in which field
 ├── BadRequest              the caller changes the request

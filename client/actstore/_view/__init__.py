@@ -1,0 +1,1 @@
+"""What answers look like, in a terminal, in a notebook and as pictures, made of plain values."""

@@ -1,4 +1,4 @@
-"""What is there: runs, models, SAEs."""
+"""Answers on what a bucket has: runs, models, SAEs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict

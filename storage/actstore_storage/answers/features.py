@@ -1,4 +1,4 @@
-"""What makes a feature fire, and how often."""
+"""Answers on features: what makes one fire, and how often."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How large activations are, and how they grow."""
+"""Answers on norms: how large activations are, and how they grow."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

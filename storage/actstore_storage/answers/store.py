@@ -1,4 +1,4 @@
-"""What answers come from."""
+"""What an answer is read from: a bucket, the snapshots of its runs, and rows that are held for who asks next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

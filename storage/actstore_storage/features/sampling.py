@@ -1,4 +1,4 @@
-"""Examples that stand for more than a feature's extremes.
+"""Which activations of a feature become examples: the strongest, or some by rank, range, quantile or at random.
 
 Top examples alone mislead: a feature that looks like one word at its strongest may mean something else over most of its
 range. Each way of choosing is exact on a snapshot, and a function of it and of `seed` alone.

@@ -1,4 +1,4 @@
-"""What makes a feature fire hardest, and how often it fires at all."""
+"""One feature's statistics: how often it fires, how hard, on what it fires hardest, and each of its activations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reading the records of models and SAEs."""
+"""Reads the records of models and SAEs, one or all that are there."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

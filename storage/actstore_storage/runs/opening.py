@@ -1,4 +1,4 @@
-"""Beginning a run, and finding what is there."""
+"""Beginning a run under a name, opening it for reading, and listing the runs and commits that are there."""
 
 import logging
 from collections.abc import Iterable

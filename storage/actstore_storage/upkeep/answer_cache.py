@@ -1,4 +1,4 @@
-"""Answers that took long, kept for whoever asks for the same: a cache, of which nothing else depends.
+"""Answers that took long, kept for whoever asks for the same: a cache, on which nothing else depends.
 
 An answer that is not whole, byte for byte, is as good as none: it is made again, and takes the other's place.
 """

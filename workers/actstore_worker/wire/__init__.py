@@ -1,0 +1,1 @@
+"""The gateway: the workers' answers as gRPC services behind Ray Serve's proxy."""

@@ -1,4 +1,4 @@
-"""Is everything in the bucket that its records say, and nothing else?"""
+"""Reads a whole bucket: is everything there that its records say, as they say it, and nothing else?"""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What fsck finds."""
+"""What fsck finds: what is wrong with one object, and its verdict on a run or a store."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,1 @@
+"""What an SAE says of a text given now, and of the directions in its weights."""
