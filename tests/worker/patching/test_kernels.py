@@ -246,11 +246,11 @@ def test_a_layer_that_is_told_the_unknown_runs_whole_and_the_answer_says_so(
 
 def test_a_layer_that_is_told_of_positions_otherwise_runs_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a bias for each of them: what that is in the middle of a prompt is not known."""
-    honest = resumed._watch_layers
+    honest = layer_calls.watch_layers
 
     def told(bias: object) -> str:
         with monkeypatch.context() as patched:
-            patched.setattr(resumed, "_watch_layers", lambda *asked: [{**call, "b": bias} for call in honest(*asked)])
+            patched.setattr(resumed, "watch_layers", lambda *asked: [{**call, "b": bias} for call in honest(*asked)])
             return fastest_kernel(gpt2(folder)).name
 
     assert (told(torch.zeros(1)), told(0.5)) == ("full", "resumed")
