@@ -124,9 +124,17 @@ def test_the_words_share_in_a_text_of_few_tokens(words: list[int], local_bucket:
 
 def test_a_feature_that_never_varies_is_not_explained_by_rounding(local_bucket: Bucket) -> None:
     words = np.random.default_rng(0).integers(0, 20, 999).tolist()
-    features = np.tile([1000 / 7, 333.3, 0.1, 1e5 / 3], (999, 1))
+    features = np.tile([1.1, 2.7, 0.7, 0.1], (999, 1))
     snapshot = stored(local_bucket, of_words(words, features))
     assert np.isnan(token_r2_of_all(FeatureReader(snapshot, SAE), NOBODY).raw).all()
+
+
+def test_words_of_which_none_comes_again_tell_nothing_by_rounding(local_bucket: Bucket) -> None:
+    rng = np.random.default_rng(0)
+    snapshot = stored(local_bucket, of_words(rng.permutation(40).tolist(), rng.lognormal(size=(40, 8))))
+    found = token_r2_of_all(FeatureReader(snapshot, SAE), NOBODY)
+    assert found.raw == pytest.approx(1)
+    assert np.isnan(found.corrected).all()
 
 
 def test_before_anything_is_captured_no_feature_fires(local_bucket: Bucket) -> None:
