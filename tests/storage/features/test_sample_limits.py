@@ -75,20 +75,27 @@ def test_samples_at_the_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "sample", "field", "value"),
+    ("features", "sample", "field", "value", "allowed"),
     [
-        (257, Sample("top", k=1), "features", "257"),
-        (101, Sample("top", k=100), "features * examples", "10100"),
-        (11, Sample("quantile", k=100, bins=10), "features * examples", "11000"),
+        (257, Sample("top", k=1), "features", "257", "1 to 256"),
+        (101, Sample("top", k=100), "features * examples", "10100", "1 to 10000"),
+        (11, Sample("quantile", k=100, bins=10), "features * examples", "11000", "1 to 10000"),
     ],
 )
 def test_more_at_once_than_one_answer_holds(
-    features: int, sample: Sample, field: str, value: str, snapshot: Snapshot
+    features: int, sample: Sample, field: str, value: str, allowed: str, snapshot: Snapshot
 ) -> None:
     with pytest.raises(BadRequest) as caught:
         sample_many(snapshot, SAE, [0] * features, sample)
-    assert (caught.value.reason, caught.value.details["field"]) == ("LIMIT_EXCEEDED", field)
-    assert caught.value.details["value"] == value
+    assert caught.value.reason == "LIMIT_EXCEEDED"
+    assert caught.value.details == {"field": field, "value": value, "allowed": allowed}
+
+
+@pytest.mark.parametrize("bins", [0, 10_001])
+def test_bins_of_statistics_that_are_refused(bins: int, snapshot: Snapshot) -> None:
+    with pytest.raises(BadRequest) as caught:
+        feature_statistics(snapshot, SAE, 1, bins=bins)
+    assert caught.value.details == {"field": "bins", "value": str(bins), "allowed": "1 to 10000"}
 
 
 def test_as_many_at_once_as_one_answer_holds(snapshot: Snapshot) -> None:

@@ -90,11 +90,16 @@ def test_bounds_include_their_ends_and_leave_out_what_is_no_number(many: Snapsho
     assert set(numbers["feature"].to_pylist()) == {50, 100}
 
 
-def test_features_come_from_the_least_or_from_the_largest(many: Snapshot) -> None:
-    for ascending in (False, True):
-        rows = feature_table(many, SAE, FeatureSearch(ascending=ascending, k=130)).to_pylist()
-        sign = 1 if ascending else -1
-        assert rows == sorted(rows, key=lambda row, sign=sign: (sign * row["density"], row["feature"]))
+@pytest.mark.parametrize("order", ["density", "active_tokens", "maximum", "mean_when_active", "token_r2"])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_features_come_from_the_least_or_from_the_largest(order: str, ascending: bool, many: Snapshot) -> None:
+    """Those of which there is no number come last, either way."""
+    rows = feature_table(many, SAE, FeatureSearch(order=order, ascending=ascending, k=130)).to_pylist()
+    assert len(rows) == 130
+    sign = 1 if ascending else -1
+    assert rows == sorted(
+        rows, key=lambda row: (np.isnan(row[order]), sign * np.nan_to_num(row[order]), row["feature"])
+    )
 
 
 def test_bounds_that_are_upside_down_say_how_they_must_be() -> None:
