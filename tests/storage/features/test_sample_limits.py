@@ -140,6 +140,9 @@ def test_windows_around_tokens_on_which_a_feature_does_not_fire(snapshot: Snapsh
                 np.abs(RUN.tokens.position - example["position"] + 0.5) < 3
             )
             assert example["first_position"] == RUN.tokens.position[near][0]
+            assert (
+                example["activation"] == RUN.features[near, feature][RUN.tokens.position[near] == example["position"]]
+            )
             assert example["activations"] == RUN.features[near, feature].tolist()
             assert example["texts"] == [TEXTS[token] for token in RUN.tokens.token[near]]
 
