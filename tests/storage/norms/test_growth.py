@@ -407,6 +407,14 @@ def test_refusals(changed, options, reason: str, field: str, local_bucket: Bucke
     assert (caught.value.reason, caught.value.details["field"]) == (reason, field)
 
 
+def test_norms_of_which_the_mean_is_0_have_no_rate(local_bucket: Bucket) -> None:
+    made = planted()
+    made.norms["resid_post.3"][:] = 0
+    with pytest.raises(BadRequest, match=r"the mean l2 of resid_post\.3 is 0, which has no logarithm") as caught:
+        fit_growth(written(local_bucket, made))
+    assert (caught.value.reason, caught.value.details["field"]) == ("NOTHING_LEFT", "exclude")
+
+
 def test_two_checkpoints_are_no_growth(local_bucket: Bucket) -> None:
     with pytest.raises(BadRequest) as caught:
         fit_growth_over_checkpoints(_runs(local_bucket)[:2])

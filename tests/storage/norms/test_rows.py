@@ -34,6 +34,12 @@ def test_groups_are_those_of_their_labels() -> None:
         assert quantiles == pytest.approx(np.quantile(own, (0.25, 1.0)).tolist(), rel=1e-12)
 
 
+def test_a_group_of_one_value_is_a_group() -> None:
+    """The first of them, too, with the next label right behind it."""
+    found = list(group_norms(np.array([5, 6, 8], np.float32), np.array([3, 4, 4]), ()))
+    assert [(label, moments.count, moments.mean) for label, moments, _ in found] == [(3, 1, 5), (4, 2, 7)]
+
+
 def test_groups_without_labels_are_one_and_of_nothing_none() -> None:
     values = np.array([3, 1, 2], np.float32)
     [(label, moments, quantiles)] = group_norms(values, None, (0.5,))
@@ -51,6 +57,11 @@ def test_bins_of_values_above_0_are_of_equal_ratio() -> None:
     assert bounds == pytest.approx([1, 2, 4, 8], rel=1e-12)
     assert [row["low"] for row in rows[1:]] == bounds[1:-1]
     assert [row["count"] for row in rows] == [2, 1, 3]  # each holds its low end, and the last one both
+
+
+def test_bins_are_of_equal_ratio_however_small_the_values_are() -> None:
+    rows = histogram_rows(np.array([1 / 64, 1 / 4]), 2, ())
+    assert [row["high"] for row in rows] == pytest.approx([1 / 16, 1 / 4], rel=1e-12)
 
 
 @pytest.mark.parametrize("least", [0.0, -1.0])

@@ -201,6 +201,20 @@ def test_refuses(case: str, snapshot: Snapshot) -> None:
     assert details["allowed"]
 
 
+@pytest.mark.parametrize(
+    ("case", "words", "allowed"),
+    [
+        ("no sequences", "norms by token are of some sequences", "the first, and how many, as range(4)"),
+        ("sequences of another group", "norms by position are over all sequences", "none, or by token"),
+        ("past the end", "these are none of the 20 sequences of run run", "of 0 to 19, those that are committed"),
+    ],
+)
+def test_what_is_refused_says_what_to_ask_instead(case: str, words: str, allowed: str, snapshot: Snapshot) -> None:
+    with pytest.raises(BadRequest, match=words) as refused:
+        norm_profile(snapshot, REFUSALS[case][0])
+    assert refused.value.details["allowed"] == allowed
+
+
 def test_more_values_than_one_answer_holds_are_refused(
     run: RandomRun, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
