@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,14 @@ def test_every_cell_is_that_of_the_whole_model(model: LanguageModel, runs: tuple
 def test_cells_together_are_those_of_the_whole_model(
     model: LanguageModel, runs: tuple[Recording, Recording], group_positions: int
 ) -> None:
-    """Two to six at once, of any site, in any group of positions, from bases in both directions."""
+    """Two to six at once, of any site, in any group of positions, from bases in both directions; at the price said."""
     rng, cells = random.Random(group_positions), list(every_cell(model))
     patches = [
         Patch(*(runs if number % 2 else runs[::-1]), tuple(rng.sample(cells, 2 + number % 5))) for number in range(60)
     ]
     kernel = Resumed(model, group_positions)
     torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
+    assert kernel.count.computed == pytest.approx(sum(kernel.price(patch.cells, LENGTH) for patch in patches))
 
 
 def test_whole_sites_are_those_of_the_whole_model(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
@@ -92,6 +94,52 @@ def test_what_makes_z_makes_the_same_of_it(model: LanguageModel, runs: tuple[Rec
     found = Resumed(model).run(both).view(3, model.layer_count, -1)
     torch.testing.assert_close(found[0], found[2], **TOLERANCE)
     torch.testing.assert_close(found[1], found[2], **TOLERANCE)
+
+
+def test_weights_are_used_on_the_values_of_the_patched_run(
+    model: LanguageModel, runs: tuple[Recording, Recording]
+) -> None:
+    """What a head's weights make of the base run's values is its z, and no other head's: written out, and written as z
+    into all heads and into each.
+    """
+    base, source = runs
+    position, shared = LENGTH - 3, model.head_count // model.head_counts["v"]
+    for layer in range(model.layer_count):
+        weights = source.activations[Site(layer, "pattern")][position].view(model.head_count, LENGTH)
+        values = base.values[layer].repeat_interleave(shared, dim=0)
+        z = base.activations[Site(layer, "z")].clone()
+        z[position] = torch.einsum("hk,hkw->hw", weights, values).flatten()
+        mixed = replace(base, activations={Site(layer, "z"): z})
+        heads = (None, *range(model.head_count))
+        patches = [Patch(base, source, (Cell(Site(layer, "pattern", head), position),)) for head in heads]
+        patches += [Patch(base, mixed, (Cell(Site(layer, "z", head), position),)) for head in heads]
+        as_weights, as_z = FullForward(model).run(patches).view(2, len(heads), -1)
+        torch.testing.assert_close(as_weights, as_z, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kernel", [Resumed, FullForward])
+def test_what_comes_later_in_a_layer_is_written_last(
+    model: LanguageModel, runs: tuple[Recording, Recording], kernel: type[Resumed] | type[FullForward]
+) -> None:
+    """In whatever order they are named: z is what the weights make, and the residual what resid_mid says."""
+    base, source = runs
+    pairs = [(Site(1, "z", 2), Site(1, "pattern", 2))]
+    if "resid_mid" in model.kinds:
+        pairs.append((Site(1, "attn_out"), Site(1, "resid_mid")))
+    for pair in pairs:
+        earlier, later = (Cell(site, LENGTH - 2) for site in pair)
+        orders = [(later,), (earlier, later), (later, earlier)]
+        alone, *together = kernel(model).run([Patch(base, source, cells) for cells in orders])
+        for found in together:
+            torch.testing.assert_close(found, alone, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kernel", [Resumed, FullForward])
+def test_a_run_leaves_no_hook(
+    model: LanguageModel, runs: tuple[Recording, Recording], kernel: type[Resumed] | type[FullForward]
+) -> None:
+    kernel(model).run([Patch(*runs, (cell,)) for cell in list(every_cell(model))[::7]])
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.module.modules())
 
 
 def test_zeros_are_zeros(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
