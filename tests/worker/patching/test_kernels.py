@@ -74,6 +74,7 @@ def test_cells_together_are_those_of_the_whole_model(
     kernel = Resumed(model, group_positions)
     torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
     assert kernel.count.computed == pytest.approx(sum(kernel.price(patch.cells, LENGTH) for patch in patches))
+    assert kernel.count.full == len(patches) * LENGTH * model.layer_count
 
 
 def test_whole_sites_are_those_of_the_whole_model(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
@@ -170,6 +171,22 @@ def test_it_computes_what_can_change_and_nothing_else(model: LanguageModel, runs
         assert kernel.count.computed - before == pytest.approx(token_layers)
         assert kernel.price((cell,), LENGTH) == pytest.approx(token_layers)
     assert kernel.count.full == len(expected) * LENGTH * model.layer_count
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox_parallel", "llama"])
+def test_in_the_last_layer_no_mlp_computes_what_nobody_reads(folder: Path, name: str) -> None:
+    """Only at the last position, in runs with one position changed and in runs of a group alike."""
+    model, tokens = load_model(ModelCatalog((folder,)).find_model(name), device=torch.device("cpu")), list[int]()
+    base, source = two_runs(model, LENGTH)
+    patches = [
+        Patch(base, source, (Cell(Site(0, kind, 1), position),))
+        for kind, position in product(("z", "q"), range(LENGTH))
+    ]
+    mlp: Any = model.layers[-1].mlp
+    handle = mlp.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].numel() // model.d_model))
+    Resumed(model).run(patches)
+    handle.remove()
+    assert sum(tokens) == len(patches)
 
 
 def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path) -> None:
