@@ -157,19 +157,28 @@ def test_it_computes_what_can_change_and_nothing_else(model: LanguageModel, runs
     base, source = runs
     kernel, after, last = Resumed(model, group_positions=1), LENGTH - 9, model.layer_count - 1
     share = 1 / 12 + (2 / 3 if "resid_mid" in model.kinds else 0)
-    expected = {
-        Cell(Site(0, "attn_out"), 9): 1 + share * (after - 1) + (last - 2) * after + 1 + 0.25 * (after - 1),
-        Cell(Site(1, "resid_pre"), 9): 1 + share * (after - 1) + (last - 2) * after + 1 + 0.25 * (after - 1),
-        Cell(Site(last, "resid_pre"), 9): 1 + share,
-        Cell(Site(last, "resid_pre"), LENGTH - 1): 1,
-        Cell(Site(last, "z", 0), LENGTH - 2): 0,  # nothing is left that it could change
-        Cell(Site(last, "resid_post"), LENGTH - 1): 0,
+    of_last = 1 + 0.25 * (after - 1)
+    expected: dict[tuple[Cell, ...], float] = {
+        (Cell(Site(0, "resid_pre"), 9),): 1 + share * (after - 1) + (last - 1) * after + of_last,
+        (Cell(Site(0, "attn_out"), 9),): 1 + share * (after - 1) + (last - 2) * after + of_last,
+        (Cell(Site(1, "resid_pre"), 9),): 1 + share * (after - 1) + (last - 2) * after + of_last,
+        (Cell(Site(last, "resid_pre"), 9),): 1 + share,
+        (Cell(Site(last, "resid_pre"), LENGTH - 1),): 1,
+        (Cell(Site(last, "z", 0), LENGTH - 2),): 0,  # nothing is left that it could change
+        (Cell(Site(last, "resid_post"), LENGTH - 1),): 0,
+        # Whole layers, for those change more than their own position; in the last layer at all positions from there on.
+        (Cell(Site(0, "k", 0), 9),): last * after + of_last,
+        (Cell(Site(0, "q", 0), LENGTH - 2),): last * 2 + 1.25,
+        (Cell(Site(0, "q", 0), LENGTH - 1),): last + 1,
+        (Cell(Site(last, "k", 0), 9),): after,
+        # Of no cells: as of what goes into the first layer.
+        (): 1 + share * (LENGTH - 1) + (last - 1) * LENGTH + 1 + 0.25 * (LENGTH - 1),
     }
-    for cell, token_layers in expected.items():
+    for cells, token_layers in expected.items():
         before = kernel.count.computed
-        kernel.run([Patch(base, source, (cell,))])
+        kernel.run([Patch(base, source, cells)])
         assert kernel.count.computed - before == pytest.approx(token_layers)
-        assert kernel.price((cell,), LENGTH) == pytest.approx(token_layers)
+        assert kernel.price(cells, LENGTH) == pytest.approx(token_layers)
     assert kernel.count.full == len(expected) * LENGTH * model.layer_count
 
 
