@@ -171,6 +171,7 @@ def test_it_computes_what_can_change_and_nothing_else(model: LanguageModel, runs
         (Cell(Site(0, "q", 0), LENGTH - 2),): last * 2 + 1.25,
         (Cell(Site(0, "q", 0), LENGTH - 1),): last + 1,
         (Cell(Site(last, "k", 0), 9),): after,
+        (Cell(Site(last, "resid_pre"), 9), Cell(Site(last, "resid_pre"), 10)): of_last,
         # Of no cells: as of what goes into the first layer.
         (): 1 + share * (LENGTH - 1) + (last - 1) * LENGTH + 1 + 0.25 * (LENGTH - 1),
     }
