@@ -88,6 +88,25 @@ def test_senders_are_those_that_some_receiver_hears(swept_models: dict[str, Lang
         assert {(entry.site, entry.layer) for entry in grid} == senders
 
 
+@pytest.mark.parametrize(
+    ("change", "senders"),
+    [
+        (
+            {"receivers": ("q.2",), "layers": (0, 1), "sites": ("z", "mlp_out")},
+            {("z", 0), ("z", 1), ("mlp_out", 0), ("mlp_out", 1)},
+        ),
+        ({"receivers": ("mlp_in.0",), "layers": (0,), "sites": ("attn_out",)}, {("attn_out", 0)}),
+        ({"receivers": ("q.0",), "sites": ("embedding",)}, {("embedding", None)}),
+    ],
+)
+def test_whoever_is_asked_for_and_heard_sends(
+    swept_models: dict[str, LanguageModel], change: dict[str, Any], senders: set[tuple[str, int | None]]
+) -> None:
+    """Of several layers and kinds each; and attention is heard by the MLP of its own layer."""
+    grid = plan_sweep(swept_models["gpt2"], replace(REQUEST, **change), LIMITS).grid
+    assert {(entry.site, entry.layer) for entry in grid} == senders
+
+
 @pytest.mark.parametrize("kind", SWEPT)
 def test_from_the_last_layer_there_is_no_other_path(swept_models: dict[str, LanguageModel], kind: str) -> None:
     """What its attention writes reaches the logits directly, and through its MLP alone."""
@@ -148,6 +167,7 @@ def test_token_layers_are_those_that_were_said(
         ({"receivers": ("q.0",), "sites": ("attn_out",)}, "ARGUMENT_INVALID", "sites", "attn_out", "before a receiver"),
         ({"receivers": ("q.1",), "layers": (0, 2)}, "ARGUMENT_INVALID", "layers", "2", "before a receiver"),
         ({"receivers": ("q.0.1", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "q.0.1", "behind a sender"),
+        ({"receivers": ("mlp_in.0", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "mlp_in.0", "behind a"),
         ({"sites": ("q",)}, "SITE_UNKNOWN", "sites", "q", "resid_pre"),
         ({"joint": (JointCells("two", (("z.0.0", 1), ("z.0.1", 1))),)}, "ARGUMENT_INVALID", "joint", "two", "none"),
         ({"window_layers": 2}, "ARGUMENT_INVALID", "window_layers", "2", "none, with receivers"),
