@@ -199,14 +199,14 @@ def test_in_the_last_layer_no_mlp_computes_what_nobody_reads(folder: Path, name:
     assert sum(tokens) == len(patches)
 
 
-def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path) -> None:
+def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path, tmp_path: Path) -> None:
     """Nor the layer after a patch told apart; GPT-2's upcast attention is such a one."""
     described = ModelCatalog((folder,)).find_model("gpt2")
     config = json.loads((described.folder / "config.json").read_text())
-    upcast = folder / "gpt2-upcast"
+    upcast = tmp_path / "gpt2-upcast"
     shutil.copytree(described.folder, upcast)
     (upcast / "config.json").write_text(json.dumps(config | {"reorder_and_upcast_attn": True}))
-    model = load_model(ModelCatalog((folder,)).find_model("gpt2-upcast"), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model("gpt2-upcast"), device=torch.device("cpu"))
     base, source = two_runs(model, LENGTH)
     assert not base.queries
     patches = [Patch(base, source, (cell,)) for cell in list(every_cell(model))[::3]]
