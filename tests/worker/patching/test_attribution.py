@@ -1,5 +1,6 @@
 """Estimates of patches against finite differences of patched runs, on every family, and on circuits built by hand."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,31 @@ def test_batches_do_not_change_the_estimates(model: LanguageModel, runs: tuple[R
     )
     assert few == pytest.approx(at_once, abs=1e-4)
     assert one_by_one == pytest.approx(at_once, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "with_gradients", "without"),
+    [(8 * LENGTH, [2, 1], [8]), (4 * LENGTH, [1], [4, 4, 2]), (2 * LENGTH, [1], [2]), (1, [1], [2])],
+)
+def test_batches_hold_as_many_tokens_as_they_may(
+    folder: Path, tokens: int, with_gradients: list[int], without: list[int]
+) -> None:
+    """Prompts whose gradient is wanted take four times their tokens. The others hold one replaced position each, beside
+    the run in which nothing is replaced.
+    """
+    model = load_model(ModelCatalog((folder,)).find_model("gpt2"), device=torch.device("cpu"))
+    both, batches = two_runs(model, LENGTH), defaultdict[bool, list[int]](list)
+    patches = [(Cell(Site(1, "k", 1), position),) for position in range(LENGTH)]
+    handle = model.module.register_forward_pre_hook(
+        lambda _, __, told: batches[torch.is_grad_enabled()].append(len(told["input_ids"])), with_kwargs=True
+    )
+    screen = Screen(1, qk_correction=True, grad_drop=True)
+    estimate_effects(model, *both, ANSWERS, patches, screen, tokens)
+    handle.remove()
+    assert batches[True] == (with_gradients * model.layer_count)[: len(batches[True])]
+    assert sum(batches[True]) == model.layer_count  # a layer's gradient is dropped in each
+    replaced = LENGTH if without == [2] else 1
+    assert batches[False] == without * replaced * len(batches[True])
 
 
 def test_a_run_moves_nothing_towards_itself_and_leaves_no_hook(

@@ -55,6 +55,18 @@ def test_shares_add_up_to_the_logit_difference(model: LanguageModel) -> None:
     assert [share.part for share in shares] == [*parts, "bias"]
 
 
+def test_a_bias_of_the_unembedding_is_of_no_part(model: LanguageModel) -> None:
+    """As some models have one: it is in the biases' share alone."""
+    unembedding, before = model.module.get_output_embeddings(), direct_shares(model, recorded(model), ANSWERS)
+    had, more = unembedding.bias, torch.linspace(-1, 2, unembedding.weight.shape[0])
+    unembedding.bias = torch.nn.Parameter(more if had is None else had + more, requires_grad=False)
+    after = direct_shares(model, recorded(model), ANSWERS)
+    unembedding.bias = had
+    assert after[:-1] == before[:-1]
+    first, second = (float(more[answer]) for answer in ANSWERS)
+    assert after[-1].share - before[-1].share == pytest.approx(first - second, abs=1e-6)
+
+
 def test_shares_are_what_the_norms_formula_makes_of_each_part(model: LanguageModel) -> None:
     """The slow twin knows each family's norm by its formula, and its scale from the whole last residual."""
     found = recorded(model)

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,15 @@ def test_every_cell_is_that_of_the_whole_model(model: LanguageModel, runs: tuple
 def test_cells_together_are_those_of_the_whole_model(
     model: LanguageModel, runs: tuple[Recording, Recording], group_positions: int
 ) -> None:
-    """Two to six at once, of any site, in any group of positions, from bases in both directions."""
+    """Two to six at once, of any site, in any group of positions, from bases in both directions; at the price said."""
     rng, cells = random.Random(group_positions), list(every_cell(model))
     patches = [
         Patch(*(runs if number % 2 else runs[::-1]), tuple(rng.sample(cells, 2 + number % 5))) for number in range(60)
     ]
     kernel = Resumed(model, group_positions)
     torch.testing.assert_close(kernel.run(patches), FullForward(model).run(patches), **TOLERANCE)
+    assert kernel.count.computed == pytest.approx(sum(kernel.price(patch.cells, LENGTH) for patch in patches))
+    assert kernel.count.full == len(patches) * LENGTH * model.layer_count
 
 
 def test_whole_sites_are_those_of_the_whole_model(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
@@ -97,6 +100,52 @@ def test_what_makes_z_makes_the_same_of_it(model: LanguageModel, runs: tuple[Rec
     torch.testing.assert_close(found[1], found[2], **TOLERANCE)
 
 
+def test_weights_are_used_on_the_values_of_the_patched_run(
+    model: LanguageModel, runs: tuple[Recording, Recording]
+) -> None:
+    """What a head's weights make of the base run's values is its z, and no other head's: written out, and written as z
+    into all heads and into each.
+    """
+    base, source = runs
+    position, shared = LENGTH - 3, model.head_count // model.head_counts["v"]
+    for layer in range(model.layer_count):
+        weights = source.activations[Site(layer, "pattern")][position].view(model.head_count, LENGTH)
+        values = base.values[layer].repeat_interleave(shared, dim=0)
+        z = base.activations[Site(layer, "z")].clone()
+        z[position] = torch.einsum("hk,hkw->hw", weights, values).flatten()
+        mixed = replace(base, activations={Site(layer, "z"): z})
+        heads = (None, *range(model.head_count))
+        patches = [Patch(base, source, (Cell(Site(layer, "pattern", head), position),)) for head in heads]
+        patches += [Patch(base, mixed, (Cell(Site(layer, "z", head), position),)) for head in heads]
+        as_weights, as_z = FullForward(model).run(patches).view(2, len(heads), -1)
+        torch.testing.assert_close(as_weights, as_z, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kernel", [Resumed, FullForward])
+def test_what_comes_later_in_a_layer_is_written_last(
+    model: LanguageModel, runs: tuple[Recording, Recording], kernel: type[Resumed] | type[FullForward]
+) -> None:
+    """In whatever order they are named: z is what the weights make, and the residual what resid_mid says."""
+    base, source = runs
+    pairs = [(Site(1, "z", 2), Site(1, "pattern", 2))]
+    if "resid_mid" in model.kinds:
+        pairs.append((Site(1, "attn_out"), Site(1, "resid_mid")))
+    for pair in pairs:
+        earlier, later = (Cell(site, LENGTH - 2) for site in pair)
+        orders = [(later,), (earlier, later), (later, earlier)]
+        alone, *together = kernel(model).run([Patch(base, source, cells) for cells in orders])
+        for found in together:
+            torch.testing.assert_close(found, alone, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kernel", [Resumed, FullForward])
+def test_a_run_leaves_no_hook(
+    model: LanguageModel, runs: tuple[Recording, Recording], kernel: type[Resumed] | type[FullForward]
+) -> None:
+    kernel(model).run([Patch(*runs, (cell,)) for cell in list(every_cell(model))[::7]])
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.module.modules())
+
+
 def test_zeros_are_zeros(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
     base, _ = runs
     patches = [Patch(base, zeroed(base), (cell,)) for cell in list(every_cell(model))[::7]]
@@ -111,30 +160,56 @@ def test_it_computes_what_can_change_and_nothing_else(model: LanguageModel, runs
     base, source = runs
     kernel, after, last = Resumed(model, group_positions=1), LENGTH - 9, model.layer_count - 1
     share = 1 / 12 + (2 / 3 if "resid_mid" in model.kinds else 0)
-    expected = {
-        Cell(Site(0, "attn_out"), 9): 1 + share * (after - 1) + (last - 2) * after + 1 + 0.25 * (after - 1),
-        Cell(Site(1, "resid_pre"), 9): 1 + share * (after - 1) + (last - 2) * after + 1 + 0.25 * (after - 1),
-        Cell(Site(last, "resid_pre"), 9): 1 + share,
-        Cell(Site(last, "resid_pre"), LENGTH - 1): 1,
-        Cell(Site(last, "z", 0), LENGTH - 2): 0,  # nothing is left that it could change
-        Cell(Site(last, "resid_post"), LENGTH - 1): 0,
+    of_last = 1 + 0.25 * (after - 1)
+    expected: dict[tuple[Cell, ...], float] = {
+        (Cell(Site(0, "resid_pre"), 9),): 1 + share * (after - 1) + (last - 1) * after + of_last,
+        (Cell(Site(0, "attn_out"), 9),): 1 + share * (after - 1) + (last - 2) * after + of_last,
+        (Cell(Site(1, "resid_pre"), 9),): 1 + share * (after - 1) + (last - 2) * after + of_last,
+        (Cell(Site(last, "resid_pre"), 9),): 1 + share,
+        (Cell(Site(last, "resid_pre"), LENGTH - 1),): 1,
+        (Cell(Site(last, "z", 0), LENGTH - 2),): 0,  # nothing is left that it could change
+        (Cell(Site(last, "resid_post"), LENGTH - 1),): 0,
+        # Whole layers, for those change more than their own position; in the last layer at all positions from there on.
+        (Cell(Site(0, "k", 0), 9),): last * after + of_last,
+        (Cell(Site(0, "q", 0), LENGTH - 2),): last * 2 + 1.25,
+        (Cell(Site(0, "q", 0), LENGTH - 1),): last + 1,
+        (Cell(Site(last, "k", 0), 9),): after,
+        (Cell(Site(last, "resid_pre"), 9), Cell(Site(last, "resid_pre"), 10)): of_last,
+        # Of no cells: as of what goes into the first layer.
+        (): 1 + share * (LENGTH - 1) + (last - 1) * LENGTH + 1 + 0.25 * (LENGTH - 1),
     }
-    for cell, token_layers in expected.items():
+    for cells, token_layers in expected.items():
         before = kernel.count.computed
-        kernel.run([Patch(base, source, (cell,))])
+        kernel.run([Patch(base, source, cells)])
         assert kernel.count.computed - before == pytest.approx(token_layers)
-        assert kernel.price((cell,), LENGTH) == pytest.approx(token_layers)
+        assert kernel.price(cells, LENGTH) == pytest.approx(token_layers)
     assert kernel.count.full == len(expected) * LENGTH * model.layer_count
 
 
-def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["gpt2", "neox_parallel", "llama"])
+def test_in_the_last_layer_no_mlp_computes_what_nobody_reads(folder: Path, name: str) -> None:
+    """Only at the last position, in runs with one position changed and in runs of a group alike."""
+    model, tokens = load_model(ModelCatalog((folder,)).find_model(name), device=torch.device("cpu")), list[int]()
+    base, source = two_runs(model, LENGTH)
+    patches = [
+        Patch(base, source, (Cell(Site(0, kind, 1), position),))
+        for kind, position in product(("z", "q"), range(LENGTH))
+    ]
+    mlp: Any = model.layers[-1].mlp
+    handle = mlp.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].numel() // model.d_model))
+    Resumed(model).run(patches)
+    handle.remove()
+    assert sum(tokens) == len(patches)
+
+
+def test_attention_that_is_no_function_by_name_is_not_looked_into(folder: Path, tmp_path: Path) -> None:
     """Nor the layer after a patch told apart; GPT-2's upcast attention is such a one."""
     described = ModelCatalog((folder,)).find_model("gpt2")
     config = json.loads((described.folder / "config.json").read_text())
-    upcast = folder / "gpt2-upcast"
+    upcast = tmp_path / "gpt2-upcast"
     shutil.copytree(described.folder, upcast)
     (upcast / "config.json").write_text(json.dumps(config | {"reorder_and_upcast_attn": True}))
-    model = load_model(ModelCatalog((folder,)).find_model("gpt2-upcast"), device=torch.device("cpu"))
+    model = load_model(ModelCatalog((tmp_path,)).find_model("gpt2-upcast"), device=torch.device("cpu"))
     base, source = two_runs(model, LENGTH)
     assert not base.queries
     patches = [Patch(base, source, (cell,)) for cell in list(every_cell(model))[::3]]

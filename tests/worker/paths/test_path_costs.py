@@ -95,6 +95,22 @@ def test_the_slow_twin_runs_the_model_twice(swept_models: dict[str, LanguageMode
     assert frozen.count.full == 2 * whole
 
 
+def test_a_receiver_is_held_where_something_was_sent_and_behind_another_from_there_on(
+    swept_models: dict[str, LanguageModel],
+) -> None:
+    model, sent = swept_models["gpt2"], cells("attn_out", 0, 8, 1)
+    alone = receivers_of(model, ("q.1",), through_mlps=False)
+    assert alone.cells(sent, LENGTH) == (Cell(Site(1, "q"), 1), Cell(Site(1, "q"), 8))
+    behind = receivers_of(model, ("q.1", "mlp_in.1"), through_mlps=False)  # what attention writes, this MLP reads
+    assert behind.cells(sent, LENGTH)[2:] == cells("mlp_out", 1, *range(1, LENGTH))
+
+
+def test_an_mlp_hears_its_attention_and_not_what_comes_out_of_its_layer(swept_models: dict[str, LanguageModel]) -> None:
+    mlp = receivers_of(swept_models["gpt2"], ("mlp_in.1",), through_mlps=False)
+    assert mlp.are_reached(cells("attn_out", 1, 4), LENGTH)
+    assert not mlp.are_reached(cells("resid_post", 1, 4), LENGTH)
+
+
 def test_so_many_receivers_are_not_too_many(swept_models: dict[str, LanguageModel]) -> None:
     asked = ("q.1", "k.1") * (RECEIVERS_MAX // 2)
     assert receivers_of(swept_models["gpt2"], asked, through_mlps=True).sites == (Site(1, "q"), Site(1, "k"))

@@ -1,12 +1,14 @@
 """Paths against whole forward passes in which everything else is held, on every family; and what must hold of any."""
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
 
 from actstore_api.records.patching import RunSweep
 from actstore_api.records.terms import ModelReference
+from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
@@ -18,7 +20,7 @@ from actstore_worker.patching.kernels.paths import Paths
 from actstore_worker.patching.kernels.receivers import Receivers
 from actstore_worker.patching.kernels.recording import Recording
 from actstore_worker.patching.kernels.resumed import Resumed
-from tests.made_models.small_models import SAVERS
+from tests.made_models.small_models import ATTENTION_ONLY, SAVERS
 from tests.worker.patching.recorded import two_runs
 from tests.worker.paths.plain_paths import PlainPaths
 
@@ -144,3 +146,24 @@ def test_all_that_a_layer_reads_is_all_of_its_residual(model: LanguageModel, run
     z = tuple(Cell(Site(0, "z"), position) for position in range(LENGTH))
     found = Paths(model, receivers, Resumed(model)).run([Patch(base, source, everywhere)])
     torch.testing.assert_close(found, FullForward(model).run([Patch(base, source, z)]), **TOLERANCE)
+
+
+@pytest.mark.parametrize("asked", [("q.2.1", "k.1"), ("logits",)], ids="+".join)
+@pytest.mark.parametrize("name", ATTENTION_ONLY)
+def test_where_no_layer_has_an_mlp_none_is_held_or_computed(name: str, asked: tuple[str, ...], tmp_path: Path) -> None:
+    """Nor can one receive."""
+    ATTENTION_ONLY[name](tmp_path / name)
+    model = load_model(ModelCatalog((tmp_path,)).find_model(name), device=torch.device("cpu"))
+    base, source = two_runs(model, LENGTH)
+    patches = [Patch(base, source, cells) for cells in some_senders(model, 8, ("z", "resid_pre", "attn_out"))]
+    held, computed = (receivers_of(model, asked, through_mlps=through_mlps) for through_mlps in (False, True))
+    expected = FrozenPaths(model, held).run(patches)
+    for found in (
+        FrozenPaths(model, computed).run(patches),
+        *(Paths(model, receivers, Resumed(model)).run(patches) for receivers in (held, computed)),
+    ):
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+    with pytest.raises(BadRequest) as refusal:
+        receivers_of(model, ("mlp_in.1",), through_mlps=False)
+    assert (refusal.value.reason, refusal.value.details["field"]) == ("SITE_UNKNOWN", "receivers")
+    assert "mlp_in" not in str(refusal.value.details["allowed"])

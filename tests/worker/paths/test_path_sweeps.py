@@ -90,10 +90,31 @@ def test_what_reaches_no_receiver_is_unchanged_and_costs_nothing(
 
 @pytest.mark.parametrize("kind", SWEPT)
 def test_senders_are_those_that_some_receiver_hears(swept_models: dict[str, LanguageModel], kind: str) -> None:
-    grid = plan_sweep(swept_models[kind], replace(REQUEST, receivers=("q.1.0", "k.1")), LIMITS).grid
-    assert {(entry.site, entry.layer) for entry in grid} == {
-        ("resid_pre", 0), ("resid_pre", 1), ("attn_out", 0), ("mlp_out", 0), ("z", 0),
-    }  # fmt: skip
+    """One of them is enough."""
+    of_first = {("resid_pre", 0), ("resid_pre", 1), ("attn_out", 0), ("mlp_out", 0), ("z", 0)}
+    of_second = of_first | {("resid_pre", 2), ("attn_out", 1), ("mlp_out", 1), ("z", 1)}
+    for receivers, senders in ((("q.1.0", "k.1"), of_first), (("q.1.0", "k.2"), of_second)):
+        grid = plan_sweep(swept_models[kind], replace(REQUEST, receivers=receivers), LIMITS).grid
+        assert {(entry.site, entry.layer) for entry in grid} == senders
+
+
+@pytest.mark.parametrize(
+    ("change", "senders"),
+    [
+        (
+            {"receivers": ("q.2",), "layers": (0, 1), "sites": ("z", "mlp_out")},
+            {("z", 0), ("z", 1), ("mlp_out", 0), ("mlp_out", 1)},
+        ),
+        ({"receivers": ("mlp_in.0",), "layers": (0,), "sites": ("attn_out",)}, {("attn_out", 0)}),
+        ({"receivers": ("q.0",), "sites": ("embedding",)}, {("embedding", None)}),
+    ],
+)
+def test_whoever_is_asked_for_and_heard_sends(
+    swept_models: dict[str, LanguageModel], change: dict[str, Any], senders: set[tuple[str, int | None]]
+) -> None:
+    """Of several layers and kinds each; and attention is heard by the MLP of its own layer."""
+    grid = plan_sweep(swept_models["gpt2"], replace(REQUEST, **change), LIMITS).grid
+    assert {(entry.site, entry.layer) for entry in grid} == senders
 
 
 @pytest.mark.parametrize("kind", SWEPT)
@@ -158,6 +179,7 @@ def test_token_layers_are_those_that_were_said(
         ({"receivers": ("q.0",), "sites": ("attn_out",)}, "ARGUMENT_INVALID", "sites", "attn_out", "before a receiver"),
         ({"receivers": ("q.1",), "layers": (0, 2)}, "ARGUMENT_INVALID", "layers", "2", "before a receiver"),
         ({"receivers": ("q.0.1", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "q.0.1", "behind a sender"),
+        ({"receivers": ("mlp_in.0", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "mlp_in.0", "behind a"),
         ({"sites": ("q",)}, "SITE_UNKNOWN", "sites", "q", "resid_pre"),
         (
             {"joint": (JointCells("two", (CellReference("z.0.0", 1), CellReference("z.0.1", 1))),)},
