@@ -21,7 +21,7 @@ from actstore import (
     RowFilter,
     SaeWarning,
 )
-from actstore._runs import run as _run
+from actstore._runs import progress as _progress
 from actstore._view.bar import Bar, duration
 from actstore_api.records.capture import CaptureSpecification, DatasetReference, EstimateCapture
 from actstore_api.records.sae import CheckSae
@@ -225,7 +225,7 @@ def test_cancelling_what_is_not_captured(remote: Lab) -> None:
 def test_a_watch_that_breaks_off_is_taken_up_again(
     remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run, "RECONNECT_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(_progress, "RECONNECT_PAUSE_SECONDS", 0.01)
     states = [news.state for news in remote.attach("breaks").progress()]
     assert states[-1] == "complete"
     assert states.count("running") == 2 * planted.SHARDS
