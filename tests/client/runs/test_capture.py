@@ -166,6 +166,12 @@ def test_what_the_wire_could_not_carry_is_refused_here(field: str, remote: Lab) 
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize("option", ["site", "rows_of", "dense_sites"])
+def test_an_option_that_there_is_none_of_is_refused_though_the_record_may_have_it(option: str, remote: Lab) -> None:
+    with pytest.raises(TypeError, match=f"no option '{option}'"):
+        remote.capture("planted-model", dataset="text", **{option: "x"})
+
+
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:
     remote.capture("planted-model", dataset="text")
     sent = workers.requests[-1].specification

@@ -194,7 +194,7 @@ def test_too_many_rows_of_all_runs(training: list[Snapshot], monkeypatch: pytest
         ({"quantity": "centred_l2"}, "SITE_UNKNOWN", "site", "captured before"),
         ({"quantity": "cosine_to_next"}, "ARGUMENT_INVALID", "quantity", "no"),
         ({"steps": (1.0,)}, "ARGUMENT_INVALID", "steps", "1 steps for 4 runs"),
-        ({"exclude": frozenset({"bos", "text"})}, "ARGUMENT_INVALID", "exclude", "cannot exclude"),
+        ({"kept": KeptTokens(frozenset({"bos", "text"}))}, "ARGUMENT_INVALID", "exclude", "cannot exclude"),
     ],
 )
 def test_refusals(options: dict, reason: str, field: str, words: str, training: list[Snapshot]) -> None:
