@@ -146,7 +146,7 @@ def test_other_modes_are_what_they_say(replica: Replica, name: str) -> None:
     }  # fmt: skip
     ids = replica.ids(name, PROMPT)
     for way, (question, delta) in ways.items():
-        answer = replica.ask(replace(question, tokens=TOKENS))
+        answer = replica.ask(replace(question, max_new_tokens=TOKENS))
         assert (answer.strength is None) == (way == "project_out")
         with hooked(replica, name, delta(answer.strength or 0.0), len(ids)) as module:
             expected = generate(module, ids)
