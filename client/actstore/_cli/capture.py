@@ -5,11 +5,11 @@ import sys
 from dataclasses import asdict
 from typing import Any, get_args
 
-from actstore._cli.options import add_options, add_verb, asked_of, lab_of, say, warn
+from actstore._cli.options import add_options, add_verb, asked_of, lab_of, options_of, say, warn
 from actstore._errors import refused
 from actstore._lab import Lab
 from actstore._runs.run import Capture, sae_findings
-from actstore_api.records.capture import Positions
+from actstore_api.records.capture import CaptureSpecification, DatasetReference, Positions
 from actstore_api.records.terms import Dtype
 
 POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
@@ -18,20 +18,11 @@ ASKED: dict[str, dict[str, Any]] = {
     "dataset": {"required": True},
     "sites": {"nargs": "+", "default": [], "help": "stored as whole vectors: resid_post, or resid_post.2"},
     "norms": {"nargs": "+", "help": "sites whose L2 norms are stored (default: every site)"},
-    "saes": {"nargs": "+", "default": [], "help": "SAEs whose features are stored"},
     "revision": {"default": ""},
     "name": {"help": "of the run (default: made from model, dataset and specification)"},
-    "context_length": {"type": int, "help": "tokens in a sequence (default: the model's)"},
-    "max_tokens": {"type": int, "help": "tokens in all (default: the whole dataset)"},
     "dtype": {"default": "float32", "choices": get_args(Dtype)},
-    "storage_dtype": {"default": "", "choices": ("", *get_args(Dtype)), "help": "of vectors"},
-    "widen_on_overflow": {"action": "store_true", "help": "store what does not fit as float32"},
-    "packing": {"action": "store_true", "help": "several sequences to a row of a batch"},
-    "text_field": {"default": "", "help": "the column of a dataset of tables (default: text)"},
-    "tokens_field": {"default": "", "help": "the column of token ids, where the dataset has them"},
-    "source_field": {"default": "", "help": "the column that says where a document comes from, as a URL"},
-    "max_documents": {"type": int, "help": "documents in all (default: the whole dataset)"},
-    "sink_ratio": {"type": float, "help": "norm of a sink over its sequence's median (default: 10)"},
+    **options_of(CaptureSpecification),
+    **options_of(DatasetReference),
 }
 
 

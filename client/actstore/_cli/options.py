@@ -4,16 +4,27 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from actstore._connect import connect
 from actstore._errors import refused
 from actstore._lab import Lab
-from actstore_api.records.terms import TokenClass, one_line
+from actstore_api.records.terms import Dtype, TokenClass, one_line
 
 # Exit statuses: UNSOUND is an answer that is bad news, of `fsck`, `check-sae` and `status`. argparse exits with 2.
 DONE, FAILED, UNSOUND, INTERRUPTED = 0, 1, 3, 130
+
+# How argparse makes an option of a field, by the field's type.
+_MADE: Mapping[Any, dict[str, Any]] = {
+    str: {"default": ""},
+    bool: {"action": "store_true"},
+    int | None: {"type": int},
+    float | None: {"type": float},
+    tuple[str, ...]: {"nargs": "+", "default": []},
+    Dtype | None: {"default": "", "choices": ("", *get_args(Dtype))},
+}
 
 
 def add_verb(
@@ -35,6 +46,13 @@ def add_options(verb: argparse.ArgumentParser, asked: Mapping[str, Mapping[str, 
     """Add an option for each keyword of a call, `--text-field` for `text_field`, made as argparse is told by name."""
     for name, how in asked.items():
         verb.add_argument(f"--{name.replace('_', '-')}", **how)
+
+
+def options_of(record: type[Any]) -> dict[str, dict[str, Any]]:
+    """The fields of a record that are options as they are, each made as argparse is told by its type and `help`."""
+    types = get_type_hints(record)
+    said = (field for field in fields(record) if "help" in field.metadata)
+    return {field.name: {**_MADE[types[field.name]], "help": field.metadata["help"]} for field in said}
 
 
 def asked_of(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from actstore._features.by_text import fires_on, with_lift
 from actstore._features.feature import Feature
 from actstore._features.live import EncodedText, LogitLens, SaeCheck
 from actstore._features.stored import FeatureTable, ManyExamples
+from actstore._models.calls import id_of
 from actstore._transport.base import Backend
 from actstore._view import glossary
 from actstore._where import Excluded, Where, chosen_tokens, exclusion
@@ -27,7 +28,6 @@ from actstore_api.records.feature import (
     SampleMethod,
     StatisticBound,
 )
-from actstore_api.records.model import TokenizeText, TokenizeTextAnswer
 from actstore_api.records.sae import (
     CheckSae,
     CheckSaeAnswer,
@@ -142,7 +142,7 @@ class SaeFeatures:
         service.
         """
         if isinstance(token, str):
-            token = self._id_of(token)
+            token = id_of(self.backend, self.source.model, token)
         [chosen] = _checks.whole_numbers([token], "token", _checks.MAXIMUM_TOKEN)
         return self.active(Where(tokens=(chosen,)), order=order, k=k, exclude=exclude)
 
@@ -267,11 +267,6 @@ class SaeFeatures:
 
     def _indices(self, features: Iterable[int] | int) -> tuple[int, ...]:
         return _indices(features, self.source.d_sae)
-
-    def _id_of(self, text: str) -> int:
-        question = TokenizeText(self.source.model, _checks.words(text, "token"), one_token=True)
-        found: TokenizeTextAnswer = self.backend.ask(question)
-        return int(found.tokens["token"][0].as_py())
 
     def _densities(self, fires: pa.Table, exclude: Excluded) -> FindFeaturesAnswer:
         """Over the run, of the features of a table, in the order of their index."""

@@ -28,7 +28,7 @@ from actstore_api.records.model import (
     TokenizeTextAnswer,
 )
 from actstore_api.records.model import SiteAblation as Ablation
-from actstore_api.records.terms import SaeFeature, StoredSample
+from actstore_api.records.terms import ModelReference, SaeFeature, StoredSample
 
 # Of the logit lens.
 LENS_SITES = ("resid_pre", "resid_mid", "resid_post")
@@ -255,6 +255,13 @@ class ModelCalls:
             provenance=found.provenance,
             excluded=("bos", "special"),
         )
+
+
+def id_of(backend: Backend, model: ModelReference, text: str) -> int:
+    """The id of the token that a text stands for."""
+    question = TokenizeText(model, _checks.words(text, "token"), one_token=True)
+    found: TokenizeTextAnswer = backend.ask(question)
+    return int(found.tokens["token"][0].as_py())
 
 
 def _along(direction: Iterable[float] | None, site: str, sae: str, feature: int | None) -> dict[str, Any]:

@@ -1,9 +1,35 @@
 """How far a capture is, as people are told, or the error that it failed with."""
 
-from actstore._errors import error_of
+import time
+from collections.abc import Iterator
+
+from actstore._errors import Fault, Unavailable, error_of
+from actstore._transport.base import Backend
 from actstore_api.reasons import known_reason
-from actstore_api.records.capture import CaptureProgress
+from actstore_api.records.capture import CaptureProgress, WatchCapture
 from actstore_api.records.terms import Failure
+
+# A watch that breaks off is taken up again; so many times in a row without any news.
+RECONNECTS = 5
+RECONNECT_PAUSE_SECONDS = 1.0
+
+
+def watch(backend: Backend, run: str) -> Iterator[CaptureProgress]:
+    """News of a capture to its end, taken up again where the watch breaks off. Raises the capture's error."""
+    left = RECONNECTS
+    while True:
+        try:
+            for update in backend.listen(WatchCapture(run)):
+                left, news = RECONNECTS, unless_failed(update.progress)
+                yield news
+                if news.ended:
+                    return
+            raise Fault(f"the service stopped telling about the capture of {run} before its end")
+        except Unavailable:
+            if not left:
+                raise
+            left -= 1
+            time.sleep(RECONNECT_PAUSE_SECONDS)
 
 
 def unless_failed(news: CaptureProgress) -> CaptureProgress:

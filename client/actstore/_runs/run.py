@@ -1,7 +1,6 @@
 """One run: what it stores, every question about it, and the capture that makes it."""
 
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Literal, overload
 
 from actstore import _checks
 from actstore._answer import Answer
-from actstore._errors import ActstoreError, Cancelled, Fault, SaeWarning, Unavailable, refused
+from actstore._errors import ActstoreError, Cancelled, SaeWarning, refused
 from actstore._features.asking import SaeOfRun
 from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
@@ -18,7 +17,7 @@ from actstore._norms.asking import profile_question
 from actstore._norms.profiles import NormProfile, ask_profile
 from actstore._norms.tokens import TokenNorms, token_norms
 from actstore._runs.activations import Activations
-from actstore._runs.progress import shards_in_words, unless_failed
+from actstore._runs.progress import shards_in_words, unless_failed, watch
 from actstore._runs.specification import dataset_name
 from actstore._transport.base import Backend
 from actstore._view import markup
@@ -35,13 +34,8 @@ from actstore_api.records.capture import (
     DatasetFiles,
     StartCapture,
     StartCaptureAnswer,
-    WatchCapture,
 )
 from actstore_api.records.terms import ModelReference, Provenance
-
-# A watch that breaks off is taken up again; so many times in a row without any news.
-RECONNECTS = 5
-RECONNECT_PAUSE_SECONDS = 1.0
 
 
 class Run:
@@ -279,21 +273,9 @@ class Capture:
 
     def progress(self) -> Iterator[CaptureProgress]:
         """News at each commit and at least every few seconds, to the end. Raises the capture's error if it failed."""
-        left = RECONNECTS
-        while True:
-            try:
-                for update in self._backend.listen(WatchCapture(self.run_name)):
-                    left, news = RECONNECTS, unless_failed(update.progress)
-                    self.dataset_files = news.dataset_files
-                    yield news
-                    if news.ended:
-                        return
-                raise Fault(f"the service stopped telling about the capture of {self.run_name} before its end")
-            except Unavailable:
-                if not left:
-                    raise
-                left -= 1
-                time.sleep(RECONNECT_PAUSE_SECONDS)
+        for news in watch(self._backend, self.run_name):
+            self.dataset_files = news.dataset_files
+            yield news
 
     def wait(self, progress: bool = True, check_saes: bool = True) -> Run:
         """The finished run. Draws a bar on stderr where that is a terminal; Ctrl-C leaves the capture running.

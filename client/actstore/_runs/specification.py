@@ -1,7 +1,7 @@
 """What a caller asks of a capture, checked as far as the client can."""
 
-from collections.abc import Iterable
-from typing import TypedDict, get_args
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from actstore import _checks
 from actstore._errors import refused
@@ -40,59 +40,32 @@ class CaptureOptions(TypedDict, total=False):
     source_field: str
 
 
+# Options whose field has another name.
+_FIELDS = {"sites": "dense_sites", "norms": "norm_sites", "bos": "prepend_bos", "filters": "row_filters"}
+
+
 def specification(
-    model: str,
-    dataset: str,
-    *,
-    revision: str = "",
-    name: str | None = None,
-    sites: Iterable[str] = (),
-    norms: Iterable[str] | None = None,
-    saes: Iterable[str] = (),
-    context_length: int | None = None,
-    max_tokens: int | None = None,
-    dtype: str = "float32",
-    text_field: str = "",
-    bos: bool | None = None,
-    sequences_per_shard: int | None = None,
-    sequences_per_batch: int | None = None,
-    storage_dtype: str = "",
-    widen_on_overflow: bool = False,
-    packing: bool = False,
-    positions: Positions | None = None,
-    tokens_field: str = "",
-    filters: Iterable[tuple[str, str, object]] = (),
-    max_documents: int | None = None,
-    sink_ratio: float | None = None,
-    source_field: str = "",
+    model: str, dataset: str, *, revision: str = "", name: str | None = None, **options: Unpack[CaptureOptions]
 ) -> CaptureSpecification:
-    """The capture that these arguments ask for. Errors: BadRequest with the argument's name."""
+    """The capture that these arguments ask for.
+
+    Errors: BadRequest with the argument's name; TypeError for an option that there is none of.
+    """
+    for unknown in options.keys() - CaptureOptions.__annotations__.keys():
+        raise TypeError(f"a capture has no option {unknown!r}")
     return CaptureSpecification(
         run=_checks.text(name or "", "name"),
         model=ModelReference(_checks.text(model, "model"), _checks.text(revision, "revision")),
-        dataset=DatasetReference(
-            name=_checks.text(dataset, "dataset"),
-            text_field=_checks.text(text_field, "text_field"),
-            tokens_field=_checks.text(tokens_field, "tokens_field"),
-            source_field=_checks.text(source_field, "source_field"),
-            row_filters=_row_filters(filters),
-            max_documents=_checks.optional_count(max_documents, "max_documents"),
-            max_tokens=_checks.optional_count(max_tokens, "max_tokens"),
-        ),
-        context_length=_checks.optional_count(context_length, "context_length"),
-        prepend_bos=_checks.tristate(bos, "bos"),
-        packing=_checks.switch(packing, "packing"),
-        dense_sites=_checks.names(sites, "sites"),
-        positions=_positions(positions),
-        norm_sites=_checks.names(norms, "norms"),
-        saes=_checks.names(saes, "saes"),
-        sink_ratio=None if sink_ratio is None else _checks.fractions([sink_ratio], "sink_ratio")[0],
-        dtype=_dtype(dtype, "dtype"),
-        storage_dtype=_dtype(storage_dtype, "storage_dtype"),
-        widen_on_overflow=_checks.switch(widen_on_overflow, "widen_on_overflow"),
-        sequences_per_shard=_checks.optional_count(sequences_per_shard, "sequences_per_shard"),
-        sequences_per_batch=_checks.optional_count(sequences_per_batch, "sequences_per_batch"),
+        dataset=DatasetReference(name=_checks.text(dataset, "dataset"), **_checked(options, DatasetReference)),
+        **_checked({"dtype": "float32", **options}, CaptureSpecification),
     )
+
+
+def _checked(options: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Those options that are fields of a record, each checked as the field's type wants it."""
+    types = get_type_hints(kind)
+    named = ((option, _FIELDS.get(option, option)) for option in options)
+    return {field: _CHECKS[types[field]](options[option], option) for option, field in named if field in types}
 
 
 def dataset_name(specification: CaptureSpecification) -> str:
@@ -100,47 +73,65 @@ def dataset_name(specification: CaptureSpecification) -> str:
     return specification.dataset.name if specification.dataset else ""
 
 
+def _ratio(value: float | None, field: str) -> float | None:
+    return None if value is None else _checks.fractions([value], field)[0]
+
+
 def _dtype(value: str, field: str) -> Dtype | None:
     """Empty: the default."""
     return None if value == "" else _checks.one_of(value, field, get_args(Dtype))
 
 
-def _positions(value: object) -> Positions:
+def _positions(value: object, field: str) -> Positions:
     """Numbers that the wire could not carry are refused here, the rest by the workers."""
     if value is None:
         return Positions()
     if not isinstance(value, Positions):
         allowed = "Positions.last(), .every(stride), .random(fraction, seed), .active(sae, feature)"
-        raise refused(f"positions cannot be {value!r}", "positions", repr(value), allowed)
+        raise refused(f"{field} cannot be {value!r}", field, repr(value), allowed)
     return Positions(
-        kind=_checks.one_of(value.kind, "positions", get_args(PositionsKind)),
-        stride=_checks.count(value.stride, "positions.stride"),
-        fraction=_checks.fractions([value.fraction], "positions.fraction")[0],
-        seed=_checks.count(value.seed, "positions.seed", maximum=2**64 - 1),
-        sae=_checks.text(value.sae, "positions.sae"),
-        feature=_checks.count(value.feature, "positions.feature"),
+        kind=_checks.one_of(value.kind, field, get_args(PositionsKind)),
+        stride=_checks.count(value.stride, f"{field}.stride"),
+        fraction=_checks.fractions([value.fraction], f"{field}.fraction")[0],
+        seed=_checks.count(value.seed, f"{field}.seed", maximum=2**64 - 1),
+        sae=_checks.text(value.sae, f"{field}.sae"),
+        feature=_checks.count(value.feature, f"{field}.feature"),
     )
 
 
-def _row_filters(values: object) -> tuple[RowFilter, ...]:
+def _row_filters(values: object, field: str) -> tuple[RowFilter, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise refused(f"filters are several, not {values!r}", "filters", repr(values), "a list of filters")
-    return tuple(_row_filter(value) for value in values)
+        raise refused(f"{field} are several, not {values!r}", field, repr(values), "a list of filters")
+    return tuple(_row_filter(value, field) for value in values)
 
 
-def _row_filter(value: object) -> RowFilter:
+def _row_filter(value: object, field: str) -> RowFilter:
     comparisons = get_args(Comparison)
     allowed = f"(column, one of {' '.join(comparisons)}, value)"
     if not isinstance(value, tuple | list) or len(value) != 3 or value[1] not in comparisons:
-        raise refused(f"{value!r} is not a filter", "filters", repr(value), allowed)
+        raise refused(f"{value!r} is not a filter", field, repr(value), allowed)
     column, comparison, wanted = value
     several = comparison in ("in", "not in")
     if several and (isinstance(wanted, str) or not isinstance(wanted, Iterable)):
-        raise refused(f"{comparison!r} compares with several values", "filters", repr(value), allowed)
+        raise refused(f"{comparison!r} compares with several values", field, repr(value), allowed)
     wanted_values = tuple(wanted) if several and isinstance(wanted, Iterable) else (wanted,)
     for one in wanted_values:
         if isinstance(one, str):
-            _checks.text(one, "filters")
+            _checks.text(one, field)
         elif type(one) not in (int, float, bool) or (type(one) is int and not -(2**63) <= one < 2**63):
-            raise refused(f"a filter compares with text or numbers, not {one!r}", "filters", repr(value), allowed)
-    return RowFilter(_checks.text(column, "filters"), comparison, wanted_values)
+            raise refused(f"a filter compares with text or numbers, not {one!r}", field, repr(value), allowed)
+    return RowFilter(_checks.text(column, field), comparison, wanted_values)
+
+
+# How a value is checked that a field of a type is made of.
+_CHECKS: Mapping[Any, Callable[[Any, str], Any]] = {
+    str: _checks.text,
+    bool: _checks.switch,
+    bool | None: _checks.tristate,
+    int | None: _checks.optional_count,
+    float | None: _ratio,
+    tuple[str, ...]: _checks.names,
+    Dtype | None: _dtype,
+    Positions: _positions,
+    tuple[RowFilter, ...]: _row_filters,
+}

@@ -1,4 +1,7 @@
-"""Running a model over text and storing what it shows."""
+"""Running a model over text and storing what it shows.
+
+A field with a `help` is an option of the command by its own name, and this is what the command says of it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,12 +45,14 @@ class DatasetReference:
     """
 
     name: Name
-    text_field: str = ""
-    tokens_field: str = ""
-    source_field: str = ""
+    text_field: str = field(default="", metadata={"help": "the column of a dataset of tables (default: text)"})
+    tokens_field: str = field(default="", metadata={"help": "the column of token ids, where the dataset has them"})
+    source_field: str = field(
+        default="", metadata={"help": "the column that says where a document comes from, as a URL"}
+    )
     row_filters: tuple[RowFilter, ...] = ()
-    max_documents: int | None = None
-    max_tokens: int | None = None
+    max_documents: int | None = field(default=None, metadata={"help": "documents in all (default: the whole dataset)"})
+    max_tokens: int | None = field(default=None, metadata={"help": "tokens in all (default: the whole dataset)"})
 
 
 @dataclass(frozen=True)
@@ -146,17 +151,19 @@ class CaptureSpecification:
     model: ModelReference | None = None
     dataset: DatasetReference | None = None
     rows_of: str = ""
-    context_length: int | None = None
+    context_length: int | None = field(default=None, metadata={"help": "tokens in a sequence (default: the model's)"})
     prepend_bos: bool | None = None
-    packing: bool = False
+    packing: bool = field(default=False, metadata={"help": "several sequences to a row of a batch"})
     dense_sites: tuple[str, ...] = ()
     positions: Positions = field(default_factory=Positions)
     norm_sites: tuple[str, ...] = ()
-    saes: tuple[str, ...] = ()
-    sink_ratio: float | None = None
+    saes: tuple[str, ...] = field(default=(), metadata={"help": "SAEs whose features are stored"})
+    sink_ratio: float | None = field(
+        default=None, metadata={"help": "norm of a sink over its sequence's median (default: 10)"}
+    )
     dtype: Dtype | None = None
-    storage_dtype: Dtype | None = None
-    widen_on_overflow: bool = False
+    storage_dtype: Dtype | None = field(default=None, metadata={"help": "of vectors (default: as dtype)"})
+    widen_on_overflow: bool = field(default=False, metadata={"help": "store what does not fit as float32"})
     sequences_per_shard: int | None = None
     sequences_per_batch: int | None = None
 

@@ -21,6 +21,7 @@ from actstore_api.records.catalog import (
 )
 from actstore_api.records.terms import ModelReference
 from actstore_storage.answers.store import Store
+from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.specification import RowFilter, RunRecord, Specification
 from actstore_storage.registry.models import ModelRecord, list_models
 from actstore_storage.registry.saes import list_saes
@@ -75,48 +76,24 @@ def run_of(snapshot: Snapshot) -> Run:
     )
 
 
-# What a request and the stored specification say in the same words.
-_ALIKE = (
-    "context_length",
-    "prepend_bos",
-    "dense_sites",
-    "norm_sites",
-    "sequences_per_shard",
-    "sequences_per_batch",
-    "widen_on_overflow",
-    "packing",
-    "rows_of",
-)
-
-
 def _specification(record: RunRecord) -> capture.CaptureSpecification:
     """What the run was asked for, with every default filled in."""
     stored = record.specification
-    alike: dict[str, Any] = {name: getattr(stored, name) for name in _ALIKE}
-    dtypes: dict[str, Any] = {"dtype": stored.dtype, "storage_dtype": stored.storage_dtype or None}
-    positions: dict[str, Any] = asdict(stored.positions)
-    return capture.CaptureSpecification(
-        run=record.run,
-        model=ModelReference(name=stored.model, revision=stored.model_revision),
-        dataset=_dataset(stored),
-        positions=capture.Positions(**positions),
-        saes=tuple(sae.name for sae in stored.saes),
-        sink_ratio=stored.sink_ratio or 0.0,
-        **alike,
-        **dtypes,
-    )
+    own = {
+        "run": record.run,
+        "model": ModelReference(name=stored.model, revision=stored.model_revision),
+        "dataset": _dataset(stored),
+        "positions": capture.Positions(**fields_in_common(stored.positions, capture.Positions)),
+        "saes": tuple(sae.name for sae in stored.saes),
+        "sink_ratio": stored.sink_ratio or 0.0,
+        "storage_dtype": stored.storage_dtype or None,
+    }
+    return capture.CaptureSpecification(**fields_in_common(stored, capture.CaptureSpecification) | own)
 
 
 def _dataset(stored: Specification) -> capture.DatasetReference:
-    return capture.DatasetReference(
-        name=stored.dataset,
-        text_field=stored.text_field,
-        tokens_field=stored.tokens_field,
-        source_field=stored.source_field,
-        row_filters=tuple(_row_filter(found) for found in stored.row_filters),
-        max_documents=stored.max_documents,
-        max_tokens=stored.max_tokens,
-    )
+    own = {"name": stored.dataset, "row_filters": tuple(map(_row_filter, stored.row_filters))}
+    return capture.DatasetReference(**fields_in_common(stored, capture.DatasetReference) | own)
 
 
 def _row_filter(found: RowFilter) -> capture.RowFilter:

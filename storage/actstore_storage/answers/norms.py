@@ -18,6 +18,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.norms.growth import CHECKPOINT, Bootstrap, Growth, fit_growth, fit_growth_over_checkpoints
 from actstore_storage.norms.profile import ProfileQuestion
 from actstore_storage.norms.revisions import norms_of_runs
+from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.norms.separability import separability as separability_of
 from actstore_storage.runs.snapshot import Snapshot
 
@@ -30,8 +31,7 @@ def profile(store: Store, question: GetNormProfile) -> GetNormProfileAnswer:
         quantity=question.quantity,
         by=question.by,
         quantiles=question.quantiles,
-        exclude=question.exclude,
-        exclude_position_0=question.exclude_position_0,
+        kept=KeptTokens.of(question),
         exact=question.exact,
         sequences=_first_and_count(question.sequences),
     )
@@ -117,8 +117,7 @@ def _fitted(snapshots: Sequence[Snapshot], question: FitGrowth) -> Growth:
 def _means(question: Any, site: str) -> dict[str, Any]:
     """Which mean norms grow; an empty site is the one that the fit takes by itself."""
     return {
-        "exclude": question.exclude,
-        "exclude_position_0": question.exclude_position_0,
+        "kept": KeptTokens.of(question),
         "quantity": question.quantity,
         **({"site": site} if site else {}),
     }
@@ -149,8 +148,7 @@ def _block(found: Growth) -> Any:
 def _origin(snapshots: Sequence[Snapshot], question: Any, warnings: tuple[str, ...]) -> dict[str, Any]:
     """The provenance is of the first run."""
     return {
-        "excluded": question.exclude,
-        "excluded_position_0": question.exclude_position_0,
+        **KeptTokens.of(question).answered,
         "warnings": warnings,
         "provenance": snapshots[0].provenance(),
     }

@@ -47,6 +47,12 @@ def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, 
         raise damaged(key, error, kind="record") from error
 
 
+def fields_in_common(record: Any, kind: type[Any]) -> dict[str, Any]:
+    """Tells the fields of a record that another kind has by the same name, with their values."""
+    names = {field.name for field in fields(kind)}
+    return {field.name: getattr(record, field.name) for field in fields(record) if field.name in names}
+
+
 def as_record(found: Any, kind: type[Record]) -> Record:
     """Makes a dataclass of fields, all of which are there, of their types and no others, at any depth.
 

@@ -13,7 +13,6 @@ import pyarrow as pa
 from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.format.norm_columns import CENTRED_L2, L2, RMS, STANDARD_DEVIATION
 from actstore_storage.format.sites import RESIDUAL_KINDS, Site, parse_site
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION
 from actstore_storage.norms.growth_shapes import STEPS_MIN, GrowthFit, fit_steps
 from actstore_storage.norms.growth_steps import Curves, Resampled, Steps
 from actstore_storage.norms.profile import (
@@ -24,7 +23,7 @@ from actstore_storage.norms.profile import (
     nothing_left,
 )
 from actstore_storage.norms.revisions import in_order, warnings_of
-from actstore_storage.norms.rows import KeptTokens
+from actstore_storage.norms.rows import DEFAULT_KEPT, KeptTokens
 from actstore_storage.norms.sequence_sums import (
     Measured,
     SequenceSums,
@@ -91,8 +90,7 @@ def fit_growth(
     *,
     site: str = "resid_post",
     layers: tuple[int, int] | None = None,
-    exclude: frozenset[str] = DEFAULT_EXCLUSION,
-    exclude_position_0: bool = False,
+    kept: KeptTokens = DEFAULT_KEPT,
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
@@ -103,7 +101,7 @@ def fit_growth(
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
     chosen = chosen_layers(snapshot, site, layers, quantity)
     numbers = [place.layer for place in chosen]
-    measured = Measured(chosen, quantity, KeptTokens(exclude, exclude_position_0))
+    measured = Measured(chosen, quantity, kept)
     means = mean_norms(snapshot, measured)
     sums = None
     if bootstrap.resamples:
@@ -129,8 +127,7 @@ def fit_growth_over_checkpoints(
     *,
     site: str = "",
     steps: Sequence[float] = (),
-    exclude: frozenset[str] = DEFAULT_EXCLUSION,
-    exclude_position_0: bool = False,
+    kept: KeptTokens = DEFAULT_KEPT,
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
@@ -146,7 +143,7 @@ def fit_growth_over_checkpoints(
     first = snapshots[0]
     place = parse_site(site or f"resid_post.{first.record.layer_count - 1}", RESIDUAL_KINDS, first.record.layer_count)
     check_all_have(snapshots, [place], quantity)
-    measured = Measured([place], quantity, KeptTokens(exclude, exclude_position_0))
+    measured = Measured([place], quantity, kept)
     means = np.concatenate([mean_norms(snapshot, measured) for snapshot in ordered])
     sums = paired_sums(ordered, measured) if bootstrap.resamples else None
     points = {
@@ -162,7 +159,7 @@ def fit_growth_over_checkpoints(
         block_of(first.bucket, first.record.specification),
         bootstrap,
         sequences,
-        warnings_of(ordered, sinks="sink" in exclude),
+        warnings_of(ordered, sinks="sink" in kept.exclude),
     )
 
 
@@ -200,10 +197,10 @@ def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
     no logarithm.
     """
     names, kept = [str(site) for site in measured.sites], measured.kept
-    if kept.exclude_position_0:
+    if not kept.told_by_class:
         means = _means_of_rows(snapshot, measured)
     else:
-        question = ProfileQuestion(names, measured.quantity, quantiles=(), exclude=kept.exclude)
+        question = ProfileQuestion(names, measured.quantity, quantiles=(), kept=kept)
         means = norm_profile(snapshot, question)["mean"].to_numpy()
     if (means <= 0).any():
         name = names[int(np.argmin(means))]

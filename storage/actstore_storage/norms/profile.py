@@ -25,9 +25,10 @@ from actstore_storage.format.norm_columns import (
 )
 from actstore_storage.format.sites import Site
 from actstore_storage.format.sketches import RANK_ERROR, Sketches, WeightedValues
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION, TOKEN_CLASSES, kept_classes
+from actstore_storage.format.tokens import TOKEN_CLASSES, kept_classes
 from actstore_storage.norms.by_token import token_norms
 from actstore_storage.norms.rows import (
+    DEFAULT_KEPT,
     KeptTokens,
     LabelledNorms,
     check_bins,
@@ -65,16 +66,13 @@ _MOMENTS = ("mean", "standard_deviation", "geometric_mean", "minimum", "maximum"
 
 @dataclass(frozen=True)
 class ProfileQuestion:
-    """`sites` are kinds or single sites, and none means all that have the quantity. Of token classes in `exclude` no
-    token counts, and with `exclude_position_0` none that its sequence begins with.
-    """
+    """`sites` are kinds or single sites, and none means all that have the quantity. Of tokens those in `kept` count."""
 
     sites: Sequence[str] = ()
     quantity: str = L2
     by: str = LAYER
     quantiles: Sequence[float] = DEFAULT_QUANTILES
-    exclude: frozenset[str] = DEFAULT_EXCLUSION
-    exclude_position_0: bool = False
+    kept: KeptTokens = DEFAULT_KEPT
     # Quantiles and histograms are of the stored norms, whatever sketches there are.
     exact: bool = False
     # By token, and only then: the first sequence, and how many (None: all that follow).
@@ -83,16 +81,12 @@ class ProfileQuestion:
     @property
     def from_statistics(self) -> bool:
         """Whether the commits tell all but quantiles."""
-        return self.by in (LAYER, SITE, TOKEN_CLASS) and not self.exclude_position_0
+        return self.by in (LAYER, SITE, TOKEN_CLASS) and self.kept.told_by_class
 
     @property
     def from_sketches(self) -> bool:
         """Whether quantiles and histograms are of sketches, where all shards have them."""
         return self.from_statistics and not self.exact
-
-    @property
-    def kept(self) -> KeptTokens:
-        return KeptTokens(self.exclude, self.exclude_position_0)
 
 
 # Of all sites.
@@ -196,7 +190,7 @@ def _sketched(
     snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, parts: Sequence[Sketches], group: object
 ) -> WeightedValues:
     """Of these sites' tokens of one class, or of all that count."""
-    kept = kept_classes(question.exclude) if group is None else [str(group)]
+    kept = kept_classes(question.kept.exclude) if group is None else [str(group)]
     told = [statistics_of(question.quantity, site, snapshot.record.d_model) for site in sites]
     found = [part[name][one] for name, _ in told for part in parts for one in kept if one in part[name]]
     return WeightedValues.of(found, told[0][1])
@@ -245,7 +239,7 @@ _Found = dict[object, tuple[Moments, list[float]]]
 
 def _moments(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion) -> _Found:
     """By group, without quantiles; from the commits."""
-    kept = kept_classes(question.exclude)
+    kept = kept_classes(question.kept.exclude)
     by_class: dict[str, Moments] = {}
     for site in sites:
         name, divisor = statistics_of(question.quantity, site, snapshot.record.d_model)

@@ -142,7 +142,7 @@ def norms_of_runs(
     if bins or len(edges):
         histogram = found(lambda snapshot: norm_histogram(snapshot, asked, bins=bins, edges=edges))
     only_statistics = asked.from_statistics and not asked.quantiles and histogram is None
-    sinks = "sink" in asked.exclude or asked.by == TOKEN_CLASS
+    sinks = "sink" in asked.kept.exclude or asked.by == TOKEN_CLASS
     warnings = warnings_of(snapshots if at is None else at[0], sinks=sinks)
     warnings += _of_lost_sketches(snapshots, asked, [profile] if histogram is None else [profile, histogram])
     return NormsOfRuns(profile, histogram, only_statistics, warnings)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from actstore_storage.format.moments import Moments
 from actstore_storage.format.norm_columns import read_columns, token_values
 from actstore_storage.format.products import NORMS, TOKENS
 from actstore_storage.format.sites import Site
-from actstore_storage.format.tokens import class_numbers, kept_rows
+from actstore_storage.format.tokens import DEFAULT_EXCLUSION, class_numbers, kept_rows
 from actstore_storage.parquet.reading import SHARDS_AT_ONCE, open_product, read_side_by_side
 from actstore_storage.runs.snapshot import Snapshot
 
@@ -28,12 +28,37 @@ Labels = npt.NDArray[np.int64]
 LabelledNorms = tuple[Values, Labels | None]
 
 
+class Excluding(Protocol):
+    """A question about norms, of the tokens that it does not leave out."""
+
+    @property
+    def exclude(self) -> frozenset[str]: ...
+
+    @property
+    def exclude_position_0(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class KeptTokens:
     """The tokens that count: of no class in `exclude`, and (`exclude_position_0`) not the first of their sequence."""
 
-    exclude: frozenset[str]
+    exclude: frozenset[str] = DEFAULT_EXCLUSION
     exclude_position_0: bool = False
+
+    @classmethod
+    def of(cls, question: Excluding) -> "KeptTokens":
+        """Those that count in the answer to a question."""
+        return cls(question.exclude, question.exclude_position_0)
+
+    @property
+    def answered(self) -> dict[str, Any]:
+        """What an answer says of the tokens that do not count, by its fields."""
+        return {"excluded": self.exclude, "excluded_position_0": self.exclude_position_0}
+
+    @property
+    def told_by_class(self) -> bool:
+        """Whether a token's class alone decides that it counts, as the commits' statistics are by class."""
+        return not self.exclude_position_0
 
     @property
     def left_out(self) -> frozenset[str]:
@@ -43,6 +68,10 @@ class KeptTokens:
     def mask(self, tokens: Mapping[str, npt.NDArray[np.integer]]) -> npt.NDArray[np.bool_]:
         kept = kept_rows(tokens["flags"].astype(np.uint8), self.exclude)
         return kept & (tokens["position"] > 0) if self.exclude_position_0 else kept
+
+
+# All but BOS.
+DEFAULT_KEPT = KeptTokens()
 
 
 def read_norms(

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.norm_columns import L2
-from actstore_storage.format.tokens import DEFAULT_EXCLUSION
 from actstore_storage.norms.growth import chosen_layers, mean_norms
 from actstore_storage.norms.revisions import in_order, warnings_of
-from actstore_storage.norms.rows import KeptTokens
+from actstore_storage.norms.rows import DEFAULT_KEPT, KeptTokens
 from actstore_storage.norms.sequence_sums import Measured
 from actstore_storage.norms.sites import check_all_have
 from actstore_storage.runs.snapshot import Snapshot
@@ -108,8 +107,7 @@ def separability(
     site: str = "resid_post",
     layers: tuple[int, int] | None = None,
     steps: Sequence[float] = (),
-    exclude: frozenset[str] = DEFAULT_EXCLUSION,
-    exclude_position_0: bool = False,
+    kept: KeptTokens = DEFAULT_KEPT,
     quantity: str = L2,
 ) -> Separability:
     """Of a site kind over runs of the same text at several revisions of a model; from the commits' statistics alone,
@@ -120,7 +118,7 @@ def separability(
     ordered, at = in_order(snapshots, steps, least=AXIS_MIN)
     places = chosen_layers(ordered[0], site, layers, quantity, AXIS_MIN)
     check_all_have(ordered, places, quantity)
-    measured = Measured(places, quantity, KeptTokens(exclude, exclude_position_0))
+    measured = Measured(places, quantity, kept)
     norms = np.stack([mean_norms(snapshot, measured) for snapshot in ordered], axis=1)
     found = axis_shares(norms)
     revisions = [snapshot.record.specification.model_revision for snapshot in ordered]
@@ -132,7 +130,7 @@ def separability(
         "fitted": pa.array(found.fitted.ravel()),
         "factor": pa.array((norms / found.fitted).ravel()),
     }
-    return Separability(site, quantity, found, pa.table(cells), warnings_of(ordered, sinks="sink" in exclude))
+    return Separability(site, quantity, found, pa.table(cells), warnings_of(ordered, sinks="sink" in kept.exclude))
 
 
 def _verdict(miss: float, squares: Sequence[float]) -> str:

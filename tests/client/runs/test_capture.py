@@ -21,7 +21,7 @@ from actstore import (
     RowFilter,
     SaeWarning,
 )
-from actstore._runs import run as _run
+from actstore._runs import progress as _progress
 from actstore._view.bar import Bar, duration
 from actstore_api.records.capture import CaptureSpecification, DatasetReference, EstimateCapture
 from actstore_api.records.sae import CheckSae
@@ -166,6 +166,12 @@ def test_what_the_wire_could_not_carry_is_refused_here(field: str, remote: Lab) 
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize("option", ["site", "rows_of", "dense_sites"])
+def test_an_option_that_there_is_none_of_is_refused_though_the_record_may_have_it(option: str, remote: Lab) -> None:
+    with pytest.raises(TypeError, match=f"no option '{option}'"):
+        remote.capture("planted-model", dataset="text", **{option: "x"})
+
+
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:
     remote.capture("planted-model", dataset="text")
     sent = workers.requests[-1].specification
@@ -225,7 +231,7 @@ def test_cancelling_what_is_not_captured(remote: Lab) -> None:
 def test_a_watch_that_breaks_off_is_taken_up_again(
     remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run, "RECONNECT_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(_progress, "RECONNECT_PAUSE_SECONDS", 0.01)
     states = [news.state for news in remote.attach("breaks").progress()]
     assert states[-1] == "complete"
     assert states.count("running") == 2 * planted.SHARDS

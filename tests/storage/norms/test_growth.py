@@ -21,6 +21,7 @@ from actstore_storage.norms.growth import (
 )
 from actstore_storage.norms.growth_shapes import EXPONENTIAL, FASTER, IRREGULAR, NONE, SLOWER, GrowthFit, fit_steps
 from actstore_storage.norms.growth_steps import student_bound
+from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.norms.sequence_sums import SequenceSums
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.rows.reading import read_activations
@@ -292,7 +293,7 @@ def test_fits_and_intervals_are_those_of_a_slow_bootstrap(position_0: str, local
         kept, left_out = made.kept(frozenset({"bos"})), {}
     else:
         made.tokens.flags[made.tokens.position == 0] = 0
-        kept, left_out = made.tokens.position > 0, {"exclude": frozenset(), "exclude_position_0": True}
+        kept, left_out = made.tokens.position > 0, {"kept": KeptTokens(frozenset(), True)}
     options = {"site": "resid_pre", "bootstrap": Bootstrap(resamples=700, seed=3), **left_out}
     growth = fit_growth(written(local_bucket, made), **options)
     rng, rates, curvatures, ratios = np.random.default_rng(3), [], [], []
@@ -352,7 +353,7 @@ def test_growth_over_training_without_position_0_is_of_the_other_tokens(local_bu
         for norms in made.norms.values():
             norms[:] = base * np.where(position == 0, 10.0, 2.0) ** number
         runs.append(written(local_bucket, made))
-    growth = fit_growth_over_checkpoints(runs, exclude_position_0=True, bootstrap=Bootstrap(50))
+    growth = fit_growth_over_checkpoints(runs, kept=KeptTokens(exclude_position_0=True), bootstrap=Bootstrap(50))
     assert growth.rate == pytest.approx(2, rel=1e-6)
     assert growth.fit.rate_interval == pytest.approx((2, 2), rel=1e-6)
     assert growth.fit.verdict == EXPONENTIAL
@@ -363,7 +364,7 @@ def test_without_position_0_nothing_may_be_left(local_bucket: Bucket) -> None:
     made = make_run(9, layers=5, sequences=6, longest=1)
     made.tokens.flags[:] = 0
     with pytest.raises(BadRequest, match="position_0 excluded") as caught:
-        fit_growth(written(local_bucket, made), exclude=frozenset(), exclude_position_0=True)
+        fit_growth(written(local_bucket, made), kept=KeptTokens(frozenset(), True))
     assert caught.value.reason == "NOTHING_LEFT"
 
 
@@ -373,7 +374,7 @@ def test_without_position_0_a_run_has_at_most_so_many_tokens(
     snapshot = written(local_bucket, planted())
     monkeypatch.setattr(growth, "QUANTILE_TOKENS_MAX", snapshot.tokens_committed - 1)
     with pytest.raises(BadRequest) as caught:
-        fit_growth(snapshot, exclude_position_0=True)
+        fit_growth(snapshot, kept=KeptTokens(exclude_position_0=True))
     assert (caught.value.reason, caught.value.details["field"]) == ("LIMIT_EXCEEDED", "tokens")
     assert fit_growth(snapshot).rate == pytest.approx(RATE, abs=1e-6)
 

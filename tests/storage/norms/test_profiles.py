@@ -9,7 +9,7 @@ from actstore_storage.format.norm_columns import NormColumn
 from actstore_storage.format.sites import Site
 from actstore_storage.norms import profile as norms
 from actstore_storage.norms.profile import ProfileQuestion, norm_histogram, norm_profile
-from actstore_storage.norms.rows import HISTOGRAM_BINS_MAX
+from actstore_storage.norms.rows import HISTOGRAM_BINS_MAX, KeptTokens
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
@@ -32,8 +32,8 @@ def snapshot(run: RandomRun, local_bucket: Bucket) -> Snapshot:
 
 @pytest.mark.parametrize("by", ["position", "document", "token_class"])
 def test_groups_of_l2_norms(by: str, run: RandomRun, snapshot: Snapshot) -> None:
-    question = ProfileQuestion((SITE,), by=by, exclude=frozenset({"special"}))
-    kept = run.kept(question.exclude)
+    question = ProfileQuestion((SITE,), by=by, kept=KeptTokens(frozenset({"special"})))
+    kept = run.kept(question.kept.exclude)
     flags = run.tokens.flags
     classes = np.select([flags & 1 > 0, flags & 2 > 0], ["bos", "special"], "text")
     labels = classes if by == "token_class" else getattr(run.tokens, by)
@@ -64,7 +64,7 @@ def test_norms_that_are_not_finite_are_in_no_group(local_bucket: Bucket) -> None
     run = make_run(3)
     run.norms[SITE][[4, 9]] = [np.inf, np.nan]
     write_run(local_bucket, run)
-    question = ProfileQuestion((SITE,), by="position", exclude=frozenset())
+    question = ProfileQuestion((SITE,), by="position", kept=KeptTokens(frozenset()))
     rows = norm_profile(open_run(local_bucket, "run"), question).to_pylist()
     assert sum(row["tokens"] for row in rows) == len(run.norms[SITE]) - 2
 
@@ -125,7 +125,7 @@ def test_sites_of_which_nothing_is_left_are_named_from_the_first_to_the_last(loc
     write_run(local_bucket, run)
     snapshot = open_run(local_bucket, "run")
     for by, where in (("site", "resid_post.0 and resid_post.3"), ("layer", "resid_post.0")):
-        question = ProfileQuestion(("resid_post",), by=by, exclude=frozenset())
+        question = ProfileQuestion(("resid_post",), by=by, kept=KeptTokens(frozenset()))
         with pytest.raises(BadRequest, match=rf"no token is left of {where} in 4 .*\(nothing excluded\)"):
             norm_profile(snapshot, question)
 
@@ -138,7 +138,7 @@ def test_a_document_has_its_source_beside_it(snapshot: Snapshot) -> None:
 def test_a_position_left_out_may_leave_nothing(local_bucket: Bucket) -> None:
     run = make_run(5, longest=1)
     write_run(local_bucket, run)
-    question = ProfileQuestion((SITE,), exclude=frozenset(), exclude_position_0=True)
+    question = ProfileQuestion((SITE,), kept=KeptTokens(frozenset(), True))
     for ask in (norm_profile, lambda snapshot, asked: norm_histogram(snapshot, asked, bins=3)):
         with pytest.raises(BadRequest, match="position_0 excluded") as refused:
             ask(open_run(local_bucket, "run"), question)
@@ -185,6 +185,6 @@ def test_limits(name: str, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) 
 def test_one_norm_alone_has_a_bin(local_bucket: Bucket) -> None:
     run = make_run(5, sequences=1, longest=1, sequences_per_shard=1)
     write_run(local_bucket, run)
-    question = ProfileQuestion((SITE,), exclude=frozenset())
+    question = ProfileQuestion((SITE,), kept=KeptTokens(frozenset()))
     [row] = norm_histogram(open_run(local_bucket, "run"), question, bins=1).to_pylist()
     assert (row["low"], row["high"], row["count"]) == (run.norms[SITE][0], run.norms[SITE][0], 1)

@@ -11,6 +11,7 @@ from actstore_storage.norms import revisions
 from actstore_storage.norms.growth import Bootstrap, fit_growth, fit_growth_over_checkpoints
 from actstore_storage.norms.profile import ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.norms.revisions import CHECKPOINT, in_order, norms_of_runs
+from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.norms.separability import INSEPARABLE, PARTLY, SEPARABLE, axis_shares, separability
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
@@ -193,7 +194,7 @@ def test_too_many_rows_of_all_runs(training: list[Snapshot], monkeypatch: pytest
         ({"quantity": "centred_l2"}, "SITE_UNKNOWN", "site", "captured before"),
         ({"quantity": "cosine_to_next"}, "ARGUMENT_INVALID", "quantity", "no"),
         ({"steps": (1.0,)}, "ARGUMENT_INVALID", "steps", "1 steps for 4 runs"),
-        ({"exclude": frozenset({"bos", "text"})}, "ARGUMENT_INVALID", "exclude", "cannot exclude"),
+        ({"kept": KeptTokens(frozenset({"bos", "text"}))}, "ARGUMENT_INVALID", "exclude", "cannot exclude"),
     ],
 )
 def test_refusals(options: dict, reason: str, field: str, words: str, training: list[Snapshot]) -> None:
@@ -266,9 +267,9 @@ def test_runs_computed_in_other_ways_compare_and_the_answer_says_so(
     )
     sinks = "the runs' sink_ratio differs, so that each has other sinks: 0 in at-50 and 3 more, 20 in at-800"
     for exclude, expected in ((frozenset(), told), (frozenset({"sink"}), (*told, sinks))):
-        profile = norms_of_runs(runs, replace(_by_layer(), exclude=exclude))
-        growth = fit_growth_over_checkpoints(runs, exclude=exclude, bootstrap=Bootstrap(0))
-        assert profile.warnings == growth.warnings == separability(runs, exclude=exclude).warnings == expected
+        profile = norms_of_runs(runs, replace(_by_layer(), kept=KeptTokens(exclude)))
+        growth = fit_growth_over_checkpoints(runs, kept=KeptTokens(exclude), bootstrap=Bootstrap(0))
+        assert profile.warnings == growth.warnings == separability(runs, kept=KeptTokens(exclude)).warnings == expected
     assert norms_of_runs(runs, replace(_by_layer(), by="token_class")).warnings == (*told, sinks)
 
 
@@ -287,7 +288,7 @@ def test_separability_without_position_0_is_of_the_other_tokens(local_bucket: Bu
             norms[first] = 1 + 100 * ((7 * number + step) % 5)
         write_run(local_bucket, made)
         runs.append(open_run(local_bucket, made.record.run))
-    found = separability(runs, exclude_position_0=True)
+    found = separability(runs, kept=KeptTokens(exclude_position_0=True))
     assert found.shares.miss == pytest.approx(1, rel=1e-6)
     kept = ~first
     expected = [norms[kept].mean() for site, norms in made.norms.items() if site.startswith("resid_post")]

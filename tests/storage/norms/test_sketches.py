@@ -20,6 +20,7 @@ from actstore_storage.format.sketches import RANK_ERROR, SKETCH_K, NormSketches,
 from actstore_storage.format.tokens import TOKEN_CLASSES
 from actstore_storage.norms.profile import ProfileQuestion, norm_histogram, norm_profile
 from actstore_storage.norms.revisions import norms_of_runs
+from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.norms.sketches import missing_sketches, read_sketches
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep import folding
@@ -143,7 +144,7 @@ def test_profiles_are_as_the_exact_ones(local_bucket: Bucket, quantity: str, by:
     if folded:
         assert fold_commits(open_run(local_bucket, "run"))
     snapshot = open_run(local_bucket, "run")
-    question = ProfileQuestion(quantity=quantity, by=by, quantiles=QUANTILES, exclude=frozenset())
+    question = ProfileQuestion(quantity=quantity, by=by, quantiles=QUANTILES, kept=KeptTokens(frozenset()))
     found, exact = (norm_profile(snapshot, replace(question, exact=way)) for way in (False, True))
     assert set(found["rank_error"].to_pylist()) == {RANK_ERROR}
     assert set(exact["rank_error"].to_pylist()) == {0.0}

@@ -18,6 +18,7 @@ from actstore_storage.norms import by_token as token_norms
 from actstore_storage.norms import profile as norms
 from actstore_storage.norms.profile import ProfileQuestion, norm_profile
 from actstore_storage.norms.revisions import norms_of_runs
+from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.runs import shard_writer as shard
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
@@ -68,10 +69,10 @@ def test_tokens_are_those_that_were_written(
     first, count = sequences
     own, end = run.tokens.sequence, first + (count or 20)
     wanted = run.kept(exclude) & (own >= first) & (own < end)
-    found = norm_profile(snapshot, by_token(*SITES, sequences=sequences, exclude=exclude))
+    found = norm_profile(snapshot, by_token(*SITES, sequences=sequences, kept=KeptTokens(exclude)))
     assert found.to_pydict() == slow_table(run, wanted, SITES)
     assert found["resid_post.2"].type == pa.float32()
-    without_first = by_token(*SITES, sequences=sequences, exclude=exclude, exclude_position_0=True)
+    without_first = by_token(*SITES, sequences=sequences, kept=KeptTokens(exclude, True))
     assert norm_profile(snapshot, without_first).to_pydict() == slow_table(
         run, wanted & (run.tokens.position > 0), SITES
     )
@@ -91,13 +92,15 @@ def test_numbers_that_are_not_finite_come_as_they_are(local_bucket: Bucket) -> N
     run = make_run(3)
     run.norms["resid_post.2"][[4, 9]] = [np.inf, np.nan]
     write_run(local_bucket, run)
-    found = norm_profile(open_run(local_bucket, "run"), by_token("resid_post.2", exclude=frozenset()))
+    found = norm_profile(open_run(local_bucket, "run"), by_token("resid_post.2", kept=KeptTokens(frozenset())))
     np.testing.assert_array_equal(found["resid_post.2"].to_numpy(), run.norms["resid_post.2"])
 
 
 def test_sequences_of_shards_that_are_not_committed_are_left_out(run: RandomRun, local_bucket: Bucket) -> None:
     write_run(local_bucket, run, shards=(0, 2))
-    found = norm_profile(open_run(local_bucket, "run"), by_token("resid_post.2", exclude=frozenset(), sequences=(1, 6)))
+    found = norm_profile(
+        open_run(local_bucket, "run"), by_token("resid_post.2", kept=KeptTokens(frozenset()), sequences=(1, 6))
+    )
     assert set(found["sequence"].to_pylist()) == {1, 2, 6}
 
 
@@ -187,7 +190,7 @@ REFUSALS = {
     "none of them": (by_token(sequences=(3, 0)), "ARGUMENT_INVALID", "sequences", "none"),
     "site": (by_token("mlp_out"), "SITE_UNKNOWN", "site", "mlp_out"),
     "not stored": (by_token("resid_post.2", quantity="centred_l2"), "SITE_UNKNOWN", "site", "resid_post.2"),
-    "class": (by_token(exclude=frozenset({"verbs"})), "ARGUMENT_INVALID", "exclude", "verbs"),
+    "class": (by_token(kept=KeptTokens(frozenset({"verbs"}))), "ARGUMENT_INVALID", "exclude", "verbs"),
 }
 
 
@@ -218,7 +221,7 @@ def test_what_is_refused_says_what_to_ask_instead(case: str, words: str, allowed
 def test_more_values_than_one_answer_holds_are_refused(
     run: RandomRun, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    question = by_token("resid_post", exclude=frozenset())
+    question = by_token("resid_post", kept=KeptTokens(frozenset()))
     monkeypatch.setattr(token_norms, "TOKEN_NORM_VALUES_MAX", 4 * len(run.tokens.token))
     assert norm_profile(snapshot, question).num_rows == len(run.tokens.token)
     monkeypatch.setattr(token_norms, "TOKEN_NORM_VALUES_MAX", 4 * len(run.tokens.token) - 1)
@@ -240,7 +243,7 @@ def test_a_question_that_is_too_large_ends_early(
     bucket.opened.clear()
     monkeypatch.setattr(token_norms, "TOKEN_NORM_VALUES_MAX", 3)
     with pytest.raises(BadRequest, match="the limit is 3"):
-        norm_profile(snapshot, by_token("resid_post.2", exclude=frozenset()))
+        norm_profile(snapshot, by_token("resid_post.2", kept=KeptTokens(frozenset())))
     assert bucket.opened == {TOKENS: 1}
 
 

@@ -13,6 +13,7 @@ from actstore_storage.format.products import NORMS
 from actstore_storage.norms import rows as norm_rows
 from actstore_storage.norms.growth import Bootstrap, fit_growth
 from actstore_storage.norms.profile import ProfileQuestion, norm_profile
+from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.parquet.reading import read_side_by_side
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
@@ -64,7 +65,7 @@ def one_at_a_time(made: RandomRun) -> list[float]:
 def test_growth_is_that_of_one_shard_after_the_other(
     norms_at_once: int, made: RandomRun, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"exclude": frozenset(), "exclude_position_0": True, "bootstrap": Bootstrap(50)}
+    asked = {"kept": KeptTokens(frozenset(), True), "bootstrap": Bootstrap(50)}
     monkeypatch.setattr(norm_rows, "NORMS_AT_ONCE", norms_at_once)
     growth = fit_growth(snapshot, **asked)
     assert growth.points["mean"].to_pylist() == one_at_a_time(made)
@@ -78,7 +79,7 @@ def test_growth_is_that_of_one_shard_after_the_other(
 def test_profiles_are_those_of_one_shard_after_the_other(
     by: str, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    question = ProfileQuestion(("resid_post",), by=by, exclude_position_0=True)
+    question = ProfileQuestion(("resid_post",), by=by, kept=KeptTokens(exclude_position_0=True))
     found = norm_profile(snapshot, question)
     monkeypatch.setattr(norm_rows, "SHARDS_AT_ONCE", 1)
     assert found.equals(norm_profile(snapshot, question))
@@ -123,11 +124,11 @@ def test_the_first_damaged_shard_is_the_one_that_is_told(local_bucket: Bucket, s
     for shard in (11, 4):
         local_bucket.delete(snapshot.commits[shard].objects[NORMS].key)
     with pytest.raises(CorruptObject, match="shard 4"):
-        fit_growth(snapshot, exclude_position_0=True)
+        fit_growth(snapshot, kept=KeptTokens(exclude_position_0=True))
 
 
 def test_a_run_of_one_shard(local_bucket: Bucket) -> None:
     alone = make_run(3, layers=LAYERS, sequences=3)
     write_run(local_bucket, replace(alone, record=replace(alone.record, run="alone")))
-    means = fit_growth(open_run(local_bucket, "alone"), exclude=frozenset(), exclude_position_0=True).points["mean"]
+    means = fit_growth(open_run(local_bucket, "alone"), kept=KeptTokens(frozenset(), True)).points["mean"]
     assert means.to_pylist() == one_at_a_time(alone)

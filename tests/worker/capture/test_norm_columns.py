@@ -14,6 +14,7 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.norm_columns import columns_beside
 from actstore_storage.format.products import NORMS
 from actstore_storage.norms.profile import ProfileQuestion, norm_histogram, norm_profile
+from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.snapshot import Snapshot
@@ -203,7 +204,7 @@ def test_profiles_are_numpy_s_over_the_stored_vectors(quantity: str, by: str, st
     }
     labels = {"layer": np.zeros(len(classes)), "token_class": classes}.get(by, tokens.get(by, classes))
     for exclude, position_0 in EXCLUSIONS:
-        question = ProfileQuestion(QUANTITY_SITES[quantity], quantity, by, (0.1, 0.5), exclude, position_0)
+        question = ProfileQuestion(QUANTITY_SITES[quantity], quantity, by, (0.1, 0.5), KeptTokens(exclude, position_0))
         rows = norm_profile(stored, question).to_pylist()
         kept = ~np.isin(classes, sorted(exclude)) & ((tokens["position"] > 0) | (not position_0))
         assert len(rows) == len(QUANTITY_SITES[quantity]) * len(np.unique(labels[kept]))
@@ -233,7 +234,9 @@ def test_single_tokens_have_numpy_s_values_of_their_vectors(quantity: str, store
     classes = token_class(tokens["flags"])
     for exclude, position_0 in EXCLUSIONS:
         for first, count in ((0, None), (3, 3), (8, 1)):
-            question = ProfileQuestion(sites, quantity, "token", (), exclude, position_0, sequences=(first, count))
+            question = ProfileQuestion(
+                sites, quantity, "token", (), KeptTokens(exclude, position_0), sequences=(first, count)
+            )
             found = norm_profile(stored, question)
             kept = ~np.isin(classes, sorted(exclude)) & ((tokens["position"] > 0) | (not position_0))
             kept &= (tokens["sequence"] >= first) & (tokens["sequence"] < first + (count or 10**6))

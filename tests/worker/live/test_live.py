@@ -123,7 +123,7 @@ def test_bos_can_be_left_out_but_not_invented(lab: Lab) -> None:
     assert lab.ask(EncodeText(ModelReference("no_bos"), "sae", TEXT)).tokens["special"].to_pylist() == [False] * 7
     with pytest.raises(ActstoreError) as refusal:
         lab.ask(EncodeText(ModelReference("no_bos"), "sae", TEXT, prepend_bos=True))
-    assert refusal.value.details["field"] == "bos"
+    assert refusal.value.details["field"] == "prepend_bos"
 
 
 def gain_of(module: Any) -> np.ndarray:

@@ -31,6 +31,9 @@ from actstore_api.records.terms import Failure, ModelReference
 from actstore_api.v1 import common_pb2, model_pb2
 from actstore_api.verbs import VERBS, verb_of
 from actstore_storage.errors import ActstoreError, NotThere
+from actstore_worker.capture.answering import CaptureAnswers
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.wire.gateway import Gateway
 
 TOKEN = "gateway-token"
@@ -41,7 +44,7 @@ ENDED = replace(PROGRESS, state="complete", shards_committed=2)
 SWEEP = RunSweep(MODEL, (PromptPair("a", "b", "c", "d"),))
 SWEEP_ESTIMATE = SweepEstimate(1, 2.0, 3.0, 4, 5.0)
 ESTIMATE = CaptureEstimate(1, 2, 3, 4, {"tokens": 5}, 5, 6.0)
-SOURCES = ListSourcesAnswer((), ("sae",), (), hub_allowed=True, truncated=False)
+SOURCES = ListSourcesAnswer((), (), (), hub_allowed=True, truncated=False)
 TOTALS = GetCaptureTotalsAnswer(captures_running=1)
 
 
@@ -53,9 +56,6 @@ class Captures:
         assert request == SPECIFICATION
         return ESTIMATE
 
-    async def sources(self) -> ListSourcesAnswer:
-        return SOURCES
-
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         if run != "run":
             raise NotThere("no such capture", reason="CAPTURE_NOT_FOUND", field="run", value=run)
@@ -66,6 +66,10 @@ class Captures:
 
     async def totals(self) -> GetCaptureTotalsAnswer:
         return TOTALS
+
+    async def ask(self, question: Any) -> Any:
+        captures: Any = self
+        return await CaptureAnswers(captures, ModelCatalog((), allow_hub=True), DatasetPlaces()).answer(question)
 
 
 class Models:

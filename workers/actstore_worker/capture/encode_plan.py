@@ -8,6 +8,7 @@ from actstore_api.records.capture import CaptureSpecification, DatasetReference
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket, check_name
 from actstore_storage.errors import BadRequest
+from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.estimates import feature_bytes
@@ -128,9 +129,10 @@ def _said_of_model(asked: ModelReference, standing: Specification) -> Iterator[t
 
 def _said_of_dataset(asked: DatasetReference, standing: Specification) -> Iterator[tuple[str, Any, Any]]:
     yield "dataset", asked.name, standing.dataset
-    for name in ("text_field", "tokens_field", "source_field", "max_documents", "max_tokens"):
-        if (value := getattr(asked, name)) != getattr(DatasetReference, name):
-            yield f"dataset.{name}", value, getattr(standing, name)
+    for name, stands in fields_in_common(standing, DatasetReference).items():
+        value = getattr(asked, name)
+        if name != "row_filters" and value != getattr(DatasetReference, name):
+            yield f"dataset.{name}", value, stands
     if asked.row_filters:
         yield "dataset.row_filters", row_filters(asked), standing.row_filters
 

@@ -12,6 +12,7 @@ from actstore_api.records import capture as asked
 from actstore_api.records.capture import CaptureSpecification, DatasetReference
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.positions import KINDS_BY_PLACE
+from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.sites import Site
 from actstore_storage.format.specification import Positions, RowFilter
 from actstore_worker.datasets.documents import DocumentQuery
@@ -44,13 +45,9 @@ def document_query(dataset: DatasetReference) -> DocumentQuery:
         raise _invalid("dataset.max_documents", dataset.max_documents, "1 or more")
     if dataset.tokens_field and dataset.text_field:
         raise _invalid("dataset.tokens_field", dataset.tokens_field, "either tokens_field or text_field")
-    return DocumentQuery(
-        text_field="" if dataset.tokens_field else dataset.text_field or "text",
-        tokens_field=dataset.tokens_field,
-        source_field=dataset.source_field,
-        row_filters=filters,
-        max_documents=dataset.max_documents,
-    )
+    text_field = "" if dataset.tokens_field else dataset.text_field or "text"
+    own = {"text_field": text_field, "row_filters": filters}
+    return DocumentQuery(**fields_in_common(dataset, DocumentQuery) | own)
 
 
 def row_filters(dataset: DatasetReference) -> tuple[RowFilter, ...]:

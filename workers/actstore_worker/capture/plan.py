@@ -1,14 +1,10 @@
 """From a request for a capture to its run: everything is looked up and checked here, before any forward pass."""
 
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from actstore_api.records.capture import CaptureSpecification, DatasetFiles, DatasetReference
 from actstore_api.records.terms import ModelReference
@@ -16,6 +12,7 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.norm_columns import L2, NormColumn, columns_beside, statistics_names
 from actstore_storage.format.products import NORM_SKETCHES
+from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
@@ -24,8 +21,9 @@ from actstore_worker.capture.options import StoreOptions, checked_options, docum
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.datasets.documents import Document, DocumentQuery, documents
+from actstore_worker.datasets.documents import DocumentQuery, documents
 from actstore_worker.datasets.files import Dataset
+from actstore_worker.datasets.noted_sources import NotedSources
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, TokenisedDataset, TokenSequences, tokenise
 from actstore_worker.models.files.source import ModelSource
@@ -95,7 +93,7 @@ def plan_capture(request: CaptureSpecification, catalog: ModelCatalog, settings:
     Errors: BadRequest or NotThere with field, value and what is allowed.
     """
     asked = _look_up(request, catalog, settings)
-    noted = _NotedSources()
+    noted = NotedSources()
     with _naming_dataset(asked.dataset_reference.name):
         tokenised = tokenise(asked.model, noted.passing(documents(asked.dataset, asked.query)), asked.shape)
     sizes, per_shard = _sizes(asked, tokenised.sequences, settings)
@@ -202,7 +200,8 @@ def _sizes(asked: _Asked, sequences: TokenSequences, settings: PlanSettings) -> 
 
 
 def _specification(asked: _Asked, tokenised: TokenisedDataset, per_shard: int) -> Specification:
-    model, query, dense = asked.model, asked.query, tuple(map(str, asked.dense))
+    model, dense = asked.model, tuple(map(str, asked.dense))
+    filled_in = (fields_in_common(part, Specification) for part in (asked.query, asked.shape, asked.options))
     return Specification(
         model=asked.model_reference.name,
         model_revision=asked.model_reference.revision,
@@ -212,42 +211,14 @@ def _specification(asked: _Asked, tokenised: TokenisedDataset, per_shard: int) -
         tokenizer_sha256=model.tokenizer_sha256,
         dataset=asked.dataset_reference.name,
         dataset_sha256=tokenised.sha256,
-        text_field=query.text_field,
-        max_tokens=asked.dataset_reference.max_tokens,
-        context_length=asked.shape.context_length,
-        prepend_bos=asked.shape.prepend_bos,
         dense_sites=dense,
         norm_sites=tuple(map(str, asked.norms)),
         saes=tuple(SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in asked.saes),
         sequences_per_shard=per_shard,
         sequences_per_batch=asked.sequences_per_batch,
-        tokens_field=query.tokens_field,
-        row_filters=query.row_filters,
-        max_documents=query.max_documents,
         marked_special=model.marks_special,
-        source_field=query.source_field,
-        **asdict(asked.options) | {"positions": asked.options.positions},
+        **{name: value for part in filled_in for name, value in part.items()},
     )
-
-
-class _NotedSources:
-    """Where documents come from, noted as they pass: of many millions, so that these are columns and no objects."""
-
-    def __init__(self) -> None:
-        self._numbers, self._rows, self._sources = array("q"), array("q"), list[str]()
-
-    def passing(self, found: Iterable[Document]) -> Iterator[Document]:
-        for document in found:
-            self._numbers.append(document.number)
-            self._rows.append(document.row)
-            self._sources.append(document.source)
-            yield document
-
-    def of(self, documents: NDArray[np.int64]) -> DocumentSources:
-        noted = DocumentSources(
-            np.array(self._numbers, np.int64), np.array(self._sources, np.object_), np.array(self._rows, np.int64)
-        )
-        return noted.take(documents)
 
 
 def default_run_name(specification: Specification) -> str:

@@ -10,17 +10,16 @@ from typing import Any
 import ray
 import torch
 
-from actstore_api.records.capture import ListSourcesAnswer
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.features.segments import Part
 from actstore_storage.upkeep.merging import Merge
+from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
-from actstore_worker.catalog.listing import find_sources
 from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.session import NAMESPACE, POLL_SECONDS, gpu_count
 from actstore_worker.cluster.stores import catalog_of, device_here
@@ -80,11 +79,15 @@ class _CoordinatorActor(Coordinator):
             settings.coordinator,
             Merging(bucket, _RemoteWriter(settings), settings.merging),
         )
-        self._places = catalog, places
+        self._answers = CaptureAnswers(self, catalog, places)
         self._start(self._look_after_workers(settings))
 
-    async def sources(self) -> ListSourcesAnswer:
-        return await asyncio.to_thread(find_sources, *self._places)
+    async def ask(self, question: Any) -> Any:
+        """Answer any question about captures that has one answer.
+
+        Errors: as `CaptureAnswers.answer`.
+        """
+        return await self._answers.answer(question)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
         """Finish what a coordinator before this one left, and use every place that joins the cluster. Ray itself puts a

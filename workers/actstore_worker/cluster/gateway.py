@@ -7,19 +7,12 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
-from actstore_api.records.capture import (
-    CaptureEstimate,
-    CaptureProgress,
-    CaptureSpecification,
-    GetCaptureTotalsAnswer,
-    ListSourcesAnswer,
-)
+from actstore_api.records.capture import CaptureProgress
 from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
 from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.captures import COORDINATOR
 from actstore_worker.cluster.models import model_id_of
 from actstore_worker.cluster.session import NAMESPACE
-from actstore_worker.live.answering import Answer as LiveAnswer
 from actstore_worker.live.answering import NamesModel, Question
 from actstore_worker.patching.legs import Finished
 from actstore_worker.patching.serving.failover import ProcessDied, going_on
@@ -36,23 +29,11 @@ class GatewayIngress(Gateway):
 class _RemoteCoordinator:
     """Looked up for each call, so that a coordinator that was replaced is found again."""
 
-    async def submit(self, request: CaptureSpecification) -> str:
-        return await answer(self._actor.submit.remote(request))
-
-    async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
-        return await answer(self._actor.estimate.remote(request))
-
-    async def sources(self) -> ListSourcesAnswer:
-        return await answer(self._actor.sources.remote())
+    async def ask(self, question: Any) -> Any:
+        return await answer(self._actor.ask.remote(question))
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         return await answer(self._actor.progress_after.remote(run, version))
-
-    async def cancel(self, run: str) -> CaptureProgress:
-        return await answer(self._actor.cancel.remote(run))
-
-    async def totals(self) -> GetCaptureTotalsAnswer:
-        return await answer(self._actor.totals.remote())
 
     @property
     def _actor(self) -> Any:
@@ -66,7 +47,7 @@ class _RemoteModels:
     def __init__(self, handle: serve.handle.DeploymentHandle) -> None:
         self._handle = handle
 
-    async def ask(self, question: Question) -> LiveAnswer:
+    async def ask(self, question: Question) -> Any:
         """Goes to a replica that has the model, if one has; a question that names none goes to any."""
         model_id = model_id_of(question.model) if isinstance(question, NamesModel) else ""
         response = self._handle.options(multiplexed_model_id=model_id).ask.remote(question)

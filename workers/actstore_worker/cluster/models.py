@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 from ray import serve
 
@@ -12,7 +13,6 @@ from actstore_api.records.patching import RunSweep, SweepEstimate
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.cluster.stores import catalog_of, device_here
-from actstore_worker.live.answering import Answer as LiveAnswer
 from actstore_worker.live.answering import Question
 from actstore_worker.patching.legs import Finished
 from actstore_worker.patching.serving.sweeps import Served
@@ -49,7 +49,7 @@ def model_replica(models_per_replica: int) -> type:
             served = await self._served(serve.get_multiplexed_model_id())
             return await self._replica.sweeps.estimate(served, request)
 
-        async def ask(self, question: Question) -> LiveAnswer:
+        async def ask(self, question: Question) -> Any:
             named = await asyncio.to_thread(self._replica.live.model_of, question)
             served = None if named is None else await self._served(model_id_of(named))
             model = None if served is None else served.model

@@ -12,23 +12,7 @@ from typing import Any, Protocol
 
 from actstore_api.codec import encode, message_of
 from actstore_api.reasons import REASONS, to_status
-from actstore_api.records.capture import (
-    CancelCapture,
-    CancelCaptureAnswer,
-    CaptureEstimate,
-    CaptureProgress,
-    CaptureSpecification,
-    EstimateCapture,
-    EstimateCaptureAnswer,
-    GetCaptureTotals,
-    GetCaptureTotalsAnswer,
-    ListSources,
-    ListSourcesAnswer,
-    StartCapture,
-    StartCaptureAnswer,
-    WatchCapture,
-    WatchCaptureAnswer,
-)
+from actstore_api.records.capture import CaptureProgress, WatchCapture, WatchCaptureAnswer
 from actstore_api.records.patching import (
     EstimateSweep,
     EstimateSweepAnswer,
@@ -39,28 +23,22 @@ from actstore_api.records.patching import (
     SweepProgress,
     SweepResult,
 )
+from actstore_api.v1 import service_pb2
 from actstore_api.verbs import VERBS, Verb
 from actstore_storage.errors import ActstoreError
 from actstore_worker.wire.failures import STATUS_CODES, failure_of, read_question
 
 _log = logging.getLogger(__name__)
+_CAPTURES = service_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class Captures(Protocol):
     """What is asked of the coordinator."""
 
-    async def submit(self, request: CaptureSpecification) -> str: ...
-
-    async def estimate(self, request: CaptureSpecification) -> CaptureEstimate: ...
-
-    async def sources(self) -> ListSourcesAnswer: ...
+    async def ask(self, question: Any) -> Any: ...
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]: ...
-
-    async def cancel(self, run: str) -> CaptureProgress: ...
-
-    async def totals(self) -> GetCaptureTotalsAnswer: ...
 
 
 class Models(Protocol):
@@ -99,7 +77,7 @@ class Gateway:
         """Answer a verb in one message; after a failure in an empty one."""
         try:
             self._check_token(context)
-            return encode(await self._answered(read_question(verb.question, request)))
+            return encode(await self._answered(verb, read_question(verb.question, request)))
         except Exception as error:  # noqa: BLE001  none may reach Serve, which would send its traceback
             _refuse(context, error)
             return message_of(verb.answer)()
@@ -117,21 +95,12 @@ class Gateway:
             _refuse(context, error)
             yield message_of(verb.answer)()
 
-    async def _answered(self, question: Any) -> Any:
+    async def _answered(self, verb: Verb, question: Any) -> Any:
         """Captures are asked of the coordinator, sweeps and all other questions of a model replica."""
-        match question:
-            case StartCapture():
-                return StartCaptureAnswer(await self._captures.submit(question.specification))
-            case EstimateCapture():
-                return EstimateCaptureAnswer(await self._captures.estimate(question.specification))
-            case ListSources():
-                return await self._captures.sources()
-            case CancelCapture():
-                return CancelCaptureAnswer(await self._captures.cancel(question.run))
-            case GetCaptureTotals():
-                return await self._captures.totals()
-            case EstimateSweep():
-                return EstimateSweepAnswer(await self._models.estimate(question.sweep))
+        if verb.service == _CAPTURES:
+            return await self._captures.ask(question)
+        if isinstance(question, EstimateSweep):
+            return EstimateSweepAnswer(await self._models.estimate(question.sweep))
         return await self._models.ask(question)
 
     async def _told(self, question: WatchCapture | RunSweep) -> AsyncIterator[WatchCaptureAnswer | RunSweepAnswer]:

@@ -6,6 +6,7 @@ import torch
 from actstore_api.records.sae import AblateDirection, AblateDirectionAnswer
 from actstore_storage.errors import BadRequest
 from actstore_worker.live.passes.checks import check_features
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.running import Passes, adding
 from actstore_worker.live.passes.text import read_text
 from actstore_worker.live.saes.encode_text import feature_activations
@@ -52,3 +53,8 @@ def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDir
 
 def _numbers(values: torch.Tensor) -> pa.Array:
     return pa.array(values.double().numpy(force=True), pa.float64())
+
+
+ANSWERS: Answers = {
+    AblateDirection: lambda given, question: ablate_direction(given.passes, given.fitting(question.sae), question),
+}

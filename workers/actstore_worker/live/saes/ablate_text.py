@@ -20,6 +20,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_worker.live.passes.checks import check_features
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.running import Passes, setting
 from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.live.saes.encode_text import feature_activations
@@ -184,3 +185,8 @@ def _effects(text: LiveText, groups: list[_Cells], activations: Float[np.ndarray
         activations.astype(np.float64) - whole,
     ]
     return pa.table(columns, schema=_SCHEMA)
+
+
+ANSWERS: Answers = {
+    AblateText: lambda given, question: ablate_text(given.passes, given.fitting(question.sae), question, given.limits),
+}

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actstore_api.records.sae import EncodeText, EncodeTextAnswer
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.passes.text import read_text
 from actstore_worker.provenance import live_provenance
@@ -41,3 +42,8 @@ def feature_activations(sae: SparseAutoencoder, x: Float[Tensor, "row d_in"], fe
     """
     rows = max(1, DENSE_MAX // sae.d_sae)
     return torch.cat([sae.encode(part)[:, feature].clone() for part in x.split(rows)])
+
+
+ANSWERS: Answers = {
+    EncodeText: lambda given, question: encode_text(given.passes, given.fitting(question.sae), question),
+}

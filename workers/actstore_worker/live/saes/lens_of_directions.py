@@ -12,6 +12,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS
 from actstore_worker.live.passes.checks import check_features, check_k
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_causal, token_texts
@@ -142,3 +143,8 @@ def _check_writes(sae: SparseAutoencoder, side: str) -> None:
             value=str(site),
             allowed="an SAE of a site in the residual",
         )
+
+
+ANSWERS: Answers = {
+    GetLogitLens: lambda given, question: logit_lens(given.passes, given.fitting(question.sae), question, given.limits),
+}

@@ -9,6 +9,7 @@ from actstore_api.records.sae import FindNeighbors, FindNeighborsAnswer
 from actstore_storage.errors import BadRequest
 from actstore_worker.live.passes.checks import check_features, check_k
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
@@ -57,3 +58,8 @@ def _direction(sae: SparseAutoencoder, vectors: Tensor, question: FindNeighbors)
 
 def _refused(field: str, value: str, why: str) -> BadRequest:
     return BadRequest(f"{field} {value} gives no direction: {why}", field=field, value=value, allowed=why)
+
+
+ANSWERS: Answers = {
+    FindNeighbors: lambda given, question: find_neighbors(given.saes.get(question.sae), question, given.limits),
+}

@@ -19,6 +19,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers, Resources
 from actstore_worker.live.passes.running import UNCHANGED, Passes, adding
 from actstore_worker.live.passes.stored_sample import Batch, StoredSequence, batches, sample_sequences
 from actstore_worker.live.saes.doubts import Findings, doubts
@@ -167,3 +168,11 @@ def _table(quantities: dict[str, float], sae: SparseAutoencoder) -> pa.Table:
     values = [None if math.isnan(value) else value for value in quantities.values()]
     claimed = [sae.claims.get(name) for name in quantities]
     return pa.table([list(quantities), values, claimed], schema=_SCHEMA)
+
+
+def _check_sae(given: Resources, question: CheckSae) -> CheckSaeAnswer:
+    sae, snapshot = given.fitting(question.sae), given.open(question.run)
+    return check_sae(given.passes, sae, snapshot, question, given.limits)
+
+
+ANSWERS: Answers = {CheckSae: _check_sae}

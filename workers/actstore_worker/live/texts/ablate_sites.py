@@ -18,6 +18,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import HEAD_KINDS, Site, parse_site
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers, Resources
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.passes.stored_sample import batches, check_sample, sample_sequences
 from actstore_worker.live.passes.text import LiveText, read_text
@@ -320,3 +321,12 @@ def _answer(parts: Sequence[Site], losses: _Losses, provenance: Provenance) -> A
         tokens=tokens,
         provenance=provenance,
     )
+
+
+def _ablate_sites(given: Resources, question: AblateSites) -> AblateSitesAnswer:
+    """Only a mean is over stored text."""
+    stored = question.stored if question.ablation == "mean" else None
+    return ablate_sites(given.passes, given.sampled(stored), question, given.limits)
+
+
+ANSWERS: Answers = {AblateSites: _ablate_sites}

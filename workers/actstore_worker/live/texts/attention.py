@@ -27,6 +27,7 @@ from actstore_api.records.model import GetAttention, GetAttentionAnswer, GetIndu
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.passes.text import read_text
 from actstore_worker.models.chosen import chosen_heads, chosen_layers
@@ -234,3 +235,9 @@ def _too_many(weights: int, allowed: int, what: str, field: str) -> BadRequest:
     if field == "text":
         message = f"{what} has {weights} weights; at most {allowed} are held at once"
     return BadRequest(message, reason="LIMIT_EXCEEDED", **details)
+
+
+ANSWERS: Answers = {
+    GetAttention: lambda given, question: see_attention(given.passes, question, given.limits),
+    GetInductionScores: lambda given, question: score_induction(given.passes, question, given.limits),
+}

@@ -21,6 +21,7 @@ from actstore_api.records.terms import Prompt
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.live.texts.attention import EAGER, check_weights, visit_patterns
@@ -290,3 +291,8 @@ def _schema(named: Sequence[str], measured: Sequence[str]) -> pa.Schema:
     kinds = {"prompt": pa.string(), "text": pa.string()}
     fields = [pa.field(name, kinds.get(name, pa.int32()), nullable=False) for name in named]
     return pa.schema([*fields, *(pa.field(name, pa.float64()) for name in measured)])
+
+
+ANSWERS: Answers = {
+    CompareTokens: lambda given, question: compare_tokens(given.passes, question, given.limits),
+}

@@ -20,6 +20,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site, why_missing
 from actstore_worker.live.passes.checks import check_k
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.running import LOGITS_MAX, Passes
 from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.models.chosen import chosen_layers
@@ -196,3 +197,8 @@ def _check_rows(rows: int, limits: LiveLimits) -> None:
             value=f"{rows} tokens",
             allowed=f"at most {limits.lens_rows} tokens",
         )
+
+
+ANSWERS: Answers = {
+    GetTextLens: lambda given, question: lens_text(given.passes, question, given.limits),
+}

@@ -19,6 +19,7 @@ from actstore_api.records.terms import SaeFeature
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import Site
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers, Resources
 from actstore_worker.live.passes.running import LOGITS_MAX, UNCHANGED, Passes
 from actstore_worker.live.passes.text import LiveText, read_text
 from actstore_worker.live.texts.steer_site import Steering, direction_of, steered_positions
@@ -219,3 +220,12 @@ def _check_finite(logits: Float[Tensor, " vocabulary"], strength: float | None) 
             value=strength,
             allowed="a strength that leaves finite numbers",
         )
+
+
+def _steer_text(given: Resources, question: SteerText) -> SteerTextAnswer:
+    along = question.direction
+    sae = given.fitting(along.sae) if isinstance(along, SaeFeature) else None
+    return steer_text(given.passes, sae, question, given.limits)
+
+
+ANSWERS: Answers = {SteerText: _steer_text}

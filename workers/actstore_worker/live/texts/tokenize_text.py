@@ -2,6 +2,7 @@
 
 from actstore_api.records.model import TokenizeText, TokenizeTextAnswer
 from actstore_storage.errors import BadRequest
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.text import show_text
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import prompt_ids, token_of
@@ -23,3 +24,8 @@ def tokenize_text(model: LanguageModel, question: TokenizeText) -> TokenizeTextA
     else:
         ids = prompt_ids(model, question.text, question.prepend_bos, "text")
     return TokenizeTextAnswer(show_text(model, ids).table(), live_provenance(model))
+
+
+ANSWERS: Answers = {
+    TokenizeText: lambda given, question: tokenize_text(given.passes.model, question),
+}

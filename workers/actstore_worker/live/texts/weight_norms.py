@@ -12,6 +12,7 @@ from actstore_api.records.model import GetWeightNorms, GetWeightNormsAnswer
 from actstore_storage.errors import BadRequest
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.passes.resources import Answers
 from actstore_worker.live.passes.running import Passes
 from actstore_worker.live.texts.sublayer_norms import sublayer_norms
 from actstore_worker.models.model import LanguageModel
@@ -216,3 +217,10 @@ def _layers(model: LanguageModel, asked: Sequence[int]) -> list[int]:
                 allowed=f"0 to {model.layer_count - 1}",
             )
     return sorted(set(asked)) or list(range(model.layer_count))
+
+
+ANSWERS: Answers = {
+    GetWeightNorms: lambda given, question: weight_norms(
+        given.passes, question, given.limits, given.sampled(question.stored)
+    ),
+}

@@ -1,0 +1,46 @@
+"""Any question about captures to its answer."""
+
+import asyncio
+from typing import Any
+
+from actstore_api.records.capture import (
+    CancelCapture,
+    CancelCaptureAnswer,
+    EstimateCapture,
+    EstimateCaptureAnswer,
+    GetCaptureTotals,
+    ListSources,
+    StartCapture,
+    StartCaptureAnswer,
+)
+from actstore_worker.capture.coordinator import Coordinator
+from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.catalog.listing import find_sources
+from actstore_worker.datasets.places import DatasetPlaces
+
+
+class CaptureAnswers:
+    """Answers what is asked of a coordinator, and of what its captures can name."""
+
+    def __init__(self, coordinator: Coordinator, catalog: ModelCatalog, places: DatasetPlaces) -> None:
+        self._coordinator = coordinator
+        self._catalog, self._places = catalog, places
+
+    async def answer(self, question: Any) -> Any:
+        """Answer a question of the contract's captures, but for one that is answered in parts.
+
+        Errors: whatever is wrong with it.
+        """
+        captures = self._coordinator
+        match question:
+            case StartCapture():
+                return StartCaptureAnswer(await captures.submit(question.specification))
+            case EstimateCapture():
+                return EstimateCaptureAnswer(await captures.estimate(question.specification))
+            case ListSources():
+                return await asyncio.to_thread(find_sources, self._catalog, self._places)
+            case CancelCapture():
+                return CancelCaptureAnswer(await captures.cancel(question.run))
+            case GetCaptureTotals():
+                return await captures.totals()
+        raise TypeError(f"{type(question).__name__} is no question about captures")
