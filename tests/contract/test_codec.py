@@ -371,6 +371,19 @@ def test_a_value_of_no_kind_that_a_union_has_is_not_sent() -> None:
     assert (refused.value.field, refused.value.value) == ("direction", "seven")
 
 
+class Word(str):
+    """A text of a type of its own, as numpy's are."""
+
+
+@pytest.mark.parametrize(
+    ("value", "member"), [(Word("x"), "text"), (True, "truth"), (7, "integer"), (0.5, "real")], ids=str
+)
+def test_a_value_is_of_the_nearest_kind_that_a_union_has(value: Any, member: str) -> None:
+    (sent,) = encode(RowFilter("column", "==", (value,))).values
+    assert sent.WhichOneof("kind") == member
+    assert getattr(sent, member) == value
+
+
 def test_what_no_message_stands_for_is_no_record() -> None:
     with pytest.raises(TypeError, match="no message stands for Positions"):
         encode(Positions())
