@@ -69,9 +69,9 @@ def specification(
     """The capture that these arguments ask for. Errors: BadRequest with the argument's name."""
     return CaptureSpecification(
         run=_checks.text(name or "", "name"),
-        model=ModelReference(_checks.text(model, "model"), _checks.text(revision, "revision")),
+        model=ModelReference(_checks.name(model, "model"), _checks.text(revision, "revision")),
         dataset=DatasetReference(
-            name=_checks.text(dataset, "dataset"),
+            name=_checks.name(dataset, "dataset"),
             text_field=_checks.text(text_field, "text_field"),
             tokens_field=_checks.text(tokens_field, "tokens_field"),
             source_field=_checks.text(source_field, "source_field"),
@@ -143,4 +143,4 @@ def _row_filter(value: object) -> RowFilter:
             _checks.text(one, "filters")
         elif type(one) not in (int, float, bool) or (type(one) is int and not -(2**63) <= one < 2**63):
             raise refused(f"a filter compares with text or numbers, not {one!r}", "filters", repr(value), allowed)
-    return RowFilter(_checks.text(column, "filters"), comparison, wanted_values)
+    return RowFilter(_checks.name(column, "filters"), comparison, wanted_values)

@@ -275,6 +275,8 @@ DIRECTION = {"direction": [1.0], "site": "resid_post.1"}
 @pytest.mark.parametrize(
     ("call", "field"),
     [
+        (lambda lab: lab.tokens("", TEXT), "model"),
+        (lambda lab: lab.weights(""), "model"),
         (lambda lab: lab.attention("tiny", ""), "text"),
         (lambda lab: lab.attention("tiny", TEXT, layers=[-1]), "layers"),
         (lambda lab: lab.attention("tiny", TEXT, heads=["a"]), "heads"),

@@ -166,6 +166,13 @@ def test_what_the_wire_could_not_carry_is_refused_here(field: str, remote: Lab) 
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize(("model", "dataset", "field"), [("", "text", "model"), ("planted-model", "", "dataset")])
+def test_a_model_and_a_dataset_have_names(model: str, dataset: str, field: str, remote: Lab) -> None:
+    with pytest.raises(BadRequest, match=f"{field} is required") as refused:
+        remote.capture(model, dataset=dataset)
+    assert (refused.value.field, refused.value.value, refused.value.allowed) == (field, "", "a name")
+
+
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:
     remote.capture("planted-model", dataset="text")
     sent = workers.requests[-1].specification
