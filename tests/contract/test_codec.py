@@ -134,17 +134,24 @@ def test_how_verbs_are_asked() -> None:
     assert {name for name, verb in VERBS.items() if verb.streams} == {
         "ReadActivations", "ReadFeature", "ReadTokens", "RunSweep", "WatchCapture",
     }  # fmt: skip
-    assert VERBS["GetRun"].deadline_seconds == 60
     assert VERBS["GetRun"].repeatable
     assert not VERBS["GetRun"].forwarded
-    assert VERBS["AblateText"].deadline_seconds == 600
     assert VERBS["RunSweep"].forwarded
-    assert VERBS["RunSweep"].deadline_seconds is None
     assert {name for name, verb in VERBS.items() if not verb.repeatable} == {
         "CancelCapture",
         "RunSweep",
         "StartCapture",
     }
+
+
+def test_who_waits_how_long() -> None:
+    """What loads a model may take minutes, as what looks at every row may; a capture tokenizes a whole dataset first."""
+    minutes = {verb.name for verb in VERBS.values() if verb.service.endswith((".SaeService", ".ModelService"))}
+    minutes |= {"GetNormProfile", "SampleExamples", "FindFeatures", "GetActiveFeatures", "GetCofiringFeatures"}
+    for verb in VERBS.values():
+        long = verb.name in {"StartCapture", "EstimateCapture", "EstimateSweep"}
+        answered = 3600 if long else 600 if verb.name in minutes else 60
+        assert verb.deadline_seconds == (None if verb.streams else answered), verb.name
 
 
 # In alphabetical order, so that the same question is the same bytes.
