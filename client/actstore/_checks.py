@@ -173,6 +173,8 @@ def one_of(value: str, field: str, allowed: Sequence[Word]) -> Word:
 
 def whole_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
     """Of layers, heads, documents and the like; None: none are named, which stands for all that there are."""
+    if not isinstance(values, Iterable | None):
+        raise refused(f"{field} are several numbers, not {values!r}", field, repr(values), f"{field}=[{values!r}]")
     return tuple(count(value, field, maximum=maximum) for value in (() if values is None else values))
 
 

@@ -145,7 +145,7 @@ def test_how_verbs_are_asked() -> None:
 
 
 def test_who_waits_how_long() -> None:
-    """What loads a model may take minutes, as what looks at every row may; a capture tokenizes a whole dataset first."""
+    """What loads a model may take minutes, as what looks at every row may; a capture tokenizes a dataset first."""
     minutes = {verb.name for verb in VERBS.values() if verb.service.endswith((".SaeService", ".ModelService"))}
     minutes |= {"GetNormProfile", "SampleExamples", "FindFeatures", "GetActiveFeatures", "GetCofiringFeatures"}
     for verb in VERBS.values():
