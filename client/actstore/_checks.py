@@ -34,8 +34,8 @@ def names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...]:
     if not isinstance(values, str | Iterable | None):
         raise refused(f"{field} must be text, not {type(values).__name__}", field, repr(values), "a string, or several")
     found = (values,) if isinstance(values, str) else tuple(values or ())
-    for name in found:
-        text(name, field)
+    for one in found:
+        text(one, field)
     return found
 
 
@@ -49,6 +49,14 @@ def text(value: object, field: str) -> str:
         except UnicodeEncodeError as error:
             raise refused(f"{field} is not Unicode text: {error.reason}", field, repr(value), "UTF-8") from None
     return value
+
+
+def name(value: object, field: str) -> str:
+    """Text that names something, as the contract wants it."""
+    found = text(value, field)
+    if not found:
+        raise refused(f"{field} is required", field, "", "a name")
+    return found
 
 
 def fractions(values: Iterable[float] | None, field: str) -> tuple[float, ...]:
@@ -151,7 +159,7 @@ def tristate(value: bool | None, field: str) -> bool | None:
 
 def several_of(values: Iterable[str] | str | None, field: str, allowed: Sequence[Word]) -> tuple[Word, ...]:
     """Words out of those that are allowed; one string counts as one word, and None as none."""
-    return tuple(one_of(name, field, allowed) for name in names(values, field))
+    return tuple(one_of(word, field, allowed) for word in names(values, field))
 
 
 def one_of(value: str, field: str, allowed: Sequence[Word]) -> Word:
@@ -165,6 +173,8 @@ def one_of(value: str, field: str, allowed: Sequence[Word]) -> Word:
 
 def whole_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
     """Of layers, heads, documents and the like; None: none are named, which stands for all that there are."""
+    if not isinstance(values, Iterable | None):
+        raise refused(f"{field} are several numbers, not {values!r}", field, repr(values), f"{field}=[{values!r}]")
     return tuple(count(value, field, maximum=maximum) for value in (() if values is None else values))
 
 
@@ -182,7 +192,7 @@ def seed(value: int) -> int:
 def of_model(model: str, revision: str, bos: bool | None) -> dict[str, Any]:
     """The fields of a question to a model about a text."""
     return {
-        "model": ModelReference(text(model, "model"), text(revision, "revision")),
+        "model": ModelReference(name(model, "model"), text(revision, "revision")),
         "prepend_bos": tristate(bos, "bos"),
     }
 

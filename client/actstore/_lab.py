@@ -209,7 +209,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         units are active on real input. `layers` None: all of them.
         """
         question = GetWeightNorms(
-            **_checks.of_model(_checks.words(model, "model"), revision, bos),
+            **_checks.of_model(model, revision, bos),
             layers=_checks.whole_numbers(layers, "layers"),
             samples=_checks.count(samples, "samples"),
             seed=_checks.count(seed, "seed", maximum=2**63 - 1),

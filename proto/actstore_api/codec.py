@@ -193,6 +193,8 @@ def _collection(hint: Any, field: FieldDescriptor) -> Shape:
         return Shape(dict, dict)
     element = _single(element_hint, field)
     order = sorted if kind is frozenset else list
+    if element is _AS_IT_IS:  # in one step, for there may be thousands
+        return Shape(order, kind)
     return Shape(
         lambda values: [element.out(value) for value in order(values)], lambda found: kind(map(element.back, found))
     )
@@ -250,7 +252,8 @@ class _Choice:
         self._by_type = {get_origin(each) or each: field.name for field, each in members.items()}
 
     def out(self, value: Any) -> dict[str, Any]:
-        name = self._by_type.get(type(value))
+        # By what its type is of, too: a text out of a numpy array is a str of numpy's own.
+        name = next((self._by_type[kind] for kind in type(value).__mro__ if kind in self._by_type), None)
         if name is None:
             raise Unreadable(f"{value!r} is not {self.names}", value, self.names)
         return {name: self._by_name[name].out(value)}

@@ -134,17 +134,24 @@ def test_how_verbs_are_asked() -> None:
     assert {name for name, verb in VERBS.items() if verb.streams} == {
         "ReadActivations", "ReadFeature", "ReadTokens", "RunSweep", "WatchCapture",
     }  # fmt: skip
-    assert VERBS["GetRun"].deadline_seconds == 60
     assert VERBS["GetRun"].repeatable
     assert not VERBS["GetRun"].forwarded
-    assert VERBS["AblateText"].deadline_seconds == 600
     assert VERBS["RunSweep"].forwarded
-    assert VERBS["RunSweep"].deadline_seconds is None
     assert {name for name, verb in VERBS.items() if not verb.repeatable} == {
         "CancelCapture",
         "RunSweep",
         "StartCapture",
     }
+
+
+def test_who_waits_how_long() -> None:
+    """What loads a model may take minutes, as what looks at every row may; a capture tokenizes a dataset first."""
+    minutes = {verb.name for verb in VERBS.values() if verb.service.endswith((".SaeService", ".ModelService"))}
+    minutes |= {"GetNormProfile", "SampleExamples", "FindFeatures", "GetActiveFeatures", "GetCofiringFeatures"}
+    for verb in VERBS.values():
+        long = verb.name in {"StartCapture", "EstimateCapture", "EstimateSweep"}
+        answered = 3600 if long else 600 if verb.name in minutes else 60
+        assert verb.deadline_seconds == (None if verb.streams else answered), verb.name
 
 
 # In alphabetical order, so that the same question is the same bytes.
@@ -369,6 +376,19 @@ def test_a_value_of_no_kind_that_a_union_has_is_not_sent() -> None:
     with pytest.raises(Unreadable, match="feature or vector") as refused:
         encode(FindNeighbors("sae", "seven"))  # type: ignore[arg-type]
     assert (refused.value.field, refused.value.value) == ("direction", "seven")
+
+
+class Word(str):
+    """A text of a type of its own, as numpy's are."""
+
+
+@pytest.mark.parametrize(
+    ("value", "member"), [(Word("x"), "text"), (True, "truth"), (7, "integer"), (0.5, "real")], ids=str
+)
+def test_a_value_is_of_the_nearest_kind_that_a_union_has(value: Any, member: str) -> None:
+    (sent,) = encode(RowFilter("column", "==", (value,))).values
+    assert sent.WhichOneof("kind") == member
+    assert getattr(sent, member) == value
 
 
 def test_what_no_message_stands_for_is_no_record() -> None:

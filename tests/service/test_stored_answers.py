@@ -254,6 +254,24 @@ REFUSED = [
     ),
     ("ActivationService", "ReadTokens", activation_pb2.ReadTokensRequest(run="a/b"), "NAME_INVALID", "run", "a/b"),
     (
+        "ActivationService",
+        "ReadActivations",
+        activation_pb2.ReadActivationsRequest(run="planted"),
+        "ARGUMENT_INVALID",
+        "sites",
+        "none",
+    ),
+    (
+        "ActivationService",
+        "ReadTokens",
+        activation_pb2.ReadTokensRequest(
+            run="planted", where=activation_pb2.TokenSelection(sequences=common_pb2.Range(first=5, end=2))
+        ),
+        "ARGUMENT_INVALID",
+        "sequences",
+        "5 to 1",
+    ),
+    (
         "FeatureService",
         "SampleExamples",
         _top_request(12),

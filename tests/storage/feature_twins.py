@@ -21,7 +21,7 @@ EXCLUSIONS = [frozenset[str](), frozenset({"bos"}), frozenset({"bos", "special"}
 FILTERS = [
     TokenFilter(tokens=tuple(range(9)), end_position=10),
     TokenFilter(documents=(4, 5, 9), exclude=frozenset({"special"})),
-    TokenFilter(first_sequence=3, sequence_count=9, first_position=1),
+    TokenFilter(first_sequence=3, end_sequence=12, first_position=1),
 ]
 Entry = tuple[float, int, int]
 

@@ -47,6 +47,7 @@ def shards_in_words(news: CaptureProgress) -> str:
     if not news.shards_total:
         return news.state
     failed = f", {len(news.failed_shards)} failed" if news.failed_shards else ""
-    paused = f", paused: {news.failure.message}" if news.state == "paused" and news.failure else ""
+    cause = f": {news.failure.message}" if news.failure else ""
+    paused = f", paused{cause}" if news.state == "paused" else ""
     left_out = f", {news.dataset_files.not_read:,} files not read" if news.dataset_files.not_read else ""
     return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}{left_out}"

@@ -55,8 +55,8 @@ def specification(
         raise TypeError(f"a capture has no option {unknown!r}")
     return CaptureSpecification(
         run=_checks.text(name or "", "name"),
-        model=ModelReference(_checks.text(model, "model"), _checks.text(revision, "revision")),
-        dataset=DatasetReference(name=_checks.text(dataset, "dataset"), **_checked(options, DatasetReference)),
+        model=ModelReference(_checks.name(model, "model"), _checks.text(revision, "revision")),
+        dataset=DatasetReference(name=_checks.name(dataset, "dataset"), **_checked(options, DatasetReference)),
         **_checked({"dtype": "float32", **options}, CaptureSpecification),
     )
 
@@ -120,7 +120,7 @@ def _row_filter(value: object, field: str) -> RowFilter:
             _checks.text(one, field)
         elif type(one) not in (int, float, bool) or (type(one) is int and not -(2**63) <= one < 2**63):
             raise refused(f"a filter compares with text or numbers, not {one!r}", field, repr(value), allowed)
-    return RowFilter(_checks.text(column, field), comparison, wanted_values)
+    return RowFilter(_checks.name(column, field), comparison, wanted_values)
 
 
 # How a value is checked that a field of a type is made of.

@@ -1,16 +1,17 @@
 """Which tokens a question is about, in storage's words."""
 
 from actstore_api.records.activation import TokenSelection
+from actstore_api.records.terms import Range
 from actstore_storage.runs.token_filter import TokenFilter
 
 
 def token_filter(where: TokenSelection | None, exclude: frozenset[str] = frozenset()) -> TokenFilter:
     """Rows that pass every part of the selection, less those of the excluded classes; None passes every row."""
     chosen = where or TokenSelection()
-    first, count = _first_and_count(chosen)
+    sequences = chosen.sequences or Range()
     return TokenFilter(
-        first_sequence=first,
-        sequence_count=count,
+        first_sequence=sequences.first,
+        end_sequence=sequences.end,
         tokens=chosen.tokens,
         documents=chosen.documents,
         first_position=chosen.positions.first if chosen.positions else None,
@@ -22,10 +23,3 @@ def token_filter(where: TokenSelection | None, exclude: frozenset[str] = frozens
 def chosen_tokens(where: TokenSelection | None) -> TokenFilter | None:
     """The same without an exclusion, which stands beside it there; None where all tokens are meant."""
     return None if where is None else token_filter(where)
-
-
-def _first_and_count(chosen: TokenSelection) -> tuple[int, int | None]:
-    if chosen.sequences is None:
-        return 0, None
-    first, end = chosen.sequences.first, chosen.sequences.end
-    return first, None if end is None else end - first

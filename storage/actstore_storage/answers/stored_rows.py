@@ -10,6 +10,7 @@ from actstore_api.records.feature import ReadFeature
 from actstore_api.records.terms import Provenance
 from actstore_storage.answers.selection import chosen_tokens, token_filter
 from actstore_storage.answers.store import Store
+from actstore_storage.errors import BadRequest
 from actstore_storage.features.statistics import feature_rows
 from actstore_storage.rows.reading import read_activations, read_tokens
 
@@ -18,6 +19,8 @@ Rows = tuple[Provenance, Iterator[pa.RecordBatch]]
 
 def activations(store: Store, question: ReadActivations) -> Rows:
     """Vectors of dense sites. One site's are in the column `activation`; of several, each is under its own name."""
+    if not question.sites:
+        raise BadRequest("no site is named", field="sites", value="none", allowed="one dense site or more")
     snapshot = store.snapshot(question.run)
     sites = question.sites[0] if len(question.sites) == 1 else question.sites
     keep = token_filter(question.where, question.exclude)

@@ -117,7 +117,8 @@ def _contexts(snapshot: Snapshot, site: str, length: int) -> Iterator[tuple[npt.
     """Token ids [length] and vectors [length, width] of each sequence that is so long; holds one shard at a time."""
     for commit in snapshot.commits:
         held = snapshot.record.shard_sequences(commit.shard)
-        batches = read_activations(snapshot, site, TokenFilter(held.start, len(held)), ("sequence", "token"))
+        keep = TokenFilter(first_sequence=held.start, end_sequence=held.stop)
+        batches = read_activations(snapshot, site, keep, ("sequence", "token"))
         table = pa.Table.from_batches(list(batches))
         metadata = table.schema.field("activation").metadata
         dtype, width = metadata[b"dtype"].decode(), int(metadata[b"d_model"])

@@ -14,12 +14,12 @@ from actstore_storage.format.tokens import kept_classes, kept_rows
 from actstore_storage.runs.snapshot import Snapshot
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenFilter:
-    """Rows that pass every part that is given. Positions are from `first_position` to before `end_position`."""
+    """Rows that pass every part that is given. Sequences and positions are from the first to before the end."""
 
     first_sequence: int = 0
-    sequence_count: int | None = None
+    end_sequence: int | None = None
     tokens: tuple[int, ...] = ()
     documents: tuple[int, ...] = ()
     first_position: int | None = None
@@ -27,15 +27,11 @@ class TokenFilter:
     exclude: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for field in ("first_sequence", "sequence_count", "first_position", "end_position"):
+        for field in ("first_sequence", "end_sequence", "first_position", "end_position"):
             value = getattr(self, field)
             if value is not None and value < 0:
                 raise BadRequest(f"{field} is {value}", field=field, value=value, allowed="0 or more")
         kept_classes(self.exclude)  # refuses others
-
-    @property
-    def end_sequence(self) -> int | None:
-        return None if self.sequence_count is None else self.first_sequence + self.sequence_count
 
     def check(self, record: RunRecord) -> None:
         """Errors: BadRequest for sequences, or positions, none of which the run can have."""

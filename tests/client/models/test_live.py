@@ -275,9 +275,12 @@ DIRECTION = {"direction": [1.0], "site": "resid_post.1"}
 @pytest.mark.parametrize(
     ("call", "field"),
     [
+        (lambda lab: lab.tokens("", TEXT), "model"),
+        (lambda lab: lab.weights(""), "model"),
         (lambda lab: lab.attention("tiny", ""), "text"),
         (lambda lab: lab.attention("tiny", TEXT, layers=[-1]), "layers"),
         (lambda lab: lab.attention("tiny", TEXT, heads=["a"]), "heads"),
+        (lambda lab: lab.attention("tiny", TEXT, heads=3), "heads"),
         (lambda lab: lab.logit_lens("tiny", TEXT, site="z"), "site"),
         (lambda lab: lab.logit_lens("tiny", TEXT, k=-1), "k"),
         (lambda lab: lab.induction_scores("tiny", seed=-1), "seed"),

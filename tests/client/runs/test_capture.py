@@ -14,14 +14,17 @@ from actstore import (
     CaptureEstimate,
     CaptureProgress,
     DatasetFiles,
+    Failure,
     Fault,
     Lab,
     NotFound,
     Positions,
     RowFilter,
     SaeWarning,
+    ShardFailure,
 )
 from actstore._runs import progress as _progress
+from actstore._runs.progress import shards_in_words
 from actstore._view.bar import Bar, duration
 from actstore_api.records.capture import CaptureSpecification, DatasetReference, EstimateCapture
 from actstore_api.records.sae import CheckSae
@@ -170,6 +173,23 @@ def test_what_the_wire_could_not_carry_is_refused_here(field: str, remote: Lab) 
 def test_an_option_that_there_is_none_of_is_refused_though_the_record_may_have_it(option: str, remote: Lab) -> None:
     with pytest.raises(TypeError, match=f"no option '{option}'"):
         remote.capture("planted-model", dataset="text", **{option: "x"})
+
+
+@pytest.mark.parametrize(("model", "dataset", "field"), [("", "text", "model"), ("planted-model", "", "dataset")])
+def test_a_model_and_a_dataset_have_names(model: str, dataset: str, field: str, remote: Lab) -> None:
+    with pytest.raises(BadRequest, match=f"{field} is required") as refused:
+        remote.capture(model, dataset=dataset)
+    assert (refused.value.field, refused.value.value, refused.value.allowed) == (field, "", "a name")
+
+
+def test_what_is_not_as_it_should_be_is_told_behind_the_shards() -> None:
+    away = Failure("STORE_UNREACHABLE", "the store is away")
+    lost = tuple(ShardFailure(shard, away) for shard in (2, 3))
+    paused = CaptureProgress("r", "paused", 1, 4, failure=away, failed_shards=lost, dataset_files=FILES)
+    assert shards_in_words(paused) == "1/4 shards, 2 failed, paused: the store is away, 3 files not read"
+    assert shards_in_words(replace(paused, failure=None, failed_shards=())) == "1/4 shards, paused, 3 files not read"
+    assert shards_in_words(CaptureProgress("r", "running", 3, 4)) == "3/4 shards"
+    assert shards_in_words(CaptureProgress("r", "running")) == "running"
 
 
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:

@@ -1,20 +1,18 @@
 """SAEs over a run that is there: asked for from Python and from a shell, and trained before that."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-import actstore
-from actstore import Lab
+from actstore import Lab, connect
 from actstore._cli import train as _training
-from actstore._errors import BadRequest, MissingLibrary
+from actstore._errors import ActstoreError, BadRequest, MissingLibrary
 from actstore_api.records.capture import CaptureSpecification, StartCapture
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
-from tests.client.cli.test_command import actstore as command
+from tests.client.cli.test_command import actstore, actstore_process
 from tests.client.conftest import SERVICE_TOKEN
 from tests.client.workers.stand_in import TOKEN, StandInWorkers
 from tests.planted_rows import SITE, write_planted_rows
@@ -51,17 +49,17 @@ def test_a_run_says_whose_rows_it_has(tmp_path: Path) -> None:
     run = make_run(1)
     write_run(bucket, run)
     encode(bucket, over(run.record), new_features(run))
-    with actstore.connect(tmp_path) as lab:
+    with connect(tmp_path) as lab:
         found = lab.run("over")
         assert found.specification.rows_of == "run"
         assert "rows of" in repr(found)
         assert "rows of" not in repr(lab.run("run"))
-        with pytest.raises(actstore.ActstoreError, match="rows of other runs: over"):
+        with pytest.raises(ActstoreError, match="rows of other runs: over"):
             lab.remove("run")
 
 
 def test_encode_from_a_shell(service: Service, workers: StandInWorkers) -> None:
-    done = command("encode", "planted", "planted-sae", "--no-wait", "--json", address=service.address)
+    done = actstore("encode", "planted", "planted-sae", "--no-wait", "--json", address=service.address)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"run": "planted"})
     assert (asked(workers).rows_of, list(asked(workers).saes)) == ("planted", ["planted-sae"])
 
@@ -78,10 +76,9 @@ def test_train_and_encode_from_a_shell(tmp_path: Path, workers: StandInWorkers) 
     try:
         options = ["--width", "16", "--k", "2", "--rows", "640", "--batch-rows", "64", "--name", "mine", "--encode"]
         store = str(tmp_path / "store")
-        done = command(
-            "train-sae", "--store", store, "planted", SITE, *options, "--json", address=service.address,
-            timeout_seconds=300,
-        )  # fmt: skip
+        done = actstore_process(
+            "train-sae", "--store", store, "planted", SITE, *options, "--json", address=service.address
+        )
     finally:
         service.stop()
     assert done.returncode == 0, done.stderr
@@ -89,7 +86,7 @@ def test_train_and_encode_from_a_shell(tmp_path: Path, workers: StandInWorkers) 
     assert [(one["name"], one["run"], one["width"]) for one in trained["trained"]] == [("mine", "planted", 16)]
     assert encoded == {"encoded": "planted"}
     assert (asked(workers).rows_of, list(asked(workers).saes)) == ("planted", ["mine"])
-    with actstore.connect(tmp_path / "store") as lab:
+    with connect(tmp_path / "store") as lab:
         assert [row["name"] for row in lab.saes().to_dict()["rows"]] == ["mine"]
 
 
@@ -102,13 +99,13 @@ def test_training_needs_a_store_and_its_libraries(monkeypatch: pytest.MonkeyPatc
     (tmp_path / ".actstore").mkdir()
     stack = {"address": "127.0.0.1:9", "token": "secret", "store": str(tmp_path / "nothing")}
     (tmp_path / ".actstore" / "stack.json").write_text(json.dumps(stack))
-    done = command("train-sae", "planted", SITE, "--width", "16", address="127.0.0.1:9")
+    done = actstore_process("train-sae", "planted", SITE, "--width", "16", address="127.0.0.1:9")
     assert done.returncode == 2
     assert "nothing" in done.stderr
 
 
 def test_help_is_the_trainer_s(tmp_path: Path) -> None:
-    done: subprocess.CompletedProcess[str] = command("train-sae", "--help", address="127.0.0.1:9")
+    done = actstore_process("train-sae", "--help", address="127.0.0.1:9")
     assert done.returncode == 0
     for word in ("--architecture", "--l1", "--encode", "sweep"):
         assert word in done.stdout

@@ -98,7 +98,7 @@ def test_random_positions(snapshot: Snapshot, exclude: frozenset[str]) -> None:
 
 
 def test_every_position_of_a_small_filter_is_drawn(snapshot: Snapshot) -> None:
-    keep = TokenFilter(first_sequence=7, sequence_count=1)
+    keep = TokenFilter(first_sequence=7, end_sequence=8)
     sample = Sample("positions", k=900)
     found = sample_examples(snapshot, SAE, 3, sample, exclude=frozenset(), keep=keep).to_pylist()
     assert [example["position"] for example in found] == list(range(int((RUN.tokens.sequence == 7).sum())))

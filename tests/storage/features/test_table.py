@@ -99,7 +99,7 @@ def test_a_lookup_a_bigram_and_chance(tmp_path: Path) -> None:
 def test_features_active_on_chosen_tokens(snapshot: Snapshot, exclude: frozenset[str]) -> None:
     filters = (
         TokenFilter(tokens=(5,)),
-        TokenFilter(first_sequence=20, sequence_count=3),
+        TokenFilter(first_sequence=20, end_sequence=23),
         TokenFilter(documents=(4, 7)),
         TokenFilter(documents=(4,), first_position=3, end_position=4),
         TokenFilter(documents=(10_000,)),

@@ -136,15 +136,16 @@ def test_rows_larger_than_a_batch_and_a_row_group(local_bucket: Bucket) -> None:
     batches = list(read_activations(snapshot, "resid_pre.0"))
     assert len(batches) > 5
     assert all(batch["activation"].nbytes <= BATCH_BYTES for batch in batches)
-    for first, count in ((0, None), (3, 3), (8, 100), (2, 1)):
+    for first, end in ((0, None), (3, 6), (8, 108), (2, 3)):
         sequence = run.tokens.sequence
-        chosen = (sequence >= first) & (sequence < (first + count if count is not None else 99))
-        parts = list(read_activations(snapshot, "resid_pre.0", TokenFilter(first, count)))
+        chosen = (sequence >= first) & (sequence < (99 if end is None else end))
+        keep = TokenFilter(first_sequence=first, end_sequence=end)
+        parts = list(read_activations(snapshot, "resid_pre.0", keep))
         assert (
             b"".join(v.as_py() for part in parts for v in part["activation"])
             == run.dense["resid_pre.0"][chosen].tobytes()
         )
-        tokens = [t for b in read_tokens(snapshot, TokenFilter(first, count)) for t in b["token"].to_pylist()]
+        tokens = [t for b in read_tokens(snapshot, keep) for t in b["token"].to_pylist()]
         assert tokens == run.tokens.token[chosen].tolist()
 
 

@@ -142,7 +142,7 @@ def _stretches(snapshot: Snapshot, exclude: frozenset[str], most: int) -> Iterat
             continue
         room = len(sequence) if everything else max(1, most // len(chosen))
         end = int(sequence[-1]) + 1 if room >= len(sequence) else max(int(sequence[room]), int(sequence[0]) + 1)
-        keep = TokenFilter(int(sequence[0]), end - int(sequence[0]), exclude=exclude)
+        keep = TokenFilter(first_sequence=int(sequence[0]), end_sequence=end, exclude=exclude)
         yield _Stretch(keep, int((sequence < end).sum()), int(keep.mask(tokens)[rows].sum()))
 
 
