@@ -48,7 +48,7 @@ class SaeOfRun:
 
 
 def window_of(tokens_before: int, tokens_after: int) -> dict[str, Any]:
-    """The fields of a question for examples that say how much of the text is shown."""
+    """Makes the fields of a question for examples that say how much of the text is shown."""
     return {
         "tokens_before": _checks.count(tokens_before, "tokens_before"),
         "tokens_after": _checks.count(tokens_after, "tokens_after"),
@@ -56,7 +56,7 @@ def window_of(tokens_before: int, tokens_after: int) -> dict[str, Any]:
 
 
 def ask_examples(backend: Backend, question: SampleExamples) -> ManyExamples:
-    """Examples of several features."""
+    """Asks for examples of several features."""
     found: SampleExamplesAnswer = backend.ask(question)
     return ManyExamples(
         table=found.examples,
@@ -77,7 +77,7 @@ def ask_lens(
     fold_norm: bool,
     longest_unembedding: float | None,
 ) -> LogitLens:
-    """The logit lens of several features. Errors: BadRequest with the argument's name."""
+    """Asks for the logit lens of several features. Errors: BadRequest with the argument's name."""
     longest = (
         None if longest_unembedding is None else _checks.number(longest_unembedding, "longest_unembedding", least=0.0)
     )
@@ -101,7 +101,7 @@ def ask_lens(
 
 
 def feature_table(found: Any, sae: str, title: str, definitions: Any) -> FeatureTable:
-    """Of any answer whose rows are features."""
+    """Makes the table of any answer whose rows are features."""
     return FeatureTable(
         table=found.features,
         sae=sae,

@@ -7,7 +7,7 @@ from actstore._features.live import EncodedText
 
 
 def fires_on(encoded: EncodedText) -> pa.Table:
-    """A row a feature, in order of index, over the tokens of a text that are neither BOS nor special."""
+    """Sums up an encoded text: a row a feature, in order of index, over the tokens that are neither BOS nor special."""
     tokens = encoded.tokens
     plain = ~np.asarray(tokens["special"].to_pylist(), bool)
     positions, texts = tokens["position"].to_numpy()[plain], np.array(tokens["text"].to_pylist(), object)[plain]
@@ -32,7 +32,7 @@ def fires_on(encoded: EncodedText) -> pa.Table:
 
 
 def with_lift(fires: pa.Table, statistics: pa.Table) -> pa.Table:
-    """`statistics` has the same features in the same order."""
+    """Puts density and lift beside features that fire; `statistics` has the same features in the same order."""
     density = statistics["density"].to_numpy()
     share = fires["share"].to_numpy()
     lift = np.divide(share, density, out=np.full(len(share), np.nan), where=density > 0)

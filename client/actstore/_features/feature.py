@@ -28,7 +28,7 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Feature(FeatureQuestions):
-    """Asks only when a method is called.
+    """One SAE feature of a run; asks only when a method is called.
 
     Questions to the store read what is committed then; `exclude` names token classes (bos, special, sink) whose
     activations do not count: None is the default, BOS, and () leaves nothing out; `where` keeps to some tokens.
@@ -78,7 +78,9 @@ class Asked:
 
 
 def feature_page(feature: FeatureQuestions, asked: Asked) -> FeaturePage:
-    """Stored parts first: what is wrong with them is an error of the page. Of live parts it is a note on the page."""
+    """Asks for the parts of a page, stored ones first: what is wrong with those is an error of the page, and what is
+    wrong with live ones a note on it.
+    """
     exclude, where = asked.exclude, asked.where
     stored: dict[str, Any] = {
         "statistics": feature.statistics(exclude=exclude),

@@ -253,7 +253,7 @@ class TextAblation(Answer):
 
 @dataclass(frozen=True, repr=False)
 class DirectionAblation(Answer):
-    """A row a token but the last.
+    """What a text's predictions lose without what a feature writes. A row a token but the last.
 
     Columns position, token, text, special, activation, next_text, log_probability, ablated, change.
     Log-probabilities are natural, of the true next token; `change` below 0: the feature helps to predict it.

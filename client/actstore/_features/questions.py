@@ -41,7 +41,7 @@ OVER: tuple[SampleMethod, ...] = ("range", "rank", "activating", "positions")
 
 @dataclass(frozen=True)
 class FeatureQuestions:
-    """Of the feature `index` of an SAE of a run."""
+    """The questions that can be asked of the feature `index` of an SAE of a run."""
 
     source: SaeOfRun
     index: int

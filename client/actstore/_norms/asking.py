@@ -26,7 +26,7 @@ def profile_question(
     sequences: range | slice | None = None,
     steps: tuple[float, ...] = (),
 ) -> GetNormProfile:
-    """The profile that these arguments ask for. Errors: BadRequest with the argument's name."""
+    """Makes the question for the profile that these arguments ask for. Errors: BadRequest with the argument's name."""
     bins, edges = _histogram(histogram)
     if by == TOKEN and quantiles:
         raise refused("a single token has no quantiles", "quantiles", repr(quantiles), "none by token")
@@ -55,7 +55,7 @@ def growth_question(
     resamples: int,
     seed: int,
 ) -> FitGrowth:
-    """The fit that these arguments ask for. Errors: BadRequest with the argument's name."""
+    """Makes the question for the fit that these arguments ask for. Errors: BadRequest with the argument's name."""
     return FitGrowth(
         runs,
         **left_out(exclude),
@@ -76,7 +76,7 @@ def separability_question(
     exclude: Excluded,
     quantity: str,
 ) -> GetSeparability:
-    """The analysis that these arguments ask for. Errors: BadRequest with the argument's name."""
+    """Makes the question for the analysis that these arguments ask for. Errors: BadRequest with the argument's name."""
     return GetSeparability(
         runs,
         **left_out(exclude),
@@ -88,7 +88,7 @@ def separability_question(
 
 
 def steps_of(values: Iterable[float] | None) -> tuple[float, ...]:
-    """Places in training; none: the numbers at the ends of the revisions' names."""
+    """Checks places in training; none: the numbers at the ends of the revisions' names."""
     return tuple(_checks.number(step, "steps") for step in values or ())
 
 

@@ -160,7 +160,7 @@ class Growth(NormAnswer):
 
 
 def factor(value: float, digits: int = 3) -> str:
-    """Of one step: so many digits after the first, and of one near 1, as over training, of what it is beside 1."""
+    """Writes the factor of one step: so many digits after the first, and near 1, as over training, beyond 1."""
     away = abs(value - 1)
     if not 1e-12 < away < 0.5:
         return f"{value:.{digits + 1}g}"
@@ -168,7 +168,7 @@ def factor(value: float, digits: int = 3) -> str:
 
 
 def ask_growth(backend: Backend, question: FitGrowth) -> Growth:
-    """The layers of an answer are the first and the last one, both included."""
+    """Asks for a fit of growth. Its layers are the first and the last one, both included."""
     found: FitGrowthAnswer = backend.ask(question)
     return Growth(
         table=found.points,

@@ -8,7 +8,7 @@ from actstore_api.records.terms import Range
 
 
 def layer_range(layers: Sequence[int] | None) -> Range | None:
-    """Of the first and the last layer, both included; None: every layer."""
+    """Makes the contract's range of the first and the last layer, both included; None: every layer."""
     if layers is None:
         return None
     if len(layers) != 2:
@@ -18,5 +18,5 @@ def layer_range(layers: Sequence[int] | None) -> Range | None:
 
 
 def first_and_last(layers: Range) -> tuple[int, int]:
-    """The same of an answer, whose layers always have an end."""
+    """Names the first and the last layer of an answer's range, which always has an end."""
     return layers.first, (layers.end or 0) - 1

@@ -138,7 +138,7 @@ class NormProfile(NormAnswer):
 
 
 def ask_profile(backend: Backend, question: GetNormProfile) -> NormProfile:
-    """Of one run or several."""
+    """Asks for a profile of norms, of one run or several."""
     found: GetNormProfileAnswer = backend.ask(question)
     run, *more_runs = question.runs
     return NormProfile(
@@ -163,7 +163,7 @@ def _of_kind(table: pa.Table, kind: str, refusal: str) -> pa.Table:
 
 
 def drawn_kind(kinds: Sequence[str], fit: str | None) -> str:
-    """Where none is named, resid_post, and where that is not there, the first; one that is named has to be there."""
+    """Chooses the site kind to draw: the one that is named, which has to be there, or resid_post, or else the first."""
     if fit is None or fit == "resid_post":
         return "resid_post" if "resid_post" in kinds else kinds[0]
     return fit

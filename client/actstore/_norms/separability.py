@@ -65,7 +65,7 @@ class Separability(NormAnswer):
 
 
 def ask_separability(backend: Backend, question: GetSeparability) -> Separability:
-    """The layers of an answer are the first and the last one, both included."""
+    """Asks for an analysis of separability. Its layers are the first and the last one, both included."""
     found: GetSeparabilityAnswer = backend.ask(question)
     return Separability(
         table=found.cells,

@@ -73,6 +73,6 @@ class TokenNorms(NormProfile):
 
 
 def token_norms(profile: NormProfile) -> TokenNorms:
-    """Of an answer by token."""
+    """Makes the norms of single tokens of an answer by token."""
     own: dict[str, Any] = {item.name: getattr(profile, item.name) for item in fields(profile)}
     return TokenNorms(**own)

@@ -81,7 +81,7 @@ class WeightNorms(Answer):
 
 
 def ask_weights(backend: Backend, question: GetWeightNorms) -> WeightNorms:
-    """Where real input is read, its special tokens count nowhere."""
+    """Asks for norms of weights. Where real input is read, its special tokens count nowhere."""
     found: GetWeightNormsAnswer = backend.ask(question)
     return WeightNorms(
         table=found.weights,

@@ -26,7 +26,7 @@ from actstore_api.records.patching import (
 
 
 class PatchingCalls:
-    """Of a Lab."""
+    """What a lab is asked of patching."""
 
     _backend: Backend
 

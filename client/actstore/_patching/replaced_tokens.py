@@ -80,7 +80,7 @@ class TokenComparison(Answer):
 
 
 def token_table(tokens: pa.Table, heads: pa.Table) -> pa.Table:
-    """`tokens` and `heads` have their corruption by name. Adds what the heads come to."""
+    """Puts what heads do with tokens beside these. `tokens` and `heads` have their corruption by name."""
     by_place: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in heads.to_pylist():
         by_place.setdefault(tuple(row[key] for key in PLACE), []).append(row)

@@ -82,7 +82,7 @@ def sweep(
     bos: bool | None = None,
     fresh: bool = RunSweep.fresh,
 ) -> RunSweep:
-    """The sweep that these arguments ask for. Errors: BadRequest with the argument's name."""
+    """Makes the question for the sweep that these arguments ask for. Errors: BadRequest with the argument's name."""
     where, chosen = _positions(positions)
     return RunSweep(
         **_checks.of_model(model, revision, bos),

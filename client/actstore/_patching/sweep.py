@@ -245,7 +245,7 @@ def _looks(denoise: float, noise: float, threshold: float) -> str:
 
 
 def sweep_of(result: SweepResult, question: RunSweep, parts: Sequence[pa.Table]) -> Sweep:
-    """`parts`: the rows that came before the result."""
+    """Makes the answer to a sweep of its result and `parts`, the rows that came before."""
     taken = result.stored_rows
     return Sweep(
         table=pa.concat_tables(parts),

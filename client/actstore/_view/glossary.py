@@ -44,12 +44,6 @@ TEXT_ABLATION: Mapping[str, str] = {
     "change": "that less the feature on the whole text",
     "interaction": "change of the pair less those of its two tokens alone; well below 0: either token will do",
 }
-DIRECTION_ABLATION: Mapping[str, str] = {
-    "activation": "the feature's activation on the token",
-    "log_probability": "natural log-probability of the true next token",
-    "ablated": "the same without what the feature writes",
-    "change": "ablated less log_probability: below 0, the feature helps to predict the next token",
-}
 ATTENTION: Mapping[str, str] = {
     "entropy": "mean over queries of the entropy of their attention, nats",
     "distance": "mean over queries of the weighted distance to their keys, tokens",

@@ -29,10 +29,7 @@ def number(value: object) -> str:
 
 
 def source(row: Mapping[str, Any]) -> str:
-    """Where an example's document comes from: a file and a row of it, or what a column said; empty where not known.
-
-    A service from before there were sources sends no such columns.
-    """
+    """Where an example's document comes from: a file and a row of it, or what a column said; empty where not known."""
     text = one_line(row.get("source") or "")
     if len(text) > SOURCE_CHARACTERS:
         text = f"{text[: SOURCE_CHARACTERS - 1]}…"

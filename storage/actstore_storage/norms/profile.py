@@ -289,7 +289,7 @@ def norm_histogram(
     snapshot: Snapshot, question: ProfileQuestion, *, bins: int = 0, edges: Sequence[float] = ()
 ) -> pa.Table:
     """Columns site, layer, low, high, count and rank_error, by which the share of a bin may be off, of a question by
-    layer; `edges`, or so many bins as in norm_rows.
+    layer; `edges`, or so many bins as in rows.py.
     """
     _check(question)
     check_bins(bins, edges)

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from actstore_api.records.terms import Provenance
+from actstore_api.records.terms import Dtype, Provenance
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import NotThere
 from actstore_storage.format.commit import Commit
@@ -84,13 +84,12 @@ class Snapshot:
     def provenance(self, saes: Iterable[str] = ()) -> Provenance:
         """`saes`: the names of those that the answer used."""
         asked = self.record.specification
-        dtype: Any = asked.dtype
         return Provenance(
             model=asked.model,
             model_revision=asked.model_revision,
             weights_sha256=asked.weights_sha256,
             tokenizer_sha256=asked.tokenizer_sha256,
-            dtype=dtype,
+            dtype=cast("Dtype", asked.dtype),
             attention_implementation=self._captured_with("attention_implementation"),
             device=self._captured_with("device"),
             run=self.record.run,

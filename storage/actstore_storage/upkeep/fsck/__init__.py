@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from actstore_storage.bucket import Bucket, told_apart
 from actstore_storage.errors import CorruptObject, damaged
 from actstore_storage.features.segments import Segment, listed_segments, read_segment
+from actstore_storage.format.blocks import is_inside
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import (
     RUNS,
@@ -144,7 +145,7 @@ def _segments(snapshot: Snapshot, findings: list[Finding]) -> dict[str, Segment]
 def _is_superseded(segment: Segment, segments: dict[str, Segment]) -> bool:
     shards = segment.shards
     larger = (other.shards for other in segments.values() if other.sae == segment.sae and other.shards != shards)
-    return any(other.start <= shards.start and shards.stop <= other.stop for other in larger)
+    return any(is_inside(shards, other) for other in larger)
 
 
 def _check_segment(snapshot: Snapshot, key: str, segment: Segment) -> Iterator[Finding]:
