@@ -344,6 +344,12 @@ UNREADABLE: list[tuple[type, Message, str, str]] = [
         "text",
         "text or token_ids",
     ),
+    (
+        GetTextLens,
+        model_pb2.GetTextLensRequest(model=common_pb2.ModelReference(name="m")),
+        "text",
+        "text or token_ids",
+    ),
     (FindNeighbors, sae_pb2.FindNeighborsRequest(sae="sae"), "direction", "feature or vector"),
     (FindNeighbors, sae_pb2.FindNeighborsRequest(feature=1), "sae", "a name"),
     (FindNeighbors, sae_pb2.FindNeighborsRequest(sae="sae", feature=1, side=99), "side", "decoder, encoder"),
