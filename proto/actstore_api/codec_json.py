@@ -3,7 +3,6 @@
 Fields have the contract's own names, and what is absent or the default is left out.
 """
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
@@ -18,7 +17,7 @@ def to_json(record: Any) -> dict[str, Any]:
     return MessageToDict(encode(record), preserving_proto_field_name=True)
 
 
-def from_json(kind: type[Record], said: Mapping[str, Any]) -> Record:
+def from_json(kind: type[Record], said: dict[str, Any]) -> Record:
     """Read the record of this kind that plain JSON stands for.
 
     Errors: ValueError for fields that its message does not have, and values that they cannot have; as decode.
