@@ -55,8 +55,6 @@ def feature(number: int, sae: str = "topk") -> dict[str, object]:
     [
         ({"max_documents": 0}, "dataset.max_documents", "0", "1 or more"),
         ({"text_field": "a", "tokens_field": "b"}, "dataset.tokens_field", "b", "either"),
-        ({"dtype": "float8"}, "dtype", "float8", "float32"),
-        ({"storage_dtype": "int8"}, "storage_dtype", "int8", "float32"),
         ({"sink_ratio": -1.0}, "sink_ratio", "-1.0", "above 1, or 0"),
         ({"sink_ratio": 1.0}, "sink_ratio", "1.0", "above 1, or 0"),
         ({"sink_ratio": float("inf")}, "sink_ratio", "inf", "above 1, or 0"),
