@@ -129,9 +129,21 @@ def _field_part(field: FieldDescriptor, shape: Shape, absent: "_Absence") -> _Pa
     def back(message: Message) -> dict[str, Any]:
         if always or _is_said(message, field):
             return {field.name: shape.back(getattr(message, field.name))}
-        return absent.back()
+        return absent.back(_wanted(field))
 
     return _Part(field.name, lambda value: {field.name: shape.out(value)}, back)
+
+
+def _wanted(field: FieldDescriptor) -> str:
+    """What is to be said where nothing is: of a message that is nothing but a oneof, one of its members."""
+    within = field.message_type
+    if within is None or not within.oneofs or len(within.oneofs[0].fields) < len(within.fields):
+        return "a value"
+    return _names(within.oneofs[0])
+
+
+def _names(oneof: OneofDescriptor) -> str:
+    return " or ".join(field.name for field in oneof.fields)
 
 
 def _oneof_part(name: str, choice: "_Choice", absent: "_Absence") -> _Part:
@@ -158,7 +170,7 @@ class _Absence:
     def required(self) -> bool:
         return not (self.has_default or self.may_be_none)
 
-    def back(self, allowed: str = "a value") -> dict[str, Any]:
+    def back(self, allowed: str) -> dict[str, Any]:
         if self.required:
             raise Unreadable(f"{allowed} is required", "", allowed)
         return {} if self.has_default else {self.name: None}
@@ -247,7 +259,7 @@ class _Choice:
     def __init__(self, oneof: OneofDescriptor, hint: Any) -> None:
         hints = get_args(hint)
         members = {field: next(each for each in hints if _carries(field, each)) for field in oneof.fields}
-        self.names = " or ".join(field.name for field in oneof.fields)
+        self.names = _names(oneof)
         self._by_name = {field.name: _single(each, field) for field, each in members.items()}
         self._by_type = {get_origin(each) or each: field.name for field, each in members.items()}
 

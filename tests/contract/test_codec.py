@@ -1,5 +1,6 @@
 """Records are what their messages say: every field of every message, there and back, and what is absent."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actstore_api.codec import decode, encode, message_of, words_of
+from actstore_api.codec_json import from_json, to_json
 from actstore_api.codec_table import SHAPES
 from actstore_api.records.capture import CaptureSpecification, DatasetReference, Positions, RowFilter, StartCapture
 from actstore_api.records.feature import FindFeatures, StatisticBound
@@ -59,6 +61,18 @@ MODEL = ModelReference("gpt2")
 def test_what_is_sent_is_what_is_read(kind: type, data: st.DataObject) -> None:
     record = data.draw(any_record(kind))
     assert decode(kind, parsed(encode(record))) == record
+
+
+@settings(max_examples=50)
+@given(any_record(CaptureSpecification))
+def test_what_is_written_as_json_is_what_is_read(record: CaptureSpecification) -> None:
+    assert from_json(CaptureSpecification, json.loads(json.dumps(to_json(record)))) == record
+
+
+@pytest.mark.parametrize("said", [{"name": "gpt2", "colour": "red"}, {"name": 5}, {"name": ["gpt2"]}, {"name": ""}])
+def test_json_that_no_message_stands_for_is_refused(said: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"name|colour"):
+        from_json(ModelReference, said)
 
 
 def parsed(message: Message) -> Message:
@@ -334,6 +348,12 @@ UNREADABLE: list[tuple[type, Message, str, str]] = [
     (
         GetTextLens,
         model_pb2.GetTextLensRequest(model=common_pb2.ModelReference(name="m"), text=common_pb2.Prompt()),
+        "text",
+        "text or token_ids",
+    ),
+    (
+        GetTextLens,
+        model_pb2.GetTextLensRequest(model=common_pb2.ModelReference(name="m")),
         "text",
         "text or token_ids",
     ),

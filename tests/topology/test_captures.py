@@ -156,7 +156,7 @@ def test_a_watch_that_is_left_does_not_disturb_the_capture(
         (specification("bad", dataset="nothing"), "DATASET_NOT_FOUND", "dataset"),
         (specification("bad", dense_sites=["resid_post.9"]), "SITE_UNKNOWN", "site"),
         (specification("bad", saes=["nobody"]), "SAE_NOT_FOUND", "sae"),
-        (specification("bad", dtype=99), "ARGUMENT_INVALID", "specification.dtype"),
+        (specification("bad", dtype=99), "ARGUMENT_INVALID", "dtype"),
         (specification("whole"), "RUN_EXISTS", "run"),
     ],
 )

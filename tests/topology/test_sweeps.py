@@ -30,7 +30,7 @@ def test_a_sweep_streams_progress_cells_and_one_result(caller: Caller) -> None:
     assert {"pair", "direction", "site", "layer", "position", "head", "token", "kl", "normalized"} < {
         *cells.column_names
     }
-    assert result.audit.kernel == "resumed"
+    assert result.audit.kernel == patching_pb2.SWEEP_KERNEL_RESUMED
     assert 0 < result.audit.largest_error <= result.audit.tolerance
     whole = [
         row["normalized"]
@@ -41,7 +41,8 @@ def test_a_sweep_streams_progress_cells_and_one_result(caller: Caller) -> None:
     tokens = pa.ipc.open_stream(result.tokens.arrow_ipc_stream).read_all()
     assert tokens["clean"].to_pylist() == ["<bos>", *["When", "Mary", "and", "John", "went", ",", "Mary", "gave"]]
     assert result.clean_logit_difference != result.corrupt_logit_difference
-    assert (result.provenance.model, result.provenance.dtype, result.provenance.run) == ("tiny", "float32", "")
+    origin = result.provenance
+    assert (origin.model, origin.dtype, origin.run) == ("tiny", common_pb2.DTYPE_FLOAT32, "")
 
 
 def test_a_sweep_takes_an_sae_of_the_catalog_and_rows_of_a_stored_run(caller: Caller) -> None:

@@ -130,13 +130,42 @@ def test_what_is_wanted_and_cannot_be_resumed_is_no_obstacle(lab: Path, bucket: 
     assert bucket.keys("captures") == []
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"run": "left", "model": "tiny", "model_revision": "", "dataset": "words.jsonl"},
+        {"run": "left", "model": {"name": "tiny"}, "dataset": {"name": "words.jsonl"}, "said_later": True},
+        {"run": "left", "model": {"name": ""}},
+    ],
+    ids=["of an earlier version", "of a later version", "incomplete"],
+)
+def test_a_request_that_this_version_does_not_read_is_named_and_left(
+    said: dict[str, object], lab: Path, bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others go on, and the same capture submitted again takes its place."""
+
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        bucket.put("captures/left.json", seal(said))
+        bucket.put("captures/run.json", sealed_request(REQUEST))
+        assert await captures.resume()
+        assert (await watch(captures, "run"))[-1].state == "complete"
+        assert bucket.keys("captures") == ["captures/left.json"]
+        assert "captures/left.json is no request that this version reads: submit the capture again" in caplog.text
+        await watch(captures, await captures.submit(replace(REQUEST, run="left")))
+
+    run(work())
+    assert bucket.keys("captures") == []
+    assert open_run(bucket, "left").complete
+
+
 def test_a_wanted_run_that_nobody_works_on_can_be_cancelled(lab: Path, bucket: Bucket) -> None:
     """What its capture has committed is told, and stays."""
 
     async def work() -> CaptureProgress:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
         await watch(captures, await captures.submit(REQUEST))
-        bucket.put("captures/run.json", seal(asdict(REQUEST)))
+        bucket.put("captures/run.json", sealed_request(REQUEST))
         return await coordinator(lab, bucket, ThreadWorker(bucket)).cancel("run")
 
     assert run(work()).shards_committed == SHARDS

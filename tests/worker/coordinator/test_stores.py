@@ -2,22 +2,21 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from actstore_api.reasons import Failure
 from actstore_api.records.capture import CaptureProgress
+from actstore_api.records.terms import Failure, ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import StoreUnreachable
-from actstore_storage.format.records import seal
 from actstore_storage.runs.opening import list_runs, open_run
 from actstore_worker.capture import progress
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.preparing import Preparing
+from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.progress import CaptureState
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
@@ -40,7 +39,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, call: str, fails: Callable[..., boo
 
 def want(bucket: Bucket, *names: str) -> None:
     for name in names:
-        bucket.put(f"captures/{name}.json", seal(asdict(replace(REQUEST, run=name))))
+        bucket.put(f"captures/{name}.json", sealed_request(replace(REQUEST, run=name)))
 
 
 def test_what_is_wanted_is_asked_for_again_while_it_cannot_be_read(
@@ -67,7 +66,8 @@ def test_a_run_that_the_store_does_not_let_begin_is_asked_for_again_and_holds_up
     away = [True]
     failing(monkeypatch, "begin", lambda _self, plan, _request: away[0] and plan.record.run == "b")
     want(bucket, "a", "b", "c")
-    bucket.put("captures/wrong.json", seal(asdict(replace(REQUEST, run="wrong", model="nobody"))))
+    wrong = replace(REQUEST, run="wrong", model=ModelReference("nobody"))
+    bucket.put("captures/wrong.json", sealed_request(wrong))
 
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
@@ -143,7 +143,7 @@ def test_of_many_shards_that_fail_the_first_are_told(lab: Path, monkeypatch: pyt
     capture, failure = state(lab), Failure("INTERNAL", "no", {})
     for shard in (5, 3, 1):
         capture.fail_shard(shard, failure)
-    assert list(capture.progress().failed_shards) == [1, 3]
+    assert [told.shard for told in capture.progress().failed_shards] == [1, 3]
     assert capture.progress().failure is None  # of the capture: others go on
     assert capture.version == 3
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.json_format import ParseDict
 from google.rpc import status_pb2
 
 from actstore_api.codec import decode, encode, message_of
@@ -187,6 +188,25 @@ def test_what_the_contract_does_not_allow_is_a_bad_request(models: Models) -> No
     assert context.failure.reason == "ARGUMENT_INVALID"
     assert context.failure.details == {"field": "model.name", "value": "", "allowed": "a name"}
     assert models.asked is None
+
+
+@pytest.mark.parametrize(
+    ("verb", "said", "field"),
+    [
+        ("StartCapture", {"specification": {"dtype": 99}}, "dtype"),
+        ("EstimateCapture", {"specification": {"dataset": {"text_field": "text"}}}, "dataset.name"),
+        ("EstimateCapture", {}, "specification"),
+        ("EstimateSweep", {"sweep": {"model": {"name": ""}}}, "model.name"),
+        ("RunSweep", {"model": {"name": "tiny"}, "pairs": [{}]}, "pairs.clean"),
+    ],
+)
+def test_what_is_asked_whole_has_the_fields_that_planning_names(
+    models: Models, verb: str, said: dict[str, Any], field: str
+) -> None:
+    context = Call()
+    call(models, verb, ParseDict(said, message_of(VERBS[verb].question)()), context)
+    assert context.failure.details["field"] == field
+    assert context.failure.message.startswith(f"{field}: ")
 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], f"{TOKEN} "])

@@ -3,15 +3,11 @@
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
-
-from actstore_api.codec import decode, encode
+from actstore_api.codec_json import from_json, to_json
 from actstore_api.records.capture import CaptureProgress, CaptureSpecification
-from actstore_api.v1 import capture_pb2
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import CorruptObject, NotThere
+from actstore_storage.errors import CorruptObject, NotThere, corrupt_object
 from actstore_storage.format.keys import WANTED, run_key, wanted_key
 from actstore_storage.format.records import seal, unseal
 from actstore_storage.registry.models import ModelRecord, register_model
@@ -110,25 +106,23 @@ def register(bucket: Bucket, plan: RunPlan) -> None:
         register_sae(bucket, sae_record(sae))
 
 
-def _request(data: bytes, key: str) -> CaptureSpecification:
-    request = unseal(data, key, _request_of)
-    if wanted_key(request.run) != key:
-        raise CorruptObject(f"{key} asks for run {request.run}", field="object", value=key)
-    return request
-
-
 def sealed_request(request: CaptureSpecification) -> bytes:
     """Write a request as it is kept: the contract's message, in the JSON that protobuf has for it."""
-    return seal(MessageToDict(encode(request), preserving_proto_field_name=True))
+    return seal(to_json(request))
 
 
-def _request_of(fields: dict[str, Any]) -> CaptureSpecification:
-    """Errors: ValueError."""
+def _request(data: bytes, key: str) -> CaptureSpecification:
+    """Errors: CorruptObject for one that is damaged, of another run, or of a version that said requests otherwise."""
+    said = unseal(data, key, dict)
     try:
-        message = ParseDict(fields, capture_pb2.CaptureSpecification())
-    except ParseError as error:
-        raise ValueError(str(error)) from error
-    return decode(CaptureSpecification, message)
+        request = from_json(CaptureSpecification, said)
+    except ValueError as error:
+        why, *_ = str(error).splitlines()
+        message = f"{key} is no request that this version reads: submit the capture again, or cancel it ({why})"
+        raise corrupt_object(key, message) from error
+    if wanted_key(request.run) != key:
+        raise corrupt_object(key, f"{key} asks for run {request.run}")
+    return request
 
 
 def _model_record(model: ModelDescription) -> ModelRecord:

@@ -172,8 +172,8 @@ def plan_sweep(
         pairs, directions, request.source, grid, request.screen, request.stored, sae, request.sae_error, receivers
     )
     if request.stored is not None:
-        cells = {cell.site for entry in plan.grid for cell in entry.cells}
-        check_stored_rows(needed(supplies).bucket, model, cells, request.stored)
+        sites = dict.fromkeys(cell.site for entry in plan.grid for cell in entry.cells)
+        check_stored_rows(needed(supplies).bucket, model, sites, request.stored)
     return plan
 
 

@@ -1,6 +1,6 @@
 """`python -m actstore_worker.training RUN SITE`: train SAEs on a run's stored rows, and register them in its store.
 
-Several widths or sparsities are a sweep: its trainings run side by side on Ray. The same command again goes on where it
+Several widths or sparsities are a grid: its trainings run side by side on Ray. The same command again goes on where it
 stopped. Exit status: 0 all were trained, 1 some were not, 2 nothing was begun. The environment is read here alone.
 """
 
@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", help="a complete run that stores the site")
     parser.add_argument("site", help="whose rows: resid_post.3")
     parser.add_argument("--architecture", default="topk", help=f"one of {', '.join(SPARSITY)} (default: topk)")
-    parser.add_argument("--width", type=int, nargs="+", required=True, help="features; several are a sweep")
+    parser.add_argument("--width", type=int, nargs="+", required=True, help="features; several are a grid")
     parser.add_argument("--k", type=float, nargs="+", default=[], help="features on a row (topk; batchtopk on average)")
     penalty = "the squared error of a row is summed over its elements, so that a coefficient for errors averaged over"
     penalty = f"{penalty} d elements is d times as large here"

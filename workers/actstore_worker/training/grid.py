@@ -38,7 +38,7 @@ def trainings(bucket: Bucket, grid: Grid) -> list[Training]:
     sparsities = _sparsities(grid)
     pairs = list(product(grid.widths, sparsities))
     if not 1 <= len(set(pairs)) == len(pairs) <= TRAININGS_MAX:
-        message = f"{len(grid.widths)} widths and {len(sparsities)} sparsities are no sweep"
+        message = f"{len(grid.widths)} widths and {len(sparsities)} sparsities are no grid"
         raise BadRequest(message, field="width", value=len(pairs), allowed=f"1 to {TRAININGS_MAX} different pairs")
     return [
         Training(

@@ -1,6 +1,7 @@
 """Errors as callers are told of them."""
 
-from typing import Any, TypeVar
+from dataclasses import fields
+from typing import Any, TypeVar, cast
 
 import grpc
 
@@ -22,7 +23,14 @@ def read_question(kind: type[Question], message: Any) -> Question:
     try:
         return decode(kind, message)
     except Unreadable as error:
-        raise BadRequest(str(error), field=error.field, value=error.value, allowed=error.allowed) from None
+        field = _spoken_of(kind, error.field)
+        raise BadRequest(f"{field}: {error.why}", field=field, value=error.value, allowed=error.allowed) from None
+
+
+def _spoken_of(kind: type, field: str) -> str:
+    """A question that is nothing but a specification or a sweep is spoken of as that, by whoever plans it, too."""
+    first, *others = (item.name for item in fields(cast(Any, kind)))
+    return field if others else field.removeprefix(f"{first}.")
 
 
 def failure_of(error: Exception) -> Failure:
