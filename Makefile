@@ -44,7 +44,7 @@ test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
 	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
 ifeq ($(ARGS),)
 	@mkdir -p .figures && date +%s >.figures/began
-	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadgroup --no-loadscope-reorder
+	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadscope --no-loadscope-reorder
 	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/began))) \
 		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/suite.json
 else

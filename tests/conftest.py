@@ -3,12 +3,15 @@
 import os
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from actstore._stack.seaweed import free_ports
 from actstore_storage.bucket import Bucket
@@ -34,15 +37,27 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(os.cpu_count() or 1, 4) + 1
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For several pytest processes (`--dist=loadgroup`): all stacks are one process's, which begins with them and has
-    them in turn, and each file is one's, for the sake of its fixtures.
+class Sharing(LoadScopeScheduling):
+    """What several pytest processes have of the tests: each file is one's, for the sake of its fixtures, and all files
+    with stacks are one's, which begins with them and has them in turn.
     """
-    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
-    for item in items:
-        group = "stack" if item.get_closest_marker("stack") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.partition("::")[0])
+
+
+@cache
+def _group(file: str) -> str:
+    return "stack" if "pytest.mark.stack" in Path(file).read_text() else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
+    return Sharing(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with stacks come first, for they take longest."""
+    items.sort(key=lambda item: _group(item.nodeid.partition("::")[0]) != "stack")
 
 
 @pytest.fixture(scope="session", autouse=True)
