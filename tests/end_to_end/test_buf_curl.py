@@ -97,7 +97,7 @@ def test_rich_error(served: tuple[str, StoredRun]) -> None:
 
 
 def test_rich_error_of_a_stream(served: tuple[str, StoredRun]) -> None:
-    request = {"run": "planted", "site": "resid_post.99"}
+    request = {"run": "planted", "sites": ["resid_post.99"]}
     done = _curl(served[0], "ActivationService/ReadActivations", request)
     assert done.returncode == 8 * INVALID_ARGUMENT
     assert _error_info(done).reason == "SITE_UNKNOWN"

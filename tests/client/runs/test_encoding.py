@@ -107,5 +107,5 @@ def test_training_needs_a_store_and_its_libraries(monkeypatch: pytest.MonkeyPatc
 def test_help_is_the_trainer_s(tmp_path: Path) -> None:
     done = actstore_process("train-sae", "--help", address="127.0.0.1:9")
     assert done.returncode == 0
-    for word in ("--architecture", "--l1", "--encode", "sweep"):
+    for word in ("--architecture", "--l1", "--encode", "grid"):
         assert word in done.stdout
