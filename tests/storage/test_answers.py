@@ -14,6 +14,7 @@ from actstore_storage.features.sampling import EXAMPLES_MAX
 from actstore_storage.features.statistics import BINS_MAX, feature_statistics, top_examples
 from actstore_storage.norms.growth import fit_growth
 from actstore_storage.norms.profile import QUANTILES_MAX, ProfileQuestion, norm_profile
+from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from tests.storage.random_run import SAE, RandomRun, make_run, slow_growth, slow_top_examples, write_run, write_shard
@@ -69,7 +70,9 @@ def test_feature_statistics(run: RandomRun, snapshot: Snapshot, feature: int, ex
 
 @pytest.mark.parametrize("exclude", EXCLUSIONS)
 def test_norm_profile(run: RandomRun, snapshot: Snapshot, exclude: frozenset[str]) -> None:
-    profile = norm_profile(snapshot, ProfileQuestion(exclude=exclude, quantiles=(0, 0.05, 0.5, 0.999, 1))).to_pylist()
+    profile = norm_profile(
+        snapshot, ProfileQuestion(kept=KeptTokens(exclude), quantiles=(0, 0.05, 0.5, 0.999, 1))
+    ).to_pylist()
     expected = [(kind, layer) for kind in ("resid_pre", "resid_post") for layer in range(4)]
     assert [(row["site"], row["layer"]) for row in profile] == expected
     for row in profile:
@@ -99,7 +102,7 @@ def test_norms_that_are_not_finite_are_counted_and_left_out(local_bucket: Bucket
     assert sum(commit.non_finite["resid_post.0"] for commit in snapshot.commits) == 3
     values = run.norms["resid_post.0"].astype(np.float64)
     finite = values[np.isfinite(values)]
-    [row] = norm_profile(snapshot, ProfileQuestion(sites=["resid_post.0"], exclude=frozenset())).to_pylist()
+    [row] = norm_profile(snapshot, ProfileQuestion(sites=["resid_post.0"], kept=KeptTokens(frozenset()))).to_pylist()
     assert row["tokens"] == len(values) - 3
     assert row["mean"] == pytest.approx(finite.mean(), rel=1e-12)
     assert row["q0.5"] == np.quantile(finite, 0.5)
@@ -108,7 +111,9 @@ def test_norms_that_are_not_finite_are_counted_and_left_out(local_bucket: Bucket
 
 def test_quantiles_that_differ_are_columns_that_differ(run: RandomRun, snapshot: Snapshot) -> None:
     asked = (0.9999999, 1.0, 0.05, 0.5, np.float64(0.25), 1, -0.0)
-    profile = norm_profile(snapshot, ProfileQuestion(sites=["resid_post.0"], quantiles=asked, exclude=frozenset()))
+    profile = norm_profile(
+        snapshot, ProfileQuestion(sites=["resid_post.0"], quantiles=asked, kept=KeptTokens(frozenset()))
+    )
     names = profile.column_names[profile.column_names.index("maximum") + 1 : profile.column_names.index("rank_error")]
     assert names == ["q0.9999999", "q1", "q0.05", "q0.5", "q0.25", "q0"]
     [row] = profile.to_pylist()
@@ -120,7 +125,7 @@ def test_a_norm_of_zero_makes_the_geometric_mean_zero(local_bucket: Bucket) -> N
     run = make_run(3)
     run.norms["resid_pre.0"][5] = 0
     write_run(local_bucket, run)
-    question = ProfileQuestion(["resid_pre.0"], exclude=frozenset())
+    question = ProfileQuestion(["resid_pre.0"], kept=KeptTokens(frozenset()))
     [row] = norm_profile(open_run(local_bucket, "run"), question).to_pylist()
     assert (row["geometric_mean"], row["minimum"]) == (0, 0)
 
@@ -130,7 +135,7 @@ def test_a_norm_of_zero_makes_the_geometric_mean_zero(local_bucket: Bucket) -> N
 def test_fit_growth(
     run: RandomRun, snapshot: Snapshot, layers: tuple[int, int] | None, exclude: frozenset[str]
 ) -> None:
-    growth = fit_growth(snapshot, site="resid_pre", layers=layers, exclude=exclude)
+    growth = fit_growth(snapshot, site="resid_pre", layers=layers, kept=KeptTokens(exclude))
     numbers = list(range((layers or (0, 3))[0], (layers or (0, 3))[1] + 1))
     means = [float(run.norms[f"resid_pre.{n}"][run.kept(exclude)].astype(np.float64).mean()) for n in numbers]
     rate, r_squared = slow_growth(means, numbers)

@@ -27,7 +27,7 @@ from tests.stored_run import DENSE_SITE, EVERYWHERE, FIRING, MODEL, SAE, TOKEN_T
 TEXT: frozenset[TokenClass] = frozenset({"bos", "special"})
 # Half of a capture's tokens: positions 2 to 4 of sequences 1 to 3, and what a filter calls them.
 WHERE = TokenSelection(sequences=Range(1, 4), positions=Range(2, 5), tokens=tuple(range(0, 40, 2)))
-FILTER = TokenFilter(1, 3, tokens=tuple(range(0, 40, 2)), first_position=2, end_position=5)
+FILTER = TokenFilter(first_sequence=1, end_sequence=4, tokens=tuple(range(0, 40, 2)), first_position=2, end_position=5)
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_before_anything_is_captured_no_feature_fires(local_bucket: Bucket) -> N
 
 
 def test_the_features_of_one_token_are_what_it_has(many: Snapshot) -> None:
-    keep = TokenFilter(first_sequence=3, sequence_count=1, first_position=1, end_position=2)
+    keep = TokenFilter(first_sequence=3, end_sequence=4, first_position=1, end_position=2)
     [row] = np.flatnonzero(keep.mask_of(MANY.tokens))
     found = active_features(many, SAE, keep, k=130, exclude=NOBODY).to_pylist()
     values = MANY.features[row]
@@ -191,7 +191,9 @@ def test_the_features_of_one_token_wherever_it_lies_among_row_groups(tmp_path: P
     assert len(bounds) > 2
     for row in {place for bound in bounds for place in (bound.min, bound.max)}:
         sequence, position = int(run.tokens.sequence[row]), int(run.tokens.position[row])
-        keep = TokenFilter(sequence, 1, first_position=position, end_position=position + 1)
+        keep = TokenFilter(
+            first_sequence=sequence, end_sequence=sequence + 1, first_position=position, end_position=position + 1
+        )
         found = active_features(snapshot, SAE, keep, k=30, exclude=NOBODY)
         assert set(found["feature"].to_pylist()) == set(np.flatnonzero(run.features[row]).tolist())
     for feature in (2, 29):

@@ -16,6 +16,8 @@ from actstore_worker.settings import WorkerSettings
 _NAME = "deployment"
 # How long the claim of a process that was killed may outlive it.
 _CLAIM_SECONDS = 10.0
+# How long another deployment's claim may take to say whose it is, on a machine that is busy with the deployment.
+_ANSWER_SECONDS = 60.0
 
 
 @contextmanager
@@ -58,5 +60,5 @@ class _Claim:
 
 def _claimed() -> str:
     with suppress(RayError, ValueError):
-        return str(ray.get(ray.get_actor(_NAME, NAMESPACE).what.remote(), timeout=_CLAIM_SECONDS))
+        return str(ray.get(ray.get_actor(_NAME, NAMESPACE).what.remote(), timeout=_ANSWER_SECONDS))
     return "other workers"
