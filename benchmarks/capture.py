@@ -42,6 +42,7 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import visit
 from tests.capture_requests import capture_request
+from tests.capturing import padded
 
 MODELS = Path(__file__).parents[1] / "models"
 MODEL, SITE, SAE = "pystdlib", "resid_post.1", "pystdlib-resid_post.1"
@@ -78,7 +79,7 @@ def forward_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
     own = plan.shard_sequences(shard)
     started = time.perf_counter()
     for batch in own.batches(asked.sequences_per_batch):
-        ids = torch.from_numpy(batch.padded()[0]).to(model.device)
+        ids = torch.from_numpy(padded(batch)[0]).to(model.device)
         visit(model, ids, None, {last}, lambda *_: None)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
@@ -93,7 +94,7 @@ def lanes_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
 
     @torch.inference_mode()
     def run(batch: TokenSequences) -> None:
-        trunk(input_ids=torch.from_numpy(batch.padded()[0]), use_cache=False)
+        trunk(input_ids=torch.from_numpy(padded(batch)[0]), use_cache=False)
 
     started = time.perf_counter()
     with ThreadPoolExecutor(threads, "lane", torch.set_num_threads, (1,)) as lanes:

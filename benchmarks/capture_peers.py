@@ -41,6 +41,7 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import visit
 from benchmarks.capture import MODEL, MODELS, capture_seconds
 from tests.capture_requests import capture_request
+from tests.capturing import padded
 
 LAYERS, D_MODEL, VOCABULARY_SIZE = 6, 512, 50_304
 SITE, HOOK = f"resid_post.{LAYERS - 1}", f"gpt_neox.layers.{LAYERS - 1}"
@@ -93,7 +94,7 @@ def plan_sites(
 
 def forward(model: LanguageModel, plan: Plan, keep: Callable[[torch.Tensor], object], shard: int) -> None:
     for batch in plan.shard_sequences(shard).batches(BATCH):
-        ids = torch.from_numpy(batch.padded()[0]).to(model.device)
+        ids = torch.from_numpy(padded(batch)[0]).to(model.device)
         visit(model, ids, None, {parse_site(SITE)}, lambda _, rows: keep(rows))
     if model.device.type == "cuda":
         torch.cuda.synchronize()

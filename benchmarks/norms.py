@@ -39,6 +39,7 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.taps import visit
 from benchmarks.capture_peers import BATCH, SITE, TOKENS, plan_sites, write_inputs
 from benchmarks.parts.synthetic_runs import synthetic_record
+from tests.capturing import padded
 
 SITES = tuple(f"{kind}.{layer}" for layer in range(6) for kind in ("resid_pre", "resid_post"))
 SHARDS = (1, 10, 100)
@@ -105,7 +106,7 @@ def capture_cost(folder: Path) -> dict[str, float]:
     for number in range(CAPTURE_ROUNDS):
         with ShardWriter(bucket, record, 0, f"benchmark{number}", columns=columns) as writer:
             for batch in batches:
-                ids, tokens = torch.from_numpy(batch.padded()[0]), batch.rows(None, frozenset())
+                ids, tokens = torch.from_numpy(padded(batch)[0]), batch.rows(None, frozenset())
                 clock = TokenClock(ids.numel())
                 visit(model, ids, None, {parse_site(SITE)}, lambda *_: None)
                 take("plain", clock.us())

@@ -22,7 +22,7 @@ from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel, share_weights
 from actstore_worker.models.taps import observe, visit
 from tests.capture_requests import capture_request
-from tests.capturing import capture_shard
+from tests.capturing import capture_shard, padded
 from tests.made_models.small_models import CONTEXT_LENGTH, DECODERS, LAYERS, save_neox, save_sae
 
 CPU = torch.device("cpu")
@@ -150,7 +150,7 @@ def test_a_batch_does_not_change_its_sequences(name: str, folder: Path) -> None:
     planned = plan(folder, name)
     model = load(planned)
     sites = expand_sites(model.kinds, model.kinds, model.layer_count)
-    ids, inside = (torch.from_numpy(array) for array in planned.sequences.padded())
+    ids, inside = (torch.from_numpy(array) for array in padded(planned.sequences))
     assert not inside.all()
     together, masked = observe(model, ids, None, sites), observe(model, ids, inside, sites)
     for row, length in enumerate(inside.sum(dim=1).tolist()):
