@@ -34,7 +34,7 @@ from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.answering import Question
+from actstore_worker.live.answering import ANSWERS, Question
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.legs import NOTHING_FINISHED
@@ -131,7 +131,7 @@ def assert_as_alone(name: str, found: Any, expected: Any) -> None:
 
 
 def test_every_kind_is_asked() -> None:
-    assert {type(question) for question in QUESTIONS.values()} == set(get_args(Question))
+    assert {type(question) for question in QUESTIONS.values()} == set(ANSWERS)
     assert {request.source for request in SWEEPS.values()} == set(get_args(PatchSource))
 
 
