@@ -19,6 +19,7 @@ from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.opening import open_bucket
 from tests.servers import SeaweedServer
 
+PROJECT = Path(__file__).parents[1]
 # Of Hypothesis's settings here, or in CI, all but these: how long an example takes is the machine's affair.
 settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
@@ -48,7 +49,8 @@ class Sharing(LoadScopeScheduling):
 
 @cache
 def _group(file: str) -> str:
-    return "stack" if "pytest.mark.stack" in Path(file).read_text() else file
+    """`file` is relative to the project, wherever pytest was started."""
+    return "stack" if "pytest.mark.stack" in (PROJECT / file).read_text() else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
