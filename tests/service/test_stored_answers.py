@@ -361,6 +361,32 @@ REFUSED = [
     ),
     (
         "NormService",
+        "FitGrowth",
+        norm_pb2.FitGrowthRequest(runs=["planted", "planted"]),
+        "ARGUMENT_INVALID",
+        "runs",
+        "2",
+    ),
+    (
+        "NormService",
+        "FitGrowth",
+        norm_pb2.FitGrowthRequest(runs=["planted"], steps=[1]),
+        "ARGUMENT_INVALID",
+        "steps",
+        None,
+    ),
+    (
+        "NormService",
+        "FitGrowth",
+        norm_pb2.FitGrowthRequest(
+            runs=["planted"] * 3, axis=norm_pb2.GROWTH_AXIS_CHECKPOINT, layers=common_pb2.Range(first=0, end=3)
+        ),
+        "ARGUMENT_INVALID",
+        "layers",
+        None,
+    ),
+    (
+        "NormService",
         "GetSeparability",
         norm_pb2.GetSeparabilityRequest(runs=["planted"]),
         "ARGUMENT_INVALID",

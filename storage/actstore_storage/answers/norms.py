@@ -110,8 +110,20 @@ def _snapshots(store: Store, runs: Sequence[str]) -> list[Snapshot]:
 def _fitted(snapshots: Sequence[Snapshot], question: FitGrowth) -> Growth:
     asked = {"bootstrap": Bootstrap(question.resamples, question.seed), **_means(question, question.site)}
     if question.axis == CHECKPOINT:
+        _check_unsaid(question, "layers", "none: growth over checkpoints is of one site")
         return fit_growth_over_checkpoints(snapshots, steps=question.steps, **asked)
+    _check_unsaid(question, "steps", "none: growth over layers has the layers as its steps")
+    if len(snapshots) > 1:
+        message = f"{len(snapshots)} runs are named, and growth over layers is of one"
+        raise BadRequest(message, field="runs", value=len(snapshots), allowed="one run, or several by checkpoint")
     return fit_growth(snapshots[0], layers=_first_and_last(question.layers), **asked)
+
+
+def _check_unsaid(question: FitGrowth, field: str, allowed: str) -> None:
+    """Errors: BadRequest where the question says what an answer by its axis would not look at."""
+    said = getattr(question, field)
+    if said:
+        raise BadRequest(f"{field} do not go with axis {question.axis}", field=field, value=said, allowed=allowed)
 
 
 def _means(question: Any, site: str) -> dict[str, Any]:
