@@ -75,7 +75,7 @@ def separability(store: Store, question: GetSeparability) -> GetSeparabilityAnsw
     """Whether layer and step of training change the norm apart from each other."""
     snapshots = _snapshots(store, question.runs)
     found = separability_of(
-        snapshots, layers=_first_and_last(question.layers), steps=question.steps, **_means(question, question.site)
+        snapshots, layers=_first_and_last(question.layers), steps=question.steps, **_means(question)
     )
     shares, numbers = found.shares, found.cells["layer"]
     words: dict[str, Any] = {"quantity": found.quantity, "verdict": shares.verdict}
@@ -108,7 +108,7 @@ def _snapshots(store: Store, runs: Sequence[str]) -> list[Snapshot]:
 
 
 def _fitted(snapshots: Sequence[Snapshot], question: FitGrowth) -> Growth:
-    asked = {"bootstrap": Bootstrap(question.resamples, question.seed), **_means(question, question.site)}
+    asked = {"bootstrap": Bootstrap(question.resamples, question.seed), **_means(question)}
     if question.axis == CHECKPOINT:
         _check_unsaid(question, "layers", "none: growth over checkpoints is of one site")
         return fit_growth_over_checkpoints(snapshots, steps=question.steps, **asked)
@@ -126,12 +126,12 @@ def _check_unsaid(question: FitGrowth, field: str, allowed: str) -> None:
         raise BadRequest(f"{field} do not go with axis {question.axis}", field=field, value=said, allowed=allowed)
 
 
-def _means(question: Any, site: str) -> dict[str, Any]:
+def _means(question: FitGrowth | GetSeparability) -> dict[str, Any]:
     """Which mean norms grow; an empty site is the one that the fit takes by itself."""
     return {
         "kept": KeptTokens.of(question),
         "quantity": question.quantity,
-        **({"site": site} if site else {}),
+        **({"site": question.site} if question.site else {}),
     }
 
 
