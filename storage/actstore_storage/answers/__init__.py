@@ -3,18 +3,14 @@
 A question and its answer are records of `actstore_api`. Each noun has a table of the questions that it answers.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyarrow as pa
-
-from actstore_api.records.terms import Provenance
 from actstore_storage.answers import catalog, features, norms, stored_rows
 from actstore_storage.answers.store import Store
+from actstore_storage.answers.stored_rows import Rows
 
 __all__ = ["ANSWERS", "ROWS", "Store", "answer", "is_stored", "rows"]
-
-Rows = tuple[Provenance, Iterator[pa.RecordBatch]]
 
 ANSWERS: Mapping[type, Callable[[Store, Any], Any]] = {**catalog.ANSWERS, **features.ANSWERS, **norms.ANSWERS}
 ROWS: Mapping[type, Callable[[Store, Any], Rows]] = stored_rows.ROWS
