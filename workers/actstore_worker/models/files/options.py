@@ -1,7 +1,7 @@
 """Options of config.json with which a model is refused, although its family is known.
 
-With every other value that its family's class takes, the numbers are right: tests/worker/test_family_options.py has
-what was tried. Keys that the class does not know are no matter of this file.
+With every other value that its family's class takes, the numbers are right: what was tried stands in
+tests/worker/models/test_family_options.py. Keys that the class does not know are no matter of this file.
 """
 
 from collections.abc import Mapping
