@@ -303,7 +303,7 @@ def test_commits_are_folded_while_others_are_still_to_come(
 
         class Late(ThreadWorker):
             async def capture(self, task: ShardTask) -> ShardReport:
-                if task.shard == SHARDS - 1:
+                if task.shard >= 4:  # or the first four commits were of other shards, and not folded into this block
                     await gate.wait()
                 return await super().capture(task)
 
