@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,21 @@ def actstore_says(*arguments: str, status: int = 0) -> Any:
     return json.loads(said.getvalue())
 
 
-def ignoring(*signals: signal.Signals) -> Callable[[], None]:
-    """As a shell starts background jobs (SIGINT), or nohup a command (SIGHUP)."""
-    return lambda: [signal.signal(each, signal.SIG_IGN) for each in signals] and None
+def meeting(ignored: Collection[signal.Signals]) -> Callable[[], None]:
+    """As a shell starts background jobs (SIGINT ignored), or nohup a command (SIGHUP), however this process began."""
+
+    def set_signals() -> None:
+        for each in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN if each in ignored else signal.SIG_DFL)
+
+    return set_signals
 
 
 @contextmanager
-def running_up(*options: str, prepared: Callable[[], None] | None = None) -> Iterator["subprocess.Popen[str]"]:
+def running_up(*options: str, ignored: Collection[signal.Signals] = ()) -> Iterator["subprocess.Popen[str]"]:
     up = subprocess.Popen(
         [*COMMAND, "up", "--port", "0", "--json", *options],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepared,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=meeting(ignored),
     )  # fmt: skip
     try:
         yield up
@@ -77,7 +82,7 @@ def gone(pids: list[int]) -> bool:
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_up_until_a_signal_leaves_no_process(ending: signal.Signals, plant_workers: Plant) -> None:
     plant_workers(WORKERS)
-    with running_up(prepared=ignoring(signal.SIGINT)) as up:
+    with running_up(ignored=[signal.SIGINT]) as up:
         started = ready(up)
         assert actstore_says("runs")["rows"] == []
         pids = descendants(up.pid)
@@ -107,7 +112,7 @@ def test_status_and_down(plant_workers: Plant) -> None:
     plant_workers(WORKERS)
     assert actstore_says("status", status=3)["state"] == "down"
     assert not actstore_says("down")["stopped"]
-    with running_up(prepared=ignoring(signal.SIGHUP)) as up:
+    with running_up(ignored=[signal.SIGHUP]) as up:
         started = ready(up)
         up.send_signal(signal.SIGHUP)  # of a terminal's end, which nohup has it ignore
         found = actstore_says("status")
