@@ -20,8 +20,8 @@ from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.live.answering import Question
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.questions import Question
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.serving.failover import going_on
 from actstore_worker.patching.serving.sweeps import Served

@@ -10,6 +10,8 @@ import signal
 import sys
 from types import FrameType
 
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
 from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
 from actstore_worker.errors import SettingsError
@@ -32,12 +34,14 @@ def main() -> int:
 
 
 def _serve(settings: WorkerSettings, ready_line: int) -> None:
-    from actstore_worker.cluster.running import running
-
     with os.fdopen(ready_line, "w", buffering=1) as output:
 
         def tell(**what: str) -> None:
             print(json.dumps(what), file=output)
+
+        tell(starting="the store")
+        probe(open_bucket(settings.store, settings.s3))
+        from actstore_worker.cluster.running import running  # not sooner: a store that is refused is told at once
 
         with running(settings, _stop_on_signals, waits=lambda part: tell(starting=part)) as address:
             tell(ready="workers", address=address)

@@ -30,9 +30,8 @@ from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.models import loading
 from actstore_worker.models.loading import describe_model, load_model
 from actstore_worker.patching.inputs.limits import PatchingLimits
-from actstore_worker.patching.legs import NOTHING_FINISHED
 from actstore_worker.patching.serving.sweeps import Served
-from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
+from actstore_worker.patching.updates import NOTHING_FINISHED, CheckedCells, SweepUpdate
 from actstore_worker.replica import Replica
 from actstore_worker.sae.formats import saelens as format_saelens
 from actstore_worker.sae.formats.loading import load_sae

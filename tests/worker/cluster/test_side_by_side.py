@@ -37,8 +37,7 @@ from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.answering import ANSWERS, Question
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
-from actstore_worker.patching.legs import NOTHING_FINISHED
-from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.patching.updates import NOTHING_FINISHED, SweepUpdate
 from actstore_worker.replica import Replica
 from tests.capture_requests import capture_request
 from tests.capturing import capture_run

@@ -18,8 +18,8 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.live.answering import Question
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.questions import Question
 from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.plain_model import PlainModel

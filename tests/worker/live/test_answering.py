@@ -1,7 +1,8 @@
 """Each live question of the contract is answered by one module, which nothing but its own table says."""
 
 from actstore_api.verbs import VERBS
-from actstore_worker.live.answering import ANSWERS, NamesModel, NamesRun
+from actstore_worker.live.answering import ANSWERS
+from actstore_worker.live.questions import NamesModel, NamesRun
 
 SERVICES = ("actstore_api.v1.ModelService", "actstore_api.v1.SaeService")
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from actstore_api.records.model import GetAttention, GetInductionScores
 from actstore_api.records.terms import ModelReference
 from actstore_storage.errors import ActstoreError
-from actstore_worker.live.answering import Question
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.questions import Question
 from tests.made_models.small_models import BERT, CONTEXT_LENGTH, HEADS, LAYERS, SAVERS
 from tests.worker.live.asking import GPT2, Replica
 from tests.worker.models import hand_built

@@ -31,8 +31,8 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import Document
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, tokenise
-from actstore_worker.live.answering import Question
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.questions import Question
 from actstore_worker.models.loading import describe_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import token_of

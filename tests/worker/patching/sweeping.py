@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from actstore_api.records.patching import SweepCells
-from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
+from actstore_worker.patching.updates import CheckedCells, SweepUpdate
 
 
 def cells(updates: Sequence[SweepUpdate | SweepCells]) -> pa.Table:

@@ -15,7 +15,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import changing
-from actstore_worker.patching.attribution import estimate_effects
+from actstore_worker.patching.estimates.attribution import estimate_effects
 from actstore_worker.patching.kernels.full import Cell, FullForward, Patch
 from actstore_worker.patching.kernels.recording import Recording, record
 from tests.made_models.small_models import DECODERS, save_family

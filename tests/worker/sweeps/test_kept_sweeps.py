@@ -22,10 +22,9 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
-from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
 from actstore_worker.patching.serving.answer_cache import AnswerCache
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
-from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
+from actstore_worker.patching.updates import NOTHING_FINISHED, CheckedCells, Finished, SweepUpdate
 from tests.made_models.random_models import save_model
 from tests.worker.patching.sweeping import assert_same
 

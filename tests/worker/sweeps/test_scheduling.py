@@ -33,20 +33,12 @@ from actstore_worker.models.turns import Turns, share
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward, Patch
-from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
 from actstore_worker.patching.serving.failover import TRIES, ProcessDied, going_on
 from actstore_worker.patching.serving.scheduler import FIRST_TOKEN_LAYERS, UPDATES_MAX, Job, Pace, Scheduler
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
 from actstore_worker.patching.steps import Logits, drive
-from actstore_worker.patching.sweep import (
-    CheckedCells,
-    Kernels,
-    SweepUpdate,
-    WholeSweep,
-    fastest_kernel,
-    run_sweep,
-    sweep_steps,
-)
+from actstore_worker.patching.sweep import Kernels, WholeSweep, fastest_kernel, run_sweep, sweep_steps
+from actstore_worker.patching.updates import NOTHING_FINISHED, CheckedCells, Finished, SweepUpdate
 from tests.made_models.random_models import CONTEXT_LENGTH, save_model
 from tests.worker.patching.sweeping import assert_same, cells
 

@@ -15,11 +15,11 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.attribution import estimate_effects
+from actstore_worker.patching.estimates.attribution import estimate_effects
+from actstore_worker.patching.estimates.screening import choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels.recording import record
 from actstore_worker.patching.plan import plan_sweep
-from actstore_worker.patching.screening import choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.sweep import WholeSweep, run_sweep
 from tests.made_models.small_models import SAVERS
 from tests.worker.models.hand_built import gate

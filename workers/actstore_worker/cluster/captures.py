@@ -1,10 +1,8 @@
-"""The coordinator of captures and its workers as Ray actors, and parts of indexes as tasks."""
+"""The coordinator of captures, as it is inside its actor; its workers as Ray actors, and parts of indexes as tasks."""
 
 import asyncio
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -21,61 +19,31 @@ from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
 from actstore_worker.cluster.answers import answer, unavailable
-from actstore_worker.cluster.session import NAMESPACE, POLL_SECONDS, gpu_count
+from actstore_worker.cluster.session import gpu_count, worker_count
 from actstore_worker.cluster.stores import catalog_of, device_here
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
 
-COORDINATOR = "coordinator"
 
-
-@contextmanager
-def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
-    """A coordinator that runs as long as the block does.
-
-    It takes the place of one that a killed process left: that one has the settings of then.
-    """
-    _stop_coordinator()
-    ray.remote(_CoordinatorActor).options(
-        name=COORDINATOR,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        num_cpus=0,
-        max_restarts=-1,
-    ).remote(settings, _worker_count(settings), gpu_count())
-    try:
-        yield
-    finally:
-        _stop_coordinator()
-
-
-def _stop_coordinator() -> None:
-    """Kills the coordinator, if one is there, and returns once its name is free."""
-    with suppress(ValueError):  # it is not there
-        while True:
-            ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
-            time.sleep(POLL_SECONDS)
-
-
-class _CoordinatorActor(Coordinator):
+class RayCoordinator(Coordinator):
     """Owns the capture workers: they end with it, and Ray's restart of it begins with new ones."""
 
-    def __init__(self, settings: WorkerSettings, worker_count: int, gpu_count: int) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         bucket = open_bucket(settings.store, settings.s3)
         catalog = catalog_of(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
-        plan_settings = PlanSettings(places, device="cuda" if gpu_count else "cpu")
-        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count else 0}
-        threads = max(1, int(ray.cluster_resources()["CPU"]) // worker_count)
+        plan_settings = PlanSettings(places, device="cuda" if gpu_count() else "cpu")
+        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count() else 0}
+        workers = worker_count(settings)
+        threads = max(1, int(ray.cluster_resources()["CPU"]) // workers)
         worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)
         self._new_worker: Callable[[], _RemoteWorker] = lambda: _RemoteWorker(
             worker.remote(settings, threads), settings.coordinator.answer_seconds
         )
         super().__init__(
             Preparing(bucket, catalog, plan_settings),
-            [self._new_worker() for _ in range(worker_count)],
+            [self._new_worker() for _ in range(workers)],
             settings.coordinator,
             Merging(bucket, _RemoteWriter(settings), settings.merging),
         )
@@ -98,7 +66,7 @@ class _CoordinatorActor(Coordinator):
         while True:
             resumed = resumed or await self.resume()
             await asyncio.sleep(settings.coordinator.pool_seconds)
-            missing = _worker_count(settings) - len(self.pool)
+            missing = worker_count(settings) - len(self.pool)
             self.pool.add([self._new_worker() for _ in range(missing)])
 
 
@@ -150,17 +118,3 @@ class _RemoteWriter:
 
     async def write(self, merge: Merge, number: int) -> Part:
         return await answer(self._task.remote(self._store, self._s3, merge, number))
-
-
-def _worker_count(settings: WorkerSettings) -> int:
-    """How many capture workers: as many as were asked for; else one a GPU, or one a node without.
-
-    Errors: SettingsError where that many can never be placed.
-    """
-    gpus = gpu_count()
-    room = gpus or int(ray.cluster_resources()["CPU"])
-    nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
-    count = settings.capture_workers or gpus or nodes
-    if count > room:
-        raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")
-    return count

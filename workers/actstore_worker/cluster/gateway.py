@@ -1,5 +1,8 @@
-"""The gateway as Ray Serve's ingress, and how it reaches the coordinator and the replicas."""
+"""The gateway as Ray Serve's ingress, and how it reaches the coordinator and the replicas. It runs no model, and loads
+no library that does.
+"""
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -9,16 +12,19 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actstore_api.records.capture import CaptureProgress
 from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
+from actstore_api.records.terms import ModelReference
 from actstore_worker.cluster.answers import answer, unavailable
-from actstore_worker.cluster.captures import COORDINATOR
-from actstore_worker.cluster.models import model_id_of
-from actstore_worker.cluster.session import NAMESPACE
-from actstore_worker.live.answering import NamesModel, Question
-from actstore_worker.patching.legs import Finished
+from actstore_worker.cluster.session import COORDINATOR, NAMESPACE
+from actstore_worker.live.questions import NamesModel, Question
 from actstore_worker.patching.serving.failover import ProcessDied, going_on
-from actstore_worker.patching.sweep import SweepUpdate
+from actstore_worker.patching.updates import Finished, SweepUpdate
 from actstore_worker.settings import WorkerSettings
 from actstore_worker.wire.gateway import Gateway
+
+
+def model_id_of(model: ModelReference) -> str:
+    """How Serve tells models apart that it multiplexes."""
+    return json.dumps([model.name, model.revision])
 
 
 class GatewayIngress(Gateway):

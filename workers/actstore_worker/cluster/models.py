@@ -5,25 +5,20 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
 from actstore_api.records.patching import RunSweep, SweepEstimate
-from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.opening import open_bucket
-from actstore_worker.cluster.stores import catalog_of, device_here
-from actstore_worker.live.answering import Question
-from actstore_worker.patching.legs import Finished
-from actstore_worker.patching.serving.sweeps import Served
-from actstore_worker.patching.sweep import SweepUpdate
-from actstore_worker.replica import OpenModel, Replica
+from actstore_worker.cluster.gateway import model_id_of
+from actstore_worker.live.questions import Question
+from actstore_worker.patching.updates import Finished, SweepUpdate
 from actstore_worker.settings import WorkerSettings
 
-
-def model_id_of(model: ModelReference) -> str:
-    """How Serve tells models apart that it multiplexes."""
-    return json.dumps([model.name, model.revision])
+if TYPE_CHECKING:
+    from actstore_worker.patching.serving.sweeps import Served
+    from actstore_worker.replica import OpenModel
 
 
 def model_replica(models_per_replica: int) -> type:
@@ -31,12 +26,16 @@ def model_replica(models_per_replica: int) -> type:
 
     class ModelReplica:
         def __init__(self, settings: WorkerSettings) -> None:
+            # In its own process alone: what runs models takes seconds to import, and who deploys it runs none.
+            from actstore_worker.cluster.stores import catalog_of, device_here
+            from actstore_worker.replica import Replica
+
             bucket = open_bucket(settings.store, settings.s3)
             catalog = catalog_of(settings, bucket)
             self._replica = Replica(catalog, bucket, device_here(), settings.live, settings.patching)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
-        async def model(self, model_id: str) -> OpenModel:
+        async def model(self, model_id: str) -> "OpenModel":
             return await asyncio.to_thread(self._replica.open, *json.loads(model_id))
 
         async def sweep(self, request: RunSweep, finished: Finished) -> AsyncIterator[SweepUpdate]:
@@ -59,7 +58,7 @@ def model_replica(models_per_replica: int) -> type:
             finally:
                 stop.set()  # a caller who went away leaves no passes to be run
 
-        async def _served(self, model_id: str) -> Served:
+        async def _served(self, model_id: str) -> "Served":
             """For Serve a model is one thing, whatever its files are by now."""
             return await asyncio.to_thread((await self.model(model_id)).get)
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import ray
 
 from actstore_worker.cluster.sockets import check_cluster, no_cluster
+from actstore_worker.errors import SettingsError
+from actstore_worker.settings import WorkerSettings
 
 NAMESPACE = "actstore"
+COORDINATOR = "coordinator"
 POLL_SECONDS = 0.05
 _REMOVE_SECONDS = 10.0
 
@@ -69,3 +72,17 @@ def _remove(folder: Path) -> None:
 def gpu_count() -> int:
     """GPUs of the whole cluster."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def worker_count(settings: WorkerSettings) -> int:
+    """How many capture workers: as many as were asked for; else one a GPU, or one a node without.
+
+    Errors: SettingsError where that many can never be placed.
+    """
+    gpus = gpu_count()
+    room = gpus or int(ray.cluster_resources()["CPU"])
+    nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
+    count = settings.capture_workers or gpus or nodes
+    if count > room:
+        raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")
+    return count

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -20,6 +20,7 @@ from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.passes.loaded_saes import LoadedSaes
 from actstore_worker.live.passes.resources import Answers, Resources
 from actstore_worker.live.passes.running import Passes
+from actstore_worker.live.questions import NamesModel, NamesRun, Question
 from actstore_worker.models.turns import SharedModel
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
@@ -31,24 +32,6 @@ def _told() -> Iterator[Answers]:
 
 
 ANSWERS: Answers = {question: answer for told in _told() for question, answer in told.items()}
-# A record that ANSWERS has.
-Question = Any
-
-
-@runtime_checkable
-class NamesModel(Protocol):
-    """A question that says which model it is about."""
-
-    @property
-    def model(self) -> ModelReference: ...
-
-
-@runtime_checkable
-class NamesRun(Protocol):
-    """A question about the model of a run."""
-
-    @property
-    def run(self) -> str: ...
 
 
 class LiveAnswers:

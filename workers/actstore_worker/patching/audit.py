@@ -14,29 +14,13 @@ from actstore_api.records.patching import SweepAudit
 from actstore_storage.errors import ActstoreError
 from actstore_worker.patching.kernels.full import Kernel, Patch
 from actstore_worker.patching.steps import Asking, Budget, Logits, patched
+from actstore_worker.patching.updates import Checked
 
 # Largest error of a logit, as a share of the largest of base and source run: sums come out in another order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 # Parts of a layer are fractions, whose sum would tell in which slices they came.
 TOKEN_LAYER_DECIMALS = 6
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What was seen so far. Errors are in a logit, the largest over the vocabulary. `token_layers` were computed for
-    the cells, and `token_layers_full` would be by the whole model; what the check itself costs is in neither.
-    """
-
-    audited_cells: int = 0
-    largest_error: float = 0.0
-    noise_floor: float = 0.0
-    tolerance: float = 0.0
-    token_layers: float = 0.0
-    token_layers_full: float = 0.0
-
-
-NOTHING_CHECKED = Checked()
 
 
 @dataclass(frozen=True)

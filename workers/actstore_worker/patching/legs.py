@@ -8,45 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actstore_api.records.terms import Provenance
-from actstore_storage.errors import ActstoreError
-from actstore_worker.patching.audit import NOTHING_CHECKED, Auditor, Checked, Chosen, choose_checks
+from actstore_worker.patching.audit import Auditor, Chosen, choose_checks
+from actstore_worker.patching.estimates.screening import Screened
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.kernels.full import Cell, Kernel, Patch
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan
 from actstore_worker.patching.replacing import Replacing
-from actstore_worker.patching.screening import Screened
 from actstore_worker.patching.steps import Asking, Budget, Logits, patched
 from actstore_worker.patching.swept_pairs import Pair, Pairs
 from actstore_worker.patching.tables import ComputedCells, cell_table
+from actstore_worker.patching.updates import Finished, interrupted
 
 # Rows that are handed out at once: about a MiB.
 ROWS_AT_ONCE = 8192
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What of a sweep was handed out before, whoever computed it, and from what."""
-
-    rows: pa.Table | None = None
-    checked: Checked = NOTHING_CHECKED
-    provenance: Provenance | None = None
-
-    @property
-    def cells(self) -> int:
-        """Without rows that a screen left out."""
-        return 0 if self.rows is None else self.rows.num_rows - self.rows["logit_difference"].null_count
-
-    def check_goes_on(self, provenance: Provenance) -> None:
-        """Errors: ActstoreError WORKERS_UNAVAILABLE where the rest would be computed from something else: files of the
-        model or of the SAE may have been written since, and machines differ.
-        """
-        if self.rows is not None and self.provenance != provenance:
-            raise _interrupted("its model, SAE or machine is another one now")
-
-
-NOTHING_FINISHED = Finished()
 
 
 @dataclass(frozen=True)
@@ -91,7 +66,7 @@ class Leg:
         found = finished.rows.slice(place * rows, rows)
         computed = found["logit_difference"].is_valid().to_numpy()
         if not np.array_equal(computed, self.exact[: found.num_rows]):
-            raise _interrupted("its screen comes out otherwise now")
+            raise interrupted("its screen comes out otherwise now")
         return [found]
 
     def next_slice(self, first: int, kernel: Kernel, budget: float, most: int) -> range:
@@ -185,7 +160,3 @@ class LegRun:
         logits = ran.logits[: len(patches)]
         yield from self._auditor.see(patches, logits, audited, ran.logits[-1] if controls else None)
         return logits
-
-
-def _interrupted(why: str) -> ActstoreError:
-    return ActstoreError(f"the sweep was interrupted, and {why}; ask again", reason="WORKERS_UNAVAILABLE")

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_api.records.patching import RunSweep, SweepProgress, SweepResult
-from actstore_api.records.terms import Provenance
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.attribution import estimate_effects
-from actstore_worker.patching.audit import Auditor, Checked
+from actstore_worker.patching.audit import Auditor
+from actstore_worker.patching.estimates.attribution import estimate_effects
+from actstore_worker.patching.estimates.screening import Screened, choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.stored_rows import StoredReading, StoredRows
 from actstore_worker.patching.inputs.supplies import Supplies, needed
@@ -20,23 +20,14 @@ from actstore_worker.patching.kernels.full import FullForward, Kernel
 from actstore_worker.patching.kernels.layer_calls import Unresumable
 from actstore_worker.patching.kernels.paths import Paths
 from actstore_worker.patching.kernels.resumed import Resumed
-from actstore_worker.patching.legs import NOTHING_FINISHED, Finished, LegRun, legs
+from actstore_worker.patching.legs import LegRun, legs
 from actstore_worker.patching.metrics import Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.replacing import given_to
-from actstore_worker.patching.screening import Screened, choose_cells, exact_count, rank_agreement
 from actstore_worker.patching.steps import Budget, Ran, Steps, drive, unlimited
 from actstore_worker.patching.swept_pairs import Pair, Pairs, check_apart
+from actstore_worker.patching.updates import NOTHING_FINISHED, CheckedCells, Finished, SweepUpdate
 from actstore_worker.provenance import live_provenance
-
-
-@dataclass(frozen=True)
-class CheckedCells:
-    """Rows of the answer, in order, what the sweep's check of itself has seen up to there, and where they come from."""
-
-    rows: pa.Table
-    checked: Checked
-    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -44,9 +35,6 @@ class WholeSweep(SweepResult):
     """With all rows. None but who asks for it in one piece gets that."""
 
     cells: pa.Table
-
-
-SweepUpdate = SweepProgress | CheckedCells | SweepResult
 
 
 @dataclass(frozen=True)

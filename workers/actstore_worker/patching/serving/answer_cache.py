@@ -21,12 +21,11 @@ from actstore_storage.errors import ActstoreError, StoreError
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.answer_cache import KeptAnswer, is_kept, keep, read_kept
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.audit import NOTHING_CHECKED
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.prompts import pair_tokens
 from actstore_worker.patching.inputs.supplies import Supplies
-from actstore_worker.patching.legs import ROWS_AT_ONCE, Finished
-from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
+from actstore_worker.patching.legs import ROWS_AT_ONCE
+from actstore_worker.patching.updates import NOTHING_CHECKED, CheckedCells, Finished, SweepUpdate
 
 _log = logging.getLogger(__name__)
 _CELLS = "cells"

@@ -7,7 +7,8 @@ import numpy as np
 
 from actstore_api.records.patching import RunSweep, SweepEstimate
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.patching.audit import NOTHING_CHECKED, TOKEN_LAYER_DECIMALS, Auditor
+from actstore_worker.patching.audit import TOKEN_LAYER_DECIMALS, Auditor
+from actstore_worker.patching.estimates.screening import Screened, exact_count
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import Kernel
@@ -15,11 +16,11 @@ from actstore_worker.patching.legs import Leg, LegRun, legs
 from actstore_worker.patching.metrics import Metrics, Values
 from actstore_worker.patching.plan import SweepPlan, plan_sweep
 from actstore_worker.patching.replacing import given_to
-from actstore_worker.patching.screening import Screened, exact_count
 from actstore_worker.patching.serving.scheduler import Pace
 from actstore_worker.patching.steps import Asking, Steps
 from actstore_worker.patching.sweep import Kernels, kernels_of
 from actstore_worker.patching.swept_pairs import Pairs, check_apart
+from actstore_worker.patching.updates import NOTHING_CHECKED
 
 # Rows of the answer whose size stands for all.
 _SIZED_ROWS = 256

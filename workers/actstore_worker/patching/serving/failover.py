@@ -1,5 +1,6 @@
 """A sweep whose process dies goes on in another one.
 
+from actstore_worker.patching.updates import CheckedCells, Finished, NOTHING_FINISHED, SweepUpdate
 Who hands rows on keeps them until the end, and sends them along: nothing that was handed on is computed again, wherever
 the sweep goes on. Rows kept by the process itself would be gone with it, and rows in the bucket would be one object a
 slice, for a thing that hardly ever happens.
@@ -11,8 +12,7 @@ import pyarrow as pa
 
 from actstore_api.records.patching import SweepCells, SweepProgress, SweepResult
 from actstore_storage.errors import ActstoreError
-from actstore_worker.patching.legs import NOTHING_FINISHED, Finished
-from actstore_worker.patching.sweep import CheckedCells, SweepUpdate
+from actstore_worker.patching.updates import NOTHING_FINISHED, CheckedCells, Finished, SweepUpdate
 
 # A sweep that kills what it runs on must come to an end.
 TRIES = 3

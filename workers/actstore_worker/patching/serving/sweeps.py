@@ -12,12 +12,12 @@ from actstore_worker.models.turns import SharedModel
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward
-from actstore_worker.patching.legs import Finished
 from actstore_worker.patching.serving.answer_cache import AnswerCache
 from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Job, Pace, Scheduler
 from actstore_worker.patching.steps import Steps
-from actstore_worker.patching.sweep import CheckedCells, Kernels, SweepUpdate, fastest_kernel, sweep_steps
+from actstore_worker.patching.sweep import Kernels, fastest_kernel, sweep_steps
+from actstore_worker.patching.updates import CheckedCells, Finished, SweepUpdate
 
 
 @dataclass(frozen=True)
