@@ -136,12 +136,13 @@ def reading(bucket: Bucket, run: str) -> Iterator[list[Exception]]:
         reader.join()
 
 
-def wait(lab: KillableLab, run: str) -> None:
-    """To the end, whoever has to be asked again on the way."""
+def wait(lab: KillableLab, run: str, target: str) -> None:
+    """To the end, whoever has to be asked again on the way. Whose coordinator was killed may ask for the same again."""
     give_up = time.monotonic() + ENDS_SECONDS
     while time.monotonic() < give_up:
         with lab.connect() as found, suppress(actstore.Unavailable, actstore.NotFound):
-            found.attach(run).wait(progress=False, check_saes=False)
+            capture = start(found, run) if target == "coordinator" else found.attach(run)
+            assert capture.wait(progress=False, check_saes=False).complete
             return
         time.sleep(0.5)
     pytest.fail(f"run {run} did not end in {ENDS_SECONDS} s")
@@ -164,7 +165,7 @@ def test_a_killed_process_loses_nothing(
             in_time = not open_run(bucket, run).complete
             if in_time:
                 lab.kill(target)
-            wait(lab, run)
+            wait(lab, run, target)
         assert not went_wrong
         assert contents(bucket, run) == undisturbed
         if in_time:

@@ -2,10 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import commit_key
 from actstore_storage.format.products import NORM_SKETCHES
@@ -131,6 +135,20 @@ def write_run(
     begin(bucket, run.record)
     for shard in range(run.record.shards_total) if shards is None else shards:
         assert write_shard(bucket, run, shard, "attempt", batch_sequences, chosen)
+
+
+def put_made_run(bucket: Bucket, seed: int, **options: Any) -> None:
+    """`write_run` of `make_run(seed, **options)`, which a process writes once: then its objects are put as they are."""
+    for key, data in _written(seed, tuple(sorted(options.items()))).items():
+        bucket.put(key, data)
+
+
+@cache
+def _written(seed: int, options: tuple[tuple[str, Any], ...]) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        bucket = open_bucket(folder)
+        write_run(bucket, make_run(seed, **dict(options)))
+        return {key: bucket.get(key) for top in bucket.top()[1] for key in bucket.keys(top)}
 
 
 def begin(bucket: Bucket, record: RunRecord) -> None:

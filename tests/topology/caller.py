@@ -1,7 +1,6 @@
 """Calls to the workers' gateway, as the service makes them."""
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,30 +83,6 @@ def pair_of(clean: str, corrupt: str, clean_answer: str = "John", corrupt_answer
         clean_answer=common_pb2.TokenReference(text=clean_answer),
         corrupt_answer=common_pb2.TokenReference(text=corrupt_answer),
     )
-
-
-def midway(caller: Caller, name: str) -> capture_pb2.CaptureSpecification:
-    """Of a capture that has begun to commit and has not ended, by the last that was heard of it."""
-    for attempt in range(TRIES):  # it may be over before anybody hears of it
-        wanted = specification(
-            f"{name}-{attempt}", dense_sites=["resid_post"], sequences_per_shard=8, sequences_per_batch=1
-        )
-        update = next(update for update in caller.watch(caller.start(wanted)) if update.shards_committed >= 2)
-        if update.shards_committed < update.shards_total:
-            return wanted
-    raise AssertionError(f"{TRIES} captures were over before anybody heard of it")
-
-
-def start_once_available(caller: Caller, wanted: capture_pb2.CaptureSpecification) -> str:
-    """The run's name, once a coordinator that was killed is there again."""
-    give_up = time.monotonic() + CALL_SECONDS
-    while True:
-        try:
-            return caller.start(wanted)
-        except grpc.RpcError as error:
-            if failure(error).reason != "WORKERS_UNAVAILABLE" or time.monotonic() > give_up:
-                raise
-            time.sleep(0.2)
 
 
 def failure(error: grpc.RpcError) -> Failure:

@@ -31,6 +31,8 @@ from tests.storage.random_run import SAE, VOCABULARY, make_run, slow_top_example
 
 # Large enough that a feature spans row groups of the merged index.
 RUN = make_run(3, sequences=640, longest=44, sequences_per_shard=160)
+# Each meets each number of examples, with another feature.
+FILTERS = (None, TokenFilter(tokens=tuple(range(9)), end_position=30), TokenFilter(documents=(4, 5, 200)))
 
 
 def merged_whole(bucket: Bucket) -> None:
@@ -63,18 +65,17 @@ def snapshot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("exclude", EXCLUSIONS)
 @pytest.mark.parametrize("feature", [0, 1, 3, 5])
 def test_samples(snapshot: Snapshot, feature: int, exclude: frozenset[str]) -> None:
-    for keep in (None, TokenFilter(tokens=tuple(range(9)), end_position=30), TokenFilter(documents=(4, 5, 200))):
+    for k, keep in zip((1, 7, 20), FILTERS[feature % 3 :] + FILTERS[: feature % 3], strict=True):
         entries = slow_entries(RUN, feature, exclude, keep)
         for method in METHODS[1:-1]:
-            for k in (1, 7, 20):
-                sample = Sample(method, k=k, bins=4, threshold=0.5, seed=k)
-                found = sample_examples(snapshot, SAE, feature, sample, exclude=exclude, keep=keep, window=Window(0, 0))
-                expected = slow_sample(entries, sample)
-                assert places(found.to_pylist()) == expected
-                assert found["rank"].to_pylist() == list(range(1, len(expected) + 1))
-                if method == "range" and entries:
-                    width = entries[0][0] / k
-                    assert len({-(-entry[0] // width) for entry in expected}) == len(expected)
+            sample = Sample(method, k=k, bins=4, threshold=0.5, seed=k)
+            found = sample_examples(snapshot, SAE, feature, sample, exclude=exclude, keep=keep, window=Window(0, 0))
+            expected = slow_sample(entries, sample)
+            assert places(found.to_pylist()) == expected
+            assert found["rank"].to_pylist() == list(range(1, len(expected) + 1))
+            if method == "range" and entries:
+                width = entries[0][0] / k
+                assert len({-(-entry[0] // width) for entry in expected}) == len(expected)
 
 
 @pytest.mark.parametrize("exclude", EXCLUSIONS)
@@ -82,16 +83,16 @@ def test_random_positions(snapshot: Snapshot, exclude: frozenset[str]) -> None:
     counts = RUN.kept(exclude)
     rows = {(int(s), int(p)): i for i, (s, p) in enumerate(zip(RUN.tokens.sequence, RUN.tokens.position, strict=True))}
     drawn, draws = [], set()
-    for seed in range(40):
-        found = sample_examples(snapshot, SAE, 3, Sample("positions", k=25, seed=seed), exclude=exclude).to_pylist()
-        assert len(found) == 25
+    for seed in range(10):
+        found = sample_examples(snapshot, SAE, 3, Sample("positions", k=100, seed=seed), exclude=exclude).to_pylist()
+        assert len(found) == 100
         here = [rows[example["sequence"], example["position"]] for example in found]
         assert here == sorted(set(here))
         assert counts[here].all()
         assert [example["activation"] for example in found] == RUN.features[here, 3].tolist()
         drawn += here
         draws.add(tuple(here))
-    assert len(draws) == 40  # each seed has its own
+    assert len(draws) == 10  # each seed has its own
     # Uniform over all that count: the mean row of 1,000 draws lies within four standard errors of the middle.
     middle, spread = np.flatnonzero(counts).mean(), np.flatnonzero(counts).std() / np.sqrt(len(drawn))
     assert abs(np.mean(drawn) - middle) < 4 * spread

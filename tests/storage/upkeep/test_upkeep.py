@@ -30,7 +30,7 @@ from actstore_storage.upkeep.fsck import check_runs
 from actstore_storage.upkeep.fsck.checkpoints import MERGE_TOLERANCE, merged_again
 from actstore_storage.upkeep.removal import remove_run
 from tests.run_state import merge_index
-from tests.storage.random_run import SAE, make_run, write_run, write_shard
+from tests.storage.random_run import SAE, make_run, put_made_run, write_run, write_shard
 
 
 @pytest.fixture(params=["local_bucket", "s3_bucket"])
@@ -50,7 +50,7 @@ def kinds(bucket: Bucket, run: str | None = None, **options: bool) -> list[tuple
 
 
 def test_a_sound_store(bucket: Bucket) -> None:
-    write_run(bucket, make_run(1))
+    put_made_run(bucket, 1)
     verdict = check_runs(bucket)
     assert verdict.sound
     commits = open_run(bucket, "run").commits
@@ -68,7 +68,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_named(damage: str, bucket: Bucket) -> None:
-    write_run(bucket, make_run(1))
+    put_made_run(bucket, 1)
     key = open_run(bucket, "run").commits[1].objects["norms"].key
     bucket.put(key, DAMAGES[damage](bucket.get(key)))
     assert kinds(bucket) == [("damaged", key)]
@@ -80,7 +80,7 @@ def test_damage_is_named(damage: str, bucket: Bucket) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_of_a_merged_index_is_named(damage: str, bucket: Bucket) -> None:
-    write_run(bucket, make_run(1))
+    put_made_run(bucket, 1)
     merge_index(bucket, "run", SAE, "merge", part_rows=100)
     [segment] = chosen_segments(open_run(bucket, "run"), SAE)
     assert kinds(bucket) == []
@@ -102,7 +102,7 @@ def test_damage_of_a_merged_index_is_named(damage: str, bucket: Bucket) -> None:
 
 
 def test_orphans_are_removed_unless_the_run_is_being_captured(bucket: Bucket) -> None:
-    write_run(bucket, make_run(1))
+    put_made_run(bucket, 1)
     orphan = "runs/run/data/00000000-crashed/tokens.parquet"
     bucket.put(orphan, b"half of a file")
     bucket.put(wanted_key("run"), seal({"run": "run"}))
@@ -115,7 +115,7 @@ def test_orphans_are_removed_unless_the_run_is_being_captured(bucket: Bucket) ->
 
 
 def test_a_run_is_removed_whole(bucket: Bucket, small_blocks: None) -> None:
-    write_run(bucket, make_run(1))
+    put_made_run(bucket, 1)
     fold_commits(open_run(bucket, "run"))
     before = len(bucket.keys("runs/run"))
     bucket.put(wanted_key("run"), b"{}")
@@ -179,7 +179,7 @@ def test_folded_commits_say_the_same(bucket: Bucket, small_blocks: None) -> None
 
 def test_a_checkpoint_is_what_is_read(bucket: Bucket, small_blocks: None) -> None:
     """Nobody looks at commits that are folded: there may be 100,000 of them."""
-    write_run(bucket, make_run(2, sequences=9, sequences_per_shard=1))
+    put_made_run(bucket, 2, sequences=9, sequences_per_shard=1)
     fold_commits(open_run(bucket, "run"))
     commits = list(open_run(bucket, "run").commits)
     bucket.put(commit_key("run", 3), b"not looked at")
@@ -235,7 +235,7 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("damage", SKETCH_DAMAGES)
 def test_damage_of_a_checkpoints_sketches_is_named(damage: str, bucket: Bucket, small_blocks: None) -> None:
-    write_run(bucket, make_run(2, sequences=9, sequences_per_shard=3))
+    put_made_run(bucket, 2, sequences=9, sequences_per_shard=3)
     fold_commits(open_run(bucket, "run"))
     assert check_runs(bucket).findings == ()
     first, last = (checkpoint_sketches_key("run", shards) for shards in (range(2), range(2, 3)))
@@ -318,7 +318,7 @@ SUMMARY_DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 def test_a_checkpoint_that_tells_other_statistics_than_its_commits_is_named(
     damage: str, local_bucket: Bucket, small_blocks: None
 ) -> None:
-    write_run(local_bucket, make_run(2, sequences=27, sequences_per_shard=3))
+    put_made_run(local_bucket, 2, sequences=27, sequences_per_shard=3)
     fold_commits(open_run(local_bucket, "run"))
     assert check_runs(local_bucket).findings == ()
     key = checkpoint_key("run", range(8))
@@ -373,7 +373,7 @@ def test_the_tolerance_bears_the_largest_checkpoint() -> None:
 
 
 def test_merged_sketches_that_are_gone_are_made_again(local_bucket: Bucket, small_blocks: None) -> None:
-    write_run(local_bucket, make_run(2, sequences=33, sequences_per_shard=3))
+    put_made_run(local_bucket, 2, sequences=33, sequences_per_shard=3)
     fold_commits(open_run(local_bucket, "run"))
     before = norm_profile(open_run(local_bucket, "run")).to_pylist()
     keys = [checkpoint_sketches_key("run", block) for block in (range(8), range(8, 10), range(10, 11))]
@@ -393,7 +393,7 @@ def test_merged_sketches_that_are_gone_are_made_again(local_bucket: Bucket, smal
 def test_merged_sketches_are_made_again_beside_damaged_ones_that_they_replaced(
     damage: str, local_bucket: Bucket, small_blocks: None
 ) -> None:
-    write_run(local_bucket, make_run(2, sequences=24, sequences_per_shard=3))
+    put_made_run(local_bucket, 2, sequences=24, sequences_per_shard=3)
     fold_commits(open_run(local_bucket, "run"))
     before = norm_profile(open_run(local_bucket, "run")).to_pylist()
     smaller, key = (checkpoint_sketches_key("run", block) for block in (range(2), range(8)))
@@ -407,7 +407,7 @@ def test_merged_sketches_are_made_again_beside_damaged_ones_that_they_replaced(
 
 def test_a_shards_sketches_that_cannot_be_merged_are_told_as_damage(local_bucket: Bucket) -> None:
     """Fold is called by who waits for nothing but errors of ours."""
-    write_run(local_bucket, make_run(2, sequences=6, sequences_per_shard=3))
+    put_made_run(local_bucket, 2, sequences=6, sequences_per_shard=3)
     snapshot = open_run(local_bucket, "run")
     key = snapshot.commits[0].objects[NORM_SKETCHES].key
     local_bucket.put(key, SKETCH_DAMAGES["of no known version"][0](local_bucket.get(key)))
@@ -417,7 +417,7 @@ def test_a_shards_sketches_that_cannot_be_merged_are_told_as_damage(local_bucket
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named(damage: str, bucket: Bucket, small_blocks: None) -> None:
-    write_run(bucket, make_run(2, sequences=9, sequences_per_shard=1))
+    put_made_run(bucket, 2, sequences=9, sequences_per_shard=1)
     fold_commits(open_run(bucket, "run"))
     key = checkpoint_key("run", range(8))
     bucket.put(key, DAMAGES[damage](bucket.get(key)))
@@ -427,12 +427,12 @@ def test_a_damaged_checkpoint_is_named(damage: str, bucket: Bucket, small_blocks
 
 
 def test_a_checkpoint_of_another_run_is_refused(bucket: Bucket, small_blocks: None) -> None:
-    write_run(bucket, make_run(2, sequences=4, sequences_per_shard=1))
+    put_made_run(bucket, 2, sequences=4, sequences_per_shard=1)
     fold_commits(open_run(bucket, "run"))
     key = checkpoint_key("run", range(4))
     data = bucket.get(key)
     remove_run(bucket, "run")
-    write_run(bucket, make_run(2, sequences=4, sequences_per_shard=1, dtype="float16"))
+    put_made_run(bucket, 2, sequences=4, sequences_per_shard=1, dtype="float16")
     bucket.put(key, data)
     with pytest.raises(CorruptObject, match="another specification"):
         open_run(bucket, "run")
