@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from actstore_worker.patching.metrics import Values
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A sweep whose process dies goes on in another one.
 
-from actstore_worker.patching.updates import CheckedCells, Finished, NOTHING_FINISHED, SweepUpdate
 Who hands rows on keeps them until the end, and sends them along: nothing that was handed on is computed again, wherever
 the sweep goes on. Rows kept by the process itself would be gone with it, and rows in the bucket would be one object a
 slice, for a thing that hardly ever happens.
