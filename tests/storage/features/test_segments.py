@@ -1,4 +1,4 @@
-"""Segments of the index by themselves: which row groups a question looks into, and which objects it asks a bucket for."""
+"""Segments of the index by themselves: which row groups a question looks into, and what it asks a bucket for."""
 
 from types import SimpleNamespace
 
