@@ -1,6 +1,7 @@
 """What a sample of examples refuses, takes for granted, and shows where a run knows little."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,14 +10,19 @@ import pytest
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import BadRequest, CorruptObject
+from actstore_storage.features import examples, sampling
 from actstore_storage.features.examples import Window
+from actstore_storage.features.ranking import Ranking
+from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sampling import METHODS, Sample, sample_examples, sample_many
 from actstore_storage.features.segments import read_segment
 from actstore_storage.features.statistics import feature_rows, feature_statistics, top_examples
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import segment_key
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import shard_tokens
 from tests import stored_run
 from tests.run_state import merge_index
 from tests.storage.feature_twins import slow_entries
@@ -147,6 +153,24 @@ def test_windows_around_tokens_on_which_a_feature_does_not_fire(snapshot: Snapsh
             assert example["texts"] == [TEXTS[token] for token in RUN.tokens.token[near]]
 
 
+def test_no_shard_is_read_in_which_no_position_was_drawn(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one position two are drawn, since one of them may not count; and each shard is read once."""
+    read: list[int] = []
+
+    def counted(bucket: Bucket, commit: Commit) -> pa.Table:
+        read.append(commit.shard)
+        return shard_tokens(bucket, commit)
+
+    monkeypatch.setattr(sampling, "shard_tokens", counted)
+    seen = set()
+    for seed in range(20):
+        read.clear()
+        sample_examples(snapshot, SAE, 1, Sample("positions", k=1, seed=seed), exclude=frozenset())
+        assert len(read) == len(set(read)) <= 2
+        seen |= set(read)
+    assert seen == {0, 1, 2}
+
+
 def test_before_anything_is_captured_there_are_no_positions(local_bucket: Bucket) -> None:
     write_run(local_bucket, RUN, shards=())
     snapshot = open_run(local_bucket, "run")
@@ -176,6 +200,37 @@ def test_examples_of_a_run_that_does_not_know_its_documents(window: Window, loca
         assert example["first_position"] == tokens.position[shown[0]]
         assert example["tokens"] == tokens.token[shown].tolist()
         assert example["activations"] == values[shown].tolist()
+
+
+def test_without_a_window_no_more_is_read_than_the_examples_say(
+    snapshot: Snapshot, local_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies around them is read for windows alone, and their tokens for the sources of their documents alone."""
+    ranked: list[int] = []
+    ranking = FeatureReader.ranking
+
+    def counted(reader: FeatureReader, feature: int, *options: Any) -> Ranking:
+        ranked.append(feature)
+        return ranking(reader, feature, *options)
+
+    monkeypatch.setattr(FeatureReader, "ranking", counted)
+    alone = top_examples(snapshot, SAE, 5, k=3, tokens_before=0, tokens_after=0).to_pylist()
+    assert ranked == [5]
+    assert alone == slow_top_examples(RUN, 5, 3, 0, 0, BOS_LEFT_OUT)
+    stored_run.write_stored_run(local_bucket, sources=None)
+    without_sources = open_run(local_bucket, "planted")
+    monkeypatch.setattr(examples, "open_product", None)
+    assert top_examples(without_sources, stored_run.SAE, stored_run.FIRING, tokens_before=0, tokens_after=0).num_rows
+
+
+def test_windows_at_the_limits_and_beyond() -> None:
+    Window(0, 1024)
+    Window(1024, 0)
+    for field in ("tokens_before", "tokens_after"):
+        for wrong in (-1, 1025):
+            with pytest.raises(BadRequest) as caught:
+                Window(**{field: wrong})
+            assert caught.value.details == {"field": field, "value": str(wrong), "allowed": "0 to 1024"}
 
 
 def test_a_manifest_of_another_run_is_no_index_of_this_one(local_bucket: Bucket) -> None:
