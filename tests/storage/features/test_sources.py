@@ -1,18 +1,26 @@
 """What a range of shards says, and how features are cut into parts, against the token-major rows of small runs."""
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.errors import BadRequest
+from actstore_storage.features import reader as reading
 from actstore_storage.features.entries import COLUMNS, Entries
+from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.segments import listed_segments
 from actstore_storage.features.sources import Sources, feature_ranges
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.tokens import TOKEN_CLASSES, class_numbers
+from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.merging import Merge, finish_merge, merge_part
-from tests.storage.feature_twins import part_of
+from tests.storage.feature_twins import EXCLUSIONS, part_of
 from tests.storage.random_run import SAE, VOCABULARY, make_run, write_run
 
 RUN = make_run(6, sequences=18, longest=20, d_sae=6, sequences_per_shard=3)
@@ -97,6 +105,54 @@ def test_counts_are_those_of_every_token(shards: range, snapshot: Snapshot) -> N
         assert found.tolist() == expected[: len(found)].tolist()
         assert not expected[len(found) :].any()
         assert found.dtype == np.int64
+
+
+def test_a_snapshot_says_of_a_feature_what_its_tokens_say(snapshot: Snapshot) -> None:
+    reader = FeatureReader(snapshot, SAE)
+    held = {shard for segment in reader.segments for shard in segment.segment.shards}
+    assert [commit.shard for commit in reader.loose] == [shard for shard in range(6) if shard not in held]
+    numbers = class_numbers(RUN.tokens.flags)
+    for number in range(len(TOKEN_CLASSES)):
+        values = RUN.features[numbers == number]
+        assert reader.class_counts.count[:, number].tolist() == (values > 0).sum(axis=0).tolist()
+        assert reader.class_counts.maximum[:, number].tolist() == values.max(axis=0, initial=0).tolist()
+        assert reader.class_counts.sum[:, number] == pytest.approx(values.sum(axis=0, dtype=np.float64), rel=1e-12)
+    for exclude in EXCLUSIONS:
+        for feature in range(6):
+            values = RUN.features[RUN.kept(exclude), feature].astype(np.float64)
+            expected = (values > 0).sum(), values.max(), pytest.approx(values.sum(), rel=1e-12)
+            assert reader.counts(feature, exclude) == expected
+
+
+def test_of_a_feature_no_more_is_read_than_is_asked(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of loose shards: for counts their statistics alone, and of the feature that was asked for last nothing."""
+    opened: Counter[str] = Counter()
+
+    def counted(bucket: Bucket, commit: Commit, product: str) -> Any:
+        opened[product] += 1
+        return open_product(bucket, commit, product)
+
+    monkeypatch.setattr(reading, "open_product", counted)
+    reader = FeatureReader(snapshot, SAE)
+    reader.counts(3, frozenset())
+    loose = len(reader.loose)
+    assert opened == Counter({f"statistics-{SAE}": loose})
+    for exclude in EXCLUSIONS:
+        reader.ranking(3, exclude).all()
+    assert opened == Counter({f"statistics-{SAE}": loose, f"index-{SAE}": loose})
+    reader.counts(4, frozenset())
+    reader.counts(3, frozenset())
+    assert opened == Counter({f"statistics-{SAE}": 3 * loose, f"index-{SAE}": loose})
+
+
+@pytest.mark.parametrize("feature", [-1, 6])
+def test_features_that_there_are_not(feature: int, snapshot: Snapshot) -> None:
+    reader = FeatureReader(snapshot, SAE)
+    for ask in (reader.ranking, reader.counts):
+        with pytest.raises(BadRequest) as caught:
+            ask(feature, frozenset())
+        assert caught.value.reason == "FEATURE_OUT_OF_RANGE"
+        assert caught.value.details == {"field": "feature", "value": str(feature), "allowed": "0 to 5"}
 
 
 @pytest.mark.parametrize("part_rows", [1, 7, 12, 10_000])
