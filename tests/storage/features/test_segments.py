@@ -1,5 +1,6 @@
 """Segments of the index by themselves: which row groups a question looks into, and what it asks a bucket for."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.features import segments
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.segments import StoredList, read_segment
+from actstore_storage.format.keys import segment_key
+from actstore_storage.format.records import canonical_json
 from actstore_storage.runs.opening import open_run
 from tests.run_state import merge_index
 from tests.storage.random_run import SAE, make_run, write_run
@@ -69,3 +72,14 @@ def test_damage_of_a_segment_says_whose_index_it_is(merged: Bucket) -> None:
     merged.delete(segment.parts[0].object.key)
     with pytest.raises(CorruptObject, match="run run, index of sae"):
         FeatureReader(snapshot, SAE).ranking(1, frozenset()).all()
+
+
+def test_a_manifest_without_its_hash_is_damaged(merged: Bucket) -> None:
+    key = segment_key("run", SAE, range(3))
+    fields = json.loads(merged.get(key))
+    del fields["record_sha256"]
+    merged.delete(key)
+    merged.put(key, canonical_json(fields))
+    with pytest.raises(CorruptObject) as caught:
+        read_segment(open_run(merged, "run"), SAE, range(3))
+    assert caught.value.details["value"] == key
