@@ -69,3 +69,6 @@ def test_the_strongest_are_found_without_a_look_at_all_where_they_lie_in_many_se
     together = CountedHeads(replace(entries, sequence=np.zeros(70, np.int64)))
     assert rows_of(strongest(together, 5)) == rows_of(together.all())[:1]
     assert together.asked == [10, 40, 160]
+    few = CountedHeads(replace(feature(2, 10), sequence=np.zeros(10, np.int64)))
+    assert len(strongest(few, 5)) == 1
+    assert few.asked == [10]

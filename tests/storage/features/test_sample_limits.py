@@ -124,6 +124,15 @@ def test_features_and_sequences_that_there_are_not(method: str, snapshot: Snapsh
     assert caught.value.reason == "FEATURE_OUT_OF_RANGE"
 
 
+def test_a_feature_that_there_is_not_has_no_positions_though_nothing_of_it_is_shown(local_bucket: Bucket) -> None:
+    stored_run.write_stored_run(local_bucket, sources=None)
+    snapshot, window = open_run(local_bucket, "planted"), Window(0, 0)
+    assert sample_examples(snapshot, stored_run.SAE, 11, Sample("positions"), window=window).num_rows == 20
+    with pytest.raises(BadRequest) as caught:
+        sample_examples(snapshot, stored_run.SAE, 12, Sample("positions"), window=window)
+    assert caught.value.reason == "FEATURE_OUT_OF_RANGE"
+
+
 @pytest.mark.parametrize("threshold", [-0.5, float("inf"), float("nan")])
 def test_thresholds_that_are_refused(threshold: float, snapshot: Snapshot) -> None:
     with pytest.raises(BadRequest) as caught:
