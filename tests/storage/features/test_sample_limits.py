@@ -11,7 +11,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import BadRequest, CorruptObject
 from actstore_storage.features import examples, sampling
-from actstore_storage.features.examples import Window
+from actstore_storage.features.examples import Window, examples_table
 from actstore_storage.features.ranking import Ranking
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sampling import METHODS, Sample, sample_examples, sample_many
@@ -19,6 +19,7 @@ from actstore_storage.features.segments import read_segment
 from actstore_storage.features.statistics import feature_rows, feature_statistics, top_examples
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import segment_key
+from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
@@ -230,6 +231,24 @@ def test_without_a_window_no_more_is_read_than_the_examples_say(
     without_sources = open_run(local_bucket, "planted")
     monkeypatch.setattr(examples, "open_product", None)
     assert top_examples(without_sources, stored_run.SAE, stored_run.FIRING, tokens_before=0, tokens_after=0).num_rows
+
+
+def test_around_activations_that_are_few_all_of_them_are_shown_and_no_shards_own_rows(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: set[str] = set()
+
+    def counted(bucket: Bucket, commit: Commit, product: str) -> Any:
+        opened.add(product)
+        return open_product(bucket, commit, product)
+
+    monkeypatch.setattr(examples, "open_product", counted)
+    reader = FeatureReader(snapshot, SAE)
+    every = reader.ranking(5, frozenset()).all()
+    for few_entries, products in ((len(every), {"tokens"}), (len(every) - 1, {"tokens", f"features-{SAE}"})):
+        opened.clear()
+        assert len(examples_table(reader, 5, every.take(slice(7)), Window(2, 2), few_entries)) == 7
+        assert opened == products
 
 
 def test_windows_at_the_limits_and_beyond() -> None:
