@@ -147,10 +147,11 @@ def test_nothing_above_a_threshold_is_one_batch_without_rows(snapshot: Snapshot)
 
 
 def test_windows_around_tokens_on_which_a_feature_does_not_fire(snapshot: Snapshot) -> None:
-    """Feature 0 never fires; of feature 1 there is a token here and there."""
+    """Around all tokens that count: feature 0 never fires; feature 1 here and there, and last before the last token."""
+    assert RUN.features[-1, 1] == 0
     for feature in (0, 1):
-        found = sample_examples(snapshot, SAE, feature, Sample("positions", k=30), window=Window(3, 2)).to_pylist()
-        assert len(found) == 30
+        found = sample_examples(snapshot, SAE, feature, Sample("positions", k=1000), window=Window(3, 2)).to_pylist()
+        assert len(found) == RUN.kept(BOS_LEFT_OUT).sum()
         for example in found:
             near = (RUN.tokens.sequence == example["sequence"]) & (
                 np.abs(RUN.tokens.position - example["position"] + 0.5) < 3
