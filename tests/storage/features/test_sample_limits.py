@@ -246,10 +246,14 @@ def test_around_activations_that_are_few_all_of_them_are_shown_and_no_shards_own
     monkeypatch.setattr(examples, "open_product", counted)
     reader = FeatureReader(snapshot, SAE)
     every = reader.ranking(5, frozenset()).all()
-    for few_entries, products in ((len(every), {"tokens"}), (len(every) - 1, {"tokens", f"features-{SAE}"})):
-        opened.clear()
-        assert len(examples_table(reader, 5, every.take(slice(7)), Window(2, 2), few_entries)) == 7
-        assert opened == products
+    for count in (1, 7):
+        tables = []
+        for few_entries, products in ((len(every), {"tokens"}), (len(every) - 1, {"tokens", f"features-{SAE}"})):
+            opened.clear()
+            tables.append(examples_table(reader, 5, every.take(slice(count)), Window(2, 2), few_entries))
+            assert opened == products
+        assert tables[0].num_rows == count
+        assert tables[0].equals(tables[1])
 
 
 def test_windows_at_the_limits_and_beyond() -> None:
