@@ -19,6 +19,7 @@ from actstore_storage.format.tokens import TOKEN_CLASSES, class_numbers
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.token_filter import TokenFilter
 from actstore_storage.upkeep.merging import Merge, finish_merge, merge_part
 from tests.storage.feature_twins import EXCLUSIONS, part_of
 from tests.storage.random_run import SAE, VOCABULARY, make_run, write_run
@@ -143,6 +144,23 @@ def test_of_a_feature_no_more_is_read_than_is_asked(snapshot: Snapshot, monkeypa
     reader.counts(4, frozenset())
     reader.counts(3, frozenset())
     assert opened == Counter({f"statistics-{SAE}": 3 * loose, f"index-{SAE}": loose})
+
+
+def test_what_a_filter_excludes_is_not_looked_through(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = TokenFilter(exclude=frozenset({"special"}))
+    looked_through = int((RUN.features[RUN.kept(keep.exclude), 5] > 0).sum())
+    monkeypatch.setattr(reading, "FILTERED_ENTRIES_MAX", looked_through)
+    reader = FeatureReader(snapshot, SAE)
+    assert reader.ranking(5, frozenset(), keep).total == looked_through
+    monkeypatch.setattr(reading, "FILTERED_ENTRIES_MAX", looked_through - 1)
+    with pytest.raises(BadRequest) as caught:
+        reader.ranking(5, frozenset(), keep)
+    assert caught.value.reason == "LIMIT_EXCEEDED"
+    assert caught.value.details == {
+        "field": "filter",
+        "value": str(looked_through),
+        "allowed": f"0 to {looked_through - 1}",
+    }
 
 
 @pytest.mark.parametrize("feature", [-1, 6])
