@@ -164,12 +164,13 @@ def _among(every: Entries, entries: Entries, stretches: list[_Stretch]) -> list[
     keys = _keys(every.sequence, every.position)
     order = np.argsort(keys)
     keys, values = keys[order], every.activation[order]
+    begins = _keys(entries.sequence, np.array([stretch.positions[0] for stretch in stretches], np.int32))
     found = []
-    for sequence, stretch in zip(entries.sequence, stretches, strict=True):
-        wanted = _keys(np.full(len(stretch.positions), sequence), stretch.positions)
-        place = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
-        hit = keys[place] == wanted if len(keys) else np.zeros(len(wanted), bool)
-        found.append(np.where(hit, values[place] if len(keys) else 0, 0).astype(np.float32))
+    for begin, stretch in zip(begins.tolist(), stretches, strict=True):
+        own = np.zeros(len(stretch.positions), np.float32)
+        first, end = np.searchsorted(keys, [begin, begin + len(own)])
+        own[keys[first:end] - begin] = values[first:end]
+        found.append(own)
     return found
 
 

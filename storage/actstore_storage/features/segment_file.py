@@ -34,12 +34,11 @@ _TYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Of each row group: where its columns begin and how long they are, and its largest and smallest activation."""
+    """Of each row group: where its columns begin and how long they are, and its largest activation."""
 
     starts: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int32]
     highest: npt.NDArray[np.float32]
-    lowest: npt.NDArray[np.float32]
     compressed: tuple[bool, ...]
 
     def __len__(self) -> int:
@@ -142,7 +141,7 @@ def _from_footer(footer: pq.FileMetaData) -> Places:
     names = footer.schema.names
     if tuple(names[-len(COLUMNS) :]) != COLUMNS:
         raise ValueError(f"its columns are {names}")
-    starts, sizes, bounds = [], [], []
+    starts, sizes, highest = [], [], []
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
         if number < footer.num_row_groups - 1 and group.num_rows != SEGMENT_GROUP_ROWS:
@@ -152,14 +151,12 @@ def _from_footer(footer: pq.FileMetaData) -> Places:
         sizes.append([chunk.total_compressed_size for chunk in chunks])
         if any(chunk.has_dictionary_page for chunk in chunks) or chunks[0].statistics is None:
             raise ValueError("it has dictionaries, or no statistics of activations")
-        bounds.append((chunks[0].statistics.max, chunks[0].statistics.min))
-    highest, lowest = np.array(bounds, np.float32).reshape(-1, 2).T
+        highest.append(chunks[0].statistics.max)
     shape = -1, len(COLUMNS)
     return Places(
         np.array(starts, np.int64).reshape(shape),
         np.array(sizes, np.int32).reshape(shape),
-        highest,
-        lowest,
+        np.array(highest, np.float32),
         tuple(_is_compressed(chunk.compression) for chunk in chunks) if starts else (),
     )
 

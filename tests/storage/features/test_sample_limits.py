@@ -1,6 +1,7 @@
 """What a sample of examples refuses, takes for granted, and shows where a run knows little."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,14 +10,20 @@ import pytest
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import BadRequest, CorruptObject
-from actstore_storage.features.examples import Window
+from actstore_storage.features import examples, sampling
+from actstore_storage.features.examples import Window, examples_table
+from actstore_storage.features.ranking import Ranking
+from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sampling import METHODS, Sample, sample_examples, sample_many
 from actstore_storage.features.segments import read_segment
 from actstore_storage.features.statistics import feature_rows, feature_statistics, top_examples
+from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import segment_key
+from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
+from actstore_storage.runs.tokens import shard_tokens
 from tests import stored_run
 from tests.run_state import merge_index
 from tests.storage.feature_twins import slow_entries
@@ -118,6 +125,15 @@ def test_features_and_sequences_that_there_are_not(method: str, snapshot: Snapsh
     assert caught.value.reason == "FEATURE_OUT_OF_RANGE"
 
 
+def test_a_feature_that_there_is_not_has_no_positions_though_nothing_of_it_is_shown(local_bucket: Bucket) -> None:
+    stored_run.write_stored_run(local_bucket, sources=None)
+    snapshot, window = open_run(local_bucket, "planted"), Window(0, 0)
+    assert sample_examples(snapshot, stored_run.SAE, 11, Sample("positions"), window=window).num_rows == 20
+    with pytest.raises(BadRequest) as caught:
+        sample_examples(snapshot, stored_run.SAE, 12, Sample("positions"), window=window)
+    assert caught.value.reason == "FEATURE_OUT_OF_RANGE"
+
+
 @pytest.mark.parametrize("threshold", [-0.5, float("inf"), float("nan")])
 def test_thresholds_that_are_refused(threshold: float, snapshot: Snapshot) -> None:
     with pytest.raises(BadRequest) as caught:
@@ -131,10 +147,11 @@ def test_nothing_above_a_threshold_is_one_batch_without_rows(snapshot: Snapshot)
 
 
 def test_windows_around_tokens_on_which_a_feature_does_not_fire(snapshot: Snapshot) -> None:
-    """Feature 0 never fires; of feature 1 there is a token here and there."""
+    """Around all tokens that count: feature 0 never fires; feature 1 here and there, and last before the last token."""
+    assert RUN.features[-1, 1] == 0
     for feature in (0, 1):
-        found = sample_examples(snapshot, SAE, feature, Sample("positions", k=30), window=Window(3, 2)).to_pylist()
-        assert len(found) == 30
+        found = sample_examples(snapshot, SAE, feature, Sample("positions", k=1000), window=Window(3, 2)).to_pylist()
+        assert len(found) == RUN.kept(BOS_LEFT_OUT).sum()
         for example in found:
             near = (RUN.tokens.sequence == example["sequence"]) & (
                 np.abs(RUN.tokens.position - example["position"] + 0.5) < 3
@@ -145,6 +162,24 @@ def test_windows_around_tokens_on_which_a_feature_does_not_fire(snapshot: Snapsh
             )
             assert example["activations"] == RUN.features[near, feature].tolist()
             assert example["texts"] == [TEXTS[token] for token in RUN.tokens.token[near]]
+
+
+def test_no_shard_is_read_in_which_no_position_was_drawn(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one position two are drawn, since one of them may not count; and each shard is read once."""
+    read: list[int] = []
+
+    def counted(bucket: Bucket, commit: Commit) -> pa.Table:
+        read.append(commit.shard)
+        return shard_tokens(bucket, commit)
+
+    monkeypatch.setattr(sampling, "shard_tokens", counted)
+    seen = set()
+    for seed in range(20):
+        read.clear()
+        sample_examples(snapshot, SAE, 1, Sample("positions", k=1, seed=seed), exclude=frozenset())
+        assert len(read) == len(set(read)) <= 2
+        seen |= set(read)
+    assert seen == {0, 1, 2}
 
 
 def test_before_anything_is_captured_there_are_no_positions(local_bucket: Bucket) -> None:
@@ -176,6 +211,59 @@ def test_examples_of_a_run_that_does_not_know_its_documents(window: Window, loca
         assert example["first_position"] == tokens.position[shown[0]]
         assert example["tokens"] == tokens.token[shown].tolist()
         assert example["activations"] == values[shown].tolist()
+
+
+def test_without_a_window_no_more_is_read_than_the_examples_say(
+    snapshot: Snapshot, local_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies around them is read for windows alone, and their tokens for the sources of their documents alone."""
+    ranked: list[int] = []
+    ranking = FeatureReader.ranking
+
+    def counted(reader: FeatureReader, feature: int, *options: Any) -> Ranking:
+        ranked.append(feature)
+        return ranking(reader, feature, *options)
+
+    monkeypatch.setattr(FeatureReader, "ranking", counted)
+    alone = top_examples(snapshot, SAE, 5, k=3, tokens_before=0, tokens_after=0).to_pylist()
+    assert ranked == [5]
+    assert alone == slow_top_examples(RUN, 5, 3, 0, 0, BOS_LEFT_OUT)
+    stored_run.write_stored_run(local_bucket, sources=None)
+    without_sources = open_run(local_bucket, "planted")
+    monkeypatch.setattr(examples, "open_product", None)
+    assert top_examples(without_sources, stored_run.SAE, stored_run.FIRING, tokens_before=0, tokens_after=0).num_rows
+
+
+def test_around_activations_that_are_few_all_of_them_are_shown_and_no_shards_own_rows(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: set[str] = set()
+
+    def counted(bucket: Bucket, commit: Commit, product: str) -> Any:
+        opened.add(product)
+        return open_product(bucket, commit, product)
+
+    monkeypatch.setattr(examples, "open_product", counted)
+    reader = FeatureReader(snapshot, SAE)
+    every = reader.ranking(5, frozenset()).all()
+    for count in (1, 7):
+        tables = []
+        for few_entries, products in ((len(every), {"tokens"}), (len(every) - 1, {"tokens", f"features-{SAE}"})):
+            opened.clear()
+            tables.append(examples_table(reader, 5, every.take(slice(count)), Window(2, 2), few_entries))
+            assert opened == products
+        assert tables[0].num_rows == count
+        assert tables[0].equals(tables[1])
+
+
+def test_windows_at_the_limits_and_beyond() -> None:
+    Window(0, 1024)
+    Window(1024, 0)
+    for field in ("tokens_before", "tokens_after"):
+        for wrong in (-1, 1025):
+            with pytest.raises(BadRequest) as caught:
+                Window(**{field: wrong})
+            assert caught.value.details == {"field": field, "value": str(wrong), "allowed": "0 to 1024"}
 
 
 def test_a_manifest_of_another_run_is_no_index_of_this_one(local_bucket: Bucket) -> None:

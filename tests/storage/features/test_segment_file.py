@@ -82,6 +82,8 @@ def test_places_in_a_stretch(bucket: Bucket, written: pa.Table) -> None:
             assert run.above(float(value)) == (rows > value).sum()
             assert run.at_least(float(value)) == (rows >= value).sum()
         assert [run.at(place) for place in (0, len(rows) - 1)] == [rows[0], rows[-1]]
+        for first, last in ((0, 1), (3, 77), (len(rows) - 1, len(rows))):
+            assert np.array_equal(run.read(first, last).activation, rows[first:last])
 
 
 def flipped(data: bytes) -> bytes:

@@ -69,6 +69,18 @@ def test_norms_that_are_not_finite_are_in_no_group(local_bucket: Bucket) -> None
     assert sum(row["tokens"] for row in rows) == len(run.norms[SITE]) - 2
 
 
+def test_norms_that_are_not_finite_are_counted_by_layer_and_over_all_layers(local_bucket: Bucket) -> None:
+    run = make_run(3)
+    run.norms["resid_post.1"][[4, 9]] = [np.inf, np.nan]
+    run.norms["resid_post.2"][[1, 2, 3]] = -np.inf
+    write_run(local_bucket, run)
+    snapshot = open_run(local_bucket, "run")
+    for by, expected in (("layer", [0, 2, 3, 0]), ("site", [5])):
+        rows = norm_profile(snapshot, ProfileQuestion(("resid_post",), by=by, kept=KeptTokens(frozenset())))
+        assert rows["non_finite"].to_pylist() == expected
+        assert sum(rows["tokens"].to_pylist()) == 4 * len(run.tokens.token) - 5
+
+
 REFUSALS = {
     "quantity": (ProfileQuestion(quantity="linf"), "ARGUMENT_INVALID", "quantity", "linf"),
     "group": (ProfileQuestion(by="head"), "ARGUMENT_INVALID", "by", "head"),
