@@ -331,14 +331,23 @@ def test_a_layer_that_is_told_of_positions_otherwise_runs_whole(folder: Path, mo
     assert (told(torch.zeros(1)), told(0.5)) == ("full", "resumed")
 
 
-def test_a_sweep_whose_numbers_are_wrong_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Resumed._unembed
+@pytest.mark.parametrize(
+    ("of_cells", "place"),
+    [(True, r"(resid_pre\.\d|z\.\d\.\d)@\d"), (False, "a run in which nothing was replaced")],
+    ids=["cells", "nothing"],
+)
+def test_a_sweep_whose_numbers_are_wrong_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, of_cells: bool, place: str
+) -> None:
+    """It says which cell is, or that a run is in which nothing was replaced."""
+    honest = Resumed.run
 
-    def wrong(kernel: Resumed, last: Tensor) -> Tensor:
-        return honest(kernel, last) + 0.1
+    def wrong(kernel: Resumed, patches: Sequence[Patch]) -> Tensor:
+        replaced = torch.tensor([patch.source is not patch.base for patch in patches])
+        return honest(kernel, patches) + 0.1 * (replaced == of_cells)[:, None]
 
-    monkeypatch.setattr(Resumed, "_unembed", wrong)
-    with pytest.raises(ActstoreError, match=r"differs by 0\.1") as refusal:
+    monkeypatch.setattr(Resumed, "run", wrong)
+    with pytest.raises(ActstoreError, match=rf"differs by 0\.1.*looked at: {place}\)$") as refusal:
         result_of(gpt2(folder))
     assert refusal.value.reason == "AUDIT_FAILED"
     assert refusal.value.details["allowed"].startswith("at most")
