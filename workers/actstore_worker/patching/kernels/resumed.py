@@ -103,8 +103,7 @@ class Resumed:
 
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
-        last: Float[Tensor, "patch d_model"] = torch.stack([patch.base.residuals[-1][-1] for patch in patches])
-        rows = self._rows(patches)
+        rows, last = self._rows(patches), dict[int, Float[Tensor, " d_model"]]()
         at_one = [row for row in rows if row.at_one is not None] if self._can_join else []
         self._calls(len(patches[0].base.tokens))  # watched with attention as it is
         with seeing(self._model):
@@ -118,7 +117,7 @@ class Resumed:
             for row, residual in zip(found, self._run_group(found, first), strict=True):
                 last[row.number] = residual
         self.count.add(0, sum(len(patch.base.tokens) for patch in patches) * self._model.layer_count)
-        return self._unembed(last)
+        return self._unembed(torch.stack([last[number] for number in range(len(patches))]))
 
     def _rows(self, patches: Sequence[Patch]) -> list[_Row]:
         """In order of the layer at which they join."""
