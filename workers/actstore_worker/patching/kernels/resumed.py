@@ -148,9 +148,8 @@ class Resumed:
         for layer, joining in groupby(rows, key=lambda row: row.layer):
             if layer < self._model.layer_count:
                 runs += self._join(layer, list(joining))
-                continue
-            for row in joining:
-                yield row, _residual(row, len(row.patch.base.tokens) - 1)[0]
+            else:
+                yield from ((row, _residual(row, len(row.patch.base.tokens) - 1)[0]) for row in joining)
         runs.sort(key=lambda found: found[1].position)
         for batch in _batches(runs):
             batch.sort(key=lambda found: found[1].layer)
@@ -172,8 +171,7 @@ class Resumed:
         """What comes out of the last layer at the last position."""
         length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
         calls = self._calls(length)
-        hidden = torch.empty(0, length - first, self._model.d_model, dtype=rows[0].patch.base.logits.dtype)
-        hidden, there = hidden.to(self._model.device), 0
+        hidden, there = rows[0].patch.base.residuals[0][None, first:][:0], 0
         for layer in range(layers + 1):
             joining = [row for row in rows[there:] if row.layer == layer]
             hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in joining)])
