@@ -167,6 +167,22 @@ def test_of_one_layer_there_is_nothing_to_drop(tmp_path: Path) -> None:
     assert dropped == [abs(estimate) for estimate in plain]
 
 
+def test_of_two_layers_each_is_left_out_for_the_other(tmp_path: Path) -> None:
+    """Nothing comes back to the last layer through the first. Past the last one nothing gets from position to position,
+    so that what comes out of the first matters at the last position alone.
+    """
+    save_family("qwen2", tmp_path / "short", num_hidden_layers=2)
+    model = load_model(ModelCatalog((tmp_path,)).find_model("short"), device=torch.device("cpu"))
+    runs, cells = two_runs(model, LENGTH), every_cell(model)
+    plain, dropped = (estimates(model, runs, cells, replace(PLAIN, grad_drop=drop)) for drop in (False, True))
+    of_last = [number for number, cell in enumerate(cells) if cell.site.layer == 1]
+    assert [dropped[number] for number in of_last] == pytest.approx([abs(plain[number]) for number in of_last])
+    for cell, estimate, without in zip(cells, plain, dropped, strict=True):
+        if str(cell.site) == "resid_post.0":
+            assert estimate != 0
+            assert (without != 0) == (cell.position == LENGTH - 1)
+
+
 def test_batches_do_not_change_the_estimates(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
     patches = [(cell,) for cell in every_cell(model)]
     screen = Screen(1, qk_correction=True, grad_drop=True)

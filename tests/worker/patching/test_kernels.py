@@ -228,6 +228,24 @@ def test_eager_attention_is_joined_too(folder: Path, name: str) -> None:
     assert base.queries
 
 
+def test_the_model_is_told_of_its_attention_once_a_run(folder: Path) -> None:
+    """However many layers run: to be told is to walk all of its modules. Of a new length, masks are watched before."""
+    model, names = gpt2(folder), list[str]()
+    base, source = two_runs(model, LENGTH)
+    kernel, honest = Resumed(model), model.module.set_attn_implementation
+
+    def told(name: str) -> None:
+        names.append(name)
+        honest(name)
+
+    model.module.set_attn_implementation = told
+    patches = [Patch(base, source, (Cell(Site(layer, "z", 1), 3),)) for layer in range(model.layer_count)]
+    for expected in (["eager", "sdpa", "actstore_sdpa", "sdpa"], ["actstore_sdpa", "sdpa"]):
+        names.clear()
+        kernel.run(patches)
+        assert names == expected
+
+
 def test_slices_of_many_bases_share_a_batch(model: LanguageModel, runs: tuple[Recording, Recording]) -> None:
     cells = list(every_cell(model))[::11]
     patches = [Patch(*order, (cell,)) for cell in cells for order in (runs, runs[::-1])]
@@ -237,7 +255,9 @@ def test_slices_of_many_bases_share_a_batch(model: LanguageModel, runs: tuple[Re
 
 
 def test_batches_hold_as_many_tokens_as_they_may(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of more tokens has one of its own; and none is begun where the last one has room."""
+    """A run of more tokens has one of its own, and none is begun where the last one has room; those that are as long
+    share one, for attention takes all of a batch to be as long as the longest.
+    """
     limit, batches, honest = 10, list[list[int]](), Ragged.last_residuals
 
     def watched(ragged: Ragged, runs: Sequence[Run]) -> Tensor:
@@ -251,7 +271,7 @@ def test_batches_hold_as_many_tokens_as_they_may(folder: Path, monkeypatch: pyte
     patches = [Patch(base, source, (Cell(Site(0, "z", 1), position),)) for position in range(LENGTH)] * 2
     found = Resumed(model).run(patches)
     torch.testing.assert_close(found, FullForward(model).run(patches), **TOLERANCE)
-    assert sorted(tokens for batch in batches for tokens in batch) == sorted([*range(1, LENGTH + 1)] * 2)
+    assert [tokens for batch in batches for tokens in batch] == sorted([*range(1, LENGTH + 1)] * 2, reverse=True)
     assert all(sum(batch) <= limit or len(batch) == 1 for batch in batches)
     assert all(sum(batch) + after[0] > limit for batch, after in pairwise(batches))
 
@@ -331,14 +351,23 @@ def test_a_layer_that_is_told_of_positions_otherwise_runs_whole(folder: Path, mo
     assert (told(torch.zeros(1)), told(0.5)) == ("full", "resumed")
 
 
-def test_a_sweep_whose_numbers_are_wrong_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Resumed._unembed
+@pytest.mark.parametrize(
+    ("of_cells", "place"),
+    [(True, r"(resid_pre\.\d|z\.\d\.\d)@\d"), (False, "a run in which nothing was replaced")],
+    ids=["cells", "nothing"],
+)
+def test_a_sweep_whose_numbers_are_wrong_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, of_cells: bool, place: str
+) -> None:
+    """It says which cell is, or that a run is in which nothing was replaced."""
+    honest = Resumed.run
 
-    def wrong(kernel: Resumed, last: Tensor) -> Tensor:
-        return honest(kernel, last) + 0.1
+    def wrong(kernel: Resumed, patches: Sequence[Patch]) -> Tensor:
+        replaced = torch.tensor([patch.source is not patch.base for patch in patches])
+        return honest(kernel, patches) + 0.1 * (replaced == of_cells)[:, None]
 
-    monkeypatch.setattr(Resumed, "_unembed", wrong)
-    with pytest.raises(ActstoreError, match=r"differs by 0\.1") as refusal:
+    monkeypatch.setattr(Resumed, "run", wrong)
+    with pytest.raises(ActstoreError, match=rf"differs by 0\.1.*looked at: {place}\)$") as refusal:
         result_of(gpt2(folder))
     assert refusal.value.reason == "AUDIT_FAILED"
     assert refusal.value.details["allowed"].startswith("at most")

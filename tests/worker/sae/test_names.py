@@ -153,6 +153,15 @@ def test_gemma_scope_outside_of_its_repositories_says_neither_site_nor_model(tmp
     assert load_sae(plain, "small").claims == {}
 
 
+def test_gemma_scope_in_the_hubs_cache_reads_where_its_repository_says(tmp_path: Path) -> None:
+    """And not where folders above that would."""
+    repository, within = "models--google--gemma-scope-2b-pt-res", "layer_12/width_16k/average_l0_82"
+    sae = load_sae(save_gemma_scope(tmp_path / repository / "snapshots/0123abc" / within), "small")
+    assert (*places(sae), sae.model) == ("resid_post.12", "resid_post.12", "gemma-2-2b")
+    with pytest.raises(BadRequest, match="where it reads"):
+        load_sae(save_gemma_scope(tmp_path / repository / "a/b/c" / within), "small")
+
+
 def test_openai_reads_what_the_nearest_location_names(tmp_path: Path) -> None:
     near = load_sae(save_openai(tmp_path / "resid_post_attn_v5/resid_post_mlp_v5_32k/11.pt"), "small")
     assert places(near) == ("resid_post.11", "resid_post.11")

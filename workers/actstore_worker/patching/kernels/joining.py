@@ -39,8 +39,8 @@ def later_share(model: LanguageModel) -> float:
 def join_layer(
     model: LanguageModel, layer: int, call: Mapping[str, Any], rows: Sequence[Joining], first: int, start: int
 ) -> Float[Tensor, "row position d_model"]:
-    """What comes out of the layer from position `start` on. `call` is what the layer is told of whole prompts, and no
-    row's position lies before `first`.
+    """What comes out of the layer from position `start` on, and zeros before a row's own position. `call` is what the
+    layer is told of whole prompts, and no row's position lies before `first`.
     """
     bases = [row.base for row in rows]
     positions = torch.tensor([row.position for row in rows], device=model.device)
@@ -50,8 +50,8 @@ def join_layer(
     numbers = torch.arange(len(rows), device=model.device)
     hidden = torch.stack([row.residual for row in rows])
     there = compute_layer(model, layer, call, runs, hidden, numbers, positions)
-    out = stacked(bases, lambda base: base.residuals[layer + 1][start:]).clone()
-    wanted = torch.arange(start, out.shape[1] + start, device=model.device)
+    wanted = torch.arange(start, keys.shape[2], device=model.device)
+    out = there.new_zeros(len(rows), len(wanted), there.shape[1])
     out[wanted == positions[:, None]] = there[positions >= start]
     later = wanted > positions[:, None]
     if later.any():

@@ -68,19 +68,14 @@ def check_call(call: dict[str, Any]) -> None:
             raise Unresumable(f"a layer is told {name}, and what that would be in the middle is not known")
 
 
-def told(
-    call: Mapping[str, Any], cache: object, positions: slice | Int[Tensor, " token"], end: int | None = None
-) -> dict[str, Any]:
-    """What a layer is told for some positions of the prompts that `call` is of, with this cache of keys and values.
-
-    Attention sees the positions before `end`, or all.
-    """
+def told(call: Mapping[str, Any], cache: object, positions: slice | Int[Tensor, " token"]) -> dict[str, Any]:
+    """What a layer is told for some positions of the prompts that `call` is of, with this cache of keys and values."""
     found: dict[str, Any] = {}
     for name, value in call.items():
         if name in CACHES:
             found[name] = cache
         elif name == "attention_mask":
-            found[name] = value[..., positions, :end]
+            found[name] = value[..., positions, :]
         elif name == "position_ids" and value is not None:
             found[name] = value[..., positions]
         elif name == "position_embeddings":

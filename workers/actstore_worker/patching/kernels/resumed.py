@@ -12,8 +12,8 @@ base run's, and the layers after that are `ragged`'s: each row has a first posit
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
@@ -103,8 +103,7 @@ class Resumed:
 
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
-        last: Float[Tensor, "patch d_model"] = torch.stack([patch.base.residuals[-1][-1] for patch in patches])
-        rows = list(self._rows(patches))
+        rows, last = self._rows(patches), dict[int, Float[Tensor, " d_model"]]()
         at_one = [row for row in rows if row.at_one is not None] if self._can_join else []
         self._calls(len(patches[0].base.tokens))  # watched with attention as it is
         with seeing(self._model):
@@ -118,9 +117,9 @@ class Resumed:
             for row, residual in zip(found, self._run_group(found, first), strict=True):
                 last[row.number] = residual
         self.count.add(0, sum(len(patch.base.tokens) for patch in patches) * self._model.layer_count)
-        return self._unembed(last)
+        return self._unembed(torch.stack([last[number] for number in range(len(patches))]))
 
-    def _rows(self, patches: Sequence[Patch]) -> Iterator[_Row]:
+    def _rows(self, patches: Sequence[Patch]) -> list[_Row]:
         """In order of the layer at which they join."""
         single: dict[Site, list[tuple[int, Patch]]] = defaultdict(list)
         rows = []
@@ -137,7 +136,7 @@ class Resumed:
             for (number, patch), residual in zip(found, residuals, strict=True):
                 cell = patch.cells[0]
                 rows.append(_Row(number, patch, _joins_at(cell), Joining(patch.base, cell.position, residual)))
-        return iter(sorted(rows, key=lambda row: (row.layer, row.at_one is not None)))
+        return sorted(rows, key=lambda row: row.layer)
 
     def _group(self, cells: Sequence[Cell]) -> int:
         """The first position of those that share a batch with them."""
@@ -149,9 +148,8 @@ class Resumed:
         for layer, joining in groupby(rows, key=lambda row: row.layer):
             if layer < self._model.layer_count:
                 runs += self._join(layer, list(joining))
-                continue
-            for row in joining:
-                yield row, _residual(row, len(row.patch.base.tokens) - 1)[0]
+            else:
+                yield from ((row, _residual(row, len(row.patch.base.tokens) - 1)[0]) for row in joining)
         runs.sort(key=lambda found: found[1].position)
         for batch in _batches(runs):
             batch.sort(key=lambda found: found[1].layer)
@@ -173,8 +171,7 @@ class Resumed:
         """What comes out of the last layer at the last position."""
         length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
         calls = self._calls(length)
-        hidden = torch.empty(0, length - first, self._model.d_model, dtype=rows[0].patch.base.logits.dtype)
-        hidden, there = hidden.to(self._model.device), 0
+        hidden, there = rows[0].patch.base.residuals[0][None, first:][:0], 0
         for layer in range(layers + 1):
             joining = [row for row in rows[there:] if row.layer == layer]
             hidden = torch.cat([hidden, *(_residual(row, first)[None] for row in joining)])
@@ -218,7 +215,7 @@ class Resumed:
         else:
             edits = site_edits(self._model, inside, first, prefix)
             with changing(self._model, writing(self._model, edits), hidden.shape[:2]):
-                out = self._call(call, layer, hidden, prefix, first)
+                out = self._call(call, layer, hidden, prefix, slice(first, None))
             self.count.add(hidden.shape[0] * hidden.shape[1], 0)
         return _written(out, after, first)
 
@@ -228,17 +225,15 @@ class Resumed:
         """Only the last position is wanted of the last layer, and the others only for their keys and values: the layer
         is left as soon as it has those, and called again for the last position.
         """
-        length = first + hidden.shape[1]
-        with suppress(Enough), prefix.leaving():
-            self._call(call, layer, hidden[:, :-1], prefix, first, length - 1)
-        out = self._call(call, layer, hidden[:, -1:], _Prefix(hidden, prefix.keys, prefix.values), length - 1)
+        last, before = first + hidden.shape[1] - 1, replace(prefix, leaves=True)
+        with suppress(Enough):
+            self._call(call, layer, hidden[:, :-1], before, slice(first, last))
+        out = self._call(call, layer, hidden[:, -1:], replace(before, leaves=False), slice(last, None))
         self.count.add(hidden.shape[0] * _last_layer(hidden.shape[1]), 0)
         return torch.cat([hidden[:, :-1], out], dim=1)
 
-    def _call(
-        self, call: dict[str, Any], layer: int, hidden: Tensor, prefix: "_Prefix", first: int, end: int | None = None
-    ) -> Tensor:
-        found = self._model.layers[layer](hidden, **told(call, prefix, slice(first, end), end))
+    def _call(self, call: dict[str, Any], layer: int, hidden: Tensor, prefix: "_Prefix", positions: slice) -> Tensor:
+        found = self._model.layers[layer](hidden, **told(call, prefix, positions))
         out: Tensor = found[0] if isinstance(found, tuple) else found
         return out
 
@@ -249,30 +244,20 @@ class Resumed:
 @dataclass
 class _Prefix:
     """What a layer takes for its cache: the keys and values [row, kv_head, position, d_head] of the positions before,
-    and of its own once it has made them. `residual` is what goes into the layer.
+    and of its own once it has made them. `residual` is what goes into the layer; one that `leaves` ends it there.
     """
 
     residual: Tensor
     keys: Tensor
     values: Tensor
-    is_compileable: bool = False
-    _leave: bool = False
+    leaves: bool = False
 
     def update(self, keys: Tensor, values: Tensor, _layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         self.keys = torch.cat([self.keys, keys], dim=2)
         self.values = torch.cat([self.values, values], dim=2)
-        if self._leave:
+        if self.leaves:
             raise Enough
         return self.keys, self.values
-
-    @contextmanager
-    def leaving(self) -> Iterator[None]:
-        self._leave = True
-        yield
-        self._leave = False
-
-    def get_seq_length(self, _layer: int = 0) -> int:
-        return int(self.keys.shape[2])
 
 
 def _is_own_position(cells: Sequence[Cell]) -> bool:

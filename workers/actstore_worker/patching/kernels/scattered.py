@@ -21,15 +21,14 @@ from actstore_worker.patching.kernels.recording import Recording
 
 @dataclass
 class Runs:
-    """Attention of some runs in one layer, and what the layer takes for its cache. Queries are of positions from
-    `first` on, keys and values of all; tokens write theirs into them.
+    """Attention of some runs in one layer. Queries are of positions from `first` on, keys and values of all; tokens
+    write theirs into them.
     """
 
     queries: Float[Tensor, "run head query d_head"]
     keys: Float[Tensor, "run kv_head position d_head"]
     values: Float[Tensor, "run kv_head position d_head"]
     mixed: Float[Tensor, "run query head d_head"] = field(init=False)
-    is_compileable: bool = False
 
     @property
     def first(self) -> int:
@@ -38,14 +37,13 @@ class Runs:
 
 @dataclass
 class _Tokens:
-    """Where the tokens of a batch are of: a run, and a position."""
+    """Where the tokens of a batch are of: a run, and a position; what the layer takes for its cache, and attends by."""
 
     runs: Runs
     rows: Int[Tensor, " token"]
     positions: Int[Tensor, " token"]
     mask: Tensor
     leaves: bool
-    is_compileable: bool = False
 
     def update(self, keys: Tensor, values: Tensor, _layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         self.runs.keys[self.rows, :, self.positions] = keys[0].transpose(0, 1)
@@ -53,9 +51,6 @@ class _Tokens:
         if self.leaves:
             raise Enough
         return keys, values
-
-    def get_seq_length(self, _layer: int = 0) -> int:
-        return int(self.runs.keys.shape[2])
 
     def __call__(self, usual: Usual, query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Mixed:  # noqa: ARG002
         runs, places = self.runs, self.positions - self.runs.first

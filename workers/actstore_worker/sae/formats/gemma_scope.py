@@ -23,8 +23,9 @@ _REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(\w+)")
 # By the repository's last word. MLP outputs are those after the norm that Gemma 2 has behind its MLP, as our mlp_out.
 _KINDS = {"res": "resid_post", "mlp": "mlp_out", "att": "z"}
 _L0 = re.compile(r"average_l0_(\d+)")
-# In the hub's cache a file lies so deep below the folder that has the repository's name.
-_FOLDERS = 5
+# So many of those above a file: in the hub's cache it lies in models--google--gemma-scope-2b-pt-res/snapshots/COMMIT/
+# layer_12/width_16k/average_l0_82.
+_FOLDERS = 6
 _ARCHITECTURE = "jump_relu"
 # By the folder's name, where Gemma Scope 2 has no configuration.
 _KINDS_2 = {"resid_post": "resid_post", "mlp_out": "mlp_out", "attn_out": "z"}
