@@ -69,14 +69,19 @@ def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket
 def test_a_new_coordinator_does_only_what_the_bucket_lacks(lab: Path, bucket: Bucket) -> None:
     """What the first one knew died with it; the bucket tells the second."""
     done_by_second: list[int] = []
+    cancelled = threading.Event()
+
+    def wait(task: ShardTask) -> None:  # or all shards may be there before the first coordinator hears of two
+        assert task.shard < 2 or cancelled.wait(PATIENCE_SECONDS)
 
     async def first() -> None:
-        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, wait))
         name, version, progress = await captures.submit(REQUEST), -1, None
         while progress is None or progress.shards_committed < 2:
             version, progress = await captures.progress_after(name, version)
             assert progress.state == "running"
         await captures.cancel(name)
+        cancelled.set()
 
     async def second() -> list[CaptureProgress]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, lambda task: done_by_second.append(task.shard)))
@@ -400,9 +405,13 @@ def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(lab: 
     names = [f"run-{number}" for number in range(5)]
 
     async def work() -> list[object]:
-        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, captures=2))
+        gate = asyncio.Event()  # or a capture that has ended leaves its place to one that is still being planned
+        loop = asyncio.get_running_loop()
+        wait = lambda task: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()  # noqa: E731
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, wait), limits=replace(LIMITS, captures=2))
         asked = [captures.submit(replace(REQUEST, run=name)) for name in names]
         found = await asyncio.gather(*asked, return_exceptions=True)
+        gate.set()
         begun = [name for name in found if isinstance(name, str)]
         assert list_runs(bucket) == sorted(begun)
         for name in begun:

@@ -173,18 +173,19 @@ def test_a_crash_leaves_orphans_that_fsck_finds_and_removes_once_nothing_is_due(
     write_run(bucket, RUN)
 
     async def crash() -> None:
-        reached = asyncio.Event()
+        reached, gone = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
 
         def stop(merge: Merge, number: int) -> None:
             if number == 2:
                 loop.call_soon_threadsafe(reached.set)
-                threading.Event().wait(0.2)
+                gone.wait(PATIENCE_SECONDS)
                 raise StoreUnreachable("away")
 
         task = asyncio.create_task(merging(bucket, stop, parts=1).merge("run"))
         await reached.wait()
-        task.cancel()
+        task.cancel()  # first, or the part's failure would be heard of, and the merge given up in order
+        gone.set()
 
     run(crash())
     left = bucket.keys("runs/run/index")
