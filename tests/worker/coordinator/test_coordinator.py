@@ -401,17 +401,25 @@ def test_one_capture_too_many_is_refused_with_both_numbers(lab: Path, bucket: Bu
     run(work())
 
 
-def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(lab: Path, bucket: Bucket) -> None:
-    names = [f"run-{number}" for number in range(5)]
+def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that have a place begin only once all others were refused."""
+    names, honest, refused_all = [f"run-{number}" for number in range(5)], Preparing.begin, threading.Event()
+
+    def begin(*arguments: Any) -> Snapshot:
+        assert refused_all.wait(PATIENCE_SECONDS)
+        return honest(*arguments)
+
+    monkeypatch.setattr(Preparing, "begin", begin)
 
     async def work() -> list[object]:
-        gate = asyncio.Event()  # or a capture that has ended leaves its place to one that is still being planned
-        loop = asyncio.get_running_loop()
-        wait = lambda task: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()  # noqa: E731
-        captures = coordinator(lab, bucket, ThreadWorker(bucket, wait), limits=replace(LIMITS, captures=2))
-        asked = [captures.submit(replace(REQUEST, run=name)) for name in names]
+        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, captures=2))
+        asked = [asyncio.create_task(captures.submit(replace(REQUEST, run=name))) for name in names]
+        while sum(one.done() for one in asked) < len(names) - 2:
+            await asyncio.sleep(0.01)
+        refused_all.set()
         found = await asyncio.gather(*asked, return_exceptions=True)
-        gate.set()
         begun = [name for name in found if isinstance(name, str)]
         assert list_runs(bucket) == sorted(begun)
         for name in begun:
@@ -467,6 +475,7 @@ def test_old_captures_are_forgotten(lab: Path, bucket: Bucket) -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, finished_captures=2))
         for name in ("a", "b", "c"):
             await watch(captures, await captures.submit(replace(REQUEST, run=name)))
+        await watch(captures, await captures.submit(replace(REQUEST, run="c")))  # again, and in its own place
         await captures.progress_after("b", -1)
         with pytest.raises(ActstoreError):
             await captures.progress_after("a", -1)

@@ -56,6 +56,7 @@ def test_a_store_that_comes_back_pauses_the_capture(reason: str, lab: Path, buck
     seen = run(work())
     [paused] = {(one.state, one.failure.reason) for one in seen if one.failure is not None}
     assert paused == ("paused", reason)
+    assert (seen[-2].state, seen[-2].shards_committed) == ("running", SHARDS)
     assert (seen[-1].state, seen[-1].shards_committed, seen[-1].failed_shards) == ("complete", SHARDS, ())
 
 
