@@ -218,11 +218,14 @@ def test_segments_that_a_larger_one_holds_are_orphans(bucket: Bucket) -> None:
     assert answer(bucket) == expected()
 
 
-def test_many_shards_are_merged_in_blocks_first(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_merge, "LAST_FAN_IN", 7)
+@pytest.mark.parametrize(("most", "segments"), [(7, 4 + 2 + 1), (8, 1)])
+def test_more_shards_than_one_merge_takes_are_merged_in_blocks_first(
+    most: int, segments: int, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_merge, "LAST_FAN_IN", most)
     write_run(bucket, RUN)
     run(merging(bucket).merge("run"))
-    assert len(listed_segments(bucket, "run", SAE)) == 4 + 2 + 1
+    assert len(listed_segments(bucket, "run", SAE)) == segments
     assert answer(bucket) == expected()
 
 
