@@ -122,7 +122,16 @@ async def watch(captures: Coordinator, run: str) -> list[CaptureProgress]:
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, PATIENCE_SECONDS))
+    """Fails, too, where a task that nobody waits for ended with an error: asyncio tells such ones only to its log."""
+    unheard: list[dict[str, Any]] = []
+
+    async def watched() -> Any:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unheard.append(context))
+        return await asyncio.wait_for(work, PATIENCE_SECONDS)
+
+    found = asyncio.run(watched())
+    assert unheard == []
+    return found
 
 
 def commits(bucket: Bucket) -> tuple[Commit, ...]:

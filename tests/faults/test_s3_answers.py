@@ -4,6 +4,7 @@ them, and of a listener where not.
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,6 +116,16 @@ def test_what_comes_back_by_itself_is_tried_again(
                     _refused(lambda ask=ask, bucket=bucket: ask(bucket), "STORE_UNREACHABLE", bucket)
     assert s3_bucket.get("a/put") == b"1"
     assert s3_bucket.get("a/absent") == b"2"
+
+
+def test_between_tries_it_waits_twice_as_long_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("actstore_storage.bucket.s3.time", SimpleNamespace(sleep=waits.append))
+    heard: list[bytes] = []
+    with answering(s3_refusal("SlowDown", 503), heard) as endpoint:
+        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
+        _refused(lambda: bucket.get("a/b"), "STORE_UNREACHABLE", bucket)
+    assert (waits, len(heard)) == ([0.2, 0.4, 0.8], 4)
 
 
 @pytest.mark.parametrize("answer", ["SlowDown", "none"])

@@ -168,9 +168,10 @@ def _page(*names: str) -> bytes:
     return http_answer("200 OK", body, Content_Type="application/xml")
 
 
-def test_a_listing_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each page is the first one, whatever is asked."""
-    monkeypatch.setattr("actstore_storage.bucket.s3.REPEATED_MAX", 6)
+@pytest.mark.parametrize("repeated", [5, 6])
+def test_a_listing_that_does_not_go_on(repeated: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page is the first one, whatever is asked; the first and the last key of the fourth are those too many."""
+    monkeypatch.setattr("actstore_storage.bucket.s3.REPEATED_MAX", repeated)
     heard: list[bytes] = []
     with answering(_page("a", "b"), heard) as endpoint:
         bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
@@ -179,6 +180,15 @@ def test_a_listing_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(StoreError, match="does not go on in its listing"):
                 ask()
             assert len(heard) == 4
+
+
+def test_a_listing_between_two_keys_asks_for_no_page_before_or_behind_them() -> None:
+    heard: list[bytes] = []
+    with answering(_page("b", "c"), heard) as endpoint:
+        bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
+        assert bucket.keys("runs", after="runs/a", until="runs/b") == ["runs/b"]
+    [said] = heard
+    assert b"start-after=runs%2Fa HTTP" in said
 
 
 def test_a_clock_that_is_not_the_stores() -> None:

@@ -17,7 +17,7 @@ from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
-from actstore_storage.errors import BadRequest, StoreError
+from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 from tests.waiting import wait_until
 
 
@@ -188,6 +188,108 @@ class TestLocalBucket(BucketBehaviour):
             bucket.put_if_absent("a", b"1")
         assert (caught.value.reason, caught.value.details["value"]) == ("STORE_UNSAFE", bucket.address)
 
+    def test_a_link_within_the_store_is_followed_by_who_asks_for_it_and_listed_for_nobody(self, bucket: Bucket) -> None:
+        """Or one that leads back up would be walked for ever. Names that no key has are others', and not listed."""
+        root = Path(bucket.address)
+        bucket.put("a/b/object", b"1")
+        (root / "a/up").symlink_to(root)
+        (root / "a/file").symlink_to(root / "a/b/object")
+        (root / "top").symlink_to(root / "a")
+        (root / "top-file").symlink_to(root / "a/b/object")
+        for odd in ("odd name", "a/odd name"):
+            (root / odd).mkdir()
+            (root / odd / "object").write_bytes(b"")
+        assert bucket.get("a/up/a/b/object") == bucket.get("a/file") == b"1"
+        assert (bucket.keys("a"), bucket.folders("a")) == (["a/b/object"], ["b"])
+        assert bucket.top() == ([], ["a", "odd name"])
+
+    def test_keys_between_two_that_need_not_be_there(self, bucket: Bucket) -> None:
+        names = [f"a/{letter}" for letter in "bdfh"]
+        for name in names:
+            bucket.put(name, b"")
+        assert bucket.keys("a", after="a/b", until="a/f") == ["a/d", "a/f"]
+        assert bucket.keys("a", after="a/c", until="a/g") == ["a/d", "a/f"]
+        assert bucket.keys("a", after="a/d") == ["a/f", "a/h"]
+        assert bucket.keys("a", until="a/d") == ["a/b", "a/d"]
+
+    def test_a_folder_goes_with_its_last_object_and_the_store_stays(self, bucket: Bucket) -> None:
+        root = Path(bucket.address)
+        (root / "a/b").mkdir(parents=True)
+        for name in ("a/one", "a/b/two"):
+            (root / name).write_bytes(b"")  # by another's hand: nothing else lies in the store
+        bucket.delete("a/b/two")
+        assert bucket.folders("a") == []
+        bucket.delete("a/one")
+        assert list(root.iterdir()) == []
+        assert bucket.keys("a") == []
+
+    @pytest.mark.parametrize("write", [LocalBucket.put, LocalBucket.put_if_absent])
+    def test_a_folder_that_vanishes_before_its_object_comes_is_made_again_a_few_times(
+        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, write: Callable[[Bucket, str, bytes], object]
+    ) -> None:
+        """As with the last object of a folder, which another deletes just then."""
+        folder, left = Path(bucket.address) / "a/b", [3]
+        name = "link" if write is LocalBucket.put_if_absent else "replace"
+        honest = getattr(os, name)
+
+        def vanishing(*paths: Path) -> None:
+            if left[0]:
+                left[0] -= 1
+                folder.rmdir()
+            honest(*paths)
+
+        monkeypatch.setattr(os, name, vanishing)
+        assert write(bucket, "a/b/object", b"1") is not False
+        assert bucket.get("a/b/object") == b"1"
+        bucket.delete("a/b/object")
+        left[0] = 1000
+        with pytest.raises(StoreUnreachable):
+            write(bucket, "a/b/object", b"1")
+        assert list((Path(bucket.address) / ".scratch").iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("cause", "reading", "writing"),
+        [
+            (errno.EACCES, "STORE_CREDENTIALS", "STORE_NOT_WRITABLE"),
+            (errno.EPERM, "STORE_CREDENTIALS", "STORE_NOT_WRITABLE"),
+            (errno.EROFS, "STORE_NOT_WRITABLE", "STORE_NOT_WRITABLE"),
+            (errno.ENOSPC, "STORE_FULL", "STORE_FULL"),
+            (errno.EDQUOT, "STORE_FULL", "STORE_FULL"),
+            (errno.EIO, "STORE_UNREACHABLE", "STORE_UNREACHABLE"),
+            (errno.ESTALE, "STORE_UNREACHABLE", "STORE_UNREACHABLE"),
+        ],
+    )
+    def test_what_the_system_says_is_told_as_what_it_is_of_the_store(
+        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, cause: int, reading: str, writing: str
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(cause, os.strerror(cause))
+
+        monkeypatch.setattr(Path, "read_bytes", fail)
+        monkeypatch.setattr(Path, "write_bytes", fail)
+        for ask, reason in ((lambda: bucket.get("a"), reading), (lambda: bucket.put("a", b""), writing)):
+            with pytest.raises(StoreError) as caught:
+                ask()
+            assert caught.value.reason == reason
+            assert isinstance(caught.value, StoreUnreachable) == (reason == "STORE_UNREACHABLE")
+            assert caught.value.details == {"field": "store", "value": bucket.address}
+
+    def test_an_error_without_a_number_is_none_of_the_stores(self, bucket: Bucket) -> None:
+        assert bucket.store_error(OSError("Invalid: not a Parquet file")) is None
+        with pytest.raises(OSError, match="of another's") as caught, bucket.create("a"):
+            raise OSError("of another's")
+        assert type(caught.value) is OSError
+
+    def test_a_link_that_fails_for_another_cause_is_no_matter_of_links(
+        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def link(*_: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(StoreUnreachable):
+            bucket.put_if_absent("a", b"1")
+
     def test_leaves_no_scratch_files(self, bucket: Bucket) -> None:
         bucket.put("a", b"1")
         bucket.put_if_absent("a", b"2")
@@ -220,6 +322,12 @@ class TestLocalBucket(BucketBehaviour):
             open_bucket(str(tmp_path / "missing"))
         assert caught.value.reason == "STORE_NOT_FOUND"
         assert caught.value.details["value"] == str(tmp_path / "missing")
+        assert "there is no directory" in caught.value.message
+
+    def test_a_file_is_refused_as_what_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(StoreError, match="is a file"):
+            open_bucket(str(tmp_path / "file"))
 
 
 class TestS3Bucket(BucketBehaviour):
@@ -249,7 +357,7 @@ def test_s3_without_access_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["http://host:9000", "host:9000/path", "host:port", "host:99999", "", "a b", "host\n"]
+    "endpoint", ["http://host:9000", "host:9000/path", "host:port", "host:65536", "", "a b", "host\n"]
 )
 def test_refuses_what_is_not_an_endpoint(endpoint: str) -> None:
     with pytest.raises(BadRequest) as caught:
@@ -257,7 +365,7 @@ def test_refuses_what_is_not_an_endpoint(endpoint: str) -> None:
     assert caught.value.details == {"field": "endpoint", "value": endpoint, "allowed": "host or host:port"}
 
 
-@pytest.mark.parametrize("endpoint", ["host", "host:9000", "10.0.0.1:1", "[::1]:9000", "a-b.c_d.example:443"])
+@pytest.mark.parametrize("endpoint", ["host", "host:65535", "10.0.0.1:1", "[::1]:9000", "a-b.c_d.example:443"])
 def test_accepts_endpoints(endpoint: str) -> None:
     assert open_bucket("s3://bucket/p", S3Access(endpoint, "key", "secret")).address == "s3://bucket/p"
 
@@ -283,6 +391,30 @@ def test_keys_that_no_header_can_hold_are_refused_unshown(field: str, key: str) 
         open_bucket("s3://bucket", replace(S3Access("host", "key", "secret"), **{field: key}))
     assert caught.value.reason == "STORE_CREDENTIALS"
     assert "dden" not in str(caught.value) + str(caught.value.details)
+
+
+@pytest.mark.parametrize("said", [None, "no keys here", "[other]\naws_access_key_id = a\naws_secret_access_key = b\n"])
+def test_a_file_that_has_no_keys_is_named(said: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    if said is not None:
+        file.write_text(said)
+    bucket = open_bucket("s3://bucket", S3Access("host", "", "", credentials_file=str(file)))
+    for ask in (lambda: bucket.get("a"), lambda: bucket.open("a")):
+        with pytest.raises(StoreError, match="has no S3 credentials") as caught:
+            ask()
+        assert caught.value.reason == "STORE_CREDENTIALS"
+        assert caught.value.details == {"field": "credentials_file", "value": str(file)}
+
+
+def test_a_session_token_that_no_header_can_hold_is_refused_unshown(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    keys = "aws_access_key_id = a\naws_secret_access_key = b\n"
+    file.write_text(f"[default]\n{keys}aws_session_token = h\u00efdden\n", encoding="utf-8")
+    bucket = open_bucket("s3://bucket", S3Access("host", "", "", credentials_file=str(file)))
+    with pytest.raises(StoreError, match="session_token") as caught:
+        bucket.get("a")
+    assert caught.value.details == {"field": "session_token", "allowed": "printable ASCII characters"}
+    assert "dden" not in str(caught.value)
 
 
 class _Overwriting(LocalBucket):

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -175,6 +176,11 @@ def test_folded_commits_say_the_same(bucket: Bucket, small_blocks: None) -> None
     write_shard(bucket, run, 15, "attempt")
     assert checkpoint_key("run", range(14, 16)) in fold_commits(open_run(bucket, "run"))
     assert len(open_run(bucket, "run").commits) == len(commits) + 1
+
+
+def test_larger_blocks_are_whole_numbers_of_smaller_ones() -> None:
+    """Or a larger checkpoint would hold a part of a smaller one, and neither could stand for the other."""
+    assert [larger % smaller for smaller, larger in pairwise(folding.BLOCKS)] == [0, 0]
 
 
 def test_a_checkpoint_is_what_is_read(bucket: Bucket, small_blocks: None) -> None:

@@ -69,14 +69,19 @@ def test_every_shard_is_captured_once_and_shared_among_workers(lab: Path, bucket
 def test_a_new_coordinator_does_only_what_the_bucket_lacks(lab: Path, bucket: Bucket) -> None:
     """What the first one knew died with it; the bucket tells the second."""
     done_by_second: list[int] = []
+    cancelled = threading.Event()
+
+    def wait(task: ShardTask) -> None:  # or all shards may be there before the first coordinator hears of two
+        assert task.shard < 2 or cancelled.wait(PATIENCE_SECONDS)
 
     async def first() -> None:
-        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, wait))
         name, version, progress = await captures.submit(REQUEST), -1, None
         while progress is None or progress.shards_committed < 2:
             version, progress = await captures.progress_after(name, version)
             assert progress.state == "running"
         await captures.cancel(name)
+        cancelled.set()
 
     async def second() -> list[CaptureProgress]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, lambda task: done_by_second.append(task.shard)))
@@ -396,12 +401,24 @@ def test_one_capture_too_many_is_refused_with_both_numbers(lab: Path, bucket: Bu
     run(work())
 
 
-def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(lab: Path, bucket: Bucket) -> None:
-    names = [f"run-{number}" for number in range(5)]
+def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that have a place begin only once all others were refused."""
+    names, honest, refused_all = [f"run-{number}" for number in range(5)], Preparing.begin, threading.Event()
+
+    def begin(*arguments: Any) -> Snapshot:
+        assert refused_all.wait(PATIENCE_SECONDS)
+        return honest(*arguments)
+
+    monkeypatch.setattr(Preparing, "begin", begin)
 
     async def work() -> list[object]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, captures=2))
-        asked = [captures.submit(replace(REQUEST, run=name)) for name in names]
+        asked = [asyncio.create_task(captures.submit(replace(REQUEST, run=name))) for name in names]
+        while sum(one.done() for one in asked) < len(names) - 2:
+            await asyncio.sleep(0.01)
+        refused_all.set()
         found = await asyncio.gather(*asked, return_exceptions=True)
         begun = [name for name in found if isinstance(name, str)]
         assert list_runs(bucket) == sorted(begun)
@@ -458,6 +475,7 @@ def test_old_captures_are_forgotten(lab: Path, bucket: Bucket) -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, finished_captures=2))
         for name in ("a", "b", "c"):
             await watch(captures, await captures.submit(replace(REQUEST, run=name)))
+        await watch(captures, await captures.submit(replace(REQUEST, run="c")))  # again, and in its own place
         await captures.progress_after("b", -1)
         with pytest.raises(ActstoreError):
             await captures.progress_after("a", -1)

@@ -173,18 +173,19 @@ def test_a_crash_leaves_orphans_that_fsck_finds_and_removes_once_nothing_is_due(
     write_run(bucket, RUN)
 
     async def crash() -> None:
-        reached = asyncio.Event()
+        reached, gone = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
 
         def stop(merge: Merge, number: int) -> None:
             if number == 2:
                 loop.call_soon_threadsafe(reached.set)
-                threading.Event().wait(0.2)
+                gone.wait(PATIENCE_SECONDS)
                 raise StoreUnreachable("away")
 
         task = asyncio.create_task(merging(bucket, stop, parts=1).merge("run"))
         await reached.wait()
-        task.cancel()
+        task.cancel()  # first, or the part's failure would be heard of, and the merge given up in order
+        gone.set()
 
     run(crash())
     left = bucket.keys("runs/run/index")
@@ -217,11 +218,14 @@ def test_segments_that_a_larger_one_holds_are_orphans(bucket: Bucket) -> None:
     assert answer(bucket) == expected()
 
 
-def test_many_shards_are_merged_in_blocks_first(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_merge, "LAST_FAN_IN", 7)
+@pytest.mark.parametrize(("most", "segments"), [(7, 4 + 2 + 1), (8, 1)])
+def test_more_shards_than_one_merge_takes_are_merged_in_blocks_first(
+    most: int, segments: int, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_merge, "LAST_FAN_IN", most)
     write_run(bucket, RUN)
     run(merging(bucket).merge("run"))
-    assert len(listed_segments(bucket, "run", SAE)) == 4 + 2 + 1
+    assert len(listed_segments(bucket, "run", SAE)) == segments
     assert answer(bucket) == expected()
 
 

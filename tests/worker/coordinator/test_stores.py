@@ -1,5 +1,7 @@
 """The coordinator where the store fails at what is no shard: what is wanted, how a run begins, folds and ends."""
 
+import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +20,12 @@ from actstore_worker.capture import progress
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.shards.worker import TASKS, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, ThreadWorker, bucket, coordinator, lab, run, watch
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["bucket", "lab"]
 
@@ -107,6 +112,8 @@ def test_a_run_that_stays_wanted_is_complete_all_the_same_and_the_next_coordinat
         first = coordinator(lab, bucket, ThreadWorker(bucket))
         assert (await watch(first, await first.submit(REQUEST)))[-1].state == "complete"
         assert bucket.keys("captures") == ["captures/run.json"]
+        assert await first.resume()
+        assert await first.totals() == replace(await first.totals(), captures_running=0, captures_complete=1)
         away[0] = False
         second = coordinator(lab, bucket, ThreadWorker(bucket, captured.append))
         assert await second.resume()
@@ -114,6 +121,44 @@ def test_a_run_that_stays_wanted_is_complete_all_the_same_and_the_next_coordinat
 
     run(work())
     assert captured == bucket.keys("captures") == []
+
+
+def test_who_cancels_gets_no_more_shards_while_the_store_is_slow_to_let_the_run_go(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, let_go, tried = Preparing.unwant, threading.Event(), []
+
+    def unwant(*arguments: Any) -> None:
+        assert let_go.wait(PATIENCE_SECONDS)
+        honest(*arguments)
+
+    monkeypatch.setattr(Preparing, "unwant", unwant)
+
+    async def work() -> CaptureProgress:
+        gate = asyncio.Event()
+
+        class Slow(ThreadWorker):
+            async def capture(self, task: ShardTask) -> ShardReport:
+                tried.append(task.shard)
+                await gate.wait()
+                return await super().capture(task)
+
+        captures = coordinator(lab, bucket, Slow(bucket))
+        version, _ = await captures.progress_after(await captures.submit(REQUEST), -1)
+        while len(tried) < TASKS:
+            await asyncio.sleep(0)
+        cancelling = asyncio.create_task(captures.cancel("run"))
+        await asyncio.sleep(0)  # in which it begins
+        gate.set()
+        committed = 0
+        while committed < TASKS:
+            version, progress = await captures.progress_after("run", version)
+            committed = progress.shards_committed
+        let_go.set()
+        return await cancelling
+
+    assert run(work()).state == "cancelled"
+    assert tried == list(range(TASKS))
 
 
 def test_a_capture_pauses_as_often_as_the_store_goes_away(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,15 +182,14 @@ def test_a_capture_pauses_as_often_as_the_store_goes_away(lab: Path, monkeypatch
     assert capture.progress().elapsed_seconds == 14
 
 
-def test_of_many_shards_that_fail_the_first_are_told(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_shards_that_fail_the_first_hundred_are_told(lab: Path) -> None:
     """By number, in whatever order they failed."""
-    monkeypatch.setattr(progress, "FAILED_SHARDS_TOLD", 2)
     capture, failure = state(lab), Failure("INTERNAL", "no", {})
-    for shard in (5, 3, 1):
+    for shard in reversed(range(102)):
         capture.fail_shard(shard, failure)
-    assert [told.shard for told in capture.progress().failed_shards] == [1, 3]
+    assert [told.shard for told in capture.progress().failed_shards] == list(range(100))
     assert capture.progress().failure is None  # of the capture: others go on
-    assert capture.version == 3
+    assert capture.version == 102
 
 
 def state(lab: Path, started: float = 0.0) -> CaptureState:

@@ -17,12 +17,14 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import checkpoint_key
 from actstore_storage.runs.opening import open_run
+from actstore_worker.capture.limits import MergeLimits
+from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.capture.shards.worker import TASKS, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch
+from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, ThreadWriter, bucket, coordinator, lab, run, watch
 from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["bucket", "lab"]
@@ -93,8 +95,11 @@ class Deaf(ThreadWorker):
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_a_worker_that_does_not_hear_is_no_obstacle_to_cancelling(dies: bool, lab: Path, bucket: Bucket) -> None:
-    """What it has in hand it finishes, and that stays, but nobody is told that the capture goes on."""
+def test_a_worker_that_does_not_hear_is_no_obstacle_to_cancelling(
+    dies: bool, lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has in hand it finishes; that stays and is folded, but nobody is told that the capture goes on."""
+    monkeypatch.setattr("actstore_storage.upkeep.folding.BLOCKS", (TASKS,))
 
     async def work() -> tuple[CaptureProgress, CaptureProgress]:
         gate = asyncio.Event()
@@ -103,9 +108,9 @@ def test_a_worker_that_does_not_hear_is_no_obstacle_to_cancelling(dies: bool, la
         await asyncio.sleep(0)
         cancelled = await captures.cancel("run")
         gate.set()
-        while (end := (await captures.progress_after("run", -1))[1]).shards_committed < TASKS:
+        while not bucket.exists(checkpoint_key("run", range(TASKS))):
             await asyncio.sleep(0.01)
-        return cancelled, end
+        return cancelled, (await captures.progress_after("run", -1))[1]
 
     cancelled, end = run(work())
     assert (cancelled.state, end.state) == ("cancelled", "cancelled")
@@ -293,7 +298,7 @@ def test_who_asks_for_progress_waits_only_for_what_may_come(lab: Path, bucket: B
     run(work())
 
 
-def test_commits_are_folded_while_others_are_still_to_come(
+def test_commits_are_folded_and_merged_while_others_are_still_to_come(
     lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actstore_storage.upkeep.folding.BLOCKS", (2, 4))
@@ -307,9 +312,15 @@ def test_commits_are_folded_while_others_are_still_to_come(
                     await gate.wait()
                 return await super().capture(task)
 
-        captures = coordinator(lab, bucket, Late(bucket), limits=replace(LIMITS, fold_shards=2))
+        class Noting(Merging):
+            async def merge(self, run: str) -> None:
+                merged.append(run)
+
+        merged: list[str] = []
+        noting = Noting(bucket, ThreadWriter(bucket), MergeLimits())
+        captures = coordinator(lab, bucket, Late(bucket), limits=replace(LIMITS, fold_shards=2), merging=noting)
         await captures.submit(REQUEST)
-        while not bucket.exists(checkpoint_key("run", range(4))):
+        while not bucket.exists(checkpoint_key("run", range(4))) or len(merged) < 2:
             await asyncio.sleep(0.01)
         assert (await captures.progress_after("run", -1))[1].state == "running"
         gate.set()
@@ -317,6 +328,55 @@ def test_commits_are_folded_while_others_are_still_to_come(
 
     run(work())
     assert [found.shards for found in open_run(bucket, "run").commits.checkpoints] == [range(4), range(4, 6)]
+
+
+def test_a_place_is_taken_as_soon_as_it_is_free(lab: Path, bucket: Bucket) -> None:
+    """While another shard takes long, and there is no heartbeat to wait for."""
+
+    async def work() -> None:
+        gate = asyncio.Event()
+
+        class Long(ThreadWorker):
+            async def capture(self, task: ShardTask) -> ShardReport:
+                if task.shard == 0:
+                    await gate.wait()
+                return await super().capture(task)
+
+        captures = coordinator(
+            lab, bucket, Long(bucket), limits=replace(LIMITS, heartbeat_seconds=10 * PATIENCE_SECONDS)
+        )
+        version, progress = await captures.progress_after(await captures.submit(REQUEST), -1)
+        while progress.shards_committed < SHARDS - 1:
+            version, progress = await captures.progress_after("run", version)
+        gate.set()
+        await watch(captures, "run")
+
+    run(work())
+
+
+def test_a_capture_that_is_cancelled_while_it_waits_for_a_worker_leaves_it_to_others(lab: Path, bucket: Bucket) -> None:
+    async def work() -> int:
+        gate, begun = asyncio.Event(), []
+
+        class Noting(Deaf):
+            async def capture(self, task: ShardTask) -> ShardReport:
+                begun.append(task.shard)
+                return await super().capture(task)
+
+        worker = Noting(bucket, gate, dies=True)
+        captures = coordinator(lab, bucket, worker)
+        await captures.submit(replace(REQUEST, run="a"))
+        while len(begun) < TASKS:
+            await asyncio.sleep(0)
+        await captures.submit(replace(REQUEST, run="b"))
+        await captures.cancel("b")
+        gate.set()
+        await watch(captures, "a")
+        worker.most_running = 0
+        await watch(captures, await captures.submit(replace(REQUEST, run="c")))
+        return worker.most_running
+
+    assert run(work()) == TASKS
 
 
 def test_totals_are_of_what_was_won(lab: Path, bucket: Bucket) -> None:

@@ -196,8 +196,6 @@ class Coordinator:
         run = capture.record.run
         await self._fold(run)
         self._start(self._merging.merge(run))  # beside what follows: nobody waits for it
-        if not capture.active:
-            return
         if capture.failed_shards:
             _, first = min(capture.failed_shards.items())
             await self._end(capture, "failed", first)
@@ -205,7 +203,9 @@ class Coordinator:
             await self._end(capture, "complete")
 
     async def _end(self, capture: CaptureState, state: told.CaptureState, failure: Failure | None = None) -> None:
-        """Once: nobody who hears of the end finds the run still wanted, and whoever submits it again waits for this."""
+        """Once, and the first end stands: nobody who hears of it finds the run still wanted, and whoever submits it
+        again waits for this.
+        """
         capture.pending.clear()
         async with capture.ending:
             if not capture.active:
@@ -231,8 +231,7 @@ class Coordinator:
             return
         else:
             await asyncio.sleep(self._limits.retry_seconds)
-        if capture.active:
-            capture.pending.appendleft(shard)
+        capture.pending.appendleft(shard)
 
     def _may_try_again(self, capture: CaptureState, shard: int, failure: Failure) -> bool:
         if failure.reason in _CERTAIN:
