@@ -1,43 +1,37 @@
 """What a caller asks of a capture, checked as far as the client can."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypedDict, Unpack, get_args, get_type_hints
+from typing import Any, Unpack, get_args, get_type_hints
 
 from actstore import _checks
 from actstore._errors import refused
 from actstore_api.records.capture import (
     CaptureSpecification,
     Comparison,
+    DatasetKeywords,
     DatasetReference,
     Positions,
     PositionsKind,
     RowFilter,
+    SpecificationKeywords,
 )
 from actstore_api.records.terms import Dtype, ModelReference
 
 
-class CaptureOptions(TypedDict, total=False):
-    """What a capture may be told beside its model, dataset and name; Lab.capture says what each means."""
+class CaptureOptions(DatasetKeywords, SpecificationKeywords, total=False):
+    """What a capture may be told beside its model, dataset and name; Lab.capture says what each means.
+
+    These are named or typed otherwise than the record's fields.
+    """
 
     sites: Iterable[str]
     norms: Iterable[str] | None
     saes: Iterable[str]
-    context_length: int | None
-    max_tokens: int | None
     dtype: str
-    text_field: str
     bos: bool | None
-    sequences_per_shard: int | None
-    sequences_per_batch: int | None
     storage_dtype: str
-    widen_on_overflow: bool
-    packing: bool
     positions: Positions | None
-    tokens_field: str
     filters: Iterable[tuple[str, str, object]]
-    max_documents: int | None
-    sink_ratio: float | None
-    source_field: str
 
 
 # Options whose field has another name.
