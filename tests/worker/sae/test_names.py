@@ -216,6 +216,32 @@ def test_saelens_without_a_model_names_none(tmp_path: Path) -> None:
     assert sae.model == ""
 
 
+@pytest.mark.parametrize(
+    ("said", "read", "written"),
+    [
+        ({"hook_point": "blocks.1.attn.hook_z", "hook_point_head_index": 2}, "z.1.2", "z.1.2"),
+        ({"hook_name": "blocks.1.attn.hook_z", "hook_head_index": 0}, "z.1.0", "z.1.0"),
+        ({"hook_name": "blocks.1.attn.hook_z", "hook_head_index": None, "hook_point_head_index": 2}, "z.1", "z.1"),
+        (
+            {
+                "hook_name": "blocks.1.mlp.hook_in",
+                "hook_name_out": "blocks.2.hook_mlp_out",
+                "architecture": "transcoder",
+                "d_out": D_MODEL,
+            },
+            "mlp_input.1",
+            "mlp_out.2",
+        ),
+    ],
+    ids=["hook_point", "hook_name", "no head", "transcoder"],
+)
+def test_saelens_before_it_had_metadata(said: dict[str, Any], read: str, written: str, tmp_path: Path) -> None:
+    config = {"d_in": D_MODEL, "d_sae": 64, "model_name": "m", **said}
+    (save_sae(tmp_path, "standard") / "cfg.json").write_text(json.dumps(config))
+    sae = load_sae(tmp_path, "small")
+    assert (*places(sae), sae.model) == (read, written, "m")
+
+
 def llama_scope(**options: Any) -> Callable[[Path], Path]:
     return lambda folder: save_llama_scope(folder, weights(), **options)
 
