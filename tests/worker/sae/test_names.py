@@ -216,6 +216,32 @@ def test_saelens_without_a_model_names_none(tmp_path: Path) -> None:
     assert sae.model == ""
 
 
+@pytest.mark.parametrize(
+    ("said", "read", "written"),
+    [
+        ({"hook_point": "blocks.1.attn.hook_z", "hook_point_head_index": 2}, "z.1.2", "z.1.2"),
+        ({"hook_name": "blocks.1.attn.hook_z", "hook_head_index": 0}, "z.1.0", "z.1.0"),
+        ({"hook_name": "blocks.1.attn.hook_z", "hook_head_index": None, "hook_point_head_index": 2}, "z.1", "z.1"),
+        (
+            {
+                "hook_name": "blocks.1.mlp.hook_in",
+                "hook_name_out": "blocks.2.hook_mlp_out",
+                "architecture": "transcoder",
+                "d_out": D_MODEL,
+            },
+            "mlp_input.1",
+            "mlp_out.2",
+        ),
+    ],
+    ids=["hook_point", "hook_name", "no head", "transcoder"],
+)
+def test_saelens_before_it_had_metadata(said: dict[str, Any], read: str, written: str, tmp_path: Path) -> None:
+    config = {"d_in": D_MODEL, "d_sae": 64, "model_name": "m", **said}
+    (save_sae(tmp_path, "standard") / "cfg.json").write_text(json.dumps(config))
+    sae = load_sae(tmp_path, "small")
+    assert (*places(sae), sae.model) == (read, written, "m")
+
+
 def llama_scope(**options: Any) -> Callable[[Path], Path]:
     return lambda folder: save_llama_scope(folder, weights(), **options)
 
@@ -334,3 +360,68 @@ def test_a_scaling_factor_that_changes_nothing_is_passed_over(tmp_path: Path) ->
     x = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(0))
     plain = load_sae(standard(tmp_path / "plain"), "plain")
     np.testing.assert_array_equal(load_sae(folder, "small").encode(x), plain.encode(x))
+
+
+def without(make: Callable[[Path], Path], file: str, *options: str) -> Callable[[Path], Path]:
+    """The same with those options left out of its configuration, or of the one file that it is."""
+
+    def save(folder: Path) -> Path:
+        found = make(folder)
+        path = found if found.suffix == ".pt" else found / file
+        read, write = (torch.load, torch.save) if path.suffix == ".pt" else (read_json, write_json)
+        write({key: value for key, value in read(path).items() if key not in options}, path)
+        return found
+
+    return save
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def write_json(found: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(found))
+
+
+def relu_of_openai(folder: Path) -> Path:
+    return save_openai(folder / "resid_post_mlp_v5_32k/autoencoders/1.pt", k=None)
+
+
+LEFT_OUT: dict[str, tuple[Callable[[Path], Path], str, tuple[str, ...]]] = {
+    "Llama Scope": (
+        llama_scope(), "hyperparams.json", (
+            "sparsity_include_decoder_norm", "norm_activation", "act_fn", "use_decoder_bias",
+            "apply_decoder_bias_to_pre_encoder", "hook_point_out",
+        ),
+    ),
+    "Gemma Scope 2": (gemma_scope_2(), "config.json", ("architecture",)),
+    "sparsify": (save_sparsify, "cfg.json", ("activation", "transcode")),
+    "dictionary_learning": (save_dictionary, "config.json", ("buffer",)),
+    "SAELens": (
+        standard, "cfg.json", ("architecture", "apply_b_dec_to_input", "normalize_activations", "reshape_activations"),
+    ),
+    "OpenAI": (relu_of_openai, "", ("activation", "activation_state_dict")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_what_a_configuration_leaves_out_is_as_usual(case: str, tmp_path: Path) -> None:
+    make, file, options = LEFT_OUT[case]
+    said = load_sae(make(tmp_path / "said"), "small")
+    silent = load_sae(without(make, file, *options)(tmp_path / "silent"), "small")
+    x = torch.randn(20, D_MODEL, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(silent.encode(x), said.encode(x))
+    for name in ("architecture", "site", "output_site", "model", "normalisation", "subtracts_b_dec"):
+        assert getattr(silent, name) == getattr(said, name), name
+
+
+def test_features_of_openai_are_positive_where_nothing_is_said(tmp_path: Path) -> None:
+    folder = openai_state(activation_state_dict={"k": 5})(tmp_path)
+    x = torch.randn(20, D_MODEL, generator=torch.Generator().manual_seed(0))
+    assert int((load_sae(folder, "small").encode(x) != 0).sum(dim=1).max()) == 5
+
+
+def test_folders_far_above_a_file_of_openai_say_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="where it reads"):
+        load_sae(save_openai(tmp_path / "resid_post_mlp_v5_32k/a/b/1.pt"), "small")

@@ -144,9 +144,9 @@ def _received(
     mlps, end = _recomputed(model, receivers), max(readers)
     changes = _changes(model, senders)
     found: dict[Site, dict[int, Tensor]] = {}
-    for point in sorted({*readers, *mlps}):
+    for point in sorted(point for point in {*readers, *mlps} if point <= end):
         there = [place for place, sender in enumerate(senders) if enters(sender.cell.site) <= point]
-        if not there or point > end:
+        if not there:
             continue
         reached = [senders[place] for place in there]
         stream = torch.stack([sender.stream(point) for sender in reached]) + changes[there]
