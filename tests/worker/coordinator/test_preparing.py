@@ -8,6 +8,7 @@ import pytest
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.local import LocalBucket
+from actstore_storage.format.records import seal
 from actstore_storage.registry.models import ModelRecord, list_models
 from actstore_storage.registry.saes import SaeModelRecord, list_saes
 from actstore_storage.registry.token_texts import token_texts
@@ -77,3 +78,12 @@ def test_a_request_is_kept_under_the_name_that_its_run_got(lab: Path, bucket: Bu
         assert prepares.wanted() == {name: replace(REQUEST, run=name)}
     prepares.unwant(name)
     assert prepares.wanted() == {}
+
+
+def test_a_request_that_no_version_reads_any_more_is_replaced_when_its_run_begins(lab: Path, bucket: Bucket) -> None:
+    """Or a coordinator that crashed would leave a run that the next one does not finish."""
+    bucket.put("captures/run.json", seal({"run": "run", "model": "tiny"}))
+    prepares = preparing(lab, bucket)
+    assert prepares.wanted() == {}
+    prepares.begin(prepares.plan(REQUEST), REQUEST)
+    assert prepares.wanted() == {"run": REQUEST}
