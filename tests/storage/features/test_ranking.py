@@ -103,6 +103,22 @@ def test_little_is_read_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(part.rows_read for part in parts) == sum(row[0] == rows[10][0] for row in rows)
 
 
+@pytest.mark.parametrize("few", [59, 60])
+def test_of_few_all_are_read_at_once(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "FEW", few)
+    _, parts = split(0, 3)
+    Ranking(parts).at_ranks([10])
+    assert (sum(part.rows_read for part in parts) == 60) == (few == 60)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_chunks_of_values_that_do_not_tie_are_of_the_size_that_was_asked_for(runs: int) -> None:
+    rows = [(float(10 - number), number, 0) for number in range(10)]
+    found = Ranking([LoadedList(entries(rows[place::runs])) for place in range(runs)])
+    for threshold, sizes in ((0.0, [3, 3, 3, 1]), (4.0, [3, 3]), (9.0, [1]), (10.0, [])):
+        assert [len(chunk) for chunk in found.chunks(threshold, 3)] == sizes
+
+
 def test_nothing_has_no_ranks() -> None:
     for found in (Ranking([]), Ranking([LoadedList(Entries.concatenated([]))])):
         assert (found.total, found.maximum, found.above(0.0)) == (0, 0.0, 0)
@@ -110,6 +126,7 @@ def test_nothing_has_no_ranks() -> None:
         assert list(found.chunks(0.0, 5)) == []
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("ranks", [[-1], [60], [0, 60], [-1, 3]])
 def test_a_rank_that_there_is_not(ranks: list[int]) -> None:
     with pytest.raises(IndexError):
