@@ -211,6 +211,15 @@ def test_a_scale_that_the_files_do_not_say_is_the_sidecars(tmp_path: Path) -> No
         torch.testing.assert_close(sae.decode(sae.encode(x), x), plain.decode(plain.encode(1.5 * x), x) / 1.5)
 
 
+def test_what_a_transcoder_of_saelens_predicts_may_be_said_beside_its_metadata(tmp_path: Path) -> None:
+    metadata = {"hook_name": "blocks.1.mlp.hook_in"}
+    options = {"d_out": D_MODEL, "apply_b_dec_to_input": False, "hook_name_out": "blocks.2.hook_mlp_out"}
+    folder = save_sae(tmp_path, "standard", metadata=metadata, **options)
+    config = json.loads((folder / "cfg.json").read_text()) | {"architecture": "transcoder"}
+    (folder / "cfg.json").write_text(json.dumps(config))
+    assert places(load_sae(folder, "small")) == ("mlp_input.1", "mlp_out.2")
+
+
 def test_saelens_without_a_model_names_none(tmp_path: Path) -> None:
     sae = load_sae(save_sae(tmp_path, "standard", metadata={"hook_name": "resid_post.1", "model_name": None}), "small")
     assert sae.model == ""
