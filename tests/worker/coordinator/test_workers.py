@@ -369,6 +369,7 @@ def test_a_capture_that_is_cancelled_while_it_waits_for_a_worker_leaves_it_to_ot
         while len(begun) < TASKS:
             await asyncio.sleep(0)
         await captures.submit(replace(REQUEST, run="b"))
+        await asyncio.sleep(0)  # in which it begins to wait
         await captures.cancel("b")
         gate.set()
         await watch(captures, "a")
