@@ -75,10 +75,13 @@ class KillableLab:
         with suppress(ProcessLookupError):
             os.kill(found[0], signal.SIGKILL)
 
+    def on_head(self, title: str) -> list[int]:
+        """The processes so named of the node that the workers' starter belongs to, and that is never killed."""
+        return _below(self._cluster.head_node, title)
+
     def _processes(self, title: str) -> list[int]:
         nodes = [self._cluster.head_node, *self._cluster.worker_nodes]
-        below = [pid for node in nodes for pid in descendants(_raylet(node))]
-        return [pid for pid in below if command_line(pid).startswith(title)]
+        return [pid for node in nodes for pid in _below(node, title)]
 
     def _kill_node(self) -> None:
         """The raylet and all its workers, at once, as when a machine loses power; another machine joins."""
@@ -144,6 +147,10 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
         stack.callback(lab.stop_service)
         lab.start_service()
         yield lab
+
+
+def _below(node: Any, title: str) -> list[int]:
+    return [pid for pid in descendants(_raylet(node)) if command_line(pid).startswith(title)]
 
 
 def _raylet(node: Any) -> int:

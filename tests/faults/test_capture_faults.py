@@ -213,6 +213,7 @@ def test_a_second_start_takes_the_serve_that_runs(folder: Path, lab: KillableLab
     """The last test, for it kills the workers: while they live, others are refused. The next take the port, which Serve
     keeps, and of those that were killed nothing: neither their coordinator nor their settings.
     """
+    assert len(lab.on_head("ray::_Claim")) == 1  # on another node it would die with that, and nobody knew who is here
     (folder / "more").mkdir()
     (folder / "more" / "more.jsonl").write_text('{"text": "a"}')
     second = subprocess.run(

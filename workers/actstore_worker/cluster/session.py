@@ -8,6 +8,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actstore_worker.cluster.sockets import check_cluster, no_cluster
 from actstore_worker.errors import SettingsError
@@ -67,6 +68,11 @@ def _remove(folder: Path) -> None:
     while folder.exists() and time.monotonic() < give_up:
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(POLL_SECONDS)
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Where an actor belongs that has to live as long as this process: with another node it would die too soon."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def gpu_count() -> int:

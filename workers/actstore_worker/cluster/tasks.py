@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from actstore_worker.cluster.answers import unavailable
-from actstore_worker.cluster.session import gpu_count, ray_session
+from actstore_worker.cluster.session import gpu_count, on_this_node, ray_session
 from actstore_worker.settings import RayLimits
 
 # A job whose process died goes on from its checkpoint so often.
@@ -26,7 +26,7 @@ def side_by_side(
     they say meanwhile. A job that fails ends no other; one whose process dies is tried again.
     """
     with ray_session(ray_address, RayLimits().object_store_bytes):
-        ear = ray.remote(_Ear).options(num_cpus=0).remote()
+        ear = ray.remote(_Ear).options(num_cpus=0, scheduling_strategy=on_this_node()).remote()
         cpus = max(1, int(ray.cluster_resources()["CPU"]) // len(jobs))
         gpus = min(1.0, gpu_count() / len(jobs))
         task = ray.remote(_heard).options(num_cpus=cpus, num_gpus=gpus, max_retries=JOB_RETRIES)
