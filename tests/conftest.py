@@ -1,6 +1,5 @@
 """Stores for tests, and how tests share a machine. Nothing is started before a test asks for it."""
 
-import gc
 import os
 import random
 from collections.abc import Iterator
@@ -61,15 +60,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with stacks come first, for they take longest."""
     items.sort(key=lambda item: _group(item.nodeid.partition("::")[0]) != "stack")
-
-
-def pytest_collection_finish() -> None:
-    """What was imported and collected stays to the end, and what a test leaves is little: looking for garbage as often
-    as Python does took a twelfth of the suite.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
