@@ -4,7 +4,6 @@ ACTSTORE_FAULT_KILLS says how many kills there are (default: one of each kind), 
 again; the seed is in the test's name. `make faults` asks for more of them.
 """
 
-import asyncio
 import json
 import os
 import random
@@ -29,13 +28,16 @@ from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.opening import open_run
 from tests.coordinating import ThreadWorker, coordinator, watch
+from tests.coordinating import run as run_here
 from tests.faults.cluster import KillableLab, killable_lab
 from tests.made_models.random_models import WORDS, save_model
 from tests.worker_process import inherited, running_workers
 
 pytestmark = pytest.mark.stack
 
-TARGETS = ("worker", "coordinator", "node", "service", "store")
+# A run whose coordinator was killed is finished by the next one untold, and goes on where the same is asked for again.
+ASKED_AGAIN = "coordinator asked again"
+TARGETS = ("worker", "coordinator", ASKED_AGAIN, "node", "service", "store")
 SEED = int(os.environ["ACTSTORE_FAULT_SEED"])  # tests/conftest.py chooses one where nobody has
 KILLS = int(os.environ.get("ACTSTORE_FAULT_KILLS", str(len(TARGETS))))
 SHARDS = 24
@@ -137,11 +139,11 @@ def reading(bucket: Bucket, run: str) -> Iterator[list[Exception]]:
 
 
 def wait(lab: KillableLab, run: str, target: str) -> None:
-    """To the end, whoever has to be asked again on the way. Whose coordinator was killed may ask for the same again."""
+    """To the end, whoever has to be asked again on the way."""
     give_up = time.monotonic() + ENDS_SECONDS
     while time.monotonic() < give_up:
         with lab.connect() as found, suppress(actstore.Unavailable, actstore.NotFound):
-            capture = start(found, run) if target == "coordinator" else found.attach(run)
+            capture = start(found, run) if target == ASKED_AGAIN else found.attach(run)
             assert capture.wait(progress=False, check_saes=False).complete
             return
         time.sleep(0.5)
@@ -164,7 +166,7 @@ def test_a_killed_process_loses_nothing(
             time.sleep(chosen.random() * 0.3)
             in_time = not open_run(bucket, run).complete
             if in_time:
-                lab.kill(target)
+                lab.kill("coordinator" if target == ASKED_AGAIN else target)
             wait(lab, run, target)
         assert not went_wrong
         assert contents(bucket, run) == undisturbed
@@ -204,7 +206,7 @@ def take_part(folder: Path, bucket: Bucket, run: str) -> int:
         return (await captures.totals()).shards_committed
 
     with suppress(NotThere):  # it was over before
-        won: int = asyncio.run(work())
+        won: int = run_here(work())
         return won
     return 0
 

@@ -436,14 +436,14 @@ def test_a_killed_process_goes_on(tmp_path: Path) -> None:
     bucket = open_bucket(str(tmp_path))
     write_planted_rows(bucket, d=D, features=WIDTH)
     command, moment = Command(tmp_path), random.Random(os.getpid()).random()
-    arguments = [*SMALL, "--rows", str(800 * 64)]
+    arguments = [*SMALL, "--rows", str(1500 * 64)]
     names = (f"killed-{attempt}" for attempt in range(TRIES))
     name = next(name for name in names if killed(command.start(*arguments, "--name", name), bucket, name, moment / 2))
     status, said, _ = command.run(*arguments, "--name", name)
     assert status == 0
     assert command.run(*arguments, "--name", "undisturbed")[0] == 0
     (result,) = said[-1]["trained"]
-    assert (result["name"], result["width"], result["k"], result["rows"]) == (name, 64, 3.0, 800 * 64)
+    assert (result["name"], result["width"], result["k"], result["rows"]) == (name, 64, 3.0, 1500 * 64)
     both = [found(bucket, sae, tmp_path / "cache")[1] for sae in (name, "undisturbed")]
     for part, tensor in both[0].tensors.items():
         assert torch.equal(tensor, both[1].tensors[part]), f"{part}, killed {moment / 2} s after a checkpoint"

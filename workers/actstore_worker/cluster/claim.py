@@ -32,12 +32,12 @@ def only_deployment(settings: WorkerSettings) -> Iterator[None]:
     if settings.ray_address is None:
         yield
         return
-    placed = ray.remote(_Claim)
+    placed = ray.remote(_Claim).options(name=_NAME, num_cpus=0, scheduling_strategy=on_this_node())
     claim, give_up = None, time.monotonic() + _CLAIM_SECONDS
     what = f"workers over {settings.store}, process {os.getpid()} on {socket.gethostname()}"
     while claim is None:
         try:
-            claim = placed.options(name=_NAME, num_cpus=0, scheduling_strategy=on_this_node()).remote(what)
+            claim = placed.remote(what)
         except ValueError:  # of a process that was killed it takes Ray a moment to end it
             if time.monotonic() > give_up:
                 message = f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; it has room"
