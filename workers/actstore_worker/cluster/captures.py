@@ -19,7 +19,7 @@ from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
 from actstore_worker.cluster.answers import answer, unavailable
-from actstore_worker.cluster.session import gpu_count, worker_count
+from actstore_worker.cluster.session import worker_count
 from actstore_worker.cluster.stores import catalog_of, device_here
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import WorkerSettings
@@ -28,14 +28,13 @@ from actstore_worker.settings import WorkerSettings
 class RayCoordinator(Coordinator):
     """Owns the capture workers: they end with it, and Ray's restart of it begins with new ones."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, workers: int, gpus: int) -> None:
         bucket = open_bucket(settings.store, settings.s3)
         catalog = catalog_of(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
-        plan_settings = PlanSettings(places, device="cuda" if gpu_count() else "cpu")
-        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpu_count() else 0}
-        workers = worker_count(settings)
+        plan_settings = PlanSettings(places, device="cuda" if gpus else "cpu")
+        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpus else 0}
         threads = max(1, int(ray.cluster_resources()["CPU"]) // workers)
         worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)
         self._new_worker: Callable[[], _RemoteWorker] = lambda: _RemoteWorker(

@@ -10,7 +10,15 @@ import ray
 from actstore_api.records.capture import CaptureProgress
 from actstore_worker.cluster.claim import only_deployment
 from actstore_worker.cluster.serving import APPLICATION, LOOPBACK, deploy, port_of_running, serve_running
-from actstore_worker.cluster.session import COORDINATOR, NAMESPACE, POLL_SECONDS, ray_session, worker_count
+from actstore_worker.cluster.session import (
+    COORDINATOR,
+    NAMESPACE,
+    POLL_SECONDS,
+    check_room,
+    gpu_count,
+    ray_session,
+    worker_count,
+)
 from actstore_worker.cluster.sockets import wait_until_answering
 from actstore_worker.settings import WorkerSettings
 
@@ -45,7 +53,8 @@ def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
 
     It takes the place of one that a killed process left: that one has the settings of then.
     """
-    worker_count(settings)  # or nobody would hear that they cannot all be placed
+    workers, gpus = worker_count(settings), gpu_count()
+    check_room(workers)
     _stop_coordinator()
     ray.remote(_CoordinatorActor).options(
         name=COORDINATOR,
@@ -53,7 +62,7 @@ def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
         lifetime="detached",
         num_cpus=0,
         max_restarts=-1,
-    ).remote(settings)
+    ).remote(settings, workers, gpus)
     try:
         yield
     finally:
@@ -70,13 +79,13 @@ def _stop_coordinator() -> None:
 
 class _CoordinatorActor:
     """The coordinator's process, which alone imports what captures need: that takes seconds, and who starts it needs
-    none of it.
+    none of it. `workers` and `gpus` are those of the start: when Ray starts it again, nodes may be on their way back.
     """
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, workers: int, gpus: int) -> None:
         from actstore_worker.cluster.captures import RayCoordinator
 
-        self._coordinator = RayCoordinator(settings)
+        self._coordinator = RayCoordinator(settings, workers, gpus)
 
     async def ask(self, question: Any) -> Any:
         return await self._coordinator.ask(question)

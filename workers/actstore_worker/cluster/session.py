@@ -81,14 +81,13 @@ def gpu_count() -> int:
 
 
 def worker_count(settings: WorkerSettings) -> int:
-    """How many capture workers: as many as were asked for; else one a GPU, or one a node without.
-
-    Errors: SettingsError where that many can never be placed.
-    """
-    gpus = gpu_count()
-    room = gpus or int(ray.cluster_resources()["CPU"])
+    """How many capture workers: as many as were asked for; else one a GPU, or one a node without."""
     nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
-    count = settings.capture_workers or gpus or nodes
+    return settings.capture_workers or gpu_count() or nodes
+
+
+def check_room(count: int) -> None:
+    """Errors: SettingsError where the cluster can never place so many capture workers."""
+    room = gpu_count() or int(ray.cluster_resources()["CPU"])
     if count > room:
         raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")
-    return count
