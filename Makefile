@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test figures rooms faults bench models demo up proto baseline
+.PHONY: help setup check test test-all figures rooms faults bench models demo up proto baseline
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -40,18 +40,26 @@ check: $(READY)  ## lint, format, types, the arrows between packages, the contra
 	@if test -x $(BUF); then set -x; $(BUF) lint && $(BUF) breaking --against proto/baseline.binpb; \
 	else echo 'LEFT OUT, npm is missing: buf lint, buf breaking'; fi
 
-test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
+# Runs pytest with $(2), and writes what it took into .figures/$(1).json.
+define timed_tests
 	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
+	@mkdir -p .figures && date +%s >.figures/$(1).began
+	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadscope --no-loadscope-reorder $(2)
+	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/$(1).began))) \
+		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/$(1).json
+endef
+
+test: $(READY)  ## every test without a Ray cluster; ARGS='tests/service -k stream' for some, of any kind
 ifeq ($(ARGS),)
-	@mkdir -p .figures && date +%s >.figures/began
-	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadscope --no-loadscope-reorder
-	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/began))) \
-		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/suite.json
+	$(call timed_tests,test,-m 'not stack')
 else
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
 endif
 
-figures: $(READY)  ## files a field and a question touch, files a folder, circles, lengths, seconds of the last `make test`
+test-all: $(READY)  ## every test, as CI runs them: Ray clusters too, whose processes are killed and watched
+	$(call timed_tests,test-all,)
+
+figures: $(READY)  ## files a field and a question touch, files a folder, circles, lengths, seconds of the tests
 	@$(BIN)/python -m tests.house_rules.figures
 
 rooms: $(READY)  ## write into ARCHITECTURE.md what rooms and files there are
