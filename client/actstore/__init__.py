@@ -47,7 +47,7 @@ from actstore._models.answers import (
     TextTokens,
     TopColumn,
 )
-from actstore._models.calls import AblationKind, LensSite
+from actstore._models.calls import LensSite
 from actstore._models.interventions import SiteAblation, SteeredText, Writer
 from actstore._norms.growth import Growth, plot_growth
 from actstore._norms.profiles import NormProfile
@@ -77,6 +77,7 @@ from actstore_api.records.capture import (
     ShardFailure,
 )
 from actstore_api.records.catalog import SaeAttachment
+from actstore_api.records.model import SiteAblation as AblationKind
 from actstore_api.records.model import SteeredPositions, SteeringMode, StrengthUnit
 from actstore_api.records.patching import (
     PatchDirection,
