@@ -78,6 +78,7 @@ class Attention(Answer):
         """
         if not self.patterns.num_rows:
             raise refused("patterns were not asked for", "patterns", "False", "True, in the question")
+        layer, head = _checks.count(layer, "layer"), _checks.count(head, "head")
         there = pc.and_(pc.equal(self.patterns["layer"], layer), pc.equal(self.patterns["head"], head))
         rows = self.patterns.filter(there)
         if not rows.num_rows:
@@ -203,8 +204,17 @@ class TextLens(Answer):
         Args:
             position: A position of the text, from 0 with BOS counted.
             layer: Whose prediction. None: the last layer's.
+
+        Raises:
+            BadRequest: For a layer or position that the lens does not have.
         """
         chosen = self.layers[-1] if layer is None else layer
+        if chosen not in self.layers:
+            raise refused(f"the lens has no layer {layer!r}", "layer", repr(layer), self.layers)
+        if position not in range(len(self.tokens)):
+            raise refused(
+                f"the text has no position {position!r}", "position", repr(position), f"0..{len(self.tokens) - 1}"
+            )
         return [row for row in self.tops.to_pylist() if (row["layer"], row["position"]) == (chosen, position)]
 
     @property

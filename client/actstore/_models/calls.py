@@ -167,7 +167,7 @@ class ModelCalls:
         k: int = GetTextLens.k,
         layers: Iterable[int] | None = None,
         site: LensSite = "resid_post",
-        target: str | int = "",
+        target: str | int | None = None,
         revision: str = "",
         prepend_bos: bool | None = None,
     ) -> TextLens:
@@ -183,7 +183,7 @@ class ModelCalls:
             layers: Numbers of layers, at least one. None: all.
             site: Which residual stream is read: "resid_pre", "resid_mid" or "resid_post". The last layer's resid_post
                 gives the model's output.
-            target: A token that is looked for at every position: text of one token, or its id. Empty: each position's
+            target: A token that is looked for at every position: text of one token, or its id. None: each position's
                 true next token.
             revision: The model's revision. Empty: the one that the name stands for by itself.
             prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
@@ -197,7 +197,7 @@ class ModelCalls:
             site=_checks.one_of(site, "site", get_args(LensSite)),
             layers=_checks.some_numbers(layers, "layers"),
             k=_checks.count(k, "k"),
-            target=None if target == "" else _checks.answer(target, "target"),
+            target=None if target is None else _checks.answer(target, "target"),
         )
         found: GetTextLensAnswer = self._backend.ask(question)
         return TextLens(

@@ -86,8 +86,11 @@ class PatchingCalls:
         Returns:
             A row a cell. Ctrl-C ends the sweep.
         """
-        bar = Bar(sys.stderr, f"patch {model}", enabled=progress)
-        return self._swept(sweep(model, clean, corrupt, answers, **options), bar, on_cells or (lambda _: None))
+        if on_cells is not None and not callable(on_cells):
+            raise refused("on_cells is called with rows", "on_cells", repr(on_cells), "a function of one argument")
+        question = sweep(model, clean, corrupt, answers, **options)
+        bar = Bar(sys.stderr, f"patch {model}", enabled=_checks.switch(progress, "progress"))
+        return self._swept(question, bar, on_cells or (lambda _: None))
 
     @spelled_out(sweep)
     def estimate_patch(

@@ -186,12 +186,17 @@ def _check_names(sweeps: Mapping[str, Sweep]) -> None:
     if not isinstance(sweeps, Mapping) or len(sweeps) < CORRUPTIONS_MIN:
         message = "corruptions are compared with each other: give several sweeps by their names"
         raise refused(message, "sweeps", repr(type(sweeps).__name__), f"a dict of {CORRUPTIONS_MIN} or more")
-    for name in sweeps:
+    for name, sweep in sweeps.items():
+        if not isinstance(sweep, Sweep):
+            raise refused(f"{name!r} is no sweep", "sweeps", repr(type(sweep).__name__), "what `lab.patch` answers")
         if _checks.words(name, "sweeps") in {*CELL, *SUMMARY}:
             raise refused(f"{name!r} is a column of the answer", "sweeps", name, "another name for the corruption")
 
 
 def _check_tokens(sweeps: Mapping[str, Sweep], comparison: TokenComparison | None) -> None:
+    if not isinstance(comparison, TokenComparison | None):
+        allowed = "what `lab.compare_tokens` answers"
+        raise refused("the tokens are no comparison", "token_comparison", repr(type(comparison).__name__), allowed)
     if comparison is not None and set(comparison.names) != set(sweeps):
         message = "the tokens are of other corruptions than the sweeps"
         raise refused(message, "token_comparison", sorted(comparison.names), f"a comparison of {', '.join(sweeps)}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from actstore import _checks
 from actstore._answer import Answer, plain_rows
 from actstore._view import glossary
 
@@ -58,6 +59,7 @@ class TokenComparison(Answer):
         Returns:
             The text of the first such token, by (layer, head).
         """
+        _checks.one_of(name, "name", self.names)
         rows = (row for row in self.heads.to_pylist() if row["corruption"] == name and any(_departures(row)))
         texts = {tuple(row[key] for key in PLACE): row["text"] for row in self}
         return {(row["layer"], row["head"]): texts[tuple(row[key] for key in PLACE)] for row in reversed(list(rows))}

@@ -84,11 +84,11 @@ class Sweep(Answer):
 
     @property
     def direct(self) -> Answer:
-        """Direct logit attribution of the unpatched runs: a row a pair, prompt and part, with its share of the logit
-        difference.
+        """Direct logit attribution of the unpatched runs: what each part writes straight into the logit difference.
 
-        Parts are embedding (what goes into layer 0), attn_out, mlp_out, z (a head of attn_out) and bias (of final norm
-        and unembedding); all but z add up to the logit difference, before a soft cap of logits.
+        There is a row for each pair, prompt and part, with its share. Parts are embedding (what goes into layer 0),
+        attn_out, mlp_out, z (a head of attn_out) and bias (of final norm and unembedding). All but z add up to the
+        logit difference, before a soft cap of logits.
         """
         return Answer(table=self.direct_table, provenance=self.provenance, excluded=self.excluded)
 

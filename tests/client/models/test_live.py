@@ -54,6 +54,8 @@ def test_attention_is_asked_for_as_it_was_wanted(remote: Lab, workers: StandInWo
     ]
     with pytest.raises(BadRequest, match="layer 1, head 0"):
         found.pattern(1, 0)
+    with pytest.raises(BadRequest, match="head None"):
+        found.pattern(1, None)
 
 
 def test_patterns_are_not_sent_unless_asked_for(remote: Lab, workers: StandInWorkers) -> None:
@@ -87,6 +89,10 @@ def test_a_lens_on_a_text(remote: Lab, workers: StandInWorkers) -> None:
     )
     assert [row["text"] for row in found.top(1)] == [" t211", " t212"]
     assert [row["text"] for row in found.top(1, layer=0)] == [" t011", " t012"]
+    for place, field in (((4,), "position"), ((-1,), "position"), ((1, 1), "layer"), (("1",), "position")):
+        with pytest.raises(BadRequest) as refused:
+            found.top(*place)
+        assert refused.value.field == field
     assert found.grid("kl").tolist() == [[2, 4, 6, 8], [0, 0, 0, 0]]
     assert found.grid("text")[1].tolist() == [" t201", " t211", " t221", " t231"]
     assert set(found.to_arrow()["target_text"].to_pylist()) == {" word9"}

@@ -139,6 +139,16 @@ def test_a_head_that_reacts_to_an_odd_token_is_warned_of_where_it_has_an_effect(
     assert compare_corruptions(sweeps, threshold=1.0, token_comparison=compared(0.8)).warnings == ()
 
 
+def test_what_is_no_sweep_and_no_comparison_is_refused() -> None:
+    sweeps = {"pointer": planted({"0": 0.9}), "answer": planted({"0": 0.9}, ANSWER)}
+    for wrong, field in (((sweeps | {"answer": 3}, 0.5, None), "sweeps"), ((sweeps, 0.5, sweeps), "token_comparison")):
+        with pytest.raises(BadRequest) as refusal:
+            compare_corruptions(*wrong)
+        assert refusal.value.field == field
+    with pytest.raises(BadRequest, match="choose from pointer, answer"):
+        compared(0.8).reacting("another")
+
+
 def test_tokens_of_other_corruptions_are_refused() -> None:
     sweeps = {"pointer": planted({"0": 0.9}), "another": planted({"0": 0.9})}
     with pytest.raises(BadRequest, match="other corruptions"):

@@ -467,6 +467,8 @@ def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
         ({"stored": StoredText("planted")}, "stored"),
         ({"sae": 3}, "sae"),
         ({"sae": ""}, "sae"),
+        ({"progress": "no"}, "progress"),
+        ({"on_cells": 3}, "on_cells"),
         ({"window_layers": 1.5}, "window_layers"),
         ({"screen": -1}, "screen"),
         ({"screen": Screen(-1)}, "exact_cells"),
