@@ -182,7 +182,7 @@ def compare_corruptions(
     )
 
 
-def _check_names(sweeps: Mapping[str, Sweep]) -> None:
+def _check_names(sweeps: Mapping[str, object]) -> None:
     if not isinstance(sweeps, Mapping) or len(sweeps) < CORRUPTIONS_MIN:
         message = "corruptions are compared with each other: give several sweeps by their names"
         raise refused(message, "sweeps", repr(type(sweeps).__name__), f"a dict of {CORRUPTIONS_MIN} or more")
@@ -193,7 +193,7 @@ def _check_names(sweeps: Mapping[str, Sweep]) -> None:
             raise refused(f"{name!r} is a column of the answer", "sweeps", name, "another name for the corruption")
 
 
-def _check_tokens(sweeps: Mapping[str, Sweep], comparison: TokenComparison | None) -> None:
+def _check_tokens(sweeps: Mapping[str, Sweep], comparison: object) -> None:
     if not isinstance(comparison, TokenComparison | None):
         allowed = "what `lab.compare_tokens` answers"
         raise refused("the tokens are no comparison", "token_comparison", repr(type(comparison).__name__), allowed)

@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "# wrong"
-MISTAKES = "tests/house_rules/mistakes"
+MISTAKES = Path(__file__).parent / "mistakes"
+ROOT = Path(__file__).parents[3]
 
 
-def _marked(root: Path) -> Iterator[tuple[str, int]]:
-    for path in sorted((root / MISTAKES).glob("*.py")):
+def _marked() -> Iterator[tuple[str, int]]:
+    for path in sorted(MISTAKES.glob("*.py")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if line.endswith(MARK):
                 yield path.name, number
 
 
-def test_each_mistake_is_found_and_nothing_else(root: Path) -> None:
-    command = [sys.executable, "-m", "mypy", "--strict", MISTAKES]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+def test_each_mistake_is_found_and_nothing_else() -> None:
+    command = [sys.executable, "-m", "mypy", "--strict", str(MISTAKES)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = re.findall(r"mistakes/(\w+\.py):(\d+): error:", done.stdout)
-    wrong = set(_marked(root))
+    wrong = set(_marked())
     assert len(wrong) > 40
     assert {(name, int(number)) for name, number in found} == wrong, done.stdout + done.stderr
