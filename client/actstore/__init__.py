@@ -89,6 +89,7 @@ from actstore_api.records.patching import (
     Screen,
     SweepAudit,
     SweepEstimate,
+    SweepKernel,
     TakenRows,
 )
 from actstore_api.records.terms import Failure, ModelReference, Provenance
@@ -178,6 +179,7 @@ __all__ = [
     "Sweep",
     "SweepAudit",
     "SweepEstimate",
+    "SweepKernel",
     "SweptCells",
     "Table",
     "TakenRows",

@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from actstore._errors import ActstoreError, refused
 from actstore_api.records.terms import ModelReference, Prompt, TokenReference
 
@@ -11,7 +14,7 @@ MAXIMUM_COUNT, MAXIMUM_TOKEN, MAXIMUM_SEED = 2**32 - 1, 2**31 - 1, 2**32 - 1
 Word = TypeVar("Word", bound=str)
 Each = TypeVar("Each")
 # A text, or token ids in its place: a list, an array.
-Text = str | Sequence[int]
+Text = str | Sequence[int] | NDArray[np.integer[Any]]
 
 
 def count(value: int, field: str, *, maximum: int = MAXIMUM_COUNT, reason: str = "ARGUMENT_INVALID") -> int:
