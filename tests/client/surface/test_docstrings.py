@@ -29,12 +29,11 @@ def _members(name: str, found: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _untold(call: Any) -> set[str]:
-    """The parameters that have no line of their own. `**options` stands for the keywords that `patch` tells of."""
+    """The parameters that have no line of their own."""
     section = (inspect.getdoc(call) or "").partition("Args:\n")[2].partition("\n\n")[0]
-    told = set(re.findall(r"^    (\*{0,2}\w+): \S", section, re.MULTILINE))
+    told = set(re.findall(r"^    (\w+): \S", section, re.MULTILINE))
     asked = set(inspect.signature(call).parameters) - {"self"}
-    elsewhere = set(inspect.signature(actstore.Lab.patch).parameters) if "**options" in told else set()
-    return asked - told - elsewhere
+    return asked - told
 
 
 def test_everything_that_is_exported_says_what_it_is() -> None:
