@@ -46,7 +46,7 @@ class PatchingCalls:
         """Replace one activation at a time and measure how far the answer moves, in both directions by default.
 
         A cell is an activation, or several that are replaced together. Its row says what becomes of the model's answer
-        when that is replaced. docs/patching.md has examples, formulas and numbers.
+        when that is replaced. The page on patching in the docs has examples, formulas and numbers.
 
         Args:
             model: A model's name, of `lab.models()`.
