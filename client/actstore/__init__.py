@@ -6,6 +6,7 @@ lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/pr
 """
 
 from actstore._answer import Answer, Table, Verdict
+from actstore._checks import Text
 from actstore._connect import connect
 from actstore._errors import (
     ActstoreError,
@@ -36,7 +37,18 @@ from actstore._features.stored import (
     TokenR2,
 )
 from actstore._lab import Lab
-from actstore._models.answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
+from actstore._models.answers import (
+    Attention,
+    AttentionMeasure,
+    InductionScore,
+    InductionScores,
+    LensMeasure,
+    TextLens,
+    TextTokens,
+    TopColumn,
+)
+from actstore._models.calls import LensSite
+from actstore._models.interventions import SiteAblation, SteeredText, Writer
 from actstore._norms.growth import Growth, plot_growth
 from actstore._norms.profiles import NormProfile
 from actstore._norms.separability import Separability
@@ -45,13 +57,15 @@ from actstore._norms.toy import DepthSimulation, simulate_depth
 from actstore._norms.weights import WeightNorms
 from actstore._patching.corruptions import CorruptionComparison, compare_corruptions
 from actstore._patching.replaced_tokens import TokenComparison
+from actstore._patching.request import Answers, Joint, PatchOptions, SpanPart, Spans
 from actstore._patching.sweep import Sweep, SweptCells
+from actstore._patching.values import PatchedSae, Receivers
 from actstore._runs.activations import Activations
 from actstore._runs.checkpoints import Captures, Checkpoints
 from actstore._runs.run import Capture, Run
 from actstore._stack.stack import LocalStack
 from actstore._transport.access import S3Access
-from actstore._where import Where
+from actstore._where import Excluded, NamedRun, StoredRows, StoredText, Where
 from actstore_api.records.capture import (
     CaptureEstimate,
     CaptureProgress,
@@ -63,14 +77,31 @@ from actstore_api.records.capture import (
     ShardFailure,
 )
 from actstore_api.records.catalog import SaeAttachment
-from actstore_api.records.patching import PromptPair, SweepAudit, SweepEstimate, TakenRows
+from actstore_api.records.model import SiteAblation as AblationKind
+from actstore_api.records.model import SteeredPositions, SteeringMode, StrengthUnit
+from actstore_api.records.patching import (
+    PatchDirection,
+    PatchPositions,
+    PatchSource,
+    PathMlps,
+    PromptPair,
+    SaeError,
+    Screen,
+    SweepAudit,
+    SweepEstimate,
+    SweepKernel,
+    TakenRows,
+)
 from actstore_api.records.terms import Failure, ModelReference, Provenance
 
 __all__ = [
+    "AblationKind",
     "Activations",
     "ActstoreError",
     "Answer",
+    "Answers",
     "Attention",
+    "AttentionMeasure",
     "BadRequest",
     "Cancelled",
     "Capture",
@@ -89,6 +120,7 @@ __all__ = [
     "DirectionAblation",
     "EncodedText",
     "Examples",
+    "Excluded",
     "Failure",
     "Fault",
     "Feature",
@@ -97,48 +129,73 @@ __all__ = [
     "FeatureStatistics",
     "FeatureTable",
     "Growth",
+    "InductionScore",
     "InductionScores",
+    "Joint",
     "Lab",
+    "LensMeasure",
+    "LensSite",
     "LimitExceeded",
     "LocalStack",
     "LogitLens",
     "ManyExamples",
     "MissingLibrary",
     "ModelReference",
+    "NamedRun",
     "NormProfile",
     "NotFound",
+    "PatchDirection",
+    "PatchOptions",
+    "PatchPositions",
+    "PatchSource",
+    "PatchedSae",
+    "PathMlps",
     "Positions",
     "PromptPair",
     "Provenance",
+    "Receivers",
     "RowFilter",
     "Run",
     "S3Access",
     "SaeAttachment",
     "SaeCheck",
+    "SaeError",
     "SaeFeatures",
     "SaeWarning",
+    "Screen",
     "Separability",
     "ShardFailure",
     "SiteAblation",
+    "SpanPart",
+    "Spans",
     "StackFailed",
+    "SteeredPositions",
     "SteeredText",
+    "SteeringMode",
     "StoreFailed",
+    "StoredRows",
+    "StoredText",
+    "StrengthUnit",
     "Sweep",
     "SweepAudit",
     "SweepEstimate",
+    "SweepKernel",
     "SweptCells",
     "Table",
     "TakenRows",
+    "Text",
     "TextAblation",
     "TextLens",
     "TextTokens",
     "TokenComparison",
     "TokenNorms",
     "TokenR2",
+    "TopColumn",
     "Unavailable",
     "Verdict",
     "WeightNorms",
     "Where",
+    "Writer",
     "compare_corruptions",
     "connect",
     "plot_growth",

@@ -20,11 +20,10 @@ from actstore._runs.listings import Listings
 from actstore._runs.run import Capture, Run, open_run, start_capture
 from actstore._runs.specification import CaptureOptions, specification
 from actstore._transport.base import Backend
-from actstore._where import Excluded
+from actstore._where import Excluded, NamedRun, StoredText, stored_text
 from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer
 from actstore_api.records.model import GetWeightNorms
 from actstore_api.records.norm import FitGrowth, GetSeparability
-from actstore_api.records.terms import StoredSample
 
 
 class Lab(Listings, ModelCalls, PatchingCalls):
@@ -194,27 +193,40 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         model: str,
         *,
         layers: Iterable[int] | None = None,
-        text: Text | None = None,
         samples: int = GetWeightNorms.samples,
         seed: int = GetWeightNorms.seed,
+        text: Text | None = None,
+        stored: StoredText | NamedRun | str | None = None,
         revision: str = "",
-        bos: bool | None = None,
-        run: Run | str | None = None,
-        run_tokens: int = StoredSample.tokens,
+        prepend_bos: bool | None = None,
     ) -> WeightNorms:
         """Norms of every weight matrix by layer and head, and what attention and MLP write on random input. Live.
 
-        `samples` random inputs, drawn by `seed`, go through each layer; with a `text`, its tokens are put beside them,
-        and with a `run` of these weights about `run_tokens` of the tokens that it stored, which tells how many MLP
-        units are active on real input. `layers` None: all of them.
+        With a text, or with the text of a run, real input is put beside the random one, which tells how many MLP units
+        are active on it.
+
+        Args:
+            model: A model's name, of `lab.models()`.
+            layers: Numbers of layers, at least one. None: all. Embeddings and unembedding come in any case.
+            samples: How many random inputs go through each layer: 2 to 65,536.
+            seed: Which inputs are drawn: the same seed draws the same. 0 to 2^32 - 1.
+            text: Text, or token ids, that is read to compare. None: none is.
+            stored: A run of these weights whose text is read to compare, its name, or `StoredText`, which says more.
+                None: none is.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put before `text`. None: before text where the tokenizer has one, never before
+                ids.
+
+        Returns:
+            A row a matrix, vector or head; what layers write in `sublayers`.
         """
         question = GetWeightNorms(
-            **_checks.of_model(model, revision, bos),
-            layers=_checks.whole_numbers(layers, "layers"),
+            **_checks.of_model(model, revision, prepend_bos),
+            layers=_checks.some_numbers(layers, "layers"),
             samples=_checks.count(samples, "samples"),
-            seed=_checks.count(seed, "seed", maximum=2**63 - 1),
+            seed=_checks.seed(seed),
             text=None if text is None else _checks.prompt(text, "text"),
-            stored=_checks.stored_sample(_name_of(run or "", "run"), run_tokens),
+            stored=stored_text(stored),
         )
         return ask_weights(self._backend, question)
 

@@ -1,16 +1,25 @@
-"""Which tokens of a run a question is about."""
+"""Which tokens of a stored run a question is about, and which it takes rows or text from."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import Protocol, get_args
 
 from actstore import _checks
 from actstore._errors import refused
 from actstore_api.records.activation import TokenSelection
-from actstore_api.records.terms import DEFAULT_EXCLUSION, Range, TokenClass
+from actstore_api.records.patching import StoredSource
+from actstore_api.records.terms import DEFAULT_EXCLUSION, Range, StoredSample, TokenClass
 
 # Token classes that do not count: one, several, or None for the default.
 Excluded = Iterable[str] | str | None
+
+
+class NamedRun(Protocol):
+    """A run: what `lab.run` gives."""
+
+    @property
+    def name(self) -> str:
+        """The name under which it is stored."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +76,73 @@ def stretch(values: object, field: str) -> Range | None:
     if (end := _checks.count(values.stop, field)) <= first:
         raise refused(f"there are no {field} in {values}", field, repr(values), f"an end above its first, {first}")
     return Range(first, end)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Stored activations of a run, of which a sweep puts the mean, or rows drawn at random, into its prompts' runs.
+
+    Args:
+        run: The run, or its name. It is of the model's weights and stores the sites that are patched.
+        exclude: Classes of tokens whose rows are left out: "bos", "special", "sink". None: BOS; empty: none is.
+        seed: Which rows are drawn for the source "resample": the same seed draws the same rows. 0 to 2^32 - 1.
+    """
+
+    run: NamedRun | str
+    exclude: Excluded = None
+    seed: int = StoredSource.seed
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exclude, Iterator):
+            object.__setattr__(self, "exclude", tuple(self.exclude))  # two sweeps may ask for the same rows
+        self._source()
+
+    def _source(self) -> StoredSource:
+        """The same in the contract's words. Errors: BadRequest with the field's name."""
+        return StoredSource(run_name(self.run, "run"), exclusion(self.exclude), _checks.seed(self.seed))
+
+
+@dataclass(frozen=True)
+class StoredText:
+    """A sample of the text of a stored run, which the model reads again: whole sequences, spread evenly over the run.
+
+    Args:
+        run: The run, or its name. It is of this model.
+        n_tokens: About how many tokens are read.
+    """
+
+    run: NamedRun | str
+    n_tokens: int = StoredSample.tokens
+
+    def __post_init__(self) -> None:
+        self._sample()
+
+    def _sample(self) -> StoredSample:
+        """The same in the contract's words. Errors: BadRequest with the field's name."""
+        return StoredSample(run_name(self.run, "run"), _checks.count(self.n_tokens, "n_tokens"))
+
+
+def stored_rows(given: StoredRows | NamedRun | str | None) -> StoredSource | None:
+    """Checks rows that are given as they are, or as the run alone."""
+    if given is None:
+        return None
+    if isinstance(given, StoredRows):
+        return given._source()
+    return StoredRows(run_name(given, "stored", "a run, its name, or actstore.StoredRows"))._source()
+
+
+def stored_text(given: StoredText | NamedRun | str | None) -> StoredSample | None:
+    """Checks text that is given as it is, or as the run alone."""
+    if given is None:
+        return None
+    if isinstance(given, StoredText):
+        return given._sample()
+    return StoredText(run_name(given, "stored", "a run, its name, or actstore.StoredText"))._sample()
+
+
+def run_name(run: object, field: str, allowed: str = "a run, or its name") -> str:
+    """The name of a run, which may stand for itself."""
+    name = run if isinstance(run, str) else getattr(run, "name", None)
+    if not isinstance(name, str) or not name:
+        raise refused(f"{field} is no run: {run!r}", field, repr(run), allowed)
+    return _checks.text(name, field)
