@@ -50,7 +50,7 @@ from actstore._runs.activations import Activations
 from actstore._runs.checkpoints import Captures, Checkpoints
 from actstore._runs.run import Capture, Run
 from actstore._stack.stack import LocalStack
-from actstore._transport.access import S3Access
+from actstore._transport.access import Retries, S3Access, Timeout
 from actstore._where import Where
 from actstore_api.records.capture import (
     CaptureEstimate,
@@ -110,6 +110,7 @@ __all__ = [
     "Positions",
     "PromptPair",
     "Provenance",
+    "Retries",
     "RowFilter",
     "Run",
     "S3Access",
@@ -132,6 +133,7 @@ __all__ = [
     "TextAblation",
     "TextLens",
     "TextTokens",
+    "Timeout",
     "TokenComparison",
     "TokenNorms",
     "TokenR2",
