@@ -5,7 +5,7 @@ lab = actstore.connect("host:port")     # a service
 lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/prefix"
 """
 
-from actstore._answer import Answer, Table, Verdict
+from actstore._answer import Answer, Listing, Table, Verdict
 from actstore._connect import connect
 from actstore._errors import (
     ActstoreError,
@@ -25,8 +25,9 @@ from actstore._errors import (
 )
 from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
-from actstore._features.live import DirectionAblation, EncodedText, LogitLens, SaeCheck, TextAblation
+from actstore._features.live import DirectionAblation, EncodedText, LensEnd, LogitLens, SaeCheck, TextAblation
 from actstore._features.page import FeaturePage
+from actstore._features.questions import ExampleSpread
 from actstore._features.stored import (
     Examples,
     FeatureRows,
@@ -37,80 +38,115 @@ from actstore._features.stored import (
 )
 from actstore._lab import Lab
 from actstore._models.answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
+from actstore._norms.answer import NormAnswer, NormExclusion, NormSize
+from actstore._norms.asking import NormGrouping
 from actstore._norms.growth import Growth, plot_growth
-from actstore._norms.profiles import NormProfile
+from actstore._norms.profiles import CheckpointNorms, NormProfile
 from actstore._norms.separability import Separability
 from actstore._norms.tokens import TokenNorms
-from actstore._norms.toy import DepthSimulation, simulate_depth
-from actstore._norms.weights import WeightNorms
+from actstore._norms.toy import DepthSimulation, ToyModel, simulate_depth
+from actstore._norms.weights import Sublayer, WeightNorms
 from actstore._patching.corruptions import CorruptionComparison, compare_corruptions
 from actstore._patching.replaced_tokens import TokenComparison
 from actstore._patching.sweep import Sweep, SweptCells
 from actstore._runs.activations import Activations
 from actstore._runs.checkpoints import Captures, Checkpoints
+from actstore._runs.rows import ExportLayout
 from actstore._runs.run import Capture, Run
+from actstore._runs.specification import Batching, CaptureOptions, Dataset
 from actstore._stack.stack import LocalStack
 from actstore._transport.access import Retries, S3Access, Timeout
 from actstore._where import Where
+from actstore_api.records.activation import RowColumn
 from actstore_api.records.capture import (
     CaptureEstimate,
     CaptureProgress,
     CaptureSpecification,
+    CaptureState,
+    Comparison,
     DatasetFiles,
     DatasetReference,
     Positions,
+    PositionsKind,
     RowFilter,
     ShardFailure,
 )
 from actstore_api.records.catalog import SaeAttachment
+from actstore_api.records.feature import ActiveFeatureOrder, FeatureStatistic, SampleMethod
+from actstore_api.records.norm import GrowthAxis, GrowthVerdict, NormQuantity, SeparabilityVerdict
 from actstore_api.records.patching import PromptPair, SweepAudit, SweepEstimate, TakenRows
-from actstore_api.records.terms import Failure, ModelReference, Provenance
+from actstore_api.records.sae import FeatureSide
+from actstore_api.records.sae import TextAblation as TokenAblation
+from actstore_api.records.terms import Dtype, Failure, ModelReference, Provenance, TokenClass
 
 __all__ = [
     "Activations",
+    "ActiveFeatureOrder",
     "ActstoreError",
     "Answer",
     "Attention",
     "BadRequest",
+    "Batching",
     "Cancelled",
     "Capture",
     "CaptureEstimate",
+    "CaptureOptions",
     "CaptureProgress",
     "CaptureSpecification",
+    "CaptureState",
     "Captures",
+    "CheckpointNorms",
     "Checkpoints",
+    "Comparison",
     "Conflict",
     "CorruptObject",
     "CorruptionComparison",
+    "Dataset",
     "DatasetFiles",
     "DatasetReference",
     "Denied",
     "DepthSimulation",
     "DirectionAblation",
+    "Dtype",
     "EncodedText",
+    "ExampleSpread",
     "Examples",
+    "ExportLayout",
     "Failure",
     "Fault",
     "Feature",
     "FeaturePage",
     "FeatureRows",
+    "FeatureSide",
+    "FeatureStatistic",
     "FeatureStatistics",
     "FeatureTable",
     "Growth",
+    "GrowthAxis",
+    "GrowthVerdict",
     "InductionScores",
     "Lab",
+    "LensEnd",
     "LimitExceeded",
+    "Listing",
     "LocalStack",
     "LogitLens",
     "ManyExamples",
     "MissingLibrary",
     "ModelReference",
+    "NormAnswer",
+    "NormExclusion",
+    "NormGrouping",
     "NormProfile",
+    "NormQuantity",
+    "NormSize",
     "NotFound",
     "Positions",
+    "PositionsKind",
     "PromptPair",
     "Provenance",
     "Retries",
+    "RowColumn",
     "RowFilter",
     "Run",
     "S3Access",
@@ -118,12 +154,15 @@ __all__ = [
     "SaeCheck",
     "SaeFeatures",
     "SaeWarning",
+    "SampleMethod",
     "Separability",
+    "SeparabilityVerdict",
     "ShardFailure",
     "SiteAblation",
     "StackFailed",
     "SteeredText",
     "StoreFailed",
+    "Sublayer",
     "Sweep",
     "SweepAudit",
     "SweepEstimate",
@@ -134,9 +173,12 @@ __all__ = [
     "TextLens",
     "TextTokens",
     "Timeout",
+    "TokenAblation",
+    "TokenClass",
     "TokenComparison",
     "TokenNorms",
     "TokenR2",
+    "ToyModel",
     "Unavailable",
     "Verdict",
     "WeightNorms",

@@ -2,20 +2,28 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import TypeVar, get_args
 
 from actstore import _checks
 from actstore._errors import refused
 from actstore_api.records.activation import TokenSelection
 from actstore_api.records.terms import DEFAULT_EXCLUSION, Range, TokenClass
 
+Item = TypeVar("Item")
 # Token classes that do not count: one, several, or None for the default.
-Excluded = Iterable[str] | str | None
+Excluded = Iterable[TokenClass] | TokenClass | None
 
 
 @dataclass(frozen=True)
 class Where:
-    """Which tokens a question looks at: those that pass every part that is given. `tokens` are ids."""
+    """Which tokens of a run a question looks at: those that every given part selects.
+
+    Args:
+        sequences: Numbers of sequences, from 0, as a range or slice with step 1. None: all.
+        positions: Positions in a sequence, from 0, likewise. None: all.
+        documents: Numbers of documents in the dataset. None: all. An empty collection is refused.
+        tokens: Token ids. None: all. An empty collection is refused.
+    """
 
     sequences: range | slice | None = None
     positions: range | slice | None = None
@@ -28,12 +36,16 @@ class Where:
                 object.__setattr__(self, name, tuple(values))  # a page asks several questions of the same tokens
 
     def selection(self) -> TokenSelection:
-        """The same in the contract's words. Errors: BadRequest for what the wire cannot carry."""
+        """Return the same as a record of the contract.
+
+        Raises:
+            BadRequest: A part is of another type, out of range or empty.
+        """
         return TokenSelection(
             sequences=stretch(self.sequences, "sequences"),
             positions=stretch(self.positions, "positions"),
-            documents=_checks.whole_numbers(self.documents, "documents", 2**63 - 1),
-            tokens=_checks.whole_numbers(self.tokens, "tokens", _checks.MAXIMUM_TOKEN),
+            documents=numbers(self.documents, "documents", 2**63 - 1),
+            tokens=numbers(self.tokens, "tokens", _checks.MAXIMUM_TOKEN),
         )
 
 
@@ -50,6 +62,27 @@ def chosen_tokens(where: object) -> TokenSelection | None:
 def exclusion(values: Excluded, field: str = "exclude") -> frozenset[TokenClass]:
     """Token classes that do not count: None is the default, BOS; an empty collection leaves nothing out."""
     return DEFAULT_EXCLUSION if values is None else frozenset(_checks.several_of(values, field, get_args(TokenClass)))
+
+
+def numbers(values: Iterable[int] | None, field: str, maximum: int = _checks.MAXIMUM_COUNT) -> tuple[int, ...]:
+    """Several whole numbers. None stands for all, which the contract says by none; an empty collection is refused."""
+    return some(_checks.whole_numbers(values, field, maximum), values, field)
+
+
+def names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...]:
+    """Several names. None stands for all, which the contract says by none; an empty collection is refused."""
+    return some(_checks.names(values, field), values, field)
+
+
+def some(found: tuple[Item, ...], given: object, field: str) -> tuple[Item, ...]:
+    """What was found in a collection, where it is not empty; nothing where None was given.
+
+    An empty collection names nothing. The contract takes one for everything, so that a list that came out empty would
+    silently become a question about all.
+    """
+    if given is not None and not found:
+        raise refused(f"{field} is empty, and so names nothing", field, "()", "one or more, or None for all")
+    return found
 
 
 def stretch(values: object, field: str) -> Range | None:

@@ -155,7 +155,8 @@ def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
     return [
         # A proxy that the environment names is never for this machine itself.
         ("grpc.enable_http_proxy", int(not _is_loopback(address))),
-        ("grpc.min_reconnect_backoff_ms", int(1000 * how.timeout.connect_seconds)),  # which is how long one try may take
+        # This is how long one attempt to connect may take.
+        ("grpc.min_reconnect_backoff_ms", int(1000 * how.timeout.connect_seconds)),
         # gRPC's own grows to two minutes, after which a service that was away may long be back.
         ("grpc.initial_reconnect_backoff_ms", reconnect),
         ("grpc.max_reconnect_backoff_ms", reconnect),

@@ -154,7 +154,7 @@ def test_sketches_that_are_gone_are_told_of(asked: str, lost: tuple[Path, str]) 
             assert answer.warnings == ()
             continue
         [warning] = answer.warnings
-        for part in (key, "every token's stored norm", "`actstore fsck run`", "capturing the run again"):
+        for part in (key, "every token's stored norm", "`actstore check run`", "capturing the run again"):
             assert part in warning
         assert f"warning: {warning}" in repr(answer)
         assert answer.to_dict()["warnings"] == [warning]
