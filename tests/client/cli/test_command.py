@@ -186,7 +186,7 @@ def test_capture(service: Service) -> None:
     left_out = "not read, beside 20 files: 3 (notes, .DS_Store, ...)"
     assert done.stderr == f"actstore: {left_out}\n"
     assert json.loads(done.stdout)["dataset_files"]["first_not_read"] == ["notes", ".DS_Store"]
-    assert left_out in actstore(*mixed[:-1], "--dry-run", address=service.address).stdout
+    assert left_out in actstore(*mixed[:-1], "--estimate", address=service.address).stdout
     arguments = ("capture", "planted-model", "--dataset", "text", "--name", "slow", "--no-wait", "--json")
     assert said(actstore(*arguments, address=service.address)) == {"run": "slow"}
     assert said(actstore("cancel", "slow", "--json", address=service.address))["state"] == "cancelled"
@@ -195,7 +195,7 @@ def test_capture(service: Service) -> None:
 def test_patch(service: Service, tmp_path: Path) -> None:
     found = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--json", address=service.address))
     assert len(found["rows"]) == 2 * 5 * planted.HEADS
-    estimate = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--dry-run", "--json", address=service.address))
+    estimate = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--estimate", "--json", address=service.address))
     assert (estimate["cells"], estimate["seconds"]) == (len(found["rows"]), 1.5)
     done = actstore_process(*PATCH, "--plot", str(tmp_path / "sweep.png"), address=service.address)
     assert "logit difference 3 clean, -1 corrupt" in done.stdout

@@ -145,7 +145,7 @@ def test_sketches_that_are_gone_are_told_of(asked: str, lost: tuple[Path, str]) 
         answers = [lab.checkpoints(["run"], steps=[3]).norms(**options) for lab in (far, near)]
         old = [lab.checkpoints(["old"], steps=[3]).norms(**options) for lab in (far, near)]
         exact = near.checkpoints(["run"], steps=[3]).norms(**options | {"exact": True})
-        assert [lab.run("run").norms(quantiles=()).fit_growth().warnings for lab in (far, near)] == [(), ()]
+        assert [lab.run("run").fit_growth().warnings for lab in (far, near)] == [(), ()]
     assert answers[0] == answers[1]
     assert [answer.warnings for answer in old] == [(), ()]
     for answer in answers:

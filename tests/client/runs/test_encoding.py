@@ -26,7 +26,7 @@ def asked(workers: StandInWorkers) -> CaptureSpecification:
 
 
 def test_the_run_and_the_saes_are_all_that_is_sent(remote: Lab, workers: StandInWorkers) -> None:
-    run = remote.run("planted").encode("planted-sae", name="float16").wait(check_saes=False)
+    run = remote.run("planted").encode("planted-sae", run="float16").wait(check_saes=False)
     assert run.name == "float16"
     sent = asked(workers)
     assert (sent.run, sent.rows_of, list(sent.saes)) == ("float16", "planted", ["planted-sae"])
