@@ -236,8 +236,8 @@ REFUSED: dict[str, tuple[Callable[[actstore.Run], object], type[Exception], str,
     "sequences": (lambda run: run.tokens([1, 2]), BadRequest, "ARGUMENT_INVALID", "sequences"),
     "step": (lambda run: run.tokens(range(0, 9, 2)), BadRequest, "ARGUMENT_INVALID", "sequences"),
     "negative start": (lambda run: run.tokens(slice(-2, None)), BadRequest, "ARGUMENT_INVALID", "sequences"),
-    "site": (lambda run: run.activations(3), BadRequest, "ARGUMENT_INVALID", "site"),
-    "surrogates": (lambda run: run.activations("\ud800"), BadRequest, "ARGUMENT_INVALID", "site"),
+    "site": (lambda run: run.activations(3), BadRequest, "ARGUMENT_INVALID", "sites"),
+    "surrogates": (lambda run: run.activations("\ud800"), BadRequest, "ARGUMENT_INVALID", "sites"),
 }
 
 

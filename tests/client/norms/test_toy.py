@@ -83,8 +83,8 @@ def test_the_fit_is_that_of_runs_on_either_axis() -> None:
     ("options", "field"),
     [
         ({"kind": "transformer"}, "kind"),
-        ({"layers": 1}, "layers"),
-        ({"steps": 0}, "steps"),
+        ({"n_layers": 1}, "n_layers"),
+        ({"n_steps": 0}, "n_steps"),
         ({"width": 1000, "kind": "deep_linear"}, "width"),
         ({"initial": (0.1,)}, "initial"),
         ({"learning_rate": float("nan")}, "learning_rate"),

@@ -74,10 +74,11 @@ def test_pictures_say_that_no_sinks_were_looked_for(lab: Lab) -> None:
     run = lab.run("planted")
     profile = run.norms("resid_post", exclude=("bos", "sink"), histogram=3)
     by_position = run.norms("resid_post", exclude=("bos", "sink"), by="position")
+    growth = run.fit_growth(exclude=("bos", "sink"))
     for ax in (
         profile.plot(),
         profile.plot_histogram(),
-        run.fit_growth(exclude=("bos", "sink")).plot(),
+        growth.plot(),
         by_position.plot(),
     ):
         assert "(excluded: bos, sink (no sinks were looked for))" in ax.get_title()
@@ -124,7 +125,7 @@ def test_a_feature_that_never_fires_draws_no_bars(direct: Lab) -> None:
 
 
 def test_lens_bars_are_the_logits_from_the_top_down(remote: Lab) -> None:
-    lens = remote.run("planted").features(SAE).lens([FIRING, SILENT], 3)
+    lens = remote.run("planted").features(SAE).logit_lens([FIRING, SILENT], 3)
     ax = lens.plot(feature=SILENT)
     ends = [*lens.end("top", SILENT), *reversed(lens.end("bottom", SILENT))]
     assert [bar.get_width() for bar in ax.patches] == [row["logit"] for row in ends]
