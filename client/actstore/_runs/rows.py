@@ -17,7 +17,7 @@ from actstore_api.records.activation import ROW_COLUMNS, ReadActivations, ReadTo
 ExportLayout = Literal["safetensors", "saelens"]
 
 
-class StoredRows:
+class RowCalls:
     """Questions to a run about its rows."""
 
     _backend: Backend

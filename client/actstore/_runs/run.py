@@ -11,7 +11,7 @@ from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
 from actstore._runs.norms import NormCalls
 from actstore._runs.progress import shards_in_words, unless_failed, watch
-from actstore._runs.rows import StoredRows
+from actstore._runs.rows import RowCalls
 from actstore._runs.specification import dataset_name
 from actstore._transport.base import Backend
 from actstore._view import markup
@@ -30,7 +30,7 @@ from actstore_api.records.capture import (
 from actstore_api.records.terms import ModelReference, Provenance
 
 
-class Run(NormCalls, StoredRows):
+class Run(NormCalls, RowCalls):
     """One run: what it stores, and every question about it.
 
     Its properties are as they were when it was opened; each question reads what is committed when it is asked. A run
