@@ -34,11 +34,11 @@ with actstore.connect() as lab:
     lens.plot().figure.savefig(folder / "live-lens.png", dpi=110)
 
     along = {"sae": SAE, "feature": FEATURE}
-    print(lab.steer(MODEL, "def read(self,", strength=0.3, positions="prompt", tokens=10, **along))
+    print(lab.steer(MODEL, "def read(self,", strength=0.3, positions="prompt", max_new_tokens=10, **along))
     for way in ({"mode": "set", "strength": 0}, {"mode": "project_out"}, {"strength": 1}):
-        print(lab.steer(MODEL, "    if isinstance(value,", tokens=10, **way, **along))
+        print(lab.steer(MODEL, "    if isinstance(value,", max_new_tokens=10, **way, **along))
 
-    for how in ("zero", "mean", "resample"):
-        ablation = lab.ablate(MODEL, TWICE, with_=how)
-        print(how, ablation.loss, ablation.top(6))
-    ablation.plot().figure.savefig(folder / "live-ablation.png", dpi=110)
+    for ablation in ("zero", "mean", "resample"):
+        found = lab.ablate(MODEL, TWICE, ablation=ablation)
+        print(ablation, found.loss, found.top(6))
+    found.plot().figure.savefig(folder / "live-ablation.png", dpi=110)

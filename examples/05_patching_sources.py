@@ -19,13 +19,13 @@ with actstore.connect() as lab:
     print(lab.patch(MODEL, **PAIR, sites="embedding"))
 
     for error in ("kept", "dropped", "patched"):
-        sweep = lab.patch(MODEL, **PAIR, sae=SAE, sae_error=error, positions=[VARIABLE])
+        sweep = lab.patch(MODEL, **PAIR, sae=actstore.PatchedSae(SAE, sae_error=error), positions=[VARIABLE])
         frame = sweep.to_pandas()
         print(f"the SAE's error {error}:")
         print(frame[frame["name"].notna()].pivot_table("normalized", "name", "direction").round(2))
 
     run = lab.capture(MODEL, dataset="asyncio", dense_sites=["resid_pre"], max_tokens=20_000, run="means").wait()
-    mean = lab.patch(MODEL, **PAIR, sites="resid_pre", source="mean", source_run=run.name, positions=[VARIABLE])
+    mean = lab.patch(MODEL, **PAIR, sites="resid_pre", source="mean", stored=run, positions=[VARIABLE])
     print(mean)
 
     longer = lab.patch(
@@ -44,8 +44,7 @@ with actstore.connect() as lab:
             **PAIR,
             sites=["embedding", "mlp_out"],
             positions=[VARIABLE],
-            receivers=["v.3.0", "v.3.1", "v.3.2"],
-            path_mlps=mlps,
+            receivers=actstore.Receivers(["v.3.0", "v.3.1", "v.3.2"], path_mlps=mlps),
         )
         print(f"MLPs on the way to three heads' values {mlps}:")
         print(paths.directions())

@@ -26,7 +26,7 @@ with actstore.connect() as lab:
     separability = checkpoints.separability()
     print(separability)
     print("\nWere they weights alone?\n")
-    weights = lab.weights("pystdlib", revision="step2048", text=TEXT, run=checkpoints.runs[-1])
+    weights = lab.weights("pystdlib", revision="step2048", text=TEXT, stored=checkpoints.runs[-1])
     print(weights)
     profile = checkpoints.norms("resid_post", quantiles=())
     actstore.plot_growth(over_depth).figure.savefig("norms-depth.png", dpi=110)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -166,7 +166,11 @@ def _furthest(effects: pd.Series) -> float:
 
 
 def sweeps_over(
-    lab: actstore.Lab, model: str, chosen: Sequence[MeasuredPrompt], names: Sequence[str], **cells: Any
+    lab: actstore.Lab,
+    model: str,
+    chosen: Sequence[MeasuredPrompt],
+    names: Sequence[str],
+    **cells: Unpack[actstore.PatchOptions],
 ) -> Iterator[tuple[str, actstore.Sweep]]:
     """The corrupt answer is the wrong name that is strongest on the corrupt prompt."""
     for name in names:

@@ -65,7 +65,7 @@ def _through_service(lab: actstore.Lab, name: str, pair: PromptPair) -> None:
         heads=[0],
         positions="last",
         directions="denoise",
-        bos=False,
+        prepend_bos=False,
         fresh=True,
         progress=False,
     )

@@ -6,6 +6,7 @@ lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/pr
 """
 
 from actstore._answer import Answer, Listing, Table, Verdict
+from actstore._checks import Text
 from actstore._connect import connect
 from actstore._errors import (
     ActstoreError,
@@ -28,16 +29,20 @@ from actstore._features.features import SaeFeatures
 from actstore._features.live import DirectionAblation, EncodedText, LensEnd, LogitLens, SaeCheck, TextAblation
 from actstore._features.page import FeaturePage
 from actstore._features.questions import ExampleSpread
-from actstore._features.stored import (
-    Examples,
-    FeatureRows,
-    FeatureStatistics,
-    FeatureTable,
-    ManyExamples,
-    TokenR2,
-)
+from actstore._features.stored import Examples, FeatureRows, FeatureStatistics, FeatureTable, ManyExamples, TokenR2
 from actstore._lab import Lab
-from actstore._models.answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
+from actstore._models.answers import (
+    Attention,
+    AttentionMeasure,
+    InductionScore,
+    InductionScores,
+    LensMeasure,
+    TextLens,
+    TextTokens,
+    TopColumn,
+)
+from actstore._models.calls import LensSite
+from actstore._models.interventions import SiteAblation, SteeredText, Writer
 from actstore._norms.answer import NormAnswer, NormExclusion, NormSize
 from actstore._norms.asking import NormGrouping
 from actstore._norms.growth import Growth, plot_growth
@@ -48,7 +53,9 @@ from actstore._norms.toy import DepthSimulation, ToyModel, simulate_depth
 from actstore._norms.weights import Sublayer, WeightNorms
 from actstore._patching.corruptions import CorruptionComparison, compare_corruptions
 from actstore._patching.replaced_tokens import TokenComparison
+from actstore._patching.request import Answers, Joint, PatchOptions, SpanPart, Spans
 from actstore._patching.sweep import Sweep, SweptCells
+from actstore._patching.values import PatchedSae, Receivers
 from actstore._runs.activations import Activations
 from actstore._runs.checkpoints import Captures, Checkpoints
 from actstore._runs.rows import ExportLayout
@@ -56,7 +63,7 @@ from actstore._runs.run import Capture, Run
 from actstore._runs.specification import Batching, CaptureOptions, Dataset
 from actstore._stack.stack import LocalStack
 from actstore._transport.access import Retries, S3Access, Timeout
-from actstore._where import Where
+from actstore._where import Excluded, NamedRun, StoredRows, StoredText, Where
 from actstore_api.records.activation import RowColumn
 from actstore_api.records.capture import (
     CaptureEstimate,
@@ -73,18 +80,35 @@ from actstore_api.records.capture import (
 )
 from actstore_api.records.catalog import SaeAttachment
 from actstore_api.records.feature import ActiveFeatureOrder, FeatureStatistic, SampleMethod
+from actstore_api.records.model import SiteAblation as AblationKind
+from actstore_api.records.model import SteeredPositions, SteeringMode, StrengthUnit
 from actstore_api.records.norm import GrowthAxis, GrowthVerdict, NormQuantity, SeparabilityVerdict
-from actstore_api.records.patching import PromptPair, SweepAudit, SweepEstimate, TakenRows
+from actstore_api.records.patching import (
+    PatchDirection,
+    PatchPositions,
+    PatchSource,
+    PathMlps,
+    PromptPair,
+    SaeError,
+    Screen,
+    SweepAudit,
+    SweepEstimate,
+    SweepKernel,
+    TakenRows,
+)
 from actstore_api.records.sae import FeatureSide
 from actstore_api.records.sae import TextAblation as TokenAblation
 from actstore_api.records.terms import Dtype, Failure, ModelReference, Provenance, TokenClass
 
 __all__ = [
+    "AblationKind",
     "Activations",
     "ActiveFeatureOrder",
     "ActstoreError",
     "Answer",
+    "Answers",
     "Attention",
+    "AttentionMeasure",
     "BadRequest",
     "Batching",
     "Cancelled",
@@ -111,6 +135,7 @@ __all__ = [
     "EncodedText",
     "ExampleSpread",
     "Examples",
+    "Excluded",
     "ExportLayout",
     "Failure",
     "Fault",
@@ -124,9 +149,13 @@ __all__ = [
     "Growth",
     "GrowthAxis",
     "GrowthVerdict",
+    "InductionScore",
     "InductionScores",
+    "Joint",
     "Lab",
     "LensEnd",
+    "LensMeasure",
+    "LensSite",
     "LimitExceeded",
     "Listing",
     "LocalStack",
@@ -134,6 +163,7 @@ __all__ = [
     "ManyExamples",
     "MissingLibrary",
     "ModelReference",
+    "NamedRun",
     "NormAnswer",
     "NormExclusion",
     "NormGrouping",
@@ -141,10 +171,17 @@ __all__ = [
     "NormQuantity",
     "NormSize",
     "NotFound",
+    "PatchDirection",
+    "PatchOptions",
+    "PatchPositions",
+    "PatchSource",
+    "PatchedSae",
+    "PathMlps",
     "Positions",
     "PositionsKind",
     "PromptPair",
     "Provenance",
+    "Receivers",
     "Retries",
     "RowColumn",
     "RowFilter",
@@ -152,23 +189,34 @@ __all__ = [
     "S3Access",
     "SaeAttachment",
     "SaeCheck",
+    "SaeError",
     "SaeFeatures",
     "SaeWarning",
     "SampleMethod",
+    "Screen",
     "Separability",
     "SeparabilityVerdict",
     "ShardFailure",
     "SiteAblation",
+    "SpanPart",
+    "Spans",
     "StackFailed",
+    "SteeredPositions",
     "SteeredText",
+    "SteeringMode",
     "StoreFailed",
+    "StoredRows",
+    "StoredText",
+    "StrengthUnit",
     "Sublayer",
     "Sweep",
     "SweepAudit",
     "SweepEstimate",
+    "SweepKernel",
     "SweptCells",
     "Table",
     "TakenRows",
+    "Text",
     "TextAblation",
     "TextLens",
     "TextTokens",
@@ -178,11 +226,13 @@ __all__ = [
     "TokenComparison",
     "TokenNorms",
     "TokenR2",
+    "TopColumn",
     "ToyModel",
     "Unavailable",
     "Verdict",
     "WeightNorms",
     "Where",
+    "Writer",
     "compare_corruptions",
     "connect",
     "plot_growth",

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from actstore._errors import refused
-from actstore_api.records.terms import ModelReference, Prompt, StoredSample, TokenReference
+from actstore._errors import ActstoreError, refused
+from actstore_api.records.terms import ModelReference, Prompt, TokenReference
 
 MAXIMUM_COUNT, MAXIMUM_TOKEN, MAXIMUM_SEED = 2**32 - 1, 2**31 - 1, 2**32 - 1
 Word = TypeVar("Word", bound=str)
+Each = TypeVar("Each")
 # A text, or token ids in its place: a list, an array.
 Text = str | Sequence[int]
 
@@ -152,23 +153,33 @@ def answer(value: object, field: str) -> TokenReference:
 
 
 def tristate(value: bool | None, field: str) -> bool | None:
-    if value not in (None, True, False):
+    if not isinstance(value, bool | None):
         raise refused(f"{field} is True, False or None", field, repr(value), "True, False, None")
     return value
 
 
 def several_of(values: Iterable[str] | str | None, field: str, allowed: Sequence[Word]) -> tuple[Word, ...]:
     """Words out of those that are allowed; one string counts as one word, and None as none."""
-    return tuple(one_of(word, field, allowed) for word in names(values, field))
+    if not isinstance(values, str | Iterable | None):
+        raise _not_among(values, field, allowed)
+    several = (values,) if isinstance(values, str) else tuple(values or ())
+    return tuple(one_of(word, field, allowed) for word in several)
 
 
-def one_of(value: str, field: str, allowed: Sequence[Word]) -> Word:
-    """A word out of those that are allowed."""
-    text(value, field)
-    for word in allowed:
+def one_of(value: object, field: str, allowed: Sequence[Word]) -> Word:
+    """A word out of those that are allowed. A list with a word in it is no word, and neither is None."""
+    for word in allowed if isinstance(value, str) else ():
         if word == value:
             return word
-    raise refused(f"{field} has no {value!r}: choose from {', '.join(allowed)}", field, value, allowed)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        choices = ", ".join(map(repr, allowed))
+        raise refused(f"{field} is one word, not several: {value!r}", field, repr(value), f"one of {choices}")
+    raise _not_among(value, field, allowed)
+
+
+def _not_among(value: object, field: str, allowed: Sequence[str]) -> ActstoreError:
+    shown = value if isinstance(value, str) else repr(value)
+    return refused(f"{field} has no {value!r}: choose from {', '.join(allowed)}", field, shown, allowed)
 
 
 def whole_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
@@ -176,6 +187,27 @@ def whole_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIM
     if not isinstance(values, Iterable | None):
         raise refused(f"{field} are several numbers, not {values!r}", field, repr(values), f"{field}=[{values!r}]")
     return tuple(count(value, field, maximum=maximum) for value in (() if values is None else values))
+
+
+def some(checked: tuple[Each, ...], given: object, field: str) -> tuple[Each, ...]:
+    """What was chosen, at least one of them. The wire says "all" by an empty list, so only None may become one.
+
+    Errors: BadRequest for an empty collection, which asks about nothing.
+    """
+    if given is not None and not checked:
+        message = f"{field} is empty, so there is nothing to ask about"
+        raise refused(message, field, repr(given), f"at least one; leave {field} out, or give None, for the default")
+    return checked
+
+
+def some_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
+    """At least one layer, head, feature or document; None stands for all that there are."""
+    return some(whole_numbers(values, field, maximum), values, field)
+
+
+def some_names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...]:
+    """At least one name; None stands for the default."""
+    return some(names(values, field), values, field)
 
 
 def switch(value: bool, field: str) -> bool:
@@ -189,15 +221,9 @@ def seed(value: int) -> int:
     return count(value, "seed", maximum=MAXIMUM_SEED)
 
 
-def of_model(model: str, revision: str, bos: bool | None) -> dict[str, Any]:
+def of_model(model: str, revision: str, prepend_bos: bool | None) -> dict[str, Any]:
     """The fields of a question to a model about a text."""
     return {
         "model": ModelReference(name(model, "model"), text(revision, "revision")),
-        "prepend_bos": tristate(bos, "bos"),
+        "prepend_bos": tristate(prepend_bos, "prepend_bos"),
     }
-
-
-def stored_sample(run: str, tokens: int) -> StoredSample | None:
-    """About so many of a run's stored tokens; without a run there are none."""
-    found = count(tokens, "run_tokens")
-    return StoredSample(run, found) if text(run, "run") else None

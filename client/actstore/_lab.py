@@ -16,10 +16,10 @@ from actstore._runs.listings import Listings
 from actstore._runs.run import Capture, Run, open_run, start_capture
 from actstore._runs.specification import Batching, CaptureOptions, Dataset, specification
 from actstore._transport.base import Backend
-from actstore._where import numbers
+from actstore._where import NamedRun, StoredText, stored_text
 from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer, Positions
 from actstore_api.records.model import GetWeightNorms
-from actstore_api.records.terms import Dtype, StoredSample
+from actstore_api.records.terms import Dtype
 
 
 class Lab(Listings, ModelCalls, PatchingCalls):
@@ -272,41 +272,39 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         model: str,
         *,
         layers: Iterable[int] | None = None,
-        text: Text | None = None,
-        run: Run | str | None = None,
-        run_tokens: int = StoredSample.tokens,
         samples: int = GetWeightNorms.samples,
         seed: int = GetWeightNorms.seed,
+        text: Text | None = None,
+        stored: StoredText | NamedRun | str | None = None,
         revision: str = "",
         prepend_bos: bool | None = None,
     ) -> WeightNorms:
         """Return norms of a model's weights, and of what attention and MLP write on random input. Needs a service.
 
+        With a text, or with the text of a run, real input is put beside the random one, which tells how many MLP units
+        are active on it.
+
         Args:
-            model: Name of a model.
-            layers: The layers, as [0, 5] or range(1, 4). None: all. An empty collection is refused.
-            text: A text, or token ids, on whose tokens sublayers are measured too. None: none.
-            run: A run of these weights, or its name, on whose stored tokens sublayers are measured too: it tells how
-                many MLP units are active on real input. None: none.
-            run_tokens: About how many of its tokens.
-            samples: Number of random inputs of each layer.
-            seed: Draws the random inputs.
-            revision: Revision of the model. Empty: the model itself.
-            prepend_bos: Whether a BOS goes before the text. None: if the tokenizer has one and `text` is no token ids.
+            model: A model's name, of `lab.models()`.
+            layers: Numbers of layers, at least one. None: all. Embeddings and unembedding come in any case.
+            samples: How many random inputs go through each layer: 2 to 65,536.
+            seed: Which inputs are drawn: the same seed draws the same. 0 to 2^32 - 1.
+            text: Text, or token ids, that is read to compare. None: none is.
+            stored: A run of these weights whose text is read to compare, its name, or `StoredText`, which says more.
+                None: none is.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put before `text`. None: before text where the tokenizer has one, never before
+                ids.
 
         Returns:
-            Norms of each matrix by layer and head, and what the sublayers write.
+            A row a matrix, vector or head; what layers write in `sublayers`.
         """
         question = GetWeightNorms(
             **_checks.of_model(model, revision, prepend_bos),
-            layers=numbers(layers, "layers"),
+            layers=_checks.some_numbers(layers, "layers"),
             samples=_checks.count(samples, "samples"),
             seed=_checks.seed(seed),
             text=None if text is None else _checks.prompt(text, "text"),
-            stored=_checks.stored_sample(_name_of(run or "", "run"), run_tokens),
+            stored=stored_text(stored),
         )
         return ask_weights(self._backend, question)
-
-
-def _name_of(run: Run | str, field: str) -> str:
-    return run.name if isinstance(run, Run) else _checks.text(run, field)

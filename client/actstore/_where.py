@@ -1,17 +1,25 @@
-"""Which tokens of a run a question is about."""
+"""Which tokens of a stored run a question is about, and which it takes rows or text from."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar, get_args
+from typing import Protocol, get_args
 
 from actstore import _checks
 from actstore._errors import refused
 from actstore_api.records.activation import TokenSelection
-from actstore_api.records.terms import DEFAULT_EXCLUSION, Range, TokenClass
+from actstore_api.records.patching import StoredSource
+from actstore_api.records.terms import DEFAULT_EXCLUSION, Range, StoredSample, TokenClass
 
-Item = TypeVar("Item")
 # Token classes that do not count: one, several, or None for the default.
 Excluded = Iterable[TokenClass] | TokenClass | None
+
+
+class NamedRun(Protocol):
+    """A run: what `lab.run` gives."""
+
+    @property
+    def name(self) -> str:
+        """The name under which it is stored."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,8 @@ class Where:
         return TokenSelection(
             sequences=stretch(self.sequences, "sequences"),
             positions=stretch(self.positions, "positions"),
-            documents=numbers(self.documents, "documents", 2**63 - 1),
-            tokens=numbers(self.tokens, "tokens", _checks.MAXIMUM_TOKEN),
+            documents=_checks.some_numbers(self.documents, "documents", 2**63 - 1),
+            tokens=_checks.some_numbers(self.tokens, "tokens", _checks.MAXIMUM_TOKEN),
         )
 
 
@@ -64,27 +72,6 @@ def exclusion(values: Excluded, field: str = "exclude") -> frozenset[TokenClass]
     return DEFAULT_EXCLUSION if values is None else frozenset(_checks.several_of(values, field, get_args(TokenClass)))
 
 
-def numbers(values: Iterable[int] | None, field: str, maximum: int = _checks.MAXIMUM_COUNT) -> tuple[int, ...]:
-    """Several whole numbers. None stands for all, which the contract says by none; an empty collection is refused."""
-    return some(_checks.whole_numbers(values, field, maximum), values, field)
-
-
-def names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...]:
-    """Several names. None stands for all, which the contract says by none; an empty collection is refused."""
-    return some(_checks.names(values, field), values, field)
-
-
-def some(found: tuple[Item, ...], given: object, field: str) -> tuple[Item, ...]:
-    """What was found in a collection, where it is not empty; nothing where None was given.
-
-    An empty collection names nothing. The contract takes one for everything, so that a list that came out empty would
-    silently become a question about all.
-    """
-    if given is not None and not found:
-        raise refused(f"{field} is empty, and so names nothing", field, "()", "one or more, or None for all")
-    return found
-
-
 def stretch(values: object, field: str) -> Range | None:
     """The numbers in a range or slice with step 1; None: all of them."""
     if values is None:
@@ -100,3 +87,73 @@ def stretch(values: object, field: str) -> Range | None:
     if (end := _checks.count(values.stop, field)) <= first:
         raise refused(f"there are no {field} in {values}", field, repr(values), f"an end above its first, {first}")
     return Range(first, end)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Stored activations of a run, of which a sweep puts the mean, or rows drawn at random, into its prompts' runs.
+
+    Args:
+        run: The run, or its name. It is of the model's weights and stores the sites that are patched.
+        exclude: Classes of tokens whose rows are left out: "bos", "special", "sink". None: BOS; empty: none is.
+        seed: Which rows are drawn for the source "resample": the same seed draws the same rows. 0 to 2^32 - 1.
+    """
+
+    run: NamedRun | str
+    exclude: Excluded = None
+    seed: int = StoredSource.seed
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exclude, Iterator):
+            object.__setattr__(self, "exclude", tuple(self.exclude))  # two sweeps may ask for the same rows
+        self.source()
+
+    def source(self) -> StoredSource:
+        """The same in the contract's words. Errors: BadRequest with the field's name."""
+        return StoredSource(run_name(self.run, "run"), exclusion(self.exclude), _checks.seed(self.seed))
+
+
+@dataclass(frozen=True)
+class StoredText:
+    """A sample of the text of a stored run, which the model reads again: whole sequences, spread evenly over the run.
+
+    Args:
+        run: The run, or its name. It is of this model.
+        n_tokens: About how many tokens are read.
+    """
+
+    run: NamedRun | str
+    n_tokens: int = StoredSample.tokens
+
+    def __post_init__(self) -> None:
+        self.sample()
+
+    def sample(self) -> StoredSample:
+        """The same in the contract's words. Errors: BadRequest with the field's name."""
+        return StoredSample(run_name(self.run, "run"), _checks.count(self.n_tokens, "n_tokens"))
+
+
+def stored_rows(given: StoredRows | NamedRun | str | None) -> StoredSource | None:
+    """Checks rows that are given as they are, or as the run alone."""
+    if given is None:
+        return None
+    if isinstance(given, StoredRows):
+        return given.source()
+    return StoredRows(run_name(given, "stored", "a run, its name, or actstore.StoredRows")).source()
+
+
+def stored_text(given: StoredText | NamedRun | str | None) -> StoredSample | None:
+    """Checks text that is given as it is, or as the run alone."""
+    if given is None:
+        return None
+    if isinstance(given, StoredText):
+        return given.sample()
+    return StoredText(run_name(given, "stored", "a run, its name, or actstore.StoredText")).sample()
+
+
+def run_name(run: object, field: str, allowed: str = "a run, or its name") -> str:
+    """The name of a run, which may stand for itself."""
+    name = run if isinstance(run, str) else getattr(run, "name", None)
+    if not isinstance(name, str) or not name:
+        raise refused(f"{field} is no run: {run!r}", field, repr(run), allowed)
+    return _checks.text(name, field)

@@ -197,14 +197,15 @@ def test_the_patch_moves_the_answer_both_ways(job: MainJob) -> None:
 def test_the_answer_is_sent_to_the_values_of_three_heads(job: MainJob) -> None:
     """docs/patching.md has the numbers."""
     heads = ["v.3.0", "v.3.1", "v.3.2"]
-    asked = {"clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item"), "positions": [4], "receivers": heads}
-    sweep = job.lab.patch("pystdlib", sites=["embedding", "mlp_out"], progress=False, **asked)
+    asked = {"clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item"), "positions": [4], "progress": False}
+    sweep = job.lab.patch("pystdlib", sites=["embedding", "mlp_out"], receivers=heads, **asked)
     found = {(row["site"], row["layer"], row["direction"]): row["normalized"] for row in sweep.to_arrow().to_pylist()}
     assert len(found) == 8
     assert found["embedding", None, "denoise"] == pytest.approx(0.782, abs=2e-3)
     assert found["mlp_out", 0, "noise"] == pytest.approx(0.747, abs=2e-3)
     assert sweep.audit.kernel == "resumed"
-    direct = job.lab.patch("pystdlib", sites=["embedding"], path_mlps="frozen", progress=False, **asked)
+    frozen = actstore.Receivers(heads, path_mlps="frozen")
+    direct = job.lab.patch("pystdlib", sites=["embedding"], receivers=frozen, **asked)
     assert abs(direct.to_arrow()["normalized"].to_numpy()).max() < 2e-3
 
 

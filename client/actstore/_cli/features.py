@@ -91,7 +91,7 @@ def add_check_sae(verbs: Any) -> None:
     verb.add_argument("run")
     verb.add_argument("sae")
     verb.add_argument(
-        "--run-tokens",
+        "--n-tokens",
         type=int,
         default=CheckSae.tokens,
         help="about how many stored tokens to look at (default: %(default)s)",
@@ -100,6 +100,6 @@ def add_check_sae(verbs: Any) -> None:
 
 def check_sae(options: argparse.Namespace) -> int:
     with lab_of(options) as lab:
-        checked = lab.run(options.run).features(options.sae).check(options.run_tokens, warn=False)
+        checked = lab.run(options.run).features(options.sae).check(options.n_tokens, warn=False)
     show(options, checked)
     return UNSOUND if checked.warnings else DONE

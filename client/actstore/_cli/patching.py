@@ -1,11 +1,14 @@
 """The verbs of activation patching: sweep over the cells of two prompts, and compare the tokens that differ in them."""
 
 import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
 from actstore._cli.options import add_options, add_plot, add_verb, asked_of, lab_of, say, show
-from actstore_api.records.patching import PatchDirection, PatchPositions, PatchSource, PathMlps, SaeError
+from actstore._errors import refused
+from actstore._patching.values import PatchedSae, Receivers
+from actstore_api.records.patching import PatchDirection, PatchPositions, PatchSource, PathMlps, SaeError, Screen
 
 KINDS = "resid_pre, attn_out, resid_mid, mlp_out, resid_post, q, k, v, pattern, z, embedding, features"
 # Of lab.patch.
@@ -19,27 +22,35 @@ ASKED: dict[str, dict[str, Any]] = {
     "positions": {"choices": get_args(PatchPositions), "default": "each"},
     "window_layers": {"type": int, "default": 1, "help": "layers side by side, replaced together"},
     "source": {"choices": get_args(PatchSource), "default": "prompt"},
-    "source_run": {"default": "", "help": "of mean and resample: the run whose rows are taken"},
-    "sae": {"default": "", "help": "patch the features of this SAE"},
+    "stored": {"metavar": "RUN", "help": "of mean and resample: the run whose rows are taken"},
+    "fresh": {"action": "store_true", "help": "compute it again, even where the answer was kept"},
+    "directions": {"nargs": "+", "choices": get_args(PatchDirection), "help": "default: both"},
+    "revision": {"default": ""},
+}
+# Of the values that lab.patch takes.
+PATCHED_SAE: dict[str, dict[str, Any]] = {
+    "sae": {"help": "patch the features of this SAE"},
     "features": {"type": int, "nargs": "+", "help": "of the SAE; default: all that are active"},
-    "sae_error": {"choices": get_args(SaeError), "default": "kept"},
+    "sae_error": {"choices": get_args(SaeError), "help": "what becomes of the SAE's error (default: kept)"},
+}
+RECEIVERS: dict[str, dict[str, Any]] = {
     "receivers": {
         "nargs": "+",
         "help": "path patching: sites send to these alone: q.9.6, k.9, v.9, mlp_in.3, or logits",
     },
-    "path_mlps": {"choices": get_args(PathMlps), "default": "recomputed", "help": "between the two"},
+    "path_mlps": {"choices": get_args(PathMlps), "help": "what MLPs between the two do (default: recomputed)"},
+}
+SCREEN: dict[str, dict[str, Any]] = {
     "screen": {"type": int, "metavar": "CELLS", "help": "estimate all cells, compute these many of the largest"},
-    "grad_drop": {"action": "store_true", "help": "of a screen: see effects that cancel"},
-    "fresh": {"action": "store_true", "help": "compute it again, even where the answer was kept"},
-    "directions": {"nargs": "+", "choices": get_args(PatchDirection), "help": "default: both"},
-    "revision": {"default": ""},
+    "grad_drop": {"action": "store_true", "default": None, "help": "of a screen: see effects that cancel"},
 }
 
 
 def add_patch(verbs: Any) -> None:
     verb = add_verb(verbs, patch, "replace one activation at a time and see how far the answer moves")
     verb.add_argument("model")
-    add_options(verb, ASKED)
+    for asked in (ASKED, PATCHED_SAE, RECEIVERS, SCREEN):
+        add_options(verb, asked)
     verb.add_argument(
         "--span",
         nargs=3,
@@ -54,7 +65,10 @@ def add_patch(verbs: Any) -> None:
 
 def patch(options: argparse.Namespace) -> None:
     asked = asked_of(options, ASKED)
-    asked["spans"] = {name: (clean, corrupt) for name, clean, corrupt in options.span}
+    asked["spans"] = {name: (clean, corrupt) for name, clean, corrupt in options.span} or None
+    asked["sae"] = _value(options, PatchedSae, PATCHED_SAE)
+    asked["receivers"] = _value(options, Receivers, RECEIVERS)
+    asked["screen"] = _value(options, Screen, SCREEN)
     with lab_of(options) as lab:
         if options.estimate:
             estimate = lab.estimate_patch(options.model, **asked)
@@ -62,6 +76,18 @@ def patch(options: argparse.Namespace) -> None:
             return
         sweep = lab.patch(options.model, **asked)
     show(options, sweep)
+
+
+def _value(options: argparse.Namespace, made: Callable[..., Any], asked: Mapping[str, Any]) -> Any:
+    """One value of its options; None where its first one, which makes it, was not given. Errors: BadRequest."""
+    first, *more = asked_of(options, asked).items()
+    said = {name: value for name, value in more if value is not None}
+    if first[1] is not None:
+        return made(first[1], **said)
+    for name, value in said.items():
+        message = f"--{name.replace('_', '-')} says nothing without --{first[0]}"
+        raise refused(message, name, repr(value), f"none, or --{first[0]} too")
+    return None
 
 
 def add_compare_tokens(verbs: Any) -> None:

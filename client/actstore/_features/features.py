@@ -354,20 +354,20 @@ class SaeFeatures:
         found: EncodeTextAnswer = self._backend.ask(EncodeText(**self._source.read(text)))
         return EncodedText(table=found.activations, sae=self.sae, tokens=found.tokens, provenance=found.provenance)
 
-    def check(self, run_tokens: int = CheckSae.tokens, *, warn: bool = True) -> SaeCheck:
+    def check(self, n_tokens: int = CheckSae.tokens, *, warn: bool = True) -> SaeCheck:
         """Check whether the SAE is right for the run's model. Needs a service.
 
         What looks wrong (another site, scale or model) is in `.warnings`.
 
         Args:
-            run_tokens: About how many of the run's stored tokens to look at: whole sequences, spread over the run.
+            n_tokens: About how many of the run's stored tokens to look at: whole sequences, spread over the run.
             warn: Also warn of what looks wrong, with a SaeWarning.
 
         Returns:
             Quantities, beside what the SAE's files claim.
         """
         told = _checks.switch(warn, "warn")
-        question = CheckSae(**self._source.stored(), tokens=_checks.count(run_tokens, "run_tokens"))
+        question = CheckSae(**self._source.stored(), tokens=_checks.count(n_tokens, "n_tokens"))
         found: CheckSaeAnswer = self._backend.ask(question)
         if found.warnings and told:
             warnings.warn("\n  ".join([f"{self.sae}:", *found.warnings]), SaeWarning, stacklevel=2)

@@ -1,8 +1,8 @@
-"""What a model answers live of a text: where it attends, what its layers would predict, how it goes on when steered."""
+"""What a model answers live of a text: its tokens, where it attends, and what its layers would predict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,32 +16,30 @@ from actstore._models import plots
 from actstore._view import glossary, markup
 from actstore._view import text as _text
 from actstore._view.plot import titled
-from actstore_api.records.terms import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MEASURES = (
-    "entropy",
-    "distance",
-    "previous_token",
-    "first_token",
-    "current_token",
-    "duplicate_token",
-    "induction",
-)
-SCORES = ("induction", "duplicate_token", "previous_token")
-WRITERS = ("steered", "unsteered")
+# What is measured of a head's attention in a text.
+AttentionMeasure = Literal[
+    "entropy", "distance", "previous_token", "first_token", "current_token", "duplicate_token", "induction"
+]
+# What a head is scored by on random tokens that come twice.
+InductionScore = Literal["induction", "duplicate_token", "previous_token"]
+# What a lens can be coloured by.
+LensMeasure = Literal["probability", "entropy", "kl", "target_log_probability"]
+# The columns of the likeliest tokens that make a grid.
+TopColumn = Literal["token", "text", "logit", "probability"]
 SHOWN_TOP = 10
 
 
 @dataclass(frozen=True, repr=False)
 class TextTokens(Answer):
-    """A row a token: position, token (its id), text, special (BOS, too)."""
+    """What a model reads of a text: a row a token, with position, token (its id), text, special (BOS, too)."""
 
     @property
     def ids(self) -> list[int]:
-        """What every live question takes in place of a text."""
+        """The ids of all tokens, which every live question takes in place of the text."""
         found: list[int] = self.table["token"].to_pylist()
         return found
 
@@ -51,21 +49,36 @@ class TextTokens(Answer):
 
 @dataclass(frozen=True, repr=False)
 class Attention(Answer):
-    """A row a head: layer, head, entropy (nats) and distance (tokens), means over queries; and shares of all its
-    attention: previous_token, first_token, current_token, duplicate_token (earlier occurrences of the query's own
-    token), induction (the tokens after those).
+    """Where heads attend in a text: a row a head, with layer, head and what is measured of its attention.
 
-    `tokens` has position, token, text, special. `patterns` has layer, head, query, key, weight where they were asked
-    for, and no rows otherwise.
+    entropy (nats) and distance (tokens) are means over queries. The others are shares of all the head's attention:
+    previous_token, first_token, current_token, duplicate_token (earlier occurrences of the query's own token) and
+    induction (the tokens after those).
+
+    Attributes:
+        tokens: The text: position, token (its id), text, special.
+        patterns: Every weight: layer, head, query, key, weight. No rows unless they were asked for.
     """
 
     tokens: pa.Table
     patterns: pa.Table
 
     def pattern(self, layer: int, head: int) -> NDArray[np.float32]:
-        """Weights [query, key] of one head; each row adds up to 1."""
+        """The attention weights of one head.
+
+        Args:
+            layer: The head's layer.
+            head: The head's number in it.
+
+        Returns:
+            Weights [query, key]; each row adds up to 1.
+
+        Raises:
+            BadRequest: Where patterns were not asked for, or not of this head.
+        """
         if not self.patterns.num_rows:
             raise refused("patterns were not asked for", "patterns", "False", "True, in the question")
+        layer, head = _checks.count(layer, "layer"), _checks.count(head, "head")
         there = pc.and_(pc.equal(self.patterns["layer"], layer), pc.equal(self.patterns["head"], head))
         rows = self.patterns.filter(there)
         if not rows.num_rows:
@@ -75,21 +88,38 @@ class Attention(Answer):
         found[rows["query"].to_numpy(), rows["key"].to_numpy()] = rows["weight"].to_numpy()
         return found
 
-    def top(self, measure: str, n: int = SHOWN_TOP) -> Answer:
-        """The heads with most of a measure."""
-        return _largest(self, _checks.one_of(measure, "measure", MEASURES), n)
+    def top(self, measure: AttentionMeasure, k: int = SHOWN_TOP) -> Answer:
+        """The heads with most of a measure.
 
-    def plot(self, ax: "Axes | None" = None, measure: str = "entropy") -> "Axes":
-        """Layers by heads, coloured by a measure."""
-        _checks.one_of(measure, "measure", MEASURES)
+        Args:
+            measure: Which column.
+            k: How many heads at most.
+        """
+        return _largest(self, _checks.one_of(measure, "measure", get_args(AttentionMeasure)), k)
+
+    def plot(self, ax: "Axes | None" = None, measure: AttentionMeasure = "entropy") -> "Axes":
+        """Draw layers by heads, coloured by a measure.
+
+        Args:
+            ax: Where to draw. None: a figure of its own.
+            measure: Which column.
+        """
+        _checks.one_of(measure, "measure", get_args(AttentionMeasure))
         return titled(plots.heads(ax, list(self), measure), f"{self.provenance.model}: {measure}")
 
     def plot_pattern(self, layer: int, head: int, ax: "Axes | None" = None) -> "Axes":
-        """Queries by keys, under their tokens."""
+        """Draw the attention weights of one head, queries by keys, under their tokens.
+
+        Args:
+            layer: The head's layer.
+            head: The head's number in it.
+            ax: Where to draw. None: a figure of its own.
+        """
         ax = plots.pattern(ax, self.pattern(layer, head), self.tokens["text"].to_pylist())
         return titled(ax, f"{self.provenance.model}: attention of head {layer}.{head}")
 
     def to_dict(self) -> dict[str, Any]:
+        """All of this as plain values, ready for JSON."""
         more = {"patterns": plain_rows(self.patterns)} if self.patterns.num_rows else {}
         return {"tokens": self.tokens.to_pylist(), **more, **super().to_dict()}
 
@@ -102,28 +132,42 @@ class Attention(Answer):
 
 @dataclass(frozen=True, repr=False)
 class InductionScores(Answer):
-    """A row a head: layer, head, and mean weights of the queries of random `repeated` tokens that come a second time:
-    induction (on the token after the first occurrence of their own), duplicate_token (on that occurrence),
-    previous_token.
+    """Which heads do induction on random tokens that come twice: a row a head, with layer, head and its scores.
 
-    `loss_first` and `loss_second` are the model's mean cross-entropy in nats of those tokens, but for the first, each
-    time: a model that does induction has much less the second time.
+    Scores are mean weights of the second time's queries: induction (on the token after the first occurrence of their
+    own), duplicate_token (on that occurrence), previous_token.
+
+    Attributes:
+        repeated: How many tokens came twice.
+        loss_first: The model's mean cross-entropy of these tokens but the first, in nats, the first time.
+        loss_second: The same the second time: much less, where the model does induction.
     """
 
     repeated: int
     loss_first: float
     loss_second: float
 
-    def top(self, score: str = "induction", n: int = SHOWN_TOP) -> Answer:
-        """The heads with most of a score."""
-        return _largest(self, _checks.one_of(score, "score", SCORES), n)
+    def top(self, score: InductionScore = "induction", k: int = SHOWN_TOP) -> Answer:
+        """The heads with most of a score.
 
-    def plot(self, ax: "Axes | None" = None, score: str = "induction") -> "Axes":
-        """Layers by heads, coloured by a score."""
-        _checks.one_of(score, "score", SCORES)
+        Args:
+            score: Which column.
+            k: How many heads at most.
+        """
+        return _largest(self, _checks.one_of(score, "score", get_args(InductionScore)), k)
+
+    def plot(self, ax: "Axes | None" = None, score: InductionScore = "induction") -> "Axes":
+        """Draw layers by heads, coloured by a score.
+
+        Args:
+            ax: Where to draw. None: a figure of its own.
+            score: Which column.
+        """
+        _checks.one_of(score, "score", get_args(InductionScore))
         return titled(plots.heads(ax, list(self), score), f"{self.provenance.model}: {score}")
 
     def to_dict(self) -> dict[str, Any]:
+        """All of this as plain values, ready for JSON."""
         own = {"repeated": self.repeated, "loss_first": self.loss_first, "loss_second": self.loss_second}
         return {**own, **super().to_dict()}
 
@@ -139,11 +183,15 @@ class InductionScores(Answer):
 
 @dataclass(frozen=True, repr=False)
 class TextLens(Answer):
-    """A row a layer and position: layer, position, target (the true next token, or the one that was named),
-    target_text, target_rank (from 1), target_log_probability, entropy and kl (nats, of the model's output from the
-    layer's).
+    """What each layer would predict at each position of a text: a row a layer and position.
 
-    `tops` has layer, position, rank, token, text, logit, probability: the likeliest tokens. `tokens` is the text.
+    Columns are layer, position, target (the true next token, or the one that was named), target_text, target_rank
+    (from 1), target_log_probability (natural), entropy and kl (nats, of the model's output from the layer's).
+
+    Attributes:
+        site: The residual stream that was read.
+        tops: The likeliest tokens: layer, position, rank (from 1), token, text, logit, probability.
+        tokens: The text: position, token (its id), text, special.
     """
 
     site: str
@@ -151,32 +199,58 @@ class TextLens(Answer):
     tokens: pa.Table
 
     def top(self, position: int, layer: int | None = None) -> list[dict[str, Any]]:
-        """The likeliest tokens after a position, likeliest first; of the last layer unless one is named."""
+        """The likeliest tokens after a position, likeliest first.
+
+        Args:
+            position: A position of the text, from 0 with BOS counted.
+            layer: Whose prediction. None: the last layer's.
+
+        Raises:
+            BadRequest: For a layer or position that the lens does not have.
+        """
         chosen = self.layers[-1] if layer is None else layer
+        if chosen not in self.layers:
+            raise refused(f"the lens has no layer {layer!r}", "layer", repr(layer), self.layers)
+        if position not in range(len(self.tokens)):
+            raise refused(
+                f"the text has no position {position!r}", "position", repr(position), f"0..{len(self.tokens) - 1}"
+            )
         return [row for row in self.tops.to_pylist() if (row["layer"], row["position"]) == (chosen, position)]
 
     @property
     def layers(self) -> list[int]:
+        """The layers that predict, in order."""
         return list(dict.fromkeys(self.table.column("layer").to_pylist()))
 
     def grid(self, column: str) -> NDArray[Any]:
-        """A column as [layer, position]; of `tops` (token, text, logit, probability) the likeliest token's."""
+        """A column as an array [layer, position].
+
+        Args:
+            column: A column of the table; or of `tops` (token, text, logit, probability), and then the likeliest
+                token's.
+        """
         if column in self.table.column_names:
             values = self.table[column].to_pylist()
         else:
-            _checks.one_of(column, "column", ("token", "text", "logit", "probability"))
+            _checks.one_of(column, "column", get_args(TopColumn))
             values = self.tops.filter(pc.equal(self.tops["rank"], 1))[column].to_pylist()
         return np.array(values, object if column.endswith("text") else None).reshape(len(self.layers), -1)
 
-    def plot(self, ax: "Axes | None" = None, column: str = "probability") -> "Axes":
-        """Layers over tokens: each cell has its likeliest next token, in the colour of a column (probability, kl)."""
-        _checks.one_of(column, "column", ("probability", "entropy", "kl", "target_log_probability"))
+    def plot(self, ax: "Axes | None" = None, column: LensMeasure = "probability") -> "Axes":
+        """Draw layers over tokens: each cell has its likeliest next token, in the colour of a column.
+
+        Args:
+            ax: Where to draw. None: a figure of its own.
+            column: What the colour says.
+        """
+        _checks.one_of(column, "column", get_args(LensMeasure))
         label = column if column == "probability" else f"{column}, nats"
         values, texts = self.grid(column).astype(np.float64), self.tokens["text"].to_pylist()
         ax = plots.lens(ax, values, self.grid("text"), self.layers, texts, label)
         return titled(ax, f"{self.provenance.model}: likeliest next token by layer, at {self.site}")
 
     def to_dict(self) -> dict[str, Any]:
+        """All of this as plain values, ready for JSON."""
         more = {"tops": plain_rows(self.tops), "tokens": self.tokens.to_pylist()}
         return {"site": self.site, **more, **super().to_dict()}
 
@@ -219,114 +293,6 @@ class TextLens(Answer):
         return super()._notes()[-1:]
 
 
-@dataclass(frozen=True, repr=False)
-class SteeredText(Answer):
-    """A row a generated token: generated (steered, unsteered: which model wrote it), position, token, text, its natural
-    log-probability under each model (steered, unsteered), kl (nats, of the steered prediction from the unsteered one).
-
-    `strength` is in the units of the site's own vectors, whose mean norm over the prompt's tokens is `mean_norm`; None
-    where the direction was taken away. `prompt` has position, token, text, special, steered.
-    """
-
-    steered_text: str
-    unsteered_text: str
-    mode: str
-    site: str
-    strength: float | None
-    mean_norm: float
-    prompt: pa.Table
-
-    def written(self, by: str) -> Answer:
-        """The rows that the `steered` or the `unsteered` model wrote."""
-        _checks.one_of(by, "by", WRITERS)
-        rows = self.table.filter(pc.equal(self.table["generated"], by))
-        return Answer(table=rows, provenance=self.provenance, excluded=self.excluded)
-
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """How far the steered prediction is from the unsteered one, along both texts."""
-        ax = plots.steering(ax, {by: list(self.written(by)) for by in WRITERS})
-        return titled(ax, f"{self.provenance.model} steered at {self.site}")
-
-    def to_dict(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("steered_text", "unsteered_text", "mode", "site")}
-        numbers = {"strength": self.strength, "mean_norm": self.mean_norm}
-        return {**own, **numbers, "prompt": self.prompt.to_pylist(), **super().to_dict()}
-
-    def __repr__(self) -> str:
-        texts = [f"  {by}: {one_line(text)}" for by, text in self._texts()]
-        return "\n".join([self._title(), *texts, *self._notes()])
-
-    def _repr_html_(self) -> str:
-        """Both texts, each token tinted by how much likelier the steered model holds it."""
-        strips = "".join(markup.heading(by) + f"<p>{self._strip(by)}</p>" for by, _ in self._texts())
-        return markup.heading(self._title()) + strips + "".join(map(markup.note, self._notes()))
-
-    def _strip(self, by: str) -> str:
-        rows = list(self.written(by))
-        changes = [row["steered"] - row["unsteered"] for row in rows]
-        titles = [
-            f"{_text.visible(row['text'])} | log-probability steered {row['steered']:.4g}, unsteered "
-            f"{row['unsteered']:.4g} | kl {row['kl']:.3g}"
-            for row in rows
-        ]
-        return markup.strip([row["text"] for row in rows], changes, titles, max(map(abs, changes), default=0.0))
-
-    def _texts(self) -> list[tuple[str, str]]:
-        return [("steered", self.steered_text), ("unsteered", self.unsteered_text)]
-
-    def _title(self) -> str:
-        if self.strength is None:
-            how = "without what is along the direction"
-        else:
-            share = f", {self.strength / self.mean_norm:.3g} of its mean norm" if self.mean_norm else ""
-            how = f"{self.mode} {self.strength:.4g} along the direction{share}"
-        return f"{self.provenance.model} steered at {self.site}: {how}"
-
-    def _notes(self) -> list[str]:
-        return super()._notes()[-1:]
-
-
-@dataclass(frozen=True, repr=False)
-class SiteAblation(Answer):
-    """A row a part, taken away alone: site, kind, layer, head, loss (mean cross-entropy in nats) and change, the loss
-    less that of the whole model: above 0, the part helps to predict these texts.
-
-    `loss` and `counted` are the whole model's and over how many tokens; `by_text` has text, tokens, loss.
-    """
-
-    ablation: str
-    loss: float
-    counted: int
-    by_text: pa.Table
-
-    def top(self, n: int = SHOWN_TOP) -> Answer:
-        """The parts whose loss changes the loss most, either way."""
-        order = pc.sort_indices(pc.negate(pc.abs(self.table["change"])))
-        chosen = self.table.take(order[: _checks.count(n, "n")])
-        return Answer(table=chosen, provenance=self.provenance, excluded=self.excluded)
-
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Layers by parts, coloured by the change of the loss."""
-        title = f"{self.provenance.model} without each part ({self.ablation}), loss {self.loss:.4g}"
-        return titled(plots.ablation(ax, list(self)), title)
-
-    def to_dict(self) -> dict[str, Any]:
-        own = {"ablation": self.ablation, "loss": self.loss, "counted": self.counted}
-        return {**own, "by_text": plain_rows(self.by_text), **super().to_dict()}
-
-    def _definitions(self) -> Mapping[str, str]:
-        return glossary.SITE_ABLATION
-
-    def _shown(self) -> list[dict[str, Any]]:
-        return list(self.top(len(self)).table.slice(0, SHOWN_TOP * 2).to_pylist())
-
-    def _title(self) -> str:
-        return (
-            f"{self.provenance.model} without each of {len(self):,} parts ({self.ablation}): loss {self.loss:.4g} over "
-            f"{self.counted:,} tokens with all of them"
-        )
-
-
-def _largest(answer: Answer, column: str, n: int) -> Answer:
-    order: Sequence[int] = pc.sort_indices(answer.table, [(column, "descending")])[: _checks.count(n, "n")]
+def _largest(answer: Answer, column: str, k: int) -> Answer:
+    order: Sequence[int] = pc.sort_indices(answer.table, [(column, "descending")])[: _checks.count(k, "k")]
     return Answer(table=answer.table.take(order), provenance=answer.provenance, excluded=answer.excluded)

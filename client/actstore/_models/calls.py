@@ -1,15 +1,17 @@
 """What a lab can be asked of a model and a text given now; all of it live."""
 
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
 from actstore import _checks
 from actstore._checks import Text
 from actstore._errors import refused
-from actstore._models.answers import Attention, InductionScores, SiteAblation, SteeredText, TextLens, TextTokens
+from actstore._models.answers import Attention, InductionScores, TextLens, TextTokens
+from actstore._models.interventions import SiteAblation, SteeredText
 from actstore._transport.base import Backend
+from actstore._where import NamedRun, StoredText, stored_text
 from actstore_api.records.model import (
     AblateSites,
     AblateSitesAnswer,
@@ -27,27 +29,40 @@ from actstore_api.records.model import (
     TokenizeText,
     TokenizeTextAnswer,
 )
-from actstore_api.records.model import SiteAblation as Ablation
-from actstore_api.records.terms import ModelReference, SaeFeature, StoredSample
+from actstore_api.records.model import SiteAblation as AblationKind
+from actstore_api.records.terms import ModelReference, SaeFeature
 
-# Of the logit lens.
-LENS_SITES = ("resid_pre", "resid_mid", "resid_post")
+# Residual streams that can be unembedded.
+LensSite = Literal["resid_pre", "resid_mid", "resid_post"]
 
 
 class ModelCalls:
-    """A text is a string, which gets a BOS where the tokenizer has one and the text has none of its own (`bos` True and
-    False say so or not), or token ids, which are read as they are, unless `bos` is True.
+    """The calls of a lab about a model and a text given now.
+
+    A text is a string or token ids. A string gets a BOS where the tokenizer has one and the string has none of its own;
+    token ids are read as they are. `prepend_bos` True and False say otherwise.
+
+    None stands for all layers, heads or sites that there are. An empty collection asks about nothing, and is refused.
     """
 
     _backend: Backend
 
-    def tokens(self, model: str, text: Text, *, revision: str = "", bos: bool | None = None) -> TextTokens:
+    def tokens(self, model: str, text: Text, *, revision: str = "", prepend_bos: bool | None = None) -> TextTokens:
         r"""What the model reads of a text: a row a token, with its id, its text and whether it is special.
 
-        Of token ids, what they stand for. A token's text has its leading space; bytes that are no character show as
-        `\xe2\x80`, and a character whose bytes several tokens have is the last one's.
+        A token's text has its leading space. Bytes that are no character show as `\xe2\x80`; a character whose bytes
+        several tokens have is shown at the last one.
+
+        Args:
+            model: A model's name, of `lab.models()`.
+            text: Text; or token ids, to see what they stand for.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+
+        Returns:
+            The tokens. Their `ids` stand for the text in every other call.
         """
-        question = TokenizeText(**_checks.of_model(model, revision, bos), text=_checks.prompt(text, "text"))
+        question = TokenizeText(**_checks.of_model(model, revision, prepend_bos), text=_checks.prompt(text, "text"))
         found: TokenizeTextAnswer = self._backend.ask(question)
         return TextTokens(table=found.tokens, provenance=found.provenance)
 
@@ -60,20 +75,33 @@ class ModelCalls:
         heads: Iterable[int] | None = None,
         patterns: bool = GetAttention.patterns,
         revision: str = "",
-        bos: bool | None = None,
+        prepend_bos: bool | None = None,
     ) -> Attention:
-        """Where each head attends: what it comes to, head by head, and with `patterns` every weight.
+        """Where each head attends in a text, as a few numbers a head; with `patterns`, every weight.
 
-        With a[q, k] the weight of query q on key k, of n tokens: entropy is the mean over q of -sum a ln a, in nats;
-        distance the mean over q of sum a |q - k|; the others are shares of all the head's attention, sums of a over n:
-        previous_token (k = q - 1), first_token (k = 0), current_token (k = q), duplicate_token (k < q, the same token)
-        and induction (k is the token after such a duplicate), as of TransformerLens's head detector.
+        Let a[q, k] be the weight of query q on key k, of n tokens. entropy is the mean over q of -sum a ln a, in nats.
+        distance is the mean over q of sum a |q - k|, in tokens. The other measures are shares of all the head's
+        attention, sums of a over n, as of TransformerLens's head detector: previous_token (k = q - 1), first_token
+        (k = 0), current_token (k = q), duplicate_token (k < q is the same token) and induction (k follows such a
+        duplicate).
+
+        Args:
+            model: A model's name, of `lab.models()`.
+            text: Text, or token ids.
+            layers: Numbers of layers, at least one. None: all.
+            heads: Numbers of heads, at least one. None: all.
+            patterns: Whether every weight is sent, too.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+
+        Returns:
+            A row a head.
         """
         question = GetAttention(
-            **_checks.of_model(model, revision, bos),
+            **_checks.of_model(model, revision, prepend_bos),
             text=_checks.prompt(text, "text"),
-            layers=_checks.whole_numbers(layers, "layers"),
-            heads=_checks.whole_numbers(heads, "heads"),
+            layers=_checks.some_numbers(layers, "layers"),
+            heads=_checks.some_numbers(heads, "heads"),
             patterns=_checks.switch(patterns, "patterns"),
         )
         found: GetAttentionAnswer = self._backend.ask(question)
@@ -88,26 +116,39 @@ class ModelCalls:
         self,
         model: str,
         *,
-        tokens: int | None = GetInductionScores.tokens,
-        texts: int = GetInductionScores.texts,
+        n_tokens: int | None = GetInductionScores.tokens,
+        n_texts: int = GetInductionScores.texts,
         seed: int = GetInductionScores.seed,
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
         revision: str = "",
-        bos: bool | None = None,
+        prepend_bos: bool | None = None,
     ) -> InductionScores:
-        """Which heads do induction: on so many random tokens (None: 48, or as many as fit) that come twice.
+        """Which heads do induction: what they attend to on random tokens that come twice.
 
-        Scores are means over the second time's queries, of their weight on the token after the first occurrence of
-        their own (induction), on that occurrence (duplicate_token) and on the token before (previous_token).
+        A score is a mean over the queries of the second time: of their weight on the token after the first occurrence
+        of their own (induction), on that occurrence (duplicate_token) and on the token before (previous_token).
+
+        Args:
+            model: A model's name, of `lab.models()`.
+            n_tokens: How many different tokens come twice. None: 48, or as many as fit.
+            n_texts: Over how many such texts scores are means.
+            seed: Which tokens are drawn: the same seed draws the same. 0 to 2^32 - 1.
+            layers: Numbers of layers, at least one. None: all.
+            heads: Numbers of heads, at least one. None: all.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+
+        Returns:
+            A row a head, and the model's loss the first and the second time.
         """
         question = GetInductionScores(
-            **_checks.of_model(model, revision, bos),
-            tokens=_checks.optional_count(tokens, "tokens"),
-            texts=_checks.count(texts, "texts"),
+            **_checks.of_model(model, revision, prepend_bos),
+            tokens=_checks.optional_count(n_tokens, "n_tokens"),
+            texts=_checks.count(n_texts, "n_texts"),
             seed=_checks.seed(seed),
-            layers=_checks.whole_numbers(layers, "layers"),
-            heads=_checks.whole_numbers(heads, "heads"),
+            layers=_checks.some_numbers(layers, "layers"),
+            heads=_checks.some_numbers(heads, "heads"),
         )
         found: GetInductionScoresAnswer = self._backend.ask(question)
         return InductionScores(
@@ -125,24 +166,38 @@ class ModelCalls:
         *,
         k: int = GetTextLens.k,
         layers: Iterable[int] | None = None,
-        site: str = GetTextLens.site,
-        target: str | int = "",
+        site: LensSite = "resid_post",
+        target: str | int | None = None,
         revision: str = "",
-        bos: bool | None = None,
+        prepend_bos: bool | None = None,
     ) -> TextLens:
         """What each layer would predict at each position, through the model's own final norm and unembedding.
 
-        The k likeliest tokens, the rank and log-probability of the true next token or of `target` (text of one token,
-        or its id), entropy, and the divergence of the model's output from the layer's prediction. `site` is resid_pre,
-        resid_mid or resid_post, of which the last layer's is the model's output.
+        Each row has the rank and log-probability of the true next token, the prediction's entropy, and the divergence
+        of the model's output from it, in nats.
+
+        Args:
+            model: A model's name, of `lab.models()`.
+            text: Text, or token ids.
+            k: How many of the likeliest tokens are told of each prediction.
+            layers: Numbers of layers, at least one. None: all.
+            site: Which residual stream is read: "resid_pre", "resid_mid" or "resid_post". The last layer's resid_post
+                gives the model's output.
+            target: A token that is looked for at every position: text of one token, or its id. None: each position's
+                true next token.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+
+        Returns:
+            A row a layer and position; the likeliest tokens in `tops`.
         """
         question = GetTextLens(
-            **_checks.of_model(model, revision, bos),
+            **_checks.of_model(model, revision, prepend_bos),
             text=_checks.prompt(text, "text"),
-            site=_checks.one_of(site, "site", LENS_SITES),
-            layers=_checks.whole_numbers(layers, "layers"),
+            site=_checks.one_of(site, "site", get_args(LensSite)),
+            layers=_checks.some_numbers(layers, "layers"),
             k=_checks.count(k, "k"),
-            target=None if target == "" else _checks.answer(target, "target"),
+            target=None if target is None else _checks.answer(target, "target"),
         )
         found: GetTextLensAnswer = self._backend.ask(question)
         return TextLens(
@@ -163,35 +218,51 @@ class ModelCalls:
         sae: str = "",
         feature: int | None = None,
         strength: float | None = SteerText.strength,
-        unit: str = SteerText.unit,
-        mode: str = SteerText.mode,
-        positions: str = SteerText.positions,
-        tokens: int = SteerText.max_new_tokens,
+        unit: StrengthUnit = SteerText.unit,
+        mode: SteeringMode = SteerText.mode,
+        positions: SteeredPositions = SteerText.positions,
+        max_new_tokens: int = SteerText.max_new_tokens,
         temperature: float = SteerText.temperature,
         seed: int = SteerText.seed,
         revision: str = "",
-        bos: bool | None = None,
+        prepend_bos: bool | None = None,
     ) -> SteeredText:
         """Text that the model writes while it is steered, beside the text that it writes by itself.
 
-        Along a `direction` of d_model numbers at a `site` such as resid_post.3, or along the decoder direction of a
-        `feature` of an `sae`, at that SAE's site. Only the direction counts; how far is `strength`, in `unit`
-        "mean_norm" (of the site over the prompt's tokens) or "absolute" (of the site's own vectors).
+        It is steered along a `direction` at a `site`, or along the decoder direction of a `feature` of an `sae`, at
+        that SAE's site. How long the vector is does not matter: `strength` says how far.
 
-        `mode` "add" adds that much; "set" makes what is there that much: the projection onto the direction, or what the
-        feature writes; "project_out" takes the projection away and has no strength. `positions`: "all", "prompt" or
-        "generated"; BOS and other special tokens of the prompt are never steered. `temperature` 0 takes the likeliest
-        token each time; the same `seed` draws the same text.
+        Args:
+            model: A model's name, of `lab.models()`.
+            prompt: The text that goes on, or its token ids. Its BOS and other special tokens are never steered.
+            direction: A vector of d_model numbers, not all 0.
+            site: Of a direction: a place in the residual stream, such as "resid_post.3".
+            sae: An SAE's name, in place of a direction.
+            feature: Index of a feature of the SAE.
+            strength: How far, in `unit`. Needed but for the mode "project_out", which has none.
+            unit: "mean_norm": the mean L2 norm at the site over the prompt's tokens. "absolute": the unit of the site's
+                own vectors.
+            mode: "add": so much is added. "set": what is there becomes so much: the projection onto the direction, or
+                what the feature writes. "project_out": the projection onto the direction is taken away.
+            positions: Which tokens are steered: "prompt", "generated" or "all".
+            max_new_tokens: How many tokens are written at most.
+            temperature: 0 takes the likeliest token each time; above, tokens are drawn.
+            seed: Which tokens are drawn: the same seed draws the same text. 0 to 2^32 - 1.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+
+        Returns:
+            A row a token of either text.
         """
         question = SteerText(
-            **_checks.of_model(model, revision, bos),
+            **_checks.of_model(model, revision, prepend_bos),
             prompt=_checks.prompt(prompt, "prompt"),
             **_along(direction, site, sae, feature),
             mode=_checks.one_of(mode, "mode", get_args(SteeringMode)),
             strength=None if strength is None else _checks.number(strength, "strength"),
             unit=_checks.one_of(unit, "unit", get_args(StrengthUnit)),
             positions=_checks.one_of(positions, "positions", get_args(SteeredPositions)),
-            max_new_tokens=_checks.count(tokens, "tokens"),
+            max_new_tokens=_checks.count(max_new_tokens, "max_new_tokens"),
             temperature=_checks.number(temperature, "temperature", least=0.0),
             seed=_checks.seed(seed),
         )
@@ -213,35 +284,48 @@ class ModelCalls:
         model: str,
         texts: Iterable[Text] | Text,
         *,
-        with_: str = AblateSites.ablation,
+        ablation: AblationKind = AblateSites.ablation,
         sites: Iterable[str] | str | None = None,
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
-        run: str = "",
-        run_tokens: int = StoredSample.tokens,
+        stored: StoredText | NamedRun | str | None = None,
         seed: int = AblateSites.seed,
         same_position: bool = AblateSites.same_position,
         revision: str = "",
-        bos: bool | None = None,
+        prepend_bos: bool | None = None,
     ) -> SiteAblation:
         """What the loss on these texts becomes without each part of the model, one part at a time.
 
-        `sites` are kinds, for each layer and head of them, or single ones: "mlp_out.2", "z.3" (all heads at once),
-        "z.3.5" (None: attn_out, mlp_out, z); `layers` and `heads` choose among those of kinds. In their place come
-        zeros, the "mean" over the texts' tokens or over those of a `run` (about `run_tokens` of them), or what is there
-        in another of the texts ("resample", by `seed`): at a random position, or at the same one of equally long texts.
-
         BOS and special tokens count nowhere: they are not ablated, no mean is over them, and the loss is over the
         tokens that follow the others.
+
+        Args:
+            model: A model's name, of `lab.models()`.
+            texts: One text or several, as text or as token ids.
+            ablation: What takes a part's place. "zero": zeros. "mean": the mean over the texts' tokens, or over those
+                of `stored`. "resample": what is there in another of the texts.
+            sites: Kinds, for each layer and head of them, or single parts: "mlp_out.2", "z.3" (all its heads at once),
+                "z.3.5". None: attn_out, mlp_out, z.
+            layers: Numbers of layers, of kinds, at least one. None: all.
+            heads: Numbers of heads, of kinds that have heads, at least one. None: all.
+            stored: Of the mean: a run whose text it is over, its name, or `StoredText`, which says more.
+            seed: Of "resample": which text gives to which, and at which position. 0 to 2^32 - 1.
+            same_position: Of "resample", and of equally long texts: each position is given its own. False: a random
+                one that is not special.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+
+        Returns:
+            A row a part, with the loss without it.
         """
         question = AblateSites(
-            **_checks.of_model(model, revision, bos),
+            **_checks.of_model(model, revision, prepend_bos),
             texts=_checks.prompts(texts, "texts"),
-            sites=_checks.names(sites, "sites"),
-            layers=_checks.whole_numbers(layers, "layers"),
-            heads=_checks.whole_numbers(heads, "heads"),
-            ablation=_checks.one_of(with_, "with_", get_args(Ablation)),
-            stored=_checks.stored_sample(run, run_tokens),
+            sites=_checks.some_names(sites, "sites"),
+            layers=_checks.some_numbers(layers, "layers"),
+            heads=_checks.some_numbers(heads, "heads"),
+            ablation=_checks.one_of(ablation, "ablation", get_args(AblationKind)),
+            stored=stored_text(stored),
             seed=_checks.seed(seed),
             same_position=_checks.switch(same_position, "same_position"),
         )

@@ -59,8 +59,8 @@ def lens(
     ax.invert_yaxis()
     for (row, column), text in np.ndenumerate(likeliest):
         dark = (values[row, column] - low) / ((high - low) or 1.0) > DARK
-        colour = "white" if dark else "black"
-        tell(ax, row, column, token_label(text), colour, fontsize=6, family="monospace", clip_on=True)
+        color = "white" if dark else "black"
+        tell(ax, row, column, token_label(text), color, fontsize=6, family="monospace", clip_on=True)
     ax.set_xlabel("token")
     return ax
 
@@ -68,8 +68,8 @@ def lens(
 def steering(ax: "Axes | None", texts: "Mapping[str, Sequence[Row]]") -> "Axes":
     """A line a text, by who wrote it: how far the steered prediction is from the unsteered one at each position."""
     ax = axes(ax, 8, 3.5)
-    for (by, rows), colour in zip(texts.items(), COLOURS, strict=False):
-        ax.plot([row["position"] for row in rows], [row["kl"] for row in rows], "o-", color=colour, label=f"{by} text")
+    for (by, rows), color in zip(texts.items(), COLOURS, strict=False):
+        ax.plot([row["position"] for row in rows], [row["kl"] for row in rows], "o-", color=color, label=f"{by} text")
     ax.set_xlabel("position")
     ax.set_ylabel("KL(steered || unsteered), nats")
     ax.legend(fontsize=8)

@@ -7,7 +7,7 @@ from actstore import _checks
 from actstore._errors import refused
 from actstore._norms.answer import SIZES, ExcludedFromNorms, NormSize, left_out
 from actstore._norms.layers import layer_range
-from actstore._where import names, some, stretch
+from actstore._where import stretch
 from actstore_api.records.norm import FitGrowth, GetNormProfile, GetSeparability, GrowthAxis, NormQuantity
 
 # What a row of a profile is of.
@@ -30,7 +30,7 @@ def profile_question(
     return GetNormProfile(
         runs,
         steps=steps,
-        sites=names(sites, "sites"),
+        sites=_checks.some_names(sites, "sites"),
         **left_out(exclude),
         quantiles=GetNormProfile.quantiles if quantiles is None else _checks.fractions(quantiles, "quantiles"),
         quantity=_checks.one_of(quantity, "quantity", get_args(NormQuantity)),
@@ -51,7 +51,7 @@ def token_question(
     """Makes the question for norms of single tokens. Errors: BadRequest with the argument's name."""
     return GetNormProfile(
         (run,),
-        sites=names(sites, "sites"),
+        sites=_checks.some_names(sites, "sites"),
         **left_out(exclude),
         quantity=_checks.one_of(quantity, "quantity", get_args(NormQuantity)),
         by="token",
@@ -112,7 +112,7 @@ def steps_of(values: Iterable[float] | None) -> tuple[float, ...]:
     """Checks places in training. None: the numbers at the ends of the revisions' names."""
     if not isinstance(values, Iterable | None):
         raise refused(f"steps are several numbers, not {values!r}", "steps", repr(values), f"steps=[{values!r}]")
-    return some(tuple(_checks.number(step, "steps") for step in values or ()), values, "steps")
+    return _checks.some(tuple(_checks.number(step, "steps") for step in values or ()), values, "steps")
 
 
 def _histogram(histogram: int | Iterable[float] | None) -> tuple[int, tuple[float, ...]]:
@@ -120,5 +120,5 @@ def _histogram(histogram: int | Iterable[float] | None) -> tuple[int, tuple[floa
     if histogram is None:
         return 0, ()
     if isinstance(histogram, Iterable):
-        return 0, some(tuple(_checks.number(edge, "histogram") for edge in histogram), histogram, "histogram")
+        return 0, _checks.some(tuple(_checks.number(edge, "histogram") for edge in histogram), histogram, "histogram")
     return _checks.count(histogram, "histogram"), ()

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from actstore import _checks
 from actstore._errors import refused
-from actstore._where import numbers
 from actstore_api.records.terms import Range
 
 
@@ -12,7 +12,7 @@ def layer_range(layers: Iterable[int] | None) -> Range | None:
 
     Errors: BadRequest for an empty collection, and where a layer in between is not listed.
     """
-    listed = sorted(set(numbers(layers, "layers")))
+    listed = sorted(set(_checks.some_numbers(layers, "layers")))
     if not listed:
         return None
     found = Range(listed[0], listed[-1] + 1)

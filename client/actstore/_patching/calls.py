@@ -10,8 +10,9 @@ from actstore import _checks
 from actstore._checks import Text
 from actstore._errors import Fault, refused
 from actstore._patching.replaced_tokens import TokenComparison, token_table
-from actstore._patching.request import PatchOptions, sweep
+from actstore._patching.request import Answers, PatchOptions, sweep
 from actstore._patching.sweep import Sweep, SweptCells, sweep_of
+from actstore._signatures import spelled_out
 from actstore._transport.base import Backend
 from actstore._view.bar import Bar
 from actstore_api.records.model import CompareTokens, CompareTokensAnswer
@@ -26,59 +27,93 @@ from actstore_api.records.patching import (
 
 
 class PatchingCalls:
-    """What a lab is asked of patching."""
+    """The calls of a lab about replaced activations."""
 
     _backend: Backend
 
+    @spelled_out(sweep)
     def patch(
         self,
         model: str,
         *,
         clean: Text | Sequence[Text],
         corrupt: Text | Sequence[Text],
-        answers: Sequence[str | int] | Sequence[Sequence[str | int]],
+        answers: Answers,
         on_cells: Callable[[SweptCells], object] | None = None,
         progress: bool = True,
         **options: Unpack[PatchOptions],
     ) -> Sweep:
-        """Replace one activation at a time and see how far the answer moves, in both directions unless told otherwise.
+        """Replace one activation at a time and measure how far the answer moves, in both directions by default.
 
-        `clean` and `corrupt` have as many tokens, or `spans` names those that play the same part: {"who": ("Mary",
-        "Jo"), "end": (range(9, 12), range(8, 11))}, as text or as numbers of tokens. `answers` are the one-token
-        answers to each, most with a leading space: (" Mary", " Jo"). Several pairs are lists, as may be answers. Token
-        ids stand for any of these: prompts of ids are read as they are, unless `bos` is True.
+        A cell is an activation, or several that are replaced together. Its row says what becomes of the model's answer
+        when that is replaced. docs/patching.md has examples, formulas and numbers.
 
-        `sites` are of resid_pre, attn_out, resid_mid, mlp_out, resid_post, embedding and, by head, q, k, v, pattern and
-        z (None: resid_pre, attn_out, mlp_out, z; or none, with `joint` or `sae`); `layers` and `heads` numbers (None:
-        all). `positions`: "each", "all" (of a site at once), "last", or numbers. `window_layers` replaces so many
-        layers at once, `joint` sets of cells: {"movers": [("z.3.0", 12), ("z.3.6", 12)]}.
+        Args:
+            model: A model's name, of `lab.models()`.
+            clean: The prompt whose answer is looked for, or several: text, or token ids, which are read as they are.
+            corrupt: A prompt for each clean one, with as many tokens unless there are `spans`.
+            answers: The one-token answers to the clean and to the corrupt prompt, as texts, most with a leading space,
+                or as token ids: (" Mary", " John"). One pair for all prompts, or a list with a pair for each.
+            sites: Kinds of sites: resid_pre, attn_out, resid_mid, mlp_out, resid_post, embedding, and by head q, k, v,
+                pattern, z. None: resid_pre, attn_out, mlp_out, z; or none of them, where `joint` or `sae` is given.
+            layers: Numbers of layers, from 0. None: all.
+            heads: Numbers of heads, of sites that have heads. None: all.
+            positions: "each": a cell a token. "all": one cell, all tokens at once. "last": the last token. Or numbers
+                of tokens, from 0 with BOS counted: a cell each.
+            window_layers: How many layers side by side are replaced as one cell.
+            spans: In place of positions, by name: tokens that play the same part in prompts of any lengths, as
+                text or token numbers: {"who": ("Mary", "Jo Ann"), "end": (range(9, 12), range(8, 11))}.
+            joint: Cells that are replaced together, by name: {"movers": [("z.3.0", 12), ("z.3.6", 12)]}, each
+                (site.layer or site.layer.head, position). They come beside the cells of `sites`.
+            directions: "denoise" (clean activation into the corrupt run), "noise" (the reverse). None: both.
+            source: What is put there. "prompt": the other prompt's activation. "zero": zeros. "mean": the mean of rows
+                of the run `stored`. "resample": such rows, drawn at random, one for each position.
+            stored: Of "mean" and "resample" alone: the run, its name, or `StoredRows`, which says more.
+            sae: An SAE's name, or `PatchedSae`, which says more: its features are patched one by one and together, and
+                so is the part of the activation that it does not explain.
+            receivers: Path patching: where paths end, as "q.9.6", "k.9", "mlp_in.3" or "logits", or `Receivers`, which
+                says more. None: the cells themselves are patched.
+            screen: Estimate all cells by a gradient, and compute so many of each direction; or `Screen`, which says
+                more. None: compute all.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            fresh: Compute it, even where the answer to the same request was kept.
+            on_cells: Called with rows as they are finished.
+            progress: Draw a bar on stderr.
 
-        `source`: the other "prompt", "zero", or of `source_run` the "mean" of its rows, or rows drawn by "resample".
-        `sae` patches `features` of that SAE (None: all that are active) one by one, all together, and what the SAE
-        leaves unexplained, which meanwhile is `sae_error`: "kept", "dropped" or "patched".
+        An empty collection asks about nothing, and is refused; None is the default.
 
-        `receivers` make it path patching: sites send, and q.9.6, k.9, v.9, mlp_in.3 or "logits" alone take what comes
-        past held heads, and past MLPs that are "recomputed" or, with `path_mlps`, "frozen".
-
-        `screen` estimates every cell by a gradient, and computes only so many of each direction. `qk_correction`
-        computes softmax for q and k; `grad_drop` finds effects that cancel, and loses signs. docs/patching.md says all.
-
-        `on_cells` is called with rows as they are finished. The answer to a request is kept and given again to the
-        same one, unless `fresh`; Ctrl-C ends the sweep. `estimate_patch` says beforehand what it would take.
+        Returns:
+            A row a cell. Ctrl-C ends the sweep.
         """
-        bar = Bar(sys.stderr, f"patch {model}", enabled=progress)
-        return self._swept(sweep(model, clean, corrupt, answers, **options), bar, on_cells or (lambda _: None))
+        if on_cells is not None and not callable(on_cells):
+            raise refused("on_cells is called with rows", "on_cells", repr(on_cells), "a function of one argument")
+        question = sweep(model, clean, corrupt, answers, **options)
+        bar = Bar(sys.stderr, f"patch {model}", enabled=_checks.switch(progress, "progress"))
+        return self._swept(question, bar, on_cells or (lambda _: None))
 
+    @spelled_out(sweep)
     def estimate_patch(
         self,
         model: str,
         *,
         clean: Text | Sequence[Text],
         corrupt: Text | Sequence[Text],
-        answers: Sequence[str | int] | Sequence[Sequence[str | int]],
+        answers: Answers,
         **options: Unpack[PatchOptions],
     ) -> SweepEstimate:
-        """What `patch` with the same arguments would take: cells, token-layers, bytes, seconds. No cell is run."""
+        """What `patch` with the same arguments would take: cells, token-layers, bytes, seconds. No cell is run.
+
+        Args:
+            model: As of `patch`, and so are all others.
+            clean: The clean prompt, or several.
+            corrupt: The corrupt prompt, or as many.
+            answers: The answers to both, or a pair for each.
+            **options: All that `patch` may be told of a sweep: sites, layers, positions, source and so on.
+
+        Raises:
+            BadRequest: For what `patch` would refuse.
+        """
         question = EstimateSweep(sweep(model, clean, corrupt, answers, **options))
         found: EstimateSweepAnswer = self._backend.ask(question)
         return found.estimate
@@ -110,24 +145,36 @@ class PatchingCalls:
         draws: int | None = CompareTokens.draws,
         seed: int = CompareTokens.seed,
         revision: str = "",
-        bos: bool | None = None,
+        prepend_bos: bool | None = None,
     ) -> TokenComparison:
         """Which tokens that corrupt prompts replace, or put there, the model treats unlike other tokens.
 
-        `corrupt` has the candidates by name, each of as many tokens as the clean prompt. Each such token's embedding is
-        compared with those of the ordinary vocabulary, and what heads of `layers` (None: the first third) do with it
-        with what they do with random ordinary tokens in its place, wherever it is in the prompt: so many `draws`
-        (None: 128, or as many as there are).
+        Each such token's embedding is compared with those of the ordinary vocabulary. What heads of early layers do
+        with the token is compared with what they do with random ordinary tokens in its place, wherever it is in the
+        prompt.
+
+        Args:
+            model: A model's name, of `lab.models()`.
+            clean: The clean prompt: text, or token ids.
+            corrupt: Candidates by name, each of as many tokens as the clean prompt.
+            layers: Numbers of the layers whose heads are looked at, at least one. None: the first third.
+            draws: How many ordinary tokens are drawn. None: 128, or as many as there are.
+            seed: Which tokens are drawn: the same seed draws the same. 0 to 2^32 - 1.
+            revision: The model's revision. Empty: the one that the name stands for by itself.
+            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+
+        Returns:
+            A row a corruption, position and prompt, and a verdict in words for each corruption.
         """
         if not isinstance(corrupt, Mapping) or not corrupt:
             allowed = "a dict of texts by name"
             raise refused("no corrupt prompts by their names", "corrupt", repr(type(corrupt).__name__), allowed)
         names = tuple(_checks.words(name, "corrupt") for name in corrupt)
         question = CompareTokens(
-            **_checks.of_model(model, revision, bos),
+            **_checks.of_model(model, revision, prepend_bos),
             clean=_checks.prompt(clean, "clean"),
             corrupt=_checks.alike_prompts(corrupt.values(), "corrupt"),
-            layers=_checks.whole_numbers(layers, "layers"),
+            layers=_checks.some_numbers(layers, "layers"),
             draws=_checks.optional_count(draws, "draws"),
             seed=_checks.seed(seed),
         )

@@ -30,30 +30,36 @@ Effects = dict[tuple[Any, ...], float]
 
 @dataclass(frozen=True, repr=False)
 class CorruptionComparison(Answer):
-    """A row a direction and cell, the widest spread first, and a column a corruption: its effect, which is the mean
-    over pairs of the normalized logit difference, 0 at the base run and 1 at the source run. least, greatest and
-    spread = greatest - least are over the corruptions. `token` is the first clean prompt's.
+    """How the effects of components differ between corruptions: a row a direction and cell, the widest spread first.
+
+    There is a column for each corruption, with its effect: the mean over pairs of the normalized logit difference, 0 at
+    the base run and 1 at the source run. least, greatest and spread = greatest - least are over the corruptions.
+    `token` is the first clean prompt's.
 
     Why: what a patch can show is what the corruption changed. One that replaces the answer leaves the tokens that point
     to it as they were, so the heads that find the place do the same in both runs and patching them changes nothing:
     routing heads stay hidden (Heimersheim & Nanda 2024, "How to use and interpret activation patching").
 
-    `replacing` are the corruptions that replace the answer, by the first pair's tokens: the clean answer is one of the
-    clean prompt's and none of the corrupt prompt's. `gaps` are the mean absolute changes of the logit difference that
-    the corruptions make, by which effects are divided. `odd_tokens` is what was given of `lab.compare_tokens`.
-    `warnings` are sentences for people.
+    Attributes:
+        names: The corruptions.
+        threshold: The least effect that counts as shown.
+        gaps: By corruption, the mean absolute change of the logit difference that it makes. Effects are shares of it.
+        replacing: The corruptions that replace the answer, by the first pair's tokens: the clean answer is one of the
+            clean prompt's and none of the corrupt prompt's.
+        token_comparison: What was given of `lab.compare_tokens`.
     """
 
     names: tuple[str, ...]
     threshold: float
     gaps: dict[str, float]
     replacing: tuple[str, ...]
-    odd_tokens: TokenComparison | None = None
+    token_comparison: TokenComparison | None = None
 
     def hidden(self) -> Answer:
-        """Cells that an answer-replacing corruption hides: a row each, with `corruption` which hides it, its `effect`
-        there (below half of the threshold), and `shown_by` the other corruption that shows it most, with
-        `effect_there` (at least the threshold).
+        """The cells that a corruption hides because it replaces the answer: a row each.
+
+        `corruption` hides the cell, with its `effect` there (below half of the threshold). `shown_by` is the other
+        corruption that shows it most, with `effect_there` (at least the threshold).
         """
         rows = [found for name in self.replacing for found in self._hidden_by(name)]
         kinds = [self.table.schema.field(name) for name in self.table.column_names if name in {*CELL, "token"}]
@@ -64,17 +70,20 @@ class CorruptionComparison(Answer):
 
     @property
     def weak(self) -> tuple[str, ...]:
-        """Corruptions that move the logit difference by less than a tenth (WEAK_CORRUPTION) of what another does. Their
-        effects are shares of very little, and count against none of the others.
+        """The corruptions that move the logit difference by less than a tenth of what another does.
+
+        Their effects are shares of very little, and count against none of the others.
         """
         largest = max(self.gaps.values())
         return tuple(name for name, gap in self.gaps.items() if gap < WEAK_CORRUPTION * largest)
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """What may mislead: cells that a corruption hides, weak corruptions, odd tokens. A sentence each."""
         return (*self._warnings_of_hiding(), *self._warnings_of_weakness(), *self._warnings_of_tokens())
 
     def to_dict(self) -> dict[str, Any]:
+        """All of this as plain values, ready for JSON."""
         found = {"gaps": self.gaps, "replacing": list(self.replacing), "warnings": list(self.warnings)}
         return {**super().to_dict(), **found}
 
@@ -114,8 +123,8 @@ class CorruptionComparison(Answer):
 
     def _warnings_of_tokens(self) -> Iterator[str]:
         """Of heads that a corruption shows, and that treat one of its tokens unlike others."""
-        for name in self.names if self.odd_tokens else ():
-            reacting = self.odd_tokens.reacting(name) if self.odd_tokens else {}
+        for name in self.names if self.token_comparison else ():
+            reacting = self.token_comparison.reacting(name) if self.token_comparison else {}
             for (layer, head), text in sorted(reacting.items()):
                 cells = [row for row in self.table.to_pylist() if _is_of(row, layer, head)]
                 shown = [row for row in cells if abs(row[name]) >= self.threshold]
@@ -134,25 +143,32 @@ class CorruptionComparison(Answer):
 
 
 def compare_corruptions(
-    sweeps: Mapping[str, Sweep], threshold: float = LARGE_EFFECT, tokens: TokenComparison | None = None
+    sweeps: Mapping[str, Sweep], threshold: float = LARGE_EFFECT, token_comparison: TokenComparison | None = None
 ) -> CorruptionComparison:
-    """The effect of each component under several corrupt candidates for the same clean prompts, by their names.
+    """Compare the effect of each component under several corrupt prompts for the same clean prompts.
 
-        sweeps = {name: lab.patch(model, clean=clean, corrupt=texts, ...) for name, texts in candidates.items()}
+        sweeps = {name: lab.patch(model, clean=clean, corrupt=text, ...) for name, text in candidates.items()}
         print(actstore.compare_corruptions(sweeps))
 
-    A cell is shown by a corruption where its effect is at least `threshold`, and hidden below half of that.
-    `tokens` is what `lab.compare_tokens` says of the candidates, by the same names: heads that treat a replaced token
-    unlike others, and that its corruption shows, are warned of.
+    Args:
+        sweeps: A sweep for each corruption, by its name: two at least, of one model, clean prompt and grid.
+        threshold: The least effect, as a share of the whole, with which a corruption shows a cell. It hides a cell
+            with an effect below half of that.
+        token_comparison: What `lab.compare_tokens` says of the same corruptions, by the same names. Heads that treat a
+            replaced token unlike others, and that its corruption shows, are then warned of.
 
-    Errors: BadRequest for fewer than two sweeps, for sweeps of other models, clean prompts or cells, and for screens,
-    whose cells are not all computed.
+    Returns:
+        A row a direction and cell, the widest spread first.
+
+    Raises:
+        BadRequest: For fewer than two sweeps, for sweeps of other models, clean prompts or cells than the first, and
+            for screens, whose cells are not all computed.
     """
     _check_names(sweeps)
     _checks.number(threshold, "threshold", least=0.0)
     _check_same(sweeps)
     _check_computed(sweeps)
-    _check_tokens(sweeps, tokens)
+    _check_tokens(sweeps, token_comparison)
     first = next(iter(sweeps.values()))
     return CorruptionComparison(
         table=_table(first, {name: _effects(sweep) for name, sweep in sweeps.items()}),
@@ -162,23 +178,28 @@ def compare_corruptions(
         threshold=threshold,
         gaps={name: _gap(sweep) for name, sweep in sweeps.items()},
         replacing=tuple(name for name, sweep in sweeps.items() if _replaces_answer(sweep)),
-        odd_tokens=tokens,
+        token_comparison=token_comparison,
     )
 
 
-def _check_names(sweeps: Mapping[str, Sweep]) -> None:
+def _check_names(sweeps: Mapping[str, object]) -> None:
     if not isinstance(sweeps, Mapping) or len(sweeps) < CORRUPTIONS_MIN:
         message = "corruptions are compared with each other: give several sweeps by their names"
         raise refused(message, "sweeps", repr(type(sweeps).__name__), f"a dict of {CORRUPTIONS_MIN} or more")
-    for name in sweeps:
+    for name, sweep in sweeps.items():
+        if not isinstance(sweep, Sweep):
+            raise refused(f"{name!r} is no sweep", "sweeps", repr(type(sweep).__name__), "what `lab.patch` answers")
         if _checks.words(name, "sweeps") in {*CELL, *SUMMARY}:
             raise refused(f"{name!r} is a column of the answer", "sweeps", name, "another name for the corruption")
 
 
-def _check_tokens(sweeps: Mapping[str, Sweep], tokens: TokenComparison | None) -> None:
-    if tokens is not None and set(tokens.names) != set(sweeps):
+def _check_tokens(sweeps: Mapping[str, Sweep], comparison: object) -> None:
+    if not isinstance(comparison, TokenComparison | None):
+        allowed = "what `lab.compare_tokens` answers"
+        raise refused("the tokens are no comparison", "token_comparison", repr(type(comparison).__name__), allowed)
+    if comparison is not None and set(comparison.names) != set(sweeps):
         message = "the tokens are of other corruptions than the sweeps"
-        raise refused(message, "tokens", sorted(tokens.names), f"a comparison of {', '.join(sweeps)}")
+        raise refused(message, "token_comparison", sorted(comparison.names), f"a comparison of {', '.join(sweeps)}")
 
 
 def _check_computed(sweeps: Mapping[str, Sweep]) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOUR_MAP = "RdBu_r"
-LABEL = f"normalized logit difference: 0 base run, 1 source run ({COLOUR_MAP}: red positive, blue negative)"
+COLOR_MAP = "RdBu_r"
+LABEL = f"normalized logit difference: 0 base run, 1 source run ({COLOR_MAP}: red positive, blue negative)"
 BASE_PROMPT = {"denoise": "corrupt", "noise": "clean"}
 ALL_POSITIONS = -1
 PANEL_INCHES_MIN, PANEL_INCHES_MAX, CELL_INCHES = 2.0, 12.0, 0.38
@@ -91,7 +91,7 @@ def heat_maps(cells: pa.Table, prompts: Mapping[str, list[str]], z_position: int
     limit = max(float(np.nan_to_num(np.abs(panel.values)).max()) for panel in found) or 1.0
     image: Any = None
     for panel, ax in zip(found, axes.flat, strict=True):
-        image = ax.imshow(panel.values, cmap=COLOUR_MAP, vmin=-limit, vmax=limit, aspect="auto", interpolation="none")
+        image = ax.imshow(panel.values, cmap=COLOR_MAP, vmin=-limit, vmax=limit, aspect="auto", interpolation="none")
         _label(ax, panel, prompts, z_position)
     figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.6, aspect=50, label=LABEL)
     figure.suptitle(title, fontsize=10)

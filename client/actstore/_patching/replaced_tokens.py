@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from actstore import _checks
 from actstore._answer import Answer, plain_rows
 from actstore._view import glossary
 
@@ -22,19 +23,23 @@ PLACE = ("corruption", "position", "prompt")
 
 @dataclass(frozen=True, repr=False)
 class TokenComparison(Answer):
-    """A row a corruption, a position where it differs from the clean prompt, and a prompt of the two: corruption,
-    position, prompt (clean, corrupt), token, text; of the token's row of the embedding: norm, norm_z, norm_below (share
-    of the ordinary tokens with smaller norms), cosine_to_mean, cosine_z, cosine_to_clean; and `head`, the early head
-    whose attention to the position, by later queries, changes most from the clean to the corrupt run, with that
-    `shift`; None where the position is the last. `odd` says by what the token stands out, and is empty where it does
-    not.
+    """Which replaced tokens a model treats unlike other tokens.
 
-    `heads` has every head of the layers: attention, usual_attention and attention_deviation (over random ordinary
-    tokens in the token's place), shift; moved, usual_moved and moved_deviation (share of the position's own attention
-    that goes elsewhere than those tokens send it). `verdicts` has a sentence a corruption.
+    There is a row for each corruption, position where it differs from the clean prompt, and prompt of the two. Columns
+    are corruption, position, prompt (clean, corrupt), token, text; of the token's row of the embedding: norm, norm_z,
+    norm_below (share of the ordinary tokens with smaller norms), cosine_to_mean, cosine_z, cosine_to_clean; and `head`,
+    the early head whose attention to the position, by later queries, changes most from the clean to the corrupt run,
+    with that `shift`; None where the position is the last. `odd` says by what the token stands out, and is empty where
+    it does not.
 
     Why: Heimersheim & Janiak, "A circuit for Python docstrings in a 4-layer attention-only transformer", replaced one
     token by another that an early head treats in its own way, and patching showed that instead of the task.
+
+    Attributes:
+        names: The corruptions.
+        heads: Every head of the layers: attention, usual_attention and attention_deviation (over random ordinary tokens
+            in the token's place), shift; moved, usual_moved and moved_deviation (share of the position's own attention
+            that goes elsewhere than those tokens send it).
     """
 
     names: tuple[str, ...]
@@ -42,17 +47,25 @@ class TokenComparison(Answer):
 
     @property
     def verdicts(self) -> dict[str, str]:
+        """A sentence for each corruption: which of its tokens stand out, and by what."""
         return {name: self._verdict(name) for name in self.names}
 
     def reacting(self, name: str) -> dict[tuple[int, int], str]:
-        """Heads (layer, head) that treat a token of this corruption, or the clean one in its place, unlike others; and
-        the text of the first such token.
+        """The heads that treat a token of a corruption, or the clean one in its place, unlike other tokens.
+
+        Args:
+            name: The corruption.
+
+        Returns:
+            The text of the first such token, by (layer, head).
         """
+        _checks.one_of(name, "name", self.names)
         rows = (row for row in self.heads.to_pylist() if row["corruption"] == name and any(_departures(row)))
         texts = {tuple(row[key] for key in PLACE): row["text"] for row in self}
         return {(row["layer"], row["head"]): texts[tuple(row[key] for key in PLACE)] for row in reversed(list(rows))}
 
     def to_dict(self) -> dict[str, Any]:
+        """All of this as plain values, ready for JSON."""
         return {"verdicts": self.verdicts, "heads": plain_rows(self.heads), **super().to_dict()}
 
     def _verdict(self, name: str) -> str:

@@ -5,7 +5,8 @@ from typing import Any, TypedDict, get_args
 
 from actstore import _checks
 from actstore._errors import refused
-from actstore._where import Excluded, exclusion, stretch
+from actstore._patching.values import PatchedSae, Receivers, patched_sae, receivers_of, screen_of
+from actstore._where import NamedRun, StoredRows, stored_rows, stretch
 from actstore_api.records.patching import (
     CellReference,
     JointCells,
@@ -13,42 +14,39 @@ from actstore_api.records.patching import (
     PatchPositions,
     PatchSource,
     PatchSpan,
-    PathMlps,
     PromptPair,
     PromptRange,
     RunSweep,
-    SaeError,
     Screen,
-    StoredSource,
 )
 from actstore_api.records.terms import TokenReference
+
+# One pair of answers for all pairs of prompts, or one for each.
+Answers = Sequence[str | int] | Sequence[Sequence[str | int]]
+# A part of a prompt: text that is once in it, or token numbers.
+SpanPart = str | range | slice
+Spans = Mapping[str, SpanPart | tuple[SpanPart, SpanPart]]
+Joint = Mapping[str, Iterable[tuple[str, int]]]
 
 
 class PatchOptions(TypedDict, total=False):
     """What a sweep may be told beside its prompts; `patch` says what each means."""
 
-    sites: Iterable[str] | None
+    sites: Iterable[str] | str | None
     layers: Iterable[int] | None
     heads: Iterable[int] | None
-    positions: str | Iterable[int]
-    directions: Iterable[str] | None
+    positions: PatchPositions | Iterable[int]
     window_layers: int
-    source: str
-    joint: Mapping[str, Iterable[tuple[str, int]]] | None
-    screen: int | None
-    qk_correction: bool
-    grad_drop: bool
-    source_run: str
-    source_exclude: Excluded
-    source_seed: int
-    sae: str
-    features: Iterable[int] | None
-    sae_error: str
-    spans: Mapping[str, Any] | None
-    receivers: Iterable[str] | None
-    path_mlps: str
+    spans: Spans | None
+    joint: Joint | None
+    directions: Iterable[PatchDirection] | PatchDirection | None
+    source: PatchSource
+    stored: StoredRows | NamedRun | str | None
+    sae: PatchedSae | str | None
+    receivers: Receivers | Iterable[str] | str | None
+    screen: Screen | int | None
     revision: str
-    bos: bool | None
+    prepend_bos: bool | None
     fresh: bool
 
 
@@ -58,60 +56,67 @@ def sweep(
     corrupt: Any,
     answers: Any,
     *,
-    sites: Iterable[str] | None = None,
+    sites: Iterable[str] | str | None = None,
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
-    positions: str | Iterable[int] = RunSweep.positions,
-    directions: Iterable[str] | None = None,
+    positions: PatchPositions | Iterable[int] = RunSweep.positions,
     window_layers: int = RunSweep.window_layers,
-    source: str = RunSweep.source,
-    joint: Mapping[str, Iterable[tuple[str, int]]] | None = None,
-    screen: int | None = None,
-    qk_correction: bool = Screen.qk_correction,
-    grad_drop: bool = Screen.grad_drop,
-    source_run: str = "",
-    source_exclude: Excluded = None,
-    source_seed: int = StoredSource.seed,
-    sae: str = RunSweep.sae,
-    features: Iterable[int] | None = None,
-    sae_error: str = RunSweep.sae_error,
-    spans: Mapping[str, Any] | None = None,
-    receivers: Iterable[str] | None = None,
-    path_mlps: str = RunSweep.path_mlps,
+    spans: Spans | None = None,
+    joint: Joint | None = None,
+    directions: Iterable[PatchDirection] | PatchDirection | None = None,
+    source: PatchSource = RunSweep.source,
+    stored: StoredRows | NamedRun | str | None = None,
+    sae: PatchedSae | str | None = None,
+    receivers: Receivers | Iterable[str] | str | None = None,
+    screen: Screen | int | None = None,
     revision: str = "",
-    bos: bool | None = None,
+    prepend_bos: bool | None = None,
     fresh: bool = RunSweep.fresh,
 ) -> RunSweep:
     """Makes the question for the sweep that these arguments ask for. Errors: BadRequest with the argument's name."""
     where, chosen = _positions(positions)
     return RunSweep(
-        **_checks.of_model(model, revision, bos),
+        **_checks.of_model(model, revision, prepend_bos),
         pairs=_pairs(clean, corrupt, answers),
-        sites=_checks.names(sites, "sites"),
-        layers=_checks.whole_numbers(layers, "layers"),
-        heads=_checks.whole_numbers(heads, "heads"),
+        sites=_sites(sites, joint, sae),
+        layers=_checks.some_numbers(layers, "layers"),
+        heads=_checks.some_numbers(heads, "heads"),
         window_layers=_checks.count(window_layers, "window_layers"),
         positions=where,
         only_positions=chosen,
-        spans=_spans(spans or {}),
-        joint=_joint_cells(joint or {}),
-        sae=_checks.text(sae, "sae"),
-        features=_checks.whole_numbers(features, "features"),
-        sae_error=_checks.one_of(sae_error, "sae_error", get_args(SaeError)),
-        directions=_checks.several_of(directions, "directions", get_args(PatchDirection)),
+        spans=_checks.some(_spans({} if spans is None else spans), spans, "spans"),
+        joint=_joint_cells({} if joint is None else joint),
+        **_of_sae(patched_sae(sae)),
+        directions=_directions(directions),
         source=_checks.one_of(source, "source", get_args(PatchSource)),
-        stored=_stored(source_run, source_exclude, source_seed),
-        receivers=_checks.names(receivers, "receivers"),
-        path_mlps=_checks.one_of(path_mlps, "path_mlps", get_args(PathMlps)),
-        screen=_screen(screen, qk_correction, grad_drop),
+        stored=stored_rows(stored),
+        **_along_paths(receivers_of(receivers)),
+        screen=screen_of(screen),
         fresh=_checks.switch(fresh, "fresh"),
     )
 
 
-def _stored(run: str, exclude: Excluded, seed: int) -> StoredSource | None:
-    """Of the sources mean and resample; without a run there is none."""
-    classes, number = exclusion(exclude, "source_exclude"), _checks.count(seed, "source_seed")
-    return StoredSource(run, classes, number) if _checks.text(run, "source_run") else None
+def _sites(sites: Iterable[str] | str | None, joint: object, sae: object) -> tuple[str, ...]:
+    """Beside joint cells or an SAE's features there may be no sites at all."""
+    found = _checks.names(sites, "sites")
+    return found if joint or sae else _checks.some(found, sites, "sites")
+
+
+def _directions(directions: Iterable[PatchDirection] | PatchDirection | None) -> tuple[PatchDirection, ...]:
+    found = _checks.several_of(directions, "directions", get_args(PatchDirection))
+    return _checks.some(found, directions, "directions")
+
+
+def _of_sae(sae: PatchedSae | None) -> dict[str, Any]:
+    if sae is None:
+        return {}
+    return {"sae": sae.sae, "features": tuple(sae.features or ()), "sae_error": sae.sae_error}
+
+
+def _along_paths(receivers: Receivers | None) -> dict[str, Any]:
+    if receivers is None:
+        return {}
+    return {"receivers": tuple(receivers.receivers), "path_mlps": receivers.path_mlps}
 
 
 def _spans(spans: Any) -> tuple[PatchSpan, ...]:
@@ -171,17 +176,8 @@ def _positions(positions: Any) -> tuple[PatchPositions, tuple[int, ...]]:
     if not isinstance(positions, Iterable):
         allowed = f"{', '.join(get_args(PatchPositions))}, or numbers"
         raise refused("positions are a word or numbers", "positions", repr(positions), allowed)
-    return "each", tuple(_checks.count(position, "positions") for position in positions)
-
-
-def _screen(cells: int | None, qk_correction: bool, grad_drop: bool) -> Screen | None:
-    """None where every cell is to be computed, and then nothing can be said of estimates."""
-    corrected, dropped = _checks.switch(qk_correction, "qk_correction"), _checks.switch(grad_drop, "grad_drop")
-    if cells is not None:
-        return Screen(_checks.count(cells, "screen"), corrected, dropped)
-    if dropped:
-        raise refused("grad_drop is about estimates: it needs a screen", "grad_drop", "True", "False, or screen=100")
-    return None
+    found = tuple(_checks.count(position, "positions") for position in positions)
+    return "each", _checks.some(found, positions, "positions")
 
 
 def _joint_cells(joint: Any) -> tuple[JointCells, ...]:
@@ -189,7 +185,13 @@ def _joint_cells(joint: Any) -> tuple[JointCells, ...]:
     if not isinstance(joint, Mapping):
         message = "joint has, by name, the cells that are replaced together"
         raise refused(message, "joint", repr(joint), '{"name": [("z.3.0", 12), ("mlp_out.1", 4)]}')
-    return tuple(JointCells(_checks.text(name, "joint"), tuple(map(_cell, cells))) for name, cells in joint.items())
+    return tuple(JointCells(_checks.words(name, "joint"), _cells(cells)) for name, cells in joint.items())
+
+
+def _cells(cells: Any) -> tuple[CellReference, ...]:
+    if isinstance(cells, str) or not isinstance(cells, Iterable):
+        raise refused("joint cells are several cells", "joint", repr(cells), '[("z.3.0", 12), ("mlp_out.1", 4)]')
+    return _checks.some(tuple(map(_cell, cells)), cells, "joint")
 
 
 def _cell(cell: Any) -> CellReference:

@@ -25,27 +25,37 @@ PLACE = ("site", "layer", "position", "head", "feature", "name", "token")
 
 @dataclass(frozen=True, repr=False)
 class SweptCells(Table):
-    """Cells of a sweep that goes on: rows as of `Sweep`, in their order."""
+    """Some cells of a sweep that is still running: rows as of `Sweep`, in their order."""
 
 
 @dataclass(frozen=True, repr=False)
 class Sweep(Answer):
-    """Tidy: a row a cell, with its pair, direction, site, layer, position, head and token, and a column a metric.
+    """What replaced activations did to a model's answer: a row a cell, a column a metric.
 
-    denoise puts the clean activation into the corrupt run, noise the corrupt one into the clean run. All metrics are at
-    the last position: logit_difference = logit(clean answer) - logit(corrupt answer); log_probability (natural),
-    probability, loss and rank (from 0) of the clean answer; kl = D(source run || patched run) in nats. `normalized` is
-    of the logit difference, 0 at the unpatched base run and 1 at the source run; normalized_log_probability and so on
-    likewise. `unchanged` rows lie before the prompts' first difference: both runs are one there, so nothing can change.
+    denoise puts the clean activation into the corrupt run, noise the corrupt one into the clean run. A row has pair,
+    direction, site, layer, position, head and token of its cell. All metrics are at the last position:
+    logit_difference = logit(clean answer) - logit(corrupt answer); log_probability (natural), probability, loss and
+    rank (from 0) of the clean answer; kl = D(source run || patched run) in nats. `normalized` is the logit difference
+    on a scale where the unpatched base run is 0 and the source run 1; normalized_log_probability and so on likewise.
 
-    Of a screen every cell has an `estimate` of `normalized`, and the cells that were not computed have no metrics. Of
-    an SAE there is a row for each `feature`, one named "together" and one named "error"; of spans, `name` says which.
-    `stored_rows` says what was taken from a stored run. `source`, `sae_error`, and of path patching `receivers` and
-    `path_mlps` are as asked for: cells then are what is sent.
+    `unchanged` rows lie before the prompts' first difference: both runs are one there, so nothing can change. Of a
+    screen every cell has an `estimate` of `normalized`, and cells that were not computed have no metrics. Of an SAE
+    there is a row for each `feature`, one named "together" and one named "error"; of spans, `name` says which.
 
-    `prompt_tokens` has position, clean, corrupt: the texts of the first pair's tokens. `baselines` has the unpatched
-    runs, and `direct` what each of their components writes straight into the logit difference. `audit` says how far
-    patched runs were from what the whole model makes of the same prompts.
+    Attributes:
+        prompt_tokens: The texts of the first pair's tokens: position, clean, corrupt.
+        clean_logit_difference: Of the first pair's clean prompt, unpatched.
+        corrupt_logit_difference: Of the first pair's corrupt prompt, unpatched.
+        audit: How far patched runs were from what the whole model makes of the same prompts.
+        pairs: The prompts and answers, as they were asked about.
+        source: What was put in place of activations, as it was asked for.
+        sae_error: What became of the SAE's error, as it was asked for. Empty without an SAE.
+        receivers: Of path patching, where paths end; cells then are what is sent. Empty: there are none.
+        path_mlps: Of path patching, what MLPs on the way did. Empty without receivers.
+        baseline_table: The rows of `baselines`.
+        direct_table: The rows of `direct`.
+        stored_rows: What was taken from a stored run. None: nothing was.
+        answer_texts: The first pair's answers, as texts.
     """
 
     prompt_tokens: pa.Table
@@ -60,7 +70,6 @@ class Sweep(Answer):
     baseline_table: pa.Table = field(default_factory=lambda: pa.table({}))
     direct_table: pa.Table = field(default_factory=lambda: pa.table({}))
     stored_rows: TakenRows | None = None
-    # Of the first pair, as texts show its tokens.
     answer_texts: tuple[str, ...] = ()
 
     @property
@@ -75,14 +84,21 @@ class Sweep(Answer):
 
     @property
     def direct(self) -> Answer:
-        """Direct logit attribution of the unpatched runs: a row a pair, prompt and part, with its share of the logit
-        difference. Parts are embedding (what goes into layer 0), attn_out, mlp_out, z (a head of attn_out) and bias (of
-        final norm and unembedding); all but z add up to the logit difference, before a soft cap of logits.
+        """Direct logit attribution of the unpatched runs: what each part writes straight into the logit difference.
+
+        There is a row for each pair, prompt and part, with its share. Parts are embedding (what goes into layer 0),
+        attn_out, mlp_out, z (a head of attn_out) and bias (of final norm and unembedding). All but z add up to the
+        logit difference, before a soft cap of logits.
         """
         return Answer(table=self.direct_table, provenance=self.provenance, excluded=self.excluded)
 
-    def top(self, n: int = SHOWN_CELLS, direction: str | None = None) -> Answer:
-        """The n cells that move the answer furthest from the base run, by absolute normalized logit difference."""
+    def top(self, k: int = SHOWN_CELLS, direction: PatchDirection | None = None) -> Answer:
+        """The cells that move the answer furthest from the base run, by absolute normalized logit difference.
+
+        Args:
+            k: How many cells at most.
+            direction: "denoise" or "noise" alone. None: both.
+        """
         table = self.table
         if direction is not None:
             _checks.one_of(direction, "direction", get_args(PatchDirection))
@@ -90,11 +106,11 @@ class Sweep(Answer):
         if "estimate" in table.column_names:
             table = table.filter(pc.is_valid(table["logit_difference"]))
         order = pc.sort_indices(pc.negate(pc.abs(table["normalized"])))
-        chosen = table.take(order[: _checks.count(n, "n")])
+        chosen = table.take(order[: _checks.count(k, "k")])
         return Answer(table=chosen, provenance=self.provenance, excluded=self.excluded)
 
     def mean(self) -> Answer:
-        """Over pairs: a row a direction and cell, with the mean and, of `normalized`, the least and the greatest."""
+        """The mean over pairs: a row a direction and cell; of `normalized` also the least and the greatest."""
         place = ["direction", *(name for name in PLACE if name in self.table.column_names)]
         metrics = [name for name in self.table.column_names if name not in {*place, "pair", "unchanged"}]
         extremes = [("normalized", "min"), ("normalized", "max")]
@@ -114,7 +130,11 @@ class Sweep(Answer):
         patching", section 2.) Joint cells are rows like the others: two halves of an AND are "both" together. Of a
         screen, a cell that was not computed in both directions looks like nothing: None.
 
-        Errors: BadRequest for a sweep in one direction, and a threshold that is not above 0.
+        Args:
+            threshold: The least effect, as a share of the whole, that counts as one.
+
+        Raises:
+            BadRequest: For a sweep in one direction, and a threshold below 0.
         """
         _checks.number(threshold, "threshold", least=0.0)
         asked = set(self.table["direction"].to_pylist())
@@ -133,12 +153,15 @@ class Sweep(Answer):
         return Answer(table=table, provenance=self.provenance, excluded=self.excluded)
 
     def plot(self, z_position: int | None = None) -> "Figure":
-        """Heat maps of `normalized`: a row a direction, a column a site; layer 0 on top, the base run's tokens across.
+        """Draw heat maps of `normalized`: a row a direction, a column a site.
 
-        Sites with heads have these across instead, and show each head at the position where it moves the answer
-        furthest (by absolute value, sign kept), or at `z_position`. All panels share limits symmetric about 0; colours
-        run RdBu_r, red positive. Tick labels of positions where the prompts differ are bold. Of several pairs it is the
-        mean; joint cells, spans, embeddings and features are not drawn.
+        Layer 0 is on top, the base run's tokens are across; of sites with heads, these. All panels share limits
+        symmetric about 0, and red is positive (RdBu_r). Labels of positions where the prompts differ are bold. Of
+        several pairs the mean is drawn; joint cells, spans, embeddings and features are not.
+
+        Args:
+            z_position: The position at which each head is shown. None: where it moves the answer furthest, by absolute
+                value.
         """
         position = None if z_position is None else _checks.count(z_position, "z_position")
         several = "pair" in self.table.column_names and len(pc.unique(self.table["pair"])) > 1
@@ -146,6 +169,7 @@ class Sweep(Answer):
         return plots.heat_maps(cells, self.tokens, position, self._plot_title())
 
     def to_dict(self) -> dict[str, Any]:
+        """All of this as plain values, ready for JSON."""
         return {
             "clean_logit_difference": self.clean_logit_difference,
             "corrupt_logit_difference": self.corrupt_logit_difference,

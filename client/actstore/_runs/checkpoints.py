@@ -20,7 +20,6 @@ from actstore._norms.separability import Separability, ask_separability
 from actstore._runs.run import Capture, Run
 from actstore._transport.base import Backend
 from actstore._view import text as _text
-from actstore._where import numbers
 from actstore_api.records.capture import CaptureProgress
 from actstore_api.records.norm import FitGrowth, GetSeparability, GrowthAxis, NormQuantity
 
@@ -147,7 +146,7 @@ class Checkpoints:
         """Those of the layers; of a kind without any, what the answerer will refuse in its own words."""
         stored = {site for site in self.runs[0].norm_sites if site.rpartition(".")[0] == kind}
         there = sorted(int(site.rpartition(".")[2]) for site in stored)
-        listed = numbers(layers, "layers") or tuple(there)
+        listed = _checks.some_numbers(layers, "layers") or tuple(there)
         missing = [layer for layer in listed if there and layer not in there]
         if missing:
             message = f"{kind} has no norms at layer {missing[0]}"

@@ -6,7 +6,6 @@ from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from actstore import _checks
 from actstore._errors import refused
-from actstore._where import names
 from actstore_api.records.capture import (
     CaptureSpecification,
     Comparison,
@@ -93,7 +92,7 @@ def specification(
     asked: dict[str, Any] = {"dtype": "float32", **options}
     limit = {"max_tokens": asked.pop("max_tokens", None)}
     batching = _batching(asked.pop("batching", None))
-    norm_sites = names(asked.pop("norm_sites", None), "norm_sites")
+    norm_sites = _checks.some_names(asked.pop("norm_sites", None), "norm_sites")
     return CaptureSpecification(
         run=_checks.text(run or "", "run"),
         model=ModelReference(_checks.name(model, "model"), _checks.text(revision, "revision")),

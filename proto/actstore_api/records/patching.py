@@ -80,10 +80,13 @@ class JointCells:
 class Screen:
     """Estimates every cell by a gradient, and computes only the most promising ones.
 
-    `exact_cells` of each direction are computed: those with the largest estimates, by absolute value, mean over pairs.
-    `qk_correction`, of q and k: attention's softmax is computed with the replaced one, and only what follows it is
-    taken as linear. `grad_drop`: the mean over layers of the absolute estimate with the gradient through that layer
-    left out: direct and indirect effects that cancel are seen, and estimates have no sign.
+    Args:
+        exact_cells: How many cells of each direction are computed: those with the largest estimates, by absolute value,
+            mean over pairs.
+        qk_correction: Of q and k: whether attention's softmax is computed with the replaced one, so that only what
+            follows it is taken as linear.
+        grad_drop: Whether the estimate is the mean over layers of its absolute value with the gradient through that
+            layer left out. Direct and indirect effects that cancel are then seen, and estimates have no sign.
     """
 
     exact_cells: int

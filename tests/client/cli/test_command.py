@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from actstore._cli.main import main
-from actstore_api.records.patching import StoredSource
+from actstore_api.records.patching import Screen, StoredSource
 from actstore_service.server import Service
 from tests.client.conftest import SERVICE_TOKEN
 from tests.client.workers import stand_in as planted
@@ -161,7 +161,7 @@ def test_features_by_token_and_by_text(service: Service, store: Path) -> None:
 
 
 def test_check_sae(service: Service) -> None:
-    found = said(actstore("check-sae", "planted", SAE, "--run-tokens", "64", "--json", address=service.address))
+    found = said(actstore("check-sae", "planted", SAE, "--n-tokens", "64", "--json", address=service.address))
     assert found["warnings"] == []
     wrong = actstore_process("check-sae", "float16", SAE, address=service.address)
     assert (wrong.returncode, wrong.stderr) == (3, "")
@@ -226,7 +226,7 @@ def test_patch_says_what_takes_the_place(service: Service, workers: StandInWorke
     said(
         actstore(
             *PATCH, "--sae", "planted-sae", "--features", "3", "5", "--sae-error", "dropped", "--source", "resample",
-            "--source-run", "planted", "--span", "who", "a", "a", "--span", "last", "b", "c",
+            "--stored", "planted", "--span", "who", "a", "a", "--span", "last", "b", "c",
             "--receivers", "q.1.0", "mlp_in.1", "--path-mlps", "frozen", "--json",
             address=service.address,
         )
@@ -238,6 +238,16 @@ def test_patch_says_what_takes_the_place(service: Service, workers: StandInWorke
     ]  # fmt: skip
     assert list(request.receivers) == ["q.1.0", "mlp_in.1"]
     assert request.path_mlps == "frozen"
+
+
+def test_what_belongs_to_an_option_needs_it(service: Service, workers: StandInWorkers) -> None:
+    for more, first in ((("--sae-error", "dropped"), "--sae"), (("--path-mlps", "frozen"), "--receivers"),
+                        (("--grad-drop",), "--screen")):  # fmt: skip
+        done = actstore(*PATCH, *more, address=service.address)
+        assert done.returncode == 1
+        assert f"says nothing without {first}" in done.stderr
+    said(actstore(*PATCH, "--screen", "3", "--grad-drop", "--json", address=service.address))
+    assert workers.requests[-1].screen == Screen(3, grad_drop=True)
 
 
 def test_a_refusal_is_one_block_and_status_1(address: str) -> None:

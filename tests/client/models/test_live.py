@@ -11,7 +11,7 @@ import pytest
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from actstore import BadRequest, Lab
+from actstore import BadRequest, Lab, StoredText
 from actstore_api.records.model import (
     AblateSites,
     CompareTokens,
@@ -36,7 +36,9 @@ def _close_figures() -> Iterator[None]:
 
 
 def test_attention_is_asked_for_as_it_was_wanted(remote: Lab, workers: StandInWorkers) -> None:
-    found = remote.attention("tiny", TEXT, layers=[2, np.int64(0)], heads=[1], patterns=True, revision="r1", bos=False)
+    found = remote.attention(
+        "tiny", TEXT, layers=[2, np.int64(0)], heads=[1], patterns=True, revision="r1", prepend_bos=False
+    )
     assert workers.requests[-1] == GetAttention(
         model=MODEL, text=TEXT, prepend_bos=False, layers=(2, 0), heads=(1,), patterns=True
     )
@@ -52,6 +54,8 @@ def test_attention_is_asked_for_as_it_was_wanted(remote: Lab, workers: StandInWo
     ]
     with pytest.raises(BadRequest, match="layer 1, head 0"):
         found.pattern(1, 0)
+    with pytest.raises(BadRequest, match="head None"):
+        found.pattern(1, None)
 
 
 def test_patterns_are_not_sent_unless_asked_for(remote: Lab, workers: StandInWorkers) -> None:
@@ -66,7 +70,7 @@ def test_patterns_are_not_sent_unless_asked_for(remote: Lab, workers: StandInWor
 
 
 def test_induction_scores(remote: Lab, workers: StandInWorkers) -> None:
-    found = remote.induction_scores("tiny", tokens=20, texts=2, seed=7, layers=[1], heads=[0, 1])
+    found = remote.induction_scores("tiny", n_tokens=20, n_texts=2, seed=7, layers=[1], heads=[0, 1])
     assert workers.requests[-1] == GetInductionScores(model=TINY, tokens=20, texts=2, seed=7, layers=(1,), heads=(0, 1))
     assert (found.repeated, found.loss_first, found.loss_second) == (20, planted.LOSS_FIRST, planted.LOSS_SECOND)
     assert [row["head"] for row in found.top()] == [1, 0]
@@ -85,6 +89,10 @@ def test_a_lens_on_a_text(remote: Lab, workers: StandInWorkers) -> None:
     )
     assert [row["text"] for row in found.top(1)] == [" t211", " t212"]
     assert [row["text"] for row in found.top(1, layer=0)] == [" t011", " t012"]
+    for place, field in (((4,), "position"), ((-1,), "position"), ((1, 1), "layer"), (("1",), "position")):
+        with pytest.raises(BadRequest) as refused:
+            found.top(*place)
+        assert refused.value.field == field
     assert found.grid("kl").tolist() == [[2, 4, 6, 8], [0, 0, 0, 0]]
     assert found.grid("text")[1].tolist() == [" t201", " t211", " t221", " t231"]
     assert set(found.to_arrow()["target_text"].to_pylist()) == {" word9"}
@@ -106,7 +114,7 @@ def test_the_last_position_has_no_next_token_in_a_lens(remote: Lab) -> None:
 def test_steering_along_a_direction(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.steer(
         "tiny", TEXT, direction=np.array([3.0, 4.0]), site="resid_post.1", strength=-2, unit="absolute", mode="set",
-        positions="generated", tokens=3, temperature=0.5, seed=9, bos=False,
+        positions="generated", max_new_tokens=3, temperature=0.5, seed=9, prepend_bos=False,
     )  # fmt: skip
     assert workers.requests[-1] == SteerText(
         model=TINY, prompt=TEXT, prepend_bos=False, direction=(3.0, 4.0), site="resid_post.1", mode="set",
@@ -129,7 +137,7 @@ def test_steering_along_a_feature_and_without_a_direction(remote: Lab, workers: 
     assert (sent.site, sent.strength, sent.max_new_tokens, sent.temperature) == ("", 2.0, 32, 0.0)
     assert (sent.unit, sent.mode) == ("mean_norm", "add")
     assert found.strength == 2 * planted.MEAN_NORM
-    away = remote.steer("tiny", TEXT, sae="some-sae", feature=0, mode="project_out", tokens=2)
+    away = remote.steer("tiny", TEXT, sae="some-sae", feature=0, mode="project_out", max_new_tokens=2)
     assert workers.requests[-1].strength is None
     assert away.strength is None
     assert "without what is along the direction" in repr(away)
@@ -137,7 +145,7 @@ def test_steering_along_a_feature_and_without_a_direction(remote: Lab, workers: 
 
 def test_parts_are_ablated(remote: Lab, workers: StandInWorkers) -> None:
     found = remote.ablate(
-        "tiny", [TEXT, "say word8"], with_="resample", sites=["mlp_out", "z"], layers=[0, 1], heads=[1], seed=3,
+        "tiny", [TEXT, "say word8"], ablation="resample", sites=["mlp_out", "z"], layers=[0, 1], heads=[1], seed=3,
         same_position=True,
     )  # fmt: skip
     assert workers.requests[-1] == AblateSites(
@@ -156,7 +164,7 @@ def test_parts_are_ablated(remote: Lab, workers: StandInWorkers) -> None:
 
 
 def test_one_text_is_one_text_and_a_mean_may_be_of_a_run(remote: Lab, workers: StandInWorkers) -> None:
-    remote.ablate("tiny", TEXT, with_="mean", run="planted", run_tokens=100)
+    remote.ablate("tiny", TEXT, ablation="mean", stored=StoredText("planted", 100))
     sent = workers.requests[-1]
     assert (sent.texts, sent.stored) == ((TEXT,), StoredSample("planted", 100))
     assert sent.ablation == "mean"
@@ -165,7 +173,7 @@ def test_one_text_is_one_text_and_a_mean_may_be_of_a_run(remote: Lab, workers: S
 def test_replaced_tokens_are_compared(remote: Lab, workers: StandInWorkers) -> None:
     corrupt = {"odd": "say word9 word7", "plain": "say word8 word5"}
     found = remote.compare_tokens(
-        "tiny", clean=TEXT, corrupt=corrupt, layers=[1], draws=9, seed=3, revision="r1", bos=False
+        "tiny", clean=TEXT, corrupt=corrupt, layers=[1], draws=9, seed=3, revision="r1", prepend_bos=False
     )
     assert workers.requests[-1] == CompareTokens(
         model=MODEL, clean=TEXT, corrupt=tuple(corrupt.values()), prepend_bos=False, layers=(1,), draws=9, seed=3
@@ -233,7 +241,7 @@ def test_token_ids_in_place_of_texts(remote: Lab, workers: StandInWorkers) -> No
     found = remote.tokens("tiny", ids, revision="r1")
     assert workers.requests[-1] == TokenizeText(model=MODEL, text=sent)
     assert (found.ids, found.table["special"].to_pylist()) == ([0, 6, 7], [True, False, False])
-    remote.attention("tiny", ids, revision="r1", bos=True)
+    remote.attention("tiny", ids, revision="r1", prepend_bos=True)
     assert workers.requests[-1] == GetAttention(model=MODEL, text=sent, prepend_bos=True)
     remote.logit_lens("tiny", ids, target=np.int64(9))
     assert (workers.requests[-1].text, workers.requests[-1].target) == (sent, 9)
@@ -246,6 +254,58 @@ def test_token_ids_in_place_of_texts(remote: Lab, workers: StandInWorkers) -> No
     assert len(workers.requests[-1].texts) == 2
     remote.compare_tokens("tiny", clean=ids, corrupt={"other": other})
     assert (workers.requests[-1].clean, workers.requests[-1].corrupt) == (sent, ((0, 9, 7),))
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda lab: lab.attention("tiny", TEXT, layers=[]), "layers"),
+        (lambda lab: lab.attention("tiny", TEXT, heads=()), "heads"),
+        (lambda lab: lab.induction_scores("tiny", layers=()), "layers"),
+        (lambda lab: lab.induction_scores("tiny", heads=range(0)), "heads"),
+        (lambda lab: lab.logit_lens("tiny", TEXT, layers=np.array([], int)), "layers"),
+        (lambda lab: lab.ablate("tiny", TEXT, sites=[]), "sites"),
+        (lambda lab: lab.ablate("tiny", TEXT, layers=iter(())), "layers"),
+        (lambda lab: lab.ablate("tiny", TEXT, heads=set()), "heads"),
+        (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={"a": TEXT}, layers=[]), "layers"),
+        (lambda lab: lab.weights("tiny", layers=[]), "layers"),
+    ],
+)
+def test_an_empty_collection_is_not_taken_for_everything(
+    call: Callable[[Lab], Any], field: str, remote: Lab, workers: StandInWorkers
+) -> None:
+    with pytest.raises(BadRequest, match="nothing to ask about") as refused:
+        call(remote)
+    assert refused.value.field == field
+    assert not workers.requests
+
+
+@pytest.mark.parametrize(
+    ("call", "field", "word"),
+    [
+        (lambda lab, given: lab.ablate("tiny", TEXT, ablation=given), "ablation", "mean"),
+        (lambda lab, given: lab.logit_lens("tiny", TEXT, site=given), "site", "resid_mid"),
+        (lambda lab, given: lab.steer("tiny", TEXT, **DIRECTION, mode=given), "mode", "add"),
+        (lambda lab, given: lab.steer("tiny", TEXT, **DIRECTION, unit=given), "unit", "absolute"),
+        (lambda lab, given: lab.steer("tiny", TEXT, **DIRECTION, positions=given), "positions", "all"),
+        (lambda lab, given: lab.attention("tiny", TEXT).top(given), "measure", "entropy"),
+        (lambda lab, given: lab.attention("tiny", TEXT).plot(measure=given), "measure", "entropy"),
+        (lambda lab, given: lab.induction_scores("tiny").top(given), "score", "induction"),
+        (lambda lab, given: lab.logit_lens("tiny", TEXT).plot(column=given), "column", "kl"),
+    ],
+)
+def test_one_word_is_meant(call: Callable[[Lab, Any], Any], field: str, word: str, remote: Lab) -> None:
+    for given in (None, [], [word], (word, word), 3, "nonsense"):
+        with pytest.raises(BadRequest) as refused:
+            call(remote, given)
+        assert refused.value.field == field
+        assert word in str(refused.value.allowed)
+
+
+def test_how_many_rows_at_most_is_k_everywhere(remote: Lab) -> None:
+    assert len(remote.attention("tiny", TEXT).top("entropy", k=1)) == 1
+    assert len(remote.induction_scores("tiny").top(k=1)) == 1
+    assert len(remote.ablate("tiny", TEXT).top(k=1)) == 1
 
 
 NO_IDS = {
@@ -299,8 +359,16 @@ DIRECTION = {"direction": [1.0], "site": "resid_post.1"}
         (lambda lab: lab.steer("tiny", TEXT, **DIRECTION, unit="metres"), "unit"),
         (lambda lab: lab.steer("tiny", TEXT, **DIRECTION, positions="some"), "positions"),
         (lambda lab: lab.ablate("tiny", [TEXT, ""]), "texts"),
-        (lambda lab: lab.ablate("tiny", TEXT, with_="median"), "with_"),
+        (lambda lab: lab.ablate("tiny", TEXT, ablation="median"), "ablation"),
         (lambda lab: lab.ablate("tiny", TEXT, same_position=1), "same_position"),
+        (lambda lab: lab.ablate("tiny", TEXT, stored=3), "stored"),
+        (lambda lab: lab.ablate("tiny", TEXT, prepend_bos=1), "prepend_bos"),
+        (lambda lab: lab.weights("tiny", stored=""), "stored"),
+        (lambda lab: lab.weights("tiny", seed=2**32), "seed"),
+        (lambda lab: lab.induction_scores("tiny", seed=2**32), "seed"),
+        (lambda lab: lab.induction_scores("tiny", n_tokens=-1), "n_tokens"),
+        (lambda lab: lab.induction_scores("tiny", n_texts=1.5), "n_texts"),
+        (lambda lab: lab.steer("tiny", TEXT, **DIRECTION, max_new_tokens=-1), "max_new_tokens"),
         (lambda lab: lab.compare_tokens("tiny", clean="", corrupt={"a": TEXT}), "clean"),
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt={}), "corrupt"),
         (lambda lab: lab.compare_tokens("tiny", clean=TEXT, corrupt=[TEXT]), "corrupt"),

@@ -13,7 +13,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 import actstore
-from actstore import BadRequest, Lab, plot_growth
+from actstore import BadRequest, Lab, StoredText, plot_growth
 from actstore._norms.growth import factor
 from actstore_api.records.model import GetWeightNorms
 from actstore_api.records.terms import ModelReference, StoredSample
@@ -184,7 +184,7 @@ def test_weights_are_asked_for_as_they_were_wanted(remote: Lab, workers: StandIn
         prepend_bos=False,
     )
     assert found.of("W_OV")["layer"].to_pylist() == [0, 0, 2, 2]
-    remote.weights("tiny", run=remote.run("planted"), run_tokens=500)
+    remote.weights("tiny", stored=StoredText(remote.run("planted"), 500))
     assert workers.requests[-1].stored == StoredSample("planted", 500)
     assert found.excluded == ("bos", "special")
     assert "excluded: bos, special" in repr(found)

@@ -130,19 +130,29 @@ def compared(attention: float, moved: float = 0.0) -> TokenComparison:
 
 def test_a_head_that_reacts_to_an_odd_token_is_warned_of_where_it_has_an_effect() -> None:
     sweeps = {"pointer": planted({"0": 0.9, "1": 0.9}), "answer": planted({"0": 0.9, "1": 0.8}, ANSWER)}
-    (warning,) = compare_corruptions(sweeps, tokens=compared(0.8)).warnings
+    (warning,) = compare_corruptions(sweeps, token_comparison=compared(0.8)).warnings
     assert warning.startswith("pointer shows z.0.1 at 1 'b': head 0.1 treats the token 'x' unlike other tokens")
-    assert compare_corruptions(sweeps, tokens=compared(0.2, moved=0.36)).warnings
+    assert compare_corruptions(sweeps, token_comparison=compared(0.2, moved=0.36)).warnings
     for ordinary in (compared(0.49), compared(0.2, moved=0.34)):
-        assert compare_corruptions(sweeps, tokens=ordinary).warnings == ()
+        assert compare_corruptions(sweeps, token_comparison=ordinary).warnings == ()
         assert [row["odd"] for row in ordinary] == [""]
-    assert compare_corruptions(sweeps, threshold=1.0, tokens=compared(0.8)).warnings == ()
+    assert compare_corruptions(sweeps, threshold=1.0, token_comparison=compared(0.8)).warnings == ()
+
+
+def test_what_is_no_sweep_and_no_comparison_is_refused() -> None:
+    sweeps = {"pointer": planted({"0": 0.9}), "answer": planted({"0": 0.9}, ANSWER)}
+    for wrong, field in (((sweeps | {"answer": 3}, 0.5, None), "sweeps"), ((sweeps, 0.5, sweeps), "token_comparison")):
+        with pytest.raises(BadRequest) as refusal:
+            compare_corruptions(*wrong)
+        assert refusal.value.field == field
+    with pytest.raises(BadRequest, match="choose from pointer, answer"):
+        compared(0.8).reacting("another")
 
 
 def test_tokens_of_other_corruptions_are_refused() -> None:
     sweeps = {"pointer": planted({"0": 0.9}), "another": planted({"0": 0.9})}
     with pytest.raises(BadRequest, match="other corruptions"):
-        compare_corruptions(sweeps, tokens=compared(0.2))
+        compare_corruptions(sweeps, token_comparison=compared(0.2))
 
 
 @pytest.mark.parametrize(

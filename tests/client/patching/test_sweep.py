@@ -1,13 +1,28 @@
 """Patching through a real service to workers of the same contract."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from inspect import Parameter, signature
+from typing import get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from actstore import BadRequest, Fault, Lab, Sweep, SweepEstimate, SweptCells
+from actstore import (
+    BadRequest,
+    Fault,
+    Lab,
+    PatchedSae,
+    Receivers,
+    StoredRows,
+    StoredText,
+    Sweep,
+    SweepEstimate,
+    SweptCells,
+)
+from actstore._patching.request import PatchOptions, sweep
 from actstore._patching.sweep import sweep_of
 from actstore_api.records.patching import (
     CellReference,
@@ -93,7 +108,7 @@ def test_prompts_and_answers_may_be_token_ids(remote: Lab, workers: StandInWorke
 
 
 def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:
-    patch(remote, sites="z", layers=[2, 0], directions=("noise",), revision="step-9", bos=False)
+    patch(remote, sites="z", layers=[2, 0], directions=("noise",), revision="step-9", prepend_bos=False)
     request = workers.requests[-1]
     assert request == RunSweep(
         model=ModelReference("planted-model", "step-9"),
@@ -131,13 +146,13 @@ def test_every_part_of_a_request_arrives(remote: Lab, workers: StandInWorkers) -
 
 
 def test_what_takes_the_place_arrives(remote: Lab, workers: StandInWorkers) -> None:
-    patch(remote, source="mean", source_run="planted", sites="resid_pre")
+    patch(remote, source="mean", stored="planted", sites="resid_pre")
     sent = workers.requests[-1]
     assert (sent.source, sent.stored) == ("mean", StoredSource("planted", frozenset({"bos"})))
-    patch(remote, source="resample", source_run="planted", source_exclude=(), source_seed=7, sites="resid_pre")
+    patch(remote, source="resample", stored=StoredRows("planted", exclude=(), seed=7), sites="resid_pre")
     sent = workers.requests[-1]
     assert (sent.source, sent.stored) == ("resample", StoredSource("planted", frozenset(), 7))
-    patch(remote, sae="planted-sae", features=range(3), sae_error="patched")
+    patch(remote, sae=PatchedSae("planted-sae", features=range(3), sae_error="patched"))
     sent = workers.requests[-1]
     assert (sent.sae, sent.features, sent.sae_error, sent.stored) == ("planted-sae", (0, 1, 2), "patched", None)
 
@@ -146,7 +161,7 @@ def test_receivers_arrive(remote: Lab, workers: StandInWorkers) -> None:
     patch(remote, receivers=["q.1.0", "mlp_in.1"])
     sent = workers.requests[-1]
     assert (sent.receivers, sent.path_mlps) == (("q.1.0", "mlp_in.1"), "recomputed")
-    sweep = patch(remote, receivers="logits", path_mlps="frozen")
+    sweep = patch(remote, receivers=Receivers("logits", path_mlps="frozen"))
     assert (sweep.receivers, sweep.path_mlps) == (("logits",), "frozen")
     assert "sent along paths to logits; MLPs on the way are frozen" in repr(sweep)
     assert sweep.to_dict()["receivers"] == ["logits"]
@@ -173,11 +188,7 @@ def test_spans_arrive_as_text_and_as_tokens(remote: Lab, workers: StandInWorkers
         ({"spans": {"who": ("Mary", slice(3, None))}}, "spans", "has no end"),
         ({"spans": {"": "Mary"}}, "spans", "spans is empty"),
         ({"source": "median"}, "source", "median"),
-        ({"sae_error": "lost"}, "sae_error", "lost"),
         ({"receivers": [3]}, "receivers", "receivers"),
-        ({"receivers": "logits", "path_mlps": "held"}, "path_mlps", "held"),
-        ({"source_exclude": "verbs"}, "source_exclude", "verbs"),
-        ({"features": [-1]}, "features", "-1"),
     ],
 )
 def test_what_takes_the_place_is_checked_before_it_is_sent(
@@ -187,6 +198,107 @@ def test_what_takes_the_place_is_checked_before_it_is_sent(
         patch(remote, **how)
     assert refusal.value.field == field
     assert not workers.requests
+
+
+@pytest.mark.parametrize(
+    ("made", "field", "allowed"),
+    [
+        (lambda: PatchedSae("planted-sae", sae_error="lost"), "sae_error", "kept, dropped, patched"),
+        (lambda: PatchedSae("planted-sae", sae_error=None), "sae_error", "kept, dropped, patched"),
+        (lambda: PatchedSae("planted-sae", features=[-1]), "features", "0..4294967295"),
+        (lambda: PatchedSae("planted-sae", features=[]), "features", "at least one"),
+        (lambda: PatchedSae(""), "sae", "a name"),
+        (lambda: Receivers("logits", path_mlps="held"), "path_mlps", "recomputed, frozen"),
+        (lambda: Receivers("logits", path_mlps=["frozen"]), "path_mlps", "one of 'recomputed', 'frozen'"),
+        (lambda: Receivers([]), "receivers", "at least one"),
+        (lambda: Receivers(None), "receivers", "q.9.6"),
+        (lambda: StoredRows("planted", exclude="verbs"), "exclude", "bos, special, sink"),
+        (lambda: StoredRows("planted", seed=2**32), "seed", "0..4294967295"),
+        (lambda: StoredRows(None), "run", "a run, or its name"),
+        (lambda: StoredText("planted", n_tokens=-1), "n_tokens", "0..4294967295"),
+        (lambda: StoredText(""), "run", "a run, or its name"),
+    ],
+)
+def test_a_value_is_checked_where_it_is_made(made: Callable[[], object], field: str, allowed: str) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        made()
+    assert refusal.value.field == field
+    assert str(refusal.value.allowed).startswith(allowed)
+
+
+def test_a_value_says_the_same_each_time(remote: Lab, workers: StandInWorkers) -> None:
+    """Of what can be gone through once, too."""
+    sae, stored = PatchedSae("planted-sae", features=iter([3])), StoredRows("planted", exclude=iter(["special"]))
+    for _ in range(2):
+        patch(remote, sae=sae, source="resample", stored=stored, receivers=Receivers(iter(["logits"])))
+        sent = workers.requests[-1]
+        assert (sent.features, sent.receivers) == ((3,), ("logits",))
+        assert sent.stored == StoredSource("planted", frozenset({"special"}))
+
+
+def test_a_run_stands_for_its_name(remote: Lab, workers: StandInWorkers) -> None:
+    for run in (remote.run("planted"), "planted", StoredRows(remote.run("planted"))):
+        patch(remote, source="mean", stored=run)
+        assert workers.requests[-1].stored == StoredSource("planted")
+
+
+@pytest.mark.parametrize("field", ["source", "positions", "directions"])
+def test_what_is_no_word_is_refused_with_the_words(field: str, remote: Lab, workers: StandInWorkers) -> None:
+    """None, of words that have no default in its place; words where one is meant; and others."""
+    words = {"source": "zero", "positions": "each", "directions": "noise"}[field]
+    for value in ("nothing", 3, [None], {"source": None, "positions": None, "directions": 0}[field]):
+        with pytest.raises(BadRequest) as refusal:
+            patch(remote, **{field: value})
+        assert refusal.value.field == field
+        assert words in str(refusal.value.allowed) or field == "positions"
+    assert not workers.requests
+
+
+def test_several_words_where_one_is_meant_are_refused(remote: Lab, workers: StandInWorkers) -> None:
+    for value in (["zero", "mean"], ["zero"], (), []):
+        with pytest.raises(BadRequest, match="one word, not several") as refusal:
+            patch(remote, source=value)
+        assert (refusal.value.field, refusal.value.value) == ("source", repr(value))
+        assert refusal.value.allowed == "one of 'prompt', 'zero', 'mean', 'resample'"
+    assert not workers.requests
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"sites": []}, {"sites": (), "joint": {}}, {"layers": []}, {"heads": ()}, {"positions": []}, {"spans": {}},
+        {"directions": []}, {"receivers": []}, {"layers": np.array([], int)}, {"heads": iter(())},
+        {"joint": {"both": []}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_empty_collection_is_not_taken_for_everything(
+    empty: dict[str, object], remote: Lab, workers: StandInWorkers
+) -> None:
+    field = next(iter(empty))
+    for call in (remote.patch, remote.estimate_patch):
+        with pytest.raises(BadRequest, match="nothing to ask about") as refusal:
+            call("planted-model", clean="a b", corrupt="a c", answers=(" a", " b"), **empty)
+        assert (refusal.value.field, refusal.value.reason) == (field, "ARGUMENT_INVALID")
+        assert str(refusal.value.allowed).startswith("at least one")
+    assert not workers.requests
+
+
+def test_beside_joint_cells_or_features_there_may_be_no_sites(remote: Lab, workers: StandInWorkers) -> None:
+    for more in ({"joint": {"both": [("z.1.0", 3)]}}, {"sae": "planted-sae"}):
+        patch(remote, sites=[], **more)
+        assert workers.requests[-1].sites == ()
+
+
+def test_the_signature_shows_every_argument() -> None:
+    """Of what type checkers read in a TypedDict, and with the defaults."""
+    asked = signature(sweep).parameters
+    options = {name: each for name, each in asked.items() if each.kind is Parameter.KEYWORD_ONLY}
+    assert get_type_hints(PatchOptions) == {name: each.annotation for name, each in options.items()}
+    for call in (Lab.patch, Lab.estimate_patch):
+        shown = signature(call).parameters
+        assert {name: shown[name] for name in options} == options
+        assert all(each.kind is not Parameter.VAR_KEYWORD for each in shown.values())
 
 
 def test_rows_of_a_stored_run_are_told() -> None:
@@ -219,7 +331,7 @@ def test_a_screen_arrives(remote: Lab, workers: StandInWorkers) -> None:
     assert workers.requests[-1].screen is None
     patch(remote, screen=100)
     assert workers.requests[-1].screen == Screen(100, qk_correction=True)
-    patch(remote, screen=7, qk_correction=False, grad_drop=True)
+    patch(remote, screen=Screen(7, qk_correction=False, grad_drop=True))
     assert workers.requests[-1].screen == Screen(7, qk_correction=False, grad_drop=True)
 
 
@@ -336,7 +448,7 @@ def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
         ({"clean": [1, 2.0]}, "clean"),
         ({"directions": ["backwards"]}, "directions"),
         ({"layers": [-1]}, "layers"),
-        ({"bos": "yes"}, "bos"),
+        ({"prepend_bos": "yes"}, "prepend_bos"),
         ({"clean": None}, "clean"),
         ({"clean": ["a", "b"]}, "corrupt"),
         ({"clean": ["a", "b"], "corrupt": ["c"]}, "corrupt"),
@@ -348,10 +460,19 @@ def test_top_is_by_distance_from_the_base_run(remote: Lab) -> None:
         ({"source": "noise"}, "source"),
         ({"joint": ["z.1.0"]}, "joint"),
         ({"joint": {"both": ["z.1.0"]}}, "joint"),
+        ({"joint": {"both": 3}}, "joint"),
+        ({"joint": {"": [("z.1.0", 3)]}}, "joint"),
+        ({"stored": ""}, "stored"),
+        ({"stored": 3}, "stored"),
+        ({"stored": StoredText("planted")}, "stored"),
+        ({"sae": 3}, "sae"),
+        ({"sae": ""}, "sae"),
+        ({"progress": "no"}, "progress"),
+        ({"on_cells": 3}, "on_cells"),
         ({"window_layers": 1.5}, "window_layers"),
         ({"screen": -1}, "screen"),
-        ({"screen": 3, "qk_correction": None}, "qk_correction"),
-        ({"grad_drop": True}, "grad_drop"),
+        ({"screen": Screen(-1)}, "exact_cells"),
+        ({"screen": Screen(3, qk_correction=None)}, "qk_correction"),
     ],
 )
 def test_what_could_not_be_sent_is_refused_here(how: dict[str, object], field: str, remote: Lab) -> None:
