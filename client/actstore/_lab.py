@@ -15,6 +15,7 @@ from actstore._runs.checkpoints import Captures, Checkpoints, check_revisions, r
 from actstore._runs.listings import Listings
 from actstore._runs.run import Capture, Run, open_run, start_capture
 from actstore._runs.specification import Batching, CaptureOptions, Dataset, specification
+from actstore._signatures import spelled_out
 from actstore._transport.base import Backend
 from actstore._where import NamedRun, StoredText, stored_text
 from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer, Positions
@@ -194,6 +195,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         )
         return start_capture(self._backend, asked)
 
+    @spelled_out(capture)
     def estimate_capture(
         self,
         model: str,
@@ -210,7 +212,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             dataset: As of `capture`.
             revision: As of `capture`.
             run: As of `capture`.
-            options: Every other argument of `capture`.
+            **options: As of `capture`.
 
         Returns:
             Tokens, bytes of each product, and seconds.
@@ -219,6 +221,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         found: EstimateCaptureAnswer = self._backend.ask(question)
         return found.estimate
 
+    @spelled_out(capture)
     def capture_revisions(
         self,
         model: str,
@@ -239,7 +242,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             dataset: As of `capture`.
             run: Beginning of the runs' names, `<run>-<revision>`. None: made from model, dataset and options.
             steps: Places of the revisions in training, one each. None: the numbers at the ends of their names.
-            options: Every other argument of `capture`.
+            **options: As of `capture`.
 
         Returns:
             The captures, which go on in the workers.
