@@ -99,7 +99,11 @@ class FeaturePage:
         return markup.document(f"feature {self.statistics.feature} of {self.statistics.sae}", self._repr_html_())
 
     def save_html(self, path: str | Path) -> None:
-        """Write the page for a browser into a file."""
+        """Write the page for a browser into a file.
+
+        Args:
+            path: The file; replaced if it exists.
+        """
         Path(path).write_text(self.to_html(), encoding="utf-8")
 
     def __repr__(self) -> str:

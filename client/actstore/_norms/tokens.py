@@ -65,7 +65,11 @@ class TokenNorms(NormAnswer):
         return np.stack([self.table[site].to_numpy() for site in chosen], axis=1)
 
     def sites_of(self, kind: str) -> tuple[str, ...]:
-        """Return the sites of a kind, in order of layer."""
+        """Return the sites of a kind, in order of layer.
+
+        Args:
+            kind: One of `kinds`.
+        """
         kind = _checks.one_of(kind, "kind", self.kinds)
         return tuple(site for site in self.sites if site.rpartition(".")[0] == kind)
 

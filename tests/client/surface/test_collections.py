@@ -1,4 +1,4 @@
-"""None stands for all, an empty collection for nothing; switches are True or False; an SAE's features are a collection."""
+"""None stands for all, and an empty collection for nothing; switches are True or False; features are a collection."""
 
 from collections.abc import Callable
 

@@ -51,7 +51,8 @@ def kinds() -> Iterator[type[Table]]:
 
 
 def check_plain(answer: Any) -> None:
-    for same in (pickle.loads(pickle.dumps(answer)), copy.deepcopy(answer), copy.copy(answer)):
+    pickled = pickle.loads(pickle.dumps(answer))  # noqa: S301  of our own
+    for same in (pickled, copy.deepcopy(answer), copy.copy(answer)):
         assert type(same) is type(answer)
         assert same == answer
         assert (repr(same), same._repr_html_()) == (repr(answer), answer._repr_html_())
