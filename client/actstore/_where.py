@@ -43,7 +43,7 @@ class Where:
             if isinstance(values := getattr(self, name), Iterator):
                 object.__setattr__(self, name, tuple(values))  # a page asks several questions of the same tokens
 
-    def selection(self) -> TokenSelection:
+    def _selection(self) -> TokenSelection:
         """Return the same as a record of the contract.
 
         Raises:
@@ -64,7 +64,7 @@ def chosen_tokens(where: object) -> TokenSelection | None:
     if not isinstance(where, Where):
         allowed = "actstore.Where(sequences=, positions=, documents=, tokens=)"
         raise refused(f"where cannot be {where!r}", "where", repr(where), allowed)
-    return where.selection()
+    return where._selection()
 
 
 def exclusion(values: Excluded, field: str = "exclude") -> frozenset[TokenClass]:
@@ -106,9 +106,9 @@ class StoredRows:
     def __post_init__(self) -> None:
         if isinstance(self.exclude, Iterator):
             object.__setattr__(self, "exclude", tuple(self.exclude))  # two sweeps may ask for the same rows
-        self.source()
+        self._source()
 
-    def source(self) -> StoredSource:
+    def _source(self) -> StoredSource:
         """The same in the contract's words. Errors: BadRequest with the field's name."""
         return StoredSource(run_name(self.run, "run"), exclusion(self.exclude), _checks.seed(self.seed))
 
@@ -126,9 +126,9 @@ class StoredText:
     n_tokens: int = StoredSample.tokens
 
     def __post_init__(self) -> None:
-        self.sample()
+        self._sample()
 
-    def sample(self) -> StoredSample:
+    def _sample(self) -> StoredSample:
         """The same in the contract's words. Errors: BadRequest with the field's name."""
         return StoredSample(run_name(self.run, "run"), _checks.count(self.n_tokens, "n_tokens"))
 
@@ -138,8 +138,8 @@ def stored_rows(given: StoredRows | NamedRun | str | None) -> StoredSource | Non
     if given is None:
         return None
     if isinstance(given, StoredRows):
-        return given.source()
-    return StoredRows(run_name(given, "stored", "a run, its name, or actstore.StoredRows")).source()
+        return given._source()
+    return StoredRows(run_name(given, "stored", "a run, its name, or actstore.StoredRows"))._source()
 
 
 def stored_text(given: StoredText | NamedRun | str | None) -> StoredSample | None:
@@ -147,8 +147,8 @@ def stored_text(given: StoredText | NamedRun | str | None) -> StoredSample | Non
     if given is None:
         return None
     if isinstance(given, StoredText):
-        return given.sample()
-    return StoredText(run_name(given, "stored", "a run, its name, or actstore.StoredText")).sample()
+        return given._sample()
+    return StoredText(run_name(given, "stored", "a run, its name, or actstore.StoredText"))._sample()
 
 
 def run_name(run: object, field: str, allowed: str = "a run, or its name") -> str:

@@ -9,7 +9,7 @@ from actstore._answer import Answer
 from actstore._errors import refused
 from actstore._runs.activations import Activations
 from actstore._transport.base import Backend
-from actstore._where import Excluded, Where, exclusion
+from actstore._where import Excluded, Where, chosen_tokens, exclusion
 from actstore_api.records import catalog
 from actstore_api.records.activation import ROW_COLUMNS, ReadActivations, ReadTokens, RowColumn
 
@@ -61,7 +61,7 @@ class RowCalls:
             self._description.name,
             chosen,
             columns=_checks.several_of(columns, "columns", ROW_COLUMNS),
-            where=Where(sequences, positions, documents, tokens).selection(),
+            where=chosen_tokens(Where(sequences, positions, documents, tokens)),
             exclude=exclusion(exclude),
         )
         table, provenance = self._backend.rows(question)
@@ -89,7 +89,7 @@ class RowCalls:
             A row for each token: sequence, position, document, token (its id), flags (1 BOS, 2 special, 4 sink), text,
             and the document's source and row.
         """
-        where = Where(sequences, positions, documents, tokens).selection()
+        where = chosen_tokens(Where(sequences, positions, documents, tokens))
         question = ReadTokens(self._description.name, where, exclusion(exclude))
         table, provenance = self._backend.rows(question)
         return Answer(table=table, provenance=provenance, excluded=tuple(sorted(question.exclude)))
