@@ -202,10 +202,10 @@ REFUSALS = {
         lambda lab: lab.run("at-100").fit_growth(layers=(0, 1)),
         "LAYER_OUT_OF_RANGE", "layers", "at least 3 layers",
     ),
-    "no layer": (lambda lab: lab.run("at-100").fit_growth(layers=[]), "ARGUMENT_INVALID", "layers", "names nothing"),
+    "no layer": (lambda lab: lab.run("at-100").fit_growth(layers=[]), "ARGUMENT_INVALID", "layers", "layers is empty"),
     "no layer over training": (
         lambda lab: lab.checkpoints(RUNS).fit_growth("checkpoint", layers=()),
-        "ARGUMENT_INVALID", "layers", "names nothing",
+        "ARGUMENT_INVALID", "layers", "layers is empty",
     ),
     "out of range over training": (
         lambda lab: lab.checkpoints(RUNS).fit_growth("checkpoint", layers=(1, 3)),

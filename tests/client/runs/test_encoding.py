@@ -36,8 +36,8 @@ def test_the_run_and_the_saes_are_all_that_is_sent(remote: Lab, workers: StandIn
 def test_what_cannot_be_encoded(remote: Lab, direct: Lab, workers: StandInWorkers) -> None:
     with pytest.raises(BadRequest, match="name an SAE"):
         remote.run("planted").encode([])
-    with pytest.raises(BadRequest, match="name must be text"):
-        remote.run("planted").encode("sae", name=7)  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="run must be text"):
+        remote.run("planted").encode("sae", run=7)  # type: ignore[arg-type]
     assert workers.requests == []
     with pytest.raises(BadRequest) as refused:
         direct.run("planted").encode("sae")
