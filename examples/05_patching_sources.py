@@ -24,7 +24,7 @@ with actstore.connect() as lab:
         print(f"the SAE's error {error}:")
         print(frame[frame["name"].notna()].pivot_table("normalized", "name", "direction").round(2))
 
-    run = lab.capture(MODEL, dataset="asyncio", sites=["resid_pre"], max_tokens=20_000, name="means").wait()
+    run = lab.capture(MODEL, dataset="asyncio", dense_sites=["resid_pre"], max_tokens=20_000, run="means").wait()
     mean = lab.patch(MODEL, **PAIR, sites="resid_pre", source="mean", stored=run, positions=[VARIABLE])
     print(mean)
 

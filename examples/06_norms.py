@@ -38,8 +38,6 @@ with actstore.connect() as lab:
     checkpoints.runs[-1].norms("resid_post", histogram=60).plot_histogram().figure.savefig(
         "norms-histogram.png", dpi=110
     )
-    checkpoints.runs[-1].norms("resid_post", by="token", sequences=range(5, 6)).plot().figure.savefig(
-        "norms-tokens.png", dpi=110
-    )
+    checkpoints.runs[-1].token_norms(range(5, 6), "resid_post").plot().figure.savefig("norms-tokens.png", dpi=110)
     weights.plot_sublayers(sublayer="mlp").figure.savefig("norms-mlp.png", dpi=110)
     print("plots: norms-depth, -ratios, -training, -both, -separability, -position, -histogram, -tokens, -mlp.png")

@@ -74,7 +74,7 @@ def heading(text: str) -> None:
 
 def capture(lab: actstore.Lab) -> actstore.Run:
     heading(f"Capturing {TOKENS:,} tokens of Python source: all norms, {DENSE_SITE} whole, the features of {SAE}")
-    run = lab.capture(MODEL, dataset="stdlib.jsonl", sites=[DENSE_SITE], saes=[SAE], max_tokens=TOKENS).wait()
+    run = lab.capture(MODEL, dataset="stdlib.jsonl", dense_sites=[DENSE_SITE], saes=[SAE], max_tokens=TOKENS).wait()
     print(run)
     return run
 
@@ -82,10 +82,10 @@ def capture(lab: actstore.Lab) -> actstore.Run:
 def show_growth(run: actstore.Run, plots: Path) -> None:
     heading("How does the norm of the residual stream grow?")
     profile = run.norms()
-    growth = profile.fit_growth(site="resid_post")
+    growth = run.fit_growth("resid_post")
     print(profile)
     print(growth)
-    save(profile.plot(), plots / "norm_profile.png")
+    save(profile.plot(growth=growth), plots / "norm_profile.png")
     save(growth.plot(), plots / "norm_growth.png")
 
 

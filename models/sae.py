@@ -47,7 +47,12 @@ def write_datasets(folder: Path) -> None:
 
 def captured_rows(lab: actstore.Lab, dataset: str, max_tokens: int) -> Float[NDArray[np.float32], "row d_model"]:
     run = lab.capture(
-        "pystdlib", dataset=dataset, sites=[SITE], norms=[SITE], max_tokens=max_tokens, name=f"sae-{Path(dataset).stem}"
+        "pystdlib",
+        dataset=dataset,
+        dense_sites=[SITE],
+        norm_sites=[SITE],
+        max_tokens=max_tokens,
+        run=f"sae-{Path(dataset).stem}",
     ).wait()
     rows = run.activations(SITE)
     positions = rows.table["position"].to_numpy()

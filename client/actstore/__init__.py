@@ -5,7 +5,7 @@ lab = actstore.connect("host:port")     # a service
 lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/prefix"
 """
 
-from actstore._answer import Answer, Table, Verdict
+from actstore._answer import Answer, Listing, Table, Verdict
 from actstore._checks import Text
 from actstore._connect import connect
 from actstore._errors import (
@@ -26,16 +26,10 @@ from actstore._errors import (
 )
 from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
-from actstore._features.live import DirectionAblation, EncodedText, LogitLens, SaeCheck, TextAblation
+from actstore._features.live import DirectionAblation, EncodedText, LensEnd, LogitLens, SaeCheck, TextAblation
 from actstore._features.page import FeaturePage
-from actstore._features.stored import (
-    Examples,
-    FeatureRows,
-    FeatureStatistics,
-    FeatureTable,
-    ManyExamples,
-    TokenR2,
-)
+from actstore._features.questions import ExampleSpread
+from actstore._features.stored import Examples, FeatureRows, FeatureStatistics, FeatureTable, ManyExamples, TokenR2
 from actstore._lab import Lab
 from actstore._models.answers import (
     Attention,
@@ -49,12 +43,14 @@ from actstore._models.answers import (
 )
 from actstore._models.calls import LensSite
 from actstore._models.interventions import SiteAblation, SteeredText, Writer
+from actstore._norms.answer import NormAnswer, NormExclusion, NormSize
+from actstore._norms.asking import NormGrouping
 from actstore._norms.growth import Growth, plot_growth
-from actstore._norms.profiles import NormProfile
+from actstore._norms.profiles import CheckpointNorms, NormProfile
 from actstore._norms.separability import Separability
 from actstore._norms.tokens import TokenNorms
-from actstore._norms.toy import DepthSimulation, simulate_depth
-from actstore._norms.weights import WeightNorms
+from actstore._norms.toy import DepthSimulation, ToyModel, simulate_depth
+from actstore._norms.weights import Sublayer, WeightNorms
 from actstore._patching.corruptions import CorruptionComparison, compare_corruptions
 from actstore._patching.replaced_tokens import TokenComparison
 from actstore._patching.request import Answers, Joint, PatchOptions, SpanPart, Spans
@@ -62,23 +58,31 @@ from actstore._patching.sweep import Sweep, SweptCells
 from actstore._patching.values import PatchedSae, Receivers
 from actstore._runs.activations import Activations
 from actstore._runs.checkpoints import Captures, Checkpoints
+from actstore._runs.rows import ExportLayout
 from actstore._runs.run import Capture, Run
+from actstore._runs.specification import Batching, CaptureOptions, Dataset
 from actstore._stack.stack import LocalStack
-from actstore._transport.access import S3Access
+from actstore._transport.access import Retries, S3Access, Timeout
 from actstore._where import Excluded, NamedRun, StoredRows, StoredText, Where
+from actstore_api.records.activation import RowColumn
 from actstore_api.records.capture import (
     CaptureEstimate,
     CaptureProgress,
     CaptureSpecification,
+    CaptureState,
+    Comparison,
     DatasetFiles,
     DatasetReference,
     Positions,
+    PositionsKind,
     RowFilter,
     ShardFailure,
 )
 from actstore_api.records.catalog import SaeAttachment
+from actstore_api.records.feature import ActiveFeatureOrder, FeatureStatistic, SampleMethod
 from actstore_api.records.model import SiteAblation as AblationKind
 from actstore_api.records.model import SteeredPositions, SteeringMode, StrengthUnit
+from actstore_api.records.norm import GrowthAxis, GrowthVerdict, NormQuantity, SeparabilityVerdict
 from actstore_api.records.patching import (
     PatchDirection,
     PatchPositions,
@@ -92,57 +96,80 @@ from actstore_api.records.patching import (
     SweepKernel,
     TakenRows,
 )
-from actstore_api.records.terms import Failure, ModelReference, Provenance
+from actstore_api.records.sae import FeatureSide
+from actstore_api.records.sae import TextAblation as TokenAblation
+from actstore_api.records.terms import Dtype, Failure, ModelReference, Provenance, TokenClass
 
 __all__ = [
     "AblationKind",
     "Activations",
+    "ActiveFeatureOrder",
     "ActstoreError",
     "Answer",
     "Answers",
     "Attention",
     "AttentionMeasure",
     "BadRequest",
+    "Batching",
     "Cancelled",
     "Capture",
     "CaptureEstimate",
+    "CaptureOptions",
     "CaptureProgress",
     "CaptureSpecification",
+    "CaptureState",
     "Captures",
+    "CheckpointNorms",
     "Checkpoints",
+    "Comparison",
     "Conflict",
     "CorruptObject",
     "CorruptionComparison",
+    "Dataset",
     "DatasetFiles",
     "DatasetReference",
     "Denied",
     "DepthSimulation",
     "DirectionAblation",
+    "Dtype",
     "EncodedText",
+    "ExampleSpread",
     "Examples",
     "Excluded",
+    "ExportLayout",
     "Failure",
     "Fault",
     "Feature",
     "FeaturePage",
     "FeatureRows",
+    "FeatureSide",
+    "FeatureStatistic",
     "FeatureStatistics",
     "FeatureTable",
     "Growth",
+    "GrowthAxis",
+    "GrowthVerdict",
     "InductionScore",
     "InductionScores",
     "Joint",
     "Lab",
+    "LensEnd",
     "LensMeasure",
     "LensSite",
     "LimitExceeded",
+    "Listing",
     "LocalStack",
     "LogitLens",
     "ManyExamples",
     "MissingLibrary",
     "ModelReference",
     "NamedRun",
+    "NormAnswer",
+    "NormExclusion",
+    "NormGrouping",
     "NormProfile",
+    "NormQuantity",
+    "NormSize",
     "NotFound",
     "PatchDirection",
     "PatchOptions",
@@ -151,9 +178,12 @@ __all__ = [
     "PatchedSae",
     "PathMlps",
     "Positions",
+    "PositionsKind",
     "PromptPair",
     "Provenance",
     "Receivers",
+    "Retries",
+    "RowColumn",
     "RowFilter",
     "Run",
     "S3Access",
@@ -162,8 +192,10 @@ __all__ = [
     "SaeError",
     "SaeFeatures",
     "SaeWarning",
+    "SampleMethod",
     "Screen",
     "Separability",
+    "SeparabilityVerdict",
     "ShardFailure",
     "SiteAblation",
     "SpanPart",
@@ -176,6 +208,7 @@ __all__ = [
     "StoredRows",
     "StoredText",
     "StrengthUnit",
+    "Sublayer",
     "Sweep",
     "SweepAudit",
     "SweepEstimate",
@@ -187,10 +220,14 @@ __all__ = [
     "TextAblation",
     "TextLens",
     "TextTokens",
+    "Timeout",
+    "TokenAblation",
+    "TokenClass",
     "TokenComparison",
     "TokenNorms",
     "TokenR2",
     "TopColumn",
+    "ToyModel",
     "Unavailable",
     "Verdict",
     "WeightNorms",

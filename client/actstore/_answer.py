@@ -23,25 +23,47 @@ HASH_DIGITS = 8
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """Rows under named columns; iterating yields a row as a dict."""
+    """Rows under named columns. Iterating yields each row as a dict, and `len` counts the rows.
+
+    Tables and all answers are plain data: they can be compared, copied and pickled, and libraries that read Arrow take
+    them as they are, such as `pl.DataFrame(answer)`, `pa.table(answer)` and DuckDB.
+
+    Attributes:
+        table: The rows, as a `pyarrow.Table`.
+    """
 
     table: pa.Table = field(kw_only=True)
 
     def to_arrow(self) -> pa.Table:
+        """Return the rows as a `pyarrow.Table`."""
         return self.table
 
     def to_pandas(self) -> "pd.DataFrame":
+        """Return the rows as a pandas DataFrame.
+
+        Raises:
+            MissingLibrary: pandas is not installed.
+        """
         library("pandas", "pandas")
         frame: pd.DataFrame = self.to_arrow().to_pandas()
         return frame
 
     def to_polars(self) -> "pl.DataFrame":
+        """Return the rows as a polars DataFrame.
+
+        Raises:
+            MissingLibrary: polars is not installed.
+        """
         frame: pl.DataFrame = library("polars", "polars").from_arrow(self.to_arrow())
         return frame
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; what is no finite number is None, for JSON has no word for it."""
+        """Return plain values, ready for JSON. NaN and infinite numbers become None, since JSON has neither."""
         return {"rows": plain_rows(self.to_arrow())}
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Hand the rows to a library that reads Arrow, without a copy (the Arrow PyCapsule interface)."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -108,7 +130,12 @@ def excluded_words(excluded: tuple[str, ...], sink_ratio: float | None) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Answer(Table):
-    """A table that says where its numbers come from and which token classes (`bos`, `special`) it leaves out."""
+    """A table that says where its numbers come from and which tokens they leave out.
+
+    Attributes:
+        provenance: Model, weights, run and software that the numbers come from.
+        excluded: Token classes that were left out, such as `bos`, in alphabetical order.
+    """
 
     provenance: Provenance = field(kw_only=True)
     excluded: tuple[str, ...] = field(default=(), kw_only=True)
@@ -117,16 +144,22 @@ class Answer(Table):
         return {**super().to_dict(), "excluded": list(self.excluded), "provenance": asdict(self.provenance)}
 
     @property
-    def left_out(self) -> str:
+    def _left_out(self) -> str:
+        """In words."""
         return excluded_words(self.excluded, self.provenance.sink_ratio)
 
     def _notes(self) -> list[str]:
-        return [*super()._notes(), f"{self.left_out} · {self.provenance.summary}"]
+        return [*super()._notes(), f"{self._left_out} · {self.provenance.summary}"]
 
 
 @dataclass(frozen=True, repr=False)
 class Listing(Table):
-    """What is there of one kind; `note` says what may be there beside."""
+    """A list of runs, models, SAEs or datasets.
+
+    Attributes:
+        kind: What is listed, in words.
+        note: What else may exist that the list cannot show, in words; empty if there is nothing to say.
+    """
 
     kind: str
     note: str = ""
@@ -143,11 +176,17 @@ class Listing(Table):
 
 @dataclass(frozen=True, repr=False)
 class Verdict(Table):
-    """What a check of a store found: a row a finding: kind (damaged, missing, unreadable, orphan, unknown, removed),
-    key, and what is wrong.
+    """What a check of a store found, a row for each finding.
 
-    `sound` where nothing is damaged, missing or unreadable: orphans, which crashes leave, and keys that are not
-    ours take space and do no harm.
+    Columns: kind (damaged, missing, unreadable, orphan, unknown, removed), key (of the object) and what (is wrong).
+
+    Attributes:
+        sound: Whether nothing is damaged, missing or unreadable. Orphans, which crashes leave behind, and objects that
+            actstore did not write take space and do no harm.
+        runs: Number of runs that were checked.
+        shards: Number of shards that were checked.
+        objects: Number of objects that were checked.
+        bytes: Size of these objects together, in bytes.
     """
 
     sound: bool

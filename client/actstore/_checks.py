@@ -210,9 +210,9 @@ def some(
     return checked
 
 
-def some_numbers(values: Iterable[int] | None, field: str) -> tuple[int, ...]:
-    """At least one layer, head or feature; None stands for all that there are."""
-    return some(whole_numbers(values, field), values, field)
+def some_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
+    """At least one layer, head, feature or document; None stands for all that there are."""
+    return some(whole_numbers(values, field, maximum), values, field)
 
 
 def some_names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...]:

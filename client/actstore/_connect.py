@@ -5,11 +5,18 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
+from actstore import _checks
 from actstore._errors import Unavailable, refused
 from actstore._lab import Lab
 from actstore._stack.folder import ADDRESSES, STACK_FILE, stack_folder
-from actstore._transport.access import S3Access
+from actstore._transport.access import Connection, Retries, S3Access, Timeout
+
+DEFAULT = Connection()
+# gRPC's own limit.
+MAXIMUM_MESSAGE_BYTES = 2**31 - 1
+Value = TypeVar("Value")
 
 # An IPv6 address without its brackets would be taken for another host and no port.
 _SERVICE = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+(?:%\w+)?\]):(\d{1,5})", re.ASCII)
@@ -21,14 +28,35 @@ def connect(
     token: str | None = None,
     s3: S3Access | None = None,
     tls: bool | None = None,
+    root_certificates: str | os.PathLike[str] | bytes | None = None,
+    timeout: Timeout = DEFAULT.timeout,
+    retries: Retries = DEFAULT.retries,
+    max_message_bytes: int = DEFAULT.max_message_bytes,
 ) -> Lab:
-    """A lab to ask.
+    """Open a lab: a service, or a bucket without one. Nothing is asked yet.
 
-    `address` is `host:port` of a service, or a bucket to read without one: `./folder`, `/folder` or
-    `s3://bucket/prefix`. None: ACTSTORE_ADDRESS, or else the stack that `actstore up` started in this folder or one
-    above. `token` defaults to ACTSTORE_TOKEN, or the stack's own; `s3` to ACTSTORE_S3_ENDPOINT, _ACCESS_KEY,
-    _SECRET_KEY, _REGION and _SECURE. `tls` True encrypts; a token goes in the clear to another machine only with an
-    explicit False.
+    Args:
+        address: `host:port` of a service, or a bucket: `./folder`, `/folder` or `s3://bucket/prefix`. None: the
+            environment's ACTSTORE_ADDRESS, or else the stack that `actstore up` started in this folder or one above.
+        token: What the service knows its callers by. None: ACTSTORE_TOKEN, or the stack's own.
+        s3: Keys of an `s3://` bucket. None: ACTSTORE_S3_ENDPOINT, ACTSTORE_S3_ACCESS_KEY, ACTSTORE_S3_SECRET_KEY,
+            ACTSTORE_S3_REGION and ACTSTORE_S3_SECURE.
+        tls: True encrypts the connection to a service. False sends everything in the clear, the token too. None:
+            encrypted where `root_certificates` are given; else in the clear, which is refused for a token and another
+            machine. The environment's ACTSTORE_TLS (1 or 0) takes the place of None.
+        root_certificates: Certificates of the authorities that are trusted, in PEM: a file, or its bytes. None: the
+            file that ACTSTORE_ROOT_CERTIFICATES names, or else the authorities that gRPC knows.
+        timeout: Time limits.
+        retries: How often a question is repeated while the service is unavailable.
+        max_message_bytes: Largest answer that is accepted, in bytes. Answers that are streams have many messages.
+
+    Returns:
+        A lab. Close it, or use it in a `with` statement.
+
+    Raises:
+        BadRequest: An address, token or certificate that cannot be used.
+        Denied: A token that would be sent in the clear.
+        Unavailable: No address is given, and no stack is found.
     """
     if address is None:
         address, token = _found(token)
@@ -42,7 +70,44 @@ def connect(
         return Lab(BucketBackend(address, s3 or (_s3_access(os.environ) if address.startswith("s3://") else None)))
     from actstore._transport.service import GrpcBackend
 
-    return Lab(GrpcBackend(_checked(address), token or os.environ.get("ACTSTORE_TOKEN"), tls))
+    how = Connection(
+        timeout=_checked_value(timeout, Timeout, "timeout"),
+        retries=_checked_value(retries, Retries, "retries"),
+        max_message_bytes=_checks.count(max_message_bytes, "max_message_bytes", maximum=MAXIMUM_MESSAGE_BYTES),
+        root_certificates=_certificates(root_certificates or os.environ.get("ACTSTORE_ROOT_CERTIFICATES")),
+    )
+    encrypted = _switched("ACTSTORE_TLS") if tls is None else _checks.switch(tls, "tls")
+    return Lab(GrpcBackend(_checked(address), token or os.environ.get("ACTSTORE_TOKEN"), encrypted, how))
+
+
+def _checked_value(value: Value, kind: type[Value], field: str) -> Value:
+    if not isinstance(value, kind):
+        raise refused(f"{field} cannot be {value!r}", field, repr(value), f"actstore.{kind.__name__}(...)")
+    return value
+
+
+def _certificates(given: str | os.PathLike[str] | bytes | None) -> bytes | None:
+    """In PEM. Errors: BadRequest for a file that cannot be read or holds no certificate."""
+    if not given:
+        return None
+    allowed = "a file of certificates in PEM, or its bytes"
+    try:
+        found = given if isinstance(given, bytes) else Path(given).expanduser().read_bytes()
+    except (OSError, TypeError) as error:
+        message = f"the root certificates cannot be read: {error}"
+        raise refused(message, "root_certificates", str(given), allowed) from None
+    if b"-----BEGIN CERTIFICATE-----" not in found:
+        shown = "bytes" if isinstance(given, bytes) else str(given)
+        raise refused("there is no certificate in root_certificates", "root_certificates", shown, allowed)
+    return found
+
+
+def _switched(variable: str) -> bool | None:
+    """What a variable of the environment switches on or off; None where it is not set."""
+    value = os.environ.get(variable) or None
+    if value not in (None, "0", "1"):
+        raise refused(f"{variable} is {value!r}", variable, value, "0 or 1")
+    return None if value is None else value == "1"
 
 
 def _found(token: str | None) -> tuple[str, str | None]:
@@ -82,11 +147,9 @@ def _s3_access(environment: Mapping[str, str]) -> S3Access:
     if missing:
         message = f"an s3:// address needs s3=S3Access(...), or {', '.join(missing)} in the environment"
         raise refused(message, "s3", "None", "S3Access(endpoint, access_key, secret_key)", "STORE_CREDENTIALS")
-    secure = environment.get("ACTSTORE_S3_SECURE") or "1"
-    if secure not in ("0", "1"):
-        raise refused(f"ACTSTORE_S3_SECURE is {secure!r}", "secure", secure, "0 or 1")
+    secure = _switched("ACTSTORE_S3_SECURE")
     return S3Access(
         **{name: environment[variable] for name, variable in names.items()},
         region=environment.get("ACTSTORE_S3_REGION") or "us-east-1",
-        secure=secure == "1",
+        secure=True if secure is None else secure,
     )

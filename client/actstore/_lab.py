@@ -1,33 +1,37 @@
 """The lab: what is there, and everything that can be asked of it."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, Unpack
 
 from actstore import _checks
 from actstore._answer import Verdict
 from actstore._checks import Text
-from actstore._errors import refused
 from actstore._models.calls import ModelCalls
-from actstore._norms.asking import growth_question, steps_of
-from actstore._norms.growth import Growth, ask_growth
-from actstore._norms.layers import first_and_last
+from actstore._norms.asking import steps_of
 from actstore._norms.weights import WeightNorms, ask_weights
 from actstore._patching.calls import PatchingCalls
 from actstore._runs.checkpoints import Captures, Checkpoints, check_revisions, run_of_revision
 from actstore._runs.listings import Listings
 from actstore._runs.run import Capture, Run, open_run, start_capture
-from actstore._runs.specification import CaptureOptions, specification
+from actstore._runs.specification import Batching, CaptureOptions, Dataset, specification
+from actstore._signatures import spelled_out
 from actstore._transport.base import Backend
-from actstore._where import Excluded, NamedRun, StoredText, stored_text
-from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer
+from actstore._where import NamedRun, StoredText, stored_text
+from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer, Positions
 from actstore_api.records.model import GetWeightNorms
-from actstore_api.records.norm import FitGrowth, GetSeparability
+from actstore_api.records.terms import Dtype
 
 
 class Lab(Listings, ModelCalls, PatchingCalls):
-    """A connection; `with actstore.connect() as lab:` closes it, and so does the end of the program."""
+    """A connection to a service, or to a bucket without one. `actstore.connect` opens it.
+
+    `with actstore.connect() as lab:` closes it, and so does the end of the program. A lab cannot be pickled; its
+    answers can.
+
+    Attributes:
+        closed: Whether it was closed.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -35,6 +39,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
 
     @property
     def address(self) -> str:
+        """Where it asks: `host:port`, a folder or `s3://bucket/prefix`."""
         return self._backend.address
 
     def __repr__(self) -> str:
@@ -50,139 +55,216 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         self.close()
 
     def close(self) -> None:
+        """Close the connection. Answers stay; every further question is refused."""
         self._backend.close()
         self.closed = True
 
-    def run(self, name: str) -> Run:
-        return open_run(self._backend, _checks.text(name, "run"))
+    def run(self, run: str) -> Run:
+        """Open a run.
+
+        Args:
+            run: Its name; `lab.runs()` lists them.
+
+        Raises:
+            NotFound: The store has no run of this name.
+        """
+        return open_run(self._backend, _checks.text(run, "run"))
 
     def check(self, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
-        """Reads every object of a run (None: of the whole store) and compares it with its record.
+        """Read every object of the store, or of one run, and compare it with its record. Only on a bucket.
 
-        `quick` leaves out what reads every byte. Orphans of a run that is being captured are left, since those of an
-        attempt under way look the same. On a bucket, not through a service.
+        Args:
+            run: Name of a run. None: the whole store.
+            quick: Leave out what reads every byte.
+            remove_orphans: Remove objects that no record names, which crashes leave behind. Those of a run that is
+                being captured are kept, since an attempt under way looks the same.
+
+        Returns:
+            What was found, and whether the store is sound.
+
+        Raises:
+            BadRequest: The lab is a service.
+            NotFound: There is no run of this name.
         """
         name = None if run is None else _checks.text(run, "run")
-        return self._backend.check_runs(name, bool(quick), bool(remove_orphans))
+        return self._backend.check_runs(
+            name, _checks.switch(quick, "quick"), _checks.switch(remove_orphans, "remove_orphans")
+        )
 
     def remove(self, run: str, *, force: bool = False) -> int:
-        """Remove a run from the bucket, for good; how many objects that were. On a bucket, not through a service.
+        """Remove a run from the bucket, for good. Only on a bucket, not through a service.
 
-        One that is being captured is refused unless by `force`; its capture then fails.
+        Args:
+            run: Its name.
+            force: Remove it even if it is being captured, whose capture then fails, or if other runs are over its rows,
+                which then cannot be read.
+
+        Returns:
+            Number of objects that were removed.
+
+        Raises:
+            BadRequest: The lab is a service.
+            NotFound: There is no run of this name.
+            Conflict: The run is being captured, or other runs are over its rows.
         """
-        return self._backend.remove_run(_checks.text(run, "run"), bool(force))
+        return self._backend.remove_run(_checks.text(run, "run"), _checks.switch(force, "force"))
 
-    def attach(self, run_name: str) -> Capture:
-        """A capture that someone started before."""
-        return Capture(_checks.text(run_name, "run"), self._backend)
+    def attach(self, run: str) -> Capture:
+        """Return a capture that was started before, to watch it, wait for it or cancel it.
+
+        Args:
+            run: Name of the run that it makes.
+        """
+        return Capture(_checks.text(run, "run"), self._backend)
 
     def capture(
         self,
         model: str,
         *,
-        dataset: str,
+        dataset: str | Dataset,
         revision: str = "",
-        name: str | None = None,
-        **options: Unpack[CaptureOptions],
+        run: str | None = None,
+        dense_sites: Iterable[str] | str = (),
+        norm_sites: Iterable[str] | str | None = None,
+        saes: Iterable[str] | str = (),
+        positions: Positions | None = None,
+        max_tokens: int | None = None,
+        context_length: int | None = None,
+        prepend_bos: bool | None = None,
+        sink_ratio: float | None = None,
+        dtype: Dtype = "float32",
+        storage_dtype: Dtype | None = None,
+        widen_on_overflow: bool = False,
+        batching: Batching | None = None,
     ) -> Capture:
-        """Run a model over text in the workers and store what it shows; `.wait()` gives the run.
+        """Run a model over text in the workers, and store what it shows. `.wait()` gives the run.
 
-        `sites` are stored as whole vectors, `norms` as L2 norms (None and an empty collection both mean every site),
-        `saes` as their nonzero features.
-        A site is `resid_post.2`, or `resid_post` for that site of every layer; of q, k, v, z and pattern, `z.2` has all
-        heads of a layer and `z.2.5` one. `context_length` (None: the model's) counts tokens of a sequence, `max_tokens`
-        of the whole run, both with BOS; `bos` None follows the tokenizer. The same capture again is the same run, and
-        finishes it.
+        The same capture again is the same run, and finishes it.
 
-        `dataset` is a path below the workers' dataset folders or stores, or `hf:OWNER/NAME:SPLIT`. Of a table,
-        `text_field` or (token ids) `tokens_field` is the column to read; `filters` keep rows, as pyarrow's do:
-        ("language", "==", "en"); `max_documents` counts those kept. A document's source, shown with its examples, is
-        its file and row, or what the column `source_field` says. `estimate` and the capture's progress name files of a
-        folder that are not read.
+        A site is `resid_post.2`, or `resid_post` for that site of every layer. Of sites with heads (q, k, v, z and
+        pattern) `z.2` has all heads of layer 2 side by side, and `z.2.5` head 5 alone.
 
-        `storage_dtype` (empty: `dtype`) is what vectors are stored in; a value that it cannot hold refuses the shard,
-        or stores that site of it as float32 with `widen_on_overflow`. `positions` chooses the tokens whose vectors are
-        stored: Positions.last(), .every(4), .random(0.1, seed=0), .active(sae, feature). `packing` puts several
-        sequences into a row of a batch, without attention between them. A token is flagged as a sink where its norm
-        exceeds its sequence's median `sink_ratio` times (None: 10; 0: none is).
+        Args:
+            model: Name of a model; `lab.models()` lists them.
+            dataset: Name of a dataset; `lab.datasets()` lists them. A `Dataset` says which columns and rows are read.
+            revision: Revision of the model. Empty: the model itself.
+            run: Name of the run. None: made from model, dataset and options.
+            dense_sites: Sites that are stored as whole vectors. Empty: none.
+            norm_sites: Sites whose norms are stored. None: every site of every layer. An empty collection is refused.
+            saes: SAEs whose nonzero features are stored. Empty: none.
+            positions: Tokens whose vectors are stored: `Positions.last()`, `.every(4)`, `.random(0.1, seed=0)` or
+                `.active(sae, feature)`. None: all. Norms and features are of every token.
+            max_tokens: Tokens of the whole run, BOS included; it ends after the last whole sequence within them. None:
+                the whole dataset.
+            context_length: Tokens of a sequence, BOS included. None: as many as the model reads (n_ctx).
+            prepend_bos: Whether each sequence begins with a BOS. None: if the tokenizer has one, but never before
+                token ids.
+            sink_ratio: A token is flagged as a sink if its norm is more than this many times the median of its
+                sequence. None: 10. 0: no token is flagged.
+            dtype: What the model computes in.
+            storage_dtype: What vectors are stored in. None: as `dtype`.
+            widen_on_overflow: Store a site of a shard as float32 if `storage_dtype` cannot hold one of its values. If
+                False, the shard is refused.
+            batching: How sequences are put together to be run. None: the workers' settings.
+
+        Returns:
+            The capture, which goes on in the workers.
+
+        Raises:
+            BadRequest: An argument cannot be used.
+            NotFound: There is no such model, dataset or SAE.
+            Conflict: A run of this name was captured with other options.
         """
-        return start_capture(self._backend, specification(model, dataset, revision=revision, name=name, **options))
+        asked = specification(
+            model,
+            dataset,
+            revision=revision,
+            run=run,
+            dense_sites=dense_sites,
+            norm_sites=norm_sites,
+            saes=saes,
+            positions=positions,
+            max_tokens=max_tokens,
+            context_length=context_length,
+            prepend_bos=prepend_bos,
+            sink_ratio=sink_ratio,
+            dtype=dtype,
+            storage_dtype=storage_dtype,
+            widen_on_overflow=widen_on_overflow,
+            batching=batching,
+        )
+        return start_capture(self._backend, asked)
 
-    def estimate(
+    @spelled_out(capture)
+    def estimate_capture(
         self,
         model: str,
         *,
-        dataset: str,
+        dataset: str | Dataset,
         revision: str = "",
-        name: str | None = None,
+        run: str | None = None,
         **options: Unpack[CaptureOptions],
     ) -> CaptureEstimate:
-        """What `capture` with the same arguments would take: tokens, bytes by product, seconds. Nothing is stored."""
-        question = EstimateCapture(specification(model, dataset, revision=revision, name=name, **options))
+        """Estimate what `capture` with the same arguments would take. Nothing is stored, and the model is not run.
+
+        Args:
+            model: As of `capture`.
+            dataset: As of `capture`.
+            revision: As of `capture`.
+            run: As of `capture`.
+            **options: As of `capture`.
+
+        Returns:
+            Tokens, bytes of each product, and seconds.
+        """
+        question = EstimateCapture(specification(model, dataset, revision=revision, run=run, **options))
         found: EstimateCaptureAnswer = self._backend.ask(question)
         return found.estimate
 
+    @spelled_out(capture)
     def capture_revisions(
         self,
         model: str,
         revisions: Iterable[str],
         *,
-        dataset: str,
-        name: str = "",
-        steps: Sequence[float] | None = None,
+        dataset: str | Dataset,
+        run: str | None = None,
+        steps: Iterable[float] | None = None,
         **options: Unpack[CaptureOptions],
     ) -> Captures:
-        """`capture` for each of several revisions of a model, alike in all else; `.wait()` gives `Checkpoints`.
+        """Capture several revisions of a model, alike in all else, a run each. `.wait()` gives `Checkpoints`.
 
-        Each is a run of its own: with a `name`, `<name>-<revision>`. `steps` are the revisions' places in training, one
-        each; None: the numbers at the ends of their names. The same request again finishes what is missing. A revision
-        that is refused leaves those before it running.
+        The same request again finishes what is missing. If a revision is refused, those before it go on.
+
+        Args:
+            model: As of `capture`.
+            revisions: Revisions of the model, each once.
+            dataset: As of `capture`.
+            run: Beginning of the runs' names, `<run>-<revision>`. None: made from model, dataset and options.
+            steps: Places of the revisions in training, one each. None: the numbers at the ends of their names.
+            **options: As of `capture`.
+
+        Returns:
+            The captures, which go on in the workers.
         """
         wanted = _checks.names(revisions, "revisions")
         places = steps_of(steps)
         check_revisions(wanted, places)
         asked = [
-            specification(model, dataset, revision=one, name=run_of_revision(name, one), **options) for one in wanted
+            specification(model, dataset, revision=one, run=run_of_revision(run, one), **options) for one in wanted
         ]
         captures = [start_capture(self._backend, one) for one in asked]
         return Captures(captures, places, self._backend)
 
-    def fit_growth(
-        self,
-        runs: Run | str | Iterable[Run | str],
-        axis: str = FitGrowth.axis,
-        *,
-        site: str | None = None,
-        layers: tuple[int, int] | None = None,
-        exclude: Excluded = None,
-        steps: Sequence[float] | None = None,
-        resamples: int = FitGrowth.resamples,
-        seed: int = FitGrowth.seed,
-        quantity: str = FitGrowth.quantity,
-    ) -> Growth:
-        """How fast the mean L2 norm grows: over the layers of one run, or over training at one site of several runs.
+    def checkpoints(self, runs: Iterable[Run | str], steps: Iterable[float] | None = None) -> Checkpoints:
+        """Put runs of several revisions of one model side by side, as `capture_revisions` makes them.
 
-        `axis` "layer" takes one run, a site kind (None: resid_post) and the first and last layer, both included (None:
-        every layer). `axis` "checkpoint" takes at least three runs of one model over the same tokens, a single site
-        (None: resid_post of the last layer), and where each stands in training (`steps`; None: the numbers at the ends
-        of the revisions' names). The two never mix: growth over depth and growth over training are different things.
+        Args:
+            runs: Runs, or their names. All are over the same text.
+            steps: Places of the runs in training, one each. None: the numbers at the ends of the revisions' names.
 
-        `exclude` as in `run.norms`. `quantity` is a measure of size: l2; rms, at the same rate, which compares models
-        of several widths; standard_deviation and centred_l2, without the mean over d_model.
-        """
-        several = (runs,) if isinstance(runs, Run | str) else tuple(runs)
-        names = tuple(_name_of(run, "runs") for run in several)
-        default = GetSeparability.site if axis == "layer" else ""
-        question = growth_question(
-            names, axis, default if site is None else site, layers, exclude, quantity, resamples, seed
-        )
-        _check_growth(question, steps)
-        return ask_growth(self._backend, replace(question, steps=steps_of(steps)))
-
-    def checkpoints(self, runs: Iterable[Run | str], steps: Sequence[float] | None = None) -> Checkpoints:
-        """Runs of several revisions of one model over the same text, as `capture_revisions` makes them.
-
-        `steps` are their places in training; None: the numbers at the ends of the revisions' names.
+        Raises:
+            BadRequest: There are no runs, or they are of several models.
         """
         named = (runs,) if isinstance(runs, Run | str) else tuple(runs)
         opened = [run if isinstance(run, Run) else self.run(run) for run in named]
@@ -200,7 +282,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         revision: str = "",
         prepend_bos: bool | None = None,
     ) -> WeightNorms:
-        """Norms of every weight matrix by layer and head, and what attention and MLP write on random input. Live.
+        """Return norms of a model's weights, and of what attention and MLP write on random input. Needs a service.
 
         With a text, or with the text of a run, real input is put beside the random one, which tells how many MLP units
         are active on it.
@@ -229,20 +311,3 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             stored=stored_text(stored),
         )
         return ask_weights(self._backend, question)
-
-
-def _check_growth(question: FitGrowth, steps: object) -> None:
-    """What can be said of one axis and not of the other. Errors: BadRequest."""
-    axis, runs = question.axis, question.runs
-    if not runs or (axis == "layer" and len(runs) > 1):
-        allowed = "one run" if axis == "layer" else "three runs or more"
-        raise refused(f"growth by {axis} is not of {len(runs)} runs", "runs", f"{len(runs)} runs", allowed)
-    if axis == "checkpoint" and question.layers is not None:
-        layers = repr(first_and_last(question.layers))
-        raise refused("growth over checkpoints is of one site", "layers", layers, "None, and a site: resid_post.3")
-    if axis == "layer" and steps is not None:
-        raise refused("the steps of growth over layers are the layers", "steps", repr(steps), "None")
-
-
-def _name_of(run: Run | str, field: str) -> str:
-    return run.name if isinstance(run, Run) else _checks.text(run, field)

@@ -17,7 +17,8 @@ def spelled_out(options: Callable[..., Any]) -> Callable[[Call], Call]:
     def spell(call: Call) -> Call:
         own = signature(call)
         told = [each for each in own.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
-        call.__signature__ = own.replace(parameters=[*told, *more])  # type: ignore[attr-defined]
+        others = [each for each in more if each.name not in own.parameters]
+        call.__signature__ = own.replace(parameters=[*told, *others])  # type: ignore[attr-defined]
         return call
 
     return spell

@@ -11,7 +11,7 @@ from actstore_api.records.patching import StoredSource
 from actstore_api.records.terms import DEFAULT_EXCLUSION, Range, StoredSample, TokenClass
 
 # Token classes that do not count: one, several, or None for the default.
-Excluded = Iterable[str] | str | None
+Excluded = Iterable[TokenClass] | TokenClass | None
 
 
 class NamedRun(Protocol):
@@ -24,7 +24,14 @@ class NamedRun(Protocol):
 
 @dataclass(frozen=True)
 class Where:
-    """Which tokens a question looks at: those that pass every part that is given. `tokens` are ids."""
+    """Which tokens of a run a question looks at: those that every given part selects.
+
+    Args:
+        sequences: Numbers of sequences, from 0, as a range or slice with step 1. None: all.
+        positions: Positions in a sequence, from 0, likewise. None: all.
+        documents: Numbers of documents in the dataset. None: all. An empty collection is refused.
+        tokens: Token ids. None: all. An empty collection is refused.
+    """
 
     sequences: range | slice | None = None
     positions: range | slice | None = None
@@ -36,13 +43,17 @@ class Where:
             if isinstance(values := getattr(self, name), Iterator):
                 object.__setattr__(self, name, tuple(values))  # a page asks several questions of the same tokens
 
-    def selection(self) -> TokenSelection:
-        """The same in the contract's words. Errors: BadRequest for what the wire cannot carry."""
+    def _selection(self) -> TokenSelection:
+        """Return the same as a record of the contract.
+
+        Raises:
+            BadRequest: A part is of another type, out of range or empty.
+        """
         return TokenSelection(
             sequences=stretch(self.sequences, "sequences"),
             positions=stretch(self.positions, "positions"),
-            documents=_checks.whole_numbers(self.documents, "documents", 2**63 - 1),
-            tokens=_checks.whole_numbers(self.tokens, "tokens", _checks.MAXIMUM_TOKEN),
+            documents=_checks.some_numbers(self.documents, "documents", 2**63 - 1),
+            tokens=_checks.some_numbers(self.tokens, "tokens", _checks.MAXIMUM_TOKEN),
         )
 
 
@@ -53,7 +64,7 @@ def chosen_tokens(where: object) -> TokenSelection | None:
     if not isinstance(where, Where):
         allowed = "actstore.Where(sequences=, positions=, documents=, tokens=)"
         raise refused(f"where cannot be {where!r}", "where", repr(where), allowed)
-    return where.selection()
+    return where._selection()
 
 
 def exclusion(values: Excluded, field: str = "exclude") -> frozenset[TokenClass]:

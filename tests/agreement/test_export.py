@@ -78,14 +78,14 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not empty" in capsys.readouterr().err
     assert main(["export", "run", "resid_post.1", str(tmp_path / "new"), *address]) == 1
     assert "does not store resid_post.1" in capsys.readouterr().err
-    assert main(["fsck", *address]) == 0
+    assert main(["check", *address]) == 0
     assert json.loads(capsys.readouterr().out)["sound"]
-    assert main(["rm", "run", *address]) == 1
+    assert main(["remove", "run", *address]) == 1
     assert "--yes" in capsys.readouterr().err
     key = next((tmp_path / "store/runs/run/data").glob("*/norms.parquet"))
     key.write_bytes(key.read_bytes()[:-1])
-    assert main(["fsck", *address]) == 3
+    assert main(["check", *address]) == 3
     assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "damaged"
-    assert main(["rm", "run", "--yes", *address]) == 0
-    assert main(["rm", "run", "--yes", *address]) == 1
+    assert main(["remove", "run", "--yes", *address]) == 0
+    assert main(["remove", "run", "--yes", *address]) == 1
     assert "no run 'run'" in capsys.readouterr().err

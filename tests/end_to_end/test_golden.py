@@ -48,11 +48,11 @@ def test_its_norms_grow_as_planted(run):
     position = run.tokens().to_pandas().query("flags == 0").position.to_numpy()
     expected = [2 * 1.5**layer * (1 + position / 10).mean() for layer in range(3)]
     np.testing.assert_allclose(profile.to_pandas()["mean"], expected, rtol=1e-6)
-    assert profile.fit_growth(site="resid_post").rate == pytest.approx(1.5, rel=1e-6)
+    assert run.fit_growth(exclude=("bos", "special")).rate == pytest.approx(1.5, rel=1e-6)
 
 
 def test_its_tokens_have_their_own_norms(run):
-    found = run.norms(by="token", sequences=range(2, 6), exclude=("bos", "special"))
+    found = run.token_norms(range(2, 6), exclude=("bos", "special"))
     tokens = run.tokens(range(2, 6)).to_pandas().query("flags == 0")
     assert found.to_pandas()["text"].tolist() == tokens.text.tolist()
     expected = 2 * 1.5 ** np.arange(3) * (1 + tokens.position.to_numpy()[:, None] / 10)

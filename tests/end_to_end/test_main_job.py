@@ -58,7 +58,12 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainJob]:
     ):
         lab = stack.lab
         capture = lab.capture(
-            "pystdlib", dataset="stdlib.jsonl", sites=[SITE], saes=[SAE], max_tokens=TOKENS, sequences_per_shard=16
+            "pystdlib",
+            dataset="stdlib.jsonl",
+            dense_sites=[SITE],
+            saes=[SAE],
+            max_tokens=TOKENS,
+            batching=actstore.Batching(sequences_per_shard=16),
         )
         yield MainJob(stack, lab, capture.wait(progress=False))
         lab.close()
@@ -154,7 +159,7 @@ def test_stored_rows_are_those_of_the_model_alone(job: MainJob) -> None:
 def test_the_bucket_alone_answers_the_same(job: MainJob) -> None:
     direct = actstore.connect(job.stack.store, s3=job.stack.s3_access).run(job.run.name)
     assert direct.norms().table.equals(job.run.norms().table)
-    assert direct.norms().fit_growth().rate == job.run.norms().fit_growth().rate
+    assert direct.fit_growth().rate == job.run.fit_growth().rate
     ours, theirs = (run.feature(SAE, FEATURE).top(5) for run in (job.run, direct))
     assert len(ours) > 0
     assert ours.table.equals(theirs.table)
@@ -162,11 +167,11 @@ def test_the_bucket_alone_answers_the_same(job: MainJob) -> None:
 
 def test_a_folder_is_read_whole_and_its_documents_are_told(job: MainJob) -> None:
     """Compressed and not, whatever the names; what is not read is named before and while it is captured."""
-    asked = {"dataset": "mixed", "context_length": 64, "saes": [SAE]}
-    estimate = job.lab.estimate("pystdlib", **asked, source_field="url")
+    asked: Any = {"dataset": actstore.Dataset("mixed", source_field="url"), "context_length": 64, "saes": [SAE]}
+    estimate = job.lab.estimate_capture("pystdlib", **asked)
     assert estimate.documents == 4
     assert estimate.dataset_files == actstore.DatasetFiles(2, 2, ("README.md", ".staging/"))
-    capture = job.lab.capture("pystdlib", **asked, source_field="url")
+    capture = job.lab.capture("pystdlib", **asked)
     run = capture.wait(progress=False, check_saes=False)
     assert capture.dataset_files == estimate.dataset_files
     assert run.specification.dataset.source_field == "url"
@@ -209,7 +214,7 @@ def test_a_text_given_now_has_the_features_that_are_stored_of_it(job: MainJob) -
     tokens = job.run.tokens(range(1)).table
     text = "".join(tokens["text"].to_pylist()[1:])
     features = job.run.features(SAE)
-    encoded = features.encode(text)
+    encoded = features.encode_text(text)
     assert encoded.tokens["token"].to_pylist() == tokens["token"].to_pylist()
     live = encoded.table.to_pandas().query("position > 0")
     feature = int(live.groupby("feature").size().idxmax())
@@ -248,9 +253,9 @@ NAMES = "[A-Za-z0-9]"
 CAPTURES = [
     Wrong({"model": "absent"}, actstore.NotFound, "MODEL_NOT_FOUND", "model", "absent", "pystdlib"),
     Wrong({"model": "../pystdlib"}, actstore.BadRequest, "NAME_INVALID", "model", "..", NAMES),
-    Wrong({"sites": ["resid_post.9"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "resid_post.9", "resid_post"),
-    Wrong({"sites": ["residual"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "residual", "resid_post"),
-    Wrong({"norms": ["mlp_out.4"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "mlp_out.4", "mlp_out"),
+    Wrong({"dense_sites": ["resid_post.9"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "resid_post.9", "resid_post"),
+    Wrong({"dense_sites": ["residual"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "residual", "resid_post"),
+    Wrong({"norm_sites": ["mlp_out.4"]}, actstore.BadRequest, "SITE_UNKNOWN", "site", "mlp_out.4", "mlp_out"),
     Wrong({"saes": ["absent"]}, actstore.NotFound, "SAE_NOT_FOUND", "sae", "absent", SAE),
     Wrong({"saes": ["wrong-width"]}, actstore.BadRequest, "SAE_MISMATCH", "d_in", "64", "128"),
     Wrong({"saes": ["wrong-layer"]}, actstore.BadRequest, "SAE_MISMATCH", "site", "resid_post.9", "resid_post.0..3"),
@@ -355,7 +360,7 @@ SWEEPS = [
 
 @pytest.mark.parametrize("wrong", CAPTURES, ids=lambda wrong: str(wrong.changed)[:40])
 def test_bad_captures(job: MainJob, wrong: Wrong) -> None:
-    asked = {"model": "pystdlib", "dataset": "stdlib.jsonl", "sites": [SITE], "max_tokens": 1000} | wrong.changed
+    asked = {"model": "pystdlib", "dataset": "stdlib.jsonl", "dense_sites": [SITE], "max_tokens": 1000} | wrong.changed
     _refused(wrong, lambda: job.lab.capture(**asked))
 
 

@@ -68,7 +68,7 @@ def test_a_live_activation_is_the_stored_one_of_every_example(stored: Stored) ->
         for row in features[index].top(EXAMPLES_EACH, tokens_before=128):
             assert row["first_position"] == 0
             tokens = row["tokens"][: row["position"] + 1]
-            live = features.encode(tokens).on(index)
+            live = features.encode_text(tokens).on(index)
             np.testing.assert_allclose(live, row["activations"][: len(tokens)], atol=1e-5, rtol=1e-5)
             assert live[-1] == pytest.approx(row["activation"], rel=1e-5, abs=1e-5)
             checked += 1

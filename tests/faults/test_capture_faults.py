@@ -77,8 +77,8 @@ def bucket(lab: KillableLab) -> Bucket:
 
 def start(lab: actstore.Lab, name: str) -> actstore.Capture:
     return lab.capture(
-        "tiny", dataset="words.jsonl", sites=["resid_post.1", "z.2"], name=name, sequences_per_batch=4,
-        sequences_per_shard=60, packing=True,
+        "tiny", dataset="words.jsonl", dense_sites=["resid_post.1", "z.2"], run=name,
+        batching=actstore.Batching(packing=True, sequences_per_batch=4, sequences_per_shard=60),
     )  # fmt: skip
 
 

@@ -35,11 +35,11 @@ def capture(lab: actstore.Lab, name: str, max_tokens: int) -> actstore.Capture:
     return lab.capture(
         "pystdlib",
         dataset="stdlib.jsonl",
-        sites=[SITE],
+        dense_sites=[SITE],
         saes=[SAE],
-        name=name,
+        run=name,
         max_tokens=max_tokens,
-        sequences_per_shard=4,
+        batching=actstore.Batching(sequences_per_shard=4),
     )
 
 
@@ -87,11 +87,11 @@ def test_a_full_disk_fails_the_capture_and_keeps_what_is_committed(
     assert (error.field, error.value) == ("store", str(store))
     assert "what is committed is kept" in str(error)
     for door in (lab, actstore.connect(store)):
-        run = door.run(started.run_name)
+        run = door.run(started.run)
         assert not run.complete
         assert len(run.tokens()) == len(run.activations(SITE)) == run.tokens_committed > 0
     limit_files(workers, resource.RLIM_INFINITY)
-    finished = capture(lab, started.run_name, 12_000).wait(progress=False, check_saes=False)
+    finished = capture(lab, started.run, 12_000).wait(progress=False, check_saes=False)
     assert finished.complete
     assert len(finished.tokens()) == finished.tokens_total
 

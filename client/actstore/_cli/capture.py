@@ -9,18 +9,20 @@ from actstore._cli.options import add_options, add_verb, asked_of, lab_of, optio
 from actstore._errors import refused
 from actstore._lab import Lab
 from actstore._runs.run import Capture, sae_findings
+from actstore._runs.specification import Batching, Dataset
 from actstore_api.records.capture import CaptureSpecification, DatasetReference, Positions
 from actstore_api.records.terms import Dtype
 
 POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
-# Of lab.capture.
+OF_DATASET = ("text_field", "tokens_field", "source_field", "max_documents")
+# Of lab.capture, of its Dataset and of its Batching.
 ASKED: dict[str, dict[str, Any]] = {
     "dataset": {"required": True},
-    "sites": {"nargs": "+", "default": [], "help": "stored as whole vectors: resid_post, or resid_post.2"},
-    "norms": {"nargs": "+", "help": "sites whose L2 norms are stored (default: every site)"},
+    "dense_sites": {"nargs": "+", "default": [], "help": "stored as whole vectors: resid_post, or resid_post.2"},
+    "norm_sites": {"nargs": "+", "help": "sites whose norms are stored (default: every site)"},
     "revision": {"default": ""},
-    "name": {"help": "of the run (default: made from model, dataset and specification)"},
-    "dtype": {"default": "float32", "choices": get_args(Dtype)},
+    "run": {"help": "name of the run (default: made from model, dataset and options)"},
+    "dtype": {"default": "float32", "choices": get_args(Dtype), "help": "what the model computes in"},
     **options_of(CaptureSpecification),
     **options_of(DatasetReference),
 }
@@ -30,37 +32,43 @@ def add_capture(verbs: Any) -> None:
     verb = add_verb(verbs, capture, "run a model over text and store what it shows")
     verb.add_argument("model")
     add_options(verb, ASKED)
-    verb.add_argument("--revisions", nargs="+", help="of several, a run each: with a name, NAME-REVISION")
+    verb.add_argument("--revisions", nargs="+", help="of several, a run each: with --run, RUN-REVISION")
     verb.add_argument("--positions", help=f"whose vectors are stored: {POSITIONS_HELP} (default: all)")
     verb.add_argument(
-        "--dry-run", action="store_true", help="print tokens, bytes by product and seconds; store nothing"
+        "--estimate", action="store_true", help="print tokens, bytes by product and seconds; store nothing"
     )
     _add_following(verb)
 
 
 def capture(options: argparse.Namespace) -> None:
-    asked = asked_of(options, ASKED) | {"positions": _positions(options)}
+    asked = _asked(options)
     with lab_of(options) as lab:
         if options.revisions:
             _capture_revisions(options, lab, asked)
             return
-        if options.dry_run:
-            estimate = lab.estimate(options.model, **asked)
+        if options.estimate:
+            estimate = lab.estimate_capture(options.model, **asked)
             say(options, asdict(estimate), repr(estimate))
             return
         _follow(options, lab.capture(options.model, **asked))
 
 
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of lab.capture."""
+    asked = asked_of(options, ASKED) | {"positions": _positions(options)}
+    asked["dataset"] = Dataset(asked["dataset"], **{name: asked.pop(name) for name in OF_DATASET})
+    return asked | {"batching": Batching(packing=asked.pop("packing"))}
+
+
 def _capture_revisions(options: argparse.Namespace, lab: Lab, asked: dict[str, Any]) -> None:
-    if asked.pop("revision") or options.dry_run:
-        given = "dry-run" if options.dry_run else "revision"
+    if asked.pop("revision") or options.estimate:
+        given = "estimate" if options.estimate else "revision"
         raise refused(f"--{given} is of one revision, and --revisions of several", given, "given", "one of the two")
-    asked["name"] = asked["name"] or ""
     started = lab.capture_revisions(options.model, options.revisions, **asked)
     if not options.no_wait:
         started.wait(check_saes=False)
-    found = {"runs": list(started.run_names)}
-    say(options, found, "\n".join(started.run_names))
+    found = {"runs": list(started.runs)}
+    say(options, found, "\n".join(started.runs))
 
 
 def _positions(options: argparse.Namespace) -> Positions | None:
@@ -87,13 +95,13 @@ def add_encode(verbs: Any) -> None:
     verb = add_verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
     verb.add_argument("run")
     verb.add_argument("saes", nargs="+", metavar="sae")
-    verb.add_argument("--name", help="of the new run (default: made from model, dataset and specification)")
+    verb.add_argument("--run", dest="new_run", metavar="NAME", help="name of the new run (default: made as of capture)")
     _add_following(verb)
 
 
 def encode(options: argparse.Namespace) -> None:
     with lab_of(options) as lab:
-        _follow(options, lab.run(options.run).encode(options.saes, name=options.name))
+        _follow(options, lab.run(options.run).encode(options.saes, run=options.new_run))
 
 
 def _add_following(verb: argparse.ArgumentParser) -> None:
@@ -104,7 +112,7 @@ def _add_following(verb: argparse.ArgumentParser) -> None:
 def _follow(options: argparse.Namespace, started: Capture) -> None:
     """Wait for the end, unless told otherwise, and say what became of the run."""
     if options.no_wait:
-        say(options, {"run": started.run_name}, repr(started))
+        say(options, {"run": started.run}, repr(started))
         return
     run = started.wait(check_saes=False)
     if started.dataset_files.note:

@@ -91,12 +91,15 @@ def add_check_sae(verbs: Any) -> None:
     verb.add_argument("run")
     verb.add_argument("sae")
     verb.add_argument(
-        "--tokens", type=int, default=CheckSae.tokens, help="stored tokens to look at (default: %(default)s)"
+        "--n-tokens",
+        type=int,
+        default=CheckSae.tokens,
+        help="about how many stored tokens to look at (default: %(default)s)",
     )
 
 
 def check_sae(options: argparse.Namespace) -> int:
     with lab_of(options) as lab:
-        checked = lab.run(options.run).features(options.sae).check(options.tokens, warn=False)
+        checked = lab.run(options.run).features(options.sae).check(options.n_tokens, warn=False)
     show(options, checked)
     return UNSOUND if checked.warnings else DONE

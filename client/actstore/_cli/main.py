@@ -1,7 +1,7 @@
 """The command `actstore`: the client's calls from a shell. Tables for people; with --json one object for machines.
 
 Exit status: 0 done, 1 refused or failed (one block on stderr says why, and the next step), 2 not a command, 3 a store
-that `fsck` finds unsound, an SAE that `check-sae` finds wrong or a stack that `status` finds down, 130 Ctrl-C.
+that `check` finds unsound, an SAE that `check-sae` finds wrong or a stack that `status` finds down, 130 Ctrl-C.
 ACTSTORE_ADDRESS and ACTSTORE_TOKEN say where to ask, as for actstore.connect().
 """
 

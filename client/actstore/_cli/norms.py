@@ -1,29 +1,35 @@
 """`actstore norms`: of one run, of several side by side, and how they grow."""
 
 import argparse
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, get_args
 
 from actstore._cli.options import add_exclude, add_plot, add_verb, asked_of, lab_of, save, say
 from actstore._errors import refused
 from actstore._lab import Lab
-from actstore._norms.answer import POSITION_0, SIZES
-from actstore._norms.growth import plot_growth
+from actstore._norms.answer import POSITION_0, SIZES, NormAnswer
+from actstore._norms.asking import NormGrouping
+from actstore._norms.growth import Growth, plot_growth
 from actstore._norms.profiles import drawn_kind
-from actstore_api.records.norm import GetNormProfile, NormGrouping, NormQuantity
+from actstore._runs.run import Run
+from actstore_api.records.norm import NormQuantity
+
+CHECKPOINT, TOKEN = "checkpoint", "token"
 
 
 def add_norms(verbs: Any) -> None:
-    verb = add_verb(verbs, norms, "L2 norms by site and layer, and how they grow")
+    verb = add_verb(verbs, norms, "norms by site and layer, and how they grow")
     verb.add_argument("run")
     verb.add_argument("more", nargs="*", metavar="run", help="growth of several, each by itself; with --by, norms")
     verb.add_argument("--sites", nargs="+", help="site kinds or sites (default: all of the run)")
     fit = "fit the growth of a site kind; of several runs also of one site, as resid_post.3, over their training"
     verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help=fit)
-    verb.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "LAST"), help="of the fit, both included")
+    layers = "layers of the fit, side by side: 1 2 3, or FIRST:END without END, as 1:4 (default: all)"
+    verb.add_argument("--layers", type=_range, nargs="+", metavar="LAYER", help=layers)
     by = "what rows are of (default: layer); of several runs, side by side, and are layer and checkpoint separable"
-    verb.add_argument("--by", choices=get_args(NormGrouping), help=by)
-    only = "of norms by token: FIRST:END, FIRST:, or one alone"
+    verb.add_argument("--by", choices=(*get_args(NormGrouping), TOKEN, CHECKPOINT), help=by)
+    only = "with --by token: FIRST:END without END, FIRST:, or one alone"
     verb.add_argument("--sequences", type=_sequences, metavar="FIRST:END", help=only)
     verb.add_argument(
         "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
@@ -35,23 +41,44 @@ def add_norms(verbs: Any) -> None:
 
 
 def norms(options: argparse.Namespace) -> None:
+    _check(options)
     with lab_of(options) as lab:
-        if options.more or (options.by and options.steps):
-            if options.sequences:
-                asked = f"of {1 + len(options.more)} runs"
-                raise refused("norms by token are of one run", "sequences", asked, "one run, --by token")
+        if options.more or options.by == CHECKPOINT:
             (_norms_of_several if options.by else _growth_of_several)(options, lab)
-            return
-        if options.steps:
-            allowed = "runs of other revisions beside it, or --by checkpoint"
-            raise refused("a profile of one run has no steps of training", "steps", options.steps, allowed)
-        profile = lab.run(options.run).norms(options.sites, sequences=options.sequences, **_asked(options))
-        growth = profile.fit_growth(options.fit, options.layers) if options.fit else None
-        save(options, profile.plot, fit=options.fit)
-    answers = [profile] if growth is None else [profile, growth]
-    names = ("profile", "growth")
-    found = {name: answer.to_dict() for name, answer in zip(names, answers, strict=False)}
-    say(options, found, "\n\n".join(map(repr, answers)))
+        else:
+            _norms_of_one(options, lab.run(options.run))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What options say of each other. Errors: BadRequest."""
+    several = bool(options.more)
+    if (options.by == TOKEN) != (options.sequences is not None) or (several and options.by == TOKEN):
+        given = f"of {1 + len(options.more)} runs" if several else options.by or "layer"
+        allowed = "--by token --sequences 0:4, of one run"
+        raise refused("norms by token are of some sequences of one run", "sequences", given, allowed)
+    if options.steps and not several and options.by != CHECKPOINT:
+        allowed = "runs of other revisions beside it, or --by checkpoint"
+        raise refused("a profile of one run has no steps of training", "steps", options.steps, allowed)
+
+
+def _norms_of_one(options: argparse.Namespace, run: Run) -> None:
+    found: dict[str, NormAnswer] = {}
+    over = asked_of(options, ("quantity", "exclude"))
+    growth = run.fit_growth(options.fit, layers=_layers(options), **over) if options.fit else None
+    if options.by == TOKEN:
+        tokens = run.token_norms(options.sequences, options.sites, **over)
+        save(options, tokens.plot, site=options.fit)
+        found["profile"] = tokens
+    else:
+        profile = run.norms(options.sites, by=options.by or "layer", exact=options.exact, **over)
+        save(options, profile.plot, site=options.fit, growth=growth)
+        found["profile"] = profile
+    _say(options, found if growth is None else {**found, "growth": growth})
+
+
+def _say(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Each answer by its name, or one after another."""
+    say(options, {name: answer.to_dict() for name, answer in found.items()}, "\n\n".join(map(repr, found.values())))
 
 
 def _sequences(value: str) -> slice:
@@ -63,8 +90,16 @@ def _sequences(value: str) -> slice:
         raise argparse.ArgumentTypeError(f"{value!r} is not FIRST:END, FIRST: or one number, as 0:4") from None
 
 
-def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    return asked_of(options, ("exclude", "quantity", "exact")) | {"by": options.by or GetNormProfile.by}
+def _range(value: str) -> Iterable[int]:
+    first, colon, end = value.partition(":")
+    try:
+        return range(int(first), int(end) if colon else int(first) + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a layer or FIRST:END, as 3 or 1:4") from None
+
+
+def _layers(options: argparse.Namespace) -> list[int] | None:
+    return None if options.layers is None else [layer for some in options.layers for layer in some]
 
 
 def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
@@ -74,23 +109,34 @@ def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
         raise refused("growth of several runs is of one kind or site", "sites", options.sites, allowed)
     if options.exact:
         raise refused("growth is of means, which are exact", "exact", "given", "with --by, norms of several runs")
-    runs, site = [options.run, *options.more], options.fit or "resid_post"
-    asked = {"site": site, "layers": options.layers, "exclude": options.exclude, "quantity": options.quantity}
-    if "." in site:
-        answers = [lab.fit_growth(runs, "checkpoint", steps=options.steps, **asked)]
-    else:
-        answers = [lab.fit_growth(run, steps=options.steps, **asked) for run in runs]
+    answers = _fits(options, lab, options.fit or "resid_post", asked_of(options, ("exclude", "quantity")))
     save(options, partial(plot_growth, answers))
     say(options, {"growth": [answer.to_dict() for answer in answers]}, "\n\n".join(map(repr, answers)))
 
 
+def _fits(options: argparse.Namespace, lab: Lab, site: str, over: dict[str, Any]) -> list[Growth]:
+    runs, layers = [options.run, *options.more], _layers(options)
+    kind, dot, layer = site.rpartition(".")
+    if dot:
+        if layers is not None:
+            raise refused("growth over training is of one site", "layers", layers, "none, and a site: resid_post.3")
+        if not layer.isdecimal():
+            raise refused(f"{site!r} is no site", "fit", site, "resid_post, or a site of it as resid_post.3")
+        return lab.checkpoints(runs, options.steps).fit_growth("checkpoint", kind, layers=[int(layer)], **over)
+    if options.steps:
+        raise refused("the steps of growth over layers are the layers", "steps", options.steps, "a site: resid_post.3")
+    return [lab.run(run).fit_growth(site, layers=layers, **over) for run in runs]
+
+
 def _norms_of_several(options: argparse.Namespace, lab: Lab) -> None:
     """Side by side, and where both axes are there, whether they change norms apart from each other."""
+    by: NormGrouping = "layer" if options.by == CHECKPOINT else options.by
     checkpoints = lab.checkpoints([options.run, *options.more], options.steps)
-    found: dict[str, Any] = {"profile": checkpoints.norms(options.sites, **_asked(options))}
-    save(options, found["profile"].plot, fit=options.fit)
-    if options.by in ("layer", "checkpoint") and options.quantity in SIZES:
-        kind = drawn_kind(found["profile"].table["site"].to_pylist(), options.fit)
-        over = {"exclude": options.exclude, "quantity": options.quantity}
-        found["separability"] = checkpoints.separability(kind, options.layers, **over)
-    say(options, {name: answer.to_dict() for name, answer in found.items()}, "\n\n".join(map(repr, found.values())))
+    over = asked_of(options, ("exclude", "quantity"))
+    profile = checkpoints.norms(options.sites, by=by, exact=options.exact, **over)
+    save(options, profile.plot, site=options.fit)
+    found: dict[str, NormAnswer] = {"profile": profile}
+    if by == "layer" and options.quantity in SIZES and options.more:
+        kind = drawn_kind(profile.table["site"].to_pylist(), options.fit)
+        found["separability"] = checkpoints.separability(kind, layers=_layers(options), **over)
+    _say(options, found)

@@ -13,7 +13,7 @@ from actstore._errors import refused
 from actstore._lab import Lab
 from actstore_api.records.terms import Dtype, TokenClass, one_line
 
-# Exit statuses: UNSOUND is an answer that is bad news, of `fsck`, `check-sae` and `status`. argparse exits with 2.
+# Exit statuses: UNSOUND is an answer that is bad news, of `check`, `check-sae` and `status`. argparse exits with 2.
 DONE, FAILED, UNSOUND, INTERRUPTED = 0, 1, 3, 130
 
 # How argparse makes an option of a field, by the field's type.
@@ -23,7 +23,7 @@ _MADE: Mapping[Any, dict[str, Any]] = {
     int | None: {"type": int},
     float | None: {"type": float},
     tuple[str, ...]: {"nargs": "+", "default": []},
-    Dtype | None: {"default": "", "choices": ("", *get_args(Dtype))},
+    Dtype | None: {"choices": get_args(Dtype)},
 }
 
 

@@ -67,7 +67,7 @@ def add_patch(verbs: Any) -> None:
         default=[],
         help="text of each prompt that plays the same part, in place of positions; may be repeated",
     )
-    verb.add_argument("--dry-run", action="store_true", help="print cells, token-layers, bytes and seconds; run none")
+    verb.add_argument("--estimate", action="store_true", help="print cells, token-layers, bytes and seconds; run none")
     add_plot(verb)
 
 
@@ -78,7 +78,7 @@ def patch(options: argparse.Namespace) -> None:
     asked["receivers"] = _value(options, Receivers, RECEIVERS)
     asked["screen"] = _value(options, Screen, SCREEN)
     with lab_of(options) as lab:
-        if options.dry_run:
+        if options.estimate:
             estimate = lab.estimate_patch(options.model, **asked)
             say(options, asdict(estimate), repr(estimate))
             return

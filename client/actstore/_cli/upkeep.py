@@ -3,21 +3,22 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from actstore._cli.options import DONE, UNSOUND, add_verb, say
 from actstore._connect import connect
 from actstore._errors import refused
 from actstore._lab import Lab
+from actstore._runs.rows import ExportLayout
 from actstore._stack.folder import stack_store
 
 
 def add_upkeep(verbs: Any) -> None:
-    checking = add_verb(verbs, fsck, "compare a bucket with its commits; exit status 3 where it is not sound")
+    checking = add_verb(verbs, check, "compare a bucket with its commits; exit status 3 where it is not sound")
     checking.add_argument("run", nargs="?", help="default: every run")
     checking.add_argument("--quick", action="store_true", help="leave out what reads every byte")
     checking.add_argument("--remove-orphans", action="store_true", help="of runs that are not being captured")
-    removing = add_verb(verbs, rm, "remove a run from a bucket, for good")
+    removing = add_verb(verbs, remove, "remove a run from a bucket, for good")
     removing.add_argument("run")
     removing.add_argument("--yes", action="store_true", help="without this nothing is removed")
     removing.add_argument(
@@ -27,7 +28,7 @@ def add_upkeep(verbs: Any) -> None:
     exporting.add_argument("run")
     exporting.add_argument("site")
     exporting.add_argument("folder", type=Path)
-    exporting.add_argument("--layout", choices=("safetensors", "saelens"), default="safetensors")
+    exporting.add_argument("--layout", choices=get_args(ExportLayout), default="safetensors")
 
 
 def _bucket_of(options: argparse.Namespace) -> Lab:
@@ -35,7 +36,7 @@ def _bucket_of(options: argparse.Namespace) -> Lab:
     return connect(options.address or os.environ.get("ACTSTORE_ADDRESS") or stack_store())
 
 
-def fsck(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> int:
     with _bucket_of(options) as lab:
         verdict = lab.check(options.run, quick=options.quick, remove_orphans=options.remove_orphans)
     counts = {name: getattr(verdict, name) for name in ("sound", "runs", "shards", "objects", "bytes")}
@@ -43,10 +44,10 @@ def fsck(options: argparse.Namespace) -> int:
     return DONE if verdict.sound else UNSOUND
 
 
-def rm(options: argparse.Namespace) -> None:
+def remove(options: argparse.Namespace) -> None:
     with _bucket_of(options) as lab:
         if not options.yes:
-            raise refused(f"this removes run {options.run} for good", "yes", "not given", "actstore rm RUN --yes")
+            raise refused(f"this removes run {options.run} for good", "yes", "not given", "actstore remove RUN --yes")
         removed = lab.remove(options.run, force=options.force)
     say(options, {"run": options.run, "objects": removed}, f"{options.run}: {removed:,} objects removed")
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from actstore import _checks
+from actstore._checks import Text
 from actstore._features.live import LogitLens
 from actstore._features.stored import FeatureTable, ManyExamples
 from actstore._transport.base import Backend
@@ -39,7 +40,7 @@ class SaeOfRun:
         """The fields of a question to the SAE and its model."""
         return {"sae": self.sae, "model": self.model}
 
-    def read(self, text: Any) -> dict[str, Any]:
+    def read(self, text: Text) -> dict[str, Any]:
         """Those of one about a text, which gets a BOS where the run's sequences have one, or about token ids, which are
         to have it themselves.
         """
@@ -73,7 +74,7 @@ def ask_lens(
     source: SaeOfRun,
     features: tuple[int, ...],
     k: int,
-    side: str,
+    side: FeatureSide,
     fold_norm: bool,
     longest_unembedding: float | None,
 ) -> LogitLens:

@@ -13,13 +13,13 @@ from actstore._features.stored import Examples
 from actstore._where import Excluded, Where, exclusion
 from actstore_api.records.activation import ReadTokens, TokenSelection
 from actstore_api.records.feature import SampleExamples
-from actstore_api.records.terms import Range
+from actstore_api.records.terms import Range, TokenClass
 
 QUANTILE_BINS = 5
 LENS_TOKENS, RELATED_FEATURES = 10, 10
 # Tokens of the stored sequence that are ablated, and shown: each before the strongest one costs a forward pass.
 ABLATED_BEFORE, ABLATED_AFTER = 24, 12
-LIVE_PARTS = ("lens", "neighbours", "ablated_text", "ablated_direction")
+LIVE_PARTS = ("logit_lens", "neighbors", "ablated_text", "ablated_direction")
 NEVER_FIRES = "the feature never fires, so there is no text to ablate"
 NOT_ASKED = "not asked for"
 
@@ -28,11 +28,14 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Feature(FeatureQuestions):
-    """One SAE feature of a run; asks only when a method is called.
+    """One SAE feature of a run. It asks only when a method is called, and reads what is committed then.
 
-    Questions to the store read what is committed then; `exclude` names token classes (bos, special, sink) whose
-    activations do not count: None is the default, BOS, and () leaves nothing out; `where` keeps to some tokens.
-    Questions to the model and the SAE's weights need a service: logit_lens, neighbours, ablate_text, ablate_direction.
+    Most methods read stored activations. `logit_lens`, `neighbors`, `ablate_text` and `ablate_direction` run the model
+    or read the SAE's weights, and need a service. A feature cannot be pickled: pickle the names of run and SAE and the
+    index, and open it again with `lab.run(run).feature(sae, index)`.
+
+    Attributes:
+        index: Index of the feature in its SAE, from 0.
     """
 
     def __repr__(self) -> str:
@@ -48,15 +51,25 @@ class Feature(FeatureQuestions):
         ablated: int = 1,
         seed: int = SampleExamples.seed,
     ) -> FeaturePage:
-        """All of it in one call: statistics, k examples of each kind, token_r2, co-firing features; and, live, the
-        logit lens, neighbours, and both ablations of the `ablated` strongest examples.
+        """Return all that is known of the feature: statistics, examples, related features, logit lens and ablations.
 
-        `where` is about examples alone. Without a service, or where the workers do not answer, the live parts are left
-        out and `page.missing` says why; `live=False` leaves them out, too.
+        Without a service, or if the workers do not answer, the parts that run a model are left out, and `page.missing`
+        says why.
+
+        Args:
+            k: Number of examples of each kind at most.
+            exclude: Token classes whose activations do not count. None: `bos`. Empty: all count.
+            where: Tokens that examples are from. None: every token of the run.
+            live: Ask for the parts that run a model: logit lens, neighbors and ablations.
+            ablated: Number of strongest examples that are ablated.
+            seed: Draws the examples.
+
+        Returns:
+            The page, which a notebook shows and `save_html` writes into a file.
         """
         asked = Asked(
             k=_checks.count(k, "k"),
-            exclude=tuple(exclusion(exclude)),
+            exclude=tuple(sorted(exclusion(exclude))),
             where=where,
             live=_checks.switch(live, "live"),
             ablated=_checks.count(ablated, "ablated"),
@@ -70,7 +83,7 @@ class Asked:
     """What a page shows: as of Feature.page."""
 
     k: int
-    exclude: tuple[str, ...]
+    exclude: tuple[TokenClass, ...]
     where: Where | None
     live: bool
     ablated: int
@@ -100,11 +113,11 @@ def feature_page(feature: FeatureQuestions, asked: Asked) -> FeaturePage:
 def _live_parts(feature: FeatureQuestions, asked: Asked) -> dict[str, Any]:
     live = _LiveParts()
     found: dict[str, Any] = {
-        "lens": live.ask("lens", lambda: feature.logit_lens(LENS_TOKENS)),
-        "neighbours": live.ask("neighbours", lambda: feature.neighbours(RELATED_FEATURES)),
+        "logit_lens": live.ask("logit_lens", lambda: feature.logit_lens(LENS_TOKENS)),
+        "neighbors": live.ask("neighbors", lambda: feature.neighbors(RELATED_FEATURES)),
     }
     if asked.ablated and not live.nobody:
-        examples = feature.top(asked.ablated, 0, 0, asked.exclude, asked.where)
+        examples = feature.top(asked.ablated, tokens_before=0, tokens_after=0, exclude=asked.exclude, where=asked.where)
         stored = {row["sequence"]: _tokens_of(feature, row["sequence"]) for row in examples}
         found["ablated_text"] = live.each(
             "ablated_text", examples, lambda row: _ablate_text(feature, stored[row["sequence"]], row["position"])
@@ -152,7 +165,7 @@ class _LiveParts:
 def _tokens_of(feature: FeatureQuestions, sequence: int) -> list[int]:
     """A stored sequence, with the BOS that it was run with."""
     where = TokenSelection(sequences=Range(sequence, sequence + 1))
-    table, _ = feature.backend.rows(ReadTokens(feature.run, where))
+    table, _ = feature._backend.rows(ReadTokens(feature.run, where))
     found: list[int] = table["token"].to_pylist()
     return found
 

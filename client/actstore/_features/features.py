@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from actstore import _checks
+from actstore._checks import Text
 from actstore._errors import SaeWarning, refused
 from actstore._features.asking import SaeOfRun, ask_examples, ask_lens, feature_table, window_of
 from actstore._features.by_text import fires_on, with_lift
@@ -43,24 +44,46 @@ Bound = Sequence[float | None] | None
 
 @dataclass(frozen=True)
 class SaeFeatures:
-    """`features[12]` is one of them. `exclude` and `where` as of Feature; tables have a row a feature."""
+    """All features of an SAE over a run: to search, to compare, to find by text, token or direction, and to check.
 
-    source: SaeOfRun
-    backend: Backend = field(repr=False)
+    `features[12]` is one of them, iterating yields each, `12 in features` tells whether there is one, and `len` is
+    d_sae. Like a `Feature` it cannot be pickled: open it again with `lab.run(run).features(sae)`.
+    """
+
+    _source: SaeOfRun
+    _backend: Backend = field(repr=False)
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self._source.run
+
+    @property
+    def sae(self) -> str:
+        """Name of the SAE."""
+        return self._source.sae
 
     def __len__(self) -> int:
-        """d_sae."""
-        return self.source.d_sae
+        return self._source.d_sae
+
+    def __iter__(self) -> Iterator[Feature]:
+        return (Feature(self._source, index, self._backend) for index in range(len(self)))
+
+    def __contains__(self, feature: object) -> bool:
+        """Whether it is an index of a feature, or one of these features."""
+        if isinstance(feature, Feature):
+            return feature == Feature(self._source, feature.index, self._backend) and feature.index < len(self)
+        return not isinstance(feature, bool) and feature in range(len(self))
 
     def __getitem__(self, index: int) -> Feature:
-        maximum = self.source.d_sae - 1
+        maximum = self._source.d_sae - 1
         index = _checks.count(index, "feature", maximum=maximum, reason="FEATURE_OUT_OF_RANGE")
-        return Feature(self.source, index, self.backend)
+        return Feature(self._source, index, self._backend)
 
     def __repr__(self) -> str:
         return (
-            f"{len(self):,} features of {self.source.sae}, run {self.source.run}: .search(...), .by_text(text), "
-            ".by_token(id), .by_direction(vector), .check()"
+            f"{len(self):,} features of {self.sae}, run {self.run}: .search(...), .by_text(text), .by_token(id), "
+            ".by_direction(vector), .check()"
         )
 
     def search(
@@ -71,17 +94,31 @@ class SaeFeatures:
         maximum: Bound = None,
         mean_when_active: Bound = None,
         token_r2: Bound = None,
-        order: str = FindFeatures.order,
+        order: FeatureStatistic = FindFeatures.order,
         ascending: bool = FindFeatures.ascending,
         k: int = FindFeatures.k,
         with_token_r2: bool = FindFeatures.with_token_r2,
         exclude: Excluded = None,
     ) -> FeatureTable:
-        """Features whose statistics lie within bounds, pairs (low, high) of which either may be None; both included.
+        """Find features whose statistics lie within bounds.
 
-        The k first in `order` (a statistic), largest first unless `ascending`. Columns feature, active_tokens, density,
-        maximum, mean_when_active, and token_r2 (as of Feature.token_r2) where a bound, the order or `with_token_r2`
-        asks for it, since it costs a look at every activation.
+        A bound is a pair (low, high), both included, of which either may be None. None: no bound.
+
+        Args:
+            density: Bounds of the share of tokens on which the feature is above 0.
+            active_tokens: Bounds of the number of these tokens.
+            maximum: Bounds of the largest activation.
+            mean_when_active: Bounds of the mean activation over active tokens.
+            token_r2: Bounds of the share of variance that the token alone explains, as of `Feature.token_r2`.
+            order: The statistic to sort by.
+            ascending: Smallest first; else largest first.
+            k: Number of features at most.
+            with_token_r2: Have a column token_r2 though no bound and no order asks for it. It takes a look at every
+                activation.
+            exclude: Token classes that do not count. None: `bos`. Empty: all count.
+
+        Returns:
+            Columns feature, active_tokens, density, maximum, mean_when_active, and token_r2 if it was asked for.
         """
         given = (density, active_tokens, maximum, mean_when_active, token_r2)
         question = FindFeatures(
@@ -92,16 +129,25 @@ class SaeFeatures:
             k=_checks.count(k, "k"),
             with_token_r2=_checks.switch(with_token_r2, "with_token_r2"),
         )
-        return feature_table(self.backend.ask(question), self.source.sae, "Found", glossary.STATISTICS)
+        return feature_table(self._backend.ask(question), self.sae, "Found", glossary.STATISTICS)
 
-    def table(
+    def statistics(
         self,
         features: Iterable[int] | int | None = None,
         *,
         with_token_r2: bool = FindFeatures.with_token_r2,
         exclude: Excluded = None,
     ) -> FeatureTable:
-        """Statistics of these features, or of all; columns as of `search`, densest first."""
+        """Return statistics of many features.
+
+        Args:
+            features: Indices, or one index. None: every feature of the SAE. An empty collection is refused.
+            with_token_r2: Have a column token_r2, which takes a look at every activation.
+            exclude: Token classes that do not count. None: `bos`. Empty: all count.
+
+        Returns:
+            Columns as of `search`, densest first.
+        """
         chosen = () if features is None else self._indices(features)
         question = FindFeatures(
             **self._stored(exclude),
@@ -109,21 +155,28 @@ class SaeFeatures:
             k=len(chosen) or len(self),
             with_token_r2=_checks.switch(with_token_r2, "with_token_r2"),
         )
-        return feature_table(self.backend.ask(question), self.source.sae, "Statistics", glossary.STATISTICS)
+        return feature_table(self._backend.ask(question), self.sae, "Statistics", glossary.STATISTICS)
 
     def active(
         self,
         where: Where | None = None,
         *,
-        order: str = GetActiveFeatures.order,
+        order: ActiveFeatureOrder = GetActiveFeatures.order,
         k: int = GetActiveFeatures.k,
         exclude: Excluded = None,
     ) -> FeatureTable:
-        """The features most active on chosen tokens of the run: of a sequence, a document, an id, or any mixture.
+        """Return the features that are most active on chosen tokens of the run.
 
-        Columns feature, active_tokens (of the chosen ones), mean (over all chosen ones, zeros included), maximum,
-        density (over the run), lift (the share of chosen tokens on which it fires, over its density). `order` is one of
-        mean, maximum, active_tokens, lift; the largest come first. Features that fire on none are left out.
+        Args:
+            where: The tokens, as of a sequence, a document or a token id. None: every token of the run.
+            order: What to sort by, largest first.
+            k: Number of features at most.
+            exclude: Token classes that do not count. None: `bos`. Empty: all count.
+
+        Returns:
+            Columns feature, active_tokens (of the chosen ones), mean (over all chosen tokens, zeros included), maximum,
+            density (over the run) and lift (share of chosen tokens on which it fires, over its density). Features that
+            fire on none of the tokens are left out.
         """
         question = GetActiveFeatures(
             **self._stored(exclude),
@@ -131,41 +184,63 @@ class SaeFeatures:
             order=_checks.one_of(order, "order", get_args(ActiveFeatureOrder)),
             k=_checks.count(k, "k"),
         )
-        return feature_table(self.backend.ask(question), self.source.sae, "Most active", glossary.ACTIVE)
+        return feature_table(self._backend.ask(question), self.sae, "Most active", glossary.ACTIVE)
 
     def by_token(
-        self, token: int | str, *, order: str = "lift", k: int = GetActiveFeatures.k, exclude: Excluded = None
+        self,
+        token: int | str,
+        k: int = GetActiveFeatures.k,
+        *,
+        order: ActiveFeatureOrder = "lift",
+        exclude: Excluded = None,
     ) -> FeatureTable:
-        """The features most active on a token, over all its occurrences in the run; columns as of `active`.
+        """Return the features that are most active on a token, over all its occurrences in the run.
 
-        `token` is an id, or the text of one token as answers show it: most words have a leading space. A text needs a
-        service.
+        Args:
+            token: A token id, or the text of one token as answers show it, most with a leading space. A text needs a
+                service.
+            k: Number of features at most.
+            order: What to sort by, largest first.
+            exclude: Token classes that do not count. None: `bos`. Empty: all count.
+
+        Returns:
+            Columns as of `active`.
         """
         if isinstance(token, str):
-            token = id_of(self.backend, self.source.model, token)
+            token = id_of(self._backend, self._source.model, token)
         [chosen] = _checks.whole_numbers([token], "token", _checks.MAXIMUM_TOKEN)
         return self.active(Where(tokens=(chosen,)), order=order, k=k, exclude=exclude)
 
     def by_text(
         self,
-        text: str | Sequence[int],
+        text: Text,
         k: int = GetActiveFeatures.k,
         *,
-        order: str = "lift",
+        order: ActiveFeatureOrder = "lift",
         density: Bound = None,
         exclude: Excluded = None,
     ) -> FeatureTable:
-        """The features that fire on a text given now, most first relative to how often they fire in the run; live.
+        """Return the features that fire on a text that is given now. Needs a service.
 
-        Columns as of `active`, over the text's tokens without BOS and special ones, and `position` and `text` of the
-        token on which the feature is strongest. `density` is a pair of bounds: (None, 0.01) leaves out what fires on
-        more than a hundredth of the run. A feature that never fires in the run has no lift and comes last.
+        Args:
+            text: A text, which gets a BOS if the run's sequences have one, or token ids, which are read as they are.
+            k: Number of features at most.
+            order: What to sort by, largest first. A feature that never fires in the run has no lift, and comes last.
+            density: Bounds (low, high) of a feature's density in the run: (None, 0.01) leaves out features that fire
+                on more than a hundredth of it. None: no bound.
+            exclude: Token classes of the run that do not count for density. None: `bos`. Empty: all count.
+
+        Returns:
+            Columns as of `active`, over the text's tokens without BOS and special ones; and position and text of the
+            token on which the feature is strongest.
         """
         order = _checks.one_of(order, "order", get_args(ActiveFeatureOrder))
         low, high = _checks.bound(density, "density")
         k = _checks.count(k, "k")
-        encoded = self.encode(text)
+        encoded = self.encode_text(text)
         fires = fires_on(encoded)
+        if not len(fires):
+            return self._none_fires(fires, encoded, exclude)
         found = self._densities(fires, exclude)
         table = with_lift(fires, found.features)
         kept = pa.array(
@@ -173,28 +248,34 @@ class SaeFeatures:
         )
         table = table.filter(kept).sort_by([(order, "descending"), ("maximum", "descending"), ("feature", "ascending")])
         found = replace(found, features=table.slice(0, k))
-        return feature_table(found, self.source.sae, "Fires on the text", glossary.ACTIVE)
+        return feature_table(found, self.sae, "Fires on the text", glossary.ACTIVE)
 
     def by_direction(
-        self, vector: Iterable[float], k: int = FindNeighbors.k, *, side: str = FindNeighbors.side
+        self, vector: Iterable[float], k: int = FindNeighbors.k, *, side: FeatureSide = FindNeighbors.side
     ) -> FeatureTable:
-        """Features whose decoder (or encoder) directions have the largest cosine with a vector of d_model numbers.
+        """Return features whose directions have the largest cosine with a vector. Needs a service.
 
-        Columns feature, cosine; live.
+        Args:
+            vector: d_model numbers. Only their direction counts.
+            k: Number of features at most.
+            side: `decoder`: what features write. `encoder`: what they read.
+
+        Returns:
+            Columns feature and cosine.
         """
         question = FindNeighbors(
-            sae=self.source.sae,
+            sae=self.sae,
             direction=_checks.vector(vector, "vector"),
             side=_checks.one_of(side, "side", get_args(FeatureSide)),
             k=_checks.count(k, "k"),
         )
         title = f"Nearest to the vector by {question.side} direction"
-        return feature_table(self.backend.ask(question), self.source.sae, title, glossary.NEIGHBOURS)
+        return feature_table(self._backend.ask(question), self.sae, title, glossary.NEIGHBORS)
 
     def sample(
         self,
         features: Iterable[int] | int,
-        method: str = SampleExamples.method,
+        method: SampleMethod = SampleExamples.method,
         k: int = SampleExamples.k,
         *,
         bins: int = SampleExamples.bins,
@@ -205,7 +286,24 @@ class SaeFeatures:
         exclude: Excluded = None,
         where: Where | None = None,
     ) -> ManyExamples:
-        """Examples of many features in one call. `method` is top, quantile, or what Feature.uniform is uniform over."""
+        """Return examples of many features in one call.
+
+        Args:
+            features: Indices, or one index; at most 256.
+            method: `top`: the strongest, as of `Feature.top`. `quantile`: from bins of equally many activations, as of
+                `Feature.quantiles`. `range`, `rank`, `activating` or `positions`: as of `Feature.uniform`.
+            k: Number of examples of a feature at most; with `quantile`, from each bin.
+            bins: With `quantile`, the number of bins.
+            threshold: With `activating`, the activation above which examples are drawn.
+            seed: Draws the examples.
+            tokens_before: Tokens shown before each.
+            tokens_after: Tokens shown after each.
+            exclude: Token classes whose activations do not count. None: `bos`. Empty: all count.
+            where: Tokens to look at. None: every token of the run.
+
+        Returns:
+            The examples; `.of(feature)` gives those of one feature.
+        """
         question = SampleExamples(
             **self._stored(exclude),
             where=chosen_tokens(where),
@@ -217,64 +315,88 @@ class SaeFeatures:
             seed=_checks.seed(seed),
             **window_of(tokens_before, tokens_after),
         )
-        return ask_examples(self.backend, question)
+        return ask_examples(self._backend, question)
 
-    def lens(
+    def logit_lens(
         self,
         features: Iterable[int] | int,
         k: int = GetLogitLens.k,
         *,
-        side: str = GetLogitLens.side,
+        side: FeatureSide = GetLogitLens.side,
         fold_norm: bool = GetLogitLens.fold_norm,
         longest_unembedding: float | None = GetLogitLens.longest_unembedding,
     ) -> LogitLens:
-        """The logit lens of many features in one call; as Feature.logit_lens."""
+        """Return the logit lens of many features in one call. Needs a service.
+
+        Args:
+            features: Indices, or one index; at most 256.
+            k: Number of tokens at each end.
+            side: `decoder`: what features write. `encoder`: what they read.
+            fold_norm: Multiply directions with the final norm's gain, as of `Feature.logit_lens`.
+            longest_unembedding: Leave out tokens whose unembedding vector is longer. None: no token is left out.
+
+        Returns:
+            Tokens at both ends of each feature, with their logits.
+        """
         chosen = self._indices(features)
-        return ask_lens(self.backend, self.source, chosen, k, side, fold_norm, longest_unembedding)
+        return ask_lens(self._backend, self._source, chosen, k, side, fold_norm, longest_unembedding)
 
-    def encode(self, text: str | Sequence[int]) -> EncodedText:
-        """Every feature on every token of a text given now; live.
+    def encode_text(self, text: Text) -> EncodedText:
+        """Return every feature on every token of a text that is given now. Needs a service.
 
-        A text gets a BOS where the run's sequences have one; token ids, such as those of a stored sequence, are read as
-        they are.
+        Args:
+            text: A text, which gets a BOS if the run's sequences have one, or token ids, such as those of a stored
+                sequence, which are read as they are.
+
+        Returns:
+            The activations above 0.
         """
-        found: EncodeTextAnswer = self.backend.ask(EncodeText(**self.source.read(text)))
-        return EncodedText(
-            table=found.activations, sae=self.source.sae, tokens=found.tokens, provenance=found.provenance
-        )
+        found: EncodeTextAnswer = self._backend.ask(EncodeText(**self._source.read(text)))
+        return EncodedText(table=found.activations, sae=self.sae, tokens=found.tokens, provenance=found.provenance)
 
-    def check(self, tokens: int = CheckSae.tokens, *, warn: bool = True) -> SaeCheck:
-        """Is this SAE right for this model? On so many stored tokens, whole sequences spread over the run; live.
+    def check(self, n_tokens: int = CheckSae.tokens, *, warn: bool = True) -> SaeCheck:
+        """Check whether the SAE is right for the run's model. Needs a service.
 
-        Quantities, beside what the SAE's files claim: tokens; l0, features above 0 on a token in the mean; fvu, the
-        fraction of variance about the mean that the reconstruction leaves unexplained; dead_share, of features that
-        fire on none of the tokens; loss, the model's mean cross-entropy in nats, loss_reconstructed with the SAE's
-        reconstruction in place of the site and loss_zeroed with zeros; loss_recovered, (zeroed - reconstructed) /
-        (zeroed - loss). What looks wrong (another site, scale or model) is in `.warnings`, and warned about once as a
-        SaeWarning unless `warn` is False.
+        What looks wrong (another site, scale or model) is in `.warnings`.
+
+        Args:
+            n_tokens: About how many of the run's stored tokens to look at: whole sequences, spread over the run.
+            warn: Also warn of what looks wrong, with a SaeWarning.
+
+        Returns:
+            Quantities, beside what the SAE's files claim.
         """
-        question = CheckSae(**self.source.stored(), tokens=_checks.count(tokens, "tokens"))
-        found: CheckSaeAnswer = self.backend.ask(question)
-        if found.warnings and _checks.switch(warn, "warn"):
-            warnings.warn("\n  ".join([f"{self.source.sae}:", *found.warnings]), SaeWarning, stacklevel=2)
-        return SaeCheck(
-            table=found.quantities, sae=self.source.sae, warnings=found.warnings, provenance=found.provenance
-        )
+        told = _checks.switch(warn, "warn")
+        question = CheckSae(**self._source.stored(), tokens=_checks.count(n_tokens, "n_tokens"))
+        found: CheckSaeAnswer = self._backend.ask(question)
+        if found.warnings and told:
+            warnings.warn("\n  ".join([f"{self.sae}:", *found.warnings]), SaeWarning, stacklevel=2)
+        return SaeCheck(table=found.quantities, sae=self.sae, warnings=found.warnings, provenance=found.provenance)
 
     def _stored(self, exclude: Excluded) -> dict[str, Any]:
         """The fields of a question about stored features."""
-        return {**self.source.stored(), "exclude": exclusion(exclude)}
+        return {**self._source.stored(), "exclude": exclusion(exclude)}
 
     def _indices(self, features: Iterable[int] | int) -> tuple[int, ...]:
-        return _indices(features, self.source.d_sae)
+        return _indices(features, self._source.d_sae)
+
+    def _none_fires(self, fires: pa.Table, encoded: EncodedText, exclude: Excluded) -> FeatureTable:
+        """Of no feature there is nothing to look up in the run."""
+        return FeatureTable(
+            table=with_lift(fires, pa.table({"density": pa.array([], pa.float64())})),
+            sae=self.sae,
+            title="Fires on the text",
+            definitions=glossary.ACTIVE,
+            provenance=encoded.provenance,
+            excluded=tuple(sorted(exclusion(exclude))),
+        )
 
     def _densities(self, fires: pa.Table, exclude: Excluded) -> FindFeaturesAnswer:
         """Over the run, of the features of a table, in the order of their index."""
         features = tuple(fires["feature"].to_pylist())
-        # Of no feature at all the question would be about every one.
-        question = FindFeatures(**self._stored(exclude), features=features or (0,), k=max(1, len(features)))
-        found: FindFeaturesAnswer = self.backend.ask(question)
-        return replace(found, features=found.features.slice(0, len(features)).sort_by("feature"))
+        question = FindFeatures(**self._stored(exclude), features=features, k=len(features))
+        found: FindFeaturesAnswer = self._backend.ask(question)
+        return replace(found, features=found.features.sort_by("feature"))
 
 
 def _bounds(given: Sequence[Bound]) -> Iterator[StatisticBound]:

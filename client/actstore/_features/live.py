@@ -1,7 +1,7 @@
 """What an SAE and its model answer live: a text encoded, directions unembedded, and what an ablation changes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,11 +12,15 @@ from actstore._features import plots
 from actstore._view import glossary, markup
 from actstore._view import text as _text
 from actstore._view.plot import titled
+from actstore_api.records.sae import FeatureSide
+from actstore_api.records.sae import TextAblation as TokenAblation
 from actstore_api.records.terms import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# The two ends of a logit lens: what a direction raises, and what it lowers.
+LensEnd = Literal["top", "bottom"]
 SHOWN_PAIRS, SHOWN_STRONGEST = 10, 3
 SIDE_WORDS = {"decoder": "decoder direction (what it writes)", "encoder": "encoder direction (what it reads)"}
 ABLATION_WORDS = {
@@ -29,18 +33,30 @@ ABLATION_WORDS = {
 
 @dataclass(frozen=True, repr=False)
 class EncodedText(Answer):
-    """Columns position, feature, activation: those above 0. `tokens` has position, token, text, special (BOS, too)."""
+    """Features that fire on the tokens of a text.
+
+    Columns: position, feature and activation; only activations above 0 have a row.
+
+    Attributes:
+        sae: Name of the SAE.
+        tokens: The text's tokens: position, token (its id), text and special (whether BOS or another special token).
+    """
 
     sae: str
     tokens: pa.Table
 
     def on(self, feature: int) -> list[float]:
-        """The feature's activation on each token, 0 where it does not fire."""
+        """Return one feature's activation on each token, 0 where it does not fire.
+
+        Args:
+            feature: Index of the feature.
+        """
         chosen = self.table.filter(pc.equal(self.table["feature"], _checks.count(feature, "feature")))
         values = dict(zip(chosen["position"].to_pylist(), chosen["activation"].to_pylist(), strict=True))
         return [values.get(position, 0.0) for position in self.tokens["position"].to_pylist()]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
         return {"tokens": self.tokens.to_pylist(), **super().to_dict()}
 
     def _by_token(self) -> list[dict[str, Any]]:
@@ -77,28 +93,48 @@ class EncodedText(Answer):
 
 @dataclass(frozen=True, repr=False)
 class LogitLens(Answer):
-    """Columns feature, end (top, bottom), rank, token, text, logit.
+    """Tokens whose logits features' directions raise and lower most.
 
-    `masked_tokens` of the vocabulary were left out for the length of their unembedding vector.
+    Columns: feature, end (top, bottom), rank (1 is furthest from 0), token (its id), text and logit.
+
+    Attributes:
+        sae: Name of the SAE.
+        side: `decoder` or `encoder`: which directions.
+        fold_norm: Whether the final norm's gain is folded in.
+        masked_tokens: Number of tokens that were left out for the length of their unembedding vector.
     """
 
     sae: str
-    side: str
+    side: FeatureSide
     fold_norm: bool
     masked_tokens: int
 
     @property
     def features(self) -> list[int]:
+        """Indices of the features, in the order they were asked for."""
         return list(dict.fromkeys(self.table.column("feature").to_pylist()))
 
-    def end(self, name: str, feature: int | None = None) -> list[dict[str, Any]]:
-        """The rows of the `top` or of the `bottom` of a feature, by default the first, furthest from 0 first."""
-        _checks.one_of(name, "end", ("top", "bottom"))
+    def end(self, name: LensEnd, feature: int | None = None) -> list[dict[str, Any]]:
+        """Return the rows of one end of a feature, furthest from 0 first.
+
+        Args:
+            name: `top` or `bottom`.
+            feature: Index of the feature. None: the first.
+        """
+        _checks.one_of(name, "end", get_args(LensEnd))
         chosen = next(iter(self.features), None) if feature is None else feature
         return [row for row in self if row["end"] == name and row["feature"] == chosen]
 
     def plot(self, ax: "Axes | None" = None, feature: int | None = None) -> "Axes":
-        """A bar a token, of the first feature unless one is named."""
+        """Draw a bar for each token of a feature.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+            feature: Index of the feature. None: the first.
+
+        Returns:
+            The axes.
+        """
         rows = [*self.end("top", feature), *reversed(self.end("bottom", feature))]
         ax = plots.lens_bars(ax, [row["text"] for row in rows], [row["logit"] for row in rows])
         return titled(ax, f"logit lens of the {self.side} direction")
@@ -110,10 +146,10 @@ class LogitLens(Answer):
         return "\n".join([*parts, *self._notes()])
 
     def _repr_html_(self) -> str:
-        grids = "".join(markup.heading(f"feature {feature}") + self.ends_html(feature) for feature in self.features)
+        grids = "".join(markup.heading(f"feature {feature}") + self._ends_html(feature) for feature in self.features)
         return markup.heading(self._title()) + grids + "".join(map(markup.note, self._notes()))
 
-    def ends_html(self, feature: int) -> str:
+    def _ends_html(self, feature: int) -> str:
         definitions = dict.fromkeys(("logit", "logit "), glossary.LENS["logit"])
         return markup.grid(["top", "logit", "bottom", "logit "], self._pairs(feature), definitions)
 
@@ -140,30 +176,42 @@ class LogitLens(Answer):
 
 @dataclass(frozen=True, repr=False)
 class TextAblation(Answer):
-    """Columns first, second (positions; null for a single token), first_text, second_text, activation, change.
+    """How a feature's activation changes if tokens of a text are taken away: a row for each token or pair of tokens.
 
-    `tokens` is the text as it is: position, token, text, special, activation. The feature is looked at on the token
-    `position`, where it is `activation`; the text ends there. Tokens before `first` stay.
+    Columns: first and second (positions; second is null for a single token), first_text, second_text, activation (of
+    the feature at the text's last token then) and change (that less the activation on the whole text).
+
+    Attributes:
+        sae: Name of the SAE.
+        feature: Index of the feature.
+        ablation: What happened to a token.
+        tokens: The text as it is: position, token (its id), text, special and activation.
+        position: Where the feature is looked at; the text ends there.
+        activation: The feature's activation there on the whole text.
+        first: Tokens before this position stayed.
     """
 
     sae: str
     feature: int
-    ablation: str
+    ablation: TokenAblation
     tokens: pa.Table
     position: int
     activation: float
     first: int = 0
 
     def changes(self) -> list[float | None]:
-        """Of each token from `first` up to `position`, what taking it away alone changes; None where it was not."""
+        """Return what taking away each token alone changes, from `first` to `position`; None for those that stay."""
         singles = {row["first"]: row["change"] for row in self if row["second"] is None}
         return [singles.get(row["position"]) for row in self._seen()]
 
     def pairs(self) -> Answer:
-        """Pairs by how far their change exceeds those of their tokens alone: columns as above, and `interaction`.
+        """Return the pairs, the smallest interaction first.
 
-        interaction = change of the pair - change of the first - change of the second. Where a feature reads "either of
+        interaction = change of the pair - change of the first - change of the second. If a feature reads "either of
         two", single ablations change nothing and the pair does: its interaction is well below 0.
+
+        Returns:
+            Columns as of the answer, and interaction.
         """
         singles = {row["first"]: row["change"] for row in self if row["second"] is None}
         table = self.table.filter(pc.is_valid(self.table["second"]))
@@ -176,7 +224,14 @@ class TextAblation(Answer):
         return Answer(table=table.sort_by("interaction"), provenance=self.provenance, excluded=self.excluded)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The text as a strip, each token coloured by its change; a square of pairs where they were asked for."""
+        """Draw the text as a strip, each token colored by its change; or as a square, if pairs were asked for.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+
+        Returns:
+            The axes.
+        """
         texts = [row["text"] for row in self._seen()]
         title = f"feature {self.feature} at the last token, {self.activation:.3g}: change with each token "
         title += ABLATION_WORDS[self.ablation]
@@ -185,6 +240,7 @@ class TextAblation(Answer):
         return titled(plots.pairs_square(ax, texts, self._by_pair(), self.scale), f"{title}, or each two of them")
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
         own = {"feature": self.feature, "ablation": self.ablation, "position": self.position}
         return {**own, "activation": self.activation, "tokens": plain_rows(self.tokens), **super().to_dict()}
 
@@ -202,7 +258,7 @@ class TextAblation(Answer):
 
     @property
     def scale(self) -> float:
-        """A full tint: the activation itself, or a larger change."""
+        """The change that has the full color: the activation itself, or a larger change."""
         return max([abs(self.activation), *(abs(change) for change in self.changes() if change is not None)])
 
     def __repr__(self) -> str:
@@ -216,9 +272,9 @@ class TextAblation(Answer):
         return "\n".join([*parts, *self._notes()])
 
     def _repr_html_(self) -> str:
-        return markup.heading(self._title()) + self.strip_html() + "".join(map(markup.note, self._notes()))
+        return markup.heading(self._title()) + self._strip_html() + "".join(map(markup.note, self._notes()))
 
-    def strip_html(self) -> str:
+    def _strip_html(self) -> str:
         done = ABLATION_WORDS[self.ablation]
         seen, changes = self._seen(), self.changes()
         titles = [
@@ -253,10 +309,15 @@ class TextAblation(Answer):
 
 @dataclass(frozen=True, repr=False)
 class DirectionAblation(Answer):
-    """What a text's predictions lose without what a feature writes. A row a token but the last.
+    """How predictions of a text change without what a feature writes: a row for each token but the last.
 
-    Columns position, token, text, special, activation, next_text, log_probability, ablated, change.
-    Log-probabilities are natural, of the true next token; `change` below 0: the feature helps to predict it.
+    Columns: position, token (its id), text, special, activation, next_text, log_probability (natural, of the true next
+    token), ablated (the same without the feature) and change (ablated less log_probability; below 0 if the feature
+    helps to predict the token).
+
+    Attributes:
+        sae: Name of the SAE.
+        feature: Index of the feature.
     """
 
     sae: str
@@ -264,19 +325,27 @@ class DirectionAblation(Answer):
 
     @property
     def scale(self) -> float:
+        """The change that has the full color: the largest one."""
         return max((abs(row["change"]) for row in self), default=0.0)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The next tokens as a strip, each coloured by how its log-probability changes."""
+        """Draw the next tokens as a strip, each colored by how its log-probability changes.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+
+        Returns:
+            The axes.
+        """
         rows = list(self)
         ax = plots.strip(ax, [row["change"] for row in rows], [row["next_text"] for row in rows], self.scale)
         title = f"log-probability of each token without what feature {self.feature} writes: change, nats"
         return titled(ax, title)
 
     def _repr_html_(self) -> str:
-        return markup.heading(self._title()) + self.strip_html() + "".join(map(markup.note, self._notes()))
+        return markup.heading(self._title()) + self._strip_html() + "".join(map(markup.note, self._notes()))
 
-    def strip_html(self) -> str:
+    def _strip_html(self) -> str:
         """The text from its second token on: each is tinted by what becomes of its own log-probability."""
         rows = list(self)
         titles = [
@@ -311,16 +380,30 @@ class DirectionAblation(Answer):
 
 @dataclass(frozen=True, repr=False)
 class SaeCheck(Answer):
-    """Columns quantity, value, claimed (what the SAE's own files claim). `warnings` says what looks wrong, in words."""
+    """Whether an SAE is right for a model.
+
+    Columns: quantity, value (null if it is no number) and claimed (what the SAE's files claim; null if nothing). The
+    quantities are tokens (that were looked at, BOS and special ones apart), l0 (features above 0 on a token, in the
+    mean), fvu (fraction of the variance about the mean that the reconstruction leaves unexplained), dead_share (of
+    features that fire on none of the tokens), loss (mean cross-entropy of the model, nats), loss_reconstructed (with
+    the reconstruction in place of the site), loss_zeroed (with zeros), and loss_recovered:
+    (zeroed - reconstructed) / (zeroed - loss).
+
+    Attributes:
+        sae: Name of the SAE.
+        warnings: What looks wrong, in words; empty if nothing does.
+    """
 
     sae: str
     warnings: tuple[str, ...]
 
     @property
     def numbers(self) -> dict[str, float]:
+        """The values by their quantities."""
         return {row["quantity"]: row["value"] for row in self}
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
         return {"sae": self.sae, "warnings": list(self.warnings), **super().to_dict()}
 
     def __repr__(self) -> str:

@@ -20,10 +20,20 @@ TINTS = "blue: falls; orange: rises; the title of a token says its numbers"
 
 @dataclass(frozen=True, repr=False)
 class FeaturePage:
-    """One feature: statistics and token_r2; examples by strength (`top`), over the range (`uniform`) and by quantile;
-    the logit lens; features that co-fire and that are near; and what ablations of its strongest examples change.
+    """All that is known of one feature, to look at together.
 
-    Live parts that are not there are None, or empty, and `missing` says why, by name.
+    Attributes:
+        statistics: How often it fires, and how strongly.
+        token_r2: How much of its activation the token alone explains.
+        top: Its strongest examples.
+        uniform: Examples that are spread over the range of its activation.
+        quantiles: Random examples from bins of equally many activations.
+        cofiring: Features that fire on the same tokens.
+        logit_lens: Tokens that its decoder direction raises and lowers; None if it is missing.
+        neighbors: Features with the nearest decoder directions; None if they are missing.
+        ablated_text: What taking tokens away from its strongest examples changes; empty if that is missing.
+        ablated_direction: What the predictions of these examples lose without it; empty if that is missing.
+        missing: Why parts are missing, by their names.
     """
 
     statistics: FeatureStatistics
@@ -32,25 +42,25 @@ class FeaturePage:
     uniform: Examples
     quantiles: Examples
     cofiring: FeatureTable
-    lens: LogitLens | None = None
-    neighbours: FeatureTable | None = None
+    logit_lens: LogitLens | None = None
+    neighbors: FeatureTable | None = None
     ablated_text: tuple[TextAblation, ...] = ()
     ablated_direction: tuple[DirectionAblation, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def provenance(self) -> Provenance:
+        """Where the stored parts come from; each live part has a provenance of its own."""
         return self.statistics.provenance
 
     @property
     def excluded(self) -> tuple[str, ...]:
+        """Token classes that were left out."""
         return self.statistics.excluded
 
     @property
     def other_weights(self) -> bool:
-        """Whether the live parts come from other weights of the model or of the SAE than the stored ones, or from
-        another configuration of the model.
-        """
+        """Whether the live parts come from other weights or another configuration than the stored parts."""
         stored, sae = self.provenance, self.statistics.sae
         of_model = {part.provenance.weights_sha256 for part in self._live()} - {"", stored.weights_sha256}
         if stored.config_sha256:
@@ -59,18 +69,23 @@ class FeaturePage:
         return bool(of_model or of_sae)
 
     def numbers(self) -> dict[str, float]:
+        """Return the feature's statistics and token_r2 by name."""
         return {**self.statistics.numbers(), "token_r2": self.token_r2.value}
 
     def plot(self) -> "Figure":
-        """The histogram, the logit lens as bars, and the ablated texts as strips; what is missing is left out."""
-        lens = [] if self.lens is None else [partial(self.lens.plot, feature=self.statistics.feature)]
+        """Draw the histogram, the logit lens as bars, and the ablated texts as strips. Missing parts are left out.
+
+        Returns:
+            A new figure.
+        """
+        lens = [] if self.logit_lens is None else [partial(self.logit_lens.plot, feature=self.statistics.feature)]
         texts = [part.plot for part in self.ablated_text]
         directions = [part.plot for part in self.ablated_direction]
         return plots.page([self.statistics.plot, *lens], [*texts, *directions])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        single = ("statistics", "token_r2", "top", "uniform", "quantiles", "cofiring", "lens", "neighbours")
+        """Return plain values, ready for JSON."""
+        single = ("statistics", "token_r2", "top", "uniform", "quantiles", "cofiring", "logit_lens", "neighbors")
         parts = {name: getattr(self, name) for name in single}
         several = ("ablated_text", "ablated_direction")
         return {
@@ -80,10 +95,15 @@ class FeaturePage:
         }
 
     def to_html(self) -> str:
-        """A whole page for a browser, with nothing to load."""
+        """Return a whole page for a browser, which loads nothing."""
         return markup.document(f"feature {self.statistics.feature} of {self.statistics.sae}", self._repr_html_())
 
     def save_html(self, path: str | Path) -> None:
+        """Write the page for a browser into a file.
+
+        Args:
+            path: The file; replaced if it exists.
+        """
         Path(path).write_text(self.to_html(), encoding="utf-8")
 
     def __repr__(self) -> str:
@@ -95,16 +115,16 @@ class FeaturePage:
         statistics = self.statistics
         numbers = markup.numbers(self.numbers(), glossary.STATISTICS)
         parts = [markup.heading(f"Feature {statistics.feature} of {statistics.sae}")]
-        parts.append(markup.beside([numbers, statistics.chart_html()]))
+        parts.append(markup.beside([numbers, statistics._chart_html()]))
         parts += [markup.warning(note) for note in self._notes()]
         parts.append(
-            markup.beside([self._lens_html(), self._related_html("cofiring"), self._related_html("neighbours")])
+            markup.beside([self._lens_html(), self._related_html("cofiring"), self._related_html("neighbors")])
         )
         parts += self._examples_html() + self._ablations_html()
         return "".join([*parts, *map(markup.note, statistics._notes())])
 
     def _live(self) -> list[Any]:
-        single = [part for part in (self.lens, self.neighbours) if part is not None]
+        single = [part for part in (self.logit_lens, self.neighbors) if part is not None]
         return [*single, *self.ablated_text, *self.ablated_direction]
 
     def _examples(self) -> tuple[Examples, ...]:
@@ -125,30 +145,34 @@ class FeaturePage:
         return [*notes, *(f"without {', '.join(names)}: {why}" for why, names in reasons.items())]
 
     def _lens_html(self) -> str:
-        if self.lens is None:
+        if self.logit_lens is None:
             return ""
-        says = "Tokens that it promotes, and suppresses" if self.lens.side == "decoder" else "Tokens near what it reads"
-        return markup.heading(says) + self.lens.ends_html(self.statistics.feature)
+        says = (
+            "Tokens that it promotes, and suppresses"
+            if self.logit_lens.side == "decoder"
+            else "Tokens near what it reads"
+        )
+        return markup.heading(says) + self.logit_lens._ends_html(self.statistics.feature)
 
     def _related_html(self, name: str) -> str:
         table: FeatureTable | None = getattr(self, name)
         if table is None:
             return ""
         title = "Fires together with" if name == "cofiring" else "Nearest by decoder direction"
-        return markup.heading(title) + table.rows_html()
+        return markup.heading(title) + table._rows_html()
 
     def _examples_html(self) -> list[str]:
         """All with one scale, so that a weak example looks weak."""
         scale = self.statistics.maximum
         return [
-            markup.folded(f"Examples, {part.how}: {len(part)}", part.rows_html(scale), opened=part is self.top)
+            markup.folded(f"Examples, {part.how}: {len(part)}", part._rows_html(scale), opened=part is self.top)
             for part in self._examples()
             if len(part)
         ]
 
     def _ablations_html(self) -> list[str]:
         parts: list[TextAblation | DirectionAblation] = [*self.ablated_text, *self.ablated_direction]
-        return [markup.heading(part._title()) + part.strip_html() + markup.note(TINTS) for part in parts]
+        return [markup.heading(part._title()) + part._strip_html() + markup.note(TINTS) for part in parts]
 
 
 def _without_notes(part: Any) -> str:

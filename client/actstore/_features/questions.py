@@ -1,10 +1,10 @@
 """What can be asked of one feature, a question at a time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from actstore import _checks
+from actstore._checks import Text
 from actstore._errors import refused
 from actstore._features.asking import SaeOfRun, ask_examples, ask_lens, feature_table, window_of
 from actstore._features.live import DirectionAblation, LogitLens, TextAblation
@@ -32,45 +32,59 @@ from actstore_api.records.sae import (
     GetLogitLens,
 )
 from actstore_api.records.sae import (
-    TextAblation as Ablation,
+    TextAblation as TokenAblation,
 )
 
 # What examples can be spread over, by `uniform`.
-OVER: tuple[SampleMethod, ...] = ("range", "rank", "activating", "positions")
+ExampleSpread = Literal["range", "rank", "activating", "positions"]
 
 
 @dataclass(frozen=True)
 class FeatureQuestions:
     """The questions that can be asked of the feature `index` of an SAE of a run."""
 
-    source: SaeOfRun
+    _source: SaeOfRun
     index: int
-    backend: Backend = field(repr=False)
+    _backend: Backend = field(repr=False)
 
     @property
     def run(self) -> str:
-        return self.source.run
+        """Name of the run."""
+        return self._source.run
 
     @property
     def sae(self) -> str:
-        return self.source.sae
+        """Name of the SAE."""
+        return self._source.sae
 
     def top(
         self,
         k: int = SampleExamples.k,
+        *,
         tokens_before: int = SampleExamples.tokens_before,
         tokens_after: int = SampleExamples.tokens_after,
         exclude: Excluded = None,
         where: Where | None = None,
     ) -> Examples:
-        """The k strongest examples, at most one from a sequence, each with so many tokens before and after."""
+        """Return the strongest examples, at most one from a sequence.
+
+        Args:
+            k: Number of examples at most.
+            tokens_before: Tokens shown before each.
+            tokens_after: Tokens shown after each.
+            exclude: Token classes whose activations do not count. None: `bos`. Empty: all count.
+            where: Tokens to look at. None: every token of the run.
+
+        Returns:
+            The examples, strongest first.
+        """
         window = window_of(tokens_before, tokens_after)
         return self._sampled("top", exclude, where, k=_checks.count(k, "k"), **window)
 
     def uniform(
         self,
         k: int = SampleExamples.k,
-        over: str = "range",
+        over: ExampleSpread = "range",
         *,
         threshold: float = SampleExamples.threshold,
         seed: int = SampleExamples.seed,
@@ -79,17 +93,33 @@ class FeatureQuestions:
         exclude: Excluded = None,
         where: Where | None = None,
     ) -> Examples:
-        """Examples, k of them, that stand for more than the extremes, chosen evenly `over`
-
-        range       k bins of equal width between 0 and the maximum: one at random from each that holds any, strongest
-                    first. (Cunningham et al. 2023)
-        rank        evenly spaced ranks among the activations above 0, from the strongest to the weakest.
-        activating  activations above `threshold`, at random without repeats; strongest first.
-        positions   tokens that count, at random; the feature is 0 on most of them. In order of the text.
+        """Return examples that are spread evenly, and so stand for more than the extremes.
 
         The same seed and snapshot give the same examples.
+
+        Args:
+            k: Number of examples at most.
+            over: What they are spread over:
+
+                - `range`: k bins of equal width between 0 and the maximum, and one example at random from each that
+                  holds any, strongest first (Cunningham et al. 2023).
+                - `rank`: evenly spaced ranks among the activations above 0, from the strongest to the weakest.
+                - `activating`: activations above `threshold`, at random without repeats, strongest first.
+                - `positions`: tokens that count, at random, in order of the text. The feature is 0 on most of them.
+            threshold: With `activating`, the activation above which examples are drawn.
+            seed: Draws the examples.
+            tokens_before: Tokens shown before each.
+            tokens_after: Tokens shown after each.
+            exclude: Token classes whose activations do not count. None: `bos`. Empty: all count.
+            where: Tokens to look at. None: every token of the run.
+
+        Returns:
+            The examples.
+
+        Raises:
+            BadRequest: A threshold is given, and examples are not over `activating`.
         """
-        method = _checks.one_of(over, "over", OVER)
+        method = _checks.one_of(over, "over", get_args(ExampleSpread))
         threshold = _checks.number(threshold, "threshold", least=0.0)
         if threshold and method != "activating":
             message = f"a threshold says where it is active enough; examples over {method} take none"
@@ -109,7 +139,20 @@ class FeatureQuestions:
         exclude: Excluded = None,
         where: Where | None = None,
     ) -> Examples:
-        """Examples at random, k from each of `bins` equally many activations above 0, strongest bin first."""
+        """Return random examples from each of several bins that hold equally many activations above 0.
+
+        Args:
+            bins: Number of bins.
+            k: Number of examples from each bin at most.
+            seed: Draws the examples.
+            tokens_before: Tokens shown before each.
+            tokens_after: Tokens shown after each.
+            exclude: Token classes whose activations do not count. None: `bos`. Empty: all count.
+            where: Tokens to look at. None: every token of the run.
+
+        Returns:
+            The examples, the strongest bin first.
+        """
         window = window_of(tokens_before, tokens_after)
         chosen = {"k": _checks.count(k, "k"), "bins": _checks.count(bins, "bins"), "seed": _checks.seed(seed)}
         return self._sampled("quantile", exclude, where, **chosen, **window)
@@ -117,13 +160,22 @@ class FeatureQuestions:
     def above(
         self, threshold: float = ReadFeature.threshold, *, exclude: Excluded = None, where: Where | None = None
     ) -> FeatureRows:
-        """Every activation greater than `threshold`, strongest first. They travel as a stream and land in memory."""
+        """Return every activation above a threshold. They travel as a stream, and all of them are held in memory.
+
+        Args:
+            threshold: Activations greater than this are returned; 0 or more.
+            exclude: Token classes whose activations do not count. None: `bos`. Empty: all count.
+            where: Tokens to look at. None: every token of the run.
+
+        Returns:
+            A row for each activation, strongest first.
+        """
         question = ReadFeature(
             **self._stored(exclude),
             threshold=_checks.number(threshold, "threshold", least=0.0),
             where=chosen_tokens(where),
         )
-        table, provenance = self.backend.rows(question)
+        table, provenance = self._backend.rows(question)
         return FeatureRows(
             table=table,
             sae=self.sae,
@@ -134,9 +186,17 @@ class FeatureQuestions:
         )
 
     def statistics(self, bins: int = GetFeatureStatistics.bins, exclude: Excluded = None) -> FeatureStatistics:
-        """Density and strength, and a histogram in so many bins of equal width between 0 and the maximum."""
+        """Return how often the feature fires and how strongly, with a histogram of its activations.
+
+        Args:
+            bins: Bins of equal width between 0 and the maximum.
+            exclude: Token classes that do not count. None: `bos`. Empty: all count.
+
+        Returns:
+            Density, maximum, mean and histogram.
+        """
         question = GetFeatureStatistics(**self._stored(exclude), bins=_checks.count(bins, "bins"))
-        found: GetFeatureStatisticsAnswer = self.backend.ask(question)
+        found: GetFeatureStatisticsAnswer = self._backend.ask(question)
         return FeatureStatistics(
             table=found.histogram,
             sae=self.sae,
@@ -150,17 +210,23 @@ class FeatureQuestions:
             excluded=tuple(sorted(found.excluded)),
         )
 
-    def token_r2(self, exclude: Excluded = None) -> TokenR2:
-        """The share of the feature's variance over tokens that the token alone explains: "is it just the embedding?"
+    def token_r2(self, *, exclude: Excluded = None) -> TokenR2:
+        """Return how much of the feature's activation the token alone explains.
 
-        Var(E[f | token]) / Var(f), corrected for how much chance explains over N tokens of K distinct ids:
-        1 - (1 - r2) (N - 1) / (N - K), Kelley's epsilon squared (1935). 1 for a lookup of the token; 0 in the mean, and
-        so now and then a little below, where the token does not matter; NaN for a feature that never varies.
+        It is Var(E[f | token]) / Var(f), corrected for how much chance explains over N tokens of K distinct ids:
+        1 - (1 - r2) (N - 1) / (N - K), Kelley's epsilon squared (1935). 1: the feature is a lookup of the token. 0 in
+        the mean, and now and then a little below, if the token does not matter. NaN for a feature that never varies.
+
+        Args:
+            exclude: Token classes that do not count. None: `bos`. Empty: all count.
+
+        Returns:
+            The number, as `float(answer)` or `answer.value`.
         """
         question = FindFeatures(
-            **self.source.stored(), features=(self.index,), k=1, with_token_r2=True, exclude=exclusion(exclude)
+            **self._source.stored(), features=(self.index,), k=1, with_token_r2=True, exclude=exclusion(exclude)
         )
-        found: FindFeaturesAnswer = self.backend.ask(question)
+        found: FindFeaturesAnswer = self._backend.ask(question)
         return TokenR2(
             table=found.features,
             sae=self.sae,
@@ -176,10 +242,15 @@ class FeatureQuestions:
         least_tokens: int = GetCofiringFeatures.least_tokens,
         exclude: Excluded = None,
     ) -> FeatureTable:
-        """Features that fire on the same tokens, by lift: P(other | this) / P(other), 1 for independence.
+        """Return features that fire on the same tokens, by lift: P(other | this) / P(other), 1 for independence.
 
-        Columns feature, both_tokens, share (P(other | this)), density (P(other)), lift. Of pairs that share fewer than
-        `least_tokens` tokens nothing is said, for their lift is mostly chance.
+        Args:
+            k: Number of features at most.
+            least_tokens: Tokens that a pair must share to be listed, since the lift of fewer is mostly chance.
+            exclude: Token classes that do not count. None: `bos`. Empty: all count.
+
+        Returns:
+            Columns feature, both_tokens, share (P(other | this)), density (P(other)) and lift.
         """
         question = GetCofiringFeatures(
             **self._stored(exclude),
@@ -187,12 +258,17 @@ class FeatureQuestions:
             least_tokens=_checks.count(least_tokens, "least_tokens"),
         )
         title = f"Fires with feature {self.index}"
-        return feature_table(self.backend.ask(question), self.sae, title, glossary.COFIRING)
+        return feature_table(self._backend.ask(question), self.sae, title, glossary.COFIRING)
 
-    def neighbours(self, k: int = FindNeighbors.k, *, side: str = FindNeighbors.side) -> FeatureTable:
-        """Features whose decoder (or encoder) directions have the largest cosine with this one's: feature, cosine.
+    def neighbors(self, k: int = FindNeighbors.k, *, side: FeatureSide = FindNeighbors.side) -> FeatureTable:
+        """Return features whose directions have the largest cosine with this one's. Needs a service.
 
-        Decoder directions say what is written, encoder directions what is read; the two neighbourhoods differ.
+        Args:
+            k: Number of features at most.
+            side: `decoder`: what features write. `encoder`: what they read. The two neighborhoods differ.
+
+        Returns:
+            Columns feature and cosine.
         """
         question = FindNeighbors(
             sae=self.sae,
@@ -201,57 +277,72 @@ class FeatureQuestions:
             k=_checks.count(k, "k"),
         )
         title = f"Nearest to feature {self.index} by {question.side} direction"
-        return feature_table(self.backend.ask(question), self.sae, title, glossary.NEIGHBOURS)
+        return feature_table(self._backend.ask(question), self.sae, title, glossary.NEIGHBORS)
 
     def logit_lens(
         self,
         k: int = GetLogitLens.k,
         *,
-        side: str = GetLogitLens.side,
+        side: FeatureSide = GetLogitLens.side,
         fold_norm: bool = GetLogitLens.fold_norm,
         longest_unembedding: float | None = GetLogitLens.longest_unembedding,
     ) -> LogitLens:
-        """The k tokens whose logits the feature's direction raises, and lowers, most: direction @ W_U.
+        """Return the tokens whose logits the feature's direction raises and lowers most: direction @ W_U.
 
-        `side` decoder is what it writes, encoder what it reads. `fold_norm` multiplies the direction with the final
-        norm's gain, and centres it where that norm does; the norm's own division is left out either way, for it depends
-        on the text. Tokens whose unembedding vector is longer than `longest_unembedding` are left out: rare tokens' are
-        (the feature pages of Cunningham et al. 2023 left out those above 20).
+        Needs a service.
+
+        Args:
+            k: Number of tokens at each end.
+            side: `decoder`: what the feature writes. `encoder`: what it reads.
+            fold_norm: Multiply the direction with the final norm's gain, and center it if that norm does. The norm's
+                division is left out either way, since it depends on the text.
+            longest_unembedding: Leave out tokens whose unembedding vector is longer, as rare tokens' are; the feature
+                pages of Cunningham et al. (2023) left out those above 20. None: no token is left out.
+
+        Returns:
+            Tokens at both ends, with their logits.
         """
-        return ask_lens(self.backend, self.source, (self.index,), k, side, fold_norm, longest_unembedding)
+        return ask_lens(self._backend, self._source, (self.index,), k, side, fold_norm, longest_unembedding)
 
     def ablate_text(
         self,
-        text: str | Sequence[int],
+        text: Text,
         *,
         position: int | None = AblateText.position,
-        ablation: str = AblateText.ablation,
+        ablation: TokenAblation = AblateText.ablation,
         pairs: bool = AblateText.pairs,
         first: int = AblateText.first_ablated,
     ) -> TextAblation:
-        """What the feature reads: how it changes at a position when tokens of the text are taken away, one at a time.
+        """Return how the feature changes if tokens of a text are taken away, one at a time: what it reads.
 
-        The text is cut after `position` (None: where the feature is strongest, BOS and special tokens apart), and the
-        feature looked at on its last token. `ablation`:
+        The text is cut after `position`, and the feature is looked at on its last token. Needs a service.
 
-        delete          the token is gone, and the text shorter by one; for the last token, the one before is looked at.
-        zero_embedding  what goes into the first layer at the token is zero.
-        zero_residual   what goes into every layer up to the SAE's own is zero there.
-        mean_residual   ... is the mean over the text's tokens, without BOS.
+        Args:
+            text: A text, which gets a BOS if the run's sequences have one, or token ids, such as those of a stored
+                sequence, which are read as they are.
+            position: Where the feature is looked at, counted with BOS. None: where it is strongest, BOS and special
+                tokens apart.
+            ablation: What happens to a token:
 
-        `pairs` takes every two tokens away, too: what reads "either of two" shows in pairs alone. Tokens before `first`
-        stay. Positions count BOS, which a text gets where the run's sequences have one; token ids, such as those of a
-        stored sequence, are read as they are.
+                - `delete`: it is gone, and the text is shorter by one. For the last token, the one before is looked at.
+                - `zero_embedding`: what goes into the first layer there is zero.
+                - `zero_residual`: what goes into every layer up to the SAE's own is zero there.
+                - `mean_residual`: the same with the mean over the text's tokens, without BOS.
+            pairs: Take away every two tokens, too. What reads "either of two" shows in pairs alone.
+            first: Tokens before this position stay.
+
+        Returns:
+            A row for each token or pair, with the change of the activation.
         """
         question = AblateText(
-            **self.source.read(text),
+            **self._source.read(text),
             feature=self.index,
             position=_checks.optional_count(position, "position"),
-            ablation=_checks.one_of(ablation, "ablation", get_args(Ablation)),
+            ablation=_checks.one_of(ablation, "ablation", get_args(TokenAblation)),
             pairs=_checks.switch(pairs, "pairs"),
             first_ablated=_checks.count(first, "first"),
         )
-        found: AblateTextAnswer = self.backend.ask(question)
+        found: AblateTextAnswer = self._backend.ask(question)
         return TextAblation(
             table=found.effects,
             sae=self.sae,
@@ -264,26 +355,33 @@ class FeatureQuestions:
             provenance=found.provenance,
         )
 
-    def ablate_direction(self, text: str | Sequence[int]) -> DirectionAblation:
-        """What the feature does: how the log-probability of each true next token changes without what it writes.
+    def ablate_direction(self, text: Text) -> DirectionAblation:
+        """Return how predictions of a text change without what the feature writes.
 
-        activation x decoder direction is taken from the residual at every position, and the layers above run again.
+        activation x decoder direction is taken from the residual stream at every position, and the layers above run
+        again. Needs a service.
+
+        Args:
+            text: A text or token ids, as of `ablate_text`.
+
+        Returns:
+            A row for each token but the last, with the change of the true next token's log-probability.
         """
-        question = AblateDirection(**self.source.read(text), feature=self.index)
-        found: AblateDirectionAnswer = self.backend.ask(question)
+        question = AblateDirection(**self._source.read(text), feature=self.index)
+        found: AblateDirectionAnswer = self._backend.ask(question)
         return DirectionAblation(table=found.tokens, sae=self.sae, feature=self.index, provenance=found.provenance)
 
     def _sampled(self, method: SampleMethod, exclude: Excluded, where: Where | None, **how: Any) -> Examples:
         question = SampleExamples(
-            **self.source.stored(),
+            **self._source.stored(),
             features=(self.index,),
             method=method,
             exclude=exclusion(exclude),
             where=chosen_tokens(where),
             **how,
         )
-        return ask_examples(self.backend, question).of(self.index)
+        return ask_examples(self._backend, question).of(self.index)
 
     def _stored(self, exclude: Excluded) -> dict[str, Any]:
         """The fields of a question about this feature as it is stored."""
-        return {**self.source.stored(), "feature": self.index, "exclude": exclusion(exclude)}
+        return {**self._source.stored(), "feature": self.index, "exclude": exclusion(exclude)}

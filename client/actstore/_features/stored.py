@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Examples(Answer):
-    """A row a window of tokens around an activation; `how` says how they were chosen.
+    """Examples of a feature: a row for each window of tokens around an activation.
 
-    Columns: rank, activation, sequence, position, document, source and row (the document's file in the dataset and its
-    row there, or what the capture's `source_field` says; None where the run does not know), first_position (of the
+    Columns: rank (from 1), activation, sequence, position, document, source and row (the document's file in the dataset
+    and its row there, or what the dataset's `source_field` says; None if the run does not know), first_position (of the
     window), and the lists tokens (ids), texts and activations (the feature on each token of the window).
+
+    Attributes:
+        sae: Name of the SAE.
+        feature: Index of the feature.
+        how: How the examples were chosen, in words.
     """
 
     sae: str
@@ -42,9 +47,9 @@ class Examples(Answer):
 
     def _repr_html_(self) -> str:
         notes = "".join(map(markup.note, self._notes()))
-        return markup.heading(self._title()) + self.rows_html() + notes
+        return markup.heading(self._title()) + self._rows_html() + notes
 
-    def rows_html(self, scale: float | None = None) -> str:
+    def _rows_html(self, scale: float | None = None) -> str:
         """The windows alone, tinted by activation over `scale`; None: over the strongest one here."""
         if scale is None:
             scale = max((row["activation"] for row in self), default=0.0)
@@ -72,13 +77,24 @@ def _example_html(row: dict[str, Any], scale: float) -> str:
 
 @dataclass(frozen=True, repr=False)
 class ManyExamples(Answer):
-    """Examples of several features, one after another: a column `feature`, then those of Examples."""
+    """Examples of several features: a column feature, then those of `Examples`.
+
+    Attributes:
+        sae: Name of the SAE.
+        features: Indices of the features, in the order they were asked for.
+        how: How the examples were chosen, in words.
+    """
 
     sae: str
     features: tuple[int, ...]
     how: str = "top"
 
     def of(self, feature: int) -> Examples:
+        """Return the examples of one feature.
+
+        Args:
+            feature: One of `features`.
+        """
         if feature not in self.features:
             raise refused(f"there are no examples of feature {feature} here", "feature", feature, self.features)
         rows = self.table.filter(pc.equal(self.table["feature"], feature)).drop_columns(["feature"])
@@ -100,10 +116,18 @@ class ManyExamples(Answer):
 
 @dataclass(frozen=True, repr=False)
 class FeatureStatistics(Answer):
-    """Density and strength; the table is the histogram: low, high, count; bin i holds low < activation <= high.
+    """How often a feature fires and how strongly, with a histogram of its activations.
 
-    `tokens` is how many count, `active_tokens` those on which the feature is above 0, `density` their ratio; `maximum`
-    and `mean_when_active` are over active tokens, 0 when there is none.
+    Columns: low, high and count; a bin holds low < activation <= high.
+
+    Attributes:
+        sae: Name of the SAE.
+        feature: Index of the feature.
+        tokens: Number of tokens that count.
+        active_tokens: Number of them on which the feature is above 0.
+        density: active_tokens over tokens.
+        maximum: Largest activation; 0 if the feature never fires.
+        mean_when_active: Mean activation over active tokens; 0 if there are none.
     """
 
     sae: str
@@ -115,14 +139,23 @@ class FeatureStatistics(Answer):
     mean_when_active: float
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
         return {**self.numbers(), **super().to_dict()}
 
     def numbers(self) -> dict[str, float]:
+        """Return the single numbers by their names."""
         names = ("tokens", "active_tokens", "density", "maximum", "mean_when_active")
         return {name: getattr(self, name) for name in names}
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The histogram of activations above 0, counts on a log axis."""
+        """Draw the histogram of activations above 0, with counts on a log axis.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+
+        Returns:
+            The axes.
+        """
         active = f"active on {self.density:.3%} of {self.tokens:,} tokens"
         return titled(plots.histogram(ax, self.table.to_pydict()), f"feature {self.feature} of {self.sae}\n{active}")
 
@@ -131,9 +164,9 @@ class FeatureStatistics(Answer):
         return "\n".join([self._title(), *([chart] if self.active_tokens else []), *self._notes()])
 
     def _repr_html_(self) -> str:
-        return markup.heading(self._title()) + self.chart_html() + "".join(map(markup.note, self._notes()))
+        return markup.heading(self._title()) + self._chart_html() + "".join(map(markup.note, self._notes()))
 
-    def chart_html(self) -> str:
+    def _chart_html(self) -> str:
         columns = self.table.to_pydict()
         if not self.active_tokens:
             return ""
@@ -154,7 +187,15 @@ class FeatureStatistics(Answer):
 
 @dataclass(frozen=True, repr=False)
 class FeatureRows(Answer):
-    """A row an activation, strongest first: activation, sequence, position, document, token, flags."""
+    """Activations of a feature: a row for each, strongest first.
+
+    Columns: activation, sequence, position, document, token (its id) and flags (1 BOS, 2 special, 4 sink).
+
+    Attributes:
+        sae: Name of the SAE.
+        feature: Index of the feature.
+        threshold: All are above this.
+    """
 
     sae: str
     feature: int
@@ -169,7 +210,13 @@ class FeatureRows(Answer):
 
 @dataclass(frozen=True, repr=False)
 class FeatureTable(Answer):
-    """A row a feature; the question's own docstring says what the columns are, and `definitions` does in short."""
+    """A row for each feature. The call that returned it says what the columns are, and `definitions` in short.
+
+    Attributes:
+        sae: Name of the SAE.
+        title: What the features have in common.
+        definitions: What the numbers of each column are.
+    """
 
     sae: str
     title: str
@@ -187,7 +234,7 @@ class FeatureTable(Answer):
     def _definitions(self) -> Mapping[str, str]:
         return self.definitions
 
-    def rows_html(self) -> str:
+    def _rows_html(self) -> str:
         return markup.grid(self.table.column_names, self._shown(), self.definitions)
 
     def _shown(self) -> list[dict[str, Any]]:
@@ -197,19 +244,26 @@ class FeatureTable(Answer):
 
 @dataclass(frozen=True, repr=False)
 class TokenR2(Answer):
-    """How much of a feature is the token itself: `float()` of it, or `value`, is the number; NaN if it never varies."""
+    """How much of a feature's activation the token alone explains. `float(answer)` is the number.
+
+    Attributes:
+        sae: Name of the SAE.
+        feature: Index of the feature.
+    """
 
     sae: str
     feature: int
 
     @property
     def value(self) -> float:
+        """The number: 1 for a lookup of the token, near 0 if the token does not matter, NaN if nothing varies."""
         return float(self.table.column("token_r2")[0].as_py())
 
     def __float__(self) -> float:
         return self.value
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
         return {"token_r2": plain(self.value), **super().to_dict()}
 
     def _title(self) -> str:

@@ -1,39 +1,36 @@
 """What a caller asks about norms, checked."""
 
-from collections.abc import Iterable, Sequence
-from typing import get_args
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 from actstore import _checks
 from actstore._errors import refused
-from actstore._norms.answer import SIZES, TOKEN, left_out
+from actstore._norms.answer import SIZES, ExcludedFromNorms, NormSize, left_out
 from actstore._norms.layers import layer_range
-from actstore._where import Excluded, stretch
-from actstore_api.records.norm import FitGrowth, GetNormProfile, GetSeparability, GrowthAxis, NormGrouping, NormQuantity
+from actstore._where import stretch
+from actstore_api.records.norm import FitGrowth, GetNormProfile, GetSeparability, GrowthAxis, NormQuantity
 
-# Of a fit, which draws its resamples with 64 bits.
-MAXIMUM_SEED = 2**64 - 1
+# What a row of a profile is of.
+NormGrouping = Literal["layer", "site", "token_class", "position", "document"]
 
 
 def profile_question(
     runs: tuple[str, ...],
     sites: Iterable[str] | str | None,
-    exclude: Excluded,
-    quantiles: Sequence[float] | None,
-    by: str,
-    quantity: str,
-    histogram: int | Sequence[float] | None,
+    by: NormGrouping,
+    quantity: NormQuantity,
+    exclude: ExcludedFromNorms,
+    quantiles: Iterable[float] | None,
+    histogram: int | Iterable[float] | None,
     exact: bool,
-    sequences: range | slice | None = None,
     steps: tuple[float, ...] = (),
 ) -> GetNormProfile:
     """Makes the question for the profile that these arguments ask for. Errors: BadRequest with the argument's name."""
     bins, edges = _histogram(histogram)
-    if by == TOKEN and quantiles:
-        raise refused("a single token has no quantiles", "quantiles", repr(quantiles), "none by token")
     return GetNormProfile(
         runs,
         steps=steps,
-        sites=_checks.names(sites, "sites"),
+        sites=_checks.some_names(sites, "sites"),
         **left_out(exclude),
         quantiles=GetNormProfile.quantiles if quantiles is None else _checks.fractions(quantiles, "quantiles"),
         quantity=_checks.one_of(quantity, "quantity", get_args(NormQuantity)),
@@ -41,40 +38,64 @@ def profile_question(
         bins=bins,
         edges=edges,
         exact=_checks.switch(exact, "exact"),
+    )
+
+
+def token_question(
+    run: str,
+    sequences: range | slice | None,
+    sites: Iterable[str] | str | None,
+    quantity: NormQuantity,
+    exclude: ExcludedFromNorms,
+) -> GetNormProfile:
+    """Makes the question for norms of single tokens. Errors: BadRequest with the argument's name."""
+    return GetNormProfile(
+        (run,),
+        sites=_checks.some_names(sites, "sites"),
+        **left_out(exclude),
+        quantity=_checks.one_of(quantity, "quantity", get_args(NormQuantity)),
+        by="token",
         sequences=stretch(sequences, "sequences"),
+        quantiles=(),
     )
 
 
 def growth_question(
     runs: tuple[str, ...],
-    axis: str,
     site: str,
-    layers: Sequence[int] | None,
-    exclude: Excluded,
-    quantity: str,
+    layers: Iterable[int] | None,
+    exclude: ExcludedFromNorms,
+    quantity: NormSize,
     resamples: int,
     seed: int,
 ) -> FitGrowth:
-    """Makes the question for the fit that these arguments ask for. Errors: BadRequest with the argument's name."""
+    """Makes the question for growth over layers that these arguments ask for. Errors: BadRequest with the argument's
+    name.
+    """
     return FitGrowth(
         runs,
         **left_out(exclude),
-        axis=_checks.one_of(axis, "axis", get_args(GrowthAxis)),
+        axis="layer",
         site=_checks.text(site, "site"),
         layers=layer_range(layers),
         quantity=_checks.one_of(quantity, "quantity", SIZES),
         resamples=_checks.count(resamples, "resamples"),
-        seed=_checks.count(seed, "seed", maximum=MAXIMUM_SEED),
+        seed=_checks.seed(seed),
     )
+
+
+def growth_axis(axis: GrowthAxis) -> GrowthAxis:
+    """Checks along what growth is followed."""
+    return _checks.one_of(axis, "axis", get_args(GrowthAxis))
 
 
 def separability_question(
     runs: tuple[str, ...],
     steps: tuple[float, ...],
     site: str,
-    layers: Sequence[int] | None,
-    exclude: Excluded,
-    quantity: str,
+    layers: Iterable[int] | None,
+    exclude: ExcludedFromNorms,
+    quantity: NormSize,
 ) -> GetSeparability:
     """Makes the question for the analysis that these arguments ask for. Errors: BadRequest with the argument's name."""
     return GetSeparability(
@@ -88,14 +109,16 @@ def separability_question(
 
 
 def steps_of(values: Iterable[float] | None) -> tuple[float, ...]:
-    """Checks places in training; none: the numbers at the ends of the revisions' names."""
-    return tuple(_checks.number(step, "steps") for step in values or ())
+    """Checks places in training. None: the numbers at the ends of the revisions' names."""
+    if not isinstance(values, Iterable | None):
+        raise refused(f"steps are several numbers, not {values!r}", "steps", repr(values), f"steps=[{values!r}]")
+    return _checks.some(tuple(_checks.number(step, "steps") for step in values or ()), values, "steps")
 
 
-def _histogram(histogram: int | Sequence[float] | None) -> tuple[int, tuple[float, ...]]:
+def _histogram(histogram: int | Iterable[float] | None) -> tuple[int, tuple[float, ...]]:
     """So many bins, or edges; neither: none is asked for."""
     if histogram is None:
         return 0, ()
     if isinstance(histogram, Iterable):
-        return 0, tuple(_checks.number(edge, "histogram") for edge in histogram)
+        return 0, _checks.some(tuple(_checks.number(edge, "histogram") for edge in histogram), histogram, "histogram")
     return _checks.count(histogram, "histogram"), ()

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actstore import _checks
 from actstore._answer import plain_rows
 from actstore._errors import refused
 from actstore._norms import line_plots
 from actstore._norms.answer import NormAnswer, origin
-from actstore._norms.layers import first_and_last
+from actstore._norms.layers import layers_of
 from actstore._transport.base import Backend
-from actstore_api.records.norm import FitGrowth, FitGrowthAnswer, Interval
+from actstore_api.records.norm import FitGrowth, FitGrowthAnswer, GrowthAxis, GrowthVerdict, Interval, NormQuantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,76 +39,116 @@ _OF_ANSWERS = {"table", "provenance", "excluded", "shapes"}
 
 @dataclass(frozen=True, repr=False)
 class Growth(NormAnswer):
-    """How the mean L2 norm over tokens, or another `quantity`, grows: by layer in one run, or by step of training at
-    one site in several.
+    """How fast the mean norm grows: over the layers of one run, or over training at one site of several runs.
 
-    `rate` is the factor of one step, exp(slope) of the least-squares line through log(mean norm); `r_squared` the share
-    of that logarithm's variance that the line explains; `curvature` the second-order coefficient of the parabola
-    through it; `bend` the change of the log rate from the first step to the last, over the log rate. The intervals hold
-    the middle 95 % of `resamples` bootstrap resamples of `sequences` sequences; None without them.
+    A least-squares line is fitted to log(mean norm over tokens) over the step: the layer, or the step of training. Its
+    slope gives the `rate`. Intervals hold the middle 95 % of bootstrap resamples of sequences.
 
-    `verdict` is exponential, faster, slower, irregular or none, and does not go by R², which slow growth passes. A step
-    departs where its factor is surely another than `median_ratio`, that of the median step, and by more than a little:
-    its logarithm by a quarter, and the norm at its end by 0.5 %. Exponential has no step that departs. Faster and
-    slower have a rate that changes by a quarter of its logarithm or more, significantly over sequences and by Akaike's
-    criterion, or a norm (or its square, as untrained pre-LN models have it) that is decidedly linear, and steps that
-    agree. Irregular has steps that depart in no such order, or a norm that rises and falls. None grows by less than 5 %
-    in all, or so that no shape stands out, as of few layers. `shapes` compares shapes: shape, parameters, exponent,
-    r_squared, aic (less is better). `block` is how the model's layers are wired: pre_ln, post_ln, parallel, or empty
-    where it is not known.
+    R² does not decide the verdict, because slow growth also gives a high R². The steps do. A step departs from the
+    others if its factor differs from `median_ratio` beyond doubt and by more than a little: by a quarter of its
+    logarithm, and by 0.5 % of the norm at its end.
 
-    The table is `points`: layer (or revision, step), mean, fitted, ratio (factor of one step since the point before),
-    ratio_low, ratio_high (its own interval), departure_low, departure_high (of ratio over median_ratio at all steps at
-    once: with one rate, 95 % of samples leave out 1 at no step), departs. `departures` has those that depart.
+    ============  ====================================================================================================
+    verdict       condition
+    ============  ====================================================================================================
+    exponential   No step departs from the others.
+    faster        The steps agree, and the rate itself grows: by a quarter of its logarithm or more, significantly over
+                  sequences and by Akaike's criterion. Or the norm or its square, as in untrained pre-LN models, fits a
+                  straight line far better.
+    slower        The same with a rate that falls.
+    irregular     Steps depart in no such order, or the norm rises and falls.
+    none          The norm grows by less than 5 % in all, or there are too few steps to tell the shapes apart.
+    ============  ====================================================================================================
+
+    Columns: layer (or revision and step), mean, fitted, ratio (factor of one step since the row before), ratio_low and
+    ratio_high (its 95 % interval), departure_low and departure_high (interval of ratio over median_ratio, for all steps
+    at once: if all steps have one factor, then 95 % of samples have no step whose interval leaves out 1), departs.
+
+    Attributes:
+        site: The site kind, or over training the single site.
+        layers: The layers that were fitted; over training the site's own.
+        rate: Factor of one step, exp(slope).
+        r_squared: Share of the variance of log(mean norm) that the line explains.
+        axis: `layer`, or `checkpoint` for growth over training.
+        rate_interval: 95 % interval of the rate; None without resamples.
+        curvature: Second-order coefficient of the parabola through log(mean norm).
+        curvature_interval: 95 % interval of the curvature; None without resamples.
+        bend: Change of the log rate from the first step to the last, over the log rate.
+        verdict: See above.
+        shapes: Shapes that were compared, the best first: shape, parameters, exponent, r_squared and aic (less is
+            better).
+        block: How the model's layers are wired: pre_ln, post_ln, parallel, or empty if that is not known.
+        resamples: Number of bootstrap resamples.
+        seed: Seed that drew them.
+        resampled_sequences: Number of sequences that were drawn from.
+        quantity: What was measured of each token, such as `l2`.
+        median_ratio: Factor of the median step.
     """
 
     site: str
-    layers: tuple[int, int]
+    layers: tuple[int, ...]
     rate: float
     r_squared: float
-    axis: str
+    axis: GrowthAxis
     rate_interval: tuple[float, float] | None
     curvature: float
     curvature_interval: tuple[float, float] | None
     bend: float
-    verdict: str
+    verdict: GrowthVerdict
     shapes: pa.Table
     block: str
     resamples: int
     seed: int
-    sequences: int
-    quantity: str
+    resampled_sequences: int
+    quantity: NormQuantity
     median_ratio: float
 
     @property
     def points(self) -> pa.Table:
+        """The rows as a `pyarrow.Table`: `table` under the name that a fit has for them."""
         return self.table
 
     @property
     def departures(self) -> pa.Table:
-        """The steps that depart from `median_ratio`: layer (or revision, step), ratio, its two intervals."""
+        """The steps that depart from the others: layer (or revision and step), ratio and its two intervals."""
         rows = self.points.filter(pc.fill_null(self.points["departs"], False))
         at = ("layer",) if self.axis == "layer" else ("revision", "step")
         return rows.select([*at, *RATIOS])
 
     @property
     def label(self) -> str:
-        where = "layers {} to {}".format(*self.layers) if self.axis == "layer" else f"{len(self)} checkpoints"
+        """What was fitted and how fast it grows, in one line."""
+        where = f"layers {self.layers[0]} to {self.layers[-1]}" if self.axis == "layer" else f"{len(self)} checkpoints"
         what = self.site if self.quantity == "l2" else f"{self.quantity} of {self.site}"
         return f"{what}: x{factor(self.rate)} {UNITS[self.axis]} (R² {self.r_squared:.3f}, {where})"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _OF_ANSWERS}
         told = {"departures": plain_rows(self.departures), "shapes": plain_rows(self.shapes)}
         return {**own, **told, **super().to_dict()}
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Mean norms and the fitted line over steps, on a log axis; steps that depart end in a ring."""
+        """Draw mean norms and the fitted line over steps, on a log axis. A ring marks the end of a step that departs.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+
+        Returns:
+            The axes.
+        """
         return line_plots.growth(ax, [self._curve()])
 
     def plot_ratios(self, ax: "Axes | None" = None) -> "Axes":
-        """The factor of each step with its interval, a ring around one that departs, and a line at 1: above it the norm
-        grows.
+        """Draw the factor of each step with its interval, and a line at 1, above which the norm grows.
+
+        A ring marks a step that departs.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+
+        Returns:
+            The axes.
         """
         return line_plots.ratios(ax, [self._curve()])
 
@@ -121,7 +162,7 @@ class Growth(NormAnswer):
             points=self.points,
             model=f"{found.model}@{found.model_revision}" if named else found.model,
             label=self.label,
-            left_out=self.left_out,
+            left_out=self._left_out,
             warnings=self.warnings,
             computed_with={name: getattr(found, name) for name in COMPUTED_WITH},
             has_intervals=self.rate_interval is not None,
@@ -140,7 +181,7 @@ class Growth(NormAnswer):
         interval = "no interval"
         if self.rate_interval is not None:
             low, high = self.rate_interval
-            drawn = f"{self.resamples:,} resamples of {self.sequences:,} sequences"
+            drawn = f"{self.resamples:,} resamples of {self.resampled_sequences:,} sequences"
             interval = f"rate {factor(low, 5)} to {factor(high, 5)} (95 %, {drawn})"
         best = self.shapes["shape"].to_pylist()[:1]
         facts = [interval, f"curvature {self.curvature:.3g}, bend {self.bend:.3g}"]
@@ -168,13 +209,13 @@ def factor(value: float, digits: int = 3) -> str:
 
 
 def ask_growth(backend: Backend, question: FitGrowth) -> Growth:
-    """Asks for a fit of growth. Its layers are the first and the last one, both included."""
+    """Asks for a fit of growth."""
     found: FitGrowthAnswer = backend.ask(question)
     return Growth(
         table=found.points,
         axis=found.axis,
         site=found.site,
-        layers=first_and_last(found.layers),
+        layers=layers_of(found.layers),
         rate=found.rate,
         r_squared=found.r_squared,
         rate_interval=_pair(found.rate_interval),
@@ -186,7 +227,7 @@ def ask_growth(backend: Backend, question: FitGrowth) -> Growth:
         block=found.block or "",
         resamples=found.resamples,
         seed=found.seed,
-        sequences=found.sequences,
+        resampled_sequences=found.sequences,
         quantity=found.quantity,
         median_ratio=found.median_ratio,
         **origin(found),
@@ -198,7 +239,19 @@ def _pair(interval: Interval | None) -> tuple[float, float] | None:
 
 
 def plot_growth(answers: "Growth | Iterable[Growth]", ax: "Axes | None" = None, *, ratios: bool = False) -> "Axes":
-    """Several models, or checkpoints of one, on one log axis; `ratios`: the factor of each step, with a line at 1."""
+    """Draw several fits of growth on one log axis: of several models, or of several checkpoints of one.
+
+    Args:
+        answers: Fits along one axis.
+        ax: Axes to draw on. None: those of a new figure.
+        ratios: Draw the factor of each step, with a line at 1, in place of the norms.
+
+    Returns:
+        The axes.
+
+    Raises:
+        BadRequest: There are no fits, or they are along different axes.
+    """
     several = [answers] if isinstance(answers, Growth) else list(answers)
     if not several or len({answer.axis for answer in several}) > 1:
         axes = ", ".join(sorted({answer.axis for answer in several})) or "none"
@@ -206,4 +259,4 @@ def plot_growth(answers: "Growth | Iterable[Growth]", ax: "Axes | None" = None, 
             "growth on one plot is along one axis", "answers", axes, "answers that are all of layer or checkpoint"
         )
     curves = [answer._curve() for answer in several]
-    return line_plots.ratios(ax, curves) if ratios else line_plots.growth(ax, curves)
+    return line_plots.ratios(ax, curves) if _checks.switch(ratios, "ratios") else line_plots.growth(ax, curves)

@@ -1,22 +1,29 @@
-"""Layers as people name them, the first and the last one, and as the contract does, to before an end."""
+"""Layers as callers list them, and as the contract has them, from the first to before an end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from actstore import _checks
 from actstore._errors import refused
 from actstore_api.records.terms import Range
 
 
-def layer_range(layers: Sequence[int] | None) -> Range | None:
-    """Makes the contract's range of the first and the last layer, both included; None: every layer."""
-    if layers is None:
+def layer_range(layers: Iterable[int] | None) -> Range | None:
+    """Makes the contract's range of layers that are listed and lie side by side. None: every layer.
+
+    Errors: BadRequest for an empty collection, and where a layer in between is not listed.
+    """
+    listed = sorted(set(_checks.some_numbers(layers, "layers")))
+    if not listed:
         return None
-    if len(layers) != 2:
-        message = "layers is a pair: the first and the last layer, both included"
-        raise refused(message, "layers", repr(layers), "(first, last)")
-    return Range(_checks.count(layers[0], "layers"), _checks.count(layers[1], "layers") + 1)
+    found = Range(listed[0], listed[-1] + 1)
+    gaps = sorted(set(layers_of(found)) - set(listed))
+    if gaps:
+        missing, shown = (", ".join(map(str, each)) for each in (gaps, listed))
+        allowed = f"consecutive layers, as range({found.first}, {found.end})"
+        raise refused(f"layers {shown} leave out {missing} in between", "layers", shown, allowed)
+    return found
 
 
-def first_and_last(layers: Range) -> tuple[int, int]:
-    """Names the first and the last layer of an answer's range, which always has an end."""
-    return layers.first, (layers.end or 0) - 1
+def layers_of(layers: Range) -> tuple[int, ...]:
+    """Lists the layers of an answer's range, which always has an end."""
+    return tuple(range(layers.first, layers.end or 0))

@@ -71,10 +71,10 @@ def by_layer(
     table: pa.Table,
     quantity: str,
     quantiles: Sequence[str],
-    fit: str | None,
+    banded: str,
     fitted: Curve | None,
 ) -> "Axes":
-    """A line of means per site kind; the kind that `fit` names has a band between its outer quantiles."""
+    """A line of means per site kind; the kind that `banded` names has a band between its outer quantiles."""
     ax = axes(ax)
     ax.set_xlabel("layer")
     ax.set_ylabel("L2 norm" if quantity == "l2" else quantity)
@@ -84,14 +84,18 @@ def by_layer(
         rows = table.filter(pc.equal(table["site"], kind)).to_pydict()
         ax.plot(rows["layer"], rows["mean"], "o-", color=colour, label=f"mean, {kind}")
         # Bands of every kind over each other would hide them all.
-        if len(quantiles) > 1 and (kind == fit or len(kinds) == 1):
+        if len(quantiles) > 1 and (kind == banded or len(kinds) == 1):
             _band(ax, kind, rows, quantiles[0], quantiles[-1], colour)
-    if fitted is not None:
-        ax.plot(fitted.steps, fitted.column("fitted"), "--", color=FIT_COLOUR, label=f"fit, {fitted.label}")
+    _line(ax, fitted)
     if ax.get_yscale() == "log":
         log_ticks(ax, integers=True)
     ax.legend(fontsize=8)
     return ax
+
+
+def _line(ax: "Axes", fitted: Curve | None) -> None:
+    if fitted is not None:
+        ax.plot(fitted.steps, fitted.column("fitted"), "--", color=FIT_COLOUR, label=f"fit, {fitted.label}")
 
 
 def _band(ax: "Axes", kind: str, rows: "Row", low: str, high: str, colour: str) -> None:
@@ -99,13 +103,14 @@ def _band(ax: "Axes", kind: str, rows: "Row", low: str, high: str, colour: str) 
     ax.fill_between(rows["layer"], rows[low], rows[high], color=colour, alpha=0.15, linewidth=0, label=label)
 
 
-def by_checkpoint(ax: "Axes | None", rows: pa.Table, quantity: str) -> "Axes":
+def by_checkpoint(ax: "Axes | None", rows: pa.Table, quantity: str, fitted: Curve | None) -> "Axes":
     """A line of means over layers for each checkpoint, from dark to light over training."""
     ax = axes(ax)
     steps = list(dict.fromkeys(rows.sort_by("step")["step"].to_pylist()))
     for step, colour in zip(steps, ordered_colours(len(steps)), strict=True):
         own = rows.filter(pc.equal(rows["step"], step)).to_pydict()
         ax.plot(own["layer"], own["mean"], "o-", color=colour, label=f"step {step:g}")
+    _line(ax, fitted)
     if pc.min(rows["mean"]).as_py() > 0:
         ax.set_yscale("log")
         log_ticks(ax, integers=True)

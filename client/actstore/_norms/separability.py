@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from actstore._norms import heat_maps
 from actstore._norms.answer import NormAnswer, origin
-from actstore._norms.layers import first_and_last
+from actstore._norms.layers import layers_of
 from actstore._transport.base import Backend
-from actstore_api.records.norm import GetSeparability, GetSeparabilityAnswer
+from actstore_api.records.norm import GetSeparability, GetSeparabilityAnswer, NormQuantity, SeparabilityVerdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,39 +21,63 @@ VERDICTS = {
 
 @dataclass(frozen=True, repr=False)
 class Separability(NormAnswer):
-    """Of log(mean norm) = mean + layer + checkpoint + what is left, a two-way analysis of variance without repeats.
+    """Whether the mean norm is a factor of the layer times a factor of the checkpoint.
 
-    `layer_share`, `checkpoint_share` and `interaction_share` are of the squares about the mean and add up to 1;
-    `explained` is the first two. `rank_one` is the first singular value's share of the squared singular values of the
-    norms themselves, and 1 for a product of two factors, as `miss` is: the factor by which that product is typically
-    off. Shares do not tell alone: growth by much over one axis explains nearly all of any table. So the `verdict` is
-    separable where the product misses by less than 5 %, inseparable where it leaves a quarter or more of the squares
-    that the lesser axis explains, and partly else.
+    It is a two-way analysis of variance without repeats: log(mean norm) = mean + layer + checkpoint + rest. A high
+    explained share is not enough: if norms grow a lot along one axis, that axis alone explains almost everything.
 
-    The table is its cells: layer, revision, step, mean, fitted (the product) and factor (mean over fitted).
+    ============  ====================================================================================================
+    verdict       condition
+    ============  ====================================================================================================
+    separable     The product of the two factors is typically off by less than 5 %.
+    partly        It is off by more, and leaves less than a quarter of the squares that the lesser axis explains.
+    inseparable   It is off by more, and leaves a quarter or more.
+    ============  ====================================================================================================
+
+    Columns: layer, revision, step, mean, fitted (the product) and factor (mean over fitted).
+
+    Attributes:
+        site: The site kind.
+        layers: The layers that were compared.
+        quantity: What was measured of each token, such as `l2`.
+        layer_share: Share of the squares about the mean that the layer explains.
+        checkpoint_share: Share that the checkpoint explains.
+        interaction_share: Share that is left. The three shares add up to 1.
+        explained: Share that layer and checkpoint explain together.
+        rank_one: Share of the first singular value in the squared singular values of the norms; 1 for a product.
+        miss: Factor by which the product is typically off; 1 for a product.
+        verdict: See above.
     """
 
     site: str
-    layers: tuple[int, int]
-    quantity: str
+    layers: tuple[int, ...]
+    quantity: NormQuantity
     layer_share: float
     checkpoint_share: float
     interaction_share: float
     explained: float
     rank_one: float
     miss: float
-    verdict: str
+    verdict: SeparabilityVerdict
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Where the product of the two factors is off: layers over checkpoints, centred at 1."""
+        """Draw where the product of the two factors is off: layers over checkpoints, in colors centered at 1.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+
+        Returns:
+            The axes.
+        """
         return self._titled(heat_maps.interaction(ax, self.table), f"{self.site} over layer times checkpoint")
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
         own = [item.name for item in fields(self) if item.name not in ("table", "provenance", "excluded")]
         return {**{name: getattr(self, name) for name in own}, **super().to_dict()}
 
     def _title(self) -> str:
-        return f"{self.site}, layers {self.layers[0]} to {self.layers[1]}: {VERDICTS[self.verdict]}"
+        return f"{self.site}, layers {self.layers[0]} to {self.layers[-1]}: {VERDICTS[self.verdict]}"
 
     def _notes(self) -> list[str]:
         shares = (
@@ -65,12 +89,12 @@ class Separability(NormAnswer):
 
 
 def ask_separability(backend: Backend, question: GetSeparability) -> Separability:
-    """Asks for an analysis of separability. Its layers are the first and the last one, both included."""
+    """Asks for an analysis of separability."""
     found: GetSeparabilityAnswer = backend.ask(question)
     return Separability(
         table=found.cells,
         site=found.site,
-        layers=first_and_last(found.layers),
+        layers=layers_of(found.layers),
         quantity=found.quantity,
         layer_share=found.layer_share,
         checkpoint_share=found.checkpoint_share,

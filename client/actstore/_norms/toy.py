@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from actstore_api.records.terms import Provenance
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KINDS = ("partial_sum", "scalar_chain", "deep_linear")
+ToyModel = Literal["partial_sum", "scalar_chain", "deep_linear"]
 LAYERS_MAX, STEPS_MAX, WIDTH_MAX = 256, 1_000_000, 256
 RECORDED = 50
 Numbers = NDArray[np.float64]
@@ -29,27 +29,42 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, repr=False)
 class DepthSimulation(Table):
-    """A row a recorded step and layer: step, layer (both of the axes of a fit), norm."""
+    """Norms of the layers' weights in a toy model: a row for each recorded step and layer.
 
-    kind: str
+    Columns: step, layer and norm.
+
+    Attributes:
+        kind: Which toy model.
+    """
+
+    kind: ToyModel
 
     def norms(self) -> Numbers:
-        """[step, layer]."""
+        """Return the norms as an array, float64 [steps, layers]."""
         steps = len(self.steps)
         found: Numbers = self.table["norm"].to_numpy().reshape(steps, -1)
         return found
 
     @property
     def steps(self) -> list[float]:
+        """The recorded steps of training."""
         return list(dict.fromkeys(self.table["step"].to_pylist()))
 
     @property
     def layers(self) -> list[int]:
+        """The layers, from 0."""
         return list(dict.fromkeys(self.table["layer"].to_pylist()))
 
-    def fit_growth(self, axis: str = "layer", *, step: float | None = None, layer: int | None = None) -> Growth:
-        """The fit that runs get. Over layers at a recorded `step` (None: the last), or over steps at a `layer` (None:
-        the last).
+    def fit_growth(self, axis: GrowthAxis = "layer", *, step: float | None = None, layer: int | None = None) -> Growth:
+        """Fit growth to the norms, by the same fit that runs get.
+
+        Args:
+            axis: `layer`: over layers at one step. `checkpoint`: over steps at one layer.
+            step: Over layers, the recorded step. None: the last.
+            layer: Over steps, the layer. None: the last.
+
+        Returns:
+            The fit, without intervals.
         """
         _checks.one_of(axis, "axis", get_args(GrowthAxis))
         chosen = _chosen(step, self.steps, "step"), _chosen(layer, self.layers, "layer")
@@ -61,18 +76,25 @@ class DepthSimulation(Table):
             table=pa.table(named | {"mean": values} | columns),
             axis=axis,
             site=f"{self.kind} simulated",
-            layers=(self.layers[0], self.layers[-1]) if axis == "layer" else (self.layers[chosen[1]],) * 2,
+            layers=tuple(self.layers) if axis == "layer" else (self.layers[chosen[1]],),
             block="",
             resamples=0,
             seed=0,
-            sequences=0,
+            resampled_sequences=0,
             quantity="l2",
             provenance=_simulated(self.kind),
             **fields,
         )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Norms over layers on a log axis, a line a recorded step (at most eight, the first and last among them)."""
+        """Draw norms over layers on a log axis: a line for each recorded step, at most eight.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+
+        Returns:
+            The axes.
+        """
         ax = line_plots.simulated(ax, self.steps, self.layers, self.norms())
         return titled(ax, f"{self.kind}, simulated")
 
@@ -81,40 +103,54 @@ class DepthSimulation(Table):
 
 
 def simulate_depth(
-    kind: str = "scalar_chain",
+    kind: ToyModel = "scalar_chain",
     *,
-    layers: int = 5,
-    steps: int = 10_000,
+    n_layers: int = 5,
+    n_steps: int = 10_000,
     learning_rate: float = 1e-3,
     target: float = 3.0,
     width: int = 8,
     initial: tuple[float, float] = (0.1, 0.5),
     seed: int = 0,
 ) -> DepthSimulation:
-    """Norms of each layer's weights over `steps` of training, by numpy alone, to be fitted on either axis.
+    """Simulate how norms of weights grow over depth and over training in a toy model, to be fitted along either axis.
 
-    - scalar_chain: y = w_L ... w_1 x, trained by gradient descent on (w_L ... w_1 - target)^2 / 2. As gradient flow it
-      keeps w_i^2 - w_j^2 as they were. The weights start evenly spaced over `initial`.
-    - deep_linear: the same of square matrices of this `width`, each at random (by `seed`) orthogonal times a number
-      evenly spaced over `initial`, towards `target` times a random orthogonal matrix. Gradient flow keeps
+    - scalar_chain: y = w_L ... w_1 x, trained by gradient descent on (w_L ... w_1 - target)^2 / 2. Gradient flow keeps
+      w_i^2 - w_j^2 as they were. The weights start evenly spaced over `initial`.
+    - deep_linear: the same with square matrices, each a random orthogonal one times a number evenly spaced over
+      `initial`, towards `target` times a random orthogonal matrix. Gradient flow keeps
       W_{i+1}^T W_{i+1} - W_i W_i^T (Saxe, McClelland and Ganguli 2013). Norms are Frobenius norms.
-    - partial_sum: no training at all, but the closed form that a LessWrong discussion of growth over depth took for it:
+    - partial_sum: no training, but the closed form that a LessWrong discussion of growth over depth took for it:
       w_i(x) = sum over n from L - i to 2 L - 1 of sqrt(x)^n / n!, where x is the step and i the layer from 1. Its terms
-      are of exp(sqrt(x)), and the ratio of neighbouring layers is not constant: it is no exponential over layers.
+      are those of exp(sqrt(x)), and the ratio of neighboring layers is not constant: it is no exponential over layers.
 
-    At most 50 steps are recorded, evenly spaced, the last among them. Errors: BadRequest for numbers out of range, and
-    where the training diverges.
+    Args:
+        kind: The toy model.
+        n_layers: Number of layers, 2 to 256.
+        n_steps: Number of steps of training, up to 1,000,000. At most 50 are recorded, evenly spaced, the last among
+            them.
+        learning_rate: Of gradient descent.
+        target: Product that the weights are trained towards.
+        width: Of deep_linear, rows and columns of each matrix, up to 256.
+        initial: Weights of the first and of the last layer at the start.
+        seed: Draws the matrices of deep_linear.
+
+    Returns:
+        Norms of each layer at the recorded steps.
+
+    Raises:
+        BadRequest: A number is out of range, or the training diverges.
     """
-    _checks.one_of(kind, "kind", KINDS)
-    layers = _within(layers, "layers", 2, LAYERS_MAX)
-    steps = _within(steps, "steps", 1, STEPS_MAX)
+    _checks.one_of(kind, "kind", get_args(ToyModel))
+    layers = _within(n_layers, "n_layers", 2, LAYERS_MAX)
+    steps = _within(n_steps, "n_steps", 1, STEPS_MAX)
     low, high = (_checks.number(value, "initial", least=0.0) for value in _pair(initial))
     toy = _Toy(
         np.linspace(low, high, layers),
         _checks.number(learning_rate, "learning_rate", least=0.0),
         _checks.number(target, "target"),
         _within(width, "width", 1, WIDTH_MAX),
-        _within(seed, "seed", 0, 2**32 - 1),
+        _checks.seed(seed),
     )
     recorded = np.unique(np.linspace(1 if kind == "partial_sum" else 0, steps, RECORDED).round().astype(np.int64))
     norms = np.array(list(_at(_TRAININGS[kind](toy), recorded)) if kind in _TRAININGS else _sums(layers, recorded))

@@ -1,7 +1,7 @@
 """How large a model's weights are, and what they make of random input."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN_SUBLAYERS = 24
-SUBLAYERS = ("attn", "mlp")
+Sublayer = Literal["attn", "mlp"]
 # Of a text and of a run, by the contract.
 LEFT_OUT = ("bos", "special")
 _WRITTEN = "What sublayers write (root mean square)"
@@ -28,38 +28,68 @@ _WRITTEN = "What sublayers write (root mean square)"
 
 @dataclass(frozen=True, repr=False)
 class WeightNorms(Answer):
-    """A row a matrix, vector or head: layer (null: of the whole model), component (TransformerLens's names: W_Q, W_OV,
-    W_in, ln1.w ...), head, rows, columns, frobenius, spectral, and both with the norm that it reads through folded in
-    (frobenius_folded, spectral_folded; null where it reads through none).
+    """Norms of a model's weights: a row for each matrix or vector, and for each head of it.
 
-    `sublayers` has what attention and MLP write: layer, sublayer (attn, mlp), input (gaussian, normalized, text, run),
-    expected (root mean square by formula, null where there is none), sampled, standard_error, and of MLPs the share of
-    active units, active_expected and active_sampled. Of attention, every head attends to one token. The formula for an
-    MLP behind a norm treats its input as Gaussian, which is right to the order of 1 / d_model.
+    Columns: layer (null for weights of the whole model), component (TransformerLens's name: W_Q, W_OV, W_in, ln1.w,
+    ...), head, rows, columns, frobenius, spectral, frobenius_folded and spectral_folded (with the norm that the matrix
+    reads through folded in; null if it reads through none).
+
+    Attributes:
+        sublayers: What attention and MLP write: layer, sublayer (attn, mlp), input (gaussian, normalized, text, run),
+            expected (root mean square by formula; null if there is none), sampled, standard_error, and of MLPs
+            active_expected and active_sampled, the share of active units. Every attention head attends to one token.
+            The formula for an MLP behind a norm takes its input for Gaussian, which is right to the order of
+            1 / d_model.
     """
 
     sublayers: pa.Table
 
     def of(self, component: str) -> pa.Table:
-        """Its rows alone."""
+        """Return the rows of one component.
+
+        Args:
+            component: TransformerLens's name, such as `W_OV`.
+
+        Raises:
+            BadRequest: The model has no such component.
+        """
         known = dict.fromkeys(self.table["component"].to_pylist())
         if component not in known:
             raise refused(f"there is no component {component!r}", "component", str(component), ", ".join(known))
         return self.table.filter(pc.equal(self.table["component"], component))
 
     def plot(self, ax: "Axes | None" = None, component: str = "W_OV", *, folded: bool = False) -> "Axes":
-        """Frobenius norms of a component by layer on a log axis: each head, and their root sum of squares."""
-        column, rows = "frobenius_folded" if folded else "frobenius", self.of(component).to_pylist()
+        """Draw Frobenius norms of a component over layers on a log axis: each head, and their root sum of squares.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+            component: TransformerLens's name, such as `W_OV`.
+            folded: Draw the norms with the norm that the matrix reads through folded in.
+
+        Returns:
+            The axes.
+        """
+        column = "frobenius_folded" if _checks.switch(folded, "folded") else "frobenius"
+        rows = self.of(component).to_pylist()
         title = f"{component} of {self.provenance.model}" + (", norm folded" if folded else "")
         return titled(line_plots.weights(ax, rows, column, component), title)
 
-    def plot_sublayers(self, ax: "Axes | None" = None, sublayer: str = "mlp") -> "Axes":
-        """What a sublayer writes by layer on a log axis: sampled points, and the formula as a line."""
-        chosen = _checks.one_of(sublayer, "sublayer", SUBLAYERS)
+    def plot_sublayers(self, ax: "Axes | None" = None, sublayer: Sublayer = "mlp") -> "Axes":
+        """Draw what a sublayer writes over layers on a log axis: sampled points, and the formula as a line.
+
+        Args:
+            ax: Axes to draw on. None: those of a new figure.
+            sublayer: `attn` or `mlp`.
+
+        Returns:
+            The axes.
+        """
+        chosen = _checks.one_of(sublayer, "sublayer", get_args(Sublayer))
         rows = self.sublayers.filter(pc.equal(self.sublayers["sublayer"], chosen)).to_pylist()
         return titled(line_plots.sublayers(ax, rows), f"what {chosen} writes in {self.provenance.model}")
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
         return {**super().to_dict(), "sublayers": plain_rows(self.sublayers)}
 
     def __repr__(self) -> str:

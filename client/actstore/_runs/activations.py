@@ -16,37 +16,49 @@ _ELEMENT_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # bflo
 
 @dataclass(frozen=True, repr=False)
 class Activations(Answer):
-    """A row a token: sequence, position, document, token, flags, and `activation`, a vector of d_model float32s.
+    """Stored vectors of one site or of several: a row for each token.
 
-    Of several sites each has a column of its own, under its name, instead of `activation`. bfloat16 and float16 are
-    widened to float32, which changes no value; `dtype` is what is stored. Vectors are fixed-size lists in Arrow,
-    `pl.Array(pl.Float32, d_model)` in polars and arrays in pandas. `table` has the raw bits as they are stored.
+    Columns: sequence, position, document, token, flags, and `activation`, a vector of d_model float32s. Of several
+    sites each has a column of its own, under its name. bfloat16 and float16 are widened to float32, which changes no
+    value. Vectors are fixed-size lists in Arrow, `pl.Array(pl.Float32, d_model)` in polars, and arrays in pandas.
+    `table` has the raw bits as they are stored.
+
+    Attributes:
+        sites: The sites, as they were asked for.
     """
 
     sites: tuple[str, ...]
 
     @property
     def site(self) -> str:
-        """The first, or only, one."""
+        """The first site, or the only one."""
         return self.sites[0]
 
     @property
     def dtype(self) -> str:
-        """float32, bfloat16 or float16: what the elements of the first site are stored as."""
+        """Element type that the first site is stored in: float32, bfloat16 or float16."""
         return self._metadata(self.site, b"dtype")
 
     @property
     def d_model(self) -> int:
-        """Elements in a row of the first site."""
+        """Number of elements in a vector of the first site."""
         return int(self._metadata(self.site, b"d_model"))
 
     def to_numpy(self, site: str | None = None) -> npt.NDArray[np.float32]:
-        """[rows, d_model] of one site (None: the first), widened to float32 without changing any value."""
+        """Return the vectors of one site as an array.
+
+        Args:
+            site: One of `sites`. None: the first.
+
+        Returns:
+            float32 [rows, d_model]; widened from the stored type, which changes no value.
+        """
         site = self.site if site is None else _checks.one_of(site, "site", self.sites)
         dtype, width = self._metadata(site, b"dtype"), int(self._metadata(site, b"d_model"))
         return widen(self.table.column(self._column(site)), dtype, width)
 
     def to_arrow(self) -> pa.Table:
+        """Return the rows as a `pyarrow.Table`, with vectors as fixed-size lists of float32."""
         found = self.table
         for site in self.sites:
             number = found.schema.get_field_index(self._column(site))

@@ -6,25 +6,33 @@ from dataclasses import replace
 
 from actstore import _checks
 from actstore._errors import ActstoreError, refused
-from actstore._norms.asking import growth_question, profile_question, separability_question
+from actstore._norms.answer import ExcludedFromNorms, NormSize
+from actstore._norms.asking import (
+    NormGrouping,
+    growth_axis,
+    growth_question,
+    profile_question,
+    separability_question,
+)
 from actstore._norms.growth import Growth, ask_growth
-from actstore._norms.layers import first_and_last
-from actstore._norms.profiles import NormProfile, ask_profile
+from actstore._norms.profiles import CheckpointNorms, ask_checkpoints
 from actstore._norms.separability import Separability, ask_separability
 from actstore._runs.run import Capture, Run
 from actstore._transport.base import Backend
 from actstore._view import text as _text
-from actstore._where import Excluded
 from actstore_api.records.capture import CaptureProgress
-from actstore_api.records.norm import FitGrowth, GetNormProfile, GetSeparability
-from actstore_api.records.terms import Range
+from actstore_api.records.norm import FitGrowth, GetSeparability, GrowthAxis, NormQuantity
 
 
 class Checkpoints:
-    """Several runs as one; each question reads what is committed when it is asked.
+    """Several runs of one model over the same text, side by side; each question reads what is committed when asked.
 
-    Every answer has layer and checkpoint side by side, or is of one place on the other axis: a mean over training is no
-    growth over depth.
+    Iterating yields the runs. Every answer has layer and checkpoint side by side, or is of one place on the other axis:
+    growth over depth and growth over training are different things, and a mean over training is neither.
+
+    Attributes:
+        runs: The runs.
+        steps: Their places in training. Empty: the numbers at the ends of the revisions' names.
     """
 
     def __init__(self, runs: Sequence[Run], steps: Sequence[float], backend: Backend) -> None:
@@ -35,6 +43,7 @@ class Checkpoints:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the runs."""
         return tuple(run.name for run in self.runs)
 
     def __len__(self) -> int:
@@ -46,67 +55,104 @@ class Checkpoints:
     def norms(
         self,
         sites: Iterable[str] | str | None = None,
-        exclude: Excluded = None,
-        quantiles: Sequence[float] | None = None,
-        by: str = GetNormProfile.by,
         *,
-        quantity: str = FitGrowth.quantity,
-        histogram: int | Sequence[float] | None = None,
+        by: NormGrouping = "layer",
+        quantity: NormQuantity = FitGrowth.quantity,
+        exclude: ExcludedFromNorms = None,
+        quantiles: Iterable[float] | None = None,
+        histogram: int | Iterable[float] | None = None,
         exact: bool = False,
-    ) -> NormProfile:
-        """Each run's own profile, as `run.norms` gives it, with columns revision and step in front."""
+    ) -> CheckpointNorms:
+        """Return how large the activations of each site are, in each run by itself.
+
+        Args:
+            sites: Site kinds (`resid_post`) or single sites (`resid_post.3`). None: all whose norms are stored.
+            by: What a row is of, as of `Run.norms`.
+            quantity: What is measured of each token's activation, as of `Run.norms`.
+            exclude: Tokens that do not count, as of `Run.norms`. None: `bos`. Empty: every token counts.
+            quantiles: Quantiles, each from 0 to 1, as of `Run.norms`. None: five. Empty: none.
+            histogram: Bins or edges, as of `Run.norms`. None: no histogram.
+            exact: Compute quantiles and histograms from every token's norm, as of `Run.norms`.
+
+        Returns:
+            Each run's rows, with columns revision and step in front.
+        """
         asked = profile_question(
-            self.names, sites, exclude, quantiles, by, quantity, histogram, exact, steps=self.steps
+            self.names, sites, by, quantity, exclude, quantiles, histogram, exact, steps=self.steps
         )
-        return ask_profile(self._backend, asked)
+        return ask_checkpoints(self._backend, asked, by)
 
     def fit_growth(
         self,
-        axis: str = FitGrowth.axis,
-        *,
+        axis: GrowthAxis = FitGrowth.axis,
         site: str = GetSeparability.site,
-        layers: tuple[int, int] | None = None,
-        exclude: Excluded = None,
-        quantity: str = FitGrowth.quantity,
+        *,
+        layers: Iterable[int] | None = None,
+        quantity: NormSize = "l2",
+        exclude: ExcludedFromNorms = None,
         resamples: int = FitGrowth.resamples,
         seed: int = FitGrowth.seed,
     ) -> list[Growth]:
-        """`axis` "layer": over depth, an answer a checkpoint; "checkpoint": over training, an answer a layer.
+        """Fit how fast the mean norm grows, over depth in each run or over training at each layer.
 
-        `site` is a kind, and `layers` the first and last of its layers, both included (None: all of them).
-        `plot_growth` draws all answers on one plot.
+        `actstore.plot_growth` draws all answers on one plot.
+
+        Args:
+            axis: `layer`: over the layers, an answer for each run. `checkpoint`: over training, an answer for each
+                layer; it takes three runs or more.
+            site: A site kind, such as `resid_post`.
+            layers: The layers to fit, as [3] or range(1, 4); over depth side by side and at least three. None: all.
+            quantity: A measure of size, as of `Run.fit_growth`.
+            exclude: Tokens that do not count, as of `Run.norms`. None: `bos`. Empty: every token counts.
+            resamples: Bootstrap resamples of sequences for the intervals, at most 10,000. 0: no intervals.
+            seed: Draws the resamples.
+
+        Returns:
+            A fit for each run, or for each layer.
         """
-        question = growth_question(self.names, axis, site, layers, exclude, quantity, resamples, seed)
-        if question.axis == "layer":
+        over = growth_axis(axis)
+        between = layers if over == "layer" else None
+        question = growth_question(self.names, site, between, exclude, quantity, resamples, seed)
+        if over == "layer":
             asked = [replace(question, runs=(name,)) for name in self.names]
         else:
-            places = self._single_sites(question.site, question.layers)
-            asked = [replace(question, site=place, layers=None, steps=self.steps) for place in places]
+            places = self._single_sites(question.site, layers)
+            asked = [replace(question, axis=over, site=place, steps=self.steps) for place in places]
         return [ask_growth(self._backend, one) for one in asked]
 
     def separability(
         self,
         site: str = GetSeparability.site,
-        layers: tuple[int, int] | None = None,
         *,
-        exclude: Excluded = None,
-        quantity: str = FitGrowth.quantity,
+        layers: Iterable[int] | None = None,
+        quantity: NormSize = "l2",
+        exclude: ExcludedFromNorms = None,
     ) -> Separability:
-        """Whether the norm of a site kind is a factor of the layer times one of the checkpoint."""
+        """Tell whether the mean norm is a factor of the layer times a factor of the checkpoint.
+
+        Args:
+            site: A site kind, such as `resid_post`.
+            layers: The layers, side by side and at least two, as range(1, 4). None: all.
+            quantity: A measure of size, as of `Run.fit_growth`.
+            exclude: Tokens that do not count, as of `Run.norms`. None: `bos`. Empty: every token counts.
+
+        Returns:
+            The shares that layer and checkpoint explain, and a verdict.
+        """
         asked = separability_question(self.names, self.steps, site, layers, exclude, quantity)
         return ask_separability(self._backend, asked)
 
-    def _single_sites(self, kind: str, layers: Range | None) -> list[str]:
-        """Those between the layers; where there are none, what the answerer will refuse in its own words."""
+    def _single_sites(self, kind: str, layers: Iterable[int] | None) -> list[str]:
+        """Those of the layers; of a kind without any, what the answerer will refuse in its own words."""
         stored = {site for site in self.runs[0].norm_sites if site.rpartition(".")[0] == kind}
-        numbers = sorted(int(site.rpartition(".")[2]) for site in stored)
-        first, last = first_and_last(layers) if layers else (numbers[0], numbers[-1]) if numbers else (0, 0)
-        if numbers and (first > last or {first, last} - set(numbers)):
-            why = "the first is above the last" if first > last else f"{kind} has no norms at one of them"
-            allowed = f"of {', '.join(map(str, numbers))}"
-            message = f"layers {first} to {last} are none to follow: {why}"
-            raise refused(message, "layers", f"{first} to {last}", allowed, "LAYER_OUT_OF_RANGE")
-        return [f"{kind}.{number}" for number in numbers if first <= number <= last] or [kind]
+        there = sorted(int(site.rpartition(".")[2]) for site in stored)
+        listed = _checks.some_numbers(layers, "layers") or tuple(there)
+        missing = [layer for layer in listed if there and layer not in there]
+        if missing:
+            message = f"{kind} has no norms at layer {missing[0]}"
+            allowed = f"of {', '.join(map(str, there))}"
+            raise refused(message, "layers", ", ".join(map(str, listed)), allowed, "LAYER_OUT_OF_RANGE")
+        return [f"{kind}.{layer}" for layer in listed if there] or [kind]
 
     def __repr__(self) -> str:
         model = self.runs[0].model.name
@@ -135,15 +181,19 @@ def check_revisions(revisions: Sequence[str], steps: Sequence[float]) -> None:
         raise refused(message, "steps", f"{len(steps)} of them", f"{len(revisions)}, or none")
 
 
-def run_of_revision(name: str, revision: str) -> str:
+def run_of_revision(run: str | None, revision: str) -> str:
     """Of characters that a name may have; the answerer's own default where no name is given."""
-    if not _checks.text(name, "name"):
+    if not _checks.text(run or "", "run"):
         return ""
-    return f"{name}-{re.sub('[^A-Za-z0-9._]+', '-', revision) or 'main'}"
+    return f"{run}-{re.sub('[^A-Za-z0-9._]+', '-', revision) or 'main'}"
 
 
 class Captures:
-    """Captures of several revisions, which go on by themselves in the workers, whether or not anyone watches."""
+    """Captures of several revisions under way. They go on in the workers, whether or not anyone watches.
+
+    Attributes:
+        captures: The captures, in the order of the revisions.
+    """
 
     def __init__(self, captures: Sequence[Capture], steps: Sequence[float], backend: Backend) -> None:
         self.captures = tuple(captures)
@@ -151,22 +201,38 @@ class Captures:
         self._backend = backend
 
     @property
-    def run_names(self) -> tuple[str, ...]:
-        return tuple(capture.run_name for capture in self.captures)
+    def runs(self) -> tuple[str, ...]:
+        """Names of the runs that they make."""
+        return tuple(capture.run for capture in self.captures)
 
     def __repr__(self) -> str:
-        return f"Captures of runs {', '.join(self.run_names)}: .wait() for them, .progress() to look, .cancel()"
+        return f"Captures of runs {', '.join(self.runs)}: .wait() for them, .progress() to look, .cancel()"
 
     def progress(self) -> Iterator[CaptureProgress]:
-        """News of one after the other, each to its end; `news.run` says of which."""
+        """Yield how far the captures are, one after the other, each to its end; `run` says of which one.
+
+        Raises:
+            ActstoreError: A capture failed; the error is its own.
+        """
         for capture in self.captures:
             yield from capture.progress()
 
     def wait(self, progress: bool = True, check_saes: bool = True) -> Checkpoints:
-        """All of them, finished, as Capture.wait does each. Ctrl-C leaves them running.
+        """Wait until all captures end, and return their runs. Ctrl-C leaves them running.
 
-        Where one failed, its error comes after the others have ended: they are kept, and the same request again
+        If one fails, its error is raised after the others have ended. They are kept, and the same request again
         finishes what is missing.
+
+        Args:
+            progress: Draw a bar on stderr for each, if that is a terminal.
+            check_saes: Check each SAE on some of the stored text, as of `Capture.wait`.
+
+        Returns:
+            The finished runs.
+
+        Raises:
+            Cancelled: A capture was cancelled.
+            ActstoreError: A capture failed; the error is its own.
         """
         runs, failed = [], []
         for capture in self.captures:
@@ -179,5 +245,9 @@ class Captures:
         return Checkpoints(runs, self._steps, self._backend)
 
     def cancel(self) -> list[CaptureProgress]:
-        """What is committed stays readable."""
+        """Stop the captures, within seconds. Committed shards stay readable.
+
+        Returns:
+            How far each was.
+        """
         return [capture.cancel() for capture in self.captures]

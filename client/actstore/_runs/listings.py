@@ -15,15 +15,18 @@ from actstore_api.records.catalog import ListModels, ListRuns, ListRunsAnswer, L
 
 
 class Listings:
-    """Of a Lab."""
+    """Lists of what a lab has."""
 
     _backend: Backend
 
     def models(self) -> Table:
-        """Models that a capture can name, a row a revision, whether a capture has loaded them or not.
+        """List the models that a capture can name, a row for each revision.
 
-        `loaded`: a capture into this store has, and the columns after `family` say what it found. `available`: the
-        workers have the files now; None where they were not asked, of a bucket or while they do not answer.
+        Returns:
+            Columns: name, revision, loaded (whether a capture into this store has loaded it, which found the columns
+            after `family`), available (whether the workers have the files now; None if they were not asked, because
+            this is a bucket or they do not answer), family (transformers' model_type), weights_sha256,
+            tokenizer_sha256, config_sha256, block, n_layers, n_heads, d_model, d_vocab and n_ctx.
         """
         sources, note = self._sources()
         loaded = {(model.name, model.revision): asdict(model) for model in self._backend.ask(ListModels()).models}
@@ -38,7 +41,12 @@ class Listings:
         return _listing("models", rows, columns | _column_types(Model), note)
 
     def saes(self) -> Table:
-        """Sparse autoencoders that a capture can name; `loaded`, `available` and what comes after as of models."""
+        """List the sparse autoencoders that a capture can name.
+
+        Returns:
+            Columns: name, loaded and available, as of `models`; then what a capture found: sha256, architecture, site,
+            d_in, d_sae and model.
+        """
         sources, note = self._sources()
         loaded = {sae.name: asdict(sae) for sae in self._backend.ask(ListSaes()).saes}
         found = () if sources is None else sources.saes
@@ -52,14 +60,21 @@ class Listings:
         return _listing("SAEs", rows, columns | _column_types(Sae), note)
 
     def datasets(self) -> Table:
-        """Datasets that a capture can name: files and folders with documents, at the top of the workers' dataset
-        folders and stores. `dataset=` also takes a path below one. Through a service, not of a bucket.
+        """List the datasets that a capture can name. Only through a service, not on a bucket.
+
+        A capture can also name a path below one of them.
+
+        Returns:
+            Column name: files and folders with documents, at the top of the workers' dataset folders and stores.
+
+        Raises:
+            BadRequest: The lab is a bucket.
         """
         sources: ListSourcesAnswer = self._backend.ask(ListSources())
         return _listing("datasets", [{"name": name} for name in sources.datasets], {"name": str}, _of_listed(sources))
 
     def _sources(self) -> tuple[ListSourcesAnswer | None, str]:
-        """What the workers find, or None where nobody can be asked; and a note for whoever reads the listing."""
+        """What the workers find, or None where nobody can be asked; and a note for whoever reads the list."""
         try:
             sources: ListSourcesAnswer = self._backend.ask(ListSources())
         except ActstoreError as error:
@@ -70,7 +85,11 @@ class Listings:
         return sources, _of_listed(sources)
 
     def runs(self) -> Table:
-        """Runs in the store, complete or not; `lab.run(name)` opens one."""
+        """List the runs in the store, complete or not. `lab.run(name)` opens one.
+
+        Returns:
+            Columns: name, model, dataset, complete, tokens_committed, tokens_total, dense_sites and saes.
+        """
         found: ListRunsAnswer = self._backend.ask(ListRuns())
         return _listing("runs", [_run_row(run) for run in found.runs], RUN_COLUMNS)
 

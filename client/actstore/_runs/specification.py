@@ -1,65 +1,127 @@
 """What a caller asks of a capture, checked as far as the client can."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Unpack, get_args, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from actstore import _checks
 from actstore._errors import refused
 from actstore_api.records.capture import (
     CaptureSpecification,
     Comparison,
-    DatasetKeywords,
     DatasetReference,
     Positions,
     PositionsKind,
     RowFilter,
-    SpecificationKeywords,
 )
 from actstore_api.records.terms import Dtype, ModelReference
 
 
-class CaptureOptions(DatasetKeywords, SpecificationKeywords, total=False):
-    """What a capture may be told beside its model, dataset and name; Lab.capture says what each means.
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset, and what of it a capture reads.
 
-    These are named or typed otherwise than the record's fields.
+    Args:
+        name: A file or folder below one of the workers' dataset folders or stores, or `hf:OWNER/NAME[:CONFIG]:SPLIT`, a
+            dataset of the Hugging Face hub, if the workers allow the hub.
+        text_field: The column of a table that holds the text. Empty: `text`.
+        tokens_field: The column that holds lists of token ids, in a dataset that is tokenized. Empty: text is
+            tokenized.
+        source_field: The column that says where a document comes from, such as a URL, which is shown with its
+            examples. Empty: its file and row are shown.
+        row_filters: Rows of a table to keep, as pyarrow's filters: ("language", "==", "en"). A row has to pass all;
+            an empty collection keeps every row.
+        max_documents: How many documents to read, of those that pass the filters. None: all.
     """
 
-    sites: Iterable[str]
-    norms: Iterable[str] | None
-    saes: Iterable[str]
-    dtype: str
-    bos: bool | None
-    storage_dtype: str
+    name: str
+    text_field: str = ""
+    tokens_field: str = ""
+    source_field: str = ""
+    row_filters: Iterable[tuple[str, Comparison, object]] = ()
+    max_documents: int | None = None
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How sequences are put together to be run. It changes speed and memory, and no stored number beyond rounding.
+
+    Args:
+        packing: Put several sequences into a row of a batch. They do not attend to each other.
+        sequences_per_batch: Sequences that the model reads at once. None: the workers' setting.
+        sequences_per_shard: Sequences that are stored together, and lost together if a worker dies. None: as many as
+            make a shard of a good size.
+    """
+
+    packing: bool = False
+    sequences_per_batch: int | None = None
+    sequences_per_shard: int | None = None
+
+
+class CaptureOptions(TypedDict, total=False):
+    """Options of a capture beside its model, dataset and run; `Lab.capture` says what each means."""
+
+    dense_sites: Iterable[str] | str
+    norm_sites: Iterable[str] | str | None
+    saes: Iterable[str] | str
     positions: Positions | None
-    filters: Iterable[tuple[str, str, object]]
-
-
-# Options whose field has another name.
-_FIELDS = {"sites": "dense_sites", "norms": "norm_sites", "bos": "prepend_bos", "filters": "row_filters"}
+    max_tokens: int | None
+    context_length: int | None
+    prepend_bos: bool | None
+    sink_ratio: float | None
+    dtype: Dtype
+    storage_dtype: Dtype | None
+    widen_on_overflow: bool
+    batching: Batching | None
 
 
 def specification(
-    model: str, dataset: str, *, revision: str = "", name: str | None = None, **options: Unpack[CaptureOptions]
+    model: str,
+    dataset: str | Dataset,
+    *,
+    revision: str = "",
+    run: str | None = None,
+    **options: Unpack[CaptureOptions],
 ) -> CaptureSpecification:
     """The capture that these arguments ask for.
 
-    Errors: BadRequest with the argument's name; TypeError for an option that there is none of.
+    Errors: BadRequest with the argument's name; TypeError for an option that does not exist.
     """
     for unknown in options.keys() - CaptureOptions.__annotations__.keys():
         raise TypeError(f"a capture has no option {unknown!r}")
+    asked: dict[str, Any] = {"dtype": "float32", **options}
+    limit = {"max_tokens": asked.pop("max_tokens", None)}
+    batching = _batching(asked.pop("batching", None))
+    norm_sites = _checks.some_names(asked.pop("norm_sites", None), "norm_sites")
     return CaptureSpecification(
-        run=_checks.text(name or "", "name"),
+        run=_checks.text(run or "", "run"),
         model=ModelReference(_checks.name(model, "model"), _checks.text(revision, "revision")),
-        dataset=DatasetReference(name=_checks.name(dataset, "dataset"), **_checked(options, DatasetReference)),
-        **_checked({"dtype": "float32", **options}, CaptureSpecification),
+        dataset=_dataset(dataset, limit),
+        norm_sites=norm_sites,
+        **_checked({**asked, **batching}, CaptureSpecification),
     )
 
 
+def _dataset(given: object, limit: Mapping[str, Any]) -> DatasetReference:
+    chosen = given if isinstance(given, Dataset) else Dataset(_checks.name(given, "dataset"))
+    options = {name: getattr(chosen, name) for name in Dataset.__dataclass_fields__ if name != "name"}
+    return DatasetReference(_checks.name(chosen.name, "dataset"), **_checked({**options, **limit}, DatasetReference))
+
+
+def _batching(given: object) -> dict[str, Any]:
+    """Its fields, which stand in a specification by themselves."""
+    if given is None:
+        return {}
+    if not isinstance(given, Batching):
+        allowed = "actstore.Batching(packing=, sequences_per_batch=, sequences_per_shard=)"
+        raise refused(f"batching cannot be {given!r}", "batching", repr(given), allowed)
+    return asdict(given)
+
+
 def _checked(options: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Those options that are fields of a record, each checked as the field's type wants it."""
+    """Options that are fields of a record, each checked as the field's type wants it."""
     types = get_type_hints(kind)
-    named = ((option, _FIELDS.get(option, option)) for option in options)
-    return {field: _CHECKS[types[field]](options[option], option) for option, field in named if field in types}
+    return {name: _CHECKS[types[name]](value, name) for name, value in options.items()}
 
 
 def dataset_name(specification: CaptureSpecification) -> str:
@@ -68,12 +130,11 @@ def dataset_name(specification: CaptureSpecification) -> str:
 
 
 def _ratio(value: float | None, field: str) -> float | None:
-    return None if value is None else _checks.fractions([value], field)[0]
+    return None if value is None else _checks.number(value, field, least=0.0)
 
 
-def _dtype(value: str, field: str) -> Dtype | None:
-    """Empty: the default."""
-    return None if value == "" else _checks.one_of(value, field, get_args(Dtype))
+def _dtype(value: Dtype | None, field: str) -> Dtype | None:
+    return None if value is None else _checks.one_of(value, field, get_args(Dtype))
 
 
 def _positions(value: object, field: str) -> Positions:
@@ -87,7 +148,7 @@ def _positions(value: object, field: str) -> Positions:
         kind=_checks.one_of(value.kind, field, get_args(PositionsKind)),
         stride=_checks.count(value.stride, f"{field}.stride"),
         fraction=_checks.fractions([value.fraction], f"{field}.fraction")[0],
-        seed=_checks.count(value.seed, f"{field}.seed", maximum=2**64 - 1),
+        seed=_checks.count(value.seed, f"{field}.seed", maximum=_checks.MAXIMUM_SEED),
         sae=_checks.text(value.sae, f"{field}.sae"),
         feature=_checks.count(value.feature, f"{field}.feature"),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from actstore import _checks
 from actstore._errors import STACK_FAILED, StackFailed, refused
 from actstore._lab import Lab
 from actstore._stack.folder import STATE_FOLDER, StackFile, StackFolder, StackProcesses
@@ -31,13 +32,32 @@ STORE = "SeaweedFS"
 
 
 class LocalStack:
-    """`with LocalStack() as stack: stack.lab.capture(...)`.
+    """Workers and service on this machine: `with LocalStack() as stack: stack.lab.capture(...)`.
 
-    `store` is a folder, made if absent; with `s3` a SeaweedFS keeps its files there. None: `store`, or `store-s3`, in
-    the state folder. Logs and `stack.json`, which `actstore.connect()` finds, lie in `state_folder`, which belongs to
-    one stack at a time. `port` None takes 7433 where it is free, else any free one; 0 takes any free one. `waits` hears
-    what is waited for while the stack starts, again and again: "Ray". All processes end with this one, however it ends.
-    `is_command`: this process is nothing but the stack, so that `actstore down` may end it.
+    All its processes end with this one, however it ends. Logs and `stack.json`, which `actstore.connect()` finds, lie
+    in the state folder.
+
+    Args:
+        store: Folder of the store, made if it does not exist; with `s3` a SeaweedFS keeps its files there. None:
+            `store`, or `store-s3`, in the state folder.
+        model_folders: Folders of models and SAEs.
+        dataset_folders: Folders of text.
+        s3: Keep the store in a SeaweedFS, which is reached as S3 is.
+        port: Port of the service. None: 7433 if it is free, else any free one. 0: any free one.
+        allow_hub: Let captures name models and datasets of the Hugging Face hub.
+        capture_workers: Number of capture workers. None: as the machine has GPUs, or one.
+        state_folder: Folder for logs and `stack.json`, of one stack at a time.
+        waits: Called again and again while the stack starts, with what is waited for, such as "Ray".
+        is_command: Whether this process is nothing but the stack, so that `actstore down` may end it.
+
+    Attributes:
+        state_folder: The state folder.
+        store: Address of the store.
+        store_folder: Folder of the store.
+        s3_access: Keys of the store, if it is in a SeaweedFS; else None.
+        address: `host:port` of the service, once it is started.
+        metrics_address: `host:port` of its metrics, once it is started.
+        token: What the service knows its callers by.
     """
 
     def __init__(
@@ -54,6 +74,8 @@ class LocalStack:
         waits: Callable[[str], object] = lambda _: None,
         is_command: bool = False,
     ) -> None:
+        _checks.switch(s3, "s3")
+        _checks.switch(allow_hub, "allow_hub")
         self.state_folder = _absolute(state_folder)
         # The files of a SeaweedFS are no directory store, so the two do not share a folder.
         default_store = self.state_folder / ("store-s3" if s3 else "store")
@@ -84,7 +106,7 @@ class LocalStack:
 
     @property
     def lab(self) -> Lab:
-        """One lab that asks this stack, closed with it; another where the caller has closed that one."""
+        """A lab that asks this stack, closed with it. It is the same each time, unless the caller has closed it."""
         if self._lab is None or self._lab.closed:
             self._lab = self._cleanup.enter_context(self._connected())
         return self._lab
@@ -97,7 +119,11 @@ class LocalStack:
         return Lab(GrpcBackend(self.address, self.token, tls=None))
 
     def start(self) -> None:
-        """Returns when both processes answer. Whatever was started is stopped again if the rest does not start."""
+        """Start workers and service, and return when both answer. If one does not start, the others are stopped again.
+
+        Raises:
+            StackFailed: A process did not start; the message has the end of its log.
+        """
         try:
             self._start()
         except BaseException:
@@ -105,14 +131,17 @@ class LocalStack:
             raise
 
     def stop(self) -> None:
-        """SIGTERM, STOP_SECONDS of grace, SIGKILL; the service first, so that it does not see its workers go. Returns
-        once none of their processes is left.
-        """
+        """Stop all processes, and return once none is left. One that does not end within 30 seconds is killed."""
+        # The service first, so that it does not see its workers go.
         self._cleanup.close()
         self._processes.clear()
 
     def check(self) -> None:
-        """StackFailed where a process has died, or was stopped by another program."""
+        """Look whether all processes are alive.
+
+        Raises:
+            StackFailed: A process has died, or was stopped by another program.
+        """
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise self._died(name, f"the {name} process ended with status {process.returncode}")

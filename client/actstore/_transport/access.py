@@ -1,14 +1,93 @@
-"""The keys to a bucket."""
+"""What a connection takes beside an address: the keys of a bucket, time limits, retries and certificates."""
 
 from dataclasses import dataclass, field
+
+from actstore import _checks
+from actstore._errors import refused
+
+# gRPC itself tries no question more often.
+ATTEMPTS_MAX = 5
 
 
 @dataclass(frozen=True)
 class S3Access:
-    """How to reach the bucket of an `s3://` address. `endpoint` is `host:port` or a host."""
+    """The keys to the bucket of an `s3://` address.
+
+    Args:
+        endpoint: `host:port`, or a host.
+        access_key: Access key ID.
+        secret_key: Secret access key; never shown by `repr`.
+        region: Region of the bucket.
+        secure: Whether to use HTTPS.
+    """
 
     endpoint: str
     access_key: str
     secret_key: str = field(repr=False)
     region: str = "us-east-1"
     secure: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("endpoint", "access_key", "region"):
+            _checks.text(getattr(self, name), name)
+        _checks.switch(self.secure, "secure")
+
+
+@dataclass(frozen=True)
+class Timeout:
+    """Time limits of a connection to a service.
+
+    Args:
+        connect_seconds: How long one attempt to connect may take.
+        reconnect_seconds: Pause between two attempts to connect to a service that is away.
+        answer_seconds: How long to wait for one answer. None: as long as the contract gives to the question, which is
+            60 seconds for most and up to an hour for those that run a model. Streams (a capture's progress, a sweep,
+            stored rows) have no limit.
+    """
+
+    connect_seconds: float = 10.0
+    reconnect_seconds: float = 0.5
+    answer_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("connect_seconds", "reconnect_seconds", "answer_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not _checks.number(seconds, name, least=0.0):
+                raise refused(f"{name} is 0", name, repr(seconds), "more than 0")
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a question is repeated while the service is unavailable.
+
+    Only questions that change nothing are repeated: starting a capture is not.
+
+    Args:
+        attempts: How often a question is asked in all, 1 to 5; 1: never repeated.
+        initial_backoff_seconds: Pause before the first repetition.
+        maximum_backoff_seconds: Longest pause.
+        backoff_multiplier: Factor from one pause to the next.
+    """
+
+    attempts: int = 4
+    initial_backoff_seconds: float = 0.2
+    maximum_backoff_seconds: float = 2.0
+    backoff_multiplier: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= _checks.count(self.attempts, "attempts") <= ATTEMPTS_MAX:
+            allowed = f"1 to {ATTEMPTS_MAX}"
+            raise refused(f"attempts is {self.attempts}", "attempts", self.attempts, allowed)
+        for name in ("initial_backoff_seconds", "maximum_backoff_seconds", "backoff_multiplier"):
+            if not _checks.number(getattr(self, name), name, least=0.0):
+                raise refused(f"{name} is 0", name, "0", "more than 0")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How a service is connected to. `root_certificates`: PEM; None: those of gRPC."""
+
+    timeout: Timeout = field(default_factory=Timeout)
+    retries: Retries = field(default_factory=Retries)
+    max_message_bytes: int = 256 * 2**20
+    root_certificates: bytes | None = None

@@ -5,7 +5,7 @@ errors; both are records of actstore_api.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import pyarrow as pa
 
@@ -17,9 +17,25 @@ Rows = tuple[pa.Table, Provenance]
 
 
 class Backend(ABC):
-    """Every method raises errors of actstore._errors only."""
+    """Every method raises errors of actstore._errors only.
+
+    An open connection has no copy: what holds one, such as a Lab or a Run, is copied with the same connection, and
+    cannot be pickled.
+    """
 
     address: str
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"an open connection to {self.address} cannot be pickled: pickle answers, which are plain data, or the "
+            "name of a run, and open it again with actstore.connect(...).run(name)"
+        )
 
     @abstractmethod
     def ask(self, question: object) -> Any:

@@ -12,6 +12,7 @@ import grpc
 from grpc_status import rpc_status
 
 from actstore._errors import ActstoreError, Denied, Fault, error_of, refused
+from actstore._transport.access import Connection, Retries
 from actstore._transport.base import Backend, Rows
 from actstore_api.codec import decode, encode, message_of
 from actstore_api.reasons import from_status
@@ -22,19 +23,6 @@ from actstore_api.shape import Unreadable
 from actstore_api.verbs import VERBS, Verb, verb_of
 
 CHECK_SECONDS = 10.0
-CONNECT_SECONDS = 10.0
-# Between two tries to reach a service that is away; gRPC's own grows to two minutes, after which it may long be back.
-RECONNECT_SECONDS = 0.5
-MAXIMUM_MESSAGE_BYTES = 256 * 2**20
-# Of verbs that are repeatable; of all others their caller decides. gRPC retries by itself, and a stream only until its
-# first message.
-RETRY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.2s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
 # What a status means that did not come from actstore itself: a proxy's, or gRPC's own.
 FOREIGN = {
     grpc.StatusCode.UNAVAILABLE: "SERVICE_UNAVAILABLE",
@@ -53,7 +41,7 @@ _CONNECTING = (
     (re.compile("WRONG_VERSION_NUMBER"), "what listens there does not speak TLS: pass tls=False, or another address"),
     (
         re.compile("CERTIFICATE_VERIFY_FAILED"),
-        "its certificate is not trusted: GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names a file of those that are",
+        "its certificate is not trusted: pass root_certificates= with the certificate of the authority that signed it",
     ),
     (re.compile("Socket closed|reset by peer"), "if the service is behind TLS, pass tls=True; else check the address"),
     (re.compile("HTTP/2|http1"), "what listens there is no gRPC service: check the port"),
@@ -62,10 +50,12 @@ _CONNECTING = (
 
 
 class GrpcBackend(Backend):
-    def __init__(self, address: str, token: str | None, tls: bool | None) -> None:
+    def __init__(self, address: str, token: str | None, tls: bool | None, how: Connection | None = None) -> None:
         self.address = address
         _check_token(token)
-        self._channel = _channel(address, token, tls)
+        how = how or Connection()
+        self._timeout = how.timeout
+        self._channel = _channel(address, token, tls, how)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
 
     def close(self) -> None:
@@ -75,7 +65,7 @@ class GrpcBackend(Backend):
         self._ask(GetCaptureTotals(), CHECK_SECONDS)
 
     def ask(self, question: object) -> Any:
-        return self._ask(question, verb_of(question).deadline_seconds)
+        return self._ask(question, self._timeout.answer_seconds or verb_of(question).deadline_seconds)
 
     def rows(self, question: object) -> Rows:
         with _readable(self.address):
@@ -131,8 +121,23 @@ def _check_token(token: str | None) -> None:
         raise refused(message, "token", None, "printable ASCII characters")
 
 
-def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
-    if token and tls is None and not _is_loopback(address):
+def _channel(address: str, token: str | None, tls: bool | None, how: Connection) -> grpc.Channel:
+    if is_encrypted(address, token, tls, how):
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(how.root_certificates), options(address, how))
+    return grpc.insecure_channel(address, options(address, how))
+
+
+def is_encrypted(address: str, token: str | None, tls: bool | None, how: Connection) -> bool:
+    """Whether to use TLS: where it is asked for, or root certificates are given.
+
+    Errors: Denied for a token that would travel in the clear to another machine, BadRequest for certificates without
+    TLS.
+    """
+    if how.root_certificates is not None and tls is False:
+        message = "root certificates are for TLS, which tls=False turns off"
+        raise refused(message, "root_certificates", "given", "tls=True, or no root_certificates")
+    encrypted = how.root_certificates is not None if tls is None else tls
+    if token and tls is None and not encrypted and not _is_loopback(address):
         raise Denied(
             f"the token would travel to {address} in the clear",
             reason="UNAUTHENTICATED",
@@ -141,18 +146,39 @@ def _channel(address: str, token: str | None, tls: bool | None) -> grpc.Channel:
             allowed="True, or False where the network itself is trusted",
             next_step="pass tls=True for a service behind TLS, or tls=False to send the token in the clear",
         )
-    options = [
+    return encrypted
+
+
+def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
+    """What gRPC is told of a channel."""
+    reconnect = int(1000 * how.timeout.reconnect_seconds)
+    return [
         # A proxy that the environment names is never for this machine itself.
         ("grpc.enable_http_proxy", int(not _is_loopback(address))),
-        ("grpc.min_reconnect_backoff_ms", int(1000 * CONNECT_SECONDS)),  # which is how long one try may take
-        ("grpc.initial_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)),
-        ("grpc.max_reconnect_backoff_ms", int(1000 * RECONNECT_SECONDS)),
-        ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
-        ("grpc.service_config", json.dumps({"methodConfig": [{"name": _repeatable(), "retryPolicy": RETRY}]})),
+        # This is how long one attempt to connect may take.
+        ("grpc.min_reconnect_backoff_ms", int(1000 * how.timeout.connect_seconds)),
+        # gRPC's own grows to two minutes, after which a service that was away may long be back.
+        ("grpc.initial_reconnect_backoff_ms", reconnect),
+        ("grpc.max_reconnect_backoff_ms", reconnect),
+        ("grpc.max_receive_message_length", how.max_message_bytes),
+        ("grpc.service_config", json.dumps({"methodConfig": _retried(how.retries)})),
     ]
-    if tls:
-        return grpc.secure_channel(address, grpc.ssl_channel_credentials(), options)
-    return grpc.insecure_channel(address, options)
+
+
+def _retried(retries: Retries) -> list[dict[str, Any]]:
+    """Of verbs that are repeatable; of all others their caller decides. gRPC retries by itself, and a stream only until
+    its first message.
+    """
+    if retries.attempts == 1:
+        return []
+    policy = {
+        "maxAttempts": retries.attempts,
+        "initialBackoff": f"{retries.initial_backoff_seconds:.3f}s",
+        "maxBackoff": f"{retries.maximum_backoff_seconds:.3f}s",
+        "backoffMultiplier": retries.backoff_multiplier,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return [{"name": _repeatable(), "retryPolicy": policy}]
 
 
 def _repeatable() -> list[dict[str, str]]:

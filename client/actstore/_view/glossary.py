@@ -29,7 +29,7 @@ COFIRING: Mapping[str, str] = {
     "density": "share of all tokens on which the other fires: P(other)",
     "lift": "P(other | this) / P(other); 1 for independence",
 }
-NEIGHBOURS: Mapping[str, str] = {
+NEIGHBORS: Mapping[str, str] = {
     "feature": "index of the other feature",
     "cosine": "cosine of the angle between the two directions",
 }

@@ -1,13 +1,11 @@
 """Running a model over text and storing what it shows.
 
-A field with a `help` is an option of the command by its own name, and this is what the command says of it. Fields that
-callers give as keywords of their own names stand once more in the `...Keywords` beside the record, for editors and type
-checkers, which cannot derive them.
+A field with a `help` is an option of the command by its own name, and this is what the command says of it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal
 
 from actstore_api.records.terms import Dtype, Failure, ModelReference, Name, one_line
 
@@ -55,16 +53,6 @@ class DatasetReference:
     row_filters: tuple[RowFilter, ...] = ()
     max_documents: int | None = field(default=None, metadata={"help": "documents in all (default: the whole dataset)"})
     max_tokens: int | None = field(default=None, metadata={"help": "tokens in all (default: the whole dataset)"})
-
-
-class DatasetKeywords(TypedDict, total=False):
-    """Fields of `DatasetReference` as keywords."""
-
-    text_field: str
-    tokens_field: str
-    source_field: str
-    max_documents: int | None
-    max_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -178,17 +166,6 @@ class CaptureSpecification:
     widen_on_overflow: bool = field(default=False, metadata={"help": "store what does not fit as float32"})
     sequences_per_shard: int | None = None
     sequences_per_batch: int | None = None
-
-
-class SpecificationKeywords(TypedDict, total=False):
-    """Fields of `CaptureSpecification` as keywords."""
-
-    context_length: int | None
-    packing: bool
-    sink_ratio: float | None
-    widen_on_overflow: bool
-    sequences_per_shard: int | None
-    sequences_per_batch: int | None
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ def lost_sketches(snapshot: Snapshot) -> str:
     if not missing:
         return ""
     return (
-        f"merged sketches of the norms of run {run} are gone: {missing[0]}{more}. `actstore fsck {run}` names all, and "
-        "capturing the run again, which keeps its shards, makes them anew"
+        f"merged sketches of the norms of run {run} are gone: {missing[0]}{more}. `actstore check {run}` names all, "
+        "and capturing the run again, which keeps its shards, makes them anew"
     )
 
 

@@ -92,7 +92,7 @@ def test_models_and_datasets_that_a_capture_can_name(service: Service, store: Pa
 
 
 def test_norms(address: str, tmp_path: Path) -> None:
-    arguments = ("norms", "planted", "--fit", "--layers", "0", "2", "--exclude", "bos", "special")
+    arguments = ("norms", "planted", "--fit", "--layers", "0:3", "--exclude", "bos", "special")
     found = said(actstore(*arguments, "--json", address=address))
     assert found["growth"]["rate"] == pytest.approx(GROWTH, rel=1e-6)
     assert len(found["profile"]["rows"]) == 3
@@ -161,7 +161,7 @@ def test_features_by_token_and_by_text(service: Service, store: Path) -> None:
 
 
 def test_check_sae(service: Service) -> None:
-    found = said(actstore("check-sae", "planted", SAE, "--tokens", "64", "--json", address=service.address))
+    found = said(actstore("check-sae", "planted", SAE, "--n-tokens", "64", "--json", address=service.address))
     assert found["warnings"] == []
     wrong = actstore_process("check-sae", "float16", SAE, address=service.address)
     assert (wrong.returncode, wrong.stderr) == (3, "")
@@ -169,7 +169,7 @@ def test_check_sae(service: Service) -> None:
 
 
 def test_a_capture_says_which_sae_looks_wrong(service: Service) -> None:
-    arguments = ("capture", "planted-model", "--dataset", "text", "--name", "float16", "--json")
+    arguments = ("capture", "planted-model", "--dataset", "text", "--run", "float16", "--json")
     done = actstore(*arguments, address=service.address)
     assert done.returncode == 0
     assert "zeros would do better" in done.stderr
@@ -181,13 +181,13 @@ def test_capture(service: Service) -> None:
     found = said(actstore("capture", "planted-model", "--dataset", "text", "--json", address=service.address))
     files = {"read": 0, "not_read": 0, "first_not_read": []}
     assert found == {"run": "planted", "complete": True, "tokens": 69, "warnings": [], "dataset_files": files}
-    mixed = ("capture", "planted-model", "--dataset", "text", "--name", planted.MIXED, "--json")
+    mixed = ("capture", "planted-model", "--dataset", "text", "--run", planted.MIXED, "--json")
     done = actstore(*mixed, address=service.address)
     left_out = "not read, beside 20 files: 3 (notes, .DS_Store, ...)"
     assert done.stderr == f"actstore: {left_out}\n"
     assert json.loads(done.stdout)["dataset_files"]["first_not_read"] == ["notes", ".DS_Store"]
-    assert left_out in actstore(*mixed[:-1], "--dry-run", address=service.address).stdout
-    arguments = ("capture", "planted-model", "--dataset", "text", "--name", "slow", "--no-wait", "--json")
+    assert left_out in actstore(*mixed[:-1], "--estimate", address=service.address).stdout
+    arguments = ("capture", "planted-model", "--dataset", "text", "--run", "slow", "--no-wait", "--json")
     assert said(actstore(*arguments, address=service.address)) == {"run": "slow"}
     assert said(actstore("cancel", "slow", "--json", address=service.address))["state"] == "cancelled"
 
@@ -195,7 +195,7 @@ def test_capture(service: Service) -> None:
 def test_patch(service: Service, tmp_path: Path) -> None:
     found = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--json", address=service.address))
     assert len(found["rows"]) == 2 * 5 * planted.HEADS
-    estimate = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--dry-run", "--json", address=service.address))
+    estimate = said(actstore(*PATCH, "--sites", "z", "--layers", "1", "--estimate", "--json", address=service.address))
     assert (estimate["cells"], estimate["seconds"]) == (len(found["rows"]), 1.5)
     done = actstore_process(*PATCH, "--plot", str(tmp_path / "sweep.png"), address=service.address)
     assert "logit difference 3 clean, -1 corrupt" in done.stdout

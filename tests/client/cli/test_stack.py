@@ -191,13 +191,13 @@ def test_a_stack_of_a_program_is_not_stopped_from_outside(
         stack.check()
 
 
-def test_export_and_fsck_find_the_store_of_a_stack(plant_workers: Plant, tmp_path: Path) -> None:
+def test_export_and_check_find_the_store_of_a_stack(plant_workers: Plant, tmp_path: Path) -> None:
     plant_workers()
     with actstore.LocalStack(port=0) as stack:
         write_stored_run(open_bucket(stack.store))
         assert actstore_says("export", "planted", DENSE_SITE, str(tmp_path / "out"))["files"] > 0
-        assert actstore_says("fsck", "planted")["sound"]
-        assert actstore_says("rm", "planted", "--yes")["objects"] > 0
+        assert actstore_says("check", "planted")["sound"]
+        assert actstore_says("remove", "planted", "--yes")["objects"] > 0
     assert list((tmp_path / "out").iterdir())
 
 

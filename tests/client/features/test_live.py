@@ -53,7 +53,7 @@ def test_a_lens_masks_nothing_unless_told(feature: Feature, workers: StandInWork
 
 
 def test_many_features_share_a_lens(features: SaeFeatures, workers: StandInWorkers) -> None:
-    found = features.lens([FIRING, np.int64(SILENT)], 2)
+    found = features.logit_lens([FIRING, np.int64(SILENT)], 2)
     assert workers.requests[-1].features == (FIRING, SILENT)
     assert found.features == [FIRING, SILENT]
     assert [row["logit"] for row in found.end("top", SILENT)] == [9 + SILENT / 16, 8 + SILENT / 16]
@@ -100,10 +100,10 @@ def test_a_direction_is_ablated(feature: Feature, workers: StandInWorkers) -> No
     assert found.scale == 1.0
 
 
-def test_neighbours_of_a_feature_and_of_a_vector(
+def test_neighbors_of_a_feature_and_of_a_vector(
     feature: Feature, features: SaeFeatures, workers: StandInWorkers
 ) -> None:
-    found = feature.neighbours(4, side="encoder")
+    found = feature.neighbors(4, side="encoder")
     assert workers.requests[-1] == FindNeighbors(sae=SAE, direction=FIRING, side="encoder", k=4)
     assert found.features == [0, 1, 2, 4]
     assert features.by_direction(np.arange(8), 2).features == [0, 1]
@@ -111,7 +111,7 @@ def test_neighbours_of_a_feature_and_of_a_vector(
 
 
 def test_a_text_is_encoded(features: SaeFeatures, workers: StandInWorkers) -> None:
-    found = features.encode("word6 word7 word9")
+    found = features.encode_text("word6 word7 word9")
     assert workers.requests[-1] == EncodeText(**ASKED, text="word6 word7 word9", prepend_bos=True)
     assert found.on(FIRING) == [0.0, 0.0, 0.0, 9.0]
     assert found.on(BOS_ONLY) == [9.0, 0.0, 0.0, 0.0]

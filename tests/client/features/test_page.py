@@ -40,8 +40,8 @@ def test_a_page_is_the_single_questions_together(page: FeaturePage, remote: Lab)
     assert page.uniform == feature.uniform(6)
     assert page.quantiles == feature.quantiles(_feature_page.QUANTILE_BINS, 1)
     assert page.cofiring == feature.cofiring(_feature_page.RELATED_FEATURES)
-    assert page.lens == feature.logit_lens(_feature_page.LENS_TOKENS)
-    assert page.neighbours == feature.neighbours(_feature_page.RELATED_FEATURES)
+    assert page.logit_lens == feature.logit_lens(_feature_page.LENS_TOKENS)
+    assert page.neighbors == feature.neighbors(_feature_page.RELATED_FEATURES)
     assert (page.missing, page.other_weights) == ({}, False)
 
 
@@ -91,9 +91,9 @@ def test_the_same_page_without_a_service_lacks_its_live_parts_and_says_so(page: 
     assert [getattr(stored, name) == getattr(page, name) for name in STORED] == [True] * len(STORED)
     assert set(stored.missing) == set(_feature_page.LIVE_PARTS)
     for shown in (repr(stored), stored._repr_html_()):
-        assert "without lens, neighbours, ablated_text, ablated_direction: " in shown
+        assert "without logit_lens, neighbors, ablated_text, ablated_direction: " in shown
         assert "is a bucket without a service" in shown
-    assert stored.to_dict()["lens"] is None
+    assert stored.to_dict()["logit_lens"] is None
 
 
 def test_workers_that_are_away_cost_the_live_parts_alone(store: Path) -> None:
@@ -107,8 +107,8 @@ def test_workers_that_are_away_cost_the_live_parts_alone(store: Path) -> None:
         page = lab.run("planted").feature(SAE, FIRING).page(2)
     alone.stop()
     assert len(page.top) == 2
-    assert set(page.missing.values()) == {page.missing["lens"]}
-    assert "without workers" in page.missing["lens"]
+    assert set(page.missing.values()) == {page.missing["logit_lens"]}
+    assert "without workers" in page.missing["logit_lens"]
 
 
 def test_one_part_that_is_refused_leaves_the_others(remote: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,14 +117,14 @@ def test_one_part_that_is_refused_leaves_the_others(remote: Lab, monkeypatch: py
     page = remote.run("planted").feature(SAE, FIRING).page(2)
     assert list(page.missing) == ["ablated_text"]
     assert "one token" in page.missing["ablated_text"]
-    assert page.lens is not None
+    assert page.logit_lens is not None
     assert len(page.ablated_direction) == 1
 
 
 def test_a_feature_that_never_fires_has_an_empty_page_that_says_so(remote: Lab, tmp_path: Path) -> None:
     page = remote.run("planted").feature(SAE, SILENT).page()
     assert [len(part) for part in (page.top, page.uniform, page.quantiles, page.cofiring)] == [0] * 4
-    assert page.lens is not None  # what it would write is known all the same
+    assert page.logit_lens is not None  # what it would write is known all the same
     for shown in (repr(page), page._repr_html_()):
         assert "never active on 62 tokens: there are no examples" in shown
         assert _feature_page.NEVER_FIRES in shown
@@ -143,7 +143,7 @@ def test_other_weights_than_the_runs_are_told(remote: Lab, monkeypatch: pytest.M
 
 def test_a_page_is_plain_values(page: FeaturePage) -> None:
     found = json.loads(json.dumps(page.to_dict(), allow_nan=False))
-    assert set(found) == {*STORED, "lens", "neighbours", "ablated_text", "ablated_direction", "missing"}
+    assert set(found) == {*STORED, "logit_lens", "neighbors", "ablated_text", "ablated_direction", "missing"}
     assert found["ablated_text"][0]["activation"] == planted.ACTIVATION
 
 

@@ -16,7 +16,7 @@ from tests.stored_run import D_SAE, DENSE_SITE, FIRING, GROWTH, SAE, SILENT, Sto
 
 def test_a_run_describes_itself(lab: Lab, stored: StoredRun) -> None:
     run = lab.run("planted")
-    assert (run.name, run.complete, run.layer_count, run.d_model) == ("planted", True, 3, 8)
+    assert (run.name, run.complete, run.n_layers, run.d_model) == ("planted", True, 3, 8)
     assert (run.tokens_committed, run.tokens_total) == (len(stored.tokens.token),) * 2
     assert run.dense_sites == (DENSE_SITE,)
     assert run.norm_sites == ("resid_post.0", "resid_post.1", "resid_post.2")
@@ -50,7 +50,7 @@ def test_norms_are_those_of_the_rows_that_count(lab: Lab, stored: StoredRun) -> 
         assert row["mean"] == pytest.approx(values.mean(), rel=1e-6)
         assert row["q0.95"] == pytest.approx(np.quantile(values, 0.95), rel=1e-6)
     assert profile.excluded == ("bos", "special")
-    assert profile.fit_growth().rate == pytest.approx(GROWTH, rel=1e-6)
+    assert lab.run("planted").fit_growth(exclude=("bos", "special")).rate == pytest.approx(GROWTH, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -185,7 +185,7 @@ REFUSED: dict[str, tuple[Callable[[actstore.Run], object], type[Exception], str,
         "ARGUMENT_INVALID",
         "tokens",
     ),
-    "side": (lambda run: run.feature(SAE, 0).neighbours(side="left"), BadRequest, "ARGUMENT_INVALID", "side"),
+    "side": (lambda run: run.feature(SAE, 0).neighbors(side="left"), BadRequest, "ARGUMENT_INVALID", "side"),
     "fold_norm": (lambda run: run.feature(SAE, 0).logit_lens(fold_norm=2), BadRequest, "ARGUMENT_INVALID", "fold_norm"),
     "longest": (
         lambda run: run.feature(SAE, 0).logit_lens(longest_unembedding="x"),
@@ -208,7 +208,7 @@ REFUSED: dict[str, tuple[Callable[[actstore.Run], object], type[Exception], str,
         "ablation",
     ),
     "pairs": (lambda run: run.feature(SAE, 0).ablate_text("a b", pairs="all"), BadRequest, "ARGUMENT_INVALID", "pairs"),
-    "features": (lambda run: run.features(SAE).lens([0, D_SAE]), BadRequest, "FEATURE_OUT_OF_RANGE", "features"),
+    "features": (lambda run: run.features(SAE).logit_lens([0, D_SAE]), BadRequest, "FEATURE_OUT_OF_RANGE", "features"),
     "no features": (lambda run: run.features(SAE).sample([]), BadRequest, "ARGUMENT_INVALID", "features"),
     "index": (lambda run: run.features(SAE)[D_SAE], BadRequest, "FEATURE_OUT_OF_RANGE", "feature"),
     "method": (lambda run: run.features(SAE).sample(1, "all"), BadRequest, "ARGUMENT_INVALID", "method"),
@@ -232,12 +232,12 @@ REFUSED: dict[str, tuple[Callable[[actstore.Run], object], type[Exception], str,
     "no histogram": (lambda run: run.norms().plot_histogram(), BadRequest, "ARGUMENT_INVALID", "histogram"),
     "no plot": (lambda run: run.norms(by="document").plot(), BadRequest, "ARGUMENT_INVALID", "by"),
     "quantiles": (lambda run: run.norms(quantiles=["median"]), BadRequest, "ARGUMENT_INVALID", "quantiles"),
-    "layers": (lambda run: run.norms().fit_growth(layers=(1,)), BadRequest, "ARGUMENT_INVALID", "layers"),
+    "layers": (lambda run: run.fit_growth(layers=(1, "x")), BadRequest, "ARGUMENT_INVALID", "layers"),
     "sequences": (lambda run: run.tokens([1, 2]), BadRequest, "ARGUMENT_INVALID", "sequences"),
     "step": (lambda run: run.tokens(range(0, 9, 2)), BadRequest, "ARGUMENT_INVALID", "sequences"),
     "negative start": (lambda run: run.tokens(slice(-2, None)), BadRequest, "ARGUMENT_INVALID", "sequences"),
-    "site": (lambda run: run.activations(3), BadRequest, "ARGUMENT_INVALID", "site"),
-    "surrogates": (lambda run: run.activations("\ud800"), BadRequest, "ARGUMENT_INVALID", "site"),
+    "site": (lambda run: run.activations(3), BadRequest, "ARGUMENT_INVALID", "sites"),
+    "surrogates": (lambda run: run.activations("\ud800"), BadRequest, "ARGUMENT_INVALID", "sites"),
 }
 
 
@@ -262,10 +262,10 @@ LIVE: dict[str, Callable[[Lab], object]] = {
     "wait": lambda lab: lab.attach("planted").wait(),
     "cancel": lambda lab: lab.attach("planted").cancel(),
     "logit_lens": lambda lab: lab.run("planted").feature(SAE, 0).logit_lens(),
-    "neighbours": lambda lab: lab.run("planted").feature(SAE, 0).neighbours(),
+    "neighbors": lambda lab: lab.run("planted").feature(SAE, 0).neighbors(),
     "ablate_text": lambda lab: lab.run("planted").feature(SAE, 0).ablate_text("a b"),
     "ablate_direction": lambda lab: lab.run("planted").feature(SAE, 0).ablate_direction("a b"),
-    "encode": lambda lab: lab.run("planted").features(SAE).encode("a b"),
+    "encode": lambda lab: lab.run("planted").features(SAE).encode_text("a b"),
     "by_text": lambda lab: lab.run("planted").features(SAE).by_text("a b"),
     "by_direction": lambda lab: lab.run("planted").features(SAE).by_direction([1.0] * 8),
     "check": lambda lab: lab.run("planted").features(SAE).check(),

@@ -53,14 +53,14 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "norms by document": lambda run: run.norms(exclude="position_0", by="document", quantiles=()),
     "norms of a kind together": lambda run: run.norms("resid_post", by="site", quantity="rms"),
     "deviations": lambda run: run.norms(quantity="standard_deviation", exclude=("bos", "position_0")),
-    "norms by token": lambda run: run.norms(by="token", sequences=range(1, 7), exclude=()),
+    "norms by token": lambda run: run.token_norms(range(1, 7), exclude=()),
     "exact norms": lambda run: run.norms(exact=True, histogram=3),
     "histograms": lambda run: run.norms(quantity="centred_l2", histogram=5),
     "histograms between edges": lambda run: run.norms("resid_post.1", histogram=[0.5, 2, 10]),
-    "growth": lambda run: run.norms().fit_growth(),
-    "growth without intervals": lambda run: run.norms(exclude="special").fit_growth(resamples=0),
-    "growth by another seed": lambda run: run.norms().fit_growth(resamples=50, seed=9),
-    "growth of some layers": lambda run: run.norms(exclude=()).fit_growth("resid_post", layers=(0, 2)),
+    "growth": lambda run: run.fit_growth(),
+    "growth without intervals": lambda run: run.fit_growth(exclude="special", resamples=0),
+    "growth by another seed": lambda run: run.fit_growth(resamples=50, seed=9),
+    "growth of some layers": lambda run: run.fit_growth("resid_post", layers=range(3), exclude=()),
     "examples": lambda run: run.feature(SAE, FIRING).top(),
     "examples in short": lambda run: run.feature(SAE, FIRING).top(3, tokens_before=0, tokens_after=1),
     "examples on BOS": lambda run: run.feature(SAE, BOS_ONLY).top(exclude=()),
@@ -81,8 +81,8 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
     "above everything": lambda run: run.feature(SAE, FIRING).above(1e9),
     "token_r2": lambda run: run.feature(SAE, FIRING).token_r2(),
     "cofiring": lambda run: run.feature(SAE, FIRING).cofiring(3, least_tokens=1, exclude=()),
-    "table": lambda run: run.features(SAE).table(),
-    "table of some": lambda run: run.features(SAE).table([FIRING, EVERYWHERE], exclude="special"),
+    "table": lambda run: run.features(SAE).statistics(),
+    "table of some": lambda run: run.features(SAE).statistics([FIRING, EVERYWHERE], exclude="special"),
     "search": lambda run: run.features(SAE).search(density=(0.01, 0.9), order="maximum", ascending=True, k=3),
     "search by token_r2": lambda run: run.features(SAE).search(token_r2=(None, 1.0), maximum=(0.5, None)),
     "active": lambda run: run.features(SAE).active(Where(documents=[2]), order="lift", exclude=()),
@@ -126,7 +126,7 @@ def test_no_exclusion_given_is_bos_and_an_empty_one_is_none(lab: Lab) -> None:
     feature = run.feature(SAE, BOS_ONLY)
     every = run.features(SAE)
     stored = [feature.top, feature.uniform, feature.quantiles, feature.above, feature.statistics, feature.cofiring]
-    asked: list[Callable[..., Any]] = [run.norms, *stored, every.search, every.table, every.active]
+    asked: list[Callable[..., Any]] = [run.norms, *stored, every.search, every.statistics, every.active]
     assert (feature.page(live=False).excluded, feature.page(live=False, exclude=()).excluded) == (("bos",), ())
     for ask in asked:
         assert ask(exclude=None) == ask() == ask(exclude=("bos",))
@@ -146,7 +146,13 @@ def test_rows_say_what_they_leave_out(lab: Lab) -> None:
 def test_sinks_that_nobody_looked_for_are_said_to_be_none(lab: Lab) -> None:
     run = lab.run("planted")
     feature = run.feature(SAE, FIRING)
-    asked: list[Callable[..., Any]] = [run.norms, run.tokens, feature.top, feature.statistics, run.features(SAE).table]
+    asked: list[Callable[..., Any]] = [
+        run.norms,
+        run.tokens,
+        feature.top,
+        feature.statistics,
+        run.features(SAE).statistics,
+    ]
     for ask in asked:
         found = ask(exclude=("bos", "sink"))
         assert found.provenance.sink_ratio == 0
@@ -208,11 +214,10 @@ WRONG: dict[str, Callable[[Lab], object]] = {
     "bins of norms": lambda lab: lab.run("planted").norms(histogram=10**6),
     "edges of norms": lambda lab: lab.run("planted").norms(histogram=[3, 2]),
     "histogram by position": lambda lab: lab.run("planted").norms(by="position", histogram=3),
-    "norms by token of no sequences": lambda lab: lab.run("planted").norms(by="token"),
-    "sequences of norms by layer": lambda lab: lab.run("planted").norms(sequences=range(3)),
-    "site of growth": lambda lab: lab.run("planted").norms().fit_growth("resid_mid"),
-    "layers of growth": lambda lab: lab.run("planted").norms().fit_growth(layers=(0, 99)),
-    "layers the wrong way": lambda lab: lab.run("planted").norms().fit_growth(layers=(2, 0)),
+    "norms by token of no sequences": lambda lab: lab.run("planted").token_norms(range(90, 99)),
+    "site of growth": lambda lab: lab.run("planted").fit_growth("resid_mid"),
+    "layers of growth": lambda lab: lab.run("planted").fit_growth(layers=range(100)),
+    "layers with a gap": lambda lab: lab.run("planted").fit_growth(layers=(2, 0)),
     "nothing left": lambda lab: lab.run("empty").norms(),
     "too many examples": lambda lab: lab.run("planted").feature(SAE, FIRING).top(10**6),
     "no examples": lambda lab: lab.run("planted").feature(SAE, FIRING).top(0),

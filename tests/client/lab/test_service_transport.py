@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -99,7 +99,7 @@ def test_reads_are_not_tried_for_ever(lab: actstore.Lab, moody: Moody) -> None:
     moody.refusals = 100
     with pytest.raises(Unavailable, match="UNAVAILABLE: not now"):
         lab.runs()
-    assert moody.calls == _grpc_backend.RETRY["maxAttempts"]
+    assert moody.calls == actstore.Retries().attempts
 
 
 def test_a_service_that_comes_back_is_found_at_once(moody: Moody, free_port: int) -> None:
@@ -155,7 +155,7 @@ def test_each_verb_has_its_own_deadline(lab: actstore.Lab, moody: Moody, monkeyp
     assert VERBS["StartCapture"].deadline_seconds > VERBS["ListRuns"].deadline_seconds
     monkeypatch.setattr(verbs, "VERBS", within("ListRuns", 0.1))
     moody.pause_seconds = 0.5
-    assert lab.capture("m", dataset="d").run_name == "made"
+    assert lab.capture("m", dataset="d").run == "made"
     monkeypatch.setattr(verbs, "VERBS", within("StartCapture", 0.1))
     with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
         lab.capture("m", dataset="d")
@@ -188,10 +188,46 @@ def test_a_rich_status_keeps_its_reason(lab: actstore.Lab, moody: Moody) -> None
     assert (caught.value.reason, caught.value.field) == ("STORE_CREDENTIALS", "store")
 
 
-def test_a_message_past_the_limit_is_refused(moody: Moody, lab: actstore.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_grpc_backend, "MAXIMUM_MESSAGE_BYTES", 1_000_000)
-    with actstore.connect(lab.address) as narrow, pytest.raises(LimitExceeded):
+def test_a_message_past_the_limit_is_refused(lab: actstore.Lab) -> None:
+    with actstore.connect(lab.address, max_message_bytes=1_000_000) as narrow, pytest.raises(LimitExceeded):
         narrow._backend.ask(GetNormProfile(("r",)))
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_caller_chooses_how_often_a_question_is_repeated(attempts: int, lab: actstore.Lab, moody: Moody) -> None:
+    moody.refusals = 100
+    retries = actstore.Retries(attempts, initial_backoff_seconds=0.01)
+    with actstore.connect(lab.address, retries=retries) as other, pytest.raises(Unavailable):
+        other.runs()
+    assert moody.calls == attempts
+
+
+def test_a_caller_chooses_how_long_an_answer_may_take(lab: actstore.Lab, moody: Moody) -> None:
+    moody.pause_seconds = 1.0
+    timeout = actstore.Timeout(answer_seconds=0.2)
+    with actstore.connect(lab.address, timeout=timeout) as hasty, pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
+        hasty.runs()
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: actstore.Retries(0), "attempts"),
+        (lambda: actstore.Retries(6), "attempts"),
+        (lambda: actstore.Retries(backoff_multiplier=0), "backoff_multiplier"),
+        (lambda: actstore.Timeout(answer_seconds=0), "answer_seconds"),
+        (lambda: actstore.Timeout(connect_seconds=float("inf")), "connect_seconds"),
+        (lambda: actstore.S3Access("host", "key", "secret", secure="no"), "secure"),  # type: ignore[arg-type]
+        (lambda: actstore.connect("lab:1", timeout=3), "timeout"),  # type: ignore[arg-type]
+        (lambda: actstore.connect("lab:1", retries=3), "retries"),  # type: ignore[arg-type]
+        (lambda: actstore.connect("lab:1", tls="no"), "tls"),  # type: ignore[arg-type]
+        (lambda: actstore.connect("lab:1", max_message_bytes=-1), "max_message_bytes"),
+    ],
+)
+def test_what_no_connection_can_have_is_refused(make: Callable[[], object], field: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        make()
+    assert caught.value.field == field
 
 
 def test_a_verb_that_is_not_there(lab: actstore.Lab) -> None:

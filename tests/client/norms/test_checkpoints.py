@@ -43,20 +43,20 @@ def both(request: pytest.FixtureRequest) -> Lab:
 
 
 def test_norms_have_both_axes_and_are_averaged_over_neither(both: Lab) -> None:
-    found = both.checkpoints(reversed(RUNS)).norms("resid_post", TEXT, ())
+    found = both.checkpoints(reversed(RUNS)).norms("resid_post", exclude=TEXT, quantiles=())
     assert found.table.column_names[:4] == ["revision", "step", "site", "layer"]
     places = [(row["layer"], row["step"], row["revision"]) for row in found]
     assert places == [(layer, step, f"step{step}") for layer in range(3) for step in STEPS]
     means = found.table["mean"].to_numpy().reshape(3, 3)
     assert means[:, 1:] / means[:, :-1] == pytest.approx(2)
     assert means[1:] / means[:-1] == pytest.approx(stored_run.GROWTH)
-    own = both.run("at-200").norms("resid_post", TEXT, ())
+    own = both.run("at-200").norms("resid_post", exclude=TEXT, quantiles=())
     assert means[:, 1].tolist() == own.table["mean"].to_pylist()
     assert found.from_statistics
     assert "of 3 checkpoints by layer" in repr(found)
     by_position = both.checkpoints(RUNS, steps=(2, 1, 0)).norms("resid_post.1", by="position", quantity="rms")
     assert by_position.table["step"].to_pylist()[:3] == [0, 0, 0]
-    alone = both.checkpoints("at-400").norms(by="checkpoint", histogram=3)
+    alone = both.checkpoints("at-400").norms(histogram=3)
     assert set(alone.table["step"].to_pylist()) == set(alone.histogram["step"].to_pylist()) == {400}
 
 
@@ -77,27 +77,27 @@ def test_growth_is_along_one_axis_at_each_place_of_the_other(both: Lab) -> None:
 def test_growth_of_other_measures_of_size(quantity: str, both: Lab) -> None:
     """Of one width, RMS grows as L2 does; the centred norm is planted at half of it."""
     scale = {"rms": 8**-0.5, "standard_deviation": 8**-0.5 / 2, "centred_l2": 0.5}[quantity]
-    plain = both.run("at-100").norms(exclude=TEXT).fit_growth(resamples=50)
-    growth = both.run("at-100").norms(exclude=TEXT, quantity=quantity).fit_growth(resamples=50)
+    plain = both.run("at-100").fit_growth(exclude=TEXT, resamples=50)
+    growth = both.run("at-100").fit_growth(exclude=TEXT, quantity=quantity, resamples=50)
     assert (growth.quantity, growth.rate) == (quantity, pytest.approx(plain.rate))
     assert growth.rate_interval == pytest.approx(plain.rate_interval)
     assert growth.points["mean"].to_numpy() == pytest.approx(scale * plain.points["mean"].to_numpy())
     assert f"{quantity} of resid_post: x1.5 a layer" in growth.label
-    over = both.fit_growth(RUNS, "checkpoint", quantity=quantity, exclude=TEXT, resamples=20)
+    [over] = both.checkpoints(RUNS).fit_growth("checkpoint", layers=[2], quantity=quantity, exclude=TEXT, resamples=20)
     assert over.points["mean"].to_pylist()[2] == pytest.approx(4 * over.points["mean"].to_pylist()[0])
 
 
 def test_separability_of_planted_growths(far: Lab, near: Lab) -> None:
     there, here = (lab.checkpoints(RUNS).separability(exclude=TEXT) for lab in (far, near))
     assert there == here
-    assert (there.verdict, there.layers, there.explained) == ("separable", (0, 2), pytest.approx(1))
+    assert (there.verdict, there.layers, there.explained) == ("separable", (0, 1, 2), pytest.approx(1))
     assert (there.miss, there.rank_one) == (pytest.approx(1), pytest.approx(1))
     assert there.layer_share + there.checkpoint_share == pytest.approx(1)
     assert "separable: growth along one axis is the same" in repr(there)
     assert repr(there) == repr(here)
     some = there.to_dict()
-    assert (some["layers"], len(some["rows"])) == ((0, 2), 9)
-    centred = near.checkpoints(RUNS).separability("resid_post", (1, 2), quantity="centred_l2", exclude=TEXT)
+    assert (some["layers"], len(some["rows"])) == ((0, 1, 2), 9)
+    centred = near.checkpoints(RUNS).separability("resid_post", layers=(1, 2), quantity="centred_l2", exclude=TEXT)
     assert centred.table["mean"].to_pylist() == pytest.approx(
         [cell["mean"] / 2 for cell in there.table.to_pylist()[3:]]
     )
@@ -105,7 +105,7 @@ def test_separability_of_planted_growths(far: Lab, near: Lab) -> None:
 
 QUESTIONS = {
     "norms": lambda found: found.norms(),
-    "norms by checkpoint": lambda found: found.norms("resid_post", by="checkpoint", quantiles=()),
+    "norms of a kind": lambda found: found.norms("resid_post", quantiles=()),
     "norms by site": lambda found: found.norms(exclude="position_0", by="site", quantity="rms"),
     "norms by document": lambda found: found.norms("resid_post.2", by="document"),
     "histograms": lambda found: found.norms(histogram=4),
@@ -133,7 +133,7 @@ ROUNDED = (
 COMPARISONS = {
     "norms": lambda lab: lab.checkpoints([*RUNS, "coarse"]).norms(),
     "separability": lambda lab: lab.checkpoints([*RUNS, "coarse"]).separability(),
-    "over training": lambda lab: lab.fit_growth([*RUNS, "coarse"], "checkpoint", resamples=20),
+    "over training": lambda lab: lab.checkpoints([*RUNS, "coarse"]).fit_growth("checkpoint", resamples=20)[2],
 }
 
 
@@ -182,9 +182,8 @@ def test_pictures_of_checkpoints(near: Lab) -> None:
     assert "of mlp_out" in other.plot().get_title()
     for wrong in (
         lambda: checkpoints.norms(by="position").plot(),
-        lambda: profile.plot(fit="mlp_out"),
-        lambda: near.run("at-100").norms().plot_heatmap(),
-        lambda: profile.fit_growth(),
+        lambda: profile.plot(site="mlp_out"),
+        lambda: checkpoints.norms(by="site").plot_heatmap(),
     ):
         with pytest.raises(actstore.BadRequest):
             wrong()
@@ -192,25 +191,25 @@ def test_pictures_of_checkpoints(near: Lab) -> None:
 
 REFUSALS = {
     "no runs": (lambda lab: lab.checkpoints([]), "ARGUMENT_INVALID", "runs", "one run or more"),
-    "upside down": (
-        lambda lab: lab.run("at-100").norms().fit_growth(layers=(2, 0)),
-        "LAYER_OUT_OF_RANGE", "layers", "its first layer, 2, is above its last, 0",
+    "a gap": (
+        lambda lab: lab.run("at-100").fit_growth(layers=(2, 0)), "ARGUMENT_INVALID", "layers", "leave out 1 in between",
     ),
     "out of range": (
-        lambda lab: lab.run("at-100").norms().fit_growth(layers=(0, 9)),
+        lambda lab: lab.run("at-100").fit_growth(layers=range(10)),
         "LAYER_OUT_OF_RANGE", "layers", "has no norms of resid_post.9",
     ),
     "too few layers": (
-        lambda lab: lab.run("at-100").norms().fit_growth(layers=(0, 1)),
+        lambda lab: lab.run("at-100").fit_growth(layers=(0, 1)),
         "LAYER_OUT_OF_RANGE", "layers", "at least 3 layers",
     ),
-    "upside down over training": (
-        lambda lab: lab.checkpoints(RUNS).fit_growth("checkpoint", layers=(2, 1)),
-        "LAYER_OUT_OF_RANGE", "layers", "the first is above the last",
+    "no layer": (lambda lab: lab.run("at-100").fit_growth(layers=[]), "ARGUMENT_INVALID", "layers", "layers is empty"),
+    "no layer over training": (
+        lambda lab: lab.checkpoints(RUNS).fit_growth("checkpoint", layers=()),
+        "ARGUMENT_INVALID", "layers", "layers is empty",
     ),
     "out of range over training": (
         lambda lab: lab.checkpoints(RUNS).fit_growth("checkpoint", layers=(1, 3)),
-        "LAYER_OUT_OF_RANGE", "layers", "has no norms at one of them",
+        "LAYER_OUT_OF_RANGE", "layers", "has no norms at layer 3",
     ),
     "no such kind over training": (
         lambda lab: lab.checkpoints(RUNS).fit_growth("checkpoint", site="mlp_out"),
@@ -223,12 +222,12 @@ REFUSALS = {
     "one is none to separate": (
         lambda lab: lab.checkpoints(RUNS[:1]).separability(), "ARGUMENT_INVALID", "runs", "the least is 2",
     ),
-    "upside down to separate": (
-        lambda lab: lab.checkpoints(RUNS).separability(layers=(2, 1)),
-        "LAYER_OUT_OF_RANGE", "layers", "above its last",
+    "a gap to separate": (
+        lambda lab: lab.checkpoints(RUNS).separability(layers=(0, 2)),
+        "ARGUMENT_INVALID", "layers", "leave out 1 in between",
     ),
     "not a size": (
-        lambda lab: lab.fit_growth("at-100", quantity="cosine_to_next"),
+        lambda lab: lab.run("at-100").fit_growth(quantity="cosine_to_next"),
         "ARGUMENT_INVALID", "quantity", "cosine_to_next",
     ),
     "the same run twice": (
@@ -265,11 +264,11 @@ def test_mixed_models_no_norms_and_no_tokens_are_refused(tmp_path: Path) -> None
         with pytest.raises(ActstoreError, match="their model is a-model and another-model") as caught:
             lab.checkpoints(["one", "other"])
         assert (caught.value.reason, caught.value.field) == ("RUNS_DIFFER", "model")
-        for ask in (lab.run("bare").norms, lambda: lab.fit_growth("bare")):
+        for ask in (lab.run("bare").norms, lab.run("bare").fit_growth):
             with pytest.raises(ActstoreError, match="has no norms") as caught:
                 ask()
             assert (caught.value.reason, caught.value.field) == ("SITE_UNKNOWN", "site")
-        for ask in (lab.run("of-bos").norms, lambda: lab.fit_growth("of-bos")):
+        for ask in (lab.run("of-bos").norms, lab.run("of-bos").fit_growth):
             with pytest.raises(ActstoreError, match="bos excluded") as caught:
                 ask()
             assert (caught.value.reason, caught.value.field) == ("NOTHING_LEFT", "exclude")
@@ -278,9 +277,9 @@ def test_mixed_models_no_norms_and_no_tokens_are_refused(tmp_path: Path) -> None
 def test_one_request_captures_all_revisions(remote: Lab, workers: StandInWorkers) -> None:
     for _ in range(2):  # the same request again is the same runs
         captures = remote.capture_revisions(
-            "planted-model", ["step100", "refs/pr/1", ""], dataset="text", name="mine", steps=(1, 2, 3), max_tokens=9
+            "planted-model", ["step100", "refs/pr/1", ""], dataset="text", run="mine", steps=(1, 2, 3), max_tokens=9
         )
-        assert captures.run_names == ("mine-step100", "mine-refs-pr-1", "mine-main")
+        assert captures.runs == ("mine-step100", "mine-refs-pr-1", "mine-main")
         asked = [request.specification for request in workers.requests[-3:]]
         assert [sent.model.revision for sent in asked] == ["step100", "refs/pr/1", ""]
         assert all(sent.dataset == DatasetReference(name="text", max_tokens=9) for sent in asked)
@@ -320,7 +319,7 @@ def test_the_command_asks_over_runs(training: Path, tmp_path: Path, capsys: pyte
     found = said(capsys, *asked, "--by", "checkpoint")
     assert [row["step"] for row in found["profile"]["rows"]] == STEPS * 3
     assert found["separability"]["verdict"] == "separable"
-    assert main([*asked, "--by", "layer", "--layers", "1", "2", "--plot", str(tmp_path / "several.png")]) == 0
+    assert main([*asked, "--by", "layer", "--layers", "1:3", "--plot", str(tmp_path / "several.png")]) == 0
     assert "layers 1 to 2: separable" in capsys.readouterr().out
     assert (tmp_path / "several.png").read_bytes().startswith(b"\x89PNG")
     by_position = said(capsys, *asked, "--by", "position", "--sites", "resid_post.1", "--steps", "3", "2", "1")
@@ -351,10 +350,10 @@ def test_the_command_captures_revisions(
 ) -> None:
     monkeypatch.setenv("ACTSTORE_TOKEN", SERVICE_TOKEN)
     asked = ("capture", "planted-model", "--dataset", "text", "--address", service.address)
-    found = said(capsys, *asked, "--revisions", "step1", "step2", "--name", "mine", "--no-wait")
+    found = said(capsys, *asked, "--revisions", "step1", "step2", "--run", "mine", "--no-wait")
     assert found == {"runs": ["mine-step1", "mine-step2"]}
     assert [sent.specification.model.revision for sent in workers.requests] == ["step1", "step2"]
     assert said(capsys, *asked, "--revisions", "step1") == {"runs": ["planted"]}
-    for wrong in (["--dry-run"], ["--revision", "step3"]):
+    for wrong in (["--estimate"], ["--revision", "step3"]):
         assert main([*asked, "--revisions", "step1", *wrong]) == 1
         assert "is of one revision" in capsys.readouterr().err

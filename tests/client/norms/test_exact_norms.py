@@ -58,7 +58,7 @@ def test_exact_quantiles_are_numpys(quantity: str, run: RandomRun, doors: tuple[
         assert not found.from_statistics
         for row, site in zip(found, SITES, strict=True):
             expected = np.quantile(values(run, site), places) / scale
-            assert [row[name] for name in found.quantiles] == pytest.approx(expected.tolist(), rel=1e-7)
+            assert [row[name] for name in found.quantile_columns] == pytest.approx(expected.tolist(), rel=1e-7)
 
 
 def test_sketched_quantiles_are_within_what_they_state(run: RandomRun, doors: tuple[Lab, Lab]) -> None:
@@ -67,7 +67,7 @@ def test_sketched_quantiles_are_within_what_they_state(run: RandomRun, doors: tu
     assert not found.table.equals(doors[0].run("run").norms("resid_post", exact=True).table)
     for row, site in zip(found, SITES, strict=True):
         ordered = np.sort(values(run, site))
-        for name in found.quantiles:
+        for name in found.quantile_columns:
             assert abs(np.searchsorted(ordered, row[name]) / len(ordered) - float(name[1:])) <= RANK_ERROR
 
 
@@ -92,7 +92,7 @@ def test_exact_histograms_are_numpys(run: RandomRun, doors: tuple[Lab, Lab]) -> 
 ASKED = {
     "profile": {"exact": True},
     "by class": {"exact": True, "by": "token_class", "exclude": ()},
-    "by checkpoint": {"exact": True, "by": "checkpoint", "quantiles": (0.5,)},
+    "by checkpoint": {"exact": True, "quantiles": (0.5,)},
     "histogram": {"exact": True, "histogram": 7, "quantity": "rms"},
     "without quantiles": {"exact": True, "quantiles": ()},
 }
@@ -126,7 +126,7 @@ WARNED: dict[str, dict[str, Any]] = {
     "profile": {},
     "by class": {"by": "token_class"},
     "a site": {"sites": "resid_post", "by": "site", "quantity": "rms"},
-    "by checkpoint": {"by": "checkpoint"},
+    "by layer again": {"by": "layer"},
     "histogram": {"quantiles": (), "histogram": 5},
 }
 SILENT: dict[str, dict[str, Any]] = {
@@ -145,7 +145,7 @@ def test_sketches_that_are_gone_are_told_of(asked: str, lost: tuple[Path, str]) 
         answers = [lab.checkpoints(["run"], steps=[3]).norms(**options) for lab in (far, near)]
         old = [lab.checkpoints(["old"], steps=[3]).norms(**options) for lab in (far, near)]
         exact = near.checkpoints(["run"], steps=[3]).norms(**options | {"exact": True})
-        assert [lab.run("run").norms(quantiles=()).fit_growth().warnings for lab in (far, near)] == [(), ()]
+        assert [lab.run("run").fit_growth().warnings for lab in (far, near)] == [(), ()]
     assert answers[0] == answers[1]
     assert [answer.warnings for answer in old] == [(), ()]
     for answer in answers:
@@ -154,7 +154,7 @@ def test_sketches_that_are_gone_are_told_of(asked: str, lost: tuple[Path, str]) 
             assert answer.warnings == ()
             continue
         [warning] = answer.warnings
-        for part in (key, "every token's stored norm", "`actstore fsck run`", "capturing the run again"):
+        for part in (key, "every token's stored norm", "`actstore check run`", "capturing the run again"):
             assert part in warning
         assert f"warning: {warning}" in repr(answer)
         assert answer.to_dict()["warnings"] == [warning]

@@ -1,7 +1,8 @@
 """Growth on both axes, weights and their plots, as a researcher asks for them; and one fit for models that are real."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -28,41 +29,49 @@ def _close_figures() -> Iterator[None]:
     plt.close("all")
 
 
+def over_training(lab: Lab, *, steps: tuple[int, ...] | None = None, **options: Any) -> actstore.Growth:
+    """Of the last layer."""
+    [found] = lab.checkpoints(RUNS, steps).fit_growth("checkpoint", layers=[2], **options)
+    return found
+
+
 def test_growth_says_how_sure_it_is(lab: Lab) -> None:
-    growth = lab.run("planted").norms(exclude=("bos", "special")).fit_growth()
+    growth = lab.run("planted").fit_growth(exclude=("bos", "special"))
     low, high = growth.rate_interval
     assert low <= growth.rate <= high
     assert growth.rate == pytest.approx(stored_run.GROWTH, rel=1e-6)
-    assert (growth.verdict, growth.axis, growth.sequences, growth.resamples) == ("exponential", "layer", 7, 1000)
+    assert (growth.verdict, growth.axis, growth.resampled_sequences, growth.resamples) == (
+        "exponential",
+        "layer",
+        7,
+        1000,
+    )
     text = repr(growth)
     assert "Growth of resid_post: x1.5 a layer (R² 1.000, layers 0 to 2): exponential" in text
     assert "1,000 resamples of 7 sequences" in text
     found = growth.to_dict()
     assert found["rate_interval"] == pytest.approx([low, high])
     assert {row["shape"] for row in found["shapes"]} == {"exponential", "square_root", "linear", "power_law"}
-    assert lab.fit_growth("planted", exclude=("bos", "special")) == growth
-    assert lab.fit_growth(lab.run("planted"), exclude=("bos", "special"), resamples=0).rate_interval is None
+    assert lab.run("planted").fit_growth(exclude=("bos", "special"), resamples=0).rate_interval is None
 
 
 @pytest.mark.parametrize("door", ["far", "near"])
 def test_growth_over_training_is_kept_apart_from_growth_over_depth(door: str, request: pytest.FixtureRequest) -> None:
     lab: Lab = request.getfixturevalue(door)
-    over = lab.fit_growth(reversed(RUNS), "checkpoint", site="resid_post.1", exclude=("bos", "special"))
+    [over] = lab.checkpoints(reversed(RUNS)).fit_growth("checkpoint", layers=[1], exclude=("bos", "special"))
     assert over.points["step"].to_pylist() == [100, 200, 400]
     assert over.points["ratio"].to_pylist()[1:] == pytest.approx([2 ** (1 / 100), 2 ** (1 / 200)])
-    assert (over.axis, over.site, over.layers) == ("checkpoint", "resid_post.1", (1, 1))
-    evenly = lab.fit_growth(RUNS, "checkpoint", steps=(0, 1, 2), exclude=("bos", "special"))
+    assert (over.axis, over.site, over.layers) == ("checkpoint", "resid_post.1", (1,))
+    evenly = over_training(lab, steps=(0, 1, 2), exclude=("bos", "special"))
     assert (evenly.rate, evenly.site) == (pytest.approx(2, rel=1e-6), "resid_post.2")
     for run in RUNS:
-        assert lab.fit_growth(run, exclude=("bos", "special")).rate == pytest.approx(stored_run.GROWTH, rel=1e-6)
+        assert lab.run(run).fit_growth(exclude=("bos", "special")).rate == pytest.approx(stored_run.GROWTH, rel=1e-6)
     assert "a step of training" in repr(over)
 
 
 def test_steps_that_depart_are_named(far: Lab, near: Lab) -> None:
     """Norms of 100, 400 and 200 times the same: up by 4, down by 2, and growth by sqrt(2) a step of a line."""
-    there, here = (
-        lab.fit_growth(RUNS, "checkpoint", steps=(0, 2, 1), exclude=("bos", "special")) for lab in (far, near)
-    )
+    there, here = (over_training(lab, steps=(0, 2, 1), exclude=("bos", "special")) for lab in (far, near))
     assert there == here
     assert there.departures.equals(here.departures)
     assert (there.verdict, there.rate) == ("irregular", pytest.approx(2**0.5))
@@ -78,43 +87,35 @@ def test_steps_that_depart_are_named(far: Lab, near: Lab) -> None:
     rings = [line for line in plot_growth([there, there], ratios=True).lines if line.get_markerfacecolor() == "none"]
     assert [line.get_ydata().tolist() for line in rings] == [pytest.approx([4, 0.5])] * 2
     assert [line.get_label() == "departs from the median step" for line in rings] == [True, False]
-    evenly = near.fit_growth(RUNS, "checkpoint", steps=(0, 1, 2), exclude=("bos", "special"))
+    evenly = over_training(near, steps=(0, 1, 2), exclude=("bos", "special"))
     assert (len(evenly.departures), "departing" in repr(evenly)) == (0, False)
 
 
 def test_both_doors_say_the_same_of_checkpoints(far: Lab, near: Lab) -> None:
-    there, here = (lab.fit_growth(RUNS, "checkpoint", resamples=50, seed=4) for lab in (far, near))
+    there, here = (over_training(lab, resamples=50, seed=4) for lab in (far, near))
     assert there == here
     assert repr(there) == repr(here)
     assert there._repr_html_() == here._repr_html_()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "reason", "field"),
+    ("ask", "reason", "field"),
     [
-        (("planted", "depth"), {}, "ARGUMENT_INVALID", "axis"),
-        ((["planted", "bfloat16"],), {}, "ARGUMENT_INVALID", "runs"),
-        (([],), {}, "ARGUMENT_INVALID", "runs"),
-        ((["planted"] * 2, "checkpoint"), {}, "ARGUMENT_INVALID", "runs"),
-        ((["planted"] * 3, "checkpoint"), {"layers": (0, 2)}, "ARGUMENT_INVALID", "layers"),
-        (("planted",), {"steps": (1, 2, 3)}, "ARGUMENT_INVALID", "steps"),
-        ((["planted"] * 3, "checkpoint"), {}, "ARGUMENT_INVALID", "steps"),
-        ((["planted"] * 3, "checkpoint"), {"steps": (1, 1, 2)}, "ARGUMENT_INVALID", "steps"),
-        (("planted",), {"layers": (0, 1)}, "LAYER_OUT_OF_RANGE", "layers"),
-        (("planted",), {"resamples": 10_001}, "LIMIT_EXCEEDED", "resamples"),
-        ((["planted", "planted", "nowhere"], "checkpoint"), {}, "RUN_NOT_FOUND", "run"),
+        (lambda lab: lab.checkpoints(["planted"]).fit_growth("depth"), "ARGUMENT_INVALID", "axis"),
+        (lambda lab: lab.checkpoints(["planted"] * 2).fit_growth("checkpoint"), "ARGUMENT_INVALID", "runs"),
+        (lambda lab: lab.checkpoints(["planted"] * 3).fit_growth("checkpoint"), "ARGUMENT_INVALID", "steps"),
+        (lambda lab: lab.checkpoints(["planted"] * 3, (1, 1, 2)).fit_growth("checkpoint"), "ARGUMENT_INVALID", "steps"),
+        (lambda lab: lab.checkpoints(["planted"], steps=()), "ARGUMENT_INVALID", "steps"),
+        (lambda lab: lab.run("planted").fit_growth(layers=(0, 1)), "LAYER_OUT_OF_RANGE", "layers"),
+        (lambda lab: lab.run("planted").fit_growth(resamples=10_001), "LIMIT_EXCEEDED", "resamples"),
+        (lambda lab: lab.run("planted").fit_growth(seed=2**32), "ARGUMENT_INVALID", "seed"),
+        (lambda lab: lab.checkpoints(["planted", "nowhere"]), "RUN_NOT_FOUND", "run"),
     ],
 )
-def test_refusals(arguments, options, reason: str, field: str, lab: Lab) -> None:
+def test_refusals(ask: Callable[[Lab], object], reason: str, field: str, lab: Lab) -> None:
     with pytest.raises(actstore.ActstoreError) as caught:
-        lab.fit_growth(*arguments, **options)
+        ask(lab)
     assert (caught.value.reason, caught.value.field) == (reason, field)
-
-
-def test_a_profile_that_cannot_be_fitted_says_why(near: Lab) -> None:
-    with pytest.raises(BadRequest) as caught:
-        replace(near.run("at-100").norms(quantiles=()), quantity="cosine_to_next").fit_growth()
-    assert caught.value.field == "quantity"
 
 
 @pytest.mark.parametrize("door", ["far", "near"])
@@ -122,21 +123,20 @@ def test_growth_without_position_0_is_of_the_profile_without_it(door: str, reque
     """Where BOS stands at position 0 it is the same to leave out either."""
     lab: Lab = request.getfixturevalue(door)
     profile = lab.run("at-100").norms(exclude=("position_0", "special"))
-    growth = profile.fit_growth(resamples=50)
+    growth = lab.run("at-100").fit_growth(exclude=("position_0", "special"), resamples=50)
     assert growth.excluded == profile.excluded == ("position_0", "special")
     assert growth.points["mean"].to_pylist() == pytest.approx(profile.table["mean"].to_pylist(), rel=1e-12)
-    by_class = lab.run("at-100").norms(exclude=("bos", "special")).fit_growth(resamples=50)
+    by_class = lab.run("at-100").fit_growth(exclude=("bos", "special"), resamples=50)
     assert growth.rate == pytest.approx(by_class.rate, rel=1e-12)
     assert growth.rate_interval == pytest.approx(by_class.rate_interval, rel=1e-12)
     assert "excluded: position_0, special · " in repr(growth)
     assert "(excluded: position_0, special)" in profile.plot().get_title()
-    assert lab.fit_growth("at-100", exclude=("position_0", "special"), resamples=50) == growth
-    over = lab.fit_growth(RUNS, "checkpoint", exclude=("position_0", "special"), steps=(0, 1, 2))
+    over = over_training(lab, exclude=("position_0", "special"), steps=(0, 1, 2))
     assert (over.rate, over.excluded) == (pytest.approx(2, rel=1e-6), ("position_0", "special"))
 
 
 def test_growth_of_several_on_one_log_axis(near: Lab) -> None:
-    answers = [near.fit_growth(run) for run in RUNS]
+    answers = [near.run(run).fit_growth() for run in RUNS]
     ax = plot_growth(answers)
     assert ax.get_yscale() == "log"
     drawn = [line.get_ydata() for line in ax.lines]
@@ -147,7 +147,7 @@ def test_growth_of_several_on_one_log_axis(near: Lab) -> None:
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1, 1])
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), answers[0].points["ratio"].to_pylist()[1:])
     assert answers[0].plot_ratios().get_ylabel() == "factor of a step"
-    over = near.fit_growth(RUNS, "checkpoint")
+    over = over_training(near)
     np.testing.assert_array_equal(over.plot().lines[0].get_xdata(), [100, 200, 400])
     for wrong in ([], [over, answers[0]]):
         with pytest.raises(BadRequest) as caught:

@@ -56,13 +56,12 @@ def doors(folder: Path) -> Iterator[tuple[Lab, Lab]]:
 
 
 QUESTIONS: dict[str, Callable[[Run], TokenNorms]] = {
-    "one sequence": lambda run: run.norms(by="token", sequences=range(1)),
-    "all of them": lambda run: run.norms(by="token", sequences=slice(None), exclude=()),
-    "past the end": lambda run: run.norms("resid_post", by="token", sequences=slice(4, 1000)),
-    "of text": lambda run: run.norms(by="token", sequences=range(1, 6), exclude=("bos", "special", "sink")),
-    "without position 0": lambda run: run.norms(by="token", sequences=range(3), exclude="position_0"),
-    "another measure": lambda run: run.norms("resid_post.2", by="token", sequences=range(2), quantity="rms"),
-    "exact in any case": lambda run: run.norms(by="token", sequences=range(2), exact=True, quantiles=()),
+    "one sequence": lambda run: run.token_norms(range(1)),
+    "all of them": lambda run: run.token_norms(slice(None), exclude=()),
+    "past the end": lambda run: run.token_norms(slice(4, 1000), "resid_post"),
+    "of text": lambda run: run.token_norms(range(1, 6), exclude=("bos", "special", "sink")),
+    "without position 0": lambda run: run.token_norms(range(3), exclude="position_0"),
+    "another measure": lambda run: run.token_norms(range(2), "resid_post.2", quantity="rms"),
 }
 
 
@@ -74,14 +73,14 @@ def test_both_doors_say_the_same(question: str, name: str, doors: tuple[Lab, Lab
     assert far.table.schema.equals(near.table.schema, check_metadata=True)
     np.testing.assert_array_equal(far.to_numpy(), near.to_numpy())
     assert far.table.select(range(6)).equals(near.table.select(range(6)))
-    assert (far.excluded, far.provenance, far.by) == (near.excluded, near.provenance, "token")
+    assert (far.excluded, far.provenance, far.run) == (near.excluded, near.provenance, name)
     assert (repr(far), far._repr_html_(), far.to_dict()) == (repr(near), near._repr_html_(), near.to_dict())
 
 
 def test_tokens_have_their_planted_norms(doors: tuple[Lab, Lab]) -> None:
     tokens = stored_run.plant().tokens
     for lab in doors:
-        found = lab.run("planted").norms("resid_post", by="token", sequences=range(2, 6), exclude=())
+        found = lab.run("planted").token_norms(range(2, 6), "resid_post", exclude=())
         wanted = (tokens.sequence >= 2) & (tokens.sequence < 6)
         assert found.sequences == (2, 3, 4, 5)
         frame = found.to_pandas()
@@ -94,13 +93,13 @@ def test_tokens_have_their_planted_norms(doors: tuple[Lab, Lab]) -> None:
         for layer in range(3):
             expected = 2 * stored_run.GROWTH**layer * (1 + text.position / 10)
             np.testing.assert_allclose(text[f"resid_post.{layer}"], expected, rtol=1e-6)
-        left = lab.run("planted").norms(by="token", sequences=range(2, 6), exclude=("bos", "special"))
+        left = lab.run("planted").token_norms(range(2, 6), exclude=("bos", "special"))
         assert (left.excluded, set(left.table["token_class"].to_pylist())) == (("bos", "special"), {"text"})
         np.testing.assert_array_equal(left.to_numpy(), found.to_numpy()[(frame.token_class == "text").to_numpy()])
 
 
 def test_values_of_several_kinds(random: RandomRun, doors: tuple[Lab, Lab]) -> None:
-    found = doors[0].run("run").norms(by="token", sequences=range(12), exclude=())
+    found = doors[0].run("run").token_norms(range(12), exclude=())
     assert found.kinds == ("resid_pre", "resid_post")
     assert found.sites_of("resid_post") == tuple(f"resid_post.{layer}" for layer in range(4))
     expected = np.stack([random.norms[site] for site in found.sites_of("resid_post")], axis=1)
@@ -113,13 +112,13 @@ def test_values_of_several_kinds(random: RandomRun, doors: tuple[Lab, Lab]) -> N
 
 def test_many_sites_are_not_all_shown(doors: tuple[Lab, Lab], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actstore._norms.tokens.SHOWN_SITES", SHOWN_SITES - 5)
-    shown = repr(doors[0].run("run").norms(by="token", sequences=range(1)))
+    shown = repr(doors[0].run("run").token_norms(range(1)))
     assert "… 5 more sites" in shown
     assert "resid_post.3" not in shown
 
 
-def asked(run: str = "planted", sites: str | None = None, by: str = "token", **options: object) -> Callable:
-    return lambda lab: lab.run(run).norms(sites, by=by, **options)
+def asked(run: str = "planted", sequences: object = None, sites: str | None = None, **options: object) -> Callable:
+    return lambda lab: lab.run(run).token_norms(sequences, sites, **options)
 
 
 THREE = range(3)
@@ -132,18 +131,9 @@ WRONG: dict[str, tuple[Callable[[Lab], object], str, str]] = {
     "past the end": (asked(sequences=range(90, 99)), "ARGUMENT_INVALID", "sequences"),
     "not committed": (asked("partial", sequences=range(3, 5)), "ARGUMENT_INVALID", "sequences"),
     "nothing committed": (asked("empty", sequences=THREE), "ARGUMENT_INVALID", "sequences"),
-    "of another group": (asked(by="layer", sequences=THREE), "ARGUMENT_INVALID", "sequences"),
-    "quantiles": (asked(sequences=THREE, quantiles=(0.5,)), "ARGUMENT_INVALID", "quantiles"),
-    "histogram": (asked(sequences=THREE, histogram=4), "ARGUMENT_INVALID", "by"),
     "site": (asked(sites="mlp_out", sequences=THREE), "SITE_UNKNOWN", "site"),
     "quantity": (asked(sequences=THREE, quantity="cosine_to_next"), "SITE_UNKNOWN", "site"),
-    "several runs": (
-        lambda lab: lab.checkpoints(["planted", "empty"], [1, 2]).norms(by="token"),
-        "ARGUMENT_INVALID",
-        "by",
-    ),
-    "growth": (lambda lab: asked(sequences=THREE)(lab).fit_growth(), "ARGUMENT_INVALID", "by"),
-    "kind": (lambda lab: asked(sequences=THREE)(lab).plot(fit="mlp_out"), "ARGUMENT_INVALID", "site"),
+    "kind": (lambda lab: asked(sequences=THREE)(lab).plot(site="mlp_out"), "ARGUMENT_INVALID", "kind"),
 }
 
 
@@ -166,14 +156,14 @@ def test_too_many_values_are_refused_with_both_numbers(doors: tuple[Lab, Lab], m
     monkeypatch.setattr(token_norms, "TOKEN_NORM_VALUES_MAX", 100)
     for lab in doors:
         with pytest.raises(actstore.LimitExceeded) as caught:
-            lab.run("planted").norms(by="token", sequences=slice(None), exclude=())
+            lab.run("planted").token_norms(slice(None), exclude=())
         assert (caught.value.field, caught.value.reason) == ("sequences", "LIMIT_EXCEEDED")
         assert "at 3 sites are" in caught.value.message
         assert "the limit is 100" in caught.value.message
 
 
 def test_a_heat_map_has_a_column_a_token(doors: tuple[Lab, Lab]) -> None:
-    found = doors[0].run("planted").norms(by="token", sequences=range(2), exclude=("bos", "special"))
+    found = doors[0].run("planted").token_norms(range(2), exclude=("bos", "special"))
     ax = found.plot()
     [image] = ax.images
     np.testing.assert_array_equal(image.get_array(), found.to_numpy().T)
@@ -187,7 +177,7 @@ def test_a_heat_map_has_a_column_a_token(doors: tuple[Lab, Lab]) -> None:
 
 
 def test_what_is_no_number_is_blank(random: RandomRun, doors: tuple[Lab, Lab]) -> None:
-    found = doors[0].run("run").norms("resid_post", by="token", sequences=range(12), exclude=())
+    found = doors[0].run("run").token_norms(range(12), "resid_post", exclude=())
     assert len(found) > LABELLED_TOKENS_MAX
     ax = found.plot()
     drawn = np.ma.filled(ax.images[0].get_array(), np.nan)
@@ -198,11 +188,11 @@ def test_what_is_no_number_is_blank(random: RandomRun, doors: tuple[Lab, Lab]) -
     assert found.plot(own) is own
 
 
-@pytest.mark.parametrize("fit", [None, "resid_post"])
-def test_what_is_not_named_is_drawn_of_resid_post(fit: str | None, doors: tuple[Lab, Lab]) -> None:
-    found = doors[0].run("run").norms(by="token", sequences=range(2))
+@pytest.mark.parametrize("site", [None, "resid_post"])
+def test_what_is_not_named_is_drawn_of_resid_post(site: str | None, doors: tuple[Lab, Lab]) -> None:
+    found = doors[0].run("run").token_norms(range(2))
     assert found.kinds == ("resid_pre", "resid_post")
-    assert "l2 of resid_post (" in found.plot(fit=fit).get_title()
+    assert "l2 of resid_post (" in found.plot(site=site).get_title()
 
 
 def test_many_tokens_of_one_sequence_have_their_positions(
@@ -210,14 +200,14 @@ def test_many_tokens_of_one_sequence_have_their_positions(
 ) -> None:
     monkeypatch.setattr("actstore._norms.heat_maps.LABELLED_TOKENS_MAX", 10)
     monkeypatch.setattr("actstore._norms.heat_maps.TICKS_MAX", 4)
-    ax = doors[0].run("planted").norms(by="token", sequences=range(1)).plot()
+    ax = doors[0].run("planted").token_norms(range(1)).plot()
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "5", "9", "13"]
     assert ax.get_xticks().tolist() == [0, 4, 8, 12]
     assert ax.get_xlabel() == "position in sequence 0"
 
 
 def test_one_layer_is_a_line_a_sequence(doors: tuple[Lab, Lab]) -> None:
-    found = doors[1].run("planted").norms("resid_post.1", by="token", sequences=range(1, 3))
+    found = doors[1].run("planted").token_norms(range(1, 3), "resid_post.1")
     ax = found.plot()
     first, second, _ = ax.lines
     np.testing.assert_array_equal(np.concatenate([first.get_ydata(), second.get_ydata()]), found.to_numpy()[:, 0])
@@ -232,7 +222,7 @@ def test_the_command(given: str, expected: tuple[int, ...], folder: Path, capsys
     assert main([*arguments, "--json"]) == 0
     profile = json.loads(capsys.readouterr().out)["profile"]
     assert tuple(dict.fromkeys(row["sequence"] for row in profile["rows"])) == expected
-    assert (profile["by"], profile["excluded"]) == ("token", ["bos"])
+    assert profile["excluded"] == ["bos"]
     assert main(arguments) == 0
     assert f"of {len(expected)} sequences at 3 sites" in capsys.readouterr().out
 

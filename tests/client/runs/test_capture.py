@@ -1,18 +1,23 @@
 """Captures through a real service to workers of the same contract, and the bar that people watch."""
 
+import inspect
 import io
 import threading
 import time
 from dataclasses import replace
+from typing import get_type_hints
 
 import pytest
 
 from actstore import (
     BadRequest,
+    Batching,
     Cancelled,
     Capture,
     CaptureEstimate,
+    CaptureOptions,
     CaptureProgress,
+    Dataset,
     DatasetFiles,
     Failure,
     Fault,
@@ -44,13 +49,13 @@ class Terminal(io.StringIO):
 
 
 def test_a_capture_ends_in_its_run(remote: Lab) -> None:
-    run = remote.capture("planted-model", dataset="text", sites=["resid_post"]).wait()
+    run = remote.capture("planted-model", dataset="text", dense_sites=["resid_post"]).wait()
     assert (run.name, run.complete) == ("planted", True)
 
 
 def test_an_sae_that_does_not_look_right_is_warned_about_once(remote: Lab, workers: StandInWorkers) -> None:
     with pytest.warns(SaeWarning) as warned:
-        run = remote.capture("planted-model", dataset="text", name="float16").wait()
+        run = remote.capture("planted-model", dataset="text", run="float16").wait()
     assert run.name == "float16"
     [warning] = warned
     assert all(said in str(warning.message) for said in (SAE, "planted-model", *WARNINGS))
@@ -60,12 +65,12 @@ def test_an_sae_that_does_not_look_right_is_warned_about_once(remote: Lab, worke
 
 def test_a_check_that_fails_is_a_warning_and_not_an_error(remote: Lab) -> None:
     with pytest.warns(SaeWarning, match="it was not checked: the SAE reads another width"):
-        run = remote.capture("planted-model", dataset="text", name="bfloat16").wait()
+        run = remote.capture("planted-model", dataset="text", run="bfloat16").wait()
     assert (run.name, run.complete) == ("bfloat16", True)
 
 
 def test_the_check_of_saes_can_be_left_out(remote: Lab, workers: StandInWorkers) -> None:
-    assert remote.capture("planted-model", dataset="text", name="float16").wait(check_saes=False).name == "float16"
+    assert remote.capture("planted-model", dataset="text", run="float16").wait(check_saes=False).name == "float16"
     assert not any(isinstance(request, CheckSae) for request in workers.requests)
 
 
@@ -85,19 +90,17 @@ def test_a_check_says_what_was_found_beside_what_is_claimed(remote: Lab, workers
 def test_the_request_is_what_was_asked(remote: Lab, workers: StandInWorkers) -> None:
     remote.capture(
         "planted-model",
-        dataset="text",
-        sites=["resid_post"],
-        norms=["resid_post", "mlp_out.1"],
+        dataset=Dataset("text", text_field="body"),
+        dense_sites=["resid_post"],
+        norm_sites=["resid_post", "mlp_out.1"],
         saes=["planted-sae"],
         revision="step-9",
         context_length=64,
         max_tokens=1000,
         dtype="bfloat16",
-        name="mine",
-        text_field="body",
-        bos=True,
-        sequences_per_shard=8,
-        sequences_per_batch=4,
+        run="mine",
+        prepend_bos=True,
+        batching=Batching(sequences_per_shard=8, sequences_per_batch=4),
     )
     assert workers.requests[-1].specification == CaptureSpecification(
         run="mine",
@@ -126,10 +129,10 @@ POSITIONS = {
 def test_what_is_stored_and_of_which_rows(kind: str, remote: Lab, workers: StandInWorkers) -> None:
     """The workers read from the message what the caller said."""
     filters = [("language", "==", "en"), ("score", "in", (1, 2.5)), ("kept", "!=", True)]
+    dataset = Dataset("text", tokens_field="ids", source_field="url", row_filters=filters, max_documents=10)
     remote.capture(
-        "planted-model", dataset="text", sites=["z.0.2"], storage_dtype="float16", widen_on_overflow=True, packing=True,
-        positions=POSITIONS[kind], tokens_field="ids", filters=filters, max_documents=10, sink_ratio=20.0,
-        source_field="url",
+        "planted-model", dataset=dataset, dense_sites=["z.0.2"], storage_dtype="float16", widen_on_overflow=True,
+        batching=Batching(packing=True), positions=POSITIONS[kind], sink_ratio=20.0,
     )  # fmt: skip
     sent = workers.requests[-1].specification
     assert sent.positions == POSITIONS[kind]
@@ -141,8 +144,8 @@ def test_what_is_stored_and_of_which_rows(kind: str, remote: Lab, workers: Stand
     assert sent.sink_ratio == 20.0
 
 
-def test_a_dry_run_is_an_estimate(remote: Lab, workers: StandInWorkers) -> None:
-    estimate = remote.estimate("planted-model", dataset="text", sites=["resid_post"], max_tokens=100)
+def test_an_estimate_stores_nothing(remote: Lab, workers: StandInWorkers) -> None:
+    estimate = remote.estimate_capture("planted-model", dataset="text", dense_sites=["resid_post"], max_tokens=100)
     assert isinstance(workers.requests[-1], EstimateCapture)
     assert workers.requests[-1].specification.dataset.max_tokens == 100
     assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0, 2, FILES)
@@ -156,23 +159,57 @@ def test_a_dry_run_is_an_estimate(remote: Lab, workers: StandInWorkers) -> None:
 BAD: dict[str, dict[str, object]] = {
     "positions": {"positions": "last"},
     "positions.stride": {"positions": Positions.every(-1)},
-    "filters": {"filters": [("a", "like", "b")]},
-    "max_documents": {"max_documents": -1},
+    "positions.seed": {"positions": Positions.random(0.5, seed=2**32)},
+    "row_filters": {"dataset": Dataset("text", row_filters=[("a", "like", "b")])},  # type: ignore[list-item]
+    "max_documents": {"dataset": Dataset("text", max_documents=-1)},
+    "max_tokens": {"max_tokens": -1},
     "sink_ratio": {"sink_ratio": "large"},
+    "norm_sites": {"norm_sites": ()},
+    "dtype": {"dtype": ""},
+    "storage_dtype": {"storage_dtype": "float64"},
+    "widen_on_overflow": {"widen_on_overflow": "no"},
+    "batching": {"batching": {"packing": True}},
+    "packing": {"batching": Batching(packing="no")},  # type: ignore[arg-type]
+    "dataset": {"dataset": 3},
 }
 
 
 @pytest.mark.parametrize("field", BAD)
 def test_what_the_wire_could_not_carry_is_refused_here(field: str, remote: Lab) -> None:
     with pytest.raises(BadRequest) as refused:
-        remote.capture("planted-model", dataset="text", **BAD[field])
+        remote.capture("planted-model", **{"dataset": "text", **BAD[field]})
     assert refused.value.field == field
 
 
-@pytest.mark.parametrize("option", ["site", "rows_of", "dense_sites"])
-def test_an_option_that_there_is_none_of_is_refused_though_the_record_may_have_it(option: str, remote: Lab) -> None:
+def test_a_sink_ratio_may_be_any_number_from_0_on(remote: Lab) -> None:
+    for wrong in ("x", -1, float("nan")):
+        with pytest.raises(BadRequest) as refused:
+            remote.capture("planted-model", dataset="text", sink_ratio=wrong)  # type: ignore[arg-type]
+        assert refused.value.allowed == "0 or more"
+
+
+def test_options_of_an_estimate_are_those_of_a_capture() -> None:
+    """With the same types; `Lab.capture` says what each means, in its signature and its docstring."""
+    parameters = inspect.signature(Lab.capture, eval_str=True).parameters
+    options = get_type_hints(CaptureOptions)
+    named = {name: parameter.annotation for name, parameter in parameters.items() if name in options}
+    assert named == options
+    assert [name for name in parameters if name not in options] == ["self", "model", "dataset", "revision", "run"]
+    assert all(f"            {name}: " in inspect.getsource(Lab.capture) for name in list(parameters)[1:])
+
+
+def test_what_is_not_given_is_the_same_in_an_estimate(remote: Lab, workers: StandInWorkers) -> None:
+    remote.capture("planted-model", dataset="text")
+    remote.estimate_capture("planted-model", dataset="text")
+    assert workers.requests[-1].specification == workers.requests[-2].specification
+
+
+@pytest.mark.parametrize("option", ["site", "rows_of", "sites", "packing"])
+def test_an_option_that_does_not_exist_is_refused_though_the_record_may_have_it(option: str, remote: Lab) -> None:
     with pytest.raises(TypeError, match=f"no option '{option}'"):
-        remote.capture("planted-model", dataset="text", **{option: "x"})
+        remote.estimate_capture("planted-model", dataset="text", **{option: "x"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=option):
+        remote.capture("planted-model", dataset="text", **{option: "x"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("model", "dataset", "field"), [("", "text", "model"), ("planted-model", "", "dataset")])

@@ -26,7 +26,7 @@ def asked(workers: StandInWorkers) -> CaptureSpecification:
 
 
 def test_the_run_and_the_saes_are_all_that_is_sent(remote: Lab, workers: StandInWorkers) -> None:
-    run = remote.run("planted").encode("planted-sae", name="float16").wait(check_saes=False)
+    run = remote.run("planted").encode("planted-sae", run="float16").wait(check_saes=False)
     assert run.name == "float16"
     sent = asked(workers)
     assert (sent.run, sent.rows_of, list(sent.saes)) == ("float16", "planted", ["planted-sae"])
@@ -36,8 +36,8 @@ def test_the_run_and_the_saes_are_all_that_is_sent(remote: Lab, workers: StandIn
 def test_what_cannot_be_encoded(remote: Lab, direct: Lab, workers: StandInWorkers) -> None:
     with pytest.raises(BadRequest, match="name an SAE"):
         remote.run("planted").encode([])
-    with pytest.raises(BadRequest, match="name must be text"):
-        remote.run("planted").encode("sae", name=7)  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="run must be text"):
+        remote.run("planted").encode("sae", run=7)  # type: ignore[arg-type]
     assert workers.requests == []
     with pytest.raises(BadRequest) as refused:
         direct.run("planted").encode("sae")

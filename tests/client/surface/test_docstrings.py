@@ -8,7 +8,9 @@ from typing import Any
 import actstore
 
 # Modules whose exported names are looked at.
-PARTS = ("actstore._models", "actstore._patching", "actstore._where", "actstore_api.records.patching")
+# Answers that say in sentences what their fields are.
+OTHERS = ("actstore._models", "actstore._patching")
+PARTS = ("actstore.", "actstore_api.records.patching")
 
 
 def _exported() -> Iterator[tuple[str, Any]]:
@@ -16,24 +18,24 @@ def _exported() -> Iterator[tuple[str, Any]]:
         found = getattr(actstore, name)
         if getattr(found, "__module__", "").startswith(PARTS):
             yield name, found
-    for name in ("attention", "patch"):  # the calls of a lab that are of these parts stand in its base classes
-        of = next(each for each in actstore.Lab.__mro__ if name in vars(each))
-        yield of.__name__, of
 
 
 def _members(name: str, found: Any) -> Iterator[tuple[str, Any]]:
+    """Itself; and of a class what it has of its own, and of bases that are no names of the package."""
     yield name, found
-    for own, value in vars(found).items() if inspect.isclass(found) else ():
-        if not own.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
-            yield f"{name}.{own}", value
+    for owner in found.__mro__ if inspect.isclass(found) else ():
+        for own, value in vars(owner).items() if owner.__module__.startswith("actstore.") else ():
+            if not own.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                yield f"{name}.{own}", value
 
 
 def _untold(call: Any) -> set[str]:
-    """The parameters that have no line of their own."""
-    section = (inspect.getdoc(call) or "").partition("Args:\n")[2].partition("\n\n")[0]
-    told = set(re.findall(r"^    (\w+): \S", section, re.MULTILINE))
+    """The parameters that have no line of their own. `**options` stands for the keywords that `patch` tells of."""
+    section = re.split(r"\n\n(?=\S)", (inspect.getdoc(call) or "").partition("Args:\n")[2])[0]
+    told = set(re.findall(r"^    (\*{0,2}\w+): \S", section, re.MULTILINE))
     asked = set(inspect.signature(call).parameters) - {"self"}
-    return asked - told
+    of_others = (actstore.Lab.patch, actstore.Lab.capture) if "**options" in told else ()
+    return asked - told - {name for other in of_others for name in inspect.signature(other).parameters}
 
 
 def test_everything_that_is_exported_says_what_it_is() -> None:
@@ -49,8 +51,23 @@ def test_every_argument_has_its_line() -> None:
 
 def test_every_field_of_a_value_has_its_line() -> None:
     """Of what is made to be handed to a call."""
-    values = (actstore.PatchedSae, actstore.Receivers, actstore.Screen, actstore.StoredRows, actstore.StoredText)
+    values = (
+        actstore.Batching, actstore.Dataset, actstore.LocalStack, actstore.PatchedSae, actstore.Receivers,
+        actstore.Retries, actstore.S3Access, actstore.Screen, actstore.StoredRows, actstore.StoredText,
+        actstore.Timeout, actstore.Where,
+    )  # fmt: skip
     assert {value.__name__: untold for value in values if (untold := _untold(value))} == {}
+
+
+def test_every_field_of_an_answer_has_its_line() -> None:
+    """But for what all answers have."""
+    untold = {}
+    for name, found in _exported():
+        if inspect.isclass(found) and issubclass(found, actstore.Table) and not found.__module__.startswith(OTHERS):
+            own = {field for field in found.__annotations__ if not field.startswith("_")}
+            told = set(re.findall(r"^    (\w+): \S", inspect.getdoc(found) or "", re.MULTILINE))
+            untold[name] = own - told
+    assert {name: fields for name, fields in untold.items() if fields} == {}
 
 
 def test_a_first_line_is_a_sentence_of_its_own() -> None:

@@ -37,12 +37,13 @@ def sweep(sites: tuple[str, ...] = planted.SITES) -> Sweep:
 
 def test_norms_have_a_log_axis_a_band_and_the_fit_in_the_legend(lab: Lab) -> None:
     profile = lab.run("planted").norms(exclude=("bos", "special"))
-    ax = profile.plot()
+    growth = lab.run("planted").fit_growth(exclude=("bos", "special"))
+    ax = profile.plot(growth=growth)
     mean, fit = ax.lines
     columns = profile.to_arrow().to_pydict()
     np.testing.assert_array_equal(mean.get_xdata(), columns["layer"])
     np.testing.assert_array_equal(mean.get_ydata(), columns["mean"])
-    np.testing.assert_array_equal(fit.get_ydata(), profile.fit_growth().to_arrow()["fitted"].to_pylist())
+    np.testing.assert_array_equal(fit.get_ydata(), growth.to_arrow()["fitted"].to_pylist())
     corners = ax.collections[0].get_paths()[0].vertices
     assert {*columns["q0.05"], *columns["q0.95"]} <= set(corners[:, 1])
     assert (ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "layer", "L2 norm")
@@ -54,7 +55,7 @@ def test_norms_have_a_log_axis_a_band_and_the_fit_in_the_legend(lab: Lab) -> Non
 
 def test_norms_without_a_fit_and_of_too_few_layers(direct: Lab) -> None:
     run = direct.run("planted")
-    assert len(run.norms().plot(fit=None).lines) == 1
+    assert len(run.norms().plot().lines) == 1
     assert len(run.norms(["resid_post.0", "resid_post.1"]).plot().lines) == 1
 
 
@@ -73,7 +74,13 @@ def test_pictures_say_that_no_sinks_were_looked_for(lab: Lab) -> None:
     run = lab.run("planted")
     profile = run.norms("resid_post", exclude=("bos", "sink"), histogram=3)
     by_position = run.norms("resid_post", exclude=("bos", "sink"), by="position")
-    for ax in (profile.plot(), profile.plot_histogram(), profile.fit_growth().plot(), by_position.plot()):
+    growth = run.fit_growth(exclude=("bos", "sink"))
+    for ax in (
+        profile.plot(),
+        profile.plot_histogram(),
+        growth.plot(),
+        by_position.plot(),
+    ):
         assert "(excluded: bos, sink (no sinks were looked for))" in ax.get_title()
 
 
@@ -96,7 +103,7 @@ def test_other_quantities_are_named_on_their_axis(lab: Lab) -> None:
 
 def test_growth_draws_points_and_line_into_the_given_axes(lab: Lab) -> None:
     ax = plt.subplots()[1]
-    growth = lab.run("planted").norms().fit_growth()
+    growth = lab.run("planted").fit_growth()
     assert growth.plot(ax) is ax
     points, line = ax.lines
     np.testing.assert_array_equal(points.get_ydata(), growth.points["mean"].to_pylist())
@@ -118,7 +125,7 @@ def test_a_feature_that_never_fires_draws_no_bars(direct: Lab) -> None:
 
 
 def test_lens_bars_are_the_logits_from_the_top_down(remote: Lab) -> None:
-    lens = remote.run("planted").features(SAE).lens([FIRING, SILENT], 3)
+    lens = remote.run("planted").features(SAE).logit_lens([FIRING, SILENT], 3)
     ax = lens.plot(feature=SILENT)
     ends = [*lens.end("top", SILENT), *reversed(lens.end("bottom", SILENT))]
     assert [bar.get_width() for bar in ax.patches] == [row["logit"] for row in ends]

@@ -138,7 +138,7 @@ def hostile_ablations() -> tuple[TextAblation, DirectionAblation]:
 def hostile_features(title: str) -> FeatureTable:
     table = pa.table({"feature": [2, 3], "cosine": [0.5, 0.25]})
     return FeatureTable(
-        table=table, sae=HOSTILE_SAE, title=title, definitions=_definitions.NEIGHBOURS, provenance=PROVENANCE
+        table=table, sae=HOSTILE_SAE, title=title, definitions=_definitions.NEIGHBORS, provenance=PROVENANCE
     )
 
 
@@ -152,8 +152,8 @@ def hostile_page() -> FeaturePage:
         uniform=hostile_examples("<i>uniform</i>"),
         quantiles=hostile_examples("by quantile"),
         cofiring=hostile_features("Fires with"),
-        lens=hostile_lens(),
-        neighbours=hostile_features("Near"),
+        logit_lens=hostile_lens(),
+        neighbors=hostile_features("Near"),
         ablated_text=(of_text,),
         ablated_direction=(of_direction,),
         missing={"<b>part</b>": "<script>alert(1)</script>\x1b[31m"},
@@ -224,7 +224,7 @@ def test_a_whole_page_loads_nothing_and_follows_the_readers_theme() -> None:
 
 def test_every_number_of_a_page_says_what_it_is() -> None:
     titles = Seen(hostile_page()._repr_html_()).titles
-    for name, says in {**_definitions.STATISTICS, **_definitions.NEIGHBOURS}.items():
+    for name, says in {**_definitions.STATISTICS, **_definitions.NEIGHBORS}.items():
         assert name == "feature" or f"{name}: {says}" in titles
     assert f"logit: {_definitions.LENS['logit']}" in titles
     assert _definitions.EXAMPLES["activation"] in titles
@@ -239,7 +239,7 @@ def test_an_index_has_no_thousands_apart() -> None:
 
 def test_changes_are_tinted_by_their_sign() -> None:
     of_text, _ = hostile_ablations()
-    seen = Seen(of_text.strip_html())
+    seen = Seen(of_text._strip_html())
     tinted = [style for style in seen.styles if "rgba" in style]
     assert all("rgba(86,180,233,0.50)" in style for style in tinted)  # -1 of 2, below 0
     assert len(tinted) == len(HOSTILE)

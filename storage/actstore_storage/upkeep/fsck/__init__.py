@@ -67,7 +67,7 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool, reco
     """`records`: gets the run's, where it can be read."""
     keys = bucket.keys(f"{RUNS}/{run}")
     if keys and run_key(run) not in keys:
-        left = Finding("unreadable", run_key(run), "gone, and objects of the run are not: `actstore rm` ends that")
+        left = Finding("unreadable", run_key(run), "gone, and objects of the run are not: `actstore remove` ends that")
         return Verdict(1, 0, 0, 0, (left,))
     unreadable: list[CorruptObject] = []
     try:
