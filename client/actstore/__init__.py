@@ -3,9 +3,15 @@
 lab = actstore.connect()                # the stack that `actstore up` started here
 lab = actstore.connect("host:port")     # a service
 lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/prefix"
+
+async with actstore.connect_async() as lab:   # the same for asyncio: run = await lab.run("name")
 """
 
 from actstore._answer import Answer, Table, Verdict
+from actstore._async.connect import connect_async
+from actstore._async.features import AsyncFeature, AsyncSaeFeatures
+from actstore._async.lab import AsyncLab
+from actstore._async.runs import AsyncCapture, AsyncCaptures, AsyncCheckpoints, AsyncRun
 from actstore._connect import connect
 from actstore._errors import (
     ActstoreError,
@@ -70,6 +76,13 @@ __all__ = [
     "Activations",
     "ActstoreError",
     "Answer",
+    "AsyncCapture",
+    "AsyncCaptures",
+    "AsyncCheckpoints",
+    "AsyncFeature",
+    "AsyncLab",
+    "AsyncRun",
+    "AsyncSaeFeatures",
     "Attention",
     "BadRequest",
     "Cancelled",
@@ -141,6 +154,7 @@ __all__ = [
     "Where",
     "compare_corruptions",
     "connect",
+    "connect_async",
     "plot_growth",
     "simulate_depth",
 ]
