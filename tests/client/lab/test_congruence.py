@@ -1,5 +1,5 @@
-"""Every stored question, asked of a service over a socket, of the bucket by itself, and of either through an AsyncLab:
-the same answer to the bit.
+"""Every stored question, asked of a service over a socket, of that service through an AsyncLab, and of the bucket by
+itself: the same answer to the bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,14 +42,8 @@ def remote(address: str) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def awaited_remote(address: str) -> Iterator[Lab]:
+def asked_in_a_loop(address: str) -> Iterator[Lab]:
     with awaited(actstore.connect_async(address)) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def awaited_direct(store: Path) -> Iterator[Lab]:
-    with awaited(actstore.connect_async(store)) as lab:
         yield lab
 
 
@@ -129,7 +123,7 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["remote", "awaited_remote", "awaited_direct"])
+@pytest.fixture(scope="module", params=["remote", "asked_in_a_loop"])
 def other(request: pytest.FixtureRequest) -> Lab:
     """Each door but the bucket by itself, with which all of them are compared."""
     found: Lab = request.getfixturevalue(request.param)
