@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from inspect import signature
+from inspect import getdoc, signature
 from typing import ParamSpec
 
 from actstore._async.lab import AsyncLab
@@ -20,7 +20,7 @@ def _for_asyncio(connect_lab: Callable[P, Lab]) -> Callable[P, AsyncLab]:
     connect_async.__name__ = connect_async.__qualname__ = "connect_async"
     connect_async.__module__ = __name__
     connect_async.__signature__ = signature(connect_lab).replace(return_annotation=AsyncLab)  # type: ignore[attr-defined]
-    connect_async.__doc__ = f"Connects for asyncio, with the arguments of `connect`.\n\n{connect_lab.__doc__}"
+    connect_async.__doc__ = f"Connect for asyncio, with the arguments of `connect`.\n\n{getdoc(connect_lab)}"
     return connect_async
 
 

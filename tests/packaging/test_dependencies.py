@@ -4,15 +4,17 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.house_rules.python_files import parsed, written
+from tests.house_rules.python_files import ROOT, parsed, wheel_packages, written
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # The extras with which a package is used, or one room of it; and those of what only some calls import.
 EXTRAS = {
@@ -52,14 +54,14 @@ for address in (".", "s3://bucket/prefix"):
 """
 
 
-def declared(project: dict[str, Any], extras: list[str]) -> set[str]:
+def declared(extras: list[str]) -> set[str]:
     """The distributions that are installed with some extras, those of extras that they name among them."""
-    asked = list(project["project"]["dependencies"])
+    asked = list(PROJECT["dependencies"])
     for extra in extras:
-        asked += project["project"]["optional-dependencies"][extra]
+        asked += PROJECT["optional-dependencies"][extra]
     found = {_canonical(requirement) for requirement in asked if not requirement.startswith("actstore[")}
     inner = [name for one in asked if one.startswith("actstore[") for name in one[len("actstore[") : -1].split(",")]
-    return found | declared(project, inner) if inner else found
+    return found | declared(inner) if inner else found
 
 
 def _canonical(requirement: str) -> str:
@@ -95,23 +97,23 @@ def imports(tree: ast.AST, lazily: bool = False) -> Iterator[tuple[str, bool]]:
         yield from imports(node, lazily or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-def imported(root: Path, package: Path) -> Iterator[tuple[Path, str, bool]]:
+def imported(package: Path) -> Iterator[tuple[Path, str, bool]]:
     """What a package imports that is neither its own, nor another package's of the house, nor Python's."""
-    for path in written(root, [str(package)]):
-        for module, lazily in imports(parsed(root / path)):
+    for path in written(ROOT, [str(package)]):
+        for module, lazily in imports(parsed(ROOT / path)):
             first = module.partition(".")[0]
             if first not in sys.stdlib_module_names and first not in EXTRAS:
                 yield path, module, lazily
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_every_import_is_declared(name: str, root: Path, packages: list[Path], project: dict[str, Any]) -> None:
-    (package,) = [package for package in packages if package.name == name]
+def test_every_import_is_declared(name: str) -> None:
+    (package,) = [package for package in wheel_packages(ROOT) if package.name == name]
     undeclared = [
         f"{path}: {module}"
-        for path, module, lazily in imported(root, package)
+        for path, module, lazily in imported(package)
         if module.partition(".")[0] not in ASKED_FOR.get(name, set())
-        and not owners(module, found := declared(project, _extras(name, path, lazily))) & found
+        and not owners(module, found := declared(_extras(name, path, lazily))) & found
     ]
     assert undeclared == []
 
@@ -121,21 +123,20 @@ def _extras(name: str, path: Path, lazily: bool) -> list[str]:
     return next(of_room, EXTRAS[name] + (EXTRAS_OF_CALLS.get(name, []) if lazily else []))
 
 
-def test_everything_declared_is_imported(root: Path, packages: list[Path], project: dict[str, Any]) -> None:
-    wanted = declared(project, ["all"])
-    used = {
-        owner for package in packages for _, module, _ in imported(root, package) for owner in owners(module, wanted)
-    }
+def test_everything_declared_is_imported() -> None:
+    wanted = declared(["all"])
+    modules = {module for package in wheel_packages(ROOT) for _, module, _ in imported(package)}
+    used = {owner for module in modules for owner in owners(module, wanted)}
     by_name = {"matplotlib", "pandas"}  # actstore._optional.library imports these
     assert wanted - used - by_name == USED_BY_OTHERS
 
 
-def test_a_client_without_extras_asks_a_service_and_names_the_extra_of_a_bucket(project: dict[str, Any]) -> None:
-    base = declared(project, [])
+def test_a_client_without_extras_asks_a_service_and_names_the_extra_of_a_bucket() -> None:
+    base = declared([])
     absent = {
         name
         for name, brought in _imported_as().items()
-        if {_canonical(one) for one in brought} & (declared(project, ["all"]) - base)
+        if {_canonical(one) for one in brought} & (declared(["all"]) - base)
     }
     assert {"minio", "datasketches", "msgspec", "urllib3", "torch"} <= absent
     code = LIGHT.format(names=absent)
