@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-all figures rooms faults bench models demo up proto baseline
+.PHONY: help setup check test test-all figures rooms faults bench models demo up proto baseline wheel
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -82,6 +82,9 @@ demo: $(READY)  ## capture, ask, patch, plot, on the bundled model; STORE=s3 ove
 up: $(READY)  ## start the local stack and leave it running
 	$(QUIET) $(BIN)/actstore up --models models $(ARGS) \
 		--datasets "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+
+wheel: $(READY)  ## build the release into dist/: one wheel, whose extras are bucket, service, worker, train and plot
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 proto: $(READY)  ## generate the protobuf code from proto/ again
 	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(PROTOS)

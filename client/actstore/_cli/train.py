@@ -17,13 +17,13 @@ from typing import Any
 from actstore._cli.options import warn
 from actstore._connect import connect
 from actstore._errors import MissingLibrary, refused
+from actstore._optional import install_extra
 from actstore._runs.run import sae_findings
 from actstore._stack.folder import stack_store
 from actstore._stack.guard import Guarded
 
 TRAIN = "train-sae"
 MODULE = "actstore_worker.training"
-_INSTALL = "in a clone of actstore's repository, pip install '.[train]'; or the same extra of its wheel"
 # What a trainer that was interrupted, or whose terminal was closed, has to end; a sweep ends its Ray.
 STOP_SECONDS = 30.0
 
@@ -83,7 +83,7 @@ def _helps(arguments: Sequence[str]) -> bool:
 def check_installed(spec: Callable[[str], object] = find_spec) -> None:
     for library in ("actstore_worker", "sae_lens"):
         if spec(library) is None:
-            raise MissingLibrary(f"training needs {library}", next_step=_INSTALL)
+            raise MissingLibrary(f"training needs {library}", next_step=install_extra("train"))
 
 
 def _parser() -> argparse.ArgumentParser:
