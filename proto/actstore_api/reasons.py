@@ -63,7 +63,7 @@ REASONS: Mapping[str, Reason] = {
     "DATASET_UNREADABLE": Reason(
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
-        "see what is read of a dataset in docs/datasets.md, and save the file as such",
+        "see what is read of a dataset in docs/reference/datasets.md, and save the file as such",
     ),
     "PROMPT_LENGTHS_DIFFER": Reason(
         INVALID_ARGUMENT,
