@@ -15,12 +15,12 @@ from actstore_api.records.terms import Dtype
 POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
 # Of lab.capture.
 ASKED: dict[str, dict[str, Any]] = {
-    "dataset": {"required": True},
+    "dataset": {"required": True, "help": "name of the dataset; actstore datasets lists them"},
     "sites": {"nargs": "+", "default": [], "help": "stored as whole vectors: resid_post, or resid_post.2"},
     "norms": {"nargs": "+", "help": "sites whose L2 norms are stored (default: every site)"},
-    "revision": {"default": ""},
+    "revision": {"default": "", "help": "revision of the model, for one with checkpoints"},
     "name": {"help": "of the run (default: made from model, dataset and specification)"},
-    "dtype": {"default": "float32", "choices": get_args(Dtype)},
+    "dtype": {"default": "float32", "choices": get_args(Dtype), "help": "element type that the model computes in"},
     **options_of(CaptureSpecification),
     **options_of(DatasetReference),
 }
@@ -28,7 +28,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 def add_capture(verbs: Any) -> None:
     verb = add_verb(verbs, capture, "run a model over text and store what it shows")
-    verb.add_argument("model")
+    verb.add_argument("model", help="name of the model")
     add_options(verb, ASKED)
     verb.add_argument("--revisions", nargs="+", help="of several, a run each: with a name, NAME-REVISION")
     verb.add_argument("--positions", help=f"whose vectors are stored: {POSITIONS_HELP} (default: all)")
@@ -85,8 +85,8 @@ def _positions(options: argparse.Namespace) -> Positions | None:
 
 def add_encode(verbs: Any) -> None:
     verb = add_verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
-    verb.add_argument("run")
-    verb.add_argument("saes", nargs="+", metavar="sae")
+    verb.add_argument("run", help="name of the run")
+    verb.add_argument("saes", nargs="+", metavar="sae", help="names of the SAEs")
     verb.add_argument("--name", help="of the new run (default: made from model, dataset and specification)")
     _add_following(verb)
 
@@ -118,7 +118,7 @@ def _follow(options: argparse.Namespace, started: Capture) -> None:
 
 def add_cancel(verbs: Any) -> None:
     verb = add_verb(verbs, cancel, "stop a capture; what is committed stays readable")
-    verb.add_argument("run")
+    verb.add_argument("run", help="name of the run")
 
 
 def cancel(options: argparse.Namespace) -> None:

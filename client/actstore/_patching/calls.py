@@ -61,7 +61,8 @@ class PatchingCalls:
         past held heads, and past MLPs that are "recomputed" or, with `path_mlps`, "frozen".
 
         `screen` estimates every cell by a gradient, and computes only so many of each direction. `qk_correction`
-        computes softmax for q and k; `grad_drop` finds effects that cancel, and loses signs. docs/explanation/patching.md says all.
+        computes softmax for q and k; `grad_drop` finds effects that cancel, and loses signs.
+        docs/explanation/patching.md says all.
 
         `on_cells` is called with rows as they are finished. The answer to a request is kept and given again to the
         same one, unless `fresh`; Ctrl-C ends the sweep. `estimate_patch` says beforehand what it would take.

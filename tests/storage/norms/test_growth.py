@@ -137,7 +137,8 @@ def thirds(steps: int, *factors: float) -> list[float]:
     return [factor for factor in factors for _ in range(steps // len(factors))]
 
 
-# What docs/explanation/norms.md says of shapes that are planted: in words, the factor of each step, the verdict, how many depart.
+# The table of planted shapes in docs/explanation/norms.md: its words, the factor of each step, the verdict, and how
+# many steps depart.
 SHAPES = [
     ("x1.045 a layer, 48 layers", [1.045] * 47, EXPONENTIAL, 0),
     ("x1.045 a layer, every other layer 0.1 % more", [1.045, 1.046] * 12, EXPONENTIAL, 0),
