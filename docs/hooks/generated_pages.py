@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from docs.hooks import command, contract, errors, metrics, python_pages, settings
+from docs.hooks import columns, command, contract, errors, metrics, python_pages, settings
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -17,6 +17,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def generated() -> Iterator[tuple[str, str]]:
     """Yields each generated page: its place below docs/, and its Markdown."""
+    yield "reference/columns.md", columns.page()
     yield "reference/command.md", command.page()
     yield "reference/errors.md", errors.page()
     yield "reference/settings.md", settings.page()
