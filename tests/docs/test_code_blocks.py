@@ -27,7 +27,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[actstore.LocalSt
     folder = tmp_path_factory.mktemp("reader")
     for name in ("models", "examples", "docs"):
         (folder / name).symlink_to(ROOT / name)
-    datasets = [sysconfig.get_path("stdlib")]
+    (folder / "text").mkdir()
+    (folder / "text" / "pages.jsonl").write_text('{"body": "import os", "lang": "en", "url": "a"}\n')
+    datasets = [sysconfig.get_path("stdlib"), "text"]
     with chdir(folder), actstore.LocalStack(port=0, model_folders=["models"], dataset_folders=datasets) as started:
         yield started
 
