@@ -7,8 +7,8 @@ from docs.hooks.tables import code, table
 
 _HEAD = """# Columns of answers
 
-This page defines the columns and numbers of answers. A notebook shows the same text when the pointer rests on a column's
-title. Norms are in the units of the site, losses and entropies in nats.
+This page defines the columns and numbers of answers. A notebook shows the same text when the pointer rests on a
+column's title. Norms are in the units of the site, losses and entropies in nats.
 """
 # Titles of the client's tables of columns, and the call that returns each.
 SECTIONS: Mapping[str, tuple[str, str]] = {

@@ -60,3 +60,9 @@ def _anchors(page: Path) -> set[str]:
 
 def _slug(heading: str) -> str:
     return re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def test_pages_for_readers_link_to_the_glossary() -> None:
+    folders = ("tutorials", "how-to", "explanation")
+    pages = [page for folder in folders for page in (ROOT / "docs" / folder).glob("*.md")]
+    assert [page.name for page in pages if "glossary.md" not in page.read_text()] == ["benchmarks.md"]

@@ -1,14 +1,18 @@
 """The generated reference is whole: everything that it lists has a text, and every public name has a page."""
 
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import griffe
 import pytest
 
 import actstore
 from actstore_api.reasons import REASONS
-from docs.hooks import command, contract, errors, metrics, python_pages, settings
+from docs.hooks import columns, command, contract, errors, metrics, python_pages, settings
+
+GLOSSARY = Path(__file__).parents[2] / "docs" / "reference" / "glossary.md"
 
 
 def test_every_public_name_is_on_one_page_of_the_reference() -> None:
@@ -77,6 +81,27 @@ def test_a_comment_reaches_the_page_of_its_field() -> None:
     page = contract.pages()["capture"]
     assert "| `max_documents` | optional `uint64` |" in page
     assert "[`ModelReference`](common.md#modelreference)" in page
+
+
+def test_the_glossary_defines_each_word_once_and_briefly() -> None:
+    """What answers' columns mean stands in the client's glossary alone, of which the page of columns is made."""
+    words = dict(
+        re.findall(r"^\*\*(.+?)\*\*\n:   (.+?)(?=\n\n|\Z)", GLOSSARY.read_text(), flags=re.MULTILINE | re.DOTALL)
+    )
+    assert len(words) == GLOSSARY.read_text().count("\n:   ")
+    assert [word for word, text in words.items() if len(re.findall(r"[.!?](?= |$|\n)", text)) > 2] == []
+    shown = {column.replace("_", " ") for table in columns.tables().values() for column in table}
+    assert {word.lower() for word in words} & shown <= NEEDED_BESIDES
+
+
+# Words that are also a column's title: the glossary says what it is, and the column what its number is.
+NEEDED_BESIDES = {"feature", "token"}
+
+
+def test_every_column_that_the_client_explains_is_on_the_page_of_columns() -> None:
+    page = columns.page()
+    assert [name for name in columns.tables() if name not in columns.SECTIONS] == []
+    assert [name for table in columns.tables().values() for name in table if f"| `{name}` |" not in page] == []
 
 
 @pytest.mark.xfail(strict=False, reason="docstrings of the client get their sections of arguments")
