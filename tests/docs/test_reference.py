@@ -113,12 +113,11 @@ def test_every_public_parameter_is_documented() -> None:
 
 def _undocumented() -> Iterator[str]:
     """Yields each argument of a public call that its docstring does not name in a section `Args:`."""
-    package = griffe.load("actstore", search_paths=["client", "proto", "storage"])
+    loader = griffe.GriffeLoader(search_paths=["client", "proto", "storage"])
+    packages = {name: loader.load(name) for name in ("actstore", "actstore_api")}
     for name in actstore.__all__:
-        home = inspect.unwrap(getattr(actstore, name))
-        if home.__module__.partition(".")[0] != "actstore":
-            continue
-        found = package[home.__module__.partition(".")[2]][name]
+        package, _, module = inspect.unwrap(getattr(actstore, name)).__module__.partition(".")
+        found = packages[package][module][name]
         calls = [found] if found.is_function else [one for one in found.all_members.values() if one.is_function]
         for call in calls:
             if not call.name.startswith("_"):
