@@ -39,7 +39,6 @@ def environment() -> Mapping[str, str]:
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
         "MPLBACKEND": "Agg",
         "HF_HUB_OFFLINE": "1",
     }
