@@ -43,6 +43,12 @@ _TEXTS = {
         "Address that `actstore.connect()` and the command use: `host:port` of a service, a folder, or "
         "`s3://bucket/prefix`.",
     ),
+    "ACTSTORE_TLS": (
+        "bool",
+        "none",
+        "Whether the client encrypts its connection to a service (1) or not (0), where `connect(tls=)` does not say. "
+        "Without either, a token is sent to this machine only.",
+    ),
     "ACTSTORE_ROOT_CERTIFICATES": (
         "str",
         "those of gRPC",

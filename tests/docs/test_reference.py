@@ -132,18 +132,15 @@ def _calls() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _arguments(call: Callable[..., Any]) -> set[str]:
-    """Names of arguments; those that a TypedDict names stand for its `**options`."""
+    """Names of arguments. For `**options` these are its keys, unless the docstring says of all which call has them."""
     names: set[str] = set()
     for name, parameter in inspect.signature(call).parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD and get_origin(hint := _hint(call, name)) is Unpack:
+        hint = get_type_hints(call).get(name) if parameter.kind is inspect.Parameter.VAR_KEYWORD else None
+        if get_origin(hint) is Unpack and name not in _documented(call):
             names |= set(get_args(hint)[0].__annotations__)
         elif name not in ("self", "cls"):
             names.add(name)
     return names
-
-
-def _hint(call: Callable[..., Any], name: str) -> Any:
-    return get_type_hints(call).get(name)
 
 
 def _documented(call: Callable[..., Any]) -> set[str]:
