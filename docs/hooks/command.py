@@ -55,7 +55,7 @@ def _section(name: str, says: str, parsers: list[argparse.ArgumentParser]) -> st
 
 
 def _spelling(action: argparse.Action) -> str:
-    return ", ".join(map(code, action.option_strings or [action.metavar or action.dest]))
+    return ", ".join(map(code, action.option_strings or [str(action.metavar or action.dest)]))
 
 
 def _allowed(action: argparse.Action) -> str:

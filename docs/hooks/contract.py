@@ -205,7 +205,8 @@ def _types() -> dict[str, tuple[str, str]]:
             found[enum.name] = (stem, comments.get((_FILE["enum"], number), ""))
         for number, message in enumerate(file.message_type):
             found[message.name] = (stem, comments.get((_FILE["message"], number), ""))
-            found |= {f"{message.name}.{one.name}": (stem, "") for one in (*message.nested_type, *message.enum_type)}
+            names = [one.name for one in message.nested_type] + [one.name for one in message.enum_type]
+            found |= {f"{message.name}.{name}": (stem, "") for name in names}
     return found
 
 

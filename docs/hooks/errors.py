@@ -3,7 +3,7 @@
 from google.rpc.code_pb2 import Code
 
 from actstore._errors import CLASS_OF_KIND
-from actstore_api.reasons import REASONS, Kind
+from actstore_api.reasons import REASONS, Kind, Reason
 from docs.hooks.tables import code, table
 
 _HEAD = """# Error reasons
@@ -36,5 +36,5 @@ def _section(kind: Kind) -> str:
     return title + table(("reason", "cause", "remedy", "gRPC status"), rows)
 
 
-def _reasons(kind: Kind) -> dict[str, object]:
+def _reasons(kind: Kind) -> dict[str, Reason]:
     return {name: reason for name, reason in REASONS.items() if reason.kind is kind}

@@ -49,7 +49,7 @@ def labels(metric: Metric) -> list[str]:
 
 def _used() -> Metrics:
     found = Metrics(_Gateway())  # type: ignore[arg-type]
-    with found.counted(_Context(), "Method"):  # type: ignore[arg-type]
+    with found.counted(_Context(), "Method"):
         found.sweeps.ended(patching_pb2.SweepAudit(), 1)
     return found
 
