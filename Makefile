@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-all figures rooms faults bench models demo up proto baseline wheel
+.PHONY: help setup check docs test test-all figures rooms faults bench models demo up proto baseline wheel
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -32,13 +32,17 @@ $(READY): pyproject.toml constraints.txt package.json
 	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 
-check: $(READY)  ## lint, format, types, the arrows between packages, the contract
+check: $(READY) docs  ## lint, format, types, the arrows between packages, the contract, the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@if test -x $(BUF); then set -x; $(BUF) lint && $(BUF) breaking --against proto/baseline.binpb; \
 	else echo 'LEFT OUT, npm is missing: buf lint, buf breaking'; fi
+
+# The hooks that write the reference are modules of docs/hooks, which `-m` finds from here.
+docs: $(READY)  ## build the documentation into site/; a warning fails
+	NO_MKDOCS_2_WARNING=1 $(QUIET) $(BIN)/python -m mkdocs build --strict --quiet
 
 # Runs pytest with $(2), and writes what it took into .figures/$(1).json.
 define timed_tests
