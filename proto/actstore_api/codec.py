@@ -71,7 +71,7 @@ def message_of(kind: type) -> type[Message]:
     for name in _message_names(kind.__name__):
         with suppress(KeyError):
             return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-    raise TypeError(f"no message stands for {kind.__name__}")
+    raise TypeError(f"the contract has no message for {kind.__name__}")
 
 
 def _message_names(record: str) -> list[str]:
@@ -267,7 +267,7 @@ class _Choice:
         # By what its type is of, too: a text out of a numpy array is a str of numpy's own.
         name = next((self._by_type[kind] for kind in type(value).__mro__ if kind in self._by_type), None)
         if name is None:
-            raise Unreadable(f"{value!r} is not {self.names}", value, self.names)
+            raise Unreadable(f"{value!r} is not one of {self.names}", value, self.names)
         return {name: self._by_name[name].out(value)}
 
     def back(self, message: Message, name: str) -> Any:
@@ -300,12 +300,12 @@ def _words(hint: Any, enum: EnumDescriptor) -> Shape:
 
     def number(word: str) -> int:
         if word not in numbers:
-            raise Unreadable(f"{word!r} is not known", word, allowed)
+            raise Unreadable(f"{word!r} is not an allowed value", word, allowed)
         return numbers[word]
 
     def word(number: int) -> str:
         if number not in back:
-            raise Unreadable(f"{number} is not known", number, allowed)
+            raise Unreadable(f"{number} is a number that this version does not know", number, allowed)
         return back[number]
 
     return Shape(number, word)

@@ -27,8 +27,8 @@ class Kind(Enum):
 
     BAD_REQUEST = "change the request"
     NOT_FOUND = "name something that exists"
-    CONFLICT = "choose another name, or look at what is there"
-    DENIED = "bring other credentials"
+    CONFLICT = "choose another name, or use what has that name"
+    DENIED = "use other credentials"
     LIMIT = "ask for less"
     STORE = "repair the store or its configuration"
     CORRUPT = "look at the named object; do not trust it"
@@ -63,7 +63,7 @@ REASONS: Mapping[str, Reason] = {
     "DATASET_UNREADABLE": Reason(
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
-        "see what is read of a dataset in docs/datasets.md, and save the file as such",
+        "save the data in a supported format; docs/datasets.md lists them",
     ),
     "PROMPT_LENGTHS_DIFFER": Reason(
         INVALID_ARGUMENT,
@@ -74,7 +74,9 @@ REASONS: Mapping[str, Reason] = {
         INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose an answer that is one token; most have a leading space"
     ),
     "PROMPTS_INDISTINGUISHABLE": Reason(
-        INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose prompts or answers whose logit differences differ"
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "choose prompts or answers for which the model's logit difference changes between clean and corrupt",
     ),
     "RUN_MISMATCH": Reason(
         INVALID_ARGUMENT, Kind.BAD_REQUEST, "name a run of the same model, revision and dtype; `lab.runs()` lists them"
@@ -87,29 +89,29 @@ REASONS: Mapping[str, Reason] = {
     "RUNS_DIFFER": Reason(
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
-        "compare runs of one model over the same dataset: capture them with the same arguments but revision",
+        "compare runs of one model over the same dataset: capture them with the same arguments except revision",
     ),
     "NOTHING_LEFT": Reason(
-        INVALID_ARGUMENT, Kind.BAD_REQUEST, "exclude fewer tokens, or wait until the run has more of them"
+        INVALID_ARGUMENT, Kind.BAD_REQUEST, "exclude fewer tokens, or wait until more of the run is captured"
     ),
     "NEEDS_SERVICE": Reason(
         FAILED_PRECONDITION,
         Kind.BAD_REQUEST,
         "connect to a service: `actstore up` starts one here, then call `actstore.connect()`",
     ),
-    "MODEL_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.models()` lists what there is"),
+    "MODEL_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.models()` lists the known models"),
     "SAE_NOT_FOUND": Reason(
-        NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.saes()` lists what there is, `run.saes` those of a run"
+        NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.saes()` lists all SAEs, `run.saes` those of a run"
     ),
     "DATASET_NOT_FOUND": Reason(
-        NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.datasets()` lists what lies in the workers' dataset folders"
+        NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.datasets()` lists the workers' datasets"
     ),
-    "RUN_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.runs()` lists what is there"),
-    "CAPTURE_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "start the capture again; what is committed is kept"),
+    "RUN_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.runs()` lists the runs"),
+    "CAPTURE_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "start the capture again; committed shards are kept"),
     "RUN_EXISTS": Reason(
         ALREADY_EXISTS,
         Kind.CONFLICT,
-        "choose another name, or none, and look at the run of that name with `lab.run(name)`",
+        "choose another name, or leave it out; `lab.run(name)` opens the run that exists",
     ),
     "SAE_EXISTS": Reason(ALREADY_EXISTS, Kind.CONFLICT, "choose another name; `lab.saes()` lists those that are taken"),
     "UNAUTHENTICATED": Reason(UNAUTHENTICATED, Kind.DENIED, "pass `token=` to connect, or set ACTSTORE_TOKEN"),
@@ -122,7 +124,7 @@ REASONS: Mapping[str, Reason] = {
     "STORE_FULL": Reason(
         RESOURCE_EXHAUSTED,
         Kind.STORE,
-        "free space in the store, then start the capture again; what is committed is kept",
+        "free space in the store, then start the capture again; committed shards are kept",
     ),
     "STORE_UNREACHABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "check that the store is up, then try again"),
     "LIMIT_EXCEEDED": Reason(RESOURCE_EXHAUSTED, Kind.LIMIT, "ask for less; the message names the limit"),
@@ -131,15 +133,15 @@ REASONS: Mapping[str, Reason] = {
         Kind.CORRUPT,
         "do not trust the named object: restore it from a copy, or delete the run and capture it again",
     ),
-    "FILES_CHANGED": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "try again once nobody writes the files"),
+    "FILES_CHANGED": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "try again once the files are no longer being written"),
     "WORKERS_UNAVAILABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "check that the workers are up, then try again"),
     "SERVICE_UNAVAILABLE": Reason(
         UNAVAILABLE, Kind.UNAVAILABLE, "check the address and that the service is up; `actstore up` starts one here"
     ),
-    "CANCELLED": Reason(CANCELLED, Kind.CANCELLED, "start again; what was committed is kept"),
+    "CANCELLED": Reason(CANCELLED, Kind.CANCELLED, "start again; committed shards are kept"),
     "INTERNAL": Reason(INTERNAL, Kind.FAULT, "report it, with the service's log"),
     "AUDIT_FAILED": Reason(
-        INTERNAL, Kind.FAULT, "report it, with the model's name: its numbers cannot be trusted, and none are given"
+        INTERNAL, Kind.FAULT, "report it, with the model's name; no numbers were returned, because they could be wrong"
     ),
 }
 

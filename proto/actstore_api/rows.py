@@ -53,7 +53,7 @@ def decode_rows(messages: Iterable[bytes]) -> tuple[pa.Table, Provenance]:
         stream = _fields(fields[_ROWS])[_STREAM]
         tables.append(pa.ipc.open_stream(pa.py_buffer(stream)).read_all())
     if provenance is None:
-        raise Unreadable("a stream of rows ended without a first message", "", "at least one message")
+        raise Unreadable("the stream of rows ended before its first message", "", "at least one message")
     return pa.concat_tables(tables), provenance
 
 

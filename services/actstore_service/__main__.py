@@ -75,7 +75,7 @@ def _count(given: Mapping[str, str], variable: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        message = f"{variable} is {text!r}, which is no whole number"
+        message = f"{variable} is {text!r}, which is not a whole number"
         raise BadRequest(message, field=variable, value=text, allowed="a whole number") from None
 
 
@@ -84,7 +84,7 @@ def _bucket(given: Mapping[str, str]) -> Bucket:
         return open_bucket(_required(given, "ACTSTORE_STORE"))
     secure = given.get("ACTSTORE_S3_SECURE", "1")
     if secure not in ("0", "1"):
-        raise BadRequest("ACTSTORE_S3_SECURE is 0 or 1", field="ACTSTORE_S3_SECURE", value=secure, allowed="0, 1")
+        raise BadRequest("ACTSTORE_S3_SECURE must be 0 or 1", field="ACTSTORE_S3_SECURE", value=secure, allowed="0, 1")
     access = S3Access(
         endpoint=given["ACTSTORE_S3_ENDPOINT"],
         **_s3_keys(given),
@@ -106,7 +106,9 @@ def _s3_keys(given: Mapping[str, str]) -> dict[str, str]:
 
 def _required(given: Mapping[str, str], variable: str) -> str:
     if variable not in given:
-        raise BadRequest(f"{variable} is not set", field=variable, allowed="see python -m actstore_service's docstring")
+        raise BadRequest(
+            f"{variable} is not set", field=variable, allowed="see the table of variables in deploy/README.md"
+        )
     return given[variable]
 
 

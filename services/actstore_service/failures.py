@@ -59,4 +59,6 @@ def _answered(context: grpc.ServicerContext, method: str) -> Iterator[None]:
         request = uuid.uuid4().hex
         LOG.exception("%s failed, request %s", method, request)
         # What went wrong may name files, addresses or secrets of the server: it stays in the log.
-        abort(context, Failure("INTERNAL", f"internal error; the service's log has it under request {request}"))
+        abort(
+            context, Failure("INTERNAL", f"internal error; the service's log has the details under request {request}")
+        )

@@ -94,7 +94,7 @@ class Gateway:
         """One of the threads that calls to the workers may hold; the others answer from the bucket."""
         if not self._places.acquire(blocking=False):
             raise ActstoreError(
-                f"{self._limits.forwarded_calls} calls to the workers are open, the most that this service holds",
+                f"{self._limits.forwarded_calls} calls to the workers are open, which is the limit of this service",
                 reason="LIMIT_EXCEEDED",
                 field="forwarded_calls",
                 value=self._limits.forwarded_calls + 1,
@@ -134,10 +134,10 @@ def _hand_on(call: Any) -> NoReturn:
         raise ForwardedError(status_pb2.Status(code=code.value[0], message=details))
     LOG.error("the workers' gateway answered %s: %s", code, details)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        raise _unavailable("the workers refuse this service's token (ACTSTORE_GATEWAY_TOKEN)")
+        raise _unavailable("the workers refuse this service's token: ACTSTORE_GATEWAY_TOKEN must be the same for both")
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
-        raise ActstoreError("the workers failed; the service's log has what they said")
-    raise _unavailable("the workers do not answer now; try again later")
+        raise ActstoreError("the workers failed; the service's log has the details")
+    raise _unavailable("the workers do not answer at the moment; try again later")
 
 
 def _unavailable(message: str) -> ActstoreError:

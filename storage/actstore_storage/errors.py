@@ -78,9 +78,11 @@ def check_limit(value: int, limit: int, field: str, least: int = 1, because: str
     """
     allowed = f"{least} to {limit}"
     if value < least:
-        raise BadRequest(f"{field} is {value}, the least is {least}", field=field, value=value, allowed=allowed)
+        raise BadRequest(
+            f"{field} is {value}; the smallest allowed value is {least}", field=field, value=value, allowed=allowed
+        )
     if value > limit:
-        message = f"{field} is {value}, the limit is {limit}" + (f": {because}" if because else "")
+        message = f"{field} is {value}; the limit is {limit}" + (f": {because}" if because else "")
         raise BadRequest(message, reason="LIMIT_EXCEEDED", field=field, value=value, allowed=allowed)
 
 

@@ -412,5 +412,5 @@ def test_a_value_is_of_the_nearest_kind_that_a_union_has(value: Any, member: str
 
 
 def test_what_no_message_stands_for_is_no_record() -> None:
-    with pytest.raises(TypeError, match="no message stands for Positions"):
+    with pytest.raises(TypeError, match="the contract has no message for Positions"):
         encode(Positions())

@@ -66,7 +66,7 @@ class WorkerSettings:
             raise SettingsError("ACTSTORE_GATEWAY_TOKEN is required: the service and the workers share it")
         if not (self.gateway_token.isascii() and self.gateway_token.isprintable()):
             raise SettingsError(
-                "ACTSTORE_GATEWAY_TOKEN holds a character that the service cannot present, as the end of a line"
+                "ACTSTORE_GATEWAY_TOKEN contains a character that cannot be sent in a header, such as a line break"
             )
         if self.store.startswith("s3://") and self.s3 is None:
             raise SettingsError(
@@ -78,8 +78,9 @@ class WorkerSettings:
         for address in self.dataset_stores:
             if not address.startswith("s3://") or self.s3 is None:
                 raise SettingsError(
-                    f"ACTSTORE_DATASET_STORES names {address}; it takes s3://bucket/prefix, separated by spaces, and "
-                    "needs ACTSTORE_S3_ENDPOINT; a folder is one of ACTSTORE_DATASET_FOLDERS"
+                    f"ACTSTORE_DATASET_STORES names {address}; it takes s3://bucket/prefix addresses, separated by "
+                    "spaces, and "
+                    "needs ACTSTORE_S3_ENDPOINT; folders belong in ACTSTORE_DATASET_FOLDERS"
                 )
         if self.capture_workers is not None and self.capture_workers < 1:
             raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS must be at least 1, not {self.capture_workers}")
@@ -167,5 +168,5 @@ def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
     folders = tuple(Path(text).resolve() for text in environment.get(name, "").split(os.pathsep) if text)
     for folder in folders:
         if not folder.is_dir():
-            raise SettingsError(f"{name} names {folder}, which is no folder")
+            raise SettingsError(f"{name} names {folder}, which is not a folder")
     return folders

@@ -47,14 +47,22 @@ class DatasetReference:
     """
 
     name: Name
-    text_field: str = field(default="", metadata={"help": "the column of a dataset of tables (default: text)"})
-    tokens_field: str = field(default="", metadata={"help": "the column of token ids, where the dataset has them"})
+    text_field: str = field(
+        default="", metadata={"help": "the column that holds the text, in a dataset of tables (default: text)"}
+    )
+    tokens_field: str = field(
+        default="", metadata={"help": "the column that holds lists of token ids, if the dataset is tokenized"}
+    )
     source_field: str = field(
-        default="", metadata={"help": "the column that says where a document comes from, as a URL"}
+        default="", metadata={"help": "the column that names each document's origin, for example a URL"}
     )
     row_filters: tuple[RowFilter, ...] = ()
-    max_documents: int | None = field(default=None, metadata={"help": "documents in all (default: the whole dataset)"})
-    max_tokens: int | None = field(default=None, metadata={"help": "tokens in all (default: the whole dataset)"})
+    max_documents: int | None = field(
+        default=None, metadata={"help": "stop after this many documents (default: the whole dataset)"}
+    )
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "stop after this many tokens (default: the whole dataset)"}
+    )
 
 
 class DatasetKeywords(TypedDict, total=False):
@@ -87,7 +95,7 @@ class DatasetFiles:
             return ""
         more = ", ..." if self.not_read > len(self.first_not_read) else ""
         names = one_line(", ".join(self.first_not_read))
-        return f"not read, beside {self.read:,} files: {self.not_read:,} ({names}{more})"
+        return f"{self.read:,} files were read; {self.not_read:,} were not ({names}{more})"
 
 
 @dataclass(frozen=True)
@@ -163,19 +171,28 @@ class CaptureSpecification:
     model: ModelReference | None = None
     dataset: DatasetReference | None = None
     rows_of: str = ""
-    context_length: int | None = field(default=None, metadata={"help": "tokens in a sequence (default: the model's)"})
+    context_length: int | None = field(
+        default=None, metadata={"help": "tokens in a sequence, BOS included (default: the model's n_ctx)"}
+    )
     prepend_bos: bool | None = None
-    packing: bool = field(default=False, metadata={"help": "several sequences to a row of a batch"})
+    packing: bool = field(default=False, metadata={"help": "put several short sequences into one row of a batch"})
     dense_sites: tuple[str, ...] = ()
     positions: Positions = field(default_factory=Positions)
     norm_sites: tuple[str, ...] = ()
     saes: tuple[str, ...] = field(default=(), metadata={"help": "SAEs whose features are stored"})
     sink_ratio: float | None = field(
-        default=None, metadata={"help": "norm of a sink over its sequence's median (default: 10)"}
+        default=None,
+        metadata={
+            "help": "a token is a sink if its norm exceeds this many times its sequence's median (default: 10; 0: none)"
+        },
     )
     dtype: Dtype | None = None
-    storage_dtype: Dtype | None = field(default=None, metadata={"help": "of vectors (default: as dtype)"})
-    widen_on_overflow: bool = field(default=False, metadata={"help": "store what does not fit as float32"})
+    storage_dtype: Dtype | None = field(
+        default=None, metadata={"help": "dtype in which vectors are stored (default: as --dtype)"}
+    )
+    widen_on_overflow: bool = field(
+        default=False, metadata={"help": "store a site as float32 where the storage dtype cannot hold its values"}
+    )
     sequences_per_shard: int | None = None
     sequences_per_batch: int | None = None
 
@@ -248,7 +265,7 @@ class CaptureEstimate:
 
     def _counts(self) -> list[str]:
         counts = f"{self.tokens:,} tokens in {self.sequences:,} sequences of {self.documents:,} documents"
-        own = f"  {self.documents_with_bos:,} documents begin with a BOS of their own: none is put in front of it"
+        own = f"  {self.documents_with_bos:,} documents already begin with a BOS token: no second one is added"
         return [f"{counts}, {self.shards:,} shards", *([own] if self.documents_with_bos else [])]
 
     def _sizes(self) -> list[str]:

@@ -284,7 +284,7 @@ class SweepEstimate:
 
     def __repr__(self) -> str:
         reused = f"{self.token_layers:,.0f} token-layers of {self.token_layers_full:,.0f}"
-        time = "kept from before" if self.cached else f"about {self.seconds:,.1f} s of computing"
+        time = "kept from before" if self.cached else f"about {self.seconds:,.1f} s of computation"
         return f"{self.cells:,} cells, {reused}\n  {self.bytes:,} bytes; {time}"
 
 

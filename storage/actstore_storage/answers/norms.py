@@ -103,19 +103,21 @@ ANSWERS: Mapping[type, Callable[[Store, Any], Any]] = {
 
 def _snapshots(store: Store, runs: Sequence[str]) -> list[Snapshot]:
     if not runs:
-        raise BadRequest("no run is named", field="runs", value="none", allowed="one run or more")
+        raise BadRequest("no run was given", field="runs", value="none", allowed="one run or more")
     return store.snapshots(runs)
 
 
 def _fitted(snapshots: Sequence[Snapshot], question: FitGrowth) -> Growth:
     asked = {"bootstrap": Bootstrap(question.resamples, question.seed), **_means(question)}
     if question.axis == CHECKPOINT:
-        _check_unsaid(question, "layers", "none: growth over checkpoints is of one site")
+        _check_unsaid(question, "layers", "none: growth over checkpoints is fitted at one site")
         return fit_growth_over_checkpoints(snapshots, steps=question.steps, **asked)
-    _check_unsaid(question, "steps", "none: growth over layers has the layers as its steps")
+    _check_unsaid(question, "steps", "none: growth over layers uses the layers as steps")
     if len(snapshots) > 1:
-        message = f"{len(snapshots)} runs are named, and growth over layers is of one"
-        raise BadRequest(message, field="runs", value=len(snapshots), allowed="one run, or several by checkpoint")
+        message = f"{len(snapshots)} runs were given, but growth over layers is fitted in one run"
+        raise BadRequest(
+            message, field="runs", value=len(snapshots), allowed="one run, or several with axis checkpoint"
+        )
     return fit_growth(snapshots[0], layers=_first_and_last(question.layers), **asked)
 
 
@@ -123,7 +125,7 @@ def _check_unsaid(question: FitGrowth, field: str, allowed: str) -> None:
     """Errors: BadRequest where the question says what an answer by its axis would not look at."""
     said = getattr(question, field)
     if said:
-        raise BadRequest(f"{field} do not go with axis {question.axis}", field=field, value=said, allowed=allowed)
+        raise BadRequest(f"{field} cannot be given with axis {question.axis}", field=field, value=said, allowed=allowed)
 
 
 def _means(question: FitGrowth | GetSeparability) -> dict[str, Any]:
@@ -145,7 +147,9 @@ def _first_and_last(layers: Range | None) -> tuple[int, int] | None:
     if layers is None:
         return None
     if layers.end is None:
-        raise BadRequest("layers have no end", field="layers.end", value="none", allowed="a layer above the first")
+        raise BadRequest(
+            "the range of layers has no end", field="layers.end", value="none", allowed="a layer above the first"
+        )
     return layers.first, layers.end - 1
 
 

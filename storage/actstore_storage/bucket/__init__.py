@@ -94,7 +94,8 @@ def check_name(text: str, field: str) -> str:
     """
     if not _NAME.fullmatch(text):
         raise BadRequest(
-            f"{field} {text!r} is not a name: use letters, digits, '.', '_' and '-', beginning with a letter or digit, "
+            f"{field} {text!r} is not a valid name: use letters, digits, '.', '_' and '-', beginning with a letter "
+            "or digit, "
             "at most 128",
             reason="NAME_INVALID",
             field=field,

@@ -121,7 +121,7 @@ class LocalBucket(Bucket):
         for part in check_key(key).split("/"):
             path = f"{path}/{part}"
             if os.path.islink(path) and not Path(path).resolve().is_relative_to(self._root):  # noqa: PTH114  faster
-                message = f"{key} leaves the store through a link"
+                message = f"{key} is outside the store: its path contains a symbolic link"
                 raise BadRequest(message, reason="NAME_INVALID", field="key", value=key)
         return Path(path)
 
@@ -171,7 +171,7 @@ class LocalBucket(Bucket):
             if reading and error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR} and self._root.is_dir():
                 raise KeyError(reading) from None
             if reading and error.errno in {errno.EACCES, errno.EPERM}:
-                message = f"{self.address} refuses to be read: {os.strerror(error.errno)}"
+                message = f"{self.address} cannot be read: {os.strerror(error.errno)}"
                 raise StoreError(message, reason="STORE_CREDENTIALS", field="store", value=self.address) from error
             if error.errno == errno.ENOENT and not self._root.is_dir():
                 raise StoreError(f"there is no directory {self.address}", field="store", value=self.address) from error
@@ -196,11 +196,12 @@ def _link_if_absent(scratch: Path, path: Path) -> bool:
         if error.errno not in _NO_LINKS:
             raise
         raise StoreError(
-            f"the file system of {scratch.parent.parent} has no hard links, by which a name is taken only once",
+            f"the file system of {scratch.parent.parent} has no hard links, which actstore needs to create a file "
+            "only if it does not exist",
             reason="STORE_UNSAFE",
             field="store",
             value=scratch.parent.parent,
-            allowed="a folder of another file system, or S3",
+            allowed="a folder on another file system, or S3",
         ) from error
     return True
 

@@ -35,7 +35,7 @@ def _bucket_and_prefix(address: str) -> tuple[str, str]:
     name, _, prefix = rest.rstrip("/").partition("/")
     if scheme != "s3" or not name:
         raise BadRequest(
-            f"{address!r} is not the address of a store",
+            f"{address!r} is not a valid address of a store",
             field="store",
             value=address,
             allowed="./folder, /folder, s3://bucket or s3://bucket/prefix",

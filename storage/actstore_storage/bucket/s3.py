@@ -127,7 +127,7 @@ class _S3Store:
                 repeated = 0
                 yield item
             elif (repeated := repeated + 1) >= REPEATED_MAX:
-                message = f"{self.address} does not go on in its listing, and tells the same keys again and again"
+                message = f"{self.address} repeats the same keys in its listing, so the listing never ends"
                 raise StoreError(message, reason="STORE_UNSAFE", field="store", value=self.address)
 
     def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
@@ -263,7 +263,7 @@ def _checked(keys: Credentials) -> Credentials:
     named = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.session_token or ""}
     for field, key in named.items():
         if not (key.isascii() and key.isprintable()):
-            message = f"the S3 {field} holds a character that no key has, as the end of a line"
+            message = f"the S3 {field} contains a character that a key cannot have, such as a line break"
             raise StoreError(message, reason="STORE_CREDENTIALS", field=field, allowed="printable ASCII characters")
     return keys
 
@@ -288,7 +288,7 @@ def _check_endpoint(endpoint: str) -> None:
     found = _ENDPOINT.fullmatch(endpoint)
     if not found or int(found[1] or 0) > _PORT_MAX:
         raise BadRequest(
-            f"{endpoint!r} is not the endpoint of an S3 store; http or https is chosen apart from it",
+            f"{endpoint!r} is not a valid S3 endpoint; http or https is set separately, by secure",
             field="endpoint",
             value=endpoint,
             allowed="host or host:port",
@@ -300,7 +300,7 @@ def _check_bucket(name: str) -> None:
         check_bucket_name(name)
     except ValueError:
         raise BadRequest(
-            f"{name!r} is no name of an S3 bucket",
+            f"{name!r} is not a valid name of an S3 bucket",
             field="store",
             value=name,
             allowed="3 to 63 letters, digits, dots and hyphens",
@@ -309,8 +309,10 @@ def _check_bucket(name: str) -> None:
 
 def _check_region(region: str) -> None:
     if not _REGION.fullmatch(region):
-        message = f"{region!r} is no S3 region"
-        raise BadRequest(message, field="region", value=region, allowed="letters, digits and hyphens, as us-east-1")
+        message = f"{region!r} is not a valid S3 region"
+        raise BadRequest(
+            message, field="region", value=region, allowed="letters, digits and hyphens, such as us-east-1"
+        )
 
 
 def _code(error: Exception) -> str:

@@ -60,13 +60,19 @@ _OTHER_REGION = {"authorizationheadermalformed", "permanentredirect", "illegallo
 NO_S3_ANSWER = "no XML of S3's"
 _NO_S3 = re.compile(rf"http 4(?!08|29)\d\d|resourcenotfound|{NO_S3_ANSWER}")
 _WORDS = (
-    (re.compile(r"ProxyError|curlCode: (5|97)\b|CONNECT tunnel"), "the proxy {proxy} does not lead there"),
-    (re.compile(r"certificate", re.I), "its certificate is not trusted: its authority has to be among this machine's"),
-    (re.compile("too many redirects"), "it sends its callers elsewhere: ask there"),
-    (re.compile(r"resolve|NameResolution", re.I), "no such host is known"),
+    (re.compile(r"ProxyError|curlCode: (5|97)\b|CONNECT tunnel"), "the proxy {proxy} could not connect to it"),
+    (
+        re.compile(r"certificate", re.I),
+        "its certificate is not trusted: install its certificate authority on this machine",
+    ),
+    (re.compile("too many redirects"), "it redirects requests to another address: use that address"),
+    (re.compile(r"resolve|NameResolution", re.I), "the host name is unknown"),
     (re.compile(r"refused|curlCode: 7\b", re.I), "nothing listens there"),
     (re.compile(r"timed? ?out|curlCode: 28\b", re.I), "it does not answer in time"),
-    (re.compile(r"reset by peer|RemoteDisconnected|curlCode: (52|56)\b"), "it hangs up, as some do where {scheme}"),
+    (
+        re.compile(r"reset by peer|RemoteDisconnected|curlCode: (52|56)\b"),
+        "it closed the connection, as some servers do if {scheme}",
+    ),
 )
 
 
@@ -103,8 +109,8 @@ def proxy_for(endpoint: str, *, secure: bool) -> str | None:
         proxy = f"http://{proxy}"
     if urlsplit(proxy).scheme not in ("http", "https"):
         raise BadRequest(
-            f"the S3 store at {endpoint} would be reached through {_without_secret(proxy)}, and only HTTP proxies are "
-            "known: set https_proxy, or name the host in no_proxy",
+            f"the S3 store at {endpoint} would be reached through {_without_secret(proxy)}, but only HTTP proxies are "
+            "supported: set https_proxy, or name the host in no_proxy",
             field="all_proxy",
             value=_without_secret(proxy),
             allowed="http://host:port, or none",
@@ -127,7 +133,7 @@ def store_failure(asked: Asked, reached: Reached, error: Exception, code: str) -
     if said is not None:
         return said
     if _CODE.fullmatch(code) and code not in _NO_CODE | _TRY_AGAIN:
-        message = f"{asked.address} refuses what it is asked, and would again ({code})"
+        message = f"{asked.address} rejected the request, and retrying would not help ({code})"
         return StoreError(message, reason="STORE_UNSAFE", field="store", value=asked.address)
     return _unreachable(asked.address, reached, str(error), code)
 
@@ -138,7 +144,7 @@ def _of_access(asked: Asked, code: str) -> StoreError | None:
     if code in _NO_BUCKET:
         return StoreError(f"there is no bucket {asked.bucket}", reason="STORE_NOT_FOUND", **where)
     if code in _SKEWED:
-        message = f"{address} refuses requests of this machine, whose clock is not the store's ({code})"
+        message = f"{address} rejects requests from this machine, because its clock differs from the store's ({code})"
         return StoreError(message, reason="STORE_CREDENTIALS", field="clock", allowed="the store's time")
     if code in _CREDENTIALS or (code in _DENIED and not asked.writing):
         return StoreError(f"{address} refuses these credentials ({code})", reason="STORE_CREDENTIALS", **where)
@@ -154,9 +160,13 @@ def _unreachable(address: str, reached: Reached, said: str, code: str) -> StoreU
     endpoint = reached.endpoint
     words = next((f"{words}, " for pattern, words in _WORDS if pattern.search(said)), "")
     if _NO_S3.fullmatch(code):
-        words = "what answers there is no S3 store, "
-    scheme = "they are asked over TLS" if reached.secure else "they speak TLS: that would be ACTSTORE_S3_SECURE=1"
-    where = f"{endpoint}, its ACTSTORE_S3_ENDPOINT" if words else endpoint
+        words = "the server there is not an S3 store, "
+    scheme = (
+        "they get TLS where they expect plain HTTP"
+        if reached.secure
+        else "they expect TLS: set ACTSTORE_S3_SECURE=1 then"
+    )
+    where = f"{endpoint}, from ACTSTORE_S3_ENDPOINT" if words else endpoint
     why = words.format(proxy=_without_secret(reached.proxy or ""), scheme=scheme) + code
     message = f"{address} cannot be reached at {where} ({why})"
     return StoreUnreachable(message, field="store", value=address)
@@ -167,18 +177,20 @@ def _of_a_setting(address: str, reached: Reached, said: str, code: str) -> Store
     endpoint = reached.endpoint
     if reached.secure and _PLAIN_HTTP.search(said):
         return _wrong_setting(
-            f"{endpoint}, where {address} is, speaks plain HTTP and was asked over TLS: set ACTSTORE_S3_SECURE=0, or "
+            f"{endpoint}, the endpoint of {address}, speaks plain HTTP but was called over TLS: set "
+            "ACTSTORE_S3_SECURE=0, or "
             "secure=False", "secure", "True", "False",
         )  # fmt: skip
     if not reached.secure and _TLS.search(said):
         return _wrong_setting(
-            f"{endpoint}, where {address} is, speaks TLS and was asked over plain HTTP: set ACTSTORE_S3_SECURE=1, or "
+            f"{endpoint}, the endpoint of {address}, speaks TLS but was called over plain HTTP: set "
+            "ACTSTORE_S3_SECURE=1, or "
             "secure=True", "secure", "False", "True",
         )  # fmt: skip
     if code in _OTHER_REGION:
         return _wrong_setting(
-            f"{address} is not in the region {reached.region}, or does not know this access key ({code}): set "
-            "ACTSTORE_S3_REGION, or region", "region", reached.region, "the region that the store is in",
+            f"{address} is not in the region {reached.region}, or this access key is unknown there ({code}): set "
+            "ACTSTORE_S3_REGION, or region=", "region", reached.region, "the region that the store is in",
         )  # fmt: skip
     return None
 

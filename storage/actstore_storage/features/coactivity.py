@@ -138,4 +138,4 @@ def _rows_at(
 def _check_order(order: str, k: int) -> None:
     check_limit(k, FEATURES_SHOWN_MAX, "k")
     if order not in ORDERS:
-        raise BadRequest(f"features are not ordered by {order!r}", field="order", value=order, allowed=ORDERS)
+        raise BadRequest(f"features cannot be ordered by {order!r}", field="order", value=order, allowed=ORDERS)

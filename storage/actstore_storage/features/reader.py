@@ -23,7 +23,7 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
 from actstore_storage.runs.tokens import shard_tokens
 
-# What a question with a filter looks through at most: it reads every activation of its feature.
+# What a question with a filter can search at most: it reads every activation of its feature.
 FILTERED_ENTRIES_MAX = 50_000_000
 
 
@@ -69,7 +69,7 @@ class FeatureReader:
         entries = Ranking(lists)
         if entries.total > FILTERED_ENTRIES_MAX:
             raise BadRequest(
-                f"feature {feature} has {entries.total:,} activations, and a filter looks through "
+                f"feature {feature} has {entries.total:,} activations, and a filter can search "
                 f"{FILTERED_ENTRIES_MAX:,} at most",
                 reason="LIMIT_EXCEEDED",
                 field="filter",

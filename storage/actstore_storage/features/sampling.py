@@ -57,7 +57,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            message = f"examples are not chosen by {self.method!r}"
+            message = f"examples cannot be chosen by method {self.method!r}"
             raise BadRequest(message, field="method", value=self.method, allowed=METHODS)
         check_limit(self.k, EXAMPLES_MAX, "k")
         check_limit(self.bins, EXAMPLES_MAX, "bins")

@@ -150,7 +150,7 @@ def _from_footer(footer: pq.FileMetaData) -> Places:
         starts.append([chunk.data_page_offset for chunk in chunks])
         sizes.append([chunk.total_compressed_size for chunk in chunks])
         if any(chunk.has_dictionary_page for chunk in chunks) or chunks[0].statistics is None:
-            raise ValueError("it has dictionaries, or no statistics of activations")
+            raise ValueError("its pages are dictionary-encoded, or it lacks statistics of activations")
         highest.append(chunks[0].statistics.max)
     shape = -1, len(COLUMNS)
     return Places(
@@ -172,7 +172,7 @@ def _as_recorded(record: ObjectRecord, owner: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise corrupt_object(record.key, f"object {record.key} of {owner} is no index: {error}") from error
+        raise corrupt_object(record.key, f"object {record.key} of {owner} is not a feature index: {error}") from error
 
 
 def _make_room(held: dict[int, Any], needed: range = range(0)) -> None:

@@ -216,7 +216,7 @@ def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
     segment = _parsed(snapshot.bucket.get(key), key, snapshot.record.sealed)
     found = segment.run, segment.sae, segment.specification_sha256, segment.shards
     if found != (snapshot.record.run, sae, snapshot.record.specification_sha256, shards):
-        raise corrupt_object(key, f"{key} is an index of something else: {found}")
+        raise corrupt_object(key, f"{key} is the index of another run or SAE: {found}")
     return segment
 
 

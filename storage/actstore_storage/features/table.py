@@ -39,7 +39,9 @@ class FeatureSearch:
     def __post_init__(self) -> None:
         for name in (*self.bounds, self.order):
             if name not in STATISTICS:
-                raise BadRequest(f"features have no {name!r}", field="statistic", value=name, allowed=STATISTICS)
+                raise BadRequest(
+                    f"features have no statistic {name!r}", field="statistic", value=name, allowed=STATISTICS
+                )
         for name, (low, high) in self.bounds.items():
             if low is not None and high is not None and not low <= high:
                 message = f"{name} cannot be at least {low} and at most {high}"

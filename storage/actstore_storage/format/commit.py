@@ -63,7 +63,7 @@ def commit_of(record: RunRecord, shard: int, data: bytes, key: str) -> Commit:
     commit = Commit.from_json(data, key, sealed=record.sealed)
     found = (commit.run, commit.shard, commit.specification_sha256)
     if found != (record.run, shard, record.specification_sha256):
-        raise corrupt_object(key, f"{key} is a commit of something else: {found}")
+        raise corrupt_object(key, f"{key} is the commit of another run or shard: {found}")
     return commit
 
 

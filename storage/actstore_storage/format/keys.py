@@ -20,7 +20,7 @@ def storage_name(name: str, field: str) -> str:
     Hub ids never contain `--`; refusing it elsewhere too keeps two names from sharing a folder.
     """
     if "--" in name:
-        message = f"{field} {name!r} contains '--', which stands for '/' in the store"
+        message = f"{field} {name!r} contains '--', which is reserved: it replaces '/' in the store"
         raise BadRequest(message, reason="NAME_INVALID", field=field, value=name, allowed="no '--'")
     for part in name.split("/"):
         check_name(part, field)

@@ -24,7 +24,7 @@ def selected(
     elif positions.kind == "fraction":
         chosen = _uniform(positions.seed, sequence, position) < positions.fraction
     else:
-        raise ValueError(f"{positions.kind} does not choose tokens by their place")
+        raise ValueError(f"{positions.kind} does not choose tokens by their position")
     return np.asarray(chosen, np.bool_)
 
 

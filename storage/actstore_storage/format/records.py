@@ -88,7 +88,7 @@ def _check_fields(kind: Any) -> Check:
 
     def check(found: dict[str, Any]) -> None:
         if not found.keys() <= names:
-            raise ValueError(f"it has fields that no such record has: {', '.join(sorted(found.keys() - names))}")
+            raise ValueError(f"it has unknown fields: {', '.join(sorted(found.keys() - names))}")
         for name, inner in nested.items():
             if name in found:
                 inner(found[name])
@@ -106,7 +106,7 @@ def _members(data: bytes, sealed: bool) -> dict[str, Any]:
     if is_sealed(data):
         text = data[:-_SEAL_BYTES] + b"}"
         if hashlib.sha256(text).hexdigest().encode() != data[-64 - len(_END) : -len(_END)]:
-            raise ValueError("its bytes are not those that its record_sha256 was made of")
+            raise ValueError("its bytes do not match its record_sha256")
         found = _parsed(text)
     else:
         found = _parsed(data)
@@ -115,7 +115,7 @@ def _members(data: bytes, sealed: bool) -> dict[str, Any]:
         if canonical_json(found) != data:
             raise ValueError("it is not canonical JSON")
     if not isinstance(found, dict):
-        raise TypeError("it is no JSON object")
+        raise TypeError("it is not a JSON object")
     return found
 
 

@@ -88,7 +88,7 @@ def expand_sites(
 def _check_head(text: str, kind: str, head: int, head_counts: Mapping[str, int] | None) -> None:
     if kind not in HEAD_KINDS:
         raise BadRequest(
-            f"site {text!r} names a head, and {kind} has none",
+            f"site {text!r} names a head, but {kind} has no heads",
             reason="SITE_UNKNOWN",
             field="site",
             value=text,
@@ -112,13 +112,13 @@ def why_missing(text: str, kinds: Sequence[str]) -> str:
         return ""
     if kind == "resid_mid" and {"attn_out", "mlp_out"} <= set(kinds):
         return (
-            ". In parallel blocks attention and MLP read the same residual, resid_pre, and are added to it together: "
-            "there is none in between"
+            ". In parallel blocks attention and MLP both read resid_pre and are added to it together, so there is no "
+            "residual between them"
         )
     if kind in ("resid_mid", "mlp_out", "mlp_input") and "attn_out" in kinds and "mlp_out" not in kinds:
-        return ". Its blocks are attention alone"
+        return ". Its blocks have attention only, without an MLP"
     if kind == "normalized_resid_post" and "resid_post" in kinds:
-        return ". Post-LN blocks alone norm behind the sum; here the next layer reads resid_post"
+        return ". Only post-LN blocks have a norm after the sum; here the next layer reads resid_post"
     return ""
 
 
@@ -131,7 +131,7 @@ def kinds_of_block(block: str) -> tuple[str, ...]:
 def _unknown(text: str, kinds: Sequence[str], layer_count: int | None) -> BadRequest:
     layers = "LAYER" if layer_count is None else f"0..{layer_count - 1}"
     if why := why_missing(text, kinds):
-        message = f"there is no site {text!r} here{why}"
+        message = f"this model has no site {text!r}{why}"
     else:
         message = f"unknown site {text!r}: a site is KIND.LAYER with KIND one of {', '.join(kinds)} and LAYER {layers}"
     return BadRequest(

@@ -242,7 +242,7 @@ class RunRecord:
             raise ValueError("it has no record_sha256, which every record of its format version has")
         # As it stands: what a version did not know was not hashed.
         if _hash(found["specification"]) != found["specification_sha256"]:
-            raise ValueError("its specification is not the one of its specification_sha256")
+            raise ValueError("its specification does not match its specification_sha256")
         return as_record(found, cls)
 
 

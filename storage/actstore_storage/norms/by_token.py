@@ -56,7 +56,7 @@ def token_norms(
 
 def _check_size(tokens: int, sites: int) -> None:
     if tokens * sites > TOKEN_NORM_VALUES_MAX:
-        message = f"{tokens} tokens or more at {sites} sites are {tokens * sites} values, the limit is"
+        message = f"{tokens} tokens or more at {sites} sites are {tokens * sites} values; the limit is"
         raise BadRequest(
             f"{message} {TOKEN_NORM_VALUES_MAX}",
             reason="LIMIT_EXCEEDED",

@@ -257,16 +257,16 @@ def _wrong_range(
 ) -> str | None:
     first, last = layers
     if first > last:
-        return f"the range is empty, for its first layer, {first}, is above its last, {last}"
+        return f"the range is empty: its first layer, {first}, is above its last, {last}"
     for layer in layers:
         if layer not in have:
             return f"run {run} has no norms of {kind}.{layer}"
     if count < least:
-        return f"that needs at least {least} layers that run {run} has norms of, and there are {count}"
+        return f"the fit needs at least {least} layers, and run {run} has norms of {count} of these"
     return None
 
 
 def _check_size(quantity: str) -> None:
     if quantity not in SIZES:
-        message = f"growth is of a measure of size, and {quantity!r} is none"
+        message = f"growth can only be fitted to a measure of size, which {quantity!r} is not"
         raise BadRequest(message, field="quantity", value=quantity, allowed=SIZES)

@@ -119,17 +119,19 @@ def fit_steps(steps: Steps, norms: Steps, resampled: Resampled | None = None) ->
 def _check(steps: Steps, norms: Steps) -> None:
     if len(steps) < STEPS_MIN:
         raise BadRequest(
-            f"growth over {len(steps)} steps cannot be fitted: it takes at least {STEPS_MIN}",
+            f"growth over {len(steps)} steps cannot be fitted: it needs at least {STEPS_MIN}",
             reason="LAYER_OUT_OF_RANGE",
             field="steps",
             value=len(steps),
             allowed=f"at least {STEPS_MIN}",
         )
     if not bool((np.diff(steps) > 0).all()) or not bool(np.isfinite(steps).all()):
-        raise BadRequest("steps do not ascend", field="steps", value=steps.tolist(), allowed="ascending numbers")
+        raise BadRequest(
+            "steps are not in ascending order", field="steps", value=steps.tolist(), allowed="ascending numbers"
+        )
     if not bool(((norms > 0) & np.isfinite(norms)).all()):
         raise BadRequest(
-            "a norm that is 0, below 0 or no number has no logarithm",
+            "a norm is 0, negative or not a number, and has no logarithm",
             field="norms",
             value=norms.tolist(),
             allowed="positive numbers",

@@ -120,7 +120,7 @@ def _check(question: ProfileQuestion) -> None:
     for field, allowed in (("quantity", QUANTITIES), ("by", (*_GROUPS, TOKEN))):
         value = getattr(question, field)
         if value not in allowed:
-            raise BadRequest(f"{field} {value!r} is not known", field=field, value=value, allowed=allowed)
+            raise BadRequest(f"{field} {value!r} is unknown", field=field, value=value, allowed=allowed)
     check_limit(len(question.quantiles), QUANTILES_MAX, "quantiles", least=0)
     for quantile in question.quantiles:
         if not 0 <= quantile <= 1:
@@ -132,10 +132,10 @@ def _check_sequences(question: ProfileQuestion) -> None:
     """They are named by token, where nobody wants those of a whole run, and else all of them count."""
     by_token, named = question.by == TOKEN, question.sequences is not None
     if by_token != named:
-        which = "of some sequences" if by_token else "over all sequences"
-        allowed = "the first, and how many, as range(4)" if by_token else f"none, or by {TOKEN}"
+        which = "need a range of sequences" if by_token else "are always over all sequences"
+        allowed = "a range of sequences, such as range(4)" if by_token else f"none, or by={TOKEN!r}"
         value = _span(question.sequences)
-        raise BadRequest(f"norms by {question.by} are {which}", field="sequences", value=value, allowed=allowed)
+        raise BadRequest(f"norms by {question.by} {which}", field="sequences", value=value, allowed=allowed)
 
 
 def _span(sequences: tuple[int, int | None] | None) -> str:
@@ -155,10 +155,10 @@ def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
         raise BadRequest(
             f"no committed shard of run {run} holds these sequences: {held}"
             if sequences
-            else f"these are none of the {total} sequences of run {run}",
+            else f"run {run} has {total} sequences, and none of these",
             field="sequences",
             value=_span(question.sequences),
-            allowed=f"of 0 to {total - 1}, those that are committed",
+            allowed=f"committed sequences among 0 to {total - 1}",
         )
     found = token_norms(snapshot, question.quantity, sites, question.kept, sequences)
     if not found.num_rows:
@@ -294,7 +294,7 @@ def norm_histogram(
     _check(question)
     check_bins(bins, edges)
     if question.by != LAYER:
-        raise BadRequest("histograms are by layer", field="by", value=question.by, allowed=LAYER)
+        raise BadRequest("histograms need by='layer'", field="by", value=question.by, allowed=LAYER)
     rows, places = [], _places(snapshot, question)
     sketches = _sketches(snapshot, places, question)
     for [site] in places:
@@ -336,7 +336,9 @@ def _profile_schema(question: ProfileQuestion, quantile_names: Iterable[str]) ->
 
 def none_left(snapshot: Snapshot, sites: Sequence[Site], kept: KeptTokens) -> BadRequest:
     where = " and ".join(dict.fromkeys((str(sites[0]), str(sites[-1]))))
-    return nothing_left(f"no token is left of {where} in {len(snapshot.commits)} committed shards", kept)
+    return nothing_left(
+        f"no token of {where} is left after exclusions in {len(snapshot.commits)} committed shards", kept
+    )
 
 
 def nothing_left(message: str, kept: KeptTokens) -> BadRequest:

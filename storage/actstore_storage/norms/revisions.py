@@ -82,12 +82,12 @@ def warnings_of(snapshots: Sequence[Snapshot], *, sinks: bool) -> tuple[str, ...
     """Sentences on what these runs' norms differ by beside training: how they were computed, and, where `sinks` are
     told from other tokens, how many times the median made one. None for a single run.
     """
-    found = [(name, "their numbers differ by rounding as well") for name in _COMPUTED_WITH]
-    found += [("sink_ratio", "each has other sinks")] if sinks else []
+    found = [(name, "their numbers also differ by rounding") for name in _COMPUTED_WITH]
+    found += [("sink_ratio", "different tokens count as sinks")] if sinks else []
     runs = [snapshot.provenance() for snapshot in snapshots]
     told = [(name, consequence, _runs_by_value(runs, name)) for name, consequence in found]
     return tuple(
-        f"the runs' {name} differs, so that {consequence}: {', '.join(values)}"
+        f"the runs differ in {name}, so {consequence}: {', '.join(values)}"
         for name, consequence, values in told
         if len(values) > 1
     )
@@ -131,7 +131,12 @@ def norms_of_runs(
     """
     several = len(snapshots) > 1 or question.by == CHECKPOINT
     if several and question.by == TOKEN:
-        raise BadRequest("norms by token are of one run", field="by", value=TOKEN, allowed="a question for each run")
+        raise BadRequest(
+            "norms by token can be read from one run at a time",
+            field="by",
+            value=TOKEN,
+            allowed="one run; ask once for each run",
+        )
     asked = replace(question, by=LAYER) if question.by == CHECKPOINT else question
     at = in_order(snapshots, steps, least=1) if several else None
 
@@ -159,7 +164,9 @@ def _of_lost_sketches(
         return ()
     found = (lost_sketches(snapshot) for snapshot in snapshots)
     return tuple(
-        f"quantiles and histograms are of every token's stored norm, exact and slow, for {one}" for one in found if one
+        f"quantiles and histograms were computed exactly, from every token's stored norm, which is slow: {one}"
+        for one in found
+        if one
     )
 
 
@@ -190,15 +197,15 @@ def _training_steps(snapshots: Sequence[Snapshot], given: Sequence[float]) -> np
     units = {match[2] for match in found if match}  # 512 and 1k do not compare as numbers
     if not given and (not all(found) or len(units) > 1):
         raise BadRequest(
-            f"revisions {', '.join(map(repr, names))} do not all say their step",
+            f"revisions {', '.join(map(repr, names))} do not all end in a training step",
             field="steps",
             value=", ".join(names),
-            allowed="a number for each run, or revisions that end in one, all alike: step1000",
+            allowed="a number for each run, or revisions that all end in one in the same form, such as step1000",
         )
     steps = np.array(given or [float(match[1]) for match in found if match], np.float64)
     if len(steps) != len(snapshots) or len(np.unique(steps)) < len(steps) or not np.isfinite(steps).all():
         raise BadRequest(
-            f"{len(steps)} steps for {len(snapshots)} runs, and all must differ",
+            f"{len(steps)} steps were given for {len(snapshots)} runs; each run needs a different step",
             field="steps",
             value=steps.tolist(),
             allowed=f"{len(snapshots)} different numbers",

@@ -158,7 +158,9 @@ def histogram_rows(
 def check_bins(bins: int, edges: Sequence[float]) -> None:
     check_limit(len(edges) - 1 if len(edges) else bins, HISTOGRAM_BINS_MAX, "edges" if len(edges) else "bins", least=1)
     if len(edges) and not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
-        raise BadRequest("edges of a histogram ascend", field="edges", value=list(edges), allowed="ascending numbers")
+        raise BadRequest(
+            "edges of a histogram must ascend", field="edges", value=list(edges), allowed="ascending numbers"
+        )
 
 
 def _bounds(values: npt.NDArray[np.floating], bins: int) -> npt.NDArray[np.float64]:

@@ -142,7 +142,7 @@ def _verdict(miss: float, squares: Sequence[float]) -> str:
 def _check(norms: Norms) -> None:
     for name, size in zip(("layers", "runs"), norms.shape, strict=True):
         if size < AXIS_MIN:
-            message = f"{size} {name} do not tell layer and checkpoint apart"
+            message = f"{size} {name} are too few to separate layer from checkpoint"
             raise BadRequest(message, field=name, value=size, allowed=f"at least {AXIS_MIN}")
     if not (np.isfinite(norms).all() and (norms > 0).all()):
-        raise BadRequest("norms are above 0", field="norms", value=float(norms.min()), allowed="numbers above 0")
+        raise BadRequest("norms must be above 0", field="norms", value=float(norms.min()), allowed="numbers above 0")

@@ -69,8 +69,8 @@ def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str], quantity
 def _why_missing(snapshot: Snapshot) -> str:
     """Centred norms are of every site: a shard without them is from before anything was stored beside L2."""
     if all(_in_every_shard(snapshot, site, CENTRED_L2) for site in stored_sites(snapshot)):
-        return ": it is between sites of which the run has no norms, or that its blocks do not have"
-    return ": shards of it were captured before anything but L2 was stored"
+        return ": it is computed from neighboring sites, and the run lacks their norms or its blocks lack these sites"
+    return ": some of its shards were captured by an early version that stored only L2 norms"
 
 
 def check_all_have(snapshots: Sequence[Snapshot], places: Sequence[Site], quantity: str) -> None:

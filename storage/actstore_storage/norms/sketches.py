@@ -48,9 +48,9 @@ def checkpoint_sketches(
     except (pa.ArrowException, OSError) as error:
         raise told_apart(bucket, error, damaged(key, error)) from error
     if of != record.specification_sha256.encode():
-        raise damaged(key, "it is of another specification")
+        raise damaged(key, "it belongs to another specification")
     if lacking and all(name in moments for name in lacking):
-        raise damaged(key, f"it has no sketches of {lacking[0]}")
+        raise damaged(key, f"it has no sketch of {lacking[0]}")
     return None if lacking else _checked(found, moments, key)
 
 
@@ -83,8 +83,8 @@ def lost_sketches(snapshot: Snapshot) -> str:
     if not missing:
         return ""
     return (
-        f"merged sketches of the norms of run {run} are gone: {missing[0]}{more}. `actstore fsck {run}` names all, and "
-        "capturing the run again, which keeps its shards, makes them anew"
+        f"merged sketches of the norms of run {run} are missing: {missing[0]}{more}. `actstore fsck {run}` lists all. "
+        "Capturing the run again keeps its shards and writes the sketches again"
     )
 
 
@@ -123,7 +123,7 @@ def _checked(found: Sketches, moments: NormMoments, key: str) -> Sketches:
         if {token_class: told_of(sketch) for token_class, sketch in classes.items()} != expected:
             raise damaged(
                 key,
-                f"its sketches of {name} are no sketches, or not of as many tokens as the statistics beside them, or "
-                "not of the same least and largest value",
+                f"its sketches of {name} cannot be read, or their count, minimum or maximum differs from the commit's "
+                "statistics",
             )
     return found

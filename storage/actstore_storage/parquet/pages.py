@@ -32,7 +32,7 @@ class Page:
 def footer_bytes(end: bytes) -> int:
     """Tells how many bytes, to the end, the footer of a file takes that ends so. Errors: ValueError for no Parquet."""
     if end[-len(_MAGIC) :] != _MAGIC:
-        raise ValueError("it does not end as Parquet files do")
+        raise ValueError("it does not end like a Parquet file")
     length = end[-len(_MAGIC) - _LENGTH_BYTES : -len(_MAGIC)]
     return int.from_bytes(length, "little") + _LENGTH_BYTES + len(_MAGIC)
 
@@ -50,7 +50,7 @@ def page_at(data: memoryview, at: int) -> Page:
         header, start = _header(data, at)
         of_data = header[_DATA]
         if header[_TYPE] != _DATA_PAGE or of_data[_ENCODING] != _PLAIN:
-            raise ValueError("it is not of plain values")
+            raise ValueError("its values are not plain-encoded")
         end, crc = start + header[_STORED_BYTES], header[_CRC] & 0xFFFFFFFF
         page = Page(start, end, of_data[_VALUES], header[_PLAIN_BYTES], crc)
     except (KeyError, IndexError, TypeError) as error:

@@ -60,7 +60,7 @@ def open_source(bucket: Bucket, record: ObjectRecord, owner: str) -> pa.NativeFi
     if source.size() != record.bytes:
         found = source.size()
         source.close()
-        raise damaged(record.key, f"it has {found} bytes, its record says {record.bytes}", owner=owner)
+        raise damaged(record.key, f"it has {found} bytes, but its record says {record.bytes}", owner=owner)
     return source
 
 
@@ -76,7 +76,7 @@ def _footer(source: pa.NativeFile, record: ObjectRecord, owner: str) -> pq.FileM
     except ValueError as error:
         raise damaged(record.key, error, owner=owner) from error
     if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
-        raise damaged(record.key, "its footer is not the one that was written there", owner=owner)
+        raise damaged(record.key, "its footer does not match the hash in its record", owner=owner)
     return pq.read_metadata(pa.BufferReader(footer))
 
 
@@ -86,7 +86,7 @@ def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator
     try:
         yield
     except KeyError:
-        raise damaged(record.key, "it is not there", owner=owner) from None
+        raise damaged(record.key, "it is missing", owner=owner) from None
     except (OSError, pa.ArrowException) as error:
         raise told_apart(bucket, error, damaged(record.key, error, owner=owner)) from error
 

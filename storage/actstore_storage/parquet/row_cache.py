@@ -21,7 +21,7 @@ class RowCache:
 
     def __init__(self, bytes_max: int) -> None:
         if bytes_max < 0:
-            message = f"{bytes_max} bytes of rows cannot be kept"
+            message = f"{bytes_max} is not a valid size of the row cache"
             raise BadRequest(message, field="held_row_bytes", value=bytes_max, allowed="0 or more")
         self.bytes_max = bytes_max
         self.bytes_held = 0

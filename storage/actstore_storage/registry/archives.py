@@ -30,7 +30,7 @@ def read_archive(bucket: Bucket, key: str, folder: Path) -> None:
     if (folder / _HASHES).is_file():  # before format version 4 there was none
         told: dict[str, Any] = unseal((folder / _HASHES).read_bytes(), key, dict, sealed=True)
         if told != {"key": key, "files": _digests(folder)}:
-            raise damaged(key, "its files are not those that were stored under this key", kind="archive")
+            raise damaged(key, "its files do not match the hash in its key", kind="archive")
 
 
 def _digests(folder: Path) -> dict[str, str]:

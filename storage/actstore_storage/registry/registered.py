@@ -36,5 +36,5 @@ def read_registered(bucket: Bucket, key: str, kind: type[Record]) -> Record:
     """Reads a record. Errors: KeyError where there is none; CorruptObject, also for a record under another's key."""
     record = unseal(bucket.get(key), key, lambda fields: as_record(fields, kind))
     if record.key != key:
-        raise corrupt_object(key, f"{key} is the record of {record.key}")
+        raise corrupt_object(key, f"{key} holds the record of {record.key}")
     return record

@@ -93,12 +93,12 @@ def unlike_sae_files(bucket: Bucket, name: str, sha256: str, digests: Mapping[st
         if file not in digests:
             yield f"{sae_files_folder(name, sha256)}/{file}", "it is gone"
         elif stored.get(file) != digests[file]:
-            yield f"{sae_files_folder(name, sha256)}/{file}", "it is not the file that was stored"
+            yield f"{sae_files_folder(name, sha256)}/{file}", "it does not match the hash of the file that was stored"
 
 
 def _files_of(fields: Mapping[str, Any], name: str, sha256: str) -> dict[str, str]:
     if (fields["sae"], fields["sha256"]) != (name, sha256):
-        raise ValueError(f"it is of SAE {fields['sae']}")
+        raise ValueError(f"it belongs to SAE {fields['sae']}")
     return dict(fields["files"])
 
 

@@ -109,7 +109,7 @@ def read_token_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTe
     if record is None and key == old_token_texts_key(tokenizer_sha256):  # of before there were any
         return texts
     if record is None or unseal(record, key, dict, sealed=True) != _texts_record(tokenizer_sha256, table):
-        raise corrupt_object(key, f"{key} has other texts than were stored there")
+        raise corrupt_object(key, f"{key} does not match the token texts that were stored")
     return texts
 
 

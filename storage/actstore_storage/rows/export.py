@@ -82,10 +82,10 @@ def export_saelens(snapshot: Snapshot, site: str, folder: Path) -> int:
     _check_empty(folder)
     if snapshot.record.specification.positions.kind != "all":
         raise BadRequest(
-            "SAELens reads whole contexts, and this run stores rows of some positions",
+            "SAELens reads whole contexts, but this run stores rows of some positions only",
             field="positions",
             value=snapshot.record.specification.positions.kind,
-            allowed="a run with all positions",
+            allowed="a run that stores all positions",
         )
     length, width = snapshot.record.specification.context_length, snapshot.record.dense_width(site)
     hook = _long_name(site)
@@ -178,7 +178,7 @@ def _long_name(site: str) -> str:
     found = parse_site(site)
     if found.head is not None:
         raise BadRequest(
-            f"SAELens has no name for one head: {site}", field="site", value=site, allowed=str(found.whole)
+            f"SAELens has no name for a single head: {site}", field="site", value=site, allowed=str(found.whole)
         )
     return found.long_name
 
@@ -187,7 +187,7 @@ def _check_empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         message = f"folder {folder} is not empty"
-        raise BadRequest(message, field="folder", value=folder, allowed="an empty or a new folder")
+        raise BadRequest(message, field="folder", value=folder, allowed="an empty folder, or one that does not exist")
 
 
 def _library(name: str) -> Any:

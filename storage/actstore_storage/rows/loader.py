@@ -150,7 +150,9 @@ class TrainingLoader:
                 raise BadRequest(f"{field} is {value}", field=field, value=value, allowed="1 or more")
         for name in columns:
             if name not in TOKEN_COLUMNS:
-                raise BadRequest(f"rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
+                raise BadRequest(
+                    f"stored rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS
+                )
         kept_classes(exclude)
         commits = list(snapshot.commits)
         self._snapshot, self._sites = snapshot, [SiteRead(snapshot, commits, site) for site in sites]

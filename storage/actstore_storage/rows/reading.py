@@ -80,7 +80,7 @@ def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -
         column = column.combine_chunks()
     width = d_model * DTYPES[dtype]
     if column.type != pa.binary(width):
-        raise ValueError(f"{dtype} x {d_model} is {width} bytes wide, and the column is {column.type}")
+        raise ValueError(f"{dtype} x {d_model} is {width} bytes wide, but the column is {column.type}")
     raw = np.frombuffer(column.buffers()[1] or b"", np.uint8)[
         column.offset * width : (column.offset + len(column)) * width
     ]
@@ -190,7 +190,7 @@ def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
 def _ordered(columns: Sequence[str]) -> list[str]:
     for name in columns:
         if name not in TOKEN_COLUMNS:
-            raise BadRequest(f"rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
+            raise BadRequest(f"stored rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
     return [name for name in TOKEN_COLUMNS if name in columns]
 
 

@@ -136,7 +136,7 @@ class ShardAttempt(ABC):
 
     def _check_products(self, given: Iterable[str], wanted: Iterable[str]) -> None:
         if set(given) != set(wanted):
-            raise ValueError(f"the run stores {sorted(wanted)}, not {sorted(given)}")
+            raise ValueError(f"the run stores {sorted(wanted)}, but {sorted(given)} were given")
 
 
 class _AbandonedError(Exception):

@@ -37,7 +37,7 @@ class FeatureWriter(ShardAttempt):
 
     def _check_whole(self) -> None:
         if self._rows != self.base.tokens:
-            raise ValueError(f"shard {self._shard} was given {self._rows} of its {self.base.tokens} rows")
+            raise ValueError(f"shard {self._shard} got {self._rows} of its {self.base.tokens} rows")
 
     def _write_last(self) -> None:
         """Nothing: what the base's norms tell, its commit names."""

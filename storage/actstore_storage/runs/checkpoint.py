@@ -70,7 +70,7 @@ class Summary:
 
         def of(fields: dict[str, Any]) -> "Summary":
             if fields.pop("run", record.run) != record.run:
-                raise ValueError("it is of another run")
+                raise ValueError("it belongs to another run")
             restore_infinities(fields["norm_moments"])
             return as_record(fields, cls)
 
@@ -257,9 +257,9 @@ def open_checkpoint(bucket: Bucket, record: RunRecord, block: range) -> Checkpoi
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise told_apart(bucket, error, damaged(key, error, kind="checkpoint")) from error
     if specification != record.specification_sha256.encode():
-        raise damaged(key, "it is of another specification", kind="checkpoint")
+        raise damaged(key, "it belongs to another specification", kind="checkpoint")
     if columns["shard"].to_pylist() != list(block):
-        raise damaged(key, "it does not hold the shards of its name", kind="checkpoint")
+        raise damaged(key, "it does not hold the shards that its name says", kind="checkpoint")
     return Checkpoint(bucket, record, block, columns["tokens"].to_numpy(), summary)
 
 

@@ -46,7 +46,7 @@ class DocumentSources:
         places = np.searchsorted(self.numbers, documents)
         there = places < len(self.numbers)
         if not there.all() or (self.numbers[places] != documents).any():
-            raise ValueError("a document has no source")
+            raise ValueError("a document's source is empty")
         return places
 
 

@@ -38,7 +38,7 @@ class FeatureIndex:
     def add(self, sparse: SparseFeatures, flags: npt.NDArray[np.uint8], first_row: int) -> npt.NDArray[np.int32]:
         """Takes a batch whose row 0 is the shard's row `first_row`; answers the shard's row of each nonzero."""
         if first_row + len(flags) > ROWS_MAX:
-            raise ValueError(f"a shard with features has at most {ROWS_MAX} rows")
+            raise ValueError(f"a shard with features can have at most {ROWS_MAX} rows")
         self._check(sparse, len(flags))
         rows = (sparse.row + first_row).astype(np.int32)
         # The bits of positive floats ascend with their values, so this one integer sorts by feature ascending, then by
@@ -66,9 +66,9 @@ class FeatureIndex:
         if not len(sparse.row):
             return
         if sparse.activation.dtype != np.float32 or sparse.activation.min() <= 0:
-            raise ValueError("activations of nonzero features are float32 above 0")
+            raise ValueError("activations of nonzero features must be float32 above 0")
         if sparse.row[0] < 0 or sparse.row[-1] >= rows or (np.diff(sparse.row) < 0).any():
-            raise ValueError(f"rows of nonzero features ascend from 0 to {rows - 1}")
+            raise ValueError(f"rows of nonzero features must ascend, from 0 to {rows - 1}")
         if sparse.feature.min() < 0 or sparse.feature.max() >= self.d_sae:
             raise ValueError(f"features are 0 to {self.d_sae - 1}")
 

@@ -28,10 +28,10 @@ def check_run_name(bucket: Bucket, record: RunRecord) -> None:
         check_same_run(read_record(bucket, record.run), record)
     elif (left := bucket.keys(f"{RUNS}/{record.run}")) and key not in left:
         raise Conflict(
-            f"run {record.run} was removed, but not to the end",
+            f"run {record.run} was only partly removed",
             field="run",
             value=record.run,
-            allowed="another name, or remove the run again",
+            allowed="another name; or remove the run again, which finishes the removal",
         )
 
 
@@ -55,7 +55,7 @@ def check_same_run(standing: RunRecord, record: RunRecord) -> None:
     """
     if standing.specification.differing(record.specification):
         raise Conflict(
-            f"run {record.run} exists with another specification: {'; '.join(standing.differences(record))}",
+            f"run {record.run} already exists with another specification: {'; '.join(standing.differences(record))}",
             field="run",
             value=record.run,
             allowed=f"another name, or the specification {standing.specification_sha256}",
@@ -72,10 +72,10 @@ def check_store(bucket: Bucket) -> None:
     below = _stores_below(Path(bucket.address)) if isinstance(bucket, LocalBucket) else []
     near = f"; {below[0]} is one" if below else ""
     raise StoreError(
-        f"{bucket.address} is no store: nothing that actstore writes is there{near}",
+        f"{bucket.address} is not a store: it has none of the objects that actstore writes{near}",
         field="store",
         value=bucket.address,
-        allowed=", ".join(below) or "a store that something was captured into, as .actstore/store of `actstore up`",
+        allowed=", ".join(below) or "a store with at least one capture, such as .actstore/store after `actstore up`",
     )
 
 
@@ -111,7 +111,7 @@ def readable_runs(bucket: Bucket) -> list[Snapshot]:
         try:
             snapshots.append(open_run(bucket, run))
         except CorruptObject as error:
-            _log.warning("run %s is left out of the listing: %s", run, error.message)
+            _log.warning("run %s is omitted from the listing: %s", run, error.message)
     return snapshots
 
 
@@ -151,10 +151,10 @@ def read_record(bucket: Bucket, run: str) -> RunRecord:
     try:
         record = RunRecord.from_json(bucket.get(key), key)
     except KeyError:
-        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        allowed = list_runs(bucket) or "none: this store has no runs"
         raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
     if record.run != run:
-        raise corrupt_object(key, f"{key} is the record of run {record.run}")
+        raise corrupt_object(key, f"{key} holds the record of run {record.run}")
     return record
 
 

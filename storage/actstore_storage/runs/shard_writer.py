@@ -110,7 +110,7 @@ class ShardWriter(ShardAttempt):
             self._objects[NORMS].write([_norms(name, norms[name], rows) for name in self._columns])
             self._add_moments(norms, classes)
         if (chosen is None) == (POSITIONS in self._objects):
-            raise ValueError("rows are chosen just where the run stores dense rows of some tokens only")
+            raise ValueError("`chosen` must be given if and only if the run stores dense rows of some tokens only")
         dense_rows = rows if chosen is None else self._positions(chosen, rows)
         for site, values in dense.items():
             self._objects[site].write([self._dense(site, values, dense_rows)])
@@ -130,7 +130,7 @@ class ShardWriter(ShardAttempt):
     def _check_whole(self) -> None:
         wanted = self._record.shard_sequences(self._shard)
         if self._sequences != len(wanted):
-            raise ValueError(f"shard {self._shard} was given {self._sequences} of its {len(wanted)} sequences")
+            raise ValueError(f"shard {self._shard} got {self._sequences} of its {len(wanted)} sequences")
 
     def _write_last(self) -> None:
         if NORM_SKETCHES in self._objects:
@@ -159,15 +159,17 @@ class ShardWriter(ShardAttempt):
 
     def _check_order(self, tokens: TokenRows) -> None:
         if not len(tokens.sequence):
-            raise ValueError("a batch has no rows")
+            raise ValueError("the batch has no rows")
         sequences, positions = tokens.sequence.astype(np.int64), tokens.position.astype(np.int64)
         steps = np.diff(sequences, prepend=self._last[0])
         later = (steps > 0) | ((steps == 0) & (np.diff(positions, prepend=self._last[1]) > 0))
         if not later.all():
-            raise ValueError(f"row {int(np.argmin(later))} is not after the one before it in (sequence, position)")
+            raise ValueError(
+                f"row {int(np.argmin(later))} does not follow the row before it in order of (sequence, position)"
+            )
         allowed = self._record.shard_sequences(self._shard)
         if sequences[0] not in allowed or sequences[-1] not in allowed:
-            raise ValueError(f"shard {self._shard} has {allowed}, not sequences {sequences[0]} to {sequences[-1]}")
+            raise ValueError(f"shard {self._shard} has sequences {allowed}, but got {sequences[0]} to {sequences[-1]}")
         self._sequences += int((steps > 0).sum())
         self._last = (int(sequences[-1]), int(positions[-1]))
 
@@ -193,7 +195,7 @@ class ShardWriter(ShardAttempt):
 
     def _positions(self, chosen: npt.NDArray[np.int32], rows: int) -> int:
         if len(chosen) and (chosen[0] < 0 or chosen[-1] >= rows or (np.diff(chosen) <= 0).any()):
-            raise ValueError(f"chosen rows ascend from 0 to {rows - 1}")
+            raise ValueError(f"chosen rows must ascend, from 0 to {rows - 1}")
         self._objects[POSITIONS].write([pa.array(chosen + self._rows, pa.int32())])
         return len(chosen)
 

@@ -74,7 +74,7 @@ class Snapshot:
                 return sae
         names = [sae.name for sae in self.record.specification.saes]
         raise NotThere(
-            f"run {self.record.run} has no features of SAE {name!r}",
+            f"run {self.record.run} has no features from SAE {name!r}",
             reason="SAE_NOT_FOUND",
             field="sae",
             value=name,

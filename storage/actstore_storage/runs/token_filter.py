@@ -105,8 +105,10 @@ def _check_some(field: str, asked: tuple[int, int | None], total: int, what: str
         return
     backwards = end is not None and end <= first
     raise BadRequest(
-        f"there are no {field} from {first} to before {end}" if backwards else f"{what} has no {field} from {first} on",
+        f"the range of {field} is empty: first is {first} and end is {end}"
+        if backwards
+        else f"{what} has no {field} from {first} on",
         field=field,
         value=f"{first} to {'the last' if end is None else end - 1}",
-        allowed=f"of 0 to {total - 1}" if total else "none: the run has no token",
+        allowed=f"0 to {total - 1}" if total else "none: the run has no token",
     )

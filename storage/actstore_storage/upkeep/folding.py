@@ -136,5 +136,5 @@ def _merge(merged: NormSketches, found: Sketches, run: str) -> None:
     try:
         merged.merge(found)
     except ValueError as error:
-        message = f"run {run}: sketches of norms cannot be merged: {error}"
+        message = f"run {run}: norm sketches cannot be merged: {error}"
         raise CorruptObject(message, field="run", value=run) from error

@@ -24,21 +24,21 @@ def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
     for one whose rows other runs are over, which then have lost them.
     """
     if not bucket.keys(f"{RUNS}/{run}"):
-        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        allowed = list_runs(bucket) or "none: this store has no runs"
         raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed)
     if bucket.exists(wanted_key(run)) and not force:
         raise Conflict(
             f"run {run} is being captured",
             field="run",
             value=run,
-            allowed="cancel it first, or force: its capture then fails",
+            allowed="cancel the capture first, or pass force, which makes the capture fail",
         )
     if not force and (others := runs_over(bucket, run)):
         raise Conflict(
-            f"run {run} has the rows of other runs: {', '.join(others)}",
+            f"run {run} holds rows that other runs use: {', '.join(others)}",
             field="run",
             value=run,
-            allowed="remove those first, or force: their rows are then gone",
+            allowed="remove those runs first, or pass force, which deletes the rows they use",
         )
     bucket.delete(wanted_key(run))
     removed = 0

@@ -117,7 +117,7 @@ def test_a_run_of_which_some_shards_are_older_is_refused(local_bucket: Bucket) -
             writer.add(tokens, dense, values | centred, features)
         assert writer.commit()
     snapshot = open_run(local_bucket, "run")
-    with pytest.raises(BadRequest, match="shards of it were captured before"):
+    with pytest.raises(BadRequest, match="some of its shards were captured by an early version"):
         norm_profile(snapshot, ProfileQuestion(("resid_post",), "centred_l2"))
     assert norm_profile(snapshot, ProfileQuestion(("resid_post",))).num_rows == 4
 
@@ -138,7 +138,7 @@ def test_sites_of_which_nothing_is_left_are_named_from_the_first_to_the_last(loc
     snapshot = open_run(local_bucket, "run")
     for by, where in (("site", "resid_post.0 and resid_post.3"), ("layer", "resid_post.0")):
         question = ProfileQuestion(("resid_post",), by=by, kept=KeptTokens(frozenset()))
-        with pytest.raises(BadRequest, match=rf"no token is left of {where} in 4 .*\(nothing excluded\)"):
+        with pytest.raises(BadRequest, match=rf"no token of {where} in 4 .*\(nothing excluded\)"):
             norm_profile(snapshot, question)
 
 

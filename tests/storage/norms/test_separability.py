@@ -260,12 +260,12 @@ def test_runs_computed_in_other_ways_compare_and_the_answer_says_so(
     assert norms_of_runs(training, _by_layer()).warnings == separability(training).warnings == ()
     assert norms_of_runs(runs[1:2], _by_layer()).warnings == fit_growth(runs[1]).warnings == ()
     told = (
-        "the runs' dtype differs, so that their numbers differ by rounding as well: "
+        "the runs differ in dtype, so their numbers also differ by rounding: "
         "bfloat16 in at-50 and 1 more, float32 in at-100 and 2 more",
-        "the runs' attention_implementation differs, so that their numbers differ by rounding as well: "
+        "the runs differ in attention_implementation, so their numbers also differ by rounding: "
         "sdpa in at-50 and 3 more, eager in at-800",
     )
-    sinks = "the runs' sink_ratio differs, so that each has other sinks: 0 in at-50 and 3 more, 20 in at-800"
+    sinks = "the runs differ in sink_ratio, so different tokens count as sinks: 0 in at-50 and 3 more, 20 in at-800"
     for exclude, expected in ((frozenset(), told), (frozenset({"sink"}), (*told, sinks))):
         profile = norms_of_runs(runs, replace(_by_layer(), kept=KeptTokens(exclude)))
         growth = fit_growth_over_checkpoints(runs, kept=KeptTokens(exclude), bootstrap=Bootstrap(0))

@@ -138,7 +138,7 @@ def test_a_removal_that_was_interrupted_is_finished_before_the_name_is_used_agai
     bucket.delete("runs/run/run.json")
     with pytest.raises(NotThere):
         open_run(bucket, "run")
-    with pytest.raises(Conflict, match="not to the end"):
+    with pytest.raises(Conflict, match="only partly removed"):
         create_run(bucket, run.record)
     assert kinds(bucket) == [("unreadable", "runs/run/run.json")]
     remove_run(bucket, "run")
@@ -216,11 +216,11 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     **{name: (damage, "is damaged") for name, damage in DAMAGES.items()},
     "of fewer values": (
         lambda data: other_sketches(data, lambda table: _with_first(table, lambda sketch: b"")),
-        "not of as many tokens",
+        "their count, minimum or maximum differs",
     ),
     "half a sketch": (
         lambda data: other_sketches(data, lambda table: _with_first(table, lambda sketch: sketch[: len(sketch) // 2])),
-        "sketches of resid_post.0 are no sketches",
+        "sketches of resid_post.0 cannot be read",
     ),
     "of no known version": (
         lambda data: other_sketches(
@@ -230,11 +230,11 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "of other extremes": (
         lambda data: other_sketches(data, lambda table: _with_first(table, _with_more)),
-        "not of the same least and largest value",
+        "their count, minimum or maximum differs",
     ),
     "a name short": (
         lambda data: other_sketches(data, lambda table: table.drop_columns(["resid_pre.2"])),
-        "it has no sketches of resid_pre.2",
+        "it has no sketch of resid_pre.2",
     ),
 }
 
@@ -280,7 +280,7 @@ def _of_site(number: str, change: Callable[[float], float]) -> Callable[[dict[st
 SUMMARY_DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "count": (
         _of_site("count", lambda count: count + 1),
-        r"the count of resid_post\.1 \(text\) is (\d+), and of its commits (\d+);",
+        r"the count of resid_post\.1 \(text\) is (\d+), but (\d+) in its commits;",
     ),
     "mean": (
         _of_site("mean", lambda mean: mean * (1 + 1e-6)),
@@ -305,18 +305,18 @@ SUMMARY_DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "another site": (
         lambda summary: summary["norm_moments"].update(other=summary["norm_moments"]["resid_post.1"]),
-        r"the count of other \(\w+\) is \d+, and of its commits 0 \(and \d more\)",
+        r"the count of other \(\w+\) is \d+, but 0 in its commits \(and \d more\)",
     ),
     "tokens": (
         lambda summary: summary["tokens_by_class"].update(text=7),
-        r"tokens_by_class are not its commits': text has 7, and in its commits \d+",
+        r"tokens_by_class differ from its commits': text is 7, but \d+ in its commits",
     ),
     "non_finite": (
         lambda summary: summary["non_finite"].update({"resid_post.1": 5}),
-        r"non_finite are not its commits': resid_post\.1 has 5, and in its commits 0",
+        r"non_finite differ from its commits': resid_post\.1 is 5, but 0 in its commits",
     ),
-    "how": (lambda summary: summary["how"].update(device=["tpu"]), "its device is tpu, and its commits' cpu"),
-    "no how": (lambda summary: summary["how"].pop("device"), "its device is not told, and its commits' cpu"),
+    "how": (lambda summary: summary["how"].update(device=["tpu"]), "its device is tpu, but its commits say cpu"),
+    "no how": (lambda summary: summary["how"].pop("device"), "its device is missing, but its commits say cpu"),
 }
 
 

@@ -249,6 +249,6 @@ def test_capture_checks_that_it_has_what_was_planned(folder: Path) -> None:
     model = load(planned)
     others = [{"weights_sha256": "0"}, {"model_config": {}}, {"dtype": "bfloat16"}]
     for saes, other in [((), model), *((planned.saes, dataclasses.replace(model, **change)) for change in others)]:
-        with pytest.raises(BadRequest, match="no longer what run") as refused:
+        with pytest.raises(BadRequest, match="changed after run") as refused:
             ShardCapture(other, saes, planned.record)
         assert refused.value.reason == "RUN_MISMATCH"

@@ -43,4 +43,4 @@ class CaptureAnswers:
                 return CancelCaptureAnswer(await captures.cancel(question.run))
             case GetCaptureTotals():
                 return await captures.totals()
-        raise TypeError(f"{type(question).__name__} is no question about captures")
+        raise TypeError(f"{type(question).__name__} is not a question about captures")

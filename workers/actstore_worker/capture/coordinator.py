@@ -109,7 +109,7 @@ class Coordinator:
         try:
             wanted = await asyncio.to_thread(self._preparer.wanted)
         except ActstoreError as error:
-            _log.warning("what is wanted cannot be read: %s", error.message)
+            _log.warning("the list of requested captures cannot be read: %s", error.message)
             return False
         for run, request in wanted.items():
             if run in self._captures:
@@ -117,7 +117,7 @@ class Coordinator:
             try:
                 await self.submit(request)
             except ActstoreError as error:
-                _log.warning("run %s is wanted and cannot be resumed: %s", run, error.message)
+                _log.warning("the requested capture of run %s cannot be resumed: %s", run, error.message)
                 whole = whole and error.reason not in _PAUSING
         return whole
 
@@ -251,7 +251,9 @@ class Coordinator:
             return Failure(error.reason, error.message, error.details)
         except Exception:  # noqa: BLE001  a worker's fault must not end the coordinator
             _log.exception("shard %d of %s", shard, run)
-            return Failure("INTERNAL", f"shard {shard} failed; the coordinator's log says how", {"shard": str(shard)})
+            return Failure(
+                "INTERNAL", f"shard {shard} failed; the coordinator's log has the details", {"shard": str(shard)}
+            )
         if capture.shards_committed % self._limits.fold_shards == 0:
             self._start(self._tidy(run))
         return None
@@ -264,13 +266,13 @@ class Coordinator:
         try:
             await asyncio.to_thread(self._preparer.fold, run)
         except ActstoreError as error:  # another time will do
-            _log.warning("the commits of %s could not be folded: %s", run, error.message)
+            _log.warning("the commits of %s could not be folded into checkpoints: %s", run, error.message)
 
     async def _unwant(self, run: str) -> None:
         try:
             await asyncio.to_thread(self._preparer.unwant, run)
         except ActstoreError as error:  # then a coordinator that starts finds that nothing is left to do
-            _log.warning("run %s stays wanted: %s", run, error.message)
+            _log.warning("the request for run %s could not be removed: %s", run, error.message)
 
     def _count(self, capture: CaptureState, report: ShardReport) -> None:
         if report.won:
@@ -317,7 +319,7 @@ class Coordinator:
         running = len(self._running()) + self._beginning
         if running >= self._limits.captures:
             raise BadRequest(
-                f"{running} captures are running, and no more than {self._limits.captures} may",
+                f"{running} captures are running, and at most {self._limits.captures} may run at a time",
                 reason="LIMIT_EXCEEDED",
                 field="captures",
                 value=running + 1,

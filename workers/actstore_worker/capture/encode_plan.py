@@ -53,7 +53,8 @@ def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelC
     paths = {name: catalog.find_sae(name) for name in dict.fromkeys(request.saes) if name not in known}
     if not paths:
         raise BadRequest(
-            f"run {base.run} has the features of {', '.join(request.saes) or 'no SAE, and none is named'}",
+            f"run {base.run} already has the features of "
+            f"{', '.join(request.saes) or 'no SAE, and the request has no SAE'}",
             field="saes",
             value=request.saes,
             allowed="at least one SAE that the run does not have",
@@ -90,7 +91,7 @@ def _complete_run(bucket: Bucket, run: str) -> RunRecord:
             f"run {run} has {len(snapshot.commits)} of its {snapshot.record.shards_total} shards",
             field="rows_of",
             value=run,
-            allowed="a complete run: capture it to its end first",
+            allowed="a complete run: finish its capture first",
         )
     return snapshot.record
 
@@ -99,7 +100,7 @@ def _check_taken_over(request: CaptureSpecification, standing: Specification) ->
     """What the request says beside its SAEs is what the other run says."""
     for field, asked, stands in _said(request, standing):
         if asked != stands:
-            message = f"{field} is {asked!r}, and run {request.rows_of} was captured with {stands!r}"
+            message = f"{field} is {asked!r}, but run {request.rows_of} was captured with {stands!r}"
             raise BadRequest(message, field=field, value=asked, allowed=f"{stands!r}, or leave it out")
 
 
@@ -150,14 +151,15 @@ def _check_stored(sae: SparseAutoencoder, base: RunRecord) -> None:
         )
     if asked.positions.kind != "all":
         raise BadRequest(
-            f"run {base.run} stores rows of some tokens only ({asked.positions.kind}), and features are of every token",
+            f"run {base.run} stores rows of some tokens only ({asked.positions.kind}), but features are computed on "
+            "every token",
             field="rows_of",
             value=base.run,
-            allowed="a run that stores the rows of all positions",
+            allowed="a run that stores rows of all positions",
         )
     if sae.d_in != base.dense_width(site):
         raise BadRequest(
-            f"SAE {sae.name!r} reads rows of {sae.d_in} elements; those of {site} in run {base.run} have "
+            f"SAE {sae.name!r} reads rows of {sae.d_in} elements, but those of {site} in run {base.run} have "
             f"{base.dense_width(site)}",
             reason="SAE_MISMATCH",
             field="d_in",

@@ -33,7 +33,7 @@ class CoordinatorLimits:
 
     def __post_init__(self) -> None:
         if min(self.plans, self.captures, self.finished_captures, self.attempts_per_shard) < 1:
-            raise SettingsError(f"counts must be at least 1: {self}")
+            raise SettingsError(f"each of these limits must be at least 1: {self}")
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,9 @@ class Merging:
                 await self._merge_due(run)
         # Shards that no segment holds answer themselves, and the next commits or the next coordinator try again.
         except ActstoreError as error:
-            _log.warning("the index of %s could not be merged: %s", run, error.message)
+            _log.warning("the feature index of %s could not be merged: %s", run, error.message)
         except Exception:  # noqa: BLE001  a part's fault must not end the coordinator
-            _log.exception("the index of %s could not be merged", run)
+            _log.exception("the feature index of %s could not be merged", run)
         finally:
             del self._asked[run]
 
@@ -67,7 +67,7 @@ class Merging:
         try:
             left = await asyncio.to_thread(runs_to_merge, self._bucket, self._limits.runs_resumed)
         except ActstoreError as error:
-            _log.warning("which runs are to be merged cannot be read: %s", error.message)
+            _log.warning("the list of runs whose indexes need merging cannot be read: %s", error.message)
             return
         for run in left:
             await self.merge(run)
@@ -77,7 +77,9 @@ class Merging:
         for merge in await asyncio.to_thread(_due, self._bucket, run):
             parts = await self._parts(merge)
             if await asyncio.to_thread(finish_merge, self._bucket, merge, parts):
-                _log.info("shards %d to %d of %s are merged", merge.first_shard, merge.end_shard - 1, run)
+                _log.info(
+                    "merged the feature indexes of shards %d to %d of %s", merge.first_shard, merge.end_shard - 1, run
+                )
 
     async def _parts(self, merge: Merge) -> Sequence[Part]:
         """In order. After a failure no further part is begun, and nothing of the merge is left if the store allows."""

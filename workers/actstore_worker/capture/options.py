@@ -61,7 +61,7 @@ def row_filters(dataset: DatasetReference) -> tuple[RowFilter, ...]:
 def _row_filter(found: asked.RowFilter) -> RowFilter:
     several = found.comparison in ("in", "not in")
     if len(found.values) != 1 and not several:
-        allowed = "one value, or any number for in and not in"
+        allowed = "one value; any number of values with in and not in"
         message = f"the filter of {found.column} has {len(found.values)} values"
         raise BadRequest(message, field="dataset.row_filters", value=found.column, allowed=allowed)
     return RowFilter(found.column, found.comparison, found.values if several else found.values[0])
@@ -79,7 +79,7 @@ def checked_options(
     storage = request.storage_dtype or dtype
     ratio = SINK_RATIO if request.sink_ratio is None else request.sink_ratio
     if not (ratio == 0 or 1 < ratio < np.inf):
-        raise _invalid("sink_ratio", ratio, "above 1, or 0 to flag none")
+        raise _invalid("sink_ratio", ratio, "above 1, or 0 to flag no sinks")
     if request.packing:
         _check_packing(model, dense)
     positions = stored_positions(request.positions)
@@ -97,9 +97,11 @@ def checked_options(
 def _check_packing(model: ModelDescription, dense: Sequence[Site]) -> None:
     """Which tokens share a row of the batch must not show in what is stored."""
     if not model.family.causal:
-        raise _invalid("packing", True, f"False: a {model.family.name} model's attention sees both sides")
+        raise _invalid("packing", True, f"False: a {model.family.name} model's attention is bidirectional")
     if not model.family.packs:
-        raise _invalid("packing", True, f"False: transformers does not tell {model.family.name}'s sequences apart")
+        raise _invalid(
+            "packing", True, f"False: transformers cannot separate packed sequences in {model.family.name} models"
+        )
     for site in dense:
         if site.kind == "pattern":
             raise _invalid("packing", True, f"False, or no attention weights ({site})")

@@ -308,11 +308,11 @@ def _check_run_bytes(sizes: Mapping[str, int], run_bytes_max: int) -> None:
     if total > run_bytes_max:
         largest = max(sizes, key=lambda product: sizes[product])
         raise BadRequest(
-            f"the run would store about {total} bytes, most of them {largest}; the limit is {run_bytes_max}",
+            f"the run would store about {total} bytes, mostly {largest}; the limit is {run_bytes_max}",
             reason="LIMIT_EXCEEDED",
             field="bytes",
             value=total,
-            allowed=f"at most {run_bytes_max}: fewer tokens, sites or positions",
+            allowed=f"at most {run_bytes_max} bytes: capture fewer tokens, sites or positions",
         )
 
 

@@ -118,10 +118,10 @@ def _request(data: bytes, key: str) -> CaptureSpecification:
         request = from_json(CaptureSpecification, said)
     except ValueError as error:
         why, *_ = str(error).splitlines()
-        message = f"{key} is no request that this version reads: submit the capture again, or cancel it ({why})"
+        message = f"this version cannot read the capture request {key}: submit the capture again, or cancel it ({why})"
         raise corrupt_object(key, message) from error
     if wanted_key(request.run) != key:
-        raise corrupt_object(key, f"{key} asks for run {request.run}")
+        raise corrupt_object(key, f"{key} is a request for run {request.run}")
     return request
 
 

@@ -137,7 +137,7 @@ def _local_source(name: str, revision: str, folder: Path, found: Path, root: Pat
 
 
 def _not_found(kind: str, name: str, there: list[str]) -> BadRequest:
-    known = f"there are: {', '.join(there)}" if there else "the model folders have none"
+    known = f"available: {', '.join(there)}" if there else "the model folders are empty"
     return NotThere(
         f"no {kind} {name!r}; {known}",
         reason=f"{kind.upper()}_NOT_FOUND",

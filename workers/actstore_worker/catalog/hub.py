@@ -41,7 +41,8 @@ def download_sae(repository: str, within: str, name: str) -> Path:
     found = _fetch(repository, "", tuple(fetched_names(within)), "sae", name) / within
     if not find_saes(found):
         raise NotThere(
-            f"SAE {name!r} is in no model folder, and {repository} has none at {within or 'its top'} on the hub",
+            f"SAE {name!r} is in no model folder, and the hub repository {repository} has no SAE at "
+            f"{within or 'its top'} on the hub",
             reason="SAE_NOT_FOUND",
             field="sae",
             value=name,
@@ -61,7 +62,7 @@ def _fetch(repository: str, revision: str, files: tuple[str, ...], kind: str, va
         folder = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise NotThere(
-            f"{kind} {value!r} is in no model folder, and the hub gave nothing under that name: {error}",
+            f"{kind} {value!r} is in no model folder, and the hub returned an error for that name: {error}",
             reason=f"{kind.upper()}_NOT_FOUND",
             field=kind,
             value=value,

@@ -20,7 +20,7 @@ async def answer(reference: Awaitable[Answer]) -> Answer:
     except RayTaskError as error:
         raise error.cause from None
     except RayActorError:
-        raise unavailable("a worker process died; the work can be tried again") from None
+        raise unavailable("a worker process died; try again") from None
 
 
 def unavailable(message: str) -> ActstoreError:

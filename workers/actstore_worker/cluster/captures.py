@@ -93,7 +93,7 @@ class _RemoteWorker:
             # A place may be left from before its actor died; without this the shard would wait for another node.
             await asyncio.wait_for(self.ready(), self._answer_seconds)
         except TimeoutError:
-            raise unavailable("a worker process is not there; another one may be tried") from None
+            raise unavailable("a worker process cannot be reached; another one may work") from None
         return await answer(self._actor.capture.remote(task))
 
     async def ready(self) -> None:

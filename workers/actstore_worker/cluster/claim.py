@@ -40,8 +40,10 @@ def only_deployment(settings: WorkerSettings) -> Iterator[None]:
             claim = placed.remote(what)
         except ValueError:  # of a process that was killed it takes Ray a moment to end it
             if time.monotonic() > give_up:
-                message = f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; it has room"
-                raise SettingsError(f"{message} for one deployment: end that one, or join another cluster") from None
+                message = (
+                    f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; a cluster has room"
+                )
+                raise SettingsError(f"{message} for one deployment: stop that one, or join another cluster") from None
             time.sleep(POLL_SECONDS)
     try:
         yield

@@ -48,12 +48,13 @@ def check_cluster(address: str) -> None:
         except grpc.RpcError as error:
             # Where the cluster wants TLS this one sees a closed connection, and Ray's own tells better.
             if error.code() is grpc.StatusCode.UNIMPLEMENTED or _NO_GRPC.search(str(error.details())):
-                raise no_cluster(address, "what listens there is no head of a Ray cluster") from None
+                raise no_cluster(address, "the process that listens there is not the head of a Ray cluster") from None
 
 
 def no_cluster(address: str, why: str) -> SettingsError:
     return SettingsError(
-        f"ACTSTORE_RAY_ADDRESS is {address}: {why}; it is the head's host:port, whose port is 6379 unless `ray start` "
+        f"ACTSTORE_RAY_ADDRESS is {address}: {why}; it must be host:port of the cluster's head, and the port is 6379 "
+        "unless `ray start` "
         "was told another; without the setting the workers start a Ray of their own"
     )
 
@@ -63,17 +64,19 @@ def port_of_running_serve(options: Mapping[str, Any], services: str, settings: W
 
     Errors: SettingsError where it does not offer `services`, or listens at another port than the wanted one.
     """
-    of_cluster = f"the Ray Serve that runs on the cluster at {settings.ray_address}"
+    of_cluster = f"the running Ray Serve of the cluster at {settings.ray_address}"
     if services not in options.get("grpc_servicer_functions", ()):
         raise SettingsError(
-            f"{of_cluster} does not offer actstore's services: end it (`serve shutdown`), or start it with {services} "
+            f"{of_cluster} does not offer actstore's gRPC services: stop it (`serve shutdown`), or start it with "
+            f"{services} "
             "among its grpc_servicer_functions"
         )
     port = int(options["port"])
     if settings.gateway_port not in (0, port):
         raise SettingsError(
-            f"ACTSTORE_GATEWAY_PORT is {settings.gateway_port}, but {of_cluster} listens at {port}: set that, or none, "
-            "or end it (`serve shutdown`)"
+            f"ACTSTORE_GATEWAY_PORT is {settings.gateway_port}, but {of_cluster} listens at {port}: set that port, "
+            "leave the variable out, "
+            "or stop Serve (`serve shutdown`)"
         )
     return port
 
@@ -101,7 +104,7 @@ def wait_until_answering(address: str, application: str, settings: WorkerSetting
 def check_port_is_free(port: int) -> None:
     """Of a port that Serve shall listen at; it would say only that its proxies are not ready. Errors: SettingsError."""
     if not _is_free(port):
-        raise SettingsError(f"ACTSTORE_GATEWAY_PORT is {port}, where another program listens")
+        raise SettingsError(f"ACTSTORE_GATEWAY_PORT is {port}, which another program uses")
 
 
 def free_port(but: int = 0) -> int:
@@ -110,7 +113,7 @@ def free_port(but: int = 0) -> int:
     for port in random.SystemRandom().sample(ports, len(ports)):
         if _is_free(port):
             return port
-    raise SettingsError(f"of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} none is free")
+    raise SettingsError(f"none of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} is free")
 
 
 def _is_free(port: int) -> bool:

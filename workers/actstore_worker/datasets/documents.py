@@ -125,7 +125,7 @@ def _check_no_columns(file: DatasetFile, query: DocumentQuery) -> None:
     for column in query.columns:
         if column != query.text_field:
             raise BadRequest(
-                f"{file.name} is plain text, without columns",
+                f"{file.name} is plain text and has no columns",
                 field=query.field_of(column),
                 value=column,
                 allowed="a dataset of JSON, Parquet, Arrow or CSV",
@@ -177,7 +177,7 @@ def _without_padding(row: Row, ids: TokenIds) -> TokenIds:
     places = np.flatnonzero(mask) if known else np.empty(0)
     if not known or (np.diff(places) != 1).any():
         raise BadRequest(
-            f"{row.place}: its {MASK_FIELD} is not of one run of its token ids, with padding before or behind",
+            f"{row.place}: its {MASK_FIELD} is not valid: its 1s must be contiguous, with padding only before or after",
             reason="DATASET_UNREADABLE",
             field="dataset.tokens_field",
             value=MASK_FIELD,

@@ -55,7 +55,7 @@ class _XzStreams(io.RawIOBase):
             elif self._decoder.needs_input:
                 data = self._source.read(_READ_BYTES)
                 if not data:
-                    raise EOFError("it ends within a stream")
+                    raise EOFError("it ends in the middle of a compressed stream")
             found, data = self._decoder.decompress(data, len(buffer)), b""
         buffer[: len(found)] = found
         return len(found)
@@ -82,7 +82,9 @@ class DatasetFile:
                 raise self._pointer()
             return content
         if not source.size():
-            raise unreadable(self.name, f"it is empty, which no {self.kind.compression} file is", "a whole file")
+            raise unreadable(
+                self.name, f"it is empty, so it is not a valid {self.kind.compression} file", "a whole file"
+            )
         if self.kind.compression == "xz":
             return io.BufferedReader(_XzStreams(source), _READ_BYTES)
         return io.BufferedReader(pa.CompressedInputStream(source, self.kind.compression), _READ_BYTES)
@@ -100,7 +102,9 @@ class DatasetFile:
         return False
 
     def _pointer(self) -> BadRequest:
-        return unreadable(self.name, "it is a Git LFS pointer and not the file itself", "what `git lfs pull` brings")
+        return unreadable(
+            self.name, "it is a Git LFS pointer, not the file itself", "the file itself; `git lfs pull` downloads it"
+        )
 
 
 @dataclass(frozen=True)
@@ -127,5 +131,5 @@ def unreadable(name: str, why: str, allowed: str, offset: int | None = None) -> 
 def not_found(name: str, why: str, allowed: object) -> NotThere:
     """The refusal of a dataset's name that stands for nothing."""
     return NotThere(
-        f"no dataset {name!r}; {why}", reason="DATASET_NOT_FOUND", field="dataset", value=name, allowed=allowed
+        f"there is no dataset {name!r}; {why}", reason="DATASET_NOT_FOUND", field="dataset", value=name, allowed=allowed
     )

@@ -59,7 +59,7 @@ _SKIPPED = _STAGING | {"__pycache__", "__macosx", "lost+found", "thumbs.db", "de
 _LOGS = frozenset({"_delta_log", ".hoodie"})
 # Of what is refused or not read, so many names are told.
 NAMES_TOLD = 5
-ROWS_OF_JSON = "JSON objects, one a line; or an array of objects"
+ROWS_OF_JSON = "one JSON object per line, or a JSON array of objects"
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def _tables(names: Sequence[str], has_rows: Callable[[str], bool]) -> list[str]:
 def _check_no_log(names: Sequence[str]) -> None:
     for name in names:
         if logs := _LOGS.intersection(PurePosixPath(name).parts):
-            what = f"{min(logs)} says which of its files count, and is not read"
-            raise _mixed(what, name, "an export of the table")
+            what = f"{min(logs)} says which of its files are valid, and actstore does not read such logs"
+            raise _mixed(what, name, "an export of the table, for example to Parquet")
 
 
 def _check_once(tables: Sequence[str]) -> None:
@@ -165,17 +165,17 @@ def _check_once(tables: Sequence[str]) -> None:
         inner = _uncompressed(name)[0]
         stem = inner[: -len(PurePosixPath(inner).suffix)]
         if stem in seen:
-            raise _mixed(f"{seen[stem]} and {name} look like the same rows twice", name, "one of the two")
+            raise _mixed(f"{seen[stem]} and {name} seem to hold the same rows twice", name, "one of the two")
         seen[stem] = name
 
 
 def _check_whole(tables: Sequence[str], texts: Sequence[str], rest: Sequence[str]) -> None:
     if tables and (beside := [name for name in texts if not _is_paper(name)]):
-        what = f"it has tables ({told(tables)}) and text ({told(beside)}), and would be read without one of them"
-        raise _mixed(what, beside[0], "a folder of the one or the other; or name a file or folder in it")
+        what = f"it has both tables ({told(tables)}) and text ({told(beside)}), and only one kind can be read"
+        raise _mixed(what, beside[0], "a folder with one kind of file, or the name of a file or folder in it")
     values = [name for name in rest if (kind := kind_of(name)) and kind.rows == JSON and not _is_record(name)]
     if values and not tables and all(_is_paper(name) for name in texts):
-        raise _mixed(f"{told(values)} hold one JSON value each, and no rows", values[0], ROWS_OF_JSON)
+        raise _mixed(f"{told(values)} hold one JSON value each instead of rows", values[0], ROWS_OF_JSON)
 
 
 def _is_record(name: str) -> bool:
@@ -207,21 +207,27 @@ def _uncompressed(name: str) -> tuple[str, str]:
 
 
 def _unread(names: Sequence[str]) -> BadRequest:
-    whose = f"{told(names)} {'is' if len(names) == 1 else 'are'} data of a kind that is not read"
-    formats = f"{' '.join(TABLE_SUFFIXES)} and text; of these but Parquet and Arrow also {' '.join(COMPRESSIONS)}"
+    whose = f"{told(names)} {'is' if len(names) == 1 else 'are'} data in an unsupported format"
+    formats = (
+        f"{' '.join(TABLE_SUFFIXES)} and text; all but Parquet and Arrow may be compressed: {' '.join(COMPRESSIONS)}"
+    )
     return _mixed(whose, names[0], formats)
 
 
 def _mixed(what: str, value: str, allowed: str) -> BadRequest:
     return BadRequest(
-        f"the dataset is not read: {what}", reason="DATASET_UNREADABLE", field="dataset", value=value, allowed=allowed
+        f"the dataset cannot be read: {what}",
+        reason="DATASET_UNREADABLE",
+        field="dataset",
+        value=value,
+        allowed=allowed,
     )
 
 
 def _empty(dataset: str, not_read: Sequence[str]) -> BadRequest:
     holds = f"; it has {told(not_read)}" if not_read else ""
     return BadRequest(
-        f"dataset folder {dataset} has no file that is text{holds}",
+        f"dataset folder {dataset} has no file with text{holds}",
         reason="DATASET_EMPTY",
         field="dataset",
         value=dataset,

@@ -19,10 +19,12 @@ def find_on_hub(name: str, allow_hub: bool) -> Dataset:
     """The dataset that `hf:OWNER/NAME[:CONFIG]:SPLIT` names. Errors: NotThere DATASET_NOT_FOUND; BadRequest."""
     repository, config, split = _hub_parts(name)
     if not allow_hub:
-        raise not_found(name, "these workers do not ask the hub", "names below the dataset folders")
+        raise not_found(name, "these workers may not use the Hugging Face hub", "names below the dataset folders")
     if os.path.lexists(repository):  # the library would take that
-        where = f"the workers run in a folder that has a {repository} of its own, which the library would take"
-        raise not_found(name, where, "another working directory of the workers")
+        where = (
+            f"the workers run in a folder that contains {repository}, which the library would read instead of the hub"
+        )
+        raise not_found(name, where, "workers started in another directory")
     datasets = _library(name)
     try:
         builder = datasets.load_dataset_builder(repository, config)
@@ -32,7 +34,7 @@ def find_on_hub(name: str, allow_hub: bool) -> Dataset:
     except ActstoreError:
         raise
     except Exception as error:  # whatever a name or a network makes of it
-        raise not_found(name, f"the hub gave nothing under that name: {error}", None) from error
+        raise not_found(name, f"the hub returned an error for that name: {error}", None) from error
 
 
 def _hub_parts(name: str) -> tuple[str, str | None, str]:

@@ -81,7 +81,7 @@ def _opened(store: FileStore, key: str) -> pa.NativeFile:
     try:
         return store.open(key)
     except KeyError:
-        raise unreadable(key, "it is gone", "a dataset that nobody changes while it is read") from None
+        raise unreadable(key, "it is gone", "a dataset that is not changed while it is read") from None
 
 
 _Opener = Callable[[], pa.NativeFile]
@@ -92,7 +92,7 @@ def _of_file(name: str, opener: _Opener, failing: _Failing = None) -> Dataset:
     short = PurePosixPath(name).name
     file = DatasetFile(short, kind_of_named(short), opener, failing)
     if file.kind.rows == JSON and not _has_rows(file):
-        raise unreadable(short, "it holds one JSON value, and no rows", ROWS_OF_JSON)
+        raise unreadable(short, "it holds one JSON value instead of rows", ROWS_OF_JSON)
     return Dataset(name, (file,))
 
 
@@ -116,7 +116,8 @@ def _check_no_splits(name: str, names: Sequence[str], file: Callable[[str], Data
             splits = _record(file(inner)).get("splits") or []
             folder = (PurePosixPath(name) / inner).parent
             raise BadRequest(
-                f"{folder} is a saved DatasetDict, with the splits {', '.join(map(str, splits)) or 'of its folders'}",
+                f"{folder} is a saved DatasetDict; name one of its splits: "
+                f"{', '.join(map(str, splits)) or 'of its folders'}",
                 reason="DATASET_UNREADABLE",
                 field="dataset",
                 value=name,
@@ -133,9 +134,13 @@ def _saved_files(state: DatasetFile, names: Sequence[str]) -> list[str]:
     found = [one.get("filename") if isinstance(one, dict) else None for one in listed]
     for one in found:
         if one not in names:
-            raise unreadable(state.name, f"it names {one!r}, which is not there", "a folder of Dataset.save_to_disk")
+            raise unreadable(state.name, f"it refers to {one!r}, which is missing", "a folder of Dataset.save_to_disk")
     if record.get("_indices_data_files"):
-        raise unreadable(state.name, "its rows are chosen by a table of indices", "a dataset that is saved anew")
+        raise unreadable(
+            state.name,
+            "its rows are selected by a table of indices, which is not read",
+            "a dataset that was saved again after the selection",
+        )
     return [str(one) for one in found]
 
 
@@ -144,7 +149,9 @@ def _record(file: DatasetFile) -> Mapping[str, Any]:
         with file.open_content() as source:
             found = json.loads(source.read(_RECORD_BYTES_MAX))
     except (OSError, ValueError, RecursionError) as error:
-        raise file.failure(error, "it is no record of `datasets`", "a folder that `datasets` saved") from error
+        raise file.failure(
+            error, "it was not written by the `datasets` library", "a folder written by the `datasets` library"
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
@@ -179,7 +186,7 @@ def _below(path: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(path, onerror=fail):
         for name in folders:
             if Path(folder, name).is_symlink() and not name.startswith("."):
-                raise unreadable(name, "it is a link to a folder, which is not followed", "the folder itself")
+                raise unreadable(name, "it is a symbolic link to a folder; these are not followed", "the folder itself")
         for name in files:
             yield Path(folder, name).relative_to(path).as_posix()
 
@@ -187,9 +194,9 @@ def _below(path: Path) -> Iterator[str]:
 def _local_opener(path: Path, name: str, root: Path) -> _Opener:
     """Errors: BadRequest for a link that leaves the dataset folders, and for what is no regular file."""
     if not is_inside(path, root):
-        raise unreadable(name, "it is a symbolic link that leaves the dataset folders", "a file inside")
+        raise unreadable(name, "it is a symbolic link to a place outside the dataset folders", "a file inside")
     if not path.is_file():
-        raise unreadable(name, "it is no regular file", "a file")
+        raise unreadable(name, "it is not a regular file", "a file")
     return lambda: pa.OSFile(str(path), "rb")
 
 
@@ -197,7 +204,7 @@ def _parts(name: str) -> tuple[str, ...]:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
         raise BadRequest(
-            f"dataset {name!r} is not a name: it is a path below a dataset folder, without '..'",
+            f"dataset {name!r} is not a valid name: a name is a path below a dataset folder, without '..'",
             reason="NAME_INVALID",
             field="dataset",
             value=name,
@@ -209,4 +216,4 @@ def _parts(name: str) -> tuple[str, ...]:
 def _check_parts(key: str) -> None:
     """S3 has names that no folder can have, which its clients and servers read as other ones."""
     if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
-        raise unreadable(key, "a part of its name is empty, '.' or '..'", "names as files on a disk have them")
+        raise unreadable(key, "a part of its name is empty, '.' or '..'", "names that are valid as file names")

@@ -30,12 +30,12 @@ def check_filter(found: RowFilter) -> None:
         raise _invalid(found.comparison, list(COMPARISONS))
     several = found.comparison in _SEVERAL
     if several != isinstance(found.value, tuple):
-        raise _invalid(_told(found), "several values for `in` and `not in`, one for the others")
+        raise _invalid(_told(found), "any number of values with `in` and `not in`, one with the others")
     kinds = {_kind(value) for value in _values(found)}
     if len(kinds) > 1:
-        raise _invalid(_told(found), f"values of one kind, and not {' and '.join(sorted(kinds))} beside each other")
+        raise _invalid(_told(found), f"values of one kind, not a mix of {' and '.join(sorted(kinds))}")
     if any(isinstance(value, float) and math.isnan(value) for value in _values(found)):
-        raise _invalid(_told(found), "a number: nothing equals NaN")
+        raise _invalid(_told(found), "a number other than NaN, which is equal to nothing")
 
 
 def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
@@ -95,9 +95,9 @@ def _told(found: RowFilter) -> str:
 
 
 def _unlike(place: str, found: RowFilter, value: Any, kind: str) -> BadRequest:
-    allowed = f"a {kind}, as the column has" if kind in _COMPARED else "a column of text, numbers or truth values"
+    allowed = f"a {kind}, like the column's values" if kind in _COMPARED else "a column of text, numbers or booleans"
     return BadRequest(
-        f"{place}: {found.column} is {value!r} ({kind}), which does not compare with {found.value!r} by "
+        f"{place}: {found.column} is {value!r} ({kind}), which cannot be compared with {found.value!r} by "
         f"{found.comparison}",
         field=_FIELD,
         value=_told(found),

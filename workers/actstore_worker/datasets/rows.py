@@ -57,7 +57,7 @@ class WantedColumns:
             if name not in there:
                 raise self.missing(place, name, there)
             if there.count(name) > 1:
-                raise unreadable(place, f"it has {there.count(name)} columns {name!r}", "columns of different names")
+                raise unreadable(place, f"it has {there.count(name)} columns {name!r}", "columns with different names")
         return chosen
 
 
@@ -75,7 +75,7 @@ def table_rows(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
     store fails.
     """
     what = {PARQUET: "Parquet", ARROW: "Arrow", CSV: "CSV", TSV: "TSV"}.get(file.kind.rows, "JSON")
-    with _reading(file, f"it is not a whole {what} file", what):
+    with _reading(file, f"it is not a complete {what} file", what):
         yield from _READERS[file.kind.rows](file, wanted)
 
 
@@ -87,7 +87,7 @@ def plain_text(file: DatasetFile) -> str:
     text = _decode(data, file, 0)
     if "\0" in text:  # UTF-16 without a mark, or no text at all
         place = data.index(b"\0")
-        raise unreadable(file.name, f"it has a zero byte at offset {place}, as UTF-16 has", "UTF-8", place)
+        raise unreadable(file.name, f"it has a zero byte at offset {place}, so it may be UTF-16", "UTF-8", place)
     return text
 
 
@@ -120,7 +120,7 @@ def _line_rows(source: IO[bytes], file: DatasetFile, wanted: WantedColumns) -> I
         if text and not text.isspace():
             row = decoder.parse(text, f"line {number}")
             if not isinstance(row, dict):
-                raise unreadable(file.name, f"line {number} is not a JSON object", "a JSON object a line")
+                raise unreadable(file.name, f"line {number} is not a JSON object", "one JSON object per line")
             yield Row(f"{file.name} line {number}", count, row)
             count += 1
         offset += len(line)
@@ -137,10 +137,10 @@ class _Json:
         try:
             return self._decoder.decode(text)
         except _RepeatedKeyError as error:
-            what = f"{where} has the key {str(error)!r} twice"
-            raise unreadable(self._file.name, what, "keys of different names") from error
+            what = f"{where} has the key {str(error)!r} more than once"
+            raise unreadable(self._file.name, what, "keys with different names") from error
         except (ValueError, RecursionError) as error:
-            raise unreadable(self._file.name, f"{where} is not JSON: {error}", "a JSON object a line") from error
+            raise unreadable(self._file.name, f"{where} is not JSON: {error}", "one JSON object per line") from error
 
     def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -182,10 +182,12 @@ def _check_ended(file: DatasetFile, source: pa.NativeFile, is_file: bool) -> Non
         end -= int.from_bytes(tail[:4], "little") + _ARROW_TAIL_BYTES if tail.endswith(_ARROW_FILE) else 0
     if ended != end:
         raise unreadable(
-            file.name, "its stream does not end where the file does", "one stream, or file, of Arrow", ended
+            file.name, "its Arrow stream ends before the end of the file", "one Arrow stream or Arrow file", ended
         )
     if source.read_at(len(_ARROW_STREAM_END), end - len(_ARROW_STREAM_END)) != _ARROW_STREAM_END:
-        raise unreadable(file.name, "its stream has no end, and rows may be missing", "a stream that was closed", end)
+        raise unreadable(
+            file.name, "its Arrow stream is incomplete, so rows may be missing", "a stream that was closed", end
+        )
 
 
 def _csv(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
@@ -239,7 +241,7 @@ def _reading(file: DatasetFile, what: str, allowed: str) -> Iterator[None]:
 def _check_size(file: DatasetFile, size: int) -> None:
     if size > DOCUMENT_BYTES_MAX:
         raise BadRequest(
-            f"{file.name} has a document of more than {DOCUMENT_BYTES_MAX} bytes, the limit",
+            f"{file.name} has a document of more than {DOCUMENT_BYTES_MAX} bytes, which is the limit",
             reason="LIMIT_EXCEEDED",
             field="dataset",
             value=f"at least {size}",
@@ -250,7 +252,7 @@ def _check_size(file: DatasetFile, size: int) -> None:
 def _check_mark(head: bytes, file: DatasetFile) -> None:
     for mark, name in _OTHER_MARKS.items():
         if head.startswith(mark):
-            raise unreadable(file.name, f"it is {name}, by its first bytes", "UTF-8", 0)
+            raise unreadable(file.name, f"its first bytes are those of {name}", "UTF-8", 0)
 
 
 def _decode(data: bytes, file: DatasetFile, offset: int) -> str:

@@ -230,7 +230,8 @@ def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _too_many_tokens(tokens: int, tokens_max: int) -> BadRequest:
     return BadRequest(
-        f"the dataset has more than {tokens} tokens; one run has at most {tokens_max}: pass max_tokens, or split it",
+        f"the dataset has more than {tokens} tokens; one run can have at most {tokens_max}: pass max_tokens, or "
+        "split the dataset",
         reason="LIMIT_EXCEEDED",
         field="dataset.max_tokens",
         value=f"more than {tokens}",
@@ -240,7 +241,7 @@ def _too_many_tokens(tokens: int, tokens_max: int) -> BadRequest:
 
 def _max_tokens_too_small(max_tokens: int, first_length: int) -> BadRequest:
     return BadRequest(
-        f"max_tokens is {max_tokens}, and the first sequence alone has {first_length}",
+        f"max_tokens is {max_tokens}, but the first sequence alone has {first_length} tokens",
         field="dataset.max_tokens",
         value=max_tokens,
         allowed=f"at least {first_length}",

@@ -19,6 +19,6 @@ def is_git_lfs_pointer(path: Path) -> bool:
 def check_file(path: Path, bytes_max: int | None = None) -> None:
     """Refuses a Git LFS pointer, and a file that is larger: DamagedFile."""
     if is_git_lfs_pointer(path):
-        raise DamagedFile(f"{path.name} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder")
+        raise DamagedFile(f"{path.name} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder")
     if bytes_max is not None and (size := path.stat().st_size) > bytes_max:
         raise DamagedFile(f"{path.name} has {size} bytes; the limit is {bytes_max}")

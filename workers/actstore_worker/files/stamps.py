@@ -29,11 +29,11 @@ def held_still(stamp: Callable[[], Stamp], kind: str, name: str) -> Iterator[Non
     finally:
         if stamp() != before:
             raise ActstoreError(
-                f"the files of {kind} {name!r} were written while they were read",
+                f"the files of {kind} {name!r} changed while they were read",
                 reason="FILES_CHANGED",
                 field=kind,
                 value=name,
-                allowed="files that stay as they are while they are read",
+                allowed="files that do not change while they are read",
             )
 
 

@@ -90,7 +90,7 @@ def describe_model(source: ModelSource) -> ModelDescription:
         identity_of(config, raw_configuration(source.folder)),
     )
     put_around = [found for found in (described.bos_id, described.end_id) if found is not None]
-    check_ids(described, put_around, "its tokenizer puts around each text")
+    check_ids(described, put_around, "its tokenizer adds to each text")
     return described
 
 
@@ -163,7 +163,7 @@ def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     folder, raw = source.tokenizer_folder, raw_configuration(source.folder)
     if is_transformer_lens(raw) and not (folder / TOKENIZER).is_file():  # it lies elsewhere on the hub
         name = raw.get("tokenizer_name")
-        raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {TOKENIZER}")
+        raise _unsupported(source, f"its folder must also contain its tokenizer, {name!r}: there is no {TOKENIZER}")
     try:
         check_tokenizer(folder)
         with refusing_tokenizer(source.name):
@@ -192,7 +192,7 @@ def _read_module(
     try:
         weights, files = _weights_from(source, config)
         if config.num_hidden_layers > len(files):  # which would take a while to build, to find it wanting
-            raise DamagedFile(f"{config.num_hidden_layers} layers are not made of {len(files)} tensors")
+            raise DamagedFile(f"{config.num_hidden_layers} layers cannot be stored in {len(files)} tensors")
         module, report = find_family(config.model_type).auto_class.from_pretrained(
             **weights,
             config=config,

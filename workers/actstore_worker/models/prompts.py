@@ -54,8 +54,9 @@ def check_ids(described: ModelDescription, ids: Collection[int], whence: str) ->
     strange = [token for token in ids if not 0 <= token < described.vocabulary_size]
     if strange:
         raise BadRequest(
-            f"model {described.name!r} has {described.vocabulary_size} embeddings, and none of id {strange[0]}, which "
-            f"{whence}: this tokenizer, or this dataset, goes with another model",
+            f"model {described.name!r} has {described.vocabulary_size} embeddings, but none for token id "
+            f"{strange[0]}, which "
+            f"{whence}: this tokenizer or dataset belongs to another model",
             reason="MODEL_UNSUPPORTED",
             field="model",
             value=described.name,
@@ -66,7 +67,7 @@ def check_ids(described: ModelDescription, ids: Collection[int], whence: str) ->
 def text_ids(model: ModelDescription, text: str) -> tuple[int, ...]:
     """The text's own tokens alone. Errors: BadRequest MODEL_UNSUPPORTED for an id that has no embedding."""
     (ids,) = tokenised(model, [text])
-    check_ids(model, ids, "its tokenizer gives for this text")
+    check_ids(model, ids, "its tokenizer returns for this text")
     return tuple(ids)
 
 
@@ -114,7 +115,10 @@ def _not_one_token(
     why = f"is {len(made)} tokens: {' | '.join(texts)}; an answer is one token, with its leading space if it has one"
     if len(made) == 1:
         ids = ", ".join(map(str, named))
-        why = f"is the text of token {ids}, and the tokenizer makes {texts[0]!r} of it, token {made[0]}: say which"
+        why = (
+            f"is ambiguous: it is the text of token {ids}, but the tokenizer encodes it as {texts[0]!r}, token "
+            f"{made[0]}"
+        )
     return BadRequest(
         f"{field} {answer!r} {why}",
         reason="ANSWER_NOT_ONE_TOKEN",

@@ -72,7 +72,7 @@ class SharedModel(LanguageModel):
     def module(self) -> nn.Module:
         """Errors: RuntimeError for a thread whose turn it is not. It must not keep the module beyond its turn."""
         if not self.turns.mine:
-            raise RuntimeError(f"the module of {self.name!r} is shared, and it is not this thread's turn")
+            raise RuntimeError(f"the module of {self.name!r} is shared, and this thread has not taken its turn")
         return self._module
 
 

@@ -82,7 +82,7 @@ def layout_of(model: LanguageModel) -> Layout:
     """Where the model's family keeps its matrices. Errors: BadRequest MODEL_UNSUPPORTED where nobody reads them."""
     if model.family.layout is None:
         raise BadRequest(
-            f"where {model.family.name} models keep their weights by head is not known here",
+            f"reading the weights of single heads is not supported for {model.family.name} models",
             reason="MODEL_UNSUPPORTED",
             field="model",
             value=model.name,

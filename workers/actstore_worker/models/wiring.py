@@ -42,7 +42,7 @@ def check_weights(model: LanguageModel) -> None:
         elif not bool(ends.isfinite().all()):
             raise _unsupported(
                 model,
-                f"its weight {name} has values that are infinite or no numbers: damaged, or diverged in training",
+                f"its weight {name} has values that are infinite or NaN: it is damaged, or it diverged in training",
                 allowed="finite weights",
             )
 
@@ -109,8 +109,8 @@ def _compare(model: LanguageModel, what: str, found: Tensor, expected: Tensor) -
     if not distance <= _TOLERANCE[model.dtype]:  # also where a norm is past float32
         raise _unsupported(
             model,
-            f"it is not wired as {model.family.name} models are: {what} differs from what the sites before it make of "
-            f"it by {float(distance):.2g} of its norm",
+            f"it does not compute what {model.family.name} models do: {what} differs from the value computed from "
+            f"earlier sites by {float(distance):.2g} of its norm",
             allowed=f"a difference of at most {_TOLERANCE[model.dtype]} in {model.dtype}",
         )
 
@@ -120,7 +120,7 @@ def _check_finite(model: LanguageModel, what: str, found: Tensor) -> None:
         return
     if model.dtype == _NARROW:
         raise BadRequest(
-            f"model {model.name!r} overflows float16: {what} has values past {torch.finfo(torch.float16).max:g}, its "
+            f"model {model.name!r} overflows float16: {what} has values above {torch.finfo(torch.float16).max:g}, its "
             "largest number; run the model in bfloat16, or in float32",
             reason="MODEL_UNSUPPORTED",
             field="dtype",
@@ -128,7 +128,7 @@ def _check_finite(model: LanguageModel, what: str, found: Tensor) -> None:
             allowed="bfloat16 or float32",
         )
     raise _unsupported(
-        model, f"{what} is not finite in {model.dtype}, although the weights are", allowed="finite activations"
+        model, f"{what} is not finite in {model.dtype}, although all weights are", allowed="finite activations"
     )
 
 
@@ -142,7 +142,7 @@ def _refusing_what_fails(model: LanguageModel) -> Iterator[None]:
     except (BadRequest, *_OF_DEVICES):
         raise
     except Exception as error:
-        why = f"transformers does not run it as its config.json says: {type(error).__name__}: {error}"
+        why = f"transformers cannot run it with its config.json: {type(error).__name__}: {error}"
         raise _unsupported(model, why) from error
 
 

@@ -98,10 +98,10 @@ class Auditor:
 
 
 def _fail(worst: float, tolerance: float, patch: Patch | None) -> None:
-    place = "a run in which nothing was replaced" if patch is None else ", ".join(map(str, patch.cells))
+    place = "a run with nothing patched" if patch is None else ", ".join(map(str, patch.cells))
     raise ActstoreError(
-        "patched runs of this model are not what the whole model makes of the same prompts: a logit differs by "
-        f"{worst:.3g}, and at most {tolerance:.3g} is rounding (looked at: {place})",
+        "the sweep's audit failed: a logit of a partial forward pass differs from that of a full one by "
+        f"{worst:.3g}, but rounding explains at most {tolerance:.3g} (checked: {place})",
         reason="AUDIT_FAILED",
         field="audit",
         value=f"{worst:.3g}",

@@ -66,7 +66,7 @@ class Leg:
         found = finished.rows.slice(place * rows, rows)
         computed = found["logit_difference"].is_valid().to_numpy()
         if not np.array_equal(computed, self.exact[: found.num_rows]):
-            raise interrupted("its screen comes out otherwise now")
+            raise interrupted("its screen now selects other cells")
         return [found]
 
     def next_slice(self, first: int, kernel: Kernel, budget: float, most: int) -> range:

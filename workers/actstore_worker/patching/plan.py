@@ -149,7 +149,7 @@ def plan_sweep(
     """Errors: BadRequest for everything that the caller can get wrong, before any forward pass but those that tell
     which features are active.
     """
-    check_causal(model, "it predicts no next token whose logits a patch could change")
+    check_causal(model, "it does not predict next tokens, so a patch has no logits to change")
     check_count(len(request.pairs), limits.pairs, "pairs")
     check_spans(request.spans)
     pairs = tuple(pair_tokens(model, pair, request.prepend_bos, request.spans) for pair in request.pairs)
@@ -319,7 +319,7 @@ def _check_cell_count(count: int, limits: PatchingLimits) -> None:
     """Of all pairs and directions."""
     if count > limits.cells:
         raise BadRequest(
-            f"the sweep has {count} cells; a sweep has at most {limits.cells}: name fewer sites or layers",
+            f"the sweep has {count} cells; a sweep can have at most {limits.cells}: name fewer sites or layers",
             reason="LIMIT_EXCEEDED",
             field="cells",
             value=count,

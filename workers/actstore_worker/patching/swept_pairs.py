@@ -107,7 +107,8 @@ def check_apart(pair: Pair) -> None:
     clean, corrupt = (float(prompt.metrics.logit_difference[0]) for prompt in (pair.clean, pair.corrupt))
     if abs(clean - corrupt) < SMALLEST_DIFFERENCE:
         raise BadRequest(
-            f"the model tells the prompts not apart by these answers: the logit difference is {clean:.6g} on the clean "
+            f"the model does not distinguish the prompts by these answers: the logit difference is {clean:.6g} on "
+            "the clean "
             f"prompt and {corrupt:.6g} on the corrupt one, so no effect can be normalized",
             reason="PROMPTS_INDISTINGUISHABLE",
             field="corrupt",

@@ -47,7 +47,7 @@ class Finished:
         model or of the SAE may have been written since, and machines differ.
         """
         if self.rows is not None and self.provenance != provenance:
-            raise interrupted("its model, SAE or machine is another one now")
+            raise interrupted("its model, SAE or machine has changed")
 
 
 NOTHING_FINISHED = Finished()
@@ -66,4 +66,6 @@ SweepUpdate = SweepProgress | CheckedCells | SweepResult
 
 
 def interrupted(why: str) -> ActstoreError:
-    return ActstoreError(f"the sweep was interrupted, and {why}; ask again", reason="WORKERS_UNAVAILABLE")
+    return ActstoreError(
+        f"the sweep was interrupted and cannot continue, because {why}; start it again", reason="WORKERS_UNAVAILABLE"
+    )

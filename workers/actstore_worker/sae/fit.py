@@ -21,11 +21,14 @@ def check_fit(sae: SparseAutoencoder, model: ModelDescription) -> None:
             same = "d_model" if there == model.d_model else "a width"
             raise mismatch(sae.name, field, width, there, f"model {model.name!r} has {same} {there} at {site}")
     if sae.normalisation == "centred" and not model.family.centrable:
-        why = f"the writing weights of model {model.name!r} cannot be centred"
+        why = f"the weights that write to the residual stream of model {model.name!r} cannot be centered"
         allowed = tuple(name for name, family in FAMILIES.items() if family.centrable)
         raise mismatch(sae.name, "adapt", "center_writing_weights", allowed, why)
     if sae.format in _MODULE_FORMATS and model.family.norms_writes and sae.output_site.kind in ("mlp_out", "attn_out"):
-        why = f"it reads the module of model {model.name!r} before the norm that follows it, which is not captured"
+        why = (
+            f"it reads the module's output before the norm that follows it in model {model.name!r}, which is not "
+            "captured"
+        )
         raise mismatch(sae.name, "site", sae.output_site, ("resid_post.LAYER",), why)
 
 

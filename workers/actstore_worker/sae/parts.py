@@ -104,25 +104,25 @@ def _checked(parts: SaeParts, kind: type[SparseAutoencoder], name: str) -> dict[
     if "W_skip" in parts.tensors and parts.is_transcoder:
         shapes["W_skip"] = (d_in, d_out)
     if parts.skips not in (None, "W_skip" in parts.tensors):
-        said, there = ("says", "is none") if parts.skips else ("does not say", "is one")
-        why = f"its configuration {said} that it has a skip connection, and there {there}"
+        said, there = ("has a", "do not") if parts.skips else ("has no", "do")
+        why = f"its configuration {said} skip connection, but its tensors {there}"
         raise unsupported(name, "W_skip", sorted(parts.tensors), why, allowed=sorted(shapes))
     if parts.tensors.keys() != shapes.keys():
-        why = f"an SAE of architecture {kind.architecture} has other tensors"
+        why = f"an SAE of architecture {kind.architecture} needs other tensors"
         raise unsupported(name, "tensors", sorted(parts.tensors), why, allowed=sorted(shapes))
     for key, shape in shapes.items():
         tensor = parts.tensors[key]
         if not isinstance(tensor, Tensor):
-            raise unsupported(name, key, type(tensor).__name__, "it is no tensor", allowed=str(shape))
+            raise unsupported(name, key, type(tensor).__name__, "it is not a tensor", allowed=str(shape))
         if tensor.dtype not in _FLOATS:
-            why = "quantised numbers mean nothing without their scale, of which the file says nothing"
+            why = "quantized values cannot be read without their scale, which the file does not have"
             raise unsupported(name, key, tensor.dtype, why, allowed=_FLOATS)
         if tuple(tensor.shape) != shape:
             raise mismatch(
-                name, key, tuple(tensor.shape), str(shape), "its other tensors or its configuration disagree"
+                name, key, tuple(tensor.shape), str(shape), "its other tensors or its configuration need another shape"
             )
         if not bool(tensor.isfinite().all()):
-            raise unsupported(name, key, "NaN or infinite", "a feature would be no number", allowed="finite numbers")
+            raise unsupported(name, key, "NaN or infinite", "features would not be numbers", allowed="finite numbers")
     return {key: parts.tensors[key].float().contiguous() for key in shapes}
 
 
@@ -130,7 +130,7 @@ def _sizes(parts: SaeParts, name: str) -> tuple[int, int, int]:
     """As the configuration says, else as the matrices are."""
     for key in ("W_enc", "W_dec"):
         if not isinstance(parts.tensors.get(key), Tensor) or parts.tensors[key].ndim != 2:
-            raise unsupported(name, key, sorted(parts.tensors), "the matrix is not there", allowed="a matrix")
+            raise unsupported(name, key, sorted(parts.tensors), "the matrix is missing", allowed="a matrix")
     found = (*parts.tensors["W_enc"].shape, parts.tensors["W_dec"].shape[1])
     sizes = tuple(actual if stated is None else stated for stated, actual in zip(parts.sizes, found, strict=True))
     if min(sizes) < 1:
@@ -140,7 +140,7 @@ def _sizes(parts: SaeParts, name: str) -> tuple[int, int, int]:
 
 def _checked_k(k: Any, d_sae: int, name: str) -> int:
     if type(k) is not int or not 1 <= k <= d_sae:
-        raise unsupported(name, "k", k, "it is no such number", allowed=f"1..{d_sae}")
+        raise unsupported(name, "k", k, "it is not a valid number of features", allowed=f"1..{d_sae}")
     return k
 
 
@@ -148,13 +148,13 @@ def _sites(parts: SaeParts, sidecar: Sidecar, name: str) -> tuple[Site, Site]:
     """What the sidecar says comes first: it was written for this SAE by someone who knows."""
     site, output_site = sidecar.site or parts.site, sidecar.output_site or parts.output_site
     if site is None:
-        why = f"neither its files nor their folders say where it reads; say it in {SIDECAR} beside them"
+        why = f"neither its files nor its folders name its site; give the site in {SIDECAR} in the same folder"
         raise unsupported(name, "site", None, why, allowed='{"site": "resid_post.3"}')
     if output_site in (None, site) and parts.is_transcoder:
-        why = f"it is a transcoder, and nothing says which site it predicts; say it in {SIDECAR}"
+        why = f"it is a transcoder, and its files do not name the site that it predicts; give it in {SIDECAR}"
         raise unsupported(name, "output_site", output_site, why, allowed='{"output_site": "mlp_out.3"}')
     if output_site not in (None, site) and parts.subtracts_b_dec:
-        why = "it takes from its input the bias of its output, so that it is no transcoder"
+        why = "it subtracts its output bias from its input, so it cannot be a transcoder"
         raise unsupported(name, "output_site", output_site, why, allowed=str(site))
     return site, output_site or site
 
@@ -164,7 +164,8 @@ def _adapted(parts: SaeParts, sidecar: Sidecar, site: Site, name: str) -> str:
     for done in parts.processing:
         if done not in sidecar.adapt:
             why = (
-                f"its model's weights were processed so, and here models run as they are; {SIDECAR} may ask to adapt it"
+                "it was trained on weights processed this way, but actstore runs the original weights; adapt it in "
+                f"{SIDECAR}"
             )
             raise unsupported(name, done, True, why, allowed=f'{{"adapt": ["{done}"]}}')
     for done in sidecar.adapt:
@@ -173,7 +174,7 @@ def _adapted(parts: SaeParts, sidecar: Sidecar, site: Site, name: str) -> str:
     if "center_writing_weights" not in sidecar.adapt or site.kind not in RESIDUAL_KINDS:
         return parts.normalisation  # heads and norms read the same of a residual with its mean and without
     if parts.normalisation == "constant_norm_rescale":
-        why = "the norm would be that of the row with its mean"
+        why = "its rows are rescaled by a norm that would include the mean"
         raise unsupported(name, "center_writing_weights", parts.normalisation, why, allowed=("none", "layer_norm"))
     return "centred" if parts.normalisation == "none" else parts.normalisation
 
@@ -181,11 +182,11 @@ def _adapted(parts: SaeParts, sidecar: Sidecar, site: Site, name: str) -> str:
 def _scales(parts: SaeParts, sidecar: Sidecar, name: str) -> tuple[float, float]:
     stated = sidecar.norm_scaling_factor
     if not parts.unknown_scale and stated is not None:
-        why = "its files say themselves how it is scaled, and it would be scaled twice"
+        why = "its files already contain the scale, so it would be scaled twice"
         raise unsupported(name, "norm_scaling_factor", stated, why, allowed="none")
     if parts.unknown_scale and stated is None:
         # SAELens does nothing about expected_average_only_in at inference: it trusts that the scale was folded in.
-        why = f"activations were scaled in training, and its files do not say by how much; say it in {SIDECAR}"
+        why = f"activations were scaled in training, and its files do not contain the factor; give it in {SIDECAR}"
         raise unsupported(name, parts.unknown_scale, None, why, allowed='{"norm_scaling_factor": FACTOR}')
     return parts.scales if stated is None else (stated, stated)
 

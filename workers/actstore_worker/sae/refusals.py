@@ -17,7 +17,7 @@ def unsupported(name: str, field: str, value: object, why: str, allowed: object 
 def mismatch(name: str, field: str, value: object, allowed: object, why: str) -> BadRequest:
     """For an SAE that is fine and does not go with this model, or whose files do not go with each other."""
     return BadRequest(
-        f"SAE {name!r} does not fit: its {field} is {value}, and {why}",
+        f"SAE {name!r} does not fit: its {field} is {value}, but {why}",
         reason="SAE_MISMATCH",
         field=field,
         value=str(value),

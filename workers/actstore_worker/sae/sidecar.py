@@ -37,7 +37,7 @@ def read_sidecar(path: Path | None, name: str) -> Sidecar:
     found = read_json(path, name)
     known = [field.name for field in fields(Sidecar)]
     if unknown := sorted(found.keys() - set(known)):
-        raise unsupported(name, f"{path.name}: {unknown[0]}", found[unknown[0]], "it says no such thing", allowed=known)
+        raise unsupported(name, f"{path.name}: {unknown[0]}", found[unknown[0]], "this field is unknown", allowed=known)
     return Sidecar(
         site=_site(found, "site", name),
         output_site=_site(found, "output_site", name),
@@ -53,7 +53,7 @@ def _site(found: Mapping[str, Any], field: str, name: str) -> Site | None:
 
 def _adapt(found: object, name: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not set(found) <= set(ADAPTATIONS):
-        raise unsupported(name, "adapt", found, "it can be adapted to none but those", allowed=ADAPTATIONS)
+        raise unsupported(name, "adapt", found, "it must be a list of supported adaptations", allowed=ADAPTATIONS)
     return tuple(found)
 
 
@@ -61,5 +61,5 @@ def _factor(found: object, name: str) -> float | None:
     if found is None:
         return None
     if not isinstance(found, int | float) or not 0 < found < float("inf"):
-        raise unsupported(name, "norm_scaling_factor", found, "it is no factor", allowed="a number above 0")
+        raise unsupported(name, "norm_scaling_factor", found, "it is not a valid factor", allowed="a number above 0")
     return float(found)

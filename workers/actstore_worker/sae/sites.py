@@ -11,7 +11,7 @@ SAE_KINDS = (*RESIDUAL_KINDS, *INNER_KINDS, "z")
 # TransformerLens's hook_mlp_in is before the norm: resid_mid by another name.
 _BEFORE_NORM = re.compile(r"blocks\.(\d+)\.hook_mlp_in")
 _WHY_NOT = {
-    "ln1.hook_normalized": "what a norm gives before its gain is handed on by no module of transformers",
+    "ln1.hook_normalized": "no module of transformers returns a norm's output before its gain",
     "ln2.hook_normalized": "what a norm gives before its gain is handed on by no module of transformers; if the SAE "
     "reads it with the gain, say so in actstore.json: mlp_input",
     "mlp.hook_post": "the MLP's hidden layer is not captured",

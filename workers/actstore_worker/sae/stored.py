@@ -47,7 +47,8 @@ class StoredSaes:
                 return None
             if [files.sha256 for files in find_saes(folder)] != [sha256]:
                 raise CorruptObject(
-                    f"the files of SAE {name!r} in {self.bucket.address} are not those that were stored",
+                    f"the files of SAE {name!r} in {self.bucket.address} do not match the hash under which they were "
+                    "stored",
                     field="object",
                     value=sha256,
                 )

@@ -38,9 +38,9 @@ def read_tensors(path: Path, name: str) -> dict[str, Any]:
         check_file(path)
         found = reader(path)
         if not isinstance(found, dict):
-            raise ValueError("it is not a table of tensors")
+            raise ValueError("it is not a dictionary of tensors")
     except Exception as error:  # whatever a broken file makes of NumPy, torch and safetensors
-        raise unsupported(name, path.name, None, f"it cannot be read: {error}", "tensors, and no code") from error
+        raise unsupported(name, path.name, None, f"it cannot be read: {error}", "tensors, without code") from error
     return found
 
 
@@ -51,14 +51,14 @@ def flag(config: Mapping[str, Any], option: str, usual: bool, name: str) -> bool
     """
     found = config.get(option, usual)
     if not isinstance(found, bool):
-        raise unsupported(name, option, repr(found), "it is neither true nor false", allowed=(True, False))
+        raise unsupported(name, option, repr(found), "it must be true or false", allowed=(True, False))
     return found
 
 
 def put_once(found: dict[str, Any], key: str, value: Any, name: str) -> None:
     """Adds what a file has under a name. Errors: BadRequest SAE_UNSUPPORTED where it has it under two."""
     if key in found:
-        raise unsupported(name, key, sorted(found), "the file has it under two names, and which counts is not said")
+        raise unsupported(name, key, sorted(found), "the file has it under two names with different values")
     found[key] = value
 
 

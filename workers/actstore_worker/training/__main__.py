@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"actstore: {_in_words(error)}", file=sys.stderr)
             return REFUSED
         except KeyboardInterrupt:
-            print("actstore: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+            print("actstore: interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
             return INTERRUPTED
 
 
@@ -163,28 +163,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     given = {field.name: field.default for field in fields(Training)}
     starts = ", ".join(f"{name} {value:g}" for name, value in DEFAULT_SPARSITY.items())
-    parser.add_argument("run", help="a complete run that stores the site")
-    parser.add_argument("site", help="whose rows: resid_post.3")
+    parser.add_argument("run", help="name of a complete run that stores the site")
+    parser.add_argument("site", help="site to train on, such as resid_post.3")
     parser.add_argument("--architecture", default="topk", help=f"one of {', '.join(SPARSITY)} (default: topk)")
-    parser.add_argument("--width", type=int, nargs="+", required=True, help="features; several are a grid")
-    parser.add_argument("--k", type=float, nargs="+", default=[], help="features on a row (topk; batchtopk on average)")
-    penalty = "the squared error of a row is summed over its elements, so that a coefficient for errors averaged over"
-    penalty = f"{penalty} d elements is d times as large here"
-    parser.add_argument("--l1", type=float, nargs="+", default=[], help=f"penalty (standard, gated); {penalty}")
-    parser.add_argument("--l0", type=float, nargs="+", default=[], help="penalty (jumprelu)")
-    parser.add_argument("--name", default="", help=f"of the SAE (default: made from the rest); sparsity: {starts}")
-    parser.add_argument("--rows", type=int, help="trained on in all, over several epochs (default: one epoch's tokens)")
+    parser.add_argument(
+        "--width", type=int, nargs="+", required=True, help="number of features (d_sae); several values train a grid"
+    )
+    parser.add_argument(
+        "--k", type=float, nargs="+", default=[], help="active features per row (topk: exactly; batchtopk: on average)"
+    )
+    penalty = "the squared error is summed over a row's d elements: multiply coefficients for averaged errors by d"
+    parser.add_argument("--l1", type=float, nargs="+", default=[], help=f"L1 coefficient (standard, gated); {penalty}")
+    parser.add_argument("--l0", type=float, nargs="+", default=[], help="L0 coefficient (jumprelu)")
+    parser.add_argument(
+        "--name",
+        default="",
+        help=f"name of the SAE (default: made from the other arguments); default sparsity: {starts}",
+    )
+    parser.add_argument(
+        "--rows", type=int, help="rows to train on in total, over several epochs if needed (default: one epoch)"
+    )
     for name in ("batch_rows", "learning_rate", "seed", "held_out_every", "dead_after_steps"):
         kind = float if name == "learning_rate" else int
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=kind, default=given[name], help="(default: %(default)s)")
-    parser.add_argument("--exclude", nargs="*", default=["bos"], help="token classes left out (default: bos)")
+    parser.add_argument("--exclude", nargs="*", default=["bos"], help="token classes to leave out (default: bos)")
     parser.add_argument(
-        "--no-normalise", dest="normalise", action="store_false", help="train on rows in their own scale"
+        "--no-normalise", dest="normalise", action="store_false", help="train on rows without rescaling them"
     )
     parser.add_argument("--checkpoint-steps", type=int, default=CHECKPOINT_STEPS, help="(default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each progress and for the end")
-    parser.add_argument("--result", type=Path, metavar="FILE", help="write the last line of JSON there, too")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per progress report and at the end")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="also write the last line of JSON to this file")
     return parser
 
 

@@ -18,15 +18,19 @@ def warnings_of(training: Training) -> list[str]:
     """Sentences, each with the number of steps that would do; none where there are enough."""
     window, rate = training.dead_after_steps, training.learning_rate
     needed = [
-        (WARM_UP_STEPS_LEAST / WARM_UP_SHARE, "the learning rate rises over a twentieth of them, which is a jump"),
+        (
+            WARM_UP_STEPS_LEAST / WARM_UP_SHARE,
+            "the learning rate warms up over a twentieth of them, which is too short",
+        ),
         (
             2 * window,
-            f"a feature counts as dead after {window:,} steps without firing (--dead-after-steps), so that none is "
-            "counted, or brought back to life",
+            f"a feature counts as dead after {window:,} steps without firing (--dead-after-steps), so no feature is "
+            "counted as dead or revived",
         ),
         (
             TRAVEL_LEAST / rate,
-            f"at a learning rate of {rate:g} (--learning-rate) features stay near where they were drawn, and most will "
+            f"at a learning rate of {rate:g} (--learning-rate) features stay near their random initialization, and "
+            "most will "
             "be dead",
         ),
     ]
@@ -35,6 +39,7 @@ def warnings_of(training: Training) -> list[str]:
 
 def _sentence(training: Training, steps: int, why: str) -> str:
     return (
-        f"{training.steps:,} steps of {training.batch_rows:,} rows are few: {why}; it takes {steps:,} steps, "
-        f"as with --rows {steps * training.batch_rows}"
+        f"{training.steps:,} steps of {training.batch_rows:,} rows are too few: {why}; at least {steps:,} steps are "
+        "needed, "
+        f"for example with --rows {steps * training.batch_rows}"
     )

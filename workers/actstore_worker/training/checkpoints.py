@@ -50,7 +50,7 @@ def load_checkpoint(bucket: Bucket, key: str, trainer: "SAETrainer[Any, Any]") -
             return feed
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CorruptObject(
-            f"{key} is no checkpoint that can be gone on from: {error}", field="object", value=key
+            f"{key} is not a checkpoint that training can resume from: {error}", field="object", value=key
         ) from error
 
 

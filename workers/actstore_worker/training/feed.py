@@ -74,7 +74,8 @@ class RowFeed:
                     yield self._on_device(batch), self._loader.state()
             if not served:
                 raise BadRequest(
-                    f"run {self._training.run} has fewer rows to train on than a batch of {self._training.batch_rows}",
+                    f"run {self._training.run} has fewer rows to train on than one batch of "
+                    f"{self._training.batch_rows}",
                     field="batch_rows",
                     value=self._training.batch_rows,
                     allowed="fewer rows, or a larger run",
@@ -87,10 +88,11 @@ class RowFeed:
             rows = rows.pin_memory().to(self._device, non_blocking=True)
         if self._look and not bool(rows.isfinite().all()):
             raise BadRequest(
-                f"rows of {site} in run {self._training.run} have elements that are infinite or no numbers",
+                f"rows of {site} in run {self._training.run} have elements that are infinite or NaN",
                 field="site",
                 value=site,
-                allowed="finite rows: a site whose values its dtype holds, or `exclude` the tokens that have none",
+                allowed="finite rows: use a dtype that can hold the site's values, or `exclude` the tokens with such "
+                "rows",
             )
         return rows.float()
 

@@ -38,7 +38,7 @@ def trainings(bucket: Bucket, grid: Grid) -> list[Training]:
     sparsities = _sparsities(grid)
     pairs = list(product(grid.widths, sparsities))
     if not 1 <= len(set(pairs)) == len(pairs) <= TRAININGS_MAX:
-        message = f"{len(grid.widths)} widths and {len(sparsities)} sparsities are no grid"
+        message = f"{len(grid.widths)} widths and {len(sparsities)} sparsities are not a valid grid"
         raise BadRequest(message, field="width", value=len(pairs), allowed=f"1 to {TRAININGS_MAX} different pairs")
     return [
         Training(
@@ -58,7 +58,7 @@ def trainings(bucket: Bucket, grid: Grid) -> list[Training]:
 
 def _sparsities(grid: Grid) -> Sequence[float]:
     if grid.architecture not in SPARSITY:
-        message = f"architecture {grid.architecture!r} is not known"
+        message = f"architecture {grid.architecture!r} is unknown"
         raise BadRequest(message, field="architecture", value=grid.architecture, allowed=SPARSITY)
     kind = SPARSITY[grid.architecture]
     for name, values in grid.sparsities.items():

@@ -85,7 +85,7 @@ class Training:
         if kind == "k" and value > self.width:
             raise _refused("k", value, f"at most the width, {self.width}")
         if self.architecture == "topk" and value != int(value):
-            raise _refused("k", value, "a whole number; batchtopk takes an average")
+            raise _refused("k", value, "a whole number; use batchtopk for an average")
 
     def to_json(self) -> bytes:
         return seal(asdict(self))
@@ -95,7 +95,7 @@ class Training:
         """Errors: CorruptObject, also for the training of another SAE."""
         found = unseal(data, key, lambda fields: cls(**fields | {"exclude": tuple(fields["exclude"])}))
         if training_key(found.name) != key:
-            raise CorruptObject(f"{key} is the training of {found.name}", field="object", value=key)
+            raise CorruptObject(f"{key} holds the training of {found.name}", field="object", value=key)
         return found
 
     def differences(self, other: "Training") -> list[str]:
@@ -110,7 +110,7 @@ def check_rows(snapshot: Snapshot, site: str) -> Site:
     found = parse_site(site, TRAINED_KINDS, record.layer_count)
     if str(found) not in stored or found.head is not None:
         raise BadRequest(
-            f"run {record.run} does not store {site} as whole rows",
+            f"run {record.run} does not store {site} as dense rows",
             reason="SITE_UNKNOWN",
             field="site",
             value=site,
@@ -121,7 +121,7 @@ def check_rows(snapshot: Snapshot, site: str) -> Site:
             f"run {record.run} has {len(snapshot.commits)} of its {record.shards_total} shards",
             field="run",
             value=record.run,
-            allowed="a complete run: capture it to its end first",
+            allowed="a complete run: finish its capture first",
         )
     return found
 

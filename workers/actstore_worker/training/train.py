@@ -100,19 +100,19 @@ def _claim_name(bucket: Bucket, training: Training, snapshot: Snapshot) -> bool:
     """Whether nobody had it before."""
     if snapshot.record.specification_sha256 != training.specification_sha256:
         raise Conflict(
-            f"run {training.run} is another one than when this training was asked for",
+            f"run {training.run} was replaced by another one since this training was started",
             field="run",
             value=training.run,
-            allowed=f"the run of specification {training.specification_sha256}",
+            allowed=f"the run with specification {training.specification_sha256}",
         )
     key = training_key(training.name)
     if not bucket.exists(key) and find_registered_sae(bucket, training.name) is not None:
-        raise _taken(training.name, "an SAE that was not trained here has that name")
+        raise _taken(training.name, "the name is taken by an SAE that was not trained in this store")
     if bucket.put_if_absent(key, training.to_json()):
         return True
     standing = Training.from_json(bucket.get(key), key)
     if differences := training.differences(standing):
-        raise _taken(training.name, f"another training has that name: here {'; '.join(differences)}")
+        raise _taken(training.name, f"another training has that name: {'; '.join(differences)}")
     return False
 
 

@@ -36,5 +36,5 @@ def _spoken_of(kind: type, field: str) -> str:
 def failure_of(error: Exception) -> Failure:
     """Say what a caller may know of an error: of one that is not actstore's own, nothing but that it happened."""
     if not isinstance(error, ActstoreError):
-        return Failure("INTERNAL", "the workers failed; their log says how")
+        return Failure("INTERNAL", "the workers failed; their log has the details")
     return Failure(error.reason, error.message, error.details)

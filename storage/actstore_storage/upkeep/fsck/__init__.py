@@ -31,7 +31,7 @@ from actstore_storage.upkeep.fsck.orphans import check_unnamed
 _READ_BYTES = 1 << 22
 _OF_FEATURES = ("features-", "index-", "statistics-")
 _THREADS = 8
-_SHARD_AGAIN = "once it is removed, capturing the run again captures the shard anew"
+_SHARD_AGAIN = "remove it and capture the run again to capture this shard again"
 
 
 def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
@@ -67,7 +67,7 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool, reco
     """`records`: gets the run's, where it can be read."""
     keys = bucket.keys(f"{RUNS}/{run}")
     if keys and run_key(run) not in keys:
-        left = Finding("unreadable", run_key(run), "gone, and objects of the run are not: `actstore rm` ends that")
+        left = Finding("unreadable", run_key(run), "other objects of the run still exist: `actstore rm` removes them")
         return Verdict(1, 0, 0, 0, (left,))
     unreadable: list[CorruptObject] = []
     try:
@@ -116,12 +116,12 @@ def _check_record(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator[Fin
     for commit in commits:
         expected = len(record.shard_sequences(commit.shard))
         if commit.sequences != expected:
-            what = f"shard {commit.shard} has {commit.sequences} sequences, and by the run's record {expected}"
+            what = f"shard {commit.shard} has {commit.sequences} sequences, but the run's record says {expected}"
             yield Finding("damaged", run_key(record.run), what)
             return
     tokens = sum(commit.tokens for commit in commits)
     if snapshot.complete and tokens != record.tokens_total:
-        what = f"it says {record.tokens_total} tokens, and its shards have {tokens}"
+        what = f"it says {record.tokens_total} tokens, but its shards have {tokens}"
         yield Finding("damaged", run_key(record.run), what)
 
 
@@ -154,7 +154,7 @@ def _check_segment(snapshot: Snapshot, key: str, segment: Segment) -> Iterator[F
     product = index_product(segment.sae)
     shards = sum(commit.objects[product].rows for commit in snapshot.commits.of_shards(segment.shards))
     if merged != shards:
-        yield Finding("damaged", key, f"it has {merged} rows, and its shards' indexes {shards}")
+        yield Finding("damaged", key, f"it has {merged} rows, but its shards' indexes have {shards}")
 
 
 def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
@@ -165,12 +165,12 @@ def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
             while chunk := source.read(_READ_BYTES):
                 digest.update(chunk)
             if size != item.bytes or digest.hexdigest() != item.sha256:
-                yield Finding("damaged", item.key, f"it has {size} bytes of another SHA-256 than its commit says")
+                yield Finding("damaged", item.key, f"its size ({size} bytes) or its SHA-256 differs from its commit's")
                 return
             source.seek(0)
             rows = pq.ParquetFile(source).metadata.num_rows
     except KeyError:
-        yield Finding("missing", item.key, "its commit names it")
+        yield Finding("missing", item.key, "its commit refers to it")
     except (pa.ArrowException, OSError) as error:
         failure = told_apart(bucket, error, damaged(item.key, error))
         if not isinstance(failure, CorruptObject):
@@ -178,7 +178,7 @@ def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
         yield Finding("damaged", item.key, str(error).strip())
     else:
         if rows != item.rows:
-            yield Finding("damaged", item.key, f"it has {rows} rows, and its commit says {item.rows}")
+            yield Finding("damaged", item.key, f"it has {rows} rows, but its commit says {item.rows}")
 
 
 def _check_rows(commit: Commit) -> Iterator[Finding]:
@@ -192,4 +192,4 @@ def _check_rows(commit: Commit) -> Iterator[Finding]:
         else:
             expected = dense
         if item.rows != expected:
-            yield Finding("damaged", item.key, f"it has {item.rows} rows, and its shard {expected} tokens")
+            yield Finding("damaged", item.key, f"it has {item.rows} rows, but its shard has {expected} tokens")

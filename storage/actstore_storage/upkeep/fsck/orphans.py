@@ -23,8 +23,8 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck.finding import Finding
 from actstore_storage.upkeep.merging import due_blocks
 
-_SHARD_ANEW = "capturing the run again captures it anew"
-_CHECKPOINT_ANEW = "readers take smaller ones and commits, which capturing the run again folds"
+_SHARD_ANEW = "capturing the run again captures the shard again"
+_CHECKPOINT_ANEW = "readers use smaller checkpoints and commits, and capturing the run again writes it again"
 
 
 def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, found: Sequence[Finding]) -> list[Finding]:
@@ -42,7 +42,7 @@ def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, foun
     of_data = [key for key in of_data if commit_key(run, _shard_of(key)) not in may_be_named]
     remove = remove and not unreadable
     merged = captured or (
-        "its index is not merged to the end" if remove and of_indexes and _merges_due(snapshot) else ""
+        "its feature index is still being merged" if remove and of_indexes and _merges_due(snapshot) else ""
     )
     return [
         *gone,
@@ -73,7 +73,11 @@ def _gone_commits(snapshot: Snapshot, of_data: Sequence[str], found: Sequence[Fi
         if shard not in there and shard < snapshot.record.shards_total and expected <= products:
             gone.setdefault(shard, folder)
     return [
-        Finding("missing", key, f"{gone[shard]} holds the shard, whose commit is gone or was never made; {_SHARD_ANEW}")
+        Finding(
+            "missing",
+            key,
+            f"{gone[shard]} has this shard's data, but its commit was lost or never written; {_SHARD_ANEW}",
+        )
         for shard in sorted(gone)
         if (key := commit_key(run, shard)) not in told
     ]
@@ -108,18 +112,18 @@ def _unknown_keys(snapshot: Snapshot, keys: Sequence[str]) -> Iterator[Finding]:
                 continue
             if key == checkpoint_sketches_key(run, block):
                 if checkpoint_key(run, block) not in there:
-                    yield Finding("orphan", key, f"the checkpoint beside it is gone: {_CHECKPOINT_ANEW}")
+                    yield Finding("orphan", key, f"its checkpoint is missing: {_CHECKPOINT_ANEW}")
                 continue
-        yield Finding("unknown", key, "actstore writes nothing under such a name")
+        yield Finding("unknown", key, "actstore writes no object with such a name")
 
 
 def _orphan(bucket: Bucket, key: str, remove: bool, working: str) -> Finding:
     if working:
-        return Finding("orphan", key, f"nothing names it, and {working}: it may be under way")
+        return Finding("orphan", key, f"no commit or index refers to it, but {working}, so it may still be in use")
     if not remove:
-        return Finding("orphan", key, "nothing names it")
+        return Finding("orphan", key, "no commit or index refers to it")
     bucket.delete(key)
-    return Finding("removed", key, "nothing names it")
+    return Finding("removed", key, "no commit or index refers to it")
 
 
 def _merges_due(snapshot: Snapshot) -> bool:

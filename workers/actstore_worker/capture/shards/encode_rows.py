@@ -151,9 +151,10 @@ def _standing_base(bucket: Bucket, record: RunRecord) -> RunRecord:
     base = read_record(bucket, record.specification.rows_of)
     if not record.has_rows_of(base):
         raise Conflict(
-            f"run {base.run}, whose rows {record.run} is over, was removed and captured with another specification",
+            f"run {base.run}, whose rows run {record.run} uses, was removed and captured again with another "
+            "specification",
             field="rows_of",
             value=base.run,
-            allowed="remove this run, and encode again",
+            allowed="remove this run and encode it again",
         )
     return base

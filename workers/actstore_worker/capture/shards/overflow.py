@@ -49,7 +49,8 @@ def check_norms(
         if len(lost):
             sequence, position = place(int(lost[0]))
             raise OverflowRefused(
-                f"{site}, sequence {sequence}, position {position}: the model overflows float16, whose largest number "
+                f"{site}, sequence {sequence}, position {position}: an activation overflowed float16, whose largest "
+                "number "
                 f"is {torch.finfo(torch.float16).max:g}; run it in bfloat16, or in float32",
                 field=site,
                 value=f"{norms[site][lost[0]]} at sequence {sequence}, position {position}",

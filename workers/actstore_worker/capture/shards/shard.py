@@ -321,9 +321,9 @@ def features_in_order(parts: list[tuple[NDArray[np.int64], SparseFeatures]]) -> 
 
 def changed_since_planned(run: str, what: str) -> BadRequest:
     return BadRequest(
-        f"{what} is no longer what run {run} was planned with: its files were changed since",
+        f"the files of {what} changed after run {run} was planned",
         reason="RUN_MISMATCH",
         field="run",
         value=run,
-        allowed="the files as they were, or a new run",
+        allowed="the files as they were at the start of the run, or a new run",
     )

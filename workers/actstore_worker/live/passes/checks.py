@@ -30,5 +30,5 @@ def check_k(k: int, allowed: int) -> None:
     if k < 1:
         raise BadRequest(f"k is {k}", field="k", value=k, allowed=f"1 to {allowed}")
     if k > allowed:
-        message = f"k is {k}; one answer has at most {allowed}"
+        message = f"k is {k}; one answer can have at most {allowed}"
         raise BadRequest(message, reason="LIMIT_EXCEEDED", field="k", value=k, allowed=f"1 to {allowed}")

@@ -68,7 +68,8 @@ def _check_weights(model: LanguageModel, snapshot: Snapshot) -> None:
     if not captured.made_by(model.weights_sha256, model.config_sha256):
         same = model.weights_sha256 == captured.weights_sha256
         raise NotThere(
-            f"run {snapshot.record.run} is of {'a configuration' if same else 'weights'} that model {model.name!r} "
+            f"run {snapshot.record.run} was captured with {'a configuration' if same else 'weights'} that model "
+            f"{model.name!r} "
             "does not have any more",
             reason="MODEL_NOT_FOUND",
             field="model",

@@ -36,7 +36,7 @@ class Passes:
         """Hold the model: while it lasts, this thread has the model's module."""
         with self.model.turns:
             if self._stop.is_set():
-                raise ActstoreError("nobody waits for this answer any more", reason="CANCELLED")
+                raise ActstoreError("the caller no longer waits for this answer", reason="CANCELLED")
             yield
 
     def observe(

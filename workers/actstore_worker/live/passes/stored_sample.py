@@ -41,7 +41,7 @@ def check_sample(asked: StoredSample, most: int) -> None:
     """
     if not 1 <= asked.tokens <= most:
         raise BadRequest(
-            f"a sample is of 1 to {most} stored tokens, not {asked.tokens}",
+            f"a sample has 1 to {most} stored tokens, not {asked.tokens}",
             reason="LIMIT_EXCEEDED" if asked.tokens else "ARGUMENT_INVALID",
             field="stored.tokens",
             value=asked.tokens,
@@ -61,7 +61,7 @@ def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
         found += _of_shard(snapshot, shard, numbers[numbers // size == shard])
     if not any(sequence.kept.any() for sequence in found):
         raise BadRequest(
-            f"run {snapshot.record.run} has no token yet that is neither BOS nor special",
+            f"run {snapshot.record.run} has no committed token yet other than BOS and special ones",
             reason="NOTHING_LEFT",
             field="run",
             value=snapshot.record.run,

@@ -23,15 +23,15 @@ def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDir
 
     Errors: BadRequest for an encoder, a feature that is not there, and a text of one token, which nothing follows.
     """
-    check_causal(passes.model, "it predicts no next token whose probability could change")
+    check_causal(passes.model, "it does not predict next tokens, so no probability could change")
     check_features(sae, [question.feature])
     text = read_text(passes.model, question.text, question.prepend_bos)
     if len(text) < 2:
         raise BadRequest(
-            "the text has one token, and no next token to predict",
+            "the text has only one token, so there is no next token to predict",
             field="text",
             value=question.text,
-            allowed="a text of two tokens at least",
+            allowed="a text of at least two tokens",
         )
     ids = text.on(passes.model.device)
     x = passes.observe(ids, [sae.site])[sae.site][0]

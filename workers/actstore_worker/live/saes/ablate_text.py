@@ -49,7 +49,7 @@ def ablate_text(passes: Passes, sae: SparseAutoencoder, question: AblateText, li
     Errors: BadRequest for an encoder, whose activations depend on what would be cut off; for a feature or position that
     is not there; for a text of one token; LIMIT_EXCEEDED for more singles and pairs than the limit.
     """
-    check_causal(passes.model, "what its tokens hold depends on the text after them, which would be cut off")
+    check_causal(passes.model, "its activations at a token depend on later text, which would be cut off")
     check_features(sae, [question.feature])
     text = read_text(passes.model, question.text, question.prepend_bos)
     ids = text.on(passes.model.device)
@@ -135,11 +135,11 @@ def _position(text: LiveText, activations: Float[Tensor, " position"], asked: in
     if position is None or not 1 <= position < len(text):
         where = "the feature is strongest at" if asked is None else "the text is to be cut after"
         raise BadRequest(
-            f"{where} position {position}; in a text of {len(text)} tokens it must be 1 to {len(text) - 1}, for of one "
-            "token nothing is left when it is taken away",
+            f"{where} position {position}; in a text of {len(text)} tokens it must be 1 to {len(text) - 1}, because at "
+            "position 0 no earlier token can be ablated",
             field="position" if len(text) > 1 else "text",
             value=position,
-            allowed=f"1 to {len(text) - 1}" if len(text) > 1 else "a text of two tokens at least",
+            allowed=f"1 to {len(text) - 1}" if len(text) > 1 else "a text of at least two tokens",
         )
     return position
 
@@ -147,7 +147,7 @@ def _position(text: LiveText, activations: Float[Tensor, " position"], asked: in
 def _check_first(first: int, position: int) -> None:
     if first > position:
         raise BadRequest(
-            f"tokens are taken away from position {first} on, of a text that is cut after {position}",
+            f"tokens from position {first} on are to be ablated, but the text is cut after position {position}",
             field="first_ablated",
             value=first,
             allowed=f"0 to {position}",
@@ -162,8 +162,8 @@ def _cells(tokens: int, question: AblateText, limits: LiveLimits) -> list[_Cells
     count = len(taken) + (len(taken) * (len(taken) - 1) // 2 if pairs else 0)
     if count > limits.ablations:
         raise BadRequest(
-            f"up to that position the text has {count} tokens and pairs of them; one question takes at most "
-            f"{limits.ablations} away: cut it earlier, or leave out pairs",
+            f"up to that position the text has {count} tokens and pairs to ablate; one question can ablate at "
+            f"most {limits.ablations}: choose an earlier position, or leave out pairs",
             reason="LIMIT_EXCEEDED",
             field="pairs" if pairs else "position",
             value=count,

@@ -47,9 +47,9 @@ def _of_model(found: Findings) -> Iterator[str]:
     """
     trained, used = (name.rpartition("/")[2].lower() for name in (found.sae.model, found.model))
     if trained and trained != used:
-        yield f"it was trained on model {found.sae.model!r}, and this run is of {found.model!r}"
+        yield f"it was trained on model {found.sae.model!r}, but this run is from {found.model!r}"
     elif trained and found.revision not in _USUAL_REVISIONS:
-        yield f"it was trained on model {found.sae.model!r}, and this run is of its revision {found.revision!r}"
+        yield f"it was trained on model {found.sae.model!r}, but this run is from its revision {found.revision!r}"
 
 
 def _of_explained(found: Findings) -> Iterator[str]:
@@ -57,7 +57,7 @@ def _of_explained(found: Findings) -> Iterator[str]:
     if not fvu < 1:  # also where it is no number
         yield f"FVU is {fvu:.3g}, so it explains nothing: is the site, the scale or the model wrong?"
     elif fvu > (claimed := found.sae.claims.get("fvu", 1.0)) * _FVU_FACTOR:
-        yield f"FVU is {fvu:.3g}, and its files claim {claimed:.3g}"
+        yield f"FVU is {fvu:.3g}, but its files claim {claimed:.3g}"
 
 
 def _of_scale(found: Findings) -> Iterator[str]:
@@ -66,7 +66,10 @@ def _of_scale(found: Findings) -> Iterator[str]:
     scale, fvu = min(found.fvu_by_scale.items(), key=lambda item: item[1])
     own = found.fvu_by_scale[1.0]
     if scale != 1 and _is_better(fvu, own):
-        yield f"it expects inputs about {scale:g} times as large: FVU would be {fvu:.3g} instead of {own:.3g}"
+        yield (
+            f"it seems to expect inputs about {scale:g} times as large: FVU would then be {fvu:.3g} instead of "
+            f"{own:.3g}"
+        )
 
 
 def _of_layer(found: Findings) -> Iterator[str]:
@@ -86,11 +89,11 @@ def _is_better(fvu: float, own: float) -> bool:
 def _of_firing(found: Findings) -> Iterator[str]:
     l0, claimed = found.quantities["l0"], found.sae.claims.get("l0")
     if claimed and not claimed / _L0_FACTOR <= l0 <= claimed * _L0_FACTOR:
-        yield f"{l0:.4g} features fire on a token, and its files claim {claimed:.4g}"
+        yield f"{l0:.4g} features fire on a token, but its files claim {claimed:.4g}"
     dead, tokens = found.quantities["dead_share"], found.quantities["tokens"]
     expected = tokens * l0 / found.sae.d_sae
     if dead >= _DEAD_SHARE_LARGE and (expected >= _ENOUGH_ACTIVATIONS or l0 == 0):
-        yield f"{dead:.0%} of its features fire on none of {tokens:.0f} tokens"
+        yield f"{dead:.0%} of its features never fire on {tokens:.0f} tokens"
 
 
 def _of_loss(found: Findings) -> Iterator[str]:

@@ -46,7 +46,7 @@ def logit_lens(
     unembedding is longer than `longest_unembedding`.
     """
     model = passes.model
-    check_causal(model, "it has no unembedding for a direction to go through")
+    check_causal(model, "it has no unembedding that a direction could be projected through")
     _check_writes(sae, question.side)
     _check_features(sae, question.features, limits)
     check_k(question.k, limits.lens_tokens)
@@ -96,7 +96,7 @@ def _masked(unembedding: Float[Tensor, "vocabulary d_model"], longest: float | N
     lengths: Tensor = torch.linalg.vector_norm(unembedding, dim=-1)
     if not bool((lengths <= longest).any()):  # also where it is no number
         raise BadRequest(
-            f"no token's unembedding is as short as {longest:g}",
+            f"every token's unembedding vector is longer than {longest:g}",
             field="longest_unembedding",
             value=longest,
             allowed=f"at least {float(lengths.min()):.6g}, the shortest",
@@ -123,7 +123,7 @@ def _table(model: LanguageModel, features: tuple[int, ...], tops: _Ends, bottoms
 def _check_features(sae: SparseAutoencoder, features: tuple[int, ...], limits: LiveLimits) -> None:
     if not 1 <= len(features) <= limits.lens_features:
         raise BadRequest(
-            f"one logit lens is of 1 to {limits.lens_features} features, not {len(features)}",
+            f"one logit lens takes 1 to {limits.lens_features} features, not {len(features)}",
             reason="LIMIT_EXCEEDED" if features else "ARGUMENT_INVALID",
             field="features",
             value=f"{len(features)} features",
@@ -137,11 +137,12 @@ def _check_writes(sae: SparseAutoencoder, side: str) -> None:
     site = sae.output_site if side == "decoder" else sae.site
     if site.kind in HEAD_KINDS:
         raise BadRequest(
-            f"the {side} directions of SAE {sae.name!r} are of {site}, which lies in its heads and not in the residual",
+            f"the {side} directions of SAE {sae.name!r} are at {site}, which is inside attention heads, not in the "
+            "residual stream",
             reason="SAE_UNSUPPORTED",
             field="sae",
             value=str(site),
-            allowed="an SAE of a site in the residual",
+            allowed="an SAE at a site of the residual stream",
         )
 
 

@@ -52,7 +52,7 @@ def check_sae(
     """
     if not 1 <= question.tokens <= limits.check_tokens:
         raise BadRequest(
-            f"a check looks at 1 to {limits.check_tokens} tokens, not {question.tokens}",
+            f"a check can use 1 to {limits.check_tokens} tokens, not {question.tokens}",
             reason="LIMIT_EXCEEDED" if question.tokens else "ARGUMENT_INVALID",
             field="tokens",
             value=question.tokens,

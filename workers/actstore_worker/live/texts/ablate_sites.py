@@ -49,7 +49,7 @@ def ablate_sites(
     position; LIMIT_EXCEEDED for more parts x tokens than one question may have.
     """
     model = passes.model
-    check_causal(model, "it predicts no next token, so that there is no loss")
+    check_causal(model, "it does not predict next tokens, so there is no loss")
     texts = [read_text(model, text, question.prepend_bos, "texts") for text in _given(question.texts)]
     _check_counted(texts)
     _check_source(question, limits)
@@ -226,7 +226,7 @@ def _parts(model: LanguageModel, question: AblateSites) -> list[Site]:
 def _check_written(text: str, chosen: Iterable[Site], kinds: Sequence[str]) -> None:
     if any(site.kind in _UNWRITTEN for site in chosen):
         raise BadRequest(
-            f"{text} is no write, and cannot be ablated",
+            f"{text} cannot be ablated: it does not write into the residual stream",
             reason="SITE_UNKNOWN",
             field="site",
             value=text,
@@ -236,14 +236,15 @@ def _check_written(text: str, chosen: Iterable[Site], kinds: Sequence[str]) -> N
 
 def _given(texts: Sequence[Prompt]) -> Sequence[Prompt]:
     if not texts:
-        raise BadRequest("no text is given", field="texts", value="0 texts", allowed="one text at least")
+        raise BadRequest("no text was given", field="texts", value="0 texts", allowed="at least one text")
     return texts
 
 
 def _check_size(parts: int, tokens: int, limits: LiveLimits) -> None:
     if parts * tokens > limits.ablated_tokens:
         raise BadRequest(
-            f"{parts} parts are taken from {tokens} tokens each; parts x tokens are at most {limits.ablated_tokens}: "
+            f"{parts} parts would be ablated on {tokens} tokens each; parts x tokens are at most "
+            f"{limits.ablated_tokens}: "
             "name fewer sites or layers, or give less text",
             reason="LIMIT_EXCEEDED",
             field="texts",
@@ -255,11 +256,11 @@ def _check_size(parts: int, tokens: int, limits: LiveLimits) -> None:
 def _check_counted(texts: Sequence[LiveText]) -> None:
     if not any((~text.special[:-1]).any() for text in texts):
         raise BadRequest(
-            "no token of the texts is followed by another, special ones apart, so there is no loss",
+            "no token of the texts, apart from special ones, is followed by another, so there is no loss",
             reason="NOTHING_LEFT",
             field="texts",
             value=f"{len(texts)} texts",
-            allowed="a text of two tokens at least",
+            allowed="a text of at least two tokens",
         )
 
 
@@ -276,12 +277,13 @@ def _check_source(question: AblateSites, limits: LiveLimits) -> None:
 
 def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
     if len(texts) < 2:
-        message = "a single text has no other to be resampled from"
-        raise BadRequest(message, field="texts", value="1 text", allowed="two texts at least")
+        message = "resampling needs another text to take activations from, and only one was given"
+        raise BadRequest(message, field="texts", value="1 text", allowed="at least two texts")
     lengths = sorted({len(text) for text in texts})
     if same_position and len(lengths) > 1:
         raise BadRequest(
-            f"resampling by position needs texts of as many tokens each; they have {lengths[0]} to {lengths[-1]}",
+            f"resampling with same_position needs texts with the same number of tokens; they have {lengths[0]} to "
+            f"{lengths[-1]}",
             reason="PROMPT_LENGTHS_DIFFER",
             field="texts",
             value=f"{lengths[-1]} tokens",
@@ -290,7 +292,7 @@ def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
     for text in texts:
         if text.special.all():
             shown = "".join(text.texts)
-            message = f"text {shown!r} has special tokens only, and nothing to give to another"
+            message = f"text {shown!r} has special tokens only, so there is nothing to resample from it"
             raise BadRequest(message, reason="NOTHING_LEFT", field="texts", value=shown, allowed="text")
 
 

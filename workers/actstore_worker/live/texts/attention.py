@@ -85,7 +85,7 @@ def score_induction(passes: Passes, question: GetInductionScores, limits: LiveLi
     Errors: BadRequest for an encoder, for layers and heads that are not there, and for more tokens than fit.
     """
     model = passes.model
-    check_causal(model, "what its tokens attend to may come after them, and it predicts none")
+    check_causal(model, "its attention is bidirectional and it does not predict next tokens")
     layers = chosen_layers(model, question.layers)
     heads = chosen_heads(model, "pattern", question.heads)
     first = int(prepends_bos(model, question.prepend_bos))
@@ -184,8 +184,9 @@ def _repeated_tokens(model: LanguageModel, question: GetInductionScores, first: 
     tokens = min(_USUAL_TOKENS, most) if question.tokens is None else question.tokens
     if not 2 <= tokens <= most:
         raise BadRequest(
-            f"{tokens} tokens that come twice; {model.name!r} reads {model.context_length} tokens"
-            f"{model.context_reason} and has {len(plain_ids(model))} different ones",
+            f"a text of {tokens} tokens repeated twice is not possible: {model.name!r} reads {model.context_length} "
+            "tokens"
+            f"{model.context_reason} and has {len(plain_ids(model))} ordinary tokens",
             reason="LIMIT_EXCEEDED" if tokens > most else "ARGUMENT_INVALID",
             field="tokens",
             value=tokens,
@@ -206,7 +207,7 @@ def _repeated(
 def _check_texts(texts: int, limits: LiveLimits) -> None:
     if not 1 <= texts <= limits.induction_texts:
         raise BadRequest(
-            f"scores are means over 1 to {limits.induction_texts} texts, not {texts}",
+            f"scores can be averaged over 1 to {limits.induction_texts} texts, not {texts}",
             reason="LIMIT_EXCEEDED" if texts else "ARGUMENT_INVALID",
             field="texts",
             value=texts,
@@ -231,9 +232,9 @@ def _check_rows(model: LanguageModel, length: int, heads: int, limits: LiveLimit
 def _too_many(weights: int, allowed: int, what: str, field: str) -> BadRequest:
     advice = ": name fewer layers or heads" if field == "patterns" else ""
     details: dict[str, Any] = {"field": field, "value": f"{weights} weights", "allowed": f"at most {allowed} weights"}
-    message = f"{what} have {weights} weights; one answer has at most {allowed}{advice}"
+    message = f"{what} have {weights} weights; one answer can have at most {allowed}{advice}"
     if field == "text":
-        message = f"{what} has {weights} weights; at most {allowed} are held at once"
+        message = f"{what} has {weights} weights; at most {allowed} can be held in memory at once"
     return BadRequest(message, reason="LIMIT_EXCEEDED", **details)
 
 

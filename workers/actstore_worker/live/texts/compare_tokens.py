@@ -71,7 +71,7 @@ def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) 
     equal to it, and past limits.
     """
     model = passes.model
-    check_causal(model, "what comes before a token attends to it too")
+    check_causal(model, "its attention is bidirectional: earlier tokens attend to later ones")
     layers = chosen_layers(model, question.layers or range(max(1, model.layer_count // EARLY_PART)))
     clean, corrupt = _read(model, question, limits)
     check_weights(model, 1, len(clean), limits)
@@ -92,7 +92,7 @@ def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) 
 def _read(model: LanguageModel, question: CompareTokens, limits: LiveLimits) -> tuple[LiveText, list[LiveText]]:
     if not 1 <= len(question.corrupt) <= limits.compared_prompts:
         raise BadRequest(
-            f"tokens of 1 to {limits.compared_prompts} corrupt prompts are compared, not of {len(question.corrupt)}",
+            f"1 to {limits.compared_prompts} corrupt prompts can be compared at once, not {len(question.corrupt)}",
             reason="LIMIT_EXCEEDED" if question.corrupt else "ARGUMENT_INVALID",
             field="corrupt",
             value=f"{len(question.corrupt)} prompts",
@@ -116,8 +116,8 @@ def _check_prompt(number: int, words: Prompt, text: LiveText, clean: LiveText) -
             allowed=f"{len(clean)} tokens",
         )
     if text.ids == clean.ids:
-        message = f"corrupt prompt {number} has the clean prompt's tokens, so nothing is replaced"
-        raise BadRequest(message, field="corrupt", value=words, allowed="another text than clean")
+        message = f"corrupt prompt {number} has the same tokens as the clean prompt, so nothing is replaced"
+        raise BadRequest(message, field="corrupt", value=words, allowed="a text that differs from the clean prompt")
 
 
 def _places(clean: LiveText, corrupt: Sequence[LiveText]) -> Iterator[_Place]:
@@ -137,8 +137,8 @@ def _draw(
     draws = min(_USUAL_DRAWS, most) if question.draws is None else question.draws
     if not 2 <= draws <= most:
         raise BadRequest(
-            f"{draws} tokens to compare with; there are {len(ordinary)} ordinary ones that the prompts have "
-            f"not, and one answer takes at most {limits.compared_draws}",
+            f"draws is {draws}; the vocabulary has {len(ordinary)} ordinary tokens outside the prompts, "
+            f"and one answer can draw at most {limits.compared_draws}",
             reason="LIMIT_EXCEEDED" if draws > most else "ARGUMENT_INVALID",
             field="draws",
             value=draws,
@@ -150,7 +150,7 @@ def _draw(
 def _check_tokens(tokens: int, limits: LiveLimits) -> None:
     if tokens > limits.compared_tokens:
         raise BadRequest(
-            f"the prompts with drawn tokens in them have {tokens} tokens; one answer takes at most "
+            f"the prompts with drawn tokens in them have {tokens} tokens; one answer can process at most "
             f"{limits.compared_tokens}: give fewer corrupt prompts or draws",
             reason="LIMIT_EXCEEDED",
             field="corrupt",

@@ -54,7 +54,7 @@ def lens_text(passes: Passes, question: GetTextLens, limits: LiveLimits) -> GetT
     of range, for a target of several tokens; LIMIT_EXCEEDED for k and rows past their limits.
     """
     model = passes.model
-    check_causal(model, "it has no unembedding for its residual stream to go through")
+    check_causal(model, "it has no unembedding that the residual stream could be projected through")
     _check_kind(model, question.site)
     layers = chosen_layers(model, question.layers)
     check_k(question.k, limits.lens_tokens)
@@ -190,12 +190,13 @@ def _check_kind(model: LanguageModel, kind: str) -> None:
 def _check_rows(rows: int, limits: LiveLimits) -> None:
     if rows > limits.lens_rows:
         raise BadRequest(
-            f"layers x positions x k are {rows} tokens; one answer has at most {limits.lens_rows}: name fewer layers, "
+            f"layers x positions x k are {rows} rows; one answer can have at most {limits.lens_rows}: name fewer "
+            "layers, "
             "or a smaller k",
             reason="LIMIT_EXCEEDED",
             field="k",
             value=f"{rows} tokens",
-            allowed=f"at most {limits.lens_rows} tokens",
+            allowed=f"at most {limits.lens_rows} rows",
         )
 
 

@@ -108,10 +108,10 @@ def direction_of(model: LanguageModel, question: SteerText, sae: SparseAutoencod
     check_features(sae, [asked.feature])
     site = sae.output_site
     if site.kind not in model.kinds:
-        why = f"it writes {site}, which lies in heads and not in the residual"
-        raise _unsupported(sae, why, "sae", str(site), "an SAE of a site in the residual")
+        why = f"it writes {site}, which is inside attention heads, not in the residual stream"
+        raise _unsupported(sae, why, "sae", str(site), "an SAE at a site of the residual stream")
     if sae.is_transcoder and question.mode == "set":
-        why = f"it reads {sae.site} and writes {site}, where its features are not seen"
+        why = f"it reads {sae.site} but writes {site}, where its features cannot be measured"
         raise _unsupported(sae, why, "mode", question.mode, "add, project_out")
     unit = _unit(sae.decoder[asked.feature].float(), model, "feature", str(asked.feature))
     return Direction(site, unit, sae, asked.feature)
@@ -125,11 +125,11 @@ def _unit(vector: Float[Tensor, " width"], model: LanguageModel, field: str, val
     length = torch.linalg.vector_norm(vector)
     if len(vector) != model.d_model or not bool(length.isfinite()) or not bool(length > 0):
         why = f"{model.d_model} finite numbers that are not all zero"
-        raise BadRequest(f"{field} {value} gives no direction of {why}", field=field, value=value, allowed=why)
+        raise BadRequest(f"{field} {value} is not a direction of {why}", field=field, value=value, allowed=why)
     unit: Tensor = vector / length
     return unit
 
 
 def _unsupported(sae: SparseAutoencoder, why: str, field: str, value: str, allowed: str) -> BadRequest:
-    message = f"this cannot be done along a feature of SAE {sae.name!r}: {why}"
+    message = f"the model cannot be steered in this mode along a feature of SAE {sae.name!r}: {why}"
     return BadRequest(message, reason="SAE_UNSUPPORTED", field=field, value=value, allowed=allowed)

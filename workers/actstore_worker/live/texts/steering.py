@@ -54,7 +54,7 @@ def steer_text(
     VALUE_OVERFLOW where the strength leaves no finite logits.
     """
     model = passes.model
-    check_causal(model, "it writes no text")
+    check_causal(model, "it does not generate text")
     _check_site(question)
     _check_numbers(question)
     direction = direction_of(model, question, sae)
@@ -171,10 +171,12 @@ def _check_site(question: SteerText) -> None:
     is_feature = isinstance(question.direction, SaeFeature)
     if is_feature == bool(question.site):
         raise BadRequest(
-            f"site {question.site!r} is given with a feature" if is_feature else "a vector's site is not named",
+            f"site {question.site!r} cannot be given together with a feature"
+            if is_feature
+            else "a direction given as a vector needs a site",
             field="site",
             value=question.site,
-            allowed="none: a feature has its SAE's site" if is_feature else "a site of the residual stream",
+            allowed="none: a feature is steered at its SAE's site" if is_feature else "a site of the residual stream",
         )
 
 
@@ -184,7 +186,7 @@ def _check_numbers(question: SteerText) -> None:
             f"temperature is {question.temperature:g}",
             field="temperature",
             value=question.temperature,
-            allowed="0, for the likeliest token, or more",
+            allowed="0 (always the likeliest token) or more",
         )
     if not 0 <= question.seed <= SEED_MAX:
         raise BadRequest(f"seed is {question.seed}", field="seed", value=question.seed, allowed=f"0 to {SEED_MAX}")
@@ -194,7 +196,9 @@ def _check_numbers(question: SteerText) -> None:
             f"strength is {'missing' if question.strength is None else question.strength} for mode {question.mode}",
             field="strength",
             value="" if question.strength is None else question.strength,
-            allowed="a finite number" if wanted else "none: all that is along the direction is taken away",
+            allowed="a finite number"
+            if wanted
+            else "none: project_out removes the whole projection onto the direction",
         )
 
 
@@ -202,8 +206,9 @@ def _check_tokens(model: LanguageModel, tokens: int, prompt: int, limits: LiveLi
     most = min(limits.steered_tokens, model.context_length - prompt)
     if not 1 <= tokens <= most:
         raise BadRequest(
-            f"{tokens} tokens after a prompt of {prompt}; {model.name!r} reads {model.context_length} in all"
-            f"{model.context_reason}, and one answer has at most {limits.steered_tokens}",
+            f"{tokens} new tokens after a prompt of {prompt} are not possible: {model.name!r} reads "
+            f"{model.context_length} in all"
+            f"{model.context_reason}, and one answer can have at most {limits.steered_tokens} new tokens",
             reason="LIMIT_EXCEEDED" if tokens else "ARGUMENT_INVALID",
             field="max_new_tokens",
             value=tokens,
@@ -218,7 +223,7 @@ def _check_finite(logits: Float[Tensor, " vocabulary"], strength: float | None) 
             reason="VALUE_OVERFLOW",
             field="strength",
             value=strength,
-            allowed="a strength that leaves finite numbers",
+            allowed="a smaller strength, with which the logits stay finite",
         )
 
 

@@ -94,7 +94,7 @@ def _read_inputs(
     if question.text is not None:
         text = read_text(passes.model, question.text, question.prepend_bos)
         if text.special.all():
-            message = "the text has special tokens alone"
+            message = "the text has special tokens only"
             raise BadRequest(message, field="text", value=question.text, allowed="some text")
         kept = torch.from_numpy(~text.special)[None].to(passes.model.device)
         found[TEXT] = _seen(passes, [(text.on(passes.model.device), kept)], layers)

@@ -18,7 +18,7 @@ def tokenize_text(model: LanguageModel, question: TokenizeText) -> TokenizeTextA
     """
     if question.one_token:
         if not isinstance(question.text, str):
-            message = "token ids are given, and no text whose token is looked for"
+            message = "one_token needs a text to look up, but token ids were given"
             raise BadRequest(message, field="one_token", value="true", allowed="a text")
         ids: tuple[int, ...] = (token_of(model, question.text, "text"),)
     else:

@@ -57,7 +57,9 @@ def weight_norms(
     Errors: BadRequest MODEL_UNSUPPORTED for an encoder; LAYER_OUT_OF_RANGE; and as `sublayer_norms`.
     """
     model = passes.model
-    check_causal(model, "it norms after each part, so that no norm can be folded into what reads")
+    check_causal(
+        model, "it applies a norm after each sublayer, so no norm can be folded into the weights that read from it"
+    )
     layout_of(model)
     layers = _layers(model, question.layers)
     rows: list[_Row] = []

@@ -224,6 +224,6 @@ ATTENTION_ONLY = Family(
             lambda _, kind: kind not in (STANDARD, SHORTFORMER),
             f"only {STANDARD} and {SHORTFORMER} are known",
         ),
-        Refusal("tie_word_embeddings", lambda _, tied: bool(tied), "its unembedding is one of its own"),
+        Refusal("tie_word_embeddings", lambda _, tied: bool(tied), "its unembedding is separate from its embedding"),
     ),
 )

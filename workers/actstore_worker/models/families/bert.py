@@ -27,5 +27,5 @@ BERT = Family(
     causal=False,
     auto_class=AutoModel,
     optional_tensors=re.compile(r"cls\..+|(bert\.)?pooler\..+"),
-    refusals=(Refusal("is_decoder", lambda _, decoder: decoder, "of BERT, actstore reads encoders"),),
+    refusals=(Refusal("is_decoder", lambda _, decoder: decoder, "actstore supports BERT models as encoders only"),),
 )

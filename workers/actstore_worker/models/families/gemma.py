@@ -17,6 +17,6 @@ GEMMA2 = llama_kind(
     has_sdpa=False,
     gain_less_one=True,
     refusals=(
-        Refusal("sliding_window", lambda _, window: window is None, "its family makes a window's mask for any layer"),
+        Refusal("sliding_window", lambda _, window: window is None, "models of this family need a sliding window"),
     ),
 )

@@ -96,7 +96,7 @@ def read_configuration(source: ModelSource) -> Any:
     """
     raw = raw_configuration(source.folder)
     if raw.get("quantization_config") is not None:
-        raise DamagedFile("its weights are quantised")
+        raise DamagedFile("its weights are quantized, which is not supported")
     _check_sizes(raw)
     if is_transformer_lens(raw):
         config = read_config(raw)
@@ -118,7 +118,7 @@ def _check_sizes(found: Mapping[str, Any]) -> None:
     for name, largest in _SIZES.items():
         value = found.get(name)
         if value is not None and (type(value) is not int or not 1 <= value <= largest):
-            raise DamagedFile(f"{name} is {str(value)[:40]!r}, and not a whole number from 1 to {largest}")
+            raise DamagedFile(f"{name} is {str(value)[:40]!r}, not a whole number from 1 to {largest}")
 
 
 def _check_heads(config: Any) -> None:

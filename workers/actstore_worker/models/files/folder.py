@@ -54,10 +54,14 @@ def weight_files(source: ModelSource) -> list[Path]:
     if is_transformer_lens(raw_configuration(source.folder)):
         return [transformer_lens_file(source)]
     if (source.folder / _ADAPTER).is_file():
-        raise DamagedFile(f"{_ADAPTER} says that it is an adapter to other weights: merge it into them, and save those")
+        raise DamagedFile(
+            f"{_ADAPTER} says that this is an adapter: merge it into the weights that it adapts, and save those"
+        )
     if (source.folder / WEIGHTS).is_file():
         if shards := sorted(path.name for path in source.folder.glob(_SHARDS)):
-            raise DamagedFile(f"it has {WEIGHTS} and {shards[0]}: which of them counts is not said; remove the other")
+            raise DamagedFile(
+                f"it has both {WEIGHTS} and {shards[0]}, and it is unclear which one to load; remove the wrong one"
+            )
         return [_own_file(source, WEIGHTS)]
     if not (source.folder / WEIGHTS_INDEX).is_file():
         raise DamagedFile(f"it has no {WEIGHTS}; actstore reads safetensors only")
@@ -75,7 +79,8 @@ def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
                 yield name, tuple(part.get_shape()), part.get_dtype()
     except SafetensorError as error:
         message = (
-            f"{path.name}, of {path.stat().st_size} bytes, is no whole safetensors file: {error}; download it again"
+            f"{path.name}, of {path.stat().st_size} bytes, is not a complete safetensors file: {error}; download it "
+            "again"
         )
         raise DamagedFile(message) from error
 
@@ -91,12 +96,10 @@ def checked_tensors(source: ModelSource, is_spare: Callable[[str], bool]) -> dic
         for name, _, dtype in tensors_in(path):
             if name in found:
                 raise DamagedFile(
-                    f"{name} lies in {found[name].name} and in {path.name}: which of them counts is not said"
+                    f"{name} is in both {found[name].name} and {path.name}, and it is unclear which one to load"
                 )
             if dtype not in _FLOATS and not is_spare(name):
-                raise DamagedFile(
-                    f"{name} in {path.name} is of {dtype}: its weights are quantised, and floats are read"
-                )
+                raise DamagedFile(f"{name} in {path.name} has dtype {dtype}: quantized weights are not supported")
             found[name] = path
     if files[0].name != WEIGHTS:
         _check_index(_weight_map(source), {name: path.name for name, path in found.items()})
@@ -113,8 +116,9 @@ def check_tied(files: Mapping[str, Path], one: str, other: str) -> None:
         )
     if not same:
         raise DamagedFile(
-            f"its config.json says tie_word_embeddings, and {one} and {other} are different numbers: which of them "
-            "counts is not said; set tie_word_embeddings to false where both do, else remove the one that is wrong"
+            f"its config.json says tie_word_embeddings, but {one} and {other} have different values: if both are "
+            "right, "
+            "set tie_word_embeddings to false; else remove the wrong one"
         )
 
 
@@ -122,7 +126,7 @@ def _check_index(said: dict[str, str], found: dict[str, str]) -> None:
     for name in sorted(said.keys() | found.keys()):
         if said.get(name) != found.get(name):
             raise DamagedFile(
-                f"{WEIGHTS_INDEX} says that {name} lies in {said.get(name, 'no file')}, and it lies in "
+                f"{WEIGHTS_INDEX} says that {name} is in {said.get(name, 'no file')}, but it is in "
                 f"{found.get(name, 'none of the files')}: download the index and the files again"
             )
 
@@ -138,7 +142,7 @@ def _own_file(source: ModelSource, name: str) -> Path:
     """Errors: DamagedFile for a name that leaves the folder, also by a link, and for a file that is not there."""
     path = source.folder / name
     if Path(name).name != name or not is_inside(path, source.root):
-        raise DamagedFile(f"its weights are said to lie in {name!r}, which is outside its folder")
+        raise DamagedFile(f"its index refers to weights in {name!r}, which is outside its folder")
     if not path.is_file():
         raise DamagedFile(f"{name}, which {WEIGHTS_INDEX} names, is not there: download it")
     return path

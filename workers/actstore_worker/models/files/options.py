@@ -45,45 +45,51 @@ _REFUSALS = (
     Refusal(
         "is_causal",
         lambda config, causal: causal not in (None, find_family(config.model_type).causal),
-        "attention would see other tokens than its family's does",
+        "attention would be causal where its family's is not, or the reverse",
     ),
-    Refusal("use_bidirectional_attention", lambda _, both: bool(both), "a token would depend on those after it"),
-    Refusal("add_cross_attention", lambda _, crossed: bool(crossed), "it reads an encoder, and there is none"),
+    Refusal("use_bidirectional_attention", lambda _, both: bool(both), "a token would also attend to later tokens"),
+    Refusal(
+        "add_cross_attention",
+        lambda _, crossed: bool(crossed),
+        "cross-attention needs an encoder, and this model has none",
+    ),
     Refusal(
         "do_layer_norm_before",
         lambda _, before: before is False,
-        "it norms after attention and MLP (as opt-350m does), which actstore does not read",
+        "norms after attention and MLP (as in opt-350m) are not supported",
     ),
     Refusal(
         "word_embed_proj_dim",
         lambda config, width: width not in (None, config.hidden_size),
-        "it projects its embeddings, so that its first residual is not what it reads",
+        "projected embeddings are not supported",
     ),
     Refusal(
         "rope_parameters",
         lambda _, rope: any(isinstance(part, dict) for part in (rope or {}).values()),
-        "they are by type of layer, which its family does not read",
+        "parameters per layer type are not supported in this family",
     ),
     Refusal(
         "rope_parameters",
         lambda _, rope: bool(rope) and rope.get("rope_type") not in ROPE_TYPES,
-        f"its rope_type is none of {', '.join(ROPE_TYPES)}",
+        f"its rope_type must be one of {', '.join(ROPE_TYPES)}",
     ),
     Refusal(
         "rope_parameters",
         _turns_part_of_a_head,
-        "by partial_rotary_factor a part of each head would be turned, and its family turns whole heads",
+        "partial_rotary_factor would rotate a part of each head, but this family rotates whole heads",
     ),
-    Refusal("head_dim", _has_odd_heads, "rotary embeddings turn pairs"),
-    Refusal("sliding_window", lambda _, window: window is not None and window < 1, "a window has a token or more"),
-    Refusal("sliding_window", _lacks_a_window, "some of layer_types are sliding_attention"),
+    Refusal("head_dim", _has_odd_heads, "rotary embeddings rotate pairs of dimensions, so it must be even"),
+    Refusal(
+        "sliding_window", lambda _, window: window is not None and window < 1, "a window must have at least one token"
+    ),
+    Refusal("sliding_window", _lacks_a_window, "some layers in layer_types use sliding_attention and need a window"),
     Refusal(
         "layer_types",
         lambda _, found: any(kind not in _LAYER_TYPES for kind in found or ()),
-        f"only {' and '.join(_LAYER_TYPES)} are known",
+        f"only {' and '.join(_LAYER_TYPES)} are supported",
     ),
     *(
-        Refusal(name, lambda _, cap: cap is not None and cap <= 0, "a cap is above 0; null is none")
+        Refusal(name, lambda _, cap: cap is not None and cap <= 0, "a cap must be above 0; null means no cap")
         for name in ("attn_logit_softcapping", "final_logit_softcapping")
     ),
     *(

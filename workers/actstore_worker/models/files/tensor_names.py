@@ -38,14 +38,17 @@ def check_tensors(module: Any, report: Mapping[str, Any], in_files: Iterable[str
         # transformers would go on with random numbers in their place.
         raise DamagedFile(f"its weight files lack {_some(missing)}")
     if report["mismatched_keys"]:
-        shapes = (f"{name} of {tuple(found)} for {tuple(place)}" for name, found, place in report["mismatched_keys"])
-        raise DamagedFile(f"its config.json and its weight files are of different sizes: {_some(shapes)}")
+        shapes = (
+            f"{name} has shape {tuple(found)} instead of {tuple(place)}"
+            for name, found, place in report["mismatched_keys"]
+        )
+        raise DamagedFile(f"its config.json and its weight files disagree on sizes: {_some(shapes)}")
     unused = {*report["unexpected_keys"], *_hidden(module, in_files)}
     unused = {name for name in unused if not may_be_left_over(name) and not (optional and optional.fullmatch(name))}
     if unused:
         raise DamagedFile(
-            f"its weight files have {_some(unused)}, which a model of this config.json would not use: they are another "
-            "architecture's, or config.json has too few layers or an option that is off"
+            f"its weight files have {_some(unused)}, which a model of this config.json would not use: they belong to "
+            "another architecture, or config.json has too few layers or an option switched off"
         )
 
 
@@ -65,8 +68,8 @@ def places(module: nn.Module, in_files: Iterable[str]) -> dict[str, str]:
         place = place_of(module, name)
         if place in found:
             raise DamagedFile(
-                f"its weight files have {found[place]} and {name}, which are the same weight under two names: which of "
-                "them counts is not said"
+                f"its weight files have {found[place]} and {name}, which are two names of the same weight, and it is "
+                "unclear which one to load"
             )
         found[place] = name
     return found

@@ -88,7 +88,7 @@ def _position_embedding(config: Mapping[str, Any]) -> str:
 def _check(field: str, value: object, allowed: tuple[object, ...]) -> object:
     if value not in allowed:
         read = " and ".join(repr(found) for found in allowed)
-        raise ValueError(f"{field} is {value!r}; of models in TransformerLens's form, {read} is read")
+        raise ValueError(f"{field} is {value!r}; for models in TransformerLens's format, only {read} is supported")
     return value
 
 
@@ -101,7 +101,7 @@ def read_weights(path: Path, config: AttentionOnlyConfig) -> dict[str, Tensor]:
     is_safe = path.suffix == ".safetensors"
     theirs = load_file(path, backend="pread") if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     if strange := sorted(name for name in theirs if not _READ.fullmatch(name)):
-        raise ValueError(f"{path.name} has {', '.join(strange[:5])}, of which a model of attention alone makes no use")
+        raise ValueError(f"{path.name} has {', '.join(strange[:5])}, which an attention-only model does not use")
     return dict(_converted(theirs, config))
 
 

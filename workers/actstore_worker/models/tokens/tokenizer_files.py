@@ -63,7 +63,7 @@ def check_added(folder: Path, tokenizer: Any) -> None:
     """
     for said, token in _settings(folder).get("added_tokens_decoder", {}).items():
         if int(said) != (found := tokenizer.convert_tokens_to_ids(token["content"])):
-            raise DamagedFile(f"{_SETTINGS} says that {token['content']!r} is token {said}, and it is token {found}")
+            raise DamagedFile(f"{_SETTINGS} says that {token['content']!r} is token {said}, but it is token {found}")
 
 
 @contextmanager
@@ -127,15 +127,15 @@ def _check_paths(settings: Mapping[str, Any]) -> None:
     """
     for name in ("vocab", "merges"):
         if isinstance(settings.get(name), str):
-            raise DamagedFile(f"{_SETTINGS} has {name} {settings[name]!r}, which is a path and no table")
+            raise DamagedFile(f"{_SETTINGS} has {name} {settings[name]!r}, which is a path instead of a table")
 
 
 def _check_no_dropout(told: Mapping[str, Any]) -> None:
     model = told.get("model")
     if isinstance(model, dict) and model.get("dropout"):
         raise DamagedFile(
-            f"{TOKENIZER} has dropout {model['dropout']}, by which the same text has other tokens each time: set it to "
-            "null, as it is where a model is used"
+            f"{TOKENIZER} has dropout {model['dropout']}, so the same text is tokenized differently each time: set it "
+            "to null for inference"
         )
 
 
@@ -145,8 +145,8 @@ def _check_agreement(settings: Mapping[str, Any], told: Mapping[str, Any]) -> No
     for name in has.keys() & settings.keys():
         if settings[name] is not None and settings[name] != has[name]:
             raise DamagedFile(
-                f"{_SETTINGS} says {name} {settings[name]!r}, and {TOKENIZER} does as with {has[name]!r}: which of "
-                "them the model was trained with is not said; let both say the same"
+                f"{_SETTINGS} says {name} {settings[name]!r}, but {TOKENIZER} behaves as with {has[name]!r}, and it is "
+                "unclear which one the model was trained with; make both the same"
             )
 
 

@@ -88,7 +88,7 @@ def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence
     if len(clean) != len(corrupt):
         raise BadRequest(
             f"the clean prompt has {len(clean)} tokens and the corrupt one {len(corrupt)}; patching by position needs "
-            "equal lengths: say with named spans which tokens play the same part. Clean: "
+            "equal lengths. Use spans to say which tokens correspond to each other. Clean: "
             f"{_shown(model, clean)}. Corrupt: {_shown(model, corrupt)}",
             reason="PROMPT_LENGTHS_DIFFER",
             field="corrupt",
@@ -125,8 +125,8 @@ def check_spans(spans: Sequence[PatchSpan]) -> None:
     names = [span.name for span in spans]
     for name in names:
         if not name or names.count(name) > 1:
-            message = f"{names.count(name)} spans are called {name!r}, and rows of the answer go by that name"
-            raise BadRequest(message, field="spans", value=name, allowed="a name of its own for each")
+            message = f"{names.count(name)} spans have the name {name!r}, but rows of the answer are identified by it"
+            raise BadRequest(message, field="spans", value=name, allowed="a different name for each span")
 
 
 def span_tokens(
@@ -143,7 +143,7 @@ def span_tokens(
         if len(clean) != len(corrupt):
             raise BadRequest(
                 f"span {span.name!r} has {len(clean)} tokens in the clean prompt and {len(corrupt)} in the corrupt "
-                "one; its tokens are replaced one by one, so it needs as many in both",
+                "one; tokens are replaced one by one, so both need the same number",
                 reason="PROMPT_LENGTHS_DIFFER",
                 field="spans",
                 value=f"{len(corrupt)} tokens",
@@ -161,17 +161,17 @@ def _positions(
     first, end = stretch.first, stretch.end
     if end is None or not 0 <= first < end <= len(tokens):
         raise BadRequest(
-            f"span {span.name!r} is tokens {first} to before {_end(end)} of the {which} prompt, which has "
-            f"{len(tokens)}",
+            f"span {span.name!r} has tokens {first} to {_end(end)} (exclusive) of the {which} prompt, which has "
+            f"{len(tokens)} tokens",
             field="spans",
             value=f"{first}..{_end(end)}",
-            allowed=f"one token or more within 0..{len(tokens)}",
+            allowed=f"at least one token within 0..{len(tokens)}",
         )
     return range(first, end)
 
 
 def _end(end: int | None) -> str:
-    return "an end that is not said" if end is None else str(end)
+    return "the end" if end is None else str(end)
 
 
 def _holding(
@@ -182,16 +182,16 @@ def _holding(
     times = text.count(wanted) if wanted else 0
     if times != 1:
         raise BadRequest(
-            f"the text of span {span.name!r} is {times} times in the {which} prompt",
+            f"the text of span {span.name!r} occurs {times} times in the {which} prompt",
             field="spans",
             value=wanted,
-            allowed="text that is once in the prompt, or a range of tokens",
+            allowed="text that occurs exactly once in the prompt, or a range of tokens",
         )
     first = text.index(wanted)
     inside = [place for place, (begin, end) in enumerate(places) if begin < first + len(wanted) and end > first]
     if not inside:
         raise BadRequest(
-            f"no token of the {which} prompt has a character of span {span.name!r}",
+            f"no token of the {which} prompt covers any character of span {span.name!r}",
             field="spans",
             value=wanted,
             allowed="text that the tokenizer keeps, or a range of tokens",

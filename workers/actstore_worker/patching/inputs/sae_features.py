@@ -41,14 +41,14 @@ def check_features(
     """
     check_fit(sae, model)
     if sae.is_transcoder:
-        why = "a transcoder's features are read at one site and written at another, so none can be put in place there"
+        why = "a transcoder reads one site and writes another, so its features cannot be patched at either"
         raise mismatch(sae.name, "output_site", sae.output_site, str(sae.site), why)
     if sae.site.kind not in patchable or sae.site.kind == "pattern":
         allowed = [f"{kind}.LAYER" for kind in patchable if kind != "pattern"]
-        raise mismatch(sae.name, "site", sae.site, allowed, f"runs of {model.name!r} cannot be patched there")
+        raise mismatch(sae.name, "site", sae.site, allowed, f"{model.name!r} cannot be patched at this site")
     if len(features) > FEATURES_MAX:
         raise BadRequest(
-            f"{len(features)} features are named",
+            f"{len(features)} features were given",
             reason="LIMIT_EXCEEDED",
             field="features",
             value=len(features),

@@ -190,9 +190,13 @@ def _dtype(row_bytes: int, width: int, snapshot: Snapshot) -> str:
 def _check_stored(snapshot: Snapshot, site: Site) -> None:
     there = snapshot.record.specification.dense_sites
     if site.kind == "pattern" or not {str(site), str(site.whole)} & {*there}:
-        why = "weights of other prompts' tokens are no weights of these" if site.kind == "pattern" else "not stored"
+        why = (
+            "attention weights of other prompts do not apply to these prompts' tokens"
+            if site.kind == "pattern"
+            else "not stored"
+        )
         raise BadRequest(
-            f"run {snapshot.record.run} has no rows of {site} to take: {why}",
+            f"run {snapshot.record.run} has no usable rows of {site}: {why}",
             reason="SITE_UNKNOWN",
             field="sites",
             value=str(site),
@@ -209,8 +213,9 @@ def _check_model(snapshot: Snapshot, model: LanguageModel) -> None:
     ):
         if captured != there:
             raise BadRequest(
-                f"run {snapshot.record.run} is of model {asked.model!r} with {field} {captured}, and this is "
-                f"{model.name!r} with {there}: its rows are no activations of these weights",
+                f"run {snapshot.record.run} was captured from model {asked.model!r} with {field} {captured}, but "
+                "this is "
+                f"{model.name!r} with {there}: its rows are not activations of this model",
                 reason="RUN_MISMATCH",
                 field="stored.run",
                 value=captured,

@@ -23,6 +23,6 @@ class Supplies:
 
 def needed(supplies: Supplies | None) -> Supplies:
     if supplies is None:
-        message = "rows of stored runs and features of SAEs need a store, and this sweep was given none"
+        message = "rows of stored runs and features of SAEs need a store, and this sweep has none"
         raise BadRequest(message, field="source", value="none", allowed="a sweep with a store")
     return supplies

@@ -62,10 +62,10 @@ def _calling(layer: nn.Module, instead: Callable[..., Tensor]) -> Iterator[None]
 def check_call(call: dict[str, Any]) -> None:
     """Raises Unresumable for a layer that is told what is not known for the middle of a prompt."""
     if not set(CACHES) & set(call):
-        raise Unresumable("a layer is told of no cache")
+        raise Unresumable("a layer's forward takes no cache of keys and values")
     for name, value in call.items():
         if isinstance(value, Tensor) and name not in ("attention_mask", "position_ids"):
-            raise Unresumable(f"a layer is told {name}, and what that would be in the middle is not known")
+            raise Unresumable(f"a layer's forward takes {name}, which a partial forward pass cannot supply")
 
 
 def told(call: Mapping[str, Any], cache: object, positions: slice | Int[Tensor, " token"]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class AnswerCache:
         try:
             found = read_kept(self._bucket, key)
         except StoreError as error:
-            _log.warning("kept answers cannot be read: %s", error)
+            _log.warning("cached answers cannot be read: %s", error)
             return []
         return [] if found is None else list(_updates(found, finished))
 
@@ -74,7 +74,7 @@ class AnswerCache:
         try:
             keep(self._bucket, key, KeptAnswer(record, tables), replace=fresh)
         except StoreError as error:
-            _log.warning("an answer is not kept: %s", error)
+            _log.warning("an answer could not be cached: %s", error)
 
     def _of_supplies(self, request: RunSweep) -> Iterator[str]:
         if request.sae:

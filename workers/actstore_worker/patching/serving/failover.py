@@ -41,7 +41,7 @@ async def going_on(
         except ProcessDied:
             tries -= 1
             if not tries:
-                message = f"{TRIES} processes died of this sweep, one after the other"
+                message = f"this sweep failed: {TRIES} worker processes died while running it, one after the other"
                 raise ActstoreError(message, reason="WORKERS_UNAVAILABLE") from None
         else:
             return

@@ -202,7 +202,7 @@ class Scheduler:
             if len(batch) == 1:
                 batch[0].fail(error)
                 return
-            _log.warning("a batch of %d sweeps failed; each is run by itself", len(batch), exc_info=error)
+            _log.warning("a batch of %d sweeps failed; each is now run separately", len(batch), exc_info=error)
             for job in batch:
                 self._run([job])
             return

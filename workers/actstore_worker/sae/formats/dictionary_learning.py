@@ -66,7 +66,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
     trainer, buffer = config.get("trainer", {}), config.get("buffer", {})
     known = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if known not in _CLASSES:
-        raise unsupported(name, "dict_class", known, "it is not one of those", allowed=_CLASSES)
+        raise unsupported(name, "dict_class", known, "it is not supported", allowed=_CLASSES)
     meant = _CLASSES[known]
     found = read_tensors(files.weights, name)
     k = found.get("k", trainer.get("k"))
@@ -102,7 +102,7 @@ def _threshold(tensors: Mapping[str, Tensor], known: str, name: str) -> Tensor:
     """One for all features, or one each."""
     found = tensors.get("threshold")
     if found is None or bool((found == _UNTRAINED).all()):
-        why = f"without a trained threshold the features of {known} depend on the batch"
+        why = f"without a trained threshold the features of {known} would depend on the batch"
         raise unsupported(name, "threshold", None if found is None else _UNTRAINED, why, allowed="0 or above")
     return found.expand(tensors["b_enc"].shape[0]) if found.ndim == 0 else found
 

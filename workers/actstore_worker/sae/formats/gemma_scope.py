@@ -40,9 +40,9 @@ def read(files: SaeFiles, name: str) -> SaeParts:
     """
     place = _place(files)
     if "embedding" in place:
-        raise unsupported(name, "params.npz", "embedding", "it reads what no layer hands on", allowed=_KINDS)
+        raise unsupported(name, "params.npz", "embedding", "its input is not captured", allowed=_KINDS)
     if "transcoder" in place and files.sidecar is None:
-        why = f"whether it reads the MLP's input with its norm's gain is told nowhere; say where it reads in {SIDECAR}"
+        why = f"its files do not say whether its input includes the norm's gain; give its site in {SIDECAR}"
         raise unsupported(name, "params.npz", "transcoder", why, allowed=_KINDS)
     repository = _REPOSITORY.search(place)
     return SaeParts(
@@ -59,11 +59,15 @@ def read_2(files: SaeFiles, name: str) -> SaeParts:
     """What the files of a Gemma Scope 2 SAE say. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     config = read_json(files.configuration, name) if files.configuration else {}
     if config.get("architecture", _ARCHITECTURE) != _ARCHITECTURE:
-        raise unsupported(name, "architecture", config["architecture"], "it is another", allowed=_ARCHITECTURE)
+        raise unsupported(name, "architecture", config["architecture"], "it is not supported", allowed=_ARCHITECTURE)
     tensors = _renamed(read_tensors(files.weights, name), name)
     if tensors.get("W_dec") is not None and tensors["W_dec"].ndim == 3:
         raise unsupported(
-            name, "w_dec", tuple(tensors["W_dec"].shape), "it predicts several layers", allowed="a matrix"
+            name,
+            "w_dec",
+            tuple(tensors["W_dec"].shape),
+            "it predicts several layers, which is not supported",
+            allowed="a matrix",
         )
     site, output_site = _sites_2(config, _place(files), name)
     return SaeParts(

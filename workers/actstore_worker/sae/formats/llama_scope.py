@@ -38,7 +38,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
     config = read_json(files.configuration, name)
     for option, allowed in _OPTIONS.items():
         if config.get(option, allowed) != allowed:
-            raise unsupported(name, option, config[option], "it is not computed here", allowed=allowed)
+            raise unsupported(name, option, config[option], "it is not supported", allowed=allowed)
     d_in, d_sae = _sizes(config, files.configuration.name, name)
     tensors = _tensors(read_tensors(files.weights, name), config, name)
     scales = _scales(config, d_in, tensors["W_dec"].shape[1], name)
@@ -68,7 +68,7 @@ def _sizes(config: Mapping[str, Any], file: str, name: str) -> tuple[int, int]:
 def _tensors(found: dict[str, Tensor], config: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     logarithm = found.pop(_LOG_THRESHOLD, None)
     if found.keys() != _NAMES.keys():
-        raise unsupported(name, "tensors", sorted(found), "it has others", allowed=sorted(_NAMES))
+        raise unsupported(name, "tensors", sorted(found), "it has other tensors than expected", allowed=sorted(_NAMES))
     tensors = {_NAMES[key]: turned(value) if key.endswith(".weight") else value for key, value in found.items()}
     threshold = _threshold(logarithm, config, name).expand(tensors["b_enc"].shape)
     if flag(config, "sparsity_include_decoder_norm", True, name):
@@ -83,7 +83,7 @@ def _threshold(logarithm: Tensor | None, config: Mapping[str, Any], name: str) -
         return logarithm.float().exp()
     stated = config.get("jump_relu_threshold")
     if not isinstance(stated, int | float) or stated < 0:
-        raise unsupported(name, "jump_relu_threshold", stated, "it is no threshold", allowed="0 or above")
+        raise unsupported(name, "jump_relu_threshold", stated, "it is not a valid threshold", allowed="0 or above")
     return torch.tensor(float(stated))
 
 
@@ -91,14 +91,14 @@ def _scales(config: Mapping[str, Any], d_in: int, d_out: int, name: str) -> tupl
     """None: nothing says by how much."""
     normalisation = config.get("norm_activation", "dataset-wise")
     if normalisation not in _NORMALISATIONS:
-        raise unsupported(name, "norm_activation", normalisation, "it is not computed here", allowed=_NORMALISATIONS)
+        raise unsupported(name, "norm_activation", normalisation, "it is not supported", allowed=_NORMALISATIONS)
     if normalisation == "inference":  # their word for weights into which the scale was folded
         return 1.0, 1.0
     norms = config.get("dataset_average_activation_norm")
     if norms is None:
         return None
     if not isinstance(norms, dict) or not all(_is_norm(norms.get(side)) for side in ("in", "out")):
-        why = "it is no pair of norms"
+        why = "it is not a pair of norms"
         raise unsupported(name, "dataset_average_activation_norm", norms, why, allowed='{"in": NORM, "out": NORM}')
     return d_in**0.5 / norms["in"], d_out**0.5 / norms["out"]
 

@@ -47,7 +47,7 @@ def _refusing_what_fails(files: SaeFiles, name: str) -> Iterator[None]:
     except (ActstoreError, MemoryError):
         raise
     except Exception as error:
-        why = f"its files do not say what those of {files.format} say: {type(error).__name__}: {error}"
+        why = f"its files are not valid {files.format} files: {type(error).__name__}: {error}"
         raise unsupported(name, "format", files.format, why, allowed=FORMATS) from error
 
 
@@ -57,8 +57,8 @@ def _told_apart(path: Path, name: str) -> SaeFiles:
         return found[0]
     if found:
         candidates = [f"{files.weights.name} ({files.format})" for files in found]
-        why = "it may be read in more than one way; name the file instead of the folder"
+        why = "its format is ambiguous; name the file instead of the folder"
         raise unsupported(name, "format", candidates, why, allowed=FORMATS)
     if missing := missing_files(path):
-        raise unsupported(name, missing[0], None, "it is not there, and without it nobody knows what the weights mean")
-    raise unsupported(name, "format", None, f"{path.name} has no files of one that is known", allowed=FORMATS)
+        raise unsupported(name, missing[0], None, "it is missing, and the weights cannot be interpreted without it")
+    raise unsupported(name, "format", None, f"{path.name} has no files of a known format", allowed=FORMATS)

@@ -35,13 +35,13 @@ def read(files: SaeFiles, name: str) -> SaeParts:
     activation = found.pop("activation", "ReLU")
     state = found.pop("activation_state_dict", {})
     if activation not in _ACTIVATIONS:
-        raise unsupported(name, "activation", activation, "it is not one of those", allowed=_ACTIVATIONS)
+        raise unsupported(name, "activation", activation, "it is not supported", allowed=_ACTIVATIONS)
     is_topk = activation == "TopK"
     if not is_topk and "k" in state:
-        why = "it is TopK's, and without the name of its activation it would be read as ReLU"
+        why = "k belongs to TopK, but without `activation` the SAE would be read as ReLU"
         raise unsupported(name, "k", state["k"], why, allowed='"activation": "TopK"')
     if is_topk and state.get("postact_fn", "ReLU") != "ReLU":
-        why = "its features may be negative, and here 0 is off"
+        why = "its features can be negative, and actstore treats only features above 0 as active"
         raise unsupported(name, "postact_fn", state["postact_fn"], why, allowed="ReLU")
     return SaeParts(
         architecture="topk" if is_topk else "standard",
@@ -57,7 +57,9 @@ def read(files: SaeFiles, name: str) -> SaeParts:
 def _tensors(found: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     weights = {key: value for key, value in found.items() if key not in _STATISTICS}
     if weights.keys() != _NAMES.keys():
-        raise unsupported(name, "tensors", sorted(weights), "it has others", allowed=sorted(_NAMES))
+        raise unsupported(
+            name, "tensors", sorted(weights), "it has other tensors than expected", allowed=sorted(_NAMES)
+        )
     return {_NAMES[key]: turned(value) if key.endswith(".weight") else value for key, value in weights.items()}
 
 

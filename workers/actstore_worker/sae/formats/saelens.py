@@ -32,7 +32,7 @@ _ARCHITECTURES = {
 _WHY_NOT = {
     "batchtopk": "its features depend on the batch; SAELens saves it for inference as jumprelu",
     "matryoshka_batchtopk": "its features depend on the batch; SAELens saves it for inference as jumprelu",
-    "temporal": "its features depend on the tokens before",
+    "temporal": "its features depend on earlier tokens",
 }
 # What is done to rows at run time. The scale of expected_average_only_in is not: it must be folded in, or stated.
 _NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
@@ -71,10 +71,10 @@ def _architecture(config: Mapping[str, Any], name: str) -> str:
     activation = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
     architecture = "topk" if activation == "topk" else config.get("architecture", "standard")
     if architecture not in _ARCHITECTURES:
-        why = _WHY_NOT.get(str(architecture), "it is not one of those")
+        why = _WHY_NOT.get(str(architecture), "it is not supported")
         raise unsupported(name, "architecture", architecture, why, allowed=_ARCHITECTURES)
     if activation not in ("relu", "topk"):
-        raise unsupported(name, "activation_fn", activation, "it is not one of those", allowed=("relu", "topk"))
+        raise unsupported(name, "activation_fn", activation, "it is not supported", allowed=("relu", "topk"))
     return str(architecture)
 
 
@@ -93,7 +93,7 @@ def _sizes(config: Mapping[str, Any], is_transcoder: bool, name: str) -> tuple[i
         if min(d_in, d_sae, d_out) < 1:
             raise ValueError("sizes must be at least 1")
     except (ValueError, KeyError, TypeError) as error:
-        raise unsupported(name, "cfg.json", None, f"it has no sizes of at least 1: {error!r}", "d_in, d_sae") from error
+        raise unsupported(name, "cfg.json", None, f"its sizes must be at least 1: {error!r}", "d_in, d_sae") from error
     return d_in, d_sae, d_out
 
 
@@ -111,7 +111,9 @@ def _said_once(option: str, said: Sequence[Any], name: str) -> Any:
     """What versions of SAELens have in different places. Errors: BadRequest SAE_UNSUPPORTED where these disagree."""
     found = [value for value in said if value is not None]
     if any(value != found[0] for value in found):
-        raise unsupported(name, option, found, "it is said in several places, and which counts is not", allowed="one")
+        raise unsupported(
+            name, option, found, "the configuration gives different values in several places", allowed="one"
+        )
     return found[0] if found else None
 
 

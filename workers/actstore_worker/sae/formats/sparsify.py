@@ -34,7 +34,13 @@ def read(files: SaeFiles, name: str) -> SaeParts:
         why = "its features are the largest of each group, which actstore does not compute"
         raise unsupported(name, "activation", config["activation"], why, allowed="topk")
     if flag(config, "signed", False, name):
-        raise unsupported(name, "signed", True, "its features may be negative, and here 0 is off", allowed=False)
+        raise unsupported(
+            name,
+            "signed",
+            True,
+            "its features can be negative, and actstore treats only features above 0 as active",
+            allowed=False,
+        )
     transcodes = flag(config, "transcode", False, name)
     site, output_site = _sites(files.folder.name, transcodes, name)
     return SaeParts(
@@ -54,7 +60,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
 def _tensors(found: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     names = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec", "W_skip": "W_skip"}
     if unknown := sorted(found.keys() - names.keys()):
-        raise unsupported(name, "sae.safetensors", unknown, "sparsify has no such tensors", allowed=names)
+        raise unsupported(name, "sae.safetensors", unknown, "the sparsify format has no such tensors", allowed=names)
     return {names[key]: turned(found[key]) if key in _TURNED else found[key] for key in found}
 
 
@@ -76,7 +82,7 @@ def _sites(hook_point: str, transcodes: bool, name: str) -> tuple[Site | None, S
         return None, None
     layer, kinds = int(found[1]), _KINDS.get(found[2] or "")
     if kinds is None or (transcodes and not kinds[0]):
-        why = "what goes into that module is not captured" if kinds else "that module is not captured"
+        why = "the input of that module is not captured" if kinds else "the output of that module is not captured"
         raise mismatch(name, "hookpoint", hook_point, ("layers.N", "layers.N.mlp", "layers.N.attention"), why)
     before, after = kinds
     return Site(layer, before if transcodes else after), Site(layer, after)
