@@ -232,7 +232,7 @@ REFUSALS = {
         "ARGUMENT_INVALID", "quantity", "cosine_to_next",
     ),
     "the same run twice": (
-        lambda lab: lab.checkpoints(["at-100", "at-100"]).norms(), "ARGUMENT_INVALID", "steps", "needs a different step",
+        lambda lab: lab.checkpoints(["at-100", "at-100"]).norms(), "ARGUMENT_INVALID", "steps", "a different step",
     ),
 }  # fmt: skip
 
