@@ -1,4 +1,4 @@
-"""What several parts of a sweep's request are refused for."""
+"""Checks that several parts of a sweep's request share."""
 
 from collections.abc import Sequence
 from typing import NoReturn
@@ -8,7 +8,7 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
 from actstore_worker.patching.inputs.prompts import PairTokens
 
-# Of the others only the base run differs from cell to cell.
+# With the other sources, the direction only selects the base run.
 STORED_SOURCES: tuple[PatchSource, ...] = ("mean", "resample")
 
 
@@ -34,7 +34,9 @@ def check_count(count: int, most: int, field: str) -> None:
 
 
 def check_screen(request: RunSweep, cells: int) -> None:
-    """Of cells that lie behind each other, the estimates of each alone do not add up to that of all."""
+    """Refuses cells of several layers or positions with a screen: the estimates of single cells do not add up to that
+    of all.
+    """
     if request.screen is None:
         return
     check_count(request.screen.exact_cells, cells, "screen.exact_cells")
@@ -66,7 +68,7 @@ def check_screen(request: RunSweep, cells: int) -> None:
 
 
 def check_sources(request: RunSweep) -> None:
-    """What goes with which source, and with which site."""
+    """Refuses combinations of a source with a site or with a stored run that make no sense."""
     is_stored = request.source in STORED_SOURCES
     if is_stored != (request.stored is not None):
         raise BadRequest(
@@ -88,7 +90,7 @@ def check_sources(request: RunSweep) -> None:
 
 
 def _check_sae_named(request: RunSweep) -> None:
-    """What is said of features is said of an SAE's."""
+    """Refuses arguments about features without an SAE."""
     said = {
         "features": FEATURES in request.sites or bool(request.features),
         "sae_error": request.sae_error != RunSweep.sae_error,
@@ -99,7 +101,9 @@ def _check_sae_named(request: RunSweep) -> None:
 
 
 def check_spans_alone(request: RunSweep, pairs: Sequence[PairTokens]) -> None:
-    """Spans stand in place of positions; and what a query attends with is of the positions of its own prompt."""
+    """Refuses positions together with spans, and attention patterns with spans: a pattern is indexed by the positions
+    of its own prompt.
+    """
     if not request.spans:
         return
     for field, value in (

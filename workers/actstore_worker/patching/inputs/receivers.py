@@ -1,4 +1,4 @@
-"""Which receivers a sweep names, and whether anything that it sends gets to them."""
+"""Finds the receivers of a sweep, and checks that a path leads to each of them."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -10,17 +10,17 @@ from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
 from actstore_worker.patching.kernels.receivers import Receivers, enters
 
 RECEIVERS_MAX = 128
-# What can send: kinds that change the residual at their own position alone. q, k and v act through their head's z.
+# Kinds that can send: they change the residual at their own position only. q, k and v act through their head's z.
 SENDER_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "pattern", "z")
-# What can receive inside a layer: what attention makes of the residual by head, and what the MLP reads.
+# What can receive inside a layer: attention's inputs by head, and the MLP's input.
 _OF_HEADS, _MLP = ("q", "k", "v"), "mlp_in"
-# The receiver behind all layers: what the final norm and the unembedding read.
+# The receiver after all layers: the input of the final norm and the unembedding.
 LOGITS = "logits"
 
 
 def find_receivers(model: LanguageModel, request: RunSweep) -> Receivers | None:
-    """None where none are named. Errors: BadRequest for one that the model does not have, too many of them, logits
-    beside others, and what does not go with receivers.
+    """Returns the receivers of a request; None if there are none. Errors: BadRequest for a receiver that the model does
+    not have, too many of them, logits together with others, and options that cannot be combined with receivers.
     """
     if not request.receivers:
         if request.path_mlps != RunSweep.path_mlps:
@@ -33,9 +33,9 @@ def find_receivers(model: LanguageModel, request: RunSweep) -> Receivers | None:
 
 
 def check_heard(receivers: Receivers | None, senders: Collection[Site], request: RunSweep) -> None:
-    """Errors: BadRequest for site kinds that cannot send, for a layer or a site kind that was asked for and reaches no
-    receiver, and for a receiver that none reaches. `senders` are those of the grid: what some receiver hears, and an
-    SAE's site.
+    """Refuses site kinds that cannot send, a requested layer or site kind without a path to a receiver, and a receiver
+    without a path from a sender: BadRequest. `senders` are those of the grid: sites with a path to some receiver, and
+    an SAE's site.
     """
     if receivers is None:
         return
@@ -79,7 +79,7 @@ def _refuse_deaf(sender: str, field: str, value: object) -> None:
 
 
 def _check_alone(request: RunSweep) -> None:
-    """What does not go with receivers, for a path begins at one site of one layer."""
+    """Refuses options that cannot be combined with receivers, because a path starts at one site of one layer."""
     found: dict[str, object] = {}
     if request.joint:
         found["joint"] = ", ".join(joint.name for joint in request.joint)
