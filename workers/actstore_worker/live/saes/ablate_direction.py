@@ -1,4 +1,4 @@
-"""What a feature writes, seen in the model's predictions: its contribution taken out of the residual, and run on."""
+"""Ablates a feature's contribution to the residual, and returns the effect on the model's predictions."""
 
 import pyarrow as pa
 import torch
@@ -16,12 +16,12 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
 def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDirection) -> AblateDirectionAnswer:
-    """Run the model without what the feature writes, and compare what it predicts.
+    """Run the model without what the feature writes, and compare its predictions.
 
-    At every position the site loses what the feature adds to the SAE's reconstruction; what the SAE does not explain
+    At every position, what the feature adds to the SAE's reconstruction is subtracted from the site; the SAE's error
     stays. Before the feature's first activation nothing changes, exactly: both passes are over the same text.
 
-    Errors: BadRequest for an encoder, a feature that is not there, and a text of one token, which nothing follows.
+    Errors: BadRequest for an encoder, a feature that does not exist, and a text of one token, which has no next token.
     """
     check_causal(passes.model, "it does not predict next tokens, so no probability could change")
     check_features(sae, [question.feature])

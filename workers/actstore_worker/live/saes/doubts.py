@@ -1,4 +1,4 @@
-"""What looks wrong about an SAE on a model, in words that say what to try."""
+"""Writes warnings about an SAE on a model, which say what looks wrong and what to try."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,23 +6,22 @@ from dataclasses import dataclass
 from actstore_storage.format.sites import Site
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
-# Another scale or layer is named where it leaves at most this share of the FVU at its own. At its own layer the bundled
-# SAE leaves 0.51 and 0.33 of what it leaves at the two beside it, and 0.36 of what it leaves if it expects inputs three
-# times as large.
+# Another scale or layer is named if its FVU is at most this share of the FVU at the SAE's own. At its own layer, the
+# bundled SAE has 0.51 and 0.33 of the FVU at the neighboring layers, and 0.36 of the FVU with inputs scaled by three.
 _CLEARLY_BETTER = 0.6
-# How far FVU may be above its claim, as a factor: other text than it was measured on is explained less well.
+# How far FVU may be above its claim, as a factor. On text other than the training text, FVU is higher.
 _FVU_FACTOR = 2.0
-# How far L0 may be from its claim, as a factor either way.
+# How far L0 may differ from its claim, as a factor in either direction.
 _L0_FACTOR = 2.0
 _DEAD_SHARE_LARGE = 0.5
-# Below so many activations of a feature on average, that many fire nowhere says little.
+# With fewer activations of a feature on average than this, many features that never fire are not a sign of a problem.
 _ENOUGH_ACTIVATIONS = 10.0
 _USUAL_REVISIONS = ("", "main")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """`quantities` of a check; FVU on a part of the sample by scale of the input (1 is its own), and by site."""
+    """`quantities` of a check, and FVU on a part of the sample by scale of the input (1 is its own), and by site."""
 
     sae: SparseAutoencoder
     model: str
@@ -42,8 +41,8 @@ def doubts(found: Findings) -> Iterator[str]:
 
 
 def _of_model(found: Findings) -> Iterator[str]:
-    """Names are compared without the owner: `EleutherAI/pythia-70m` is `pythia-70m`. SAEs do not say which revision, so
-    they mean the usual one.
+    """Names are compared without the owner: `EleutherAI/pythia-70m` is `pythia-70m`. SAEs do not name a revision, so
+    they mean the default one.
     """
     trained, used = (name.rpartition("/")[2].lower() for name in (found.sae.model, found.model))
     if trained and trained != used:
@@ -54,7 +53,7 @@ def _of_model(found: Findings) -> Iterator[str]:
 
 def _of_explained(found: Findings) -> Iterator[str]:
     fvu = found.quantities["fvu"]
-    if not fvu < 1:  # also where it is no number
+    if not fvu < 1:  # Also if it is NaN.
         yield f"FVU is {fvu:.3g}, so it explains nothing: is the site, the scale or the model wrong?"
     elif fvu > (claimed := found.sae.claims.get("fvu", 1.0)) * _FVU_FACTOR:
         yield f"FVU is {fvu:.3g}, but its files claim {claimed:.3g}"
@@ -82,7 +81,7 @@ def _of_layer(found: Findings) -> Iterator[str]:
 
 
 def _is_better(fvu: float, own: float) -> bool:
-    """Of two that explain nothing, neither is."""
+    """If neither explains anything, neither is better."""
     return fvu < min(1.0, own * _CLEARLY_BETTER)
 
 

@@ -1,4 +1,4 @@
-"""The logit lens: which tokens a feature's direction writes for, or reads as if they were written."""
+"""The logit lens of a feature: the tokens that its direction makes more likely, and less likely."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from actstore_worker.models.weights import read_norm
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
-# Logits, features x vocabulary, are made in slices of so many elements.
+# Logits, features x vocabulary, are computed in slices of this many elements.
 _LOGITS_MAX = 1 << 24
 _SCHEMA = pa.schema(
     [
@@ -39,11 +39,11 @@ def logit_lens(
 ) -> GetLogitLensAnswer:
     """Find the tokens at both ends of each feature's direction.
 
-    The direction times W_U, as Logan Riggs reads features: without a bias, a final norm's scale, or a soft cap, none of
-    which a direction has. Of fewer than k tokens that are left, all come.
+    The direction is multiplied by W_U, as Logan Riggs does: without a bias, a final norm's scale, or a soft cap, which
+    do not apply to a direction. If fewer than k tokens are left, all are returned.
 
-    Errors: BadRequest for an encoder, for an SAE of heads, for features and k out of range, and where every token's
-    unembedding is longer than `longest_unembedding`.
+    Errors: BadRequest for an encoder, for an SAE at a site in heads, for features and k out of range, and if every
+    token's unembedding is longer than `longest_unembedding`.
     """
     model = passes.model
     check_causal(model, "it has no unembedding that a direction could be projected through")
@@ -64,10 +64,8 @@ def logit_lens(
 
 
 def fold_final_norm(model: LanguageModel, directions: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """Take directions through the final norm.
-
-    As the final norm would hand the directions on, but for its division by the residual's scale and its bias: a
-    LayerNorm takes the mean away, and each norm multiplies by its gain.
+    """Apply the final norm to directions, without its division by the residual's scale and without its bias: a
+    LayerNorm removes the mean, and each norm multiplies by its gain.
     """
     norm = read_norm(model, model.final_norm)
     return norm.gain * (directions - directions.mean(dim=-1, keepdim=True) if norm.centred else directions)
@@ -94,7 +92,7 @@ def _masked(unembedding: Float[Tensor, "vocabulary d_model"], longest: float | N
     if longest is None:
         return torch.zeros(len(unembedding), dtype=torch.bool, device=unembedding.device)
     lengths: Tensor = torch.linalg.vector_norm(unembedding, dim=-1)
-    if not bool((lengths <= longest).any()):  # also where it is no number
+    if not bool((lengths <= longest).any()):  # Also if it is NaN.
         raise BadRequest(
             f"every token's unembedding vector is longer than {longest:g}",
             field="longest_unembedding",
@@ -133,7 +131,7 @@ def _check_features(sae: SparseAutoencoder, features: tuple[int, ...], limits: L
 
 
 def _check_writes(sae: SparseAutoencoder, side: str) -> None:
-    """What heads hold side by side is no direction of the residual."""
+    """Refuses sites in heads: concatenated head values are not a direction of the residual."""
     site = sae.output_site if side == "decoder" else sae.site
     if site.kind in HEAD_KINDS:
         raise BadRequest(

@@ -1,4 +1,4 @@
-"""Gemma, and Gemma 2, which norms what attention and MLP give before it adds it."""
+"""Gemma, and Gemma 2, which norms the outputs of attention and MLP before adding them."""
 
 from actstore_worker.models.families.family import Refusal, Tap
 from actstore_worker.models.families.llama import LLAMA_TAPS, llama_kind

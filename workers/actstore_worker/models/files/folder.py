@@ -1,7 +1,7 @@
-"""The files of a model's folder, looked at before a library is let near them: whole, of a size, and where they belong.
+"""Checks the files of a model's folder before a library parses them: complete, within limits, and inside the folder.
 
-What a file says of others (an index, of its shards) is believed only within the folder. A file that is damaged, or was
-never downloaded, is named, with what to do.
+References between files, such as from an index to its shards, may not leave the folder. An error about a file that is
+damaged, or was never downloaded, names it and says what to do.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,25 +19,27 @@ from actstore_worker.models.files.transformer_lens import WEIGHTS as TRANSFORMER
 from actstore_worker.models.files.transformer_lens import is_transformer_lens
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-# How transformers names them. It reads none where there is the one file, whatever the index says.
+# Names of weight files in transformers. If the single file exists, transformers reads only that, whatever the index
+# says.
 _SHARDS = "model-*-of-*.safetensors"
-# Applied by transformers to whatever it loads, where its library is there; part of no hash of ours.
+# transformers applies an adapter to everything that it loads, if its library is installed; our hashes do not include
+# it.
 _ADAPTER = "adapter_config.json"
-# The largest that are published are 0.1 and 4 MB; each is parsed whole.
+# The largest published ones are 0.1 and 4 MB; each is parsed in full.
 CONFIGURATION_BYTES_MAX, INDEX_BYTES_MAX = 4 << 20, 64 << 20
-# Numbers that weights are made of. Integers are quantised weights, and mean nothing without their scales.
+# Element types of weights. Integers are quantized weights, which cannot be read without their scales.
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-# Of two matrices that are compared, at a time.
+# Rows of two matrices that are compared at a time.
 _ROWS_COMPARED = 1024
 
 
 def raw_configuration(folder: Path) -> dict[str, Any]:
-    """config.json as it is written. Errors: OSError, DamagedFile."""
+    """Returns config.json as it is. Errors: OSError, DamagedFile."""
     return read_json(folder / MODEL_CONFIGURATION, CONFIGURATION_BYTES_MAX)
 
 
 def transformer_lens_file(source: ModelSource) -> Path:
-    """The one that a model in TransformerLens's form has its weights in. Errors: OSError, DamagedFile."""
+    """Returns the weight file of a model in TransformerLens's format. Errors: OSError, DamagedFile."""
     names = [name for name in TRANSFORMER_LENS_WEIGHTS if (source.folder / name).is_file()]
     if not names:
         raise DamagedFile(f"it has none of {', '.join(TRANSFORMER_LENS_WEIGHTS)}")
@@ -47,7 +49,7 @@ def transformer_lens_file(source: ModelSource) -> Path:
 
 
 def weight_files(source: ModelSource) -> list[Path]:
-    """The files that the weights are read from, in order of name, each there and in the model's folder.
+    """Returns the weight files, in order of name, after checking that each exists inside the model's folder.
 
     Errors: OSError, DamagedFile.
     """
@@ -70,7 +72,7 @@ def weight_files(source: ModelSource) -> list[Path]:
 
 
 def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and element type of each tensor, in safetensors' words. Errors: OSError, DamagedFile."""
+    """Yields name, shape and element type of each tensor, named as in safetensors. Errors: OSError, DamagedFile."""
     check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -86,8 +88,8 @@ def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
 
 
 def checked_tensors(source: ModelSource, is_spare: Callable[[str], bool]) -> dict[str, Path]:
-    """Of a model in safetensors: the tensors' names and files, where each lies in one file, the one that the index
-    names, and is of floats, or spare.
+    """Returns the tensors' names and files for a model in safetensors, after checking that each is in one file, the one
+    that the index names, and has floats, unless the model does not use it.
 
     Errors: OSError, DamagedFile.
     """
@@ -107,7 +109,7 @@ def checked_tensors(source: ModelSource, is_spare: Callable[[str], bool]) -> dic
 
 
 def check_tied(files: Mapping[str, Path], one: str, other: str) -> None:
-    """That two tensors, by their names in the files, are the same numbers. Errors: DamagedFile."""
+    """Checks that two tensors, by their names in the files, have the same values. Errors: DamagedFile."""
     with safe_open(files[one], framework="pt") as first, safe_open(files[other], framework="pt") as second:
         rows, others = first.get_slice(one), second.get_slice(other)
         same = rows.get_shape() == others.get_shape() and all(
@@ -139,7 +141,7 @@ def _weight_map(source: ModelSource) -> dict[str, str]:
 
 
 def _own_file(source: ModelSource, name: str) -> Path:
-    """Errors: DamagedFile for a name that leaves the folder, also by a link, and for a file that is not there."""
+    """Errors: DamagedFile for a name outside the folder, also through a link, and for a file that is missing."""
     path = source.folder / name
     if Path(name).name != name or not is_inside(path, source.root):
         raise DamagedFile(f"its index refers to weights in {name!r}, which is outside its folder")

@@ -1,7 +1,7 @@
-"""Options of config.json with which a model is refused, although its family is known.
+"""Options of config.json with which a model is refused, although its family is supported.
 
-With every other value that its family's class takes, the numbers are right: what was tried stands in
-tests/worker/models/test_family_options.py. Keys that the class does not know are no matter of this file.
+With every other value that its family's class accepts, the numbers are right:
+tests/worker/models/test_family_options.py has what was tested. Keys that the class does not know are handled elsewhere.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from actstore_worker.models.families.family import LONGROPE, Refusal
 
 
 def _turns_part_of_a_head(config: Any, rope: Mapping[str, Any] | None) -> bool:
-    """Where its family's layers do not; "proportional" turns all, some of it by 0."""
+    """True for families whose layers cannot do that. "proportional" rotates all dimensions, some of them by 0."""
     rope = rope or {}
     if find_family(config.model_type).turns_part_of_a_head or rope.get("rope_type") == "proportional":
         return False
@@ -37,9 +37,9 @@ def _is_unknown_function(_config: Any, name: object) -> bool:
 
 
 _LAYER_TYPES = ("full_attention", "sliding_attention")
-# Those of transformers that were tried: their frequencies depend on nothing but the position, within `context_length`.
+# The rope types that were tested: their frequencies depend only on the position, within `context_length`.
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", LONGROPE, "llama3", "proportional")
-# Of all families; each may have others of its own.
+# For all families; each may have additional ones.
 _REFUSALS = (
     Refusal("per_layer_config", lambda config, _: getattr(config, "is_heterogeneous", False), "its layers differ"),
     Refusal(
@@ -97,9 +97,9 @@ _REFUSALS = (
         for name in ("hidden_act", "hidden_activation", "activation_function")
     ),
 )
-# Characters of a value that a refusal shows.
+# The number of characters of a value that an error shows.
 _SHOWN = 80
-# Options that decide what a call returns, and no numbers. Each call here says that itself, so config.json may not.
+# Options that affect what a call returns, but no numbers. Our calls set them explicitly, so config.json may not.
 _OF_CALLS: Mapping[str, Any] = {
     "return_dict": True,
     "output_attentions": False,
@@ -109,7 +109,7 @@ _OF_CALLS: Mapping[str, Any] = {
 
 
 def unsupported_option(config: Any) -> str | None:
-    """Why such a model is refused although its family is known, with the option's name; None where it is not."""
+    """Returns why such a model is refused, with the option's name; None if it is not."""
     for refusal in (*_REFUSALS, *find_family(config.model_type).refusals):
         value = getattr(config, refusal.option, None)
         if refusal.is_refused(config, value):
@@ -118,6 +118,6 @@ def unsupported_option(config: Any) -> str | None:
 
 
 def unset_call_options(config: Any) -> None:
-    """Makes calls return what they would if config.json said nothing of it."""
+    """Removes options about calls, so that calls return what they would without them in config.json."""
     for option, usual in _OF_CALLS.items():
         setattr(config, option, usual)
