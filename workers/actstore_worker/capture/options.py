@@ -1,4 +1,4 @@
-"""What of a capture is stored, and in which form: the parts of a request that decide it.
+"""The options that decide what a capture stores, and in which form.
 
 Errors here are BadRequest with field, value and what is allowed.
 """
@@ -20,8 +20,8 @@ from actstore_worker.datasets.row_filters import check_filter
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
-# A token is flagged as a sink where its norm is so many times the median of its sequence. Sinks of trained models
-# exceed it by far: 100 to 1,000 times (Sun et al. 2024, "Massive activations in large language models").
+# A token is a sink if its norm exceeds this many times the median of its sequence. Sinks of trained models exceed it by
+# far: 100 to 1,000 times (Sun et al. 2024, "Massive activations in large language models").
 SINK_RATIO = 10.0
 
 
@@ -51,9 +51,9 @@ def document_query(dataset: DatasetReference) -> DocumentQuery:
 
 
 def row_filters(dataset: DatasetReference) -> tuple[RowFilter, ...]:
-    """The filters as a run's specification has them: of one value that value, of several a list.
+    """Returns the filters in the form of a run's specification: a single value as it is, several as a list.
 
-    Errors: BadRequest for a comparison with one value that has none, or several.
+    Errors: BadRequest if a comparison with one value has none, or several.
     """
     return tuple(map(_row_filter, dataset.row_filters))
 
@@ -68,7 +68,7 @@ def _row_filter(found: asked.RowFilter) -> RowFilter:
 
 
 def stored_positions(positions: asked.Positions) -> Positions:
-    """The positions as a run's specification has them."""
+    """Returns the positions in the form of a run's specification."""
     return Positions(**vars(positions))
 
 
@@ -95,7 +95,7 @@ def checked_options(
 
 
 def _check_packing(model: ModelDescription, dense: Sequence[Site]) -> None:
-    """Which tokens share a row of the batch must not show in what is stored."""
+    """Refuses packing if stored values would depend on which tokens share a row of the batch."""
     if not model.family.causal:
         raise _invalid("packing", True, f"False: a {model.family.name} model's attention is bidirectional")
     if not model.family.packs:

@@ -1,4 +1,4 @@
-"""The workers of one coordinator: who is idle, who has which attempt in hand, and who died."""
+"""The workers of one coordinator: which ones are idle, their attempts in progress, and which ones died."""
 
 import asyncio
 import contextlib
@@ -25,20 +25,20 @@ class Worker(Protocol):
         """Make `capture` of this attempt give up soon; no effect where it is over."""
 
     async def ready(self) -> None:
-        """Returns once the worker can take shards: of one that died, once another is in its place."""
+        """Returns once the worker can take shards: if it died, once another has replaced it."""
 
     async def flops(self) -> float:
         """Floating-point operations a second of a large matrix product on its device."""
 
 
 class WorkerPool:
-    """All methods run in one event loop."""
+    """All workers. All methods run in one event loop."""
 
     def __init__(self, workers: Sequence[Worker], limits: CoordinatorLimits) -> None:
         self._limits = limits
         self._workers: list[Worker] = []
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        self._in_flight: dict[str, tuple[str, Worker]] = {}  # by attempt: its run and worker
+        self._in_flight: dict[str, tuple[str, Worker]] = {}  # By attempt: its run and worker.
         self._coming_back: set[asyncio.Task[None]] = set()
         self.add(workers)
 
@@ -47,11 +47,11 @@ class WorkerPool:
 
     @property
     def places(self) -> int:
-        """Tasks that all workers together have in hand at most."""
+        """The largest number of tasks that all workers together can have in progress."""
         return TASKS * len(self._workers)
 
     def add(self, workers: Sequence[Worker]) -> None:
-        """Each as often as it takes tasks, but all of them once before any of them twice."""
+        """Adds each worker as often as it takes tasks, but all of them once before any of them twice."""
         self._workers += workers
         for worker in [worker for _ in range(TASKS) for worker in workers]:
             self.release(worker)
@@ -104,7 +104,7 @@ class WorkerPool:
         task.add_done_callback(self._coming_back.discard)
 
     async def _release_when_ready(self, worker: Worker) -> None:
-        """A worker that died takes no shard from others before there is another in its place."""
+        """A worker that died takes no shard before another has replaced it."""
         while True:
             try:
                 await worker.ready()

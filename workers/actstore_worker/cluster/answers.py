@@ -1,4 +1,4 @@
-"""What comes back of a call to another process, or that it did not."""
+"""Answers of calls to other processes, and errors if a process died."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -11,9 +11,9 @@ Answer = TypeVar("Answer")
 
 
 async def answer(reference: Awaitable[Answer]) -> Answer:
-    """Waits for what another process answers.
+    """Waits for the answer of another process.
 
-    Errors: those that were raised over there; ActstoreError WORKERS_UNAVAILABLE where the process died.
+    Errors: those that were raised there; ActstoreError WORKERS_UNAVAILABLE if the process died.
     """
     try:
         return await reference

@@ -1,4 +1,4 @@
-"""JSON files that people wrote or downloaded, read without what two readers could read differently."""
+"""Reads JSON files strictly: anything that two parsers could read differently is refused."""
 
 import json
 import math
@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 
 from actstore_worker.files.damage import DamagedFile, check_file
 
-# Of JSON in JSON. Python's parser gives up at some thousand, and libraries that walk what it gave, earlier.
+# Nesting depth. Python's parser fails at some thousands, and libraries that walk the result fail earlier.
 JSON_DEPTH_MAX = 32
 
 
 def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
-    """A JSON object without what two readers could read differently.
+    """Reads a JSON object, and refuses anything that two parsers could read differently.
 
     Errors: OSError, DamagedFile.
     """
@@ -33,7 +33,7 @@ def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
 
 
 def said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For JSON: an object without a key that is there twice. Errors: ValueError."""
+    """For a JSON parser: an object without repeated keys. Errors: ValueError."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -1,7 +1,8 @@
-"""`python -m actstore_worker.training RUN SITE`: train SAEs on a run's stored rows, and register them in its store.
+"""`python -m actstore_worker.training RUN SITE`: trains SAEs on a run's stored rows, and registers them in its store.
 
-Several widths or sparsities are a grid: its trainings run side by side on Ray. The same command again goes on where it
-stopped. Exit status: 0 all were trained, 1 some were not, 2 nothing was begun. The environment is read here alone.
+Several widths or sparsities form a grid, whose trainings run in parallel on Ray. Running the same command again
+continues where it stopped. Exit status: 0 all were trained, 1 some were not, 2 nothing was started. Only this module
+reads the environment.
 """
 
 import argparse
@@ -30,13 +31,13 @@ _EPILOG = """\
 The store is ACTSTORE_STORE, a folder or s3://bucket/prefix, reached with ACTSTORE_S3_ENDPOINT and so on, as the workers
 reach it. `actstore train-sae` also takes --store instead of that, and knows the store of a stack that runs here; with
 --encode it has a service (--address) encode the run with what was trained."""
-# Fields of Training that the command line sets as they are.
+# Fields of Training that the command line sets directly.
 _OPTIONS = ("batch_rows", "learning_rate", "seed", "normalise", "held_out_every", "dead_after_steps")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as for Ctrl-C
     with os.fdopen(reserve_standard_output(), "w", buffering=1) as output:
         try:
             jobs = _jobs(options)
@@ -91,7 +92,7 @@ def _alone(job: Job, teller: "_Teller") -> Any:
 
 
 class _Teller:
-    """For people a line now and then, and a table in the end; for machines a line of JSON each."""
+    """Prints progress: for people a line now and then, and a table at the end; for programs lines of JSON."""
 
     def __init__(self, output: TextIO, as_json: bool, result: Path | None) -> None:
         self._json, self._result = as_json, result
@@ -130,7 +131,7 @@ def _in_words(error: ActstoreError) -> str:
 
 
 def _row(training: Training, outcome: Any) -> dict[str, Any]:
-    """What was trained at which figures, held out; or why not."""
+    """One row: the result on held-out rows, or the error."""
     found: dict[str, Any] = {
         "name": training.name,
         "run": training.run,

@@ -1,21 +1,22 @@
-"""What is known of a training before its first step: whether its steps are too few for what they are to do."""
+"""Warnings before a training starts: whether it has too few steps."""
 
 import math
 
 from actstore_worker.training.recipe import Training
 
-# Of a training's steps: the learning rate and a penalty rise over the first 5 %, and the learning rate falls to 0 over
-# the last 20 % (Anthropic, April 2024 update, whose steps SAELens's tutorials take).
+# As fractions of a training's steps: the learning rate and a penalty rise over the first 5 %, and the learning rate
+# falls to 0 over the last 20 % (Anthropic, April 2024 update, as in SAELens's tutorials).
 WARM_UP_SHARE, DECAY_SHARE = 0.05, 0.2
-# A rise of fewer steps is a jump.
+# A warm-up with fewer steps has no effect.
 WARM_UP_STEPS_LEAST = 10
-# Steps times learning rate: about how far Adam can move a weight in all. The unit directions of features have elements
-# of 0.1 or less; below this, most features of the bundled model's SAEs were dead in the end (docs/training.md).
+# Steps times learning rate: about how far Adam can move a weight in total. The unit directions of features have
+# elements of 0.1 or less; below this, most features of the bundled model's SAEs were dead at the end
+# (docs/training.md).
 TRAVEL_LEAST = 0.5
 
 
 def warnings_of(training: Training) -> list[str]:
-    """Sentences, each with the number of steps that would do; none where there are enough."""
+    """Returns sentences, each with the number of steps that would be enough; none if there are enough."""
     window, rate = training.dead_after_steps, training.learning_rate
     needed = [
         (
