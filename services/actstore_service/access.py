@@ -1,4 +1,4 @@
-"""Who may call: one bearer token for the whole service. Health stays open, for probes that carry no token."""
+"""Authentication: one bearer token for the whole service. Health checks need no token, because probes have none."""
 
 import hmac
 from collections.abc import Callable

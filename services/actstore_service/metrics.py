@@ -1,4 +1,4 @@
-"""The one file that touches Prometheus: what the service counts, and the workers' capture totals at each scrape.
+"""Prometheus metrics of the service, and the workers' capture totals at each scrape. Only this file uses Prometheus.
 
 Labels are bounded: methods are those that the server has, all others count as `unknown`; codes are gRPC's.
 """
@@ -20,7 +20,7 @@ from actstore_service.gateway import Gateway
 from actstore_service.guards import guarded
 
 UNKNOWN_METHOD = "unknown"
-# Of a sweep's answer, as of another version of the workers.
+# The kernel label for a sweep from another version of the workers.
 OTHER_KERNEL = "other"
 KERNELS: Mapping[int, str] = {
     number: name.removeprefix("SWEEP_KERNEL_").lower() for name, number in patching_pb2.SweepKernel.items() if number
@@ -31,7 +31,7 @@ LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 
 
 class Metrics:
-    """One process's counters, in a registry of their own."""
+    """The metrics of one process, in their own registry."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._registry = CollectorRegistry()
@@ -71,7 +71,9 @@ class Metrics:
 
 
 class SweepMetrics:
-    """What sweeps said of themselves as they ended. A kept answer's check is of before, and counts no more."""
+    """Metrics of finished sweeps. A cached answer's audit was counted when it was computed, so it is not
+    counted again.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._ended = Counter(
@@ -142,7 +144,7 @@ class SweepMetrics:
 
 
 class MetricsInterceptor(grpc.ServerInterceptor):
-    """The outermost one, so that refusals count too."""
+    """The outermost interceptor, so that refused calls are counted too."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -160,13 +162,13 @@ class MetricsInterceptor(grpc.ServerInterceptor):
 
 
 class _CaptureTotals(Collector):
-    """Asks the workers while Prometheus waits: the service holds no state, and the workers know."""
+    """Asks the workers during each scrape, because the service holds no state."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     def describe(self) -> list[Metric]:
-        # Without this, registering would already ask the workers.
+        # Without this, registration would already call the workers.
         return []
 
     def collect(self) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""What one service process needs to know. The environment is read in `__main__` only."""
+"""The settings of one service process. Only `__main__` reads the environment."""
 
 import ipaddress
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from actstore_storage.errors import BadRequest
 
 MEBIBYTE = 1 << 20
-# A host's name, an IPv4 address or an IPv6 address in its brackets, and a port.
+# A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
 
 

@@ -19,16 +19,16 @@ class Worker(Protocol):
     """Captures up to `TASKS` shards at a time."""
 
     async def capture(self, task: Task[Any]) -> ShardReport:
-        """Errors: any; the shard is tried again. WORKERS_UNAVAILABLE where the worker died."""
+        """Captures a shard. Errors: any; the shard is tried again. WORKERS_UNAVAILABLE if the worker died."""
 
     async def interrupt(self, attempt: str) -> None:
-        """Make `capture` of this attempt give up soon; no effect where it is over."""
+        """Make `capture` of this attempt stop soon; no effect if it has ended."""
 
     async def ready(self) -> None:
         """Returns once the worker can take shards: if it died, once another has replaced it."""
 
     async def flops(self) -> float:
-        """Floating-point operations a second of a large matrix product on its device."""
+        """Floating-point operations per second of a large matrix product on its device."""
 
 
 class WorkerPool:
@@ -64,7 +64,7 @@ class WorkerPool:
         self._idle.put_nowait(worker)
 
     async def capture(self, worker: Worker, plan: RunPlan, shard: int) -> ShardReport:
-        """One attempt by that worker, which is idle again afterwards: one that died, once another is in its place.
+        """Makes one attempt with that worker, which is idle again afterwards: if it died, once another has replaced it.
 
         Errors: any of the worker's.
         """
@@ -84,7 +84,7 @@ class WorkerPool:
                 self.release(worker)
 
     async def interrupt(self, run: str) -> None:
-        """Makes what is under way of a run give up soon. A worker that does not answer has nothing to interrupt."""
+        """Stops all attempts of a run soon. A worker that does not answer has nothing to interrupt."""
         under_way = [(attempt, worker) for attempt, (of, worker) in self._in_flight.items() if of == run]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.heartbeat_seconds):
@@ -93,7 +93,7 @@ class WorkerPool:
                 )
 
     async def flops(self) -> float:
-        """Of all workers together; one that does not answer counts for nothing."""
+        """The speed of all workers together; one that does not answer is not counted."""
         answers = (asyncio.wait_for(worker.flops(), self._limits.answer_seconds) for worker in self._workers)
         speeds = await asyncio.gather(*answers, return_exceptions=True)
         return sum(speed for speed in speeds if isinstance(speed, float))

@@ -77,7 +77,7 @@ class _CaptureActor(CaptureWorker):
         super().__init__(open_bucket(settings.store, settings.s3), device_here(), settings.sae_cache)
 
     def ready(self) -> int:
-        """Its process. Answers once the actor is (again) up."""
+        """Returns its process. Answers once the actor is up (again)."""
         return os.getpid()
 
 

@@ -1,6 +1,6 @@
-"""Which files a dataset's name stands for: below the dataset folders, in the dataset stores, or on the hub.
+"""Finds the files of a dataset's name: below the dataset folders, in the dataset stores, or on the hub.
 
-Names come from outside, so none of them may lead out of its folder.
+Names come from callers, so none of them may lead outside its folder.
 """
 
 import json
@@ -26,21 +26,22 @@ from actstore_worker.datasets.formats import (
 from actstore_worker.datasets.hub import HUB_SCHEME, find_on_hub
 from actstore_worker.files.places import is_inside
 
-# Of a `.json`, so much tells whether it holds rows; of a saved dataset's own record, no more is read.
+# The beginning of a `.json` that is read to see whether it has rows, and the most that is read of a saved dataset's own
+# metadata.
 _LOOK_BYTES, _RECORD_BYTES_MAX = 1 << 16, 1 << 24
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class DatasetPlaces:
-    """Where datasets are looked for, in this order: folders, stores, and the hub where it is allowed."""
+    """Where datasets are searched, in this order: folders, stores, and the hub if it is allowed."""
 
     folders: tuple[Path, ...] = ()
     stores: tuple[FileStore, ...] = ()
     allow_hub: bool = False
 
     def find(self, name: str) -> Dataset:
-        """The dataset of a name.
+        """Returns the dataset with this name.
 
         Errors: NotThere DATASET_NOT_FOUND; BadRequest NAME_INVALID for `..`, DATASET_EMPTY, DATASET_UNREADABLE.
         """
@@ -97,7 +98,7 @@ def _of_file(name: str, opener: _Opener, failing: _Failing = None) -> Dataset:
 
 
 def _of_folder(name: str, names: Sequence[str], opener: Callable[[str], _Opener], failing: _Failing = None) -> Dataset:
-    """What `datasets` saved there; or every table below; or, without any, every text."""
+    """The files that `datasets` saved there; or every table below; or, without any, every text file."""
 
     def file(inner: str) -> DatasetFile:
         return DatasetFile(inner, kind_of_named(inner), opener(inner), failing)
@@ -110,7 +111,7 @@ def _of_folder(name: str, names: Sequence[str], opener: Callable[[str], _Opener]
 
 
 def _check_no_splits(name: str, names: Sequence[str], file: Callable[[str], DatasetFile]) -> None:
-    """A saved DatasetDict is several datasets: which of them is meant, its name does not say."""
+    """A saved DatasetDict contains several datasets, and its name does not say which one is meant."""
     for inner in names:
         if PurePosixPath(inner).name == SAVED_SPLITS:
             splits = _record(file(inner)).get("splits") or []
@@ -126,7 +127,7 @@ def _check_no_splits(name: str, names: Sequence[str], file: Callable[[str], Data
 
 
 def _saved_files(state: DatasetFile, names: Sequence[str]) -> list[str]:
-    """Those of a dataset that `datasets` saved, in its order; none where this is another program's record."""
+    """The files of a dataset that `datasets` saved, in its order; none if another program wrote the metadata."""
     record = _record(state)
     listed = record.get("_data_files")
     if not isinstance(listed, list):
@@ -156,7 +157,7 @@ def _record(file: DatasetFile) -> Mapping[str, Any]:
 
 
 def _has_rows(file: DatasetFile) -> bool:
-    """Whether a `.json` is an array of objects, or has an object on its first line, by how it begins."""
+    """Whether a `.json` is an array of objects, or has an object on its first line, judging by its beginning."""
     try:
         with file.open_content() as source:
             head = source.read(_LOOK_BYTES)
@@ -175,9 +176,10 @@ def _has_rows(file: DatasetFile) -> bool:
 
 
 def _below(path: Path) -> Iterator[str]:
-    """Every file, by its path in the folder; and what is no file, which is refused if it would be read.
+    """Returns every file, by its path in the folder; also entries that are not regular files, which are refused if they
+    would be read.
 
-    Errors: BadRequest for a link to a folder, and for a folder that may not be read.
+    Errors: BadRequest for a link to a folder, and for a folder that cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -192,7 +194,7 @@ def _below(path: Path) -> Iterator[str]:
 
 
 def _local_opener(path: Path, name: str, root: Path) -> _Opener:
-    """Errors: BadRequest for a link that leaves the dataset folders, and for what is no regular file."""
+    """Errors: BadRequest for a link that leaves the dataset folders, and for anything that is not a regular file."""
     if not is_inside(path, root):
         raise unreadable(name, "it is a symbolic link to a place outside the dataset folders", "a file inside")
     if not path.is_file():
@@ -214,6 +216,6 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _check_parts(key: str) -> None:
-    """S3 has names that no folder can have, which its clients and servers read as other ones."""
+    """S3 allows names that no folder can have, and that its clients and servers interpret differently."""
     if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
         raise unreadable(key, "a part of its name is empty, '.' or '..'", "names that are valid as file names")

@@ -1,4 +1,4 @@
-"""Which rows of a table are read: filters as pyarrow has them, which compare like with like or not at all."""
+"""Filters of table rows, like pyarrow's, except that they never compare values of different kinds."""
 
 import math
 import operator
@@ -25,7 +25,7 @@ _FIELD = "dataset.row_filters"
 
 
 def check_filter(found: RowFilter) -> None:
-    """Refuses a filter that no column could be compared with: BadRequest."""
+    """Refuses a filter that could not be compared with any column: BadRequest."""
     if found.comparison not in COMPARISONS:
         raise _invalid(found.comparison, list(COMPARISONS))
     several = found.comparison in _SEVERAL
@@ -39,9 +39,9 @@ def check_filter(found: RowFilter) -> None:
 
 
 def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
-    """Whether a row passes the filter. A missing value passes nothing, as with pyarrow's filters.
+    """Whether a row passes the filter. A missing value never passes, as with pyarrow's filters.
 
-    Errors: BadRequest for a column that is not there, and for a value of another kind than the filter's.
+    Errors: BadRequest for a column that does not exist, and for a value of another kind than the filter's.
     """
     if found.column not in row:
         raise no_field(place, found.column, row, _FIELD)
@@ -52,7 +52,7 @@ def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
     for other in _values(found):
         if _kind(other) != kind or kind not in _COMPARED:
             raise _unlike(place, found, value, kind)
-    # A decimal is compared with the number as it was written, and not with the binary fraction next to it.
+    # A decimal is compared with the number as written, and not with its nearest binary fraction.
     exact = isinstance(value, Decimal)
     wanted = tuple(_exact(other) if exact else other for other in _values(found))
     return COMPARISONS[found.comparison](value, wanted if found.comparison in _SEVERAL else wanted[0])
@@ -64,7 +64,7 @@ def compares_text(found: RowFilter) -> bool:
 
 
 def no_field(place: str, column: str, there: Any, field: str) -> BadRequest:
-    """The refusal of a column that a row does not have; `there` are those that it has."""
+    """Makes the error for a column that a row does not have; `there` are those that it has."""
     return BadRequest(
         f"{place} has no field {column!r}; it has: {', '.join(there) or 'none'}",
         reason="DATASET_UNREADABLE",

@@ -1,7 +1,8 @@
-"""Rows of table files and the text of others, in bounded memory, as they are written: nothing is repaired or chosen.
+"""Reads rows of table files, and text files, in bounded memory, exactly as they are stored: nothing is repaired or
+chosen.
 
-What a file could mean in two ways is refused: a column or a key that is there twice, and text that is not UTF-8. A byte
-order mark at a file's start is no part of its text.
+A file that could be read in two ways is refused: with a repeated column or key, or text that is not UTF-8. A byte order
+mark at the start of a file is not part of its text.
 """
 
 import codecs
@@ -21,15 +22,15 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.datasets.files import DatasetFile, unreadable
 from actstore_worker.datasets.formats import ARROW, CSV, JSON, LINES, PARQUET, ROWS_OF_JSON, TSV
 
-# A document is tokenised whole, so it must fit into memory several times over; so must an array in a `.json`.
+# A document is tokenized as a whole, so it must fit into memory several times; so must an array in a `.json`.
 DOCUMENT_BYTES_MAX = 1 << 28
 _BATCH_ROWS = 256
-# A row of CSV lies within one block.
+# A row of CSV must fit into one block.
 _CSV_BLOCK_BYTES = 1 << 23
-# Before an Arrow file's stream, and behind its footer, whose length the end says.
+# Markers before an Arrow file's stream, and after its footer, whose length is at the end.
 _ARROW_FILE, _ARROW_HEAD_BYTES, _ARROW_TAIL_BYTES = b"ARROW1", 8, 10
 _ARROW_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
-# Longest first: UTF-32's begins as UTF-16's does.
+# Longest first: UTF-32's begins like UTF-16's.
 _OTHER_MARKS: Mapping[bytes, str] = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -40,9 +41,8 @@ _OTHER_MARKS: Mapping[bytes, str] = {
 
 @dataclass(frozen=True)
 class WantedColumns:
-    """`names` are read, and `beside` where a table has them. In a table without types, those in `texts` are text,
-    whatever they look like. `missing` makes the error for a column that is not there, from the place, its name, and
-    the columns that are.
+    """`names` are read, and `beside` if a table has them. In a table without types, those in `texts` are text, whatever
+    they look like. `missing` makes the error for a missing column, from the place, its name, and the existing columns.
     """
 
     names: Sequence[str]
@@ -51,7 +51,7 @@ class WantedColumns:
     beside: Sequence[str] = ()
 
     def choose(self, place: str, there: Sequence[str]) -> list[str]:
-        """Of the columns that a table has, those that are read."""
+        """Returns those of a table's columns that are read."""
         chosen = [*self.names, *(name for name in self.beside if name in there)]
         for name in chosen:
             if name not in there:
@@ -63,7 +63,7 @@ class WantedColumns:
 
 @dataclass(frozen=True)
 class Row:
-    """`place` is for messages, `number` counts the rows of the file from 0."""
+    """A row. `place` is for messages, `number` counts the rows of the file from 0."""
 
     place: str
     number: int
@@ -71,7 +71,7 @@ class Row:
 
 
 def table_rows(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """The rows of a table in a file. Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError where the
+    """Yields the rows of a table file. Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError if the
     store fails.
     """
     what = {PARQUET: "Parquet", ARROW: "Arrow", CSV: "CSV", TSV: "TSV"}.get(file.kind.rows, "JSON")
@@ -80,7 +80,7 @@ def table_rows(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
 
 
 def plain_text(file: DatasetFile) -> str:
-    """The text of a file that is one document. Errors: as `table_rows`."""
+    """Returns the text of a file that is one document. Errors: as `table_rows`."""
     with _reading(file, "it is not whole", "a readable file"), file.open_content() as source:
         data = source.read(DOCUMENT_BYTES_MAX + 1)
     _check_size(file, len(data))
@@ -97,7 +97,7 @@ def _lines(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
 
 
 def _json(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """An array of objects, or an object a line."""
+    """An array of objects, or one object per line."""
     with file.open_content() as source:
         if not source.peek(1 << 12).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
             yield from _line_rows(source, file, wanted)
@@ -127,7 +127,7 @@ def _line_rows(source: IO[bytes], file: DatasetFile, wanted: WantedColumns) -> I
 
 
 class _Json:
-    """The values of one file, of which objects have each of the wanted keys once."""
+    """The values of one file; in objects, each requested key must occur once."""
 
     def __init__(self, file: DatasetFile, wanted: WantedColumns) -> None:
         self._file, self._wanted = file, frozenset((*wanted.names, *wanted.beside))
@@ -153,7 +153,7 @@ class _Json:
 
 
 class _RepeatedKeyError(Exception):
-    """A key that is there twice, of which `json` would keep the last."""
+    """A repeated key, of which `json` would keep the last."""
 
 
 def _parquet(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
@@ -164,7 +164,7 @@ def _parquet(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
 
 
 def _arrow(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """The stream that `datasets` writes; or the file format, which is a stream with a footer behind it."""
+    """The stream that `datasets` writes; or the file format, which is a stream followed by a footer."""
     with file.open() as source:
         is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
         source.seek(_ARROW_HEAD_BYTES if is_file else 0)
@@ -175,7 +175,9 @@ def _arrow(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
 
 
 def _check_ended(file: DatasetFile, source: pa.NativeFile, is_file: bool) -> None:
-    """A stream that was cut between two batches reads like a shorter one, and two that were joined like the first."""
+    """A stream that was cut between two batches looks like a shorter one, and two joined streams look like the first
+    one.
+    """
     ended, end = source.tell(), source.size()
     if is_file:
         tail = source.read_at(_ARROW_TAIL_BYTES, end - _ARROW_TAIL_BYTES)

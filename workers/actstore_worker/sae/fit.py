@@ -1,4 +1,4 @@
-"""Whether an SAE goes with a model: its sites, their widths, and what it takes for granted of the model's wiring."""
+"""Checks whether an SAE fits a model: its sites, their widths, and its assumptions about the model's wiring."""
 
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.models.families import FAMILIES
@@ -6,13 +6,13 @@ from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.refusals import mismatch
 
-# Formats of SAEs that read what modules give.
+# Formats of SAEs that read module outputs.
 _MODULE_FORMATS = ("sparsify",)
 
 
 def check_fit(sae: SparseAutoencoder, model: ModelDescription) -> None:
-    """Refuses an SAE that reads or writes a site or a width that the model does not have, or whose format or adaptation
-    goes with no model of its family: BadRequest SAE_MISMATCH.
+    """Refuses an SAE with a site or a width that the model does not have, or whose format or adaptation does not work
+    with the model's family: BadRequest SAE_MISMATCH.
     """
     for site, field, width in ((sae.site, "d_in", sae.d_in), (sae.output_site, "d_out", sae.d_out)):
         _check_site(sae, site, model)

@@ -74,7 +74,7 @@ class Gateway:
         self._captures, self._models = captures, models
 
     async def answer(self, verb: Verb, request: Any, context: Context) -> Any:
-        """Answer a verb in one message; after a failure in an empty one."""
+        """Answer a method with one message; after a failure with an empty one."""
         try:
             self._check_token(context)
             return encode(await self._answered(verb, read_question(verb.question, request)))
@@ -83,9 +83,9 @@ class Gateway:
             return message_of(verb.answer)()
 
     async def stream(self, verb: Verb, request: Any, context: Context) -> AsyncIterator[Any]:
-        """Answer a verb in messages.
+        """Answer a method with a stream of messages.
 
-        After a failure an empty one takes the status along, and `mended_streams` keeps it from the caller.
+        After a failure an empty message carries the status, and `mended_streams` removes it for the caller.
         """
         try:
             self._check_token(context)

@@ -56,10 +56,10 @@ class Task(Protocol[Held]):
     def attempt(self) -> str: ...
 
     def load(self, bucket: Bucket, saes: tuple[SparseAutoencoder, ...], device: torch.device) -> Held:
-        """What this and all other shards of the run are made with. Errors: BadRequest RUN_MISMATCH."""
+        """Loads what all shards of the run are made with. Errors: BadRequest RUN_MISMATCH."""
 
     def write(self, loaded: Held, bucket: Bucket, stack: ExitStack) -> ShardWriter | FeatureWriter:
-        """A writer that has all of the shard, open until the stack is left, to be committed."""
+        """Returns a writer with the whole shard, to be committed; it is open until the stack is left."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ShardTask:
         return ShardCapture(model, saes, self.record)
 
     def write(self, loaded: ShardCapture, bucket: Bucket, stack: ExitStack) -> ShardWriter:
-        """A site with a value that its dtype cannot hold is wide the next time."""
+        """If a value does not fit into its site's dtype, the site is stored as float32 in the next attempt."""
         widened: set[str] = set()
         while True:
             with ExitStack() as attempt:

@@ -1,8 +1,8 @@
-"""OpenAI's SAEs of GPT-2 small: `{location}_v5_32k/autoencoders/{layer}.pt` and its kin.
+"""OpenAI's SAEs of GPT-2 small: `{location}_v5_32k/autoencoders/{layer}.pt` and similar ones.
 
-The code that reads them infers from the activation whether rows are normalised: TopK's are, as SAELens's layer_norm is
-(unbiased deviation, epsilon added to it, undone without), ReLU's are not. The model had its LayerNorms folded and its
-writing weights not centred, which leaves these sites as they are.
+Their code infers from the activation whether rows are normalized: with TopK they are, like SAELens's layer_norm
+(unbiased deviation, epsilon added to it, undone without), with ReLU they are not. The model had its LayerNorms folded
+and its writing weights not centered, which does not change these sites.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ _KINDS = {
 }
 _HIDDEN = "mlp_post_act"
 _NAMES = {"pre_bias": "b_dec", "encoder.weight": "W_enc", "latent_bias": "b_enc", "decoder.weight": "W_dec"}
-# Of training, for nobody who encodes.
+# Statistics of training, not needed for encoding.
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 _ACTIVATIONS = ("ReLU", "TopK")
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
-    """What the file of an OpenAI SAE says. Errors: BadRequest SAE_UNSUPPORTED."""
+    """Reads the file of an OpenAI SAE. Errors: BadRequest SAE_UNSUPPORTED."""
     found = read_tensors(files.weights, name)
     activation = found.pop("activation", "ReLU")
     state = found.pop("activation_state_dict", {})

@@ -1,8 +1,8 @@
 """EleutherAI's sparsify: `cfg.json` and `sae.safetensors` in a folder named after the hook point.
 
-encoder.weight is [d_sae, d_in], and W_dec lies as [d_sae, d_out] already: decoding sums rows of it. b_dec is taken from
-the input unless it transcodes. SAELens's converter of this format turns W_dec, and asks normalize_decoder about b_dec;
-the package itself is what this is tested against.
+encoder.weight is [d_sae, d_in], and W_dec is [d_sae, d_out] already: decoding sums rows of it. b_dec is subtracted from
+the input, except for transcoders. SAELens's converter of this format transposes W_dec, and uses normalize_decoder for
+b_dec; the tests compare with the package itself.
 """
 
 import re
@@ -18,7 +18,7 @@ from actstore_worker.sae.parts import SaeParts
 from actstore_worker.sae.refusals import mismatch, unsupported
 from actstore_worker.sae.tensors import flag, read_json, read_tensors, turned
 
-# A module within transformers' base model. An SAE reads what it gives; a transcoder predicts that from what it takes.
+# A module within transformers' base model. An SAE reads its output; a transcoder predicts its output from its input.
 _HOOK_POINT = re.compile(r"(?:\w+\.)*(?:layers|layer|h)\.(\d+)(?:\.(\w+))?")
 _KINDS = {"": ("resid_pre", "resid_post"), "mlp": ("mlp_input", "mlp_out")}
 _KINDS |= dict.fromkeys(("attention", "self_attn", "attn"), ("", "attn_out"))
@@ -27,7 +27,7 @@ _TURNED = ("encoder.weight", "W_skip")
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
-    """What the files of a sparsify SAE say. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
+    """Reads the files of a sparsify SAE. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     assert files.configuration is not None  # noqa: S101
     config = read_json(files.configuration, name)
     if config.get("activation", "topk") != "topk":
@@ -65,7 +65,7 @@ def _tensors(found: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _sizes(config: Mapping[str, Any], name: str) -> tuple[int, int, int]:
-    """num_latents 0 is not none: it leaves the width to expansion_factor."""
+    """num_latents 0 means that expansion_factor determines the width."""
     try:
         d_in = int(config["d_in"])
         d_sae = int(config.get("num_latents") or d_in * int(config["expansion_factor"]))
@@ -89,5 +89,5 @@ def _sites(hook_point: str, transcodes: bool, name: str) -> tuple[Site | None, S
 
 
 def _model(path: Path, name: str) -> str:
-    """The trainer's own configuration lies above the hook points'."""
+    """The trainer's own configuration is in the folder above those of the hook points."""
     return str(read_json(path, name).get("model", "")) if path.is_file() else ""
