@@ -1,14 +1,14 @@
-"""How to reach an S3-compatible store."""
+"""Access to an S3-compatible store."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class S3Access:
-    """How to reach an S3-compatible store.
+    """Access to an S3-compatible store.
 
-    `endpoint` is `host` or `host:port`, `secure` chooses https. `credentials_file`, where given, has the keys instead,
-    as AWS's tools write them (profile `default`), and is read again when it changes: keys that expire can be renewed.
+    `endpoint` is `host` or `host:port`, `secure` selects https. `credentials_file`, if given, contains the keys in the
+    format of AWS's tools (profile `default`). It is read again when it changes, so expiring keys can be renewed.
     """
 
     endpoint: str

@@ -1,4 +1,4 @@
-"""The start-up question to a store: does it do what exactly-once commits rest on?"""
+"""Tests at start whether a store supports exactly-once commits."""
 
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
@@ -13,10 +13,10 @@ ROUNDS = 3
 
 
 def probe(bucket: Bucket) -> None:
-    """Tries whether a store is safe to commit to: writes, races writers for one key, reads back, lists and deletes
-    below PROBE; leaves nothing there.
+    """Tests whether a store is safe to commit to: writes, lets several writers create one key, reads back, lists and
+    deletes below PROBE; leaves nothing there.
 
-    Raises StoreError: STORE_UNSAFE where a conditional put does not have exactly one winner whose bytes stand.
+    Raises StoreError: STORE_UNSAFE if a conditional put does not have exactly one winner whose bytes remain.
     """
     folder = f"{PROBE}/{uuid4().hex}"
     for number in range(ROUNDS):

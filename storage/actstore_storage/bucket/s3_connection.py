@@ -1,6 +1,6 @@
-"""Through which proxy an S3 endpoint is reached, and what to say where it cannot be, or refuses.
+"""Finds the proxy for an S3 endpoint, and explains errors of connections and requests.
 
-The settings are named as S3Access has them and as the environment has them, ACTSTORE_S3_ENDPOINT and so on.
+Messages name settings both as in S3Access and as environment variables, ACTSTORE_S3_ENDPOINT and so on.
 """
 
 import ipaddress
@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
-# S3's error codes in small letters, by what has to be done.
+# S3's error codes in lower case, grouped by what to do.
 NO_OBJECT = "nosuchkey"
 _NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
 _CREDENTIALS = {
@@ -24,7 +24,7 @@ _CREDENTIALS = {
 _SKEWED = {"requesttimetooskewed"}
 _DENIED = {"accessdenied", "allaccessdisabled", "methodnotallowed"}
 _FULL = {"insufficientstorage", "quotaexceeded", "xminiostoragefull"}
-# What comes back by itself: the store is busy, or starts, or something was lost on the way.
+# Errors that go away: the store is busy or starting, or something was lost on the way.
 _TRY_AGAIN = {
     "baddigest",
     "busy",
@@ -48,15 +48,15 @@ _TRY_AGAIN = {
     "toomanyrequests",
     "xminioservernotinitialized",
 }
-# A code of S3's is one word. These are its clients', where they had no answer, or one without a code.
+# S3's codes are one word. These are codes of its clients, for no answer, or for an answer without a code.
 _CODE = re.compile(r"[a-z0-9]+")
 _NO_CODE = {"endpointresolutionfailure", "networkconnection", "none", "resourcenotfound", "unknown"}
-# Of an error's own text, minio's or pyarrow's.
+# Patterns of the error texts of minio and pyarrow.
 _PLAIN_HTTP = re.compile(r"wrong.version.number|record layer failure|packet length too long|unknown protocol", re.I)
-# The first is TLS's alert, the others what servers and clients say of HTTP on a TLS port.
+# The first is TLS's alert, the others are texts of servers and clients about HTTP on a TLS port.
 _TLS = re.compile(r"\\x15\\x03|HTTP/0\.9|to an HTTPS server|to HTTPS port", re.I)
 _OTHER_REGION = {"authorizationheadermalformed", "permanentredirect", "illegallocationconstraintexception", "http 301"}
-# The code of an answer that S3's own client cannot read.
+# The code for an answer that S3's own client cannot parse.
 NO_S3_ANSWER = "no XML of S3's"
 _NO_S3 = re.compile(rf"http 4(?!08|29)\d\d|resourcenotfound|{NO_S3_ANSWER}")
 _WORDS = (
@@ -78,7 +78,7 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """Which store, in which bucket, and whether it was to write."""
+    """The store and bucket of a request, and whether it was a write."""
 
     address: str
     bucket: str
@@ -94,9 +94,10 @@ class Reached:
 
 
 def proxy_for(endpoint: str, *, secure: bool) -> str | None:
-    """By http_proxy, https_proxy, all_proxy and no_proxy; never for this machine itself.
+    """Returns the proxy according to http_proxy, https_proxy, all_proxy and no_proxy; never one for this machine
+    itself.
 
-    Errors: BadRequest for a proxy of another kind than HTTP.
+    Errors: BadRequest for a proxy that is not an HTTP proxy.
     """
     host = _host(endpoint)
     if is_loopback(host) or proxy_bypass(host):
@@ -126,8 +127,8 @@ def is_loopback(host: str) -> bool:
 
 
 def store_failure(asked: Asked, reached: Reached, error: Exception, code: str) -> StoreError:
-    """What an error means. Only where trying again may help it is a StoreUnreachable: what the store itself answers
-    decides by its code.
+    """Returns the error to raise. It is a StoreUnreachable only if retrying may help; if the store itself answered, its
+    code decides.
     """
     said = _of_access(asked, code) or _of_a_setting(asked.address, reached, str(error), code)
     if said is not None:
@@ -139,7 +140,7 @@ def store_failure(asked: Asked, reached: Reached, error: Exception, code: str) -
 
 
 def _of_access(asked: Asked, code: str) -> StoreError | None:
-    """None where the code says nothing of the bucket, or of who may do what there."""
+    """None if the code says nothing about the bucket, or about permissions."""
     address, where = asked.address, {"field": "store", "value": asked.address}
     if code in _NO_BUCKET:
         return StoreError(f"there is no bucket {asked.bucket}", reason="STORE_NOT_FOUND", **where)
@@ -173,7 +174,7 @@ def _unreachable(address: str, reached: Reached, said: str, code: str) -> StoreU
 
 
 def _of_a_setting(address: str, reached: Reached, said: str, code: str) -> StoreError | None:
-    """None where no setting is known to be wrong."""
+    """None if no setting is known to be wrong."""
     endpoint = reached.endpoint
     if reached.secure and _PLAIN_HTTP.search(said):
         return _wrong_setting(
@@ -204,6 +205,6 @@ def _host(endpoint: str) -> str:
 
 
 def _without_secret(proxy: str) -> str:
-    """A proxy's address may hold a password."""
+    """Removes a password from a proxy's address."""
     parts = urlsplit(proxy)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -1,4 +1,4 @@
-"""Taking a run out of the bucket."""
+"""Removes a run from the bucket."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,11 +17,11 @@ from actstore_storage.runs.opening import list_runs, runs_over
 
 
 def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
-    """Removes a run, and answers how many objects that were. From its first step on nobody opens the run; what an
-    interruption leaves, the same call removes.
+    """Removes a run, and returns the number of removed objects. From its first step on nobody can open the run; after
+    an interruption, the same call removes the rest.
 
-    Errors: RUN_NOT_FOUND; Conflict, unless by `force`, for a run that is being captured, whose capture then fails, and
-    for one whose rows other runs are over, which then have lost them.
+    Errors: RUN_NOT_FOUND; Conflict, unless `force` is set, for a run that is being captured, whose capture then fails,
+    and for one whose rows other runs use, which then lose them.
     """
     if not bucket.keys(f"{RUNS}/{run}"):
         allowed = list_runs(bucket) or "none: this store has no runs"
@@ -42,7 +42,8 @@ def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
         )
     bucket.delete(wanted_key(run))
     removed = 0
-    # What makes the run visible goes first, its bytes last. Commits before checkpoints, which are made of them.
+    # What makes the run visible is removed first, its data last. Commits are removed before checkpoints, which are made
+    # of them.
     bucket.delete(run_key(run))
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         for folder in (commits_folder(run), checkpoints_folder(run), indexes_folder(run), data_folder(run)):

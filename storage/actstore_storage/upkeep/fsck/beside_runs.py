@@ -1,4 +1,4 @@
-"""What `fsck` reads beside runs: models, tokens' texts, SAEs, trainings, wanted captures, kept answers."""
+"""Checks everything except runs: models, token texts, SAEs, trainings, requested captures, cached answers."""
 
 import re
 import tempfile
@@ -42,15 +42,15 @@ from actstore_storage.upkeep.fsck.finding import Finding
 _MODEL = re.compile(rf"{MODELS}/[^/]+/(model|revisions/[^/]+)\.json")
 _TEXTS = re.compile(rf"{TOKENIZERS}/([^/]+)/(?:token-)?texts\.parquet")
 _FILES = re.compile(r"files/([0-9a-zA-Z]+)(?:\.json|/[^/]+)")
-# Of a trained SAE's files, those that its hash is over.
+# The files of a trained SAE that its hash includes.
 _HASHED = "cfg.json", "sae_weights.safetensors"
 _CAPTURE_AGAIN = "the next capture that uses it writes it again"
 _REMOVE_AND_CAPTURE = f"remove it, and {_CAPTURE_AGAIN}"
 
 
 def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: bool) -> Iterator[Finding]:
-    """Checks everything but the runs, and whether what they name is there. `quick` leaves out files of SAEs,
-    checkpoints of trainings and the tables of kept answers. Errors: StoreError.
+    """Checks everything except the runs, and whether what the runs refer to exists. `quick` omits files of SAEs,
+    checkpoints of trainings and the tables of cached answers. Errors: StoreError.
     """
     yield from _check_top(bucket)
     yield from _check_models(bucket)
@@ -100,13 +100,13 @@ def _check_texts(bucket: Bucket) -> Iterator[Finding]:
 
 
 def _texts_key(bucket: Bucket, tokenizer_sha256: str, *, sealed: bool) -> str:
-    """Where they have to lie for a model or a run of format version 4 (`sealed`); for an earlier one, where they do."""
+    """Where they must be for a model or a run of format version 4 (`sealed`); for an earlier one, where they are."""
     old = old_token_texts_key(tokenizer_sha256)
     return old if not sealed and bucket.exists(old) else token_texts_key(tokenizer_sha256)
 
 
 def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[Finding]:
-    """Each once, whichever runs need it."""
+    """Checks each object that runs refer to once."""
     needed: dict[str, str] = {}
     for record in runs:
         asked = record.specification
@@ -122,7 +122,7 @@ def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[
 
 
 def _check_sae(bucket: Bucket, folder: str, quick: bool) -> Iterator[Finding]:
-    """The record, the training, and the files of every SAE that had this name."""
+    """Checks the record, the training, and the files of every SAE that had this name."""
     name = folder.replace("--", "/")
     own = f"{sae_folder(name)}/"
     checkpoints = bucket.keys(training_checkpoints_folder(name))
@@ -140,7 +140,7 @@ def _check_sae(bucket: Bucket, folder: str, quick: bool) -> Iterator[Finding]:
 
 
 def _check_sae_record(bucket: Bucket, name: str, keys: set[str], hashes: set[str]) -> Iterator[Finding]:
-    """`keys` are all of the SAE but its training's checkpoints, `hashes` those by which its files are named."""
+    """`keys` are all keys of the SAE except its training's checkpoints, `hashes` are those that name its files."""
     record, finding = _read_sae(bucket, name)
     if finding is not None:
         yield finding
@@ -197,12 +197,12 @@ def _check_archive(bucket: Bucket, key: str) -> Iterator[Finding]:
             read_archive(bucket, key, Path(scratch))
         except CorruptObject as error:
             yield Finding("damaged", key, f"{error.message}; remove it, and the training starts from the beginning")
-        except KeyError:  # a later one has just taken its place
+        except KeyError:  # a later one has just replaced it
             return
 
 
 def _check_named(bucket: Bucket, key: str, field: str, key_of: Callable[[str], str], remedy: str) -> Iterator[Finding]:
-    """A record that says in that field whose it is, and of which the storage library knows no more."""
+    """Checks a record whose field names its owner; its other fields are unknown to the storage library."""
 
     def checked(fields: Mapping[str, Any]) -> None:
         if key_of(fields[field]) != key:
@@ -217,9 +217,9 @@ def _check_named(bucket: Bucket, key: str, field: str, key_of: Callable[[str], s
 
 
 def _check_kept(bucket: Bucket, sha256: str, quick: bool, remove: bool) -> Iterator[Finding]:
-    """An answer that is not whole is made again when it is asked for, so it takes space and does no harm."""
+    """An incomplete answer is computed again when it is requested, so it takes space but does no harm."""
     if not bucket.keys(kept_folder(sha256)):
-        return  # some stores show an emptied folder for a while
+        return  # some stores list an emptied folder for a while
     if not (is_kept(bucket, sha256) if quick else read_kept(bucket, sha256)):
         what = "a cached answer that is incomplete"
         if remove:

@@ -1,4 +1,4 @@
-"""Checkpoints against the commits that they hold, and merged sketches against the commits' statistics."""
+"""Compares checkpoints with the commits that they contain, and merged sketches with the commits' statistics."""
 
 import math
 from array import array
@@ -25,9 +25,9 @@ from actstore_storage.runs.opening import read_commit
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck.finding import Finding
 
-# Of a checkpoint's mean and standard deviation, as a share of the largest value's size, and of its geometric mean, as a
-# share of itself: sums in another order are off by some 2^-53 a shard, 7e-12 over the largest checkpoint. Counts and
-# extremes are exact.
+# The tolerance for a checkpoint's mean and standard deviation, as a fraction of the largest value, and for its
+# geometric mean, as a fraction of itself: sums in another order differ by about 2^-53 per shard, 7e-12 over the largest
+# checkpoint. Counts and extremes are exact.
 MERGE_TOLERANCE = 1e-9
 CHECKPOINT_AGAIN = "remove it: readers then use the commits, and capturing the run again writes the checkpoint again"
 _COMMIT_AGAIN = "capturing the run again restores it"
@@ -36,7 +36,7 @@ _NUMBERS = attrgetter(*(field.name for field in fields(Moments)))
 
 
 def check_checkpoints(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator[Finding]:
-    """Checks the checkpoints that are read, and those that larger ones took the place of."""
+    """Checks the checkpoints that are read, and those that larger ones have replaced."""
     for checkpoint in snapshot.commits.checkpoints:
         yield from _check_checkpoint(snapshot.bucket, snapshot.record, checkpoint)
     by_shard = {commit.shard: commit for commit in commits}
@@ -61,7 +61,7 @@ def check_checkpoints(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator
 
 
 def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Its commits are the shards', and what it says of them together is what they say, and so are merged sketches."""
+    """Its commits must equal the shards', and its statistics and merged sketches must match theirs."""
     commits = list(checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop))
     for folded in commits:
         key = commit_key(record.run, folded.shard)
@@ -83,8 +83,8 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
 
 
 def merged_again(commits: Iterable[Commit]) -> NormMoments:
-    """Merges commits' moments of norms, by name and token class, not by Moments.merge: the mean of all first, then the
-    squares of all distances from it, those between shards beside those within (the sums of squares of an analysis of
+    """Merges commits' moments of norms, by name and token class, in another way than Moments.merge: first the mean of
+    all, then the squared distances from it, both between and within shards (the sums of squares of an analysis of
     variance).
     """
     found: dict[str, dict[str, array[float]]] = {}
@@ -106,7 +106,7 @@ def _merged(parts: "array[float]") -> Moments:
 
 
 def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: NormMoments) -> Iterator[str]:
-    """What the checkpoint says of its commits that they do not."""
+    """Yields what differs between the checkpoint and its commits."""
     summary, expected = checkpoint.summary, [Summary.of(commit) for commit in commits]
     if checkpoint.tokens.tolist() != [commit.tokens for commit in commits]:
         yield "its numbers of tokens by shard differ from the commits'"
@@ -122,13 +122,13 @@ def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: N
 
 
 def _unequal(told: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
-    """A name that has none may be left out."""
+    """A name with count 0 may be left out."""
     names = [name for name in {**expected, **told} if told.get(name, 0) != expected.get(name, 0)]
     return [f"{name} is {told.get(name, 0)}, but {expected.get(name, 0)} in its commits" for name in names]
 
 
 def _unlike_moments(told: NormMoments, expected: NormMoments) -> list[str]:
-    """A sentence for each name and token class, of the first number that differs."""
+    """One sentence for each name and token class, about the first number that differs."""
     found = []
     for name in {**expected, **told}:
         own, other = told.get(name, {}), expected.get(name, {})
@@ -144,7 +144,7 @@ def _unlike_moments(told: NormMoments, expected: NormMoments) -> list[str]:
 
 
 def _compared(told: Moments, expected: Moments) -> Iterator[tuple[str, float, float, float]]:
-    """What it is, both numbers, and by how much these may differ. Of no values there is nothing but their count."""
+    """Yields the name of a number, both values, and the tolerance. Without values only the count is compared."""
     yield "count", told.count, expected.count, 0
     if not expected.count:
         return
@@ -164,7 +164,7 @@ def _first_of(what: str, found: Sequence[str]) -> Iterator[str]:
 
 
 def _check_sketches(bucket: Bucket, record: RunRecord, shards: range, merged: NormMoments) -> Iterator[Finding]:
-    """They are there, and can be read: of as many values as the commits tell of, with the same extremes."""
+    """They must exist and be readable, with as many values as the commits say, and the same extremes."""
     key = checkpoint_sketches_key(record.run, shards)
     if not bucket.exists(key):
         yield Finding("missing", key, f"it should hold the merged norm sketches of its shards; {_SKETCHES_AGAIN}")
@@ -181,7 +181,7 @@ def _check_sketches(bucket: Bucket, record: RunRecord, shards: range, merged: No
 
 
 def _is_decoded(name: str, sketches: Mapping[str, bytes]) -> bool:
-    """By the package that made them: a reader takes them apart by itself."""
+    """Decoded by the package that made them, because readers use their own decoder."""
     try:
         NormSketches([name]).merge({name: sketches})
     except ValueError:

@@ -1,4 +1,4 @@
-"""Keys of a run that nothing names, and what they tell of commits that are gone."""
+"""Finds keys of a run that nothing refers to, and missing commits whose data still exists."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,13 +28,13 @@ _CHECKPOINT_ANEW = "readers use smaller checkpoints and commits, and capturing t
 
 
 def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, found: Sequence[Finding]) -> list[Finding]:
-    """Checks the run's keys that no commit and no index names, and what they tell."""
+    """Checks the run's keys that no commit and no index refers to, and what they reveal about missing commits."""
     bucket, run = snapshot.bucket, snapshot.record.run
     unreadable = {finding.key for finding in found if finding.kind == "unreadable"}
     of_data = [key for key in unnamed if key.startswith(f"{data_folder(run)}/")]
     of_indexes = [key for key in unnamed if key.startswith(f"{indexes_folder(run)}/")]
     others = [key for key in unnamed if not key.startswith((f"{data_folder(run)}/", f"{indexes_folder(run)}/"))]
-    # Manifests first, so that no reader finds one whose objects are gone.
+    # Manifests first, so that no reader finds one whose objects are removed.
     of_indexes.sort(key=lambda key: not key.endswith(".json"))
     captured = "the run is being captured" if bucket.exists(wanted_key(run)) else ""
     gone = [] if captured else _gone_commits(snapshot, of_data, found)
@@ -53,9 +53,9 @@ def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, foun
 
 
 def _gone_commits(snapshot: Snapshot, of_data: Sequence[str], found: Sequence[Finding]) -> list[Finding]:
-    """Commits that something else tells of: an index of their shards, or a whole attempt at one.
+    """Missing commits that something else gives evidence of: an index of their shards, or a complete attempt at one.
 
-    A checkpoint of a shard tells, too, and its reader has the commit from there.
+    A checkpoint of a shard is evidence, too, but readers then use the commit in it.
     """
     run, there = snapshot.record.run, set(snapshot.shards.tolist())
     told = {finding.key for finding in found}
@@ -84,15 +84,15 @@ def _gone_commits(snapshot: Snapshot, of_data: Sequence[str], found: Sequence[Fi
 
 
 def _products(record: RunRecord) -> set[str]:
-    """What each attempt at a shard of the run writes, whatever the model."""
+    """The objects that each attempt at a shard of the run writes, whatever the model."""
     asked = record.specification
-    if asked.rows_of:  # of SAEs that the other run had, nothing lies here, and the last is one that it had not
+    if asked.rows_of:  # the other run's SAEs have no objects here, and the last SAE is a new one
         return set(sae_products(asked.saes[-1].name))
     return {TOKENS, *asked.dense_sites, *(product for sae in asked.saes for product in sae_products(sae.name))}
 
 
 def _shard_of(key: str) -> int:
-    """Of a key below `data/`; -1 for what no attempt writes."""
+    """The shard of a key below `data/`; -1 for one that no attempt writes."""
     digits = key.split("/")[3].partition("-")[0]
     return int(digits) if digits.isdigit() else -1
 
