@@ -33,8 +33,8 @@ MEANT = [
         for code in ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull")
     ),
     *((code, READING, "STORE_UNREACHABLE", "cannot be reached") for code in f"{PASSING} {NO_CODES}".split()),
-    ("EntityTooLarge", WRITING, "STORE_UNSAFE", "would again (entitytoolarge)"),
-    ("NotImplemented", READING, "STORE_UNSAFE", "would again (notimplemented)"),
+    ("EntityTooLarge", WRITING, "STORE_UNSAFE", "would not help (entitytoolarge)"),
+    ("NotImplemented", READING, "STORE_UNSAFE", "would not help (notimplemented)"),
 ]
 
 

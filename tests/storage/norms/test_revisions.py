@@ -37,7 +37,9 @@ def test_steps_that_are_given_need_no_names(local_bucket: Bucket) -> None:
 )
 def test_steps_that_do_not_order_the_runs_are_refused(steps: tuple[float, ...], local_bucket: Bucket) -> None:
     runs = [empty(local_bucket, f"run{step}", f"step{step}") for step in (1, 2, 3)]
-    with pytest.raises(BadRequest, match=f"{len(steps)} steps for 3 runs, each run needs a different step") as caught:
+    with pytest.raises(
+        BadRequest, match=f"{len(steps)} steps were given for 3 runs; each run needs a different step"
+    ) as caught:
         in_order(runs, steps, least=2)
     assert caught.value.details["field"] == "steps"
 

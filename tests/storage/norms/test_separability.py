@@ -191,9 +191,9 @@ def test_too_many_rows_of_all_runs(training: list[Snapshot], monkeypatch: pytest
         ({"layers": (3, 9)}, "LAYER_OUT_OF_RANGE", "layers", "has no norms of resid_post.9"),
         ({"layers": (2, 2)}, "LAYER_OUT_OF_RANGE", "layers", "at least 2 layers"),
         ({"site": "mlp_out"}, "SITE_UNKNOWN", "site", "has no norms of 'mlp_out'"),
-        ({"quantity": "centred_l2"}, "SITE_UNKNOWN", "site", "captured before"),
+        ({"quantity": "centred_l2"}, "SITE_UNKNOWN", "site", "captured by an early version"),
         ({"quantity": "cosine_to_next"}, "ARGUMENT_INVALID", "quantity", "no"),
-        ({"steps": (1.0,)}, "ARGUMENT_INVALID", "steps", "1 steps for 4 runs"),
+        ({"steps": (1.0,)}, "ARGUMENT_INVALID", "steps", "1 steps were given for 4 runs"),
         ({"kept": KeptTokens(frozenset({"bos", "text"}))}, "ARGUMENT_INVALID", "exclude", "cannot exclude"),
     ],
 )

@@ -259,7 +259,7 @@ def test_a_run_without_commits_has_no_tokens(run: RandomRun, local_bucket: Bucke
     with pytest.raises(BadRequest, match="0 of 7 shards are committed") as refused:
         norm_profile(open_run(local_bucket, "run"), by_token())
     assert refused.value.details["field"] == "sequences"
-    with pytest.raises(BadRequest, match="by layer"):
+    with pytest.raises(BadRequest, match="by='layer'"):
         norms.norm_histogram(open_run(local_bucket, "run"), by_token(), bins=3)
 
 
@@ -268,6 +268,6 @@ def test_tokens_are_of_one_run_and_no_statistics(snapshot: Snapshot) -> None:
     found = norms_of_runs([snapshot], question)
     assert found.profile.equals(norm_profile(snapshot, question))
     assert not found.from_statistics
-    with pytest.raises(BadRequest, match="of one run") as refused:
+    with pytest.raises(BadRequest, match="one run at a time") as refused:
         norms_of_runs([snapshot] * 2, question)
     assert refused.value.details["field"] == "by"

@@ -284,21 +284,21 @@ SUMMARY_DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "mean": (
         _of_site("mean", lambda mean: mean * (1 + 1e-6)),
-        r"the mean of resid_post\.1 \(text\) is \S+, and of its",
+        r"the mean of resid_post\.1 \(text\) is \S+, but \S+ in its",
     ),
     "m2": (_of_site("m2", lambda m2: m2 * (1 + 1e-6)), r"the standard deviation of resid_post\.1 \(text\) is"),
-    "m2 below 0": (_of_site("m2", lambda m2: -m2), r"the standard deviation of resid_post\.1 \(text\) is 0, and"),
+    "m2 below 0": (_of_site("m2", lambda m2: -m2), r"the standard deviation of resid_post\.1 \(text\) is 0, but"),
     "minimum": (_of_site("minimum", lambda least: math.nextafter(least, 0)), r"the minimum of resid_post\.1 \(text\)"),
     "maximum": (
         _of_site("maximum", lambda most: most / 2),
-        r"the maximum of resid_post\.1 \(text\) is \S+, and of its",
+        r"the maximum of resid_post\.1 \(text\) is \S+, but \S+ in its",
     ),
     "log_sum": (_of_site("log_sum", lambda log_sum: log_sum + 1e-3), r"the log_sum of resid_post\.1 \(text\) is"),
     "log_sum of a 0": (
         _of_site("log_sum", lambda log_sum: None),
-        r"the log_sum of resid_post\.1 \(text\) is -inf, and",
+        r"the log_sum of resid_post\.1 \(text\) is -inf, but",
     ),
-    "a class": (lambda summary: summary["norm_moments"]["resid_post.1"].pop("bos"), r"resid_post\.1 \(bos\) is 0, and"),
+    "a class": (lambda summary: summary["norm_moments"]["resid_post.1"].pop("bos"), r"resid_post\.1 \(bos\) is 0, but"),
     "a site": (
         lambda summary: summary["norm_moments"].pop("resid_post.1"),
         r"resid_post\.1 \(bos|text\) is 0.*and \d more",

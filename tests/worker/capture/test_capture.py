@@ -135,7 +135,7 @@ def test_bad_requests(options: dict[str, object], reason: str, field: str, value
     details = refused.value.details
     assert (refused.value.reason, details["field"], details["value"]) == (reason, field, value)
     assert details["allowed"]
-    assert ("attention and MLP read the same residual" in refused.value.message) == (value == "resid_mid")
+    assert ("attention and MLP both read resid_pre" in refused.value.message) == (value == "resid_mid")
 
 
 def test_a_tokenizer_without_bos(folder: Path) -> None:
