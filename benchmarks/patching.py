@@ -1,4 +1,4 @@
-"""Activation patching beside its peers: `python -m benchmarks.patching --json`.
+"""Compares activation patching with other libraries: `python -m benchmarks.patching --json`.
 
 A model of Pythia-70M's shape with random weights, two prompts of 32 tokens that differ from the first on, resid_pre,
 attn_out, mlp_out and every head's z at every layer and position, in both directions. The same cells on every side:
@@ -70,7 +70,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Setting:
-    """Token ids by prompt, and those of the answers."""
+    """Token ids of both prompts, and those of the answers."""
 
     clean: Tensor
     corrupt: Tensor
@@ -91,7 +91,7 @@ def main() -> None:
     options = arguments.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the peers deprecate each other
+        warnings.simplefilter("ignore")  # the libraries trigger deprecation warnings
         found = measure(Path(folder), options.cells)
     for name, value in found.items():
         print(f"{name:<44}{value:>12,}" if not isinstance(value, str) else f"{name:<44}{value:>12}")
@@ -156,7 +156,7 @@ def save_model(folder: Path) -> None:
 
 
 def prompts(model: LanguageModel) -> tuple[PromptPair, Setting]:
-    """Of words of one token each, no word at the same place in both."""
+    """Of words that are one token each, with no word at the same place in both."""
     words = [word for word in model.tokenizer.get_vocab() if word.startswith("Ġ") and word[1:].isalpha()]
     texts = sorted(word.replace("Ġ", " ") for word in words)
     rng = random.Random(0)
@@ -190,7 +190,9 @@ def choose(count: int) -> dict[str, list[Place]]:
 
 @dataclass(frozen=True)
 class Compared:
-    """Of one site: seconds of the whole sweep, and by peer its seconds a cell over ours; medians of rounds."""
+    """For one site: seconds of the whole sweep, and for each library its seconds per cell divided by ours; medians of
+    rounds.
+    """
 
     cells: int
     seconds: float
@@ -206,7 +208,7 @@ def compare(
     peers: dict[str, Callable[[Sequence[Place]], list[float]]],
     places: Sequence[Place],
 ) -> Compared:
-    """All sides take turns, round after round, for a machine does not always run as fast; the first warms up."""
+    """All sides take turns, round after round, because a machine's speed varies; the first round is the warm-up."""
     ours: list[float] = []
     ratios: dict[str, list[float]] = {name: [] for name in peers}
     error, result = 0.0, None
@@ -352,13 +354,13 @@ def transformer_lens(model: LanguageModel, setting: Setting) -> Callable[[Sequen
 
 
 def with_nnsight(model: LanguageModel, setting: Setting) -> Callable[[Sequence[Place]], list[float]] | None:
-    """None where it is not installed."""
+    """None if it is not installed."""
     try:
         import nnsight
     except ImportError as error:
         print(f"LEFT OUT, nnsight is not installed: {error}")
         return None
-    # A copy of its own, for it replaces the modules' methods.
+    # A separate copy, because it replaces the modules' methods.
     traced = nnsight.LanguageModel(copy.deepcopy(model.module), tokenizer=model.tokenizer)
     sources = {}
     for direction in ("denoise", "noise"):
