@@ -131,7 +131,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 
 def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
-    """Saves the weights as float16, half the bytes on disk; the configuration says float32, in which a loader computes."""
+    """Saves the weights as float16, half the bytes; the configuration says float32, so a loader computes in that."""
     tied = {"lm_head.weight"}  # the same tensor as the embedding, and restored from it at loading
     halved = {name: value.half() for name, value in model.state_dict().items() if name not in tied}
     model.save_pretrained(folder, state_dict=halved)

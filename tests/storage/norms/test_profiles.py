@@ -138,9 +138,7 @@ def test_sites_of_which_nothing_is_left_are_named_from_the_first_to_the_last(loc
     snapshot = open_run(local_bucket, "run")
     for by, where in (("site", "resid_post.0 and resid_post.3"), ("layer", "resid_post.0")):
         question = ProfileQuestion(("resid_post",), by=by, kept=KeptTokens(frozenset()))
-        with pytest.raises(
-            BadRequest, match=rf"no token of {where} is left .* in 4 .*\(nothing excluded\)"
-        ):
+        with pytest.raises(BadRequest, match=rf"no token of {where} is left .* in 4 .*\(nothing excluded\)"):
             norm_profile(snapshot, question)
 
 
