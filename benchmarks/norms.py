@@ -1,16 +1,16 @@
 """Measures a norm profile as a run grows, and the cost of norms in a capture: `python -m benchmarks.norms`.
 
 Runs of 1, 10 and 100 shards with norms of 12 sites and no other rows, written by ShardWriter and folded as by a
-coordinator. A profile is asked from opening the run on, of all sites, with its moments alone and with its five
-quantiles. DuckDB takes the same means from the norms files of the same run. Predicted: a complete run is one checkpoint
-and one object of sketches, whatever its shards, so that 100 times the tokens cost the same but for a longer checkpoint;
-DuckDB reads 48 bytes a token.
+coordinator. A profile is timed including the opening of the run, for all sites, with its moments only and with its five
+quantiles. DuckDB computes the same means from the norms files of the same run. Predicted: a complete run is one
+checkpoint and one object of sketches, whatever its number of shards, so that 100 times the tokens cost the same except
+for a longer checkpoint; DuckDB reads 48 bytes per token.
 
 `capture_cost` is what norms add to the forward pass of a model of Pythia-70M's shape: norms and cosines of all 24
-sites, their moments and their sketches, in CPU time of one core; the larger of what a pass with them takes longer,
-which drifts with the machine, and of what they are seen to take within it. Predicted: 24 vectors of 2 kB a token from
-memory at 14 GB/s, 3.5 us, and 56 sums over them in cache at 45 ns, 2.5 us; some 20 ns for each of 90 statistics'
-numbers, 1.8 us: 8 us beside 350 of computing. Parquet and the commit come on top.
+sites, their moments and their sketches, in CPU time of one core. It is the larger of two measurements: how much longer
+a pass with them takes, which drifts with the machine, and the time measured inside the pass. Predicted: 24 vectors of 2
+kB per token from memory at 14 GB/s, 3.5 us, and 56 sums over them in cache at 45 ns, 2.5 us; about 20 ns for each of 90
+statistics' numbers, 1.8 us: 8 us compared with 350 of computation. Parquet and the commit come on top.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Measures what a service adds to a sweep of one cell: client, gRPC, service, gRPC, Ray's gateway, a replica, and back.
 
-Each request asks for its cell anew (`fresh`): none is answered by what was kept, and keeping it is in the time.
+Each request computes its cell again (`fresh`): no answer comes from the cache, and the time includes writing it there.
 """
 
 import time

@@ -1,7 +1,7 @@
-"""Every reason for which actstore refuses or fails: one table, read in both directions.
+"""The table of all error reasons of actstore, used both to send and to read errors.
 
-The service and the workers look up a reason's gRPC status; the client looks up which of its errors to raise. Codes are
-stable and the table only grows. `to_status` and `from_status` carry a reason over the wire as google.rpc.ErrorInfo.
+The service and the workers look up a reason's gRPC status; the client looks up which of its errors to raise. Reasons
+are stable, and the table only grows. `to_status` and `from_status` convert an error to and from google.rpc.ErrorInfo.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ DATA_LOSS, UNAUTHENTICATED = 15, 16
 
 
 class Kind(Enum):
-    """What a caller does next; the client has one error class for each."""
+    """What a caller should do next; the client has one error class for each."""
 
     BAD_REQUEST = "change the request"
     NOT_FOUND = "name something that exists"
@@ -39,7 +39,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Reason:
-    """`status` is gRPC's; `next_step` says to the client's people what to do, in a sentence."""
+    """`status` is gRPC's; `next_step` tells users what to do, in a sentence."""
 
     status: int
     kind: Kind
@@ -147,7 +147,9 @@ REASONS: Mapping[str, Reason] = {
 
 
 def to_status(failure: Failure) -> status_pb2.Status:
-    """Long texts are cut: a status travels in HTTP/2 headers, of which gRPC accepts 8 KiB, the message twice."""
+    """Returns the status of a failure. Long texts are cut, because a status travels in HTTP/2 headers, of which gRPC
+    accepts 8 KiB, with the message twice.
+    """
     details = {name: _cut(text, DETAIL_BYTES_MAX) for name, text in failure.details.items()}
     info = error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=details)
     packed = any_pb2.Any()
@@ -157,7 +159,7 @@ def to_status(failure: Failure) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> Failure | None:
-    """The failure that a status carries, or None where actstore did not write it."""
+    """Returns the failure in a status, or None if actstore did not write it."""
     for packed in status.details:
         info = error_details_pb2.ErrorInfo()
         if packed.Unpack(info) and info.domain == DOMAIN:
@@ -166,7 +168,7 @@ def from_status(status: status_pb2.Status) -> Failure | None:
 
 
 def known_reason(reason: str) -> str:
-    """A newer server may know reasons that this table does not; they are INTERNAL here."""
+    """Returns INTERNAL for an unknown reason, because a newer server may have reasons that this table does not."""
     return reason if reason in REASONS else "INTERNAL"
 
 

@@ -160,7 +160,7 @@ class TrainingLoader:
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             self._chunks = [chunk for part in pool.map(self._chunks_of, commits) for chunk in part]
         self._verified: set[int] = set()
-        # Of epochs that have ended, for the next one.
+        # Counts of finished epochs, for the next one.
         self._spare: list[tuple[RowMemory, RowMemory]] = []
         self._state: dict[str, Any] = {"epoch": 0, "pool": 0, "batch": 0, "carried": ()}
 
@@ -226,7 +226,7 @@ class TrainingLoader:
         return RowMemory(self._sites, slots, slot_rows), RowMemory(self._sites, slots, slot_rows)
 
     def _chunks_of(self, commit: Commit) -> list[_Chunk]:
-        """From the footers only."""
+        """Lists the chunks from the footers only."""
         places = {}
         for site in self._sites:
             with open_product(self._snapshot.bucket, commit, site.site) as file:

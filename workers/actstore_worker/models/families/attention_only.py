@@ -114,7 +114,7 @@ class AttentionOnlyLayer(nn.Module):
         past_key_values: Cache | None = None,
         position_embeddings: tuple[Tensor, ...] = (),
     ) -> Float[Tensor, "row position d_model"]:
-        """`position_embeddings` are what queries and keys read beside the residual: nothing where positions are in it
+        """`position_embeddings` are added to the input of queries and keys: nothing if positions are in the residual
         from the start.
         """
         attended, _ = self.attention(self.norm(hidden_states), attention_mask, past_key_values, position_embeddings)
