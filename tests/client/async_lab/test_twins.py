@@ -42,8 +42,6 @@ TWINS: dict[type, type] = {
 AT_ONCE = {"Lab.attach", "Run.features", "Run.feature"}
 # For people, and for what Python itself asks of an object.
 SPECIAL = ("__len__", "__iter__", "__getitem__", "__contains__", "__repr__", "_repr_html_")
-# The connection itself. A twin has its blocking object instead.
-NO_TWIN = {"backend"}
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +57,13 @@ def blocking(store: Path) -> dict[type, Any]:
 
 def twin_of(one: Any) -> Any:
     """The twin of an object, as an AsyncLab over the same store gives it."""
-    lab = AsyncLab(one) if isinstance(one, Lab) else AsyncLab(Lab(getattr(one, "backend", None) or one._backend))
+    lab = AsyncLab(one) if isinstance(one, Lab) else AsyncLab(Lab(one._backend))
     return lab if isinstance(one, Lab) else TWINS[type(one)](one, lab._questions)
 
 
 def public(one: Any) -> set[str]:
     """The names of a class and of what its instances have beside."""
-    return {name for name in dir(one) if not name.startswith("_")} - NO_TWIN
+    return {name for name in dir(one) if not name.startswith("_")}
 
 
 def asking(kind: type) -> Iterator[str]:
@@ -136,7 +134,9 @@ def test_what_is_at_once_asks_nobody(blocking: dict[type, Any]) -> None:
     run = twin_of(blocking[Run])
     run._questions.closed = True
     assert len(run.features(SAE)) == len(blocking[SaeFeatures]) == len(list(run.features(SAE)))
+    assert FIRING in run.features(SAE)
+    assert run.feature(SAE, FIRING) in run.features(SAE)
     assert run.features(SAE)[FIRING].index == run.feature(SAE, FIRING).index == FIRING
     lab = twin_of(blocking[Lab])
     lab._questions.closed = True
-    assert lab.attach("planted").run_name == "planted"
+    assert lab.attach("planted").run == "planted"
