@@ -13,6 +13,7 @@ _NOUNS: Mapping[str, str] = {
     "actstore._models": "models",
     "actstore._patching": "patching",
     "actstore._errors": "errors",
+    "actstore._async": "asyncio",
     "actstore_api.records.capture": "runs",
     "actstore_api.records.catalog": "runs",
     "actstore_api.records.patching": "patching",
@@ -50,6 +51,12 @@ What a model does with a text given now: attention, logit lens, steering, ablati
 
 Sweeps, their cells, and comparisons of corrupt prompts. [Activation patching](../../explanation/patching.md) explains
 each number.
+""",
+    "asyncio": """# asyncio
+
+`actstore.connect_async()` opens an `AsyncLab`. Each method of these classes has the arguments and the docstring of the
+blocking class of the same name: `AsyncLab` those of [`Lab`](lab.md), `AsyncRun` those of [`Run`](runs.md). What asks is
+awaited. [How to use actstore in asyncio](../../how-to/async.md) has the tasks.
 """,
     "errors": """# Error classes
 
