@@ -84,7 +84,21 @@ def noun_of(name: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return "".join(f"::: actstore.{name}\n\n" for name in sorted(names, key=_order))
+    return "".join(f"::: actstore.{name}\n\n{_awaited(name)}" for name in sorted(names, key=_order))
+
+
+def _awaited(name: str) -> str:
+    """Links the awaited methods of a class for asyncio to the blocking methods that they are made of."""
+    kind, blocking = getattr(actstore, name), name.removeprefix("Async")
+    if blocking == name:
+        return ""
+    methods = [one for one, found in vars(kind).items() if _is_awaited(found) and hasattr(found, "__wrapped__")]
+    links = ", ".join(f"[`{one}`][actstore.{blocking}.{one}]" for one in methods)
+    return f"Awaited, with the arguments of `{blocking}`: {links}.\n\n"
+
+
+def _is_awaited(found: object) -> bool:
+    return inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found)
 
 
 def _order(name: str) -> tuple[bool, bool, str]:
