@@ -86,8 +86,7 @@ class JointCells:
 
 @dataclass(frozen=True)
 class Screen:
-    """Attribution patching: estimates every cell from gradients, and computes only the cells with the largest
-    estimates.
+    """Attribution patching: gradients estimate every cell, and only the cells with the largest estimates are computed.
 
     Args:
         exact_cells: How many cells are computed exactly for each direction. They are those with the largest mean
