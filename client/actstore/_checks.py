@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from actstore._errors import ActstoreError, refused
 from actstore_api.records.terms import ModelReference, Prompt, TokenReference
 
@@ -11,7 +14,7 @@ MAXIMUM_COUNT, MAXIMUM_TOKEN, MAXIMUM_SEED = 2**32 - 1, 2**31 - 1, 2**32 - 1
 Word = TypeVar("Word", bound=str)
 Each = TypeVar("Each")
 # A text, or token ids in its place: a list, an array.
-Text = str | Sequence[int]
+Text = str | Sequence[int] | NDArray[np.integer[Any]]
 
 
 def count(value: int, field: str, *, maximum: int = MAXIMUM_COUNT, reason: str = "ARGUMENT_INVALID") -> int:
@@ -30,11 +33,16 @@ def optional_count(value: int | None, field: str) -> int | None:
     return None if value is None else count(value, field)
 
 
+def several(values: object) -> bool:
+    """Whether these are several things, each of which counts: not a text's letters, bytes, or a mapping's keys."""
+    return isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping)
+
+
 def names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...]:
     """Several names; one string counts as one name, never as its letters."""
-    if not isinstance(values, str | Iterable | None):
+    if not (values is None or isinstance(values, str) or several(values)):
         raise refused(f"{field} must be text, not {type(values).__name__}", field, repr(values), "a string, or several")
-    found = (values,) if isinstance(values, str) else tuple(values or ())
+    found = (values,) if isinstance(values, str) else () if values is None else tuple(values)
     for one in found:
         text(one, field)
     return found
@@ -62,7 +70,7 @@ def name(value: object, field: str) -> str:
 
 def fractions(values: Iterable[float] | None, field: str) -> tuple[float, ...]:
     try:
-        return tuple(float(value) for value in values or ())
+        return tuple(float(value) for value in (() if values is None else values))
     except (TypeError, ValueError):
         raise refused(f"{field} must be numbers", field, repr(values), "numbers between 0 and 1") from None
 
@@ -92,7 +100,7 @@ def bound(value: object, field: str) -> tuple[float | None, float | None]:
 
 def vector(values: object, field: str) -> tuple[float, ...]:
     """A direction: finite numbers, of which one is not 0."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if not isinstance(values, Iterable) or not several(values):
         raise refused(f"{field} must be numbers", field, repr(values), "d_model numbers")
     found = tuple(number(value, field) for value in values)
     if not any(found):
@@ -113,7 +121,7 @@ def prompt(value: Any, field: str) -> Prompt:
     if isinstance(value, str):
         return words(value, field)
     plain = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(plain, bytes | Mapping) or not isinstance(plain, Iterable):
+    if not several(plain):
         allowed = "a string, or whole numbers"
         raise refused(f"{field} is text or token ids, not {type(value).__name__}", field, repr(value), allowed)
     ids = tuple(token(one, field) for one in plain)
@@ -126,13 +134,13 @@ def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
     """As `alike_prompts`, and a single prompt is one of them."""
     if isinstance(values, str):
         return (words(values, field),)
-    if not isinstance(values, Iterable):
+    if not several(values):
         allowed = "a string, token ids, or several of them"
         raise refused(f"{field} must be text or token ids, not {type(values).__name__}", field, repr(values), allowed)
-    several: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
-    if several and not any(isinstance(each, Iterable) for each in several):
-        return (prompt(several, field),)
-    return alike_prompts(several, field)
+    each: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    if each and not any(isinstance(one, Iterable) for one in each):
+        return (prompt(each, field),)
+    return some(alike_prompts(each, field), values, field, "at least one")
 
 
 def alike_prompts(values: Iterable[Any], field: str) -> tuple[Prompt, ...]:
@@ -160,10 +168,10 @@ def tristate(value: bool | None, field: str) -> bool | None:
 
 def several_of(values: Iterable[str] | str | None, field: str, allowed: Sequence[Word]) -> tuple[Word, ...]:
     """Words out of those that are allowed; one string counts as one word, and None as none."""
-    if not isinstance(values, str | Iterable | None):
+    if not (values is None or isinstance(values, str) or several(values)):
         raise _not_among(values, field, allowed)
-    several = (values,) if isinstance(values, str) else tuple(values or ())
-    return tuple(one_of(word, field, allowed) for word in several)
+    found = (values,) if isinstance(values, str) else () if values is None else tuple(values)
+    return tuple(one_of(word, field, allowed) for word in found)
 
 
 def one_of(value: object, field: str, allowed: Sequence[Word]) -> Word:
@@ -171,7 +179,7 @@ def one_of(value: object, field: str, allowed: Sequence[Word]) -> Word:
     for word in allowed if isinstance(value, str) else ():
         if word == value:
             return word
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+    if several(value):
         choices = ", ".join(map(repr, allowed))
         raise refused(f"{field} is one word, not several: {value!r}", field, repr(value), f"one of {choices}")
     raise _not_among(value, field, allowed)
@@ -184,19 +192,21 @@ def _not_among(value: object, field: str, allowed: Sequence[str]) -> ActstoreErr
 
 def whole_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
     """Of layers, heads, documents and the like; None: none are named, which stands for all that there are."""
-    if not isinstance(values, Iterable | None):
+    if not (values is None or several(values)):
         raise refused(f"{field} are several numbers, not {values!r}", field, repr(values), f"{field}=[{values!r}]")
     return tuple(count(value, field, maximum=maximum) for value in (() if values is None else values))
 
 
-def some(checked: tuple[Each, ...], given: object, field: str) -> tuple[Each, ...]:
+def some(
+    checked: tuple[Each, ...], given: object, field: str, allowed: str = "at least one; None for the default"
+) -> tuple[Each, ...]:
     """What was chosen, at least one of them. The wire says "all" by an empty list, so only None may become one.
 
     Errors: BadRequest for an empty collection, which asks about nothing.
     """
     if given is not None and not checked:
         message = f"{field} is empty, so there is nothing to ask about"
-        raise refused(message, field, repr(given), f"at least one; leave {field} out, or give None, for the default")
+        raise refused(message, field, repr(given), allowed)
     return checked
 
 

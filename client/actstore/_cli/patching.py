@@ -19,13 +19,21 @@ ASKED: dict[str, dict[str, Any]] = {
     "sites": {"nargs": "+", "help": f"of {KINDS} (default: resid_pre, attn_out, mlp_out, z)"},
     "layers": {"type": int, "nargs": "+", "help": "default: every layer"},
     "heads": {"type": int, "nargs": "+", "help": "default: every head"},
-    "positions": {"choices": get_args(PatchPositions), "default": "each"},
+    "positions": {
+        "choices": get_args(PatchPositions),
+        "default": "each",
+        "help": "positions that are patched: each alone, all at once, or the last",
+    },
     "window_layers": {"type": int, "default": 1, "help": "layers side by side, replaced together"},
-    "source": {"choices": get_args(PatchSource), "default": "prompt"},
+    "source": {
+        "choices": get_args(PatchSource),
+        "default": "prompt",
+        "help": "what replaces the activation: the other prompt's, zeros, or rows of a stored run",
+    },
     "stored": {"metavar": "RUN", "help": "of mean and resample: the run whose rows are taken"},
     "fresh": {"action": "store_true", "help": "compute it again, even where the answer was kept"},
     "directions": {"nargs": "+", "choices": get_args(PatchDirection), "help": "default: both"},
-    "revision": {"default": ""},
+    "revision": {"default": "", "help": "revision of the model, for one with checkpoints"},
 }
 # Of the values that lab.patch takes.
 PATCHED_SAE: dict[str, dict[str, Any]] = {
@@ -48,7 +56,7 @@ SCREEN: dict[str, dict[str, Any]] = {
 
 def add_patch(verbs: Any) -> None:
     verb = add_verb(verbs, patch, "replace one activation at a time and see how far the answer moves")
-    verb.add_argument("model")
+    verb.add_argument("model", help="name of the model")
     for asked in (ASKED, PATCHED_SAE, RECEIVERS, SCREEN):
         add_options(verb, asked)
     verb.add_argument(
@@ -92,13 +100,13 @@ def _value(options: argparse.Namespace, made: Callable[..., Any], asked: Mapping
 
 def add_compare_tokens(verbs: Any) -> None:
     verb = add_verb(verbs, compare_tokens, "which replaced tokens of corrupt prompts does a model treat unlike others?")
-    verb.add_argument("model")
+    verb.add_argument("model", help="name of the model")
     verb.add_argument("--clean", required=True, help="prompt")
     verb.add_argument("--corrupt", required=True, nargs="+", metavar="TEXT", help="prompts with as many tokens")
     verb.add_argument("--layers", type=int, nargs="+", help="of heads that are looked at (default: the first third)")
     verb.add_argument("--draws", type=int, help="random tokens beside each (default: 128, or as many as there are)")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--revision", default="")
+    verb.add_argument("--seed", type=int, default=0, help="seed of the ordinary tokens that are drawn")
+    verb.add_argument("--revision", default="", help="revision of the model, for one with checkpoints")
 
 
 def compare_tokens(options: argparse.Namespace) -> None:

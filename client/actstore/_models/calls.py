@@ -214,8 +214,8 @@ class ModelCalls:
         prompt: Text,
         *,
         direction: Iterable[float] | None = None,
-        site: str = "",
-        sae: str = "",
+        site: str | None = None,
+        sae: str | None = None,
         feature: int | None = None,
         strength: float | None = SteerText.strength,
         unit: StrengthUnit = SteerText.unit,
@@ -239,7 +239,7 @@ class ModelCalls:
             site: Of a direction: a place in the residual stream, such as "resid_post.3".
             sae: An SAE's name, in place of a direction.
             feature: Index of a feature of the SAE.
-            strength: How far, in `unit`. Needed but for the mode "project_out", which has none.
+            strength: How far, in `unit`. Required, except for the mode "project_out", which has none.
             unit: "mean_norm": the mean L2 norm at the site over the prompt's tokens. "absolute": the unit of the site's
                 own vectors.
             mode: "add": so much is added. "set": what is there becomes so much: the projection onto the direction, or
@@ -267,17 +267,7 @@ class ModelCalls:
             seed=_checks.seed(seed),
         )
         found: SteerTextAnswer = self._backend.ask(question)
-        return SteeredText(
-            table=found.tokens,
-            mode=question.mode,
-            prompt=found.prompt,
-            steered_text=found.steered_text,
-            unsteered_text=found.unsteered_text,
-            site=found.site,
-            mean_norm=found.mean_norm,
-            strength=found.strength,
-            provenance=found.provenance,
-        )
+        return _steered_text(found, question.mode)
 
     def ablate(
         self,
@@ -348,16 +338,30 @@ def id_of(backend: Backend, model: ModelReference, text: str) -> int:
     return int(found.tokens["token"][0].as_py())
 
 
-def _along(direction: Iterable[float] | None, site: str, sae: str, feature: int | None) -> dict[str, Any]:
+def _steered_text(found: SteerTextAnswer, mode: SteeringMode) -> SteeredText:
+    return SteeredText(
+        table=found.tokens,
+        mode=mode,
+        prompt=found.prompt,
+        steered_text=found.steered_text,
+        unsteered_text=found.unsteered_text,
+        site=found.site,
+        mean_norm=found.mean_norm,
+        strength=found.strength,
+        provenance=found.provenance,
+    )
+
+
+def _along(direction: object, site: str | None, sae: str | None, feature: int | None) -> dict[str, Any]:
     """Either a direction and its site, or an SAE and its feature."""
-    of_sae = bool(sae) or feature is not None
+    of_sae = sae is not None or feature is not None
     if of_sae == (direction is not None):
         given = "both a direction and an SAE's feature" if of_sae else "neither a direction nor an SAE's feature"
         allowed = "direction= and site=, or sae= and feature="
         raise refused(f"{given} is given", "direction", repr(direction)[:60], allowed)
     if direction is not None:
         return {"direction": _checks.vector(direction, "direction"), "site": _checks.words(site, "site")}
-    if site:
+    if site is not None:
         raise refused("a feature is steered at its SAE's site", "site", site, "none, with sae= and feature=")
     if feature is None:
         raise refused("no feature of the SAE is named", "feature", "None", "an index")

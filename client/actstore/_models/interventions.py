@@ -13,6 +13,7 @@ from actstore._models import plots
 from actstore._view import glossary, markup
 from actstore._view import text as _text
 from actstore._view.plot import titled
+from actstore_api.records.model import SiteAblation as AblationKind
 from actstore_api.records.model import SteeringMode
 from actstore_api.records.terms import one_line
 
@@ -122,7 +123,7 @@ class SiteAblation(Answer):
         by_text: The whole model's loss by text: text (its number), tokens, loss.
     """
 
-    ablation: str
+    ablation: AblationKind
     loss: float
     counted: int
     by_text: pa.Table

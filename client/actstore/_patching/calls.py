@@ -46,7 +46,7 @@ class PatchingCalls:
         """Replace one activation at a time and measure how far the answer moves, in both directions by default.
 
         A cell is an activation, or several that are replaced together. Its row says what becomes of the model's answer
-        when that is replaced. docs/patching.md has examples, formulas and numbers.
+        when that is replaced. The page on patching in the docs has examples, formulas and numbers.
 
         Args:
             model: A model's name, of `lab.models()`.
@@ -102,17 +102,32 @@ class PatchingCalls:
         answers: Answers,
         **options: Unpack[PatchOptions],
     ) -> SweepEstimate:
-        """What `patch` with the same arguments would take: cells, token-layers, bytes, seconds. No cell is run.
+        """What `patch` with the same arguments would take. No cell is run, and what it would refuse is refused.
 
         Args:
-            model: As of `patch`, and so are all others.
+            model: A model's name.
             clean: The clean prompt, or several.
-            corrupt: The corrupt prompt, or as many.
+            corrupt: A corrupt prompt for each clean one.
             answers: The answers to both, or a pair for each.
-            **options: All that `patch` may be told of a sweep: sites, layers, positions, source and so on.
+            sites: Kinds of sites.
+            layers: Numbers of layers. None: all.
+            heads: Numbers of heads. None: all.
+            positions: "each", "all", "last", or numbers of tokens.
+            window_layers: How many layers side by side are replaced as one cell.
+            spans: Tokens that play the same part in both prompts, by name, in place of positions.
+            joint: Cells that are replaced together, by name.
+            directions: "denoise" or "noise". None: both.
+            source: What is put there: "prompt", "zero", "mean" or "resample".
+            stored: Of "mean" and "resample": the run whose rows are taken.
+            sae: The SAE whose features are patched.
+            receivers: Path patching: where paths end.
+            screen: How many cells of each direction are computed. None: all.
+            revision: The model's revision.
+            prepend_bos: Whether a BOS is put first.
+            fresh: Whether a kept answer counts for nothing.
 
-        Raises:
-            BadRequest: For what `patch` would refuse.
+        Returns:
+            Cells, token-layers, bytes of the answer, and seconds of computing.
         """
         question = EstimateSweep(sweep(model, clean, corrupt, answers, **options))
         found: EstimateSweepAnswer = self._backend.ask(question)

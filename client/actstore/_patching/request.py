@@ -75,18 +75,19 @@ def sweep(
 ) -> RunSweep:
     """Makes the question for the sweep that these arguments ask for. Errors: BadRequest with the argument's name."""
     where, chosen = _positions(positions)
+    cells, features = _joint_cells({} if joint is None else joint), patched_sae(sae)
     return RunSweep(
         **_checks.of_model(model, revision, prepend_bos),
         pairs=_pairs(clean, corrupt, answers),
-        sites=_sites(sites, joint, sae),
+        sites=_sites(sites, alone=not cells and features is None),
         layers=_checks.some_numbers(layers, "layers"),
         heads=_checks.some_numbers(heads, "heads"),
         window_layers=_checks.count(window_layers, "window_layers"),
         positions=where,
         only_positions=chosen,
         spans=_checks.some(_spans({} if spans is None else spans), spans, "spans"),
-        joint=_joint_cells({} if joint is None else joint),
-        **_of_sae(patched_sae(sae)),
+        joint=cells,
+        **_of_sae(features),
         directions=_directions(directions),
         source=_checks.one_of(source, "source", get_args(PatchSource)),
         stored=stored_rows(stored),
@@ -96,10 +97,9 @@ def sweep(
     )
 
 
-def _sites(sites: Iterable[str] | str | None, joint: object, sae: object) -> tuple[str, ...]:
+def _sites(sites: Iterable[str] | str | None, *, alone: bool) -> tuple[str, ...]:
     """Beside joint cells or an SAE's features there may be no sites at all."""
-    found = _checks.names(sites, "sites")
-    return found if joint or sae else _checks.some(found, sites, "sites")
+    return _checks.some_names(sites, "sites") if alone else _checks.names(sites, "sites")
 
 
 def _directions(directions: Iterable[PatchDirection] | PatchDirection | None) -> tuple[PatchDirection, ...]:
@@ -148,9 +148,9 @@ def _part(part: Any) -> PromptRange:
 def _pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ...]:
     """One pair, or lists of them; of answers, one pair for all or one each."""
     cleans, corrupts = _checks.prompts(clean, "clean"), _checks.prompts(corrupt, "corrupt")
-    if not cleans or len(cleans) != len(corrupts):
+    if len(cleans) != len(corrupts):
         message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones are no pairs"
-        raise refused(message, "corrupt", str(len(corrupts)), f"{max(1, len(cleans))} of them")
+        raise refused(message, "corrupt", str(len(corrupts)), f"{len(cleans)} of them")
     several = isinstance(answers, Sequence) and bool(answers) and isinstance(answers[0], Iterable)
     pairs = answers if several and not isinstance(answers[0], str) else [answers] * len(cleans)
     if len(pairs) != len(cleans):
@@ -163,7 +163,7 @@ def _pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ...]:
 
 
 def _answers(pair: Any) -> tuple[TokenReference, TokenReference]:
-    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+    if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
         message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
         raise refused(message, "answers", repr(pair), '(" clean", " corrupt"), or their token ids')
     return _checks.answer(pair[0], "answers"), _checks.answer(pair[1], "answers")
@@ -173,7 +173,7 @@ def _positions(positions: Any) -> tuple[PatchPositions, tuple[int, ...]]:
     """A word, and the numbers that are meant by "each" (none: all of them)."""
     if isinstance(positions, str):
         return _checks.one_of(positions, "positions", get_args(PatchPositions)), ()
-    if not isinstance(positions, Iterable):
+    if not _checks.several(positions):
         allowed = f"{', '.join(get_args(PatchPositions))}, or numbers"
         raise refused("positions are a word or numbers", "positions", repr(positions), allowed)
     found = tuple(_checks.count(position, "positions") for position in positions)
@@ -189,7 +189,7 @@ def _joint_cells(joint: Any) -> tuple[JointCells, ...]:
 
 
 def _cells(cells: Any) -> tuple[CellReference, ...]:
-    if isinstance(cells, str) or not isinstance(cells, Iterable):
+    if not _checks.several(cells):
         raise refused("joint cells are several cells", "joint", repr(cells), '[("z.3.0", 12), ("mlp_out.1", 4)]')
     return _checks.some(tuple(map(_cell, cells)), cells, "joint")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +12,17 @@ from actstore._answer import Answer, Table, excluded_words, plain_rows
 from actstore._errors import refused
 from actstore._patching import plots
 from actstore._view.text import visible
-from actstore_api.records.patching import PatchDirection, PromptPair, RunSweep, SweepAudit, SweepResult, TakenRows
+from actstore_api.records.patching import (
+    PatchDirection,
+    PatchSource,
+    PathMlps,
+    PromptPair,
+    RunSweep,
+    SaeError,
+    SweepAudit,
+    SweepResult,
+    TakenRows,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,10 +73,10 @@ class Sweep(Answer):
     corrupt_logit_difference: float
     audit: SweepAudit
     pairs: tuple[PromptPair, ...] = ()
-    source: str = "prompt"
-    sae_error: str = ""
+    source: PatchSource = "prompt"
+    sae_error: SaeError | Literal[""] = ""
     receivers: tuple[str, ...] = ()
-    path_mlps: str = ""
+    path_mlps: PathMlps | Literal[""] = ""
     baseline_table: pa.Table = field(default_factory=lambda: pa.table({}))
     direct_table: pa.Table = field(default_factory=lambda: pa.table({}))
     stored_rows: TakenRows | None = None

@@ -3,6 +3,10 @@
 A line that ends in the mark is a mistake, which mypy finds; every other line is right, which it finds too.
 """
 
+from typing import Unpack
+
+import numpy as np
+
 import actstore
 from actstore import Lab, PatchedSae, Receivers, Screen, StoredRows, StoredText, Sweep
 
@@ -20,6 +24,21 @@ def right_patches(lab: Lab, run: actstore.Run) -> None:
     lab.patch("m", clean="a", corrupt="b", answers=(1, 2), spans={"who": ("a", range(2)), "end": slice(1, 2)})
     lab.patch("m", clean="a", corrupt="b", answers=(1, 2), joint={"both": [("z.1.0", 3)]}, positions="last")
     lab.estimate_patch("m", clean="a", corrupt="b", answers=(1, 2), source="zero", directions=("noise", "denoise"))
+    lab.patch("m", clean=np.array([1, 2]), corrupt=[np.array([1, 3])], answers=(2, 3))
+    _on_loops(lab, sites=["z"], screen=100)
+
+
+def _on_loops(lab: Lab, **options: Unpack[actstore.PatchOptions]) -> Sweep:
+    """What a script wraps around a call has the call's types."""
+    return lab.patch("m", clean="a", corrupt="b", answers=(1, 2), **options)
+
+
+def right_questions(lab: Lab) -> None:
+    """About a text."""
+    lab.attention("m", lab.tokens("m", "text").ids, layers=range(1, 3), prepend_bos=False).top("entropy", k=3)
+    lab.steer("m", "text", direction=np.ones(4), site="resid_post.1", strength=1, max_new_tokens=4, positions="prompt")
+    lab.ablate("m", ["a", "b"], ablation="mean", stored=StoredText("run", n_tokens=9), seed=1)
+    lab.logit_lens("m", "text", site="resid_mid", target=7).plot(column="kl")
 
 
 def wrong_patches(lab: Lab) -> None:
@@ -40,6 +59,8 @@ def wrong_patches(lab: Lab) -> None:
     lab.patch("m", clean="a", corrupt="b", answers=(1, 2), spans=["a"])  # wrong
     lab.patch("m", clean="a", corrupt="b", answers=(1, 2), joint={"both": [3]})  # wrong
     lab.patch("m", clean="a", corrupt="b")  # wrong
+    _on_loops(lab, screens=100)  # wrong
+    _on_loops(lab, source="nothing")  # wrong
     lab.estimate_patch("m", claen="a", corrupt="b", answers=(1, 2))  # wrong
     lab.estimate_patch("m", clean="a", corrupt="b", answers=(1, 2), windows=2)  # wrong
     lab.estimate_patch("m", clean="a", corrupt="b", answers=(1, 2), progress=False)  # wrong
