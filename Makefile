@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test figures rooms faults bench models demo up proto baseline
+.PHONY: help setup check docs test test-all figures rooms faults bench models demo up proto baseline wheel
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt package.json
 	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 
-check: $(READY)  ## lint, format, types, the arrows between packages, the contract
+check: $(READY) docs  ## lint, format, types, the arrows between packages, the contract, the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -40,18 +40,30 @@ check: $(READY)  ## lint, format, types, the arrows between packages, the contra
 	@if test -x $(BUF); then set -x; $(BUF) lint && $(BUF) breaking --against proto/baseline.binpb; \
 	else echo 'LEFT OUT, npm is missing: buf lint, buf breaking'; fi
 
-test: $(READY)  ## every test; ARGS='tests/service -k stream' for some
+# The hooks that write the reference are modules of docs/hooks, which `-m` finds from here.
+docs: $(READY)  ## build the documentation into site/; a warning fails
+	NO_MKDOCS_2_WARNING=1 $(QUIET) $(BIN)/python -m mkdocs build --strict --quiet
+
+# Runs pytest with $(2), and writes what it took into .figures/$(1).json.
+define timed_tests
 	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
+	@mkdir -p .figures && date +%s >.figures/$(1).began
+	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadscope --no-loadscope-reorder $(2)
+	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/$(1).began))) \
+		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/$(1).json
+endef
+
+test: $(READY)  ## every test without a Ray cluster; ARGS='tests/service -k stream' for some, of any kind
 ifeq ($(ARGS),)
-	@mkdir -p .figures && date +%s >.figures/began
-	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadscope --no-loadscope-reorder
-	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/began))) \
-		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/suite.json
+	$(call timed_tests,test,-m 'not stack')
 else
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
 endif
 
-figures: $(READY)  ## files a field and a question touch, files a folder, circles, lengths, seconds of the last `make test`
+test-all: $(READY)  ## every test, as CI runs them: Ray clusters too, whose processes are killed and watched
+	$(call timed_tests,test-all,)
+
+figures: $(READY)  ## files a field and a question touch, files a folder, circles, lengths, seconds of the tests
 	@$(BIN)/python -m tests.house_rules.figures
 
 rooms: $(READY)  ## write into ARCHITECTURE.md what rooms and files there are
@@ -74,6 +86,9 @@ demo: $(READY)  ## capture, ask, patch, plot, on the bundled model; STORE=s3 ove
 up: $(READY)  ## start the local stack and leave it running
 	$(QUIET) $(BIN)/actstore up --models models $(ARGS) \
 		--datasets "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+
+wheel: $(READY)  ## build the release into dist/: one wheel, whose extras are bucket, service, worker, train and plot
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 proto: $(READY)  ## generate the protobuf code from proto/ again
 	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(PROTOS)

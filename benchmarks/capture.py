@@ -11,7 +11,7 @@ finding its 16 largest 2.5; norms 0.5; writing 1; sorting and writing the index 
 shard's forward pass. So at best 0.8 of a forward pass that keeps both cores busy, which is
 `ratio_to_forward_in_lanes`: the same batches, split over single threads. The plain forward pass is slower than that,
 for threads that split every small operation wait for each other, and capture splits its batches, so
-`ratio_to_forward` is higher. docs/benchmarks.md has what was measured.
+`ratio_to_forward` is higher. docs/explanation/benchmarks.md has what was measured.
 """
 
 import argparse

@@ -12,7 +12,7 @@ Predicted: Flight copies once on each side, 1.0 to 1.5 GB/s; gRPC for Python cop
 and three times on the client, which two cores share: 0.7 of Flight from memory. Reading and checking take 25 and 37 ms
 of a core beside Flight's 57 to 110 ms of both: 0.5 to 0.65 where only the service reads.
 
-docs/benchmarks.md has what was measured, and where the rest goes.
+docs/explanation/benchmarks.md has what was measured, and where the rest goes.
 """
 
 import argparse

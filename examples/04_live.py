@@ -1,5 +1,5 @@
 """Ask a model about a text given now: where its heads attend, what its layers would predict, how it goes on when it is
-steered, and what it loses without each of its parts. docs/live.md says what comes out.
+steered, and what it loses without each of its parts. docs/explanation/live.md says what comes out.
 
 Start a stack first, in another shell:
 

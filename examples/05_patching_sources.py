@@ -1,7 +1,7 @@
 """What else can take the place of an activation: embeddings, features of an SAE, a stored mean, spans of other prompts;
 and what one component sends straight into others.
 
-docs/patching.md has the numbers. Start a stack first, in another shell:
+docs/explanation/patching.md has the numbers. Start a stack first, in another shell:
 
     actstore up --models models --datasets "$(python -c 'import os; print(os.path.dirname(os.__file__))')"
 """

@@ -7,7 +7,7 @@ Start a stack first, in another shell:
     python -m examples.docstring                     # which argument does a docstring name next?
     python -m examples.docstring --style call        # the same of a call
 
-docs/docstring.md tells what the bundled model shows.
+docs/tutorials/docstring.md tells what the bundled model shows.
 """
 
 import argparse

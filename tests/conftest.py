@@ -33,9 +33,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("ACTSTORE_FAULT_SEED", str(random.SystemRandom().randrange(1 << 32)))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors, for who has the stacks often waits for Ray."""
-    return min(os.cpu_count() or 1, 4) + 1
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process for each processor, and with the stacks one more, which often waits for Ray."""
+    return min(os.cpu_count() or 1, 4) + (config.option.markexpr != "not stack")
 
 
 class Sharing(LoadScopeScheduling):

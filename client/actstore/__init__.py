@@ -3,9 +3,15 @@
 lab = actstore.connect()                # the stack that `actstore up` started here
 lab = actstore.connect("host:port")     # a service
 lab = actstore.connect("./store")       # a bucket by itself, or "s3://bucket/prefix"
+
+async with actstore.connect_async() as lab:   # the same for asyncio: run = await lab.run("name")
 """
 
 from actstore._answer import Answer, Listing, Table, Verdict
+from actstore._async.connect import connect_async
+from actstore._async.features import AsyncFeature, AsyncSaeFeatures
+from actstore._async.lab import AsyncLab
+from actstore._async.runs import AsyncCapture, AsyncCaptures, AsyncCheckpoints, AsyncRun
 from actstore._checks import Text
 from actstore._connect import connect
 from actstore._errors import (
@@ -107,6 +113,13 @@ __all__ = [
     "ActstoreError",
     "Answer",
     "Answers",
+    "AsyncCapture",
+    "AsyncCaptures",
+    "AsyncCheckpoints",
+    "AsyncFeature",
+    "AsyncLab",
+    "AsyncRun",
+    "AsyncSaeFeatures",
     "Attention",
     "AttentionMeasure",
     "BadRequest",
@@ -235,6 +248,7 @@ __all__ = [
     "Writer",
     "compare_corruptions",
     "connect",
+    "connect_async",
     "plot_growth",
     "simulate_depth",
 ]

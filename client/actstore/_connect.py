@@ -10,6 +10,7 @@ from typing import TypeVar
 from actstore import _checks
 from actstore._errors import Unavailable, refused
 from actstore._lab import Lab
+from actstore._optional import install_extra, needs
 from actstore._stack.folder import ADDRESSES, STACK_FILE, stack_folder
 from actstore._transport.access import Connection, Retries, S3Access, Timeout
 
@@ -65,9 +66,7 @@ def connect(
     elif address.startswith("~"):
         address = str(Path(address).expanduser())
     if _is_bucket(address):
-        from actstore._transport.bucket import BucketBackend
-
-        return Lab(BucketBackend(address, s3 or (_s3_access(os.environ) if address.startswith("s3://") else None)))
+        return _opened(address, s3)
     from actstore._transport.service import GrpcBackend
 
     how = Connection(
@@ -108,6 +107,16 @@ def _switched(variable: str) -> bool | None:
     if value not in (None, "0", "1"):
         raise refused(f"{variable} is {value!r}", variable, value, "0 or 1")
     return None if value is None else value == "1"
+
+
+def _opened(address: str, s3: S3Access | None) -> Lab:
+    """A bucket, with what only those need who open one."""
+    if s3 is None and address.startswith("s3://"):
+        s3 = _s3_access(os.environ)
+    with needs(install_extra("bucket")):
+        from actstore._transport.bucket import BucketBackend
+
+        return Lab(BucketBackend(address, s3))
 
 
 def _found(token: str | None) -> tuple[str, str | None]:

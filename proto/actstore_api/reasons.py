@@ -39,107 +39,258 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Reason:
-    """`status` is gRPC's; `next_step` says to the client's people what to do, in a sentence."""
+    """One reason for an error.
+
+    Args:
+        status: The gRPC status code.
+        kind: What the caller does next; decides the class of the client's error.
+        cause: Why this error occurs, in one or two sentences. The reference shows it.
+        next_step: What the caller can do about it. The error itself shows it.
+    """
 
     status: int
     kind: Kind
+    cause: str
     next_step: str
 
 
 REASONS: Mapping[str, Reason] = {
-    "ARGUMENT_INVALID": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "change the named field"),
-    "NAME_INVALID": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose a name of the allowed form"),
-    "SITE_UNKNOWN": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose one of the sites listed as allowed"),
-    "MODEL_UNSUPPORTED": Reason(UNIMPLEMENTED, Kind.BAD_REQUEST, "choose a model of a supported family"),
-    "SAE_UNSUPPORTED": Reason(UNIMPLEMENTED, Kind.BAD_REQUEST, "convert the SAE to a supported architecture"),
+    "ARGUMENT_INVALID": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "An argument has a value that is not allowed. The error names the field, the value and what is allowed.",
+        "change the named field",
+    ),
+    "NAME_INVALID": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "A name is not 1 to 128 letters, digits, '.', '_' and '-' that begin with a letter or a digit.",
+        "choose a name of the allowed form",
+    ),
+    "SITE_UNKNOWN": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "The model or the run has no site of this name.",
+        "choose one of the sites listed as allowed",
+    ),
+    "MODEL_UNSUPPORTED": Reason(
+        UNIMPLEMENTED,
+        Kind.BAD_REQUEST,
+        "The model's family is not supported, or its files contradict each other. The message says which.",
+        "choose a model of a supported family",
+    ),
+    "SAE_UNSUPPORTED": Reason(
+        UNIMPLEMENTED,
+        Kind.BAD_REQUEST,
+        "The SAE's files have an architecture, a format or an option that actstore does not read.",
+        "convert the SAE to a supported architecture",
+    ),
     "SAE_MISMATCH": Reason(
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
+        "The SAE does not fit: it was trained on another model, another width or another site.",
         "choose an SAE that was trained on this model's width and site; `lab.saes()` lists them",
     ),
     "DATASET_EMPTY": Reason(
-        INVALID_ARGUMENT, Kind.BAD_REQUEST, "name a dataset with at least one token of text, or another text_field"
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "The dataset has no text, or every document is filtered out or empty.",
+        "name a dataset with at least one token of text, or another text_field",
     ),
     "DATASET_UNREADABLE": Reason(
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
-        "see what is read of a dataset in docs/datasets.md, and save the file as such",
+        "A file of the dataset is damaged, of an unknown format, or could be read in more than one way.",
+        "see what is read of a dataset in docs/reference/datasets.md, and save the file as such",
     ),
     "PROMPT_LENGTHS_DIFFER": Reason(
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
+        "The clean and the corrupt prompt have different numbers of tokens, and no spans say which tokens correspond.",
         "reword one prompt until both have the same number of tokens, or name spans of tokens",
     ),
     "ANSWER_NOT_ONE_TOKEN": Reason(
-        INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose an answer that is one token; most have a leading space"
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "The tokenizer makes more than one token of an answer, or another token than the one whose text was given.",
+        "choose an answer that is one token; most have a leading space",
     ),
     "PROMPTS_INDISTINGUISHABLE": Reason(
-        INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose prompts or answers whose logit differences differ"
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "The logit difference is the same on the clean and the corrupt prompt, so no effect can be normalized by it.",
+        "choose prompts or answers whose logit differences differ",
     ),
     "RUN_MISMATCH": Reason(
-        INVALID_ARGUMENT, Kind.BAD_REQUEST, "name a run of the same model, revision and dtype; `lab.runs()` lists them"
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "The stored run comes from another model, revision or dtype than the question asks about.",
+        "name a run of the same model, revision and dtype; `lab.runs()` lists them",
     ),
-    "FEATURE_OUT_OF_RANGE": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose a feature index of this SAE"),
-    "LAYER_OUT_OF_RANGE": Reason(INVALID_ARGUMENT, Kind.BAD_REQUEST, "choose layers that the model has"),
+    "FEATURE_OUT_OF_RANGE": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "The SAE has fewer features than the index.",
+        "choose a feature index of this SAE",
+    ),
+    "LAYER_OUT_OF_RANGE": Reason(
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "The model has fewer layers than the number.",
+        "choose layers that the model has",
+    ),
     "VALUE_OVERFLOW": Reason(
-        INVALID_ARGUMENT, Kind.BAD_REQUEST, 'pass storage_dtype="bfloat16" or "float32", or widen_on_overflow=True'
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "An activation is too large for float16, in which it was to be stored.",
+        'pass storage_dtype="bfloat16" or "float32", or widen_on_overflow=True',
     ),
     "RUNS_DIFFER": Reason(
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
+        "The runs that are compared differ in more than the revision of the model: in model, dataset or specification.",
         "compare runs of one model over the same dataset: capture them with the same arguments but revision",
     ),
     "NOTHING_LEFT": Reason(
-        INVALID_ARGUMENT, Kind.BAD_REQUEST, "exclude fewer tokens, or wait until the run has more of them"
+        INVALID_ARGUMENT,
+        Kind.BAD_REQUEST,
+        "After `exclude` and the filters no token is left to answer from.",
+        "exclude fewer tokens, or wait until the run has more of them",
     ),
     "NEEDS_SERVICE": Reason(
         FAILED_PRECONDITION,
         Kind.BAD_REQUEST,
+        "The question needs a model or an SAE that runs, and the lab was opened on a bucket without a service.",
         "connect to a service: `actstore up` starts one here, then call `actstore.connect()`",
     ),
-    "MODEL_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.models()` lists what there is"),
+    "MODEL_NOT_FOUND": Reason(
+        NOT_FOUND,
+        Kind.NOT_FOUND,
+        "No model of this name is in the workers' model folders, or on the hub where the workers may use it.",
+        "check the name; `lab.models()` lists what there is",
+    ),
     "SAE_NOT_FOUND": Reason(
-        NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.saes()` lists what there is, `run.saes` those of a run"
+        NOT_FOUND,
+        Kind.NOT_FOUND,
+        "No SAE of this name is in the workers' model folders or in the store, or the run does not store it.",
+        "check the name; `lab.saes()` lists what there is, `run.saes` those of a run",
     ),
     "DATASET_NOT_FOUND": Reason(
-        NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.datasets()` lists what lies in the workers' dataset folders"
+        NOT_FOUND,
+        Kind.NOT_FOUND,
+        "No file or folder of this name is in the workers' dataset folders or dataset stores.",
+        "check the name; `lab.datasets()` lists what lies in the workers' dataset folders",
     ),
-    "RUN_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "check the name; `lab.runs()` lists what is there"),
-    "CAPTURE_NOT_FOUND": Reason(NOT_FOUND, Kind.NOT_FOUND, "start the capture again; what is committed is kept"),
+    "RUN_NOT_FOUND": Reason(
+        NOT_FOUND,
+        Kind.NOT_FOUND,
+        "The store has no run of this name.",
+        "check the name; `lab.runs()` lists what is there",
+    ),
+    "CAPTURE_NOT_FOUND": Reason(
+        NOT_FOUND,
+        Kind.NOT_FOUND,
+        "The workers do not know the capture: it ended long ago, or they were started again after it ended.",
+        "start the capture again; what is committed is kept",
+    ),
     "RUN_EXISTS": Reason(
         ALREADY_EXISTS,
         Kind.CONFLICT,
+        "The store has a run of this name with another specification.",
         "choose another name, or none, and look at the run of that name with `lab.run(name)`",
     ),
-    "SAE_EXISTS": Reason(ALREADY_EXISTS, Kind.CONFLICT, "choose another name; `lab.saes()` lists those that are taken"),
-    "UNAUTHENTICATED": Reason(UNAUTHENTICATED, Kind.DENIED, "pass `token=` to connect, or set ACTSTORE_TOKEN"),
-    "STORE_CREDENTIALS": Reason(PERMISSION_DENIED, Kind.STORE, "check the access key and secret key of the store"),
-    "STORE_NOT_WRITABLE": Reason(
-        PERMISSION_DENIED, Kind.STORE, "give the service and the workers permission to write to the store"
+    "SAE_EXISTS": Reason(
+        ALREADY_EXISTS,
+        Kind.CONFLICT,
+        "The store has an SAE of this name that was trained in another way.",
+        "choose another name; `lab.saes()` lists those that are taken",
     ),
-    "STORE_NOT_FOUND": Reason(FAILED_PRECONDITION, Kind.STORE, "create the folder or bucket, or correct its address"),
-    "STORE_UNSAFE": Reason(FAILED_PRECONDITION, Kind.STORE, "use another store; the message says what this one lacks"),
+    "UNAUTHENTICATED": Reason(
+        UNAUTHENTICATED,
+        Kind.DENIED,
+        "The service asks for a token, and the call had none or a wrong one.",
+        "pass `token=` to connect, or set ACTSTORE_TOKEN",
+    ),
+    "STORE_CREDENTIALS": Reason(
+        PERMISSION_DENIED,
+        Kind.STORE,
+        "The S3 store refuses the access key or the secret key, or none were given.",
+        "check the access key and secret key of the store",
+    ),
+    "STORE_NOT_WRITABLE": Reason(
+        PERMISSION_DENIED,
+        Kind.STORE,
+        "The store may be read but not written to with these credentials.",
+        "give the service and the workers permission to write to the store",
+    ),
+    "STORE_NOT_FOUND": Reason(
+        FAILED_PRECONDITION,
+        Kind.STORE,
+        "The folder or bucket that the store's address names does not exist.",
+        "create the folder or bucket, or correct its address",
+    ),
+    "STORE_UNSAFE": Reason(
+        FAILED_PRECONDITION,
+        Kind.STORE,
+        "The store lets two writers create the same object, so that commits would not be written exactly once.",
+        "use another store; the message says what this one lacks",
+    ),
     "STORE_FULL": Reason(
         RESOURCE_EXHAUSTED,
         Kind.STORE,
+        "The disk or the bucket's quota has no space left.",
         "free space in the store, then start the capture again; what is committed is kept",
     ),
-    "STORE_UNREACHABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "check that the store is up, then try again"),
-    "LIMIT_EXCEEDED": Reason(RESOURCE_EXHAUSTED, Kind.LIMIT, "ask for less; the message names the limit"),
+    "STORE_UNREACHABLE": Reason(
+        UNAVAILABLE, Kind.UNAVAILABLE, "The S3 endpoint does not answer.", "check that the store is up, then try again"
+    ),
+    "LIMIT_EXCEEDED": Reason(
+        RESOURCE_EXHAUSTED,
+        Kind.LIMIT,
+        "The question is larger than a limit of the service or the workers. The message has both numbers.",
+        "ask for less; the message names the limit",
+    ),
     "OBJECT_CORRUPT": Reason(
         DATA_LOSS,
         Kind.CORRUPT,
+        "An object in the bucket does not have the bytes that were written: its hash, checksum or size differs.",
         "do not trust the named object: restore it from a copy, or delete the run and capture it again",
     ),
-    "FILES_CHANGED": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "try again once nobody writes the files"),
-    "WORKERS_UNAVAILABLE": Reason(UNAVAILABLE, Kind.UNAVAILABLE, "check that the workers are up, then try again"),
-    "SERVICE_UNAVAILABLE": Reason(
-        UNAVAILABLE, Kind.UNAVAILABLE, "check the address and that the service is up; `actstore up` starts one here"
+    "FILES_CHANGED": Reason(
+        UNAVAILABLE,
+        Kind.UNAVAILABLE,
+        "The files of a model, an SAE or a dataset were written to while they were read.",
+        "try again once nobody writes the files",
     ),
-    "CANCELLED": Reason(CANCELLED, Kind.CANCELLED, "start again; what was committed is kept"),
-    "INTERNAL": Reason(INTERNAL, Kind.FAULT, "report it, with the service's log"),
+    "WORKERS_UNAVAILABLE": Reason(
+        UNAVAILABLE,
+        Kind.UNAVAILABLE,
+        "The service has no workers configured, or they do not answer.",
+        "check that the workers are up, then try again",
+    ),
+    "SERVICE_UNAVAILABLE": Reason(
+        UNAVAILABLE,
+        Kind.UNAVAILABLE,
+        "No service answers at the address, or no address is known.",
+        "check the address and that the service is up; `actstore up` starts one here",
+    ),
+    "CANCELLED": Reason(
+        CANCELLED,
+        Kind.CANCELLED,
+        "Someone cancelled the capture or the call.",
+        "start again; what was committed is kept",
+    ),
+    "INTERNAL": Reason(
+        INTERNAL,
+        Kind.FAULT,
+        "actstore has a bug, or a library below it failed in a way that actstore does not know.",
+        "report it, with the service's log",
+    ),
     "AUDIT_FAILED": Reason(
-        INTERNAL, Kind.FAULT, "report it, with the model's name: its numbers cannot be trusted, and none are given"
+        INTERNAL,
+        Kind.FAULT,
+        "Cells of the sweep that were computed again by full forward passes differ by more than the tolerance.",
+        "report it, with the model's name: its numbers cannot be trusted, and none are given",
     ),
 }
 

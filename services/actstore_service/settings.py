@@ -42,12 +42,15 @@ class Settings:
     """Addresses are host:port; port 0 takes a free one."""
 
     listen: str = "127.0.0.1:7433"
+    """Address on which clients connect. Without a token it must be a loopback address."""
     metrics_listen: str = "127.0.0.1:9433"
+    """Address on which Prometheus scrapes `/metrics`."""
     token: str | None = field(default=None, repr=False)
     """What clients present as `authorization: Bearer <token>`. None: everyone is let in, on loopback only."""
     gateway: str | None = None
     """Where the workers answer. None: capture and patching are refused with WORKERS_UNAVAILABLE."""
     gateway_token: str | None = field(default=None, repr=False)
+    """Token that the service presents to the workers. Required where there is a gateway; the same on both sides."""
     held_row_bytes: int = 256 * MEBIBYTE
     """Rows of activations that are kept decoded for who asks for them again, and again."""
     limits: Limits = Limits()

@@ -195,7 +195,7 @@ def test_the_patch_moves_the_answer_both_ways(job: MainJob) -> None:
 
 
 def test_the_answer_is_sent_to_the_values_of_three_heads(job: MainJob) -> None:
-    """docs/patching.md has the numbers."""
+    """docs/explanation/patching.md has the numbers."""
     heads = ["v.3.0", "v.3.1", "v.3.2"]
     asked = {"clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item"), "positions": [4], "progress": False}
     sweep = job.lab.patch("pystdlib", sites=["embedding", "mlp_out"], receivers=heads, **asked)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("proto", "storage", "client", "services", "workers", "tests", "benchmarks", "models", "examples")
+FOLDERS = ("proto", "storage", "client", "services", "workers", "docs", "tests", "benchmarks", "models", "examples")
 
 
 def written(root: Path, folders: Iterable[str] = FOLDERS, kinds: Iterable[str] = (".py",)) -> list[Path]:

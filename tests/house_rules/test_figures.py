@@ -6,8 +6,8 @@ from pathlib import Path
 from tests.house_rules.figures import (
     FILE_LINES,
     FOLDER_FILES,
-    SUITE,
-    SUITE_SECONDS,
+    MEASURED,
+    TEST_SECONDS,
     Figure,
     circles_of,
     figures,
@@ -16,7 +16,7 @@ from tests.house_rules.figures import (
     longest_file,
     median_function,
     probed,
-    suite,
+    seconds,
 )
 from tests.house_rules.python_files import ROOT, written
 from tests.house_rules.touched_files import Probe
@@ -76,11 +76,10 @@ def test_the_longest_file_is_found(tmp_path: Path) -> None:
     assert (found.value, found.details) == (FILE_LINES + 1, (f"b.py: {FILE_LINES + 1}",))
 
 
-def test_the_suite_is_as_it_was_written_down(tmp_path: Path) -> None:
-    assert suite(tmp_path / "none.json").value is None
-    path = tmp_path / "suite.json"
-    path.write_text(json.dumps({"seconds": SUITE_SECONDS + 1, "processors": 2, "commit": "abc"}))
-    found = suite(path)
+def test_seconds_are_those_that_were_written_down(tmp_path: Path) -> None:
+    assert seconds("test", 540, tmp_path).value is None
+    (tmp_path / "test.json").write_text(json.dumps({"seconds": 541, "processors": 2, "commit": "abc"}))
+    found = seconds("test", 540, tmp_path)
     assert not found.holds
     assert found.details == ("on 2 processors, at commit abc",)
 
@@ -91,13 +90,14 @@ def test_a_line_says_whether_it_holds() -> None:
     assert line(Figure("n", None, 3)).endswith("?  of at most 3  NOT KNOWN")
 
 
-def test_every_figure_is_measured_but_the_suite() -> None:
+def test_every_figure_is_measured_but_the_seconds() -> None:
     measured = list(figures(ROOT))
-    assert [found.name for found in measured if found.value is None and "suite" not in found.name] == []
-    assert len({found.name for found in measured}) == len(measured) == 10
+    assert [found.name for found in measured if found.value is None and "seconds" not in found.name] == []
+    assert len({found.name for found in measured}) == len(measured) == 11
 
 
 def test_make_writes_down_what_is_read() -> None:
     recipe = (ROOT / "Makefile").read_text()
-    assert f">{SUITE}" in recipe
+    assert f">{MEASURED}/$(1).json" in recipe
+    assert all(f"{verb}: $(READY)" in recipe and f"timed_tests,{verb}," in recipe for verb in TEST_SECONDS)
     assert all(f'"{key}"' in recipe.replace("\\", "") for key in ("seconds", "processors", "commit"))

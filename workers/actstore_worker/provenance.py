@@ -1,6 +1,7 @@
 """Where a live answer comes from. Where nothing stored was read there is no run, snapshot or shard."""
 
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from typing import cast
 
@@ -10,12 +11,20 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
-def code_version() -> str:
-    """Of what computes: actstore, and the libraries whose kernels and models it runs. Part of no run's identity: a new
-    library may round otherwise, and a capture that is under way goes on with it; its commits say which made them.
+@cache
+def versions() -> dict[str, str]:
+    """The versions of what computes: actstore, and the libraries whose kernels and models it runs. Looked up once, for
+    each time takes milliseconds, and a process keeps the code that it imported.
     """
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    return f"{version('actstore')} ({libraries})"
+    return {name: version(name) for name in ("actstore", "torch", "transformers")}
+
+
+def code_version() -> str:
+    """Names the versions of what computes. They are no part of a run's identity: a new library may round otherwise, and
+    a capture that is under way goes on with it; its commits say which versions made them.
+    """
+    actstore, *libraries = versions().items()
+    return f"{actstore[1]} ({', '.join(' '.join(library) for library in libraries)})"
 
 
 def live_provenance(

@@ -40,14 +40,19 @@ class RayLimits:
 class WorkerSettings:
     # The bucket: a directory, or s3://bucket/prefix.
     store: str
+    # Token that the service presents to the workers; the same on both sides.
     gateway_token: str = field(repr=False)
-    # 0: a free port.
+    # Port on which the service reaches the workers. 0: a free port, which the ready line names.
     gateway_port: int = 0
+    # How to reach an S3 store; None for a directory.
     s3: S3Access | None = None
+    # Folders below which requests may name models and SAEs.
     model_folders: tuple[Path, ...] = ()
+    # Folders below which requests may name datasets.
     dataset_folders: tuple[Path, ...] = ()
-    # s3://bucket/prefix, reached with the credentials of the store.
+    # s3://bucket/prefix, below which requests may name datasets; reached with the credentials of the store.
     dataset_stores: tuple[str, ...] = ()
+    # Whether names that no folder has are looked up on the Hugging Face hub.
     allow_hub: bool = False
     # Where SAEs that were trained from the store are kept once they were fetched, one folder each, on each machine.
     sae_cache: Path = SAE_CACHE

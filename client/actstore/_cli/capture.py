@@ -17,12 +17,12 @@ POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATU
 OF_DATASET = ("text_field", "tokens_field", "source_field", "max_documents")
 # Of lab.capture, of its Dataset and of its Batching.
 ASKED: dict[str, dict[str, Any]] = {
-    "dataset": {"required": True},
+    "dataset": {"required": True, "help": "name of the dataset; actstore datasets lists them"},
     "dense_sites": {"nargs": "+", "default": [], "help": "stored as whole vectors: resid_post, or resid_post.2"},
-    "norm_sites": {"nargs": "+", "help": "sites whose norms are stored (default: every site)"},
-    "revision": {"default": ""},
+    "norm_sites": {"nargs": "+", "help": "sites whose L2 norms are stored (default: every site)"},
+    "revision": {"default": "", "help": "revision of the model, for one with checkpoints"},
     "run": {"help": "name of the run (default: made from model, dataset and options)"},
-    "dtype": {"default": "float32", "choices": get_args(Dtype), "help": "what the model computes in"},
+    "dtype": {"default": "float32", "choices": get_args(Dtype), "help": "element type that the model computes in"},
     **options_of(CaptureSpecification),
     **options_of(DatasetReference),
 }
@@ -30,7 +30,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 def add_capture(verbs: Any) -> None:
     verb = add_verb(verbs, capture, "run a model over text and store what it shows")
-    verb.add_argument("model")
+    verb.add_argument("model", help="name of the model")
     add_options(verb, ASKED)
     verb.add_argument("--revisions", nargs="+", help="of several, a run each: with --run, RUN-REVISION")
     verb.add_argument("--positions", help=f"whose vectors are stored: {POSITIONS_HELP} (default: all)")
@@ -93,8 +93,8 @@ def _positions(options: argparse.Namespace) -> Positions | None:
 
 def add_encode(verbs: Any) -> None:
     verb = add_verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
-    verb.add_argument("run")
-    verb.add_argument("saes", nargs="+", metavar="sae")
+    verb.add_argument("run", help="name of the run")
+    verb.add_argument("saes", nargs="+", metavar="sae", help="names of the SAEs")
     verb.add_argument("--run", dest="new_run", metavar="NAME", help="name of the new run (default: made as of capture)")
     _add_following(verb)
 
@@ -126,7 +126,7 @@ def _follow(options: argparse.Namespace, started: Capture) -> None:
 
 def add_cancel(verbs: Any) -> None:
     verb = add_verb(verbs, cancel, "stop a capture; what is committed stays readable")
-    verb.add_argument("run")
+    verb.add_argument("run", help="name of the run")
 
 
 def cancel(options: argparse.Namespace) -> None:

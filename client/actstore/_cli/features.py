@@ -15,9 +15,9 @@ STATISTICS, ACTIVE_ORDERS = get_args(FeatureStatistic), get_args(ActiveFeatureOr
 
 def add_feature(verbs: Any) -> None:
     verb = add_verb(verbs, feature, "the page of an SAE feature: what makes it fire, how often, and what it writes")
-    verb.add_argument("run")
-    verb.add_argument("sae")
-    verb.add_argument("index", type=int)
+    verb.add_argument("run", help="name of the run")
+    verb.add_argument("sae", help="name of the SAE")
+    verb.add_argument("index", type=int, help="index of the feature, from 0")
     verb.add_argument(
         "-k", type=int, default=SampleExamples.k, help="examples of a kind at most (default: %(default)s)"
     )
@@ -39,8 +39,8 @@ def feature(options: argparse.Namespace) -> None:
 
 def add_features(verbs: Any) -> None:
     verb = add_verb(verbs, features, "find features by statistics, or by a text or token on which they fire")
-    verb.add_argument("run")
-    verb.add_argument("sae")
+    verb.add_argument("run", help="name of the run")
+    verb.add_argument("sae", help="name of the SAE")
     chosen = verb.add_mutually_exclusive_group()
     chosen.add_argument("--text", help="most active first, relative to density; runs a model; of the bounds, --density")
     chosen.add_argument("--token", help="an id, or a text of one token, which runs a model; takes no bounds")
@@ -88,8 +88,8 @@ def _no_bounds(bounds: dict[str, Any]) -> None:
 
 def add_check_sae(verbs: Any) -> None:
     verb = add_verb(verbs, check_sae, "is an SAE right for its model? exit status 3 where it does not look so")
-    verb.add_argument("run")
-    verb.add_argument("sae")
+    verb.add_argument("run", help="name of the run")
+    verb.add_argument("sae", help="name of the SAE")
     verb.add_argument(
         "--n-tokens",
         type=int,

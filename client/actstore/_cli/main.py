@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == [TRAIN]:  # whose options are the trainer's
             return train_sae(given[1:])
-        options = _parser().parse_args(given)
+        options = command_parser().parse_args(given)
         act: Callable[[argparse.Namespace], int | None] = options.act
         return act(options) or DONE
     except KeyboardInterrupt:
@@ -66,7 +66,8 @@ def _escape_what_cannot_be_said() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the whole command; the reference of the command is written from it."""
     parser = argparse.ArgumentParser(
         prog="actstore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -19,8 +19,8 @@ CHECKPOINT, TOKEN = "checkpoint", "token"
 
 
 def add_norms(verbs: Any) -> None:
-    verb = add_verb(verbs, norms, "norms by site and layer, and how they grow")
-    verb.add_argument("run")
+    verb = add_verb(verbs, norms, "L2 norms by site and layer, and how they grow")
+    verb.add_argument("run", help="name of the run")
     verb.add_argument("more", nargs="*", metavar="run", help="growth of several, each by itself; with --by, norms")
     verb.add_argument("--sites", nargs="+", help="site kinds or sites (default: all of the run)")
     fit = "fit the growth of a site kind; of several runs also of one site, as resid_post.3, over their training"

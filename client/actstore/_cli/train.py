@@ -17,13 +17,13 @@ from typing import Any
 from actstore._cli.options import warn
 from actstore._connect import connect
 from actstore._errors import MissingLibrary, refused
+from actstore._optional import install_extra
 from actstore._runs.run import sae_findings
 from actstore._stack.folder import stack_store
 from actstore._stack.guard import Guarded
 
 TRAIN = "train-sae"
 MODULE = "actstore_worker.training"
-_INSTALL = "in a clone of actstore's repository, pip install '.[train]'; or the same extra of its wheel"
 # What a trainer that was interrupted, or whose terminal was closed, has to end; a sweep ends its Ray.
 STOP_SECONDS = 30.0
 
@@ -35,7 +35,7 @@ def add_train_sae(verbs: Any) -> None:
 
 def train_sae(arguments: Sequence[str]) -> int:
     """The trainer's exit status. What is not told here is the trainer's own, which knows more of it."""
-    options, own = _parser().parse_known_args(arguments)
+    options, own = client_parser().parse_known_args(arguments)
     check_installed()
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
@@ -83,13 +83,18 @@ def _helps(arguments: Sequence[str]) -> bool:
 def check_installed(spec: Callable[[str], object] = find_spec) -> None:
     for library in ("actstore_worker", "sae_lens"):
         if spec(library) is None:
-            raise MissingLibrary(f"training needs {library}", next_step=_INSTALL)
+            raise MissingLibrary(f"training needs {library}", next_step=install_extra("train"))
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Of what is decided here; nothing of it may be abbreviated, for it lies among what is not."""
+def client_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the options that the client reads itself; the trainer reads all others.
+
+    No option may be abbreviated, because an abbreviation could also mean one of the trainer's options.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--store")
-    parser.add_argument("--address")
-    parser.add_argument("--encode", action="store_true")
+    parser.add_argument(
+        "--store", help="bucket with the run (default: ACTSTORE_STORE, or that of a stack that runs here)"
+    )
+    parser.add_argument("--address", help="service for --encode (default: as actstore.connect())")
+    parser.add_argument("--encode", action="store_true", help="then run the new SAE over the run's stored rows")
     return parser

@@ -15,6 +15,7 @@ from typing import Self
 from actstore import _checks
 from actstore._errors import STACK_FAILED, StackFailed, refused
 from actstore._lab import Lab
+from actstore._optional import check_installed
 from actstore._stack.folder import STATE_FOLDER, StackFile, StackFolder, StackProcesses
 from actstore._stack.guard import LEFTOVER_SECONDS, Guarded
 from actstore._stack.seaweed import LOG, SeaweedFS
@@ -29,6 +30,8 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 25
 STORE = "SeaweedFS"
+# A library of each process, and the extra that brings it.
+BROUGHT_BY = {"prometheus_client": "service", "ray": "worker"}
 
 
 class LocalStack:
@@ -124,6 +127,8 @@ class LocalStack:
         Raises:
             StackFailed: A process did not start; the message has the end of its log.
         """
+        for library, extra in BROUGHT_BY.items():
+            check_installed(library, extra)
         try:
             self._start()
         except BaseException:

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from actstore._errors import ActstoreError, Denied, Fault, error_of, refused
 from actstore._transport.access import Connection, Retries
 from actstore._transport.base import Backend, Rows
+from actstore._transport.under_way import QUESTION, cancellable, cancelled
 from actstore_api.codec import decode, encode, message_of
 from actstore_api.reasons import from_status
 from actstore_api.records.capture import GetCaptureTotals
@@ -79,8 +80,21 @@ class GrpcBackend(Backend):
     def _ask(self, question: object, seconds: float | None) -> Any:
         verb, request = verb_of(question), _request(question)
         with _in_our_words(self.address):
-            answer = self._channel.unary_unary(verb.path)(request, timeout=seconds, metadata=self._metadata)
+            answer = self._sent(self._channel.unary_unary(verb.path), request, seconds)
         return self._answer(verb, answer)
+
+    def _sent(self, send: grpc.UnaryUnaryMultiCallable, request: bytes, seconds: float | None) -> bytes:
+        """The answer to a request. A call that another thread can cancel costs gRPC a thread more, and twice the time
+        of a small question, so only questions that somebody can cancel are asked so.
+        """
+        answer: bytes
+        if QUESTION.get() is None:
+            answer = send(request, timeout=seconds, metadata=self._metadata)
+            return answer
+        call = send.future(request, timeout=seconds, metadata=self._metadata)
+        with cancellable(call):
+            answer = call.result()
+        return answer
 
     def _answer(self, verb: Verb, message: bytes) -> Any:
         with _readable(self.address):
@@ -91,10 +105,8 @@ class GrpcBackend(Backend):
         request = _request(question)
         with _in_our_words(self.address):
             stream = self._channel.unary_stream(verb_of(question).path)(request, metadata=self._metadata)
-            try:
+            with cancellable(stream):
                 yield from stream
-            finally:
-                stream.cancel()  # nobody listens any more; of no effect on a stream that ended
 
 
 def _request(question: object) -> bytes:
@@ -200,6 +212,8 @@ def _is_loopback(address: str) -> bool:
 def _in_our_words(address: str) -> Iterator[None]:
     try:
         yield
+    except grpc.FutureCancelledError:
+        raise cancelled() from None
     except grpc.RpcError as error:
         raise _error(error, address) from None
     except ValueError as error:  # gRPC's own, for a channel that is closed

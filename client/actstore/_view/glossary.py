@@ -1,4 +1,4 @@
-"""What each number of an answer is, in one line: the titles of a notebook view, and of docs/features.md."""
+"""What each number of an answer is, in one line: the titles of a notebook view, and docs/reference/columns.md."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Where things lie in a bucket. docs/FORMAT.md is the same in words."""
+"""Where things lie in a bucket. docs/reference/format.md is the same in words."""
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest

@@ -1,4 +1,4 @@
-"""Which tokens' rows the dense sites of a run store. docs/FORMAT.md is the same in words."""
+"""Which tokens' rows the dense sites of a run store. docs/reference/format.md is the same in words."""
 
 import numpy as np
 import numpy.typing as npt

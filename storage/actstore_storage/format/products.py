@@ -1,6 +1,6 @@
 """The objects of a shard: what a record says of one, which kinds there are, and how each is laid out.
 
-docs/FORMAT.md is the same in words.
+docs/reference/format.md is the same in words.
 """
 
 from collections.abc import Iterable, Mapping
@@ -69,7 +69,8 @@ TOKENS_FORMAT = ObjectFormat(
     compression="zstd",
     statistics=("sequence",),
 )
-# Of a run that knows where its documents come from. Repeated for each token, and nearly free: see docs/FORMAT.md.
+# Columns of a run that knows where its documents come from. They repeat for each token, and take little space:
+# docs/reference/format.md.
 _SOURCES = _schema(source=pa.string(), row=pa.int64())
 SOURCED_TOKENS_FORMAT = replace(
     TOKENS_FORMAT, schema=pa.schema([*TOKENS_FORMAT.schema, *_SOURCES]), dictionaries=tuple(_SOURCES.names)

@@ -1,4 +1,6 @@
-"""Every stored question, asked of a service over a socket and of the bucket by itself: the same answer to the bit."""
+"""Every stored question, asked of a service over a socket, of that service through an AsyncLab, and of the bucket by
+itself: the same answer to the bit.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,16 +23,28 @@ from actstore_api.records.terms import Range
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
+from tests.client.lab.doors import awaited
 from tests.stored_run import BOS_ONLY, EVERYWHERE, FIRING, SAE, SILENT
 
 
 @pytest.fixture(scope="module")
-def remote(store: Path) -> Iterator[Lab]:
+def address(store: Path) -> Iterator[str]:
     """One service for all of these questions, which change nothing."""
     service = Service(open_bucket(str(store)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
-    with actstore.connect(service.address) as lab:
-        yield lab
+    yield service.address
     service.stop()
+
+
+@pytest.fixture(scope="module")
+def remote(address: str) -> Iterator[Lab]:
+    with actstore.connect(address) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def asked_in_a_loop(address: str) -> Iterator[Lab]:
+    with awaited(actstore.connect_async(address)) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +123,17 @@ QUESTIONS: dict[str, Callable[[actstore.Run], Any]] = {
 }
 
 
+@pytest.fixture(scope="module", params=["remote", "asked_in_a_loop"])
+def other(request: pytest.FixtureRequest) -> Lab:
+    """Each door but the bucket by itself, with which all of them are compared."""
+    found: Lab = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_answers(question: str, name: str, remote: Lab, direct: Lab) -> None:
-    far, near = (QUESTIONS[question](lab.run(name)) for lab in (remote, direct))
+def test_answers(question: str, name: str, other: Lab, direct: Lab) -> None:
+    far, near = (QUESTIONS[question](lab.run(name)) for lab in (other, direct))
     assert type(far) is type(near)
     assert far.to_arrow().schema.equals(near.to_arrow().schema, check_metadata=True)
     assert far.to_arrow().equals(near.to_arrow())
@@ -188,15 +209,15 @@ def test_runs(name: str, remote: Lab, direct: Lab) -> None:
     assert repr(far) == repr(near)
 
 
-def test_runs_listed(remote: Lab, direct: Lab) -> None:
-    assert len(remote.runs()) > 0
-    assert remote.runs() == direct.runs()
+def test_runs_listed(other: Lab, direct: Lab) -> None:
+    assert len(other.runs()) > 0
+    assert other.runs() == direct.runs()
 
 
 @pytest.mark.parametrize("listing", ["models", "saes"])
-def test_what_captures_have_loaded(listing: str, remote: Lab, direct: Lab) -> None:
+def test_what_captures_have_loaded(listing: str, other: Lab, direct: Lab) -> None:
     """Without workers a service knows as little of others as a bucket."""
-    far, near = getattr(remote, listing)(), getattr(direct, listing)()
+    far, near = getattr(other, listing)(), getattr(direct, listing)()
     assert len(far) > 0
     assert far.table == near.table
     assert {row["available"] for row in far} == {None}
@@ -258,9 +279,9 @@ WRONG: dict[str, Callable[[Lab], object]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_errors(wrong: str, remote: Lab, direct: Lab) -> None:
+def test_errors(wrong: str, other: Lab, direct: Lab) -> None:
     seen = []
-    for lab in (remote, direct):
+    for lab in (other, direct):
         with pytest.raises(ActstoreError) as caught:
             WRONG[wrong](lab)
         error = caught.value

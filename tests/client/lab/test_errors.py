@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from actstore import ActstoreError, MissingLibrary, StackFailed, _errors
+from actstore import ActstoreError, MissingLibrary, StackFailed, _errors, _optional
 from actstore_api.reasons import REASONS, Kind
 from actstore_api.records.terms import Failure
 
@@ -58,3 +58,11 @@ def test_a_missing_library_is_an_import_error_with_the_command(monkeypatch: pyte
     with pytest.raises(ImportError, match="pip install polars") as caught:
         direct.runs().to_polars()
     assert isinstance(caught.value, MissingLibrary)
+
+
+def test_a_missing_extra_is_an_import_error_that_names_it() -> None:
+    with pytest.raises(ImportError, match="this needs the library ray") as caught:
+        _optional.check_installed("ray", "worker", spec=lambda _: None)
+    assert caught.value.reason == _errors.MISSING_LIBRARY
+    assert "pip install '.[worker]'" in caught.value.next_step
+    _optional.check_installed("grpc", "worker")

@@ -7,9 +7,9 @@ from typing import Any
 
 import actstore
 
-# Modules whose exported names are looked at.
 # Answers that say in sentences what their fields are.
 OTHERS = ("actstore._models", "actstore._patching")
+# Modules whose exported names are looked at.
 PARTS = ("actstore.", "actstore_api.records.patching")
 
 

@@ -137,7 +137,8 @@ def thirds(steps: int, *factors: float) -> list[float]:
     return [factor for factor in factors for _ in range(steps // len(factors))]
 
 
-# What docs/norms.md says of shapes that are planted: in words, the factor of each step, the verdict, how many depart.
+# The table of planted shapes in docs/explanation/norms.md: its words, the factor of each step, the verdict, and how
+# many steps depart.
 SHAPES = [
     ("x1.045 a layer, 48 layers", [1.045] * 47, EXPONENTIAL, 0),
     ("x1.045 a layer, every other layer 0.1 % more", [1.045, 1.046] * 12, EXPONENTIAL, 0),
@@ -160,11 +161,11 @@ SHAPES = [
 
 @pytest.mark.parametrize(("words", "factors", "verdict", "departing"), SHAPES, ids=[shape[0] for shape in SHAPES])
 def test_shapes_that_are_told_apart(words: str, factors: list[float], verdict: str, departing: int) -> None:
-    """As docs/norms.md has them."""
+    """As docs/explanation/norms.md has them."""
     found = noisy(factors)
     row = f"| {words} | {found.r_squared:.2f} | {found.ratios.departs.sum()} | {found.verdict} |"
     assert (found.verdict, found.ratios.departs.sum()) == (verdict, departing), row
-    assert row in (Path(__file__).parents[3] / "docs/norms.md").read_text().splitlines(), row
+    assert row in (Path(__file__).parents[3] / "docs/explanation/norms.md").read_text().splitlines(), row
 
 
 def test_the_layers_that_depart_are_those_that_were_planted() -> None:

@@ -1,4 +1,4 @@
-"""Where one verdict on growth gives way to another: planted curves on either side of each limit in docs/norms.md."""
+"""Where one verdict on growth gives way to another: planted curves beside each limit in docs/explanation/norms.md."""
 
 from collections.abc import Callable, Sequence
 

@@ -17,7 +17,7 @@ from actstore_storage.format.tokens import (
     token_classes,
 )
 
-# As docs/FORMAT.md has them: BOS before special before sink.
+# As docs/reference/format.md has them: BOS before special before sink.
 EXPECTED = {
     0: "text",
     BOS: "bos",

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from collections import Counter
@@ -37,11 +36,10 @@ from actstore_worker.training.train import Progress, Trained, train
 from tests.made_models.small_models import save_sae
 from tests.planted_rows import BOS_NORM, SITE, PlantedRows, plant_rows, write_planted_rows, write_planted_shard
 from tests.waiting import wait_until
+from tests.worker.training.command import Command
 
 CPU = torch.device("cpu")
 D, WIDTH = 32, 64
-# A start takes seconds on an idle machine, and many times that on a busy one.
-RUN_SECONDS = 300
 TRIES = 5
 # Of each architecture, what makes some features fire and some not after a few steps.
 SPARSITIES = {"standard": 0.2, "gated": 0.2, "topk": 3, "batchtopk": 3, "jumprelu": 0.5}
@@ -410,24 +408,6 @@ def test_lists_are_a_sweep(planted: tuple[Bucket, PlantedRows]) -> None:
         assert refused.value.details["field"] == field
 
 
-class Command:
-    """`python -m actstore_worker.training` on a store."""
-
-    def __init__(self, store: Path) -> None:
-        self._environment = os.environ | {"ACTSTORE_STORE": str(store), "OMP_NUM_THREADS": "1"}
-
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "actstore_worker.training", "planted", SITE, "--json", *arguments]
-        return subprocess.Popen(
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def run(self, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
-        process = self.start(*arguments)
-        said, complained = process.communicate(timeout=RUN_SECONDS)
-        return process.returncode, [json.loads(line) for line in said.splitlines()], complained
-
-
 SMALL = ["--width", "64", "--k", "3", "--batch-rows", "64", "--learning-rate", "3e-3", "--checkpoint-steps", "50"]
 
 
@@ -439,9 +419,10 @@ def test_a_killed_process_goes_on(tmp_path: Path) -> None:
     arguments = [*SMALL, "--rows", str(1500 * 64)]
     names = (f"killed-{attempt}" for attempt in range(TRIES))
     name = next(name for name in names if killed(command.start(*arguments, "--name", name), bucket, name, moment / 2))
+    asked = Training.from_json(bucket.get(training_key(name)), training_key(name))
     status, said, _ = command.run(*arguments, "--name", name)
     assert status == 0
-    assert command.run(*arguments, "--name", "undisturbed")[0] == 0
+    trained(bucket, replace(asked, name="undisturbed"))
     (result,) = said[-1]["trained"]
     assert (result["name"], result["width"], result["k"], result["rows"]) == (name, 64, 3.0, 1500 * 64)
     both = [found(bucket, sae, tmp_path / "cache")[1] for sae in (name, "undisturbed")]
@@ -458,24 +439,3 @@ def killed(process: "subprocess.Popen[str]", bucket: Bucket, name: str, seconds:
     _, complained = process.communicate()
     assert process.returncode in (0, -signal.SIGKILL), complained
     return process.returncode != 0
-
-
-@pytest.mark.stack
-def test_a_sweep_runs_side_by_side_and_a_failing_one_ends_no_other(tmp_path: Path) -> None:
-    bucket = open_bucket(str(tmp_path))
-    rows = write_planted_rows(bucket, d=D, features=WIDTH)
-    taken = training_of(rows, "sweep-w32-k3", width=16)
-    bucket.put(training_key(taken.name), taken.to_json())
-    options = ["--width", "32", "64", "--k", "3", "--batch-rows", "64", "--rows", "6400", "--name", "sweep"]
-    status, said, complained = Command(tmp_path).run(*options)
-    assert status == 1, complained
-    failed, done = said[-1]["trained"]
-    assert (failed["name"], failed["failed"]["reason"]) == ("sweep-w32-k3", "SAE_EXISTS")
-    assert (done["name"], done["l0"]) == ("sweep-w64-k3", 3.0)
-    assert [sae.name for sae in list_saes(bucket)] == ["sweep-w64-k3"]
-    assert {line["progress"]["name"] for line in said[:-1]} == {"sweep-w64-k3"}
-    assert {line["progress"]["dead"] for line in said[:-1]} == {None}
-    assert complained.count("actstore: warning: 100 steps of 64 rows are few: ") == 3  # and not for each of the sweep
-    status, _, complained = Command(tmp_path).run("--width", "2", "--k", "3", "--batch-rows", "64")
-    assert status == 2
-    assert complained == "actstore: k cannot be 3.0\n  allowed: at most the width, 2\n"

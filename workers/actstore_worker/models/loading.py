@@ -71,7 +71,7 @@ def _of_still_files(
 
 @_of_still_files
 def describe_model(source: ModelSource) -> ModelDescription:
-    """Everything that can be known without reading the weights' numbers, and checked: see docs/models.md.
+    """Everything that can be known without reading the weights' numbers, and checked: see docs/reference/models.md.
 
     Errors: BadRequest MODEL_UNSUPPORTED for another family, and for files that are not whole, not safe, or not those of
     one model.

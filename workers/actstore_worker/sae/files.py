@@ -11,7 +11,8 @@ from pathlib import Path
 from actstore_worker.files.places import sha256_of
 from actstore_worker.files.stamps import Stamp, stamp_of
 
-# Says of an SAE what its own files do not: its site, its model, how to adapt it. docs/sae-formats.md has its fields.
+# Says of an SAE what its own files do not: its site, its model, how to adapt it. docs/reference/sae-formats.md has its
+# fields.
 SIDECAR = "actstore.json"
 QUALITY, SPARSITY = "quality.json", "sparsity.safetensors"
 # OpenAI's files have a layer's number for a name, and many lie side by side.

@@ -35,7 +35,7 @@ _OPTIONS = ("batch_rows", "learning_rate", "seed", "normalise", "held_out_every"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = trainer_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     with os.fdopen(reserve_standard_output(), "w", buffering=1) as output:
         try:
@@ -154,7 +154,8 @@ def _number(value: float | None, how: str) -> str:
     return f"{'-':>{how.split('.')[0]}}" if value is None else format(value, how)
 
 
-def _parser() -> argparse.ArgumentParser:
+def trainer_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the trainer's own options; the reference of the command is written from it."""
     parser = argparse.ArgumentParser(
         prog="actstore train-sae",
         description=__doc__,

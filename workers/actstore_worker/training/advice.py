@@ -10,7 +10,7 @@ WARM_UP_SHARE, DECAY_SHARE = 0.05, 0.2
 # A rise of fewer steps is a jump.
 WARM_UP_STEPS_LEAST = 10
 # Steps times learning rate: about how far Adam can move a weight in all. The unit directions of features have elements
-# of 0.1 or less; below this, most features of the bundled model's SAEs were dead in the end (docs/training.md).
+# of 0.1 or less; below this, most features of the bundled model's SAEs were dead in the end: docs/how-to/train-saes.md.
 TRAVEL_LEAST = 0.5
 
 

@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +25,7 @@ from actstore_worker.patching.inputs.prompts import pair_tokens
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import ROWS_AT_ONCE
 from actstore_worker.patching.updates import NOTHING_CHECKED, CheckedCells, Finished, SweepUpdate
+from actstore_worker.provenance import versions
 
 _log = logging.getLogger(__name__)
 _CELLS = "cells"
@@ -94,10 +94,9 @@ def _of_pairs(model: LanguageModel, request: RunSweep) -> Iterator[dict[str, Any
 
 
 def _of_model(model: LanguageModel, kernel: str) -> tuple[str, ...]:
-    of_code = tuple(version(name) for name in ("actstore", "torch", "transformers"))
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
     hashes = model.weights_sha256, model.config_sha256, model.tokenizer_sha256
-    return *of_code, *hashes, model.dtype, model.attention_implementation, device, kernel
+    return *versions().values(), *hashes, model.dtype, model.attention_implementation, device, kernel
 
 
 def _numbers(end: SweepResult) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""The generated reference is whole: everything that it lists has a text, and every public name has a page."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
+
+import griffe
+import pytest
+
+import actstore
+from actstore_api.reasons import REASONS
+from docs.hooks import columns, command, contract, errors, metrics, python_pages, settings
+
+GLOSSARY = Path(__file__).parents[2] / "docs" / "reference" / "glossary.md"
+
+
+def test_every_public_name_is_on_one_page_of_the_reference() -> None:
+    listed = [line.removeprefix("::: actstore.") for page in python_pages.pages().values() for line in _entries(page)]
+    assert sorted(listed) == sorted(actstore.__all__)
+
+
+def _entries(page: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith(":::")]
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_every_reason_has_a_cause_and_a_remedy(name: str) -> None:
+    reason = REASONS[name]
+    assert reason.cause[0].isupper() or reason.cause.startswith("actstore"), reason
+    assert reason.cause.endswith("."), reason
+    assert reason.next_step, reason
+    assert f"`{name}`" in errors.page()
+
+
+def test_every_setting_has_a_text() -> None:
+    found = [
+        *settings.variables(),
+        *(one for limits in settings.LIMITS.values() for one in settings.settings_of(limits)),
+    ]
+    assert [one.name for one in found if not one.meaning or not one.type] == []
+
+
+def test_variables_that_processes_read_are_listed() -> None:
+    found = {one.name: one.readers for one in settings.variables()}
+    assert found["ACTSTORE_STORE"][-2:] == ("service", "workers")
+    assert found["ACTSTORE_ADDRESS"] == ("client",)
+    assert found["ACTSTORE_MERGE_PARTS"] == ("workers",)
+
+
+def test_every_metric_has_a_help_text() -> None:
+    found = {metric.name: metric for metric in metrics.metrics()}
+    assert [name for name, metric in found.items() if not metric.documentation] == []
+    assert metrics.labels(found["actstore_calls"]) == ["code", "method"]
+    assert {"actstore_workers_up", "actstore_captures_ended", "actstore_sweep_error_of_tolerance"} <= set(found)
+
+
+def test_every_command_and_option_has_a_text() -> None:
+    missing = [name for name, says, _ in command.commands() if not says]
+    missing += [
+        f"{name} {action.option_strings or action.dest}"
+        for name, _, parsers in command.commands()
+        for action in command.options(parsers)
+        if not action.help
+    ]
+    assert missing == []
+
+
+def test_everything_of_the_contract_has_a_text() -> None:
+    missing = [
+        f"{file.name} {one.name} {row[0] if row else ''}"
+        for file in contract.described()
+        for one in contract.documented(file)
+        for row in [(one.comment,), *one.rows]
+        if not row[-1]
+    ]
+    assert missing == []
+
+
+def test_a_comment_reaches_the_page_of_its_field() -> None:
+    page = contract.pages()["capture"]
+    assert "| `max_documents` | optional `uint64` |" in page
+    assert "[`ModelReference`](common.md#modelreference)" in page
+
+
+def test_the_glossary_defines_each_word_once_and_briefly() -> None:
+    """What answers' columns mean stands in the client's glossary alone, of which the page of columns is made."""
+    words = dict(
+        re.findall(r"^\*\*(.+?)\*\*\n:   (.+?)(?=\n\n|\Z)", GLOSSARY.read_text(), flags=re.MULTILINE | re.DOTALL)
+    )
+    assert len(words) == GLOSSARY.read_text().count("\n:   ")
+    assert [word for word, text in words.items() if len(re.findall(r"[.!?](?= |$|\n)", text)) > 2] == []
+    shown = {column.replace("_", " ") for table in columns.tables().values() for column in table}
+    assert {word.lower() for word in words} & shown <= NEEDED_BESIDES
+
+
+# Words that are also a column's title: the glossary says what it is, and the column what its number is.
+NEEDED_BESIDES = {"feature", "token"}
+
+
+def test_every_column_that_the_client_explains_is_on_the_page_of_columns() -> None:
+    page = columns.page()
+    assert [name for name in columns.tables() if name not in columns.SECTIONS] == []
+    assert [name for table in columns.tables().values() for name in table if f"| `{name}` |" not in page] == []
+
+
+@pytest.mark.xfail(strict=False, reason="docstrings of the client get their sections of arguments")
+def test_every_public_argument_is_documented() -> None:
+    missing = [f"{name}: {argument}" for name, call in _calls() for argument in _arguments(call) - _documented(call)]
+    print("\n".join(sorted(missing)))
+    assert missing == []
+
+
+def test_no_argument_is_documented_that_a_call_does_not_take() -> None:
+    assert [
+        (name, _documented(call) - _arguments(call)) for name, call in _calls() if _documented(call) - _arguments(call)
+    ] == []
+
+
+def _calls() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yields every public function and method of the client; methods of answers that they inherit come once."""
+    for name in actstore.__all__:
+        found = getattr(actstore, name)
+        if inspect.isfunction(found):
+            yield name, found
+        elif inspect.isclass(found):
+            members = inspect.getmembers(found, lambda one: inspect.isfunction(one) or inspect.ismethod(one))
+            for member, call in members:
+                if not member.startswith("_") and call.__module__.startswith("actstore"):
+                    yield f"{name}.{member}", call
+
+
+def _arguments(call: Callable[..., Any]) -> set[str]:
+    """Names of arguments. For `**options` these are its keys, unless the docstring says of all which call has them."""
+    names: set[str] = set()
+    for name, parameter in inspect.signature(call).parameters.items():
+        hint = get_type_hints(call).get(name) if parameter.kind is inspect.Parameter.VAR_KEYWORD else None
+        if get_origin(hint) is Unpack and name not in _documented(call):
+            names |= set(get_args(hint)[0].__annotations__)
+        elif name not in ("self", "cls"):
+            names.add(name)
+    return names
+
+
+def _documented(call: Callable[..., Any]) -> set[str]:
+    """Names in the sections `Args:` and `Keyword Args:` of a call's docstring."""
+    kinds = (griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.other_parameters)
+    sections = griffe.Docstring(inspect.getdoc(call) or "").parse("google", warnings=False)
+    return {one.name.lstrip("*") for section in sections if section.kind in kinds for one in section.value}
