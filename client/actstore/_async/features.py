@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from actstore._async.twins import Shown, Twin, at_once, awaited
-from actstore._features.asking import SaeOfRun
 from actstore._features.feature import Feature
 from actstore._features.features import SaeFeatures
 
@@ -11,7 +10,6 @@ from actstore._features.features import SaeFeatures
 class AsyncFeature(Twin[Feature]):
     """One SAE feature of a run, as `Feature`; every question is awaited: `await feature.top()`."""
 
-    source = Shown[SaeOfRun]()
     index = Shown[int]()
     run = Shown[str](Feature.run)
     sae = Shown[str](Feature.sae)
@@ -25,7 +23,7 @@ class AsyncFeature(Twin[Feature]):
     token_r2 = awaited(Feature.token_r2)
     cofiring = awaited(Feature.cofiring)
     logit_lens = awaited(Feature.logit_lens)
-    neighbours = awaited(Feature.neighbours)
+    neighbors = awaited(Feature.neighbors)
     ablate_text = awaited(Feature.ablate_text)
     ablate_direction = awaited(Feature.ablate_direction)
 
@@ -33,21 +31,26 @@ class AsyncFeature(Twin[Feature]):
 class AsyncSaeFeatures(Twin[SaeFeatures]):
     """All features of an SAE over a run, as `SaeFeatures`; questions are awaited, and `features[12]` is not."""
 
-    source = Shown[SaeOfRun]()
+    run = Shown[str](SaeFeatures.run)
+    sae = Shown[str](SaeFeatures.sae)
 
     __len__ = at_once(SaeFeatures.__len__)
     __getitem__ = at_once(SaeFeatures.__getitem__, AsyncFeature)
+
+    def __contains__(self, feature: object) -> bool:
+        """Whether it is an index of a feature, or one of these features."""
+        return (feature._blocking if isinstance(feature, AsyncFeature) else feature) in self._blocking
 
     def __iter__(self) -> Iterator[AsyncFeature]:
         return (self[index] for index in range(len(self)))
 
     search = awaited(SaeFeatures.search)
-    table = awaited(SaeFeatures.table)
+    statistics = awaited(SaeFeatures.statistics)
     active = awaited(SaeFeatures.active)
     by_token = awaited(SaeFeatures.by_token)
     by_text = awaited(SaeFeatures.by_text)
     by_direction = awaited(SaeFeatures.by_direction)
     sample = awaited(SaeFeatures.sample)
-    lens = awaited(SaeFeatures.lens)
-    encode = awaited(SaeFeatures.encode)
+    logit_lens = awaited(SaeFeatures.logit_lens)
+    encode_text = awaited(SaeFeatures.encode_text)
     check = awaited(SaeFeatures.check)

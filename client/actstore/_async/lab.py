@@ -50,10 +50,9 @@ class AsyncLab(Twin[Lab]):
 
     capture = awaited(Lab.capture, AsyncCapture)
     capture_revisions = awaited(Lab.capture_revisions, AsyncCaptures)
-    estimate = awaited(Lab.estimate)
+    estimate_capture = awaited(Lab.estimate_capture)
     attach = at_once(Lab.attach, AsyncCapture)
 
-    fit_growth = awaited(Lab.fit_growth)
     weights = awaited(Lab.weights)
 
     patch = awaited(Lab.patch, lasting=True)

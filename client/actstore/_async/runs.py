@@ -19,7 +19,7 @@ def _finished(run: Run, questions: Questions) -> "AsyncRun":
 class AsyncCapture(Twin[Capture]):
     """A capture in the workers, as `Capture`: `await capture.wait()`, `async for news in capture.progress()`."""
 
-    run_name = Shown[str]()
+    run = Shown[str]()
     dataset_files = Shown[DatasetFiles]()
 
     progress = streamed(Capture.progress)
@@ -37,7 +37,7 @@ class AsyncRun(Twin[Run]):
     complete = Shown[bool](Run.complete)
     tokens_committed = Shown[int](Run.tokens_committed)
     tokens_total = Shown[int](Run.tokens_total)
-    layer_count = Shown[int](Run.layer_count)
+    n_layers = Shown[int](Run.n_layers)
     d_model = Shown[int](Run.d_model)
     dense_sites = Shown[tuple[str, ...]](Run.dense_sites)
     norm_sites = Shown[tuple[str, ...]](Run.norm_sites)
@@ -46,6 +46,8 @@ class AsyncRun(Twin[Run]):
     features = at_once(Run.features, AsyncSaeFeatures)
     feature = at_once(Run.feature, AsyncFeature)
     norms = awaited(Run.norms)
+    token_norms = awaited(Run.token_norms)
+    fit_growth = awaited(Run.fit_growth)
     activations = awaited(Run.activations)
     tokens = awaited(Run.tokens)
     encode = awaited(Run.encode, AsyncCapture)
@@ -78,7 +80,7 @@ class AsyncCheckpoints(Twin[Checkpoints]):
 class AsyncCaptures(Twin[Captures]):
     """Captures of several revisions of a model, as `Captures`: `await captures.wait()`."""
 
-    run_names = Shown[tuple[str, ...]](Captures.run_names)
+    runs = Shown[tuple[str, ...]](Captures.runs)
 
     @property
     def captures(self) -> tuple[AsyncCapture, ...]:

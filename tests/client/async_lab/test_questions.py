@@ -212,7 +212,7 @@ def test_a_capture_is_awaited_and_watched(service: Service, workers: StandInWork
             assert news == sorted(news)
             run = await capture.wait(progress=False, check_saes=False)
             assert (await run.norms()).run == run.name == "planted"
-            odd = await lab.capture("m", dataset="d", name="float16")
+            odd = await lab.capture("m", dataset="d", run="float16")
             with pytest.warns(SaeWarning):
                 await odd.wait(progress=False)
 

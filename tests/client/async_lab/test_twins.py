@@ -139,4 +139,4 @@ def test_what_is_at_once_asks_nobody(blocking: dict[type, Any]) -> None:
     assert run.features(SAE)[FIRING].index == run.feature(SAE, FIRING).index == FIRING
     lab = twin_of(blocking[Lab])
     lab._questions.closed = True
-    assert lab.attach("planted").run_name == "planted"
+    assert lab.attach("planted").run == "planted"
